@@ -1,8 +1,7 @@
-"""What operators see: metric definitions, their exposition, log records and the one redactor.
+"""What patgate tells its operators: metric definitions, the exposition format, log lines and the one redactor.
 
-Data flows out only. Processes count in plain integers; the authority sums their snapshots and ``exposition`` renders
-them when scraped. Log records are JSON lines; all pass one redactor, which leaves of a token its public prefix, and
-have control characters escaped.
-
-Primitives: ``metrics`` (name, kind, help, labels, buckets of each), ``exposition``, ``logs``.
+Workers keep plain integers and describe them once a second as a `Snapshot` (`snapshot.py`), whose names, labels and
+buckets are those of `metrics.py`.  The authority adds the snapshots up and `exposition.py` renders the sums; it is the
+only module that knows prometheus-client.  Every log line of every process is made by `logs.py`, so that there is one
+place where a secret could leak and one place that stops it.
 """

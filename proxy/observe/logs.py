@@ -1,0 +1,168 @@
+"""Log lines: one JSON object a line on standard error, made in one place.
+
+Rules of this module:
+1. Every line of every process, those of libraries included, passes through `render`, and so through the one redactor.
+2. The redactor leaves of a token its public prefix, and of a credential header, an argon2 hash or a password in a URL
+   nothing.  It does not need to know the brand, so a token of another installation is covered too.
+3. What is written is ASCII; every control character is escaped, so that no value can begin a line or drive a terminal.
+4. A line never fails its caller: what cannot be serialised is described by its type.
+
+The lines are made with the standard library.  structlog was measured at 190 ms of import per process (it loads rich), which is
+a quarter of the time in which a killed process has to be back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import IO, Final
+
+LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+VALUE_LIMIT: Final = 4096
+"""Characters of one value that are kept; the rest is replaced by an ellipsis."""
+
+_TOKEN = re.compile(r"(?<![0-9A-Za-z])([a-z][a-z0-9]{1,19}_(?:pat|key)_[0-9A-Za-z]{12})_[0-9A-Za-z]+")
+_CREDENTIAL = re.compile(
+    r"""(?i)\b(authorization|x-api-key|cookie)(["']?\s*[:=]\s*["']?)(?:(?:basic|bearer)\s+)?[^\s"',;]+"""
+    r"""|\b(basic|bearer)\s+[0-9A-Za-z+/=._~-]{8,}"""
+)
+_ARGON2 = re.compile(r"\$argon2(?:id|i|d)\$[^\s\"']*")
+_URL_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
+
+
+def redact(text: str) -> str:
+    """`text` without secrets; of a token only the public prefix stays."""
+    text = _TOKEN.sub(r"\1", text)
+    text = _CREDENTIAL.sub(_without_value, text)
+    text = _ARGON2.sub("$argon2[redacted]", text)
+    return _URL_PASSWORD.sub(r"\1[redacted]@", text)
+
+
+def _without_value(match: re.Match[str]) -> str:
+    header, gap, scheme = match.groups()
+    return f"{header}{gap}[redacted]" if header else f"{scheme} [redacted]"
+
+
+def render(level: str, event: str, fields: Mapping[str, object], *, now: float) -> str:
+    """One line without its end: `time` (RFC 3339, UTC), `level`, `event`, then the fields in their order."""
+    record: dict[str, object] = {"time": _timestamp(now), "level": level, "event": _clean(event)}
+    for key, value in fields.items():
+        record[_clean(key)] = _value(value)
+    # json escapes every control character but DEL.
+    return json.dumps(record, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
+
+
+class Logger:
+    """Writes events with fields: `log.info("link opened", worker=1)`.  Immutable; `bind` gives a copy with more fields."""
+
+    __slots__ = ("_fields", "_logger")
+
+    def __init__(self, logger: logging.Logger, fields: Mapping[str, object]) -> None:
+        self._logger = logger
+        self._fields = fields
+
+    def bind(self, **fields: object) -> Logger:
+        return Logger(self._logger, {**self._fields, **fields})
+
+    def debug(self, event: str, /, **fields: object) -> None:
+        self._write(logging.DEBUG, event, fields)
+
+    def info(self, event: str, /, **fields: object) -> None:
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, /, **fields: object) -> None:
+        self._write(logging.WARNING, event, fields)
+
+    def error(self, event: str, /, **fields: object) -> None:
+        self._write(logging.ERROR, event, fields)
+
+    def exception(self, event: str, /, **fields: object) -> None:
+        """As `error`, with the exception being handled: its type, text and place, each redacted."""
+        self._write(logging.ERROR, event, fields, failed=True)
+
+    def _write(self, level: int, event: str, fields: Mapping[str, object], *, failed: bool = False) -> None:
+        if self._logger.isEnabledFor(level):
+            merged = {**self._fields, **fields}
+            self._logger.log(level, "%s", event, exc_info=failed, extra={"patgate_fields": merged})
+
+
+def get_logger(name: str, /, **fields: object) -> Logger:
+    """A logger whose lines carry `logger: name`; cheap, needs no configuration to exist."""
+    return Logger(logging.getLogger(f"patgate.{name}"), {"logger": name, **fields})
+
+
+def configure(*, process: str, level: str = "info", stream: IO[str] | None = None) -> None:
+    """Send every log line of this process to `stream` (standard error by default).  Later calls replace earlier ones."""
+    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler.setFormatter(_Formatter(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("patgate").setLevel(LEVELS[level])
+    # A failing log stream (a closed pipe) must not print a traceback over what is left of it.
+    logging.raiseExceptions = False
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {"process": self._process, "pid": record.process}
+        own = getattr(record, "patgate_fields", None)
+        if isinstance(own, dict):
+            fields.update(own)
+        else:
+            fields["logger"] = record.name
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["exception"] = self._exception(record.exc_info[1])
+        try:
+            event = record.getMessage()
+        except (TypeError, ValueError):
+            event = str(record.msg)
+        return render(record.levelname.lower(), event, fields, now=record.created)
+
+    @staticmethod
+    def _exception(error: BaseException) -> str:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f" at {place.tb_frame.f_code.co_qualname}:{place.tb_lineno}" if place is not None else ""
+        return f"{type(error).__name__}: {error}{where}"
+
+
+def _timestamp(now: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    return f"{whole}.{int(now % 1 * 1000):03d}Z"
+
+
+def _clean(text: str) -> str:
+    text = redact(text[: VALUE_LIMIT * 2])
+    return text if len(text) <= VALUE_LIMIT else text[:VALUE_LIMIT] + "…"
+
+
+def _value(value: object) -> object:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, Mapping):
+        return {_clean(str(k)): _value(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_value(v) for v in value]
+    if isinstance(value, BaseException):
+        return _clean(f"{type(value).__name__}: {value}")
+    return f"<{type(value).__name__}>"

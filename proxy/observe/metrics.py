@@ -1,0 +1,170 @@
+"""Every metric of patgate, defined once: name, kind, help, labels, buckets.
+
+Definitions only: whoever counts keeps plain numbers under these names, and `exposition.py` renders them.  Label values
+come from the configuration (route, upstream) or from vocabularies of ours (outcome, reason), never from a request, so that
+the number of series is bounded by the configuration.  docs/metrics.md describes each; a test checks that it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds in seconds, inclusive; a last bucket without bound follows.  Fine at the low end, where a gateway lives."""
+
+
+class MetricKind(StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Merge(StrEnum):
+    """How the values that several workers report for one gauge become one value."""
+
+    SUM = "sum"
+    MAX = "max"
+
+
+class Outcome(StrEnum):
+    """How a request ended: `label outcome of patgate_requests_total`."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    FAILED = "failed"
+    REPORTED = "reported"
+
+
+class HashOutcome(StrEnum):
+    """How one unit of argon2 work ended: `label outcome of patgate_argon2_total`."""
+
+    HASHED = "hashed"
+    MATCHED = "matched"
+    MISMATCHED = "mismatched"
+    OVERLOADED = "overloaded"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One metric; `labels` gives the order of the label values in a snapshot."""
+
+    name: str
+    kind: MetricKind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    merge: Merge = Merge.SUM
+
+
+REQUESTS = Metric(
+    name="patgate_requests_total",
+    kind=MetricKind.COUNTER,
+    help="Requests that ended, by route, outcome (allowed, refused, failed, reported) and reason.",
+    labels=("route", "outcome", "reason"),
+)
+REQUEST_SECONDS = Metric(
+    name="patgate_request_seconds",
+    kind=MetricKind.HISTOGRAM,
+    help="Seconds from the last byte of a request's head to the last byte of its response.",
+    labels=("route",),
+    buckets=SECONDS,
+)
+UPSTREAM_SECONDS = Metric(
+    name="patgate_upstream_seconds",
+    kind=MetricKind.HISTOGRAM,
+    help="Seconds from the forwarded head to the head of the upstream's response.",
+    labels=("upstream",),
+    buckets=SECONDS,
+)
+CACHE_HITS = Metric(
+    name="patgate_cache_hits_total",
+    kind=MetricKind.COUNTER,
+    help="Presented tokens that were decided from a worker's cache.",
+)
+CACHE_MISSES = Metric(
+    name="patgate_cache_misses_total",
+    kind=MetricKind.COUNTER,
+    help="Presented tokens for which a worker asked the authority.",
+)
+CACHE_ENTRIES = Metric(
+    name="patgate_cache_entries",
+    kind=MetricKind.GAUGE,
+    help="Grants in the workers' caches, summed over the workers.",
+)
+CONNECTIONS = Metric(
+    name="patgate_connections",
+    kind=MetricKind.GAUGE,
+    help="Open client connections, summed over the workers.",
+)
+EPOCH_LAG = Metric(
+    name="patgate_epoch_lag",
+    kind=MetricKind.GAUGE,
+    help="Changes that the worker furthest behind has yet to apply.",
+    merge=Merge.MAX,
+)
+EPOCH = Metric(
+    name="patgate_epoch",
+    kind=MetricKind.GAUGE,
+    help="Number of the last committed change that the authority has announced.",
+)
+CHANGES = Metric(
+    name="patgate_changes_total",
+    kind=MetricKind.COUNTER,
+    help="Changes committed and announced since the authority started.",
+)
+ARGON2 = Metric(
+    name="patgate_argon2_total",
+    kind=MetricKind.COUNTER,
+    help="Argon2id computations by outcome (hashed, matched, mismatched) and those turned away (overloaded).",
+    labels=("outcome",),
+)
+ARGON2_PENDING = Metric(
+    name="patgate_argon2_pending",
+    kind=MetricKind.GAUGE,
+    help="Argon2id computations running or waiting for a thread.",
+)
+RESOLVES = Metric(
+    name="patgate_resolves_total",
+    kind=MetricKind.COUNTER,
+    help="Questions of workers answered from the store, by operation (resolve, verify) and outcome (grant, refused, failed).",
+    labels=("operation", "outcome"),
+)
+WORKERS = Metric(
+    name="patgate_workers",
+    kind=MetricKind.GAUGE,
+    help="Gateway workers linked to the authority.",
+)
+LEASE_SECONDS = Metric(
+    name="patgate_lease_seconds",
+    kind=MetricKind.GAUGE,
+    help="Seconds for which workers may still serve from their caches; 0 when the lease has run out.",
+)
+BUILD_INFO = Metric(
+    name="patgate_build_info",
+    kind=MetricKind.GAUGE,
+    help="Always 1; the version of patgate and of Python as labels.",
+    labels=("version", "python"),
+)
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    UPSTREAM_SECONDS,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_ENTRIES,
+    CONNECTIONS,
+    EPOCH_LAG,
+    EPOCH,
+    CHANGES,
+    ARGON2,
+    ARGON2_PENDING,
+    RESOLVES,
+    WORKERS,
+    LEASE_SECONDS,
+    BUILD_INFO,
+)
+BY_NAME: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})

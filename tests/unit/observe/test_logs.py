@@ -1,0 +1,102 @@
+"""Log lines are JSON, ASCII and free of secrets, whoever writes them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.observe import logs
+
+ID = "0123456789ab"
+SECRET = "S" * 32 + "CRC123"
+TOKEN = f"acme_pat_{ID}_{SECRET}"
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, logging.raiseExceptions
+    out = io.StringIO()
+    logs.configure(process="test", stream=out)
+    yield out
+    root.handlers[:], logging.raiseExceptions = before[0], before[2]
+    root.setLevel(before[1])
+
+
+def _lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_has_time_level_event_process_and_its_fields(stream: io.StringIO) -> None:
+    logs.get_logger("authority", worker=1).bind(epoch=7).info("link opened", applied=3)
+    (line,) = _lines(stream)
+    assert str(line["time"]).endswith("Z")
+    assert {k: line[k] for k in ("level", "event", "process", "logger", "worker", "epoch", "applied")} == {
+        "level": "info",
+        "event": "link opened",
+        "process": "test",
+        "logger": "authority",
+        "worker": 1,
+        "epoch": 7,
+        "applied": 3,
+    }
+
+
+def test_of_a_token_only_the_public_prefix_is_written_wherever_it_stands(stream: io.StringIO) -> None:
+    log = logs.get_logger("x")
+    log.info(f"event {TOKEN}", field=TOKEN, nested={"a": [TOKEN]}, **{f"k{TOKEN}": 1})
+    logging.getLogger("library").warning("from a library: %s", TOKEN)
+    try:
+        raise ValueError(f"bad {TOKEN}")
+    except ValueError as error:
+        log.exception("failed", error=error)
+    text = stream.getvalue()
+    assert SECRET not in text
+    assert text.count(f"acme_pat_{ID}") == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Authorization: Bearer {SECRET}",
+        f"authorization=Basic {SECRET}",
+        f"'X-Api-Key': '{SECRET}'",
+        f"basic {SECRET}",
+        f"http://user:{SECRET}@host/",
+        f"https://{TOKEN}:{SECRET}@host/",
+        f"$argon2id$v=19$m=19456,t=2,p=1${SECRET}",
+        f"acme_key_{ID}_{SECRET[:5]}",
+    ],
+)
+def test_credentials_in_any_dress_are_removed(text: str) -> None:
+    assert SECRET[:5] not in logs.redact(text)
+
+
+def test_a_library_line_of_a_low_level_is_not_written(stream: io.StringIO) -> None:
+    logging.getLogger("library").info("chatter")
+    logs.get_logger("x").debug("chatter")
+    assert stream.getvalue() == ""
+
+
+@given(st.text(), st.text())
+def test_a_line_is_one_line_of_printable_ascii_and_json(event: str, value: str) -> None:
+    line = logs.render("info", event, {"value": value}, now=0.0)
+    assert line.isascii() and line.isprintable()
+    assert json.loads(line)["time"] == "1970-01-01T00:00:00.000Z"
+
+
+def test_terminal_escapes_and_line_ends_are_escaped() -> None:
+    line = logs.render("info", "x", {"v": "a\r\nb\x1b[31m\x7f\x9b"}, now=0.0)
+    assert "\\r\\n" in line and "\\u001b" in line and "\\u007f" in line and "\\u009b" in line
+
+
+def test_odd_values_are_described_not_raised() -> None:
+    line = logs.render("info", "x", {"o": object(), "n": float("nan"), "long": "y" * 10_000}, now=0.0)
+    assert json.loads(line)["o"] == "<object>"
+    assert len(line) < 5_000
