@@ -6,9 +6,4 @@ Imports run downwards only (``.importlinter``): cli, supervisor, app > control, 
 observe, settings > core.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__: str = version("patgate")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+__version__ = "0.1.0"
