@@ -1,0 +1,32 @@
+"""The names of what a grant depends on, spelt in one place.
+
+A change to the store names the same keys as the grants that were computed from the changed rows; that equality is
+all that invalidation rests on, so nobody writes such a key by hand.
+"""
+
+from __future__ import annotations
+
+
+def token_key(token_id: str) -> str:
+    """The token row: secret, status, scopes, expiry, name."""
+    return "token:" + token_id
+
+
+def user_key(user_id: str) -> str:
+    """The user row: status, email, and the role in the user's own account."""
+    return "user:" + user_id
+
+
+def member_key(org_id: str, user_id: str) -> str:
+    """The membership row: the role of one user in one organisation, or that there is none."""
+    return "member:" + org_id + "/" + user_id
+
+
+def role_key(name: str) -> str:
+    """The role row: its permissions, or that there is no such role."""
+    return "role:" + name
+
+
+def org_key(org_id: str) -> str:
+    """The organisation row: name, status, policy."""
+    return "org:" + org_id

@@ -1,0 +1,161 @@
+"""Every error that patgate raises, each with its origin and whether the same call may be tried again.
+
+    PatgateError
+    ├── ConfigurationError          the operator's configuration; carries every problem found
+    ├── StoreError
+    │   ├── StoreUnavailable        the database does not answer or cannot write (retryable)
+    │   ├── StoreNewerSchema        the store was written by a newer patgate
+    │   ├── StoreBehind             the store's epoch is lower than one that was already seen
+    │   ├── DataDirBusy             another patgate holds the data directory
+    │   └── WrongKey                the store belongs to another secret key
+    ├── ServiceError                a verb of the product said no; the caller can do something about it
+    │   ├── NotFound
+    │   ├── Conflict
+    │   ├── Invalid                 names the field and the problem
+    │   └── Forbidden
+    ├── AuthorityError
+    │   ├── AuthorityUnavailable    no authority to ask, or no answer in time (retryable)
+    │   └── AuthorityOverloaded     the authority's queue is full (retryable)
+    ├── WireError                   bytes on the worker link that are not a message
+    └── PageError                   the shared page is not one of ours
+
+A message is one clear sentence that names the place. It never holds a secret and never repeats raw input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Origin(StrEnum):
+    """Whose the failure is: who has to act."""
+
+    OPERATOR = "operator"
+    CALLER = "caller"
+    STORE = "store"
+    AUTHORITY = "authority"
+    INTERNAL = "internal"
+
+
+class PatgateError(Exception):
+    """The root; `retryable` says that the same call may succeed later with nothing changed."""
+
+    origin: ClassVar[Origin] = Origin.INTERNAL
+    retryable: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One mistake in the configuration: where (`routes[3].upstream`), on which line (1-based), and what."""
+
+    path: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
+
+
+class ConfigurationError(PatgateError):
+    """The configuration cannot be used; `problems` holds every mistake found, in the order of the file."""
+
+    origin = Origin.OPERATOR
+
+    def __init__(self, problems: Iterable[Problem] | str) -> None:
+        if isinstance(problems, str):
+            problems = (Problem(path="", line=None, message=problems),)
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class StoreError(PatgateError):
+    """The store cannot be used."""
+
+    origin = Origin.STORE
+
+
+class StoreUnavailable(StoreError):
+    """The database does not answer or cannot write; nothing was changed."""
+
+    retryable = True
+
+
+class StoreNewerSchema(StoreError):
+    """The store's schema is newer than this patgate knows."""
+
+    origin = Origin.OPERATOR
+
+
+class StoreBehind(StoreError):
+    """The store's epoch went backwards: an older store was restored."""
+
+    origin = Origin.OPERATOR
+
+
+class DataDirBusy(StoreError):
+    """The data directory is in use by another patgate."""
+
+    origin = Origin.OPERATOR
+
+
+class WrongKey(StoreError):
+    """The store was made with another secret key."""
+
+    origin = Origin.OPERATOR
+
+
+class ServiceError(PatgateError):
+    """A request to the control plane that is refused, with nothing changed."""
+
+    origin = Origin.CALLER
+
+
+class NotFound(ServiceError):
+    """There is no such thing, or none that the caller may know of."""
+
+
+class Conflict(ServiceError):
+    """The thing exists already, or its state does not permit the change."""
+
+
+class Invalid(ServiceError):
+    """One field of the request cannot be accepted."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"{field}: {problem}")
+
+
+class Forbidden(ServiceError):
+    """The actor may not do this."""
+
+
+class AuthorityError(PatgateError):
+    """The authority did not decide."""
+
+    origin = Origin.AUTHORITY
+
+
+class AuthorityUnavailable(AuthorityError):
+    """There is no authority to ask, or it did not answer in time."""
+
+    retryable = True
+
+
+class AuthorityOverloaded(AuthorityError):
+    """The authority has more to verify than it can queue."""
+
+    retryable = True
+
+
+class WireError(PatgateError):
+    """Bytes on the worker link that are not a message; the link must be closed."""
+
+
+class PageError(PatgateError):
+    """The shared page is too small, misaligned or not one of ours."""

@@ -1,0 +1,106 @@
+"""The values that patgate reasons with, and their vocabularies.
+
+A grant is what one token may do at one epoch of the store. It holds nothing that the decision, the identity
+headers or the log do not need, and never a secret: `digest` is an HMAC under a key that is not in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from proxy.core.permissions import PermissionSet
+from proxy.core.reasons import Reason
+
+
+class Kind(StrEnum):
+    """What kind of credential a token is; the word in its prefix."""
+
+    PAT = "pat"
+    KEY = "key"
+
+
+class Reach(StrEnum):
+    """Whose resources a token reaches: its owner's own, one organisation's, a whole account's, named organisations'."""
+
+    PERSONAL = "personal"
+    ORG = "org"
+    ACCOUNT = "account"
+    ORGS = "orgs"
+
+
+class UserStatus(StrEnum):
+    """Whether a user's tokens work at all."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    REMOVED = "removed"
+
+
+class TokenStatus(StrEnum):
+    """A token's state; `expired` is computed from the clock and never stored."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
+class ActorKind(StrEnum):
+    """Who did something that is audited."""
+
+    PERSON = "person"
+    PAT = "pat"
+    KEY = "key"
+    SYSTEM = "system"
+
+
+class Access(StrEnum):
+    """How a route is open: to tokens, to anyone, with the backend's own login, or never to a token."""
+
+    TOKEN = "token"  # noqa: S105 - the name of a kind of access
+    PUBLIC = "public"
+    PASSTHROUGH = "passthrough"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actor:
+    """Who changes something: `id` is stable, `name` is for people (an email, a token's name)."""
+
+    kind: ActorKind
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """What a token may do now. Text fields are "" where there is nothing (the organisation of a personal token).
+
+    `permissions` are the role's, now; `scopes` narrow them, None narrows nothing. `expires_at` is in unix seconds.
+    `digest` is None until the token was verified once. `depends` holds the keys of `proxy.core.depends` whose change voids this grant.
+    """
+
+    prefix: str
+    token_id: str
+    kind: Kind
+    token_name: str
+    digest: bytes | None = field(repr=False)
+    user_id: str
+    email: str
+    org_id: str
+    org_name: str
+    reach: Reach
+    role: str
+    permissions: PermissionSet
+    scopes: PermissionSet | None
+    expires_at: float | None
+    depends: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedGrant:
+    """A token, known or unknown, that must be refused. `reason` is for log and audit; clients are told one thing only."""
+
+    prefix: str
+    reason: Reason
+    depends: tuple[str, ...]

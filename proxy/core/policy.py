@@ -1,0 +1,72 @@
+"""The decision: what a request asks for, held against what a grant gives.
+
+1. Pure and synchronous: the same match, grant and time give the same answer; nothing is read or awaited.
+2. Allowed is said in one place, at the end; every way that leads there earlier is a refusal.
+3. The first refusal in this order is the one that counts: route, expiry, organisation, operation, role, scopes.
+4. The role is the owner's role now; scopes only narrow it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.core.model import Access, Grant, Reach
+from proxy.core.permissions import Permission
+from proxy.core.reasons import Reason
+from proxy.core.routes import Match
+
+_DENIED = Access.DENIED
+_ORG = Reach.ORG
+_ALLOWED = Reason.ALLOWED
+
+
+def decide(match: Match, grant: Grant, now: float) -> Reason:
+    """`Reason.ALLOWED`, or why not. `now` is in unix seconds; a token expires at the instant `expires_at`, not after it."""
+    route, entity, entity_id, operation, org = match
+    if route.access is _DENIED:
+        return Reason.ROUTE_DENIED
+    expires_at = grant.expires_at
+    if expires_at is not None and expires_at <= now:
+        return Reason.TOKEN_EXPIRED
+    if org is not None and (grant.reach is not _ORG or (org != grant.org_name and org != grant.org_id)):
+        return Reason.ORG_MISMATCH
+    if operation is None or entity is None:
+        return Reason.OPERATION_UNMAPPED
+    if not grant.permissions.allows(entity, entity_id, operation):
+        return Reason.ROLE_DENIES
+    scopes = grant.scopes
+    if scopes is not None and not scopes.allows(entity, entity_id, operation):
+        return Reason.SCOPE_DENIES
+    return _ALLOWED
+
+
+def needed_permission(match: Match) -> str:
+    """The permission that a request needs, as the text of a challenge's `scope`; "" where the route names no operation."""
+    if match.entity is None or match.operation is None:
+        return ""
+    return str(Permission(match.entity, match.entity_id, match.operation))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """A decision with its grounds: the permission needed, and the entry of role and of scopes that gives it, if one does."""
+
+    reason: Reason
+    needed: str
+    role_entry: Permission | None
+    scope_entry: Permission | None
+
+
+def decision(match: Match, grant: Grant, now: float) -> Verdict:
+    """`decide` with its grounds, for people; the reason is always the one that `decide` gives."""
+    role_entry = scope_entry = None
+    if match.entity is not None and match.operation is not None:
+        role_entry = grant.permissions.entry_for(match.entity, match.entity_id, match.operation)
+        if grant.scopes is not None:
+            scope_entry = grant.scopes.entry_for(match.entity, match.entity_id, match.operation)
+    return Verdict(
+        reason=decide(match, grant, now),
+        needed=needed_permission(match),
+        role_entry=role_entry,
+        scope_entry=scope_entry,
+    )

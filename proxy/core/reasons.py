@@ -1,0 +1,213 @@
+"""The one table of reasons: status, challenge and public text of every verdict.
+
+1. Every `Reason` has exactly one row in `TABLE`; nothing else maps a reason to a status or to words.
+2. A reason's value is its metric label, its word in the log and its entry in the documentation.
+3. Reasons that must look alike to a client share one public title and detail (`_TOKEN_REFUSED`), so that an answer
+   never tells a known token from an unknown one (threats.md §9). Their difference lives in log and audit only.
+   The public name of a row (`public`) is what the body of a refusal may carry as `reason`.
+4. Public text never repeats anything that the client sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class Reason(StrEnum):
+    """Why a request was allowed or refused; the value is the metric label."""
+
+    ALLOWED = "allowed"
+
+    REQUEST_MALFORMED = "request_malformed"
+    TARGET_NOT_CANONICAL = "target_not_canonical"
+    HOST_INVALID = "host_invalid"
+    CREDENTIAL_MALFORMED = "credential_malformed"
+    CREDENTIAL_AMBIGUOUS = "credential_ambiguous"
+    FORWARDED_INVALID = "forwarded_invalid"
+
+    TARGET_TOO_LONG = "target_too_long"
+    HEAD_TOO_LARGE = "head_too_large"
+    BODY_TOO_LARGE = "body_too_large"
+    EXPECTATION_FAILED = "expectation_failed"
+    METHOD_REFUSED = "method_refused"
+    REQUEST_TIMEOUT = "request_timeout"
+
+    NO_CREDENTIAL = "no_credential"
+
+    TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - a reason's name, not a secret
+    TOKEN_WRONG_SECRET = "token_wrong_secret"  # noqa: S105 - a reason's name, not a secret
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a reason's name, not a secret
+    TOKEN_REVOKED = "token_revoked"  # noqa: S105 - a reason's name, not a secret
+    OWNER_SUSPENDED = "owner_suspended"
+    OWNER_REMOVED = "owner_removed"
+    MEMBER_REMOVED = "member_removed"
+    ORG_SUSPENDED = "org_suspended"
+
+    ROLE_DENIES = "role_denies"
+    SCOPE_DENIES = "scope_denies"
+
+    NO_ROUTE = "no_route"
+    ROUTE_DENIED = "route_denied"
+    ORG_MISMATCH = "org_mismatch"
+    OPERATION_UNMAPPED = "operation_unmapped"
+    PEER_UNTRUSTED = "peer_untrusted"
+
+    AUTHORITY_UNAVAILABLE = "authority_unavailable"
+    OVERLOADED = "overloaded"
+    SHUTTING_DOWN = "shutting_down"
+
+    UPSTREAM_REFUSED = "upstream_refused"
+    UPSTREAM_RESET = "upstream_reset"
+    UPSTREAM_PROTOCOL = "upstream_protocol"
+    UPSTREAM_CONNECT_TIMEOUT = "upstream_connect_timeout"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+
+
+class Challenge(StrEnum):
+    """The `WWW-Authenticate` challenge of a refusal (RFC 6750 §3)."""
+
+    NONE = "none"
+    BEARER = "bearer"
+    """Bare `Bearer realm=…`, and `Basic realm=…` beside it where basic credentials are on."""
+    INVALID_REQUEST = "invalid_request"
+    INVALID_TOKEN = "invalid_token"  # noqa: S105 - RFC 6750 error code
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReasonEntry:
+    """What one reason means to a client.
+
+    `status` is the HTTP status; `title` and `detail` are the RFC 9457 members; `retry` says that the answer carries
+    `Retry-After`; `public` is the value of the body's `reason` member.
+    """
+
+    status: int
+    challenge: Challenge
+    title: str
+    detail: str
+    retry: bool
+    public: str
+
+
+def _entry(
+    status: int, challenge: Challenge, title: str, detail: str, *, retry: bool = False, public: str = ""
+) -> ReasonEntry:
+    return ReasonEntry(status=status, challenge=challenge, title=title, detail=detail, retry=retry, public=public)
+
+
+_TOKEN_REFUSED: Final = _entry(
+    401,
+    Challenge.INVALID_TOKEN,
+    "Token not accepted",
+    "The token presented is not valid here.",
+    public="invalid_token",
+)
+
+_ROWS: Final[Mapping[Reason, ReasonEntry]] = {
+    Reason.ALLOWED: _entry(200, Challenge.NONE, "Allowed", "The request is allowed."),
+    # 400: the request itself
+    Reason.REQUEST_MALFORMED: _entry(
+        400, Challenge.INVALID_REQUEST, "Malformed request", "The request is not valid HTTP/1.1."
+    ),
+    Reason.TARGET_NOT_CANONICAL: _entry(
+        400,
+        Challenge.INVALID_REQUEST,
+        "Request target not canonical",
+        "The request target can be read in more than one way, so it is refused.",
+    ),
+    Reason.HOST_INVALID: _entry(
+        400, Challenge.INVALID_REQUEST, "Invalid host", "The request needs exactly one valid Host that its target agrees with."
+    ),
+    Reason.CREDENTIAL_MALFORMED: _entry(
+        400, Challenge.INVALID_REQUEST, "Malformed credential", "The credential header cannot be read."
+    ),
+    Reason.CREDENTIAL_AMBIGUOUS: _entry(
+        400, Challenge.INVALID_REQUEST, "More than one credential", "A request may carry one credential only."
+    ),
+    Reason.FORWARDED_INVALID: _entry(
+        400,
+        Challenge.INVALID_REQUEST,
+        "Forwarded request not understood",
+        "The headers that describe the original request are missing, repeated or not readable.",
+    ),
+    # limits and refusals that no credential would change
+    Reason.TARGET_TOO_LONG: _entry(
+        414, Challenge.NONE, "Request target too long", "The request line is longer than this gateway accepts."
+    ),
+    Reason.HEAD_TOO_LARGE: _entry(
+        431, Challenge.NONE, "Request header too large", "The header section is larger than this gateway accepts."
+    ),
+    Reason.BODY_TOO_LARGE: _entry(
+        413, Challenge.NONE, "Request body too large", "The request body is larger than this gateway accepts."
+    ),
+    Reason.EXPECTATION_FAILED: _entry(
+        417, Challenge.NONE, "Expectation failed", "The only expectation that can be met is 100-continue."
+    ),
+    Reason.METHOD_REFUSED: _entry(405, Challenge.NONE, "Method refused", "This gateway does not serve this method."),
+    Reason.REQUEST_TIMEOUT: _entry(408, Challenge.NONE, "Request timeout", "The request did not arrive in time."),
+    # 401
+    Reason.NO_CREDENTIAL: _entry(401, Challenge.BEARER, "Credential required", "This resource needs a token."),
+    Reason.TOKEN_UNKNOWN: _TOKEN_REFUSED,
+    Reason.TOKEN_WRONG_SECRET: _TOKEN_REFUSED,
+    Reason.TOKEN_EXPIRED: _TOKEN_REFUSED,
+    Reason.TOKEN_REVOKED: _TOKEN_REFUSED,
+    Reason.OWNER_SUSPENDED: _TOKEN_REFUSED,
+    Reason.OWNER_REMOVED: _TOKEN_REFUSED,
+    Reason.MEMBER_REMOVED: _TOKEN_REFUSED,
+    Reason.ORG_SUSPENDED: _TOKEN_REFUSED,
+    # 403
+    Reason.ROLE_DENIES: _entry(
+        403, Challenge.INSUFFICIENT_SCOPE, "Not permitted", "The owner's role does not permit this operation."
+    ),
+    Reason.SCOPE_DENIES: _entry(
+        403, Challenge.INSUFFICIENT_SCOPE, "Not permitted", "The token's scopes do not permit this operation."
+    ),
+    Reason.NO_ROUTE: _entry(403, Challenge.NONE, "No route", "No route is configured for this request."),
+    Reason.ROUTE_DENIED: _entry(403, Challenge.NONE, "Route denied", "This route is never open to tokens."),
+    Reason.ORG_MISMATCH: _entry(
+        403, Challenge.NONE, "Wrong organisation", "The token does not reach the resources of this organisation."
+    ),
+    Reason.OPERATION_UNMAPPED: _entry(
+        403, Challenge.NONE, "Operation not mapped", "This route names no operation for this method."
+    ),
+    Reason.PEER_UNTRUSTED: _entry(
+        403, Challenge.NONE, "Peer not trusted", "This listener answers only the ingress it was configured for."
+    ),
+    # 503
+    Reason.AUTHORITY_UNAVAILABLE: _entry(
+        503, Challenge.NONE, "Temporarily unavailable", "Tokens cannot be checked at the moment.", retry=True
+    ),
+    Reason.OVERLOADED: _entry(
+        503, Challenge.NONE, "Overloaded", "This gateway has more work than it can do at the moment.", retry=True
+    ),
+    Reason.SHUTTING_DOWN: _entry(503, Challenge.NONE, "Shutting down", "This gateway is shutting down.", retry=True),
+    # 502 and 504
+    Reason.UPSTREAM_REFUSED: _entry(
+        502, Challenge.NONE, "Upstream unreachable", "The upstream does not accept connections."
+    ),
+    Reason.UPSTREAM_RESET: _entry(
+        502, Challenge.NONE, "Upstream closed the connection", "The upstream closed the connection before it answered."
+    ),
+    Reason.UPSTREAM_PROTOCOL: _entry(
+        502, Challenge.NONE, "Upstream answer not valid", "The upstream's answer is not valid HTTP/1.1."
+    ),
+    Reason.UPSTREAM_CONNECT_TIMEOUT: _entry(
+        504, Challenge.NONE, "Upstream connect timeout", "The upstream did not accept the connection in time."
+    ),
+    Reason.UPSTREAM_TIMEOUT: _entry(504, Challenge.NONE, "Upstream timeout", "The upstream did not answer in time."),
+}
+
+TABLE: Final[Mapping[Reason, ReasonEntry]] = MappingProxyType(
+    {
+        reason: row
+        if row.public
+        else _entry(row.status, row.challenge, row.title, row.detail, retry=row.retry, public=reason.value)
+        for reason, row in _ROWS.items()
+    }
+)
+"""Every reason's row; a test holds that no reason is missing."""
