@@ -1,0 +1,90 @@
+"""One mutation: its rows, its row in ``changes`` and its audit events, in one transaction.
+
+Rules:
+
+1. A change that touched something has an audit event, and the other way round; one with neither changes nothing.
+2. The caller of ``Store.change`` gets past the end of its block only after the commit and after ``on_commit``: an
+   acknowledged change is durable and announced. If the commit raised, nothing is acknowledged.
+3. A commit once begun is finished and announced even if the caller is cancelled meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.model import Actor
+from proxy.store import audit, feed
+from proxy.store.audit import Audit, Event
+from proxy.store.orgs import Orgs
+from proxy.store.roles import Roles
+from proxy.store.tokens import Tokens
+from proxy.store.users import Members, Users
+
+
+class Rows:
+    """The repositories over one connection: everything read through them is of one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+        self.users = Users(connection)
+        self.orgs = Orgs(connection)
+        self.members = Members(connection)
+        self.roles = Roles(connection)
+        self.tokens = Tokens(connection)
+        self.log = Audit(connection)
+
+
+class Change(Rows):
+    """A mutation in the making. ``now`` is the one time (unix seconds) of everything it writes."""
+
+    def __init__(self, connection: AsyncConnection, actor: Actor, now: float) -> None:
+        super().__init__(connection)
+        self.actor = actor
+        self.now = now
+        self.keys: dict[str, None] = {}
+        self._events: list[Event] = []
+
+    def touched(self, *keys: str) -> None:
+        """Name dependency keys (``core.depends``) of which a grant may now be different."""
+        self.keys.update(dict.fromkeys(keys))
+
+    def audit(
+        self,
+        action: str,
+        *,
+        target_kind: str,
+        target_id: str,
+        target_name: str = "",
+        org_id: str = "",
+        details: Mapping[str, object] | None = None,
+    ) -> None:
+        """Record the event of this mutation: on the organisation's log with ``org_id``, else on the account's.
+
+        ``details`` are JSON values and hold no secret.
+        """
+        self._events.append(
+            Event(
+                action=action,
+                target_kind=target_kind,
+                target_id=target_id,
+                target_name=target_name,
+                org_id=org_id,
+                details=details or {},
+            )
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was changed. Raises RuntimeError where rule 1 was broken."""
+        if bool(self.keys) != bool(self._events):
+            raise RuntimeError("a change names what it touched and leaves an audit event")
+        return not self.keys
+
+    async def record(self, epoch: int) -> None:
+        """Write the change row and the audit events under this epoch; the commit is the caller's."""
+        await feed.append(self.connection, epoch, tuple(self.keys), self.now)
+        actor = (self.actor.kind.value, self.actor.id, self.actor.name)
+        for event in self._events:
+            await audit.append(self.connection, event, actor=actor, epoch=epoch, at=self.now)

@@ -1,0 +1,173 @@
+"""Connections to the SQLite file.
+
+Rules (stock SQLite before 3.51.3 can corrupt a WAL that two connections write or checkpoint at once):
+
+1. One connection writes, under one asyncio lock, in transactions that begin with ``BEGIN IMMEDIATE``.
+2. Readers are ``query_only`` and never checkpoint (``wal_autocheckpoint=0``); they close before the writer.
+3. ``synchronous=FULL``: a commit that returned survives a power cut.
+4. A transaction that failed is rolled back; a connection that cannot even do that is thrown away and opened anew, so
+   the store recovers by itself once the cause (full disk, I/O error) has gone.
+5. What must not stop half way (a commit, giving a connection back) runs in a task of its own, and a cancelled caller
+   waits for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from proxy.core.errors import StoreUnavailable
+from proxy.store.errors import mapped
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT: Final = 5.0
+"""Seconds to wait for a lock that another process holds, and for a free reader."""
+
+_WRITER_PRAGMAS: Final = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA temp_store=MEMORY",
+    # The file is truncated to this after a checkpoint, so that one large change does not keep the disk for ever.
+    "PRAGMA journal_size_limit=67108864",
+)
+_READER_PRAGMAS: Final = (
+    "PRAGMA wal_autocheckpoint=0",
+    "PRAGMA query_only=ON",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-16384",
+    "PRAGMA mmap_size=268435456",
+)
+#: Execution option of connections whose statements are to share one snapshot.
+_SNAPSHOT: Final = "patgate_snapshot"
+
+
+def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, always: bool) -> AsyncEngine:
+    engine = create_async_engine(
+        sa.URL.create("sqlite+aiosqlite", database=str(path)),
+        # None: the driver begins nothing by itself; the listener below does.
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT},
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=BUSY_TIMEOUT,
+        hide_parameters=True,
+    )
+
+    def on_connect(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        try:
+            for pragma in pragmas:
+                cursor.execute(pragma)
+                cursor.fetchall()
+        finally:
+            cursor.close()
+
+    def on_begin(connection: sa.Connection) -> None:
+        if always or connection.get_execution_options().get(_SNAPSHOT):
+            connection.exec_driver_sql(begin)
+
+    sa.event.listen(engine.sync_engine, "connect", on_connect)
+    sa.event.listen(engine.sync_engine, "begin", on_begin)
+    return engine
+
+
+class Database:
+    """One SQLite file: a writer and ``readers`` readers. Nothing is opened before ``open``."""
+
+    def __init__(self, path: Path, *, readers: int = 4) -> None:
+        self._path = path
+        self._lock = asyncio.Lock()
+        self._writer = _engine(path, size=1, pragmas=_WRITER_PRAGMAS, begin="BEGIN IMMEDIATE", always=True)
+        self._readers = _engine(path, size=readers, pragmas=_READER_PRAGMAS, begin="BEGIN", always=False)
+        self._snapshots = self._readers.execution_options(**{_SNAPSHOT: True})
+
+    async def open(self) -> None:
+        """Make the file (mode 0600; SQLite gives its WAL the same mode) and try the writer. Raises StoreUnavailable."""
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreUnavailable(f"the store's file cannot be opened: {error.strerror}") from error
+        async with self.write() as connection:
+            await connection.commit()
+
+    async def close(self) -> None:
+        """Close the readers, then the writer, which checkpoints."""
+        await self._readers.dispose()
+        async with self._lock:
+            await self._writer.dispose()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """The writer inside ``BEGIN IMMEDIATE``. The body commits; what it left uncommitted is rolled back."""
+        async with self._lock:
+            with mapped():
+                connection = await self._writer.connect()
+                try:
+                    await connection.begin()
+                    yield connection
+                finally:
+                    await undisturbed(_give_back(connection), name="store-give-back")
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """A reader whose statements all see the state that its first statement saw."""
+        with mapped():
+            async with self._snapshots.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[AsyncConnection]:
+        """A reader for exactly one statement, which is a snapshot by itself."""
+        with mapped():
+            async with self._readers.connect() as connection:
+                yield connection
+
+
+async def undisturbed(work: Coroutine[Any, Any, T], *, name: str) -> T:
+    """Await ``work`` to its end even while this task is being cancelled, and only then be cancelled (rule 5)."""
+    task = asyncio.create_task(work, name=name)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    failure = None if task.cancelled() else task.exception()
+    raise cancelled from failure
+
+
+async def _give_back(connection: AsyncConnection) -> None:
+    """Return a writer to its pool clean, or not at all (rule 4)."""
+    try:
+        if connection.in_transaction() and not connection.invalidated:
+            await connection.rollback()
+    except (sa.exc.DBAPIError, sa.exc.ResourceClosedError, OSError):
+        await connection.invalidate()
+    finally:
+        await connection.close()
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of a ``sqlite:///…`` URL (three slashes and a relative path, or four and an absolute one).
+
+    Raises StoreUnavailable for any other database.
+    """
+    for scheme in ("sqlite:///", "sqlite+aiosqlite:///"):
+        if url.startswith(scheme) and len(url) > len(scheme):
+            return Path(url.removeprefix(scheme))
+    raise StoreUnavailable("the store's address is not one that this version can open: it must begin with sqlite:///")
+
+
+def store_url(store: str, data_dir: Path) -> str:
+    """The address of the store that the settings name: ``sqlite`` means the embedded file in the data directory."""
+    return f"sqlite:///{data_dir / 'patgate.db'}" if store == "sqlite" else store

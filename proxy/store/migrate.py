@@ -1,0 +1,52 @@
+"""Bringing the schema up to date, at start.
+
+The version is one row that Alembic keeps. It is read directly, so that a store that is up to date starts without
+importing Alembic at all. All steps run in the transaction of the caller: a crash leaves the old schema whole.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.errors import StoreNewerSchema
+
+REVISIONS: Final = ("0001",)
+"""Every revision that this version knows, oldest first. A test holds it against the scripts."""
+
+SCRIPTS: Final = Path(__file__).parent / "migrations"
+_VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.String))
+
+
+async def version(connection: AsyncConnection) -> str | None:
+    """The revision of the schema; ``None`` for an empty database."""
+    if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table(_VERSION.name)):
+        return None
+    return (await connection.execute(sa.select(_VERSION.c.version_num))).scalar_one_or_none()
+
+
+async def run(connection: AsyncConnection) -> None:
+    """Migrate to the newest revision, inside the transaction of ``connection``, which the caller commits.
+
+    Raises StoreNewerSchema for a revision that this version does not know.
+    """
+    found = await version(connection)
+    if found == REVISIONS[-1]:
+        return
+    if found is not None and found not in REVISIONS:
+        raise StoreNewerSchema("the store was written by a newer version of patgate: install that version or newer")
+    await connection.run_sync(_upgrade)
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    # Imported here: most starts need no migration, and Alembic costs a tenth of a second.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

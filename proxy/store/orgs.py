@@ -1,0 +1,43 @@
+"""Organisations as rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.store import tables
+from proxy.store.records import Cursor, OrgRow
+
+_T = tables.orgs
+
+
+class Orgs:
+    """Organisations, over the connection of one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(self, row: OrgRow) -> None:
+        await self._connection.execute(_T.insert().values(**asdict(row)))
+
+    async def by_id(self, org_id: str) -> OrgRow | None:
+        return await self._one(_T.c.id == org_id)
+
+    async def by_name(self, name: str) -> OrgRow | None:
+        return await self._one(_T.c.name == name)
+
+    async def page(self, *, after: Cursor | None, limit: int) -> list[OrgRow]:
+        """Organisations in the order of their creation."""
+        query = sa.select(_T).order_by(_T.c.created_at, _T.c.id).limit(limit)
+        if after is not None:
+            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
+        return [OrgRow(**row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def set_status(self, org_id: str, status: str, now: float) -> None:
+        await self._connection.execute(_T.update().where(_T.c.id == org_id).values(status=status, updated_at=now))
+
+    async def _one(self, where: sa.ColumnElement[bool]) -> OrgRow | None:
+        row = (await self._connection.execute(sa.select(_T).where(where))).mappings().one_or_none()
+        return None if row is None else OrgRow(**row)

@@ -1,0 +1,178 @@
+"""Rows as values. Field names are column names; times are unix seconds; ``None`` is SQL's null."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UserRow:
+    id: str
+    email: str
+    email_key: str
+    name: str
+    role: str
+    status: UserStatus
+    created_at: float
+    updated_at: float
+    issuer: str | None = None
+    subject: str | None = None
+    external_id: str | None = None
+    removed_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrgRow:
+    id: str
+    name: str
+    display_name: str
+    status: str
+    created_at: float
+    updated_at: float
+    policy: Mapping[str, object] | None = None
+    external_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberRow:
+    org_id: str
+    user_id: str
+    role: str
+    created_at: float
+    updated_at: float
+    org_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoleRow:
+    name: str
+    permissions: Sequence[str]
+    config_permissions: Sequence[str] | None
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRow:
+    id: str
+    prefix: str
+    kind: Kind
+    reach: Reach
+    name: str
+    description: str
+    user_id: str | None
+    org_id: str | None
+    role: str | None
+    scopes: Sequence[str] | None
+    status: TokenStatus
+    hash: str = field(repr=False)
+    digest: bytes | None = field(repr=False)
+    created_by_kind: str
+    created_by: str
+    created_at: float
+    updated_at: float
+    previous_hash: str | None = field(default=None, repr=False)
+    previous_digest: bytes | None = field(default=None, repr=False)
+    previous_until: float | None = None
+    parent_id: str | None = None
+    rotated_at: float | None = None
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    notified_days: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenEntry:
+    """A token as lists show it: its row beside the names of what it refers to."""
+
+    token: TokenRow
+    email: str
+    user_status: UserStatus | None
+    org_name: str
+    last_used_at: float | None
+    use_count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrantRow:
+    """All that decides about one token, seen in one snapshot. ``as_of`` is the epoch of that snapshot."""
+
+    as_of: int
+    token: TokenGrantRow | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenGrantRow:
+    """One token joined with its owner, organisation, membership and the role that counts; without its hash.
+
+    ``user_status``, ``org_status`` and ``member_role`` are ``None`` where there is no such row. ``role`` is the role
+    that counts now, ``permissions`` what the role of that name holds; ``None`` where there is no such role.
+    """
+
+    id: str
+    prefix: str
+    kind: Kind
+    reach: Reach
+    name: str
+    user_id: str | None
+    org_id: str | None
+    scopes: Sequence[str] | None
+    status: TokenStatus
+    digest: bytes | None = field(repr=False)
+    expires_at: float | None
+    email: str | None
+    user_status: UserStatus | None
+    org_name: str | None
+    org_status: str | None
+    member_role: str | None
+    role: str | None
+    permissions: Sequence[str] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditRow:
+    """One audit event as stored; ``hash`` covers every other field."""
+
+    n: int
+    at: float
+    level: str
+    org_id: str
+    actor_kind: str
+    actor_id: str
+    actor_name: str
+    action: str
+    target_kind: str
+    target_id: str
+    target_name: str
+    outcome: str
+    reason: str
+    address: str
+    request_id: str
+    decision_id: str
+    epoch: int
+    details: Mapping[str, object]
+    prev_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """What changed after some epoch.
+
+    ``complete`` is false when that cannot be said (too much, pruned, or the asker is ahead): forget everything instead.
+    """
+
+    epoch: int
+    keys: tuple[str, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cursor:
+    """The last row of a page: lists are ordered by creation, then id, so a page is stable while rows are added."""
+
+    created_at: float
+    id: str

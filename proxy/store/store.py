@@ -1,0 +1,159 @@
+"""The store: one database, opened, checked and ready.
+
+Rules:
+
+1. Opening migrates an older schema, and refuses a newer one and a key other than the one it was made with.
+2. Every mutation goes through ``change``; the only writes beside it are ones that no decision depends on.
+3. ``on_commit`` is called once a change is durable, in the order of the epochs, while the writer is still held: it must
+   not start a change itself. A change whose commit failed in doubt is announced with the next one.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.errors import WrongKey
+from proxy.core.model import Actor
+from proxy.store import audit, feed, grants, meta, migrate
+from proxy.store.audit import Verified
+from proxy.store.change import Change, Rows
+from proxy.store.engine import Database, sqlite_path, undisturbed
+from proxy.store.errors import mapped
+from proxy.store.records import Changes, GrantRow
+
+OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
+
+CHANGES_LIMIT: Final = 10_000
+"""More changes than this are not told one by one: forgetting everything is cheaper."""
+
+
+async def _nobody_to_tell(_epoch: int, _keys: Sequence[str]) -> None:
+    return None
+
+
+class Store:
+    """The record at rest. Built by ``Store.open``; closed by ``close``."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+        self._announced = 0
+        self.store_id = ""
+        self.on_commit: OnCommit = _nobody_to_tell
+        """Called with the new epoch and the keys touched since the last call, before a change is acknowledged."""
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        key_fingerprint: str,
+        on_commit: OnCommit | None = None,
+        clock: Callable[[], float] = time.time,
+        readers: int = 4,
+    ) -> Store:
+        """Open the database at ``url`` (``engine.store_url``), making or migrating it where needed.
+
+        Raises StoreUnavailable, StoreNewerSchema, and WrongKey where ``key_fingerprint`` (``services.keys``) is not the
+        one that the store was made with.
+        """
+        store = cls(Database(sqlite_path(url), readers=readers), clock=clock)
+        if on_commit is not None:
+            store.on_commit = on_commit
+        try:
+            await store._database.open()
+            async with store._database.write() as connection:
+                await migrate.run(connection)
+                store.store_id = await _identify(connection, key_fingerprint)
+                store._announced = await feed.epoch(connection)
+                await connection.commit()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Close every connection, the writer last. Nothing may be in use any more."""
+        with mapped():
+            await self._database.close()
+
+    @asynccontextmanager
+    async def change(self, actor: Actor) -> AsyncIterator[Change]:
+        """One mutation by ``actor``. Leaving the block commits and announces it; an exception undoes all of it.
+
+        Raises StoreUnavailable (then nothing is acknowledged) and Conflict.
+        """
+        async with self._database.write() as connection:
+            change = Change(connection, actor, self._clock())
+            yield change
+            if not change.empty:
+                await undisturbed(self._finish(change), name="store-commit")
+
+    async def _finish(self, change: Change) -> None:
+        last = await feed.epoch(change.connection)
+        keys = list(change.keys)
+        if last != self._announced:
+            # A commit that raised was durable after all: its keys go out before or with ours.
+            keys += (await feed.since(change.connection, self._announced, CHANGES_LIMIT)).keys
+        await change.record(last + 1)
+        await change.connection.commit()
+        self._announced = last + 1
+        await self.on_commit(last + 1, tuple(dict.fromkeys(keys)))
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Rows]:
+        """The repositories over one snapshot."""
+        async with self._database.snapshot() as connection:
+            yield Rows(connection)
+
+    async def resolve(self, token_id: str) -> GrantRow:
+        """Everything that decides about one token, and the epoch that it is as of: one statement, one snapshot."""
+        async with self._database.statement() as connection:
+            return await grants.read(connection, token_id)
+
+    async def epoch(self) -> int:
+        """The number of the last committed change."""
+        async with self._database.statement() as connection:
+            return await feed.epoch(connection)
+
+    async def changes_since(self, epoch: int, limit: int = CHANGES_LIMIT) -> Changes:
+        """What was touched after ``epoch``, or that this cannot be said (``complete`` false)."""
+        async with self._database.snapshot() as connection:
+            return await feed.since(connection, epoch, limit)
+
+    async def token_hash(self, token_id: str) -> str | None:
+        """The slow hash of a token's value; ``None`` for an unknown token."""
+        async with self.read() as rows:
+            return await rows.tokens.hash(token_id)
+
+    async def write_digest(self, token_id: str, digest: bytes, *, expected_hash: str) -> bool:
+        """Remember a verified value's digest, unless its hash has been replaced meanwhile (then false).
+
+        No change row: the digest is a cache of the hash, and what it allows was allowed before.
+        """
+        async with self._database.write() as connection:
+            written = await Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
+            await connection.commit()
+            return written
+
+    async def verify_audit(self) -> Verified:
+        """Check the whole chain of audit events."""
+        async with self._database.snapshot() as connection:
+            return await audit.verify(connection)
+
+
+async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:
+    """Check the key's fingerprint, or write it into a new store. Returns the store's id."""
+    known = await meta.read(connection, meta.KEY_FINGERPRINT)
+    if known is None:
+        await meta.write(connection, meta.KEY_FINGERPRINT, key_fingerprint)
+        await meta.write(connection, meta.STORE_ID, uuid.uuid4().hex)
+    elif known != key_fingerprint:
+        raise WrongKey("the store was made with another secret key than the one that is configured")
+    return await meta.read(connection, meta.STORE_ID) or ""

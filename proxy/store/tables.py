@@ -1,0 +1,229 @@
+"""The tables. The same definitions serve SQLite and PostgreSQL; the migrations are the frozen history of this file.
+
+Conventions: times are unix seconds (``Double``); ids are opaque text; lists and maps are JSON; a role is named, not
+referenced, so that a role that is gone means "may do nothing" instead of a row that cannot be removed. Status columns
+hold the values of the vocabularies in ``core.model``.
+
+Rotation in two phases (``previous_*``), tokens made by tokens (``parent_id``), tokens of several organisations
+(``token_orgs``), identities from an issuer (``issuer``, ``subject``, ``external_id``) and organisation policy have
+their columns already; later versions use them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+NAMING: Final = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata: Final = sa.MetaData(naming_convention=NAMING)
+
+Json: Final = sa.JSON(none_as_null=True)
+#: SQLite only makes a rowid alias (the fast path for ``max()``) of a column declared INTEGER.
+Number: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _token_column() -> sa.Column[str]:
+    return sa.Column("token_id", sa.String(32), sa.ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True)
+
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("email", sa.String(320), nullable=False),
+    sa.Column("email_key", sa.String(320), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("role", sa.String(128), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("issuer", sa.Text),
+    sa.Column("subject", sa.Text),
+    sa.Column("external_id", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("removed_at", sa.Double),
+    sa.Index(None, "created_at", "id"),
+    sa.Index(None, "external_id"),
+)
+# An email belongs to at most one user that is not removed; a removed one keeps its row for the audit log.
+sa.Index(
+    "uq_users_email_key_living",
+    users.c.email_key,
+    unique=True,
+    sqlite_where=users.c.removed_at.is_(None),
+    postgresql_where=users.c.removed_at.is_(None),
+)
+sa.Index(
+    "uq_users_issuer_subject_living",
+    users.c.issuer,
+    users.c.subject,
+    unique=True,
+    sqlite_where=users.c.removed_at.is_(None),
+    postgresql_where=users.c.removed_at.is_(None),
+)
+
+orgs = sa.Table(
+    "orgs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False),
+    sa.Column("display_name", sa.Text, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("policy", Json),
+    sa.Column("external_id", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.UniqueConstraint("name"),
+    sa.Index(None, "created_at", "id"),
+)
+
+members = sa.Table(
+    "members",
+    metadata,
+    sa.Column("org_id", sa.String(32), sa.ForeignKey("orgs.id"), primary_key=True),
+    sa.Column("user_id", sa.String(32), sa.ForeignKey("users.id"), primary_key=True),
+    sa.Column("role", sa.String(128), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Index(None, "user_id"),
+)
+
+roles = sa.Table(
+    "roles",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("permissions", Json, nullable=False),
+    # What the configuration said when it was last applied; null for a role that the configuration never named.
+    sa.Column("config_permissions", Json),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("prefix", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("reach", sa.String(16), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("description", sa.Text, nullable=False),
+    # The owner: null for a key, which belongs to its organisation and outlives its creator.
+    sa.Column("user_id", sa.String(32), sa.ForeignKey("users.id")),
+    sa.Column("org_id", sa.String(32), sa.ForeignKey("orgs.id")),
+    # Fixed at creation for a key; null for a token that follows its owner's role.
+    sa.Column("role", sa.String(128)),
+    # Null: all of the role's permissions. An empty list: none.
+    sa.Column("scopes", Json),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    # The keyed digest, a cache of a successful verification of ``hash``; null until there was one.
+    sa.Column("digest", sa.LargeBinary),
+    sa.Column("previous_hash", sa.Text),
+    sa.Column("previous_digest", sa.LargeBinary),
+    sa.Column("previous_until", sa.Double),
+    # The token that minted this one. No foreign key: its row may be deleted, the fact stays.
+    sa.Column("parent_id", sa.String(32)),
+    sa.Column("created_by_kind", sa.String(16), nullable=False),
+    sa.Column("created_by", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("rotated_at", sa.Double),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+    # The smallest notice of expiry, in days, that was sent already.
+    sa.Column("notified_days", sa.Integer),
+    sa.Index(None, "created_at", "id"),
+    sa.Index(None, "user_id", "created_at", "id"),
+    sa.Index(None, "org_id", "created_at", "id"),
+    sa.Index(None, "expires_at"),
+    sa.Index(None, "parent_id"),
+)
+
+# Apart from ``tokens``: these rows change all the time, in batches, and no decision depends on them.
+token_usage = sa.Table(
+    "token_usage",
+    metadata,
+    _token_column(),
+    sa.Column("last_used_at", sa.Double),
+    sa.Column("last_used_ip", sa.String(64)),
+    sa.Column("use_count", sa.BigInteger, nullable=False),
+    sa.Column("scopes_used", Json),
+)
+
+# Organisations that a token of reach "orgs" is attached to, each with its own permissions; a row takes a seat of that
+# organisation.
+token_orgs = sa.Table(
+    "token_orgs",
+    metadata,
+    _token_column(),
+    sa.Column("org_id", sa.String(32), sa.ForeignKey("orgs.id"), primary_key=True),
+    sa.Column("permissions", Json),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Index(None, "org_id"),
+)
+
+# One row for each committed change; the greatest number is the epoch.
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("epoch", Number, primary_key=True, autoincrement=False),
+    sa.Column("touched", Json, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
+audit_events = sa.Table(
+    "audit_events",
+    metadata,
+    sa.Column("n", Number, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("level", sa.String(16), nullable=False),
+    sa.Column("org_id", sa.String(32), nullable=False),
+    sa.Column("actor_kind", sa.String(16), nullable=False),
+    sa.Column("actor_id", sa.String(64), nullable=False),
+    sa.Column("actor_name", sa.Text, nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target_kind", sa.String(16), nullable=False),
+    sa.Column("target_id", sa.String(128), nullable=False),
+    sa.Column("target_name", sa.Text, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("request_id", sa.String(128), nullable=False),
+    sa.Column("decision_id", sa.String(64), nullable=False),
+    # The change that this event belongs to; 0 for an event of a request.
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("details", Json, nullable=False),
+    sa.Column("prev_hash", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Index(None, "at"),
+    sa.Index(None, "org_id", "n"),
+    sa.Index(None, "actor_id", "n"),
+    sa.Index(None, "actor_name", "n"),
+    sa.Index(None, "target_id", "n"),
+    sa.Index(None, "decision_id"),
+)
+
+# One row. ``base_*`` is the last event that retention removed (0 and "" at first), ``head_*`` the newest: an event cut
+# off at either end is found as surely as one taken from the middle.
+audit_chain = sa.Table(
+    "audit_chain",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("base_n", sa.BigInteger, nullable=False),
+    sa.Column("base_hash", sa.String(64), nullable=False),
+    sa.Column("head_n", sa.BigInteger, nullable=False),
+    sa.Column("head_hash", sa.String(64), nullable=False),
+)

@@ -1,0 +1,104 @@
+"""Users and their memberships as rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.model import UserStatus
+from proxy.store import tables
+from proxy.store.records import Cursor, MemberRow, UserRow
+
+_T = tables.users
+_M = tables.members
+_MEMBERS = sa.select(_M, tables.orgs.c.name.label("org_name")).join_from(_M, tables.orgs)
+
+
+def _user(row: sa.RowMapping) -> UserRow:
+    return UserRow(**{**row, "status": UserStatus(row["status"])})
+
+
+class Users:
+    """Users, over the connection of one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(self, row: UserRow) -> None:
+        await self._connection.execute(_T.insert().values(**asdict(row)))
+
+    async def by_id(self, user_id: str) -> UserRow | None:
+        """The user with this id, removed or not."""
+        row = (await self._connection.execute(sa.select(_T).where(_T.c.id == user_id))).mappings().one_or_none()
+        return None if row is None else _user(row)
+
+    async def by_email_key(self, key: str) -> UserRow | None:
+        """The user with this folded email that is not removed."""
+        query = sa.select(_T).where(_T.c.email_key == key, _T.c.removed_at.is_(None))
+        row = (await self._connection.execute(query)).mappings().one_or_none()
+        return None if row is None else _user(row)
+
+    async def page(self, *, after: Cursor | None, limit: int, removed: bool = False) -> list[UserRow]:
+        """Users in the order of their creation; the removed ones only when asked for."""
+        query = sa.select(_T).order_by(_T.c.created_at, _T.c.id).limit(limit)
+        if after is not None:
+            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
+        if not removed:
+            query = query.where(_T.c.removed_at.is_(None))
+        return [_user(row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def set_role(self, user_id: str, role: str, now: float) -> None:
+        await self._update(user_id, role=role, updated_at=now)
+
+    async def set_status(self, user_id: str, status: UserStatus, now: float) -> None:
+        """Set the status; ``removed`` also frees the email for a new user."""
+        removed_at = now if status is UserStatus.REMOVED else None
+        await self._update(user_id, status=status.value, updated_at=now, removed_at=removed_at)
+
+    async def _update(self, user_id: str, **values: object) -> None:
+        await self._connection.execute(_T.update().where(_T.c.id == user_id).values(**values))
+
+
+class Members:
+    """Memberships, over the connection of one transaction."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(self, row: MemberRow) -> None:
+        values = asdict(row)
+        del values["org_name"]
+        await self._connection.execute(_M.insert().values(**values))
+
+    async def get(self, org_id: str, user_id: str) -> MemberRow | None:
+        query = _MEMBERS.where(_M.c.org_id == org_id, _M.c.user_id == user_id)
+        row = (await self._connection.execute(query)).mappings().one_or_none()
+        return None if row is None else MemberRow(**row)
+
+    async def of_user(self, user_id: str) -> list[MemberRow]:
+        return await self._all(_MEMBERS.where(_M.c.user_id == user_id))
+
+    async def of_users(self, user_ids: list[str]) -> list[MemberRow]:
+        """The memberships of these users (at most a page of them)."""
+        return await self._all(_MEMBERS.where(_M.c.user_id.in_(user_ids)))
+
+    async def count(self, org_id: str) -> int:
+        query = sa.select(sa.func.count()).select_from(_M).where(_M.c.org_id == org_id)
+        return int((await self._connection.execute(query)).scalar_one())
+
+    async def set_role(self, org_id: str, user_id: str, role: str, now: float) -> None:
+        await self._connection.execute(
+            _M.update().where(_M.c.org_id == org_id, _M.c.user_id == user_id).values(role=role, updated_at=now)
+        )
+
+    async def delete(self, org_id: str, user_id: str) -> None:
+        await self._connection.execute(_M.delete().where(_M.c.org_id == org_id, _M.c.user_id == user_id))
+
+    async def delete_of_user(self, user_id: str) -> None:
+        await self._connection.execute(_M.delete().where(_M.c.user_id == user_id))
+
+    async def _all(self, query: sa.Select[*tuple[object, ...]]) -> list[MemberRow]:
+        ordered = query.order_by(_M.c.user_id, tables.orgs.c.name)
+        return [MemberRow(**row) for row in (await self._connection.execute(ordered)).mappings()]
