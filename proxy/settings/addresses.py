@@ -1,0 +1,222 @@
+"""Addresses of the configuration: where to listen, where to forward, whom to trust.
+
+``Bind`` and ``Server`` are values with one text form each: ``str(parse(text))`` is canonical, and settings carry that
+text through JSON. Parsers raise ``ValueError`` with one sentence; they never echo a server's address, which may hold a
+password.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Final, TypeAlias
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from proxy.settings.values import quoted
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+_HOST_NAME: Final = re.compile(
+    r"(?=.{1,253}$)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+)
+_DIGITS_AND_DOTS: Final = re.compile(r"[0-9.]+")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+_PRINTABLE: Final = re.compile(r"[!-~]+")
+_PUBLIC_IPV6: Final = IPv6Network("2000::/3")
+_MAPPED_IPV4: Final = IPv6Network("::ffff:0:0/96")
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bind:
+    """One address to listen on: ``127.0.0.1:8080``, ``[::]:8080``, ``localhost:8080``. Port 0: the system chooses."""
+
+    host: str
+    """An IP address without brackets, or a host name."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Bind":
+        host, colon, port = text.rpartition(":")
+        if not colon or not host:
+            raise ValueError(f"{quoted(text)} is not an address; write host:port, such as 127.0.0.1:8080 or [::]:8080")
+        return cls(host=_host(host), port=_port(port, lowest=0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """One server of an upstream: ``http://host:port``, ``https://host:port`` or ``unix:/path``."""
+
+    scheme: str
+    """``http``, ``https`` or ``unix``."""
+    host: str = ""
+    """An IP address without brackets, or a host name; empty for ``unix``."""
+    port: int = 0
+    path: str = ""
+    """The socket's absolute path, for ``unix`` only."""
+
+    @property
+    def authority(self) -> str:
+        """What a ``Host`` field would carry: no port where it is the scheme's own; ``localhost`` for ``unix``."""
+        if self.scheme == "unix":
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.scheme == "unix" else f"{self.scheme}://{self.authority}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Server":
+        if not _PRINTABLE.fullmatch(text):
+            raise ValueError("must be an address of plain characters without spaces, such as http://127.0.0.1:3000")
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            path = path.removeprefix("//") if path.startswith("///") else path
+            if not path.startswith("/") or path.startswith("//"):
+                raise ValueError("a unix socket is written with its absolute path, such as unix:/run/app.sock")
+            return cls(scheme="unix", path=path)
+        try:
+            parts = urlsplit(text)
+            return cls._from_url(parts)
+        except UnicodeError as error:
+            raise ValueError("is not an address; write http://host:port") from error
+
+    @classmethod
+    def _from_url(cls, parts: SplitResult) -> "Server":
+        if parts.scheme not in _DEFAULT_PORTS or not parts.netloc:
+            raise ValueError("must begin with http://, https:// or unix:, such as http://127.0.0.1:3000")
+        if "@" in parts.netloc:
+            raise ValueError(
+                "must not contain a user name or password; patgate sends the backend no credential of its own"
+            )
+        if parts.path not in ("", "/"):
+            raise ValueError("must not have a path; the backend gets the path that was authorised, byte for byte")
+        if parts.query:
+            raise ValueError("must not have a query; the backend gets the client's query unchanged")
+        if parts.fragment:
+            raise ValueError("must not have a fragment")
+        host, port = _split_port(parts.netloc)
+        return cls(
+            scheme=parts.scheme,
+            host=_host(host),
+            port=_DEFAULT_PORTS[parts.scheme] if port is None else _port(port, lowest=1),
+        )
+
+
+def _split_port(netloc: str) -> tuple[str, str | None]:
+    if netloc.endswith("]") or ":" not in netloc:
+        return netloc, None
+    host, _, port = netloc.rpartition(":")
+    return host, port
+
+
+def _port(text: str, *, lowest: int) -> int:
+    if not _PORT.fullmatch(text) or not lowest <= int(text) <= 65535:
+        raise ValueError(f"the port must be a number from {lowest} to 65535")
+    return int(text)
+
+
+def _host(text: str) -> str:
+    """The host of an address, lowered, without brackets."""
+    try:
+        if text.startswith("[") and text.endswith("]"):
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        if _DIGITS_AND_DOTS.fullmatch(text):
+            return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise ValueError("the host is not an IP address") from None
+    if ":" in text:
+        raise ValueError("an IPv6 address is written in brackets, such as [::1]:8080")
+    if not _HOST_NAME.fullmatch(text):
+        raise ValueError("the host is neither an IP address nor a host name")
+    return text.lower()
+
+
+def parse_network(value: object) -> Network:
+    """``10.0.0.0/8``, ``10.0.0.1`` or ``fd00::/8`` → network.
+
+    IPv4 in IPv6 clothes (RFC 4291 §2.5.5.2) is refused: peers are compared in their IPv4 form, where it never matches.
+    """
+    if isinstance(value, (IPv4Network, IPv6Network)):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be a network such as 10.0.0.0/8 or fd00::/8")
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"{quoted(value)} is not a network; write one such as 10.0.0.0/8 or fd00::/8") from None
+    if "/" in value and str(ipaddress.ip_interface(value).ip) != str(network.network_address):
+        raise ValueError(f"{quoted(value)} names an address inside a network; write {network} for the whole network")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_IPV4):
+        raise ValueError(f"{quoted(value)} is an IPv4 network in IPv6 form; write it as IPv4")
+    return network
+
+
+def trusts_everyone(networks: Iterable[Network]) -> str | None:
+    """Why these networks together are no restriction, or None where they are one.
+
+    Parts that add up to everything count as everything: half of IPv4, or all public IPv6 addresses, is too much.
+    """
+    listed = list(networks)
+    four = ipaddress.collapse_addresses(n for n in listed if isinstance(n, IPv4Network))
+    if sum(n.num_addresses for n in four) >= 2**31:
+        return "trusts half or more of all IPv4 addresses, so anyone could forge what trusted peers may say"
+    six = list(ipaddress.collapse_addresses(n for n in listed if isinstance(n, IPv6Network)))
+    public = sum(min(n.num_addresses, _PUBLIC_IPV6.num_addresses) for n in six if n.overlaps(_PUBLIC_IPV6))
+    if public >= _PUBLIC_IPV6.num_addresses // 2:
+        return "trusts half or more of all public IPv6 addresses, so anyone could forge what trusted peers may say"
+    if any(_MAPPED_IPV4.subnet_of(n) for n in six):
+        return "trusts every IPv4 address in IPv6 form, so anyone could forge what trusted peers may say"
+    return None
+
+
+def collides(first: Bind, second: Bind) -> bool:
+    """Whether two listeners would fight for one port. Port 0 never does; IPv4 and IPv6 are separate sockets."""
+    if first.port != second.port or first.port == 0:
+        return False
+    hosts = {first.host, second.host}
+    if len(hosts) == 1:
+        return True
+    versions = {_version(host) for host in hosts}
+    return bool(hosts & {"0.0.0.0", "::"}) and (len(versions) == 1 or None in versions)  # noqa: S104 - compared only
+
+
+def _version(host: str) -> int | None:
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+
+
+def _bind(value: object) -> Bind:
+    if isinstance(value, Bind):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be an address such as 127.0.0.1:8080 or [::]:8080")
+    return Bind.parse(value)
+
+
+def _server(value: object) -> Server:
+    if isinstance(value, Server):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be an address such as http://127.0.0.1:3000 or unix:/run/app.sock")
+    return Server.parse(value)
+
+
+BindAddress = Annotated[
+    Bind, PlainValidator(_bind), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
+ServerAddress = Annotated[
+    Server, PlainValidator(_server), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
+TrustedNetwork = Annotated[
+    Network, PlainValidator(parse_network), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]

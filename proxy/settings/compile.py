@@ -1,0 +1,42 @@
+"""What the processes run on, made from settings: the route table, the identity names, the token format."""
+
+from functools import reduce
+
+from proxy.core.identity import IdentityNames, names_from
+from proxy.core.routes import Route, RouteTable
+from proxy.core.target import Allowance
+from proxy.core.token import TokenFormat
+from proxy.settings.model import RouteSettings, Settings
+
+
+def route_table(settings: Settings) -> RouteTable:
+    """The routes in their order; a route's index is its place in the settings, its name its pattern."""
+    return RouteTable(_route(index, route) for index, route in enumerate(settings.routes))
+
+
+def _route(index: int, route: RouteSettings) -> Route:
+    return Route(
+        index=index,
+        path=route.path,
+        upstream=route.upstream or "",
+        access=route.access,
+        entity=route.entity,
+        operations=dict(route.operations or {}),
+        methods=None if route.methods is None else frozenset(route.methods),
+        host=route.host,
+        allow=int(reduce(lambda bits, word: bits | Allowance[word.upper()], route.allow, Allowance.NONE)),
+        enforce=route.enforce,
+    )
+
+
+def identity_names(settings: Settings) -> IdentityNames:
+    """Which headers tell the backend who is asking: those named one by one, or the preset's."""
+    names = settings.identity.names
+    if names is None:
+        return names_from(settings.identity.preset)
+    return names_from({field.value: name for field, name in names.items()})
+
+
+def token_format(settings: Settings) -> TokenFormat:
+    """The tokens of this brand."""
+    return TokenFormat(settings.brand)

@@ -1,0 +1,176 @@
+"""The environment over the file: ``PATGATE_SECTION__KEY``, and ``…_FILE`` for secrets.
+
+pydantic-settings is not used for this: its sources merge values before validation and forget where each came from,
+so a problem could name neither the variable nor the line; it ignores variables that name no setting; and it parses
+JSON for nested values only. What is left for it to do is the forty lines of ``overlay``.
+
+A value is read as YAML (so also as JSON), except where the setting is text: that is taken as it stands, so that a
+``secret_key`` of digits stays text and ``[::]:8080`` is no list.
+"""
+
+import base64
+import re
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+
+from proxy.core.errors import Problem
+from proxy.settings.addresses import Bind
+from proxy.settings.document import Tree, scalar
+from proxy.settings.model import Settings
+from proxy.settings.problems import Loc, Origins
+from proxy.settings.values import quoted
+
+PREFIX: Final = "PATGATE_"
+RESERVED: Final = frozenset({"PATGATE_CONFIG", "PATGATE_BOOT_FD"})
+"""Variables of ours that are no settings: where the file is, and the hand-over from the supervisor."""
+FROM_FILE: Final[Mapping[str, Loc]] = {"PATGATE_SECRET_KEY_FILE": ("secret_key",), "PATGATE_STORE_FILE": ("store",)}
+"""Variables that name a file which holds the value."""
+
+_KUBERNETES: Final = re.compile(
+    r"PATGATE_(?!.*__)(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
+)
+"""What Kubernetes puts into every pod beside a Service that is called patgate or patgate-something."""
+_MAX_FILE_BYTES: Final = 64 * 1024
+
+
+def overlay(tree: dict[str, Tree], origins: Origins, environ: Mapping[str, str]) -> list[Problem]:
+    """Put the settings of the environment over those of the file, in place; returns the problems met on the way.
+
+    Unknown names are put into the tree like any other, for validation to report with a suggestion.
+    """
+    problems: list[Problem] = []
+    names = [name for name in environ if name.startswith(PREFIX) and name not in RESERVED and name not in FROM_FILE]
+    # Sections before what is in them, so that PATGATE_LISTEN and PATGATE_LISTEN__PROXY__BIND both count.
+    for name in sorted(names, key=lambda each: (each.count("__"), each)):
+        if not _KUBERNETES.fullmatch(name):
+            _set(tree, origins, name, environ[name], problems)
+    for name, loc in FROM_FILE.items():
+        if name not in environ:
+            continue
+        if name.removesuffix("_FILE") in environ:
+            message = f"is set beside {name.removesuffix('_FILE')}; set one of the two"
+            problems.append(Problem(path=name, line=None, message=message))
+        content = _content(Path(environ[name]))
+        if content is None:
+            message = f"the file {quoted(environ[name])} cannot be read, is empty or is larger than 64 KiB"
+            problems.append(Problem(path=name, line=None, message=message))
+        else:
+            _put(tree, loc, content)
+            origins.override(loc, name)
+    return problems
+
+
+def _set(tree: dict[str, Tree], origins: Origins, name: str, value: str, problems: list[Problem]) -> None:
+    loc, annotation, problem = _locate(tree, name.removeprefix(PREFIX).split("__"))
+    if problem is not None:
+        problems.append(Problem(path=name, line=None, message=problem))
+        return
+    _put(tree, loc, _value(annotation, value))
+    origins.override(loc, name)
+
+
+def _locate(tree: Tree, parts: list[str]) -> tuple[Loc, Any, str | None]:
+    """The way to the setting that a variable's parts name, its declared type (None: unknown), or what is wrong."""
+    loc: list[str | int] = []
+    annotation: Any = Settings
+    here: Tree = tree
+    for part in parts:
+        annotation = _plain(annotation)
+        step: str | int = part.lower()
+        if not part:
+            return tuple(loc), None, "names no setting; write PATGATE_SECTION__KEY"
+        if get_origin(annotation) is tuple:
+            length = len(here) if isinstance(here, list) else 0
+            if not (part.isascii() and part.isdigit() and int(part) <= length):
+                return tuple(loc), None, f"{quoted(part)} is not a place in this list, which has {length} entries"
+            step = int(part)
+            annotation = get_args(annotation)[0]
+        elif get_origin(annotation) is dict:
+            step = _existing(here, part, default=part if loc[-1] == "operations" else part.lower())
+            annotation = get_args(annotation)[1]
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            declared = annotation.model_fields.get(part.lower())
+            annotation = None if declared is None else declared.annotation
+        else:
+            annotation = None
+        loc.append(step)
+        here = _below(here, step)
+    return tuple(loc), annotation, None
+
+
+def _existing(here: Tree, part: str, *, default: str) -> str:
+    """The name in the file that a variable's part means; variables cannot spell ``-``, ``.`` or lower case."""
+    if isinstance(here, dict):
+        for name in here:
+            if re.sub(r"[^A-Z0-9]", "_", name.upper()) == part.upper():
+                return name
+    return default
+
+
+def _below(here: Tree, step: str | int) -> Tree:
+    if isinstance(here, dict):
+        return here.get(str(step))
+    if isinstance(here, list) and isinstance(step, int) and step < len(here):
+        return here[step]
+    return None
+
+
+def _put(tree: dict[str, Tree], loc: Loc, value: Tree) -> None:
+    here: Tree = tree
+    for step, following in zip(loc, (*loc[1:], None), strict=True):
+        below = _below(here, step)
+        if following is None:
+            below = value
+        elif not isinstance(below, (list if isinstance(following, int) else dict)):
+            below = [] if isinstance(following, int) else {}
+        if isinstance(here, list) and isinstance(step, int):
+            here[step:] = [below, *here[step + 1 :]]
+        elif isinstance(here, dict):
+            here[str(step)] = below
+        here = below
+
+
+def _value(annotation: Any, text: str) -> Tree:
+    plain = _plain(annotation)
+    if plain is Path and text:
+        # The file's relative paths start at the file; the environment's where the process was started.
+        return str(Path.cwd() / text)
+    if plain is SecretStr:
+        return text
+    if plain in (str, Path, Bind):
+        return None if text == "null" and plain is not annotation else text
+    return scalar(text)
+
+
+def _plain(annotation: Any) -> Any:
+    """The type inside ``Annotated[…]`` and ``… | None``."""
+    while True:
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            annotation = get_args(annotation)[0]
+        elif origin in (Union, types.UnionType):
+            inner = [each for each in get_args(annotation) if each is not type(None)]
+            if len(inner) != 1:
+                return annotation
+            annotation = inner[0]
+        else:
+            return annotation
+
+
+def _content(path: Path) -> str | None:
+    """A secret's file without the line end that editors add; bytes that are not text come as base64."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_FILE_BYTES + 1)
+    except OSError:
+        return None
+    if not raw.strip() or len(raw) > _MAX_FILE_BYTES:
+        return None
+    try:
+        return raw.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return base64.b64encode(raw).decode("ascii")

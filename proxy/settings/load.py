@@ -1,0 +1,173 @@
+"""From a file and the environment to settings, or to every problem at once.
+
+The order: the file's text as YAML, the environment over it, the fields, then the rules between fields. Fields that fail
+are cut out and the rest is judged by the rules all the same; only a syntax error hides what is behind it.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from proxy.core.errors import ConfigurationError, Problem
+from proxy.settings import document
+from proxy.settings.environment import overlay
+from proxy.settings.model import Settings
+from proxy.settings.problems import Loc, Origins, sentence
+from proxy.settings.rules import Candidate, violations
+from proxy.settings.values import quoted
+
+_MAX_FILE_BYTES: Final = 16 * 2**20
+_STAND_IN_PATH: Final = "/"
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """The settings of a file and the environment over it; without a path, of the environment alone.
+
+    Relative paths in the file start at the file's directory, those in the environment at the working directory.
+    Raises ConfigurationError with every problem: first those with lines, in their order, then the environment's.
+    """
+    if path is None:
+        return _settle({}, Origins(), [], environ, Path.cwd())
+    read = document.parse(_read(path))
+    if isinstance(read.data, dict):
+        return _settle(read.data, read.origins, list(read.problems), environ, path.absolute().parent)
+    problems = list(read.problems)
+    if not problems:
+        message = 'must be "name: value" lines, such as brand: acme'
+        problems.append(Problem(path="", line=read.origins.of(()).line, message=message))
+    # The file says nothing that could be judged; the environment's own mistakes are still worth saying.
+    problems += overlay({}, Origins(), environ)
+    raise ConfigurationError(problems)
+
+
+def from_mapping(data: Mapping[str, Any], base: Path | None = None) -> Settings:
+    """Settings from values at hand (quickstart, tests), under the same rules; relative paths start at ``base``."""
+    return _settle(dict(data), Origins(), [], {}, base or Path.cwd())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise ConfigurationError(f"The configuration file {quoted(path)} cannot be read: {why}.") from error
+    if len(content) > _MAX_FILE_BYTES:
+        raise ConfigurationError(f"The configuration file {quoted(path)} is larger than 16 MiB.")
+    return content
+
+
+def _settle(
+    tree: dict[str, Any], origins: Origins, problems: list[Problem], environ: Mapping[str, str], base: Path
+) -> Settings:
+    problems += overlay(tree, origins, environ)
+    outcome = _validate(tree, base)
+    for error in outcome.errors:
+        loc = _loc(error)
+        key = error["type"] == "extra_forbidden" or error["loc"][-1:] == ("[key]",)
+        problems.append(origins.problem(loc, sentence(error, loc, _siblings(loc)), key=key))
+    if outcome.candidate is not None:
+        for found in violations(outcome.candidate):
+            line = None if found.other is None else origins.of(found.other).line
+            message = found.message if line is None else f"{found.message} (line {line})"
+            problems.append(origins.problem(found.loc, message))
+    if problems or outcome.candidate is None:
+        raise ConfigurationError(_in_order(problems))
+    return outcome.candidate.settings
+
+
+def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+    unique = dict.fromkeys(problems)
+    return sorted(unique, key=lambda problem: (problem.line is None, problem.line or 0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Outcome:
+    errors: tuple[ErrorDetails, ...]
+    candidate: Candidate | None
+    """None where not even cutting out the errors left settings."""
+
+
+class _Cut:
+    """Marks a list's item for removal, while the others keep their places."""
+
+
+def _validate(tree: dict[str, Any], base: Path) -> _Outcome:
+    """All errors of the fields, and settings without the fields that have them.
+
+    Cutting a required field makes its section incomplete, so the section goes in the next round; the errors of those
+    later rounds are consequences and not reported.
+    """
+    errors: tuple[ErrorDetails, ...] | None = None
+    holes: set[Loc] = set()
+    rest: Any = tree
+    while True:
+        try:
+            settings = Settings.model_validate(rest, context={"base": base})
+        except ValidationError as failed:
+            found = failed.errors(include_url=False)
+            errors = tuple(found) if errors is None else errors
+            cuts = {_cut_at(error) for error in found} - {()}
+            if not cuts or cuts <= holes:
+                return _Outcome(errors=errors, candidate=None)
+            holes |= cuts
+            rest = _without(rest, cuts, ())
+            continue
+        named = tree.get("upstreams") or {}
+        names = frozenset(map(str, named)) if isinstance(named, dict) else None
+        candidate = Candidate(settings=settings, holes=frozenset(holes), upstreams=names)
+        return _Outcome(errors=errors or (), candidate=candidate)
+
+
+def _loc(error: ErrorDetails) -> Loc:
+    return tuple(part for part in error["loc"] if part != "[key]")
+
+
+def _cut_at(error: ErrorDetails) -> Loc:
+    loc = _loc(error)
+    if error["type"] == "missing" and not (loc[0] == "routes" and loc[-1] == "path"):
+        return loc[:-1]
+    return loc
+
+
+def _without(value: Any, cuts: set[Loc], loc: Loc) -> Any:
+    """A copy without what is cut. Routes keep their places: a cut one, or one without its path, gets a stand-in."""
+    if len(loc) == 2 and loc[0] == "routes":
+        if loc in cuts:
+            return {"path": _STAND_IN_PATH, "access": "denied"}
+        if (*loc, "path") in cuts and isinstance(value, dict):
+            value = {**value, "path": _STAND_IN_PATH}
+            cuts = cuts - {(*loc, "path")}
+    if loc in cuts:
+        return _Cut
+    if isinstance(value, dict):
+        kept = {name: _without(below, cuts, (*loc, name)) for name, below in value.items()}
+        return {name: below for name, below in kept.items() if below is not _Cut}
+    if isinstance(value, (list, tuple)):
+        items = (_without(below, cuts, (*loc, place)) for place, below in enumerate(value))
+        return [below for below in items if below is not _Cut]
+    return value
+
+
+def _siblings(loc: Loc) -> list[str]:
+    """The names that a section knows in which ``loc`` is a name."""
+    section: Any = Settings
+    for part in loc[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            field = section.model_fields.get(str(part))
+            section = None if field is None else field.annotation
+        else:
+            section = get_args(section)[-1 if get_origin(section) is dict else 0] if get_args(section) else None
+        section = _section(section)
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def _section(annotation: Any) -> Any:
+    """What ``X | None`` has beside None."""
+    inner = [each for each in get_args(annotation) if each is not type(None)]
+    return inner[0] if len(inner) == 1 and get_origin(annotation) is not tuple else annotation

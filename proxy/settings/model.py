@@ -1,0 +1,328 @@
+"""The settings, section by section. What a field may hold is said here; what fields may hold *together* in ``rules``.
+
+Everything is frozen. Durations are float seconds, sizes int bytes, file paths absolute once loaded. The plain JSON
+form leaves secrets out; ``to_boot_json`` is the one form with them, for the supervisor's hand-over to its processes.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    model_validator,
+)
+
+from proxy.core.identity import IdentityField
+from proxy.core.model import Access
+from proxy.settings.addresses import Bind, BindAddress, ServerAddress, TrustedNetwork
+from proxy.settings.names import (
+    Brand,
+    EntityName,
+    HostPattern,
+    Method,
+    Name,
+    OperationName,
+    PathPattern,
+    PermissionText,
+)
+from proxy.settings.secret import SECRET_KEY_BYTES, decode_key
+from proxy.settings.values import Duration, Size, Whole
+
+_BOOT: Final = "boot"
+_DAY: Final = 86400.0
+
+
+class Section(BaseModel):
+    """What every section shares: unknown names are mistakes, and nothing changes after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+
+def _not_empty(value: object) -> object:
+    if value == "" or (isinstance(value, str) and "\0" in value):
+        raise ValueError("must be a file path")
+    return value
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base")
+    return path if base is None else Path(base) / path
+
+
+FilePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
+Timeout = Annotated[Duration, Field(gt=0.0, le=7 * _DAY)]
+
+
+class Tls(Section):
+    certificate: FilePath
+    """PEM file with the certificate and its chain."""
+    key: FilePath
+    """PEM file with the private key, not encrypted."""
+
+
+class ProxyListener(Section):
+    bind: BindAddress = Bind(host="0.0.0.0", port=8080)  # noqa: S104 - the listener for clients
+    """Address of the reverse proxy."""
+    tls: Tls | None = None
+    """Serve HTTPS with this certificate; without it, HTTP."""
+    trusted: tuple[TrustedNetwork, ...] = ()
+    """Peers whose own X-Forwarded-For, -Proto and -Host are believed; from all others they are dropped."""
+
+
+class ForwardAuthListener(Section):
+    bind: BindAddress = Bind(host="127.0.0.1", port=8082)
+    """Address that an ingress asks before it forwards a request itself."""
+    trusted: tuple[TrustedNetwork, ...] = ()
+    """The ingresses. Required: a peer that is not listed here gets no answer but a refusal."""
+
+
+class ControlListener(Section):
+    bind: BindAddress = Bind(host="127.0.0.1", port=8081)
+    """Address of the control API, health and metrics."""
+
+
+class Listen(Section):
+    proxy: ProxyListener = ProxyListener()
+    """The reverse proxy."""
+    forward_auth: ForwardAuthListener | None = None
+    """The forward-auth hook for an ingress; off unless given."""
+    control: ControlListener = ControlListener()
+    """Control API, health and metrics."""
+
+
+class UpstreamTls(Section):
+    ca: FilePath | None = None
+    """PEM file of the authorities to trust instead of the system's."""
+    verify: bool = True
+    """Check the servers' certificates and names."""
+
+
+class Upstream(Section):
+    servers: Annotated[tuple[ServerAddress, ...], Field(min_length=1)]
+    """Where the backend is: http://host:port, https://host:port or unix:/path, without a path, query or password."""
+    connect_timeout: Timeout = 2.0
+    """Longest wait for a connection; then 504."""
+    response_timeout: Timeout = 60.0
+    """Longest wait for the head of a response, and for more of its body; then 504 or a broken connection."""
+    idle_timeout: Timeout = 60.0
+    """How long an unused connection is kept."""
+    max_idle: Annotated[Whole, Field(ge=0, le=65536)] = 64
+    """Unused connections kept per worker."""
+    preserve_host: bool = True
+    """Send the client's Host; false sends the server's own name."""
+    tls: UpstreamTls = UpstreamTls()
+    """For https servers."""
+
+
+class RouteSettings(Section):
+    path: PathPattern
+    """Pattern: {name} is one segment, ** at the end is the rest; {entity}, {id} and {org} have a meaning."""
+    upstream: Name | None = None
+    """Which upstream serves it. Required unless access is denied."""
+    access: Access = Access.TOKEN
+    """token, public (anyone, no identity), passthrough (the backend's own login) or denied."""
+    entity: EntityName | None = None
+    """What the path is about, where the pattern has no {entity}."""
+    operations: Annotated[dict[Method, OperationName], Field(min_length=1)] | None = None
+    """Operation by method, instead of the default ones; other methods are refused."""
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
+    """Match these methods only; HEAD counts as GET."""
+    host: HostPattern | None = None
+    """Match this Host only: a name, or *.example.com."""
+    allow: tuple[Literal["encoded_slash", "semicolon", "empty_segment"], ...] = ()
+    """Ambiguous path forms that the backend is known to read as patgate does."""
+    enforce: bool = True
+    """false: only report what would have been refused."""
+
+
+class Identity(Section):
+    preset: Literal["patgate", "oauth2-proxy", "remote-user"] = "patgate"
+    """Which headers tell the backend who is asking."""
+    names: dict[IdentityField, str] | None = None
+    """The headers one by one, instead of a preset."""
+
+
+class Policy(Section):
+    max_lifetime: Annotated[Duration, Field(gt=0.0)] | None = None
+    """Longest lifetime a new token may have; none where null."""
+    require_expiry: bool = False
+    """Refuse new tokens that never expire."""
+    tokens_per_user: Annotated[Whole, Field(ge=1)] | None = None
+    """Most living tokens a user may have; no limit where null."""
+    org_tokens_per_org: Annotated[Whole, Field(ge=1)] | None = None
+    """Most living organisation tokens an organisation may have; no limit where null."""
+
+
+class Limits(Section):
+    header_bytes: Annotated[Size, Field(ge=1024, le=1024 * 1024)] = 32 * 1024
+    """Longest header section of a request; beyond it 431."""
+    headers: Annotated[Whole, Field(ge=8, le=10_000)] = 100
+    """Most header fields of a request; beyond it 431."""
+    request_line: Annotated[Size, Field(ge=256, le=1024 * 1024)] = 8 * 1024
+    """Longest request line; beyond it 414."""
+    body: Size | None = None
+    """Longest request body; beyond it 413; no limit where null."""
+
+
+class Timeouts(Section):
+    request_head: Timeout = 10.0
+    """From the first byte of a request to the end of its head; then 408."""
+    request_body_idle: Timeout = 30.0
+    """Longest pause inside a request body."""
+    keepalive: Timeout = 75.0
+    """How long a client connection may stay idle between requests."""
+    drain: Timeout = 25.0
+    """At shutdown, how long requests that have begun may take to end."""
+
+
+class Cache(Section):
+    entries: Annotated[Whole, Field(ge=1, le=100_000_000)] = 200_000
+    """Grants kept per worker."""
+    absent: Annotated[Whole, Field(ge=1, le=100_000_000)] = 20_000
+    """Unknown prefixes remembered per worker, apart from the grants."""
+
+
+class Argon2(Section):
+    memory: Annotated[Size, Field(ge=64 * 1024, le=4 * 2**30)] = 19 * 2**20
+    """Memory of one hash (OWASP Password Storage Cheat Sheet, argon2id, second choice: 19 MiB, 2, 1)."""
+    iterations: Annotated[Whole, Field(ge=1, le=1000)] = 2
+    """Passes over the memory."""
+    parallelism: Annotated[Whole, Field(ge=1, le=8)] = 1
+    """Lanes of one hash."""
+    threads: Annotated[Whole, Field(ge=1, le=64)] = 2
+    """Hashes that may run at once."""
+    queue: Annotated[Whole, Field(ge=1, le=100_000)] = 64
+    """Hashes that may wait; beyond it 503."""
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important records to write."""
+    format: Literal["json", "text"] = "json"
+    """One JSON document a line, or text for people."""
+
+
+def _store(text: str) -> str:
+    if text == "sqlite":
+        return text
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme == "postgresql" and parts.hostname and parts.path.strip("/") and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be sqlite, or postgresql://user@host/database")
+    return text
+
+
+def _secret_key(secret: SecretStr) -> SecretStr:
+    if decode_key(secret.get_secret_value()) is None:
+        raise ValueError(f"must be at least {SECRET_KEY_BYTES} bytes of text, base64 or hexadecimal")
+    return secret
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    brand: Brand = "patgate"
+    """First part of every token: acme gives acme_pat_… and acme_key_…."""
+    data_dir: Annotated[FilePath, Field(validate_default=True)] = Path("data")
+    """Directory of the embedded store, keys and sockets; relative to the configuration file."""
+    store: Annotated[str, AfterValidator(_store), Field(repr=False)] = "sqlite"
+    """sqlite (embedded, in data_dir) or postgresql://user@host/database."""
+    workers: Annotated[Whole, Field(ge=1, le=256)] = 2
+    """Gateway processes."""
+    listen: Listen = Listen()
+    """Where to listen."""
+    credentials: Annotated[tuple[Literal["bearer", "basic", "x-api-key"], ...], Field(min_length=1)] = (
+        "bearer",
+        "basic",
+        "x-api-key",
+    )
+    """Where a token may be presented."""
+    upstreams: dict[Name, Upstream] = {}
+    """The backends, by name."""
+    roles: dict[Name, tuple[PermissionText, ...]] = {}
+    """The permissions of each role."""
+    routes: tuple[RouteSettings, ...] = ()
+    """First match wins; what matches none is refused."""
+    identity: Identity = Identity()
+    """The headers that tell a backend who is asking."""
+    policy: Policy = Policy()
+    """What new tokens must keep to."""
+    limits: Limits = Limits()
+    """How large a request may be."""
+    timeouts: Timeouts = Timeouts()
+    """How slow a client may be."""
+    secret_key: Annotated[SecretStr, AfterValidator(_secret_key)] | None = None
+    """At least 32 random bytes, the same on all nodes of one store; without it, one is made in data_dir."""
+    lease: Annotated[Duration, Field(ge=0.1, le=60.0)] = 5.0
+    """How long a worker decides on its own when the authority is gone; then 503."""
+    cache: Cache = Cache()
+    """How much a worker remembers."""
+    argon2: Argon2 = Argon2()
+    """Cost of the hash that tokens are stored under."""
+    log: Log = Log()
+    """What is logged, and how."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, data: Any) -> Any:
+        """A section whose lines are all commented out is null in YAML; it means the defaults."""
+        if not isinstance(data, dict):
+            return data
+        kept = {name: value for name, value in data.items() if value is not None or name not in _CONTAINERS}
+        listen = kept.get("listen")
+        if isinstance(listen, dict):
+            kept["listen"] = {k: v for k, v in listen.items() if v is not None or k not in ("proxy", "control")}
+        return kept
+
+    @field_serializer("secret_key")
+    def _write_secret_key(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
+        return value.get_secret_value() if value is not None and _is_boot(info) else None
+
+    @field_serializer("store")
+    def _write_store(self, value: str, info: FieldSerializationInfo) -> str:
+        return value if _is_boot(info) else without_password(value)
+
+    def secret_key_bytes(self) -> bytes | None:
+        """The configured key; None where the node makes its own (``secret.load_or_create``)."""
+        return None if self.secret_key is None else decode_key(self.secret_key.get_secret_value())
+
+    def to_boot_json(self) -> str:
+        """Everything, secrets included: for an inherited descriptor, never for a log, a file or an argument."""
+        return self.model_dump_json(context={_BOOT: True})
+
+    @classmethod
+    def from_boot_json(cls, text: str | bytes) -> "Settings":
+        """The settings that ``to_boot_json`` wrote; they were checked before, so only their types are here."""
+        return cls.model_validate_json(text)
+
+
+_CONTAINERS: Final = frozenset(
+    name
+    for name in Settings.model_fields
+    if name not in ("brand", "data_dir", "store", "workers", "credentials", "secret_key", "lease")
+)
+
+
+def without_password(url: str) -> str:
+    """A store's address as it may be shown: the password, if any, is ***."""
+    scheme, found, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if not found or ":" not in user:
+        return url
+    return f"{scheme}://{user.partition(':')[0]}:***{at}{host}"
+
+
+def _is_boot(info: FieldSerializationInfo) -> bool:
+    return bool(isinstance(info.context, dict) and info.context.get(_BOOT))

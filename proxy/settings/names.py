@@ -1,0 +1,99 @@
+"""Words of the configuration that the core gives a meaning: permissions, patterns, operations, hosts, methods.
+
+Where the core owns the grammar its parser is asked, so that what loads is what runs. Validators raise ``ValueError``
+with one sentence.
+"""
+
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator
+
+from proxy.core.permissions import Permission, PermissionSyntaxError, valid_operation
+from proxy.core.routes import PatternError, validate_pattern
+from proxy.core.token import TokenFormat
+from proxy.settings.values import quoted
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST: Final = re.compile(
+    r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]"
+)
+_METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
+
+
+def _brand(text: str) -> str:
+    try:
+        TokenFormat(text)
+    except ValueError:
+        raise ValueError(
+            f"{quoted(text)} is not a brand; it is 2 to 20 lower-case letters and digits, a letter first"
+        ) from None
+    return text
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{quoted(text)} is not a name; it is up to 64 letters, digits and . _ -, a letter or digit first"
+        )
+    return text
+
+
+def _permission(text: str) -> str:
+    try:
+        Permission.parse(text)
+    except PermissionSyntaxError as error:
+        raise ValueError(f"{quoted(text)} is not a permission: {error}") from None
+    return text
+
+
+def _operation(text: str) -> str:
+    if not valid_operation(text):
+        raise ValueError(
+            f"{quoted(text)} is not an operation; it is up to 64 letters, digits and . _ -, such as read or publish"
+        )
+    return text
+
+
+def _entity(text: str) -> str:
+    """An entity as the core's matcher compares it: the decoded name, which no permission can spell as a wildcard."""
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{quoted(text)} is not an entity; it is one word such as things, of letters, digits and . _ -"
+        )
+    return text
+
+
+def _pattern(text: str) -> str:
+    try:
+        validate_pattern(text)
+    except PatternError as error:
+        raise ValueError(f"{quoted(text)} is not a path pattern: {error}") from None
+    return text
+
+
+def _host(text: str) -> str:
+    lowered = text.lower()
+    if not _HOST.fullmatch(lowered) or len(lowered) > 253:
+        raise ValueError(f"{quoted(text)} is not a host; write api.example.com or *.example.com, without a port")
+    return lowered
+
+
+def _method(text: str) -> str:
+    if not _METHOD.fullmatch(text):
+        raise ValueError(f"{quoted(text)} is not a method; methods are written in capitals, such as POST")
+    if text == "HEAD":
+        raise ValueError("HEAD counts as GET; name GET")
+    if text in ("CONNECT", "TRACE"):
+        raise ValueError(f"{text} is always refused and cannot be routed")
+    return text
+
+
+Brand = Annotated[str, AfterValidator(_brand)]
+Name = Annotated[str, AfterValidator(_name)]
+PermissionText = Annotated[str, AfterValidator(_permission)]
+EntityName = Annotated[str, AfterValidator(_entity)]
+OperationName = Annotated[str, AfterValidator(_operation)]
+PathPattern = Annotated[str, AfterValidator(_pattern)]
+HostPattern = Annotated[str, AfterValidator(_host)]
+Method = Annotated[str, AfterValidator(_method)]

@@ -1,0 +1,148 @@
+"""What is wrong with a configuration: where each value came from, and one plain sentence for each mistake.
+
+A ``Problem`` has the line of the file, or, where the environment is at fault, the variable's name as its path.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from pydantic_core import ErrorDetails
+
+from proxy.core.errors import Problem
+from proxy.settings.values import quoted
+
+Loc: TypeAlias = tuple[str | int, ...]
+"""The way from the root of the configuration to a value: ``("routes", 3, "upstream")``."""
+
+_SECRET: Final = frozenset({"secret_key", "store"})
+"""Top-level settings whose value may hold a secret and is never echoed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a value was written: a line of the file, or an environment variable."""
+
+    line: int | None = None
+    variable: str | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Origins:
+    """Where each value and each key of the configuration was written."""
+
+    values: dict[Loc, Origin] = field(default_factory=dict)
+    keys: dict[Loc, Origin] = field(default_factory=dict)
+
+    def of(self, loc: Loc, *, key: bool = False) -> Origin:
+        """The origin of the value (or, with ``key``, of its name), or of the nearest thing around it."""
+        if key and loc in self.keys:
+            return self.keys[loc]
+        for length in range(len(loc), -1, -1):
+            if (found := self.values.get(loc[:length])) is not None:
+                return found
+        return Origin()
+
+    def override(self, loc: Loc, variable: str) -> None:
+        """From here down, this came from the environment."""
+        for marks in (self.values, self.keys):
+            for below in [known for known in marks if known[: len(loc)] == loc]:
+                del marks[below]
+        self.values[loc] = self.keys[loc] = Origin(variable=variable)
+
+    def problem(self, loc: Loc, message: str, *, key: bool = False) -> Problem:
+        origin = self.of(loc, key=key)
+        if origin.variable is None:
+            return Problem(path=path_of(loc), line=origin.line, message=message)
+        below = "" if self.values.get(loc) == origin else f"{path_of(loc)}: "
+        return Problem(path=origin.variable, line=None, message=below + message)
+
+
+def path_of(loc: Loc) -> str:
+    """``("routes", 3, "upstream")`` → ``routes[3].upstream``; a name that is not a plain one is quoted."""
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.replace("_", "a").replace("-", "a").isalnum() and part.isascii() and len(part) <= 64:
+            text += f".{part}" if text else part
+        else:
+            text += f"[{quoted(part)}]"
+    return text
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """``; did you mean "upstream"?``, or nothing where no known name is near."""
+    near = difflib.get_close_matches(wrong.lower().replace("-", "_"), sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {quoted(near[0])}?" if near else ""
+
+
+def one_of(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def sentence(error: ErrorDetails, loc: Loc, siblings: Iterable[str]) -> str:
+    """One of pydantic's findings in the operator's words.
+
+    ``siblings`` are the names that the section at fault knows, for a suggestion.
+    """
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "extra_forbidden":
+        name = str(loc[-1])
+        return f"unknown setting {quoted(name)}{suggestion(name, siblings)}"
+    if kind == "missing":
+        return "is required here, but missing"
+    if kind in ("literal_error", "enum"):
+        allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        given = error["input"]
+        hint = suggestion(given, allowed) if isinstance(given, str) else ""
+        return f"must be {one_of(allowed)}{_given(given, loc)}{hint}"
+    if kind in _BOUNDS:
+        bound = next(iter(context.values()))
+        return f"{_BOUNDS[kind]} {bound:g}{' seconds' if isinstance(bound, float) else ''}"
+    if kind == "too_short":
+        return "must not be empty"
+    wanted = _WANTED.get(kind)
+    return f"must be {wanted}{_given(error['input'], loc)}" if wanted else error["msg"].lower()
+
+
+_BOUNDS: Final[Mapping[str, str]] = {
+    "greater_than_equal": "must be at least",
+    "less_than_equal": "must be at most",
+    "greater_than": "must be more than",
+    "less_than": "must be less than",
+}
+
+_MAPPING: Final = 'a section of "name: value" lines'
+_WANTED: Final[Mapping[str, str]] = {
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "string_type": "text",
+    "string_sub_type": "text",
+    "path_type": "a file path",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+
+
+def _given(value: object, loc: Loc) -> str:
+    """``, not "abc"``: what was found in its place. Secrets, and whole sections, are named by kind only."""
+    if value is None:
+        return ", but is empty"
+    if isinstance(value, dict):
+        return ", not a section"
+    if isinstance(value, (list, tuple)):
+        return ", not a list"
+    if loc and loc[0] in _SECRET:
+        return ""
+    return f", not {str(value).lower()}" if isinstance(value, bool) else f", not {quoted(value)}"

@@ -1,0 +1,274 @@
+"""What settings may hold together: the mistakes that no single field shows.
+
+Each rule is a function from settings to violations; ``RULES`` is all of them. They also run on settings with holes, so
+that one run reports both kinds of mistakes: a hole holds its default, is named in ``holes``, and excuses what depends
+on it.
+"""
+
+import os
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Final
+
+from proxy.core.identity import IdentityNameError, names_from
+from proxy.core.model import Access
+from proxy.core.routes import REST, captures
+from proxy.settings.addresses import Bind, collides, trusts_everyone
+from proxy.settings.model import RouteSettings, Settings, Tls
+from proxy.settings.problems import Loc, path_of, suggestion
+from proxy.settings.values import quoted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """A broken rule: at which setting, and what is wrong; ``other`` is the setting that it clashes with, if one."""
+
+    loc: Loc
+    message: str
+    other: Loc | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """Settings under examination, and the places where their own values were unusable."""
+
+    settings: Settings
+    holes: frozenset[Loc] = frozenset()
+    upstreams: frozenset[str] | None = None
+    """Every name of an upstream, broken ones included; None where not even the names are known."""
+
+    def sound(self, loc: Loc) -> bool:
+        """Whether the value at this place is the operator's own: no hole in it, above it or below it."""
+        return not any(hole[: len(loc)] == loc or loc[: len(hole)] == hole for hole in self.holes)
+
+
+def violations(candidate: Candidate) -> Iterator[Violation]:
+    """Every broken rule."""
+    for rule in RULES:
+        yield from rule(candidate)
+
+
+def _listeners(candidate: Candidate) -> Iterator[Violation]:
+    listen = candidate.settings.listen
+    binds: list[tuple[Loc, Bind]] = [
+        (("listen", "proxy", "bind"), listen.proxy.bind),
+        (("listen", "control", "bind"), listen.control.bind),
+    ]
+    if listen.forward_auth is not None:
+        binds.append((("listen", "forward_auth", "bind"), listen.forward_auth.bind))
+    sound = [(loc, bind) for loc, bind in binds if candidate.sound(loc)]
+    for (first, one), (second, two) in combinations(sound, 2):
+        if collides(one, two):
+            yield Violation(loc=second, message=f"uses port {two.port}, which {path_of(first)} uses too", other=first)
+
+
+def _trusted(candidate: Candidate) -> Iterator[Violation]:
+    listen = candidate.settings.listen
+    loc: Loc = ("listen", "proxy", "trusted")
+    reason = trusts_everyone(listen.proxy.trusted)
+    if reason is not None:
+        yield Violation(loc=loc, message=reason)
+    if listen.forward_auth is None:
+        return
+    loc = ("listen", "forward_auth", "trusted")
+    reason = trusts_everyone(listen.forward_auth.trusted)
+    if reason is not None:
+        yield Violation(loc=loc, message=reason)
+    elif not listen.forward_auth.trusted and candidate.sound(loc):
+        yield Violation(loc=loc, message="must list the ingresses that may ask; without it the listener does not start")
+
+
+def _files(candidate: Candidate) -> Iterator[Violation]:
+    tls = candidate.settings.listen.proxy.tls
+    if tls is not None:
+        yield from _key_pair(("listen", "proxy", "tls"), tls)
+    for name, upstream in candidate.settings.upstreams.items():
+        ca = upstream.tls.ca
+        loc: Loc = ("upstreams", name, "tls", "ca")
+        if ca is None or not candidate.sound(loc):
+            continue
+        unreadable = _unreadable(ca)
+        if unreadable is not None:
+            yield Violation(loc=loc, message=unreadable)
+            continue
+        try:
+            ssl.create_default_context(cafile=ca)
+        except (ssl.SSLError, OSError):
+            yield Violation(loc=loc, message="holds no certificate in PEM form")
+
+
+def _key_pair(loc: Loc, tls: Tls) -> Iterator[Violation]:
+    found = [
+        Violation(loc=(*loc, name), message=unreadable)
+        for name, path in (("certificate", tls.certificate), ("key", tls.key))
+        if (unreadable := _unreadable(path)) is not None
+    ]
+    if found:
+        yield from found
+        return
+    try:
+        # An empty password, so that an encrypted key is an error here and not a question on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
+        why = (
+            "belongs to another certificate" if mismatch else "and the certificate are not a PEM pair without password"
+        )
+        yield Violation(loc=(*loc, "key"), message=f"the key {why}")
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        with path.open("rb"):
+            return None
+    except OSError as error:
+        return f"the file {quoted(path)} cannot be read: {os.strerror(error.errno or 0)}"
+
+
+def _upstreams(candidate: Candidate) -> Iterator[Violation]:
+    for name, upstream in candidate.settings.upstreams.items():
+        loc: Loc = ("upstreams", name)
+        servers: dict[str, int] = {}
+        for index, server in enumerate(upstream.servers):
+            if str(server) in servers and candidate.sound((*loc, "servers")):
+                yield Violation(
+                    loc=(*loc, "servers", index),
+                    message=f"is listed twice, first as servers[{servers[str(server)]}]",
+                )
+            servers.setdefault(str(server), index)
+        tls_given = upstream.tls.ca is not None or not upstream.tls.verify
+        if tls_given and candidate.sound(loc) and all(server.scheme != "https" for server in upstream.servers):
+            yield Violation(loc=(*loc, "tls"), message="has no effect, because no server of this upstream is https")
+
+
+def _routes(candidate: Candidate) -> Iterator[Violation]:
+    for index, route in enumerate(candidate.settings.routes):
+        loc: Loc = ("routes", index)
+        if loc in candidate.holes:
+            continue
+        yield from _route_upstream(candidate, loc, route)
+        if all(candidate.sound((*loc, name)) for name in ("path", "entity", "access", "operations")):
+            yield from _route_meaning(loc, route)
+        if route.methods is not None and candidate.sound((*loc, "methods")):
+            for method in route.operations or ():
+                if method not in route.methods:
+                    message = f"names {method}, which methods does not list, so it can never match"
+                    yield Violation(loc=(*loc, "operations", method), message=message)
+
+
+def _route_upstream(candidate: Candidate, loc: Loc, route: RouteSettings) -> Iterator[Violation]:
+    loc = (*loc, "upstream")
+    known = candidate.upstreams
+    if not candidate.sound(loc) or known is None:
+        return
+    if route.upstream is None:
+        if route.access is not Access.DENIED and candidate.sound((*loc[:-1], "access")):
+            yield Violation(loc=loc, message="is required here, because the route is not denied")
+    elif route.upstream not in known:
+        message = f"unknown upstream {quoted(route.upstream)}{suggestion(route.upstream, known)}"
+        yield Violation(loc=loc, message=message)
+
+
+def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[Violation]:
+    """What a token must be allowed to do has to be known on token routes, and means nothing on others."""
+    if route.access is not Access.TOKEN:
+        for name in ("entity", "operations"):
+            if getattr(route, name) is not None:
+                message = f"has no meaning on a route whose access is {route.access}: no token is checked there"
+                yield Violation(loc=(*loc, name), message=message)
+        return
+    captured = "entity" in captures(route.path)
+    if route.entity is None and not captured:
+        yield Violation(loc=(*loc, "entity"), message="is required here, because the path has no {entity}")
+    elif route.entity is not None and captured:
+        yield Violation(loc=(*loc, "entity"), message="is given beside {entity} in the path; keep one of the two")
+
+
+def _unreachable(candidate: Candidate) -> Iterator[Violation]:
+    routes = candidate.settings.routes
+    sound = [
+        all(candidate.sound(("routes", index, name)) for name in ("path", "host", "methods"))
+        for index in range(len(routes))
+    ]
+    for later, route in enumerate(routes):
+        for earlier in range(later):
+            if sound[earlier] and sound[later] and _covers(routes[earlier], route):
+                same = "is the same as" if routes[earlier].path == route.path else "is covered by"
+                yield Violation(
+                    loc=("routes", later, "path"),
+                    message=f"can never match, because it {same} routes[{earlier}].path and the first match wins",
+                    other=("routes", earlier, "path"),
+                )
+                break
+
+
+def _covers(first: RouteSettings, second: RouteSettings) -> bool:
+    """Whether everything that the second route fits, the first fits too."""
+    if first.methods is not None and (second.methods is None or not set(second.methods) <= set(first.methods)):
+        return False
+    return _host_covers(first.host, second.host) and _path_covers(first.path.split("/")[1:], second.path.split("/")[1:])
+
+
+def _host_covers(first: str | None, second: str | None) -> bool:
+    if first is None or first == second:
+        return True
+    return second is not None and first.startswith("*.") and second.endswith(first[1:])
+
+
+def _path_covers(first: list[str], second: list[str]) -> bool:
+    for mine, theirs in zip(first, second, strict=False):
+        if mine == REST:
+            return True
+        if mine.startswith("{"):
+            if theirs in ("", REST):
+                return False
+        elif mine != theirs:
+            return False
+    return len(first) == len(second)
+
+
+def _no_repeats(candidate: Candidate) -> Iterator[Violation]:
+    settings = candidate.settings
+    lists: list[tuple[Loc, tuple[str, ...]]] = [(("credentials",), settings.credentials)]
+    lists += [(("roles", name), permissions) for name, permissions in settings.roles.items()]
+    for index, route in enumerate(settings.routes):
+        lists += [(("routes", index, "methods"), route.methods or ()), (("routes", index, "allow"), route.allow)]
+    for loc, values in lists:
+        for place, value in enumerate(values):
+            if value in values[:place] and candidate.sound(loc):
+                yield Violation(loc=(*loc, place), message=f"{quoted(value)} is listed twice")
+
+
+def _identity(candidate: Candidate) -> Iterator[Violation]:
+    identity = candidate.settings.identity
+    if identity.names is None or not candidate.sound(("identity",)):
+        return
+    if "preset" in identity.model_fields_set:
+        yield Violation(loc=("identity", "names"), message="is given beside preset; keep one of the two")
+    try:
+        names_from({field.value: name for field, name in identity.names.items()})
+    except IdentityNameError as error:
+        yield Violation(loc=("identity", "names"), message=str(error))
+
+
+def _argon2(candidate: Candidate) -> Iterator[Violation]:
+    argon2 = candidate.settings.argon2
+    # RFC 9106 §3.1: at least 8 KiB for each lane.
+    if argon2.memory < 8 * 1024 * argon2.parallelism and candidate.sound(("argon2",)):
+        yield Violation(loc=("argon2", "memory"), message="must be at least 8KiB for each lane of parallelism")
+
+
+RULES: Final[tuple[Callable[[Candidate], Iterator[Violation]], ...]] = (
+    _listeners,
+    _trusted,
+    _files,
+    _upstreams,
+    _routes,
+    _unreachable,
+    _no_repeats,
+    _identity,
+    _argon2,
+)
