@@ -3,8 +3,8 @@
 Rules:
 1. A worker is known by its slot and process id; its link may break and come back without its totals counting twice.
 2. When a link ends, the totals of the last snapshot stay and its gauges go.
-3. A snapshot that is lower than the one before it under the same name comes from another process (a reused process id): what was
-   before is kept beside it.
+3. A snapshot that is lower than the one before it under the same name comes from another process (a reused process
+   id): what was before is kept beside it.
 """
 
 from __future__ import annotations

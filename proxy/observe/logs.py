@@ -1,14 +1,14 @@
 """Log lines: one JSON object a line on standard error, made in one place.
 
 Rules of this module:
-1. Every line of every process, those of libraries included, passes through `render`, and so through the one redactor.
+1. Every line of every process, those of libraries included, passes through `compose`, and so through the one redactor.
 2. The redactor leaves of a token its public prefix, and of a credential header, an argon2 hash or a password in a URL
    nothing.  It does not need to know the brand, so a token of another installation is covered too.
 3. What is written is ASCII; every control character is escaped, so that no value can begin a line or drive a terminal.
 4. A line never fails its caller: what cannot be serialised is described by its type.
 
-The lines are made with the standard library.  structlog was measured at 190 ms of import per process (it loads rich), which is
-a quarter of the time in which a killed process has to be back.
+The lines are made with the standard library.  structlog was measured at 190 ms of import per process (it loads rich),
+which is a quarter of the time in which a killed process has to be back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Final
 
 LEVELS: Final = {
@@ -30,6 +30,8 @@ LEVELS: Final = {
 }
 VALUE_LIMIT: Final = 4096
 """Characters of one value that are kept; the rest is replaced by an ellipsis."""
+
+_Record = dict[str, object]
 
 _TOKEN = re.compile(r"(?<![0-9A-Za-z])([a-z][a-z0-9]{1,19}_(?:pat|key)_[0-9A-Za-z]{12})_[0-9A-Za-z]+")
 _CREDENTIAL = re.compile(
@@ -53,17 +55,33 @@ def _without_value(match: re.Match[str]) -> str:
     return f"{header}{gap}[redacted]" if header else f"{scheme} [redacted]"
 
 
-def render(level: str, event: str, fields: Mapping[str, object], *, now: float) -> str:
-    """One line without its end: `time` (RFC 3339, UTC), `level`, `event`, then the fields in their order."""
-    record: dict[str, object] = {"time": _timestamp(now), "level": level, "event": _clean(event)}
+def compose(level: str, event: str, fields: Mapping[str, object], *, now: float) -> _Record:
+    """A record free of secrets: `time` (RFC 3339, UTC; `now` is in unix seconds), `level`, `event`, then the fields."""
+    record: _Record = {"time": _timestamp(now), "level": level, "event": _clean(event)}
     for key, value in fields.items():
         record[_clean(key)] = _value(value)
+    return record
+
+
+def render(record: _Record) -> str:
+    """A record as one JSON object, without a line end."""
+    return _json(record)
+
+
+def render_text(record: _Record) -> str:
+    """A record as one line for people, as free of control characters as the JSON form."""
+    time_, level, event, *fields = record.items()
+    said = _json(event[1])[1:-1]
+    return " ".join((str(time_[1]), str(level[1]).upper(), said, *(f"{_json(k)[1:-1]}={_json(v)}" for k, v in fields)))
+
+
+def _json(value: object) -> str:
     # json escapes every control character but DEL.
-    return json.dumps(record, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 class Logger:
-    """Writes events with fields: `log.info("link opened", worker=1)`.  Immutable; `bind` gives a copy with more fields."""
+    """Writes events with fields: `log.info("link opened", worker=1)`.  Immutable; `bind` gives a copy with more."""
 
     __slots__ = ("_fields", "_logger")
 
@@ -101,10 +119,13 @@ def get_logger(name: str, /, **fields: object) -> Logger:
     return Logger(logging.getLogger(f"patgate.{name}"), {"logger": name, **fields})
 
 
-def configure(*, process: str, level: str = "info", stream: IO[str] | None = None) -> None:
-    """Send every log line of this process to `stream` (standard error by default).  Later calls replace earlier ones."""
+def configure(*, process: str, level: str = "info", line_format: str = "json", stream: IO[str] | None = None) -> None:
+    """Send every log line of this process to `stream` (standard error by default).  Later calls replace earlier ones.
+
+    `line_format` is `json`, or `text` for people: time, level, event, then `field=value` with each value as JSON.
+    """
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
-    handler.setFormatter(_Formatter(process))
+    handler.setFormatter(_Formatter(process, render_text if line_format == "text" else render))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -114,9 +135,10 @@ def configure(*, process: str, level: str = "info", stream: IO[str] | None = Non
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self, process: str) -> None:
+    def __init__(self, process: str, write: Callable[[_Record], str]) -> None:
         super().__init__()
         self._process = process
+        self._write = write
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {"process": self._process, "pid": record.process}
@@ -131,7 +153,7 @@ class _Formatter(logging.Formatter):
             event = record.getMessage()
         except (TypeError, ValueError):
             event = str(record.msg)
-        return render(record.levelname.lower(), event, fields, now=record.created)
+        return self._write(compose(record.levelname.lower(), event, fields, now=record.created))
 
     @staticmethod
     def _exception(error: BaseException) -> str:

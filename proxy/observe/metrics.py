@@ -1,8 +1,9 @@
 """Every metric of patgate, defined once: name, kind, help, labels, buckets.
 
-Definitions only: whoever counts keeps plain numbers under these names, and `exposition.py` renders them.  Label values
-come from the configuration (route, upstream) or from vocabularies of ours (outcome, reason), never from a request, so that
-the number of series is bounded by the configuration.  docs/metrics.md describes each; a test checks that it does.
+Definitions only: whoever counts keeps plain numbers under these names, and `exposition.py` renders them.  Label
+values come from the configuration (route, upstream) or from vocabularies of ours (outcome, reason), never from a
+request, so that the number of series is bounded by the configuration.  docs/metrics.md describes each; a test checks
+that it does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds in seconds, inclusive; a last bucket without bound follows.  Fine at the low end, where a gateway lives."""
+"""Upper bounds in seconds, inclusive; a last bucket without bound follows.  Fine at the low end, where requests are."""
 
 
 class MetricKind(StrEnum):
@@ -129,7 +130,7 @@ ARGON2_PENDING = Metric(
 RESOLVES = Metric(
     name="patgate_resolves_total",
     kind=MetricKind.COUNTER,
-    help="Questions of workers answered from the store, by operation (resolve, verify) and outcome (grant, refused, failed).",
+    help="Workers' questions by operation (resolve, verify) and outcome (grant, refused, failed).",
     labels=("operation", "outcome"),
 )
 WORKERS = Metric(

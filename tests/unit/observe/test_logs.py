@@ -86,17 +86,24 @@ def test_a_library_line_of_a_low_level_is_not_written(stream: io.StringIO) -> No
 
 @given(st.text(), st.text())
 def test_a_line_is_one_line_of_printable_ascii_and_json(event: str, value: str) -> None:
-    line = logs.render("info", event, {"value": value}, now=0.0)
+    line = logs.render(logs.compose("info", event, {"value": value}, now=0.0))
     assert line.isascii() and line.isprintable()
     assert json.loads(line)["time"] == "1970-01-01T00:00:00.000Z"
 
 
 def test_terminal_escapes_and_line_ends_are_escaped() -> None:
-    line = logs.render("info", "x", {"v": "a\r\nb\x1b[31m\x7f\x9b"}, now=0.0)
+    line = logs.render(logs.compose("info", "x", {"v": "a\r\nb\x1b[31m\x7f\x9b"}, now=0.0))
     assert "\\r\\n" in line and "\\u001b" in line and "\\u007f" in line and "\\u009b" in line
 
 
 def test_odd_values_are_described_not_raised() -> None:
-    line = logs.render("info", "x", {"o": object(), "n": float("nan"), "long": "y" * 10_000}, now=0.0)
+    line = logs.render(logs.compose("info", "x", {"o": object(), "n": float("nan"), "long": "y" * 10_000}, now=0.0))
     assert json.loads(line)["o"] == "<object>"
     assert len(line) < 5_000
+
+
+@given(st.text(), st.text())
+def test_a_line_for_people_is_one_line_of_printable_ascii_too(event: str, value: str) -> None:
+    line = logs.render_text(logs.compose("info", event, {"value": value}, now=0.0))
+    assert line.isascii() and line.isprintable()
+    assert line.startswith("1970-01-01T00:00:00.000Z INFO ")

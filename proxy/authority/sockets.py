@@ -1,0 +1,61 @@
+"""Unix sockets in the data directory: file permissions are the credential, so they are right from the first moment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+from typing import Final
+
+from proxy.core.errors import ConfigurationError, DataDirBusy
+
+BACKLOG: Final = 128
+_PATH_LIMIT: Final = 107
+"""Bytes of a socket's path (unix(7): `sun_path` holds 108 with the final NUL)."""
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A listening, non-blocking stream socket at `path`, mode 0600.  What a dead authority left there is removed.
+
+    The caller holds the data directory's lock, so a socket found there is nobody's.  Raises ConfigurationError for a
+    path that is too long and DataDirBusy for one where something else than a socket lies or that cannot be bound.
+    """
+    if len(os.fsencode(path)) > _PATH_LIMIT:
+        raise ConfigurationError(f"data_dir is too long a path: {path.name} in it has more than {_PATH_LIMIT} bytes")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        # The mask, not a later chmod: there must be no moment at which others could connect.
+        before = os.umask(0o177)
+        try:
+            listener.bind(os.fspath(path))
+        finally:
+            os.umask(before)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise DataDirBusy(f"{path.name} in the data directory cannot be bound: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user id of the process at the other end (SO_PEERCRED, unix(7))."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", packed)
+    return int(uid)
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise DataDirBusy(f"{path.name} in the data directory is not a socket")
+    path.unlink()
