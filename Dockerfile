@@ -1,0 +1,41 @@
+# patgate in a small image: not root, and nothing in it is written to while it runs but the data volume, so that
+# `--read-only` works. Configuration is mounted; secrets come from the environment or from files (PATGATE_SECRET_KEY_FILE).
+#
+#   docker run --read-only -v ./patgate.yaml:/etc/patgate/patgate.yaml:ro -v patgate:/var/lib/patgate -p 8080:8080 patgate
+
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/patgate
+WORKDIR /src
+COPY requirements.lock ./
+RUN /opt/patgate/bin/pip install --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY proxy ./proxy
+# The installers are of no use to a running gateway, only to whoever breaks into one.
+RUN /opt/patgate/bin/pip install --no-deps --no-build-isolation . \
+    && /opt/patgate/bin/pip uninstall --yes setuptools pip
+
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="patgate" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN groupadd --system --gid 10001 patgate \
+    && useradd --system --uid 10001 --gid patgate --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin patgate \
+    && install -d -o patgate -g patgate -m 0700 /var/lib/patgate
+COPY --from=build /opt/patgate /opt/patgate
+# PATGATE_DATA_DIR overrides data_dir of the file: in a container the data belongs on the volume.
+ENV PATH=/opt/patgate/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    PATGATE_CONFIG=/etc/patgate/patgate.yaml \
+    PATGATE_DATA_DIR=/var/lib/patgate
+USER 10001:10001
+WORKDIR /var/lib/patgate
+VOLUME ["/var/lib/patgate"]
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# Asks /livez of the control listener, where and how the configuration says.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["patgate", "health"]
+ENTRYPOINT ["patgate"]
+CMD ["serve"]

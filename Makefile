@@ -1,0 +1,90 @@
+# Every task of the project; `make` lists them and CI calls the same ones.
+# Environments are built from hashed locks and rebuilt only when a lock changes (docs/decisions/0001-the-house.md).
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV     := .venv
+BIN      := $(VENV)/bin
+BACKENDS := .venv-backends
+CHECKED  := proxy tests $(wildcard bench)
+PIP_LOCK := -m pip --disable-pip-version-check install --quiet --require-hashes
+COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --quiet --no-header --generate-hashes \
+            --allow-unsafe --strip-extras --annotation-style=line --newline=lf --no-emit-index-url \
+            --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv install demo test check format bench lock clean tools
+
+help:  ## List the tasks
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
+	@$(BIN)/patgate quickstart
+
+test: install $(BACKENDS)/.ready tools  ## Install what is missing and run the whole test suite
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: install  ## Lint, format, types and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CHECKED)
+	$(BIN)/lint-imports
+
+format: install  ## Apply the formatter and the safe fixes of the linter
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install tools  ## CPU per authenticated request, and its ratio to nginx
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench
+
+venv: $(VENV)/.ready  ## The environment that patgate runs in
+
+install: $(VENV)/.ready-dev  ## The same with all that tests and checks need
+
+lock: install  ## Raise every pinned version to the newest that pyproject.toml allows
+	$(COMPILE) --upgrade --build-deps-for editable -o requirements.lock pyproject.toml
+	$(COMPILE) --upgrade --build-deps-for editable --extra dev --extra postgres -c requirements.lock \
+		-o requirements-dev.lock pyproject.toml
+	cd tests/backends && $(COMPILE) --upgrade -o requirements.lock requirements.in
+
+clean:  ## Remove the environments and every cache
+	rm -rf $(VENV) $(BACKENDS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find proxy tests $(wildcard bench) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp of the larger environment serves for the smaller: its lock is compiled under the other's constraints.
+$(VENV)/.ready: requirements.lock pyproject.toml | $(BIN)/python
+	@if [ -e $(VENV)/.ready-dev ]; then $(MAKE) --no-print-directory $(VENV)/.ready-dev; else \
+		echo "installing patgate into $(VENV)" && \
+		$(BIN)/python $(PIP_LOCK) -r requirements.lock && \
+		$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e . ; fi
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "installing patgate and its development tools into $(VENV)"
+	@$(BIN)/python $(PIP_LOCK) -r requirements-dev.lock
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
+	@echo "installing the third-party backends of the tests into $(BACKENDS)"
+	@$(BACKENDS)/bin/python $(PIP_LOCK) -r $<
+	@touch $@
+
+%/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "patgate needs Python 3.11 or newer; name one with: make PYTHON=python3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "this Python cannot make environments: install its venv package (Debian: python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv $*
+
+# What the end-to-end tests and the benchmark need beside Python: installed where we may, named where we may not.
+tools:
+	@missing=""; for tool in git nginx; do \
+		PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing" && apt-get -qq update && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	else echo "the tests need$$missing: install them with the system's package manager" >&2; exit 1; fi

@@ -1,0 +1,188 @@
+"""The rules of the tree itself: sizes, names, locks, and nothing of the machine it was written on."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = ("requirements.lock", "requirements-dev.lock", "tests/backends/requirements.lock")
+OWN = {"proxy", "tests", "bench"}
+
+
+def tracked() -> list[Path]:
+    """Every file that git would commit: tracked, or new and not ignored. Without git, the tree's Python files."""
+    try:
+        listing = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return [path for top in OWN for path in (ROOT / top).rglob("*.py")]
+    return [path for name in listing.decode().split("\0") if name and (path := ROOT / name).is_file()]
+
+
+FILES = tracked()
+MODULES = [path for path in FILES if path.suffix == ".py"]
+OURS = [path for path in MODULES if path.is_relative_to(ROOT / "proxy")]
+PACKAGES = [path for path in OURS if path.name == "__init__.py"]
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+    for path in FILES:
+        try:
+            yield path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names of everything that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_no_module_is_longer_than_500_lines() -> None:
+    long = {named(path): count for path in MODULES if (count := len(path.read_text().splitlines())) > 500}
+    assert not long
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
+    drawers = [
+        named(path) for path in OURS if {"utils", "util", "helpers", "common", "misc"} & {path.stem, *path.parts}
+    ]
+    assert not drawers
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=named)
+def test_every_package_says_what_it_is_for_in_at_most_25_lines(package: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(package.read_bytes()))
+    assert docstring
+    assert len(docstring.splitlines()) <= 25
+
+
+def test_every_task_is_named_and_kept() -> None:
+    """RUF006 finds tasks that nobody holds; this finds those that nobody could tell apart."""
+    bare = [
+        f"{named(path)}:{node.lineno}"
+        for path in OURS
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "create_task"
+        and not any(keyword.arg == "name" for keyword in node.keywords)
+    ]
+    assert not bare
+
+
+def test_no_test_is_skipped_or_expected_to_fail() -> None:
+    pattern = re.compile(r"\b(?:mark\.(?:skip|skipif|xfail)|pytest\.(?:skip|xfail|importorskip))\b")
+    here = Path(__file__).resolve()
+    found = [named(path) for path in MODULES if path != here and pattern.search(path.read_text())]
+    assert not found
+
+
+def test_nothing_names_a_path_of_the_machine_it_was_written_on() -> None:
+    machine = re.compile(r"(?<![\w.}])/(?:root|home/\w+|Users/\w+|work/(?:main|shared)|opt/(?:pypi|wheels))\b")
+    found = {named(path): match[0] for path, text in text_files() if (match := machine.search(text))}
+    assert not found
+
+
+def test_nothing_names_a_package_index() -> None:
+    """Which index serves the packages is the installing machine's business, not the project's."""
+    index = re.compile(
+        r"(?:https?|file)://(?!127\.0\.0\.1|localhost)[^\s/\"']*(?:pypi|pythonhosted|mirror)[^\s/\"']*/(?:simple|packages)"
+    )
+    found = {named(path): match[0] for path, text in text_files() if (match := index.search(text))}
+    assert not found
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_pin_every_package_by_hash_and_hold_nothing_else(lock: str) -> None:
+    lines = (ROOT / lock).read_text().replace("\\\n", " ").splitlines()
+    for line in filter(None, map(str.strip, lines)):
+        if line.startswith("#"):
+            assert "/" not in line, f"{lock}: a comment may not name a path or host: {line}"
+            continue
+        requirement, *hashes = line.split()
+        assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*==[0-9][\w.+!]*", requirement), f"{lock}: not a pinned package: {line}"
+        assert hashes, f"{lock}: no hash for {requirement}"
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", value) for value in hashes), f"{lock}: {requirement}"
+
+
+def test_the_development_lock_contains_the_runtime_lock() -> None:
+    def pins(lock: str) -> set[str]:
+        return set(re.findall(r"^[a-z0-9].*==\S+", (ROOT / lock).read_text(), re.MULTILINE))
+
+    assert pins("requirements.lock") <= pins("requirements-dev.lock")
+
+
+def test_every_library_that_we_import_has_its_place_in_the_import_rules() -> None:
+    """A library that no contract names could be imported anywhere, so a new one must be given its place."""
+    rules = configparser.ConfigParser()
+    rules.read(ROOT / ".importlinter")
+    places = [section for name, section in rules.items() if name != "importlinter:contract:core"]
+    placed = {name for section in places for name in section.get("forbidden_modules", "").split()}
+    foreign = {name for path in OURS for name in imports(path)} - set(sys.stdlib_module_names) - OWN
+    assert foreign <= placed
+
+
+def test_core_imports_nothing_but_itself_and_the_standard_library() -> None:
+    core = [path for path in OURS if path.is_relative_to(ROOT / "proxy" / "core")]
+    assert {name for path in core for name in imports(path)} <= {*sys.stdlib_module_names, "proxy"}
+
+
+def test_the_distribution_and_command_are_patgate_and_the_package_is_proxy() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "patgate"
+    assert project["scripts"] == {"patgate": "proxy.cli.main:main"}
+    assert project["requires-python"] == ">=3.11"
+
+
+def test_ci_runs_the_tasks_that_everybody_runs_and_nothing_else() -> None:
+    commands = [
+        line.removeprefix("make --no-print-directory ")
+        for line in (ROOT / ".ci" / "run").read_text().splitlines()
+        if line and not line.startswith(("#", "set ", "cd "))
+    ]
+    assert commands == ["check", "test"]
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "1 failed"), ("", "1 skipped")])
+@pytest.mark.parametrize("place", ["body", "module"])
+def test_a_skipped_test_fails_the_run_in_ci_and_only_there(tmp_path: Path, ci: str, outcome: str, place: str) -> None:
+    skip = "pytest.skip('no such tool', allow_module_level=True)"
+    body = f"def test_one():\n    {skip}\n" if place == "body" else f"{skip}\n"
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(f"import pytest\n{body}")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci},
+        capture_output=True,
+        text=True,
+    )
+    expected = outcome if place == "body" else outcome.replace("failed", "error")
+    assert expected in run.stdout.splitlines()[-1]
+    assert not ci or run.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)

@@ -1,0 +1,74 @@
+"""The container image, read rather than built: what it runs as, what it is made of, how it is asked for its health."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Each instruction of the Dockerfile with its arguments, comments gone and continued lines joined."""
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(head, rest.strip()) for line in joined.splitlines() if line for head, _, rest in [line.partition(" ")]]
+
+
+def final_stage() -> list[tuple[str, str]]:
+    found = instructions()
+    starts = [index for index, (head, _) in enumerate(found) if head == "FROM"]
+    assert len(starts) == 2
+    return found[starts[-1] :]
+
+
+def only(name: str) -> str:
+    [value] = [rest for head, rest in final_stage() if head == name]
+    return value
+
+
+def test_it_runs_as_a_numbered_user_that_is_not_root() -> None:
+    """Kubernetes' runAsNonRoot can verify a number, not a name."""
+    user = re.fullmatch(r"(\d+):(\d+)", only("USER"))
+    assert user
+    assert "0" not in user.groups()
+
+
+def test_its_health_is_asked_by_our_own_command() -> None:
+    command = only("HEALTHCHECK").partition("CMD ")[2]
+    assert json.loads(command) == ["patgate", "health"]
+
+
+def test_it_serves_by_default_and_gets_signals_itself() -> None:
+    """The exec form: no shell stands between the runtime's SIGTERM and the supervisor."""
+    assert json.loads(only("ENTRYPOINT")) == ["patgate"]
+    assert json.loads(only("CMD")) == ["serve"]
+
+
+def test_only_the_data_volume_is_written_to() -> None:
+    environment = only("ENV")
+    assert json.loads(only("VOLUME")) == ["/var/lib/patgate"]
+    assert "PATGATE_DATA_DIR=/var/lib/patgate" in environment
+    assert "PYTHONDONTWRITEBYTECODE=1" in environment
+
+
+def test_it_holds_no_secret_and_takes_none_at_build_time() -> None:
+    for head, rest in instructions():
+        if head in {"ENV", "ARG", "COPY", "ADD"}:
+            assert not re.search(r"(?i)secret|password|token|\.pem|\.key|\.env", rest), f"{head} {rest}"
+
+
+def test_its_packages_come_from_the_hashed_lock() -> None:
+    installs = [rest for head, rest in instructions() if head == "RUN" and "pip install" in rest]
+    assert installs
+    assert all("--require-hashes" in rest or "--no-deps" in rest for rest in installs)
+
+
+def test_the_builder_is_sent_exactly_what_is_copied() -> None:
+    sent = {line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        word for head, rest in instructions() if head == "COPY" and "--from" not in rest for word in rest.split()[:-1]
+    }
+    assert sent == copied
+    assert all((ROOT / name).exists() for name in copied)
