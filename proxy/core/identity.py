@@ -3,8 +3,10 @@
 1. The names that a client must not send are compared folded: case, and every punctuation character of a field name
    (`_`, `.`, `-` and the rest of RFC 9110's tchar), count as one. So no alias that a backend might map to the same
    variable passes (CGI and WSGI fold `-` and `_`, others more).
-2. `STRIPPED` holds every identity header of every preset, whichever is configured, and the headers by which a client could
-   claim another address, host, target or method. `stripped_names` adds the configured ones. Both apply on every route, trailers included.
+2. `STRIPPED` holds every identity header of every preset, whichever is configured, and the headers by which a client
+   could
+   claim another address, host, target or method. `stripped_names` adds the configured ones. Both apply on every
+   route, trailers included.
 3. On an authenticated route every configured header is sent, once, empty where nothing is known.
 4. A value is visible ASCII: every other byte of its UTF-8, and `%`, is percent-encoded, so it can be decoded exactly
    once and never breaks a line.
@@ -68,7 +70,8 @@ PRESETS: Final[Mapping[str, IdentityNames]] = MappingProxyType(
                 (IdentityField.EMAIL, "X-Forwarded-Preferred-Username"),
             )
         ),
-        # Remote-Name is for people to read; the email is the only such name a principal has (the token's name is the token's).
+        # Remote-Name is for people to read; the email is the only such name a principal has (the token's name is the
+        # token's).
         "remote-user": IdentityNames(
             (
                 (IdentityField.USER, "Remote-User"),
@@ -126,7 +129,8 @@ STRIPPED: Final[frozenset[bytes]] = frozenset(
 )
 """Folded names that are always removed from what a client sends."""
 
-# Headers with a meaning of their own in HTTP or to this gateway; a principal written there would be taken for something else.
+# Headers with a meaning of their own in HTTP or to this gateway; a principal written there would be taken for
+# something else.
 _RESERVED: Final = frozenset(
     fold(name)
     for name in (
@@ -158,7 +162,9 @@ def names_from(source: str | Mapping[str, str]) -> IdentityNames:
             raise IdentityNameError(f"the header for {what.value} is not a field name (RFC 9110 §5.1)")
         folded = fold(name.encode("ascii"))
         if folded in _RESERVED:
-            raise IdentityNameError(f"the header for {what.value} has a meaning of its own and cannot carry an identity")
+            raise IdentityNameError(
+                f"the header for {what.value} has a meaning of its own and cannot carry an identity"
+            )
         if folded in seen:
             raise IdentityNameError(f"the header for {what.value} is used twice")
         seen.add(folded)

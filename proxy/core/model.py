@@ -77,7 +77,8 @@ class Grant:
     """What a token may do now. Text fields are "" where there is nothing (the organisation of a personal token).
 
     `permissions` are the role's, now; `scopes` narrow them, None narrows nothing. `expires_at` is in unix seconds.
-    `digest` is None until the token was verified once. `depends` holds the keys of `proxy.core.depends` whose change voids this grant.
+    `digest` is None until the token was verified once. `depends` holds the keys of `proxy.core.depends` whose change
+    voids this grant.
     """
 
     prefix: str
@@ -99,7 +100,9 @@ class Grant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedGrant:
-    """A token, known or unknown, that must be refused. `reason` is for log and audit; clients are told one thing only."""
+    """A token, known or unknown, that must be refused. `reason` is for log and audit; clients are told one thing
+    only.
+    """
 
     prefix: str
     reason: Reason

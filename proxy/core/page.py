@@ -52,7 +52,9 @@ class PageView:
 
     @classmethod
     def format(cls, view: memoryview, incarnation: int) -> PageView:
-        """Take the page over for a new start of the authority: no lease, its incarnation, the epoch kept if it is one of ours."""
+        """Take the page over for a new start of the authority: no lease, its incarnation, the epoch kept if it is one
+        of ours.
+        """
         page = cls(view, fresh=True)
         words = page.words
         words[SLOT_LEASE] = 0

@@ -61,9 +61,7 @@ class Permission:
             raise PermissionSyntaxError("an entity's name has no colon")
         if "/" in operation:
             raise PermissionSyntaxError("an operation's name has no slash")
-        return cls(
-            _name(entity, "entity"), _name(entity_id, "id") if slash else None, _name(operation, "operation")
-        )
+        return cls(_name(entity, "entity"), _name(entity_id, "id") if slash else None, _name(operation, "operation"))
 
     def __str__(self) -> str:
         entity = WILD if self.entity is None else _NAME_UNSAFE.sub(_encode, self.entity)
@@ -73,7 +71,8 @@ class Permission:
         return f"{entity}/{_ID_UNSAFE.sub(_encode, self.entity_id)}:{operation}"
 
     def allows(self, entity: str, entity_id: str | None, operation: str) -> bool:
-        """Whether this one entry allows the operation; the plain meaning that `PermissionSet.allows` computes faster."""
+        """Whether this one entry allows the operation; the plain meaning that `PermissionSet.allows` computes faster.
+        """
         return (
             (self.entity is None or self.entity == entity)
             and (self.entity_id is None or self.entity_id == entity_id)
@@ -189,7 +188,9 @@ class PermissionSet:
         )
 
     def allows(self, entity: str, entity_id: str | None, operation: str) -> bool:
-        """Whether an entry allows this operation; without an id only entries for every id do. Hot path: dict lookups only."""
+        """Whether an entry allows this operation; without an id only entries for every id do. Hot path: dict lookups
+        only.
+        """
         operations = self._by_entity.get(entity, self._rest)
         if operations is None or operation in operations:
             return True

@@ -21,7 +21,9 @@ _ALLOWED = Reason.ALLOWED
 
 
 def decide(match: Match, grant: Grant, now: float) -> Reason:
-    """`Reason.ALLOWED`, or why not. `now` is in unix seconds; a token expires at the instant `expires_at`, not after it."""
+    """`Reason.ALLOWED`, or why not. `now` is in unix seconds; a token expires at the instant `expires_at`, not after
+    it.
+    """
     route, entity, entity_id, operation, org = match
     if route.access is _DENIED:
         return Reason.ROUTE_DENIED
@@ -41,7 +43,9 @@ def decide(match: Match, grant: Grant, now: float) -> Reason:
 
 
 def needed_permission(match: Match) -> str:
-    """The permission that a request needs, as the text of a challenge's `scope`; "" where the route names no operation."""
+    """The permission that a request needs, as the text of a challenge's `scope`; "" where the route names no
+    operation.
+    """
     if match.entity is None or match.operation is None:
         return ""
     return str(Permission(match.entity, match.entity_id, match.operation))
@@ -49,7 +53,9 @@ def needed_permission(match: Match) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """A decision with its grounds: the permission needed, and the entry of role and of scopes that gives it, if one does."""
+    """A decision with its grounds: the permission needed, and the entry of role and of scopes that gives it, if one
+    does.
+    """
 
     reason: Reason
     needed: str

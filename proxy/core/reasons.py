@@ -121,7 +121,10 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         "The request target can be read in more than one way, so it is refused.",
     ),
     Reason.HOST_INVALID: _entry(
-        400, Challenge.INVALID_REQUEST, "Invalid host", "The request needs exactly one valid Host that its target agrees with."
+        400,
+        Challenge.INVALID_REQUEST,
+        "Invalid host",
+        "The request needs exactly one valid Host that its target agrees with.",
     ),
     Reason.CREDENTIAL_MALFORMED: _entry(
         400, Challenge.INVALID_REQUEST, "Malformed credential", "The credential header cannot be read."

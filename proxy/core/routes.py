@@ -1,15 +1,16 @@
 """The route table: the first route that fits a request, and what the request asks of it.
 
 1. The first route in the table's order wins; no route is no match, which is refused.
-2. Paths come in the match form of `target`; matching is exact: case counts, `/a` and `/a/` differ, the query is unknown here.
+2. Paths come in the match form of `target`; matching is exact: case counts, `/a` and `/a/` differ, the query is
+   unknown here.
 3. `{name}` is one whole segment of at least one character and never spans an encoded slash's two sides as two
    segments; `**` stands last and is the rest, which may be empty (`/ui/**` has `/ui/` and `/ui/x`, not `/ui`).
 4. HEAD counts as GET unless a route names HEAD itself.
 5. A method that a route has no operation for gives an operation of None, never a default.
 6. What is remembered here is bounded by the configuration, not by what requests bring.
 
-How it is fast: the routes that can fit a request are few once its method, host, first segment and depth are known.
-For each such combination that occurs, one alternation of their patterns is compiled when it is first needed.
+How it is fast: a path is split once and walked segment by segment. A node of the walk stands for the patterns that are
+still possible; where a segment leads is one lookup. Nodes are made when a request first needs them.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def validate_pattern(path: str) -> None:
             raise PatternError("a path pattern has no . or .. segments")
         elif _NOT_LITERAL.search(segment) is not None:
             raise PatternError(
-                "a segment is {name}, a final **, or literal text without spaces, control characters and any of { } * % ? # \\"
+                "a segment is {name}, a final **, or literal text without spaces, control characters and any of { } *
+                % ? # \\"
             )
 
 
@@ -110,7 +112,9 @@ class Route:
 
 
 class Match(NamedTuple):
-    """What a request asks for. `operation` None: the route names none for the method. `org` None: the route names none."""
+    """What a request asks for. `operation` None: the route names none for the method. `org` None: the route names
+    none.
+    """
 
     route: Route
     entity: str | None
@@ -119,8 +123,8 @@ class Match(NamedTuple):
     org: str | None
 
 
-class _Candidate(NamedTuple):
-    """A route inside one compiled alternation: the group numbers of its captures, 0 where it has none."""
+class _Leaf(NamedTuple):
+    """A route and where in a split path its captures are, 0 where it has none (a path splits into "" first)."""
 
     route: Route
     operations: Mapping[str, str]
@@ -131,21 +135,81 @@ class _Candidate(NamedTuple):
     """Without captures, every match there can be: by method, and under "" for a method without an operation."""
 
 
-class _Bucket(NamedTuple):
-    regex: re.Pattern[str]
-    by_group: tuple[_Candidate | None, ...]
+class _Pattern(NamedTuple):
+    """A route's pattern as segments, "" first; None is a capture, `**` a rest."""
+
+    segments: tuple[str | None, ...]
+    leaf: _Leaf
 
 
-_Key = tuple[str | None, str | None, str | None, int]
+class _Node:
+    """Where a walk stands after some segments: which patterns are still possible, in the table's order.
+
+    `following` has every literal segment that one of them names next, and None until a request first goes there;
+    `other` is
+    where every other segment leads. `leaf` is the route if the path ends here. A node that nothing can follow, or
+    whose first
+    pattern takes any rest, leads to itself.
+    """
+
+    __slots__ = ("alive", "depth", "following", "leaf", "other")
+
+    def __init__(self, alive: tuple[_Pattern, ...], depth: int) -> None:
+        # What stands behind a pattern that takes any rest can never be first.
+        for number, pattern in enumerate(alive):
+            if _takes_rest(pattern, depth):
+                alive = alive[: number + 1]
+                break
+        self.alive: Final = alive
+        self.depth: Final = depth
+        self.leaf: Final = next(
+            (pattern.leaf for pattern in alive if _takes_rest(pattern, depth) or len(pattern.segments) == depth), None
+        )
+        self.other: _Node | None = None
+        self.following: Final[dict[str, _Node | None]] = {}
+        if not alive or _takes_rest(alive[0], depth):
+            self.other = self
+            return
+        # An empty segment is never a capture, so it is a literal that every node knows.
+        self.following[""] = None
+        for pattern in alive:
+            if depth < len(pattern.segments):
+                segment = pattern.segments[depth]
+                if segment is not None and segment != REST:
+                    self.following[segment] = None
+
+    def step(self, segment: str) -> _Node:
+        """The node after `segment`, made when a request first goes there."""
+        known = segment in self.following
+        alive = tuple(pattern for pattern in self.alive if _goes_on(pattern, self.depth, segment))
+        node = _Node(alive, self.depth + 1)
+        if known:
+            self.following[segment] = node
+        else:
+            self.other = node
+        return node
+
+
+def _takes_rest(pattern: _Pattern, depth: int) -> bool:
+    """Whether the `**` of a pattern has taken a segment already, at this depth."""
+    return pattern.segments[-1] == REST and depth >= len(pattern.segments)
+
+
+def _goes_on(pattern: _Pattern, depth: int, segment: str) -> bool:
+    if depth >= len(pattern.segments):
+        return _takes_rest(pattern, depth)
+    expected = pattern.segments[depth]
+    return expected == REST or (segment != "" if expected is None else segment == expected)
 
 
 class RouteTable:
-    """The routes in their order. Immutable but for what it has compiled; not for use from several threads at once."""
+    """The routes in their order. Immutable but for the nodes made so far; not for use from several threads at once."""
 
-    __slots__ = ("_buckets", "_depth", "_firsts", "_hosts", "_methods", "_wildcards", "routes")
+    __slots__ = ("_any_host", "_by_host", "_hosts", "_methods", "_patterns", "_wildcards", "routes")
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self.routes: Final = tuple(routes)
+        self._patterns: Final = tuple(_pattern(route) for route in self.routes)
         self._methods: Final = frozenset(
             method
             for route in self.routes
@@ -155,48 +219,37 @@ class RouteTable:
         hosts = {route.host.lower() for route in self.routes if route.host is not None}
         self._hosts: Final = frozenset(host for host in hosts if not host.startswith("*."))
         # Longest first: a host below the longest suffix is below the shorter ones that end it too.
-        self._wildcards: Final = tuple(sorted((host[1:] for host in hosts if host.startswith("*.")), key=len, reverse=True))
-        firsts = (route.path.split("/", 2)[1] for route in self.routes)
-        self._firsts: Final = frozenset(first for first in firsts if first != REST and _CAPTURE.fullmatch(first) is None)
-        self._depth: Final = 1 + max((route.path.count("/") for route in self.routes), default=0)
-        self._buckets: Final[dict[_Key, _Bucket | None]] = {}
+        self._wildcards: Final = tuple(
+            sorted((host[1:] for host in hosts if host.startswith("*.")), key=len, reverse=True)
+        )
+        self._by_host: Final[dict[str | None, dict[str, _Node]]] = {}
+        self._any_host: Final = None if hosts else self._roots(None)
 
     def match(self, method: str, host: str, path: str) -> Match | None:
-        """The first route for this method, host (a `Host` value; its port does not count) and path in match form, or None."""
-        end = path.find("/", 1)
-        first: str | None = path[1:] if end < 0 else path[1:end]
-        if first not in self._firsts:
-            first = None
-        depth = path.count("/")
-        if depth > self._depth:
-            depth = self._depth
-        key = (
-            method if method in self._methods else None,
-            self._host_class(host) if self._hosts or self._wildcards else None,
-            first,
-            depth,
-        )
-        try:
-            bucket = self._buckets[key]
-        except KeyError:
-            bucket = self._buckets[key] = self._compile(method, key)
-        if bucket is None:
+        """The first route for this method, host (a `Host` value; its port does not count) and path in match form, or
+        None.
+        """
+        roots = self._any_host
+        if roots is None:
+            of = self._host_class(host)
+            roots = self._by_host.get(of) or self._roots(of)
+        node = roots.get(method) or roots[""]
+        segments = path.split("/")
+        for segment in segments:
+            node = node.following.get(segment, node.other) or node.step(segment)
+        leaf = node.leaf
+        if leaf is None:
             return None
-        found = bucket.regex.match(path)
-        if found is None:
-            return None
-        candidate = bucket.by_group[found.lastindex or 0]
-        if candidate is None:
-            return None
-        route, operations, entity_group, id_group, org_group, fixed = candidate
+        route, operations, entity_at, id_at, org_at, fixed = leaf
         if fixed is not None:
             return fixed.get(method) or fixed[""]
-        entity = found[entity_group] if entity_group else route.entity
-        entity_id = found[id_group] if id_group else None
-        org = found[org_group] if org_group else None
+        entity = segments[entity_at] if entity_at else route.entity
+        entity_id = segments[id_at] if id_at else None
+        org = segments[org_at] if org_at else None
         if "%" in path:
             entity, entity_id, org = _slashes(entity), _slashes(entity_id), _slashes(org)
-        return Match(route, entity, entity_id, operations.get(method), org)
+        # The generated constructor would cost as much as the walk.
+        return _new_match(Match, (route, entity, entity_id, operations.get(method), org))
 
     def _host_class(self, host: str) -> str | None:
         """Which of the configured hosts a request's host is: itself, the longest wildcard above it, or none."""
@@ -213,30 +266,19 @@ class RouteTable:
                 return "*" + suffix
         return None
 
-    def _compile(self, method: str, key: _Key) -> _Bucket | None:
-        _, host, first, depth = key
-        parts: list[str] = []
-        by_group: list[_Candidate | None] = [None]
-        for route in self.routes:
-            if not (route.serves(method) and _host_fits(route.host, host) and self._shape_fits(route.path, first, depth)):
-                continue
-            part, candidate = _alternative(route, len(by_group))
-            parts.append(part)
-            # The last group that closes is the empty one at a route's end: `lastindex` names the route.
-            by_group.extend([None] * (_groups(candidate)))
-            by_group.append(candidate)
-        if not parts:
-            return None
-        return _Bucket(re.compile("|".join(parts), re.DOTALL), tuple(by_group))
+    def _roots(self, host: str | None) -> dict[str, _Node]:
+        """The nodes where walks begin for a host class, by method, and under "" for every method that no route names.
+        """
+        here = tuple(pattern for pattern in self._patterns if _host_fits(pattern.leaf.route.host, host))
+        roots = {
+            method: _Node(tuple(pattern for pattern in here if pattern.leaf.route.serves(method)), 0)
+            for method in (*self._methods, "")
+        }
+        self._by_host[host] = roots
+        return roots
 
-    def _shape_fits(self, pattern: str, first: str | None, depth: int) -> bool:
-        segments = pattern.split("/")[1:]
-        if segments[0] != REST and _CAPTURE.fullmatch(segments[0]) is None and segments[0] != first:
-            return False
-        if segments[-1] == REST:
-            return depth >= len(segments)
-        # A depth at the table's bound stands for every deeper one too; no pattern without ** reaches it.
-        return depth == len(segments)
+
+_new_match: Final = tuple.__new__
 
 
 def _host_fits(rule: str | None, host: str | None) -> bool:
@@ -245,39 +287,30 @@ def _host_fits(rule: str | None, host: str | None) -> bool:
         return True
     if host is None:
         return False
-    rule = rule.lower()
-    if rule == host:
-        return True
-    return rule.startswith("*.") and host.removeprefix("*").endswith(rule[1:]) and len(host.removeprefix("*")) > len(rule[1:])
+    rule, host = rule.lower(), host.removeprefix("*")
+    if rule.startswith("*."):
+        return host.endswith(rule[1:]) and (len(host) > len(rule) - 1 or host.startswith("."))
+    return rule == host
 
 
-def _alternative(route: Route, group: int) -> tuple[str, _Candidate]:
-    """The route's regular expression, whose groups begin at `group`, and the candidate that reads them."""
-    groups = {"entity": 0, "id": 0, "org": 0}
-    parts: list[str] = []
-    for segment in route.path.split("/")[1:]:
+def _pattern(route: Route) -> _Pattern:
+    """A route, taken apart."""
+    at = {"entity": 0, "id": 0, "org": 0}
+    segments: list[str | None] = []
+    for number, segment in enumerate(route.path.split("/")):
         capture = _CAPTURE.fullmatch(segment)
-        if segment == REST:
-            parts.append("/.*")
-        elif capture is None:
-            parts.append("/" + re.escape(segment))
-        elif capture[1] in groups and not (capture[1] == "entity" and route.entity is not None):
-            groups[capture[1]] = group
-            group += 1
-            parts.append("/([^/]++)")
-        else:
-            parts.append("/[^/]++")
+        segments.append(segment if capture is None else None)
+        if capture is not None and capture[1] in at:
+            at[capture[1]] = number
+    if route.entity is not None:
+        # A route that says its entity means that one, whatever the path says.
+        at["entity"] = 0
     operations = dict(route.effective_operations)
     fixed = None
-    if not any(groups.values()):
+    if not any(at.values()):
         fixed = {method: Match(route, route.entity, None, operation, None) for method, operation in operations.items()}
         fixed[""] = Match(route, route.entity, None, None, None)
-    candidate = _Candidate(route, operations, groups["entity"], groups["id"], groups["org"], fixed)
-    return "".join(parts) + r"\Z()", candidate
-
-
-def _groups(candidate: _Candidate) -> int:
-    return sum(1 for group in (candidate.entity, candidate.entity_id, candidate.org) if group)
+    return _Pattern(tuple(segments), _Leaf(route, operations, at["entity"], at["id"], at["org"], fixed))
 
 
 def _slashes(captured: str | None) -> str | None:

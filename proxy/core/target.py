@@ -7,11 +7,13 @@ every reasonable backend reads it as we do:
    Anything else is refused: `\\`, `#`, space, control bytes, bytes from 0x80, `%` without two hex digits.
 2. Escapes decode to UTF-8 (RFC 3629, so no overlong form, no surrogate) without control characters (C0, DEL, C1)
    and without `\\`. The match form is the decoded text; of escapes only an encoded slash stays, as the text `%2F`.
-3. Decoded once, the text holds no further escape (`%252e`, `%25%32%65`, `%25u002e`): decoding twice must change nothing.
+3. Decoded once, the text holds no further escape (`%252e`, `%25%32%65`, `%25u002e`): decoding twice must change
+   nothing.
 4. No segment is `.` or `..`, whether its dots are escaped, whether it is bounded by `/`, `%2F` or `;`, and
    whether white space stands around the dots. Such a path is refused, never resolved.
 5. `%2F` needs ENCODED_SLASH and never separates two segments; `;` and `%3B` need SEMICOLON; an empty segment (`//`,
-   one made by `%2F`, or one with only `;parameters`) needs EMPTY_SEGMENT. One trailing slash is no empty segment: `/a/` is not `/a`.
+   one made by `%2F`, or one with only `;parameters`) needs EMPTY_SEGMENT. One trailing slash is no empty segment:
+   `/a/` is not `/a`.
 6. What a path needs is returned, not judged: the route that matches says what it allows, and the default is nothing.
 7. The query takes no part in matching; it is visible ASCII without `#`.
 8. Nothing here raises.
@@ -35,8 +37,10 @@ class Allowance(IntFlag):
 
 _CHARS: Final = rb"A-Za-z0-9_~!$&'()*+,=:@\[\]|^-"
 
-# Paths of plain segments, none of which begins with a dot: nothing to decode, nothing to need. The rest is examined slowly.
-_PLAIN: Final = re.compile(rb"/(?:[" + _CHARS + rb"][." + _CHARS + rb"]*+(?:/|\Z))*+")
+# Paths of plain segments, none of which begins with a dot: nothing to decode, nothing to need. The rest is examined
+# slowly.
+# Possessive repeats make it linear: a segment takes all it can, so what follows it is a slash, the end, or a failure.
+_PLAIN: Final = re.compile(rb"/(?:[" + _CHARS + rb"][." + _CHARS + rb"]*+/?+)*+").fullmatch
 _WELL_FORMED: Final = re.compile(rb"/(?:[./;" + _CHARS + rb"]|%[0-9A-Fa-f]{2})*+")
 _REFUSED_ESCAPE: Final = re.compile(rb"%(?:[01][0-9A-Fa-f]|5[Cc]|7[Ff])")
 _ESCAPE: Final = re.compile(rb"%..", re.DOTALL)
@@ -48,20 +52,22 @@ _DOTS: Final = frozenset((".", ".."))
 _SLASH_MARK: Final = "\0"
 
 _DECODED: Final = {
-    spelt.encode(): bytes((value,)) if value != 0x2F else _SLASH_MARK.encode()
+    f"%{high}{low}".encode(): bytes((value,)) if value != 0x2F else _SLASH_MARK.encode()
     for value in range(256)
-    for high, low in [f"{value:02X}"]
-    for spelt in {f"%{a}{b}" for a in (high, high.lower()) for b in (low, low.lower())}
+    for high in {f"{value >> 4:X}", f"{value >> 4:x}"}
+    for low in {f"{value & 15:X}", f"{value & 15:x}"}
 }
 
-_QUERY: Final = re.compile(rb'[!"$-~]*+')
+_QUERY: Final = re.compile(rb'[!"$-~]*+').fullmatch
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._~!$&'()*+,=:\[\]-]++)(/.*)", re.DOTALL)
 
 
 def canonical_path(path: bytes) -> tuple[str, int] | None:
-    """The form of an origin-form path (no query) that routes match, and the `Allowance` bits it needs; None refuses it."""
-    if _PLAIN.fullmatch(path) is not None:
-        return path.decode("ascii"), 0
+    """The form of an origin-form path (no query) that routes match, and the `Allowance` bits it needs; None refuses
+    it.
+    """
+    if _PLAIN(path) is not None:
+        return path.decode(), 0
     return _examine(path)
 
 
@@ -103,6 +109,6 @@ def split_target(raw: bytes) -> tuple[bytes | None, bytes, bytes] | None:
     path, mark, query = raw.partition(b"?")
     if not mark:
         return authority, path, b""
-    if _QUERY.fullmatch(query) is None:
+    if _QUERY(query) is None:
         return None
     return authority, path, mark + query

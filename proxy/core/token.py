@@ -1,12 +1,15 @@
 """The token format: `<brand>_<kind>_<id>_<secret><checksum>`.
 
 1. A token is read here and nowhere else; what is read out of it is public (kind, id, prefix), never the secret.
-2. Anything that is not exactly a token of this brand, checksum included, is None: `parse` never raises and never says why.
+2. Anything that is not exactly a token of this brand, checksum included, is None: `parse` never raises and never says
+   why.
 3. Randomness comes from the system's CSPRNG (`secrets`), each character drawn without bias.
-4. Digests are compared in constant time. The checksum is no secret and needs none: it spares a lookup for typing errors.
+4. Digests are compared in constant time. The checksum is no secret and needs none: it spares a lookup for typing
+   errors.
 5. No repr, message or exception made here holds a token.
 
-id: 12, secret: 32 characters of base62 (`0-9A-Za-z`; 71 and 190 bits). checksum: the CRC-32 (IEEE 802.3, as in zlib) of the ASCII bytes
+id: 12, secret: 32 characters of base62 (`0-9A-Za-z`; 71 and 190 bits). checksum: the CRC-32 (IEEE 802.3, as in zlib)
+of the ASCII bytes
 before it, in base62, most significant digit first, left-padded with `0` to 6.
 """
 

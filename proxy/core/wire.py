@@ -1,7 +1,8 @@
 """The worker link's messages, as bytes: four bytes of length (big-endian), then that much UTF-8 JSON, one object.
 
 Both ends are patgate, so anything unexpected is a defect or a foreign writer: WireError, and the link is closed.
-A message is at most 16 MiB. A grant crosses as an object of exactly its fields; a digest as hex; sets as lists of texts.
+A message is at most 16 MiB. A grant crosses as an object of exactly its fields; a digest as hex; sets as lists of
+texts.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ def refused_to_wire(refused: RefusedGrant) -> Message:
 
 
 def refused_from_wire(value: object) -> RefusedGrant:
-    """The refused grant that `refused_to_wire` wrote; raises WireError for anything else, a reason of ALLOWED included."""
+    """The refused grant that `refused_to_wire` wrote; raises WireError for anything else, a reason of ALLOWED
+    included.
+    """
     fields = _fields(value, _REFUSED_FIELDS, "refused grant")
     try:
         reason = Reason(_text(fields["reason"]))
