@@ -1,0 +1,130 @@
+"""What a command prints: tables and panels for people, one JSON document for machines.
+
+1. Standard output carries the answer and nothing else; notes, nudges and refusals go to standard error.
+2. A token is printed on a line of its own and never wrapped, so that it can be copied or cut out whole.
+3. Values come from other people: none is read as markup, and none can drive the terminal.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from proxy.core.errors import ConfigurationError, PatgateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ENDLESS: Final = 10_000
+"""Columns of an output that is not a terminal: nothing reads it by the screen."""
+
+
+def plain(value: object) -> str:
+    """A value as one line of text: nothing for `None`, lists spaced, control characters escaped."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " ".join(plain(item) for item in value)
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class Output:
+    """Where one command's answer goes."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def document(self, value: object) -> None:
+        """The answer for machines; does nothing without `--json`."""
+        if self.as_json:
+            click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def line(self, text: str = "") -> None:
+        """One line for people, as it is."""
+        if not self.as_json:
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Something to know that is not the answer: standard error, with `--json` too."""
+        click.echo(text, err=True)
+
+    def table(self, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]], empty: str) -> None:
+        """Rows for people; `columns` are titles by key, `empty` the sentence for no rows."""
+        if self.as_json:
+            return
+        if not rows:
+            self.note(empty)
+            return
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for key, title in columns.items():
+            table.add_column(title, no_wrap=key in ("prefix", "id"), overflow="fold")
+        for row in rows:
+            cells = {key: plain(row.get(key)) for key in columns}
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells.values()))
+        self._console().print(table)
+
+    def facts(self, title: str, facts: Iterable[tuple[str, object]]) -> None:
+        """One thing and what is known of it, for people."""
+        if self.as_json:
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        console = self._console()
+        console.print(Text(plain(title), style="bold"))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, value in facts:
+            shown = plain(value)
+            grid.add_row(Text(f"  {name}"), Text(shown or "–", style=_STYLES.get(shown, "")))
+        console.print(grid)
+
+    def secret(self, token: str) -> None:
+        """A new token, for people: once, whole, on a line of its own."""
+        if self.as_json:
+            return
+        self.note("This is the only time the token is shown; keep it where secrets are kept.")
+        click.echo(token)
+
+    def refusal(self, error: PatgateError) -> None:
+        """Why the command did nothing: a sentence on standard error, and with `--json` the problem as the document."""
+        for line in str(error).splitlines() or [type(error).__name__]:
+            click.echo(plain(line), err=True)
+        problem = getattr(error, "problem", None)
+        self.document(problem if isinstance(problem, dict) else {"error": type(error).__name__, "detail": str(error)})
+
+    def mistakes(self, config: Path | None, error: ConfigurationError) -> None:
+        """What is wrong with a configuration: each problem on a line of standard error, as editors read them."""
+        for problem in error.problems:
+            place = f"{config}:{problem.line}: " if problem.line is not None else ""
+            path = f"{problem.path}: " if problem.path else ""
+            click.echo(plain(f"{place}{path}{problem.message}"), err=True)
+        problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
+        self.document({"ok": False, "config": str(config), "problems": problems})
+
+    def _console(self) -> "Console":
+        from rich.console import Console
+
+        return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _ENDLESS, highlight=False, markup=False)
+
+
+_STYLES: Final = {
+    "active": "green",
+    "suspended": "yellow",
+    "expired": "yellow",
+    "revoked": "red",
+    "removed": "red",
+}

@@ -1,0 +1,53 @@
+"""`patgate role`: what each role permits."""
+
+import click
+
+from proxy.cli.client import Json, ask, segment
+from proxy.cli.options import Invocation, command
+
+COLUMNS = {"name": "ROLE", "permissions": "PERMISSIONS", "changed": "CHANGED BY HAND"}
+
+
+@click.group()
+def role() -> None:
+    """Roles: named sets of permissions, from the configuration or set by hand."""
+
+
+@role.command("list")
+@command
+def list_roles(invocation: Invocation) -> None:
+    """List the roles and what each permits."""
+    rows = ask(invocation.settings(), lambda control: control.every("/roles"))
+    invocation.out.document(rows)
+    invocation.out.table(
+        {key: title for key, title in COLUMNS.items() if any(key in row for row in rows)},
+        rows,
+        "There are no roles yet; name them in the configuration or with `patgate role set`.",
+    )
+
+
+@role.command()
+@click.argument("name")
+@command
+def show(invocation: Invocation, name: str) -> None:
+    """Show one role."""
+    _show(invocation, ask(invocation.settings(), lambda control: control.get(f"/roles/{segment(name)}")))
+
+
+@role.command("set")
+@click.argument("name")
+@click.argument("permissions", nargs=-1, required=True, metavar="PERMISSION...")
+@command
+def set_role(invocation: Invocation, name: str, permissions: tuple[str, ...]) -> None:
+    """Say what a role permits from now on, such as `things:read` or `*:*`; made if it is new.
+
+    Everybody who has the role has the new permissions from the next request on.
+    """
+    body = {"permissions": list(permissions)}
+    _show(invocation, ask(invocation.settings(), lambda control: control.put(f"/roles/{segment(name)}", body)))
+
+
+def _show(invocation: Invocation, view: Json) -> None:
+    invocation.out.document(view)
+    facts = [(key.replace("_", " "), value) for key, value in view.items() if key != "name"]
+    invocation.out.facts(str(view.get("name", "")), facts)

@@ -1,0 +1,104 @@
+"""The data directory as a place: who may be in it, and the few files in it that are not the store's.
+
+The lock is an ``flock`` on ``lock``. Its descriptor is inherited by every process of a gateway, so it is free only when
+the last of them is gone: a supervisor that was killed does not let a second one in while its children still drain.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from proxy.core.errors import DataDirBusy, StoreUnavailable
+
+LOCK: Final = "lock"
+ADDRESSES: Final = "addresses.json"
+CONTROL_SOCKET: Final = "control.sock"
+
+# A command that works on the store without a server holds the lock for well under this long.
+PATIENCE_SECONDS: Final = 3.0
+_LOOK_AGAIN_SECONDS: Final = 0.02
+
+
+class DataDirLock:
+    """A held lock. ``fd`` may be inherited; ``release`` gives up this process's share only."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def release(self) -> None:
+        """Close this process's descriptor; the lock is free when no other process holds one."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def prepare(data_dir: Path) -> None:
+    """Make the directory, readable by its owner alone (mode 0700). Raises ``StoreUnavailable``."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data_dir.chmod(0o700)
+    except OSError as error:
+        raise StoreUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
+
+
+def try_lock(data_dir: Path, purpose: str) -> DataDirLock | None:
+    """Take the lock now, or ``None`` when another process has it. ``purpose`` is what the file says of its holder."""
+    try:
+        fd = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(f"The data directory {data_dir} cannot be locked: {error.strerror}.") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except OSError as error:
+        os.close(fd)
+        raise StoreUnavailable(f"The data directory {data_dir} cannot be locked: {error.strerror}.") from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()} {purpose}\n".encode(), 0)
+    return DataDirLock(fd)
+
+
+async def lock(data_dir: Path, purpose: str, patience: float = PATIENCE_SECONDS) -> DataDirLock:
+    """Take the lock, waiting at most ``patience`` seconds for a short-lived holder. Raises ``DataDirBusy``."""
+    deadline = asyncio.get_running_loop().time() + patience
+    while (held := try_lock(data_dir, purpose)) is None:
+        if asyncio.get_running_loop().time() >= deadline:
+            raise DataDirBusy(f"The data directory {data_dir} is in use by {_holder(data_dir)}.")
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # flock has no wait with a deadline
+    return held
+
+
+def _holder(data_dir: Path) -> str:
+    try:
+        pid, _, purpose = (data_dir / LOCK).read_text("ascii", "replace").strip().partition(" ")
+    except OSError:
+        return "another patgate"
+    if not pid.isdecimal():
+        return "another patgate"
+    return f"another patgate (started as process {pid}, {purpose})" if purpose.isprintable() else "another patgate"
+
+
+def write_addresses(data_dir: Path, addresses: Mapping[str, str]) -> None:
+    """Publish ``{"proxy": "host:port", …}`` in one step; the file exists only while the gateway serves."""
+    draft = data_dir / f".{ADDRESSES}.{os.getpid()}"
+    draft.write_text(json.dumps(dict(addresses), indent=2) + "\n", "utf-8")
+    draft.replace(data_dir / ADDRESSES)
+
+
+def forget_addresses(data_dir: Path) -> None:
+    """Remove what an earlier run published."""
+    (data_dir / ADDRESSES).unlink(missing_ok=True)

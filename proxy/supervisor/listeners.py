@@ -1,0 +1,125 @@
+"""Listening sockets, bound once by the supervisor and lent to whichever process fills a slot.
+
+Linux spreads connections over all listening sockets of one address that were bound with `SO_REUSEPORT`. The same
+option would let two gateways share a port by mistake, so a first bind without it tells whether the port is taken. The
+sockets stay open in the supervisor: connections that wait in the queue of a dead worker are served by the next one.
+"""
+
+import errno
+import socket
+import time
+from dataclasses import dataclass
+from typing import Final, Self
+
+from proxy.supervisor.errors import ListenerRefused
+
+BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
+
+_PROBES: Final = 3
+_PROBE_AGAIN_SECONDS: Final = 0.1  # a process that was just killed gives its sockets back a moment after its locks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listener:
+    """The sockets of one listener, one per slot, and the address that they really have."""
+
+    name: str
+    address: str
+    sockets: tuple[socket.socket, ...]
+
+    @property
+    def port(self) -> int:
+        """The port, also where the system chose it."""
+        return int(self.sockets[0].getsockname()[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fd(self, slot: int = 0) -> int:
+        """The descriptor for one slot."""
+        return self.sockets[slot].fileno()
+
+    def close(self) -> None:
+        """Give up this process's copies; where no child has one, connections are refused from here on."""
+        for sock in self.sockets:
+            sock.close()
+
+
+def listen(name: str, host: str, port: int, slots: int = 1, shared: bool = False) -> Listener:
+    """Bind `slots` sockets to one address, `shared` ones by `SO_REUSEPORT`; port 0 is chosen once, for all of them.
+
+    Raises `ListenerRefused` with one sentence that names the listener and the address.
+    """
+    where = _text(host, port)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ListenerRefused(f"The {name} listener cannot use {where}: the host is not known here.") from error
+    sockets: list[socket.socket] = []
+    try:
+        first = _exclusive(family, address)
+        chosen = first.getsockname()
+        if shared:
+            first.close()
+            sockets.extend(_bound(family, chosen, reuse_port=True) for _ in range(slots))
+        else:
+            sockets.append(first)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise ListenerRefused(f"The {name} listener cannot use {where}: {_because(error)}.") from error
+    return Listener(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets))
+
+
+def free(host: str, port: int) -> bool:
+    """Whether nothing listens on this address now."""
+    try:
+        listen("probe", host, port).close()
+    except ListenerRefused:
+        return False
+    return True
+
+
+def _exclusive(family: int, address: object) -> socket.socket:
+    for _ in range(_PROBES - 1):
+        try:
+            return _bound(family, address, reuse_port=False)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            time.sleep(_PROBE_AGAIN_SECONDS)
+    return _bound(family, address, reuse_port=False)
+
+
+def _bound(family: int, address: object, *, reuse_port: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)  # type: ignore[arg-type]  # the shape that getaddrinfo gave for this family
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _because(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another process is listening there"
+    if error.errno == errno.EACCES:
+        return "this user may not listen on that port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this host does not have that address"
+    return (error.strerror or "the system refused").lower()
+
+
+def _text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

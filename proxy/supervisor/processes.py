@@ -1,0 +1,236 @@
+"""One child process and the keeper that replaces it when it dies.
+
+A child is `python -m proxy.app ROLE …` with descriptors, never secrets, on its command line. It says `ready` or
+`error: SENTENCE` once, over its ready pipe, and ends by itself when the lifeline's other end closes, which the kernel
+does even for a supervisor that was killed. Exits are awaited, not polled for.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.observe.logs import Logger
+from proxy.supervisor.errors import StartupRefused
+
+STDERR_FD: Final = 2
+
+READY: Final = b"ready\n"
+ERROR: Final = b"error: "
+
+QUICK_DEATH_SECONDS: Final = 1.0
+"""A child that lived shorter than this after it was ready counts as a quick death."""
+FIRST_DELAY_SECONDS: Final = 0.1
+LONGEST_DELAY_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChildSpec:
+    """How to start one child. `command` and `fds` are the same at each start; two pipes are added by `Child.spawn`."""
+
+    name: str
+    command: tuple[str, ...]
+    fds: tuple[int, ...]
+    lifeline_fd: int
+
+
+def command(role: str, *arguments: str) -> tuple[str, ...]:
+    """The command line of a child of this package, with the interpreter that runs now."""
+    return (sys.executable, "-m", "proxy.app", role, *arguments)
+
+
+def delay_before(quick_deaths: int) -> float:
+    """Seconds to wait before a start: none after a single death, then doubling while a child keeps dying young."""
+    if quick_deaths <= 1:
+        return 0.0
+    return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(quick_deaths - 2, 16))
+
+
+class Child:
+    """One running process."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, ready: asyncio.StreamReader, transport: asyncio.ReadTransport
+    ) -> None:
+        self._process = process
+        self._ready = ready
+        self._transport = transport
+        self.pid = process.pid
+
+    @classmethod
+    async def spawn(cls, spec: ChildSpec, stderr_fd: int = STDERR_FD) -> "Child":
+        """Start it. Raises `OSError` when the system cannot."""
+        ready_in, ready_out = os.pipe()
+        try:
+            arguments = ("--lifeline-fd", str(spec.lifeline_fd), "--ready-fd", str(ready_out))
+            process = await asyncio.create_subprocess_exec(
+                *spec.command,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stderr_fd,  # standard output belongs to the command's answer
+                stderr=stderr_fd,
+                pass_fds=(*spec.fds, spec.lifeline_fd, ready_out),
+                process_group=0,  # Ctrl-C reaches the supervisor alone, which then stops the others in order
+            )
+        except OSError:
+            os.close(ready_in)
+            raise
+        finally:
+            os.close(ready_out)
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ready_in, "rb", buffering=0)
+        )
+        return cls(process, reader, transport)
+
+    async def ready(self) -> str | None:
+        """Wait for its one line: `None` when it is ready, else the sentence that says why it is not."""
+        try:
+            line = await self._ready.readline()
+        finally:
+            self._transport.close()
+        if line == READY:
+            return None
+        if line.startswith(ERROR):
+            return line[len(ERROR) :].decode("utf-8", "replace").strip()
+        return "it ended without a word" if not line else "it spoke out of turn"
+
+    async def ended(self) -> int:
+        """Wait for its end: the exit status, or minus the number of the signal that killed it."""
+        return await self._process.wait()
+
+    def send(self, signum: signal.Signals) -> None:
+        """Send a signal; one that comes too late does nothing."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signum)
+
+    async def stop(self, deadline_seconds: float) -> None:
+        """Ask it to end, then make it."""
+        self.send(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), deadline_seconds)
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+            await self._process.wait()
+
+
+class Keeper:
+    """Keeps one slot filled: `start` once, then `keep` until `stop`."""
+
+    def __init__(self, spec: ChildSpec, log: Logger, stderr_fd: int = STDERR_FD) -> None:
+        self._spec = spec
+        self._log = log.bind(child=spec.name)
+        self._stderr_fd = stderr_fd
+        self._child: Child | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process that fills the slot now."""
+        return self._child.pid if self._child is not None else None
+
+    async def start(self) -> None:
+        """Fill the slot for the first time. Raises `StartupRefused` with the child's own sentence."""
+        try:
+            self._child = await Child.spawn(self._spec, self._stderr_fd)
+        except OSError as error:
+            raise StartupRefused(f"The {self._spec.name} process cannot be started: {error.strerror}.") from error
+        problem = await self._child.ready()
+        if problem is not None:
+            status = await self._child.ended()
+            self._child = None
+            said = problem.endswith((".", ":")) or "\n" in problem
+            raise StartupRefused(
+                problem if said else f"The {self._spec.name} process did not start: {problem} ({_how(status)})."
+            )
+
+    async def keep(self) -> None:
+        """Replace the child whenever it ends, at once or, when it keeps dying young, after a growing delay."""
+        loop = asyncio.get_running_loop()
+        quick_deaths = 0
+        ready_at = loop.time()
+        while not self._stopping.is_set():
+            if self._child is not None:
+                pid, status = self._child.pid, await self._child.ended()
+                if self._stopping.is_set():
+                    return
+                young = loop.time() - ready_at < QUICK_DEATH_SECONDS
+                quick_deaths = quick_deaths + 1 if young else 1
+                self._log.error("child ended", child_pid=pid, how=_how(status), restart_in=delay_before(quick_deaths))
+            if await self._told_to_stop_within(delay_before(quick_deaths)):
+                return
+            if await self._refill():
+                ready_at = loop.time()
+            elif self._child is None:
+                quick_deaths += 1
+        if self._child is not None:
+            await self._child.ended()
+
+    async def _refill(self) -> bool:
+        self._child = None
+        try:
+            self._child = child = await Child.spawn(self._spec, self._stderr_fd)
+        except OSError as error:
+            self._log.error("child cannot be started", error=error)
+            return False
+        if self._stopping.is_set():  # told to stop while the system was starting it
+            child.send(signal.SIGKILL)
+        problem = await child.ready()
+        if problem is None:
+            self._log.info("child restarted", child_pid=child.pid)
+            return True
+        self._log.error("child did not start", child_pid=child.pid, problem=problem)
+        return False
+
+    async def _told_to_stop_within(self, seconds: float) -> bool:
+        if seconds <= 0:
+            return self._stopping.is_set()
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self, deadline_seconds: float) -> None:
+        """Stop replacing, ask the child to end and, after the deadline, make it. May be called again to hurry."""
+        self._stopping.set()
+        if self._child is not None:
+            await self._child.stop(deadline_seconds)
+
+    def kill(self) -> None:
+        """End the child now, without replacement."""
+        self._stopping.set()
+        if self._child is not None:
+            self._child.send(signal.SIGKILL)
+
+    async def end(self) -> None:
+        """`kill`, and wait until it is gone."""
+        self.kill()
+        if self._child is not None:
+            await self._child.ended()
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def lifeline() -> tuple[int, int]:
+    """A pipe (read, write): children get the read end, which reads end-of-file when this process is gone."""
+    return os.pipe()
+
+
+def in_memory(document: bytes) -> int:
+    """A descriptor to an anonymous file that holds `document`; children read it by position, each from the start."""
+    fd = os.memfd_create("patgate-boot", os.MFD_CLOEXEC)
+    written = 0
+    while written < len(document):
+        written += os.pwrite(fd, document[written:], written)
+    return fd

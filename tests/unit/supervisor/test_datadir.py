@@ -1,0 +1,85 @@
+"""The data directory: private, one gateway at a time, its lock free only when the last process is gone."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.core.errors import DataDirBusy, StoreUnavailable
+from proxy.supervisor import datadir
+
+
+def test_it_is_made_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    data = tmp_path / "deep" / "data"
+    datadir.prepare(data)
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_a_directory_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    datadir.prepare(data)
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
+def test_a_file_in_its_place_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(StoreUnavailable, match=r"^The data directory .*data cannot be used: .*\.$"):
+        datadir.prepare(tmp_path / "data")
+
+
+async def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
+    with (
+        await datadir.lock(tmp_path, "serve"),
+        pytest.raises(DataDirBusy, match=f"in use by another patgate .started as process {os.getpid()}, serve.[.]$"),
+    ):
+        await datadir.lock(tmp_path, "serve", patience=0.0)
+
+
+async def test_it_waits_for_a_holder_that_is_about_to_go(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdin is not None and holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    assert datadir.try_lock(tmp_path, "a command") is None
+    holder.stdin.close()
+    with await datadir.lock(tmp_path, "serve", patience=10.0):
+        pass
+    holder.stdout.close()
+    assert holder.wait() == 0
+
+
+async def test_a_child_that_inherited_the_lock_keeps_it_after_its_parent_let_go(tmp_path: Path) -> None:
+    held = await datadir.lock(tmp_path, "serve")
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, pass_fds=(held.fd,)
+    )
+    held.release()
+    assert datadir.try_lock(tmp_path, "serve") is None
+    child.communicate()
+    with await datadir.lock(tmp_path, "serve", patience=0.0):
+        pass
+
+
+def test_addresses_are_published_whole_and_forgotten(tmp_path: Path) -> None:
+    datadir.write_addresses(tmp_path, {"proxy": "127.0.0.1:8080"})
+    assert json.loads((tmp_path / "addresses.json").read_text()) == {"proxy": "127.0.0.1:8080"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["addresses.json"]
+    datadir.forget_addresses(tmp_path)
+    datadir.forget_addresses(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from proxy.supervisor import datadir
+held = datadir.try_lock(Path(sys.argv[1]), "a command")
+print("held", flush=True)
+sys.stdin.read()
+"""
