@@ -1,0 +1,120 @@
+"""The machine a figure belongs to, and how its cores are divided."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from bench.errors import BenchError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cores:
+    """Which cores run what: numbers as in sched_setaffinity(2)."""
+
+    subject: frozenset[int]
+    """The one core of the gateway under test, so that its other processes never run beside it."""
+    rest: frozenset[int]
+    """Load generator, backend, authority, supervisor."""
+
+    @property
+    def shared(self) -> bool:
+        return self.subject == self.rest
+
+
+def divide_cores() -> Cores:
+    """One core for the subject and the others for the rest; the same one for both where there is only one."""
+    usable = sorted(os.sched_getaffinity(0))
+    return Cores(subject=frozenset(usable[:1]), rest=frozenset(usable[1:] or usable))
+
+
+def pin(pid: int, cores: frozenset[int]) -> None:
+    """Bind every thread of the process ``pid``."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cores)
+
+
+def children(pid: int) -> tuple[int, ...]:
+    """The processes whose parent is ``pid``."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return tuple(int(field) for field in text.split())
+
+
+def descendants(pid: int) -> tuple[int, ...]:
+    """Every process below ``pid``, parents before their children."""
+    found: list[int] = []
+    for child in children(pid):
+        found += [child, *descendants(child)]
+    return tuple(found)
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return tuple(part.decode(errors="replace") for part in raw.split(b"\0") if part)
+
+
+def require(program: str, package: str) -> str:
+    """The path of ``program``. Raises BenchError naming the Debian package that has it."""
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        raise BenchError(f"{program} is not installed; on Debian it is in the package {package}.")
+    return path
+
+
+def until(condition: Callable[[], bool], what: str, deadline: float = 15.0) -> None:
+    """Poll ``condition`` for at most ``deadline`` seconds. Raises BenchError naming ``what`` did not happen."""
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            raise BenchError(f"Not within {deadline:g} s: {what}.")
+        time.sleep(0.01)
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _version(command: list[str], pattern: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return "not installed"
+    found = re.search(pattern, done.stdout + done.stderr)
+    return found.group(1) if found else "unknown"
+
+
+def _packages(names: Iterable[str]) -> str:
+    held: list[str] = []
+    for name in names:
+        try:
+            held.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            held.append(f"{name} none")
+    return ", ".join(held)
+
+
+def facts() -> dict[str, str]:
+    """What a reader needs to judge a figure or repeat it."""
+    return {
+        "processor": f"{_cpu_model()}, {os.cpu_count()} cores",
+        "kernel": f"{platform.system()} {platform.release()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "patgate": _packages(["patgate", "uvloop", "httptools"]),
+        "nginx": _version([require("nginx", "nginx"), "-v"], r"nginx/(\S+)"),
+        "wrk": _version([require("wrk", "wrk"), "-v"], r"wrk (\S+)"),
+    }
+
+
+def require_linux() -> None:
+    """Raises BenchError where there is no /proc/<pid>/task/<tid>/schedstat to read CPU time from."""
+    if not Path("/proc/self/task").is_dir():
+        raise BenchError("The benchmark reads CPU time from Linux's /proc, which this machine has not.")

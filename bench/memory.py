@@ -1,0 +1,82 @@
+"""What a worker's cache of grants weighs: its memory before and after it has met every token of a full store.
+
+RSS and USS are read from /proc/<pid>/smaps_rollup. USS (private pages only) is what one more worker costs; RSS also has
+the pages that all processes of the machine share.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bench.errors import BenchError
+from bench.load import ask, drive
+from bench.machine import Cores, until
+from bench.origin import run_origin
+from bench.peers.patgate import Installation, install, processes, running
+from bench.seed import fill
+from bench.workload import mint, write_workload
+
+ENTRIES: Final = 100_000
+BOUND_MIB: Final = 200.0
+_PIECE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Footprint:
+    """MiB."""
+
+    rss: float
+    uss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """A worker before its first request and with ``entries`` grants in its cache, and the authority beside it."""
+
+    entries: int
+    empty: Footprint
+    full: Footprint
+    authority: Footprint
+
+    @property
+    def grant_bytes(self) -> float:
+        """Bytes that one cached grant adds to a worker."""
+        return (self.full.uss - self.empty.uss) * 2**20 / self.entries
+
+
+def footprint(pid: int) -> Footprint:
+    """The memory of one process now."""
+    kib = {
+        name: int(value)
+        for name, value in re.findall(r"(\w+):\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+    }
+    return Footprint(rss=kib["Rss"] / 1024, uss=(kib["Private_Clean"] + kib["Private_Dirty"]) / 1024)
+
+
+def measure(directory: Path, cores: Cores, *, entries: int) -> Memory:
+    """Present ``entries`` tokens, each of its own user, to one worker. Raises BenchError when any is refused."""
+    workload = write_workload(directory, mint(entries))
+    with run_origin(directory, cores) as origin:
+        installation = install(directory / "patgate", origin.port)
+        fill(installation.data_dir, workload.tokens)
+        with running(installation) as process:
+            found = processes(process.pid)
+            empty = footprint(found["gateway"])
+            met = 0
+            while met < entries:
+                met += drive(
+                    installation.port, workload, cores, seconds=_PIECE_SECONDS, seed=1 + met, from_token=met
+                ).requests
+            until(lambda: _cached(installation) >= entries, f"the worker counts {entries} cached grants")
+            return Memory(
+                entries=entries, empty=empty, full=footprint(found["gateway"]), authority=footprint(found["authority"])
+            )
+
+
+def _cached(installation: Installation) -> int:
+    text = ask(installation.control, "/metrics")[1].decode()
+    found = re.search(r"^patgate_cache_entries (\S+)$", text, re.MULTILINE)
+    if found is None:
+        raise BenchError("/metrics does not show patgate_cache_entries.")
+    return int(float(found.group(1)))

@@ -1,0 +1,46 @@
+"""The backend that every peer proxies to: an nginx of its own that answers from a string in its configuration."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.load import ask
+from bench.machine import Cores
+from bench.nginx import free_port, run_nginx
+
+BODY = b'{"id":"4f1f2c3d","name":"a thing","state":"active","updated":"2026-01-01T00:00:00Z"}'
+_STATUS = "/-/counts"
+
+_CONFIGURATION = """
+server {{
+  listen 127.0.0.1:{port} backlog=4096;
+  keepalive_requests 1000000000;
+  location = {status} {{ stub_status; }}
+  location / {{ default_type application/json; return 200 '{body}'; }}
+}}
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """The running backend."""
+
+    port: int
+
+    def served(self) -> int:
+        """Requests received until now, the one that asks included."""
+        text = ask(self.port, _STATUS)[1].decode()
+        found = re.search(r"\n\s*(\d+)\s+(\d+)\s+(\d+)", text)
+        assert found is not None, "stub_status has had this form since nginx 0.1"
+        return int(found.group(3))
+
+
+@contextmanager
+def run_origin(directory: Path, cores: Cores) -> Iterator[Origin]:
+    """Run the backend on the cores that are not the subject's."""
+    port = free_port()
+    configuration = _CONFIGURATION.format(port=port, status=_STATUS, body=BODY.decode())
+    with run_nginx(directory / "origin", configuration, port, cores.rest):
+        yield Origin(port=port)

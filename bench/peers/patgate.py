@@ -1,0 +1,143 @@
+"""patgate itself: one worker, the embedded store, everything on except the access log, as `patgate serve` runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.load import ask
+from bench.machine import command_line, descendants, pin, until
+from bench.nginx import free_port
+from bench.peers import Serving, Site
+from bench.seed import fill
+from bench.workload import BRAND, ENTITIES
+
+_CONFIGURATION = """\
+brand: {brand}
+data_dir: {data_dir}
+workers: 1
+listen:
+  proxy: {{ bind: "127.0.0.1:{port}" }}
+  control: {{ bind: "127.0.0.1:{control}" }}
+upstreams:
+  origin: {{ servers: ["http://127.0.0.1:{origin}"] }}
+roles:
+  admin: ["*:*"]
+  editor: [{editor}]
+  viewer: ["*:read", "*:list"]
+routes:
+  - {{ path: "/healthz", upstream: origin, access: public }}
+  - {{ path: "/ui/**", upstream: origin, access: passthrough }}
+  - {{ path: "/billing/**", upstream: origin, access: denied }}
+  - path: "/v1/channels/{{id}}/messages"
+    upstream: origin
+    entity: channels
+    operations: {{ POST: publish, GET: subscribe }}
+  - {{ path: "/v1/{{entity}}", upstream: origin }}
+  - {{ path: "/v1/{{entity}}/{{id}}", upstream: origin }}
+  - {{ path: "/orgs/{{org}}/things/{{id}}", upstream: origin, entity: things }}
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """A configuration file and the ports that it names, in a directory of its own."""
+
+    config: Path
+    data_dir: Path
+    port: int
+    control: int
+
+    def ready(self) -> bool:
+        """Whether /readyz answers 200 now."""
+        try:
+            return ask(self.control, "/readyz")[0] == 200
+        except OSError:
+            return False
+
+
+def install(directory: Path, origin_port: int) -> Installation:
+    """Write the configuration into ``directory``; the data directory is left to be made."""
+    directory.mkdir(parents=True, exist_ok=True)
+    data_dir, port, control = directory / "data", free_port(), free_port()
+    editor = ", ".join(f'"{entity}:*"' for entity in ENTITIES)
+    config = directory / "patgate.yaml"
+    config.write_text(
+        _CONFIGURATION.format(
+            brand=BRAND, data_dir=data_dir, port=port, control=control, origin=origin_port, editor=editor
+        )
+    )
+    return Installation(config=config, data_dir=data_dir, port=port, control=control)
+
+
+def start(installation: Installation) -> subprocess.Popen[bytes]:
+    """Execute `patgate serve`; its log goes beside its configuration."""
+    command = [sys.executable, "-m", "proxy", "serve", "--config", str(installation.config)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
+    with installation.config.with_name("serve.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End it as an operator would, and at once if it does not."""
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def processes(supervisor: int) -> Mapping[str, int]:
+    """The processes below the supervisor by role. Raises BenchError unless there is one authority and one gateway."""
+    found: dict[str, int] = {}
+    for pid in descendants(supervisor):
+        for role in ("authority", "gateway"):
+            if role in command_line(pid):
+                if role in found:
+                    raise BenchError(f"patgate runs more than one {role}.")
+                found[role] = pid
+    if len(found) != 2:
+        raise BenchError("patgate is up without a gateway or without an authority.")
+    return found
+
+
+@contextmanager
+def running(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
+    """`patgate serve` from ready until the context ends. Raises BenchError with the end of its log when it fails."""
+    process = start(installation)
+    try:
+        until(lambda: process.poll() is not None or installation.ready(), "patgate answers 200 on /readyz", 60)
+        if process.poll() is not None:
+            log = installation.config.with_name("serve.log").read_text(errors="replace").strip()
+            raise BenchError(f"patgate ended with status {process.returncode}: {log[-2000:]}")
+        yield process
+    finally:
+        stop(process)
+
+
+class Patgate:
+    """This checkout's patgate."""
+
+    name = "patgate"
+    does = (
+        "patgate refuses non-canonical targets, strips every alias of the identity headers, verifies the token by its "
+        "keyed digest, checks epoch and lease, matches the route among seven, decides by role and scopes, sets the "
+        "identity and forwarding headers, and counts."
+    )
+
+    @contextmanager
+    def serve(self, site: Site) -> Iterator[Serving]:
+        installation = install(site.directory / "patgate", site.origin_port)
+        fill(installation.data_dir, site.workload.tokens)
+        with running(installation) as process:
+            found = processes(process.pid)
+            pin(found["gateway"], site.cores.subject)
+            for pid in (found["authority"], process.pid):
+                pin(pid, site.cores.rest)
+            yield Serving(port=installation.port, workers=(found["gateway"],),
+                          beside={"authority": found["authority"], "supervisor": process.pid})  # fmt: skip

@@ -1,0 +1,56 @@
+"""The requests that every peer is sent."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.core.model import Kind
+from proxy.core.token import TokenFormat
+
+PATHS = 10_000
+ENTITIES = (
+    "things",
+    "channels",
+    "devices",
+    "reports",
+    "invoices",
+    "projects",
+    "members",
+    "documents",
+    "orders",
+    "alerts",
+)
+BRAND = "acme"
+
+
+def all_paths(count: int = PATHS) -> tuple[str, ...]:
+    """``count`` different paths below /v1, items with an id but for one list an entity; the same in every run."""
+    rng = random.Random(20)
+    paths: dict[str, None] = {f"/v1/{entity}": None for entity in ENTITIES}
+    while len(paths) < count:
+        entity = rng.choice(ENTITIES)
+        paths[f"/v1/{entity}/{rng.getrandbits(48):012x}"] = None
+    return tuple(paths)
+
+
+def mint(count: int) -> tuple[str, ...]:
+    """``count`` tokens of patgate's own format, which the other peers take as static keys."""
+    token_format = TokenFormat(BRAND)
+    return tuple(token_format.mint(Kind.PAT).token for _ in range(count))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """Tokens and paths as the files that the load generator reads, one a line."""
+
+    tokens: tuple[str, ...]
+    tokens_file: Path
+    paths_file: Path
+
+
+def write_workload(directory: Path, tokens: tuple[str, ...]) -> Workload:
+    """Write the files of the workload into ``directory``; they are secrets of a throw-away store."""
+    tokens_file, paths_file = directory / "tokens.txt", directory / "paths.txt"
+    tokens_file.write_text("".join(f"{token}\n" for token in tokens))
+    paths_file.write_text("".join(f"{path}\n" for path in all_paths()))
+    return Workload(tokens=tokens, tokens_file=tokens_file, paths_file=paths_file)
