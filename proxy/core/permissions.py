@@ -71,8 +71,7 @@ class Permission:
         return f"{entity}/{_ID_UNSAFE.sub(_encode, self.entity_id)}:{operation}"
 
     def allows(self, entity: str, entity_id: str | None, operation: str) -> bool:
-        """Whether this one entry allows the operation; the plain meaning that `PermissionSet.allows` computes faster.
-        """
+        """Whether this one entry allows the operation; `PermissionSet.allows` means the same, faster."""
         return (
             (self.entity is None or self.entity == entity)
             and (self.entity_id is None or self.entity_id == entity_id)

@@ -60,8 +60,8 @@ def validate_pattern(path: str) -> None:
             raise PatternError("a path pattern has no . or .. segments")
         elif _NOT_LITERAL.search(segment) is not None:
             raise PatternError(
-                "a segment is {name}, a final **, or literal text without spaces, control characters and any of { } *
-                % ? # \\"
+                "a segment is {name}, a final **, or literal text without spaces, control characters "
+                "and any of { } * % ? # \\"
             )
 
 
@@ -267,8 +267,7 @@ class RouteTable:
         return None
 
     def _roots(self, host: str | None) -> dict[str, _Node]:
-        """The nodes where walks begin for a host class, by method, and under "" for every method that no route names.
-        """
+        """The nodes where walks begin for a host class, by method, and under "" for every method that no route names."""
         here = tuple(pattern for pattern in self._patterns if _host_fits(pattern.leaf.route.host, host))
         roots = {
             method: _Node(tuple(pattern for pattern in here if pattern.leaf.route.serves(method)), 0)
