@@ -12,9 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
+from proxy.store.engine import Prepared
 from proxy.store.records import Changes
 
 _EPOCH = sa.select(sa.func.coalesce(sa.func.max(tables.changes.c.epoch), 0))
+EPOCH_QUERY = Prepared(_EPOCH)
 _FIRST = sa.select(sa.func.coalesce(sa.func.min(tables.changes.c.epoch), 0))
 _SINCE = (
     sa.select(tables.changes.c.touched)

@@ -6,10 +6,10 @@ One statement is one snapshot on every database, so the epoch that it reads is e
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import tables
+from proxy.store.engine import Database, Prepared
 from proxy.store.records import GrantRow, TokenGrantRow
 
 _T, _U, _O, _M, _R = tables.tokens, tables.users, tables.orgs, tables.members, tables.roles
@@ -18,38 +18,40 @@ _EPOCH = sa.select(sa.func.coalesce(sa.func.max(tables.changes.c.epoch), 0).labe
 # Whose role counts: a key's own, the membership's in the token's organisation, or the owner's in the account.
 _ROLE = sa.case((_T.c.kind == Kind.KEY.value, _T.c.role), (_T.c.org_id.is_not(None), _M.c.role), else_=_U.c.role)
 
-_QUERY = sa.select(
-    _EPOCH.c.as_of,
-    _T.c.id,
-    _T.c.prefix,
-    _T.c.kind,
-    _T.c.reach,
-    _T.c.name,
-    _T.c.user_id,
-    _T.c.org_id,
-    _T.c.scopes,
-    _T.c.status,
-    _T.c.digest,
-    _T.c.expires_at,
-    _U.c.email,
-    _U.c.status,
-    _O.c.name,
-    _O.c.status,
-    _M.c.role,
-    _ROLE,
-    _R.c.permissions,
-).select_from(
-    _EPOCH.outerjoin(_T, _T.c.id == sa.bindparam("token_id"))
-    .outerjoin(_U, _U.c.id == _T.c.user_id)
-    .outerjoin(_O, _O.c.id == _T.c.org_id)
-    .outerjoin(_M, sa.and_(_M.c.org_id == _T.c.org_id, _M.c.user_id == _T.c.user_id))
-    .outerjoin(_R, _R.c.name == _ROLE)
+_QUERY = Prepared(
+    sa.select(
+        _EPOCH.c.as_of,
+        _T.c.id,
+        _T.c.prefix,
+        _T.c.kind,
+        _T.c.reach,
+        _T.c.name,
+        _T.c.user_id,
+        _T.c.org_id,
+        _T.c.scopes,
+        _T.c.status,
+        _T.c.digest,
+        _T.c.expires_at,
+        _U.c.email,
+        _U.c.status,
+        _O.c.name,
+        _O.c.status,
+        _M.c.role,
+        _ROLE,
+        _R.c.permissions,
+    ).select_from(
+        _EPOCH.outerjoin(_T, _T.c.id == sa.bindparam("token_id"))
+        .outerjoin(_U, _U.c.id == _T.c.user_id)
+        .outerjoin(_O, _O.c.id == _T.c.org_id)
+        .outerjoin(_M, sa.and_(_M.c.org_id == _T.c.org_id, _M.c.user_id == _T.c.user_id))
+        .outerjoin(_R, _R.c.name == _ROLE)
+    )
 )
 
 
-async def read(connection: AsyncConnection, token_id: str) -> GrantRow:
+async def read(database: Database, token_id: str) -> GrantRow:
     """The token with everything that it depends on, and the epoch that this is as of."""
-    row = (await connection.execute(_QUERY, {"token_id": token_id})).one()
+    (row,) = await database.rows(_QUERY, {"token_id": token_id})
     as_of, found = row[0], row[1]
     if found is None:
         return GrantRow(as_of=as_of, token=None)

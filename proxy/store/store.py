@@ -40,9 +40,8 @@ async def _nobody_to_tell(_epoch: int, _keys: Sequence[str]) -> None:
 class Store:
     """The record at rest. Built by ``Store.open``; closed by ``close``."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
         self._announced = 0
         self.store_id = ""
         self.on_commit: OnCommit = _nobody_to_tell
@@ -55,7 +54,6 @@ class Store:
         *,
         key_fingerprint: str,
         on_commit: OnCommit | None = None,
-        clock: Callable[[], float] = time.time,
         readers: int = 4,
     ) -> Store:
         """Open the database at ``url`` (``engine.store_url``), making or migrating it where needed.
@@ -63,7 +61,7 @@ class Store:
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey where ``key_fingerprint`` (``services.keys``) is not the
         one that the store was made with.
         """
-        store = cls(Database(sqlite_path(url), readers=readers), clock=clock)
+        store = cls(Database(sqlite_path(url), readers=readers))
         if on_commit is not None:
             store.on_commit = on_commit
         try:
@@ -84,13 +82,15 @@ class Store:
             await self._database.close()
 
     @asynccontextmanager
-    async def change(self, actor: Actor) -> AsyncIterator[Change]:
-        """One mutation by ``actor``. Leaving the block commits and announces it; an exception undoes all of it.
+    async def change(self, actor: Actor, now: float | None = None) -> AsyncIterator[Change]:
+        """One mutation by ``actor`` at ``now`` (unix seconds; by default the time of day).
+
+        Leaving the block commits and announces it; an exception undoes all of it.
 
         Raises StoreUnavailable (then nothing is acknowledged) and Conflict.
         """
         async with self._database.write() as connection:
-            change = Change(connection, actor, self._clock())
+            change = Change(connection, actor, time.time() if now is None else now)
             yield change
             if not change.empty:
                 await undisturbed(self._finish(change), name="store-commit")
@@ -114,13 +114,12 @@ class Store:
 
     async def resolve(self, token_id: str) -> GrantRow:
         """Everything that decides about one token, and the epoch that it is as of: one statement, one snapshot."""
-        async with self._database.statement() as connection:
-            return await grants.read(connection, token_id)
+        return await grants.read(self._database, token_id)
 
     async def epoch(self) -> int:
         """The number of the last committed change."""
-        async with self._database.statement() as connection:
-            return await feed.epoch(connection)
+        ((epoch,),) = await self._database.rows(feed.EPOCH_QUERY, {})
+        return int(epoch)
 
     async def changes_since(self, epoch: int, limit: int = CHANGES_LIMIT) -> Changes:
         """What was touched after ``epoch``, or that this cannot be said (``complete`` false)."""

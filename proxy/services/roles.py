@@ -1,0 +1,121 @@
+"""Roles: named sets of permissions, read anew for every grant.
+
+Rules:
+
+1. The configuration defines roles; it is applied only where its own definition changed since it was last applied, so
+   what an administrator set by command survives a restart.
+2. A role that left the configuration is removed, unless the configuration never had it. Users keep its name and may do
+   nothing until there is a role of that name again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from proxy.core.depends import role_key
+from proxy.core.errors import Invalid, NotFound
+from proxy.core.model import Actor
+from proxy.core.permissions import PermissionSet, PermissionSyntaxError
+from proxy.services import names
+from proxy.services.views import RoleView
+from proxy.store.records import RoleRow
+from proxy.store.store import Store
+
+
+def permission_texts(texts: Iterable[str], field: str) -> list[str]:
+    """Permissions in their canonical text, sorted, without repeats. Raises Invalid naming the field and position."""
+    checked = list(texts)
+    for position, text in enumerate(checked):
+        try:
+            PermissionSet.of((text,))
+        except PermissionSyntaxError as error:
+            raise Invalid(f"{field}[{position}]", str(error)) from None
+    return list(PermissionSet.of(checked).texts)
+
+
+class Roles:
+    """The verbs of roles. All raise StoreUnavailable."""
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def sync_config(self, actor: Actor, roles: Mapping[str, Iterable[str]]) -> list[str]:
+        """Apply the configuration's roles where it changed. Returns the names that changed, sorted. Raises Invalid."""
+        wanted = {names.role_name(name): permission_texts(texts, f"roles.{name}") for name, texts in roles.items()}
+        async with self._store.change(actor, self._clock()) as change:
+            known = {row.name: row for row in await change.roles.all()}
+            added, changed, removed = [], [], []
+            for name, permissions in wanted.items():
+                row = known.get(name)
+                if row is None:
+                    await change.roles.add(
+                        RoleRow(
+                            name=name,
+                            permissions=permissions,
+                            config_permissions=permissions,
+                            created_at=change.now,
+                            updated_at=change.now,
+                        )
+                    )
+                    added.append(name)
+                elif row.config_permissions is None or list(row.config_permissions) != permissions:
+                    await change.roles.set_from_config(name, permissions, change.now)
+                    changed.append(name)
+            for name, row in known.items():
+                if name not in wanted and row.config_permissions is not None:
+                    await change.roles.delete(name)
+                    removed.append(name)
+            touched = sorted([*added, *changed, *removed])
+            if touched:
+                change.touched(*map(role_key, touched))
+                change.audit(
+                    "account.roles.sync",
+                    target_kind="role",
+                    target_id="*",
+                    details={"added": sorted(added), "changed": sorted(changed), "removed": sorted(removed)},
+                )
+            return touched
+
+    async def list(self) -> list[RoleView]:
+        """Every role, by name."""
+        async with self._store.read() as rows:
+            return [RoleView.of(row) for row in await rows.roles.all()]
+
+    async def show(self, name: str) -> RoleView:
+        """One role. Raises NotFound."""
+        async with self._store.read() as rows:
+            row = await rows.roles.get(name)
+        if row is None:
+            raise NotFound("there is no role of this name")
+        return RoleView.of(row)
+
+    async def set(self, actor: Actor, name: str, permissions: Iterable[str]) -> RoleView:
+        """Give a role these permissions and no others, making it where needed. Raises Invalid."""
+        name = names.role_name(name)
+        texts = permission_texts(permissions, "permissions")
+        async with self._store.change(actor, self._clock()) as change:
+            before = await change.roles.get(name)
+            if before is None:
+                row = RoleRow(
+                    name=name,
+                    permissions=texts,
+                    config_permissions=None,
+                    created_at=change.now,
+                    updated_at=change.now,
+                )
+                await change.roles.add(row)
+            elif list(before.permissions) != texts:
+                await change.roles.set(name, texts, change.now)
+            else:
+                return RoleView.of(before)
+            change.touched(role_key(name))
+            details: dict[str, object] = {
+                "permissions": texts,
+                "before": None if before is None else list(before.permissions),
+            }
+            change.audit("account.role.set", target_kind="role", target_id=name, target_name=name, details=details)
+            after = await change.roles.get(name)
+            if after is None:
+                raise RuntimeError("a role vanished inside a transaction")
+            return RoleView.of(after)

@@ -1,0 +1,279 @@
+"""What services answer with: frozen values, and the same as JSON documents.
+
+``as_dict`` uses snake_case names, RFC 3339 times in UTC with milliseconds, and null for what there is not. A secret is
+in ``Created`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+from proxy.core.errors import Invalid
+from proxy.core.model import TokenStatus, UserStatus
+from proxy.store.records import Cursor, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
+
+T = TypeVar("T")
+
+
+def rfc3339(at: float | None) -> str | None:
+    """A time in unix seconds as RFC 3339 text in UTC, cut to milliseconds."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page(Generic[T]):
+    """Some of a list. ``next_cursor`` asks for the rest; ``None`` at the end."""
+
+    items: Sequence[T]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Membership:
+    org_id: str
+    org_name: str
+    role: str
+
+    @classmethod
+    def of(cls, row: MemberRow) -> Membership:
+        return cls(org_id=row.org_id, org_name=row.org_name, role=row.role)
+
+    def as_dict(self) -> dict[str, object]:
+        return {"org_id": self.org_id, "org": self.org_name, "role": self.role}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UserView:
+    id: str
+    email: str
+    name: str
+    role: str
+    status: UserStatus
+    memberships: tuple[Membership, ...]
+    created_at: float
+    updated_at: float
+
+    @classmethod
+    def of(cls, row: UserRow, members: Sequence[MemberRow]) -> UserView:
+        return cls(
+            id=row.id,
+            email=row.email,
+            name=row.name,
+            role=row.role,
+            status=row.status,
+            memberships=tuple(Membership.of(member) for member in members if member.user_id == row.id),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "email": self.email,
+            "name": self.name,
+            "role": self.role or None,
+            "status": self.status.value,
+            "memberships": [membership.as_dict() for membership in self.memberships],
+            "created_at": rfc3339(self.created_at),
+            "updated_at": rfc3339(self.updated_at),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrgView:
+    id: str
+    name: str
+    display_name: str
+    status: str
+    members: int | None
+    created_at: float
+    updated_at: float
+
+    @classmethod
+    def of(cls, row: OrgRow, members: int | None = None) -> OrgView:
+        """``members`` is how many there are, where somebody counted."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            display_name=row.display_name,
+            status=row.status,
+            members=members,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        document: dict[str, object] = {
+            "id": self.id,
+            "name": self.name,
+            "display_name": self.display_name,
+            "status": self.status,
+            "created_at": rfc3339(self.created_at),
+            "updated_at": rfc3339(self.updated_at),
+        }
+        if self.members is not None:
+            document["members"] = self.members
+        return document
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoleView:
+    """``source`` is ``config`` where the configuration's definition holds, ``store`` where it was set by command."""
+
+    name: str
+    permissions: tuple[str, ...]
+    source: str
+    created_at: float
+    updated_at: float
+
+    @classmethod
+    def of(cls, row: RoleRow) -> RoleView:
+        from_config = row.config_permissions is not None and list(row.permissions) == list(row.config_permissions)
+        return cls(
+            name=row.name,
+            permissions=tuple(row.permissions),
+            source="config" if from_config else "store",
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "permissions": list(self.permissions),
+            "source": self.source,
+            "created_at": rfc3339(self.created_at),
+            "updated_at": rfc3339(self.updated_at),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenView:
+    """A token as everybody who may know of it sees it. ``scopes`` ``None``: all that the role allows."""
+
+    id: str
+    prefix: str
+    kind: str
+    reach: str
+    name: str
+    description: str
+    user_id: str | None
+    email: str | None
+    org_id: str | None
+    org_name: str | None
+    role: str | None
+    scopes: tuple[str, ...] | None
+    status: TokenStatus
+    created_at: float
+    updated_at: float
+    rotated_at: float | None
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None
+    use_count: int
+
+    @classmethod
+    def of(cls, entry: TokenEntry, now: float) -> TokenView:
+        """The view at ``now``, on which ``expired`` depends; a token of a removed owner shows as revoked."""
+        row = entry.token
+        status = row.status
+        if entry.user_status is UserStatus.REMOVED:
+            status = TokenStatus.REVOKED
+        elif status is TokenStatus.ACTIVE and row.expires_at is not None and row.expires_at <= now:
+            status = TokenStatus.EXPIRED
+        return cls(
+            id=row.id,
+            prefix=row.prefix,
+            kind=row.kind.value,
+            reach=row.reach.value,
+            name=row.name,
+            description=row.description,
+            user_id=row.user_id,
+            email=entry.email or None,
+            org_id=row.org_id,
+            org_name=entry.org_name or None,
+            role=row.role,
+            scopes=None if row.scopes is None else tuple(row.scopes),
+            status=status,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            rotated_at=row.rotated_at,
+            expires_at=row.expires_at,
+            revoked_at=row.revoked_at,
+            last_used_at=entry.last_used_at,
+            use_count=entry.use_count,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "prefix": self.prefix,
+            "kind": self.kind,
+            "reach": self.reach,
+            "name": self.name,
+            "description": self.description,
+            "user_id": self.user_id,
+            "user": self.email,
+            "org_id": self.org_id,
+            "org": self.org_name,
+            "role": self.role,
+            "scopes": None if self.scopes is None else list(self.scopes),
+            "status": self.status.value,
+            "created_at": rfc3339(self.created_at),
+            "updated_at": rfc3339(self.updated_at),
+            "rotated_at": rfc3339(self.rotated_at),
+            "expires_at": rfc3339(self.expires_at),
+            "revoked_at": rfc3339(self.revoked_at),
+            "last_used_at": rfc3339(self.last_used_at),
+            "use_count": self.use_count,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Created:
+    """A token with its value, in the one answer that shows it. ``warnings`` are sentences for whoever asked."""
+
+    view: TokenView
+    token: str = field(repr=False)
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        return {**self.view.as_dict(), "token": self.token, "warnings": list(self.warnings)}
+
+
+def write_cursor(created_at: float, row_id: str) -> str:
+    """A cursor that asks for what follows the row with this time and id."""
+    return base64.urlsafe_b64encode(json.dumps([created_at, row_id]).encode()).rstrip(b"=").decode("ascii")
+
+
+def read_cursor(text: str | None) -> Cursor | None:
+    """The inverse of ``write_cursor``. Raises Invalid for what it did not write."""
+    if text is None:
+        return None
+    try:
+        created_at, row_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        raise Invalid("cursor", "this is not a cursor of this list") from None
+    if type(created_at) is not float or not math.isfinite(created_at) or type(row_id) is not str:
+        raise Invalid("cursor", "this is not a cursor of this list")
+    return Cursor(created_at=created_at, id=row_id)
+
+
+LIMIT_DEFAULT = 100
+LIMIT_MOST = 1000
+
+
+def check_limit(limit: int) -> int:
+    """The page size itself. Raises Invalid outside 1 to 1000."""
+    if not 1 <= limit <= LIMIT_MOST:
+        raise Invalid("limit", f"a page has 1 to {LIMIT_MOST} rows")
+    return limit
