@@ -1,0 +1,86 @@
+"""A store of grants in memory, for resolution without a database; it can be told to fail."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+from proxy.core.depends import token_key
+from proxy.core.errors import StoreUnavailable
+from proxy.core.model import Grant, Kind, Reach, RefusedGrant
+from proxy.core.permissions import PermissionSet
+from proxy.core.reasons import Reason
+from proxy.core.token import TokenFormat
+
+TOKENS = TokenFormat("acme")
+CACHE_KEY = b"k" * 32
+
+
+@dataclass(kw_only=True)
+class MemoryGrants:
+    """Grants and hashes by prefix; every mutation is a change with a number."""
+
+    epoch: int = 1
+    grants: dict[str, Grant] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    log: list[tuple[int, str]] = field(default_factory=list)
+    read_only: bool = False
+    broken: bool = False
+
+    def add(self, token: str, stored: str) -> Grant:
+        parsed = TOKENS.parse(token)
+        assert parsed is not None
+        grant = Grant(
+            prefix=parsed.prefix,
+            token_id=parsed.token_id,
+            kind=Kind.PAT,
+            token_name="ci",
+            digest=None,
+            user_id="u1",
+            email="ada@example.org",
+            org_id="",
+            org_name="",
+            reach=Reach.PERSONAL,
+            role="editor",
+            permissions=PermissionSet.of(["things:*"]),
+            scopes=None,
+            expires_at=None,
+            depends=(token_key(parsed.token_id), "user:u1", "role:editor"),
+        )
+        self.grants[parsed.prefix] = grant
+        self.hashes[parsed.token_id] = stored
+        return grant
+
+    def rotate(self, prefix: str, stored: str) -> None:
+        grant = self.grants[prefix]
+        self.grants[prefix] = replace(grant, digest=None)
+        self.hashes[grant.token_id] = stored
+        self.epoch += 1
+        self.log.append((self.epoch, token_key(grant.token_id)))
+
+    async def resolve(self, prefix: str) -> tuple[int, Grant | RefusedGrant]:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreUnavailable("the store cannot be used now")
+        found = self.grants.get(prefix)
+        if found is None:
+            return self.epoch, RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=())
+        return self.epoch, found
+
+    async def secret_hash(self, token_id: str) -> str | None:
+        await asyncio.sleep(0)
+        return self.hashes.get(token_id)
+
+    async def remember_digest(self, token_id: str, digest: bytes, expected_hash: str) -> bool:
+        await asyncio.sleep(0)
+        if self.read_only:
+            raise StoreUnavailable("the store cannot be used now because its disk is full")
+        if self.hashes.get(token_id) != expected_hash:
+            return False
+        prefix = next(p for p, g in self.grants.items() if g.token_id == token_id)
+        self.grants[prefix] = replace(self.grants[prefix], digest=digest)
+        return True
+
+    async def changes_since(self, epoch: int, limit: int) -> tuple[int, tuple[str, ...], bool]:
+        keys = tuple(key for number, key in self.log if number > epoch)
+        return self.epoch, keys, len(keys) <= limit

@@ -1,0 +1,112 @@
+"""The page's writer keeps the epoch, ends old leases and refuses an older store."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.authority.lease import LeaseKeeper
+from proxy.authority.page import PAGE_FILE, PageWriter, open_page
+from proxy.core.errors import StoreBehind, StoreUnavailable
+from proxy.core.page import PAGE_SIZE, PageView
+
+
+def test_a_new_page_is_private_has_the_stores_epoch_and_no_lease(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=7)
+    status = (tmp_path / PAGE_FILE).stat()
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert status.st_size == PAGE_SIZE
+    assert (page.epoch, page.lease_until_ns) == (7, 0)
+    page.close()
+
+
+def test_a_restart_ends_the_lease_keeps_the_file_and_changes_the_incarnation(tmp_path: Path) -> None:
+    first = open_page(tmp_path, store_epoch=7)
+    first.renew(123)
+    second = open_page(tmp_path, store_epoch=9)  # the first died without closing
+    assert (first.epoch, first.lease_until_ns) == (9, 0)
+    assert first.incarnation == second.incarnation != 0
+    assert first.is_in_place()
+    second.close()
+    first.close()
+
+
+def test_an_older_store_is_refused_and_no_lease_is_left(tmp_path: Path) -> None:
+    before = open_page(tmp_path, store_epoch=9)
+    before.renew(123)
+    with pytest.raises(StoreBehind, match=r"number 8.*number 9"):
+        open_page(tmp_path, store_epoch=8)
+    assert (before.epoch, before.lease_until_ns) == (9, 0)
+    before.close()
+
+
+def test_an_accepted_older_store_gets_a_new_page_and_the_old_one_no_lease(tmp_path: Path) -> None:
+    before = open_page(tmp_path, store_epoch=9)
+    after = open_page(tmp_path, store_epoch=8, accept_older=True)
+    after.renew(456)
+    assert (after.epoch, after.is_in_place()) == (8, True)
+    assert (before.lease_until_ns, before.is_in_place()) == (0, False)
+    before.close()
+    after.close()
+
+
+def test_what_is_not_a_page_is_made_one_and_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / PAGE_FILE).write_bytes(b"\xff" * 3)
+    page = open_page(tmp_path, store_epoch=1)
+    assert page.epoch == 1
+    page.close()
+    (tmp_path / PAGE_FILE).unlink()
+    (tmp_path / PAGE_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreUnavailable):
+        open_page(tmp_path, store_epoch=1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def _frozen(page: PageWriter) -> Callable[[], bool]:
+    def owned() -> bool:
+        os.sched_yield()
+        return page.is_in_place()
+
+    return owned
+
+
+def test_a_lease_lasts_from_before_the_renewal_and_ends_when_ownership_is_lost(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=1)
+    keeper = LeaseKeeper(page, 5.0, owned=_frozen(page))
+    assert keeper.renew()
+    assert 4.0 < keeper.remaining() <= 5.0
+    (tmp_path / PAGE_FILE).unlink()
+    assert not keeper.renew()
+    assert (keeper.lost, keeper.remaining(), page.lease_until_ns) == (True, 0.0, 0)
+    open_page(tmp_path, store_epoch=1).close()
+    assert not keeper.renew(), "ownership that was lost does not come back"
+    page.close()
+
+
+async def test_the_keeper_renews_until_ownership_is_lost_and_then_returns(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=1)
+    seen: list[int] = []
+
+    def owned() -> bool:
+        seen.append(page.lease_until_ns)
+        return len(seen) < 4
+
+    await LeaseKeeper(page, 0.05, owned=owned).run()
+    assert seen == sorted(set(seen))
+    assert page.lease_until_ns == 0
+    page.close()
+
+
+def test_a_worker_maps_what_the_authority_writes(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=3)
+    with (tmp_path / PAGE_FILE).open("rb") as file:
+        view = PageView(memoryview(mmap.mmap(file.fileno(), PAGE_SIZE, access=mmap.ACCESS_READ)))
+    page.raise_epoch(4)
+    page.renew(99)
+    assert (view.epoch, view.lease_until_ns, view.incarnation) == (4, 99, page.incarnation)
+    page.close()
