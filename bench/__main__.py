@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,7 +33,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", default=",".join(compare.PEERS), help="compare: which ones, nginx among them (default all)"
     )
-    parser.add_argument("--nice", type=int, default=0, help="run all at this niceness; below 0 needs root (default 0)")
     parser.add_argument("--bound", type=float, help="exit 1 when the ratio, the seconds or the MiB are above this")
     return parser
 
@@ -68,13 +66,10 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         require_linux()
-        # Inherited by everything that is started, so no peer gains by it; it keeps a shared machine's other work away.
-        if options.nice:
-            os.setpriority(os.PRIO_PROCESS, 0, options.nice)
         about = facts()
         with tempfile.TemporaryDirectory(prefix="patgate-bench-") as directory:
             result, text, figure = _measure(options, Path(directory))
-    except (BenchError, PermissionError) as error:
+    except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     text = f"{text}\n\n{report.machine_lines(about)}"
