@@ -1,0 +1,18 @@
+"""The authorise phase: what the grant allows now, by the one pure decision of `core.policy`."""
+
+from __future__ import annotations
+
+import time
+
+from proxy.core.policy import decide
+from proxy.core.reasons import Reason
+from proxy.gateway.exchange import Exchange
+
+
+def authorise(x: Exchange) -> Reason | None:
+    """None when the grant of `x` reaches the matched operation now (wall clock), else the refusal."""
+    match, entry = x.match, x.entry
+    if match is None or entry is None:
+        return Reason.NO_ROUTE
+    reason = decide(match, entry.grant, time.time())
+    return None if reason is Reason.ALLOWED else reason

@@ -1,0 +1,209 @@
+"""The grant cache: which grants this worker holds, how it finds one, and how a change removes them.
+
+Rules of this module:
+1. `applied` is the number of the last change that the cache has absorbed. A hit counts only while it equals the epoch
+   on the shared page; the comparison is made where the decision is made.
+2. An entry leaves all three maps at once: by prefix, by credential, and the index of what it depends on.
+3. The first-level map is keyed by a keyed digest of the credential, never by the credential.
+4. Refused and unknown prefixes live in a bounded map of their own and cannot push out a grant.
+
+Data flow: a lookup's answer enters by `store` or `store_refused`; a verified credential enters by `remember`; numbered
+changes enter by `apply` in their order, or `reset` when some were missed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from proxy.core.model import Grant, RefusedGrant
+
+_CREDENTIALS_PER_GRANT: Final = 4
+"""Ways in which one token is presented at the same time (Bearer, X-API-Key, Basic with a user name or two)."""
+
+
+class Entry:
+    """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys."""
+
+    __slots__ = ("credentials", "grant", "lines", "live", "used")
+
+    def __init__(self, grant: Grant, lines: bytes) -> None:
+        self.grant = grant
+        self.lines = lines
+        self.used = True
+        self.credentials: tuple[bytes, ...] = ()
+        self.live: set[Any] | None = None
+
+
+class GrantCache:
+    """Grants by public prefix, bounded to `capacity`, evicted by second chance (an approximation of LRU).
+
+    `credential_key` (32 random bytes of this process) keys the digests of the first-level map. `prefix_heads` are the
+    beginnings of all public prefixes ("acme_pat", "acme_key"), by which the change of a token finds its entry without
+    an index. `on_evict` is called with an entry that a *change* removed, so that what still runs under it can be ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int,
+        absent_capacity: int,
+        absent_seconds: float,
+        credential_key: bytes,
+        prefix_heads: Iterable[str],
+        on_evict: Callable[[Entry], None] | None = None,
+    ) -> None:
+        self.applied = -1
+        self.entries: OrderedDict[str, Entry] = OrderedDict()
+        self.by_credential: dict[bytes, Entry] = {}
+        self._dependents: dict[str, str | set[str]] = {}
+        self._absent: OrderedDict[str, tuple[float, RefusedGrant]] = OrderedDict()
+        self._capacity = capacity
+        self._absent_capacity = absent_capacity
+        self._absent_seconds = absent_seconds
+        self._hasher = hashlib.blake2b(key=credential_key, digest_size=16)
+        self._prefix_heads = tuple(prefix_heads)
+        self._on_evict = on_evict
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def absent(self) -> int:
+        """Number of refused prefixes held."""
+        return len(self._absent)
+
+    def credential_digest(self, credential: bytes) -> bytes:
+        """The first-level key of a presented credential: keyed BLAKE2b (RFC 7693), 16 bytes."""
+        hasher = self._hasher.copy()
+        hasher.update(credential)
+        return hasher.digest()
+
+    def store(self, grant: Grant, lines: bytes) -> Entry:
+        """Keep `grant` (replacing an older one of the same prefix) and return its entry."""
+        prefix = grant.prefix
+        if prefix in self.entries:
+            self.evict(prefix)
+        while len(self.entries) >= self._capacity:
+            self._evict_one()
+        self._absent.pop(prefix, None)
+        entry = Entry(grant, lines)
+        self.entries[prefix] = entry
+        for key in grant.depends:
+            if not key.startswith("token:"):
+                self._index(key, prefix)
+        return entry
+
+    def remember(self, entry: Entry, credential: bytes) -> None:
+        """Let the verified `credential` (its first-level digest) find `entry` without further checks."""
+        if self.entries.get(entry.grant.prefix) is not entry:
+            return
+        known = entry.credentials
+        if len(known) >= _CREDENTIALS_PER_GRANT:
+            del self.by_credential[known[0]]
+            known = known[1:]
+        entry.credentials = (*known, credential)
+        self.by_credential[credential] = entry
+
+    def store_refused(self, refused: RefusedGrant, now: float) -> None:
+        """Keep a refusal for its prefix until `absent_seconds` after `now` (monotonic seconds)."""
+        absent = self._absent
+        absent.pop(refused.prefix, None)
+        while len(absent) >= self._absent_capacity:
+            absent.popitem(last=False)
+        absent[refused.prefix] = (now + self._absent_seconds, refused)
+
+    def refused(self, prefix: str, now: float) -> RefusedGrant | None:
+        """The refusal held for `prefix`, if one is held and has not aged out at `now` (monotonic seconds)."""
+        held = self._absent.get(prefix)
+        if held is None:
+            return None
+        if held[0] <= now:
+            del self._absent[prefix]
+            return None
+        return held[1]
+
+    def apply(self, keys: Iterable[str], epoch: int) -> None:
+        """Absorb the changes up to number `epoch`: every grant that depends on one of `keys` leaves."""
+        wide = False
+        for key in keys:
+            if key.startswith("token:"):
+                self._apply_token(key[6:])
+                continue
+            wide = True
+            dependents = self._dependents.get(key)
+            if dependents is None:
+                continue
+            for prefix in (dependents,) if isinstance(dependents, str) else tuple(dependents):
+                self._remove(prefix)
+        if wide:
+            # A refusal may rest on anything that changed; there are few of them and they are quick to learn again.
+            self._absent.clear()
+        self.applied = max(self.applied, epoch)
+
+    def reset(self, epoch: int) -> None:
+        """Drop everything: changes up to `epoch` were missed, or the authority is another one."""
+        entries = list(self.entries.values())
+        self.entries.clear()
+        self.by_credential.clear()
+        self._dependents.clear()
+        self._absent.clear()
+        self.applied = epoch
+        if self._on_evict is not None:
+            for entry in entries:
+                self._on_evict(entry)
+
+    def evict(self, prefix: str) -> Entry | None:
+        """Remove the grant of `prefix`, if held, from every map."""
+        entry = self.entries.pop(prefix, None)
+        if entry is None:
+            return None
+        for credential in entry.credentials:
+            self.by_credential.pop(credential, None)
+        entry.credentials = ()
+        for key in entry.grant.depends:
+            self._unindex(key, prefix)
+        return entry
+
+    def _apply_token(self, token_id: str) -> None:
+        for head in self._prefix_heads:
+            prefix = f"{head}_{token_id}"
+            self._absent.pop(prefix, None)
+            self._remove(prefix)
+
+    def _remove(self, prefix: str) -> None:
+        entry = self.evict(prefix)
+        if entry is not None and self._on_evict is not None:
+            self._on_evict(entry)
+
+    def _evict_one(self) -> None:
+        prefix, entry = next(iter(self.entries.items()))
+        while entry.used:
+            entry.used = False
+            self.entries.move_to_end(prefix)
+            prefix, entry = next(iter(self.entries.items()))
+        self.evict(prefix)
+
+    def _index(self, key: str, prefix: str) -> None:
+        held = self._dependents.get(key)
+        if held is None:
+            self._dependents[key] = prefix
+        elif isinstance(held, str):
+            if held != prefix:
+                self._dependents[key] = {held, prefix}
+        else:
+            held.add(prefix)
+
+    def _unindex(self, key: str, prefix: str) -> None:
+        held = self._dependents.get(key)
+        if held is None:
+            return
+        if isinstance(held, str):
+            if held == prefix:
+                del self._dependents[key]
+        else:
+            held.discard(prefix)
+            if not held:
+                del self._dependents[key]

@@ -1,0 +1,105 @@
+"""One request and its response, from the first byte of the head to the record.
+
+An `Exchange` is created when a complete head has arrived and dies when its record has been made. Each slot is written
+once, by the phase named beside it; a later phase reads it and never changes it. The exceptions are the counters and
+the few slots under "progress", which the relay advances while bytes flow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from proxy.core.reasons import Reason
+    from proxy.core.routes import Match
+    from proxy.gateway.body import Body
+    from proxy.gateway.cache import Entry
+    from proxy.gateway.listen import ClientConnection
+    from proxy.gateway.upstream import Upstream, UpstreamConnection
+
+NO_BODY: Final = -1
+"""`Exchange.content_length` of a message that announces none."""
+
+
+class Exchange:
+    """The state of one request. Times are nanoseconds of CLOCK_MONOTONIC."""
+
+    __slots__ = (
+        "api_key",
+        "authorization",
+        "body",
+        "body_done",
+        "bytes_in",
+        "bytes_out",
+        "chunked",
+        "client",
+        "content_length",
+        "entry",
+        "epoch",
+        "expects_continue",
+        "forwarded",
+        "head_only",
+        "host",
+        "host_name",
+        "keep_alive",
+        "kept",
+        "match",
+        "method",
+        "path",
+        "pending_body",
+        "query",
+        "reason",
+        "reported",
+        "request_id",
+        "response_started",
+        "retried",
+        "started",
+        "status",
+        "upstream",
+        "upstream_connection",
+        "upstream_head",
+        "version",
+    )
+
+    def __init__(self, client: ClientConnection, started: int, request_id: bytes) -> None:
+        # listen
+        self.client: ClientConnection | None = client
+        self.started = started
+        self.request_id = request_id
+        # parse
+        self.method = b""
+        self.path = b""
+        self.query = b""
+        self.version = 1
+        self.head_only = False
+        self.host = b""
+        self.host_name = ""
+        self.kept: bytes = b""
+        self.authorization: bytes | None = None
+        self.api_key: bytes | None = None
+        self.content_length = NO_BODY
+        self.chunked = False
+        self.keep_alive = True
+        self.expects_continue = False
+        self.forwarded: list[tuple[bytes, bytes]] | None = None
+        self.body: Body | None = None
+        # route
+        self.match: Match | None = None
+        # authenticate
+        self.epoch = 0
+        self.entry: Entry | None = None
+        # authorise (or whichever phase refused)
+        self.reason: Reason | None = None
+        self.reported: Reason | None = None
+        # forward
+        self.upstream: Upstream | None = None
+        self.upstream_connection: UpstreamConnection | None = None
+        self.upstream_head = b""
+        # progress
+        self.pending_body: list[bytes] | None = None
+        self.body_done = True
+        self.response_started = False
+        self.retried = False
+        self.status = 0
+        self.bytes_in = 0
+        self.bytes_out = 0

@@ -1,0 +1,117 @@
+"""The forward phase: a connection to the upstream, and the request on it in one write.
+
+A dead idle connection is retried once, on a new one, when nothing of a body has been sent and the method is idempotent
+(RFC 9110 section 9.2.2): the backend closed it while the request was on its way, and cannot have answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from proxy.core.reasons import Reason
+from proxy.gateway.body import encode_chunks
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.upstream import Server, UpstreamConnection
+
+_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+
+
+class Forwarder:
+    """Sends requests on; `fail` is told when no connection can be had."""
+
+    def __init__(self, *, fail: Callable[[Exchange, Reason], None]) -> None:
+        self._fail = fail
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def forward(self, x: Exchange) -> None:
+        """Send the head of `x` and what has come of its body, on an idle connection or a new one."""
+        upstream = x.upstream
+        assert upstream is not None
+        server = upstream.choose()
+        connection = server.take_idle()
+        if connection is None:
+            self._connect(x, server)
+        else:
+            self._send(x, connection)
+
+    def send_body(self, x: Exchange, pieces: list[bytes]) -> None:
+        """Send more of the request's body; before there is a connection, keep it for the first write."""
+        connection = x.upstream_connection
+        if connection is None:
+            if x.pending_body is None:
+                x.pending_body = pieces
+            else:
+                x.pending_body.extend(pieces)
+            return
+        if connection.transport is not None:
+            data = encode_chunks(pieces, last=x.body_done) if x.chunked else b"".join(pieces)
+            if data:
+                connection.transport.write(data)
+
+    def may_retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
+        """Whether the loss of `connection` before any answer may be mended by sending `x` once more."""
+        return (
+            not connection.fresh
+            and not x.retried
+            and not x.response_started
+            and x.bytes_in == 0
+            and x.body is None
+            and x.method in _IDEMPOTENT
+        )
+
+    def retry(self, x: Exchange, server: Server) -> None:
+        """Send `x` again, on a connection that is certainly new."""
+        x.retried = True
+        x.upstream_connection = None
+        server.active -= 1
+        self._connect(x, server)
+
+    async def close(self) -> None:
+        """Give up connections that are being made."""
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    def _send(self, x: Exchange, connection: UpstreamConnection) -> None:
+        connection.exchange = x
+        x.upstream_connection = connection
+        connection.server.active += 1
+        transport = connection.transport
+        if transport is None:
+            self._fail(x, Reason.UPSTREAM_RESET)
+            return
+        pieces = x.pending_body
+        if x.client is not None and x.client.paused:
+            x.client.read_more(True)
+        if pieces is None and x.body is None:
+            transport.write(x.upstream_head)
+            return
+        pieces = pieces or []
+        x.pending_body = None
+        if x.chunked:
+            transport.write(x.upstream_head + encode_chunks(pieces, last=x.body_done))
+        else:
+            transport.write(b"".join((x.upstream_head, *pieces)))
+
+    def _connect(self, x: Exchange, server: Server) -> None:
+        task = asyncio.create_task(self._connect_and_send(x, server), name="upstream connect")
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect_and_send(self, x: Exchange, server: Server) -> None:
+        try:
+            connection = await server.connect()
+        except TimeoutError:
+            self._fail(x, Reason.UPSTREAM_CONNECT_TIMEOUT)
+        except OSError:
+            self._fail(x, Reason.UPSTREAM_REFUSED)
+        else:
+            if x.client is None:
+                # The client left meanwhile; the connection is as good as new for somebody else.
+                connection.idle_since = time.monotonic()
+                server.release(connection)
+            else:
+                self._send(x, connection)

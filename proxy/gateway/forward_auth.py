@@ -1,0 +1,124 @@
+"""The forward-auth entry: an ingress asks whether a request that it describes may pass.
+
+Rules of this module:
+1. Only peers of the listener's trusted networks are answered; what they describe is believed because they are them.
+2. Every shape reads its own headers and no other's. Method and URI must each be there exactly once and be readable.
+3. The described target passes the same checks and the same phases as a proxied one.
+4. Allowed is exactly 200 with every identity header, empty where unknown, so that nothing a client sent survives.
+
+Shapes, by path: `/nginx` (X-Original-Method, X-Original-URI), `/traefik` and `/caddy` (X-Forwarded-Method, -Uri,
+-Host), `/envoy` in front of the original path (method and Host are the request's own), and `/`: the one family that is
+there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from proxy.core.reasons import Reason
+from proxy.core.routes import RouteTable
+from proxy.gateway.authenticate import Authenticator
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.grammar import HOST, TOKEN
+from proxy.gateway.pipeline import Decider
+from proxy.gateway.record import Recorder
+from proxy.gateway.respond import Responder
+
+_ORIGINAL: Final = (b"x-original-method", b"x-original-uri")
+_FORWARDED: Final = (b"x-forwarded-method", b"x-forwarded-uri")
+_FORWARDED_HOST: Final = b"x-forwarded-host"
+_ENVOY: Final = b"/envoy"
+_SHAPES: Final = {
+    b"/nginx": (_ORIGINAL,),
+    b"/traefik": (_FORWARDED,),
+    b"/caddy": (_FORWARDED,),
+    b"/": (_ORIGINAL, _FORWARDED),
+}
+_URI: Final = re.compile(rb"(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\x7e]*+)?")
+
+
+class ForwardAuthPipeline(Decider):
+    """Answers an ingress. `empty_lines` are the identity headers without values."""
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        authenticator: Authenticator,
+        responder: Responder,
+        recorder: Recorder,
+        empty_lines: bytes,
+        max_request_line: int,
+    ) -> None:
+        super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
+        self._empty_lines = empty_lines
+        self._max_request_line = max_request_line
+
+    def begin(self, x: Exchange) -> None:
+        reason = self._translate(x)
+        if reason is None:
+            super().begin(x)
+        else:
+            self.refuse(x, reason)
+
+    def allowed(self, x: Exchange) -> None:
+        client = x.client
+        if client is None:
+            return
+        if not x.body_done:
+            x.keep_alive = False
+        x.status = 200
+        lines = x.entry.lines if x.entry is not None else self._empty_lines
+        connection = b"" if x.keep_alive else b"Connection: close\r\n"
+        if x.keep_alive and not x.version:
+            connection = b"Connection: keep-alive\r\n"
+        client.respond(
+            x,
+            b"".join(
+                (
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n",
+                    lines,
+                    b"X-Request-Id: ",
+                    x.request_id,
+                    b"\r\n",
+                    connection,
+                    b"\r\n",
+                )
+            ),
+        )
+
+    def _translate(self, x: Exchange) -> Reason | None:
+        """Replace the method, target and host of `x` by those that the ingress describes."""
+        if x.client is None or not x.client.peer_trusted:
+            return Reason.PEER_UNTRUSTED
+        if x.path.startswith(_ENVOY + b"/"):
+            x.path = x.path[len(_ENVOY) :]
+            return None
+        families = _SHAPES.get(x.path)
+        if families is None:
+            return Reason.FORWARDED_INVALID
+        fields = x.forwarded or []
+        present = [family for family in families if any(name in family for name, _ in fields)]
+        if len(present) != 1:
+            return Reason.FORWARDED_INVALID
+        method_name, uri_name = family = present[0]
+        methods = [value for name, value in fields if name == method_name]
+        uris = [value for name, value in fields if name == uri_name]
+        if len(methods) != 1 or len(uris) != 1 or TOKEN.fullmatch(methods[0]) is None:
+            return Reason.FORWARDED_INVALID
+        if len(methods[0]) + len(uris[0]) > self._max_request_line:
+            return Reason.TARGET_TOO_LONG
+        uri = _URI.fullmatch(uris[0])
+        if uri is None:
+            return Reason.FORWARDED_INVALID
+        if family is _FORWARDED:
+            hosts = [value for name, value in fields if name == _FORWARDED_HOST]
+            host = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+            if host is None:
+                return Reason.FORWARDED_INVALID
+            x.host_name = host[1].decode("ascii").lower()
+        x.method = methods[0]
+        x.path = uri[1]
+        x.query = uri[2] or b""
+        return None

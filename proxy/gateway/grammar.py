@@ -1,0 +1,69 @@
+"""The grammar of HTTP/1.1 heads (RFC 9110 section 5, RFC 9112 sections 2 to 5) as compiled expressions.
+
+Rules of this module:
+1. An expression matches a whole head or nothing; there is no leniency switch and no repair.
+2. CR and LF occur only as the CRLF that ends a line: bare ones, folded lines, NUL and other control characters do not
+   match anything here.
+3. Every repetition is possessive or separated by a byte it cannot contain, so matching is linear in the input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_FIELDS: Final = rb"((?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*+)\r\n\r\n"
+
+REQUEST_HEAD: Final = re.compile(
+    rb"(" + _TOKEN + rb") ([\x21-\x3e\x40-\x7e\x80-\xff]++)(\?[\x21\x22\x24-\x7e]*+)? HTTP/1\.([01])" + _FIELDS
+)
+"""Groups: method, target up to its query, query with its "?" or None, minor version, field lines (each with its CRLF in
+front). A query is visible ASCII without "#"; what is allowed in front of it is for `core.target` to say."""
+
+RESPONSE_HEAD: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})((?: [\t\x20-\x7e\x80-\xff]*+)?)" + _FIELDS)
+"""Groups: minor version, status code, reason phrase with its leading space, field lines."""
+
+HOST: Final = re.compile(rb"((?:[A-Za-z0-9._~\-]|%[0-9A-Fa-f]{2})++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?")
+"""`Host` and the authority of an absolute-form target: no user information, no sub-delimiters (RFC 9110, 7.2)."""
+
+_Trie = dict[str, "_Trie"]
+"""Names by their characters; the empty character ends one."""
+
+TOKEN: Final = re.compile(_TOKEN)
+
+
+def field_splitter(names: Iterable[bytes]) -> re.Pattern[bytes]:
+    """Compile an expression that splits field lines at the lines whose name is one of `names`.
+
+    `names` are folded (`core.identity.fold`): lower case, with "-" for all punctuation; each matches in any case and
+    with any punctuation.
+    `re.split` then gives: lines, name, value, lines, name, value, … in the order received. The names are compiled as a
+    trie, which keeps a line that is none of them at one comparison or two.
+    """
+    trie: _Trie = {}
+    for name in names:
+        node = trie
+        for character in name.decode("ascii"):
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return re.compile(f"\\r\\n({_emit(trie)}):[ \\t]*+([^\\r]*+)".encode("ascii"))
+
+
+def _emit(node: _Trie) -> str:
+    branches: list[str] = []
+    for character, below in sorted(node.items()):
+        if not character:
+            continue
+        if character == "-":
+            one = "[-!#$%&'*+._`|~^]"
+        elif character.isalpha():
+            one = f"[{character}{character.upper()}]"
+        else:
+            one = re.escape(character)
+        branches.append(one + _emit(below))
+    if not branches:
+        return ""
+    body = branches[0] if len(branches) == 1 and "" not in node else f"(?:{'|'.join(branches)})"
+    return f"{body}?" if "" in node else body

@@ -1,0 +1,209 @@
+"""The worker's end of the link to the authority: one unix socket, length-prefixed frames (`core.wire`).
+
+Rules of this module:
+1. An answer belongs to the request whose number it carries; one that comes after its waiter gave up is dropped.
+2. When the link is down, every waiter gets `AuthorityUnavailable` at once; the link then reconnects for ever.
+3. Changes are applied in the order of their numbers, whoever sent them. A push that does not continue where the cache
+   stands is not applied; the gap is fetched instead.
+4. Lookups of one prefix in flight are shared. What is shared is the grant, never a verdict on a credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable, WireError
+from proxy.core.model import Grant, RefusedGrant
+from proxy.core.wire import Deframer, frame, grant_from_wire, refused_from_wire
+from proxy.gateway.cache import GrantCache
+
+_RECONNECT_SECONDS: Final = 0.05
+_ANSWER_SECONDS: Final = 5.0
+_PENDING_LIMIT: Final = 1024
+_LOST: Final = "the link to the authority is down"
+
+
+class Answer:
+    """What the authority says of one prefix, and the number of the last change that the answer takes into account."""
+
+    __slots__ = ("as_of", "found")
+
+    def __init__(self, as_of: int, found: Grant | RefusedGrant) -> None:
+        self.as_of = as_of
+        self.found = found
+
+
+class AuthorityLink:
+    """A connection to the authority that mends itself. `on_state` hears True and False as it comes and goes."""
+
+    def __init__(
+        self, path: Path, *, slot: int, cache: GrantCache, on_state: Callable[[bool], None] | None = None
+    ) -> None:
+        self._path = path
+        self._slot = slot
+        self._cache = cache
+        self._on_state = on_state
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._lookups: dict[str, asyncio.Task[Answer]] = {}
+        self._syncing: asyncio.Task[None] | None = None
+        self._number = 0
+        self._runner: asyncio.Task[None] | None = None
+        self.cache_key = b""
+
+    @property
+    def up(self) -> bool:
+        """Whether the authority has greeted this worker on the present connection."""
+        return self._writer is not None and bool(self.cache_key)
+
+    def start(self) -> None:
+        """Begin to connect, and to reconnect whenever the link is lost."""
+        self._runner = asyncio.create_task(self._run(), name="authority link")
+
+    async def close(self) -> None:
+        """Stop reconnecting and close the connection."""
+        tasks = [t for t in (self._runner, self._syncing, *self._lookups.values()) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._lost()
+
+    async def lookup(self, prefix: str) -> Answer:
+        """Ask for the grant of `prefix`. Raises AuthorityUnavailable, AuthorityOverloaded."""
+        task = self._lookups.get(prefix)
+        if task is None:
+            task = asyncio.create_task(self._lookup(prefix), name="grant lookup")
+            self._lookups[prefix] = task
+            task.add_done_callback(lambda _: self._lookups.pop(prefix, None))
+        return await asyncio.shield(task)
+
+    async def verify(self, prefix: str, token: str) -> Answer:
+        """Have the authority verify `token` with its hash at rest. Raises AuthorityUnavailable, AuthorityOverloaded."""
+        return self._answer(await self._ask({"op": "verify", "prefix": prefix, "token": token}, seconds=15.0))
+
+    async def sync(self) -> None:
+        """Fetch and apply the changes that the cache lacks. Raises AuthorityUnavailable."""
+        if self._syncing is None or self._syncing.done():
+            self._syncing = asyncio.create_task(self._sync(), name="change sync")
+        await asyncio.shield(self._syncing)
+
+    def send_counters(self, snapshot: dict[str, Any]) -> None:
+        """Send the worker's counters; nothing comes back, and nothing is sent while the link is down."""
+        if self.up and self._writer is not None:
+            self._writer.write(frame({"op": "counters", "snapshot": snapshot}))
+
+    async def _lookup(self, prefix: str) -> Answer:
+        return self._answer(await self._ask({"op": "resolve", "prefix": prefix}))
+
+    async def _sync(self) -> None:
+        answer = await self._ask({"op": "changes", "since": self._cache.applied})
+        self._absorb(answer)
+
+    def _absorb(self, answer: dict[str, Any]) -> None:
+        if answer["reset"]:
+            self._cache.reset(answer["epoch"])
+        else:
+            self._cache.apply(answer["keys"], answer["epoch"])
+
+    @staticmethod
+    def _answer(answer: dict[str, Any]) -> Answer:
+        if "grant" in answer:
+            return Answer(answer["as_of"], grant_from_wire(answer["grant"]))
+        return Answer(answer["as_of"], refused_from_wire(answer["refused"]))
+
+    async def _ask(self, request: dict[str, Any], *, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
+        writer = self._writer
+        if writer is None:
+            raise AuthorityUnavailable(_LOST)
+        if len(self._waiting) >= _PENDING_LIMIT:
+            raise AuthorityOverloaded("too many questions to the authority are waiting")
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            writer.write(frame({"id": number, **request}))
+            async with asyncio.timeout(seconds):
+                answer = await future
+        except TimeoutError:
+            raise AuthorityUnavailable("the authority did not answer in time") from None
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in answer:
+            if answer["error"] == "overloaded":
+                raise AuthorityOverloaded("the authority has no capacity left")
+            raise AuthorityUnavailable("the authority could not answer")
+        return answer
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                reader, self._writer = await asyncio.open_unix_connection(self._path)
+                reading = asyncio.create_task(self._read(reader), name="authority link reader")
+                try:
+                    await self._greet()
+                    await reading
+                finally:
+                    reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
+            except (OSError, AuthorityUnavailable, WireError, KeyError, ValueError):
+                # Whatever broke it, the cure is the same: close, tell the waiters, connect anew.
+                pass
+            finally:
+                self._lost()
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _greet(self) -> None:
+        hello = {"op": "hello", "worker": self._slot, "pid": os.getpid(), "applied": self._cache.applied}
+        answer = await self._ask(hello)
+        key = bytes.fromhex(answer["cache_key"])
+        if key != self.cache_key:
+            # Digests made with another key verify nothing.
+            self._cache.reset(answer["epoch"])
+            self.cache_key = key
+        else:
+            await self._sync()
+        if self._on_state is not None:
+            self._on_state(True)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        deframer = Deframer()
+        while data := await reader.read(65536):
+            for message in deframer.feed(data):
+                if "push" in message:
+                    self._pushed(message)
+                    continue
+                future = self._waiting.get(message["id"])
+                if future is not None and not future.done():
+                    future.set_result(message)
+        raise AuthorityUnavailable(_LOST)
+
+    def _pushed(self, message: dict[str, Any]) -> None:
+        if message["push"] != "changes" or not self.cache_key:
+            return
+        if message["since"] <= self._cache.applied:
+            if message["epoch"] > self._cache.applied:
+                self._cache.apply(message["keys"], message["epoch"])
+        elif self._syncing is None or self._syncing.done():
+            self._syncing = asyncio.create_task(self._sync_quietly(), name="change sync")
+
+    async def _sync_quietly(self) -> None:
+        try:
+            await self._sync()
+        except (AuthorityUnavailable, AuthorityOverloaded):
+            # Nothing is lost: the epoch on the page still differs, so the next request fetches them.
+            return
+
+    def _lost(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+            if self._on_state is not None:
+                self._on_state(False)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(AuthorityUnavailable(_LOST))

@@ -1,0 +1,381 @@
+"""The listen phase: client connections, and the order of what happens on each.
+
+Rules of this module:
+1. A connection carries one exchange at a time; what a client sends ahead waits, bounded, and is answered in its order.
+2. A connection is closed after any message whose end is in doubt. Closing lets the client read the answer: the sending
+   side is shut first, what still arrives is thrown away, and a deadline ends it.
+3. Deadlines are looked at by one coarse sweep per worker; there is no timer per connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Final
+
+from proxy.core.reasons import Reason
+from proxy.gateway.body import FramingError
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.parse import HeadParser
+
+if TYPE_CHECKING:
+    from proxy.gateway.pipeline import Decider
+
+_READ_AHEAD: Final = 64 * 1024
+"""Bytes that a client may send ahead of the exchange in progress before it is read no further."""
+_WRITE_HIGH_WATER: Final = 256 * 1024
+_LINGER_NS: Final = 2_000_000_000
+_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|\0")
+_NEVER: Final = 2**63
+
+
+class Listener:
+    """What the connections of one listener share. Times in seconds, sizes in bytes.
+
+    `boot` begins every request id of this process; `trusted` are the networks whose forwarding headers are believed.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Decider,
+        parser: HeadParser,
+        trusted: Sequence[IPv4Network | IPv6Network],
+        boot: bytes,
+        max_head: int,
+        max_request_line: int,
+        max_body: int | None,
+        head_seconds: float,
+        body_idle_seconds: float,
+        keepalive_seconds: float,
+        answer_seconds: float,
+        tls: bool,
+    ) -> None:
+        self.pipeline = pipeline
+        self.parser = parser
+        self.trusted = tuple(trusted)
+        self.boot = boot
+        self.max_head = max_head
+        self.max_request_line = max_request_line
+        self.max_body = max_body
+        self.head_ns = int(head_seconds * 1e9)
+        self.body_idle_ns = int(body_idle_seconds * 1e9)
+        self.keepalive_ns = int(keepalive_seconds * 1e9)
+        self.answer_ns = int(answer_seconds * 1e9)
+        self.scheme = b"https" if tls else b"http"
+        self.connections: set[ClientConnection] = set()
+        self.number = 0
+        self.draining = False
+        self.empty = asyncio.Event()
+
+    def connection(self) -> ClientConnection:
+        """A new connection's protocol."""
+        return ClientConnection(self)
+
+    def trusts(self, address: IPv4Address | IPv6Address) -> bool:
+        """Whether forwarding headers of this peer are believed; an IPv4-mapped address counts as IPv4."""
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self.trusted)
+
+    def sweep(self, now_ns: int) -> None:
+        """End what has passed its deadline."""
+        late = [connection for connection in self.connections if connection.deadline < now_ns]
+        for connection in late:
+            connection.late()
+
+    def drain(self) -> None:
+        """Close idle connections now, and the others after the exchange they carry."""
+        self.draining = True
+        if not self.connections:
+            self.empty.set()
+        for connection in list(self.connections):
+            if connection.exchange is None and not connection.buffer:
+                connection.shut()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection from a client."""
+
+    __slots__ = (
+        "buffer",
+        "busy",
+        "closing",
+        "deadline",
+        "exchange",
+        "forwarded_lines",
+        "half_closed",
+        "listener",
+        "paused",
+        "peer",
+        "peer_trusted",
+        "transport",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.transport: asyncio.Transport | None = None
+        self.exchange: Exchange | None = None
+        self.buffer = b""
+        self.busy = False
+        self.closing = False
+        self.half_closed = False
+        self.paused = False
+        self.deadline = _NEVER
+        self.peer = ""
+        self.peer_trusted = False
+        self.forwarded_lines = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        listener = self.listener
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
+        peer = transport.get_extra_info("peername")
+        address = ip_address(peer[0]) if isinstance(peer, tuple) else None
+        if address is not None:
+            mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+            self.peer = str(mapped or address)
+            self.peer_trusted = listener.trusts(address)
+        self.forwarded_lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (
+            self.peer.encode("ascii"),
+            listener.scheme,
+        )
+        self.deadline = time.monotonic_ns() + listener.head_ns
+        listener.connections.add(self)
+        listener.pipeline.recorder.connections += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.closing = True
+        listener = self.listener
+        listener.connections.discard(self)
+        if listener.draining and not listener.connections:
+            listener.empty.set()
+        listener.pipeline.recorder.connections -= 1
+        x = self.exchange
+        if x is not None:
+            self.exchange = None
+            listener.pipeline.left(x)
+
+    def data_received(self, data: bytes) -> None:
+        if self.closing:
+            return
+        x = self.exchange
+        if x is None:
+            if self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+            self._heads(data)
+        elif not x.body_done:
+            self._body(x, data)
+        else:
+            self.buffer += data
+            if len(self.buffer) > _READ_AHEAD:
+                self._pause()
+
+    def eof_received(self) -> bool:
+        # A client that has sent all it will send may still wait for its answer.
+        self.half_closed = True
+        x = self.exchange
+        if x is None or not x.body_done or self.closing:
+            return False
+        x.keep_alive = False
+        return True
+
+    def pause_writing(self) -> None:
+        x = self.exchange
+        if x is not None and x.upstream_connection is not None and x.upstream_connection.transport is not None:
+            x.upstream_connection.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        x = self.exchange
+        if x is not None and x.upstream_connection is not None and x.upstream_connection.transport is not None:
+            x.upstream_connection.transport.resume_reading()
+            self.touch()
+
+    def read_more(self, more: bool) -> None:
+        """Read the client, or (False) leave its bytes in the kernel for a while."""
+        if more:
+            self._resume()
+        else:
+            self._pause()
+
+    def touch(self) -> None:
+        """Something moved: the exchange gets its whole time again."""
+        x = self.exchange
+        if x is not None and x.upstream is not None:
+            self.deadline = time.monotonic_ns() + x.upstream.response_ns
+        else:
+            self.deadline = time.monotonic_ns() + self.listener.answer_ns
+
+    def respond(self, x: Exchange, response: bytes) -> None:
+        """Write a whole response of the gateway's own and finish `x`."""
+        if self.transport is not None:
+            self.transport.write(response)
+            x.bytes_out += len(response)
+        self.listener.pipeline.complete(x)
+
+    def finished(self, x: Exchange) -> None:
+        """The response to `x` is complete: close, or go on with what the client sent ahead."""
+        self.exchange = None
+        if not x.keep_alive or self.half_closed or self.closing or self.listener.draining:
+            self.shut()
+            return
+        self.deadline = time.monotonic_ns() + self.listener.keepalive_ns
+        if self.paused:
+            self._resume()
+        if self.buffer and not self.busy:
+            data, self.buffer = self.buffer, b""
+            self._heads(data)
+
+    def shut(self) -> None:
+        """Close after what has been written is read, without a reset that could destroy it."""
+        transport = self.transport
+        if transport is None or self.closing:
+            return
+        self.closing = True
+        self.buffer = b""
+        if self.half_closed or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._resume()
+        self.deadline = time.monotonic_ns() + _LINGER_NS
+
+    def abort(self) -> None:
+        """Break the connection at once: what was sent must not look whole."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def late(self) -> None:
+        """The deadline has passed."""
+        x = self.exchange
+        self.deadline = _NEVER
+        if self.closing:
+            self.abort()
+        elif x is not None:
+            self.listener.pipeline.timed_out(x)
+        elif self.buffer:
+            self._refuse_head(Reason.REQUEST_TIMEOUT)
+        elif self.transport is not None:
+            self.transport.close()
+
+    def forwarded_for(self, x: Exchange) -> bytes:
+        """The forwarding lines for a request that brought some: only a trusted peer's chain is continued."""
+        if not self.peer_trusted or x.forwarded is None:
+            return self.forwarded_lines
+        chain = b", ".join([value for name, value in x.forwarded if name == b"x-forwarded-for"])
+        protos = [value for name, value in x.forwarded if name == b"x-forwarded-proto"]
+        proto = protos[0] if protos in ([b"http"], [b"https"]) else self.listener.scheme
+        peer = self.peer.encode("ascii")
+        return b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
+
+    def _heads(self, data: bytes) -> None:
+        """Begin one request after the other out of `data` while each is answered at once."""
+        self.busy = True
+        while data:
+            data = self._head(data)
+            if self.exchange is not None or self.closing:
+                break
+            if self.buffer:
+                data, self.buffer = self.buffer + data, b""
+        self.busy = False
+
+    def _head(self, data: bytes) -> bytes:
+        listener = self.listener
+        end = data.find(b"\r\n\r\n") + 4
+        if end == 3 or end > listener.max_head:
+            self._incomplete(data, end != 3)
+            return b""
+        if data.startswith(b"\r\n"):
+            # RFC 9112 section 2.2: an empty line before the request line is ignored.
+            return data[2:]
+        listener.number = number = listener.number + 1
+        now = time.monotonic_ns()
+        x = Exchange(self, now, b"%s%08x" % (listener.boot, number))
+        self.exchange = x
+        self.deadline = now + listener.answer_ns
+        if end == len(data):
+            reason = listener.parser.parse(x, data)
+        else:
+            reason = listener.parser.parse(x, data[:end])
+            rest = data[end:]
+            if reason is None and x.body is not None:
+                self._body(x, rest)
+                if self.exchange is not x:
+                    return b""
+            else:
+                self.buffer = rest
+        if reason is not None:
+            # The end of this message cannot be known for certain, so nothing after it is read.
+            x.keep_alive = False
+            listener.pipeline.refuse(x, reason)
+            return b""
+        listener.pipeline.begin(x)
+        return b""
+
+    def _body(self, x: Exchange, data: bytes) -> None:
+        assert x.body is not None
+        try:
+            pieces, rest = x.body.feed(data)
+        except FramingError:
+            self._body_refused(x, Reason.REQUEST_MALFORMED)
+            return
+        x.bytes_in += sum(map(len, pieces))
+        if x.body.done:
+            x.body_done = True
+            self.buffer = rest
+            self.touch()
+        else:
+            self.deadline = time.monotonic_ns() + self.listener.body_idle_ns
+        if self.listener.max_body is not None and x.bytes_in > self.listener.max_body:
+            self._body_refused(x, Reason.BODY_TOO_LARGE)
+            return
+        self.listener.pipeline.body(x, pieces)
+        if x.upstream_connection is None and x.bytes_in > _READ_AHEAD and not x.body_done:
+            # Nobody takes it yet. The forward phase reads on once it has a connection.
+            self._pause()
+
+    def _body_refused(self, x: Exchange, reason: Reason) -> None:
+        x.keep_alive = False
+        x.body_done = False
+        if x.response_started:
+            self.abort()
+        else:
+            self.listener.pipeline.refuse(x, reason)
+
+    def _incomplete(self, data: bytes, complete: bool) -> None:
+        """A head that has not ended yet, or is longer than any may be."""
+        line_end = data.find(b"\r\n", 2)
+        line = len(data) if line_end < 0 else line_end
+        if line > self.listener.max_request_line:
+            self._refuse_head(Reason.TARGET_TOO_LONG)
+        elif complete or len(data) > self.listener.max_head:
+            self._refuse_head(Reason.HEAD_TOO_LARGE)
+        elif _BARE.search(data):
+            self._refuse_head(Reason.REQUEST_MALFORMED)
+        else:
+            if not self.buffer and self.deadline > time.monotonic_ns() + self.listener.head_ns:
+                self.deadline = time.monotonic_ns() + self.listener.head_ns
+            self.buffer = data
+
+    def _refuse_head(self, reason: Reason) -> None:
+        self.listener.number += 1
+        x = Exchange(self, time.monotonic_ns(), b"%s%08x" % (self.listener.boot, self.listener.number))
+        x.keep_alive = False
+        self.exchange = x
+        self.listener.pipeline.refuse(x, reason)
+
+    def _pause(self) -> None:
+        if not self.paused and self.transport is not None:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self.paused and self.transport is not None:
+            self.paused = False
+            self.transport.resume_reading()

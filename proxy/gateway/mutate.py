@@ -1,0 +1,59 @@
+"""The mutate phase: the head that the backend gets, built as one `bytes` join.
+
+Rules of this module:
+1. The path and query are the bytes that were judged; they are never written anew.
+2. Field lines are the client's that `parse` kept, in their order, then the gateway's own, each exactly once.
+3. Nothing of the credential is among them, unless it is not ours and the route leaves the login to the backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.core.model import Access
+from proxy.gateway.exchange import Exchange
+
+
+class Mutator:
+    """Builds upstream heads. `empty_lines` are the identity headers with no values, for report-only routes;
+    `foreign_credentials` gives the credential lines of a request that are not patgate's."""
+
+    def __init__(self, *, empty_lines: bytes, foreign_credentials: Callable[[Exchange], bytes]) -> None:
+        self._empty_lines = empty_lines
+        self._foreign_credentials = foreign_credentials
+
+    def mutate(self, x: Exchange) -> None:
+        """Set `x.upstream_head`."""
+        entry = x.entry
+        client = x.client
+        assert client is not None and x.match is not None
+        if entry is not None:
+            identity = entry.lines
+            foreign = b""
+        else:
+            identity = self._empty_lines if x.match.route.access is Access.TOKEN else b""
+            foreign = self._foreign_credentials(x)
+        kept = x.kept
+        upstream = x.upstream
+        assert upstream is not None
+        if not upstream.preserve_host:
+            kept = kept.replace(b"\r\nHost: " + x.host, upstream.servers[0].host_line, 1)
+        x.upstream_head = b"".join(
+            (
+                x.method,
+                b" ",
+                x.path,
+                x.query,
+                b" HTTP/1.1",
+                kept,
+                foreign,
+                b"\r\nTransfer-Encoding: chunked\r\n" if x.chunked else b"\r\n",
+                identity,
+                b"X-Request-Id: ",
+                x.request_id,
+                client.forwarded_lines if x.forwarded is None else client.forwarded_for(x),
+                b"\r\nX-Forwarded-Host: ",
+                x.host,
+                b"\r\n\r\n",
+            )
+        )

@@ -1,0 +1,212 @@
+"""The one visible order of the phases, and the endings of an exchange.
+
+    listen → parse → route → authenticate → authorise → mutate → forward → relay → record
+
+`listen` and `parse` have filled the exchange when `begin` gets it. A phase returns None to continue, or the reason of a
+refusal; it writes nothing itself. Everything on a cache hit runs within `begin`, without a task, an await or a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Final
+
+from proxy.core.model import Access
+from proxy.core.reasons import TABLE, Reason
+from proxy.core.routes import RouteTable
+from proxy.gateway.authenticate import PENDING, Authenticator
+from proxy.gateway.authorise import authorise
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.forward import Forwarder
+from proxy.gateway.mutate import Mutator
+from proxy.gateway.record import Recorder
+from proxy.gateway.relay import Relay
+from proxy.gateway.respond import Responder
+from proxy.gateway.route import route
+from proxy.gateway.upstream import Upstream, UpstreamConnection
+from proxy.settings.model import Upstream as UpstreamSettings
+
+_REPORTABLE: Final = frozenset((401, 403))
+
+
+class Decider(ABC):
+    """The phases up to the verdict, which the proxy and the forward-auth entry share."""
+
+    def __init__(
+        self, *, routes: RouteTable, authenticator: Authenticator, responder: Responder, recorder: Recorder
+    ) -> None:
+        self.routes = routes
+        self.authenticator = authenticator
+        self.responder = responder
+        self.recorder = recorder
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def begin(self, x: Exchange) -> None:
+        """Take a parsed request to its verdict, at once if the cache can tell."""
+        reason = route(self.routes, x)
+        if reason is not None:
+            self.refuse(x, reason)
+            return
+        assert x.match is not None
+        if x.match.route.access is not Access.TOKEN:
+            self.allowed(x)
+            return
+        answer = self.authenticator.authenticate(x)
+        if answer is None:
+            self._judge(x, authorise(x))
+        elif answer is PENDING:
+            task = asyncio.create_task(self._settle(x), name="settle")
+            self._settling.add(task)
+            task.add_done_callback(self._settling.discard)
+        else:
+            self._judge(x, answer)
+
+    @abstractmethod
+    def allowed(self, x: Exchange) -> None:
+        """What follows a favourable verdict."""
+
+    def refuse(self, x: Exchange, reason: Reason) -> None:
+        """End `x` with the response for `reason`."""
+        client = x.client
+        if client is None:
+            return
+        x.reason = reason
+        x.status = TABLE[reason].status
+        if not x.body_done:
+            # What is left of the body must never be read as the next request.
+            x.keep_alive = False
+        client.respond(x, self.responder.refusal(x, reason))
+
+    def complete(self, x: Exchange) -> None:
+        """Record `x` and let its client go on."""
+        client = x.client
+        if client is None:
+            return
+        self.recorder.record(x)
+        x.client = None
+        client.finished(x)
+
+    def body(self, x: Exchange, pieces: list[bytes]) -> None:
+        """More of the request's body has come. Without an upstream there is nobody to have it."""
+        del x, pieces
+
+    def left(self, x: Exchange) -> None:
+        """The client is gone before its response was complete."""
+        self.recorder.record(x)
+        x.client = None
+
+    def timed_out(self, x: Exchange) -> None:
+        """The deadline of `x` has passed."""
+        self.refuse(x, Reason.REQUEST_TIMEOUT)
+
+    async def close(self) -> None:
+        """End what is still being settled."""
+        for task in self._settling:
+            task.cancel()
+        await asyncio.gather(*self._settling, return_exceptions=True)
+
+    def _judge(self, x: Exchange, reason: Reason | None) -> None:
+        if reason is None:
+            self.allowed(x)
+            return
+        assert x.match is not None
+        if not x.match.route.enforce and TABLE[reason].status in _REPORTABLE:
+            x.reported = reason
+            self.allowed(x)
+            return
+        self.refuse(x, reason)
+
+    async def _settle(self, x: Exchange) -> None:
+        reason = await self.authenticator.settle(x)
+        if x.client is not None:
+            self._judge(x, authorise(x) if reason is None else reason)
+
+
+class ProxyPipeline(Decider):
+    """The reverse proxy: a favourable verdict forwards the request."""
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        authenticator: Authenticator,
+        responder: Responder,
+        recorder: Recorder,
+        mutator: Mutator,
+        upstreams: Mapping[str, UpstreamSettings],
+    ) -> None:
+        super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
+        self._mutator = mutator
+        self._forwarder = Forwarder(fail=self.fail)
+        relay = Relay(self)
+        self._upstreams = {name: Upstream(name, settings, relay) for name, settings in upstreams.items()}
+
+    def allowed(self, x: Exchange) -> None:
+        assert x.match is not None
+        x.upstream = upstream = self._upstreams[x.match.route.upstream]
+        client = x.client
+        assert client is not None
+        if x.body_done:
+            client.deadline = x.started + upstream.response_ns
+        self._mutator.mutate(x)
+        self._forwarder.forward(x)
+
+    def body(self, x: Exchange, pieces: list[bytes]) -> None:
+        self._forwarder.send_body(x, pieces)
+
+    def refuse(self, x: Exchange, reason: Reason) -> None:
+        self._detach(x)
+        super().refuse(x, reason)
+
+    def left(self, x: Exchange) -> None:
+        self._detach(x)
+        super().left(x)
+
+    def timed_out(self, x: Exchange) -> None:
+        if not x.body_done:
+            self.fail(x, Reason.REQUEST_TIMEOUT)
+        elif x.upstream is None:
+            self.fail(x, Reason.AUTHORITY_UNAVAILABLE)
+        else:
+            self.fail(x, Reason.UPSTREAM_TIMEOUT)
+
+    def fail(self, x: Exchange, reason: Reason) -> None:
+        """The exchange cannot go on: a response for `reason`, or a broken connection if one had begun."""
+        if x.response_started:
+            self._detach(x)
+            client = x.client
+            if client is not None:
+                x.reason = reason
+                x.status = TABLE[reason].status
+                client.abort()
+        else:
+            self.refuse(x, reason)
+
+    def retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
+        if not self._forwarder.may_retry(x, connection):
+            return False
+        connection.exchange = None
+        self._forwarder.retry(x, connection.server)
+        return True
+
+    def sweep(self, now: float) -> None:
+        """Close upstream connections that have been idle for too long; `now` in monotonic seconds."""
+        for upstream in self._upstreams.values():
+            upstream.sweep(now)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._forwarder.close()
+        for upstream in self._upstreams.values():
+            upstream.close()
+
+    @staticmethod
+    def _detach(x: Exchange) -> None:
+        """Give up the upstream connection of `x`, if it has one: it is not known what is on it."""
+        connection = x.upstream_connection
+        if connection is not None:
+            x.upstream_connection = None
+            connection.server.active -= 1
+            connection.close()

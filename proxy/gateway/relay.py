@@ -1,0 +1,242 @@
+"""The relay phase: the backend's response goes to the client, in the framing that the client understands.
+
+Rules of this module:
+1. The response head is parsed as strictly as a request's; two framings, or one that is not understood, end it with 502.
+2. An answer that breaks off after its head has gone out breaks the client's connection: it never looks whole.
+3. A backend's hop-by-hop fields stay here (RFC 9110 section 7.6.1).
+4. The connection is kept only when both messages have ended and nothing lies behind the response.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from proxy.core.identity import fold
+from proxy.core.reasons import Reason
+from proxy.gateway.body import ChunkedBody, CloseBody, FramingError, LengthBody, encode_chunks
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.grammar import RESPONSE_HEAD, field_splitter
+from proxy.gateway.upstream import UpstreamConnection
+
+MAX_RESPONSE_HEAD: Final = 64 * 1024
+_MAX_LENGTH_DIGITS: Final = 18
+_MAX_INTERIM: Final = 16
+_HOP_BY_HOP: Final = (
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+)
+_SPLIT: Final = field_splitter((*_HOP_BY_HOP, b"content-length")).split
+
+
+class Ending(Protocol):
+    """What the relay reports: the end of an exchange, good or bad."""
+
+    def complete(self, x: Exchange) -> None:
+        """The whole response has been written to the client."""
+
+    def fail(self, x: Exchange, reason: Reason) -> None:
+        """The upstream failed; the response may have begun."""
+
+    def retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
+        """Send `x` again if it is safe; False if it is not."""
+
+
+class Relay:
+    """Takes what arrives on upstream connections (`upstream.Receiver`)."""
+
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
+
+    def received(self, connection: UpstreamConnection, data: bytes) -> None:
+        x = connection.exchange
+        assert x is not None
+        client = x.client
+        if client is None or client.transport is None:
+            connection.close()
+            return
+        body = connection.body
+        if body is None:
+            if connection.buffer:
+                data = connection.buffer + data
+                connection.buffer = b""
+            self._head(connection, x, data)
+            return
+        try:
+            pieces, rest = body.feed(data)
+        except FramingError:
+            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+            return
+        out = self._encode(x, pieces, last=body.done)
+        if out:
+            x.bytes_out += len(out)
+            client.transport.write(out)
+        client.touch()
+        if body.done:
+            self._done(connection, x, clean=not rest)
+
+    def ended(self, connection: UpstreamConnection, *, clean: bool) -> None:
+        x = connection.exchange
+        assert x is not None
+        body = connection.body
+        if isinstance(body, CloseBody) and clean:
+            body.done = True
+            out = self._encode(x, [], last=True)
+            if out and x.client is not None and x.client.transport is not None:
+                x.client.transport.write(out)
+            self._done(connection, x, clean=False)
+        elif body is None and not connection.buffer and self._ending.retry(x, connection):
+            return
+        else:
+            self._ending.fail(x, Reason.UPSTREAM_RESET)
+
+    def writable(self, connection: UpstreamConnection, *, now: bool) -> None:
+        x = connection.exchange
+        if x is not None and x.client is not None:
+            x.client.read_more(now)
+
+    def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes) -> None:
+        """Parse response heads out of `data`: interim ones are passed on, the final one starts the response."""
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3:
+                if len(data) > MAX_RESPONSE_HEAD:
+                    self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                else:
+                    connection.buffer = data
+                return
+            matched = RESPONSE_HEAD.fullmatch(data, 0, end)
+            if matched is None or end > MAX_RESPONSE_HEAD:
+                self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                return
+            minor, code, phrase, lines = matched.groups()
+            status = int(code)
+            if status >= 200:
+                break
+            connection.interim += 1
+            # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
+            if status == 101 or connection.interim > _MAX_INTERIM:
+                self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                return
+            if x.version and x.client is not None and x.client.transport is not None:
+                kept = b"".join(_SPLIT(lines)[::3])
+                x.client.transport.write(b"".join((b"HTTP/1.1 ", code, phrase or b" ", kept, b"\r\n\r\n")))
+            data = data[end:]
+            if not data:
+                return
+        self._final(connection, x, status, minor, code + (phrase or b" "), lines, data[end:])
+
+    def _final(
+        self,
+        connection: UpstreamConnection,
+        x: Exchange,
+        status: int,
+        minor: bytes,
+        line: bytes,
+        lines: bytes,
+        rest: bytes,
+    ) -> None:
+        client = x.client
+        assert client is not None and client.transport is not None
+        kept = lines
+        length = -1
+        chunked = False
+        connection.keep = minor == b"1"
+        parts = _SPLIT(lines)
+        if len(parts) > 1:
+            kept = b"".join(parts[::3])
+            for at in range(1, len(parts), 3):
+                name, value = fold(parts[at]), parts[at + 1].rstrip(b" \t")
+                if name == b"content-length":
+                    if length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+                        self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                        return
+                    length = int(value)
+                elif name == b"transfer-encoding":
+                    if chunked or value.lower() != b"chunked" or minor == b"0":
+                        self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                        return
+                    chunked = True
+                elif name == b"connection":
+                    options = value.lower()
+                    if b"close" in options:
+                        connection.keep = False
+                    elif minor == b"0" and b"keep-alive" in options:
+                        connection.keep = True
+                    kept = _without_nominated(kept, options)
+            if chunked and length >= 0:
+                self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                return
+        x.status = status
+        x.response_started = True
+        framing = b""
+        if x.head_only or status == 304 or status == 204:
+            connection.body = LengthBody(0)
+            if length >= 0 and status != 204:
+                framing = b"\r\nContent-Length: %d" % length
+        elif chunked:
+            connection.body = ChunkedBody()
+        elif length >= 0:
+            connection.body = LengthBody(length)
+            framing = b"\r\nContent-Length: %d" % length
+        else:
+            connection.body = CloseBody()
+            connection.keep = False
+        body = connection.body
+        if not isinstance(body, LengthBody):
+            if x.version:
+                framing = b"\r\nTransfer-Encoding: chunked"
+            else:
+                x.keep_alive = False
+        if not x.body_done or client.closing:
+            # The answer came before the whole request: what is left of it must not become the next one.
+            x.keep_alive = False
+        if not x.keep_alive:
+            framing += b"\r\nConnection: close"
+        elif not x.version:
+            framing += b"\r\nConnection: keep-alive"
+        try:
+            pieces, behind = body.feed(rest) if rest or body.done else ([], b"")
+        except FramingError:
+            x.response_started = False
+            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+            return
+        payload = self._encode(x, pieces, last=body.done) if not isinstance(body, LengthBody) else b"".join(pieces)
+        out = b"".join((b"HTTP/1.1 ", line, kept, framing, b"\r\n\r\n", payload))
+        x.bytes_out = len(out)
+        client.transport.write(out)
+        if body.done:
+            self._done(connection, x, clean=not behind)
+        else:
+            client.touch()
+
+    def _encode(self, x: Exchange, pieces: list[bytes], *, last: bool) -> bytes:
+        connection = x.upstream_connection
+        assert connection is not None
+        if isinstance(connection.body, LengthBody) or not x.version:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return encode_chunks(pieces, last=last)
+
+    def _done(self, connection: UpstreamConnection, x: Exchange, *, clean: bool) -> None:
+        server = connection.server
+        server.active -= 1
+        connection.interim = 0
+        x.upstream_connection = None
+        transport = connection.transport
+        if connection.keep and clean and x.body_done and transport is not None and not transport.is_closing():
+            server.release(connection)
+        else:
+            connection.close()
+        self._ending.complete(x)
+
+
+def _without_nominated(kept: bytes, options: bytes) -> bytes:
+    """Drop the field lines that the backend's `Connection` nominates."""
+    nominated = {option.strip(b" \t") for option in options.split(b",")} - {b"", b"close", b"keep-alive"}
+    if not nominated:
+        return kept
+    return b"\r\n".join(line for line in kept.split(b"\r\n") if line.partition(b":")[0].lower() not in nominated)

@@ -1,0 +1,90 @@
+"""The one place where the gateway makes a response of its own: refusals and upstream failures.
+
+The body is `application/problem+json` (RFC 9457) with `reason` and `decision`; the challenge follows RFC 6750 section 3
+and RFC 9110 section 11.6.1. Nothing that the client sent is repeated in either.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.gateway.exchange import Exchange
+
+_RETRY_AFTER_SECONDS: Final = 1
+_PHRASES: Final = {
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+
+
+class Responder:
+    """Builds refusals. `realm` is the brand; `basic` says whether Basic credentials are offered in challenges."""
+
+    def __init__(self, *, realm: str, basic: bool) -> None:
+        self._realm = f'realm="{realm}"'.encode("ascii")
+        self._basic = basic
+
+    def refusal(self, x: Exchange, reason: Reason) -> bytes:
+        """The whole response to `x` for `reason`: head and body (no body for HEAD)."""
+        entry = TABLE[reason]
+        decision = x.request_id.decode("ascii")
+        body = json.dumps(
+            {
+                "type": "about:blank",
+                "title": entry.title,
+                "status": entry.status,
+                "detail": entry.detail,
+                "reason": entry.public,
+                "decision": decision,
+            }
+        ).encode("ascii")
+        lines = [
+            b"HTTP/1.1 %d %s\r\n" % (entry.status, _PHRASES[entry.status]),
+            b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n",
+            b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id),
+            self._challenge(x, entry.challenge),
+        ]
+        if entry.retry:
+            lines.append(b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS)
+        if reason is Reason.METHOD_REFUSED:
+            lines.append(b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n")
+        if not x.keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif not x.version:
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        if not x.head_only:
+            lines.append(body)
+        return b"".join(lines)
+
+    def _challenge(self, x: Exchange, challenge: Challenge) -> bytes:
+        if challenge is Challenge.NONE:
+            return b""
+        bearer = b"WWW-Authenticate: Bearer " + self._realm
+        if challenge is Challenge.BEARER:
+            basic = b"WWW-Authenticate: Basic " + self._realm + b', charset="UTF-8"\r\n' if self._basic else b""
+            return bearer + b"\r\n" + basic
+        bearer += b', error="%s"' % challenge.value.encode("ascii")
+        if challenge is Challenge.INSUFFICIENT_SCOPE:
+            match = x.match
+            # A captured entity is the client's own text: it is named only if it is plain.
+            if match is not None and match.operation and match.entity and _PLAIN.fullmatch(match.entity):
+                bearer += f', scope="{match.entity}:{match.operation}"'.encode("ascii")
+        if challenge is Challenge.INVALID_TOKEN and self._basic:
+            # git and pip ask for another password only when Basic is offered again.
+            return bearer + b"\r\nWWW-Authenticate: Basic " + self._realm + b', charset="UTF-8"\r\n'
+        return bearer + b"\r\n"

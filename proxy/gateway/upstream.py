@@ -1,0 +1,201 @@
+"""Upstreams: their servers, the pooled connections to them, and what arrives on those.
+
+Rules of this module:
+1. A connection serves one exchange at a time. It returns to its pool only after both messages ended cleanly; with any
+   doubt it is closed.
+2. Bytes that arrive while no exchange is open close the connection; they are never given to the next exchange.
+3. Back pressure goes both ways: what one side cannot take, the other side is not read for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from typing import Protocol
+
+from proxy.gateway.body import Body
+from proxy.gateway.exchange import Exchange
+from proxy.settings.addresses import Server as Address
+from proxy.settings.model import Upstream as UpstreamSettings
+
+WRITE_HIGH_WATER = 256 * 1024
+"""Bytes that may wait in a transport before the other side is paused."""
+
+
+class Receiver(Protocol):
+    """Whoever takes what arrives on upstream connections: the relay phase."""
+
+    def received(self, connection: UpstreamConnection, data: bytes) -> None:
+        """Bytes of the response to `connection.exchange`."""
+
+    def ended(self, connection: UpstreamConnection, *, clean: bool) -> None:
+        """The connection is gone while `connection.exchange` is open; `clean` if the backend ended it by itself."""
+
+    def writable(self, connection: UpstreamConnection, *, now: bool) -> None:
+        """The backend takes more of the request's body, or (False) no more for a while."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to a server of an upstream."""
+
+    __slots__ = ("body", "buffer", "eof", "exchange", "fresh", "idle_since", "interim", "keep", "server", "transport")
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.transport: asyncio.Transport | None = None
+        self.exchange: Exchange | None = None
+        self.buffer = b""
+        self.body: Body | None = None
+        self.keep = True
+        self.fresh = True
+        self.eof = False
+        self.interim = 0
+        self.idle_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self.exchange is None:
+            self.close()
+            return
+        self.server.receiver.received(self, data)
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.server.forget(self)
+        if self.exchange is not None:
+            self.server.receiver.ended(self, clean=exc is None and self.eof)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.server.receiver.writable(self, now=False)
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.server.receiver.writable(self, now=True)
+
+    def close(self) -> None:
+        """Give the connection up, with whatever is in flight on it."""
+        self.exchange = None
+        self.body = None
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Server:
+    """One server of an upstream, at `address` (http, https or unix), with its idle connections."""
+
+    def __init__(self, address: Address, settings: UpstreamSettings, receiver: Receiver) -> None:
+        self.name = str(address)
+        self.receiver = receiver
+        self.idle: deque[UpstreamConnection] = deque()
+        self.active = 0
+        self._settings = settings
+        self._address = address
+        self._tls = _client_context(settings) if address.scheme == "https" else None
+        self.host_line = b"\r\nHost: " + address.authority.encode("ascii")
+
+    async def connect(self) -> UpstreamConnection:
+        """Open a connection. Raises OSError (refused, unresolved, TLS failure) and TimeoutError."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._settings.connect_timeout):
+            address = self._address
+            if address.scheme == "unix":
+                _, connection = await loop.create_unix_connection(lambda: UpstreamConnection(self), address.path)
+            else:
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self), address.host, address.port, ssl=self._tls
+                )
+        return connection
+
+    def take_idle(self) -> UpstreamConnection | None:
+        """The idle connection used last, which is the one most likely to live."""
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            transport = connection.transport
+            if transport is not None and not transport.is_closing():
+                return connection
+        return None
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Take a connection back whose exchange ended cleanly."""
+        connection.exchange = None
+        connection.body = None
+        connection.fresh = False
+        if len(self.idle) >= self._settings.max_idle:
+            connection.close()
+            return
+        connection.idle_since = time.monotonic()
+        self.idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """Drop a connection that ended while idle."""
+        if connection.exchange is None:
+            try:
+                self.idle.remove(connection)
+            except ValueError:
+                return
+
+    def sweep(self, now: float) -> None:
+        """Close connections that have been idle for longer than the idle timeout."""
+        oldest = now - self._settings.idle_timeout
+        while self.idle and self.idle[0].idle_since < oldest:
+            self.idle.popleft().close()
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        while self.idle:
+            self.idle.pop().close()
+
+
+class Upstream:
+    """A named group of servers that answer the same requests. The one with the fewest exchanges open is next."""
+
+    def __init__(self, name: str, settings: UpstreamSettings, receiver: Receiver) -> None:
+        self.name = name
+        self.settings = settings
+        self.response_ns = int(settings.response_timeout * 1e9)
+        self.preserve_host = settings.preserve_host
+        self.servers = tuple(Server(address, settings, receiver) for address in settings.servers)
+        self._turn = 0
+
+    def choose(self) -> Server:
+        """The server for the next exchange."""
+        servers = self.servers
+        if len(servers) == 1:
+            return servers[0]
+        # Ties go round, so that an idle group shares its load.
+        self._turn = turn = (self._turn + 1) % len(servers)
+        return min(servers[turn:] + servers[:turn], key=_load)
+
+    def sweep(self, now: float) -> None:
+        """Close what has been idle for too long; `now` in monotonic seconds."""
+        for server in self.servers:
+            server.sweep(now)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for server in self.servers:
+            server.close()
+
+
+def _load(server: Server) -> int:
+    return server.active
+
+
+def _client_context(settings: UpstreamSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(settings.tls.ca) if settings.tls.ca else None)
+    if not settings.tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
