@@ -1,0 +1,172 @@
+"""Forward auth through the real nginx and the real Caddy, with the very files that the documentation shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.gateway import Patgate, Token
+from tests.support.ingress import caddy, nginx
+from tests.support.plugin import EDITOR, VIEWER
+from tests.support.rawhttp import Connection, request_bytes
+from tests.support.recorder import Recorder
+
+IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
+
+#: Client-sent spellings of identity headers, all of which a WSGI or CGI backend would read as ours.
+SPOOFED = {
+    "X-Auth-User": "mallory",
+    "x-auth-role": "admin",
+    "X_Auth_Email": "mallory@example.org",
+    "X-Auth_Org": "evil",
+    "X-Auth.Scopes": "*:*",
+    "X-AUTH-KIND": "root",
+}
+
+#: Client-sent claims of what the request is, which only an ingress may make.
+CLAIMS = {
+    "X-Original-Method": "GET",
+    "X-Original-URI": "/healthz",
+    "X-Forwarded-Method": "GET",
+    "X-Forwarded-Uri": "/healthz",
+    "X-Forwarded-Prefix": "/healthz",
+    "X-Http-Method-Override": "GET",
+}
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
+def ingress(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, gateway: Patgate, backend: Recorder
+) -> Iterator[tuple[str, int]]:
+    """The name and the port of a running ingress."""
+    start = {"nginx": nginx, "caddy": caddy}[request.param]
+    directory = tmp_path_factory.mktemp(request.param)
+    with start(directory, application=backend.port, forward_auth=gateway.forward_auth_port) as port:
+        yield request.param, port
+
+
+@pytest.fixture(scope="module")
+def editor(gateway: Patgate) -> Token:
+    return gateway.token(EDITOR, name="ingress")
+
+
+@pytest.fixture(scope="module")
+def viewer(gateway: Patgate) -> Token:
+    return gateway.token(VIEWER, name="ingress")
+
+
+def test_an_allowed_request_reaches_the_backend_with_our_identity(
+    ingress: tuple[str, int], recorder: Recorder, editor: Token
+) -> None:
+    with Connection(ingress[1]) as connection:
+        response = connection.request("GET", "/v1/things/a%2Db?x=1&y=%2F", headers=editor.bearer)
+    assert response.status == 200
+    seen = recorder.last()
+    assert seen.target == b"/v1/things/a%2Db?x=1&y=%2F"
+    assert seen.only("X-Auth-Email") == EDITOR
+    assert seen.only("X-Auth-Role") == "editor"
+    assert seen.only("X-Auth-Token") == editor.prefix
+    assert seen.only("X-Auth-Kind") == "pat"
+    assert seen.only("X-Auth-User")
+
+
+def test_the_credential_does_not_reach_the_backend(ingress: tuple[str, int], recorder: Recorder, editor: Token) -> None:
+    with Connection(ingress[1]) as connection:
+        assert connection.request("GET", "/v1/things/1", headers=editor.bearer).status == 200
+        assert connection.request("GET", "/v1/things/1", headers={"X-API-Key": editor.value}).status == 200
+    assert not any(editor.value.encode() in received for received in recorder.received)
+
+
+def test_a_clients_identity_headers_never_arrive(ingress: tuple[str, int], recorder: Recorder, editor: Token) -> None:
+    with Connection(ingress[1]) as connection:
+        response = connection.request("GET", "/v1/things/1", headers=editor.bearer | SPOOFED)
+    assert response.status == 200
+    seen = recorder.last()
+    assert seen.only("X-Auth-Email") == EDITOR
+    assert seen.only("X-Auth-Role") == "editor"
+    assert seen.all("X-Auth-Org") in ([], [b""])
+    for value in SPOOFED.values():
+        assert b": " + value.encode() + b"\r\n" not in seen.head, value
+
+
+def test_on_a_public_route_the_backend_sees_no_identity(ingress: tuple[str, int], recorder: Recorder) -> None:
+    with Connection(ingress[1]) as connection:
+        assert connection.request("GET", "/healthz", headers=SPOOFED).status == 200
+    seen = recorder.last()
+    for field in IDENTITY:
+        assert seen.all(f"X-Auth-{field}") in ([], [b""]), field
+
+
+def test_no_credential_is_refused_with_a_challenge(ingress: tuple[str, int], recorder: Recorder) -> None:
+    with Connection(ingress[1]) as connection:
+        response = connection.request("GET", "/v1/things/1")
+    assert response.status == 401
+    assert 'Bearer realm="acme"' in ", ".join(response.all("WWW-Authenticate"))
+    assert recorder.requests == []
+
+
+def test_an_unknown_token_is_refused_with_a_challenge(ingress: tuple[str, int], recorder: Recorder) -> None:
+    with Connection(ingress[1]) as connection:
+        response = connection.request("GET", "/v1/things/1", headers={"Authorization": "Bearer acme_pat_nothing"})
+    assert response.status == 401
+    assert 'error="invalid_token"' in ", ".join(response.all("WWW-Authenticate"))
+    assert recorder.requests == []
+
+
+def test_a_role_that_does_not_reach_is_refused(ingress: tuple[str, int], recorder: Recorder, viewer: Token) -> None:
+    """Caddy passes our refusal whole; nginx loses the challenge and the body of a 403."""
+    name, port = ingress
+    with Connection(port) as connection:
+        response = connection.request("PUT", "/v1/things/1", headers=viewer.bearer, body=b"{}")
+    assert response.status == 403
+    if name == "caddy":
+        assert 'error="insufficient_scope"' in (response.get("WWW-Authenticate") or "")
+        assert response.get("Content-Type") == "application/problem+json"
+        assert response.json()["reason"] == "role_denies"
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("target", ["/v1//things/1", "/v1/things/%252e", "/v1/x/..;/things/1", "/v1/things/a%5cb"])
+def test_a_target_that_is_not_canonical_is_refused(
+    target: str, ingress: tuple[str, int], recorder: Recorder, editor: Token
+) -> None:
+    """nginx turns every verdict but 2xx, 401 and 403 into a 500 of its own; Caddy passes the 400."""
+    name, port = ingress
+    with Connection(port) as connection:
+        response = connection.request("GET", target, headers=editor.bearer)
+    assert response.status in ((400, 500) if name == "nginx" else (400,))
+    assert recorder.requests == []
+
+
+def test_a_client_cannot_say_what_its_request_is(ingress: tuple[str, int], recorder: Recorder, viewer: Token) -> None:
+    with Connection(ingress[1]) as connection:
+        assert connection.request("PUT", "/v1/things/1", headers=viewer.bearer | CLAIMS, body=b"{}").status == 403
+        assert connection.request("GET", "/billing/x", headers=viewer.bearer | CLAIMS).status == 403
+        assert connection.request("GET", "/v1/things/1", headers=CLAIMS).status == 401
+    assert recorder.requests == []
+
+
+def test_a_second_credential_is_refused(ingress: tuple[str, int], recorder: Recorder, editor: Token) -> None:
+    request = request_bytes("GET", "/v1/things/1", headers=editor.bearer | {"X-API-Key": editor.value})
+    with Connection(ingress[1]) as connection:
+        response = connection.exchange(request)
+    assert response.status in (400, 500)
+    assert recorder.requests == []
+
+
+def test_a_body_still_reaches_the_backend_after_the_verdict(
+    ingress: tuple[str, int], recorder: Recorder, editor: Token
+) -> None:
+    with Connection(ingress[1]) as connection:
+        response = connection.request("POST", "/v1/things", headers=editor.bearer, body=b'{"a":1}' * 1000)
+    assert response.status == 200
+    assert b'{"a":1}' * 1000 in recorder.last().body
+
+
+def test_a_revoked_token_is_refused_at_once(ingress: tuple[str, int], recorder: Recorder, gateway: Patgate) -> None:
+    token = gateway.token(EDITOR, name="to be revoked")
+    with Connection(ingress[1]) as connection:
+        assert connection.request("GET", "/v1/things/1", headers=token.bearer).status == 200
+        gateway.cli("token", "revoke", token.id)
+        assert connection.request("GET", "/v1/things/1", headers=token.bearer).status == 401

@@ -1,0 +1,234 @@
+"""threats.md §10: kill -9 of a worker, of the authority, of everything, under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from tests.support.gateway import ControlClient, Patgate, Token
+from tests.support.load import Load
+from tests.support.process import accepts, wait_until
+from tests.support.rawhttp import ConnectionEnded
+from tests.support.recorder import Recorder
+
+OWNER = "eve@example.org"
+TARGET = "/v1/things/1"
+RECOVERY_SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+    config = {
+        "upstreams": {"app": {"servers": [backend.url]}},
+        "roles": {"editor": ["things:*"], "viewer": ["things:list"]},
+        "routes": [{"path": "/v1/{entity}", "upstream": "app"}, {"path": "/v1/{entity}/{id}", "upstream": "app"}],
+    }
+    with Patgate(tmp_path_factory.mktemp("faults"), config) as gateway:
+        gateway.cli("user", "add", OWNER, "--role", "editor")
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def token(node: Patgate) -> Token:
+    return node.token(OWNER)
+
+
+def test_a_killed_worker_is_back_within_a_second_and_the_others_are_undisturbed(node: Patgate, token: Token) -> None:
+    connections = node.connection_to_each_worker()
+    (victim, dying), (survivor, staying) = connections.items()
+    with (
+        Load(lambda: staying, TARGET, token.bearer, reconnects=False) as undisturbed,
+        Load(node.connect, TARGET, token.bearer) as newcomers,
+    ):
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+
+        def replaced() -> bool:
+            pids = node.worker_pids()
+            return len(pids) == 2 and victim not in pids
+
+        wait_until(replaced, "the worker replaced", seconds=5)
+        (replacement,) = set(node.worker_pids()) - {survivor}
+        reached: dict[int, float] = {}
+
+        def served_by_the_replacement() -> bool:
+            for pid, connection in node.connection_to_each_worker().items():
+                with connection:
+                    if connection.request("GET", TARGET, headers=token.bearer).status == 200:
+                        reached.setdefault(pid, time.monotonic() - killed)
+            return replacement in reached
+
+        wait_until(served_by_the_replacement, "the new worker serving", seconds=5)
+        undisturbed.wait_for_more(50)
+        newcomers.wait_for_more(50)
+    dying.close()
+    assert undisturbed.statuses() == {200}
+    assert max(answer.seconds for answer in undisturbed.answers) < RECOVERY_SECONDS
+    assert reached[replacement] < RECOVERY_SECONDS
+    assert newcomers.statuses() <= {200, None}, "a new connection was answered, and not with the verdict"
+
+
+def test_a_killed_authority_is_back_within_a_second_and_valid_tokens_never_notice(node: Patgate, token: Token) -> None:
+    with ExitStack() as stack:
+        loads = [
+            stack.enter_context(Load(partial(lambda one: one, connection), TARGET, token.bearer, reconnects=False))
+            for connection in node.connection_to_each_worker().values()
+        ]
+        workers = node.worker_pids()
+        victim = node.authority_pid()
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+
+        def changed() -> bool:
+            try:
+                with node.control_socket() as control:
+                    control.create_token(OWNER, name="made after the kill")
+            except (OSError, ConnectionEnded):
+                return False
+            return True
+
+        wait_until(changed, "a change made by the new authority", seconds=5)
+        recovered = time.monotonic() - killed
+        for load in loads:
+            load.wait_for_more(50)
+    assert node.authority_pid() != victim
+    assert node.worker_pids() == workers, "the workers lived through it"
+    for load in loads:
+        assert load.statuses() == {200}
+    assert recovered < RECOVERY_SECONDS
+
+
+def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one(node: Patgate) -> None:
+    """The new authority's changes reach the caches that its predecessor filled."""
+    with node.control_socket() as control:
+        token = control.create_token(OWNER, name="over two authorities")
+    connections = node.connection_to_each_worker().values()
+    for connection in connections:
+        assert connection.request("GET", TARGET, headers=token.bearer).status == 200
+    victim = node.authority_pid()
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: accepts_control(node, victim), "the new authority", seconds=5)
+    with node.control_socket() as control:
+        control.revoke(token)
+    for connection in connections:
+        assert connection.request("GET", TARGET, headers=token.bearer).status == 401
+        connection.close()
+
+
+def accepts_control(node: Patgate, old: int) -> bool:
+    try:
+        with node.control_socket() as control:
+            control.call("GET", "/users")
+    except (OSError, ConnectionEnded):
+        return False
+    return node.authority_pid() != old
+
+
+class Changes:
+    """A thread that makes changes one after the other, and remembers those that were acknowledged."""
+
+    def __init__(self, control: ControlClient, label: str) -> None:
+        self._control = control
+        self._label = label
+        self._thread = threading.Thread(target=self._change, name="changes", daemon=True)
+        self.users: list[str] = []
+        self.revoked: list[Token] = []
+        self.rotated: list[tuple[Token, Token]] = []
+
+    def __enter__(self) -> Changes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.join()
+
+    @property
+    def count(self) -> int:
+        return len(self.users) + len(self.revoked) + len(self.rotated)
+
+    def _change(self) -> None:
+        number = 0
+        try:
+            while True:
+                number += 1
+                email = f"user-{self._label}-{number}@example.org"
+                self._control.call("POST", "/users", {"email": email, "role": "editor"})
+                self.users.append(email)
+                token = self._control.create_token(email)
+                fresh = self._control.rotate(token)
+                self.rotated.append((token, fresh))
+                if number % 2:
+                    self._control.revoke(fresh)
+                    self.revoked.append(fresh)
+        except (OSError, ConnectionEnded):
+            return  # everything was killed, which is what the test is for
+
+
+@pytest.mark.parametrize("acknowledged", [1, 7, 20])
+def test_killing_everything_loses_no_acknowledged_change(node: Patgate, token: Token, acknowledged: int) -> None:
+    node.all_workers()
+    with Load(node.connect, TARGET, token.bearer), node.control_socket() as control:
+        with Changes(control, str(acknowledged)) as changes:
+            wait_until(lambda: changes.count >= acknowledged, f"{acknowledged} changes", seconds=20)
+            node.kill_everything()
+        assert not accepts(node.port), "a process outlived the kill"
+    started = time.monotonic()
+    node.start()
+    seconds = time.monotonic() - started
+    assert seconds < 3.0, f"ready after {seconds:.2f} s"
+    known = {user["email"] for user in listed(node)}
+    assert set(changes.users) <= known
+    revoked = {revoked.id for revoked in changes.revoked}
+    with node.connect() as connection:
+        assert connection.request("GET", TARGET, headers=token.bearer).status == 200
+        for old, fresh in changes.rotated:
+            assert connection.request("GET", TARGET, headers=old.bearer).status == 401
+            if fresh.id not in revoked and (old, fresh) != changes.rotated[-1]:
+                assert connection.request("GET", TARGET, headers=fresh.bearer).status == 200
+        for dead in changes.revoked:
+            assert connection.request("GET", TARGET, headers=dead.bearer).status == 401
+
+
+def listed(node: Patgate) -> list[dict[str, str]]:
+    """Every user, page by page."""
+    with node.control_socket() as control:
+        users: list[dict[str, str]] = []
+        cursor = ""
+        while True:
+            page = control.call("GET", f"/users?limit=100{cursor}")
+            users += page["items"]
+            if not page.get("next"):
+                return users
+            cursor = f"&cursor={page['next']}"
+
+
+def test_the_supervisor_ends_everything_on_sigterm_and_the_directory_is_free(node: Patgate) -> None:
+    pids = [*node.all_workers(), node.authority_pid()]
+    node.stop()
+    for pid in pids:
+        assert not alive(pid), pid
+    node.start()
+
+
+def test_a_killed_supervisor_takes_its_children_with_it(node: Patgate) -> None:
+    """Their lifeline ends with it, so that nothing serves without anyone to restart it."""
+    pids = [*node.all_workers(), node.authority_pid()]
+    node.process.signal(signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the children ended", seconds=15)
+    node.stop()
+    node.start()
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,326 @@
+"""A patgate under test: its own configuration, ports and data directory; driven as an operator drives it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from tests.support.process import (
+    LOOPBACK,
+    Process,
+    accepts,
+    children,
+    command_line,
+    free_port,
+    run,
+    wait_until,
+)
+from tests.support.rawhttp import Connection, ConnectionEnded, Response
+from tests.support.sockets import serving_pid
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Every token value that a test was given, for the test that greps all logs for them.
+SECRETS: set[str] = set()
+
+#: Every directory that a gateway under test wrote to, for the same test.
+DIRECTORIES: set[Path] = set()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    id: str
+    prefix: str
+    value: str
+
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.value}"}
+
+
+class CommandFailed(AssertionError):
+    """A command that a test needs to succeed did not."""
+
+
+class Patgate:
+    """One node. `with Patgate(…)` starts it and waits until it is ready; leaving ends every process.
+
+    `config` is as in interfaces.md; ports and the data directory are filled in here where it names none.
+    """
+
+    def __init__(self, directory: Path, config: Mapping[str, Any], *, environ: Mapping[str, str] | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.config = complete(config, directory)
+        self.config_file = directory / "patgate.yaml"
+        self.config_file.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        listen = self.config["listen"]
+        self.data = Path(self.config["data_dir"])
+        self.port = port_of(listen["proxy"])
+        self.control_port = port_of(listen["control"])
+        self.forward_auth_port = port_of(listen["forward_auth"]) if "forward_auth" in listen else 0
+        self.base_url = f"http://{LOOPBACK}:{self.port}"
+        self.environ = clean_environ(environ)
+        self._process: Process | None = None
+        DIRECTORIES.add(directory)
+
+    def __enter__(self) -> Patgate:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- life ---
+
+    def start(self) -> None:
+        self._process = Process(
+            [sys.executable, "-m", "proxy", "serve", "--config", str(self.config_file)],
+            name="patgate",
+            directory=self.directory,
+            environ=self.environ,
+            cwd=ROOT,
+        )
+        self.wait_ready()
+
+    def wait_ready(self, seconds: float = 20.0) -> None:
+        wait_until(self.is_ready, "patgate ready", seconds=seconds, process=self.process)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.control("GET", "/readyz").status == 200 and accepts(self.port)
+        except (OSError, ConnectionEnded):
+            return False
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
+    def kill_everything(self) -> None:
+        """SIGKILL for supervisor, authority and workers at once."""
+        self.process.kill_session()
+
+    @property
+    def process(self) -> Process:
+        assert self._process is not None, "this gateway is not running"
+        return self._process
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "patgate.log").read_text(errors="replace")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The log lines that are JSON objects."""
+        found = []
+        for line in self.log.splitlines():
+            if line.startswith("{"):
+                try:
+                    found.append(json.loads(line))
+                except ValueError:
+                    continue  # the last line may still be on its way
+        return found
+
+    # --- processes ---
+
+    def worker_pids(self) -> list[int]:
+        """The gateway workers that live now."""
+        return self._children_that_are("gateway")
+
+    def authority_pid(self) -> int:
+        pids = wait_until(lambda: self._children_that_are("authority"), "an authority process", process=self.process)
+        return pids[0]
+
+    def all_workers(self) -> list[int]:
+        """The pids of as many workers as the configuration asks for; waits for them."""
+        count = int(self.config["workers"])
+
+        def complete_set() -> list[int] | None:
+            pids = self.worker_pids()
+            return pids if len(pids) == count else None
+
+        return wait_until(complete_set, f"{count} workers", process=self.process)
+
+    def _children_that_are(self, role: str) -> list[int]:
+        return [pid for pid in children(self.process.pid) if role in command_line(pid)]
+
+    def connect(self) -> Connection:
+        return Connection(self.port)
+
+    def connection_to_each_worker(self) -> dict[int, Connection]:
+        """One open, accepted connection for every worker, by its pid."""
+        pids = self.all_workers()
+        found: dict[int, Connection] = {}
+
+        def covered() -> bool:
+            connection = self.connect()
+            pid = serving_pid(self.port, connection.local_port, pids)
+            if pid in found:
+                connection.close()
+            else:
+                found[pid] = connection
+            return len(found) == len(pids)
+
+        wait_until(covered, "a connection to each worker", process=self.process)
+        return found
+
+    # --- the operator's tools ---
+
+    def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """A patgate command with this node's configuration, whatever its exit code."""
+        return patgate(*arguments, "--config", str(self.config_file), environ=self.environ, seconds=seconds)
+
+    def cli(self, *arguments: str) -> Any:
+        """The JSON document of a command that succeeds."""
+        done = self.run(*arguments, "--json")
+        if done.returncode != 0:
+            raise CommandFailed(f"patgate {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        document = json.loads(done.stdout)
+        if isinstance(document, dict) and isinstance(document.get("token"), str):
+            SECRETS.add(document["token"])
+        return document
+
+    def token(
+        self,
+        user: str,
+        *,
+        name: str = "test",
+        scopes: Iterable[str] = (),
+        org: str | None = None,
+        expires: str | None = None,
+    ) -> Token:
+        """A new token through the command line."""
+        arguments = ["token", "create", "--user", user, "--name", name]
+        for scope in scopes:
+            arguments += ["--scope", scope]
+        if org is not None:
+            arguments += ["--org", org]
+        if expires is not None:
+            arguments += ["--expires", expires]
+        return token_of(self.cli(*arguments))
+
+    def control(self, method: str, path: str) -> Response:
+        """One request to the control listener (TCP): health and metrics."""
+        with Connection(self.control_port, seconds=5) as connection:
+            return connection.request(
+                method, path, headers={"Connection": "close"}, host=f"{LOOPBACK}:{self.control_port}"
+            )
+
+    def control_socket(self) -> ControlClient:
+        return ControlClient(self.data / "control.sock")
+
+
+class ControlClient:
+    """The control API over one kept-alive connection to the unix socket: a change and its answer in milliseconds."""
+
+    def __init__(self, path: Path) -> None:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(15)
+        client.connect(os.fspath(path))
+        self._connection = Connection(sock=client)
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def call(self, method: str, path: str, document: Any = None) -> Any:
+        """The answer's document; fails unless the answer is a success."""
+        body = b"" if document is None else json.dumps(document).encode()
+        headers = {"Content-Type": "application/json"} if body else {}
+        response = self._connection.request(method, "/api/v1" + path, headers=headers, body=body, host="localhost")
+        assert 200 <= response.status < 300, f"{method} {path}: {response.status} {response.body[:500]!r}"
+        answer = response.json() if response.body else None
+        if isinstance(answer, dict) and isinstance(answer.get("token"), str):
+            SECRETS.add(answer["token"])
+        return answer
+
+    def create_token(self, user: str, *, name: str = "test", scopes: Iterable[str] = ()) -> Token:
+        return token_of(self.call("POST", "/tokens", {"user": user, "name": name, "scopes": list(scopes)}))
+
+    def rotate(self, token: Token) -> Token:
+        return token_of(self.call("POST", f"/tokens/{token.id}/rotate"))
+
+    def revoke(self, token: Token) -> None:
+        self.call("POST", f"/tokens/{token.id}/revoke")
+
+    def set_role(self, user: str, role: str) -> None:
+        self.call("POST", f"/users/{user}/role", {"role": role})
+
+    def suspend(self, user: str) -> None:
+        self.call("POST", f"/users/{user}/suspend")
+
+    def resume(self, user: str) -> None:
+        self.call("POST", f"/users/{user}/resume")
+
+
+def patgate(
+    *arguments: str, environ: Mapping[str, str] | None = None, seconds: float = 60.0, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """A patgate command as a process of its own."""
+    return run(
+        [sys.executable, "-m", "proxy", *arguments],
+        cwd=cwd,
+        environ=environ if environ is not None else clean_environ(None),
+        seconds=seconds,
+    )
+
+
+def clean_environ(extra: Mapping[str, str] | None) -> dict[str, str]:
+    """Our environment without the operator's own PATGATE_ settings, wide enough that no table is folded."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
+    environ["PYTHONPATH"] = str(ROOT)
+    return environ | {"COLUMNS": "200", "NO_COLOR": "1"} | dict(extra or {})
+
+
+def complete(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The configuration with a data directory, two workers and free ports where it does not name them."""
+    whole = copy.deepcopy(dict(config))
+    whole.setdefault("brand", "acme")
+    whole.setdefault("data_dir", str(directory / "data"))
+    whole.setdefault("workers", 2)
+    listen = whole.setdefault("listen", {})
+    for name in ("proxy", "control"):
+        listen.setdefault(name, {}).setdefault("bind", f"{LOOPBACK}:{free_port()}")
+    if "forward_auth" in listen:
+        listen["forward_auth"].setdefault("bind", f"{LOOPBACK}:{free_port()}")
+    return whole
+
+
+def port_of(listener: Mapping[str, Any]) -> int:
+    return int(str(listener["bind"]).rpartition(":")[2])
+
+
+def token_of(document: Mapping[str, Any]) -> Token:
+    """The secret and its public names out of the one answer that carries them."""
+    value = str(document["token"])
+    SECRETS.add(value)
+    return Token(id=str(document["id"]), prefix=str(document["prefix"]), value=value)
+
+
+def secret_part(token: str) -> str:
+    """What must never be seen outside: the 38 characters behind the public prefix."""
+    found = re.fullmatch(r"[a-z0-9]+_[a-z]+_[0-9A-Za-z]{12}_([0-9A-Za-z]{38})", token)
+    assert found, "a token of an unexpected form"
+    return found[1]
+
+
+KILL = signal.SIGKILL

@@ -1,0 +1,86 @@
+"""Steady requests from threads, each answer kept with its time: what others see while something is killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from tests.support.process import wait_until
+from tests.support.rawhttp import Connection, ConnectionEnded, request_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One attempt: when it began and how long it took (monotonic seconds), and its status; None without an answer."""
+
+    began: float
+    seconds: float
+    status: int | None
+
+
+class Load:
+    """One client that repeats one request until it is stopped. After a failure it connects anew, when `reconnects`."""
+
+    def __init__(
+        self, connect: Callable[[], Connection], target: str, headers: dict[str, str], *, reconnects: bool = True
+    ) -> None:
+        self._connect = connect
+        self._request = request_bytes("GET", target, headers=headers)
+        self._reconnects = reconnects
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="load", daemon=True)
+        self.answers: list[Answer] = []
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        self.wait_for_more(5)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def wait_for_more(self, count: int, *, status: int = 200, seconds: float = 10.0) -> None:
+        """Until so many more answers of that status have come."""
+        enough = self.count(status) + count
+        wait_until(lambda: self.count(status) >= enough, f"{count} more answers of {status}", seconds=seconds)
+
+    def count(self, status: int | None) -> int:
+        return sum(answer.status == status for answer in list(self.answers))
+
+    def statuses(self) -> set[int | None]:
+        return {answer.status for answer in list(self.answers)}
+
+    def first_success_after(self, moment: float) -> float:
+        """Seconds from the moment to the end of the first request that began after it and was answered 200."""
+        after = [answer for answer in list(self.answers) if answer.began >= moment and answer.status == 200]
+        assert after, "no request succeeded afterwards"
+        return after[0].began + after[0].seconds - moment
+
+    def _repeat(self) -> None:
+        connection: Connection | None = None
+        while not self._stopped.is_set():
+            began = time.monotonic()
+            status: int | None = None
+            try:
+                connection = connection or self._connect()
+                response = connection.exchange(self._request)
+                status = response.status
+                if not response.keeps_alive:
+                    connection.close()
+                    connection = None
+            except (OSError, ConnectionEnded):
+                if connection is not None:
+                    connection.close()
+                connection = None
+            self.answers.append(Answer(began=began, seconds=time.monotonic() - began, status=status))
+            if status is None and not self._reconnects:
+                return
+            self._stopped.wait(0.002)  # a load, not a flood: two cores carry everything
+        if connection is not None:
+            connection.close()

@@ -1,0 +1,181 @@
+"""Real processes by pid: started with a log file, waited for with a deadline, always ended by their owner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.01
+LOOPBACK = "127.0.0.1"
+
+#: Every process that is running now, so that a failing test can show all their logs.
+RUNNING: list[Process] = []
+
+
+class Process:
+    """A program that runs in its own session, both outputs going to one log file; `with` ends it.
+
+    Its own session, so that `end` reaches grandchildren and a Ctrl-C in the terminal does not race with the fixtures.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        name: str,
+        directory: Path,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=None if environ is None else dict(environ),
+                cwd=cwd or directory,
+                start_new_session=True,
+            )
+        RUNNING.append(self)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative when a signal ended it, as in subprocess."""
+        return self._popen.poll()
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """The exit code; fails with the log when it does not end in time."""
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not exit within {seconds:g} s\n{self.tail()}") from None
+
+    def tail(self, lines: int = 60) -> str:
+        return f"--- {self.name} (pid {self.pid}) ---\n" + "\n".join(self.output.splitlines()[-lines:])
+
+    def end(self, seconds: float = 15.0) -> None:
+        """SIGTERM, then SIGKILL for the whole session when that is not heeded; never leaves a process behind."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(seconds)
+        self.kill_session()
+        if self in RUNNING:
+            RUNNING.remove(self)
+
+    def kill_session(self) -> None:
+        """SIGKILL for the program and everything that it started, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    seconds: float = 60.0,
+) -> subprocess.CompletedProcess[str]:
+    """A program that ends by itself, with its exit code and both outputs as text."""
+    return subprocess.run(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        cwd=cwd,
+        env=None if environ is None else dict(environ),
+        timeout=seconds,
+        check=False,
+    )
+
+
+def wait_until(
+    condition: Callable[[], T | None], what: str, *, seconds: float = 15.0, process: Process | None = None
+) -> T:
+    """The first truthy value of the condition; fails at the deadline, or as soon as `process` has exited."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if process is not None and process.exit_code is not None:
+            raise AssertionError(f"{process.name} exited ({process.exit_code}) before {what}\n{process.tail()}")
+        if time.monotonic() > deadline:
+            logs = process.tail() if process is not None else ""
+            raise AssertionError(f"not within {seconds:g} s: {what}\n{logs}")
+        time.sleep(POLL_SECONDS)
+
+
+def free_port() -> int:
+    """A port that was free on the loopback a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def accepts(port: int, host: str = LOOPBACK) -> bool:
+    """Whether something listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=1.0):
+            return True
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    """The living direct children of a process, oldest first."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+        except OSError:
+            continue  # it ended between the listing and the reading
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if int(parent) == pid and state != "Z":
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def command_line(pid: int) -> list[str]:
+    """The arguments of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []

@@ -1,0 +1,52 @@
+"""Which process serves a TCP connection, read from /proc (proc(5): /proc/net/tcp and /proc/PID/fd).
+
+Workers share a port with SO_REUSEPORT and say nothing of themselves in a response, so this is how a test finds both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.support.process import wait_until
+
+ESTABLISHED = "01"
+
+
+def serving_pid(server_port: int, client_port: int, pids: Iterable[int]) -> int:
+    """The one of `pids` that holds the server's end of the connection; waits until one has accepted it."""
+    candidates = list(pids)
+
+    def holder() -> int | None:
+        inode = _inode(server_port, client_port)
+        if inode is None:
+            return None
+        return next((pid for pid in candidates if _holds(pid, inode)), None)
+
+    return wait_until(holder, f"one of {candidates} accepting the connection from port {client_port}", seconds=5)
+
+
+def _inode(server_port: int, client_port: int) -> str | None:
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        local, remote, state, inode = fields[1], fields[2], fields[3], fields[9]
+        ports = int(local.rpartition(":")[2], 16), int(remote.rpartition(":")[2], 16)
+        if ports == (server_port, client_port) and state == ESTABLISHED and inode != "0":
+            return inode
+    return None
+
+
+def _holds(pid: int, inode: str) -> bool:
+    wanted = f"socket:[{inode}]"
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        try:
+            if os.readlink(descriptor) == wanted:
+                return True
+        except OSError:
+            continue  # closed while we looked
+    return False

@@ -1,0 +1,1 @@
+"""threats.md, section by section, against a running gateway."""
