@@ -126,7 +126,7 @@ def grant_from_wire(value: object) -> Grant:
             expires_at=None if expires_at is None else _seconds(expires_at),
             depends=_texts(fields["depends"]),
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         raise WireError("a grant on the worker link has a field of the wrong kind") from None
 
 
