@@ -9,7 +9,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 from proxy.core.errors import PatgateError
@@ -22,7 +24,7 @@ _CHUNK: Final = 1 << 20
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one child to its end; the exit status. A start that fails says why over the ready pipe."""
     options = _parser().parse_args(arguments)
-    # The supervisor alone answers to Ctrl-C; it then stops its children in order.
+    # Ctrl-C reaches the whole process group; the supervisor alone answers to it and stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = f"gateway-{options.slot}" if options.role == "gateway" else "authority"
     logs.configure(process=process)
@@ -71,6 +73,16 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
     from proxy.authority import process
 
     return process.run(settings, options.control_fd, options.lifeline_fd, options.ready_fd, options.accept_older_store)
+
+
+@asynccontextmanager
+async def offline_control(settings: Settings) -> AsyncIterator[Path]:
+    """The control API of a store that no gateway serves, on a private socket; yields the socket's path.
+
+    The caller holds the data directory's lock. Raises `PatgateError` where the store cannot be opened.
+    """
+    raise NotImplementedError
+    yield Path()
 
 
 def _say(ready_fd: int, sentence: str) -> None:

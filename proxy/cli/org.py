@@ -27,26 +27,18 @@ def list_orgs(invocation: Invocation) -> None:
     """List the organisations."""
     rows = ask(invocation.settings(), lambda control: control.every("/orgs"))
     invocation.out.document(rows)
-    shown = [{**row, "members": _count(row.get("members"))} for row in rows]
-    invocation.out.table(COLUMNS, shown, "There are no organisations yet; add one with `patgate org add NAME`.")
+    invocation.out.table(COLUMNS, rows, "There are no organisations yet; add one with `patgate org add NAME`.")
 
 
 @org.command()
 @click.argument("name")
 @command
 def show(invocation: Invocation, name: str) -> None:
-    """Show one organisation and its members."""
+    """Show one organisation."""
     _show(invocation, ask(invocation.settings(), lambda control: control.get(f"/orgs/{segment(name)}")))
-
-
-def _count(members: object) -> object:
-    return len(members) if isinstance(members, list) else members
 
 
 def _show(invocation: Invocation, view: Json) -> None:
     invocation.out.document(view)
-    facts: list[tuple[str, object]] = [(key, view[key]) for key in ("id", "status", "created_at") if key in view]
-    members = view.get("members")
-    if isinstance(members, list):
-        facts.append(("members", ", ".join(f"{m.get('email')}: {m.get('role')}" for m in members)))
+    facts = [(title.lower(), view.get(key)) for key, title in COLUMNS.items() if key != "name" and key in view]
     invocation.out.facts(str(view.get("name", "")), facts)

@@ -101,8 +101,7 @@ class Output:
 
     def refusal(self, error: PatgateError) -> None:
         """Why the command did nothing: a sentence on standard error, and with `--json` the problem as the document."""
-        for line in str(error).splitlines() or [type(error).__name__]:
-            click.echo(plain(line), err=True)
+        click.echo(_sentence(plain(" ".join(str(error).split())) or type(error).__name__), err=True)
         problem = getattr(error, "problem", None)
         self.document(problem if isinstance(problem, dict) else {"error": type(error).__name__, "detail": str(error)})
 
@@ -119,6 +118,10 @@ class Output:
         from rich.console import Console
 
         return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _ENDLESS, highlight=False, markup=False)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
 _STYLES: Final = {

@@ -5,7 +5,7 @@ import click
 from proxy.cli.client import Json, ask, segment
 from proxy.cli.options import Invocation, command
 
-COLUMNS = {"name": "ROLE", "permissions": "PERMISSIONS", "changed": "CHANGED BY HAND"}
+COLUMNS = {"name": "ROLE", "permissions": "PERMISSIONS", "source": "FROM", "updated_at": "CHANGED"}
 
 
 @click.group()
@@ -19,11 +19,8 @@ def list_roles(invocation: Invocation) -> None:
     """List the roles and what each permits."""
     rows = ask(invocation.settings(), lambda control: control.every("/roles"))
     invocation.out.document(rows)
-    invocation.out.table(
-        {key: title for key, title in COLUMNS.items() if any(key in row for row in rows)},
-        rows,
-        "There are no roles yet; name them in the configuration or with `patgate role set`.",
-    )
+    empty = "There are no roles yet; name them in the configuration or with `patgate role set`."
+    invocation.out.table(COLUMNS, rows, empty)
 
 
 @role.command()

@@ -19,6 +19,23 @@ COLUMNS: Final = {
     "last_used_at": "LAST USED",
 }
 
+FACTS: Final = {
+    "id": "id",
+    "prefix": "prefix",
+    "status": "status",
+    "user": "user",
+    "org": "organisation",
+    "role": "role",
+    "scopes": "scopes",
+    "description": "description",
+    "created_at": "created",
+    "rotated_at": "rotated",
+    "expires_at": "expires",
+    "revoked_at": "revoked",
+    "last_used_at": "last used",
+    "use_count": "uses",
+}
+
 
 @click.group()
 def token() -> None:
@@ -47,7 +64,7 @@ def create(
         "user": email,
         "name": name,
         "org": org,
-        "expires_in": expires,
+        "expires": expires,
         "scopes": list(scopes),
         "description": description,
     }
@@ -120,6 +137,8 @@ def _id(text: str) -> str:
 
 
 def _created(invocation: Invocation, created: Json) -> None:
+    for warning in created.get("warnings", ()):
+        invocation.out.note(str(warning))
     invocation.out.document(created)
     _facts(invocation, created)
     invocation.out.secret(str(created["token"]))
@@ -131,6 +150,9 @@ def _show(invocation: Invocation, view: Json) -> None:
 
 
 def _facts(invocation: Invocation, view: Json) -> None:
-    hidden = ("name", "token")
-    facts = [(key.replace("_", " "), value) for key, value in view.items() if key not in hidden]
+    facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) is not None]
+    if view.get("scopes") is None:
+        facts.append(("scopes", "all of the role's"))
+    if view.get("expires_at") is None:
+        facts.append(("expires", "never"))
     invocation.out.facts(str(view.get("name", "")), facts)

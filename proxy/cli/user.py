@@ -51,7 +51,7 @@ def show(invocation: Invocation, email: str) -> None:
 def set_role(invocation: Invocation, email: str, role: str, org: str | None) -> None:
     """Give a person another role; every token of theirs has it from the next request on."""
     body = {"role": role, "org": org}
-    _show(invocation, ask(invocation.settings(), lambda control: control.put(f"/users/{segment(email)}/role", body)))
+    _show(invocation, ask(invocation.settings(), lambda control: control.post(f"/users/{segment(email)}/role", body)))
 
 
 @user.command()
@@ -82,7 +82,7 @@ def remove(invocation: Invocation, email: str) -> None:
 
 def _show(invocation: Invocation, view: Json) -> None:
     invocation.out.document(view)
-    memberships = [f"{m.get('org', m.get('name'))}: {m.get('role')}" for m in view.get("memberships", ())]
+    memberships = [f"{m['org']}: {m['role']}" for m in view.get("memberships", ())]
     facts = [(title.lower(), view.get(key)) for key, title in COLUMNS.items() if key != "email"]
     if memberships:
         facts.append(("organisations", ", ".join(memberships)))

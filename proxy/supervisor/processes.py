@@ -37,6 +37,13 @@ class ChildSpec:
     lifeline_fd: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """A child that is not ready: in its own words, or `None` when it ended without any."""
+
+    sentence: str | None
+
+
 def command(role: str, *arguments: str) -> tuple[str, ...]:
     """The command line of a child of this package, with the interpreter that runs now."""
     return (sys.executable, "-m", "proxy.app", role, *arguments)
@@ -73,7 +80,6 @@ class Child:
                 stdout=stderr_fd,  # standard output belongs to the command's answer
                 stderr=stderr_fd,
                 pass_fds=(*spec.fds, spec.lifeline_fd, ready_out),
-                process_group=0,  # Ctrl-C reaches the supervisor alone, which then stops the others in order
             )
         except OSError:
             os.close(ready_in)
@@ -86,8 +92,8 @@ class Child:
         )
         return cls(process, reader, transport)
 
-    async def ready(self) -> str | None:
-        """Wait for its one line: `None` when it is ready, else the sentence that says why it is not."""
+    async def ready(self) -> Refusal | None:
+        """Wait for its one line: `None` when it is ready, else why it is not."""
         try:
             line = await self._ready.readline()
         finally:
@@ -95,8 +101,8 @@ class Child:
         if line == READY:
             return None
         if line.startswith(ERROR):
-            return line[len(ERROR) :].decode("utf-8", "replace").strip()
-        return "it ended without a word" if not line else "it spoke out of turn"
+            return Refusal(sentence=line[len(ERROR) :].decode("utf-8", "replace").strip())
+        return Refusal(sentence=None)
 
     async def ended(self) -> int:
         """Wait for its end: the exit status, or minus the number of the signal that killed it."""
@@ -138,14 +144,12 @@ class Keeper:
             self._child = await Child.spawn(self._spec, self._stderr_fd)
         except OSError as error:
             raise StartupRefused(f"The {self._spec.name} process cannot be started: {error.strerror}.") from error
-        problem = await self._child.ready()
-        if problem is not None:
+        refusal = await self._child.ready()
+        if refusal is not None:
             status = await self._child.ended()
             self._child = None
-            said = problem.endswith((".", ":")) or "\n" in problem
-            raise StartupRefused(
-                problem if said else f"The {self._spec.name} process did not start: {problem} ({_how(status)})."
-            )
+            silent = f"The {self._spec.name} process ended before it was ready ({_how(status)}); the log may say why."
+            raise StartupRefused(refusal.sentence or silent)
 
     async def keep(self) -> None:
         """Replace the child whenever it ends, at once or, when it keeps dying young, after a growing delay."""
@@ -178,11 +182,11 @@ class Keeper:
             return False
         if self._stopping.is_set():  # told to stop while the system was starting it
             child.send(signal.SIGKILL)
-        problem = await child.ready()
-        if problem is None:
+        refusal = await child.ready()
+        if refusal is None:
             self._log.info("child restarted", child_pid=child.pid)
             return True
-        self._log.error("child did not start", child_pid=child.pid, problem=problem)
+        self._log.error("child did not start", child_pid=child.pid, problem=refusal.sentence)
         return False
 
     async def _told_to_stop_within(self, seconds: float) -> bool:

@@ -78,7 +78,7 @@ async def test_a_child_that_refuses_is_quoted(tmp_path: Path) -> None:
 
 async def test_a_child_that_ends_without_a_word_is_described(tmp_path: Path) -> None:
     async with keeping(SILENT, tmp_path / "diary") as keeper:
-        expected = r"^The child process did not start: it ended without a word \(exit status 3\)\.$"
+        expected = r"^The child process ended before it was ready \(exit status 3\); the log may say why\.$"
         with pytest.raises(StartupRefused, match=expected):
             await keeper.start()
 

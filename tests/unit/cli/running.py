@@ -1,0 +1,79 @@
+"""Commands as processes of their own, as operators run them."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+
+CONFIGURATION = """\
+brand: acme
+data_dir: ./data
+workers: 1
+listen:
+  proxy: { bind: "127.0.0.1:0" }
+  control: { bind: "127.0.0.1:0" }
+upstreams:
+  app: { servers: ["http://127.0.0.1:3000"] }
+roles:
+  admin: ["*:*"]
+  editor: ["things:*", "channels:read"]
+  viewer: ["things:read", "things:list"]
+routes:
+  - { path: "/billing/**", upstream: app, access: denied }
+  - { path: "/v1/{entity}", upstream: app }
+  - { path: "/v1/{entity}/{id}", upstream: app }
+"""
+
+
+def environment() -> dict[str, str]:
+    """Ours without the operator's own settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
+    return kept | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "80"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """A directory with a configuration in it, and the commands run there."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "patgate.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def patgate(self, *arguments: str, configured: bool = True) -> subprocess.CompletedProcess[str]:
+        """One command with this configuration, whatever its exit status."""
+        environ = environment() | ({"PATGATE_CONFIG": str(self.config)} if configured else {})
+        command = [sys.executable, "-m", "proxy", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, cwd=self.directory, env=environ
+        )
+
+    def document(self, *arguments: str) -> Any:
+        """The one JSON document of a command that succeeds."""
+        done = self.patgate(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def lines(self, *arguments: str) -> list[str]:
+        """What a command that succeeds prints for people."""
+        done = self.patgate(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def refused(self, *arguments: str) -> str:
+        """The one sentence of a command that is refused with exit status 1."""
+        done = self.patgate(*arguments)
+        assert done.returncode == 1, done.stdout
+        assert done.stdout == ""
+        (sentence,) = done.stderr.splitlines()
+        return sentence

@@ -1,0 +1,54 @@
+"""Values of other people are text: never markup, never escapes, never folded."""
+
+import json
+
+import pytest
+
+from proxy.cli.output import Output, plain
+from proxy.core.errors import Conflict, StoreUnavailable
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (True, "yes"),
+        (False, "no"),
+        (7, "7"),
+        (["a", "b"], "a b"),
+        ("Zoë", "Zoë"),
+        ("a\x1b[2J\r\nb", "a\\x1b[2J\\r\\nb"),
+        ("\u202eevil", "\\u202eevil"),
+    ],
+)
+def test_a_value_is_one_line_of_plain_text(value: object, text: str) -> None:
+    assert plain(value) == text
+
+
+def test_a_table_reads_no_markup_and_folds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=False).table({"name": "NAME"}, [{"name": "[red]" + "x" * 300}], "none")
+    assert "[red]" + "x" * 300 in capsys.readouterr().out
+
+
+def test_machines_get_the_document_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(as_json=True)
+    out.line("words")
+    out.facts("title", [("a", 1)])
+    out.table({"a": "A"}, [{"a": 1}], "none")
+    out.secret("a token")
+    out.document({"name": "Zoë"})
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"name": "Zoë"}
+    assert captured.err == ""
+
+
+def test_a_refusal_is_one_sentence_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=False).refusal(StoreUnavailable("the store cannot be used now because its disk is full"))
+    captured = capsys.readouterr()
+    assert captured.err == "The store cannot be used now because its disk is full.\n"
+    assert captured.out == ""
+
+
+def test_a_refusal_is_a_document_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=True).refusal(Conflict("There is one already."))
+    assert json.loads(capsys.readouterr().out)["detail"] == "There is one already."
