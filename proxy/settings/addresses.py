@@ -84,9 +84,13 @@ class Server:
             return cls(scheme="unix", path=path)
         try:
             parts = urlsplit(text)
-            return cls._from_url(parts)
-        except UnicodeError as error:
-            raise ValueError("is not an address; write http://host:port") from error
+        except ValueError:
+            raise ValueError("is not an address; write http://host:port") from None
+        if "?" in text:
+            raise ValueError("must not have a query; the backend gets the client's query unchanged")
+        if "#" in text:
+            raise ValueError("must not have a fragment")
+        return cls._from_url(parts)
 
     @classmethod
     def _from_url(cls, parts: SplitResult) -> "Server":
@@ -98,10 +102,6 @@ class Server:
             )
         if parts.path not in ("", "/"):
             raise ValueError("must not have a path; the backend gets the path that was authorised, byte for byte")
-        if parts.query:
-            raise ValueError("must not have a query; the backend gets the client's query unchanged")
-        if parts.fragment:
-            raise ValueError("must not have a fragment")
         host, port = _split_port(parts.netloc)
         return cls(
             scheme=parts.scheme,

@@ -52,7 +52,7 @@ for _name, _pattern, _first in (
 
 
 class _Nodes(Reader, Scanner, Parser, Composer, _CoreSchema):
-    def __init__(self, stream: str | bytes) -> None:
+    def __init__(self, stream: str) -> None:
         Reader.__init__(self, stream)
         Scanner.__init__(self)
         Parser.__init__(self)
@@ -64,9 +64,16 @@ def parse(text: str | bytes) -> Document:
     """Read one YAML document. Never raises for what is in it: see ``problems``, at most one of which is of syntax."""
     origins = Origins()
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         root = _Nodes(text).get_single_node()
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        problem = Problem(path="", line=line, message="is not UTF-8 text")
+        return Document(data=None, origins=origins, problems=(problem,))
     except ReaderError as error:
-        return Document(data=None, origins=origins, problems=(_unreadable(text, error),))
+        line = str(text)[: error.position].count("\n") + 1
+        problem = Problem(path="", line=line, message="holds a control character")
+        return Document(data=None, origins=origins, problems=(problem,))
     except yaml.MarkedYAMLError as error:
         return Document(data=None, origins=origins, problems=(_bad_syntax(error),))
     except RecursionError:
@@ -202,11 +209,3 @@ def _bad_syntax(error: yaml.MarkedYAMLError) -> Problem:
     if mark is None:
         return Problem(path="", line=None, message=f"is not YAML: {said}")
     return Problem(path="", line=mark.line + 1, message=f"is not YAML at column {mark.column + 1}: {said}")
-
-
-def _unreadable(text: str | bytes, error: ReaderError) -> Problem:
-    """A character or byte that no YAML document may hold. Its position is an offset; the line is counted here."""
-    before = text[: error.position]
-    newlines = before.count("\n") if isinstance(before, str) else before.count(b"\n")
-    what = "is not UTF-8 text" if isinstance(error.character, bytes) else "holds a control character"
-    return Problem(path="", line=newlines + 1, message=what)

@@ -45,11 +45,6 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     raise ConfigurationError(problems)
 
 
-def from_mapping(data: Mapping[str, Any], base: Path | None = None) -> Settings:
-    """Settings from values at hand (quickstart, tests), under the same rules; relative paths start at ``base``."""
-    return _settle(dict(data), Origins(), [], {}, base or Path.cwd())
-
-
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -110,7 +105,7 @@ def _validate(tree: dict[str, Any], base: Path) -> _Outcome:
         try:
             settings = Settings.model_validate(rest, context={"base": base})
         except ValidationError as failed:
-            found = failed.errors(include_url=False)
+            found = _causes(failed.errors(include_url=False))
             errors = tuple(found) if errors is None else errors
             cuts = {_cut_at(error) for error in found} - {()}
             if not cuts or cuts <= holes:
@@ -122,6 +117,17 @@ def _validate(tree: dict[str, Any], base: Path) -> _Outcome:
         names = frozenset(map(str, named)) if isinstance(named, dict) else None
         candidate = Candidate(settings=settings, holes=frozenset(holes), upstreams=names)
         return _Outcome(errors=errors or (), candidate=candidate)
+
+
+def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without the lists that are empty only because what was in them failed."""
+    locs = [_loc(error) for error in errors]
+
+    def caused(error: ErrorDetails) -> bool:
+        loc = _loc(error)
+        return error["type"] == "too_short" and any(len(each) > len(loc) and each[: len(loc)] == loc for each in locs)
+
+    return [error for error in errors if not caused(error)]
 
 
 def _loc(error: ErrorDetails) -> Loc:

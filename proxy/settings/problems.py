@@ -49,7 +49,12 @@ class Origins:
         for marks in (self.values, self.keys):
             for below in [known for known in marks if known[: len(loc)] == loc]:
                 del marks[below]
-        self.values[loc] = self.keys[loc] = Origin(variable=variable)
+        origin = Origin(variable=variable)
+        self.values[loc] = self.keys[loc] = origin
+        # Sections that the file does not have are this variable's doing too.
+        for length in range(1, len(loc)):
+            self.values.setdefault(loc[:length], origin)
+            self.keys.setdefault(loc[:length], origin)
 
     def problem(self, loc: Loc, message: str, *, key: bool = False) -> Problem:
         origin = self.of(loc, key=key)

@@ -1,0 +1,169 @@
+"""The settings as values: hand-over between processes, secrets, schema, documentation."""
+
+import json
+import re
+import types
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from proxy.core.identity import PRESETS, IdentityField
+from proxy.core.model import Kind
+from proxy.core.target import Allowance
+from proxy.settings.compile import identity_names, route_table, token_format
+from proxy.settings.load import load
+from proxy.settings.model import RouteSettings, Settings, without_password
+from proxy.settings.schema import json_schema
+
+ROOT = Path(__file__).parents[3]
+PASSWORD = "hunter2"
+KEY = "k" * 40
+
+
+@pytest.fixture
+def settings() -> Settings:
+    environ = {"PATGATE_SECRET_KEY": KEY, "PATGATE_STORE": f"postgresql://patgate:{PASSWORD}@db/patgate"}
+    return load(ROOT / "config" / "patgate.yaml", environ)
+
+
+def test_settings_and_their_secrets_survive_the_hand_over(settings: Settings) -> None:
+    handed = Settings.from_boot_json(settings.to_boot_json())
+    assert handed == settings
+    assert handed.secret_key_bytes() == KEY.encode()
+    assert PASSWORD in handed.store
+    assert handed.upstreams["app"].servers == settings.upstreams["app"].servers
+    assert handed.listen.forward_auth == settings.listen.forward_auth
+
+
+def test_no_other_form_shows_a_secret(settings: Settings) -> None:
+    for form in (
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        json.dumps(settings.model_dump(mode="json")),
+    ):
+        assert KEY not in form
+        assert PASSWORD not in form
+    assert Settings.model_validate_json(settings.model_dump_json()).secret_key is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite", "sqlite"),
+        ("postgresql://u@h/d", "postgresql://u@h/d"),
+        ("postgresql://u:p@ss@h/d", "postgresql://u:***@h/d"),
+    ],
+)
+def test_a_stores_address_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_settings_do_not_change(settings: Settings) -> None:
+    with pytest.raises(ValidationError):
+        settings.__setattr__("workers", 3)
+
+
+def test_the_routes_become_the_table_that_the_gateway_runs_on(settings: Settings) -> None:
+    table = route_table(settings)
+    assert [route.name for route in table.routes] == [route.path for route in settings.routes]
+    found = table.match("GET", "localhost", "/v1/channels/7/messages")
+    assert found is not None
+    assert (found.entity, found.entity_id, found.operation) == ("channels", "7", "subscribe")
+    found = table.match("PUT", "localhost", "/v1/things/7")
+    assert found is not None
+    assert (found.route.index, found.route.upstream, found.operation) == (5, "app", "update")
+
+
+def test_a_routes_every_field_reaches_the_table() -> None:
+    route = RouteSettings(
+        path="/x",
+        upstream="app",
+        entity="things",
+        methods=("GET",),
+        host="H.example",
+        allow=("semicolon", "empty_segment"),
+        enforce=False,
+    )
+    [made] = route_table(Settings(routes=(route,))).routes
+    assert made.methods == frozenset({"GET"})
+    assert made.host == "h.example"
+    assert made.allow == Allowance.SEMICOLON | Allowance.EMPTY_SEGMENT
+    assert not made.enforce
+
+
+def test_identity_names_are_the_presets_or_the_operators_own(settings: Settings) -> None:
+    assert identity_names(settings) == PRESETS["patgate"]
+    own = Settings.model_validate({"identity": {"names": {"email": "X-Mail", "user": "X-User"}}})
+    assert identity_names(own).headers == ((IdentityField.EMAIL, "X-Mail"), (IdentityField.USER, "X-User"))
+
+
+def test_tokens_begin_with_the_brand(settings: Settings) -> None:
+    assert token_format(settings).mint(Kind.PAT).token.startswith("acme_pat_")
+
+
+def test_the_schema_knows_every_setting_with_its_meaning() -> None:
+    schema = json_schema()
+    json.dumps(schema)
+    assert set(schema["properties"]) == set(Settings.model_fields)
+    for section in (schema, *schema["$defs"].values()):
+        for name, field in section.get("properties", {}).items():
+            assert field.get("description"), name
+        assert section.get("type") != "object" or section["additionalProperties"] is False
+
+
+def test_every_setting_is_documented_with_its_default_and_nothing_else_is() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    rows = dict(
+        re.findall(r"^\| `([a-z_.<>\[\]]+[a-z_0-9.<>\[\]]*)` \| [^`].*? \| (\S.*?) \| \S.* \|$", text, re.MULTILINE)
+    )
+    rows |= dict(
+        re.findall(r"^\| `([a-z][a-z_0-9.<>\[\]]*)` \| `.*?` \| (`[^|]*`|required) \| \S.* \|$", text, re.MULTILINE)
+    )
+    known = dict(_fields(Settings, ""))
+    assert set(rows) == set(known)
+    for name, default in known.items():
+        if default is not None:
+            assert rows[name].strip("`") == default, name
+
+
+def _fields(model: type[BaseModel], above: str) -> list[tuple[str, str | None]]:
+    """Every setting's name in the documentation, and its default where that has one short form."""
+    found: list[tuple[str, str | None]] = []
+    for name, field in model.model_fields.items():
+        path = above + name
+        default = "required" if field.is_required() else _short(field.default)
+        found.append((path, default))
+        inner = _plain(field.annotation)
+        if get_origin(inner) is tuple and _is_model(_plain(get_args(inner)[0])):
+            found += _fields(_plain(get_args(inner)[0]), f"{path}[].")
+        elif get_origin(inner) is dict and _is_model(_plain(get_args(inner)[1])):
+            found += _fields(_plain(get_args(inner)[1]), f"{path}.<name>.")
+        elif _is_model(inner):
+            found += _fields(inner, f"{path}.")
+    return found
+
+
+def _short(default: object) -> str | None:
+    if default is None:
+        return "null"
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}s"
+    return str(default) if isinstance(default, str) else None
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _plain(kind: Any) -> Any:
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        inner = [each for each in get_args(kind) if each is not type(None)]
+        return _plain(inner[0]) if len(inner) == 1 else kind
+    return kind

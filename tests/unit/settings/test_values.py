@@ -1,0 +1,105 @@
+"""Durations, sizes, addresses: what their texts mean, and that they come back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.settings.addresses import Bind, Server
+from proxy.settings.values import parse_duration, parse_size, quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("2s", 2.0),
+        ("1h30m", 5400.0),
+        ("30d", 2_592_000.0),
+        ("1w", 604_800.0),
+        ("1.5s", 1.5),
+        (7, 7.0),
+        (0, 0.0),
+    ],
+)
+def test_durations_are_seconds(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "s", "5 s", "-5s", "5S", "1e3s", "٣s", True, None, -1, float("inf"), float("nan"), []]
+)
+def test_what_is_no_duration_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="must be a duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [(512, 512), ("512", 512), ("32KiB", 32768), ("1 MB", 10**6), ("1GiB", 2**30), ("3B", 3)]
+)
+def test_sizes_are_bytes(text: object, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "KiB", "1kb", "1.5MiB", "-1", -1, True, 1.5, None, "٣"])
+def test_what_is_no_size_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="must be a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("[::]:80", "::", 80),
+        ("[0:0:0:0:0:0:0:1]:0", "::1", 0),
+        ("LocalHost:1", "localhost", 1),
+    ],
+)
+def test_an_address_to_listen_on_comes_back(text: str, host: str, port: int) -> None:
+    bind = Bind.parse(text)
+    assert (bind.host, bind.port) == (host, port)
+    assert Bind.parse(str(bind)) == bind
+
+
+@pytest.mark.parametrize(
+    "text", ["8080", ":8080", "::1:80", "[::1]", "1.2.3:80", "a b:80", "h:-1", "h:65536", "h:٣", "h:", "-h:1", ""]
+)
+def test_what_is_no_address_to_listen_on_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Bind.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "authority"),
+    [
+        ("http://127.0.0.1:3000", "http://127.0.0.1:3000", "127.0.0.1:3000"),
+        ("http://App/", "http://app", "app"),
+        ("https://app:443", "https://app", "app"),
+        ("https://[::1]:8443", "https://[::1]:8443", "[::1]:8443"),
+        ("unix:/run/app.sock", "unix:/run/app.sock", "localhost"),
+        ("unix:///run/app.sock", "unix:/run/app.sock", "localhost"),
+    ],
+)
+def test_a_server_has_one_text_form(text: str, canonical: str, authority: str) -> None:
+    server = Server.parse(text)
+    assert str(server) == canonical
+    assert server.authority == authority
+    assert Server.parse(canonical) == server
+
+
+@given(st.text())
+def test_a_server_that_parses_comes_back(text: str) -> None:
+    for prefix in ("", "http://", "https://[", "unix:/"):
+        try:
+            server = Server.parse(prefix + text)
+        except ValueError:
+            continue
+        assert Server.parse(str(server)) == server
+
+
+@given(st.text())
+def test_an_echo_is_one_printable_line_of_bounded_length(text: str) -> None:
+    echo = quoted(text)
+    assert echo.replace("…", "").isprintable()
+    assert echo.replace("…", "").isascii()
+    assert len(echo) <= 40 * 10 + 3
