@@ -35,7 +35,7 @@ WORKDIR /var/lib/patgate
 VOLUME ["/var/lib/patgate"]
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# Asks /livez of the control listener, where and how the configuration says.
+# Asks /livez over the control socket in the data directory; needs no network and no credential but the user.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["patgate", "health"]
 ENTRYPOINT ["patgate"]
 CMD ["serve"]

@@ -8,7 +8,7 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
 CHECKED  := proxy tests $(wildcard bench)
-PIP_LOCK := -m pip --disable-pip-version-check install --quiet --require-hashes
+PIP_LOCK := -m pip --disable-pip-version-check install -qq --require-hashes
 COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --quiet --no-header --generate-hashes \
             --allow-unsafe --strip-extras --annotation-style=line --newline=lf --no-emit-index-url \
             --no-emit-trusted-host --no-emit-find-links --no-emit-options
@@ -44,6 +44,8 @@ venv: $(VENV)/.ready  ## The environment that patgate runs in
 install: $(VENV)/.ready-dev  ## The same with all that tests and checks need
 
 lock: install  ## Raise every pinned version to the newest that pyproject.toml allows
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "locks are compiled under the oldest Python we support: make clean lock PYTHON=python3.11" >&2; exit 1; }
 	$(COMPILE) --upgrade --build-deps-for editable -o requirements.lock pyproject.toml
 	$(COMPILE) --upgrade --build-deps-for editable --extra dev --extra postgres -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
@@ -58,13 +60,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(BIN)/python
 	@if [ -e $(VENV)/.ready-dev ]; then $(MAKE) --no-print-directory $(VENV)/.ready-dev; else \
 		echo "installing patgate into $(VENV)" && \
 		$(BIN)/python $(PIP_LOCK) -r requirements.lock && \
-		$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e . ; fi
+		$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation -e . ; fi
 	@touch $@
 
 $(VENV)/.ready-dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@echo "installing patgate and its development tools into $(VENV)"
 	@$(BIN)/python $(PIP_LOCK) -r requirements-dev.lock
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
