@@ -1,0 +1,200 @@
+"""The authority, put together: what it opens, in which order, and what it shows of itself.
+
+Rules of this module:
+1. Order of a start: key, store, page (an older store is refused before anything is written to it), roles of the
+   configuration, link, lease.  Nothing is served from a cache before the page has the store's epoch.  A stop is the
+   reverse.
+2. The page is told of every commit from the moment that it is open, those of the start included.
+3. Without workers (`linked=False`, a command that works on the store by itself) there is no link and no lease; the
+   page is kept all the same, as the high-water mark of what this host has acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+from proxy import __version__
+from proxy.authority.broadcast import Broadcast
+from proxy.authority.counters import Counters
+from proxy.authority.grants import StoreGrants
+from proxy.authority.hashing import Argon2Hasher, HashParameters
+from proxy.authority.lease import LeaseKeeper
+from proxy.authority.link import LinkServer
+from proxy.authority.page import PageWriter, open_page
+from proxy.authority.resolver import Resolver
+from proxy.core.errors import StoreUnavailable
+from proxy.core.model import Actor, ActorKind
+from proxy.observe import metrics
+from proxy.observe.snapshot import Snapshot, merge
+from proxy.services import keys
+from proxy.services.orgs import Orgs
+from proxy.services.roles import Roles
+from proxy.services.tokens import TokenPolicy, Tokens
+from proxy.services.users import Users
+from proxy.settings.compile import token_format
+from proxy.settings.model import Settings
+from proxy.settings.secret import load_or_create
+from proxy.store.engine import store_url
+from proxy.store.store import Store
+
+CONFIGURATION: Final = Actor(kind=ActorKind.SYSTEM, id="configuration", name="configuration")
+"""Who changes the roles when the configuration did."""
+STORE_SECONDS: Final = 2.0
+"""How long the store may take to answer before it counts as not reachable."""
+READY_LAG: Final = 64
+"""Changes that a worker may have yet to apply and still count as in step."""
+
+
+class Authority:
+    """Owns the store while the block runs.  Entering raises PatgateError with nothing left open.
+
+    `users`, `orgs`, `roles` and `tokens` are there inside the block only.
+    """
+
+    users: Users
+    orgs: Orgs
+    roles: Roles
+    tokens: Tokens
+
+    def __init__(self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True) -> None:
+        self._settings = settings
+        self._accept_older_store = accept_older_store
+        self._linked = linked
+        self._stack = AsyncExitStack()
+        self._counters = Counters()
+        self._ended = asyncio.Event()
+        self._store: Store
+        self._hasher: Argon2Hasher
+        self._page: PageWriter
+        self._link: LinkServer
+        self._lease: LeaseKeeper
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def epoch(self) -> int:
+        """The number of the last change that was announced on this host."""
+        return self._page.epoch
+
+    async def lost(self) -> None:
+        """Return when the data directory is no longer ours; the process must end then."""
+        await self._ended.wait()
+
+    def metrics(self) -> Snapshot:
+        """Everything counted on this host, with the gauges of now."""
+        gauges: dict[str, dict[tuple[str, ...], float]] = {
+            metrics.EPOCH.name: {(): self._page.epoch},
+            metrics.ARGON2_PENDING.name: {(): self._hasher.pending},
+            metrics.WORKERS.name: {(): len(self._link.workers())},
+            metrics.LEASE_SECONDS.name: {(): self._lease.remaining()},
+            metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
+        }
+        return merge((self._counters.total(), Snapshot(gauges=gauges)))
+
+    async def unready(self) -> Mapping[str, str]:
+        """Why requests cannot be served now: a sentence for each failed check; empty when they can."""
+        reasons: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(STORE_SECONDS):
+                await self._store.epoch()
+        except StoreUnavailable as error:
+            reasons["store"] = str(error)
+        except TimeoutError:
+            reasons["store"] = "the store does not answer in time"
+        if self._lease.remaining() == 0:
+            reasons["lease"] = "the lease has run out"
+        workers = self._link.workers()
+        if not workers:
+            reasons["workers"] = "no gateway worker is linked to the authority"
+        elif all(worker.lag > READY_LAG for worker in workers):
+            reasons["workers"] = "no gateway worker has applied the latest changes"
+        return reasons
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        secret = settings.secret_key_bytes() or load_or_create(settings.data_dir)
+        cache_key = keys.cache_key(secret)
+        self._hasher = _hasher(settings, self._counters)
+        stack.callback(self._hasher.close)
+        url = store_url(settings.store, settings.data_dir)
+        self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
+        stack.push_async_callback(self._store.close)
+        self._page = open_page(
+            settings.data_dir, store_epoch=await self._store.epoch(), accept_older=self._accept_older_store
+        )
+        stack.callback(self._page.close)
+        broadcast = Broadcast(self._page, counted=lambda changes: self._counters.count(metrics.CHANGES, by=changes))
+        self._store.on_commit = broadcast.on_commit
+        self._serve_verbs(cache_key)
+        await self.roles.sync_config(CONFIGURATION, settings.roles)
+        source = StoreGrants(self._store, time.time)
+        self._link = LinkServer(
+            settings.data_dir,
+            resolver=Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key),
+            feed=source,
+            broadcast=broadcast,
+            counters=self._counters,
+            cache_key=cache_key,
+        )
+        self._lease = LeaseKeeper(self._page, settings.lease, owned=self._page.is_in_place)
+        if self._linked:
+            await self._admit_workers(stack)
+
+    async def _admit_workers(self, stack: AsyncExitStack) -> None:
+        stack.push_async_callback(self._link.close)
+        await self._link.start()
+        self._lease.renew()
+        keeper = asyncio.create_task(self._keep_lease(), name="lease")
+
+        async def end_lease() -> None:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
+
+        stack.push_async_callback(end_lease)
+
+    async def _keep_lease(self) -> None:
+        await self._lease.run()
+        self._ended.set()
+
+    def _serve_verbs(self, cache_key: bytes) -> None:
+        policy = self._settings.policy
+        self.users = Users(self._store, time.time)
+        self.orgs = Orgs(self._store, time.time)
+        self.roles = Roles(self._store, time.time)
+        self.tokens = Tokens(
+            self._store,
+            time.time,
+            format=token_format(self._settings),
+            hasher=self._hasher,
+            cache_key=cache_key,
+            policy=TokenPolicy(
+                max_lifetime=policy.max_lifetime,
+                require_expiry=policy.require_expiry,
+                tokens_per_user=policy.tokens_per_user,
+            ),
+        )
+
+
+def _hasher(settings: Settings, counters: Counters) -> Argon2Hasher:
+    chosen = settings.argon2
+    return Argon2Hasher(
+        HashParameters(time_cost=chosen.iterations, memory_kib=chosen.memory // 1024, parallelism=chosen.parallelism),
+        threads=chosen.threads,
+        queue=chosen.queue,
+        counted=lambda outcome: counters.count(metrics.ARGON2, outcome.value),
+    )

@@ -1,0 +1,155 @@
+"""The authority as a process: how it starts, says that it is ready, and ends.
+
+Rules of this module:
+1. Ready means: the store is open, the lease is held, workers can link, and the control socket takes connections.
+   What serves the control plane is loaded after that, in a thread, because a host without an authority refuses
+   requests and the control plane can wait a moment: its connections queue in the backlog meanwhile.
+2. The process ends on SIGTERM, when the lifeline's other end closes, and when the data directory is no longer its own.
+3. The control plane is handed in by the composition root: this package does not know it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from proxy.authority.authority import Authority
+from proxy.authority.sockets import bind_unix
+from proxy.core.errors import DataDirBusy
+from proxy.observe.logs import get_logger
+from proxy.settings.model import Settings
+
+CONTROL_SOCKET: Final = "control.sock"
+COMMAND_SOCKET: Final = "command.sock"
+"""The control socket of a command that works on the store by itself, under the data directory's lock."""
+READY: Final = b"ready\n"
+
+_log = get_logger("authority")
+
+
+class ServeControl(Protocol):
+    """`proxy.control.server.serving`."""
+
+    def __call__(
+        self,
+        plane: Authority,
+        /,
+        *,
+        tcp: Sequence[socket.socket],
+        unix: Sequence[socket.socket],
+        hosts: Iterable[str],
+    ) -> AbstractAsyncContextManager[None]: ...
+
+
+LoadControl = Callable[[], ServeControl]
+"""Imports the control plane; called in a thread, once the authority is ready."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Boot:
+    """What the supervisor gives the process.  Descriptors are owned by it from then on."""
+
+    settings: Settings
+    control_fd: int | None
+    lifeline_fd: int
+    ready_fd: int
+    accept_older_store: bool
+    load_control: LoadControl
+
+
+def run(
+    settings: Settings,
+    control_fd: int | None,
+    lifeline_fd: int,
+    ready_fd: int,
+    accept_older_store: bool = False,
+    *,
+    load_control: LoadControl,
+) -> int:
+    """Run the authority to its end; the exit status.  A start that fails raises PatgateError."""
+    boot = Boot(
+        settings=settings,
+        control_fd=control_fd,
+        lifeline_fd=lifeline_fd,
+        ready_fd=ready_fd,
+        accept_older_store=accept_older_store,
+        load_control=load_control,
+    )
+    asyncio.run(serve(boot))
+    return 0
+
+
+async def serve(boot: Boot) -> None:
+    """Serve until told to stop.  Raises PatgateError when the start fails or the data directory is lost."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(boot.lifeline_fd, stop.set)
+    try:
+        async with AsyncExitStack() as stack:
+            authority = await stack.enter_async_context(
+                Authority(boot.settings, accept_older_store=boot.accept_older_store)
+            )
+            path = boot.settings.data_dir / CONTROL_SOCKET
+            unix = stack.enter_context(bind_unix(path))
+            stack.callback(path.unlink, missing_ok=True)
+            tcp = [] if boot.control_fd is None else [stack.enter_context(_adopt(boot.control_fd))]
+            _say_ready(boot.ready_fd)
+            _log.info("authority is ready", epoch=authority.epoch)
+            serve_control = await asyncio.to_thread(boot.load_control)
+            hosts = [boot.settings.listen.control.bind.host]
+            await stack.enter_async_context(serve_control(authority, tcp=tcp, unix=[unix], hosts=hosts))
+            await _until_told(stop, authority)
+    finally:
+        loop.remove_reader(boot.lifeline_fd)
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+@asynccontextmanager
+async def offline(settings: Settings, load_control: LoadControl) -> AsyncIterator[Path]:
+    """The control plane for one command, on a socket of its own; the caller holds the data directory's lock.
+
+    Raises PatgateError.
+    """
+    async with AsyncExitStack() as stack:
+        authority = await stack.enter_async_context(Authority(settings, linked=False))
+        path = settings.data_dir / COMMAND_SOCKET
+        unix = stack.enter_context(bind_unix(path))
+        stack.callback(path.unlink, missing_ok=True)
+        await stack.enter_async_context(load_control()(authority, tcp=(), unix=[unix], hosts=()))
+        yield path
+
+
+async def _until_told(stop: asyncio.Event, authority: Authority) -> None:
+    told = asyncio.create_task(stop.wait(), name="told to stop")
+    lost = asyncio.create_task(authority.lost(), name="data directory lost")
+    try:
+        await asyncio.wait((told, lost), return_when=asyncio.FIRST_COMPLETED)
+        if lost.done():
+            raise DataDirBusy("the data directory was taken away or given to another patgate")
+    finally:
+        told.cancel()
+        lost.cancel()
+        await asyncio.gather(told, lost, return_exceptions=True)
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    return listener
+
+
+def _say_ready(descriptor: int) -> None:
+    try:
+        os.write(descriptor, READY)
+    except BrokenPipeError:
+        return  # nobody waits for it; the lifeline says whether anybody is left at all
+    finally:
+        os.close(descriptor)
