@@ -5,7 +5,7 @@ Rules:
 1. Opening migrates an older schema, and refuses a newer one and a key other than the one it was made with.
 2. Every mutation goes through ``change``; the only writes beside it are ones that no decision depends on.
 3. ``on_commit`` is called once a change is durable, in the order of the epochs, while the writer is still held: it must
-   not start a change itself. A change whose commit failed in doubt is announced with the next one.
+   not start a change itself. A change whose commit or announcement failed in doubt is announced with the next one.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ class Store:
         last = await feed.epoch(change.connection)
         keys = list(change.keys)
         if last != self._announced:
-            # A commit that raised was durable after all: its keys go out before or with ours.
+            # An earlier commit raised and was durable after all, or could not be announced: its keys go out with ours.
             keys += (await feed.since(change.connection, self._announced, CHANGES_LIMIT)).keys
         await change.record(last + 1)
         await change.connection.commit()
-        self._announced = last + 1
         await self.on_commit(last + 1, tuple(dict.fromkeys(keys)))
+        self._announced = last + 1
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Rows]:

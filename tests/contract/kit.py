@@ -1,0 +1,115 @@
+"""A store on a file of its own, the services over it, a clock that tests set, and a real but cheap hasher."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
+from proxy.core.token import TokenFormat
+from proxy.services import grants, keys
+from proxy.services.orgs import Orgs
+from proxy.services.roles import Roles
+from proxy.services.tokens import TokenPolicy, Tokens
+from proxy.services.users import Users
+from proxy.store.engine import store_url
+from proxy.store.store import Store
+
+SECRET_KEY = b"k" * 32
+CACHE_KEY = keys.cache_key(SECRET_KEY)
+FINGERPRINT = keys.fingerprint(SECRET_KEY)
+FORMAT = TokenFormat("acme")
+ADMIN = Actor(kind=ActorKind.PERSON, id="usr_000000000000", name="root@example.org")
+START = 1_700_000_000.0
+
+
+class ScryptHasher:
+    """The protocol of ``services.hashing`` with scrypt at its smallest cost: everything real but the price."""
+
+    async def hash(self, token: str) -> str:
+        salt = os.urandom(8)
+        return f"{salt.hex()}${self._derive(salt, token).hex()}"
+
+    async def verify(self, hash: str, token: str) -> bool:
+        salt, _, derived = hash.partition("$")
+        return hmac.compare_digest(self._derive(bytes.fromhex(salt), token).hex(), derived)
+
+    def _derive(self, salt: bytes, token: str) -> bytes:
+        return hashlib.scrypt(token.encode(), salt=salt, n=2, r=1, p=1)
+
+
+@dataclass
+class Clock:
+    now: float = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Kit:
+    """One open store; ``announced`` holds every call of ``on_commit``."""
+
+    store: Store
+    clock: Clock
+    policy: TokenPolicy = field(default_factory=TokenPolicy)
+    announced: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    hasher: ScryptHasher = field(default_factory=ScryptHasher)
+
+    @property
+    def users(self) -> Users:
+        return Users(self.store, self.clock)
+
+    @property
+    def orgs(self) -> Orgs:
+        return Orgs(self.store, self.clock)
+
+    @property
+    def roles(self) -> Roles:
+        return Roles(self.store, self.clock)
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(
+            self.store, self.clock, format=FORMAT, hasher=self.hasher, cache_key=CACHE_KEY, policy=self.policy
+        )
+
+    async def resolve(self, prefix: str) -> Grant | RefusedGrant:
+        return (await grants.resolve(self.store, prefix, self.clock()))[1]
+
+    async def basics(self) -> None:
+        """Three roles, an organisation and a user who is an editor in the account and a viewer in the organisation."""
+        await self.roles.sync_config(
+            ADMIN, {"admin": ["*:*"], "editor": ["things:*"], "viewer": ["things:list", "things:read"]}
+        )
+        await self.orgs.add(ADMIN, "team")
+        await self.users.add(ADMIN, "ann@example.org", "editor")
+        await self.users.add(ADMIN, "ann@example.org", "viewer", org="team")
+
+    async def intact(self) -> int:
+        """Check what must hold after anything: returns the epoch."""
+        epoch = await self.store.epoch()
+        checked = await self.store.verify_audit()
+        assert checked.problem is None
+        assert checked.events == epoch, "one audit event for each change"
+        return epoch
+
+
+@asynccontextmanager
+async def opened(directory: Path, *, fingerprint: str = FINGERPRINT) -> AsyncIterator[Kit]:
+    store = await Store.open(store_url("sqlite", directory), key_fingerprint=fingerprint)
+    kit = Kit(store=store, clock=Clock())
+
+    async def remember(epoch: int, touched: Sequence[str]) -> None:
+        kit.announced.append((epoch, tuple(touched)))
+
+    store.on_commit = remember
+    try:
+        yield kit
+    finally:
+        await store.close()

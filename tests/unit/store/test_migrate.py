@@ -1,0 +1,74 @@
+"""The migrations and the tables are one schema, and a start without a migration does not load Alembic."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql
+
+from proxy.store import migrate, tables
+from tests.contract.kit import opened
+
+_START = """
+import asyncio, pathlib, sys
+from proxy.store.engine import store_url
+from proxy.store.store import Store
+
+async def main():
+    store = await Store.open(store_url("sqlite", pathlib.Path(sys.argv[1])), key_fingerprint="f")
+    await store.close()
+
+asyncio.run(main())
+print("alembic" in sys.modules)
+"""
+
+
+def _scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    return ScriptDirectory.from_config(config)
+
+
+def test_every_script_is_a_known_revision_in_order() -> None:
+    scripts = [script.revision for script in _scripts().walk_revisions()]
+    assert tuple(reversed(scripts)) == migrate.REVISIONS
+    assert _scripts().get_heads() == [migrate.REVISIONS[-1]]
+
+
+async def test_a_migrated_store_has_exactly_the_tables_of_the_code(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'patgate.db'}")
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+        indexes = {index["name"] for name in tables.metadata.tables for index in sa.inspect(connection).get_indexes(name)}
+        assert indexes == {index.name for table in tables.metadata.tables.values() for index in table.indexes}
+    engine.dispose()
+
+
+def test_the_tables_can_be_made_on_postgresql() -> None:
+    dialect = postgresql.dialect()
+    for table in tables.metadata.sorted_tables:
+        assert "CREATE TABLE" in str(sa.schema.CreateTable(table).compile(dialect=dialect))
+        for index in table.indexes:
+            text = str(sa.schema.CreateIndex(index).compile(dialect=dialect))
+            assert ("WHERE removed_at IS NULL" in text) == str(index.name).endswith("_living")
+
+
+def test_only_a_start_that_migrates_loads_alembic(tmp_path: Path) -> None:
+    def start() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", _START, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60
+        )
+        return done.stdout.strip()
+
+    assert start() == "True"
+    assert start() == "False"
