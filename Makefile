@@ -7,6 +7,7 @@ PYTEST_ARGS ?=
 VENV     := .venv
 BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
+TOOLS    := curl git nginx
 CHECKED  := proxy tests $(wildcard bench)
 PIP_LOCK := -m pip --disable-pip-version-check install -qq --require-hashes
 COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --quiet --no-header --generate-hashes \
@@ -36,6 +37,7 @@ format: install  ## Apply the formatter and the safe fixes of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: TOOLS += wrk
 bench: install tools  ## CPU per authenticated request, and its ratio to nginx
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench
 
@@ -83,10 +85,10 @@ $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
 
 # What the end-to-end tests and the benchmark need beside Python: installed where we may, named where we may not.
 tools:
-	@missing=""; for tool in git nginx; do \
+	@missing=""; for tool in $(TOOLS); do \
 		PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing" && apt-get -qq update && \
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
-	else echo "the tests need$$missing: install them with the system's package manager" >&2; exit 1; fi
+	else echo "tests and benchmark need$$missing: install with the system's package manager" >&2; exit 1; fi
