@@ -12,11 +12,17 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.core.errors import PatgateError
 from proxy.observe import logs
 from proxy.settings.model import Settings
+
+if TYPE_CHECKING:
+    from proxy.authority.process import ServeControl
+
+if TYPE_CHECKING:
+    from proxy.authority.process import ServeControl
 
 _CHUNK: Final = 1 << 20
 
@@ -28,14 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = f"gateway-{options.slot}" if options.role == "gateway" else "authority"
     logs.configure(process=process)
+    # The role closes its descriptor once it is ready, and the number may then be another file's.
+    ready_fd = os.dup(options.ready_fd)
     try:
         settings = _boot(options.boot_fd)
-        logs.configure(process=process, level=settings.log.level)
+        logs.configure(process=process, level=settings.log.level, line_format=settings.log.format)
         return _gateway(settings, options) if options.role == "gateway" else _authority(settings, options)
     except PatgateError as error:
         logs.get_logger("app").error("process ends", problem=str(error))
-        _say(options.ready_fd, str(error))
+        _say(ready_fd, str(error))
         return 1
+    finally:
+        os.close(ready_fd)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +82,20 @@ def _gateway(settings: Settings, options: argparse.Namespace) -> int:
 def _authority(settings: Settings, options: argparse.Namespace) -> int:
     from proxy.authority import process
 
-    return process.run(settings, options.control_fd, options.lifeline_fd, options.ready_fd, options.accept_older_store)
+    return process.run(
+        settings,
+        options.control_fd,
+        options.lifeline_fd,
+        options.ready_fd,
+        options.accept_older_store,
+        load_control=_load_control,
+    )
+
+
+def _load_control() -> "ServeControl":
+    from proxy.control.server import serving
+
+    return serving
 
 
 @asynccontextmanager
@@ -81,14 +104,16 @@ async def offline_control(settings: Settings) -> AsyncIterator[Path]:
 
     The caller holds the data directory's lock. Raises `PatgateError` where the store cannot be opened.
     """
-    raise NotImplementedError
-    yield Path()
+    from proxy.authority import process
+
+    async with process.offline(settings, _load_control) as path:
+        yield path
 
 
 def _say(ready_fd: int, sentence: str) -> None:
     try:
         os.write(ready_fd, f"error: {' '.join(sentence.split())}\n".encode())
-    except OSError:  # it was ready before, and closed the pipe
+    except OSError:  # it was ready before, so nobody listens any more
         return
 
 
