@@ -1,4 +1,7 @@
-"""The backend that every peer proxies to: an nginx of its own that answers from a string in its configuration."""
+"""The backend that every peer proxies to: an nginx of its own that answers from a string in its configuration.
+
+Each answer names the request's trace, so that no two heads are alike and a gateway cannot gain by remembering them.
+"""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ server {{
   listen 127.0.0.1:{port} backlog=4096;
   keepalive_requests 1000000000;
   location = {status} {{ stub_status; }}
-  location / {{ default_type application/json; return 200 '{body}'; }}
+  location / {{ default_type application/json; add_header X-Trace $http_traceparent; return 200 '{body}'; }}
 }}
 """
 
