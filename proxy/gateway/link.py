@@ -158,7 +158,7 @@ class AuthorityLink:
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _greet(self) -> None:
-        hello = {"op": "hello", "worker": self._slot, "pid": os.getpid(), "applied": self._cache.applied}
+        hello = {"op": "hello", "worker": self._slot, "pid": os.getpid(), "applied": max(0, self._cache.applied)}
         answer = await self._ask(hello)
         key = bytes.fromhex(answer["cache_key"])
         if key != self.cache_key:
