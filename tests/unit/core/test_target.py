@@ -164,9 +164,7 @@ TARGETS: dict[str, tuple[bytes, tuple[bytes | None, bytes, bytes]]] = {
 
 
 @pytest.mark.parametrize(("raw", "parts"), TARGETS.values(), ids=TARGETS.keys())
-def test_a_target_is_split_and_nothing_of_it_changes(
-    raw: bytes, parts: tuple[bytes | None, bytes, bytes]
-) -> None:
+def test_a_target_is_split_and_nothing_of_it_changes(raw: bytes, parts: tuple[bytes | None, bytes, bytes]) -> None:
     assert split_target(raw) == parts
 
 

@@ -1,0 +1,40 @@
+"""The error tree: origins, retryability, and the tree in the docstring being the tree."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core import errors
+from proxy.core.errors import ConfigurationError, Invalid, Origin, PatgateError, Problem
+
+
+def tree(root: type[PatgateError]) -> list[type[PatgateError]]:
+    return [
+        root,
+        *(leaf for child in root.__subclasses__() if child.__module__ == root.__module__ for leaf in tree(child)),
+    ]
+
+
+@pytest.mark.parametrize("error", tree(PatgateError))
+def test_an_error_knows_its_origin_and_is_in_the_tree(error: type[PatgateError]) -> None:
+    assert isinstance(error.origin, Origin)
+    assert error.__name__ in (errors.__doc__ or "")
+    assert error.__doc__
+
+
+def test_only_what_may_pass_by_itself_is_retryable() -> None:
+    assert {error.__name__ for error in tree(PatgateError) if error.retryable} == (
+        {"StoreUnavailable", "AuthorityUnavailable", "AuthorityOverloaded"}
+    )
+
+
+def test_a_configuration_error_says_every_problem_with_its_line() -> None:
+    problems = [Problem(path="routes[3].upstream", line=12, message="there is no such upstream")]
+    error = ConfigurationError([*problems, Problem(path="", line=None, message="the file is empty")])
+    assert str(error) == "line 12: routes[3].upstream: there is no such upstream\nthe file is empty"
+    assert ConfigurationError("no file").problems == (Problem(path="", line=None, message="no file"),)
+
+
+def test_an_invalid_field_is_named() -> None:
+    error = Invalid("name", "it is empty")
+    assert (error.field, error.problem, str(error)) == ("name", "it is empty", "name: it is empty")

@@ -1,0 +1,230 @@
+"""The route table, route by route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.core.model import Access
+from proxy.core.routes import Match, PatternError, Route, RouteTable, validate_pattern
+
+
+def table(*routes: dict[str, Any]) -> RouteTable:
+    return RouteTable(Route(index=index, upstream="app", **route) for index, route in enumerate(routes))
+
+
+EXAMPLE = table(
+    {"path": "/healthz", "access": Access.PUBLIC},
+    {"path": "/ui/**", "access": Access.PASSTHROUGH},
+    {"path": "/billing/**", "access": Access.DENIED},
+    {
+        "path": "/v1/channels/{id}/messages",
+        "entity": "channels",
+        "operations": {"POST": "publish", "GET": "subscribe"},
+    },
+    {"path": "/v1/{entity}"},
+    {"path": "/v1/{entity}/{id}"},
+    {"path": "/orgs/{org}/things/{id}", "entity": "things"},
+)
+
+
+def matched(routes: RouteTable, method: str, path: str, host: str = "h") -> tuple[str | None, ...] | None:
+    match = routes.match(method, host, path)
+    return None if match is None else (match.route.path, *match[1:])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("GET", "/healthz", ("/healthz", None, None, "list", None)),
+        ("GET", "/ui/", ("/ui/**", None, None, "list", None)),
+        ("GET", "/ui/a//b", ("/ui/**", None, None, "list", None)),
+        ("GET", "/ui", None),
+        ("GET", "/", None),
+        ("GET", "/UI/", None),
+        ("GET", "/healthz/", None),
+        ("GET", "/healthz/x", None),
+        ("POST", "/v1/channels/7/messages", ("/v1/channels/{id}/messages", "channels", "7", "publish", None)),
+        ("HEAD", "/v1/channels/7/messages", ("/v1/channels/{id}/messages", "channels", "7", "subscribe", None)),
+        ("DELETE", "/v1/channels/7/messages", ("/v1/channels/{id}/messages", "channels", "7", None, None)),
+        ("GET", "/v1/channels//messages", None),
+        ("GET", "/v1/things", ("/v1/{entity}", "things", None, "list", None)),
+        ("HEAD", "/v1/things", ("/v1/{entity}", "things", None, "list", None)),
+        ("POST", "/v1/things", ("/v1/{entity}", "things", None, "create", None)),
+        ("DELETE", "/v1/things", ("/v1/{entity}", "things", None, None, None)),
+        ("GET", "/v1/things/", None),
+        ("GET", "/v1/", None),
+        ("GET", "/v1", None),
+        ("GET", "/v1/things/42", ("/v1/{entity}/{id}", "things", "42", "read", None)),
+        ("PUT", "/v1/things/42", ("/v1/{entity}/{id}", "things", "42", "update", None)),
+        ("PATCH", "/v1/things/42", ("/v1/{entity}/{id}", "things", "42", "update", None)),
+        ("DELETE", "/v1/things/42", ("/v1/{entity}/{id}", "things", "42", "delete", None)),
+        ("POST", "/v1/things/42", ("/v1/{entity}/{id}", "things", "42", None, None)),
+        ("get", "/v1/things/42", ("/v1/{entity}/{id}", "things", "42", None, None)),
+        ("GET", "/v1/things/42/", None),
+        ("GET", "/v1/things/42/x", None),
+        ("GET", "/v1/things/a%2Fb", ("/v1/{entity}/{id}", "things", "a/b", "read", None)),
+        ("GET", "/v1/things/100%", ("/v1/{entity}/{id}", "things", "100%", "read", None)),
+        ("GET", "/v1/*/*", ("/v1/{entity}/{id}", "*", "*", "read", None)),
+        ("GET", "/v1/**/{id}", ("/v1/{entity}/{id}", "**", "{id}", "read", None)),
+        ("GET", "/v1/a\nb/c", ("/v1/{entity}/{id}", "a\nb", "c", "read", None)),
+        ("GET", "/orgs/acme/things/1", ("/orgs/{org}/things/{id}", "things", "1", "read", "acme")),
+        ("GET", "/v2/things", None),
+    ],
+)
+def test_the_example_configuration(method: str, path: str, expected: tuple[str | None, ...] | None) -> None:
+    assert matched(EXAMPLE, method, path) == expected
+
+
+def test_the_first_route_wins_even_where_a_later_one_is_more_exact() -> None:
+    assert matched(table({"path": "/{entity}"}, {"path": "/things"}), "GET", "/things") == (
+        ("/{entity}", "things", None, "list", None)
+    )
+    assert matched(table({"path": "/**"}, {"path": "/things"}), "GET", "/things") == ("/**", None, None, "list", None)
+
+
+def test_a_walk_takes_up_the_capture_where_the_literal_leads_nowhere() -> None:
+    routes = table({"path": "/v1/things/x/y"}, {"path": "/v1/{entity}/{id}"}, {"path": "/v1/**"})
+    assert matched(routes, "GET", "/v1/things/x") == ("/v1/{entity}/{id}", "things", "x", "read", None)
+    assert matched(routes, "GET", "/v1/things/x/z") == ("/v1/**", None, None, "list", None)
+
+
+def test_a_route_for_some_methods_leaves_the_others_to_later_routes() -> None:
+    routes = table({"path": "/a", "methods": frozenset({"GET"})}, {"path": "/a", "methods": frozenset({"POST"})})
+    assert [
+        match.route.index for match in map(lambda m: routes.match(m, "h", "/a"), ("GET", "HEAD", "POST")) if match
+    ] == [
+        0,
+        0,
+        1,
+    ]
+    assert routes.match("PUT", "h", "/a") is None
+    assert routes.match("", "h", "/a") is None
+
+
+def test_naming_head_alone_opens_nothing_to_get() -> None:
+    routes = table({"path": "/a", "methods": frozenset({"HEAD"}), "operations": {"HEAD": "peek"}})
+    assert matched(routes, "HEAD", "/a") == ("/a", None, None, "peek", None)
+    assert routes.match("GET", "h", "/a") is None
+
+
+def test_given_operations_are_all_there_are() -> None:
+    routes = table({"path": "/v1/{entity}/{id}", "operations": {"POST": "share"}})
+    assert [routes.match(method, "h", "/v1/a/b")[3] for method in ("POST", "GET", "HEAD", "DELETE")] == [  # type: ignore[index]
+        "share",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_hosts_are_exact_or_below_a_wildcard_whatever_their_case_and_port() -> None:
+    routes = table(
+        {"path": "/a", "host": "API.example.com"},
+        {"path": "/a", "host": "*.dev.example.com"},
+        {"path": "/a", "host": "*.example.com"},
+        {"path": "/b"},
+    )
+
+    def index(host: str) -> int | None:
+        match = routes.match("GET", host, "/a")
+        return None if match is None else match.route.index
+
+    assert [index(host) for host in ("api.example.com", "Api.Example.Com:8443", "api.example.com.")] == [0, 0, 0]
+    assert [index(host) for host in ("x.dev.example.com", "dev.example.com", "a.b.example.com")] == [1, 2, 2]
+    assert [index(host) for host in ("example.com", "xexample.com", ".example.com", "", "[::1]:80")] == [None] * 5
+    assert [index(host) for host in ("*.example.com", "api.example.com:x", "api.example.com.evil")] == [2, None, None]
+    assert routes.match("GET", "elsewhere", "/b") is not None
+
+
+def test_an_entity_that_the_route_says_is_not_taken_from_the_path() -> None:
+    assert matched(table({"path": "/{entity}/{id}", "entity": "things"}), "GET", "/users/1") == (
+        ("/{entity}/{id}", "things", "1", "read", None)
+    )
+
+
+def test_an_empty_table_matches_nothing() -> None:
+    assert RouteTable(()).match("GET", "h", "/") is None
+
+
+def test_what_requests_bring_is_not_remembered() -> None:
+    routes = table({"path": "/v1/{entity}/{id}", "host": "*.example.com"}, {"path": "/x/**"})
+
+    def size() -> int:
+        nodes, seen = [node for roots in routes._by_host.values() for node in roots.values()], set()
+        while nodes:
+            node = nodes.pop()
+            if id(node) not in seen:
+                seen.add(id(node))
+                nodes += [after for after in (node.other, *node.following.values()) if after is not None]
+        return len(seen)
+
+    def visit(number: int) -> None:
+        for path in (
+            f"/v1/a{number}/b{number}",
+            f"/x/{number}/{number}",
+            f"/{number}",
+            "/v1//",
+            "/v1/a/b" + "/c" * number,
+        ):
+            routes.match(f"M{number}", f"h{number}.example.com", path)
+            routes.match("GET", f"h{number}", path)
+
+    for number in range(10):
+        visit(number)
+    before = size()
+    for number in range(10, 200):
+        visit(number)
+    assert size() == before
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/a", "/a/", "/**", "/a/**", "/{id}", "/{entity}/{id}/{x}/**", "/café", "/a.b;c"]
+)
+def test_a_pattern_is_accepted(path: str) -> None:
+    validate_pattern(path)
+    assert Route(index=0, path=path).name == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "a",
+        "**",
+        "//",
+        "/a//b",
+        "/a/./b",
+        "/../a",
+        "/a/**/b",
+        "/a**",
+        "/{id",
+        "/id}",
+        "/{id}x",
+        "/{}",
+        "/{a b}",
+        "/{1}",
+        "/{id}/{id}",
+        "/a*",
+        "/a%20b",
+        "/a?b",
+        "/a#b",
+        "/a b",
+        "/a\\b",
+        "/a\n",
+        "/\x80",
+    ],
+)
+def test_a_pattern_that_could_be_misread_is_refused(path: str) -> None:
+    with pytest.raises(PatternError):
+        validate_pattern(path)
+    with pytest.raises(PatternError):
+        Route(index=0, path=path)
+
+
+def test_a_match_names_its_parts() -> None:
+    match = EXAMPLE.match("GET", "h", "/orgs/acme/things/1")
+    assert match is not None
+    assert isinstance(match, Match)
+    assert (match.entity, match.entity_id, match.operation, match.org) == ("things", "1", "read", "acme")
