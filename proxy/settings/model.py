@@ -44,7 +44,7 @@ _DAY: Final = 86400.0
 class Section(BaseModel):
     """What every section shares: unknown names are mistakes, and nothing changes after loading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 def _not_empty(value: object) -> object:

@@ -9,7 +9,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -188,21 +188,24 @@ def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[Violation]:
 
 
 def _unreachable(candidate: Candidate) -> Iterator[Violation]:
+    # A route can only be covered by one whose literal beginning it shares; thousands of routes stay quick to check.
+    seen: dict[tuple[str, ...], list[int]] = {}
     routes = candidate.settings.routes
-    sound = [
-        all(candidate.sound(("routes", index, name)) for name in ("path", "host", "methods"))
-        for index in range(len(routes))
-    ]
     for later, route in enumerate(routes):
-        for earlier in range(later):
-            if sound[earlier] and sound[later] and _covers(routes[earlier], route):
-                same = "is the same as" if routes[earlier].path == route.path else "is covered by"
-                yield Violation(
-                    loc=("routes", later, "path"),
-                    message=f"can never match, because it {same} routes[{earlier}].path and the first match wins",
-                    other=("routes", earlier, "path"),
-                )
-                break
+        if not all(candidate.sound(("routes", later, name)) for name in ("path", "host", "methods")):
+            continue
+        segments = tuple(route.path.split("/")[1:])
+        shared = (index for length in range(len(segments) + 1) for index in seen.get(segments[:length], ()))
+        earlier = min((index for index in shared if _covers(routes[index], route)), default=None)
+        if earlier is not None:
+            same = "is the same as" if routes[earlier].path == route.path else "is covered by"
+            yield Violation(
+                loc=("routes", later, "path"),
+                message=f"can never match, because it {same} routes[{earlier}].path and the first match wins",
+                other=("routes", earlier, "path"),
+            )
+        literal = tuple(takewhile(lambda segment: segment != REST and not segment.startswith("{"), segments))
+        seen.setdefault(literal, []).append(later)
 
 
 def _covers(first: RouteSettings, second: RouteSettings) -> bool:
