@@ -204,9 +204,9 @@ def listed(node: Patgate) -> list[dict[str, str]]:
         while True:
             page = control.call("GET", f"/users?limit=100{cursor}")
             users += page["items"]
-            if not page.get("next"):
+            if not page.get("next_cursor"):
                 return users
-            cursor = f"&cursor={page['next']}"
+            cursor = f"&cursor={page['next_cursor']}"
 
 
 def test_the_supervisor_ends_everything_on_sigterm_and_the_directory_is_free(node: Patgate) -> None:

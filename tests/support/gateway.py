@@ -263,7 +263,7 @@ class ControlClient:
         self.call("POST", f"/tokens/{token.id}/revoke")
 
     def set_role(self, user: str, role: str) -> None:
-        self.call("PUT", f"/users/{user}/role", {"role": role})
+        self.call("POST", f"/users/{user}/role", {"role": role})
 
     def suspend(self, user: str) -> None:
         self.call("POST", f"/users/{user}/suspend")
