@@ -197,6 +197,8 @@ class _Link:
         except _Invalid:
             self._write({"id": message.get("id"), "error": LinkError.INVALID})
             return
+        if self.key is not None and self.key != key:
+            self._counters.retire(self.key)
         self.key = key
         self._write({"id": message.get("id"), "epoch": self._broadcast.epoch, "cache_key": self._cache_key.hex()})
         self._broadcast.join(self, self._push)

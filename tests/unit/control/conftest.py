@@ -1,0 +1,59 @@
+"""A real authority with its control plane on real sockets: a TCP listener and the control socket."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.authority.authority import Authority
+from proxy.authority.sockets import bind_unix
+from proxy.control.server import serving
+from proxy.settings.model import Argon2, Policy, Settings
+
+
+@pytest.fixture
+def settings() -> Iterator[Settings]:
+    # Not tmp_path: the path of a unix socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        yield Settings(
+            brand="acme",
+            data_dir=Path(name),
+            roles={"editor": ("things:*",), "viewer": ("things:read",)},
+            policy=Policy(max_lifetime=86400.0 * 365),
+            argon2=Argon2(memory=64 * 1024, iterations=1),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    authority: Authority
+    socket: aiohttp.ClientSession
+    """Over the control socket; paths begin with a slash."""
+    tcp: aiohttp.ClientSession
+    port: int
+
+
+@pytest.fixture
+async def world(settings: Settings) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        authority = await stack.enter_async_context(Authority(settings))
+        path = settings.data_dir / "control.sock"
+        unix, tcp = bind_unix(path), socket.create_server(("127.0.0.1", 0))
+        port = tcp.getsockname()[1]
+        hosts = ["gate.example.org"]
+        await stack.enter_async_context(serving(authority, tcp=[tcp], unix=[unix], hosts=hosts))
+        over_socket = aiohttp.ClientSession("http://localhost", connector=aiohttp.UnixConnector(str(path)))
+        over_tcp = aiohttp.ClientSession(f"http://127.0.0.1:{port}")
+        yield World(
+            authority=authority,
+            socket=await stack.enter_async_context(over_socket),
+            tcp=await stack.enter_async_context(over_tcp),
+            port=port,
+        )
