@@ -231,7 +231,7 @@ class RouteTable:
         """
         roots = self._any_host
         if roots is None:
-            of = self._host_class(host)
+            of = host if host in self._hosts else self._host_class(host)
             roots = self._by_host.get(of) or self._roots(of)
         node = roots.get(method) or roots[""]
         segments = path.split("/")
@@ -267,7 +267,7 @@ class RouteTable:
         return None
 
     def _roots(self, host: str | None) -> dict[str, _Node]:
-        """The nodes where walks begin for a host class, by method, and under "" for every method that no route names."""
+        """Where walks begin for a host class: by method, and under "" for every method that no route names."""
         here = tuple(pattern for pattern in self._patterns if _host_fits(pattern.leaf.route.host, host))
         roots = {
             method: _Node(tuple(pattern for pattern in here if pattern.leaf.route.serves(method)), 0)
