@@ -10,7 +10,7 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Final
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -49,6 +49,11 @@ def field_splitter(names: Iterable[bytes]) -> re.Pattern[bytes]:
             node = node.setdefault(character, {})
         node[""] = {}
     return re.compile(f"\\r\\n({_emit(trie)}):[ \\t]*+([^\\r]*+)".encode("ascii"))
+
+
+def without_fields(lines: bytes, names: Set[bytes]) -> bytes:
+    """Field lines without those whose lower-case name is one of `names`, such as `Connection` nominates."""
+    return b"\r\n".join(line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names)
 
 
 def _emit(node: _Trie) -> str:

@@ -14,11 +14,12 @@ import re
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
 from proxy.gateway.body import FramingError
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grammar import REQUEST_HEAD
 from proxy.gateway.parse import HeadParser
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class ClientConnection(asyncio.Protocol):
         "paused",
         "peer",
         "peer_trusted",
+        "reading_head",
         "transport",
     )
 
@@ -124,15 +126,16 @@ class ClientConnection(asyncio.Protocol):
         self.closing = False
         self.half_closed = False
         self.paused = False
+        self.reading_head = False
         self.deadline = _NEVER
         self.peer = ""
         self.peer_trusted = False
         self.forwarded_lines = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         listener = self.listener
-        self.transport = transport
+        # uvloop's transports have the interface and not the base class.
+        self.transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
         peer = transport.get_extra_info("peername")
         address = ip_address(peer[0]) if isinstance(peer, tuple) else None
@@ -219,13 +222,13 @@ class ClientConnection(asyncio.Protocol):
             x.bytes_out += len(response)
         self.listener.pipeline.complete(x)
 
-    def finished(self, x: Exchange) -> None:
-        """The response to `x` is complete: close, or go on with what the client sent ahead."""
+    def finished(self, x: Exchange, now_ns: int) -> None:
+        """The response to `x` was complete at `now_ns`: close, or go on with what the client sent ahead."""
         self.exchange = None
         if not x.keep_alive or self.half_closed or self.closing or self.listener.draining:
             self.shut()
             return
-        self.deadline = time.monotonic_ns() + self.listener.keepalive_ns
+        self.deadline = now_ns + self.listener.keepalive_ns
         if self.paused:
             self._resume()
         if self.buffer and not self.busy:
@@ -287,22 +290,23 @@ class ClientConnection(asyncio.Protocol):
 
     def _head(self, data: bytes) -> bytes:
         listener = self.listener
-        end = data.find(b"\r\n\r\n") + 4
-        if end == 3 or end > listener.max_head:
-            self._incomplete(data, end != 3)
+        matched = REQUEST_HEAD.match(data)
+        if matched is None:
+            return self._no_head(data)
+        end = matched.end()
+        if end > listener.max_head:
+            self._refuse_head(Reason.HEAD_TOO_LARGE)
             return b""
-        if data.startswith(b"\r\n"):
-            # RFC 9112 section 2.2: an empty line before the request line is ignored.
-            return data[2:]
         listener.number = number = listener.number + 1
         now = time.monotonic_ns()
         x = Exchange(self, now, b"%s%08x" % (listener.boot, number))
         self.exchange = x
+        self.reading_head = False
         self.deadline = now + listener.answer_ns
         if end == len(data):
-            reason = listener.parser.parse(x, data)
+            reason = listener.parser.parse(x, matched)
         else:
-            reason = listener.parser.parse(x, data[:end])
+            reason = listener.parser.parse(x, matched)
             rest = data[end:]
             if reason is None and x.body is not None:
                 self._body(x, rest)
@@ -348,20 +352,27 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.listener.pipeline.refuse(x, reason)
 
-    def _incomplete(self, data: bytes, complete: bool) -> None:
-        """A head that has not ended yet, or is longer than any may be."""
-        line_end = data.find(b"\r\n", 2)
+    def _no_head(self, data: bytes) -> bytes:
+        """What does not begin with a whole head: an empty line to skip, a head not yet complete, or none at all."""
+        if data.startswith(b"\r\n"):
+            # RFC 9112 section 2.2: an empty line before the request line is ignored.
+            return data[2:]
+        listener = self.listener
+        line_end = data.find(b"\r\n")
         line = len(data) if line_end < 0 else line_end
-        if line > self.listener.max_request_line:
+        if line > listener.max_request_line:
             self._refuse_head(Reason.TARGET_TOO_LONG)
-        elif complete or len(data) > self.listener.max_head:
+        elif len(data) > listener.max_head and data.find(b"\r\n\r\n", 0, listener.max_head) < 0:
             self._refuse_head(Reason.HEAD_TOO_LARGE)
-        elif _BARE.search(data):
+        elif b"\r\n\r\n" in data or _BARE.search(data):
             self._refuse_head(Reason.REQUEST_MALFORMED)
         else:
-            if not self.buffer and self.deadline > time.monotonic_ns() + self.listener.head_ns:
-                self.deadline = time.monotonic_ns() + self.listener.head_ns
+            # The time for a head runs from its first byte, whatever is left of the time between requests.
+            if not self.reading_head:
+                self.reading_head = True
+                self.deadline = time.monotonic_ns() + listener.head_ns
             self.buffer = data
+        return b""
 
     def _refuse_head(self, reason: Reason) -> None:
         self.listener.number += 1

@@ -11,6 +11,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
@@ -20,7 +21,7 @@ from proxy.core.reasons import Reason
 from proxy.core.target import split_target
 from proxy.gateway.body import ChunkedBody, LengthBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HOST, REQUEST_HEAD, TOKEN, field_splitter
+from proxy.gateway.grammar import HOST, TOKEN, field_splitter, without_fields
 
 _MEMO_LIMIT: Final = 4096
 _LINE_REST: Final = len("  HTTP/1.1")
@@ -98,11 +99,8 @@ class HeadParser:
         self._max_request_line = max_request_line
         self._max_body = max_body
 
-    def parse(self, x: Exchange, head: bytes) -> Reason | None:
-        """Fill the parse slots of `x` from `head` (which ends in the empty line); return a refusal or None."""
-        matched = REQUEST_HEAD.fullmatch(head)
-        if matched is None:
-            return Reason.REQUEST_MALFORMED
+    def parse(self, x: Exchange, matched: re.Match[bytes]) -> Reason | None:
+        """Fill the parse slots of `x` from a match of `grammar.REQUEST_HEAD`; return a refusal or None."""
         x.method, path, query, minor, lines = matched.groups(b"")
         x.head_only = x.method == b"HEAD"
         if minor == b"0":
@@ -235,8 +233,7 @@ class HeadParser:
         if nominated & _NEVER_NOMINATED:
             return Reason.REQUEST_MALFORMED
         if nominated:
-            lines = x.kept.split(b"\r\n")
-            x.kept = b"\r\n".join(line for line in lines if line.partition(b":")[0].lower() not in nominated)
+            x.kept = without_fields(x.kept, nominated)
         return None
 
     def _framing(self, x: Exchange) -> Reason | None:

@@ -9,6 +9,7 @@ refusal; it writes nothing itself. Everything on a cache hit runs within `begin`
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final
@@ -84,9 +85,10 @@ class Decider(ABC):
         client = x.client
         if client is None:
             return
-        self.recorder.record(x)
+        now_ns = time.monotonic_ns()
+        self.recorder.record(x, now_ns)
         x.client = None
-        client.finished(x)
+        client.finished(x, now_ns)
 
     def body(self, x: Exchange, pieces: list[bytes]) -> None:
         """More of the request's body has come. Without an upstream there is nobody to have it."""
@@ -94,7 +96,7 @@ class Decider(ABC):
 
     def left(self, x: Exchange) -> None:
         """The client is gone before its response was complete."""
-        self.recorder.record(x)
+        self.recorder.record(x, time.monotonic_ns())
         x.client = None
 
     def timed_out(self, x: Exchange) -> None:

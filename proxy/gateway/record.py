@@ -7,7 +7,6 @@ requests costs little and fills no disk (threats.md section 8). What was left ou
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -57,9 +56,9 @@ class Recorder:
         self._left_out = 0
         self.connections = 0
 
-    def record(self, x: Exchange) -> None:
-        """Count `x`, whose response has been written or given up."""
-        elapsed = time.monotonic_ns() - x.started
+    def record(self, x: Exchange, now_ns: int) -> None:
+        """Count `x`, whose response has been written or given up at `now_ns` (CLOCK_MONOTONIC)."""
+        elapsed = now_ns - x.started
         match = x.match
         tally = self._unrouted if match is None else self._tallies[match.route.index]
         tally.counts[bisect_left(_BOUNDS_NS, elapsed)] += 1

@@ -9,11 +9,12 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
 from typing import Final, Protocol
 
 from proxy.core.identity import fold
 from proxy.core.reasons import Reason
-from proxy.gateway.body import ChunkedBody, CloseBody, FramingError, LengthBody, encode_chunks
+from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, encode_chunks
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import RESPONSE_HEAD, field_splitter
 from proxy.gateway.upstream import UpstreamConnection
@@ -31,6 +32,19 @@ _HOP_BY_HOP: Final = (
     b"upgrade",
 )
 _SPLIT: Final = field_splitter((*_HOP_BY_HOP, b"content-length")).split
+_NAMES: Final = {
+    name: fold(name)
+    for name in (
+        b"Content-Length",
+        b"content-length",
+        b"Connection",
+        b"connection",
+        b"Transfer-Encoding",
+        b"Keep-Alive",
+    )
+}
+"""The usual spellings, folded beforehand."""
+_INTERIM_DIGIT: Final = ord("1")
 
 
 class Ending(Protocol):
@@ -102,111 +116,85 @@ class Relay:
     def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes) -> None:
         """Parse response heads out of `data`: interim ones are passed on, the final one starts the response."""
         while True:
-            end = data.find(b"\r\n\r\n") + 4
-            if end == 3:
-                if len(data) > MAX_RESPONSE_HEAD:
+            matched = RESPONSE_HEAD.match(data)
+            if matched is None:
+                if b"\r\n\r\n" in data or len(data) > MAX_RESPONSE_HEAD:
                     self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 else:
                     connection.buffer = data
                 return
-            matched = RESPONSE_HEAD.fullmatch(data, 0, end)
-            if matched is None or end > MAX_RESPONSE_HEAD:
+            end = matched.end()
+            if end > MAX_RESPONSE_HEAD:
                 self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
-            minor, code, phrase, lines = matched.groups()
-            status = int(code)
-            if status >= 200:
+            if matched[2][0] != _INTERIM_DIGIT:
                 break
-            connection.interim += 1
-            # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
-            if status == 101 or connection.interim > _MAX_INTERIM:
+            if not self._interim(connection, x, matched):
                 self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
-            if x.version and x.client is not None and x.client.transport is not None:
-                kept = b"".join(_SPLIT(lines)[::3])
-                x.client.transport.write(b"".join((b"HTTP/1.1 ", code, phrase or b" ", kept, b"\r\n\r\n")))
             data = data[end:]
             if not data:
                 return
-        self._final(connection, x, status, minor, code + (phrase or b" "), lines, data[end:])
+        self._final(connection, x, matched, data[end:])
 
-    def _final(
-        self,
-        connection: UpstreamConnection,
-        x: Exchange,
-        status: int,
-        minor: bytes,
-        line: bytes,
-        lines: bytes,
-        rest: bytes,
-    ) -> None:
+    def _interim(self, connection: UpstreamConnection, x: Exchange, matched: re.Match[bytes]) -> bool:
+        """Pass a 1xx answer on to a client that can have it; False if it is none that may come."""
+        connection.interim += 1
+        # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
+        if matched[2] == b"101" or connection.interim > _MAX_INTERIM:
+            return False
+        if x.version and x.client is not None and x.client.transport is not None:
+            kept = b"".join(_SPLIT(matched[4])[::3])
+            x.client.transport.write(b"".join((b"HTTP/1.1 ", matched[2], matched[3] or b" ", kept, b"\r\n\r\n")))
+        return True
+
+    def _final(self, connection: UpstreamConnection, x: Exchange, matched: re.Match[bytes], rest: bytes) -> None:
+        """Send the head of the final answer, in the client's framing, and what has come of the body, in one write."""
         client = x.client
         assert client is not None and client.transport is not None
-        kept = lines
-        length = -1
-        chunked = False
-        connection.keep = minor == b"1"
-        parts = _SPLIT(lines)
-        if len(parts) > 1:
-            kept = b"".join(parts[::3])
-            for at in range(1, len(parts), 3):
-                name, value = fold(parts[at]), parts[at + 1].rstrip(b" \t")
-                if name == b"content-length":
-                    if length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-                        self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
-                        return
-                    length = int(value)
-                elif name == b"transfer-encoding":
-                    if chunked or value.lower() != b"chunked" or minor == b"0":
-                        self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
-                        return
-                    chunked = True
-                elif name == b"connection":
-                    options = value.lower()
-                    if b"close" in options:
-                        connection.keep = False
-                    elif minor == b"0" and b"keep-alive" in options:
-                        connection.keep = True
-                    kept = _without_nominated(kept, options)
-            if chunked and length >= 0:
-                self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
-                return
-        x.status = status
-        x.response_started = True
+        minor, code, phrase, lines = matched.groups()
+        fields = _fields_of(lines, minor)
+        if fields is None:
+            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+            return
+        kept, length, chunked, connection.keep = fields
+        x.status = status = int(code)
+        if not x.body_done or client.closing:
+            # The answer came before the whole request: what is left of it must not become the next one.
+            x.keep_alive = False
         framing = b""
+        body: Body
         if x.head_only or status == 304 or status == 204:
-            connection.body = LengthBody(0)
-            if length >= 0 and status != 204:
-                framing = b"\r\nContent-Length: %d" % length
-        elif chunked:
-            connection.body = ChunkedBody()
-        elif length >= 0:
-            connection.body = LengthBody(length)
-            framing = b"\r\nContent-Length: %d" % length
+            body = LengthBody(0)
+            if length is not None and status != 204:
+                framing = b"\r\nContent-Length: " + length
+        elif length is not None:
+            body = LengthBody(int(length))
+            framing = b"\r\nContent-Length: " + length
         else:
-            connection.body = CloseBody()
-            connection.keep = False
-        body = connection.body
-        if not isinstance(body, LengthBody):
+            if chunked:
+                body = ChunkedBody()
+            else:
+                body = CloseBody()
+                connection.keep = False
             if x.version:
                 framing = b"\r\nTransfer-Encoding: chunked"
             else:
                 x.keep_alive = False
-        if not x.body_done or client.closing:
-            # The answer came before the whole request: what is left of it must not become the next one.
-            x.keep_alive = False
         if not x.keep_alive:
             framing += b"\r\nConnection: close"
         elif not x.version:
             framing += b"\r\nConnection: keep-alive"
+        connection.body = body
         try:
-            pieces, behind = body.feed(rest) if rest or body.done else ([], b"")
+            pieces, behind = body.feed(rest) if rest else ([], b"")
         except FramingError:
-            x.response_started = False
             self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
             return
-        payload = self._encode(x, pieces, last=body.done) if not isinstance(body, LengthBody) else b"".join(pieces)
-        out = b"".join((b"HTTP/1.1 ", line, kept, framing, b"\r\n\r\n", payload))
+        x.response_started = True
+        out = b"".join(
+            (b"HTTP/1.1 ", code, phrase or b" ", kept, framing, b"\r\n\r\n", self._encode(x, pieces, last=body.done))
+        )
         x.bytes_out = len(out)
         client.transport.write(out)
         if body.done:
@@ -234,9 +222,42 @@ class Relay:
         self._ending.complete(x)
 
 
-def _without_nominated(kept: bytes, options: bytes) -> bytes:
-    """Drop the field lines that the backend's `Connection` nominates."""
-    nominated = {option.strip(b" \t") for option in options.split(b",")} - {b"", b"close", b"keep-alive"}
-    if not nominated:
-        return kept
-    return b"\r\n".join(line for line in kept.split(b"\r\n") if line.partition(b":")[0].lower() not in nominated)
+def _fields_of(lines: bytes, minor: bytes) -> tuple[bytes, bytes | None, bool, bool] | None:
+    """The lines that go on, the Content-Length, whether chunked, whether the connection persists; None if ambiguous."""
+    parts = _SPLIT(lines)
+    keep = minor == b"1"
+    if len(parts) == 1:
+        return lines, None, False, keep
+    length: bytes | None = None
+    chunked = False
+    nominated: set[bytes] = set()
+    for at in range(1, len(parts), 3):
+        name = _NAMES.get(parts[at])
+        if name is None:
+            name = fold(parts[at])
+        value = parts[at + 1]
+        if name == b"content-length":
+            value = value.rstrip(b" \t")
+            if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+                return None
+            length = value
+        elif name == b"connection":
+            if value != b"keep-alive":
+                nominated |= {option.strip(b" \t") for option in value.lower().split(b",")}
+            elif minor == b"0":
+                keep = True
+        elif name == b"transfer-encoding":
+            if chunked or value.rstrip(b" \t").lower() != b"chunked" or minor == b"0":
+                return None
+            chunked = True
+    if chunked and length is not None:
+        return None
+    kept = b"".join(parts[::3])
+    if nominated:
+        keep = b"close" not in nominated and (keep or b"keep-alive" in nominated)
+        nominated -= {b"", b"close", b"keep-alive"}
+        if nominated:
+            kept = b"\r\n".join(
+                line for line in kept.split(b"\r\n") if line.partition(b":")[0].lower() not in nominated
+            )
+    return kept, length, chunked, keep

@@ -13,6 +13,7 @@ from proxy.core.routes import RouteTable
 from proxy.core.target import canonical_path
 from proxy.gateway.exchange import Exchange
 
+_METHODS: Final = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 
 
@@ -24,7 +25,8 @@ def route(table: RouteTable, x: Exchange) -> Reason | None:
     if judged is None:
         return Reason.TARGET_NOT_CANONICAL
     path, needs = judged
-    x.match = match = table.match(x.method.decode("ascii"), x.host_name, path)
+    method = _METHODS.get(x.method) or x.method.decode("ascii")
+    x.match = match = table.match(method, x.host_name, path)
     if match is None:
         return Reason.TARGET_NOT_CANONICAL if needs else Reason.NO_ROUTE
     if needs & ~match.route.allow:
