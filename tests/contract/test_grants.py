@@ -15,7 +15,16 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 
 from proxy.core.errors import Conflict, Invalid, NotFound
 from proxy.core.model import Grant, Kind, Reach, RefusedGrant, TokenStatus
@@ -64,6 +73,7 @@ class Grants(RuleBasedStateMachine):
         self.model_roles: dict[str, tuple[str, ...]] = {}
         self.model_tokens: dict[str, ModelToken] = {}
         self.cache: dict[str, Grant | RefusedGrant] = {}
+        self.run(self.begin())
 
     def run(self, work: Any) -> Any:
         return self.runner.run(work)
@@ -74,10 +84,33 @@ class Grants(RuleBasedStateMachine):
         self.runner.close()
         self.directory.cleanup()
 
-    @initialize()
-    def begin(self) -> None:
+    async def begin(self) -> None:
+        """Two users, an organisation with both, and a personal and a team token of each: something to go wrong with."""
         self.model_roles = dict(zip(ROLES, PERMISSIONS, strict=False))
-        self.run(self.kit.roles.sync_config(ADMIN, self.model_roles))
+        await self.kit.roles.sync_config(ADMIN, self.model_roles)
+        org = (await self.kit.orgs.add(ADMIN, "org-0")).id
+        self.model_orgs[org] = "active"
+        for number in range(2):
+            email = f"user{number}@example.org"
+            user = (await self.kit.users.add(ADMIN, email, "editor")).id
+            self.model_users[user] = ModelUser(email, "editor")
+            await self.kit.users.add(ADMIN, email, "viewer", org=org)
+            self.model_members[(org, user)] = "viewer"
+            for place in ("", org):
+                view = (await self.kit.tokens.create(ADMIN, user, "t", org=place or None)).view
+                self.model_tokens[view.id] = ModelToken(prefix=view.prefix, user=user, org=place)
+
+    @initialize(target=users)
+    def first_users(self) -> MultipleResults[str]:
+        return multiple(*self.model_users)
+
+    @initialize(target=orgs)
+    def first_orgs(self) -> MultipleResults[str]:
+        return multiple(*self.model_orgs)
+
+    @initialize(target=tokens)
+    def first_tokens(self) -> MultipleResults[str]:
+        return multiple(*self.model_tokens)
 
     # The numbers of names are small so that emails and organisations meet again.
     @rule(target=users, number=st.integers(0, 3), role=st.sampled_from(ROLES))
@@ -312,4 +345,4 @@ class Grants(RuleBasedStateMachine):
 
 
 TestGrants = Grants.TestCase
-TestGrants.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
+TestGrants.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

@@ -15,7 +15,9 @@ async def _fill(directory: Path) -> None:
         for number in range(5):
             async with kit.store.change(ADMIN, 1_700_000_000.123456 + number) as change:
                 change.touched("test")
-                change.audit("test.change", target_kind="test", target_id=str(number), details={"ä": [number, 0.1, None]})
+                change.audit(
+                    "test.change", target_kind="test", target_id=str(number), details={"ä": [number, 0.1, None]}
+                )
 
 
 async def _problem(directory: Path) -> str | None:

@@ -11,7 +11,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.dialects import postgresql
 
 from proxy.store import migrate, tables
 from tests.contract.kit import opened
@@ -49,13 +48,15 @@ async def test_a_migrated_store_has_exactly_the_tables_of_the_code(tmp_path: Pat
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.metadata) == []
-        indexes = {index["name"] for name in tables.metadata.tables for index in sa.inspect(connection).get_indexes(name)}
+        indexes = {
+            index["name"] for name in tables.metadata.tables for index in sa.inspect(connection).get_indexes(name)
+        }
         assert indexes == {index.name for table in tables.metadata.tables.values() for index in table.indexes}
     engine.dispose()
 
 
 def test_the_tables_can_be_made_on_postgresql() -> None:
-    dialect = postgresql.dialect()
+    dialect = sa.make_url("postgresql+asyncpg://").get_dialect()()
     for table in tables.metadata.sorted_tables:
         assert "CREATE TABLE" in str(sa.schema.CreateTable(table).compile(dialect=dialect))
         for index in table.indexes:
