@@ -44,7 +44,7 @@ class Worker:
         self.writer.write(frame(message))
 
     async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self._ready:
                 data = await self.reader.read(65536)
                 if not data:
