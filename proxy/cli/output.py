@@ -36,6 +36,12 @@ def plain(value: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def sentence(text: str) -> str:
+    """A message as one sentence: a capital first, a full stop last, no line breaks."""
+    text = plain(" ".join(text.split()))
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
+
+
 class Output:
     """Where one command's answer goes."""
 
@@ -101,7 +107,7 @@ class Output:
 
     def refusal(self, error: PatgateError) -> None:
         """Why the command did nothing: a sentence on standard error, and with `--json` the problem as the document."""
-        click.echo(_sentence(plain(" ".join(str(error).split())) or type(error).__name__), err=True)
+        click.echo(sentence(str(error) or type(error).__name__), err=True)
         problem = getattr(error, "problem", None)
         self.document(problem if isinstance(problem, dict) else {"error": type(error).__name__, "detail": str(error)})
 
@@ -118,10 +124,6 @@ class Output:
         from rich.console import Console
 
         return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _ENDLESS, highlight=False, markup=False)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
 _STYLES: Final = {

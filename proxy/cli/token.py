@@ -6,6 +6,7 @@ import click
 
 from proxy.cli.client import Json, ask, segment
 from proxy.cli.options import DURATION, Invocation, command
+from proxy.cli.output import sentence
 from proxy.settings.compile import token_format
 
 COLUMNS: Final = {
@@ -71,7 +72,7 @@ def create(
     created = ask(invocation.settings(), lambda control: control.post("/tokens", body))
     _created(invocation, created)
     if not created.get("expires_at"):
-        invocation.out.note("It never expires; give the next one an end with --expires 30d.")
+        invocation.out.note("Give the next one an end: --expires 30d")
 
 
 @token.command("list")
@@ -138,7 +139,7 @@ def _id(text: str) -> str:
 
 def _created(invocation: Invocation, created: Json) -> None:
     for warning in created.get("warnings", ()):
-        invocation.out.note(str(warning))
+        invocation.out.note(sentence(str(warning)))
     invocation.out.document(created)
     _facts(invocation, created)
     invocation.out.secret(str(created["token"]))

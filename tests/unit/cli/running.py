@@ -1,4 +1,4 @@
-"""Commands as processes of their own, as operators run them."""
+"""Commands at a desk of their own: a directory, a configuration, a store."""
 
 import json
 import os
@@ -7,6 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from click.testing import CliRunner
+
+from proxy.cli.main import patgate
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -18,7 +22,7 @@ listen:
   proxy: { bind: "127.0.0.1:0" }
   control: { bind: "127.0.0.1:0" }
 upstreams:
-  app: { servers: ["http://127.0.0.1:3000"] }
+  app: { servers: ["http://127.0.0.1:1"] }
 roles:
   admin: ["*:*"]
   editor: ["things:*", "channels:read"]
@@ -37,6 +41,15 @@ def environment() -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """How a command ended and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Desk:
     """A directory with a configuration in it, and the commands run there."""
 
@@ -50,13 +63,27 @@ class Desk:
     def data(self) -> Path:
         return self.directory / "data"
 
-    def patgate(self, *arguments: str, configured: bool = True) -> subprocess.CompletedProcess[str]:
-        """One command with this configuration, whatever its exit status."""
-        environ = environment() | ({"PATGATE_CONFIG": str(self.config)} if configured else {})
-        command = [sys.executable, "-m", "proxy", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=False, cwd=self.directory, env=environ
+    def patgate(self, *arguments: str, configured: bool = True) -> Done:
+        """One command with this configuration, whatever its exit status; in this process, for speed."""
+        environ = {name: None for name in os.environ if name.startswith("PATGATE_")}
+        named = {"PATGATE_CONFIG": str(self.config)} if configured else {}
+        result = CliRunner(env=environ | {"NO_COLOR": "1"} | named).invoke(patgate, list(arguments))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Done(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
+
+    def process(self, *arguments: str) -> Done:
+        """The same as a process of its own, as operators run it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=self.directory,
+            env=environment() | {"PATGATE_CONFIG": str(self.config)},
         )
+        return Done(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def document(self, *arguments: str) -> Any:
         """The one JSON document of a command that succeeds."""
@@ -72,8 +99,13 @@ class Desk:
 
     def refused(self, *arguments: str) -> str:
         """The one sentence of a command that is refused with exit status 1."""
-        done = self.patgate(*arguments)
-        assert done.returncode == 1, done.stdout
-        assert done.stdout == ""
-        (sentence,) = done.stderr.splitlines()
-        return sentence
+        return only_sentence(self.patgate(*arguments))
+
+
+def only_sentence(done: Done) -> str:
+    """What a refused command says, which is one sentence on standard error."""
+    assert done.returncode == 1, done.stdout
+    assert done.stdout == ""
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.endswith(".")
+    return sentence

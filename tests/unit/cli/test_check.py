@@ -24,7 +24,7 @@ def test_every_problem_has_its_line_and_nothing_is_started(desk: Desk) -> None:
     broken = CONFIGURATION.replace("brand: acme", "brnd: acme").replace("workers: 1", "workers: none")
     desk.config.write_text(broken.replace('"/v1/{entity}", upstream: app', '"/v1/{entity}", upstream: nowhere'))
     for command in (["check"], ["serve"], ["user", "list"]):
-        done = desk.patgate(*command)
+        done = desk.process(*command)
         assert done.returncode == 1
         assert done.stdout == ""
         lines = [re.match(rf"{re.escape(str(desk.config))}:(\d+): ", line) for line in done.stderr.splitlines()]

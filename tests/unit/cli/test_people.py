@@ -5,6 +5,12 @@ import json
 from tests.unit.cli.running import Desk
 
 
+def test_commands_are_processes_that_share_the_store(desk: Desk) -> None:
+    added = desk.process("user", "add", "ada@example.com", "--role", "editor", "--json")
+    assert (added.returncode, added.stderr) == (0, "")
+    assert json.loads(desk.process("user", "list", "--json").stdout) == [json.loads(added.stdout)]
+
+
 def test_a_person_is_added_listed_and_shown(desk: Desk) -> None:
     added = desk.document("user", "add", "ada@example.com", "--role", "editor", "--name", "Ada")
     assert added["email"] == "ada@example.com"
