@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", default=",".join(compare.PEERS), help="compare: which ones, nginx among them (default all)"
     )
-    parser.add_argument("--bound", type=float, help="exit 1 when the ratio, the seconds or the MiB are above this")
+    parser.add_argument("--bound", type=float, help="exit 1 when the ratio, the seconds or the MB are above this")
     return parser
 
 

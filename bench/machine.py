@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sysconfig
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -83,6 +84,12 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
+def _optimised() -> str:
+    """How the interpreter was configured: one built without profile and link-time optimisation is markedly slower."""
+    options = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    return f"configured {'with' if '--enable-optimizations' in options else 'without'} --enable-optimizations"
+
+
 def _version(command: list[str], pattern: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -107,7 +114,7 @@ def facts() -> dict[str, str]:
     return {
         "processor": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
-        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}, {_optimised()}",
         "patgate": _packages(["patgate", "uvloop", "httptools"]),
         "nginx": _version([require("nginx", "nginx"), "-v"], r"nginx/(\S+)"),
         "wrk": _version([require("wrk", "wrk"), "-v"], r"wrk (\S+)"),

@@ -18,13 +18,13 @@ from bench.seed import fill
 from bench.workload import mint, write_workload
 
 ENTRIES: Final = 100_000
-BOUND_MIB: Final = 200.0
+BOUND_MB: Final = 200.0
 _PIECE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footprint:
-    """MiB."""
+    """MB (10^6 bytes)."""
 
     rss: float
     uss: float
@@ -42,7 +42,7 @@ class Memory:
     @property
     def grant_bytes(self) -> float:
         """Bytes that one cached grant adds to a worker."""
-        return (self.full.uss - self.empty.uss) * 2**20 / self.entries
+        return (self.full.uss - self.empty.uss) * 1e6 / self.entries
 
 
 def footprint(pid: int) -> Footprint:
@@ -51,7 +51,7 @@ def footprint(pid: int) -> Footprint:
         name: int(value)
         for name, value in re.findall(r"(\w+):\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
     }
-    return Footprint(rss=kib["Rss"] / 1024, uss=(kib["Private_Clean"] + kib["Private_Dirty"]) / 1024)
+    return Footprint(rss=kib["Rss"] * 1024 / 1e6, uss=(kib["Private_Clean"] + kib["Private_Dirty"]) * 1024 / 1e6)
 
 
 def measure(directory: Path, cores: Cores, *, entries: int) -> Memory:

@@ -80,14 +80,14 @@ def coldstart_text(result: Coldstart) -> str:
 
 
 def _weight(what: str, footprint: Footprint, bound: str = "") -> list[str]:
-    return [what, f"{footprint.rss:.0f} MiB", f"{footprint.uss:.0f} MiB", bound]
+    return [what, f"{footprint.rss:.0f} MB", f"{footprint.uss:.0f} MB", bound]
 
 
 def memory_text(result: Memory) -> str:
     """A worker's memory with an empty and a full cache."""
     rows = [
         _weight("a worker before its first request", result.empty),
-        _weight(f"with {result.entries:,} cached grants", result.full, f"{memory.BOUND_MIB:g} MiB"),
+        _weight(f"with {result.entries:,} cached grants", result.full, f"{memory.BOUND_MB:g} MB"),
         _weight("the authority then", result.authority),
     ]
     return _table(["memory", "RSS", "USS", "bound"], rows) + f"\n\n- One cached grant: {result.grant_bytes:,.0f} bytes."

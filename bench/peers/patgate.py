@@ -59,6 +59,10 @@ class Installation:
         except OSError:
             return False
 
+    def log_end(self, characters: int = 1500) -> str:
+        """The end of what its processes logged."""
+        return self.config.with_name("serve.log").read_text(errors="replace").strip()[-characters:]
+
 
 def install(directory: Path, origin_port: int) -> Installation:
     """Write the configuration into ``directory``; the data directory is left to be made."""
@@ -111,10 +115,12 @@ def running(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
     """`patgate serve` from ready until the context ends. Raises BenchError with the end of its log when it fails."""
     process = start(installation)
     try:
-        until(lambda: process.poll() is not None or installation.ready(), "patgate answers 200 on /readyz", 60)
+        try:
+            until(lambda: process.poll() is not None or installation.ready(), "patgate answers 200 on /readyz", 60)
+        except BenchError as error:
+            raise BenchError(f"{error} Its log ends: {installation.log_end()}") from None
         if process.poll() is not None:
-            log = installation.config.with_name("serve.log").read_text(errors="replace").strip()
-            raise BenchError(f"patgate ended with status {process.returncode}: {log[-2000:]}")
+            raise BenchError(f"patgate ended with status {process.returncode}. Its log ends: {installation.log_end()}")
         yield process
     finally:
         stop(process)
