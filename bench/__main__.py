@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", default=",".join(compare.PEERS), help="compare: which ones, nginx among them (default all)"
     )
+    parser.add_argument("--together", action="store_true", help="load generator and backend on the measured core too")
     parser.add_argument("--bound", type=float, help="exit 1 when the ratio, the seconds or the MB are above this")
     return parser
 
@@ -47,7 +48,7 @@ def _peers(text: str) -> list[Peer]:
 
 def _measure(options: argparse.Namespace, directory: Path) -> tuple[object, str, float]:
     """Run what was asked for: the result, its text, and the figure that a bound applies to."""
-    cores = divide_cores()
+    cores = divide_cores(together=options.together)
     if options.what == "coldstart":
         started = coldstart.measure(directory, entries=options.entries, runs=options.rounds)
         return started, report.coldstart_text(started), max(started.seconds)

@@ -61,6 +61,8 @@ class Comparison:
 
     seconds: float
     tokens: int
+    together: bool
+    """Whether the load generator and the backend ran on the subject's core."""
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
     def cost(self, name: str) -> Spread:
@@ -77,7 +79,12 @@ def compare(
     directory: Path, workload: Workload, cores: Cores, peers: Sequence[Peer], *, rounds: int, seconds: float
 ) -> Comparison:
     """Run the whole comparison in ``directory``. Raises BenchError when any answer in any round was wrong."""
-    result = Comparison(seconds=seconds, tokens=len(workload.tokens), samples={peer.name: [] for peer in peers})
+    result = Comparison(
+        seconds=seconds,
+        tokens=len(workload.tokens),
+        together=cores.shared,
+        samples={peer.name: [] for peer in peers},
+    )
     with ExitStack() as stack:
         origin = stack.enter_context(run_origin(directory, cores))
         site = Site(directory=directory, origin_port=origin.port, workload=workload, cores=cores)

@@ -29,10 +29,15 @@ class Cores:
         return self.subject == self.rest
 
 
-def divide_cores() -> Cores:
-    """One core for the subject and the others for the rest; the same one for both where there is only one."""
+def divide_cores(*, together: bool = False) -> Cores:
+    """One core for the subject and the others for the rest; the same one for both if ``together`` or there is only one.
+
+    On two cores of a virtual machine a gateway that outlasts its peers lets the other core fall asleep and pays to wake
+    it with every write; together on one core nobody is woken across cores.
+    """
     usable = sorted(os.sched_getaffinity(0))
-    return Cores(subject=frozenset(usable[:1]), rest=frozenset(usable[1:] or usable))
+    first = frozenset(usable[:1])
+    return Cores(subject=first, rest=first if together else frozenset(usable[1:]) or first)
 
 
 def pin(pid: int, cores: frozenset[int]) -> None:

@@ -52,10 +52,11 @@ def comparison_text(result: Comparison) -> str:
     ratio_to = f"ratio to {REFERENCE}"
     head = ["one worker, one core", "CPU per request, µs", ratio_to, "requests/s", "on its core", "waited for it"]
     beside = [
-        f"{name}'s {part}, on another core: {median(one.beside_us[part] for one in samples):.2f} µs of CPU per request."
+        f"{name}'s {part}, beside it: {median(one.beside_us[part] for one in samples):.2f} µs of CPU per request."
         for name, samples in result.samples.items()
         for part in samples[0].beside_us
     ]
+    where = "the same core" if result.together else "another core"
     rounds = len(result.samples[REFERENCE])
     notes = [
         f"Median of {rounds} interleaved rounds of {result.seconds:g} s each (smallest–largest); "
@@ -63,7 +64,7 @@ def comparison_text(result: Comparison) -> str:
         f"Every request is different: {PATHS:,} paths, varied queries, a `traceparent` of its own, {result.tokens:,} "
         f"tokens; {CONNECTIONS} kept-alive connections, no pipelining. A round with one wrong answer gives no figure.",
         "CPU is the worker's own, user and kernel, from `/proc/<pid>/task/*/schedstat`; the load generator (wrk) "
-        "and the backend (nginx `return 200`, HTTP/1.1 kept alive) run on another core where there is one.",
+        f"and the backend (nginx `return 200`, HTTP/1.1 kept alive) run on {where}.",
         *[PEERS[name].does[0].upper() + PEERS[name].does[1:] for name in result.samples],
         *beside,
     ]
