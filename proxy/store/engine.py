@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUSY_TIMEOUT: Final = 5.0
-"""Seconds to wait for a lock that another process holds, and for a free reader."""
+"""Seconds to wait for a lock that another process holds."""
 
 _WRITER_PRAGMAS: Final = (
     "PRAGMA journal_mode=WAL",
@@ -48,7 +48,6 @@ _READER_PRAGMAS: Final = (
     "PRAGMA query_only=ON",
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-16384",
-    "PRAGMA mmap_size=268435456",
 )
 #: Execution option of connections whose statements are to share one snapshot.
 _SNAPSHOT: Final = "patgate_snapshot"
@@ -113,6 +112,8 @@ class Database:
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self._path = path
         self._lock = asyncio.Lock()
+        # In front of the pool, which is slow and unfair when many wait, and gives up on those who waited long.
+        self._turn = asyncio.Semaphore(readers)
         self._writer = _engine(path, size=1, pragmas=_WRITER_PRAGMAS, begin="BEGIN IMMEDIATE", always=True)
         self._readers = _engine(path, size=readers, pragmas=_READER_PRAGMAS, begin="BEGIN", always=False)
         self._snapshots = self._readers.execution_options(**{_SNAPSHOT: True})
@@ -148,7 +149,7 @@ class Database:
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """A reader whose statements all see the state that its first statement saw."""
         with mapped():
-            async with self._snapshots.connect() as connection:
+            async with self._turn, self._snapshots.connect() as connection:
                 yield connection
 
     async def rows(self, query: Prepared, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
@@ -156,13 +157,14 @@ class Database:
 
         This goes around SQLAlchemy's cursor, which makes five trips to the connection's thread where one is enough.
         """
-        with mapped():
-            pooled = await self._readers.raw_connection()
-            try:
-                driver = cast("aiosqlite.Connection", pooled.driver_connection)
-                found = await driver.execute_fetchall(query.sql, query.bind(values))
-            finally:
-                pooled.close()
+        async with self._turn:
+            with mapped():
+                pooled = await self._readers.raw_connection()
+                try:
+                    driver = cast("aiosqlite.Connection", pooled.driver_connection)
+                    found = await driver.execute_fetchall(query.sql, query.bind(values))
+                finally:
+                    pooled.close()
         return [query.decode(row) for row in found]
 
 
