@@ -30,6 +30,7 @@ _READ_AHEAD: Final = 64 * 1024
 _WRITE_HIGH_WATER: Final = 256 * 1024
 _LINGER_NS: Final = 2_000_000_000
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|\0")
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")
 _NEVER: Final = 2**63
 
 
@@ -282,7 +283,7 @@ class ClientConnection(asyncio.Protocol):
         self.busy = True
         while data:
             data = self._head(data)
-            if self.exchange is not None or self.closing:
+            if self.exchange is not None or self.closing or self.reading_head:
                 break
             if self.buffer:
                 data, self.buffer = self.buffer + data, b""
@@ -354,9 +355,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _no_head(self, data: bytes) -> bytes:
         """What does not begin with a whole head: an empty line to skip, a head not yet complete, or none at all."""
-        if data.startswith(b"\r\n"):
-            # RFC 9112 section 2.2: an empty line before the request line is ignored.
-            return data[2:]
+        empty = _EMPTY_LINES.match(data)
+        if empty is not None:
+            # RFC 9112 section 2.2: empty lines before the request line are ignored.
+            self.reading_head = False
+            return data[empty.end() :]
         listener = self.listener
         line_end = data.find(b"\r\n")
         line = len(data) if line_end < 0 else line_end
