@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(process=process, level=settings.log.level, line_format=settings.log.format)
         return _gateway(settings, options) if options.role == "gateway" else _authority(settings, options)
     except PatgateError as error:
-        logs.get_logger("app").error("process ends", problem=str(error))
-        _say(ready_fd, str(error))
+        if not _said(ready_fd, str(error)):
+            logs.get_logger("app").error("process ends", problem=str(error))
         return 1
     finally:
         os.close(ready_fd)
@@ -110,11 +110,13 @@ async def offline_control(settings: Settings) -> AsyncIterator[Path]:
         yield path
 
 
-def _say(ready_fd: int, sentence: str) -> None:
+def _said(ready_fd: int, sentence: str) -> bool:
+    """Tell the supervisor why this start failed; `False` when it no longer waits for a word, which is after a start."""
     try:
         os.write(ready_fd, f"error: {' '.join(sentence.split())}\n".encode())
-    except OSError:  # it was ready before, so nobody listens any more
-        return
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

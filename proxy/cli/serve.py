@@ -25,7 +25,7 @@ def serve(invocation: Invocation, workers: int | None, accept_older_store: bool)
     settings = invocation.settings()
     if workers is not None:
         settings = settings.model_copy(update={"workers": workers})
-    logs.configure(process="supervisor", level=settings.log.level)
+    logs.configure(process="supervisor", level=settings.log.level, line_format=settings.log.format)
     supervisor = Supervisor(settings, accept_older_store=accept_older_store)
 
     async def serving(addresses: object) -> None:

@@ -67,8 +67,11 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         settings = self._settings
-        datadir.prepare(settings.data_dir)
         async with AsyncExitStack() as stack:
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(signum, self.stop)
+                stack.callback(loop.remove_signal_handler, signum)
+            datadir.prepare(settings.data_dir)
             held = stack.enter_context(await datadir.lock(settings.data_dir, self._purpose))
             datadir.forget_addresses(settings.data_dir)
             stack.callback(datadir.forget_addresses, settings.data_dir)
@@ -78,9 +81,6 @@ class Supervisor:
             _closing(stack, lifeline_in)
             _closing(stack, lifeline_out)
             self._authority, self._workers = self._keepers(boot_fd, lifeline_in, held.fd)
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(signum, self.stop)
-                stack.callback(loop.remove_signal_handler, signum)
             stack.push_async_callback(self._end_all)  # whatever is raised from here on
             await self._serve(self._authority, serving)
         if self._failure is not None:

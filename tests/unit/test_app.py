@@ -40,10 +40,10 @@ def test_a_start_that_fails_says_why_over_the_ready_pipe(tmp_path: Path) -> None
     nowhere = str(tmp_path / "nowhere" / "data")
     script = (
         "import sys\n"
-        "from proxy.settings.load import from_mapping\n"
+        "from proxy.settings.model import Settings\n"
         "from proxy.supervisor.processes import in_memory\n"
         "from proxy import app\n"
-        f"settings = from_mapping({{'data_dir': {nowhere!r}}})\n"
+        f"settings = Settings.model_validate({{'data_dir': {nowhere!r}}})\n"
         "boot = str(in_memory(settings.to_boot_json().encode()))\n"
         f"pipes = ['--lifeline-fd', '{lifeline_in}', '--ready-fd', '{ready_out}']\n"
         "sys.exit(app.main(['authority', '--boot-fd', boot, *pipes]))\n"

@@ -29,6 +29,7 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
 @contextmanager
 def serving(desk: Desk, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A gateway that answers requests, and the end of it."""
+    (desk.data / "addresses.json").unlink(missing_ok=True)  # a killed gateway leaves it
     with (desk.directory / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "proxy", "serve", "--json", "--config", str(desk.config), *options],
@@ -141,6 +142,26 @@ def test_children_end_and_the_lock_is_free_when_the_supervisor_is_killed(desk: D
         assert process.wait(40) == 0
 
 
+def test_a_first_signal_waits_for_open_requests_and_a_second_one_does_not(desk: Desk) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as backend:  # it takes requests and never answers
+        port = backend.getsockname()[1]
+        desk.config.write_text(desk.config.read_text().replace("http://127.0.0.1:1", f"http://127.0.0.1:{port}"))
+        desk.document("user", "add", "ada@example.com", "--role", "editor")
+        token = desk.document("token", "create", "--user", "ada@example.com", "--name", "ci")["token"]
+        with serving(desk) as process:
+            host, _, number = addresses(desk)["proxy"].rpartition(":")
+            with socket.create_connection((host, int(number)), timeout=20) as client:
+                client.sendall(f"GET /v1/things/7 HTTP/1.1\r\nHost: x\r\nX-API-Key: {token}\r\n\r\n".encode())
+                taken, _ = backend.accept()
+                with taken:
+                    process.send_signal(signal.SIGTERM)
+                    until(lambda: '"stopping"' in (desk.directory / "serve.log").read_text())
+                    assert len(role_of(process.pid, "gateway")) == 1
+                    process.send_signal(signal.SIGTERM)
+                    assert process.wait(10) == 0
+    assert '"child ended"' not in (desk.directory / "serve.log").read_text()
+
+
 def test_a_taken_port_is_one_sentence_and_nothing_stays(desk: Desk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -159,9 +180,5 @@ def test_a_wrong_key_is_one_sentence_from_serve_and_from_commands(desk: Desk) ->
         configuration.write(f"secret_key: {'z' * 40}\n")
     for command in (["serve"], ["user", "list"]):
         done = desk.process(*command)
-        assert done.returncode == 1
-        assert done.stdout == ""
-        sentence = done.stderr.splitlines()[-1]
-        assert "key" in sentence
-        assert sentence.endswith(".")
+        assert "key" in only_sentence(done)
         assert "z" * 40 not in done.stderr
