@@ -45,7 +45,7 @@ def verdicts(workers: list[Connection], token: Token, method: str = "PUT") -> li
 
 def owner(control: ControlClient, gateway: Patgate, name: str) -> str:
     email = f"{name}@example.org"
-    gateway.cli("user", "add", email, "--role", "editor")
+    gateway.add_user(email, "editor")
     return email
 
 

@@ -76,8 +76,8 @@ def server(project_root: Path) -> Iterator[CgiServer]:
 def node(tmp_path_factory: pytest.TempPathFactory, server: CgiServer) -> Iterator[Patgate]:
     config = {"upstreams": {"git": {"servers": [server.url]}}, "roles": ROLES, "routes": ROUTES}
     with Patgate(tmp_path_factory.mktemp("git"), config) as gateway:
-        gateway.cli("user", "add", "eve@example.org", "--role", "editor")
-        gateway.cli("user", "add", "vic@example.org", "--role", "viewer")
+        gateway.add_user("eve@example.org", "editor")
+        gateway.add_user("vic@example.org", "viewer")
         yield gateway
 
 

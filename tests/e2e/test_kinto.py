@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.backends import program
-from tests.support.gateway import Patgate, Token
+from tests.support.gateway import Patgate, Token, token_of
 from tests.support.process import LOOPBACK, Process, free_port, wait_until
 from tests.support.rawhttp import Connection, Response
 
@@ -131,8 +131,8 @@ def node(tmp_path_factory: pytest.TempPathFactory, kinto: Kinto) -> Iterator[Pat
         "routes": ROUTES,
     }
     with Patgate(tmp_path_factory.mktemp("kinto-gateway"), config) as gateway:
-        gateway.cli("user", "add", "eve@example.org", "--role", "editor")
-        gateway.cli("user", "add", "vic@example.org", "--role", "viewer")
+        gateway.add_user("eve@example.org", "editor")
+        gateway.add_user("vic@example.org", "viewer")
         yield gateway
 
 
@@ -253,7 +253,7 @@ def test_a_scope_on_one_id_reaches_that_id_only(node: Patgate, kinto: Kinto, thi
 
 def test_the_owners_lower_role_refuses_the_next_request(node: Patgate, kinto: Kinto, thing: str) -> None:
     node.cli("user", "add", "max@example.org", "--role", "editor")
-    token = node.token("max@example.org")
+    token = token_of(node.cli("token", "create", "--user", "max@example.org", "--name", "laptop"))
     assert perform(node.port, "update", thing, token).status == 200
     node.cli("user", "set-role", "max@example.org", "viewer")
     kinto.put(f"{RECORDS}/lamp", {"data": {"colour": "red"}})

@@ -79,7 +79,7 @@ def node(index: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patga
         "routes": ROUTES,
     }
     with Patgate(tmp_path_factory.mktemp("pip"), config) as gateway:
-        gateway.cli("user", "add", OWNER, "--role", "reader")
+        gateway.add_user(OWNER, "reader")
         yield gateway
 
 

@@ -74,5 +74,5 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iter
     }
     with Patgate(tmp_path_factory.mktemp("gateway"), config) as node:
         for email, role in ((ADMIN, "admin"), (EDITOR, "editor"), (VIEWER, "viewer")):
-            node.cli("user", "add", email, "--role", role)
+            node.add_user(email, role)
         yield node

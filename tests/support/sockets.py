@@ -14,7 +14,7 @@ from tests.support.process import wait_until
 ESTABLISHED = "01"
 
 
-def serving_pid(server_port: int, client_port: int, pids: Iterable[int]) -> int:
+def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 5.0) -> int:
     """The one of `pids` that holds the server's end of the connection; waits until one has accepted it."""
     candidates = list(pids)
 
@@ -24,7 +24,7 @@ def serving_pid(server_port: int, client_port: int, pids: Iterable[int]) -> int:
             return None
         return next((pid for pid in candidates if _holds(pid, inode)), None)
 
-    return wait_until(holder, f"one of {candidates} accepting the connection from port {client_port}", seconds=5)
+    return wait_until(holder, f"one of {candidates} accepting the connection from port {client_port}", seconds=seconds)
 
 
 def _inode(server_port: int, client_port: int) -> str | None:
