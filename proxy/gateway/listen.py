@@ -362,7 +362,8 @@ class ClientConnection(asyncio.Protocol):
             return data[empty.end() :]
         listener = self.listener
         line_end = data.find(b"\r\n")
-        line = len(data) if line_end < 0 else line_end
+        # A CR at the very end may be half of the line's CRLF.
+        line = len(data) - data.endswith(b"\r") if line_end < 0 else line_end
         if line > listener.max_request_line:
             self._refuse_head(Reason.TARGET_TOO_LONG)
         elif len(data) > listener.max_head and data.find(b"\r\n\r\n", 0, listener.max_head) < 0:
