@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -31,6 +33,8 @@ _WRITE_HIGH_WATER: Final = 256 * 1024
 _LINGER_NS: Final = 2_000_000_000
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|\0")
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")
+_RESET: Final = struct.pack("ii", 1, 0)
+"""`SO_LINGER` with no time: closing the socket resets the connection."""
 _NEVER: Final = 2**63
 
 
@@ -251,9 +255,16 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = time.monotonic_ns() + _LINGER_NS
 
     def abort(self) -> None:
-        """Break the connection at once: what was sent must not look whole."""
-        if self.transport is not None:
-            self.transport.abort()
+        """Break the connection at once: what was sent must not look whole.
+
+        A reset says so even where the end of the connection is the end of the body (HTTP/1.0).
+        """
+        transport = self.transport
+        if transport is not None:
+            bound = transport.get_extra_info("socket")
+            if bound is not None:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            transport.abort()
 
     def late(self) -> None:
         """The deadline has passed."""
