@@ -73,13 +73,6 @@ REQUEST_SECONDS = Metric(
     labels=("route",),
     buckets=SECONDS,
 )
-UPSTREAM_SECONDS = Metric(
-    name="patgate_upstream_seconds",
-    kind=MetricKind.HISTOGRAM,
-    help="Seconds from the forwarded head to the head of the upstream's response.",
-    labels=("upstream",),
-    buckets=SECONDS,
-)
 CACHE_HITS = Metric(
     name="patgate_cache_hits_total",
     kind=MetricKind.COUNTER,
@@ -153,7 +146,6 @@ BUILD_INFO = Metric(
 METRICS: tuple[Metric, ...] = (
     REQUESTS,
     REQUEST_SECONDS,
-    UPSTREAM_SECONDS,
     CACHE_HITS,
     CACHE_MISSES,
     CACHE_ENTRIES,
