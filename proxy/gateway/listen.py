@@ -250,9 +250,11 @@ class ClientConnection(asyncio.Protocol):
         if self.half_closed or not transport.can_write_eof():
             transport.close()
             return
+        waiting = transport.get_write_buffer_size()
         transport.write_eof()
         self._resume()
-        self.deadline = time.monotonic_ns() + _LINGER_NS
+        # A slow reader has the time of an answer to fetch what is still here.
+        self.deadline = time.monotonic_ns() + (self.listener.answer_ns if waiting else _LINGER_NS)
 
     def abort(self) -> None:
         """Break the connection at once: what was sent must not look whole.
@@ -270,8 +272,12 @@ class ClientConnection(asyncio.Protocol):
         """The deadline has passed."""
         x = self.exchange
         self.deadline = _NEVER
-        if self.closing:
+        if x is None and self.transport is not None and self.transport.get_write_buffer_size():
+            # The end of an answer lies here and nobody fetches it; closing would wait for ever.
             self.abort()
+        elif self.closing:
+            if self.transport is not None:
+                self.transport.abort()
         elif x is not None:
             self.listener.pipeline.timed_out(x)
         elif self.buffer:
