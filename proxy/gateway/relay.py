@@ -159,8 +159,9 @@ class Relay:
             return
         kept, length, chunked, connection.keep = fields
         x.status = status = int(code)
-        if not x.body_done or client.closing:
-            # The answer came before the whole request: what is left of it must not become the next one.
+        if not x.body_done or client.closing or client.listener.draining:
+            # The answer came before the whole request: what is left of it must not become the next one. Or the worker
+            # is to end, and the client is told not to send more.
             x.keep_alive = False
         framing = b""
         body: Body
