@@ -113,6 +113,7 @@ class ClientConnection(asyncio.Protocol):
         "deadline",
         "exchange",
         "forwarded_lines",
+        "full",
         "half_closed",
         "listener",
         "paused",
@@ -129,6 +130,7 @@ class ClientConnection(asyncio.Protocol):
         self.buffer = b""
         self.busy = False
         self.closing = False
+        self.full = False
         self.half_closed = False
         self.paused = False
         self.reading_head = False
@@ -173,12 +175,12 @@ class ClientConnection(asyncio.Protocol):
         if self.closing:
             return
         x = self.exchange
-        if x is None:
+        if x is None and not self.full:
             if self.buffer:
                 data = self.buffer + data
                 self.buffer = b""
             self._heads(data)
-        elif not x.body_done:
+        elif x is not None and not x.body_done:
             self._body(x, data)
         else:
             self.buffer += data
@@ -195,13 +197,18 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
+        self.full = True
         x = self.exchange
         if x is not None and x.upstream_connection is not None and x.upstream_connection.transport is not None:
             x.upstream_connection.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self.full = False
         x = self.exchange
-        if x is not None and x.upstream_connection is not None and x.upstream_connection.transport is not None:
+        if x is None:
+            if not self.closing:
+                self._go_on()
+        elif x.upstream_connection is not None and x.upstream_connection.transport is not None:
             x.upstream_connection.transport.resume_reading()
             self.touch()
 
@@ -234,11 +241,9 @@ class ClientConnection(asyncio.Protocol):
             self.shut()
             return
         self.deadline = now_ns + self.listener.keepalive_ns
-        if self.paused:
-            self._resume()
-        if self.buffer and not self.busy:
-            data, self.buffer = self.buffer, b""
-            self._heads(data)
+        if not self.full:
+            # Otherwise the next answer would only gather behind this one, with nothing to hold it back.
+            self._go_on()
 
     def shut(self) -> None:
         """Close after what has been written is read, without a reset that could destroy it."""
@@ -295,12 +300,19 @@ class ClientConnection(asyncio.Protocol):
         peer = self.peer.encode("ascii")
         return b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
 
+    def _go_on(self) -> None:
+        if self.paused:
+            self._resume()
+        if self.buffer and not self.busy:
+            data, self.buffer = self.buffer, b""
+            self._heads(data)
+
     def _heads(self, data: bytes) -> None:
         """Begin one request after the other out of `data` while each is answered at once."""
         self.busy = True
         while data:
             data = self._head(data)
-            if self.exchange is not None or self.closing or self.reading_head:
+            if self.exchange is not None or self.closing or self.reading_head or self.full:
                 break
             if self.buffer:
                 data, self.buffer = self.buffer + data, b""

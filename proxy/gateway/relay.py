@@ -12,11 +12,10 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from proxy.core.identity import fold
 from proxy.core.reasons import Reason
 from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, encode_chunks
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import RESPONSE_HEAD, field_splitter
+from proxy.gateway.grammar import RESPONSE_HEAD, count_lines, field_splitter
 from proxy.gateway.upstream import UpstreamConnection
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
@@ -33,7 +32,7 @@ _HOP_BY_HOP: Final = (
 )
 _SPLIT: Final = field_splitter((*_HOP_BY_HOP, b"content-length")).split
 _NAMES: Final = {
-    name: fold(name)
+    name: name.lower()
     for name in (
         b"Content-Length",
         b"content-length",
@@ -43,7 +42,9 @@ _NAMES: Final = {
         b"Keep-Alive",
     )
 }
-"""The usual spellings, folded beforehand."""
+"""The usual spellings, lowered beforehand."""
+_BODILESS: Final = frozenset((204, 304))
+"""RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
 _INTERIM_DIGIT: Final = ord("1")
 
 
@@ -143,6 +144,8 @@ class Relay:
         # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
         if matched[2] == b"101" or connection.interim > _MAX_INTERIM:
             return False
+        if count_lines(matched[4]) < 0:
+            return False
         if x.version and x.client is not None and x.client.transport is not None:
             kept = b"".join(_SPLIT(matched[4])[::3])
             x.client.transport.write(b"".join((b"HTTP/1.1 ", matched[2], matched[3] or b" ", kept, b"\r\n\r\n")))
@@ -153,19 +156,36 @@ class Relay:
         client = x.client
         assert client is not None and client.transport is not None
         minor, code, phrase, lines = matched.groups()
+        phrase = phrase or b" "
         fields = _fields_of(lines, minor)
         if fields is None:
             self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
             return
         kept, length, chunked, connection.keep = fields
         x.status = status = int(code)
+        if (
+            length is not None
+            and len(rest) == int(length)
+            and status not in _BODILESS
+            and x.keep_alive
+            and x.version
+            and x.body_done
+            and not x.head_only
+        ):
+            # The usual answer has come whole, and so it goes.
+            x.response_started = True
+            out = b"".join((b"HTTP/1.1 ", code, phrase, kept, b"\r\nContent-Length: ", length, b"\r\n\r\n", rest))
+            x.bytes_out = len(out)
+            client.transport.write(out)
+            self._done(connection, x, clean=True)
+            return
         if not x.body_done or client.closing or client.listener.draining:
             # The answer came before the whole request: what is left of it must not become the next one. Or the worker
             # is to end, and the client is told not to send more.
             x.keep_alive = False
         framing = b""
         body: Body
-        if x.head_only or status == 304 or status == 204:
+        if x.head_only or status in _BODILESS:
             body = LengthBody(0)
             if length is not None and status != 204:
                 framing = b"\r\nContent-Length: " + length
@@ -194,7 +214,7 @@ class Relay:
             return
         x.response_started = True
         out = b"".join(
-            (b"HTTP/1.1 ", code, phrase or b" ", kept, framing, b"\r\n\r\n", self._encode(x, pieces, last=body.done))
+            (b"HTTP/1.1 ", code, phrase, kept, framing, b"\r\n\r\n", self._encode(x, pieces, last=body.done))
         )
         x.bytes_out = len(out)
         client.transport.write(out)
@@ -217,6 +237,9 @@ class Relay:
         x.upstream_connection = None
         transport = connection.transport
         if connection.keep and clean and x.body_done and transport is not None and not transport.is_closing():
+            if x.client is not None and x.client.full:
+                # It was paused for this client; the next exchange on it may be another's.
+                transport.resume_reading()
             server.release(connection)
         else:
             connection.close()
@@ -225,6 +248,8 @@ class Relay:
 
 def _fields_of(lines: bytes, minor: bytes) -> tuple[bytes, bytes | None, bool, bool] | None:
     """The lines that go on, the Content-Length, whether chunked, whether the connection persists; None if ambiguous."""
+    if count_lines(lines) < 0:
+        return None
     parts = _SPLIT(lines)
     keep = minor == b"1"
     if len(parts) == 1:
@@ -235,7 +260,7 @@ def _fields_of(lines: bytes, minor: bytes) -> tuple[bytes, bytes | None, bool, b
     for at in range(1, len(parts), 3):
         name = _NAMES.get(parts[at])
         if name is None:
-            name = fold(parts[at])
+            name = parts[at].lower()
         value = parts[at + 1]
         if name == b"content-length":
             value = value.rstrip(b" \t")
