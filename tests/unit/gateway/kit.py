@@ -1,0 +1,491 @@
+"""A gateway worker's request path on loopback sockets, in the test's own event loop, and a scripted backend.
+
+Only what lies outside a worker is replaced: the authority is absent (grants are put into the cache beforehand, the
+link has its key and no connection) or scripted (`scripted.py`), and the shared page is a bytearray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Final
+
+from proxy.core.identity import PRESETS, identity_lines, stripped_names
+from proxy.core.model import Access, Grant, Kind, Reach
+from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
+from proxy.core.permissions import PermissionSet
+from proxy.core.routes import Route, RouteTable
+from proxy.core.token import Minted, TokenFormat, digest
+from proxy.gateway.authenticate import Authenticator
+from proxy.gateway.cache import GrantCache
+from proxy.gateway.link import AuthorityLink
+from proxy.gateway.listen import Listener
+from proxy.gateway.mutate import Mutator
+from proxy.gateway.parse import HeadParser
+from proxy.gateway.pipeline import ProxyPipeline
+from proxy.gateway.record import Recorder
+from proxy.gateway.respond import Responder
+from proxy.observe.logs import get_logger
+from proxy.settings.addresses import Server as Address
+from proxy.settings.model import Upstream as UpstreamSettings
+
+NAMES: Final = PRESETS["patgate"]
+TOKENS: Final = TokenFormat("acme")
+CACHE_KEY: Final = bytes(range(32))
+HOST: Final = "127.0.0.1"
+FAR: Final = 2**62
+
+Handler = Callable[["BackendConnection"], Coroutine[Any, Any, None]]
+
+
+def make_grant(
+    minted: Minted,
+    *,
+    kind: Kind = Kind.PAT,
+    user: str = "usr1",
+    role: str = "admin",
+    permissions: Iterable[str] = ("*:*",),
+    scopes: Iterable[str] | None = None,
+    expires_at: float | None = None,
+    verified: bool = True,
+    cache_key: bytes = CACHE_KEY,
+    token_name: str = "laptop",
+) -> Grant:
+    return Grant(
+        prefix=minted.prefix,
+        token_id=minted.token_id,
+        kind=kind,
+        token_name=token_name,
+        digest=digest(cache_key, minted.token.encode()) if verified else None,
+        user_id=user,
+        email=f"{user}@example.com",
+        org_id="",
+        org_name="",
+        reach=Reach.PERSONAL,
+        role=role,
+        permissions=PermissionSet.of(permissions),
+        scopes=None if scopes is None else PermissionSet.of(scopes),
+        expires_at=expires_at,
+        depends=(f"token:{minted.token_id}", f"user:{user}", f"role:{role}"),
+    )
+
+
+def make_page(*, epoch: int = 0, lease_until_ns: int = FAR) -> memoryview[int]:
+    page = PageView.format(memoryview(bytearray(PAGE_SIZE)), 1)
+    page.words[SLOT_EPOCH] = epoch
+    page.words[SLOT_LEASE] = lease_until_ns
+    return page.words
+
+
+def make_cache(*, capacity: int = 1000) -> GrantCache:
+    return GrantCache(
+        capacity=capacity,
+        absent_capacity=1000,
+        absent_seconds=30.0,
+        credential_key=b"k" * 32,
+        prefix_heads=[f"acme_{kind.value}" for kind in Kind],
+    )
+
+
+async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+    """Return once `condition` is true; TimeoutError if it does not become so."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+class BackendConnection:
+    """One connection to the scripted backend: reads requests by their framing, keeps what came off the socket."""
+
+    def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.number = number
+        self.reader = reader
+        self.writer = writer
+        self.head = b""
+        self.received = b""
+
+    async def request(self) -> bytes:
+        """The next request's head through its blank line; IncompleteReadError when the gateway is gone."""
+        self.head = await self.reader.readuntil(b"\r\n\r\n")
+        self.received += self.head
+        return self.head
+
+    async def exactly(self, count: int) -> bytes:
+        data = await self.reader.readexactly(count)
+        self.received += data
+        return data
+
+    async def chunked(self) -> bytes:
+        """A chunked body as it came, through its end."""
+        raw = b""
+        while True:
+            line = await self.reader.readuntil(b"\r\n")
+            size = int(line, 16)
+            raw += line + await self.reader.readexactly(size + 2)
+            if not size:
+                self.received += raw
+                return raw
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def gone(self) -> bool:
+        """Whether the gateway ends the connection without sending more."""
+        try:
+            return await self.reader.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def reset(self) -> None:
+        """End the connection with a reset."""
+        reset(self.writer)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+class Backend:
+    """A server whose connections run `handler`; failures of a handler are raised when it closes."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.connections: list[BackendConnection] = []
+        self.heads: list[bytes] = []
+        self.errors: list[BaseException] = []
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, HOST, 0, limit=2**20)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.errors:
+            raise self.errors[0]
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = BackendConnection(len(self.connections), reader, writer)
+        self.connections.append(connection)
+        task = asyncio.create_task(self._serve(connection), name="backend connection")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: BackendConnection) -> None:
+        try:
+            await self.handler(connection)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        except AssertionError as error:
+            self.errors.append(error)
+        finally:
+            connection.writer.close()
+
+
+def answering(answer: bytes | Callable[[bytes], bytes]) -> Handler:
+    """A handler that gives every bodiless request the same answer, or the one made of its head."""
+
+    async def handle(connection: BackendConnection) -> None:
+        while True:
+            head = await connection.request()
+            await connection.send(answer if isinstance(answer, bytes) else answer(head))
+
+    return handle
+
+
+def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body)
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """A response as it came off the socket."""
+
+    status: int
+    head: bytes
+    body: bytes
+    interim: list[int] = field(default_factory=list)
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        lines = self.head.split(b"\r\n")[1:-2]
+        return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.fields if key.lower() == name.lower()]
+
+    @property
+    def closes(self) -> bool:
+        return self.all(b"connection") == [b"close"]
+
+    @property
+    def reason(self) -> str:
+        assert self.all(b"content-type") == [b"application/problem+json"]
+        document = json.loads(self.body)
+        assert document["status"] == self.status
+        return str(document["reason"])
+
+
+class Client:
+    """A raw client: sends bytes, reads responses by their framing (RFC 9112 section 6.3)."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    def reset(self) -> None:
+        """Leave with a reset: a mere end of sending is no sign that nobody waits for the answer."""
+        reset(self.writer)
+
+    async def answer(self, method: str = "GET", *, seconds: float = 10.0) -> Answer:
+        """The next final response; a truncated one raises IncompleteReadError or ConnectionResetError."""
+        async with asyncio.timeout(seconds):
+            interim: list[int] = []
+            while True:
+                head = await self.reader.readuntil(b"\r\n\r\n")
+                status = int(head[9:12])
+                if status >= 200:
+                    break
+                interim.append(status)
+            answer = Answer(status=status, head=head, body=b"", interim=interim)
+            if method == "HEAD" or status in (204, 304):
+                return answer
+            lengths, codings = answer.all(b"content-length"), answer.all(b"transfer-encoding")
+            assert len(lengths) + len(codings) <= 1, "two framings"
+            if codings:
+                answer.body = await self._chunks()
+            elif lengths:
+                answer.body = await self.reader.readexactly(int(lengths[0]))
+            else:
+                answer.body = await self.reader.read()
+            return answer
+
+    async def ask(self, data: bytes, *, seconds: float = 10.0) -> Answer:
+        self.send(data)
+        return await self.answer(data.split(b" ", 1)[0].decode(), seconds=seconds)
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while True:
+            size = int(await self.reader.readuntil(b"\r\n"), 16)
+            data = await self.reader.readexactly(size + 2)
+            assert data.endswith(b"\r\n")
+            if not size:
+                return body
+            body += data[:-2]
+
+    async def rest(self, *, seconds: float = 10.0) -> bytes:
+        """Everything until the gateway closes."""
+        async with asyncio.timeout(seconds):
+            return await self.reader.read()
+
+
+class Gateway:
+    """The request path of one worker, assembled as `worker.Worker` does it, on a loopback port."""
+
+    def __init__(
+        self,
+        backend_port: int,
+        *,
+        routes: Iterable[Route] | None = None,
+        link_path: Path | None = None,
+        page: memoryview[int] | None = None,
+        max_head: int = 32 * 1024,
+        max_headers: int = 100,
+        max_request_line: int = 8 * 1024,
+        max_body: int | None = None,
+        head_seconds: float = 30.0,
+        body_idle_seconds: float = 30.0,
+        keepalive_seconds: float = 30.0,
+        answer_seconds: float = 30.0,
+        connect_timeout: float = 5.0,
+        response_timeout: float = 30.0,
+        preserve_host: bool = True,
+        max_idle: int = 64,
+        trusted: Iterable[str] = (),
+        credentials: Iterable[str] = ("bearer", "basic", "x-api-key"),
+    ) -> None:
+        credentials = tuple(credentials)
+        self.page = make_page() if page is None else page
+        self.cache = make_cache()
+        self.link = AuthorityLink(link_path or Path("/nonexistent"), slot=0, cache=self.cache)
+        if link_path is None:
+            self.cache.reset(self.page[SLOT_EPOCH])
+            self.link.cache_key = CACHE_KEY
+        self._linked = link_path is not None
+        table = RouteTable(default_routes() if routes is None else routes)
+        self.authenticator = Authenticator(
+            cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, names=NAMES, schemes=credentials
+        )
+        self.recorder = Recorder(table.routes, get_logger("test"), prefix_of=self.authenticator.prefix_of)
+        self.pipeline = ProxyPipeline(
+            routes=table,
+            authenticator=self.authenticator,
+            responder=Responder(realm="acme", basic="basic" in credentials),
+            recorder=self.recorder,
+            mutator=Mutator(
+                empty_lines="".join(f"{name}: \r\n" for _, name in NAMES.headers).encode(),
+                foreign_credentials=self.authenticator.foreign_credentials,
+            ),
+            upstreams={
+                "app": UpstreamSettings(
+                    servers=(Address.parse(f"http://{HOST}:{backend_port}"),),
+                    connect_timeout=connect_timeout,
+                    response_timeout=response_timeout,
+                    preserve_host=preserve_host,
+                    max_idle=max_idle,
+                )
+            },
+        )
+        self.listener = Listener(
+            pipeline=self.pipeline,
+            parser=HeadParser(
+                stripped=stripped_names(NAMES),
+                api_key="x-api-key" in credentials,
+                max_headers=max_headers,
+                max_request_line=max_request_line,
+                max_body=max_body,
+            ),
+            trusted=[ip_network(text) for text in trusted],
+            boot=b"0123456789abcdef",
+            max_head=max_head,
+            max_request_line=max_request_line,
+            max_body=max_body,
+            head_seconds=head_seconds,
+            body_idle_seconds=body_idle_seconds,
+            keepalive_seconds=keepalive_seconds,
+            answer_seconds=answer_seconds,
+            tls=False,
+        )
+        self.port = 0
+        self._clients: list[Client] = []
+
+    def admit(self, **facts: Any) -> Minted:
+        """A new token whose grant is in the cache."""
+        minted = TOKENS.mint(facts.get("kind", Kind.PAT))
+        grant = make_grant(minted, **facts)
+        self.cache.store(grant, identity_lines(NAMES, grant))
+        return minted
+
+    async def client(self, *, receive_buffer: int | None = None) -> Client:
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (HOST, self.port))
+        reader, writer = await asyncio.open_connection(
+            sock=sock, limit=2**20 if receive_buffer is None else receive_buffer
+        )
+        client = Client(reader, writer)
+        self._clients.append(client)
+        return client
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self.listener.connection, HOST, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        if self._linked:
+            self.link.start()
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+
+    async def close(self) -> None:
+        self._server.close()
+        self._sweeper.cancel()
+        for client in self._clients:
+            client.writer.transport.abort()
+        for connection in list(self.listener.connections):
+            connection.abort()
+        await asyncio.gather(self._sweeper, return_exceptions=True)
+        await self.pipeline.close()
+        await self.link.close()
+        await until(lambda: not self.listener.connections)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic_ns()
+            self.listener.sweep(now)
+            self.pipeline.sweep(now / 1e9)
+            self.recorder.flush()
+
+    @property
+    def idle(self) -> int:
+        """Idle upstream connections."""
+        return sum(len(server.idle) for upstream in self.pipeline._upstreams.values() for server in upstream.servers)
+
+    @property
+    def active(self) -> int:
+        """Upstream exchanges that are counted as open."""
+        return sum(server.active for upstream in self.pipeline._upstreams.values() for server in upstream.servers)
+
+
+def make_route(path: str, access: Access, *, index: int = 0, **more: Any) -> Route:
+    facts: dict[str, Any] = {
+        "entity": None, "operations": {}, "methods": None, "host": None, "allow": 0, "enforce": True,
+    }  # fmt: skip
+    return Route(index=index, path=path, upstream="app", access=access, **{**facts, **more})
+
+
+def default_routes() -> list[Route]:
+    return [
+        make_route("/open/**", Access.PUBLIC, index=0),
+        make_route("/ui/**", Access.PASSTHROUGH, index=1),
+        make_route("/shut/**", Access.DENIED, index=2),
+        make_route("/report/{id}", Access.TOKEN, index=3, entity="things", enforce=False),
+        make_route("/v1/{entity}", Access.TOKEN, index=4),
+        make_route("/v1/{entity}/{id}", Access.TOKEN, index=5),
+    ]
+
+
+@asynccontextmanager
+async def serving(handler: Handler, **facts: Any) -> AsyncIterator[tuple[Gateway, Backend]]:
+    """A gateway in front of a backend that runs `handler` for each of its connections."""
+    backend = Backend(handler)
+    await backend.start()
+    gateway = Gateway(backend.port, **facts)
+    try:
+        await gateway.start()
+        yield gateway, backend
+    finally:
+        await gateway.close()
+        await backend.close()
+
+
+async def ended(waiting: Awaitable[object]) -> bool:
+    """Whether reading fails because the connection broke, instead of coming to a clean end."""
+    with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+        await waiting
+        return False
+    return True
+
+
+def get(target: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
+    """A request without a body."""
+    return "\r\n".join((f"{method} {target} HTTP/{version}", "Host: gateway", *lines, "", "")).encode("latin-1")
+
+
+def field_lines(head: bytes, name: str) -> list[bytes]:
+    """Values of a field in a head, under any alias that a CGI or WSGI backend folds to the same name."""
+    wanted = name.lower().encode()
+    lines = [line.partition(b":") for line in head.split(b"\r\n")[1:-2]]
+    return [v.strip(b" \t") for k, _, v in lines if k.lower().replace(b"_", b"-").replace(b".", b"-") == wanted]
