@@ -54,7 +54,7 @@ def status_of(command: str) -> tuple[str, str]:
 
 
 def test_the_three_printed_commands_behave_as_printed(tmp_path: Path) -> None:
-    with quickstart(tmp_path, tmp_path / "data", "--port", str(free_port())) as printed:
+    with quickstart(tmp_path, tmp_path / "data", "--port", str(free_port(in_a_row=2))) as printed:
         token = printed.token
         assert len(printed.commands) == 3
         assert [status for _, status, _ in printed.commands] == ["200", "200", "403"]
@@ -71,7 +71,7 @@ def test_the_three_printed_commands_behave_as_printed(tmp_path: Path) -> None:
 
 def test_the_token_is_shown_once_and_kept_nowhere(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with quickstart(tmp_path, data, "--port", str(free_port())) as printed:
+    with quickstart(tmp_path, data, "--port", str(free_port(in_a_row=2))) as printed:
         secret = secret_part(printed.token).encode()
     for file in data.rglob("*"):
         if file.is_file():
@@ -83,7 +83,7 @@ def test_a_second_run_keeps_the_people_and_replaces_the_secret(tmp_path: Path) -
     first_directory, second_directory = tmp_path / "first", tmp_path / "second"
     first_directory.mkdir()
     second_directory.mkdir()
-    with quickstart(first_directory, data, "--port", str(free_port())) as printed:
+    with quickstart(first_directory, data, "--port", str(free_port(in_a_row=2))) as printed:
         first = printed.token
         old_command = printed.commands[0][0]
     with quickstart(second_directory, data) as printed:
@@ -98,7 +98,7 @@ def test_a_second_run_keeps_the_people_and_replaces_the_secret(tmp_path: Path) -
 
 
 def test_quickstart_in_front_of_an_api_of_ones_own(tmp_path: Path, recorder: Recorder) -> None:
-    arguments = ("--upstream", recorder.url, "--port", str(free_port()))
+    arguments = ("--upstream", recorder.url, "--port", str(free_port(in_a_row=2)))
     with quickstart(tmp_path, tmp_path / "data", *arguments) as printed:
         command = next(line.strip() for line in printed.output.splitlines() if line.strip().startswith("curl "))
         assert status_of(command)[0] == "200"
@@ -108,6 +108,6 @@ def test_quickstart_in_front_of_an_api_of_ones_own(tmp_path: Path, recorder: Rec
 
 def test_once_makes_the_requests_itself_and_ends(tmp_path: Path) -> None:
     DIRECTORIES.add(tmp_path / "data")
-    done = patgate("quickstart", "--data", str(tmp_path / "data"), "--port", str(free_port()), "--once")
+    done = patgate("quickstart", "--data", str(tmp_path / "data"), "--port", str(free_port(in_a_row=2)), "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("(as expected)") == 3

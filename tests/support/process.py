@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,10 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.01
 LOOPBACK = "127.0.0.1"
+PORTS = (20_000, 32_000)
+
+#: Ports that `free_port` has given away.
+GIVEN: set[int] = set()
 
 #: Every process that is running now, so that a failing test can show all their logs.
 RUNNING: list[Process] = []
@@ -140,12 +145,26 @@ def wait_until(
         time.sleep(POLL_SECONDS)
 
 
-def free_port() -> int:
-    """A port that was free on the loopback a moment ago."""
+def free_port(*, in_a_row: int = 1) -> int:
+    """The first of so many free ports of the loopback that follow each other; never given twice in one run.
+
+    Below the range that the kernel takes for outgoing connections, so that no client of ours is on it by chance.
+    """
+    while True:
+        first = random.randrange(*PORTS)
+        ports = range(first, first + in_a_row)
+        if GIVEN.isdisjoint(ports) and all(_can_listen(port) for port in ports):
+            GIVEN.update(ports)
+            return first
+
+
+def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
 
 
 def accepts(port: int, host: str = LOOPBACK) -> bool:

@@ -66,6 +66,12 @@ def test_a_process_is_started_found_by_its_connection_and_ended(tmp_path: Path) 
     assert not accepts(port)
 
 
+def test_free_ports_in_a_row_are_free_and_given_once() -> None:
+    first, second = free_port(in_a_row=3), free_port()
+    assert second not in range(first, first + 3)
+    assert not any(accepts(port) for port in (first, first + 1, first + 2, second))
+
+
 def test_waiting_for_a_process_that_has_exited_shows_its_log(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", "print('what went wrong')"]
     with (
