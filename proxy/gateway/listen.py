@@ -349,6 +349,8 @@ class ClientConnection(asyncio.Protocol):
             x.keep_alive = False
             listener.pipeline.refuse(x, reason)
             return b""
+        if not x.body_done and not x.expects_continue:
+            self.deadline = now + listener.body_idle_ns
         listener.pipeline.begin(x)
         return b""
 

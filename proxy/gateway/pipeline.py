@@ -167,7 +167,9 @@ class ProxyPipeline(Decider):
         super().left(x)
 
     def timed_out(self, x: Exchange) -> None:
-        if not x.body_done:
+        client = x.client
+        # A client that is not read, because the backend does not read, is not to blame for the silence.
+        if not x.body_done and (client is None or not client.paused):
             self.fail(x, Reason.REQUEST_TIMEOUT)
         elif x.upstream is None:
             self.fail(x, Reason.AUTHORITY_UNAVAILABLE)
