@@ -236,7 +236,15 @@ class Relay:
         connection.interim = 0
         x.upstream_connection = None
         transport = connection.transport
-        if connection.keep and clean and x.body_done and transport is not None and not transport.is_closing():
+        if (
+            connection.keep
+            and clean
+            and x.body_done
+            and transport is not None
+            and not transport.is_closing()
+            # A body that is not sent yet was answered early, though the client has done its part.
+            and (x.body is None or not transport.get_write_buffer_size())
+        ):
             if x.client is not None and x.client.full:
                 # It was paused for this client; the next exchange on it may be another's.
                 transport.resume_reading()
