@@ -99,7 +99,7 @@ async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> No
     """Return once `condition` is true; TimeoutError if it does not become so."""
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # noqa: ASYNC110 - polled, because what is awaited is the gateway's own state
 
 
 class BackendConnection:
