@@ -101,6 +101,8 @@ class GrantCache:
         if self.entries.get(entry.grant.prefix) is not entry:
             return
         known = entry.credentials
+        if credential in known:
+            return
         if len(known) >= _CREDENTIALS_PER_GRANT:
             del self.by_credential[known[0]]
             known = known[1:]
