@@ -163,13 +163,16 @@ class Relay:
             return
         kept, length, chunked, connection.keep = fields
         x.status = status = int(code)
+        if not x.body_done or client.closing or client.listener.draining:
+            # The answer came before the whole request: what is left of it must not become the next one. Or the worker
+            # is to end, and the client is told not to send more.
+            x.keep_alive = False
         if (
             length is not None
             and len(rest) == int(length)
             and status not in _BODILESS
             and x.keep_alive
             and x.version
-            and x.body_done
             and not x.head_only
         ):
             # The usual answer has come whole, and so it goes.
@@ -179,10 +182,6 @@ class Relay:
             client.transport.write(out)
             self._done(connection, x, clean=True)
             return
-        if not x.body_done or client.closing or client.listener.draining:
-            # The answer came before the whole request: what is left of it must not become the next one. Or the worker
-            # is to end, and the client is told not to send more.
-            x.keep_alive = False
         framing = b""
         body: Body
         if x.head_only or status in _BODILESS:
