@@ -98,8 +98,10 @@ def make_cache(*, capacity: int = 1000) -> GrantCache:
 async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
     """Return once `condition` is true; TimeoutError if it does not become so."""
     async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)  # noqa: ASYNC110 - polled, because what is awaited is the gateway's own state
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.002)
 
 
 class BackendConnection:
