@@ -19,7 +19,7 @@ from proxy.settings.environment import overlay
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, Origins, sentence
 from proxy.settings.rules import Candidate, violations
-from proxy.settings.values import quoted
+from proxy.settings.values import quoted_path
 
 _MAX_FILE_BYTES: Final = 16 * 2**20
 _STAND_IN_PATH: Final = "/"
@@ -51,9 +51,9 @@ def _read(path: Path) -> bytes:
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        raise ConfigurationError(f"The configuration file {quoted(path)} cannot be read: {why}.") from error
+        raise ConfigurationError(f"The configuration file {quoted_path(path)} cannot be read: {why}.") from error
     if len(content) > _MAX_FILE_BYTES:
-        raise ConfigurationError(f"The configuration file {quoted(path)} is larger than 16 MiB.")
+        raise ConfigurationError(f"The configuration file {quoted_path(path)} is larger than 16 MiB.")
     return content
 
 

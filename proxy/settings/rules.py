@@ -19,7 +19,7 @@ from proxy.core.routes import REST, captures
 from proxy.settings.addresses import Bind, collides, trusts_everyone
 from proxy.settings.model import RouteSettings, Settings, Tls
 from proxy.settings.problems import Loc, path_of, suggestion
-from proxy.settings.values import quoted
+from proxy.settings.values import quoted, quoted_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +125,7 @@ def _unreadable(path: Path) -> str | None:
         with path.open("rb"):
             return None
     except OSError as error:
-        return f"the file {quoted(path)} cannot be read: {os.strerror(error.errno or 0)}"
+        return f"the file {quoted_path(path)} cannot be read: {os.strerror(error.errno or 0)}"
 
 
 def _upstreams(candidate: Candidate) -> Iterator[Violation]:

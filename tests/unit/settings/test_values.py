@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.settings.addresses import Bind, Server
-from proxy.settings.values import parse_duration, parse_size, quoted
+from proxy.settings.values import parse_duration, parse_size, quoted, quoted_path
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,10 @@ def test_an_echo_is_one_printable_line_of_bounded_length(text: str) -> None:
     assert echo.replace("…", "").isprintable()
     assert echo.replace("…", "").isascii()
     assert len(echo) <= 40 * 10 + 3
+
+
+@given(st.text())
+def test_a_path_is_echoed_whole_on_one_printable_line(text: str) -> None:
+    echo = quoted_path(text)
+    assert echo.isprintable() and echo.isascii()
+    assert echo[1:-1].replace('\\"', '"').encode("ascii").decode("unicode_escape") == text
