@@ -58,21 +58,31 @@ users = sa.Table(
     sa.Index(None, "external_id"),
 )
 # An email belongs to at most one user that is not removed; a removed one keeps its row for the audit log.
+LIVING: Final = users.c.removed_at.is_(None)
 sa.Index(
     "uq_users_email_key_living",
     users.c.email_key,
     unique=True,
-    sqlite_where=users.c.removed_at.is_(None),
-    postgresql_where=users.c.removed_at.is_(None),
+    sqlite_where=LIVING,
 )
 sa.Index(
     "uq_users_issuer_subject_living",
     users.c.issuer,
     users.c.subject,
     unique=True,
-    sqlite_where=users.c.removed_at.is_(None),
-    postgresql_where=users.c.removed_at.is_(None),
+    sqlite_where=LIVING,
 )
+
+
+def for_postgresql() -> None:
+    """Tell PostgreSQL, too, which indexes cover living users only.
+
+    Apart, because an index that names a dialect loads it, with its driver's adapter: 30 ms of each start on SQLite.
+    """
+    for index in users.indexes:
+        if index.dialect_options["sqlite"]["where"] is not None:
+            index.dialect_options["postgresql"]["where"] = LIVING
+
 
 orgs = sa.Table(
     "orgs",
