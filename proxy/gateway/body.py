@@ -143,7 +143,7 @@ class ChunkedBody:
         if semicolon:
             # RFC 9112 section 7.1.1 allows bad white space before the semicolon only.
             digits = digits.rstrip(b" \t")
-            if len(extension) > EXTENSION_LIMIT or not _CONTROL.isdisjoint(extension):
+            if len(line) > LINE_LIMIT or len(extension) > EXTENSION_LIMIT or not _CONTROL.isdisjoint(extension):
                 raise FramingError("a chunk extension is too long or has control characters")
         if not 1 <= len(digits) <= 16 or not _HEX.issuperset(digits):
             raise FramingError("a chunk size is not a plain hexadecimal number")
