@@ -2,7 +2,8 @@
 
 Rules of this module:
 1. An answer belongs to the request whose number it carries; one that comes after its waiter gave up is dropped.
-2. When the link is down, every waiter gets `AuthorityUnavailable` at once; the link then reconnects for ever.
+2. The link mends itself, for ever. A question that finds it down, or loses it, waits for the next greeting, but not
+   for long: then it gets `AuthorityUnavailable`. How many may wait is bounded.
 3. Changes are applied in the order of their numbers, whoever sent them. A push that does not continue where the cache
    stands is not applied; the gap is fetched instead.
 4. Lookups of one prefix in flight are shared. What is shared is the grant, never a verdict on a credential.
@@ -11,20 +12,25 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable, WireError
+from proxy.core.errors import AuthorityError, AuthorityOverloaded, AuthorityUnavailable, WireError
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.wire import Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.gateway.cache import GrantCache
 
-_RECONNECT_SECONDS: Final = 0.05
+_SHORTEST_PAUSE_SECONDS: Final = 0.05
+_LONGEST_PAUSE_SECONDS: Final = 0.25
+_PATIENCE_SECONDS: Final = 1.0
+"""How long a question waits for a link that is down: a new authority greets its workers well within it."""
 _ANSWER_SECONDS: Final = 5.0
 _PENDING_LIMIT: Final = 1024
 _LOST: Final = "the link to the authority is down"
+_UNREADABLE: Final = "the authority's answer cannot be read"
 
 
 class Answer:
@@ -37,8 +43,15 @@ class Answer:
         self.found = found
 
 
+class _LinkLost(AuthorityUnavailable):
+    """The connection ended with the question unanswered; no question changes anything, so it may be asked again."""
+
+
 class AuthorityLink:
-    """A connection to the authority that mends itself. `on_state` hears True and False as it comes and goes."""
+    """A connection to the authority that mends itself.
+
+    `on_state` hears True when the authority has greeted this worker and False when that link is lost, not of attempts.
+    """
 
     def __init__(
         self, path: Path, *, slot: int, cache: GrantCache, on_state: Callable[[bool], None] | None = None
@@ -53,12 +66,15 @@ class AuthorityLink:
         self._syncing: asyncio.Task[None] | None = None
         self._number = 0
         self._runner: asyncio.Task[None] | None = None
+        self._greeted = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._patient = 0
         self.cache_key = b""
 
     @property
     def up(self) -> bool:
         """Whether the authority has greeted this worker on the present connection."""
-        return self._writer is not None and bool(self.cache_key)
+        return self._greeted.is_set()
 
     def start(self) -> None:
         """Begin to connect, and to reconnect whenever the link is lost."""
@@ -67,6 +83,7 @@ class AuthorityLink:
     async def close(self) -> None:
         """Stop reconnecting and close the connection."""
         tasks = [t for t in (self._runner, self._syncing, *self._lookups.values()) if t is not None]
+        self._runner = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -101,7 +118,10 @@ class AuthorityLink:
 
     async def _sync(self) -> None:
         answer = await self._ask({"op": "changes", "since": self._cache.applied})
-        self._absorb(answer)
+        try:
+            self._absorb(answer)
+        except (KeyError, TypeError):
+            raise AuthorityUnavailable(_UNREADABLE) from None
 
     def _absorb(self, answer: dict[str, Any]) -> None:
         if answer["reset"]:
@@ -111,16 +131,47 @@ class AuthorityLink:
 
     @staticmethod
     def _answer(answer: dict[str, Any]) -> Answer:
-        if "grant" in answer:
-            return Answer(answer["as_of"], grant_from_wire(answer["grant"]))
-        return Answer(answer["as_of"], refused_from_wire(answer["refused"]))
+        try:
+            if "grant" in answer:
+                return Answer(answer["as_of"], grant_from_wire(answer["grant"]))
+            return Answer(answer["as_of"], refused_from_wire(answer["refused"]))
+        except (KeyError, WireError):
+            raise AuthorityUnavailable(_UNREADABLE) from None
 
     async def _ask(self, request: dict[str, Any], *, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
+        """The answer to a question, from this link or, where it is lost meanwhile, from the next one."""
+        if len(self._waiting) + self._patient >= _PENDING_LIMIT:
+            raise AuthorityOverloaded("too many questions to the authority are waiting")
+        give_up = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+        while True:
+            await self._linked(give_up)
+            try:
+                return await self._exchange(request, seconds)
+            except _LinkLost:
+                if asyncio.get_running_loop().time() >= give_up:
+                    raise
+
+    async def _linked(self, give_up: float) -> None:
+        """Return once there is a link to ask on. Raises AuthorityUnavailable when there is none by `give_up`."""
+        if self._greeted.is_set():
+            return
+        if self._runner is None:
+            raise AuthorityUnavailable(_LOST)
+        self._patient += 1
+        self._wanted.set()
+        try:
+            async with asyncio.timeout_at(give_up):
+                await self._greeted.wait()
+        except TimeoutError:
+            raise AuthorityUnavailable(_LOST) from None
+        finally:
+            self._patient -= 1
+
+    async def _exchange(self, request: dict[str, Any], seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
+        """Ask on the present connection. Raises AuthorityUnavailable, AuthorityOverloaded."""
         writer = self._writer
         if writer is None:
-            raise AuthorityUnavailable(_LOST)
-        if len(self._waiting) >= _PENDING_LIMIT:
-            raise AuthorityOverloaded("too many questions to the authority are waiting")
+            raise _LinkLost(_LOST)
         self._number += 1
         number = self._number
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -140,33 +191,53 @@ class AuthorityLink:
         return answer
 
     async def _run(self) -> None:
+        pause = _SHORTEST_PAUSE_SECONDS
         while True:
+            if await self._hold():
+                pause = _SHORTEST_PAUSE_SECONDS
+            await self._pause(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _hold(self) -> bool:
+        """One connection from its beginning to its end; whether the authority greeted this worker on it."""
+        greeted = False
+        try:
+            reader, self._writer = await asyncio.open_unix_connection(self._path)
+            reading = asyncio.create_task(self._read(reader), name="authority link reader")
             try:
-                reader, self._writer = await asyncio.open_unix_connection(self._path)
-                reading = asyncio.create_task(self._read(reader), name="authority link reader")
-                try:
-                    await self._greet()
-                    await reading
-                finally:
-                    reading.cancel()
-                    await asyncio.gather(reading, return_exceptions=True)
-            except (OSError, AuthorityUnavailable, WireError, KeyError, ValueError):
-                # Whatever broke it, the cure is the same: close, tell the waiters, connect anew.
-                pass
+                await self._greet()
+                greeted = True
+                await reading
             finally:
-                self._lost()
-            await asyncio.sleep(_RECONNECT_SECONDS)
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
+        except (OSError, AuthorityError, WireError, KeyError, ValueError):
+            # Whatever broke it, the cure is the same: close, tell the waiters, connect anew.
+            pass
+        finally:
+            self._lost()
+        return greeted
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before the next attempt: `seconds`, or the shortest pause as soon as a question is waiting."""
+        await asyncio.sleep(_SHORTEST_PAUSE_SECONDS)
+        self._wanted.clear()
+        if self._patient == 0 and seconds > _SHORTEST_PAUSE_SECONDS:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds - _SHORTEST_PAUSE_SECONDS):
+                    await self._wanted.wait()
 
     async def _greet(self) -> None:
         hello = {"op": "hello", "worker": self._slot, "pid": os.getpid(), "applied": max(0, self._cache.applied)}
-        answer = await self._ask(hello)
+        answer = await self._exchange(hello)
         key = bytes.fromhex(answer["cache_key"])
         if key != self.cache_key:
             # Digests made with another key verify nothing.
             self._cache.reset(answer["epoch"])
             self.cache_key = key
         else:
-            await self._sync()
+            self._absorb(await self._exchange({"op": "changes", "since": self._cache.applied}))
+        self._greeted.set()
         if self._on_state is not None:
             self._on_state(True)
 
@@ -202,8 +273,10 @@ class AuthorityLink:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
+        if self._greeted.is_set():
+            self._greeted.clear()
             if self._on_state is not None:
                 self._on_state(False)
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(AuthorityUnavailable(_LOST))
+                future.set_exception(_LinkLost(_LOST))
