@@ -82,7 +82,10 @@ class ChunkedBody:
     __slots__ = ("_line", "_remaining", "_state", "_trailer_bytes", "done")
     chunked = True
 
-    _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
+    _SIZE = 0
+    _DATA = 1
+    _DATA_END = 2
+    _TRAILER = 3
 
     def __init__(self) -> None:
         self._state = self._SIZE
