@@ -204,6 +204,8 @@ class AuthorityLink:
         try:
             reader, self._writer = await asyncio.open_unix_connection(self._path)
             reading = asyncio.create_task(self._read(reader), name="authority link reader")
+            # Who waits must not wait for what nobody reads any more; the greeting is one of them.
+            reading.add_done_callback(lambda _: self._abandon())
             try:
                 await self._greet()
                 greeted = True
@@ -277,6 +279,9 @@ class AuthorityLink:
             self._greeted.clear()
             if self._on_state is not None:
                 self._on_state(False)
+        self._abandon()
+
+    def _abandon(self) -> None:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(_LinkLost(_LOST))
