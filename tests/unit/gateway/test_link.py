@@ -1,0 +1,201 @@
+"""The link to the authority: it mends itself, and changes are applied in their order or fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from proxy.core.errors import AuthorityUnavailable
+from proxy.core.model import RefusedGrant
+from proxy.core.reasons import Reason
+from proxy.core.wire import Message
+from proxy.gateway.link import AuthorityLink
+from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
+from tests.unit.gateway.scripted import Authority, authority_at
+from tests.unit.gateway.test_authenticate import KINDS, world
+
+
+async def test_the_greeting_says_who_is_there_and_brings_the_key() -> None:
+    async with world() as w:
+        (hello,) = w.authority.messages
+        assert (hello["op"], hello["worker"], hello["applied"]) == ("hello", 3, 0)
+        assert w.link.up
+        assert w.link.cache_key == w.authority.cache_key
+        assert w.cache.applied == 0
+
+
+async def test_the_link_waits_for_an_authority_that_is_not_there_yet() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        link = AuthorityLink(path, slot=0, cache=make_cache())
+        link.start()
+        try:
+            await asyncio.sleep(0.12)
+            assert not link.up
+            with pytest.raises(AuthorityUnavailable):
+                await link.lookup("acme_pat_000000000000")
+            async with authority_at(path):
+                await until(lambda: link.up)
+        finally:
+            await link.close()
+
+
+async def test_an_authority_that_hangs_up_during_the_greeting_is_greeted_again_at_once() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        async with authority_at(path) as authority:
+
+            def hang_up(message: Message) -> Message | None:
+                if authority.asked["hello"] < 3:
+                    authority.hang_up()
+                    return None
+                return authority.usual(message)
+
+            authority.answers["hello"] = hang_up
+            states: list[bool] = []
+            link = AuthorityLink(path, slot=0, cache=make_cache(), on_state=states.append)
+            link.start()
+            try:
+                await until(lambda: states[-1:] == [True], seconds=3)
+            finally:
+                await link.close()
+
+
+async def test_after_a_break_what_was_missed_is_fetched() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        await w.authority.stop()
+        await until(lambda: w.states[-1] is False)
+        w.commit(f"token:{minted.token_id}")
+        await w.authority.start()
+        await until(lambda: w.states[-1])
+        assert w.cache.applied == 1
+        assert minted.prefix not in w.cache.entries
+
+
+async def test_an_authority_with_another_key_voids_every_grant() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        await w.authority.stop()
+        w.authority.cache_key = b"another key".ljust(32)
+        w.authority.grants[minted.prefix] = make_grant(minted, cache_key=w.authority.cache_key)
+        await w.authority.start()
+        await until(lambda: w.states[-1] and w.link.cache_key == w.authority.cache_key)
+        assert len(w.cache) == 0
+        assert await w.bearer(minted.token) is None
+
+
+async def test_pushed_changes_are_applied_in_their_order() -> None:
+    async with world() as w:
+        one, two = w.known(), w.known()
+        assert await w.bearer(one.token) is None
+        assert await w.bearer(two.token) is None
+        keys = [f"token:{one.token_id}"]
+        w.authority.change(*keys)
+        w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": keys})
+        await until(lambda: w.cache.applied == 1)
+        assert set(w.cache.entries) == {two.prefix}
+        assert w.authority.asked["changes"] == 0
+
+
+async def test_a_push_behind_a_gap_is_not_applied_but_fetched() -> None:
+    async with world() as w:
+        one, two = w.known(), w.known()
+        assert await w.bearer(one.token) is None
+        assert await w.bearer(two.token) is None
+        w.authority.change(f"token:{one.token_id}")
+        w.authority.change(f"token:{two.token_id}")
+        w.authority.push({"push": "changes", "since": 1, "epoch": 2, "keys": [f"token:{two.token_id}"]})
+        await until(lambda: w.cache.applied == 2)
+        assert not w.cache.entries
+        assert w.authority.asked["changes"] == 1
+
+
+async def test_a_push_of_the_past_changes_nothing() -> None:
+    async with world() as w:
+        minted = w.known()
+        w.commit("token:x")
+        w.commit("token:y")
+        assert await w.bearer(minted.token) is None
+        assert w.cache.applied == 2
+        w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": [f"token:{minted.token_id}"]})
+        w.commit("token:z")
+        w.authority.push({"push": "changes", "since": 2, "epoch": 3, "keys": ["token:z"]})
+        await until(lambda: w.cache.applied == 3)
+        assert minted.prefix in w.cache.entries
+
+
+async def test_a_reset_drops_everything() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        w.authority.answers["changes"] = lambda message: {"epoch": w.authority.epoch, "keys": [], "reset": True}
+        w.commit("token:x")
+        w.authority.grants[minted.prefix] = RefusedGrant(prefix=minted.prefix, reason=Reason.TOKEN_REVOKED, depends=())
+        assert await w.bearer(minted.token) is Reason.TOKEN_REVOKED
+
+
+async def test_an_answer_finds_the_question_with_its_number() -> None:
+    """Answers may come in any order, and one that nobody waits for is dropped."""
+    async with world() as w:
+        minted = [TOKENS.mint(KINDS[0]) for _ in range(8)]
+        release = asyncio.Event()
+
+        async def late(message: Message) -> Message:
+            if message["prefix"] == minted[0].prefix:
+                await release.wait()
+            return {"as_of": 0, **w.authority.found(message["prefix"])}
+
+        w.authority.answers["resolve"] = late
+        for one in minted:
+            w.authority.grants[one.prefix] = make_grant(one, token_name=one.token_id)
+        first = asyncio.create_task(w.link.lookup(minted[0].prefix), name="first")
+        for one in minted[1:]:
+            answer = await w.link.lookup(one.prefix)
+            assert answer.found == w.authority.grants[one.prefix]
+        w.authority.push({"id": 999_999, "as_of": 0})
+        release.set()
+        assert (await first).found == w.authority.grants[minted[0].prefix]
+
+
+@pytest.mark.parametrize("noise", [b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"\0\0\0\1{", b"\0\0\0\2{}"])
+async def test_noise_on_the_link_ends_the_connection_and_a_new_one_follows(noise: bytes) -> None:
+    async with world() as w:
+        for writer in w.authority._writers:
+            writer.write(noise)
+        await until(lambda: w.states == [True, False, True])
+        assert await w.bearer(w.known().token) is None
+
+
+async def test_counters_are_sent_while_there_is_a_link_and_never_kept() -> None:
+    async with world() as w:
+        w.link.send_counters({"counters": {}})
+        await until(lambda: w.authority.asked["counters"])
+        await w.authority.stop()
+        await until(lambda: w.states[-1] is False)
+        w.link.send_counters({"counters": {}})
+        assert w.authority.asked["counters"] == 1
+
+
+async def test_closing_ends_questions_on_their_way() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        async with authority_at(Path(directory) / "link.sock") as authority:
+            link = await linked(authority)
+            authority.answers["resolve"] = lambda message: None
+            asking = asyncio.create_task(link.lookup("acme_pat_000000000000"), name="question")
+            await until(lambda: authority.asked["resolve"])
+            await link.close()
+            with pytest.raises((AuthorityUnavailable, asyncio.CancelledError)):
+                await asking
+
+
+async def linked(authority: Authority) -> AuthorityLink:
+    link = AuthorityLink(authority.path, slot=0, cache=make_cache())
+    link.start()
+    await until(lambda: link.up)
+    return link
