@@ -2,8 +2,8 @@
 
 Rules of this module:
 1. An expression matches a whole head or nothing; there is no leniency switch and no repair.
-2. CR and LF occur only as the CRLF that ends a line. What the expressions leave open of this (a value is everything up
-   to a CR) `count_lines` closes: a head counts only when both have agreed.
+2. CR and LF occur only as the CRLF that ends a line: bare ones, folded lines, NUL and other control characters do not
+   match anything here.
 3. Every repetition is possessive or separated by a byte it cannot contain, so matching is linear in the input.
 """
 
@@ -15,7 +15,7 @@ from typing import Final
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # The group is not possessive: CPython 3.11.2 matches nothing when it is. Its lines delimit themselves all the same.
-_FIELDS: Final = rb"((?:\r\n" + _TOKEN + rb":[^\r]*+)*)\r\n\r\n"
+_FIELDS: Final = rb"((?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+)*)\r\n\r\n"
 
 REQUEST_HEAD: Final = re.compile(
     rb"(" + _TOKEN + rb") ([\x21-\x3e\x40-\x7e\x80-\xff]++)(\?[\x21\x22\x24-\x7e]*+)? HTTP/1\.([01])" + _FIELDS
@@ -32,20 +32,10 @@ HOST: Final = re.compile(rb"((?:[A-Za-z0-9._~\-]|%[0-9A-Fa-f]{2})++|\[[0-9A-Fa-f
 _Trie = dict[str, "_Trie"]
 """Names by their characters; the empty character ends one."""
 
+SHORTEST_LINE: Final = len(b"\r\na:")
+"""Bytes of the shortest field line that the grammar knows, its CRLF included."""
+
 TOKEN: Final = re.compile(_TOKEN)
-
-
-_NOT_CONTROL: Final = bytes({0x09, *range(0x20, 0x7F), *range(0x80, 0x100)})
-_CRLFS: Final = b"\r\n" * (64 * 1024)
-
-
-def count_lines(lines: bytes) -> int:
-    """The number of field lines in `lines`, -1 if a control character or a CR or LF outside of a CRLF is among them.
-
-    What remains of the lines without all other bytes must be CRLF after CRLF, as many as there can be in a head.
-    """
-    ends = lines.translate(None, _NOT_CONTROL)
-    return len(ends) >> 1 if ends == _CRLFS[: len(ends)] else -1
 
 
 def field_splitter(names: Iterable[bytes]) -> re.Pattern[bytes]:

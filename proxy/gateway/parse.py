@@ -21,7 +21,7 @@ from proxy.core.reasons import Reason
 from proxy.core.target import split_target
 from proxy.gateway.body import ChunkedBody, LengthBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HOST, TOKEN, count_lines, field_splitter, without_fields
+from proxy.gateway.grammar import HOST, SHORTEST_LINE, TOKEN, field_splitter, without_fields
 
 _MEMO_LIMIT: Final = 4096
 _LINE_REST: Final = len("  HTTP/1.1")
@@ -96,6 +96,7 @@ class HeadParser:
         self._codes: dict[bytes, Field] = {}
         self._hosts: dict[bytes, str] = {}
         self._max_headers = max_headers
+        self._surely_few = max_headers * SHORTEST_LINE
         self._max_request_line = max_request_line
         self._max_body = max_body
 
@@ -106,10 +107,7 @@ class HeadParser:
         if minor == b"0":
             x.version = 0
             x.keep_alive = False
-        count = count_lines(lines)
-        if count < 0:
-            return Reason.REQUEST_MALFORMED
-        if count > self._max_headers:
+        if len(lines) > self._surely_few and lines.count(b"\r\n") > self._max_headers:
             return Reason.HEAD_TOO_LARGE
         if len(x.method) + len(path) + len(query) + _LINE_REST > self._max_request_line:
             return Reason.TARGET_TOO_LONG

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from proxy.core.reasons import Reason
 from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, encode_chunks
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import RESPONSE_HEAD, count_lines, field_splitter
+from proxy.gateway.grammar import RESPONSE_HEAD, field_splitter
 from proxy.gateway.upstream import UpstreamConnection
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
@@ -144,8 +144,6 @@ class Relay:
         # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
         if matched[2] == b"101" or connection.interim > _MAX_INTERIM:
             return False
-        if count_lines(matched[4]) < 0:
-            return False
         if x.version and x.client is not None and x.client.transport is not None:
             kept = b"".join(_SPLIT(matched[4])[::3])
             x.client.transport.write(b"".join((b"HTTP/1.1 ", matched[2], matched[3] or b" ", kept, b"\r\n\r\n")))
@@ -255,8 +253,6 @@ class Relay:
 
 def _fields_of(lines: bytes, minor: bytes) -> tuple[bytes, bytes | None, bool, bool] | None:
     """The lines that go on, the Content-Length, whether chunked, whether the connection persists; None if ambiguous."""
-    if count_lines(lines) < 0:
-        return None
     parts = _SPLIT(lines)
     keep = minor == b"1"
     if len(parts) == 1:
