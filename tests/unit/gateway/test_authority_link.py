@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ async def test_it_tells_of_changes_of_its_state_and_not_of_attempts(data_dir: Pa
 async def test_attempts_come_after_growing_pauses_up_to_a_quarter_of_a_second(data_dir: Path) -> None:
     async with rude(data_dir) as came, linking(data_dir):
         await until(lambda: len(came) >= 7)
-    pauses = [after - before for before, after in zip(came, came[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(came)]
     assert min(pauses) >= 0.045
     assert min(pauses[3:]) >= 0.24
     assert sum(pauses[:3]) >= 0.34
@@ -120,7 +121,7 @@ async def test_a_question_that_lost_its_authority_is_answered_by_the_next_one(da
                 await asyncio.Event().wait()
                 raise AssertionError
 
-            first.grants.resolve = never  # type: ignore[method-assign]
+            first.grants.resolve = never  # type: ignore[method-assign,assignment]
             asked = asyncio.create_task(link.lookup(PREFIX), name="lookup")
             await answering.wait()
         async with authority(data_dir):
