@@ -119,8 +119,9 @@ class Authority:
         if self._lease.remaining() == 0:
             reasons["lease"] = "the lease has run out"
         workers = self._link.workers()
-        if not workers:
-            reasons["workers"] = "no gateway worker is linked to the authority"
+        linked = len({worker.key.worker for worker in workers})
+        if linked < self._settings.workers:
+            reasons["workers"] = f"{linked} of {self._settings.workers} gateway workers are linked to the authority"
         elif all(worker.lag > READY_LAG for worker in workers):
             reasons["workers"] = "no gateway worker has applied the latest changes"
         return reasons

@@ -40,6 +40,9 @@ from proxy.settings.model import Settings, Tls
 _SWEEP_SECONDS: Final = 0.5
 _ABSENT_SECONDS: Final = 30.0
 _BACKLOG: Final = 4096
+_GREETING_SECONDS: Final = 0.6
+"""How long connections wait in the inherited sockets' queues for the authority's greeting: without it a token cannot be
+judged, but public routes need none, and a worker must be back within a second whether or not there is an authority."""
 # Requests leave no reference cycles, so the collector has little to find; it must not walk a large cache often.
 _GC_THRESHOLDS: Final = (50_000, 50, 1000)
 
@@ -120,6 +123,8 @@ class Worker:
             self._link.start()
             stack.push_async_callback(self._link.close)
 
+            await self._greeted(_GREETING_SECONDS)
+
             tls = settings.listen.proxy.tls
             listeners = [self._listener(proxy, names, settings.listen.proxy.trusted, tls=tls is not None)]
             servers = [await self._open(listeners[0], proxy_fd, _server_context(tls))]
@@ -199,13 +204,17 @@ class Worker:
 
     async def _announce(self, ready_fd: int) -> None:
         """Tell the supervisor that requests can be decided: the authority has greeted this worker, or it must go."""
-        first = asyncio.create_task(self._first_link.wait(), name="first link")
-        stop = asyncio.create_task(self._stop.wait(), name="stop")
-        await asyncio.wait((first, stop), return_when=asyncio.FIRST_COMPLETED)
-        for task in (first, stop):
-            task.cancel()
+        await self._greeted()
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)
+
+    async def _greeted(self, seconds: float | None = None) -> None:
+        """Return when the authority has greeted this worker, when it must go, or after `seconds`."""
+        first = asyncio.create_task(self._first_link.wait(), name="first link")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        await asyncio.wait((first, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (first, stop):
+            task.cancel()
 
     async def _drain(self, listeners: list[Listener]) -> None:
         """Let open exchanges finish, for at most the drain time."""

@@ -97,9 +97,15 @@ async def test_a_token_without_a_digest_is_verified_once_and_its_digest_kept(
 
 async def test_readiness_names_what_is_missing(authority: Authority, settings: Settings) -> None:
     assert set(await authority.unready()) == {"workers"}
-    worker, _ = await _worker(settings)
+    first, _ = await _worker(settings)
+    assert await authority.unready() == {"workers": "1 of 2 gateway workers are linked to the authority"}
+    again, _ = await _worker(settings)
+    assert set(await authority.unready()) == {"workers"}, "two links of one worker are one worker"
+    second = Worker(*await asyncio.open_unix_connection(str(settings.data_dir / "link.sock")))
+    await second.hello(worker=1)
     assert await authority.unready() == {}
-    worker.writer.close()
+    for worker in (first, again, second):
+        worker.writer.close()
 
 
 async def test_the_lease_is_held_while_it_runs_and_ended_when_it_stops(settings: Settings) -> None:
