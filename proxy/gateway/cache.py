@@ -16,6 +16,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from sys import intern
 from typing import Any, Final
 
 from proxy.core.model import Grant, RefusedGrant
@@ -89,11 +91,10 @@ class GrantCache:
         while len(self.entries) >= self._capacity:
             self._evict_one()
         self._absent.pop(prefix, None)
-        entry = Entry(grant, lines)
+        entry = Entry(_lean(grant), lines)
         self.entries[prefix] = entry
-        for key in grant.depends:
-            if not key.startswith("token:"):
-                self._index(key, prefix)
+        for key in entry.grant.depends:
+            self._index(key, prefix)
         return entry
 
     def remember(self, entry: Entry, credential: bytes) -> None:
@@ -209,3 +210,26 @@ class GrantCache:
             held.discard(prefix)
             if not held:
                 del self._dependents[key]
+
+
+def _lean(grant: Grant) -> Grant:
+    """`grant` as it is kept: a worker may hold many, and what only the identity lines need is in these already.
+
+    The token's own key is left out of `depends`, since a token's change finds its entry by the prefix; what many grants
+    have in common is one object.
+    """
+    return replace(
+        grant,
+        token_id="",
+        token_name="",
+        user_id="",
+        email="",
+        org_id=intern(grant.org_id),
+        org_name=intern(grant.org_name),
+        role=intern(grant.role),
+        depends=tuple(
+            intern(key) if key.startswith(("role:", "org:")) else key
+            for key in grant.depends
+            if not key.startswith("token:")
+        ),
+    )
