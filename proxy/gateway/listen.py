@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 from proxy.core.reasons import Reason
 from proxy.gateway.body import FramingError
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import REQUEST_HEAD
+from proxy.gateway.grammar import HOST, REQUEST_HEAD
 from proxy.gateway.parse import HeadParser
 
 if TYPE_CHECKING:
@@ -299,6 +299,14 @@ class ClientConnection(asyncio.Protocol):
         proto = protos[0] if protos in ([b"http"], [b"https"]) else self.listener.scheme
         peer = self.peer.encode("ascii")
         return b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
+
+    def forwarded_host(self, x: Exchange) -> bytes:
+        """The host that the client asked: as a trusted peer says it once and well, else that of the request."""
+        if self.peer_trusted and x.forwarded is not None:
+            hosts = [value for name, value in x.forwarded if name == b"x-forwarded-host"]
+            if len(hosts) == 1 and HOST.fullmatch(hosts[0]) is not None:
+                return hosts[0]
+        return x.host
 
     def _go_on(self) -> None:
         if self.paused:

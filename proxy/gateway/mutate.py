@@ -53,7 +53,7 @@ class Mutator:
                 x.request_id,
                 client.forwarded_lines if x.forwarded is None else client.forwarded_for(x),
                 b"\r\nX-Forwarded-Host: ",
-                x.host,
+                x.host if x.forwarded is None else client.forwarded_host(x),
                 b"\r\n\r\n",
             )
         )
