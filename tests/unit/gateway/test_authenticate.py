@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.model import RefusedGrant
+from proxy.core.model import Kind, RefusedGrant
 from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
 from proxy.core.token import Minted, checksum
@@ -38,10 +38,10 @@ class World:
             cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, names=NAMES, schemes=schemes
         )
 
-    def known(self, **facts: bool) -> Minted:
+    def known(self, *, verified: bool = True) -> Minted:
         """A token that the authority knows."""
-        minted = TOKENS.mint(make_grant(TOKENS.mint(next(iter(KINDS)))).kind)
-        self.authority.grants[minted.prefix] = make_grant(minted, **facts)  # type: ignore[arg-type]
+        minted = TOKENS.mint(Kind.PAT)
+        self.authority.grants[minted.prefix] = make_grant(minted, verified=verified)
         return minted
 
     def commit(self, *keys: str) -> None:
@@ -60,13 +60,10 @@ class World:
         answer = self.authenticator.authenticate(x)
         reason = await self.authenticator.settle(x) if answer is PENDING else answer
         assert (reason is None) == (x.entry is not None)
-        return reason  # type: ignore[return-value]
+        return reason
 
     async def bearer(self, token: str) -> Reason | None:
         return await self.ask(b"Bearer " + token.encode())
-
-
-KINDS = (make_grant.__kwdefaults__["kind"],)
 
 
 @asynccontextmanager

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import AuthorityUnavailable
-from proxy.core.model import RefusedGrant
+from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.core.wire import Message
 from proxy.gateway.link import AuthorityLink
 from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
 from tests.unit.gateway.scripted import Authority, authority_at
-from tests.unit.gateway.test_authenticate import KINDS, world
+from tests.unit.gateway.test_authenticate import world
 
 
 async def test_the_greeting_says_who_is_there_and_brings_the_key() -> None:
@@ -143,7 +143,7 @@ async def test_a_reset_drops_everything() -> None:
 async def test_an_answer_finds_the_question_with_its_number() -> None:
     """Answers may come in any order, and one that nobody waits for is dropped."""
     async with world() as w:
-        minted = [TOKENS.mint(KINDS[0]) for _ in range(8)]
+        minted = [TOKENS.mint(Kind.PAT) for _ in range(8)]
         release = asyncio.Event()
 
         async def late(message: Message) -> Message:
