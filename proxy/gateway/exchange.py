@@ -61,9 +61,9 @@ class Exchange:
         "version",
     )
 
-    def __init__(self, client: ClientConnection, started: int, request_id: bytes) -> None:
+    def __init__(self, client: ClientConnection | None, started: int, request_id: bytes) -> None:
         # listen
-        self.client: ClientConnection | None = client
+        self.client = client
         self.started = started
         self.request_id = request_id
         # parse

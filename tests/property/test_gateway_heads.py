@@ -127,7 +127,7 @@ def ours(data: bytes) -> tuple[Exchange, bytes, Reason | None] | None:
     matched = REQUEST_HEAD.match(data)
     if matched is None:
         return None
-    x = Exchange(None, 0, b"id")  # type: ignore[arg-type]
+    x = Exchange(None, 0, b"id")
     return x, matched[5], PARSER.parse(x, matched)
 
 

@@ -49,7 +49,7 @@ class World:
         self.page[SLOT_EPOCH] = self.authority.change(*keys)
 
     def exchange(self, authorization: bytes | None = None, api_key: bytes | None = None) -> Exchange:
-        x = Exchange(None, time.monotonic_ns(), b"id")  # type: ignore[arg-type]
+        x = Exchange(None, time.monotonic_ns(), b"id")
         x.authorization = authorization
         x.api_key = api_key
         return x

@@ -17,7 +17,7 @@ from tests.unit.gateway.kit import CACHE_KEY, Gateway, answering, get, response,
 
 
 def exchange(*, keep_alive: bool = True, version: int = 1, head_only: bool = False) -> Exchange:
-    x = Exchange(None, 0, b"0123456789abcdef00000001")  # type: ignore[arg-type]
+    x = Exchange(None, 0, b"0123456789abcdef00000001")
     x.keep_alive, x.version, x.head_only = keep_alive, version, head_only
     return x
 
