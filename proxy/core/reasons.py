@@ -60,6 +60,8 @@ class Reason(StrEnum):
     OVERLOADED = "overloaded"
     SHUTTING_DOWN = "shutting_down"
 
+    CLIENT_LEFT = "client_left"
+
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_RESET = "upstream_reset"
     UPSTREAM_PROTOCOL = "upstream_protocol"
@@ -189,6 +191,10 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         503, Challenge.NONE, "Overloaded", "This gateway has more work than it can do at the moment.", retry=True
     ),
     Reason.SHUTTING_DOWN: _entry(503, Challenge.NONE, "Shutting down", "This gateway is shutting down.", retry=True),
+    # nobody is left to read this; the status is for the log, as nginx uses it
+    Reason.CLIENT_LEFT: _entry(
+        499, Challenge.NONE, "Client left", "The client closed the connection before its answer."
+    ),
     # 502 and 504
     Reason.UPSTREAM_REFUSED: _entry(
         502, Challenge.NONE, "Upstream unreachable", "The upstream does not accept connections."

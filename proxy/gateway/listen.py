@@ -177,8 +177,13 @@ class ClientConnection(asyncio.Protocol):
         x = self.exchange
         if x is None and not self.full:
             if self.buffer:
+                # Only what is new is searched: a head that comes byte by byte must not be read anew for each.
+                since = max(0, len(self.buffer) - 3)
                 data = self.buffer + data
                 self.buffer = b""
+                if self.reading_head and data.find(b"\r\n\r\n", since) < 0:
+                    self._unfinished(data, since)
+                    return
             self._heads(data)
         elif x is not None and not x.body_done:
             self._body(x, data)
@@ -193,7 +198,8 @@ class ClientConnection(asyncio.Protocol):
         x = self.exchange
         if x is None or not x.body_done or self.closing:
             return False
-        x.keep_alive = False
+        if not self.buffer:
+            x.keep_alive = False
         return True
 
     def pause_writing(self) -> None:
@@ -237,7 +243,7 @@ class ClientConnection(asyncio.Protocol):
     def finished(self, x: Exchange, now_ns: int) -> None:
         """The response to `x` was complete at `now_ns`: close, or go on with what the client sent ahead."""
         self.exchange = None
-        if not x.keep_alive or self.half_closed or self.closing or self.listener.draining:
+        if not x.keep_alive or self.closing or self.listener.draining or (self.half_closed and not self.buffer):
             self.shut()
             return
         self.deadline = now_ns + self.listener.keepalive_ns
@@ -357,6 +363,8 @@ class ClientConnection(asyncio.Protocol):
             x.keep_alive = False
             listener.pipeline.refuse(x, reason)
             return b""
+        if self.half_closed and not self.buffer:
+            x.keep_alive = False
         if not x.body_done and not x.expects_continue:
             self.deadline = now + listener.body_idle_ns
         listener.pipeline.begin(x)
@@ -399,6 +407,11 @@ class ClientConnection(asyncio.Protocol):
             # RFC 9112 section 2.2: empty lines before the request line are ignored.
             self.reading_head = False
             return data[empty.end() :]
+        self._unfinished(data, 0)
+        return b""
+
+    def _unfinished(self, data: bytes, since: int) -> None:
+        """Keep the beginning of a head for later, unless it cannot become one. What lies before `since` is known."""
         listener = self.listener
         line_end = data.find(b"\r\n")
         # A CR at the very end may be half of the line's CRLF.
@@ -407,15 +420,16 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_head(Reason.TARGET_TOO_LONG)
         elif len(data) > listener.max_head and data.find(b"\r\n\r\n", 0, listener.max_head) < 0:
             self._refuse_head(Reason.HEAD_TOO_LARGE)
-        elif b"\r\n\r\n" in data or _BARE.search(data):
+        elif data.find(b"\r\n\r\n", since) >= 0 or _BARE.search(data, since):
             self._refuse_head(Reason.REQUEST_MALFORMED)
+        elif self.half_closed:
+            self.shut()
         else:
             # The time for a head runs from its first byte, whatever is left of the time between requests.
             if not self.reading_head:
                 self.reading_head = True
                 self.deadline = time.monotonic_ns() + listener.head_ns
             self.buffer = data
-        return b""
 
     def _refuse_head(self, reason: Reason) -> None:
         self.listener.number += 1

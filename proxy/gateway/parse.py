@@ -124,6 +124,9 @@ class HeadParser:
         """Absolute-form, authority-form and asterisk-form (RFC 9112 section 3.2)."""
         if x.method == b"CONNECT":
             return Reason.METHOD_REFUSED
+        if target == b"*" and x.method == b"OPTIONS":
+            # Well-formed (RFC 9112 section 3.2.4), and about no resource that a route could name.
+            return Reason.NO_ROUTE
         parts = split_target(target)
         if parts is None or parts[0] is None or parts[0].lower() != x.host.lower():
             return Reason.TARGET_NOT_CANONICAL

@@ -96,6 +96,9 @@ class Decider(ABC):
 
     def left(self, x: Exchange) -> None:
         """The client is gone before its response was complete."""
+        if x.reason is None:
+            x.reason = Reason.CLIENT_LEFT
+            x.status = TABLE[Reason.CLIENT_LEFT].status
         self.recorder.record(x, time.monotonic_ns())
         x.client = None
 

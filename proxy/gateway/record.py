@@ -109,7 +109,7 @@ class Recorder:
         assert reason is not None
         if x.reason is None:
             outcome = Outcome.REPORTED
-        elif TABLE[reason].status >= 500:
+        elif TABLE[reason].status >= 500 or reason is Reason.CLIENT_LEFT:
             outcome = Outcome.FAILED
         else:
             outcome = Outcome.REFUSED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import pytest
 
@@ -237,6 +238,38 @@ async def test_an_idle_connection_is_closed_after_the_keepalive_time() -> None:
         assert (await client.ask(get("/open/a"))).status == 200
         assert await client.rest(seconds=3) == b""
         await until(lambda: not gateway.listener.connections)
+
+
+async def test_a_client_that_pipelines_and_half_closes_gets_every_answer() -> None:
+    async with serving(answering(echo_target)) as (gateway, _):
+        client = await gateway.client()
+        client.send(get("/open/a") + get("/shut/b") + get("/open/c") + b"GET /open/unfin")
+        client.writer.write_eof()
+        assert (await client.answer()).body == b"/open/a"
+        assert (await client.answer()).status == 403
+        assert (await client.answer()).body == b"/open/c"
+        assert await client.rest() == b""
+
+
+async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_length() -> None:
+    async with serving(answering(echo_target)) as (gateway, _):
+        client = await gateway.client()
+        data = get("/open/a", "X-Long: " + "x" * 20_000)
+        await until(lambda: gateway.listener.connections)
+        connection = connection_of(gateway)
+        before = time.process_time()
+        for at in range(len(data)):
+            connection.data_received(data[at : at + 1])
+        assert time.process_time() - before < 2.0
+        assert (await client.answer()).body == b"/open/a"
+
+
+async def test_asterisk_form_names_no_route() -> None:
+    async with serving(answering(echo_target)) as (gateway, _):
+        client = await gateway.client()
+        assert (await client.ask(get("*", method="OPTIONS"))).reason == "no_route"
+        client = await gateway.client()
+        assert (await client.ask(get("*"))).status == 400
 
 
 async def test_a_half_closed_client_still_gets_its_answer() -> None:
