@@ -14,6 +14,7 @@ from tests.support.cgi import CgiServer
 from tests.support.gateway import Patgate, Token, clean_environ
 from tests.support.process import LOOPBACK, run
 from tests.support.rawhttp import Connection
+from tests.support.tap import Tap
 
 MEBIBYTE = 1 << 20
 FILES = 50  # of a mebibyte each, random: nothing for git to compress away
@@ -74,11 +75,12 @@ def server(project_root: Path) -> Iterator[CgiServer]:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, server: CgiServer) -> Iterator[Patgate]:
-    config = {"upstreams": {"git": {"servers": [server.url]}}, "roles": ROLES, "routes": ROUTES}
-    with Patgate(tmp_path_factory.mktemp("git"), config) as gateway:
-        gateway.add_user("eve@example.org", "editor")
-        gateway.add_user("vic@example.org", "viewer")
-        yield gateway
+    with Tap(server.port, "git") as tap:
+        config = {"upstreams": {"git": {"servers": [tap.url]}}, "roles": ROLES, "routes": ROUTES}
+        with Patgate(tmp_path_factory.mktemp("git"), config) as gateway:
+            gateway.add_user("eve@example.org", "editor")
+            gateway.add_user("vic@example.org", "viewer")
+            yield gateway
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from tests.support.backends import program
 from tests.support.gateway import Patgate, Token, token_of
 from tests.support.process import LOOPBACK, Process, free_port, wait_until
 from tests.support.rawhttp import Connection, Response
+from tests.support.tap import Tap
 
 SETTINGS = """\
 [server:main]
@@ -125,15 +126,16 @@ def kinto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinto]:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, kinto: Kinto) -> Iterator[Patgate]:
-    config = {
-        "upstreams": {"kinto": {"servers": [f"http://{LOOPBACK}:{kinto.port}"]}},
-        "roles": {"editor": ["things:*", "channels:*"], "viewer": ["things:read", "things:list"]},
-        "routes": ROUTES,
-    }
-    with Patgate(tmp_path_factory.mktemp("kinto-gateway"), config) as gateway:
-        gateway.add_user("eve@example.org", "editor")
-        gateway.add_user("vic@example.org", "viewer")
-        yield gateway
+    with Tap(kinto.port, "Kinto") as tap:
+        config = {
+            "upstreams": {"kinto": {"servers": [tap.url]}},
+            "roles": {"editor": ["things:*", "channels:*"], "viewer": ["things:read", "things:list"]},
+            "routes": ROUTES,
+        }
+        with Patgate(tmp_path_factory.mktemp("kinto-gateway"), config) as gateway:
+            gateway.add_user("eve@example.org", "editor")
+            gateway.add_user("vic@example.org", "viewer")
+            yield gateway
 
 
 @pytest.fixture(scope="module")

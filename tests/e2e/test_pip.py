@@ -17,6 +17,7 @@ from tests.support.backends import program
 from tests.support.gateway import Patgate, Token
 from tests.support.process import LOOPBACK, Process, accepts, free_port, run, wait_until
 from tests.support.rawhttp import Connection
+from tests.support.tap import Tap
 
 WHEEL = "tinything-1.0-py3-none-any.whl"
 OWNER = "eve@example.org"
@@ -73,14 +74,15 @@ def index(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def node(index: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
-    config = {
-        "upstreams": {"index": {"servers": [f"http://{LOOPBACK}:{index}"]}},
-        "roles": {"reader": ["packages:read", "packages:list"]},
-        "routes": ROUTES,
-    }
-    with Patgate(tmp_path_factory.mktemp("pip"), config) as gateway:
-        gateway.add_user(OWNER, "reader")
-        yield gateway
+    with Tap(index, "pypiserver") as tap:
+        config = {
+            "upstreams": {"index": {"servers": [tap.url]}},
+            "roles": {"reader": ["packages:read", "packages:list"]},
+            "routes": ROUTES,
+        }
+        with Patgate(tmp_path_factory.mktemp("pip"), config) as gateway:
+            gateway.add_user(OWNER, "reader")
+            yield gateway
 
 
 def download(node: Patgate, token: Token | None, directory: Path) -> CompletedProcess[str]:

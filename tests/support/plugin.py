@@ -1,4 +1,4 @@
-"""Fixtures over the machinery, and the logs of every running process under a test that failed."""
+"""Fixtures over the machinery; the logs of every running process under a test that failed; the wire sentinel's word."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.support import sentinel
 from tests.support.gateway import Patgate
 from tests.support.process import RUNNING
 from tests.support.recorder import Recorder, answer_ok
@@ -42,6 +43,11 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if sentinel.FOUND and not item.session.shouldfail:
+        # Nothing that follows can be believed of a gateway that writes what it must not.
+        item.session.shouldfail = "the gateway broke the wire protocol; see the wire sentinel's report"
+        report.outcome = "failed"
+        report.longrepr = "\n".join(sentinel.FOUND)
     if report.failed:
         for process in RUNNING:
             report.sections.append((f"log of {process.name}", process.tail()))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from tests.support.process import LOOPBACK, wait_until
+from tests.support.sentinel import Watch
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nok\n"
 
@@ -62,10 +63,14 @@ def answer_ok(request: Recorded) -> bytes:
 
 
 class Recorder:
-    """The server; a context manager. `script` turns a request into the whole response, b"" closes without one."""
+    """The server; a context manager. `script` turns a request into the whole response, b"" closes without one.
 
-    def __init__(self, script: Script = answer_ok) -> None:
+    The wire sentinel reads along, unless what is sent is not a gateway's (`watched=False`).
+    """
+
+    def __init__(self, script: Script = answer_ok, *, watched: bool = True) -> None:
         self.script = script
+        self._watched = watched
         self._lock = threading.Lock()
         self._requests: list[Recorded] = []
         self._received: list[bytearray] = []
@@ -141,13 +146,18 @@ class Recorder:
             thread.start()
 
     def _serve(self, number: int, connection: socket.socket) -> None:
-        reader = _Reader(connection, lambda data: self._keep(number, data))
+        watch = Watch(f"recorder connection {number}") if self._watched else None
+        reader = _Reader(connection, lambda data: self._keep(number, data, watch))
         with connection:
             try:
                 while (request := reader.request(number)) is not None:
+                    if watch is not None:
+                        watch.agree(reader.taken)
                     with self._lock:
                         self._requests.append(request)
                     answer = self.script(request)
+                    if watch is not None:
+                        watch.answered(answer)
                     if not answer:
                         break
                     connection.sendall(answer)
@@ -159,7 +169,9 @@ class Recorder:
                 with self._lock:
                     self._open.discard(connection)
 
-    def _keep(self, number: int, data: bytes) -> None:
+    def _keep(self, number: int, data: bytes, watch: Watch | None) -> None:
+        if watch is not None:
+            watch.sent(data)
         with self._lock:
             self._received[number] += data
 
@@ -169,6 +181,8 @@ class _Reader:
         self._connection = connection
         self._keep = keep
         self._buffer = b""
+        self.taken = 0
+        """Bytes of whole requests, heads and bodies."""
 
     def request(self, number: int) -> Recorded | None:
         head = self._until(b"\r\n\r\n")
@@ -209,14 +223,17 @@ class _Reader:
             if not self._fill():
                 return None
         end += len(mark)
-        taken, self._buffer = self._buffer[:end], self._buffer[end:]
-        return taken
+        return self._take(end)
 
     def _exactly(self, count: int) -> bytes | None:
         while len(self._buffer) < count:
             if not self._fill():
                 return None
+        return self._take(count)
+
+    def _take(self, count: int) -> bytes:
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        self.taken += count
         return taken
 
     def _fill(self) -> bool:

@@ -18,7 +18,7 @@ def test_the_recorder_keeps_the_bytes_of_every_connection() -> None:
     first = b"POST /a HTTP/1.1\r\nhost: x\r\nX_a: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
     first += b"4;ext\r\nbody\r\n0\r\nTrailer: t\r\n\r\n"
     second = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
-    with Recorder() as recorder:
+    with Recorder(watched=False) as recorder:
         with Connection(recorder.port) as connection:
             assert connection.exchange(first).status == 200
             assert connection.exchange(second).status == 200
@@ -40,14 +40,14 @@ def test_the_recorder_keeps_the_bytes_of_every_connection() -> None:
     ],
 )
 def test_the_client_reads_a_body_by_its_framing(answer: bytes, body: bytes) -> None:
-    with Recorder(lambda request: answer) as recorder, Connection(recorder.port) as connection:
+    with Recorder(lambda request: answer, watched=False) as recorder, Connection(recorder.port) as connection:
         assert connection.request("GET", "/").body == body
 
 
 def test_the_client_tells_a_cut_response_from_a_whole_one() -> None:
     cut = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\nabc"
     with (
-        Recorder(lambda request: cut) as recorder,
+        Recorder(lambda request: cut, watched=False) as recorder,
         Connection(recorder.port) as connection,
         pytest.raises(ConnectionEnded),
     ):
