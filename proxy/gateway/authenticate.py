@@ -96,6 +96,16 @@ class Authenticator:
                 return None
         return self._by_prefix(x, digest)
 
+    @property
+    def epoch(self) -> int:
+        """The number of the last acknowledged change."""
+        return self._page[SLOT_EPOCH]
+
+    @property
+    def lease_held(self) -> bool:
+        """Whether the authority answers for what this worker knows."""
+        return self._page[SLOT_LEASE] > time.monotonic_ns()
+
     async def settle(self, x: Exchange) -> Reason | None:
         """Do what `authenticate` could not do at once: fetch changes, look the prefix up, verify at the authority."""
         self.misses += 1

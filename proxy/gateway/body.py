@@ -76,6 +76,19 @@ class CloseBody:
         return [data], b""
 
 
+class TunnelBody:
+    """What flows in one direction of an upgraded connection: bytes of another protocol, until the connection ends."""
+
+    __slots__ = ("done",)
+    chunked = False
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        return [data], b""
+
+
 class ChunkedBody:
     """A chunked body (RFC 9112 section 7.1). Extensions and trailers are checked and dropped."""
 

@@ -18,9 +18,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from sys import intern
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.core.model import Grant, RefusedGrant
+
+if TYPE_CHECKING:
+    from proxy.gateway.exchange import Exchange
 
 _CREDENTIALS_PER_GRANT: Final = 4
 """Ways in which one token is presented at the same time (Bearer, X-API-Key, Basic with a user name or two)."""
@@ -29,14 +32,15 @@ _CREDENTIALS_PER_GRANT: Final = 4
 class Entry:
     """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys."""
 
-    __slots__ = ("credentials", "grant", "lines", "live", "used")
+    __slots__ = ("changed", "credentials", "grant", "lines", "live", "used")
 
     def __init__(self, grant: Grant, lines: bytes) -> None:
         self.grant = grant
         self.lines = lines
         self.used = True
         self.credentials: tuple[bytes, ...] = ()
-        self.live: set[Any] | None = None
+        self.changed = False
+        self.live: set[Exchange] | None = None
 
 
 class GrantCache:
@@ -44,7 +48,7 @@ class GrantCache:
 
     `credential_key` (32 random bytes of this process) keys the digests of the first-level map. `prefix_heads` are the
     beginnings of all public prefixes ("acme_pat", "acme_key"), by which the change of a token finds its entry without
-    an index. `on_evict` is called with an entry that a *change* removed, so that what still runs under it can be ended.
+    an index. `on_change` is called with an entry that a *change* removed, if something still runs under it.
     """
 
     def __init__(
@@ -55,7 +59,6 @@ class GrantCache:
         absent_seconds: float,
         credential_key: bytes,
         prefix_heads: Iterable[str],
-        on_evict: Callable[[Entry], None] | None = None,
     ) -> None:
         self.applied = -1
         self.entries: OrderedDict[str, Entry] = OrderedDict()
@@ -67,7 +70,7 @@ class GrantCache:
         self._absent_seconds = absent_seconds
         self._hasher = hashlib.blake2b(key=credential_key, digest_size=16)
         self._prefix_heads = tuple(prefix_heads)
-        self._on_evict = on_evict
+        self.on_change: Callable[[Entry], None] | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -88,7 +91,7 @@ class GrantCache:
         prefix = grant.prefix
         if prefix in self.entries:
             self.evict(prefix)
-        while len(self.entries) >= self._capacity:
+        if len(self.entries) >= self._capacity:
             self._evict_one()
         self._absent.pop(prefix, None)
         entry = Entry(_lean(grant), lines)
@@ -154,9 +157,8 @@ class GrantCache:
         self._dependents.clear()
         self._absent.clear()
         self.applied = epoch
-        if self._on_evict is not None:
-            for entry in entries:
-                self._on_evict(entry)
+        for entry in entries:
+            self._changed(entry)
 
     def evict(self, prefix: str) -> Entry | None:
         """Remove the grant of `prefix`, if held, from every map."""
@@ -178,16 +180,23 @@ class GrantCache:
 
     def _remove(self, prefix: str) -> None:
         entry = self.evict(prefix)
-        if entry is not None and self._on_evict is not None:
-            self._on_evict(entry)
+        if entry is not None:
+            self._changed(entry)
+
+    def _changed(self, entry: Entry) -> None:
+        entry.changed = True
+        if entry.live is not None and self.on_change is not None:
+            self.on_change(entry)
 
     def _evict_one(self) -> None:
-        prefix, entry = next(iter(self.entries.items()))
-        while entry.used:
+        for _ in range(2 * len(self.entries)):
+            prefix, entry = next(iter(self.entries.items()))
+            # A change must find what runs under a grant, so such a grant stays, even above the capacity.
+            if not entry.used and entry.live is None:
+                self.evict(prefix)
+                return
             entry.used = False
             self.entries.move_to_end(prefix)
-            prefix, entry = next(iter(self.entries.items()))
-        self.evict(prefix)
 
     def _index(self, key: str, prefix: str) -> None:
         held = self._dependents.get(key)

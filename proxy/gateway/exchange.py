@@ -55,10 +55,12 @@ class Exchange:
         "retried",
         "started",
         "status",
+        "tunnel",
         "upstream",
         "upstream_connection",
         "upstream_head",
         "version",
+        "websocket",
     )
 
     def __init__(self, client: ClientConnection | None, started: int, request_id: bytes) -> None:
@@ -81,6 +83,7 @@ class Exchange:
         self.chunked = False
         self.keep_alive = True
         self.expects_continue = False
+        self.websocket = False
         self.forwarded: list[tuple[bytes, bytes]] | None = None
         self.body: Body | None = None
         # route
@@ -99,6 +102,7 @@ class Exchange:
         self.pending_body: list[bytes] | None = None
         self.body_done = True
         self.response_started = False
+        self.tunnel = False
         self.retried = False
         self.status = 0
         self.bytes_in = 0

@@ -31,7 +31,8 @@ class Forwarder:
         upstream = x.upstream
         assert upstream is not None
         server = upstream.choose()
-        connection = server.take_idle()
+        # A connection that becomes a tunnel is nobody else's before or after.
+        connection = None if x.websocket else server.take_idle()
         if connection is None:
             self._connect(x, server)
         else:

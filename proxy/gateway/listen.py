@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
-from proxy.gateway.body import FramingError
+from proxy.gateway.body import FramingError, TunnelBody
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import HOST, REQUEST_HEAD
 from proxy.gateway.parse import HeadParser
@@ -58,6 +58,7 @@ class Listener:
         body_idle_seconds: float,
         keepalive_seconds: float,
         answer_seconds: float,
+        tunnel_seconds: float,
         tls: bool,
     ) -> None:
         self.pipeline = pipeline
@@ -71,6 +72,7 @@ class Listener:
         self.body_idle_ns = int(body_idle_seconds * 1e9)
         self.keepalive_ns = int(keepalive_seconds * 1e9)
         self.answer_ns = int(answer_seconds * 1e9)
+        self.tunnel_ns = int(tunnel_seconds * 1e9)
         self.scheme = b"https" if tls else b"http"
         self.connections: set[ClientConnection] = set()
         self.number = 0
@@ -228,10 +230,22 @@ class ClientConnection(asyncio.Protocol):
     def touch(self) -> None:
         """Something moved: the exchange gets its whole time again."""
         x = self.exchange
-        if x is not None and x.upstream is not None:
+        if x is not None and x.tunnel:
+            self.deadline = time.monotonic_ns() + self.listener.tunnel_ns
+        elif x is not None and x.upstream is not None:
             self.deadline = time.monotonic_ns() + x.upstream.response_ns
         else:
             self.deadline = time.monotonic_ns() + self.listener.answer_ns
+
+    def switch(self, x: Exchange) -> None:
+        """The connection is a tunnel from now on; what the client has sent ahead is the tunnel's (RFC 6455, 4.1)."""
+        x.body = TunnelBody()
+        x.body_done = False
+        self.touch()
+        self._resume()
+        if self.buffer:
+            data, self.buffer = self.buffer, b""
+            self._body(x, data)
 
     def respond(self, x: Exchange, response: bytes) -> None:
         """Write a whole response of the gateway's own and finish `x`."""
@@ -378,13 +392,15 @@ class ClientConnection(asyncio.Protocol):
             self._body_refused(x, Reason.REQUEST_MALFORMED)
             return
         x.bytes_in += sum(map(len, pieces))
-        if x.body.done:
+        if x.tunnel:
+            self.touch()
+        elif x.body.done:
             x.body_done = True
             self.buffer = rest
             self.touch()
         else:
             self.deadline = time.monotonic_ns() + self.listener.body_idle_ns
-        if self.listener.max_body is not None and x.bytes_in > self.listener.max_body:
+        if self.listener.max_body is not None and x.bytes_in > self.listener.max_body and not x.tunnel:
             self._body_refused(x, Reason.BODY_TOO_LARGE)
             return
         self.listener.pipeline.body(x, pieces)

@@ -9,9 +9,12 @@ Rules of this module:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from proxy.core.model import Access
 from proxy.gateway.exchange import Exchange
+
+_UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 class Mutator:
@@ -47,7 +50,7 @@ class Mutator:
                 b" HTTP/1.1",
                 kept,
                 foreign,
-                b"\r\nTransfer-Encoding: chunked\r\n" if x.chunked else b"\r\n",
+                b"\r\nTransfer-Encoding: chunked\r\n" if x.chunked else _UPGRADE if x.websocket else b"\r\n",
                 identity,
                 b"X-Request-Id: ",
                 x.request_id,

@@ -40,6 +40,7 @@ class Field(IntEnum):
     EXPECT = 6
     API_KEY = 7
     FORWARDED = 8
+    UPGRADE = 9
 
 
 _HOP_BY_HOP: Final = (
@@ -49,7 +50,6 @@ _HOP_BY_HOP: Final = (
     b"proxy-connection",
     b"te",
     b"trailer",
-    b"upgrade",
     b"http2-settings",
 )
 """RFC 9110 section 7.6.1, and the companions of an upgrade that this gateway does not forward."""
@@ -89,6 +89,7 @@ class HeadParser:
         fields[b"content-length"] = Field.CONTENT_LENGTH
         fields[b"transfer-encoding"] = Field.TRANSFER_ENCODING
         fields[b"expect"] = Field.EXPECT
+        fields[b"upgrade"] = Field.UPGRADE
         if api_key:
             fields[b"x-api-key"] = Field.API_KEY
         self._fields = fields
@@ -177,7 +178,9 @@ class HeadParser:
         if not host_seen:
             return Reason.HOST_INVALID
         x.kept = b"".join(kept)
-        if connection is not None and (connection != b"keep-alive" or not x.version):
+        if connection is None:
+            x.websocket = False
+        elif connection != b"keep-alive" or not x.version:
             refusal = self._connection(x, connection)
             if refusal is not None:
                 return refusal
@@ -225,6 +228,9 @@ class HeadParser:
             if x.forwarded is None:
                 x.forwarded = []
             x.forwarded.append((name.lower(), value))
+        elif code == Field.UPGRADE:
+            # Any other protocol, and any list of them, is dropped with its field (RFC 9110 section 7.8).
+            x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
         return None
 
     def _connection(self, x: Exchange, value: bytes) -> Reason | None:
@@ -233,7 +239,8 @@ class HeadParser:
         if any(TOKEN.fullmatch(option) is None for option in options):
             return Reason.REQUEST_MALFORMED
         x.keep_alive = b"close" not in options and (x.version == 1 or b"keep-alive" in options)
-        nominated = options - {b"close", b"keep-alive"}
+        nominated = options - {b"close", b"keep-alive", b"upgrade"}
+        x.websocket = x.websocket and b"upgrade" in options
         if nominated & _NEVER_NOMINATED:
             return Reason.REQUEST_MALFORMED
         if nominated:
@@ -250,4 +257,5 @@ class HeadParser:
                 return Reason.BODY_TOO_LARGE
             x.body = LengthBody(x.content_length)
         x.body_done = False
+        x.websocket = False
         return None

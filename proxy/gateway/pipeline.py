@@ -21,6 +21,7 @@ from proxy.gateway.authenticate import PENDING, Authenticator
 from proxy.gateway.authorise import authorise
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.forward import Forwarder
+from proxy.gateway.live import LiveExchanges
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.record import Recorder
 from proxy.gateway.relay import Relay
@@ -96,7 +97,7 @@ class Decider(ABC):
 
     def left(self, x: Exchange) -> None:
         """The client is gone before its response was complete."""
-        if x.reason is None:
+        if x.reason is None and not x.tunnel:
             x.reason = Reason.CLIENT_LEFT
             x.status = TABLE[Reason.CLIENT_LEFT].status
         self.recorder.record(x, time.monotonic_ns())
@@ -145,6 +146,7 @@ class ProxyPipeline(Decider):
         super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
         self._mutator = mutator
         self._forwarder = Forwarder(fail=self.fail)
+        self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
         relay = Relay(self)
         self._upstreams = {name: Upstream(name, settings, relay) for name, settings in upstreams.items()}
 
@@ -155,17 +157,28 @@ class ProxyPipeline(Decider):
         assert client is not None
         if x.body_done:
             client.deadline = x.started + upstream.response_ns
+        else:
+            self.live.watch(x)
         self._mutator.mutate(x)
         self._forwarder.forward(x)
 
     def body(self, x: Exchange, pieces: list[bytes]) -> None:
         self._forwarder.send_body(x, pieces)
 
+    def goes_on(self, x: Exchange) -> None:
+        self.live.watch(x)
+
     def refuse(self, x: Exchange, reason: Reason) -> None:
         self._detach(x)
         super().refuse(x, reason)
 
+    def complete(self, x: Exchange) -> None:
+        if self.live:
+            self.live.forget(x)
+        super().complete(x)
+
     def left(self, x: Exchange) -> None:
+        self.live.forget(x)
         self._detach(x)
         super().left(x)
 
@@ -198,13 +211,22 @@ class ProxyPipeline(Decider):
         self._forwarder.retry(x, connection.server)
         return True
 
+    async def _judge_again(self, x: Exchange) -> Reason | None:
+        x.epoch = self.authenticator.epoch
+        reason = await self.authenticator.settle(x)
+        return authorise(x) if reason is None else reason
+
     def sweep(self, now: float) -> None:
-        """Close upstream connections that have been idle for too long; `now` in monotonic seconds."""
+        """Close upstream connections that have been idle for too long (`now` in monotonic seconds), cut what may not
+        go on."""
+        if self.live:
+            self.live.sweep(time.time(), lease_held=self.authenticator.lease_held)
         for upstream in self._upstreams.values():
             upstream.sweep(now)
 
     async def close(self) -> None:
         await super().close()
+        await self.live.close()
         await self._forwarder.close()
         for upstream in self._upstreams.values():
             upstream.close()
@@ -216,4 +238,7 @@ class ProxyPipeline(Decider):
         if connection is not None:
             x.upstream_connection = None
             connection.server.active -= 1
-            connection.close()
+            if x.tunnel and x.reason is None:
+                connection.finish()
+            else:
+                connection.close()

@@ -13,7 +13,7 @@ import re
 from typing import Final, Protocol
 
 from proxy.core.reasons import Reason
-from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, encode_chunks
+from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import RESPONSE_HEAD, field_splitter
 from proxy.gateway.upstream import UpstreamConnection
@@ -43,6 +43,7 @@ _NAMES: Final = {
     )
 }
 """The usual spellings, lowered beforehand."""
+_UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
 _INTERIM_DIGIT: Final = ord("1")
@@ -53,6 +54,9 @@ class Ending(Protocol):
 
     def complete(self, x: Exchange) -> None:
         """The whole response has been written to the client."""
+
+    def goes_on(self, x: Exchange) -> None:
+        """The response has begun and did not come whole: it will take a while."""
 
     def fail(self, x: Exchange, reason: Reason) -> None:
         """The upstream failed; the response may have begun."""
@@ -98,7 +102,7 @@ class Relay:
         x = connection.exchange
         assert x is not None
         body = connection.body
-        if isinstance(body, CloseBody) and clean:
+        if isinstance(body, CloseBody | TunnelBody) and clean:
             body.done = True
             out = self._encode(x, [], last=True)
             if out and x.client is not None and x.client.transport is not None:
@@ -130,6 +134,9 @@ class Relay:
                 return
             if matched[2][0] != _INTERIM_DIGIT:
                 break
+            if x.websocket and matched[2] == b"101":
+                self._switch(connection, x, matched, data[end:])
+                return
             if not self._interim(connection, x, matched):
                 self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
@@ -149,6 +156,30 @@ class Relay:
             x.client.transport.write(b"".join((b"HTTP/1.1 ", matched[2], matched[3] or b" ", kept, b"\r\n\r\n")))
         return True
 
+    def _switch(self, connection: UpstreamConnection, x: Exchange, matched: re.Match[bytes], rest: bytes) -> None:
+        """Turn both connections into a tunnel (RFC 9110 section 7.8, RFC 6455 section 4.2.2)."""
+        client = x.client
+        assert client is not None and client.transport is not None
+        parts = _SPLIT(matched[4])
+        protocols = [
+            parts[at + 1].strip(b" \t").lower() for at in range(1, len(parts), 3) if parts[at].lower() == b"upgrade"
+        ]
+        if protocols != [b"websocket"]:
+            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+            return
+        connection.keep = False
+        connection.body = TunnelBody()
+        x.status = 101
+        x.response_started = True
+        x.tunnel = True
+        x.keep_alive = False
+        head = (b"HTTP/1.1 101", matched[3] or b" ", b"".join(parts[::3]), _UPGRADED, rest)
+        out = b"".join(head)
+        x.bytes_out = len(out)
+        client.transport.write(out)
+        self._ending.goes_on(x)
+        client.switch(x)
+
     def _final(self, connection: UpstreamConnection, x: Exchange, matched: re.Match[bytes], rest: bytes) -> None:
         """Send the head of the final answer, in the client's framing, and what has come of the body, in one write."""
         client = x.client
@@ -161,7 +192,7 @@ class Relay:
             return
         kept, length, chunked, connection.keep = fields
         x.status = status = int(code)
-        if not x.body_done or client.closing or client.listener.draining:
+        if not x.body_done or client.closing or x.websocket or client.listener.draining:
             # The answer came before the whole request: what is left of it must not become the next one. Or the worker
             # is to end, and the client is told not to send more.
             x.keep_alive = False
@@ -219,11 +250,12 @@ class Relay:
             self._done(connection, x, clean=not behind)
         else:
             client.touch()
+            self._ending.goes_on(x)
 
     def _encode(self, x: Exchange, pieces: list[bytes], *, last: bool) -> bytes:
         connection = x.upstream_connection
         assert connection is not None
-        if isinstance(connection.body, LengthBody) or not x.version:
+        if isinstance(connection.body, LengthBody | TunnelBody) or not x.version:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return encode_chunks(pieces, last=last)
 

@@ -24,6 +24,7 @@ _PHRASES: Final = {
     414: b"URI Too Long",
     417: b"Expectation Failed",
     431: b"Request Header Fields Too Large",
+    499: b"Client Closed Request",
     502: b"Bad Gateway",
     503: b"Service Unavailable",
     504: b"Gateway Timeout",

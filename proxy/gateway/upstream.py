@@ -90,6 +90,13 @@ class UpstreamConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def finish(self) -> None:
+        """End the connection after what has been written to it."""
+        self.exchange = None
+        self.body = None
+        if self.transport is not None:
+            self.transport.close()
+
 
 class Server:
     """One server of an upstream, at `address` (http, https or unix), with its idle connections."""

@@ -120,6 +120,7 @@ class Worker:
                 upstreams=settings.upstreams,
             )
             stack.push_async_callback(proxy.close)
+            self._cache.on_change = proxy.live.changed
             self._link.start()
             stack.push_async_callback(self._link.close)
 
@@ -192,6 +193,7 @@ class Worker:
             body_idle_seconds=timeouts.request_body_idle,
             keepalive_seconds=timeouts.keepalive,
             answer_seconds=60.0,
+            tunnel_seconds=timeouts.tunnel,
             tls=tls,
         )
 

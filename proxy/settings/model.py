@@ -180,6 +180,8 @@ class Timeouts(Section):
     """Longest pause inside a request body."""
     keepalive: Timeout = 75.0
     """How long a client connection may stay idle between requests."""
+    tunnel: Timeout = 3600.0
+    """How long a WebSocket may be silent in both directions."""
     drain: Timeout = 25.0
     """At shutdown, how long requests that have begun may take to end."""
 

@@ -10,6 +10,7 @@ from proxy.core.model import Grant, Kind, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.gateway.cache import Entry, GrantCache
+from proxy.gateway.exchange import Exchange
 
 CAPACITY = 5
 ABSENT = 3
@@ -19,6 +20,8 @@ KINDS = [kind.value for kind in Kind]
 ids = st.sampled_from([f"id{n}" for n in range(8)])
 kinds = st.sampled_from(KINDS)
 shared_keys = st.sampled_from(["user:u1", "user:u2", "role:r1", "role:r2", "org:o1", "member:o1/u1"])
+RUNNING = Exchange(None, 0, b"running")
+
 credentials = st.integers(0, 20).map(lambda n: b"credential %d" % n)
 
 
@@ -54,8 +57,8 @@ class CacheMachine(RuleBasedStateMachine):
             absent_seconds=ABSENT_SECONDS,
             credential_key=b"k" * 32,
             prefix_heads=[f"acme_{kind}" for kind in KINDS],
-            on_evict=self.evicted.append,
         )
+        self.cache.on_change = self.evicted.append
         self.epoch = 0
         self.now = 0.0
         self.held: dict[str, Entry] = {}
@@ -99,8 +102,14 @@ class CacheMachine(RuleBasedStateMachine):
         gone = [prefix for prefix in self.held if set(keys) & self.depends[prefix]]
         present = {prefix for prefix in gone if prefix in self.cache.entries}
         self.evicted.clear()
+        before = dict(self.cache.entries)
+        for entry in before.values():
+            entry.live = {RUNNING}
         self.cache.apply(keys, self.epoch)
         assert {entry.grant.prefix for entry in self.evicted} == present
+        assert {prefix for prefix, entry in before.items() if entry.changed} == present
+        for entry in before.values():
+            entry.live = None
         for prefix in gone:
             del self.held[prefix]
         changed = {f"acme_{kind}_{key[6:]}" for key in keys if key.startswith("token:") for kind in KINDS}

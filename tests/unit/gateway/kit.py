@@ -320,6 +320,7 @@ class Gateway:
         body_idle_seconds: float = 30.0,
         keepalive_seconds: float = 30.0,
         answer_seconds: float = 30.0,
+        tunnel_seconds: float = 30.0,
         connect_timeout: float = 5.0,
         response_timeout: float = 30.0,
         preserve_host: bool = True,
@@ -359,6 +360,7 @@ class Gateway:
                 )
             },
         )
+        self.cache.on_change = self.pipeline.live.changed
         self.listener = Listener(
             pipeline=self.pipeline,
             parser=HeadParser(
@@ -377,6 +379,7 @@ class Gateway:
             body_idle_seconds=body_idle_seconds,
             keepalive_seconds=keepalive_seconds,
             answer_seconds=answer_seconds,
+            tunnel_seconds=tunnel_seconds,
             tls=False,
         )
         self.port = 0
