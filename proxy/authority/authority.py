@@ -62,10 +62,13 @@ class Authority:
     roles: Roles
     tokens: Tokens
 
-    def __init__(self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True, successor: bool = False
+    ) -> None:
         self._settings = settings
         self._accept_older_store = accept_older_store
         self._linked = linked
+        self._successor = successor
         self._stack = AsyncExitStack()
         self._counters = Counters()
         self._ended = asyncio.Event()
@@ -136,7 +139,10 @@ class Authority:
         self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
         stack.push_async_callback(self._store.close)
         self._page = open_page(
-            settings.data_dir, store_epoch=await self._store.epoch(), accept_older=self._accept_older_store
+            settings.data_dir,
+            store_epoch=await self._store.epoch(),
+            accept_older=self._accept_older_store,
+            successor=self._successor,
         )
         stack.callback(self._page.close)
         broadcast = Broadcast(self._page, counted=lambda changes: self._counters.count(metrics.CHANGES, by=changes))

@@ -4,7 +4,9 @@ Rules of this module:
 1. The file is kept over restarts of the authority, so that workers which hold a mapping of it see the new authority's
    writes, and so that its epoch is a high-water mark of what was ever announced on this host.
 2. Taking the page over ends the lease of whoever wrote before: nothing is served from a cache until this authority has
-   raised the epoch to the store's and renewed the lease.
+   raised the epoch to the store's and renewed the lease. Only the *successor* of an authority that died under the same
+   living supervisor leaves a running lease alone: CLOCK_MONOTONIC has not begun anew, nobody else has had the store,
+   and no change has been acknowledged since, so what the dead one promised still holds until its own end.
 3. An epoch in the page that is higher than the store's means that the store is an older one.  It is refused.  When
    the operator accepts it, the page is replaced by a new file: a worker that still maps the old one never gets a
    lease again.
@@ -27,12 +29,12 @@ PAGE_FILE: Final = "page"
 class PageWriter:
     """The page, opened for writing.  Only the authority has one."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path, descriptor: int, *, keep_lease: bool) -> None:
         self._path = path
         self._identity = _identity(os.fstat(descriptor))
         self._map = mmap.mmap(descriptor, PAGE_SIZE, access=mmap.ACCESS_WRITE)
         incarnation = int.from_bytes(os.urandom(8), "big") >> 1
-        self._view = PageView.format(memoryview(self._map), incarnation)
+        self._view = PageView.format(memoryview(self._map), incarnation, keep_lease=keep_lease)
 
     @property
     def epoch(self) -> int:
@@ -66,14 +68,16 @@ class PageWriter:
         self._map.close()
 
 
-def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False) -> PageWriter:
-    """Take over or create the page of `data_dir` and raise its epoch to the store's.  The lease is zero afterwards.
+def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, successor: bool = False) -> PageWriter:
+    """Take over or create the page of `data_dir` and raise its epoch to the store's.
+
+    The lease is zero afterwards, or, for a successor (rule 2), what it was.
 
     Raises StoreBehind when a higher epoch was announced here before, and StoreUnavailable when the file cannot be used.
     """
     path = data_dir / PAGE_FILE
     try:
-        page = _open(path)
+        page = _open(path, keep_lease=successor)
         if page.epoch > store_epoch:
             seen = page.epoch
             page.close()
@@ -83,14 +87,14 @@ def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False) -
                     "an older store was put in its place"
                 )
             path.unlink()
-            page = _open(path)
+            page = _open(path, keep_lease=False)
     except OSError as error:
         raise StoreUnavailable(f"the shared page in the data directory cannot be used: {error.strerror}") from error
     page.raise_epoch(store_epoch)
     return page
 
 
-def _open(path: Path) -> PageWriter:
+def _open(path: Path, *, keep_lease: bool) -> PageWriter:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -100,7 +104,7 @@ def _open(path: Path) -> PageWriter:
         os.fchmod(descriptor, 0o600)
         if status.st_size < PAGE_SIZE:
             os.ftruncate(descriptor, PAGE_SIZE)
-        return PageWriter(path, descriptor)
+        return PageWriter(path, descriptor, keep_lease=keep_lease)
     finally:
         os.close(descriptor)
 

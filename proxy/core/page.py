@@ -51,13 +51,15 @@ class PageView:
             raise PageError("the shared page has not been written by this version of patgate")
 
     @classmethod
-    def format(cls, view: memoryview, incarnation: int) -> PageView:
-        """Take the page over for a new start of the authority: no lease, its incarnation, the epoch kept if it is one
-        of ours.
+    def format(cls, view: memoryview, incarnation: int, *, keep_lease: bool = False) -> PageView:
+        """Take the page over for a new start of the authority: its incarnation, the epoch kept if it is one of ours.
+
+        The lease ends, unless `keep_lease`: then one that runs goes on to its own end.
         """
         page = cls(view, fresh=True)
         words = page.words
-        words[SLOT_LEASE] = 0
+        if not keep_lease or words[SLOT_MAGIC] != MAGIC:
+            words[SLOT_LEASE] = 0
         if words[SLOT_MAGIC] != MAGIC:
             words[SLOT_EPOCH] = 0
         words[SLOT_INCARNATION] = incarnation

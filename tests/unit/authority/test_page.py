@@ -36,6 +36,26 @@ def test_a_restart_ends_the_lease_keeps_the_file_and_changes_the_incarnation(tmp
     first.close()
 
 
+def test_a_successor_leaves_a_running_lease_alone_and_changes_the_rest(tmp_path: Path) -> None:
+    first = open_page(tmp_path, store_epoch=7)
+    first.renew(123)
+    second = open_page(tmp_path, store_epoch=9, successor=True)
+    assert (first.epoch, first.lease_until_ns) == (9, 123)
+    assert first.incarnation == second.incarnation != 0
+    with pytest.raises(StoreBehind):
+        open_page(tmp_path, store_epoch=8, successor=True)
+    assert first.lease_until_ns == 0, "a successor that must not serve takes the promise back"
+    second.close()
+    first.close()
+
+
+def test_a_successor_finds_no_lease_in_what_was_no_page(tmp_path: Path) -> None:
+    (tmp_path / PAGE_FILE).write_bytes(b"\xff" * PAGE_SIZE)
+    page = open_page(tmp_path, store_epoch=1, successor=True)
+    assert (page.epoch, page.lease_until_ns) == (1, 0)
+    page.close()
+
+
 def test_an_older_store_is_refused_and_no_lease_is_left(tmp_path: Path) -> None:
     before = open_page(tmp_path, store_epoch=9)
     before.renew(123)
