@@ -22,14 +22,14 @@ from typing import Final, Protocol
 
 from proxy.authority.authority import Authority
 from proxy.authority.sockets import bind_unix
-from proxy.core.errors import DataDirBusy
+from proxy.core.child import READY
+from proxy.core.errors import DataDirLost
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
 
 CONTROL_SOCKET: Final = "control.sock"
 COMMAND_SOCKET: Final = "command.sock"
 """The control socket of a command that works on the store by itself, under the data directory's lock."""
-READY: Final = b"ready\n"
 
 _log = get_logger("authority")
 
@@ -61,6 +61,8 @@ class Boot:
     lifeline_fd: int
     ready_fd: int
     accept_older_store: bool
+    successor: bool
+    """Whether it takes the place of an authority that died under the same supervisor."""
     load_control: LoadControl
 
 
@@ -71,6 +73,7 @@ def run(
     ready_fd: int,
     accept_older_store: bool = False,
     *,
+    successor: bool = False,
     load_control: LoadControl,
 ) -> int:
     """Run the authority to its end; the exit status.  A start that fails raises PatgateError."""
@@ -80,6 +83,7 @@ def run(
         lifeline_fd=lifeline_fd,
         ready_fd=ready_fd,
         accept_older_store=accept_older_store,
+        successor=successor,
         load_control=load_control,
     )
     asyncio.run(serve(boot))
@@ -95,7 +99,7 @@ async def serve(boot: Boot) -> None:
     try:
         async with AsyncExitStack() as stack:
             authority = await stack.enter_async_context(
-                Authority(boot.settings, accept_older_store=boot.accept_older_store)
+                Authority(boot.settings, accept_older_store=boot.accept_older_store, successor=boot.successor)
             )
             path = boot.settings.data_dir / CONTROL_SOCKET
             unix = stack.enter_context(bind_unix(path))
@@ -133,7 +137,7 @@ async def _until_told(stop: asyncio.Event, authority: Authority) -> None:
     try:
         await asyncio.wait((told, lost), return_when=asyncio.FIRST_COMPLETED)
         if lost.done():
-            raise DataDirBusy("the data directory was taken away or given to another patgate")
+            raise DataDirLost("the data directory was taken away or given to another patgate")
     finally:
         told.cancel()
         lost.cancel()

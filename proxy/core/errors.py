@@ -7,6 +7,7 @@
     │   ├── StoreNewerSchema        the store was written by a newer patgate
     │   ├── StoreBehind             the store's epoch is lower than one that was already seen
     │   ├── DataDirBusy             another patgate holds the data directory
+    │   ├── DataDirLost             the data directory was taken away while it was in use
     │   └── WrongKey                the store belongs to another secret key
     ├── ServiceError                a verb of the product said no; the caller can do something about it
     │   ├── NotFound
@@ -98,6 +99,12 @@ class StoreBehind(StoreError):
 
 class DataDirBusy(StoreError):
     """The data directory is in use by another patgate."""
+
+    origin = Origin.OPERATOR
+
+
+class DataDirLost(StoreError):
+    """The data directory was removed, or another one put in its place, while it was in use."""
 
     origin = Origin.OPERATOR
 

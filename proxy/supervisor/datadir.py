@@ -31,6 +31,14 @@ class DataDirLock:
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
+    def is_of(self, data_dir: Path) -> bool:
+        """Whether the directory at this path is still the one that was locked, and not gone or another one."""
+        try:
+            there = os.stat(data_dir / LOCK, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self.fd))
+
     def release(self) -> None:
         """Close this process's descriptor; the lock is free when no other process holds one."""
         if self.fd >= 0:

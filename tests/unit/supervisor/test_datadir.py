@@ -66,6 +66,18 @@ async def test_a_child_that_inherited_the_lock_keeps_it_after_its_parent_let_go(
         pass
 
 
+async def test_a_directory_that_is_gone_or_another_one_is_not_ours(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    datadir.prepare(data)
+    with await datadir.lock(data, "serve") as held:
+        assert held.is_of(data)
+        data.rename(tmp_path / "away")
+        assert not held.is_of(data)
+        datadir.prepare(data)
+        with await datadir.lock(data, "serve") as other:
+            assert (held.is_of(data), other.is_of(data)) == (False, True)
+
+
 def test_addresses_are_published_whole_and_forgotten(tmp_path: Path) -> None:
     datadir.write_addresses(tmp_path, {"proxy": "127.0.0.1:8080"})
     assert json.loads((tmp_path / "addresses.json").read_text()) == {"proxy": "127.0.0.1:8080"}
