@@ -2,10 +2,12 @@
 
 `python -m proxy.app gateway|authority …` is how the supervisor starts a child. Each role imports its own half of the
 package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its memory.
-Only descriptors are on the command line; the configuration is read from the one called boot.
+Only descriptors are on the command line; the configuration is read from the one called boot. A spare (`proxy.spare`)
+loads the same half, and gets the rest of its command line when it is needed.
 """
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -14,12 +16,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from proxy.core.errors import PatgateError
+from proxy import spare
+from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX
+from proxy.core.errors import DataDirLost, PatgateError
 from proxy.observe import logs
 from proxy.settings.model import Settings
-
-if TYPE_CHECKING:
-    from proxy.authority.process import ServeControl
 
 if TYPE_CHECKING:
     from proxy.authority.process import ServeControl
@@ -29,28 +30,35 @@ _CHUNK: Final = 1 << 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one child to its end; the exit status. A start that fails says why over the ready pipe."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
     # Ctrl-C reaches the whole process group; the supervisor alone answers to it and stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = f"gateway-{options.slot}" if options.role == "gateway" else "authority"
-    logs.configure(process=process)
+    logs.configure(process=_name(options))
     # The role closes its descriptor once it is ready, and the number may then be another file's.
     ready_fd = os.dup(options.ready_fd)
     try:
-        settings = _boot(options.boot_fd)
-        logs.configure(process=process, level=settings.log.level, line_format=settings.log.format)
+        if options.orders_fd is None:
+            settings = _load(options)
+        elif (ordered := _stand_by(options, given)) is not None:
+            settings, options = ordered
+        else:
+            return 0
+        logs.configure(process=_name(options), level=settings.log.level, line_format=settings.log.format)
         return _gateway(settings, options) if options.role == "gateway" else _authority(settings, options)
     except PatgateError as error:
         if not _said(ready_fd, str(error)):
             logs.get_logger("app").error("process ends", problem=str(error))
-        return 1
+        return DATA_DIR_LOST if isinstance(error, DataDirLost) else 1
     finally:
         os.close(ready_fd)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m proxy.app", description="A child process of `patgate serve`.")
-    parser.add_argument("role", choices=("gateway", "authority"))
+    parser.add_argument(
+        "role", choices=[role + suffix for role in ("gateway", "authority") for suffix in ("", SPARE_SUFFIX)]
+    )
     parser.add_argument("--boot-fd", type=int, required=True)
     parser.add_argument("--lifeline-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
@@ -59,7 +67,52 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--forward-auth-fd", type=int)
     parser.add_argument("--control-fd", type=int)
     parser.add_argument("--accept-older-store", action="store_true")
+    parser.add_argument("--successor", action="store_true", help="take the place of one that died just now")
+    parser.add_argument("--orders-fd", type=int, help="where a spare hears what it is needed for")
+    parser.add_argument("--held-fds", type=int, nargs="*", default=[], help="sockets of which a spare will use some")
     return parser
+
+
+def _name(options: argparse.Namespace) -> str:
+    return f"gateway-{options.slot}" if options.role == "gateway" else str(options.role)
+
+
+def _load(options: argparse.Namespace) -> Settings:
+    """The settings, with everything imported that this role runs on."""
+    # Modules are made to stay; a collector that looks for garbage among them is a tenth of a start.
+    gc.disable()
+    if options.role.removesuffix(SPARE_SUFFIX) == "gateway":
+        from proxy.gateway import worker
+
+        worker.loop_factory()
+    else:
+        from proxy.authority import process  # noqa: F401 - loaded here, used later
+
+        if options.orders_fd is not None:
+            _load_control()
+    settings = _boot(options.boot_fd)
+    gc.freeze()
+    gc.enable()
+    return settings
+
+
+def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settings, argparse.Namespace] | None:
+    """Wait to be needed; the settings and what a child that is started anew would have been given, or `None`."""
+    needed = spare.stand_by(
+        lambda: _load(options),
+        orders_fd=options.orders_fd,
+        lifeline_fd=options.lifeline_fd,
+        ready_fd=options.ready_fd,
+    )
+    if needed is None:
+        return None
+    settings, arguments = needed
+    ordered = _parser().parse_args(arguments)
+    spare.retitle(given, arguments)
+    # A socket that belongs to another slot must not seem to have somebody who accepts from it.
+    for fd in {*options.held_fds} - {ordered.proxy_fd, ordered.forward_auth_fd}:
+        os.close(fd)
+    return settings, ordered
 
 
 def _boot(fd: int) -> Settings:
@@ -88,6 +141,7 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
         options.lifeline_fd,
         options.ready_fd,
         options.accept_older_store,
+        successor=options.successor,
         load_control=_load_control,
     )
 

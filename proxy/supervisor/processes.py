@@ -7,19 +7,26 @@ does even for a supervisor that was killed. Exits are awaited, not polled for.
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
+from proxy.core.child import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
 from proxy.supervisor.errors import StartupRefused
 
+if TYPE_CHECKING:
+    from proxy.supervisor.spares import Spares
+
 STDERR_FD: Final = 2
 
-READY: Final = b"ready\n"
-ERROR: Final = b"error: "
+ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({"PYDANTIC_DISABLE_PLUGINS": "__all__"})
+"""Looking for pydantic's plugins takes 20 ms of each start, and patgate has none."""
 
 QUICK_DEATH_SECONDS: Final = 1.0
 """A child that lived shorter than this after it was ready counts as a quick death."""
@@ -35,6 +42,8 @@ class ChildSpec:
     command: tuple[str, ...]
     fds: tuple[int, ...]
     lifeline_fd: int
+    later: tuple[str, ...] = ()
+    """Arguments of every start but the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +53,13 @@ class Refusal:
     sentence: str | None
 
 
+PROGRAM: Final = (sys.executable, "-m", "proxy.app")
+"""A child of this package, with the interpreter that runs now."""
+
+
 def command(role: str, *arguments: str) -> tuple[str, ...]:
-    """The command line of a child of this package, with the interpreter that runs now."""
-    return (sys.executable, "-m", "proxy.app", role, *arguments)
+    """The command line of a child of this package."""
+    return (*PROGRAM, role, *arguments)
 
 
 def delay_before(quick_deaths: int) -> float:
@@ -60,26 +73,33 @@ class Child:
     """One running process."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, ready: asyncio.StreamReader, transport: asyncio.ReadTransport
+        self,
+        process: asyncio.subprocess.Process,
+        ready: asyncio.StreamReader,
+        transport: asyncio.ReadTransport,
+        pipes: tuple[str, ...],
     ) -> None:
         self._process = process
         self._ready = ready
         self._transport = transport
+        self._pipes = pipes
         self.pid = process.pid
 
     @classmethod
-    async def spawn(cls, spec: ChildSpec, stderr_fd: int = STDERR_FD) -> "Child":
-        """Start it. Raises `OSError` when the system cannot."""
+    async def spawn(cls, spec: ChildSpec, stderr_fd: int = STDERR_FD, *, later: bool = False) -> "Child":
+        """Start it, for the first time or `later`. Raises `OSError` when the system cannot."""
         ready_in, ready_out = os.pipe()
         try:
-            arguments = ("--lifeline-fd", str(spec.lifeline_fd), "--ready-fd", str(ready_out))
+            pipes = ("--lifeline-fd", str(spec.lifeline_fd), "--ready-fd", str(ready_out))
             process = await asyncio.create_subprocess_exec(
                 *spec.command,
-                *arguments,
+                *(spec.later if later else ()),
+                *pipes,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stderr_fd,  # standard output belongs to the command's answer
                 stderr=stderr_fd,
                 pass_fds=(*spec.fds, spec.lifeline_fd, ready_out),
+                env={**os.environ, **ENVIRONMENT},
             )
         except OSError:
             os.close(ready_in)
@@ -90,7 +110,16 @@ class Child:
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ready_in, "rb", buffering=0)
         )
-        return cls(process, reader, transport)
+        return cls(process, reader, transport, pipes)
+
+    async def stands_by(self) -> bool:
+        """Wait for a spare's first line: whether it has loaded everything."""
+        return await self._ready.readline() == SPARE
+
+    def order(self, spec: ChildSpec, orders_fd: int) -> None:
+        """Have this spare go on as the child that `spec` describes. Raises `OSError` when it is gone."""
+        arguments = (*spec.command[len(PROGRAM) :], *spec.later, *self._pipes)
+        os.write(orders_fd, json.dumps(arguments).encode() + b"\n")
 
     async def ready(self) -> Refusal | None:
         """Wait for its one line: `None` when it is ready, else why it is not."""
@@ -103,6 +132,10 @@ class Child:
         if line.startswith(ERROR):
             return Refusal(sentence=line[len(ERROR) :].decode("utf-8", "replace").strip())
         return Refusal(sentence=None)
+
+    def let_go(self) -> None:
+        """Stop listening to a child that nobody waits for any more."""
+        self._transport.close()
 
     async def ended(self) -> int:
         """Wait for its end: the exit status, or minus the number of the signal that killed it."""
@@ -124,12 +157,26 @@ class Child:
 
 
 class Keeper:
-    """Keeps one slot filled: `start` once, then `keep` until `stop`."""
+    """Keeps one slot filled: `start` once, then `keep` until `stop`.
 
-    def __init__(self, spec: ChildSpec, log: Logger, stderr_fd: int = STDERR_FD) -> None:
+    A child that died is replaced by one of the `spares` where one stands by, else by a new process. `hopeless` hears
+    the exit status of each that died and says whether another one cannot help; then the slot stays empty.
+    """
+
+    def __init__(
+        self,
+        spec: ChildSpec,
+        log: Logger,
+        stderr_fd: int = STDERR_FD,
+        *,
+        spares: "Spares | None" = None,
+        hopeless: Callable[[int], bool] | None = None,
+    ) -> None:
         self._spec = spec
         self._log = log.bind(child=spec.name)
         self._stderr_fd = stderr_fd
+        self._spares = spares
+        self._hopeless = hopeless
         self._child: Child | None = None
         self._stopping = asyncio.Event()
 
@@ -159,7 +206,7 @@ class Keeper:
         while not self._stopping.is_set():
             if self._child is not None:
                 pid, status = self._child.pid, await self._child.ended()
-                if self._stopping.is_set():
+                if self._stopping.is_set() or (self._hopeless is not None and self._hopeless(status)):
                     return
                 young = loop.time() - ready_at < QUICK_DEATH_SECONDS
                 quick_deaths = quick_deaths + 1 if young else 1
@@ -174,15 +221,19 @@ class Keeper:
             await self._child.ended()
 
     async def _refill(self) -> bool:
-        self._child = None
-        try:
-            self._child = child = await Child.spawn(self._spec, self._stderr_fd)
-        except OSError as error:
-            self._log.error("child cannot be started", error=error)
-            return False
+        self._child = self._spares.take(self._spec) if self._spares is not None else None
+        if self._child is None:
+            try:
+                self._child = await Child.spawn(self._spec, self._stderr_fd, later=True)
+            except OSError as error:
+                self._log.error("child cannot be started", error=error)
+                return False
+        child = self._child
         if self._stopping.is_set():  # told to stop while the system was starting it
             child.send(signal.SIGKILL)
         refusal = await child.ready()
+        if self._spares is not None:
+            self._spares.refill()  # not before: what serves comes first
         if refusal is None:
             self._log.info("child restarted", child_pid=child.pid)
             return True

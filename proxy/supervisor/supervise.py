@@ -1,27 +1,31 @@
 """One gateway, from the lock to the last exit.
 
-Order of a start: lock, sockets, authority, workers, addresses. Order of a stop: no new connections, workers drain,
-authority, lock. Rules:
+Order of a start: lock, sockets, authority, workers, addresses, spares. Order of a stop: no new connections, spares,
+workers drain, authority, lock. Rules:
 
 1. What a child needs to be replaced without loss (listening sockets, lock, lifeline) is opened here, once.
 2. The configuration reaches a child through an anonymous file, never through its command line or environment.
-3. A start that fails leaves nothing running and says why in one sentence; a child that dies later is replaced.
+3. A start that fails leaves nothing running and says why in one sentence; a child that dies later is replaced, unless
+   the data directory is no longer ours: then nothing can be served any more, which is said once, and everything ends.
 4. Nothing here reads the store or a request: there is nothing to go wrong that could take the others down.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from proxy.core.errors import PatgateError
+from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX
+from proxy.core.errors import DataDirLost, PatgateError
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor import datadir, listeners
+from proxy.supervisor.datadir import DataDirLock
 from proxy.supervisor.listeners import Listener
 from proxy.supervisor.processes import STDERR_FD, ChildSpec, Keeper, command, in_memory, lifeline
+from proxy.supervisor.spares import Spares
 
 DRAIN_MARGIN_SECONDS: Final = 5.0
 """How much longer than `timeouts.drain` a worker may take before it is killed."""
@@ -52,6 +56,8 @@ class Supervisor:
         self._listeners: dict[str, Listener] = {}
         self._authority: Keeper | None = None
         self._workers: list[Keeper] = []
+        self._spares: list[Spares] = []
+        self._lock: DataDirLock | None = None
         self._failure: PatgateError | None = None
 
     def stop(self) -> None:
@@ -74,7 +80,8 @@ class Supervisor:
             datadir.prepare(settings.data_dir)
             held = stack.enter_context(await datadir.lock(settings.data_dir, self._purpose))
             datadir.forget_addresses(settings.data_dir)
-            stack.callback(datadir.forget_addresses, settings.data_dir)
+            self._lock = held
+            stack.callback(self._forget_addresses)
             self._listen(stack)
             boot_fd = _closing(stack, in_memory(settings.to_boot_json().encode()))
             lifeline_in, lifeline_out = lifeline()
@@ -99,8 +106,9 @@ class Supervisor:
             stack.callback(listener.close)
 
     def _keepers(self, boot_fd: int, lifeline_fd: int, lock_fd: int) -> tuple[Keeper, list[Keeper]]:
+        boot = ("--boot-fd", str(boot_fd))
         control_fd = self._listeners["control"].fd()
-        arguments = ["--boot-fd", str(boot_fd), "--control-fd", str(control_fd)]
+        arguments = [*boot, "--control-fd", str(control_fd)]
         if self._accept_older_store:
             arguments.append("--accept-older-store")
         authority = ChildSpec(
@@ -108,11 +116,12 @@ class Supervisor:
             command=command("authority", *arguments),
             fds=(boot_fd, control_fd, lock_fd),
             lifeline_fd=lifeline_fd,
+            later=("--successor",),
         )
         workers = []
         for slot in range(self._settings.workers):
             sockets = {n: listener.fd(slot) for n, listener in self._listeners.items() if n != "control"}
-            arguments = ["--slot", str(slot), "--boot-fd", str(boot_fd)]
+            arguments = ["--slot", str(slot), *boot]
             for name, fd in sockets.items():
                 arguments += [f"--{name.replace('_', '-')}-fd", str(fd)]
             workers.append(
@@ -123,7 +132,48 @@ class Supervisor:
                     lifeline_fd=lifeline_fd,
                 )
             )
-        return Keeper(authority, self._log, self._stderr_fd), [Keeper(w, self._log, self._stderr_fd) for w in workers]
+        held = sorted({fd for spec in workers for fd in spec.fds} - {boot_fd, lock_fd})
+        spare_authority = self._spare(authority, "authority", *boot)
+        spare_worker = self._spare(workers[0], "gateway", *boot, "--held-fds", *map(str, held), fds=held)
+        return (
+            Keeper(
+                authority,
+                self._log,
+                self._stderr_fd,
+                spares=spare_authority,
+                hopeless=self._lost_directory,
+            ),
+            [Keeper(worker, self._log, self._stderr_fd, spares=spare_worker) for worker in workers],
+        )
+
+    def _spare(self, spec: ChildSpec, role: str, *arguments: str, fds: Sequence[int] = ()) -> Spares:
+        """One spare for every slot of a role."""
+        spare = ChildSpec(
+            name=role + SPARE_SUFFIX,
+            command=command(role + SPARE_SUFFIX, *arguments),
+            fds=tuple({*spec.fds, *fds}),
+            lifeline_fd=spec.lifeline_fd,
+        )
+        self._spares.append(Spares(spare, self._log, self._stderr_fd))
+        return self._spares[-1]
+
+    def _lost_directory(self, status: int) -> bool:
+        """Whether the authority ended because there is no data directory of ours any more; then everything ends."""
+        if status != DATA_DIR_LOST and self._directory_is_ours():
+            return False
+        self._failure = DataDirLost(
+            f"The data directory {self._settings.data_dir} was removed or replaced while it was in use; "
+            "patgate has ended, because nobody can say any more which tokens are valid."
+        )
+        self.stop()
+        return True
+
+    def _directory_is_ours(self) -> bool:
+        return self._lock is not None and self._lock.is_of(self._settings.data_dir)
+
+    def _forget_addresses(self) -> None:
+        if self._directory_is_ours():
+            datadir.forget_addresses(self._settings.data_dir)
 
     async def _serve(self, authority: Keeper, serving: Serving | None) -> None:
         if not await self._started(authority):
@@ -134,12 +184,17 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(authority.keep(), name="keep authority")]
             tasks += [group.create_task(w.keep(), name=f"keep gateway-{n}") for n, w in enumerate(self._workers)]
+            spares = [group.create_task(s.keep(), name="keep spare") for s in self._spares]
             told = None
             if serving is not None:
                 told = group.create_task(self._tell(serving, addresses), name="serving")
             await self._stop.wait()
             if told is not None:
                 told.cancel()
+            for task in spares:
+                task.cancel()
+            await asyncio.gather(*spares, return_exceptions=True)
+            await asyncio.gather(*(spare.end() for spare in self._spares))
             await self._drain(authority)
 
     async def _tell(self, serving: Serving, addresses: Mapping[str, str]) -> None:
@@ -173,7 +228,7 @@ class Supervisor:
     async def _drain(self, authority: Keeper) -> None:
         drain_seconds = self._settings.timeouts.drain + DRAIN_MARGIN_SECONDS
         self._log.info("stopping", within_seconds=drain_seconds)
-        datadir.forget_addresses(self._settings.data_dir)
+        self._forget_addresses()
         for name, listener in self._listeners.items():
             if name != "control":
                 listener.close()
@@ -191,7 +246,7 @@ class Supervisor:
 
     async def _end_all(self) -> None:
         self._kill_all()
-        await asyncio.gather(*(keeper.end() for keeper in self._all()))
+        await asyncio.gather(*(keeper.end() for keeper in self._all()), *(spare.end() for spare in self._spares))
 
     def _all(self) -> list[Keeper]:
         return self._workers + ([self._authority] if self._authority is not None else [])

@@ -142,6 +142,10 @@ class Patgate:
         """The gateway workers that live now."""
         return self._children_that_are("gateway")
 
+    def spare_pids(self) -> list[int]:
+        """The processes that stand by for a death, loading or loaded."""
+        return [*self._children_that_are("authority-spare"), *self._children_that_are("gateway-spare")]
+
     def authority_pid(self) -> int:
         pids = wait_until(lambda: self._children_that_are("authority"), "an authority process", process=self.process)
         return pids[0]

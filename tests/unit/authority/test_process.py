@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from proxy.core.child import DATA_DIR_LOST
 from proxy.core.page import PageView
 from proxy.settings.model import Settings
 from tests.unit.authority.child import AuthorityProcess, request
@@ -80,7 +81,7 @@ def test_a_start_that_fails_says_why_in_one_line_and_exits_1(settings: Settings,
 def test_it_ends_when_the_data_directory_is_no_longer_its_own(settings: Settings, data_dir: Path) -> None:
     quick = settings.model_copy(update={"lease": 0.2})
     with AuthorityProcess(quick) as child:
-        child.ready()
+        assert child.ready() == "ready\n"
         (data_dir / "page").unlink()
-        assert child.process.wait(30) == 1
-        assert "taken away" in child.log.read_text()
+        assert child.process.wait(30) == DATA_DIR_LOST
+        assert "taken away" in child.ready(), "whoever still listens there is told; else it is logged"
