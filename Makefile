@@ -9,14 +9,20 @@ BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
 TOOLS    := curl git nginx
 CHECKED  := proxy tests $(wildcard bench)
+COMPILED := build/compiled
+SOURCES   = $(shell find proxy -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
 PIP_LOCK := -m pip --disable-pip-version-check install -qq --require-hashes
 COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --quiet --no-header --generate-hashes \
             --allow-unsafe --strip-extras --annotation-style=line --newline=lf --no-emit-index-url \
             --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
+# What also has to hold for the compiled package (docs/decisions/0004-compiled-hot-path.md); empty: only the pure one.
+COMPILED_TESTS ?= tests/unit/gateway $(patsubst %,tests/unit/core/test_%.py,policy routes target) \
+                  $(wildcard tests/property/test_gateway_*.py tests/property/test_core_[prt]*.py) tests/threats
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format bench lock clean tools
+.PHONY: help venv install demo test check format compiled bench lock clean tools compiler
 
 help:  ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +30,12 @@ help:  ## List the tasks
 demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 	@$(BIN)/patgate quickstart
 
-test: install $(BACKENDS)/.ready tools  ## Install what is missing and run the whole test suite
-	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m pytest $(PYTEST_ARGS)
+# The compiled package's tests come first, so that the summary of the whole suite is the last line.
+test: install $(BACKENDS)/.ready tools $(if $(COMPILED_TESTS),compiled)  ## Install what is missing and run the whole test suite
+	@export PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; status=0; \
+	if [ -n "$(COMPILED_TESTS)" ]; then PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)) \
+		$(BIN)/python -m pytest --compiled -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
+	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; exit $$status
 
 check: install  ## Lint, format, types and the import rules
 	$(BIN)/ruff check .
@@ -37,8 +47,10 @@ format: install  ## Apply the formatter and the safe fixes of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+compiled: install $(COMPILED)/.ready  ## The package with its hot modules compiled, in build/compiled
+
 bench: TOOLS += wrk
-bench: install tools  ## CPU per authenticated request, and its ratio to nginx
+bench: install tools compiled  ## CPU per authenticated request, and its ratio to nginx
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench
 
 venv: $(VENV)/.ready  ## The environment that patgate runs in
@@ -71,6 +83,14 @@ $(VENV)/.ready-dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Beside the sources and never among them, so that nobody runs a binary older than its source without asking for it.
+# The stamp is made before the build begins: what is edited meanwhile is newer.
+$(COMPILED)/.ready: setup.py pyproject.toml $(VENV)/.ready-dev $(SOURCES) | compiler
+	@echo "compiling the gateway's hot modules into $(COMPILED)"
+	@rm -rf $(COMPILED).new && mkdir -p $(COMPILED).new && touch $(COMPILED).new/.ready
+	@CC="$${CC:-gcc}" PATGATE_COMPILE=1 $(BIN)/python setup.py -q build --build-base build/objects --build-lib $(COMPILED).new
+	@rm -rf $(COMPILED) && mv $(COMPILED).new $(COMPILED)
+
 $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
 	@echo "installing the third-party backends of the tests into $(BACKENDS)"
 	@$(BACKENDS)/bin/python $(PIP_LOCK) -r $<
@@ -92,3 +112,14 @@ tools:
 		echo "installing$$missing" && apt-get -qq update && \
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
 	else echo "tests and benchmark need$$missing: install with the system's package manager" >&2; exit 1; fi
+
+# A C compiler and the headers of the C library and of the environment's Python: installed where we may.
+compiler: | $(BIN)/python
+	@include="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
+	works() { echo '#include <Python.h>' | $${CC:-gcc} -E -I"$$include" - >/dev/null 2>&1; }; \
+	if works; then exit 0; fi; \
+	headers=""; [ -e "$$include/Python.h" ] || headers="$$(basename "$$include")-dev"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing gcc libc6-dev $$headers" && apt-get -qq update && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev $$headers >/dev/null; fi; \
+	works || { echo "compiling needs gcc and the C headers of $$($(BIN)/python -V): install with the system's package manager" >&2; exit 1; }

@@ -8,12 +8,24 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.builds import problem_of_the_compiled_build
+
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 # No deadline: the machines that run this are shared, and a slow example is no defect of the property.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if IN_CI else "local")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compiled", action="store_true", help="run against build/compiled, and on nothing else")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    problem = problem_of_the_compiled_build() if config.getoption("--compiled") else None
+    if problem is not None:
+        raise pytest.UsageError(problem)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,36 @@
+"""The two builds of the package that are tested: the sources, and `build/compiled` (decision 0004)."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILT = ROOT / "build" / "compiled"
+
+#: The modules that `PATGATE_COMPILE=1` compiles, by their full names.
+COMPILED: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["patgate"]["compiled"])
+
+
+def origin(module: str) -> Path:
+    """The file that this process has, or would load, for a module."""
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None, f"there is no {module}"
+    return Path(spec.origin)
+
+
+def problem_of_the_compiled_build() -> str | None:
+    """Why this process does not test the compiled package as it would be made now; None if it does."""
+    pure = [name for name in COMPILED if origin(name).suffix != ".so" or not origin(name).is_relative_to(BUILT)]
+    if pure:
+        return f"{', '.join(pure)} would not be loaded from build/compiled: run `make compiled`, and set PYTHONPATH"
+    stale = [
+        built.relative_to(BUILT).as_posix()
+        for built in BUILT.glob("proxy/**/*.py")
+        if not (ROOT / built.relative_to(BUILT)).is_file()
+        or (ROOT / built.relative_to(BUILT)).read_bytes() != built.read_bytes()
+    ]
+    if stale:
+        return f"build/compiled is older than {', '.join(sorted(stale))}: run `make compiled`"
+    return None
