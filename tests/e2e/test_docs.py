@@ -1,0 +1,305 @@
+"""README and docs/: every command is run as it stands, and what they say of reasons, headers and files is so.
+
+A fenced `sh` block is run: the blocks of one document one after the other, in one shell and one empty directory, with
+free ports for the documented ones. A `text` block right behind one is what it prints; `…` stands for anything. What
+cannot be run here is fenced as `console`, and each such command is listed in `NOT_RUN`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from proxy.cli.main import COMMANDS, patgate
+from proxy.core.identity import PRESETS, STRIPPED, IdentityField, fold
+from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.core.token import TokenFormat
+from tests.support.gateway import ROOT, clean_environ
+from tests.support.process import Process, free_port
+
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml"}
+
+#: Commands that change the machine they run on, or whose own tests are elsewhere: the place that tests them.
+NOT_RUN = {
+    "make demo": "tests/e2e/test_demo.py",
+    "make test": "this run",
+    "python3 -m venv /opt/patgate": "",
+    "/opt/patgate/bin/pip install --require-hashes -r requirements.lock": "tests/unit/test_house.py",
+    "/opt/patgate/bin/pip install --no-deps --no-build-isolation .": "",
+    "useradd --system --shell /usr/sbin/nologin patgate": "",
+    "install -D -m 0644 patgate.yaml /etc/patgate/patgate.yaml": "",
+    "install -m 0644 config/systemd/patgate.service /etc/systemd/system/": "tests/unit/test_examples.py",
+    "systemctl daemon-reload": "",
+    "systemctl enable --now patgate": "",
+    "runuser -u patgate -- env PATGATE_DATA_DIR=/var/lib/patgate"
+    " /opt/patgate/bin/patgate user list --config /etc/patgate/patgate.yaml": "tests/unit/cli/test_people.py",
+    "docker build -t patgate .": "tests/unit/test_image.py",
+    "docker run -d --name patgate --read-only -p 8080:8080"
+    " -v ./patgate.yaml:/etc/patgate/patgate.yaml:ro -v patgate:/var/lib/patgate patgate": "tests/unit/test_image.py",
+    "docker exec patgate patgate user list": "tests/unit/test_image.py",
+}
+
+_FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PORT = re.compile(r"(?<![\d.])(8080|8081|8082|3000)(?!\d)")
+_MARK = "=== block at line "
+_SECONDS = 240.0
+"""Far more than a document takes: an idle machine needs some ten seconds for the longest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One fenced block: its language, first line and text, and what is said to be printed by it."""
+
+    language: str
+    line: int
+    text: str
+    prints: str | None = None
+
+
+def blocks(document: str) -> list[Block]:
+    text = DOCUMENTS[document].read_text("utf-8")
+    found = list(_FENCE.finditer(text))
+    answers = {
+        first.start(): second[2]
+        for first, second in pairwise(found)
+        if first[1] == "sh" and second[1] == "text" and not text[first.end() : second.start()].strip()
+    }
+    return [
+        Block(
+            language=fence[1],
+            line=text.count("\n", 0, fence.start()) + 2,
+            text=fence[2],
+            prints=answers.get(fence.start()),
+        )
+        for fence in found
+    ]
+
+
+def runnable(document: str) -> list[Block]:
+    return [block for block in blocks(document) if block.language == "sh"]
+
+
+def with_ports(text: str, ports: dict[str, str]) -> str:
+    """The text with free ports in the places of the documented ones."""
+    return _PORT.sub(lambda port: ports[port[0]], text)
+
+
+def script(found: list[Block], ports: dict[str, str]) -> str:
+    """The blocks as one script that stops at the first failure and waits, as a reader does, for what it started."""
+    lines = ["set -euo pipefail"]
+    for block in found:
+        text = with_ports(block.text, ports)
+        lines.append(f"printf '\\n%s\\n' '{_MARK}{block.line}'")
+        # Lines are logged in batches; a reader is slower than that.
+        for pattern, log in re.findall(r"^grep (\w+) (\S+\.log)$", text, re.MULTILINE):
+            lines.append(f"until grep -q {pattern} {log}; do sleep 0.05; done")
+        lines.append(text)
+        if re.search(r"patgate serve[^|\n]*&$", text, re.MULTILINE):
+            lines.append(
+                f"until curl -fo /dev/null http://127.0.0.1:{ports['8081']}/readyz 2> /dev/null; do sleep 0.05; done"
+            )
+        if re.search(rf"{ports['3000']}.*&$", text, re.MULTILINE):
+            lines.append(f"until (: < /dev/tcp/127.0.0.1/{ports['3000']}) 2> /dev/null; do sleep 0.05; done")
+    return "\n".join([*lines, f"printf '\\n%s\\n' '{_MARK}0'", ""])
+
+
+def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
+    """A shell of one's own: `patgate` is this checkout's, and no file of the machine's user counts."""
+    tools = directory / "tools"
+    tools.mkdir()
+    command = tools / "patgate"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m proxy "$@"\n')
+    command.chmod(0o755)
+    (tools / ".curlrc").write_text('silent\nshow-error\nnoproxy = "*"\n')
+    environ = {name: value for name, value in clean_environ(None).items() if not name.startswith(("PIP_", "GIT_"))}
+    return environ | {
+        "HOME": str(tools),
+        "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATGATE_LISTEN__PROXY__BIND": f"127.0.0.1:{ports['8080']}",
+        "PATGATE_LISTEN__CONTROL__BIND": f"127.0.0.1:{ports['8081']}",
+        "PATGATE_WORKERS": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "no_proxy": "*",
+    }
+
+
+def printed(output: str) -> dict[int, str]:
+    """What each block printed, by its line."""
+    parts = re.split(rf"^{_MARK}(\d+)$\n?", output.replace("\r\n", "\n"), flags=re.MULTILINE)
+    return {int(line): text for line, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def expression(prints: str) -> str:
+    """The documented lines as an expression; a line that is `…` is any number of lines."""
+    lines = [
+        r"(?:.*\n)*?" if line == "…" else ".*?".join(map(re.escape, line.split("…"))) + r"[ \t]*(?:\n|\Z)"
+        for line in prints.splitlines()
+    ]
+    return "^" + "".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reader:
+    """Somebody who does what one document says."""
+
+    process: Process
+    ports: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reader]]:
+    """One for each document that has something to run, all at work at once because most of it is waiting."""
+    with ExitStack() as stack:
+        found = {}
+        for document in DOCUMENTS:
+            if not runnable(document):
+                continue
+            directory = tmp_path_factory.mktemp("reader")
+            place = directory / "place"
+            place.mkdir()
+            ports = {port: str(free_port()) for port in ("8080", "8081", "8082", "3000")}
+            (directory / "script.sh").write_text(script(runnable(document), ports))
+            process = Process(
+                ["bash", str(directory / "script.sh")],
+                name=document.replace("/", "-"),
+                directory=directory,
+                environ=environment(directory, ports),
+                cwd=place,
+            )
+            found[document] = Reader(process=stack.enter_context(process), ports=ports)
+        yield found
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if runnable(name)])
+def test_every_command_of_a_document_runs_and_prints_what_the_document_says(
+    document: str, readers: dict[str, Reader]
+) -> None:
+    reader = readers[document]
+    code = reader.process.wait(_SECONDS)
+    said = printed(reader.process.output)
+    assert code == 0, f"{document}: the block at line {max(said)} failed\n{reader.process.output}"
+    for block in runnable(document):
+        if block.prints is not None:
+            wanted = expression(with_ports(block.prints, reader.ports))
+            assert re.search(wanted, said[block.line], re.MULTILINE), f"{document}:{block.line}\n{said[block.line]}"
+
+
+def test_what_is_not_run_is_listed_and_nothing_else_is() -> None:
+    commands = [
+        line[2:].partition("  #")[0].strip()
+        for document in DOCUMENTS
+        for block in blocks(document)
+        if block.language == "console"
+        for line in block.text.splitlines()
+        if line.startswith(("$ ", "# "))
+    ]
+    assert set(commands) == set(NOT_RUN)
+    assert all((ROOT / place).is_file() for place in NOT_RUN.values() if place.startswith("tests/"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_says_what_it_is_and_yaml_can_be_read(document: str) -> None:
+    for block in blocks(document):
+        assert block.language in LANGUAGES, f"{document}:{block.line}"
+        if block.language == "yaml":
+            assert yaml.safe_load(block.text), f"{document}:{block.line}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document: str) -> None:
+    path = DOCUMENTS[document]
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", there.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_that_is_named_exists(document: str) -> None:
+    for words in re.findall(r"`patgate ((?:[a-z-]+ ?)+)", DOCUMENTS[document].read_text("utf-8")):
+        noun, *rest = words.split()
+        assert noun in COMMANDS, words
+        assert isinstance(patgate, click.Group)
+        command = patgate.get_command(click.Context(patgate), noun)
+        if isinstance(command, click.Group) and rest:
+            assert rest[0] in command.list_commands(click.Context(command)), words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_of_the_tree_that_is_named_exists(document: str) -> None:
+    text = DOCUMENTS[document].read_text("utf-8")
+    for name in re.findall(r"`((?:proxy|config|tests|bench|docs)/[\w./-]*)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:core|gateway|settings|control|cli|observe)/[\w./-]*)", text):
+        assert (ROOT / "proxy" / name).exists() or (ROOT / name).exists(), name
+
+
+def test_every_document_is_reached_from_the_index() -> None:
+    index = DOCUMENTS["docs/index.md"].read_text("utf-8")
+    assert set(re.findall(r"\]\((\w+\.md)\)", index)) == {path.name for path in ROOT.glob("docs/*.md")} - {"index.md"}
+
+
+def test_every_reason_is_documented_as_the_table_of_reasons_has_it() -> None:
+    text = DOCUMENTS["docs/reasons.md"].read_text("utf-8")
+    documented: dict[str, tuple[int, str, str, Challenge]] = {}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        error = re.search(r'`error="(\w+)"`', section.splitlines()[0])
+        for reason, status, public, title, advice in re.findall(
+            r"^\| `(\w+)` \| (\d{3}) \| `(\w+)`: ([^|]+?) \| ([^|]+?) \|$", section, re.MULTILINE
+        ):
+            assert reason not in documented
+            assert advice.endswith("."), reason
+            challenge = Challenge(error[1]) if error else Challenge.BEARER if status == "401" else Challenge.NONE
+            documented[reason] = (int(status), public, title, challenge)
+    rows = {reason: row for reason, row in TABLE.items() if reason is not Reason.ALLOWED}
+    assert documented == {
+        reason.value: (row.status, row.public, row.title, row.challenge) for reason, row in rows.items()
+    }
+    assert "`allowed` (200)" in text
+    assert TABLE[Reason.ALLOWED].status == 200
+
+
+def test_the_headers_of_every_preset_are_documented() -> None:
+    text = DOCUMENTS["docs/backends.md"].read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    (head,) = [row for row in rows if row[0] == "" and "`patgate`" in row]
+    table = rows[rows.index(head) + 2 : rows.index(head) + 2 + len(IdentityField)]
+    for column, cell in enumerate(head[1:], 1):
+        documented = [sorted(re.findall(r"`([\w-]+)`", row[column])) for row in table]
+        headers = PRESETS[cell.strip("`")].headers
+        assert documented == [sorted(name for field, name in headers if field is wanted) for wanted in IdentityField]
+
+
+def test_every_header_that_is_dropped_is_documented() -> None:
+    text = DOCUMENTS["docs/backends.md"].read_text("utf-8")
+    section = text.partition("## What you may rely on")[2].partition("Three things")[0]
+    of_presets = {fold(name.encode()) for preset in PRESETS.values() for _, name in preset.headers}
+    assert {fold(name.encode()) for name in re.findall(r"`([\w-]+)`[,.]", section)} | of_presets == STRIPPED
+
+
+def test_the_token_that_is_shown_is_one() -> None:
+    text = DOCUMENTS["docs/tokens.md"].read_text("utf-8")
+    tokens = re.findall(r"^acme_pat_[0-9A-Za-z]{12}_[0-9A-Za-z]+$", text, re.MULTILINE)
+    assert len(tokens) == 1
+    parsed = TokenFormat("acme").parse(tokens[0])
+    assert parsed is not None
+    assert f"`{parsed.prefix}` is the **public prefix**" in text
