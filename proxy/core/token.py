@@ -80,9 +80,14 @@ class TokenFormat:
     @property
     def pattern(self) -> str:
         """A regular expression (PCRE, RE2 and Python alike) that finds tokens of this brand in text."""
+        return rf"\b{self.embedded_pattern}\b"
+
+    @property
+    def embedded_pattern(self) -> str:
+        """As `pattern`, and also where a token stands in the middle of other letters: for keeping one from going on."""
         kinds = "|".join(kind.value for kind in Kind)
         tail = SECRET_LENGTH + CHECKSUM_LENGTH
-        return rf"\b{self.brand}_(?:{kinds})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}\b"
+        return rf"{self.brand}_(?:{kinds})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
 
     def prefix_of(self, kind: Kind, token_id: str) -> str:
         """The public prefix, `<brand>_<kind>_<id>`; the same over every rotation."""

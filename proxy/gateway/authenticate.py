@@ -66,7 +66,7 @@ class Authenticator:
         self._link = link
         self._page = page
         self._tokens = tokens
-        self._ours = re.compile(tokens.pattern)
+        self._ours = re.compile(tokens.embedded_pattern)
         self._names = names
         self._schemes = frozenset(schemes)
         self.hits = 0
@@ -127,12 +127,12 @@ class Authenticator:
         cache, link = self._cache, self._link
         for _ in range(_ATTEMPTS):
             if cache.applied < x.epoch:
-                await link.sync()
+                await link.sync(x.epoch)
             outcome = self._by_prefix(x, digest)
             if outcome is PENDING:
                 held = cache.entries.get(parsed.prefix)
                 if held is None:
-                    answer = await link.lookup(parsed.prefix)
+                    answer = await link.lookup(parsed.prefix, known=cache.good_lately(parsed.prefix))
                 else:
                     answer = await link.verify(parsed.prefix, token)
                 # An answer older than what the cache has absorbed could bring a dead grant back.

@@ -25,6 +25,8 @@ from proxy.core.model import Grant, RefusedGrant
 if TYPE_CHECKING:
     from proxy.gateway.exchange import Exchange
 
+_LATELY: Final = 1 << 16
+"""Prefixes that are remembered as good until lately, at most."""
 _CREDENTIALS_PER_GRANT: Final = 4
 """Ways in which one token is presented at the same time (Bearer, X-API-Key, Basic with a user name or two)."""
 
@@ -66,6 +68,7 @@ class GrantCache:
         self._dependents: dict[str, str | set[str]] = {}
         self._absent: OrderedDict[str, tuple[float, RefusedGrant]] = OrderedDict()
         self._capacity = capacity
+        self._lately: OrderedDict[str, None] = OrderedDict()
         self._absent_capacity = absent_capacity
         self._absent_seconds = absent_seconds
         self._hasher = hashlib.blake2b(key=credential_key, digest_size=16)
@@ -94,6 +97,7 @@ class GrantCache:
         if len(self.entries) >= self._capacity:
             self._evict_one()
         self._absent.pop(prefix, None)
+        self._lately.pop(prefix, None)
         entry = Entry(_lean(grant), lines)
         self.entries[prefix] = entry
         for key in entry.grant.depends:
@@ -113,10 +117,15 @@ class GrantCache:
         entry.credentials = (*known, credential)
         self.by_credential[credential] = entry
 
+    def good_lately(self, prefix: str) -> bool:
+        """Whether a change, and nothing worse, removed the grant of `prefix`: its lookup is not one of a stranger's."""
+        return prefix in self._lately
+
     def store_refused(self, refused: RefusedGrant, now: float) -> None:
         """Keep a refusal for its prefix until `absent_seconds` after `now` (monotonic seconds)."""
         absent = self._absent
         absent.pop(refused.prefix, None)
+        self._lately.pop(refused.prefix, None)
         while len(absent) >= self._absent_capacity:
             absent.popitem(last=False)
         absent[refused.prefix] = (now + self._absent_seconds, refused)
@@ -185,6 +194,9 @@ class GrantCache:
 
     def _changed(self, entry: Entry) -> None:
         entry.changed = True
+        self._lately[entry.grant.prefix] = None
+        if len(self._lately) > _LATELY:
+            self._lately.popitem(last=False)
         if entry.live is not None and self.on_change is not None:
             self.on_change(entry)
 

@@ -7,7 +7,6 @@ A dead idle connection is retried once, on a new one, when nothing of a body has
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -85,17 +84,20 @@ class Forwarder:
             self._fail(x, Reason.UPSTREAM_RESET)
             return
         pieces = x.pending_body
+        head = x.upstream_head
+        if x.upstream is not None and not x.upstream.preserve_host:
+            head = head.replace(b"\r\nHost: " + x.host, connection.server.host_line, 1)
         if x.client is not None and x.client.paused:
             x.client.read_more(True)
         if pieces is None and x.body is None:
-            transport.write(x.upstream_head)
+            transport.write(head)
             return
         pieces = pieces or []
         x.pending_body = None
         if x.chunked:
-            transport.write(x.upstream_head + encode_chunks(pieces, last=x.body_done))
+            transport.write(head + encode_chunks(pieces, last=x.body_done))
         else:
-            transport.write(b"".join((x.upstream_head, *pieces)))
+            transport.write(b"".join((head, *pieces)))
 
     def _connect(self, x: Exchange, server: Server) -> None:
         task = asyncio.create_task(self._connect_and_send(x, server), name="upstream connect")
@@ -103,16 +105,27 @@ class Forwarder:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect_and_send(self, x: Exchange, server: Server) -> None:
-        try:
-            connection = await server.connect()
-        except TimeoutError:
-            self._fail(x, Reason.UPSTREAM_CONNECT_TIMEOUT)
-        except OSError:
-            self._fail(x, Reason.UPSTREAM_REFUSED)
+        """Connect to `server` or, since nothing has been sent, to any other that takes the connection."""
+        tried: list[Server] = []
+        connection: UpstreamConnection | None = None
+        while connection is None:
+            try:
+                connection = await server.connect()
+                continue
+            except TimeoutError:
+                reason = Reason.UPSTREAM_CONNECT_TIMEOUT
+            except OSError:
+                reason = Reason.UPSTREAM_REFUSED
+            tried.append(server)
+            if x.client is None or x.upstream is None:
+                return
+            following = x.upstream.another(tried)
+            if following is None:
+                self._fail(x, reason)
+                return
+            server = following
+        if x.client is None:
+            # The client left meanwhile; the connection is as good as new for somebody else.
+            server.release(connection)
         else:
-            if x.client is None:
-                # The client left meanwhile; the connection is as good as new for somebody else.
-                connection.idle_since = time.monotonic()
-                server.release(connection)
-            else:
-                self._send(x, connection)
+            self._send(x, connection)

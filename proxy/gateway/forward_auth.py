@@ -20,7 +20,7 @@ from proxy.core.reasons import Reason
 from proxy.core.routes import RouteTable
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HOST, TOKEN
+from proxy.gateway.grammar import TOKEN, host_name
 from proxy.gateway.pipeline import Decider
 from proxy.gateway.record import Recorder
 from proxy.gateway.respond import Responder
@@ -114,10 +114,10 @@ class ForwardAuthPipeline(Decider):
             return Reason.FORWARDED_INVALID
         if family is _FORWARDED:
             hosts = [value for name, value in fields if name == _FORWARDED_HOST]
-            host = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-            if host is None:
+            name = host_name(hosts[0]) if len(hosts) == 1 else None
+            if name is None:
                 return Reason.FORWARDED_INVALID
-            x.host_name = host[1].decode("ascii").lower()
+            x.host_name = name
         x.method = methods[0]
         x.path = uri[1]
         x.query = uri[2] or b""

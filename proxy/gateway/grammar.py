@@ -26,8 +26,20 @@ front). A query is visible ASCII without "#"; what is allowed in front of it is 
 RESPONSE_HEAD: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})((?: [\t\x20-\x7e\x80-\xff]*+)?)" + _FIELDS)
 """Groups: minor version, status code, reason phrase with its leading space, field lines."""
 
-HOST: Final = re.compile(rb"((?:[A-Za-z0-9._~\-]|%[0-9A-Fa-f]{2})++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?")
-"""`Host` and the authority of an absolute-form target: no user information, no sub-delimiters (RFC 9110, 7.2)."""
+_LABEL: Final = rb"[A-Za-z0-9_~\-]{1,63}+"
+_HOST: Final = re.compile(rb"(" + _LABEL + rb"(?:\." + _LABEL + rb")*+\.?|\[[0-9A-Fa-f:.]{2,45}+\])(?::[0-9]{0,5})?")
+_HOST_LIMIT: Final = 255 + len(":65535")
+
+
+def host_name(authority: bytes) -> str | None:
+    """The name in `Host` or in the authority of an absolute-form target, in lower case; None if it is none.
+
+    Names as the DNS has them (RFC 9110 section 7.2, RFC 1035 section 2.3.4): labels of at most 63 bytes, 255 in all, no
+    escapes, no user information; or an IPv6 address in brackets.
+    """
+    matched = _HOST.fullmatch(authority) if len(authority) <= _HOST_LIMIT else None
+    return None if matched is None else matched[1].decode("ascii").lower()
+
 
 _Trie = dict[str, "_Trie"]
 """Names by their characters; the empty character ends one."""

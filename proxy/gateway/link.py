@@ -29,6 +29,10 @@ _PATIENCE_SECONDS: Final = 1.0
 """How long a question waits for a link that is down: a new authority greets its workers well within it."""
 _ANSWER_SECONDS: Final = 5.0
 _PENDING_LIMIT: Final = 1024
+_STRANGERS: Final = 64
+"""Lookups on the link at once for prefixes that this worker does not know; the others wait their turn."""
+_ACQUAINTED: Final = 64
+"""The same for prefixes that were good until a change: a flood of strangers must not stand before them."""
 _LOST: Final = "the link to the authority is down"
 _UNREADABLE: Final = "the authority's answer cannot be read"
 
@@ -69,6 +73,9 @@ class AuthorityLink:
         self._greeted = asyncio.Event()
         self._wanted = asyncio.Event()
         self._patient = 0
+        self._behind: list[tuple[int, asyncio.Future[None]]] = []
+        self._strangers = asyncio.Semaphore(_STRANGERS)
+        self._acquainted = asyncio.Semaphore(_ACQUAINTED)
         self.cache_key = b""
 
     @property
@@ -89,11 +96,17 @@ class AuthorityLink:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._lost()
 
-    async def lookup(self, prefix: str) -> Answer:
-        """Ask for the grant of `prefix`. Raises AuthorityUnavailable, AuthorityOverloaded."""
+    async def lookup(self, prefix: str, *, known: bool = False) -> Answer:
+        """Ask for the grant of `prefix`; `known` if it was good lately.
+
+        Raises AuthorityUnavailable, AuthorityOverloaded.
+        """
         task = self._lookups.get(prefix)
         if task is None:
-            task = asyncio.create_task(self._lookup(prefix), name="grant lookup")
+            if not known and len(self._lookups) >= _PENDING_LIMIT:
+                raise AuthorityOverloaded("too many lookups of unknown prefixes are waiting")
+            places = self._acquainted if known else self._strangers
+            task = asyncio.create_task(self._lookup(prefix, places), name="grant lookup")
             self._lookups[prefix] = task
             task.add_done_callback(lambda _: self._lookups.pop(prefix, None))
         return await asyncio.shield(task)
@@ -102,22 +115,40 @@ class AuthorityLink:
         """Have the authority verify `token` with its hash at rest. Raises AuthorityUnavailable, AuthorityOverloaded."""
         return self._answer(await self._ask({"op": "verify", "prefix": prefix, "token": token}, seconds=15.0))
 
-    async def sync(self) -> None:
-        """Fetch and apply the changes that the cache lacks. Raises AuthorityUnavailable."""
+    async def sync(self, epoch: int) -> None:
+        """Return when the cache has the changes up to `epoch`, pushed or fetched. Raises AuthorityUnavailable."""
+        if self._cache.applied >= epoch:
+            return
         if self._syncing is None or self._syncing.done():
             self._syncing = asyncio.create_task(self._sync(), name="change sync")
-        await asyncio.shield(self._syncing)
+            self._syncing.add_done_callback(_retrieved)
+        moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = (epoch, moved)
+        self._behind.append(waiting)
+        try:
+            await asyncio.wait((moved, self._syncing), return_when=asyncio.FIRST_COMPLETED)
+            if not moved.done():
+                await self._syncing
+        finally:
+            self._behind.remove(waiting)
+
+    def _moved(self) -> None:
+        """The cache has applied changes: whoever waits for no more than these goes on."""
+        for epoch, moved in self._behind:
+            if epoch <= self._cache.applied and not moved.done():
+                moved.set_result(None)
 
     def send_counters(self, snapshot: dict[str, Any]) -> None:
         """Send the worker's counters; nothing comes back, and nothing is sent while the link is down."""
         if self.up and self._writer is not None:
             self._writer.write(frame({"op": "counters", "snapshot": snapshot}))
 
-    async def _lookup(self, prefix: str) -> Answer:
-        return self._answer(await self._ask({"op": "resolve", "prefix": prefix}))
+    async def _lookup(self, prefix: str, places: asyncio.Semaphore) -> Answer:
+        async with places:
+            return self._answer(await self._ask({"op": "resolve", "prefix": prefix}))
 
     async def _sync(self) -> None:
-        answer = await self._ask({"op": "changes", "since": self._cache.applied})
+        answer = await self._ask({"op": "changes", "since": self._cache.applied}, limited=False)
         try:
             self._absorb(answer)
         except (KeyError, TypeError):
@@ -128,6 +159,7 @@ class AuthorityLink:
             self._cache.reset(answer["epoch"])
         else:
             self._cache.apply(answer["keys"], answer["epoch"])
+        self._moved()
 
     @staticmethod
     def _answer(answer: dict[str, Any]) -> Answer:
@@ -138,9 +170,11 @@ class AuthorityLink:
         except (KeyError, WireError):
             raise AuthorityUnavailable(_UNREADABLE) from None
 
-    async def _ask(self, request: dict[str, Any], *, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
+    async def _ask(
+        self, request: dict[str, Any], *, seconds: float = _ANSWER_SECONDS, limited: bool = True
+    ) -> dict[str, Any]:
         """The answer to a question, from this link or, where it is lost meanwhile, from the next one."""
-        if len(self._waiting) + self._patient >= _PENDING_LIMIT:
+        if limited and len(self._waiting) + self._patient >= _PENDING_LIMIT:
             raise AuthorityOverloaded("too many questions to the authority are waiting")
         give_up = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
         while True:
@@ -261,6 +295,7 @@ class AuthorityLink:
         if message["since"] <= self._cache.applied:
             if message["epoch"] > self._cache.applied:
                 self._cache.apply(message["keys"], message["epoch"])
+                self._moved()
         elif self._syncing is None or self._syncing.done():
             self._syncing = asyncio.create_task(self._sync_quietly(), name="change sync")
 
@@ -285,3 +320,9 @@ class AuthorityLink:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(_LinkLost(_LOST))
+
+
+def _retrieved(task: asyncio.Task[None]) -> None:
+    """Take note of a task's failure: whoever waited may have been served by a push meanwhile."""
+    if not task.cancelled():
+        task.exception()

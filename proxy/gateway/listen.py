@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 from proxy.core.reasons import Reason
 from proxy.gateway.body import FramingError, TunnelBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HOST, REQUEST_HEAD
+from proxy.gateway.grammar import REQUEST_HEAD, host_name
 from proxy.gateway.parse import HeadParser
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class ClientConnection(asyncio.Protocol):
         "forwarded_lines",
         "full",
         "half_closed",
+        "head_begun",
         "listener",
         "paused",
         "peer",
@@ -136,6 +137,7 @@ class ClientConnection(asyncio.Protocol):
         self.half_closed = False
         self.paused = False
         self.reading_head = False
+        self.head_begun = False
         self.deadline = _NEVER
         self.peer = ""
         self.peer_trusted = False
@@ -324,7 +326,7 @@ class ClientConnection(asyncio.Protocol):
         """The host that the client asked: as a trusted peer says it once and well, else that of the request."""
         if self.peer_trusted and x.forwarded is not None:
             hosts = [value for name, value in x.forwarded if name == b"x-forwarded-host"]
-            if len(hosts) == 1 and HOST.fullmatch(hosts[0]) is not None:
+            if len(hosts) == 1 and host_name(hosts[0]) is not None:
                 return hosts[0]
         return x.host
 
@@ -359,7 +361,7 @@ class ClientConnection(asyncio.Protocol):
         now = time.monotonic_ns()
         x = Exchange(self, now, b"%s%08x" % (listener.boot, number))
         self.exchange = x
-        self.reading_head = False
+        self.reading_head = self.head_begun = False
         self.deadline = now + listener.answer_ns
         if end == len(data):
             reason = listener.parser.parse(x, matched)
@@ -442,8 +444,9 @@ class ClientConnection(asyncio.Protocol):
             self.shut()
         else:
             # The time for a head runs from its first byte, whatever is left of the time between requests.
-            if not self.reading_head:
-                self.reading_head = True
+            self.reading_head = True
+            if not self.head_begun:
+                self.head_begun = True
                 self.deadline = time.monotonic_ns() + listener.head_ns
             self.buffer = data
 

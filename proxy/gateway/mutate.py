@@ -36,11 +36,6 @@ class Mutator:
         else:
             identity = self._empty_lines if x.match.route.access is Access.TOKEN else b""
             foreign = self._foreign_credentials(x)
-        kept = x.kept
-        upstream = x.upstream
-        assert upstream is not None
-        if not upstream.preserve_host:
-            kept = kept.replace(b"\r\nHost: " + x.host, upstream.servers[0].host_line, 1)
         x.upstream_head = b"".join(
             (
                 x.method,
@@ -48,7 +43,7 @@ class Mutator:
                 x.path,
                 x.query,
                 b" HTTP/1.1",
-                kept,
+                x.kept,
                 foreign,
                 b"\r\nTransfer-Encoding: chunked\r\n" if x.chunked else _UPGRADE if x.websocket else b"\r\n",
                 identity,

@@ -21,7 +21,7 @@ from proxy.core.reasons import Reason
 from proxy.core.target import split_target
 from proxy.gateway.body import ChunkedBody, LengthBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HOST, SHORTEST_LINE, TOKEN, field_splitter, without_fields
+from proxy.gateway.grammar import SHORTEST_LINE, TOKEN, field_splitter, host_name, without_fields
 
 _MEMO_LIMIT: Final = 4096
 _LINE_REST: Final = len("  HTTP/1.1")
@@ -195,11 +195,8 @@ class HeadParser:
         return code
 
     def _host_name(self, host: bytes) -> str | None:
-        matched = HOST.fullmatch(host)
-        if matched is None:
-            return None
-        name = matched.group(1).decode("ascii").lower()
-        if len(self._hosts) < _MEMO_LIMIT:
+        name = host_name(host)
+        if name is not None and len(self._hosts) < _MEMO_LIMIT:
             self._hosts[host] = name
         return name
 

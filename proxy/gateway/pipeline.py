@@ -120,6 +120,9 @@ class Decider(ABC):
         assert x.match is not None
         if not x.match.route.enforce and TABLE[reason].status in _REPORTABLE:
             x.reported = reason
+            if TABLE[reason].status == 401:
+                # Whoever is refused as nobody is passed on as nobody.
+                x.entry = None
             self.allowed(x)
             return
         self.refuse(x, reason)

@@ -46,6 +46,7 @@ _NAMES: Final = {
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
+_NO_LENGTH: Final = (None, b"0")
 _INTERIM_DIGIT: Final = ord("1")
 
 
@@ -196,6 +197,9 @@ class Relay:
             # The answer came before the whole request: what is left of it must not become the next one. Or the worker
             # is to end, and the client is told not to send more.
             x.keep_alive = False
+            if not x.body_done:
+                # What the backend takes the rest for is not known, however clean the end will look.
+                connection.keep = False
         if (
             length is not None
             and len(rest) == int(length)
@@ -215,6 +219,9 @@ class Relay:
         body: Body
         if x.head_only or status in _BODILESS:
             body = LengthBody(0)
+            if chunked or length not in _NO_LENGTH:
+                # A backend that sends the body all the same sends it into the next exchange.
+                connection.keep = False
             if length is not None and status != 204:
                 framing = b"\r\nContent-Length: " + length
         elif length is not None:

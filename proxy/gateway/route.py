@@ -25,7 +25,12 @@ def route(table: RouteTable, x: Exchange) -> Reason | None:
     if judged is None:
         return Reason.TARGET_NOT_CANONICAL
     path, needs = judged
-    method = _METHODS.get(x.method) or x.method.decode("ascii")
+    method = _METHODS.get(x.method)
+    if method is None:
+        # Methods are case-sensitive (RFC 9110 section 9.1), and some backends read them as if they were not.
+        if x.method != x.method.upper():
+            return Reason.METHOD_REFUSED
+        method = x.method.decode("ascii")
     x.match = match = table.match(method, x.host_name, path)
     if match is None:
         return Reason.TARGET_NOT_CANONICAL if needs else Reason.NO_ROUTE

@@ -13,13 +13,15 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from typing import Protocol, cast
+from collections.abc import Sequence
+from typing import Final, Protocol, cast
 
 from proxy.gateway.body import Body
 from proxy.gateway.exchange import Exchange
 from proxy.settings.addresses import Server as Address
 from proxy.settings.model import Upstream as UpstreamSettings
 
+_MOST_FAILURES: Final = 6
 WRITE_HIGH_WATER = 256 * 1024
 """Bytes that may wait in a transport before the other side is paused."""
 
@@ -110,9 +112,29 @@ class Server:
         self._address = address
         self._tls = _client_context(settings) if address.scheme == "https" else None
         self.host_line = b"\r\nHost: " + address.authority.encode("ascii")
+        self._failures = 0
+        self._down_until = 0.0
 
     async def connect(self) -> UpstreamConnection:
-        """Open a connection. Raises OSError (refused, unresolved, TLS failure) and TimeoutError."""
+        """Open a connection. Raises OSError (refused, unresolved, TLS failure) and TimeoutError.
+
+        A server that fails is `down` for a second, twice as long after each further failure, half a minute at most.
+        """
+        try:
+            connection = await self._connect()
+        except (OSError, TimeoutError):
+            self._failures = min(self._failures + 1, _MOST_FAILURES)
+            self._down_until = time.monotonic() + 2.0 ** (self._failures - 1)
+            raise
+        self._failures = 0
+        self._down_until = 0.0
+        return connection
+
+    def down(self, now: float) -> bool:
+        """Whether the last connection failed so lately that another server is better (`now` in monotonic seconds)."""
+        return self._down_until > now
+
+    async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._settings.connect_timeout):
             address = self._address
@@ -181,9 +203,18 @@ class Upstream:
         servers = self.servers
         if len(servers) == 1:
             return servers[0]
+        now = time.monotonic()
+        # When all are down, any may have recovered.
+        servers = tuple(server for server in servers if not server.down(now)) or servers
         # Ties go round, so that an idle group shares its load.
         self._turn = turn = (self._turn + 1) % len(servers)
         return min(servers[turn:] + servers[:turn], key=_load)
+
+    def another(self, tried: Sequence[Server]) -> Server | None:
+        """The best server that is not among `tried`: one that is down only after those that are not."""
+        now = time.monotonic()
+        left = [server for server in self.servers if server not in tried]
+        return min(left, key=lambda server: (server.down(now), server.active), default=None)
 
     def sweep(self, now: float) -> None:
         """Close what has been idle for too long; `now` in monotonic seconds."""

@@ -155,7 +155,7 @@ class Worker:
                     ).to_wire()
                 )
 
-            sweeper = asyncio.create_task(_every(_SWEEP_SECONDS, sweep), name="sweep")
+            sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
             stack.callback(sweeper.cancel)
             await self._announce(ready_fd)
             gc.collect()
@@ -218,6 +218,14 @@ class Worker:
         for task in (first, stop):
             task.cancel()
 
+    async def _every(self, seconds: float, action: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                action()
+            except Exception:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
+                self._log.exception("a sweep failed")
+
     async def _drain(self, listeners: list[Listener]) -> None:
         """Let open exchanges finish, for at most the drain time."""
         for listener in listeners:
@@ -261,9 +269,3 @@ def _server_context(tls: Tls | None) -> ssl.SSLContext | None:
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(tls.certificate, tls.key)
     return context
-
-
-async def _every(seconds: float, action: Callable[[], None]) -> None:
-    while True:
-        await asyncio.sleep(seconds)
-        action()

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import IO, Final
+from urllib.parse import unquote
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -33,7 +34,8 @@ VALUE_LIMIT: Final = 4096
 
 _Record = dict[str, object]
 
-_TOKEN = re.compile(r"(?<![0-9A-Za-z])([a-z][a-z0-9]{1,19}_(?:pat|key)_[0-9A-Za-z]{12})_[0-9A-Za-z]+")
+# Not anchored on the left: whatever stands before a token, an escape's last digit for one, it stays a token.
+_TOKEN = re.compile(r"(_(?:pat|key)_[0-9A-Za-z]{12})_[0-9A-Za-z]+")
 _CREDENTIAL = re.compile(
     r"""(?i)\b(authorization|x-api-key|cookie)(["']?\s*[:=]\s*["']?)(?:(?:basic|bearer)\s+)?[^\s"',;]+"""
     r"""|\b(basic|bearer)\s+[0-9A-Za-z+/=._~-]{8,}"""
@@ -44,6 +46,10 @@ _URL_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 
 def redact(text: str) -> str:
     """`text` without secrets; of a token only the public prefix stays."""
+    if "%" in text:
+        plain = unquote(text, errors="replace")
+        if _TOKEN.search(plain):
+            text = plain
     text = _TOKEN.sub(r"\1", text)
     text = _CREDENTIAL.sub(_without_value, text)
     text = _ARGON2.sub("$argon2[redacted]", text)

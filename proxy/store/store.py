@@ -94,6 +94,15 @@ class Store:
             yield change
             if not change.empty:
                 await undisturbed(self._finish(change), name="store-commit")
+            elif await feed.epoch(connection) != self._announced:
+                # The caller finds that there is nothing to do because an earlier commit, which raised or could not be
+                # announced, was durable after all: its retry must not be answered before the caches know.
+                await undisturbed(self._announce(connection), name="store-announce")
+
+    async def _announce(self, connection: AsyncConnection) -> None:
+        last = await feed.epoch(connection)
+        await self.on_commit(last, (await feed.since(connection, self._announced, CHANGES_LIMIT)).keys)
+        self._announced = last
 
     async def _finish(self, change: Change) -> None:
         last = await feed.epoch(change.connection)

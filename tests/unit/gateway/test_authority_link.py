@@ -102,7 +102,7 @@ async def test_a_question_that_finds_no_authority_is_answered_by_the_next_one(da
             await until(lambda: link.up)
         await until(lambda: not link.up)
         asked = asyncio.create_task(link.lookup(PREFIX), name="lookup")
-        synced = asyncio.create_task(link.sync(), name="sync")
+        synced = asyncio.create_task(link.sync(1), name="sync")
         async with authority(data_dir):
             answer = await asked
             await synced

@@ -83,7 +83,8 @@ async def test_a_head_answer_has_no_body_whatever_it_announces() -> None:
         for target in answers:
             answer = await client.ask(get(target.decode(), method="HEAD"))
             assert answer.all(b"content-length") == ([b"12345"] if target.endswith(b"length") else [])
-        assert len(backend.connections) == 1
+        # A backend that announced a body may send it yet: such a connection serves nobody else.
+        assert len(backend.connections) == 3
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
@@ -98,7 +99,7 @@ async def test_204_and_304_have_no_body_whatever_they_announce(status: bytes, fr
         assert answer.all(b"transfer-encoding") == []
         assert answer.all(b"content-length") in ([], [b"7"] if answer.status == 304 else [])
         assert (await client.ask(get("/open/some"))).body == b"some"
-        assert len(backend.connections) == 1
+        assert len(backend.connections) == (2 if framing else 1)
 
 
 async def test_interim_answers_are_passed_on_in_their_order() -> None:
