@@ -85,11 +85,13 @@ class Sentinel:
 
     def answered(self, beginning: bytes) -> None:
         """The backend is about to send these bytes; call it before they can reach the gateway."""
-        while beginning.startswith(b"HTTP/1.1 1"):
-            if self._asks_upgrade and beginning.startswith(b"HTTP/1.1 101 "):
+        at = 0
+        while beginning.startswith(b"HTTP/1.1 1", at):
+            if self._asks_upgrade and beginning.startswith(b"HTTP/1.1 101 ", at):
                 self._opaque = True
-            beginning = beginning.partition(b"\r\n\r\n")[2]
-        if beginning:
+            end = beginning.find(b"\r\n\r\n", at)
+            at = len(beginning) if end < 0 else end + 4
+        if at < len(beginning):
             self._answered = True
 
     def agree(self, end: int) -> None:

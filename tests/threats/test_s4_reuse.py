@@ -1,0 +1,513 @@
+"""threats.md §4: early answers and reused connections never turn one message's bytes into another's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.gateway import Patgate
+from tests.support.plugin import ROLES, ROUTES
+from tests.support.process import wait_until
+from tests.support.rawhttp import request_bytes
+from tests.support.recorder import Recorder
+from tests.support.scripted import Peer, Plan, ScriptedBackend, echo, response
+
+SMUGGLED = b"GET /public/smuggled HTTP/1.1\r\nHost: gateway\r\n\r\n"
+POISON = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[ScriptedBackend]:
+    with ScriptedBackend() as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
+    """One worker, so that one pool of upstream connections serves every client."""
+    config = {
+        "workers": 1,
+        "upstreams": {"app": {"servers": [scripted.url], "response_timeout": "10s"}},
+        "roles": ROLES,
+        "routes": ROUTES,
+    }
+    with Patgate(tmp_path_factory.mktemp("reuse"), config) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def misbehaving(scripted: ScriptedBackend) -> Iterator[ScriptedBackend]:
+    scripted.use(echo)
+    yield scripted
+    scripted.use(echo)
+
+
+def once(answer: bytes) -> Plan:
+    """The answer for the first request of the first connection; from then on a backend in order."""
+
+    def plan(peer: Peer) -> None:
+        if peer.number == 0:
+            peer.head()
+            peer.send(answer)
+        echo(peer)
+
+    return plan
+
+
+def assert_own_answers(node: Patgate, count: int = 3) -> None:
+    """What other clients get afterwards is the answer to what they asked."""
+    for number in range(count):
+        with node.connect() as connection:
+            answer = connection.request("GET", f"/public/own-{number}")
+            assert (answer.status, answer.body) == (200, f"/public/own-{number}".encode())
+
+
+# --- the client's side ---
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 59", "Transfer-Encoding: chunked"])
+def test_the_body_of_a_refused_expectation_is_never_the_next_request(
+    framing: str, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    head = f"POST /v1/things HTTP/1.1\r\nHost: gateway\r\nExpect: 100-continue\r\n{framing}\r\n\r\n".encode()
+    with node.connect() as connection:
+        answer = connection.exchange(head)
+        assert (answer.status, answer.informational) == (401, ())
+        assert not answer.keeps_alive
+        connection.send(SMUGGLED)
+        assert connection.ended()
+    assert_own_answers(node, 1)
+    assert misbehaving.targets == ["/public/own-0"]
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 59", b"Transfer-Encoding: chunked"])
+def test_the_unread_body_of_a_refused_request_is_never_the_next_request(
+    framing: bytes, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    with node.connect() as connection:
+        answer = connection.exchange(b"POST /v1/things HTTP/1.1\r\nHost: gateway\r\n" + framing + b"\r\n\r\n")
+        assert answer.status == 401
+        assert not answer.keeps_alive
+        connection.send(SMUGGLED)
+        assert connection.ended()
+    assert_own_answers(node, 1)
+    assert misbehaving.targets == ["/public/own-0"]
+
+
+def test_a_body_that_is_a_request_stays_a_body(node: Patgate, misbehaving: ScriptedBackend) -> None:
+    bodies: list[bytes] = []
+
+    def plan(peer: Peer) -> None:
+        peer.head()
+        bodies.append(peer.exactly(len(SMUGGLED)))
+        peer.send(response())
+        echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        assert connection.request("POST", "/public/upload", body=SMUGGLED).status == 200
+        assert connection.request("GET", "/public/next").body == b"/public/next"
+    assert bodies == [SMUGGLED]
+    assert misbehaving.targets == ["/public/upload", "/public/next"]
+
+
+def test_a_body_of_a_get_is_a_body(node: Patgate, misbehaving: ScriptedBackend) -> None:
+    bodies: list[bytes] = []
+
+    def plan(peer: Peer) -> None:
+        peer.head()
+        bodies.append(peer.exactly(len(SMUGGLED)))
+        peer.send(response())
+        echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        assert connection.request("GET", "/public/query", body=SMUGGLED).status == 200
+    assert bodies == [SMUGGLED]
+    assert misbehaving.targets == ["/public/query"]
+
+
+@pytest.mark.parametrize("target", ["gateway:443", "/public/a", "127.0.0.1:22"])
+def test_connect_is_refused_and_what_follows_is_not_read(
+    target: str, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    with node.connect() as connection:
+        answer = connection.exchange(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode() + SMUGGLED)
+        assert answer.status in ((405,) if target != "/public/a" else (400, 405))
+        assert connection.ended()
+    assert_own_answers(node, 1)
+    assert misbehaving.targets == ["/public/own-0"]
+
+
+UPGRADES = {
+    "h2c": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+    "h2c without settings": "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+    "h2c that Connection does not name": "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+    "TLS": "Connection: upgrade\r\nUpgrade: TLS/1.0\r\n",
+    "anything": "Connection: keep-alive, Upgrade\r\nUpgrade: anything/1\r\n",
+    "h2c beside websocket": "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
+    "h2c beside websocket in two lines": "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+    "an alias": "Connection: Up_grade\r\nUp_grade: h2c\r\nHTTP2_Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+}
+
+
+@pytest.mark.parametrize("lines", UPGRADES.values(), ids=UPGRADES)
+def test_an_upgrade_other_than_websocket_is_dropped_with_its_headers(
+    lines: str, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    with node.connect() as connection:
+        head = f"GET /public/a HTTP/1.1\r\nHost: gateway\r\n{lines}\r\n".encode()
+        first = connection.exchange(head)
+        assert first.status in (200, 400)
+        if first.keeps_alive:
+            assert connection.request("GET", "/public/next").body == b"/public/next"
+    seen = b"".join(head for peer in misbehaving.peers for head in peer.heads).lower()
+    assert b"upgrade" not in seen
+    assert b"h2c" not in seen
+    assert b"settings" not in seen
+
+
+def test_requests_ahead_of_their_answers_are_sent_on_one_by_one(node: Patgate, misbehaving: ScriptedBackend) -> None:
+    """No backend sees two requests at once on one connection (the sentinel watches), and the order is kept."""
+    targets = [f"/public/{number}" for number in range(20)]
+    with node.connect() as connection:
+        connection.send(b"".join(request_bytes("GET", target) for target in targets))
+        assert [connection.read_response().body.decode() for _ in targets] == targets
+    assert misbehaving.targets == targets
+
+
+def test_a_request_ahead_of_a_refused_one_is_answered_and_one_behind_it_is_not_run(
+    node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    bad = b"GET /public/bad HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1, 1\r\n\r\n"
+    with node.connect() as connection:
+        connection.send(request_bytes("GET", "/public/good") + bad + SMUGGLED)
+        assert connection.read_response().body == b"/public/good"
+        assert connection.read_response().status == 400
+        assert connection.ended()
+    assert_own_answers(node, 1)
+    assert misbehaving.targets == ["/public/good", "/public/own-0"]
+
+
+# --- the backend's side ---
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("status", [b"200 OK", b"413 Content Too Large", b"401 Unauthorized"])
+def test_an_answer_before_the_body_closes_both_connections(
+    status: bytes, framing: str, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    def plan(peer: Peer) -> None:
+        if peer.number == 0:
+            peer.head()
+            peer.send(response(status=status))
+            assert b"smuggled" not in peer.rest()
+        echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        connection.send(f"POST /public/upload HTTP/1.1\r\nHost: gateway\r\n{framing}\r\n\r\n".encode())
+        answer = connection.read_response("POST")
+        assert answer.status == int(status[:3])
+        assert not answer.keeps_alive
+        connection.send(SMUGGLED)
+        assert connection.ended()
+    assert_own_answers(node)
+    assert misbehaving.peers[0].ended.wait(5), "the connection was kept, though a body is owed on it"
+    assert misbehaving.peers[0].targets == ["/public/upload"]
+    assert misbehaving.targets == ["/public/upload", "/public/own-0", "/public/own-1", "/public/own-2"]
+
+
+def test_an_answer_in_the_middle_of_the_body_closes_both_connections(
+    node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    def plan(peer: Peer) -> None:
+        if peer.number == 0:
+            peer.head()
+            peer.exactly(10)
+            peer.send(response(status=b"400 Bad Request"))
+            peer.rest()
+        echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        connection.send(b"PUT /public/upload HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000\r\n\r\n" + b"b" * 10)
+        answer = connection.read_response("PUT")
+        assert answer.status == 400
+        assert not answer.keeps_alive
+        assert connection.ended()
+    assert_own_answers(node)
+    assert misbehaving.peers[0].targets == ["/public/upload"]
+
+
+DESYNCHRONISING = {
+    "HEAD with a length": ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", 200),
+    "HEAD with a coding": ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200),
+    "HEAD without either": ("HEAD", b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n", 200),
+    "204 with a length": ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 6\r\n\r\n", 204),
+    "204 with a coding": ("GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", 204),
+    "304 with a length": ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\nETag: x\r\n\r\n", 304),
+    "304 with a coding": ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", 304),
+    "an interim answer with a length": (
+        "GET",
+        b"HTTP/1.1 103 Early Hints\r\nContent-Length: 41\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        200,
+    ),
+    "an interim answer with a coding": (
+        "GET",
+        b"HTTP/1.1 102 Processing\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        200,
+    ),
+}
+
+
+@pytest.mark.parametrize(("method", "answer", "status"), DESYNCHRONISING.values(), ids=DESYNCHRONISING)
+def test_an_answer_without_a_body_does_not_desynchronise_whatever_it_announces(
+    method: str, answer: bytes, status: int, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    misbehaving.use(once(answer))
+    with node.connect() as connection:
+        first = connection.request(method, "/public/first")
+        assert first.status == status
+        if status != 200:
+            assert first.body == b""
+        assert status != 204 or not first.all("content-length")
+        assert not first.all("transfer-encoding") or method == "HEAD"
+        assert connection.request("GET", "/public/second").body == b"/public/second"
+    assert_own_answers(node)
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n" + POISON),
+        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 45\r\n\r\n" + POISON),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 45\r\n\r\n" + POISON),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n2d\r\n" + POISON + b"\r\n0\r\n\r\n"),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + POISON),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + POISON),
+        ("GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" + POISON),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\r\n"),
+    ],
+    ids=repr,
+)
+def test_more_bytes_than_declared_are_discarded_with_their_connection(
+    method: str, answer: bytes, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    misbehaving.use(once(answer))
+    with node.connect() as connection:
+        assert connection.request(method, "/public/first").status == int(answer[9:12])
+        assert connection.request("GET", "/public/second").body == b"/public/second"
+    assert_own_answers(node)
+    assert misbehaving.peers[0].ended.wait(5)
+    assert misbehaving.peers[0].targets == ["/public/first"]
+
+
+@pytest.mark.parametrize("extra", [POISON, b"\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 408 Timeout\r\n\r\n"])
+def test_bytes_with_no_request_open_are_discarded_with_their_connection(
+    extra: bytes, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    answered = threading.Event()
+
+    def plan(peer: Peer) -> None:
+        if peer.number == 0:
+            peer.head()
+            peer.send(response())
+            assert answered.wait(10)
+            peer.send(extra)
+            assert peer.rest() == b""
+        echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        assert connection.request("GET", "/public/first").body == b"ok"
+        answered.set()
+        assert misbehaving.peers[0].ended.wait(5), "the gateway keeps a connection on which nobody asked for what came"
+        assert connection.request("GET", "/public/second").body == b"/public/second"
+    assert_own_answers(node)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + POISON,
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 1000 + response(),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA : b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: b\rSet-Cookie: c\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: \0\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 099 Early\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/2 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+    ],
+    ids=lambda answer: repr(answer[:70]),
+)
+def test_an_answer_that_is_none_is_a_502_and_its_connection_is_closed(
+    answer: bytes, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    misbehaving.use(once(answer))
+    with node.connect() as connection:
+        refused = connection.request("GET", "/public/first")
+        assert refused.status == 502
+        assert refused.json()["reason"] == "upstream_protocol"
+        assert len(refused.informational) <= 16
+        assert connection.request("GET", "/public/second").body == b"/public/second"
+    assert_own_answers(node)
+    assert misbehaving.peers[0].ended.wait(5)
+    assert misbehaving.peers[0].targets == ["/public/first"]
+
+
+def test_a_client_that_leaves_takes_its_upstream_connection_along(node: Patgate, misbehaving: ScriptedBackend) -> None:
+    """The rest of an answer that nobody waits for must not be the beginning of another's."""
+    asked = threading.Event()
+
+    def plan(peer: Peer) -> None:
+        if peer.number == 0:
+            peer.head()
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nfirst bytes")
+            asked.set()
+            peer.rest()
+            peer.send(POISON)
+        echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        connection.send(request_bytes("GET", "/public/left"))
+        assert asked.wait(5)
+        assert connection.socket.recv(10)
+    assert misbehaving.peers[0].ended.wait(5)
+    assert_own_answers(node)
+    assert misbehaving.peers[0].targets == ["/public/left"]
+
+
+def test_a_client_that_leaves_inside_its_body_leaves_no_half_request_behind(
+    node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    ended: list[bytes] = []
+
+    def plan(peer: Peer) -> None:
+        if peer.number == 0:
+            peer.head()
+            ended.append(peer.rest())
+        echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        connection.send(
+            b"POST /public/half HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
+        wait_until(lambda: misbehaving.targets, "the head at the backend", seconds=5)
+    wait_until(lambda: ended, "the connection's end at the backend", seconds=5)
+    assert not ended[0].endswith(b"0\r\n\r\n"), "the half body was made to look whole"
+    assert_own_answers(node)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nConnection: Close, x\r\nContent-Length: 2\r\n\r\nok",
+    ],
+    ids=repr,
+)
+def test_a_connection_that_its_backend_does_not_keep_is_not_reused(
+    answer: bytes, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    misbehaving.use(once(answer))
+    with node.connect() as connection:
+        assert connection.request("GET", "/public/first").body == b"ok"
+        assert connection.request("GET", "/public/second").body == b"/public/second"
+    assert misbehaving.peers[0].targets == ["/public/first"]
+
+
+def test_a_clean_exchange_keeps_its_connection(node: Patgate, misbehaving: ScriptedBackend) -> None:
+    """Otherwise none of the tests above would show anything."""
+    assert_own_answers(node, 5)
+    assert len(misbehaving.peers) == 1
+
+
+def test_a_client_may_leave_at_any_time_of_a_pipelined_exchange(gateway: Patgate, recorder: Recorder) -> None:
+    """Requests that were sent ahead by a client that has gone never mix with anybody else's."""
+    ahead = b"".join(request_bytes("GET", f"/public/gone-{number}") for number in range(10))
+    for cut in range(0, len(ahead), 97):
+        with gateway.connect() as connection:
+            connection.send(ahead[: len(ahead) - cut])
+    for number in range(5):
+        with gateway.connect() as connection:
+            assert connection.request("GET", f"/public/own-{number}").status == 200
+    own = [request.target for request in recorder.requests if request.target.startswith(b"/public/own")]
+    assert own == [b"/public/own-%d" % number for number in range(5)]
+
+
+# --- the only upgrade there is ---
+
+OPENING = b"""GET /public/socket HTTP/1.1\r
+Host: gateway\r
+Connection: Upgrade\r
+Upgrade: websocket\r
+Sec-WebSocket-Version: 13\r
+Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+\r
+"""
+SWITCH = b"""HTTP/1.1 101 Switching Protocols\r
+Connection: Upgrade\r
+Upgrade: websocket\r
+Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r
+\r
+"""
+
+
+def test_bytes_before_the_101_arrive_after_it_and_the_tunnel_is_never_pooled(
+    node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    """The sentinel sees bytes before the 101 as a violation; the backend sees them behind it, in the same tunnel."""
+    tunnelled: list[bytes] = []
+
+    def plan(peer: Peer) -> None:
+        if peer.number == 0:
+            peer.head()
+            assert not peer.waiting(0.2), "bytes came before the 101"
+            peer.send(SWITCH + b"hello")
+            tunnelled.append(peer.exactly(len(SMUGGLED)))
+            peer.send(b"bye")
+        else:
+            echo(peer)
+
+    misbehaving.use(plan)
+    with node.connect() as connection:
+        connection.send(OPENING + SMUGGLED)
+        assert connection.read_response().status == 101
+        assert connection.read_to_end() == b"hellobye"
+    assert tunnelled == [SMUGGLED]
+    assert_own_answers(node)
+    assert misbehaving.peers[0].targets == ["/public/socket"]
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"400 Bad Request", b"426 Upgrade Required"])
+def test_bytes_behind_a_refused_upgrade_never_reach_the_backend_as_bytes(
+    status: bytes, node: Patgate, misbehaving: ScriptedBackend
+) -> None:
+    """Without a 101 there is no tunnel: what the client sent ahead is a request of its own, or is not read."""
+    misbehaving.use(once(response(status=status)))
+    with node.connect() as connection:
+        connection.send(OPENING + b"\x81\x02hi" + SMUGGLED)
+        assert connection.read_response().status == int(status[:3])
+        assert b"/public/smuggled" not in connection.read_to_end()
+    assert_own_answers(node)
+    assert "/public/smuggled" not in misbehaving.targets
