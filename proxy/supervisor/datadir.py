@@ -101,10 +101,16 @@ def _holder(data_dir: Path) -> str:
 
 
 def write_addresses(data_dir: Path, addresses: Mapping[str, str]) -> None:
-    """Publish ``{"proxy": "host:port", …}`` in one step; the file exists only while the gateway serves."""
+    """Publish ``{"proxy": "host:port", …}`` in one step; the file exists only while the gateway serves.
+
+    Raises ``StoreUnavailable``.
+    """
     draft = data_dir / f".{ADDRESSES}.{os.getpid()}"
-    draft.write_text(json.dumps(dict(addresses), indent=2) + "\n", "utf-8")
-    draft.replace(data_dir / ADDRESSES)
+    try:
+        draft.write_text(json.dumps(dict(addresses), indent=2) + "\n", "utf-8")
+        draft.replace(data_dir / ADDRESSES)
+    except OSError as error:
+        raise StoreUnavailable(f"The data directory {data_dir} cannot be written to: {error.strerror}.") from error
 
 
 def forget_addresses(data_dir: Path) -> None:

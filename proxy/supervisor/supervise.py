@@ -178,6 +178,8 @@ class Supervisor:
     async def _serve(self, authority: Keeper, serving: Serving | None) -> None:
         if not await self._started(authority):
             return
+        if self._lost_directory(0):  # while everything was being started
+            return
         addresses = {name: self._listeners[name].address for name in sorted(self._listeners)}
         datadir.write_addresses(self._settings.data_dir, addresses)
         self._log.info("serving", workers=len(self._workers), **addresses)

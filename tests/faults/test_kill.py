@@ -260,7 +260,7 @@ def test_killing_everything_loses_no_acknowledged_change(node: Patgate, token: T
         with Changes(control, str(acknowledged)) as changes:
             wait_until(lambda: changes.count >= acknowledged, f"{acknowledged} changes", seconds=20)
             node.kill_everything()
-        assert not accepts(node.port), "a process outlived the kill"
+        wait_until(lambda: not accepts(node.port), "every process gone", seconds=5)
     node.start()
     known = {user["email"] for user in listed(node)}
     assert set(changes.users) <= known
@@ -311,6 +311,7 @@ def test_a_data_directory_taken_away_is_said_once_and_everything_ends(
 ) -> None:
     config = {"upstreams": {"app": {"servers": [backend.url]}}, "roles": {"editor": ["things:*"]}, "lease": "1s"}
     with Patgate(tmp_path, config) as node:
+        wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")
         if taken == "removed":
             shutil.rmtree(node.data)
         else:

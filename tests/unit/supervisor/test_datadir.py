@@ -85,6 +85,8 @@ def test_addresses_are_published_whole_and_forgotten(tmp_path: Path) -> None:
     datadir.forget_addresses(tmp_path)
     datadir.forget_addresses(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StoreUnavailable, match=r"^The data directory .*gone cannot be written to: .*\.$"):
+        datadir.write_addresses(tmp_path / "gone", {"proxy": "127.0.0.1:8080"})
 
 
 _HOLDER = """
