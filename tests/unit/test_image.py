@@ -72,3 +72,12 @@ def test_the_builder_is_sent_exactly_what_is_copied() -> None:
     }
     assert sent == copied
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_its_gateway_is_compiled_where_the_compiler_is_left_behind() -> None:
+    found = instructions()
+    start = found.index(final_stage()[0])
+    building = [rest for head, rest in found[:start] if head == "RUN"]
+    assert any("PATGATE_COMPILE=1" in rest and "pip wheel" in rest for rest in building)
+    assert any("apt-get install" in rest and "gcc" in rest for rest in building)
+    assert not [rest for head, rest in final_stage() if "apt-get" in rest or "compiler" in rest]
