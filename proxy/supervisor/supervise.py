@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX
 from proxy.core.errors import DataDirLost, PatgateError
+from proxy.gateway.build import is_compiled
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor import datadir, listeners
@@ -182,7 +183,7 @@ class Supervisor:
             return
         addresses = {name: self._listeners[name].address for name in sorted(self._listeners)}
         datadir.write_addresses(self._settings.data_dir, addresses)
-        self._log.info("serving", workers=len(self._workers), **addresses)
+        self._log.info("serving", workers=len(self._workers), compiled=is_compiled(), **addresses)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(authority.keep(), name="keep authority")]
             tasks += [group.create_task(w.keep(), name=f"keep gateway-{n}") for n, w in enumerate(self._workers)]
