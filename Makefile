@@ -3,11 +3,13 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 
 VENV     := .venv
 BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
-TOOLS    := curl git nginx
+# A command, or a command and the package that has it.
+TOOLS    := apache2 curl git nginx node:nodejs
 CHECKED  := proxy tests $(wildcard bench)
 COMPILED := build/compiled
 SOURCES   = $(shell find proxy -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
@@ -17,8 +19,8 @@ COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --q
             --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
 # What also has to hold for the compiled package (docs/decisions/0004-compiled-hot-path.md); empty: only the pure one.
-COMPILED_TESTS ?= tests/unit/gateway $(patsubst %,tests/unit/core/test_%.py,policy routes target) \
-                  $(wildcard tests/property/test_gateway_*.py tests/property/test_core_[prt]*.py) tests/threats
+COMPILED_TESTS ?= tests/unit/gateway tests/threats tests/e2e/test_build.py $(wildcard tests/property/test_gateway_*.py) \
+                  $(foreach module,policy routes target,$(wildcard tests/*/core/test_$(module).py tests/property/test_core_$(module).py))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -36,6 +38,9 @@ test: install $(BACKENDS)/.ready tools $(if $(COMPILED_TESTS),compiled)  ## Inst
 	if [ -n "$(COMPILED_TESTS)" ]; then PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)) \
 		$(BIN)/python -m pytest --compiled -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; exit $$status
+
+soak: install $(BACKENDS)/.ready tools  ## A million targets through the path differential; SOAK_ARGS="--seed N" repeats one
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
 
 check: install  ## Lint, format, types and the import rules
 	$(BIN)/ruff check .
@@ -106,7 +111,8 @@ $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
 # What the end-to-end tests and the benchmark need beside Python: installed where we may, named where we may not.
 tools:
 	@missing=""; for tool in $(TOOLS); do \
-		PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v $${tool%:*} >/dev/null || \
+			missing="$$missing $${tool#*:}"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing" && apt-get -qq update && \

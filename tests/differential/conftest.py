@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.differential.campaign import Campaign, campaign
+from tests.support.plugin import pytest_runtest_makereport
+
+__all__ = ["pytest_runtest_makereport", "running"]
+
+
+@pytest.fixture(scope="package")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
+    """Four servers, a gateway and its tokens, for every test here."""
+    with campaign(tmp_path_factory.mktemp("differential")) as found:
+        yield found

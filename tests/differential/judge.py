@@ -1,0 +1,203 @@
+"""The routes of the gateway under test, what they authorise, and whether a server read the same.
+
+Two judgements that do not share their premises:
+1. Without any code of ours: a narrow token opens a handful of operations, written down here as `NARROW`; whatever a
+   server believes it was asked with that token must be one of them, and with no token one that is denied.
+2. With the code of ours: the match that the route table gives for the target is the operation that was authorised; the
+   server must believe the same operation, entity and id, and read the very path that was matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.core.model import Access
+from proxy.core.routes import RouteTable
+from proxy.core.target import canonical_path, split_target
+from tests.support.pathservers import PathServer
+
+#: What each server is known to read as we do, and a route in front of it may therefore allow.
+ALLOW = {
+    "nginx": ["semicolon"],
+    "apache": ["semicolon", "encoded_slash"],
+    "wsgi": ["semicolon"],
+    "node": ["semicolon", "encoded_slash", "empty_segment"],
+}
+
+#: The name that the servers' routers give to what each pattern serves.
+AREAS = {
+    "/admin/**": "admin",
+    "/public/**": "public",
+    "/open/secret/**": "secret",
+    "/open/**": "open",
+    "/loose/**": "loose",
+    "/v1/things/special": "special",
+    "/v1/{entity}": "collection",
+    "/v1/{entity}/{id}": "item",
+    "/lenient/{entity}/{id}": "lenient",
+}
+
+DENIED_AREAS = frozenset(("admin", "secret", "special", "other"))
+
+#: What a server's router does instead of an operation: it tells the client of another path.
+REDIRECT = "redirect"
+
+#: A route's own entity and a captured one are one name space, so the names here are none that a target captures.
+NARROW_SCOPES = ("public-zone:read", "open-zone:read", "loose-zone:read", "things/7:read")
+NARROW = frozenset(
+    (method, area, entity, entity_id)
+    for method in ("GET", "HEAD")
+    for area, entity, entity_id in (
+        ("public", b"", b""),
+        ("open", b"", b""),
+        ("loose", b"", b""),
+        ("item", b"things", b"7"),
+        ("lenient", b"things", b"7"),
+    )
+)
+
+
+def routes(server: PathServer) -> list[dict[str, Any]]:
+    """The gateway's routes for one server, chosen by its host."""
+    here = {"host": server.host, "upstream": server.name}
+    allow = ALLOW[server.name]
+    return [
+        {"path": "/admin/**", "access": "denied"} | here,
+        {"path": "/public/**", "entity": "public-zone", "operations": {"GET": "read"}} | here,
+        {"path": "/open/secret/**", "access": "denied"} | here,
+        {"path": "/open/**", "entity": "open-zone", "operations": {"GET": "read", "PUT": "update"}} | here,
+        {"path": "/loose/**", "entity": "loose-zone", "operations": {"GET": "read"}, "allow": allow} | here,
+        {"path": "/v1/things/special", "access": "denied"} | here,
+        {"path": "/v1/{entity}"} | here,
+        {"path": "/v1/{entity}/{id}"} | here,
+        {"path": "/lenient/{entity}/{id}", "allow": allow} | here,
+    ]
+
+
+#: The number of requests outside every round, of which nobody asks whether they were seen.
+UNCOUNTED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One request to every server. `wide` says which token it carries: one for everything, or the narrow one."""
+
+    number: int
+    target: bytes
+    method: str = "GET"
+    wide: bool = True
+
+    def for_host(self, host: str) -> bytes:
+        return self.target.replace(b"HOST", host.encode("ascii"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """One request as somebody reads it; the path decoded, but for encoded slashes that separate nothing (`%2F`)."""
+
+    method: str
+    area: str
+    entity: bytes
+    entity_id: bytes
+    path: bytes
+
+    @property
+    def operation(self) -> tuple[str, str, bytes, bytes]:
+        return self.method, self.area, self.entity, self.entity_id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What came back. `status` 0: the connection ended instead. `number` and `view` only where a server answered."""
+
+    status: int
+    by_gateway: bool
+    number: int | None = None
+    view: View | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A disagreement: something to look at, and a defect until it is understood."""
+
+    server: str
+    case: Case
+    problem: str
+
+    def __str__(self) -> str:
+        token = "wide" if self.case.wide else "narrow"
+        return f"{self.server}, {token} token: {self.case.method} {self.case.target!r}: {self.problem}"
+
+
+class Judge:
+    """Compares for one route table. No I/O."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self.table = table
+
+    def judge(self, server: PathServer, case: Case, answer: Answer) -> str | None:
+        """What is wrong with an answer, in a sentence, or None."""
+        authorised = self.authorised(server, case)
+        if answer.by_gateway or answer.status == 0:
+            if answer.status not in (400, 403):
+                return f"the gateway answered {answer.status}"
+            if authorised is not None:
+                return f"the gateway refused ({answer.status}) what its own route table authorises"
+            return None
+        if answer.number != case.number:
+            return f"this is the answer to request {answer.number}"
+        view = answer.view
+        if view is None:
+            return f"the server answered {answer.status} by itself, so nothing is known of what it read"
+        if view.area in DENIED_AREAS:
+            return f"the server believes {view}, which no token opens"
+        if view.area == REDIRECT:
+            if authorised is None or view.path != authorised.path:
+                return f"the server read {view.path!r}, authorised was {authorised}"
+            return None
+        if not case.wide and view.operation not in NARROW:
+            return f"the server believes {view}, which the narrow token does not open"
+        if authorised is None:
+            return f"the server believes {view}, and the route table authorises nothing"
+        if view != authorised:
+            return f"the server believes {view}, authorised was {authorised}"
+        return None
+
+    def authorised(self, server: PathServer, case: Case) -> View | None:
+        """What the route table and the token's scopes authorise; None refuses."""
+        parts = split_target(case.for_host(server.host))
+        if parts is None or (parts[0] is not None and parts[0].lower() != server.host.encode("ascii")):
+            return None
+        canonical = canonical_path(parts[1])
+        if canonical is None:
+            return None
+        path, needs = canonical
+        match = self.table.match(case.method, server.host, path)
+        if match is None or needs & ~match.route.allow or match.route.access is not Access.TOKEN:
+            return None
+        if match.operation is None:
+            return None
+        area = AREAS[match.route.path]
+        captured = match.route.entity is None
+        view = View(
+            method=case.method,
+            area=area,
+            entity=(match.entity or "").encode() if captured else b"",
+            entity_id=(match.entity_id or "").encode(),
+            path=path.encode(),
+        )
+        return view if case.wide or view.operation in NARROW else None
+
+
+def numbered(targets: Iterable[bytes], start: int) -> list[Case]:
+    """Cases with tokens and methods dealt out by their number."""
+    return [
+        Case(number=number, target=target, method=_METHODS[number % len(_METHODS)], wide=number % 4 != 0)
+        for number, target in enumerate(targets, start)
+    ]
+
+
+#: Mostly GET; an odd count, so that each comes with both tokens, every fourth time with the narrow one.
+_METHODS = ("GET",) * 15 + ("PUT", "HEAD", "DELETE", "POST")
