@@ -287,7 +287,8 @@ def patgate(
 def clean_environ(extra: Mapping[str, str] | None) -> dict[str, str]:
     """Our environment without the operator's own PATGATE_ settings, wide enough that no table is folded."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
-    environ["PYTHONPATH"] = str(ROOT)
+    # A run that tests the compiled build has that one first.
+    environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
     return environ | {"COLUMNS": "200", "NO_COLOR": "1"} | dict(extra or {})
 
 
