@@ -112,7 +112,8 @@ class ForwardAuthPipeline(Decider):
         uri = _URI.fullmatch(uris[0])
         if uri is None:
             return Reason.FORWARDED_INVALID
-        if family is _FORWARDED:
+        # By value: where this is compiled a pair is no object, and has no identity to ask for.
+        if family == _FORWARDED:
             hosts = [value for name, value in fields if name == _FORWARDED_HOST]
             name = host_name(hosts[0]) if len(hosts) == 1 else None
             if name is None:
