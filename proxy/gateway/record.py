@@ -1,12 +1,14 @@
 """The record phase: what is counted and logged of an exchange, once, when it has ended.
 
 Counters are plain integers of this worker; `snapshot` gives them to whoever renders them. Lines about refusals and
-failures are kept until the next sweep and written together, at most `LINES_PER_SWEEP` of them, so that a flood of bad
-requests costs little and fills no disk (threats.md section 8). What was left out is counted and said.
+failures are kept until the next sweep and written together, at most `LINES_PER_SWEEP` of them and at most
+`BYTES_PER_MINUTE` by all workers together, so that a flood of bad requests costs little and fills no disk (threats.md
+section 8). What was left out is counted and said.
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -29,6 +31,13 @@ from proxy.observe.metrics import (
 from proxy.observe.snapshot import Snapshot, Tally
 
 LINES_PER_SWEEP: Final = 40
+BYTES_PER_MINUTE: Final = 900_000
+"""What the lines of all workers together may come to; the rest of a megabyte is for what else there is to say."""
+SWEEPS_PER_MINUTE: Final = 120
+_SAVED_UP: Final = BYTES_PER_MINUTE // 6
+"""What of a minute's bytes may be written at once; the rest comes sweep by sweep."""
+_FRAME_BYTES: Final = 200
+"""Time, process and the like, which every line has beside its own fields."""
 NO_ROUTE_LABEL: Final = "-"
 _BOUNDS_NS: Final = tuple(int(second * 1e9) for second in SECONDS)
 
@@ -43,9 +52,12 @@ class _RouteTally:
 
 
 class Recorder:
-    """Counts exchanges by route, outcome and reason. `prefix_of` gives the public prefix that a request presents."""
+    """Counts exchanges by route, outcome and reason. `prefix_of` gives the public prefix that a request presents;
+    `workers` is the number of processes that share the bytes of the log."""
 
-    def __init__(self, routes: Sequence[Route], log: Logger, *, prefix_of: Callable[[Exchange], str | None]) -> None:
+    def __init__(
+        self, routes: Sequence[Route], log: Logger, *, prefix_of: Callable[[Exchange], str | None], workers: int = 1
+    ) -> None:
         self._prefix_of = prefix_of
         self._routes = tuple(routes)
         self._tallies = [_RouteTally() for _ in routes]
@@ -54,6 +66,9 @@ class Recorder:
         self._log = log
         self._lines: list[dict[str, object]] = []
         self._left_out = 0
+        self._most_room = _SAVED_UP // workers
+        self._more_room = (BYTES_PER_MINUTE - _SAVED_UP) / SWEEPS_PER_MINUTE / workers
+        self._room: float = self._most_room
         self.connections = 0
 
     def record(self, x: Exchange, now_ns: int) -> None:
@@ -69,11 +84,18 @@ class Recorder:
         self._count_other(x, elapsed)
 
     def flush(self) -> None:
-        """Write the lines that have gathered since the last sweep."""
+        """Write the lines that have gathered since the last sweep, as far as there is room for them."""
+        self._room = min(self._most_room, self._room + self._more_room)
         lines, self._lines = self._lines, []
         for line in lines:
+            size = _FRAME_BYTES + len(json.dumps(line))
+            if size > self._room:
+                self._left_out += 1
+                continue
+            self._room -= size
             self._log.info("request", **line)
-        if self._left_out:
+        if self._left_out and self._room > 0:
+            self._room -= _FRAME_BYTES
             self._log.warning("requests not logged", count=self._left_out)
             self._left_out = 0
 

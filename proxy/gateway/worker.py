@@ -109,7 +109,9 @@ class Worker:
                 names=names,
                 schemes=settings.credentials,
             )
-            recorder = Recorder(routes.routes, self._log, prefix_of=authenticator.prefix_of)
+            recorder = Recorder(
+                routes.routes, self._log, prefix_of=authenticator.prefix_of, workers=settings.workers
+            )
             responder = Responder(realm=settings.brand, basic="basic" in settings.credentials)
             proxy = ProxyPipeline(
                 routes=routes,
