@@ -1,0 +1,368 @@
+"""threats.md §8: what a flood, a slow peer or a big body costs is bounded, and others do not notice.
+
+Rates and latencies belong to `make bench`, hours and gigabytes to `make soak`; here are the bounds that hold anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import select
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.gateway import Patgate, Token
+from tests.support.load import Load
+from tests.support.process import LOOPBACK, wait_until
+from tests.support.rawhttp import Connection, request_bytes
+from tests.support.scripted import Peer, ScriptedBackend, response
+
+OWNER = "eve@example.org"
+TARGET = "/v1/things/1"
+MEBIBYTE = 1 << 20
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+DEADLINE = 1.0
+PATIENCE = DEADLINE + 4.0  # half a second of sweep, and a machine that is busy with other things
+BIG = 512 * MEBIBYTE
+ABSENT = 300
+
+
+def backend_plan(peer: Peer) -> None:
+    """Bodies are read and forgotten; /public/large answers with more than any buffer holds."""
+    while True:
+        head = peer.head()
+        length = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+        if length:
+            peer.discard(int(length[1]))
+        elif b"\r\nTransfer-Encoding: chunked\r\n" in head:
+            peer.rest()
+        target = head.split(b" ", 2)[1]
+        large = re.fullmatch(rb"/public/large/(\d+)", target)
+        if large:
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % int(large[1]))
+            block = bytes(MEBIBYTE)
+            for _ in range(int(large[1]) // MEBIBYTE):
+                peer.send(block)
+        else:
+            peer.send(response())
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[ScriptedBackend]:
+    with ScriptedBackend() as backend:
+        backend.use(backend_plan)
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
+    """One worker, whose counts and memory are then the node's; deadlines of a second; small caches."""
+    config = {
+        "workers": 1,
+        "upstreams": {"app": {"servers": [scripted.url], "response_timeout": f"{DEADLINE}s"}},
+        "roles": {"editor": ["things:*"]},
+        "routes": [
+            {"path": "/public/**", "upstream": "app", "access": "public"},
+            {"path": "/v1/{entity}/{id}", "upstream": "app"},
+        ],
+        "timeouts": {"request_head": f"{DEADLINE}s", "request_body_idle": f"{DEADLINE}s"},
+        "cache": {"entries": 100, "absent": ABSENT},
+    }
+    with Patgate(tmp_path_factory.mktemp("exhaustion"), config) as gateway:
+        gateway.add_user(OWNER, "editor")
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def token(node: Patgate) -> Token:
+    """A token that the worker knows."""
+    valid = node.token(OWNER)
+    with node.connect() as connection:
+        assert connection.request("GET", TARGET, headers=valid.bearer).status == 200
+    return valid
+
+
+# --- measuring ---
+
+
+def metric(node: Patgate, name: str) -> float:
+    """The sum over every series of one metric."""
+    page = node.control("GET", "/metrics").body.decode()
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    found = [sample.value for sample in samples if sample.name == name]
+    assert found, f"no metric {name}"
+    return sum(found)
+
+
+def settled(node: Patgate, name: str) -> float:
+    """The metric once the worker's next report has brought everything that was counted before now."""
+    with node.connect() as connection:
+        connection.request("GET", "/public/a")
+    counted = metric(node, "patgate_request_seconds_count")
+    wait_until(lambda: metric(node, "patgate_request_seconds_count") > counted - 1, "a report", seconds=5)
+    seen = [-1.0, metric(node, name)]
+
+    def still() -> bool:
+        time.sleep(0.6)  # longer than the interval of a worker's reports
+        seen.append(metric(node, name))
+        return seen[-1] == seen[-2]
+
+    wait_until(still, f"{name} settled", seconds=10)
+    return seen[-1]
+
+
+def memory(pid: int, field: str) -> int:
+    """Bytes of resident memory now (VmRSS) or at most since `forget_peak` (VmHWM)."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def forget_peak(pid: int) -> None:
+    """proc(5): writing 5 to clear_refs resets the peak of the resident memory."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def token_of_our_form(head: str) -> str:
+    """A token whose checksum is right (interfaces.md, Tokens), so that nothing but a look-up can refuse it."""
+    text = head + "_" + "".join(secrets.choice(BASE62) for _ in range(32))
+    number, digits = zlib.crc32(text.encode()), ""
+    for _ in range(6):
+        number, digit = divmod(number, 62)
+        digits = BASE62[digit] + digits
+    return text + digits
+
+
+def wrong_secrets(token: Token, count: int) -> list[str]:
+    return [token_of_our_form(token.prefix) for _ in range(count)]
+
+
+def unknown_tokens(count: int) -> list[str]:
+    ids = ("".join(secrets.choice(BASE62) for _ in range(12)) for _ in range(count))
+    return [token_of_our_form(f"acme_pat_{name}") for name in ids]
+
+
+def flood(node: Patgate, tokens: Sequence[str], *, clients: int = 8) -> None:
+    """Ask with each token, ahead of the answers on so many connections; every one must be refused with 401."""
+    with ThreadPoolExecutor(clients) as pool:
+        shares = [tokens[number::clients] for number in range(clients)]
+        assert set().union(*pool.map(partial(_ask_with_each, node), shares)) == {401}
+
+
+def _ask_with_each(node: Patgate, tokens: Sequence[str]) -> set[int]:
+    statuses = set()
+    with node.connect() as connection:
+        for at in range(0, len(tokens), 100):
+            block = tokens[at : at + 100]
+            connection.send(b"".join(request_bytes("GET", TARGET, headers=_bearer(token)) for token in block))
+            statuses |= {connection.read_response().status for _ in block}
+    return statuses
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+# --- floods ---
+
+
+def test_wrong_secrets_of_a_known_prefix_run_no_argon2_and_ask_nobody(node: Patgate, token: Token) -> None:
+    flood(node, wrong_secrets(token, 100))
+    argon2, asked = settled(node, "patgate_argon2_total"), settled(node, "patgate_resolves_total")
+    worker = node.worker_pids()[0]
+    before = memory(worker, "VmRSS")
+    with Load(node.connect, TARGET, token.bearer, reconnects=False) as valid:
+        flood(node, wrong_secrets(token, 10_000))
+        valid.wait_for_more(20)
+    assert valid.statuses() == {200}
+    assert settled(node, "patgate_argon2_total") == argon2
+    assert settled(node, "patgate_resolves_total") == asked, "a secret that is known to be wrong was looked up"
+    assert memory(worker, "VmRSS") - before < 8 * MEBIBYTE
+
+
+def test_random_tokens_run_no_argon2_keep_memory_flat_and_push_no_valid_token_out(node: Patgate, token: Token) -> None:
+    flood(node, unknown_tokens(3 * ABSENT))
+    argon2 = settled(node, "patgate_argon2_total")
+    pids = [node.worker_pids()[0], node.authority_pid()]
+    before = [memory(pid, "VmRSS") for pid in pids]
+    with Load(node.connect, TARGET, token.bearer, reconnects=False) as valid:
+        flood(node, unknown_tokens(10 * ABSENT))
+        valid.wait_for_more(20)
+    assert valid.statuses() == {200}
+    assert settled(node, "patgate_argon2_total") == argon2
+    assert [memory(pid, "VmRSS") - was < 8 * MEBIBYTE for pid, was in zip(pids, before, strict=True)] == [True, True]
+    misses = settled(node, "patgate_cache_misses_total")
+    with node.connect() as connection:
+        for _ in range(20):
+            assert connection.request("GET", TARGET, headers=token.bearer).status == 200
+    assert settled(node, "patgate_cache_misses_total") == misses, "the flood pushed a valid token out of the cache"
+
+
+def test_mistyped_tokens_are_refused_without_a_look_up(node: Patgate, token: Token) -> None:
+    asked = settled(node, "patgate_resolves_total")
+    last = "1" if token.value[-1] == "0" else "0"
+    flood(node, [token.value[:-1] + last, token.value + "x", token.value[:-1], "acme_pat_x", "x" * 4000] * 200)
+    assert settled(node, "patgate_resolves_total") == asked
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"GET /public/" + b"\xff" * 200 + b" HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nContent-Length: x\r\n\r\n",
+        b"\x16\x03\x01" + b"\0" * 200,
+    ],
+    ids=["targets", "lengths", "TLS"],
+)
+def test_a_flood_of_malformed_requests_writes_a_bounded_log(malformed: bytes, node: Patgate, token: Token) -> None:
+    """At most a megabyte a minute, of which a quarter may come at once; and what was left out is said."""
+    log = node.directory / "patgate.log"
+    size, began = log.stat().st_size, time.monotonic()
+    with Load(node.connect, TARGET, token.bearer, reconnects=False) as valid:
+        for _ in range(1500):
+            with node.connect() as connection:
+                assert connection.exchange(malformed, method="GET").status == 400
+        valid.wait_for_more(20)
+    assert valid.statuses() == {200}
+    wait_until(lambda: '"requests not logged"' in node.log, "what was left out", seconds=5)
+    minutes = (time.monotonic() - began) / 60
+    assert log.stat().st_size - size <= 250_000 + 750_000 * minutes
+
+
+# --- slow peers ---
+
+
+def gone(connections: Iterable[Connection]) -> bool:
+    """Whether the gateway has ended or reset every one; what it sent before may still be there to read."""
+    poll = select.poll()
+    count = 0
+    for connection in connections:
+        poll.register(connection.socket, select.POLLRDHUP)
+        count += 1
+    return len(poll.poll(0)) == count
+
+
+def opened(stack: ExitStack, node: Patgate, count: int, data: bytes) -> list[Connection]:
+    connections = [stack.enter_context(node.connect()) for _ in range(count)]
+    for connection in connections:
+        connection.send(data)
+    return connections
+
+
+def assert_undisturbed(load: Load) -> None:
+    assert load.statuses() == {200}
+    assert max(answer.seconds for answer in load.answers) < DEADLINE
+
+
+@pytest.mark.parametrize("trickle", [False, True], ids=["silent", "trickling"])
+def test_slow_heads_are_gone_within_their_deadline(trickle: bool, node: Patgate, token: Token) -> None:
+    """A byte now and then buys no time."""
+    with Load(node.connect, TARGET, token.bearer, reconnects=False) as others, ExitStack() as stack:
+        slow = opened(stack, node, 200, b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nX: ")
+        began = time.monotonic()
+
+        def ended() -> bool:
+            if trickle:
+                for connection in slow:
+                    with suppress(OSError):
+                        connection.send(b"x")
+                time.sleep(0.05)  # the pace of the trickle
+            return gone(slow)
+
+        wait_until(ended, "200 slow heads gone", seconds=PATIENCE)
+        assert time.monotonic() - began > DEADLINE * 0.9
+        others.wait_for_more(20)
+    assert_undisturbed(others)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=bytes.decode)
+def test_slow_bodies_are_gone_within_their_deadline(
+    framing: bytes, node: Patgate, token: Token, scripted: ScriptedBackend
+) -> None:
+    """And so are the connections to the backend that waited with them."""
+    beginning = b"3e8\r\n" + b"b" * 10 if b"chunked" in framing else b"b" * 10
+    head = b"POST /public/slow HTTP/1.1\r\nHost: gateway\r\n" + framing + b"\r\n\r\n"
+    with Load(node.connect, TARGET, token.bearer, reconnects=False) as others, ExitStack() as stack:
+        slow = opened(stack, node, 50, head + beginning)
+        wait_until(lambda: gone(slow), "50 slow bodies gone", seconds=PATIENCE)
+        assert b" 408 " in slow[0].read_to_end()[:20]
+        others.wait_for_more(20)
+    assert_undisturbed(others)
+    waiting = [peer for peer in scripted.peers if "/public/slow" in peer.targets]
+    assert len(waiting) >= 50
+    wait_until(lambda: all(peer.ended.is_set() for peer in waiting), "the backend's connections gone", seconds=5)
+
+
+def test_slow_readers_are_gone_within_their_deadline_and_hold_little_memory(node: Patgate, token: Token) -> None:
+    worker = node.worker_pids()[0]
+    forget_peak(worker)
+    before = memory(worker, "VmRSS")
+    with Load(node.connect, TARGET, token.bearer, reconnects=False) as others, ExitStack() as stack:
+        slow = []
+        for _ in range(20):
+            narrow = socket.socket()
+            narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            narrow.connect((LOOPBACK, node.port))
+            slow.append(stack.enter_context(Connection(sock=narrow)))
+            slow[-1].send(request_bytes("GET", f"/public/large/{16 * MEBIBYTE}"))
+        wait_until(lambda: gone(slow), "20 slow readers gone", seconds=PATIENCE)
+        others.wait_for_more(20)
+    assert_undisturbed(others)
+    assert memory(worker, "VmHWM") - before < 20 * MEBIBYTE, "more than a mebibyte for each"
+
+
+def test_silent_connections_are_gone_within_the_deadline(node: Patgate) -> None:
+    with ExitStack() as stack:
+        silent = opened(stack, node, 200, b"")
+        wait_until(lambda: gone(silent), "200 silent connections gone", seconds=PATIENCE)
+
+
+def test_clients_that_reset_leave_nothing_behind(node: Patgate, token: Token) -> None:
+    worker = node.worker_pids()[0]
+    descriptors = Path(f"/proc/{worker}/fd")
+    before = len(list(descriptors.iterdir()))
+    for _ in range(200):
+        with node.connect() as connection:
+            connection.send(request_bytes("GET", f"/public/large/{MEBIBYTE}"))
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: len(list(descriptors.iterdir())) <= before + 20, "the descriptors given back", seconds=PATIENCE)
+
+
+# --- big bodies ---
+
+
+def test_a_big_upload_streams_in_constant_memory(node: Patgate) -> None:
+    worker = node.worker_pids()[0]
+    forget_peak(worker)
+    before = memory(worker, "VmRSS")
+    block = bytes(MEBIBYTE)
+    with node.connect() as connection:
+        connection.send(f"PUT /public/big HTTP/1.1\r\nHost: gateway\r\nContent-Length: {BIG}\r\n\r\n".encode())
+        for _ in range(BIG // MEBIBYTE):
+            connection.send(block)
+        assert connection.read_response("PUT").status == 200
+    assert memory(worker, "VmHWM") - before < 16 * MEBIBYTE
+
+
+def test_a_big_download_streams_in_constant_memory(node: Patgate) -> None:
+    worker = node.worker_pids()[0]
+    forget_peak(worker)
+    before = memory(worker, "VmRSS")
+    received = 0
+    with node.connect() as connection:
+        connection.send(request_bytes("GET", f"/public/large/{BIG}"))
+        while received < BIG:
+            data = connection.socket.recv(MEBIBYTE)
+            assert data, "the answer broke off"
+            received += len(data)
+    assert memory(worker, "VmHWM") - before < 16 * MEBIBYTE
