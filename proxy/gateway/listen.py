@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 from proxy.core.reasons import Reason
 from proxy.gateway.body import FramingError, TunnelBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import REQUEST_HEAD, host_name
+from proxy.gateway.grammar import HEAD_END, host_name
 from proxy.gateway.parse import HeadParser
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class ClientConnection(asyncio.Protocol):
                 since = max(0, len(self.buffer) - 3)
                 data = self.buffer + data
                 self.buffer = b""
-                if self.reading_head and data.find(b"\r\n\r\n", since) < 0:
+                if self.reading_head and data.find(HEAD_END, since) < 0:
                     self._unfinished(data, since)
                     return
             self._heads(data)
@@ -350,10 +350,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _head(self, data: bytes) -> bytes:
         listener = self.listener
-        matched = REQUEST_HEAD.match(data)
-        if matched is None:
+        end = data.find(HEAD_END)
+        if end < 0 or data[0] == 0x0D:
             return self._no_head(data)
-        end = matched.end()
+        head = data[:end]
+        end += len(HEAD_END)
         if end > listener.max_head:
             self._refuse_head(Reason.HEAD_TOO_LARGE)
             return b""
@@ -364,9 +365,9 @@ class ClientConnection(asyncio.Protocol):
         self.reading_head = self.head_begun = False
         self.deadline = now + listener.answer_ns
         if end == len(data):
-            reason = listener.parser.parse(x, matched)
+            reason = listener.parser.parse(x, head)
         else:
-            reason = listener.parser.parse(x, matched)
+            reason = listener.parser.parse(x, head)
             rest = data[end:]
             if reason is None and x.body is not None:
                 self._body(x, rest)
@@ -436,9 +437,9 @@ class ClientConnection(asyncio.Protocol):
         line = len(data) - data.endswith(b"\r") if line_end < 0 else line_end
         if line > listener.max_request_line:
             self._refuse_head(Reason.TARGET_TOO_LONG)
-        elif len(data) > listener.max_head and data.find(b"\r\n\r\n", 0, listener.max_head) < 0:
+        elif len(data) > listener.max_head and data.find(HEAD_END, 0, listener.max_head) < 0:
             self._refuse_head(Reason.HEAD_TOO_LARGE)
-        elif data.find(b"\r\n\r\n", since) >= 0 or _BARE.search(data, since):
+        elif data.find(HEAD_END, since) >= 0 or _BARE.search(data, since):
             self._refuse_head(Reason.REQUEST_MALFORMED)
         elif self.half_closed:
             self.shut()

@@ -1,7 +1,7 @@
 """The parse phase: the bytes of a request head become the first slots of an `Exchange`.
 
 Rules of this module:
-1. The grammar decides (`grammar.py`); what it does not match is refused, and the connection closes.
+1. The grammar decides (`grammar.py`); what it does not take is refused, and the connection closes.
 2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
    `Transfer-Encoding: chunked` on HTTP/1.1, or no body. Anything else is refused.
 3. A field that another reader could take for one that decides something here, because it differs only in case or in
@@ -11,7 +11,6 @@ Rules of this module:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
@@ -21,26 +20,42 @@ from proxy.core.reasons import Reason
 from proxy.core.target import split_target
 from proxy.gateway.body import ChunkedBody, LengthBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import SHORTEST_LINE, TOKEN, field_splitter, host_name, without_fields
+from proxy.gateway.grammar import (
+    NAME_MEMO,
+    NAME_MEMO_LENGTH,
+    REQUEST_LINE,
+    TOKEN,
+    head_lines,
+    host_name,
+    without_fields,
+)
 
 _MEMO_LIMIT: Final = 4096
-_LINE_REST: Final = len("  HTTP/1.1")
 _MAX_LENGTH_DIGITS: Final = 18
 
 
 class Field(IntEnum):
     """What the parser does with a field whose name it knows."""
 
-    DROP = 0
-    HOST = 1
-    AUTHORIZATION = 2
-    CONNECTION = 3
-    CONTENT_LENGTH = 4
-    TRANSFER_ENCODING = 5
-    EXPECT = 6
-    API_KEY = 7
-    FORWARDED = 8
-    UPGRADE = 9
+    DROP = 1
+    HOST = 2
+    AUTHORIZATION = 3
+    CONNECTION = 4
+    CONTENT_LENGTH = 5
+    TRANSFER_ENCODING = 6
+    EXPECT = 7
+    API_KEY = 8
+    FORWARDED = 9
+    UPGRADE = 10
+
+
+# The usual ones as plain integers, which compare at the cost of integers.
+_UNKNOWN: Final = -1
+_PASS: Final = 0
+_DROP: Final = 1
+_HOST: Final = 2
+_AUTHORIZATION: Final = 3
+_CONNECTION: Final = 4
 
 
 _HOP_BY_HOP: Final = (
@@ -93,25 +108,30 @@ class HeadParser:
         if api_key:
             fields[b"x-api-key"] = Field.API_KEY
         self._fields = fields
-        self._split = field_splitter(fields).split
-        self._codes: dict[bytes, Field] = {}
+        self._codes: dict[bytes, int] = {}
         self._hosts: dict[bytes, str] = {}
         self._max_headers = max_headers
-        self._surely_few = max_headers * SHORTEST_LINE
         self._max_request_line = max_request_line
         self._max_body = max_body
 
-    def parse(self, x: Exchange, matched: re.Match[bytes]) -> Reason | None:
-        """Fill the parse slots of `x` from a match of `grammar.REQUEST_HEAD`; return a refusal or None."""
-        x.method, path, query, minor, lines = matched.groups(b"")
+    def parse(self, x: Exchange, head: bytes) -> Reason | None:
+        """Fill the parse slots of `x` from `head`, which comes without its last two CRLF; a refusal or None."""
+        lines = head_lines(head)
+        if lines is None:
+            return Reason.REQUEST_MALFORMED
+        line = lines[0]
+        if len(line) > self._max_request_line:
+            return Reason.TARGET_TOO_LONG
+        matched = REQUEST_LINE.fullmatch(line)
+        if matched is None:
+            return Reason.REQUEST_MALFORMED
+        x.method, path, query, minor = matched.groups(b"")
         x.head_only = x.method == b"HEAD"
         if minor == b"0":
             x.version = 0
             x.keep_alive = False
-        if len(lines) > self._surely_few and lines.count(b"\r\n") > self._max_headers:
+        if len(lines) - 1 > self._max_headers:
             return Reason.HEAD_TOO_LARGE
-        if len(x.method) + len(path) + len(query) + _LINE_REST > self._max_request_line:
-            return Reason.TARGET_TOO_LONG
         refusal = self._fields_of(x, lines)
         if refusal is not None:
             return refusal
@@ -134,50 +154,51 @@ class HeadParser:
         x.path = parts[1]
         return None
 
-    def _fields_of(self, x: Exchange, lines: bytes) -> Reason | None:
-        parts = self._split(lines)
-        count = len(parts)
-        if count == 1:
-            return Reason.HOST_INVALID
-        kept = [parts[0]]
+    def _fields_of(self, x: Exchange, lines: list[bytes]) -> Reason | None:
+        kept = [b""]
         codes = self._codes
         host_seen = False
         connection: bytes | None = None
-        for at in range(1, count, 3):
-            name = parts[at]
-            code = codes.get(name)
-            if code is None:
+        for at in range(1, len(lines)):
+            line = lines[at]
+            colon = line.find(b":")
+            if colon <= 0:
+                return Reason.REQUEST_MALFORMED
+            name = line[:colon]
+            code = codes.get(name, _UNKNOWN)
+            if code == _UNKNOWN:
+                if TOKEN.fullmatch(name) is None:
+                    return Reason.REQUEST_MALFORMED
                 code = self._classify(name)
-            if code == 1:
+            if code == _PASS:
+                kept.append(line)
+                continue
+            value = line[colon + 1 :].strip(b" \t")
+            if code == _HOST:
                 if host_seen:
                     return Reason.HOST_INVALID
                 host_seen = True
-                host = parts[at + 1]
-                host_name = self._hosts.get(host)
-                if host_name is None:
-                    host = host.rstrip(b" \t")
-                    host_name = self._host_name(host)
-                    if host_name is None:
+                known = self._hosts.get(value)
+                if known is None:
+                    known = self._host_name(value)
+                    if known is None:
                         return Reason.HOST_INVALID
-                x.host = host
-                x.host_name = host_name
-                kept.append(b"\r\nHost: ")
-                kept.append(host)
-            elif code == 2:
+                x.host = value
+                x.host_name = known
+                kept.append(b"Host: " + value)
+            elif code == _AUTHORIZATION:
                 if x.authorization is not None:
                     return Reason.CREDENTIAL_AMBIGUOUS
-                x.authorization = parts[at + 1]
-            elif code == 3:
-                value = parts[at + 1]
+                x.authorization = value
+            elif code == _CONNECTION:
                 connection = value if connection is None else connection + b"," + value
-            elif code:
-                refusal = self._rare(x, code, name, parts[at + 1].rstrip(b" \t"), kept)
+            elif code != _DROP:
+                refusal = self._rare(x, code, name, value, kept)
                 if refusal is not None:
                     return refusal
-            kept.append(parts[at + 2])
         if not host_seen:
             return Reason.HOST_INVALID
-        x.kept = b"".join(kept)
+        x.kept = b"\r\n".join(kept)
         if connection is None:
             x.websocket = False
         elif connection != b"keep-alive" or not x.version:
@@ -186,11 +207,15 @@ class HeadParser:
                 return refusal
         return self._framing(x) if x.chunked or x.content_length > 0 else None
 
-    def _classify(self, name: bytes) -> Field:
+    def _classify(self, name: bytes) -> int:
         """Look a received name up: the exact name in any case has its meaning, any other alias of it is dropped."""
         folded = fold(name)
-        code = self._fields[folded] if name.lower() == folded else Field.DROP
-        if len(self._codes) < _MEMO_LIMIT:
+        field = self._fields.get(folded)
+        if field is None:
+            code = _PASS
+        else:
+            code = int(field) if name.lower() == folded else _DROP
+        if len(self._codes) < NAME_MEMO and len(name) <= NAME_MEMO_LENGTH:
             self._codes[name] = code
         return code
 
@@ -200,12 +225,12 @@ class HeadParser:
             self._hosts[host] = name
         return name
 
-    def _rare(self, x: Exchange, code: Field, name: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
+    def _rare(self, x: Exchange, code: int, name: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
         if code == Field.CONTENT_LENGTH:
             if x.content_length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 return Reason.REQUEST_MALFORMED
             x.content_length = int(value)
-            kept.append(b"\r\nContent-Length: " + value)
+            kept.append(b"Content-Length: " + value)
         elif code == Field.TRANSFER_ENCODING:
             if x.chunked or x.version == 0 or value.lower() != b"chunked":
                 return Reason.REQUEST_MALFORMED
@@ -216,7 +241,7 @@ class HeadParser:
             # A 1.0 client cannot wait for an interim answer (RFC 9110 section 10.1.1).
             if x.version:
                 x.expects_continue = True
-                kept.append(b"\r\nExpect: 100-continue")
+                kept.append(b"Expect: 100-continue")
         elif code == Field.API_KEY:
             if x.api_key is not None:
                 return Reason.CREDENTIAL_AMBIGUOUS

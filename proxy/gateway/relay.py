@@ -9,40 +9,48 @@ Rules of this module:
 
 from __future__ import annotations
 
-import re
 from typing import Final, Protocol
 
+from proxy.core.identity import fold
 from proxy.core.reasons import Reason
 from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import RESPONSE_HEAD, field_splitter
+from proxy.gateway.grammar import (
+    HEAD_END,
+    NAME_MEMO,
+    NAME_MEMO_LENGTH,
+    STATUS_LINE,
+    TOKEN,
+    head_lines,
+    without_fields,
+)
 from proxy.gateway.upstream import UpstreamConnection
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
 _MAX_LENGTH_DIGITS: Final = 18
 _MAX_INTERIM: Final = 16
-_HOP_BY_HOP: Final = (
-    b"connection",
-    b"keep-alive",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-)
-_SPLIT: Final = field_splitter((*_HOP_BY_HOP, b"content-length")).split
-_NAMES: Final = {
-    name: name.lower()
-    for name in (
-        b"Content-Length",
-        b"content-length",
-        b"Connection",
-        b"connection",
-        b"Transfer-Encoding",
-        b"Keep-Alive",
-    )
+# What becomes of a response's field.
+_UNKNOWN: Final = -1
+_PASS: Final = 0
+_DROP: Final = 1
+_LENGTH: Final = 2
+_CONNECTION: Final = 3
+_TRANSFER: Final = 4
+_UPGRADE: Final = 5
+_FIELDS: Final = {
+    b"content-length": _LENGTH,
+    b"connection": _CONNECTION,
+    b"transfer-encoding": _TRANSFER,
+    b"upgrade": _UPGRADE,
+    b"keep-alive": _DROP,
+    b"proxy-connection": _DROP,
+    b"te": _DROP,
+    b"trailer": _DROP,
 }
-"""The usual spellings, lowered beforehand."""
+"""Framing, and what is hop-by-hop (RFC 9110 section 7.6.1)."""
+_Fields = tuple[bytes, bytes | None, bool, bool, bytes]
+"""The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocol upgraded
+to."""
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
@@ -71,6 +79,7 @@ class Relay:
 
     def __init__(self, ending: Ending) -> None:
         self._ending = ending
+        self._codes: dict[bytes, int] = {}
 
     def received(self, connection: UpstreamConnection, data: bytes) -> None:
         x = connection.exchange
@@ -122,84 +131,66 @@ class Relay:
     def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes) -> None:
         """Parse response heads out of `data`: interim ones are passed on, the final one starts the response."""
         while True:
-            matched = RESPONSE_HEAD.match(data)
-            if matched is None:
-                if b"\r\n\r\n" in data or len(data) > MAX_RESPONSE_HEAD:
-                    self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
-                else:
-                    connection.buffer = data
+            end = data.find(HEAD_END)
+            if end < 0 and len(data) <= MAX_RESPONSE_HEAD:
+                connection.buffer = data
                 return
-            end = matched.end()
-            if end > MAX_RESPONSE_HEAD:
+            lines = head_lines(data[:end]) if 0 <= end <= MAX_RESPONSE_HEAD else None
+            matched = None if lines is None else STATUS_LINE.fullmatch(lines[0])
+            fields = None if lines is None or matched is None else self._fields_of(lines, matched[1])
+            if matched is None or fields is None:
                 self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
+            rest = data[end + len(HEAD_END) :]
             if matched[2][0] != _INTERIM_DIGIT:
-                break
-            if x.websocket and matched[2] == b"101":
-                self._switch(connection, x, matched, data[end:])
+                self._final(connection, x, matched[2], matched[3] or b" ", fields, rest)
                 return
-            if not self._interim(connection, x, matched):
+            if x.websocket and matched[2] == b"101" and fields[4] == b"websocket":
+                self._switch(connection, x, matched[3] or b" ", fields[0], rest)
+                return
+            connection.interim += 1
+            # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
+            if matched[2] == b"101" or connection.interim > _MAX_INTERIM:
                 self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
-            data = data[end:]
+            if x.version and x.client is not None and x.client.transport is not None:
+                line = b"HTTP/1.1 " + matched[2] + (matched[3] or b" ")
+                x.client.transport.write(line + fields[0] + HEAD_END)
+            data = rest
             if not data:
                 return
-        self._final(connection, x, matched, data[end:])
 
-    def _interim(self, connection: UpstreamConnection, x: Exchange, matched: re.Match[bytes]) -> bool:
-        """Pass a 1xx answer on to a client that can have it; False if it is none that may come."""
-        connection.interim += 1
-        # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
-        if matched[2] == b"101" or connection.interim > _MAX_INTERIM:
-            return False
-        if x.version and x.client is not None and x.client.transport is not None:
-            kept = b"".join(_SPLIT(matched[4])[::3])
-            x.client.transport.write(b"".join((b"HTTP/1.1 ", matched[2], matched[3] or b" ", kept, b"\r\n\r\n")))
-        return True
-
-    def _switch(self, connection: UpstreamConnection, x: Exchange, matched: re.Match[bytes], rest: bytes) -> None:
+    def _switch(self, connection: UpstreamConnection, x: Exchange, phrase: bytes, kept: bytes, rest: bytes) -> None:
         """Turn both connections into a tunnel (RFC 9110 section 7.8, RFC 6455 section 4.2.2)."""
         client = x.client
         assert client is not None and client.transport is not None
-        parts = _SPLIT(matched[4])
-        protocols = [
-            parts[at + 1].strip(b" \t").lower() for at in range(1, len(parts), 3) if parts[at].lower() == b"upgrade"
-        ]
-        if protocols != [b"websocket"]:
-            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
-            return
         connection.keep = False
         connection.body = TunnelBody()
         x.status = 101
         x.response_started = True
         x.tunnel = True
         x.keep_alive = False
-        head = (b"HTTP/1.1 101", matched[3] or b" ", b"".join(parts[::3]), _UPGRADED, rest)
-        out = b"".join(head)
+        out = b"".join((b"HTTP/1.1 101", phrase, kept, _UPGRADED, rest))
         x.bytes_out = len(out)
         client.transport.write(out)
         self._ending.goes_on(x)
         client.switch(x)
 
-    def _final(self, connection: UpstreamConnection, x: Exchange, matched: re.Match[bytes], rest: bytes) -> None:
+    def _final(
+        self, connection: UpstreamConnection, x: Exchange, code: bytes, phrase: bytes, fields: _Fields, rest: bytes
+    ) -> None:
         """Send the head of the final answer, in the client's framing, and what has come of the body, in one write."""
         client = x.client
         assert client is not None and client.transport is not None
-        minor, code, phrase, lines = matched.groups()
-        phrase = phrase or b" "
-        fields = _fields_of(lines, minor)
-        if fields is None:
-            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
-            return
-        kept, length, chunked, connection.keep = fields
+        kept, length, chunked, connection.keep, _ = fields
         x.status = status = int(code)
         if not x.body_done or client.closing or x.websocket or client.listener.draining:
             # The answer came before the whole request: what is left of it must not become the next one. Or the worker
             # is to end, and the client is told not to send more.
             x.keep_alive = False
-            if not x.body_done:
-                # What the backend takes the rest for is not known, however clean the end will look.
-                connection.keep = False
+        if x.body is not None and (not x.body_done or _unsent(connection)):
+            # What the backend takes the rest of the body for is not known, however clean the end will look.
+            connection.keep = False
         if (
             length is not None
             and len(rest) == int(length)
@@ -259,6 +250,65 @@ class Relay:
             client.touch()
             self._ending.goes_on(x)
 
+    def _fields_of(self, lines: list[bytes], minor: bytes) -> _Fields | None:
+        """What the field lines say; None if they are malformed or ambiguous."""
+        kept = [b""]
+        codes = self._codes
+        length: bytes | None = None
+        chunked = False
+        keep = minor == b"1"
+        nominated: set[bytes] | None = None
+        upgrade = b""
+        for at in range(1, len(lines)):
+            line = lines[at]
+            colon = line.find(b":")
+            if colon <= 0:
+                return None
+            name = line[:colon]
+            code = codes.get(name, _UNKNOWN)
+            if code == _UNKNOWN:
+                if TOKEN.fullmatch(name) is None:
+                    return None
+                code = self._classify(name)
+            if code == _PASS:
+                kept.append(line)
+                continue
+            value = line[colon + 1 :].strip(b" \t")
+            if code == _LENGTH:
+                if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+                    return None
+                length = value
+            elif code == _CONNECTION:
+                if value != b"keep-alive":
+                    options = {option.strip(b" \t") for option in value.lower().split(b",")}
+                    nominated = options if nominated is None else nominated | options
+                elif minor == b"0":
+                    keep = True
+            elif code == _TRANSFER:
+                if chunked or value.lower() != b"chunked" or minor == b"0":
+                    return None
+                chunked = True
+            elif code == _UPGRADE:
+                # Two of them are no protocol that anybody asked for.
+                upgrade += value.lower()
+        if chunked and length is not None:
+            return None
+        passed = b"\r\n".join(kept)
+        if nominated is not None:
+            keep = b"close" not in nominated and (keep or b"keep-alive" in nominated)
+            passed = without_fields(passed, nominated - {b""})
+        return passed, length, chunked, keep, upgrade
+
+    def _classify(self, name: bytes) -> int:
+        """Look a received name up: an alias that a client might take for a framing field is dropped."""
+        folded = fold(name)
+        code = _FIELDS.get(folded, _PASS)
+        if code != _PASS and name.lower() != folded:
+            code = _DROP
+        if len(self._codes) < NAME_MEMO and len(name) <= NAME_MEMO_LENGTH:
+            self._codes[name] = code
+        return code
+
     def _encode(self, x: Exchange, pieces: list[bytes], *, last: bool) -> bytes:
         connection = x.upstream_connection
         assert connection is not None
@@ -272,15 +322,7 @@ class Relay:
         connection.interim = 0
         x.upstream_connection = None
         transport = connection.transport
-        if (
-            connection.keep
-            and clean
-            and x.body_done
-            and transport is not None
-            and not transport.is_closing()
-            # A body that is not sent yet was answered early, though the client has done its part.
-            and (x.body is None or not transport.get_write_buffer_size())
-        ):
+        if connection.keep and clean and x.body_done and transport is not None and not transport.is_closing():
             if x.client is not None and x.client.full:
                 # It was paused for this client; the next exchange on it may be another's.
                 transport.resume_reading()
@@ -290,42 +332,6 @@ class Relay:
         self._ending.complete(x)
 
 
-def _fields_of(lines: bytes, minor: bytes) -> tuple[bytes, bytes | None, bool, bool] | None:
-    """The lines that go on, the Content-Length, whether chunked, whether the connection persists; None if ambiguous."""
-    parts = _SPLIT(lines)
-    keep = minor == b"1"
-    if len(parts) == 1:
-        return lines, None, False, keep
-    length: bytes | None = None
-    chunked = False
-    nominated: set[bytes] = set()
-    for at in range(1, len(parts), 3):
-        name = _NAMES.get(parts[at])
-        if name is None:
-            name = parts[at].lower()
-        value = parts[at + 1]
-        if name == b"content-length":
-            value = value.rstrip(b" \t")
-            if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-                return None
-            length = value
-        elif name == b"connection":
-            if value != b"keep-alive":
-                nominated |= {option.strip(b" \t") for option in value.lower().split(b",")}
-            elif minor == b"0":
-                keep = True
-        elif name == b"transfer-encoding":
-            if chunked or value.rstrip(b" \t").lower() != b"chunked" or minor == b"0":
-                return None
-            chunked = True
-    if chunked and length is not None:
-        return None
-    kept = b"".join(parts[::3])
-    if nominated:
-        keep = b"close" not in nominated and (keep or b"keep-alive" in nominated)
-        nominated -= {b"", b"close", b"keep-alive"}
-        if nominated:
-            kept = b"\r\n".join(
-                line for line in kept.split(b"\r\n") if line.partition(b":")[0].lower() not in nominated
-            )
-    return kept, length, chunked, keep
+def _unsent(connection: UpstreamConnection) -> int:
+    """Bytes of the request that still wait here for the backend to read on."""
+    return 0 if connection.transport is None else connection.transport.get_write_buffer_size()
