@@ -5,7 +5,9 @@ Rules of this module:
 2. The redactor leaves of a token its public prefix, and of a credential header, an argon2 hash or a password in a URL
    nothing.  It does not need to know the brand, so a token of another installation is covered too.
 3. What is written is ASCII; every control character is escaped, so that no value can begin a line or drive a terminal.
-4. A line never fails its caller: what cannot be serialised is described by its type.
+4. A line never fails its caller, nor holds it up: what cannot be serialised is described by its type, and a thread of
+   its own writes it (`writer`).
+5. The one exception to 1 are lines that are made in large numbers (`write_lines`): whoever makes them keeps 2 and 3.
 
 The lines are made with the standard library.  structlog was measured at 190 ms of import per process (it loads rich),
 which is a quarter of the time in which a killed process has to be back.
@@ -23,6 +25,8 @@ from collections.abc import Callable, Mapping
 from typing import IO, Final
 from urllib.parse import unquote
 
+from proxy.observe.writer import LineWriter
+
 LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -31,6 +35,11 @@ LEVELS: Final = {
 }
 VALUE_LIMIT: Final = 4096
 """Characters of one value that are kept; the rest is replaced by an ellipsis."""
+
+_EXIT_SECONDS: Final = 1.0
+"""How long a process that ends, or a line that must be out, waits for whoever reads the log."""
+_UNQUOTED: Final = 3
+"""How often escapes are undone in the search for a token: a backend behind a backend may undo them once more."""
 
 _Record = dict[str, object]
 
@@ -46,8 +55,11 @@ _URL_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 
 def redact(text: str) -> str:
     """`text` without secrets; of a token only the public prefix stays."""
-    if "%" in text:
-        plain = unquote(text, errors="replace")
+    plain = text
+    for _ in range(_UNQUOTED):
+        if "%" not in plain:
+            break
+        plain = unquote(plain, errors="replace")
         if _TOKEN.search(plain):
             text = plain
     text = _TOKEN.sub(r"\1", text)
@@ -128,16 +140,64 @@ def get_logger(name: str, /, **fields: object) -> Logger:
 def configure(*, process: str, level: str = "info", line_format: str = "json", stream: IO[str] | None = None) -> None:
     """Send every log line of this process to `stream` (standard error by default).  Later calls replace earlier ones.
 
-    `line_format` is `json`, or `text` for people: time, level, event, then `field=value` with each value as JSON.
+    `line_format` is `json`, or `text` for people: time, level, event, then `field=value` with each value as JSON. What
+    has not been written when the process ends gets a second; what was written to an earlier stream is written there.
     """
-    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
-    handler.setFormatter(_Formatter(process, render_text if line_format == "text" else render))
     root = logging.getLogger()
+    formatter = _Formatter(process, render_text if line_format == "text" else render)
+    handler = _Handler(stream if stream is not None else sys.stderr, formatter)
+    for earlier in root.handlers:
+        if isinstance(earlier, _Handler):
+            earlier.flush()
+            earlier.close()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("patgate").setLevel(LEVELS[level])
     # A failing log stream (a closed pipe) must not print a traceback over what is left of it.
     logging.raiseExceptions = False
+
+
+def write_lines(lines: bytes) -> None:
+    """Write finished lines, each with its end, where this process logs (rule 5). They are kept in their order."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.writer.put(lines)
+
+
+def flush() -> None:
+    """Wait until what was logged is written, for a second at most."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+class _Handler(logging.Handler):
+    """Hands lines to a writer; `logging.shutdown` flushes and closes it when the process ends, whatever ends it."""
+
+    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.writer = LineWriter(stream, self._notice)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.writer.put(self.format(record).encode("ascii") + b"\n")
+
+    def flush(self) -> None:
+        self.writer.flush(_EXIT_SECONDS)
+
+    def close(self) -> None:
+        self.writer.close()
+        super().close()
+
+    def _notice(self, count: int) -> bytes:
+        record = logging.makeLogRecord(
+            {
+                "levelno": logging.WARNING,
+                "levelname": "WARNING",
+                "msg": "log lines dropped",
+                "patgate_fields": {"logger": "log", "count": count},
+            }
+        )
+        return self.format(record).encode("ascii") + b"\n"
 
 
 class _Formatter(logging.Formatter):

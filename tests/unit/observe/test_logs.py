@@ -25,12 +25,18 @@ def stream() -> Iterator[io.StringIO]:
     out = io.StringIO()
     logs.configure(process="test", stream=out)
     yield out
+    root.handlers[0].close()
     root.handlers[:], logging.raiseExceptions = before[0], before[2]
     root.setLevel(before[1])
 
 
+def _text(stream: io.StringIO) -> str:
+    logs.flush()
+    return stream.getvalue()
+
+
 def _lines(stream: io.StringIO) -> list[dict[str, object]]:
-    return [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [json.loads(line) for line in _text(stream).splitlines()]
 
 
 def test_a_line_has_time_level_event_process_and_its_fields(stream: io.StringIO) -> None:
@@ -56,7 +62,7 @@ def test_of_a_token_only_the_public_prefix_is_written_wherever_it_stands(stream:
         raise ValueError(f"bad {TOKEN}")
     except ValueError as error:
         log.exception("failed", error=error)
-    text = stream.getvalue()
+    text = _text(stream)
     assert SECRET not in text
     assert text.count(f"acme_pat_{ID}") == 7
 
@@ -72,6 +78,8 @@ def test_of_a_token_only_the_public_prefix_is_written_wherever_it_stands(stream:
         f"https://{TOKEN}:{SECRET}@host/",
         f"$argon2id$v=19$m=19456,t=2,p=1${SECRET}",
         f"acme_key_{ID}_{SECRET[:5]}",
+        f"/a%2F{TOKEN.replace('_', '%5f')}",
+        f"/a%252F{TOKEN.replace('_', '%255F')}",
     ],
 )
 def test_credentials_in_any_dress_are_removed(text: str) -> None:
@@ -81,7 +89,7 @@ def test_credentials_in_any_dress_are_removed(text: str) -> None:
 def test_a_library_line_of_a_low_level_is_not_written(stream: io.StringIO) -> None:
     logging.getLogger("library").info("chatter")
     logs.get_logger("x").debug("chatter")
-    assert stream.getvalue() == ""
+    assert _text(stream) == ""
 
 
 @given(st.text(), st.text())
@@ -89,6 +97,14 @@ def test_a_line_is_one_line_of_printable_ascii_and_json(event: str, value: str) 
     line = logs.render(logs.compose("info", event, {"value": value}, now=0.0))
     assert line.isascii() and line.isprintable()
     assert json.loads(line)["time"] == "1970-01-01T00:00:00.000Z"
+
+
+def test_finished_lines_are_written_among_the_others_in_their_order(stream: io.StringIO) -> None:
+    log = logs.get_logger("x")
+    log.info("before")
+    logs.write_lines(b'{"event":"one"}\n{"event":"two"}\n')
+    log.info("after")
+    assert [line["event"] for line in _lines(stream)] == ["before", "one", "two", "after"]
 
 
 def test_terminal_escapes_and_line_ends_are_escaped() -> None:

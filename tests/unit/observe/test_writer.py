@@ -1,0 +1,193 @@
+"""Whoever logs never waits for whoever reads: a stalled reader costs lines, which are counted, and nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from proxy.observe.writer import QUEUE_BYTES, RESUME_BYTES, LineWriter
+
+LINE = b"x" * 199 + b"\n"
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, IO[str]]]:
+    """A pipe that nobody reads yet: the end to read, and the stream to write to."""
+    reader, writer = os.pipe()
+    with open(writer, "w", encoding="ascii") as stream:
+        yield reader, stream
+    os.close(reader)
+
+
+def _notice(count: int) -> bytes:
+    return b"dropped %d\n" % count
+
+
+def _read_until_silent(reader: int, *, silence: float = 0.5) -> bytes:
+    data = b""
+    while select.select([reader], [], [], silence)[0] and (some := os.read(reader, 1 << 20)):
+        data += some
+    return data
+
+
+def _fill(writer: LineWriter, lines: int) -> None:
+    for _ in range(lines):
+        writer.put(LINE)
+
+
+def _close(writer: LineWriter) -> None:
+    assert writer.flush(10.0)
+    writer.close()
+
+
+def test_lines_beyond_the_bound_are_dropped_and_counted_and_the_count_stands_in_their_place(
+    pipe: tuple[int, IO[str]],
+) -> None:
+    reader, stream = pipe
+    writer = LineWriter(stream, _notice)
+    sent = 2 * QUEUE_BYTES // len(LINE)
+    _fill(writer, sent)
+    assert not writer.flush(0.05)
+    lines = _read_until_silent(reader).splitlines(keepends=True)
+    # The pipe itself takes a few.
+    assert 0 <= lines.count(LINE) - QUEUE_BYTES // len(LINE) < 1000
+    assert lines[-1] == b"dropped %d\n" % (sent - lines.count(LINE))
+    writer.put(b"after\n")
+    _close(writer)
+    assert _read_until_silent(reader) == b"after\n"
+
+
+def test_after_a_drop_lines_are_taken_again_once_little_waits_and_say_what_is_missing_between_them(
+    pipe: tuple[int, IO[str]],
+) -> None:
+    reader, stream = pipe
+    writer = LineWriter(stream, _notice)
+    sent = QUEUE_BYTES // len(LINE) + 1000
+    _fill(writer, sent)
+    got = b""
+    while len(got) < QUEUE_BYTES - RESUME_BYTES // 2:
+        got += os.read(reader, 1 << 16)
+    # The writer fills the pipe again at once, so that less than the bound waits from here on.
+    writer.put(b"after\n")
+    lines = (got + _read_until_silent(reader)).splitlines(keepends=True)
+    taken = lines.count(LINE)
+    assert lines == [*[LINE] * taken, b"dropped %d\n" % (sent - taken), b"after\n"]
+    _close(writer)
+
+
+def test_what_processes_share_is_written_in_pieces_that_do_not_mix(pipe: tuple[int, IO[str]]) -> None:
+    reader, stream = pipe
+    fcntl.fcntl(stream.fileno(), fcntl.F_SETFL, os.O_NONBLOCK)
+    writers = [LineWriter(stream, _notice) for _ in range(2)]
+    for number, writer in enumerate(writers):
+        writer.put(b"".join(b"%d" % number * 700 + b"\n" for _ in range(1000)))
+    lines = _read_until_silent(reader).splitlines()
+    assert sorted(set(lines)) == [b"0" * 700, b"1" * 700]
+    assert len(lines) == 2000
+    for writer in writers:
+        _close(writer)
+
+
+def test_a_line_longer_than_a_piece_is_written_whole(pipe: tuple[int, IO[str]]) -> None:
+    reader, stream = pipe
+    writer = LineWriter(stream, _notice)
+    data = b"short\n" + b"y" * 10_000 + b"\nshort\n"
+    writer.put(data)
+    _close(writer)
+    assert _read_until_silent(reader) == data
+
+
+def test_the_stream_may_be_closed_before_its_lines_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as stream:
+        writer = LineWriter(stream, _notice)
+    writer.put(LINE)
+    _close(writer)
+    assert path.read_bytes() == LINE
+
+
+def test_a_reader_that_is_gone_costs_lines_and_no_more() -> None:
+    ours, theirs = os.pipe()
+    writer = LineWriter(open(theirs, "w"), _notice)  # noqa: SIM115 - closed below
+    assert writer.stream is not None
+    os.close(ours)
+    writer.put(LINE)
+    _close(writer)
+    writer.stream.close()
+    closed = LineWriter(io.StringIO(), _notice)
+    assert closed.stream is not None
+    closed.stream.close()
+    closed.put(LINE)
+    _close(closed)
+    nobody = LineWriter(None, _notice)
+    nobody.put(LINE)
+    _close(nobody)
+
+
+PROCESS = """
+import asyncio, logging, sys, time
+from proxy.observe import logs
+
+logs.configure(process="test")
+log = logs.get_logger("test")
+
+async def main():
+    longest = 0.0
+    for _ in range(300):
+        begun = time.monotonic()
+        for _ in range(20):
+            log.info("x" * 4000)
+        await asyncio.sleep(0)
+        longest = max(longest, time.monotonic() - begun)
+    print(longest, flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    if sys.argv[1:]:
+        raise RuntimeError("fatal")
+
+log.info("first")
+asyncio.run(main())
+log.info("last")
+"""
+
+
+@pytest.mark.parametrize("end", [[], ["fatal"]])
+def test_a_process_whose_log_nobody_reads_goes_on_and_says_what_is_missing_when_it_is_read(end: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROCESS, *end], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        # 24 MB were logged by now, of which the pipe takes 64 KiB and the queue 8 MiB.
+        assert float(process.stdout.readline()) < 5.0
+        os.set_blocking(process.stderr.fileno(), False)
+        told = _read_until_silent(process.stderr.fileno(), silence=2.0)
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        told += _read_until_silent(process.stderr.fileno(), silence=2.0)
+        assert process.wait(10.0) == len(end)
+    lines = told.splitlines()
+    assert b'"event":"first"' in lines[0]
+    notices = [line for line in lines if b'"event":"log lines dropped"' in line]
+    said = sum(int(line.rpartition(b'"count":')[2].rstrip(b"}")) for line in notices)
+    assert said > 0
+    assert sum(b"xxxx" in line for line in lines) + said == 6000
+    if not end:
+        assert b'"event":"last"' in lines[-1]
+
+
+def test_a_process_ends_though_nobody_reads_its_log() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert process.wait(20.0) == 0
