@@ -120,11 +120,14 @@ class Server:
 
         A server that fails is `down` for a second, twice as long after each further failure, half a minute at most.
         """
+        begun = time.monotonic()
         try:
             connection = await self._connect()
         except (OSError, TimeoutError):
-            self._failures = min(self._failures + 1, _MOST_FAILURES)
-            self._down_until = time.monotonic() + 2.0 ** (self._failures - 1)
+            # What was under way together, or tried for want of another, is one failure: a busy second is no bad minute.
+            if begun >= self._down_until:
+                self._failures = min(self._failures + 1, _MOST_FAILURES)
+                self._down_until = time.monotonic() + 2.0 ** (self._failures - 1)
             raise
         self._failures = 0
         self._down_until = 0.0

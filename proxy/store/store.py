@@ -5,7 +5,7 @@ Rules:
 1. Opening migrates an older schema, and refuses a newer one and a key other than the one it was made with.
 2. Every mutation goes through ``change``; the only writes beside it are ones that no decision depends on.
 3. ``on_commit`` is called once a change is durable, in the order of the epochs, while the writer is still held: it must
-   not start a change itself. A change whose commit or announcement failed in doubt is announced with the next one.
+   not start a change itself. A change whose commit or announcement failed in doubt is announced before the next begins.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ class Store:
         Raises StoreUnavailable (then nothing is acknowledged) and Conflict.
         """
         async with self._database.write() as connection:
+            if await feed.epoch(connection) != self._announced:
+                # An earlier commit, which raised or could not be announced, was durable after all. Whatever a retry of
+                # it is told, that there is nothing to do or nothing to be found, the caches must know before.
+                await undisturbed(self._announce(connection), name="store-announce")
             change = Change(connection, actor, time.time() if now is None else now)
             yield change
             if not change.empty:
                 await undisturbed(self._finish(change), name="store-commit")
-            elif await feed.epoch(connection) != self._announced:
-                # The caller finds that there is nothing to do because an earlier commit, which raised or could not be
-                # announced, was durable after all: its retry must not be answered before the caches know.
-                await undisturbed(self._announce(connection), name="store-announce")
 
     async def _announce(self, connection: AsyncConnection) -> None:
         last = await feed.epoch(connection)
@@ -105,15 +105,11 @@ class Store:
         self._announced = last
 
     async def _finish(self, change: Change) -> None:
-        last = await feed.epoch(change.connection)
-        keys = list(change.keys)
-        if last != self._announced:
-            # An earlier commit raised and was durable after all, or could not be announced: its keys go out with ours.
-            keys += (await feed.since(change.connection, self._announced, CHANGES_LIMIT)).keys
-        await change.record(last + 1)
+        epoch = self._announced + 1
+        await change.record(epoch)
         await change.connection.commit()
-        await self.on_commit(last + 1, tuple(dict.fromkeys(keys)))
-        self._announced = last + 1
+        await self.on_commit(epoch, tuple(change.keys))
+        self._announced = epoch
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Rows]:

@@ -242,7 +242,7 @@ async def test_a_caller_cancelled_at_any_step_leaves_all_or_nothing_and_everythi
     await _add(kit.store, 1000)
 
 
-async def test_a_commit_that_was_announced_to_nobody_is_announced_with_the_next(kit: Kit) -> None:
+async def test_a_commit_that_was_announced_to_nobody_is_announced_before_the_next(kit: Kit) -> None:
     working = kit.store.on_commit
 
     async def broken(_epoch: int, _keys: Sequence[str]) -> None:
@@ -253,7 +253,7 @@ async def test_a_commit_that_was_announced_to_nobody_is_announced_with_the_next(
         await _add(kit.store, 1)
     kit.store.on_commit = working
     await _add(kit.store, 2)
-    assert kit.announced == [(2, ("user:2", "user:1"))]
+    assert kit.announced == [(1, ("user:1",)), (2, ("user:2",))]
 
 
 async def test_a_digest_is_written_only_while_its_hash_stands(kit: Kit) -> None:

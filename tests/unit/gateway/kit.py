@@ -170,9 +170,10 @@ class Backend:
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, HOST, 0, limit=2**20)
-        self.port = self._server.sockets[0].getsockname()[1]
+    async def start(self, sock: socket.socket | None = None) -> None:
+        sock = socket.create_server((HOST, 0)) if sock is None else sock
+        self._server = await asyncio.start_server(self._accept, sock=sock, limit=2**20)
+        self.port = sock.getsockname()[1]
 
     async def close(self) -> None:
         assert self._server is not None
@@ -307,8 +308,7 @@ class Gateway:
 
     def __init__(
         self,
-        backend_port: int,
-        *,
+        *ports: int,
         routes: Iterable[Route] | None = None,
         link_path: Path | None = None,
         page: memoryview[int] | None = None,
@@ -352,7 +352,7 @@ class Gateway:
             ),
             upstreams={
                 "app": UpstreamSettings(
-                    servers=(Address.parse(f"http://{HOST}:{backend_port}"),),
+                    servers=tuple(Address.parse(f"http://{HOST}:{port}") for port in ports),
                     connect_timeout=connect_timeout,
                     response_timeout=response_timeout,
                     preserve_host=preserve_host,
