@@ -69,17 +69,20 @@ class Campaign:
             ]
         findings = []
         answered: dict[str, set[int]] = {server.name: set() for server in self.servers}
+        read: dict[str, set[int]] = {server.name: set() for server in self.servers}
         for server, share, future in sent:
             for case, answer in zip(share, future.result(), strict=True):
                 self.counts[server.name, _outcome(answer)] += 1
                 if not answer.by_gateway:
                     answered[server.name].add(case.number)
+                if answer.view is not None:
+                    read[server.name].add(case.number)
                 problem = self.judge.judge(server, case, answer)
                 if problem is not None:
                     findings.append(Finding(server=server.name, case=case, problem=problem))
         by_number = {case.number: case for case in cases}
         for server in self.servers:
-            findings += self._unexpected(server, answered[server.name], by_number)
+            findings += self._unexpected(server, answered[server.name], read[server.name], by_number)
         self._answered = answered
         return findings
 
@@ -132,14 +135,19 @@ class Campaign:
     def _lane(self, server: PathServer) -> Lane:
         return Lane(self.port, server, tokens=self.tokens)
 
-    def _unexpected(self, server: PathServer, answered: set[int], cases: dict[int, Case]) -> Iterator[Finding]:
-        """Requests that a server was given although the gateway refused them."""
+    def _unexpected(
+        self, server: PathServer, answered: set[int], read: set[int], cases: dict[int, Case]
+    ) -> Iterator[Finding]:
+        """Requests that a server was given although the gateway refused them.
+
+        `answered` the server has; those it also read (`read`) it writes down with their numbers, which is waited for.
+        """
         seen: set[int] = set()
 
         def complete() -> bool:
             lines, self._offsets[server.name] = server.lines_since(self._offsets[server.name])
             seen.update(int(line) for line in lines if line not in IGNORED)
-            return answered <= seen
+            return read <= seen
 
         wait_until(complete, f"{server.name} having written what it was asked")
         # A line of the last round may have been late.
