@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     # Ctrl-C reaches the whole process group; the supervisor alone answers to it and stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logs.configure(process=_name(options))
     # The role closes its descriptor once it is ready, and the number may then be another file's.
     ready_fd = os.dup(options.ready_fd)

@@ -304,9 +304,13 @@ class Settings(Section):
         """Everything, secrets included: for an inherited descriptor, never for a log, a file or an argument."""
         return self.model_dump_json(context={_BOOT: True})
 
+    def to_worker_json(self) -> str:
+        """As ``to_boot_json`` without secrets: a gateway worker needs none, so it is given none."""
+        return self.model_dump_json()
+
     @classmethod
     def from_boot_json(cls, text: str | bytes) -> "Settings":
-        """The settings that ``to_boot_json`` wrote; they were checked before, so only their types are here."""
+        """What ``to_boot_json`` or ``to_worker_json`` wrote; it was checked before, so only its types are here."""
         return cls.model_validate_json(text)
 
 

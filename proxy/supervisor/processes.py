@@ -42,6 +42,8 @@ class ChildSpec:
     command: tuple[str, ...]
     fds: tuple[int, ...]
     lifeline_fd: int
+    first: tuple[str, ...] = ()
+    """Arguments of the first start only."""
     later: tuple[str, ...] = ()
     """Arguments of every start but the first."""
 
@@ -69,6 +71,12 @@ def delay_before(quick_deaths: int) -> float:
     return min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(quick_deaths - 2, 16))
 
 
+def _environment() -> dict[str, str]:
+    """What a child inherits: nothing of ours, since that may be a secret and all that it needs comes over its pipes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
+    return {**kept, **ENVIRONMENT}
+
+
 class Child:
     """One running process."""
 
@@ -93,13 +101,13 @@ class Child:
             pipes = ("--lifeline-fd", str(spec.lifeline_fd), "--ready-fd", str(ready_out))
             process = await asyncio.create_subprocess_exec(
                 *spec.command,
-                *(spec.later if later else ()),
+                *(spec.later if later else spec.first),
                 *pipes,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stderr_fd,  # standard output belongs to the command's answer
                 stderr=stderr_fd,
                 pass_fds=(*spec.fds, spec.lifeline_fd, ready_out),
-                env={**os.environ, **ENVIRONMENT},
+                env=_environment(),
             )
         except OSError:
             os.close(ready_in)

@@ -78,6 +78,8 @@ class Supervisor:
             for signum in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(signum, self.stop)
                 stack.callback(loop.remove_signal_handler, signum)
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up, os.isatty(0))
+            stack.callback(loop.remove_signal_handler, signal.SIGHUP)
             datadir.prepare(settings.data_dir)
             held = stack.enter_context(await datadir.lock(settings.data_dir, self._purpose))
             datadir.forget_addresses(settings.data_dir)
@@ -85,15 +87,23 @@ class Supervisor:
             stack.callback(self._forget_addresses)
             self._listen(stack)
             boot_fd = _closing(stack, in_memory(settings.to_boot_json().encode()))
+            worker_boot_fd = _closing(stack, in_memory(settings.to_worker_json().encode()))
             lifeline_in, lifeline_out = lifeline()
             _closing(stack, lifeline_in)
             _closing(stack, lifeline_out)
-            self._authority, self._workers = self._keepers(boot_fd, lifeline_in, held.fd)
+            self._authority, self._workers = self._keepers(boot_fd, worker_boot_fd, lifeline_in, held.fd)
             stack.push_async_callback(self._end_all)  # whatever is raised from here on
             await self._serve(self._authority, serving)
         if self._failure is not None:
             raise self._failure
         return 0
+
+    def _hung_up(self, had_terminal: bool) -> None:
+        """SIGHUP: the terminal has closed, or somebody expects a reload, which must not end the service."""
+        if had_terminal:
+            self.stop()
+        else:
+            self._log.warning("SIGHUP reloads nothing yet: restart to apply a changed configuration")
 
     def _listen(self, stack: AsyncExitStack) -> None:
         wanted = [("control", self._settings.listen.control.bind, 1, False)]
@@ -106,36 +116,38 @@ class Supervisor:
             self._listeners[name] = listener
             stack.callback(listener.close)
 
-    def _keepers(self, boot_fd: int, lifeline_fd: int, lock_fd: int) -> tuple[Keeper, list[Keeper]]:
+    def _keepers(
+        self, boot_fd: int, worker_boot_fd: int, lifeline_fd: int, lock_fd: int
+    ) -> tuple[Keeper, list[Keeper]]:
         boot = ("--boot-fd", str(boot_fd))
+        worker_boot = ("--boot-fd", str(worker_boot_fd))
         control_fd = self._listeners["control"].fd()
-        arguments = [*boot, "--control-fd", str(control_fd)]
-        if self._accept_older_store:
-            arguments.append("--accept-older-store")
         authority = ChildSpec(
             name="authority",
-            command=command("authority", *arguments),
+            command=command("authority", *boot, "--control-fd", str(control_fd)),
             fds=(boot_fd, control_fd, lock_fd),
             lifeline_fd=lifeline_fd,
+            # What the operator acknowledges is the store as it is now, not whatever a later start may find.
+            first=("--accept-older-store",) if self._accept_older_store else (),
             later=("--successor",),
         )
         workers = []
         for slot in range(self._settings.workers):
             sockets = {n: listener.fd(slot) for n, listener in self._listeners.items() if n != "control"}
-            arguments = ["--slot", str(slot), *boot]
+            arguments = ["--slot", str(slot), *worker_boot]
             for name, fd in sockets.items():
                 arguments += [f"--{name.replace('_', '-')}-fd", str(fd)]
             workers.append(
                 ChildSpec(
                     name=f"gateway-{slot}",
                     command=command("gateway", *arguments),
-                    fds=(boot_fd, lock_fd, *sockets.values()),
+                    fds=(worker_boot_fd, lock_fd, *sockets.values()),
                     lifeline_fd=lifeline_fd,
                 )
             )
-        held = sorted({fd for spec in workers for fd in spec.fds} - {boot_fd, lock_fd})
+        held = sorted({fd for spec in workers for fd in spec.fds} - {worker_boot_fd, lock_fd})
         spare_authority = self._spare(authority, "authority", *boot)
-        spare_worker = self._spare(workers[0], "gateway", *boot, "--held-fds", *map(str, held), fds=held)
+        spare_worker = self._spare(workers[0], "gateway", *worker_boot, "--held-fds", *map(str, held), fds=held)
         return (
             Keeper(
                 authority,

@@ -1,0 +1,37 @@
+"""Who gets to see the root secret: the authority, and nobody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from tests.support.gateway import Patgate
+
+KEY = "root-secret-of-this-test-0123456789abcdef"
+
+
+CONFIG = {"upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}}, "workers": 1}
+
+
+def test_a_worker_has_no_secret_in_its_environment_or_its_settings(tmp_path: Path) -> None:
+    with Patgate(tmp_path, CONFIG, environ={"PATGATE_SECRET_KEY": KEY}) as gateway:
+        workers = gateway.worker_pids()
+        assert workers
+        for pid in workers:
+            process = Path(f"/proc/{pid}")
+            assert b"PATGATE_" not in (process / "environ").read_bytes()
+            for descriptor in os.listdir(process / "fd"):
+                path = process / "fd" / descriptor
+                if os.readlink(path).startswith("/memfd:"):
+                    assert KEY.encode() not in path.read_bytes()
+
+
+def test_a_hangup_without_a_terminal_ends_nothing(tmp_path: Path) -> None:
+    with Patgate(tmp_path, CONFIG) as gateway:
+        workers = gateway.worker_pids()
+        os.kill(gateway.process.pid, signal.SIGHUP)
+        for pid in workers:
+            os.kill(pid, signal.SIGHUP)
+        assert gateway.cli("user", "list") == []
+        assert gateway.worker_pids() == workers
