@@ -110,7 +110,12 @@ class Worker:
                 schemes=settings.credentials,
             )
             recorder = Recorder(
-                routes.routes, self._log, prefix_of=authenticator.prefix_of, workers=settings.workers
+                routes.routes,
+                self._log,
+                prefix_of=authenticator.prefix_of,
+                settings=settings.log,
+                process=f"gateway-{self._slot}",
+                workers=settings.workers,
             )
             responder = Responder(realm=settings.brand, basic="basic" in settings.credentials)
             proxy = ProxyPipeline(
