@@ -6,16 +6,15 @@ Rates and latencies belong to `make bench`, hours and gigabytes to `make soak`; 
 from __future__ import annotations
 
 import re
-import secrets
 import select
 import socket
 import struct
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,11 @@ from tests.support.load import Load
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, request_bytes
 from tests.support.scripted import Peer, ScriptedBackend, response
+from tests.support.tokens import forged, unknown_prefix
 
 OWNER = "eve@example.org"
 TARGET = "/v1/things/1"
 MEBIBYTE = 1 << 20
-BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 DEADLINE = 1.0
 PATIENCE = DEADLINE + 4.0  # half a second of sweep, and a machine that is busy with other things
 BIG = 512 * MEBIBYTE
@@ -74,6 +73,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) ->
         "routes": [
             {"path": "/public/**", "upstream": "app", "access": "public"},
             {"path": "/v1/{entity}/{id}", "upstream": "app"},
+            {"path": "/mark", "upstream": "app", "access": "public"},
         ],
         "timeouts": {"request_head": f"{DEADLINE}s", "request_body_idle": f"{DEADLINE}s"},
         "cache": {"entries": 100, "absent": ABSENT},
@@ -95,30 +95,28 @@ def token(node: Patgate) -> Token:
 # --- measuring ---
 
 
-def metric(node: Patgate, name: str) -> float:
-    """The sum over every series of one metric."""
+def metric(node: Patgate, name: str, labels: Mapping[str, str] | None = None) -> float:
+    """The sum over every series of one metric with these labels."""
+    wanted = set((labels or {}).items())
     page = node.control("GET", "/metrics").body.decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
-    found = [sample.value for sample in samples if sample.name == name]
-    assert found, f"no metric {name}"
-    return sum(found)
+    return sum(sample.value for sample in samples if sample.name == name and wanted <= set(sample.labels.items()))
+
+
+MARKS = count(1)
 
 
 def settled(node: Patgate, name: str) -> float:
-    """The metric once the worker's next report has brought everything that was counted before now."""
+    """The metric with everything that was counted before now.
+
+    A worker reports all its counts at once: when a request made now is among them, so is whatever came before it.
+    """
     with node.connect() as connection:
-        connection.request("GET", "/public/a")
-    counted = metric(node, "patgate_request_seconds_count")
-    wait_until(lambda: metric(node, "patgate_request_seconds_count") > counted - 1, "a report", seconds=5)
-    seen = [-1.0, metric(node, name)]
-
-    def still() -> bool:
-        time.sleep(0.6)  # longer than the interval of a worker's reports
-        seen.append(metric(node, name))
-        return seen[-1] == seen[-2]
-
-    wait_until(still, f"{name} settled", seconds=10)
-    return seen[-1]
+        assert connection.request("GET", "/mark").status == 200
+    made = next(MARKS)
+    mark = {"route": "/mark"}
+    wait_until(lambda: metric(node, "patgate_requests_total", mark) == made, "the worker's report", seconds=10)
+    return metric(node, name)
 
 
 def memory(pid: int, field: str) -> int:
@@ -133,23 +131,12 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-def token_of_our_form(head: str) -> str:
-    """A token whose checksum is right (interfaces.md, Tokens), so that nothing but a look-up can refuse it."""
-    text = head + "_" + "".join(secrets.choice(BASE62) for _ in range(32))
-    number, digits = zlib.crc32(text.encode()), ""
-    for _ in range(6):
-        number, digit = divmod(number, 62)
-        digits = BASE62[digit] + digits
-    return text + digits
+def wrong_secrets(token: Token, number: int) -> list[str]:
+    return [forged(token.prefix) for _ in range(number)]
 
 
-def wrong_secrets(token: Token, count: int) -> list[str]:
-    return [token_of_our_form(token.prefix) for _ in range(count)]
-
-
-def unknown_tokens(count: int) -> list[str]:
-    ids = ("".join(secrets.choice(BASE62) for _ in range(12)) for _ in range(count))
-    return [token_of_our_form(f"acme_pat_{name}") for name in ids]
+def unknown_tokens(number: int) -> list[str]:
+    return [forged(unknown_prefix()) for _ in range(number)]
 
 
 def flood(node: Patgate, tokens: Sequence[str], *, clients: int = 8) -> None:
@@ -245,15 +232,14 @@ def test_a_flood_of_malformed_requests_writes_a_bounded_log(malformed: bytes, no
 def gone(connections: Iterable[Connection]) -> bool:
     """Whether the gateway has ended or reset every one; what it sent before may still be there to read."""
     poll = select.poll()
-    count = 0
-    for connection in connections:
-        poll.register(connection.socket, select.POLLRDHUP)
-        count += 1
-    return len(poll.poll(0)) == count
+    sockets = [connection.socket for connection in connections]
+    for each in sockets:
+        poll.register(each, select.POLLRDHUP)
+    return len(poll.poll(0)) == len(sockets)
 
 
-def opened(stack: ExitStack, node: Patgate, count: int, data: bytes) -> list[Connection]:
-    connections = [stack.enter_context(node.connect()) for _ in range(count)]
+def opened(stack: ExitStack, node: Patgate, number: int, data: bytes) -> list[Connection]:
+    connections = [stack.enter_context(node.connect()) for _ in range(number)]
     for connection in connections:
         connection.send(data)
     return connections

@@ -6,15 +6,17 @@ By its directory's name this module runs after e2e/ and faults/, so that it read
 from __future__ import annotations
 
 import base64
+import secrets
 from pathlib import Path
 
 import pytest
 
 from tests.support.gateway import DIRECTORIES, SECRETS, Patgate, Token, secret_part
 from tests.support.plugin import EDITOR
-from tests.support.process import children, wait_until
-from tests.support.rawhttp import Response
+from tests.support.process import LOOPBACK, children, wait_until
+from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
+from tests.support.tokens import forged, unknown_prefix
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,73 @@ def test_nothing_that_any_gateway_wrote_has_a_secret(gateway: Patgate, token: To
         for secret in SECRETS:
             for spelling in spellings(secret):
                 assert spelling not in content, f"a secret is in {file.name}"
+
+
+def test_known_and_unknown_prefixes_are_refused_alike(gateway: Patgate, recorder: Recorder, token: Token) -> None:
+    """The same words and headers for a wrong secret, an unknown prefix, and a string that was never a token.
+
+    Alike in time, too: neither runs argon2 (test_s8 counts), and each prefix costs one look-up at most.
+    """
+    wrong = forged(token.prefix)
+    unknown = forged(unknown_prefix())
+    never = token.value[:-1] + ("1" if token.value[-1] == "0" else "0")
+    answers = set()
+    for value in (wrong, unknown, never, wrong, unknown):
+        response = ask(gateway, f"Authorization: Bearer {value}\r\n".encode())
+        document = response.json()
+        assert document.pop("decision") == response.get("X-Request-Id")
+        headers = sorted(
+            (name, value) for name, value in response.headers if name not in (b"X-Request-Id", b"Content-Length")
+        )
+        answers.add((response.status, str(sorted(document.items())), str(headers), len(response.body)))
+    assert len(answers) == 1, answers
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /public/MARK/../a HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"GET /nowhere/MARK?MARK HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"MARK /v1/things/MARK HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"GET /v1/MARK HTTP/1.1\r\nHost: gateway\r\nAuthorization: MARK MARK\r\n\r\n",
+        b"GET /v1/things HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer MARK\r\n\r\n",
+        b"GET /v1/things HTTP/1.1\r\nHost: gateway\r\nX-Api-Key: MARK\r\n\r\n",
+        b"GET /public/a HTTP/1.1\r\nHost: MARK/MARK\r\n\r\n",
+        b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nMARK: \0\r\n\r\n",
+        b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nConnection: MARK MARK\r\n\r\n",
+        b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nExpect: MARK\r\n\r\n",
+        b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nContent-Length: MARK\r\n\r\n",
+        b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: MARK\r\n\r\n",
+        b"POST /public/a HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\nMARK\r\n\r\n",
+        b"GET http://MARK/ HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"MARK\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_what_is_refused_is_never_echoed(data: bytes, gateway: Patgate) -> None:
+    mark = b"<script>mark" + secrets.token_hex(4).encode()
+    with gateway.connect() as connection:
+        response = connection.exchange(data.replace(b"MARK", mark), method="GET")
+    assert 400 <= response.status < 500
+    shown = response.body + b"".join(name + b": " + value for name, value in response.headers)
+    assert mark[-8:] not in shown
+    assert b"<script" not in shown.lower()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/nowhere"])
+def test_the_control_listener_grants_no_other_origin_anything(path: str, gateway: Patgate) -> None:
+    with Connection(gateway.control_port) as connection:
+        for method in ("GET", "OPTIONS"):
+            headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}
+            response = connection.request(method, path, headers=headers, host=f"{LOOPBACK}:{gateway.control_port}")
+            assert not [name for name, _ in response.headers if name.lower().startswith(b"access-control-")]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8081", "127.0.0.1.evil.example", "0"])
+def test_the_control_listener_answers_only_to_its_own_name(host: str, gateway: Patgate) -> None:
+    """Or a page whose name is pointed at the loopback could read the metrics (DNS rebinding)."""
+    with Connection(gateway.control_port) as connection:
+        response = connection.request("GET", "/metrics", host=host)
+    assert 400 <= response.status < 500
+    assert b"patgate_requests_total" not in response.body
