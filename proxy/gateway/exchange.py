@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proxy.gateway.body import Body
     from proxy.gateway.cache import Entry
     from proxy.gateway.listen import ClientConnection
-    from proxy.gateway.upstream import Upstream, UpstreamConnection
+    from proxy.gateway.upstream import Server, Upstream, UpstreamConnection
 
 NO_BODY: Final = -1
 """`Exchange.content_length` of a message that announces none."""
@@ -25,6 +25,7 @@ class Exchange:
     """The state of one request. Times are nanoseconds of CLOCK_MONOTONIC."""
 
     __slots__ = (
+        "answered",
         "api_key",
         "authorization",
         "body",
@@ -53,6 +54,7 @@ class Exchange:
         "request_id",
         "response_started",
         "retried",
+        "server",
         "started",
         "status",
         "tunnel",
@@ -96,6 +98,7 @@ class Exchange:
         self.reported: Reason | None = None
         # forward
         self.upstream: Upstream | None = None
+        self.server: Server | None = None
         self.upstream_connection: UpstreamConnection | None = None
         self.upstream_head = b""
         # progress
@@ -105,5 +108,6 @@ class Exchange:
         self.tunnel = False
         self.retried = False
         self.status = 0
+        self.answered = 0
         self.bytes_in = 0
         self.bytes_out = 0

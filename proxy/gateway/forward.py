@@ -78,7 +78,8 @@ class Forwarder:
     def _send(self, x: Exchange, connection: UpstreamConnection) -> None:
         connection.exchange = x
         x.upstream_connection = connection
-        connection.server.active += 1
+        x.server = server = connection.server
+        server.active += 1
         transport = connection.transport
         if transport is None:
             self._fail(x, Reason.UPSTREAM_RESET)
@@ -86,7 +87,7 @@ class Forwarder:
         pieces = x.pending_body
         head = x.upstream_head
         if x.upstream is not None and not x.upstream.preserve_host:
-            head = head.replace(b"\r\nHost: " + x.host, connection.server.host_line, 1)
+            head = head.replace(b"\r\nHost: " + x.host, server.host_line, 1)
         if x.client is not None and x.client.paused:
             x.client.read_more(True)
         if pieces is None and x.body is None:
@@ -117,6 +118,7 @@ class Forwarder:
             except OSError:
                 reason = Reason.UPSTREAM_REFUSED
             tried.append(server)
+            x.server = server
             if x.client is None or x.upstream is None:
                 return
             following = x.upstream.another(tried)

@@ -9,6 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import time
 from typing import Final, Protocol
 
 from proxy.core.identity import fold
@@ -116,6 +117,7 @@ class Relay:
             body.done = True
             out = self._encode(x, [], last=True)
             if out and x.client is not None and x.client.transport is not None:
+                x.bytes_out += len(out)
                 x.client.transport.write(out)
             self._done(connection, x, clean=False)
         elif body is None and not connection.buffer and self._ending.retry(x, connection):
@@ -167,6 +169,7 @@ class Relay:
         connection.keep = False
         connection.body = TunnelBody()
         x.status = 101
+        x.answered = time.monotonic_ns()
         x.response_started = True
         x.tunnel = True
         x.keep_alive = False
@@ -184,6 +187,7 @@ class Relay:
         assert client is not None and client.transport is not None
         kept, length, chunked, connection.keep, _ = fields
         x.status = status = int(code)
+        x.answered = time.monotonic_ns()
         if not x.body_done or client.closing or x.websocket or client.listener.draining:
             # The answer came before the whole request: what is left of it must not become the next one. Or the worker
             # is to end, and the client is told not to send more.

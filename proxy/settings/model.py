@@ -211,6 +211,10 @@ class Log(Section):
     """The least important records to write."""
     format: Literal["json", "text"] = "json"
     """One JSON document a line, or text for people."""
+    access: Literal["off", "refusals", "all"] = "refusals"
+    """Which requests get a line: none, those that are refused or fail, or each; whatever the level is."""
+    access_format: Literal["json", "combined"] = "json"
+    """JSON with everything, or the combined format of web servers."""
 
 
 def _store(text: str) -> str:

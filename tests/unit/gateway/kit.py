@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from proxy.core.identity import PRESETS, identity_lines, stripped_names
 from proxy.core.model import Access, Grant, Kind, Reach
@@ -35,6 +35,7 @@ from proxy.gateway.record import Recorder
 from proxy.gateway.respond import Responder
 from proxy.observe.logs import get_logger
 from proxy.settings.addresses import Server as Address
+from proxy.settings.model import Log
 from proxy.settings.model import Upstream as UpstreamSettings
 
 NAMES: Final = PRESETS["patgate"]
@@ -327,6 +328,7 @@ class Gateway:
         max_idle: int = 64,
         trusted: Iterable[str] = (),
         credentials: Iterable[str] = ("bearer", "basic", "x-api-key"),
+        access: Literal["off", "refusals", "all"] = "refusals",
     ) -> None:
         credentials = tuple(credentials)
         self.page = make_page() if page is None else page
@@ -340,7 +342,14 @@ class Gateway:
         self.authenticator = Authenticator(
             cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, names=NAMES, schemes=credentials
         )
-        self.recorder = Recorder(table.routes, get_logger("test"), prefix_of=self.authenticator.prefix_of)
+        self.access: list[dict[str, Any]] = []
+        self.recorder = Recorder(
+            table.routes,
+            get_logger("test"),
+            prefix_of=self.authenticator.prefix_of,
+            settings=Log(access=access),
+            write=lambda lines: self.access.extend(map(json.loads, lines.splitlines())),
+        )
         self.pipeline = ProxyPipeline(
             routes=table,
             authenticator=self.authenticator,
