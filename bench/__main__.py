@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import coldstart, compare, memory, report
+from bench import build, coldstart, compare, memory, report
 from bench.errors import BenchError
 from bench.machine import divide_cores, facts, require_linux
 from bench.peers import Peer
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peers", default=",".join(compare.PEERS), help="compare: which ones, nginx among them (default all)"
     )
+    parser.add_argument("--pure", action="store_true", help="measure the sources and not the compiled package")
     parser.add_argument("--together", action="store_true", help="load generator and backend on the measured core too")
     parser.add_argument("--bound", type=float, help="exit 1 when the ratio, the seconds or the MB are above this")
     return parser
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         require_linux()
-        about = facts()
+        about = facts(build.choose(pure=options.pure))
         with tempfile.TemporaryDirectory(prefix="patgate-bench-") as directory:
             result, text, figure = _measure(options, Path(directory))
     except BenchError as error:

@@ -114,13 +114,13 @@ def _packages(names: Iterable[str]) -> str:
     return ", ".join(held)
 
 
-def facts() -> dict[str, str]:
-    """What a reader needs to judge a figure or repeat it."""
+def facts(build: str) -> dict[str, str]:
+    """What a reader needs to judge a figure or repeat it; ``build`` names the one of patgate that is measured."""
     return {
         "processor": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}, {_optimised()}",
-        "patgate": _packages(["patgate", "uvloop", "httptools"]),
+        "patgate": f"{_packages(['patgate'])} ({build}), {_packages(['uvloop', 'httptools'])}",
         "nginx": _version([require("nginx", "nginx"), "-v"], r"nginx/(\S+)"),
         "wrk": _version([require("wrk", "wrk"), "-v"], r"wrk (\S+)"),
     }

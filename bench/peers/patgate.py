@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.build import compiled_was_chosen
 from bench.errors import BenchError
 from bench.load import ask
 from bench.machine import command_line, descendants, pin, until
@@ -58,6 +59,10 @@ class Installation:
             return ask(self.control, "/readyz")[0] == 200
         except OSError:
             return False
+
+    def compiled(self) -> bool:
+        """Whether the gateway said at its start that it is compiled (``bench.build``)."""
+        return '"compiled":true' in self.config.with_name("serve.log").read_text(errors="replace")
 
     def log_end(self, characters: int = 1500) -> str:
         """The end of what its processes logged."""
@@ -121,6 +126,8 @@ def running(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
             raise BenchError(f"{error} Its log ends: {installation.log_end()}") from None
         if process.poll() is not None:
             raise BenchError(f"patgate ended with status {process.returncode}. Its log ends: {installation.log_end()}")
+        if installation.compiled() != compiled_was_chosen():
+            raise BenchError("patgate runs another build than the one that is to be measured.")
         yield process
     finally:
         stop(process)
