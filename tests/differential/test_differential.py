@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.differential.client import Lane
 from tests.differential.judge import UNCOUNTED, Answer, Case, Finding, Judge, View, numbered
 from tests.differential.targets import corpus, mutations
 from tests.support.pathservers import PathServer
+from tests.support.process import wait_until
 
 VISIBLE = frozenset(range(0x21, 0x7F))
 
@@ -104,6 +106,10 @@ def test_answers_of_the_gateway_are_judged_too(running: Campaign) -> None:
     assert judge.judge(server, allowed, of_another) == "this is the answer to request 2"
 
 
+def written(server: PathServer, line: bytes) -> bool:
+    return line in server.lines_since(0)[0]
+
+
 def test_a_server_that_was_given_what_the_gateway_refused_is_found(running: Campaign) -> None:
     """Here by asking the server behind the gateway's back, with the number of a request that will be refused."""
     for server in running.servers:
@@ -112,6 +118,8 @@ def test_a_server_that_was_given_what_the_gateway_refused_is_found(running: Camp
             smuggled.exchange([Case(number=running.next_number, target=b"/public/x")])
         finally:
             smuggled.close()
+        line = b"%d" % running.next_number
+        wait_until(partial(written, server, line), f"{server.name} having written the number")
         findings = running.run([b"/admin/x"])
         assert [(finding.server, finding.problem) for finding in findings] == [
             (server.name, "refused, and yet the server was given it")
