@@ -199,3 +199,84 @@ async def linked(authority: Authority) -> AuthorityLink:
     link.start()
     await until(lambda: link.up)
     return link
+
+
+async def test_a_flood_of_strangers_stands_before_nobody_who_was_good_until_a_change() -> None:
+    """2,000 well-formed tokens that nobody knows, and an authority that takes its time for them."""
+    async with world() as w:
+        good = [w.known() for _ in range(3)]
+        for one in good:
+            assert await w.bearer(one.token) is None
+        answer_strangers = asyncio.Event()
+
+        async def slow_for_strangers(message: Message) -> Message:
+            if message["prefix"] not in w.authority.grants:
+                await answer_strangers.wait()
+            return {"as_of": w.authority.epoch, **w.authority.found(message["prefix"])}
+
+        w.authority.answers["resolve"] = slow_for_strangers
+        strangers = [TOKENS.mint(Kind.PAT) for _ in range(2000)]
+        flood = [asyncio.create_task(w.bearer(one.token), name="stranger") for one in strangers]
+        await until(lambda: w.authority.asked["resolve"] >= 64)
+        asked = w.authority.asked["changes"]
+        for one in good:
+            w.commit(f"token:{one.token_id}")
+            assert await asyncio.wait_for(w.bearer(one.token), 1.0) is None
+        w.commit("user:usr1")
+        verdicts = await asyncio.wait_for(asyncio.gather(*(w.bearer(one.token) for one in good)), 1.0)
+        assert verdicts == [None, None, None]
+        assert w.authority.asked["changes"] > asked
+        assert not answer_strangers.is_set()
+        answer_strangers.set()
+        answers = await asyncio.gather(*flood)
+        assert set(answers) == {Reason.TOKEN_UNKNOWN, Reason.OVERLOADED}
+        assert answers.count(Reason.TOKEN_UNKNOWN) >= 1024
+
+
+async def test_what_was_refused_after_a_change_is_a_stranger_again() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        assert not w.cache.good_lately(minted.prefix)
+        w.authority.grants[minted.prefix] = RefusedGrant(prefix=minted.prefix, reason=Reason.TOKEN_REVOKED, depends=())
+        w.commit(f"token:{minted.token_id}")
+        await w.link.sync(1)
+        assert w.cache.good_lately(minted.prefix)
+        assert await w.bearer(minted.token) is Reason.TOKEN_REVOKED
+        assert not w.cache.good_lately(minted.prefix)
+
+
+async def test_changes_are_fetched_however_many_questions_wait() -> None:
+    async with world() as w:
+        good, unverified = w.known(), w.known(verified=False)
+        assert await w.bearer(good.token) is None
+        w.authority.answers["verify"] = lambda message: None
+        waiting = [
+            asyncio.create_task(w.link.verify(unverified.prefix, unverified.token), name="verify") for _ in range(1024)
+        ]
+        await until(lambda: w.authority.asked["verify"] == 1024)
+        w.commit("token:another")
+        assert await asyncio.wait_for(w.bearer(good.token), 1.0) is None
+        assert w.authority.asked["changes"] == 1
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_who_waits_for_changes_goes_on_when_a_push_brings_them() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        w.authority.answers["changes"] = lambda message: None
+        w.commit("token:one")
+        waiting = asyncio.create_task(w.bearer(minted.token), name="waiting")
+        await until(lambda: w.authority.asked["changes"])
+        w.commit("token:two")
+        later = asyncio.create_task(w.bearer(minted.token), name="later")
+        await asyncio.sleep(0.02)
+        w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": ["token:one"]})
+        assert await asyncio.wait_for(waiting, 1.0) is None
+        assert not later.done()
+        w.authority.push({"push": "changes", "since": 1, "epoch": 2, "keys": ["token:two"]})
+        assert await asyncio.wait_for(later, 1.0) is None
+        assert w.authority.asked["changes"] == 1

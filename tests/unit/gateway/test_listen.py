@@ -219,6 +219,26 @@ async def trickling(client: Client) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("first", "again"), [(b"\r", b"\n\r"), (b"\r\n", b"\r\n"), (b"\r\n\r", b"\n"), (b"\r\n\r\nG", b"E")]
+)
+@pytest.mark.parametrize("used", [False, True])
+async def test_empty_lines_and_halves_of_them_buy_no_time(first: bytes, again: bytes, used: bool) -> None:
+    async with serving(answering(echo_target), head_seconds=0.5, keepalive_seconds=0.5) as (gateway, _):
+        client = await gateway.client()
+        if used:
+            assert (await client.ask(get("/open/a"))).status == 200
+        begun = time.monotonic()
+        client.send(first)
+        ending = asyncio.create_task(client.rest(seconds=5), name="ending")
+        while not ending.done():
+            await asyncio.wait([ending], timeout=0.1)
+            client.send(again)
+        assert (await ending)[:13] in (b"", b"HTTP/1.1 408 ", b"HTTP/1.1 400 ")
+        # Once for the time between requests and once for the head, at most.
+        assert time.monotonic() - begun < 1.3
+
+
 async def test_the_second_head_on_a_connection_has_a_deadline_of_its_own() -> None:
     async with serving(answering(echo_target), head_seconds=0.1, keepalive_seconds=30) as (gateway, _):
         client = await gateway.client()

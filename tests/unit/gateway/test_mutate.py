@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 
@@ -187,6 +188,36 @@ async def test_a_report_only_route_says_who_is_asking_if_it_knows_and_nobody_if_
         assert field_lines(head, "x-auth-user") == [b"usr1"]
         head = await seen(gateway, get("/report/a", "X-Auth-User: forged"))
         assert {name: field_lines(head, name) for name in IDENTITY} == {name: [b""] for name in IDENTITY}
+
+
+async def test_a_report_only_route_passes_on_nobody_for_an_expired_token_however_well_it_is_known() -> None:
+    async with serving(answering(mirror)) as (gateway, _):
+        expired = gateway.admit(expires_at=time.time() - 1)
+        for form in ("Authorization: Bearer {}", "Authorization: Bearer {}", "X-API-Key: {}", "X-API-Key: {}"):
+            head = await seen(gateway, get("/report/a", form.format(expired.token), "X-Auth-User: forged"))
+            assert {name: field_lines(head, name) for name in IDENTITY} == {name: [b""] for name in IDENTITY}
+            assert expired.token.encode() not in head
+        assert gateway.authenticator.hits == 2
+
+
+@pytest.mark.parametrize("target", ["/open/a", "/ui/a", "/report/a"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Authorization: Bearer 0{}",
+        "Authorization: Bearer {}0",
+        "Authorization: Bearer x{}x",
+        "Authorization: Bearer _{}_",
+        "Authorization: Token token={}",
+        "X-API-Key: 0{}",
+    ],
+)
+async def test_a_token_of_ours_reaches_no_backend_whatever_stands_around_it(target: str, form: str) -> None:
+    async with serving(answering(mirror)) as (gateway, _):
+        token = gateway.admit().token
+        head = await seen(gateway, get(target, form.format(token)))
+        assert token.encode() not in head
+        assert field_lines(head, "authorization") == field_lines(head, "x-api-key") == []
 
 
 async def test_forwarding_fields_of_an_untrusted_peer_are_dropped() -> None:

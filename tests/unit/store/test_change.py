@@ -1,0 +1,98 @@
+"""A commit that raised and was durable all the same: whoever tries again is answered after everyone knows of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.depends import token_key, user_key
+from proxy.core.errors import Conflict, NotFound, StoreUnavailable
+from tests.contract.kit import ADMIN, Kit, opened
+
+ANN = "ann@example.org"
+
+
+@pytest.fixture
+async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
+    async with opened(tmp_path) as kit:
+        await kit.basics()
+        kit.announced.clear()
+        yield kit
+
+
+async def in_doubt(verb: Callable[[], Awaitable[object]]) -> None:
+    """Run a verb whose commit reaches the disk and is then reported as failed, as an I/O error can have it."""
+    commit = AsyncConnection.commit
+
+    async def durable_and_raises(self: AsyncConnection) -> None:
+        await commit(self)
+        raise sa.exc.OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AsyncConnection, "commit", durable_and_raises)
+        with pytest.raises(StoreUnavailable):
+            await verb()
+
+
+async def test_a_retry_that_finds_it_done_is_answered_after_the_announcement(kit: Kit) -> None:
+    made = await kit.tokens.create(ADMIN, ANN, "t")
+    kit.announced.clear()
+    await in_doubt(lambda: kit.tokens.revoke(ADMIN, made.view.id))
+    epoch = await kit.store.epoch()
+    assert kit.announced == []
+    view = await kit.tokens.revoke(ADMIN, made.view.id)
+    assert view.status.value == "revoked"
+    assert kit.announced == [(epoch, (token_key(made.view.id),))]
+    await kit.tokens.revoke(ADMIN, made.view.id)
+    assert len(kit.announced) == 1
+    assert await kit.intact() == epoch
+
+
+async def test_a_retry_that_finds_nothing_any_more_is_answered_after_the_announcement(kit: Kit) -> None:
+    made = await kit.tokens.create(ADMIN, ANN, "t")
+    kit.announced.clear()
+    await in_doubt(lambda: kit.tokens.delete(ADMIN, made.view.id))
+    assert kit.announced == []
+    with pytest.raises(NotFound):
+        await kit.tokens.delete(ADMIN, made.view.id)
+    assert kit.announced == [(await kit.store.epoch(), (token_key(made.view.id),))]
+
+
+async def test_a_retry_that_conflicts_with_itself_is_answered_after_the_announcement(kit: Kit) -> None:
+    await in_doubt(lambda: kit.users.add(ADMIN, "bob@example.org", "viewer"))
+    assert kit.announced == []
+    with pytest.raises(Conflict):
+        await kit.users.add(ADMIN, "bob@example.org", "viewer")
+    bob = await kit.users.show("bob@example.org")
+    assert kit.announced == [(await kit.store.epoch(), (user_key(bob.id),))]
+
+
+async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_number(kit: Kit) -> None:
+    ann = await kit.users.show(ANN)
+    await in_doubt(lambda: kit.users.suspend(ADMIN, ANN))
+    made = await kit.users.add(ADMIN, "bob@example.org", "viewer")
+    epoch = await kit.store.epoch()
+    assert kit.announced == [(epoch - 1, (user_key(ann.id),)), (epoch, (user_key(made.id),))]
+    assert await kit.intact() == epoch
+
+
+async def test_while_nobody_can_be_told_no_retry_is_answered(kit: Kit) -> None:
+    ann = await kit.users.show(ANN)
+    tell = kit.store.on_commit
+
+    async def nobody(_epoch: int, _keys: Sequence[str]) -> None:
+        raise StoreUnavailable("the page cannot be written")
+
+    kit.store.on_commit = nobody
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await kit.users.suspend(ADMIN, ANN)
+    kit.store.on_commit = tell
+    assert (await kit.users.suspend(ADMIN, ANN)).status.value == "suspended"
+    assert kit.announced == [(await kit.store.epoch(), (user_key(ann.id),))]
+    await kit.intact()
