@@ -1,6 +1,7 @@
 """patgate itself: one worker, the embedded store, everything on except the access log, as `patgate serve` runs it."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -60,9 +61,10 @@ class Installation:
         except OSError:
             return False
 
-    def compiled(self) -> bool:
-        """Whether the gateway said at its start that it is compiled (``bench.build``)."""
-        return '"compiled":true' in self.config.with_name("serve.log").read_text(errors="replace")
+    def compiled(self) -> bool | None:
+        """Whether the gateway says that it is compiled; None while it has not said so."""
+        found = re.search(r'"compiled":(true|false)', self.config.with_name("serve.log").read_text(errors="replace"))
+        return found and found[1] == "true"
 
     def log_end(self, characters: int = 1500) -> str:
         """The end of what its processes logged."""
@@ -126,6 +128,7 @@ def running(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
             raise BenchError(f"{error} Its log ends: {installation.log_end()}") from None
         if process.poll() is not None:
             raise BenchError(f"patgate ended with status {process.returncode}. Its log ends: {installation.log_end()}")
+        until(lambda: installation.compiled() is not None, "patgate says which build it is")
         if installation.compiled() != compiled_was_chosen():
             raise BenchError("patgate runs another build than the one that is to be measured.")
         yield process
