@@ -9,7 +9,7 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
 # A command, or a command and the package that has it.
-TOOLS    := apache2 curl git nginx node:nodejs
+TOOLS    := apache2 curl faketime git nginx node:nodejs
 CHECKED  := proxy tests $(wildcard bench)
 COMPILED := build/compiled
 SOURCES   = $(shell find proxy -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
