@@ -39,8 +39,8 @@ class LiveExchanges:
 
     def watch(self, x: Exchange) -> None:
         """Watch `x` until `forget`. Without a grant (public routes, report only) there is nothing to watch."""
-        entry = x.entry
-        if entry is None or x in self._watched:
+        entry, match = x.entry, x.match
+        if entry is None or match is None or not match.route.enforce or x in self._watched:
             return
         self._watched.add(x)
         if entry.live is None:

@@ -245,3 +245,17 @@ async def test_an_upload_under_a_revoked_token_is_refused() -> None:
         here.revoke(minted)
         answer = await client.answer(seconds=1)
         assert answer.status == 401 and answer.closes
+
+
+async def test_on_a_report_only_route_nothing_is_cut_either() -> None:
+    """What would have been refused at its beginning is not refused later, whatever changes meanwhile."""
+    async with world(endless) as here:
+        unable, short = here.admit(permissions=()), here.admit(expires_at=time.time() + 0.2)
+        for minted in (unable, short):
+            client = await here.gateway.client()
+            client.send(get("/report/1", f"Authorization: Bearer {minted.token}"))
+            await client.reader.readuntil(b"tick\n")
+            here.commit(f"token:{minted.token_id}")
+            for _ in range(40):
+                await client.reader.readuntil(b"tick\n")
+        assert not here.gateway.pipeline.live
