@@ -11,8 +11,8 @@ import json
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -483,14 +483,6 @@ async def serving(handler: Handler, **facts: Any) -> AsyncIterator[tuple[Gateway
     finally:
         await gateway.close()
         await backend.close()
-
-
-async def ended(waiting: Awaitable[object]) -> bool:
-    """Whether reading fails because the connection broke, instead of coming to a clean end."""
-    with suppress(asyncio.IncompleteReadError, ConnectionResetError):
-        await waiting
-        return False
-    return True
 
 
 def get(target: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -234,7 +235,9 @@ async def test_empty_lines_and_halves_of_them_buy_no_time(first: bytes, again: b
         while not ending.done():
             await asyncio.wait([ending], timeout=0.1)
             client.send(again)
-        assert (await ending)[:13] in (b"", b"HTTP/1.1 408 ", b"HTTP/1.1 400 ")
+        # What is written to a connection that has ended may reset it before its end is read.
+        with suppress(ConnectionResetError):
+            assert (await ending)[:13] in (b"", b"HTTP/1.1 408 ", b"HTTP/1.1 400 ")
         # Once for the time between requests and once for the head, at most.
         assert time.monotonic() - begun < 1.3
 

@@ -6,8 +6,8 @@ import asyncio
 import functools
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from tests.unit.gateway.kit import (
     Gateway,
     Handler,
     answering,
-    ended,
     field_lines,
     get,
     make_grant,
@@ -81,6 +80,14 @@ class World:
         since = self.authority.epoch
         self.gateway.page[SLOT_EPOCH] = epoch = self.authority.change(key)
         self.authority.push({"push": "changes", "since": since, "epoch": epoch, "keys": [key]})
+
+
+async def ended(waiting: Awaitable[object]) -> bool:
+    """Whether reading fails because the connection broke, instead of coming to a clean end."""
+    with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+        await waiting
+        return False
+    return True
 
 
 def asked_more(authority: Authority, before: int) -> bool:
