@@ -12,7 +12,7 @@ from typing import Final
 
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route
-from proxy.gateway.access import AccessLog
+from proxy.gateway.access import BATCH, AccessLog
 from proxy.gateway.exchange import Exchange
 from proxy.observe.logs import Logger, write_lines
 from proxy.observe.metrics import (
@@ -63,7 +63,7 @@ class Recorder:
         self._access = AccessLog(
             routes, settings, log=log, prefix_of=prefix_of, process=process, workers=workers, write=write
         )
-        self._all = self._access.all
+        self._passed = self._access.passed if self._access.all else None
         self._routes = tuple(routes)
         self._tallies = [_RouteTally() for _ in routes]
         self._others: dict[tuple[str, Outcome, Reason], int] = {}
@@ -79,8 +79,11 @@ class Recorder:
         tally.sum_ns += elapsed
         if x.reason is None and x.reported is None:
             tally.allowed += 1
-            if self._all:
-                self._access.allowed(x, now_ns)
+            passed = self._passed
+            if passed is not None and x.client is not None:
+                passed.append((x, now_ns, x.client))
+                if len(passed) >= BATCH:
+                    self._access.render()
             return
         self._count_other(x, now_ns)
 
