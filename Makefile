@@ -19,7 +19,7 @@ COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --q
             --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
 # What also has to hold for the compiled package (docs/decisions/0004-compiled-hot-path.md); empty: only the pure one.
-COMPILED_TESTS ?= tests/unit/gateway tests/threats tests/e2e/test_build.py tests/e2e/test_forward_auth.py \
+COMPILED_TESTS ?= tests/unit/gateway $(wildcard tests/threats/test_s[12]_*.py) tests/e2e/test_build.py tests/e2e/test_forward_auth.py \
                   $(wildcard tests/property/test_gateway_*.py) \
                   $(foreach module,policy routes target,$(wildcard tests/unit/core/test_$(module).py tests/property/test_core_$(module).py))
 
