@@ -10,7 +10,7 @@ from tests.support.gateway import Patgate, Token
 from tests.support.ingress import caddy, nginx
 from tests.support.plugin import EDITOR, VIEWER
 from tests.support.rawhttp import Connection, request_bytes
-from tests.support.recorder import Recorder
+from tests.support.recorder import Recorder, answer_ok
 
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
@@ -35,14 +35,29 @@ CLAIMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def application() -> Iterator[Recorder]:
+    """The backend behind the ingress. What it is sent is the ingress's own writing, which the sentinel does not judge."""
+    with Recorder(watched=False) as server:
+        yield server
+
+
+@pytest.fixture
+def recorder(application: Recorder) -> Iterator[Recorder]:
+    application.script = answer_ok
+    application.clear()
+    yield application
+    application.script = answer_ok
+
+
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
 def ingress(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, gateway: Patgate, backend: Recorder
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, gateway: Patgate, application: Recorder
 ) -> Iterator[tuple[str, int]]:
     """The name and the port of a running ingress."""
     start = {"nginx": nginx, "caddy": caddy}[request.param]
     directory = tmp_path_factory.mktemp(request.param)
-    with start(directory, application=backend.port, forward_auth=gateway.forward_auth_port) as port:
+    with start(directory, application=application.port, forward_auth=gateway.forward_auth_port) as port:
         yield request.param, port
 
 
