@@ -37,7 +37,7 @@ CLAIMS = {
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[Recorder]:
-    """The backend behind the ingress. What it is sent is the ingress's own writing, which the sentinel does not judge."""
+    """The backend behind the ingress: what it is sent is the ingress's writing, which the sentinel does not judge."""
     with Recorder(watched=False) as server:
         yield server
 
