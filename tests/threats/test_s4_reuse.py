@@ -13,6 +13,7 @@ from tests.support.process import wait_until
 from tests.support.rawhttp import request_bytes
 from tests.support.recorder import Recorder
 from tests.support.scripted import Peer, Plan, ScriptedBackend, echo, response
+from tests.threats.cases import DESYNCHRONISING, UPGRADES
 
 SMUGGLED = b"GET /public/smuggled HTTP/1.1\r\nHost: gateway\r\n\r\n"
 POISON = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
@@ -141,18 +142,6 @@ def test_connect_is_refused_and_what_follows_is_not_read(
     assert misbehaving.targets == ["/public/own-0"]
 
 
-UPGRADES = {
-    "h2c": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
-    "h2c without settings": "Connection: Upgrade\r\nUpgrade: h2c\r\n",
-    "h2c that Connection does not name": "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
-    "TLS": "Connection: upgrade\r\nUpgrade: TLS/1.0\r\n",
-    "anything": "Connection: keep-alive, Upgrade\r\nUpgrade: anything/1\r\n",
-    "h2c beside websocket": "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
-    "h2c beside websocket in two lines": "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
-    "an alias": "Connection: Up_grade\r\nUp_grade: h2c\r\nHTTP2_Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
-}
-
-
 @pytest.mark.parametrize("lines", UPGRADES.values(), ids=UPGRADES)
 def test_an_upgrade_other_than_websocket_is_dropped_with_its_headers(
     lines: str, node: Patgate, misbehaving: ScriptedBackend
@@ -240,27 +229,6 @@ def test_an_answer_in_the_middle_of_the_body_closes_both_connections(
         assert connection.ended()
     assert_own_answers(node)
     assert misbehaving.peers[0].targets == ["/public/upload"]
-
-
-DESYNCHRONISING = {
-    "HEAD with a length": ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n", 200),
-    "HEAD with a coding": ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200),
-    "HEAD without either": ("HEAD", b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n", 200),
-    "204 with a length": ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 6\r\n\r\n", 204),
-    "204 with a coding": ("GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", 204),
-    "304 with a length": ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\nETag: x\r\n\r\n", 304),
-    "304 with a coding": ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", 304),
-    "an interim answer with a length": (
-        "GET",
-        b"HTTP/1.1 103 Early Hints\r\nContent-Length: 41\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        200,
-    ),
-    "an interim answer with a coding": (
-        "GET",
-        b"HTTP/1.1 102 Processing\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        200,
-    ),
-}
 
 
 @pytest.mark.parametrize(("method", "answer", "status"), DESYNCHRONISING.values(), ids=DESYNCHRONISING)
