@@ -72,6 +72,7 @@ class Store:
                 store._announced = await feed.epoch(connection)
                 await connection.commit()
         except BaseException:
+            # Whatever it is, a cancellation too, is passed on; the connections' threads must not stay behind.
             await store.close()
             raise
         return store
