@@ -255,7 +255,9 @@ class Client:
         self.writer = writer
 
     def send(self, data: bytes) -> None:
-        self.writer.write(data)
+        # What is written to a peer that has gone is lost; uvloop would raise where asyncio drops it.
+        if not self.writer.is_closing():
+            self.writer.write(data)
 
     def reset(self) -> None:
         """Leave with a reset: a mere end of sending is no sign that nobody waits for the answer."""
