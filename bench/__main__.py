@@ -5,84 +5,103 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-from bench import build, coldstart, compare, memory, report
+from bench import build, coldstart, compare, memory, report, results
 from bench.errors import BenchError
+from bench.figures import Part, Run, Verdict
 from bench.machine import divide_cores, facts, require_linux
-from bench.peers import Peer
-from bench.workload import mint, write_workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subcommand:
+    """One part of the benchmarks."""
+
+    title: str
+    """The heading of its section in docs/benchmarks.md."""
+    measure: Callable[[Run], Part]
+    """Raises BenchError when there is no figure that may be believed."""
+    whole: bool = True
+    """Whether `python -m bench` without a name runs it: not what takes longer than a minute or two."""
+
+
+#: In the order of the document. A new figure module is one more line here.
+SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
+    "cpu": Subcommand(title="CPU per request", measure=compare.measure),
+    "coldstart": Subcommand(title="Cold start", measure=coldstart.measure),
+    "memory": Subcommand(title="Memory of a full cache", measure=memory.measure),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure what a request, a start and a cached grant cost."
+        prog="python -m bench", description="Measure what patgate costs, beside other proxies and its own promises."
     )
-    parser.add_argument("what", nargs="?", choices=report.SECTIONS, default="compare")
-    parser.add_argument("--write", action="store_true", help="also write the result into docs/benchmarks.md")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    whole = [name for name, one in SUBCOMMANDS.items() if one.whole]
     parser.add_argument(
-        "--rounds", type=int, default=7, help="compare: interleaved rounds; coldstart: starts (default 7)"
+        "what", nargs="*", default=whole, help=f"of {', '.join(SUBCOMMANDS)} (default {', '.join(whole)})"
     )
-    parser.add_argument("--seconds", type=int, default=3, help="compare: seconds for each peer in a round (default 3)")
-    parser.add_argument("--tokens", type=int, default=1000, help="compare: tokens in use (default 1000)")
-    parser.add_argument(
-        "--entries", type=int, default=100_000, help="coldstart, memory: users and tokens (default 100000)"
-    )
-    parser.add_argument(
-        "--peers", default=",".join(compare.PEERS), help="compare: which ones, nginx among them (default all)"
-    )
+    parser.add_argument("--write", action="store_true", help="also write bench/results.json and docs/benchmarks.md")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a bound is missed")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds, or starts")
+    parser.add_argument("--seconds", type=float, help="seconds for each peer in a round")
+    parser.add_argument("--tokens", type=int, help="tokens in use")
+    parser.add_argument("--entries", type=int, help="users, connections or requests, by the part")
+    parser.add_argument("--peers", help="cpu, latency: which ones, separated by commas; nginx is always among them")
     parser.add_argument("--pure", action="store_true", help="measure the sources and not the compiled package")
     parser.add_argument("--together", action="store_true", help="load generator and backend on the measured core too")
-    parser.add_argument("--bound", type=float, help="exit 1 when the ratio, the seconds or the MB are above this")
     return parser
 
 
-def _peers(text: str) -> list[Peer]:
-    names = list(dict.fromkeys([compare.REFERENCE, *text.split(",")]))
-    unknown = [name for name in names if name not in compare.PEERS]
-    if unknown:
-        raise BenchError(f"No such peer; there are {', '.join(compare.PEERS)}.")
-    return [compare.PEERS[name] for name in names]
-
-
-def _measure(options: argparse.Namespace, directory: Path) -> tuple[object, str, float]:
-    """Run what was asked for: the result, its text, and the figure that a bound applies to."""
-    cores = divide_cores(together=options.together)
-    if options.what == "coldstart":
-        started = coldstart.measure(directory, entries=options.entries, runs=options.rounds)
-        return started, report.coldstart_text(started), max(started.seconds)
-    if options.what == "memory":
-        weighed = memory.measure(directory, cores, entries=options.entries)
-        return weighed, report.memory_text(weighed), weighed.full.rss
-    peers = _peers(options.peers)
-    workload = write_workload(directory, mint(options.tokens))
-    result = compare.compare(directory, workload, cores, peers, rounds=options.rounds, seconds=options.seconds)
-    worst = max((result.ratio(peer.name).median for peer in peers if peer.name == "patgate"), default=0.0)
-    return result, report.comparison_text(result), worst
+def _measure(name: str, options: argparse.Namespace) -> Part:
+    with tempfile.TemporaryDirectory(prefix="patgate-bench-") as directory:
+        return SUBCOMMANDS[name].measure(
+            Run(
+                directory=Path(directory),
+                cores=divide_cores(together=options.together),
+                rounds=options.rounds,
+                seconds=options.seconds,
+                tokens=options.tokens,
+                entries=options.entries,
+                peers=tuple(options.peers.split(",")) if options.peers else None,
+            )
+        )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one benchmark. Returns 0, or 1 when there is no figure or it is above ``--bound``."""
-    options = _parser().parse_args(arguments)
-    try:
-        require_linux()
-        about = facts(build.choose(pure=options.pure))
-        with tempfile.TemporaryDirectory(prefix="patgate-bench-") as directory:
-            result, text, figure = _measure(options, Path(directory))
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    text = f"{text}\n\n{report.machine_lines(about)}"
-    if options.json:
-        assert dataclasses.is_dataclass(result) and not isinstance(result, type)
-        print(json.dumps({"machine": about, "figure": figure, "result": dataclasses.asdict(result)}))
-    else:
-        print(text)
-    if options.write:
-        report.write(options.what, text)
-    return 1 if options.bound is not None and figure > options.bound else 0
+    """Run one part after the other. Returns 0, or 1 when a part has no figure or, with ``--check``, misses a bound."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := set(options.what) - set(SUBCOMMANDS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    status = 0
+    for name in options.what:
+        try:
+            require_linux()
+            machine = facts(build.choose(pure=options.pure))
+            part = _measure(name, options)
+        except BenchError as error:
+            print(f"bench {name}: {error}", file=sys.stderr)
+            status = 1
+            continue
+        if options.json:
+            print(json.dumps({"name": name, "machine": machine, "part": dataclasses.asdict(part)}), flush=True)
+        else:
+            print(
+                f"## {SUBCOMMANDS[name].title}\n\n{report.part_text(part)}\n\n{report.machine_text(machine)}\n",
+                flush=True,
+            )
+        if options.write:
+            result = results.Result(taken=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine, part=part)
+            report.write(results.save(name, result), {name: one.title for name, one in SUBCOMMANDS.items()})
+        if options.check and any(figure.verdict is Verdict.MISSED for figure in part.figures):
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """From executing `patgate serve` to /readyz answering 200, with a full store."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
+from bench.figures import Figure, Part, Run, spread
 from bench.nginx import free_port
 from bench.peers.patgate import Installation, install, start, stop
 from bench.seed import fill
@@ -16,19 +14,17 @@ ENTRIES: Final = 100_000
 BOUND_SECONDS: Final = 3.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Coldstart:
-    """Seconds of each start, in their order. The first follows the filling of the store, so its pages are in memory."""
-
-    entries: int
-    seconds: Sequence[float]
-
-
-def measure(directory: Path, *, entries: int, runs: int) -> Coldstart:
-    """Fill a store and start patgate on it ``runs`` times. Raises BenchError when it does not get ready."""
-    installation = install(directory / "patgate", free_port())
+def measure(run: Run) -> Part:
+    """Fill a store and start patgate on it a few times. Raises BenchError when it does not get ready."""
+    entries, starts = run.entries or ENTRIES, run.rounds or 3
+    installation = install(run.directory / "patgate", free_port())
     fill(installation.data_dir, mint(entries))
-    return Coldstart(entries=entries, seconds=[_start_once(installation) for _ in range(runs)])
+    what = f"from executing `patgate serve` to /readyz 200 with {entries:,} users and {entries:,} tokens"
+    seconds = spread([_start_once(installation) for _ in range(starts)])
+    return Part(
+        figures=(Figure(what=what, spread=seconds, bound=BOUND_SECONDS, unit=" s"),),
+        notes=(f"{starts} starts; the first follows the filling of the store, so its pages are in memory.",),
+    )
 
 
 def _start_once(installation: Installation, deadline: float = 60.0) -> float:

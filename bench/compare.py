@@ -15,16 +15,22 @@ from typing import Final
 
 from bench.cpu import cpu_ns, waited_ns
 from bench.errors import BenchError
+from bench.figures import Figure, Part, Run, Spread, Table, spread
 from bench.load import CONNECTIONS, Driven, ask, drive
 from bench.machine import Cores
 from bench.origin import BODY, Origin, run_origin
 from bench.peers import Peer, Serving, Site
 from bench.peers.nginx import Nginx
 from bench.peers.patgate import Patgate
-from bench.workload import Workload, all_paths
+from bench.workload import PATHS, Workload, all_paths, mint, write_workload
 
 PEERS: Final[Mapping[str, Peer]] = {"nginx": Nginx(), "patgate": Patgate()}
 REFERENCE: Final = "nginx"
+OURS: Final = "patgate"
+TOKENS: Final = 1000
+
+#: The bound and the aim of our cost over a peer's (issue 3).
+PROMISED: Final[Mapping[str, tuple[float, float]]] = {"nginx": (1.6, 1.25)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,19 +48,6 @@ class Sample:
     driven: Driven
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spread:
-    """The median of the rounds, between the smallest and the largest."""
-
-    median: float
-    low: float
-    high: float
-
-
-def spread(values: Sequence[float]) -> Spread:
-    return Spread(median=median(values), low=min(values), high=max(values))
-
-
 @dataclass(kw_only=True, slots=True)
 class Comparison:
     """The samples of every peer, in the order of the rounds."""
@@ -69,10 +62,37 @@ class Comparison:
         """µs of CPU per request."""
         return spread([sample.cpu_us for sample in self.samples[name]])
 
-    def ratio(self, name: str) -> Spread:
-        """Cost over that of the reference, round by round."""
-        pairs = zip(self.samples[name], self.samples[REFERENCE], strict=True)
-        return spread([mine.cpu_us / reference.cpu_us for mine, reference in pairs])
+    def ratio(self, name: str, to: str = REFERENCE) -> Spread:
+        """Cost of one over that of another, round by round."""
+        pairs = zip(self.samples[name], self.samples[to], strict=True)
+        return spread([one.cpu_us / other.cpu_us for one, other in pairs])
+
+
+def measure(run: Run) -> Part:
+    """The comparison of every peer, and the promised ratios. Raises BenchError."""
+    workload = write_workload(run.directory, mint(run.tokens or TOKENS))
+    result = compare(
+        run.directory, workload, run.cores, chosen(run.peers), rounds=run.rounds or 5, seconds=run.seconds or 2
+    )
+    figures = [
+        Figure(
+            what=f"CPU per authenticated request, ratio to {name}",
+            spread=result.ratio(OURS, name),
+            bound=bound,
+            aim=aim,
+        )
+        for name, (bound, aim) in PROMISED.items()
+        if OURS in result.samples and name in result.samples
+    ]
+    return Part(figures=tuple(figures), tables=(_table(result),), notes=_notes(result))
+
+
+def chosen(names: Sequence[str] | None) -> Sequence[Peer]:
+    """The peers with these names, the reference among them; all without. Raises BenchError for a name nobody has."""
+    wanted = dict.fromkeys([REFERENCE, *(names or PEERS)])
+    if not set(wanted) <= set(PEERS):
+        raise BenchError(f"No such peer; there are {', '.join(PEERS)}.")
+    return [PEERS[name] for name in wanted]
 
 
 def compare(
@@ -139,3 +159,37 @@ def _sample(name: str, running: Serving, origin: Origin, workload: Workload, cor
 
 def _seed() -> int:
     return random.SystemRandom().randrange(1, 2**31 - 1)
+
+
+def _table(result: Comparison) -> Table:
+    rows = []
+    for name, samples in result.samples.items():
+        cost, ratio = result.cost(name), result.ratio(name)
+        rate = median(sample.driven.rate for sample in samples)
+        busy = median(sample.busy for sample in samples)
+        waited = median(sample.waited for sample in samples)
+        costs = f"{cost.median:.1f} ({cost.low:.1f}–{cost.high:.1f})"
+        ratios = f"{ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+        rows.append((name, costs, ratios, f"{rate:,.0f}", f"{busy:.0%}", f"{waited:.0%}"))
+    ratio_to = f"ratio to {REFERENCE}"
+    head = ("one worker, one core", "CPU per request, µs", ratio_to, "requests/s", "on its core", "waited for it")
+    return Table(head=head, rows=tuple(rows))
+
+
+def _notes(result: Comparison) -> tuple[str, ...]:
+    beside = [
+        f"{name}'s {part}, beside it: {median(one.beside_us[part] for one in samples):.2f} µs of CPU per request."
+        for name, samples in result.samples.items()
+        for part in samples[0].beside_us
+    ]
+    where = "the same core" if result.together else "another core"
+    rounds = len(result.samples[REFERENCE])
+    return (
+        f"{rounds} interleaved rounds of {result.seconds:g} s each; ratios are taken within a round.",
+        f"Every request is different: {PATHS:,} paths, varied queries, a `traceparent` of its own, {result.tokens:,} "
+        f"tokens; {CONNECTIONS} kept-alive connections, no pipelining. A round with one wrong answer gives no figure.",
+        "CPU is the worker's own, user and kernel, from `/proc/<pid>/task/*/schedstat`; the load generator (wrk) "
+        f"and the backend (nginx `return 200`, HTTP/1.1 kept alive) run on {where}.",
+        *[PEERS[name].does[0].upper() + PEERS[name].does[1:] for name in result.samples],
+        *beside,
+    )

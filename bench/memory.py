@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
+from bench.figures import Figure, Part, Run, Table, spread
 from bench.load import ask, drive
-from bench.machine import Cores, until
+from bench.machine import until
 from bench.origin import run_origin
 from bench.peers.patgate import Installation, install, processes, running
 from bench.seed import fill
@@ -30,21 +31,6 @@ class Footprint:
     uss: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
-    """A worker before its first request and with ``entries`` grants in its cache, and the authority beside it."""
-
-    entries: int
-    empty: Footprint
-    full: Footprint
-    authority: Footprint
-
-    @property
-    def grant_bytes(self) -> float:
-        """Bytes that one cached grant adds to a worker."""
-        return (self.full.uss - self.empty.uss) * 1e6 / self.entries
-
-
 def footprint(pid: int) -> Footprint:
     """The memory of one process now."""
     kib = {
@@ -54,11 +40,12 @@ def footprint(pid: int) -> Footprint:
     return Footprint(rss=kib["Rss"] * 1024 / 1e6, uss=(kib["Private_Clean"] + kib["Private_Dirty"]) * 1024 / 1e6)
 
 
-def measure(directory: Path, cores: Cores, *, entries: int) -> Memory:
-    """Present ``entries`` tokens, each of its own user, to one worker. Raises BenchError when any is refused."""
-    workload = write_workload(directory, mint(entries))
-    with run_origin(directory, cores) as origin:
-        installation = install(directory / "patgate", origin.port)
+def measure(run: Run) -> Part:
+    """Present many tokens, each of its own user, to one worker. Raises BenchError when any is refused."""
+    entries = run.entries or ENTRIES
+    workload = write_workload(run.directory, mint(entries))
+    with run_origin(run.directory, run.cores) as origin:
+        installation = install(run.directory / "patgate", origin.port)
         fill(installation.data_dir, workload.tokens)
         with running(installation) as process:
             found = processes(process.pid)
@@ -66,12 +53,19 @@ def measure(directory: Path, cores: Cores, *, entries: int) -> Memory:
             met = 0
             while met < entries:
                 met += drive(
-                    installation.port, workload, cores, seconds=_PIECE_SECONDS, seed=1 + met, from_token=met
+                    installation.port, workload, run.cores, seconds=_PIECE_SECONDS, seed=1 + met, from_token=met
                 ).requests
             until(lambda: _cached(installation) >= entries, f"the worker counts {entries} cached grants")
-            return Memory(
-                entries=entries, empty=empty, full=footprint(found["gateway"]), authority=footprint(found["authority"])
-            )
+            full, authority = footprint(found["gateway"]), footprint(found["authority"])
+    rows = [("a worker before its first request", empty), (f"with {entries:,} cached grants", full)]
+    rows.append(("the authority then", authority))
+    cells = tuple((what, f"{held.rss:.0f} MB", f"{held.uss:.0f} MB") for what, held in rows)
+    what = f"memory (RSS) of a worker with {entries:,} cached grants"
+    return Part(
+        figures=(Figure(what=what, spread=spread([full.rss]), bound=BOUND_MB, unit=" MB"),),
+        tables=(Table(head=("memory", "RSS", "USS"), rows=cells),),
+        notes=(f"One cached grant: {(full.uss - empty.uss) * 1e6 / entries:,.0f} bytes.",),
+    )
 
 
 def _cached(installation: Installation) -> int:
