@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.gateway.body import (
     EXTENSION_LIMIT,
+    LINE_LIMIT,
     TRAILER_LIMIT,
     Body,
     ChunkedBody,
@@ -253,3 +254,12 @@ def test_white_space_in_front_of_an_extension_is_bounded_however_it_comes() -> N
     except FramingError:
         return
     raise AssertionError("white space without end was accepted")
+
+
+def test_the_longest_size_line_may_be_cut_anywhere() -> None:
+    """Found by fuzzing: cut between its CR and its LF, it was one byte too long."""
+    line = b"1" + b" " * (LINE_LIMIT - EXTENSION_LIMIT - 1) + b";" + b"e" * (EXTENSION_LIMIT - 1)
+    assert len(line) == LINE_LIMIT
+    wire = line + b"\r\nx\r\n0\r\n\r\n"
+    for cut in range(len(wire)):
+        assert feed(ChunkedBody(), wire[:cut], wire[cut:]) == (b"x", b"")
