@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Final, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
 from proxy.settings.values import quoted
 
@@ -25,6 +25,7 @@ _HOST_NAME: Final = re.compile(
 _DIGITS_AND_DOTS: Final = re.compile(r"[0-9.]+")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
+_TARGET: Final = re.compile(r"/[!-\"$-~]{0,1023}")
 _PUBLIC_IPV6: Final = IPv6Network("2000::/3")
 _MAPPED_IPV4: Final = IPv6Network("::ffff:0:0/96")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -60,6 +61,11 @@ class Server:
     port: int = 0
     path: str = ""
     """The socket's absolute path, for ``unix`` only."""
+
+    @property
+    def named(self) -> bool:
+        """Whether the host is a name, whose addresses have to be asked for."""
+        return self.scheme != "unix" and ":" not in self.host and not _DIGITS_AND_DOTS.fullmatch(self.host)
 
     @property
     def authority(self) -> str:
@@ -137,6 +143,27 @@ def _host(text: str) -> str:
     if not _HOST_NAME.fullmatch(text):
         raise ValueError("the host is neither an IP address nor a host name")
     return text.lower()
+
+
+def _name(text: str) -> str:
+    host = _host(text)
+    if ":" in host or _DIGITS_AND_DOTS.fullmatch(host):
+        raise ValueError("must be a host name, such as app.internal")
+    return host
+
+
+def _authority(text: str) -> str:
+    """What a ``Host`` field may carry: ``app.internal``, ``app.internal:8080``, ``[::1]:8080``."""
+    host, port = _split_port(text)
+    host = _host(host)
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{_port(port, lowest=1)}"
+
+
+def _target(text: str) -> str:
+    if not _TARGET.fullmatch(text):
+        raise ValueError("must be a path such as /healthz, of plain characters without spaces")
+    return text
 
 
 def parse_network(value: object) -> Network:
@@ -220,3 +247,6 @@ ServerAddress = Annotated[
 TrustedNetwork = Annotated[
     Network, PlainValidator(parse_network), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
+HostName = Annotated[str, AfterValidator(_name)]
+HostField = Annotated[str, AfterValidator(_authority)]
+RequestTarget = Annotated[str, AfterValidator(_target)]

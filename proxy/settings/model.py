@@ -23,7 +23,15 @@ from pydantic import (
 
 from proxy.core.identity import IdentityField
 from proxy.core.model import Access
-from proxy.settings.addresses import Bind, BindAddress, ServerAddress, TrustedNetwork
+from proxy.settings.addresses import (
+    Bind,
+    BindAddress,
+    HostField,
+    HostName,
+    RequestTarget,
+    ServerAddress,
+    TrustedNetwork,
+)
 from proxy.settings.names import (
     Brand,
     EntityName,
@@ -35,7 +43,7 @@ from proxy.settings.names import (
     PermissionText,
 )
 from proxy.settings.secret import SECRET_KEY_BYTES, decode_key
-from proxy.settings.values import Duration, Size, Whole
+from proxy.settings.values import Duration, Size, Statuses, StatusRange, Whole
 
 _BOOT: Final = "boot"
 _DAY: Final = 86400.0
@@ -104,6 +112,29 @@ class UpstreamTls(Section):
     """PEM file of the authorities to trust instead of the system's."""
     verify: bool = True
     """Check the servers' certificates and names."""
+    name: HostName | None = None
+    """Name that the servers are asked for (SNI) and that their certificates must have, instead of each one's own."""
+    certificate: FilePath | None = None
+    """PEM file with the certificate, and its chain, that is shown to the servers."""
+    key: FilePath | None = None
+    """PEM file with that certificate's private key, not encrypted."""
+
+
+class UpstreamHealth(Section):
+    path: RequestTarget
+    """What each server is asked for, with GET."""
+    host: HostField | None = None
+    """Host to ask with, instead of each server's own."""
+    interval: Timeout = 5.0
+    """From one check of a server to the next, a tenth more or less."""
+    timeout: Timeout = 2.0
+    """Longest wait for the head of the answer, the connection included."""
+    rise: Annotated[Whole, Field(ge=1, le=1000)] = 2
+    """Checks that must pass in a row before a server that failed gets requests again."""
+    fall: Annotated[Whole, Field(ge=1, le=1000)] = 3
+    """Checks that must fail in a row before a server gets no more requests."""
+    expect: Annotated[tuple[Statuses, ...], Field(min_length=1)] = (StatusRange(first=200, last=399),)
+    """Statuses that pass."""
 
 
 class Upstream(Section):
@@ -119,6 +150,10 @@ class Upstream(Section):
     """Unused connections kept per worker."""
     preserve_host: bool = True
     """Send the client's Host; false sends the server's own name."""
+    resolve_interval: Timeout = 30.0
+    """How long the addresses of a server's name are used before they are asked for again."""
+    health: UpstreamHealth | None = None
+    """Ask the servers whether they are well, and send requests only to those that are; off unless given."""
     tls: UpstreamTls = UpstreamTls()
     """For https servers."""
 
@@ -182,6 +217,8 @@ class Timeouts(Section):
     """How long a client connection may stay idle between requests."""
     tunnel: Timeout = 3600.0
     """How long a WebSocket may be silent in both directions."""
+    stream: Timeout = 3600.0
+    """How long an event stream (text/event-stream) may be silent."""
     drain: Timeout = 25.0
     """At shutdown, how long requests that have begun may take to end."""
 

@@ -17,7 +17,7 @@ from proxy.core.identity import IdentityNameError, names_from
 from proxy.core.model import Access
 from proxy.core.routes import REST, captures
 from proxy.settings.addresses import Bind, collides, trusts_everyone
-from proxy.settings.model import RouteSettings, Settings, Tls
+from proxy.settings.model import RouteSettings, Settings, UpstreamTls
 from proxy.settings.problems import Loc, path_of, suggestion
 from proxy.settings.values import quoted, quoted_path
 
@@ -84,8 +84,9 @@ def _trusted(candidate: Candidate) -> Iterator[Violation]:
 def _files(candidate: Candidate) -> Iterator[Violation]:
     tls = candidate.settings.listen.proxy.tls
     if tls is not None:
-        yield from _key_pair(("listen", "proxy", "tls"), tls)
+        yield from _key_pair(("listen", "proxy", "tls"), tls.certificate, tls.key)
     for name, upstream in candidate.settings.upstreams.items():
+        yield from _client_pair(candidate, ("upstreams", name, "tls"), upstream.tls)
         ca = upstream.tls.ca
         loc: Loc = ("upstreams", name, "tls", "ca")
         if ca is None or not candidate.sound(loc):
@@ -100,10 +101,21 @@ def _files(candidate: Candidate) -> Iterator[Violation]:
             yield Violation(loc=loc, message="holds no certificate in PEM form")
 
 
-def _key_pair(loc: Loc, tls: Tls) -> Iterator[Violation]:
+def _client_pair(candidate: Candidate, loc: Loc, tls: UpstreamTls) -> Iterator[Violation]:
+    if not candidate.sound((*loc, "certificate")) or not candidate.sound((*loc, "key")):
+        return
+    if tls.certificate is not None and tls.key is not None:
+        yield from _key_pair(loc, tls.certificate, tls.key)
+    elif tls.certificate is not None:
+        yield Violation(loc=(*loc, "certificate"), message="is given without its key")
+    elif tls.key is not None:
+        yield Violation(loc=(*loc, "key"), message="is given without its certificate")
+
+
+def _key_pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Violation]:
     found = [
         Violation(loc=(*loc, name), message=unreadable)
-        for name, path in (("certificate", tls.certificate), ("key", tls.key))
+        for name, path in (("certificate", certificate), ("key", key))
         if (unreadable := _unreadable(path)) is not None
     ]
     if found:
@@ -111,7 +123,7 @@ def _key_pair(loc: Loc, tls: Tls) -> Iterator[Violation]:
         return
     try:
         # An empty password, so that an encrypted key is an error here and not a question on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
         mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
         why = (
@@ -139,7 +151,7 @@ def _upstreams(candidate: Candidate) -> Iterator[Violation]:
                     message=f"is listed twice, first as servers[{servers[str(server)]}]",
                 )
             servers.setdefault(str(server), index)
-        tls_given = upstream.tls.ca is not None or not upstream.tls.verify
+        tls_given = upstream.tls != UpstreamTls()
         if tls_given and candidate.sound(loc) and all(server.scheme != "https" for server in upstream.servers):
             yield Violation(loc=(*loc, "tls"), message="has no effect, because no server of this upstream is https")
 

@@ -6,15 +6,17 @@ operator, and accepts its own result, so that settings survive a trip through JS
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Strict, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, PlainValidator, Strict, WithJsonSchema
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION: Final = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,6})?(?:ms|s|m|h|d|w))+")
 _DURATION_PART: Final = re.compile(r"([0-9.]+)([a-z]+)")
 _BYTES: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMG]i?B|B)?")
+_STATUSES: Final = re.compile(r"([1-5][0-9]{2})(?:\.\.([1-5][0-9]{2}))?")
 _ECHO_LIMIT: Final = 40
 
 
@@ -54,6 +56,31 @@ def parse_size(value: object) -> int:
     return int(matched[1]) * _BYTES[matched[2] or ""]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusRange:
+    """HTTP statuses from ``first`` to ``last``, both included: ``200`` or ``200..399``."""
+
+    first: int
+    last: int
+
+    def __contains__(self, status: object) -> bool:
+        return isinstance(status, int) and self.first <= status <= self.last
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}..{self.last}"
+
+
+def parse_statuses(value: object) -> StatusRange:
+    """``200``, ``"200"`` or ``"200..399"`` → statuses. An interim one is no answer, so they begin at 200."""
+    if isinstance(value, StatusRange):
+        return value
+    plain = isinstance(value, (int, str)) and not isinstance(value, bool)
+    matched = _STATUSES.fullmatch(str(value)) if plain else None
+    if matched is None or not 200 <= int(matched[1]) <= int(matched[2] or matched[1]):
+        raise ValueError("must be a status such as 200, or statuses such as 200..399")
+    return StatusRange(first=int(matched[1]), last=int(matched[2] or matched[1]))
+
+
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
@@ -69,6 +96,16 @@ Size = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{_SIZE.pattern}$"}, {"type": "integer", "minimum": 0}]}),
 ]
 """Bytes; written as a number, alone or with a unit."""
+
+Statuses = Annotated[
+    StatusRange,
+    PlainValidator(parse_statuses),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": f"^{_STATUSES.pattern}$"}, {"type": "integer", "minimum": 200}]}
+    ),
+]
+"""HTTP statuses; written as one, or as the first and the last of a range."""
 
 Whole = Annotated[int, Strict()]
 """A whole number, written as one: ``"2"`` and ``true`` are mistakes."""

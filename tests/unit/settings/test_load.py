@@ -378,6 +378,60 @@ def test_tls_files_that_are_missing_or_no_pair_are_mistakes(bad: Check, tmp_path
     assert "are not a PEM pair" in problem.message
 
 
+@pytest.mark.parametrize(
+    ("health", "place", "message"),
+    [
+        ("{ interval: 1s }", "path", "is required here"),
+        ("{ path: healthz }", "path", "must be a path such as /healthz"),
+        ("{ path: '/a b' }", "path", "must be a path such as /healthz"),
+        ("{ path: '/a#b' }", "path", "must be a path such as /healthz"),
+        ("{ path: /, host: 'a/b' }", "host", "neither an IP address nor a host name"),
+        ("{ path: /, host: 'a:x' }", "host", "the port must be a number"),
+        ("{ path: /, interval: 0s }", "interval", "must be more than 0 seconds"),
+        ("{ path: /, rise: 0 }", "rise", "must be at least 1"),
+        ("{ path: /, expect: [] }", "expect", "must not be empty"),
+        ("{ path: /, expect: 200 }", "expect", "must be a list"),
+        ("{ path: /, expect: [2xx] }", "expect[0]", "must be a status such as 200"),
+        ("{ path: /, expect: [399..200] }", "expect[0]", "must be a status such as 200"),
+        ("{ path: /, expect: [101] }", "expect[0]", "must be a status such as 200"),
+        ("{ path: /, expect: [true] }", "expect[0]", "must be a status such as 200"),
+    ],
+)
+def test_what_is_no_health_check_is_refused_with_the_reason(bad: Check, health: str, place: str, message: str) -> None:
+    [problem] = bad(f"upstreams:\n  app:\n    servers: ['http://h']\n    health: {health}\n")
+    assert (problem.line, problem.path) == (4, f"upstreams.app.health.{place}")
+    assert message in problem.message
+
+
+def test_a_health_check_survives_the_way_to_the_workers(good: Load) -> None:
+    settings = good(
+        "upstreams:\n  app:\n    servers: ['http://h']\n"
+        "    health: { path: '/up?deep=1', host: 'App.Internal:81', expect: [200..299, 401] }\n"
+    )
+    handed = Settings.from_boot_json(settings.to_worker_json()).upstreams["app"].health
+    assert handed == settings.upstreams["app"].health
+    assert handed is not None
+    assert (handed.path, handed.host) == ("/up?deep=1", "app.internal:81")
+    assert [str(each) for each in handed.expect] == ["200..299", "401"]
+    assert [status in handed.expect[0] for status in (199, 200, 299, 300)] == [False, True, True, False]
+
+
+def test_a_client_certificate_needs_its_key_and_both_files_at_their_lines(bad: Check, tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("nothing")
+    start = "upstreams:\n  app:\n    servers: ['https://h']\n    tls:\n"
+    for text, line, place, message in (
+        ("      certificate: cert.pem\n", 5, "certificate", "is given without its key"),
+        ("      key: cert.pem\n", 5, "key", "is given without its certificate"),
+        ("      certificate: cert.pem\n      key: none.pem\n", 6, "key", "cannot be read"),
+        ("      certificate: none.pem\n      key: cert.pem\n", 5, "certificate", "cannot be read"),
+        ("      certificate: cert.pem\n      key: cert.pem\n", 6, "key", "are not a PEM pair"),
+        ("      name: 10.0.0.1\n", 5, "name", "must be a host name"),
+    ):
+        [problem] = bad(start + text)
+        assert (problem.line, problem.path) == (line, f"upstreams.app.tls.{place}")
+        assert message in problem.message
+
+
 def test_every_field_of_a_missing_configuration_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"^The configuration file .*none.yaml\" cannot be read: No such file or directory\.$"
