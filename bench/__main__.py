@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import build, coldstart, compare, memory, report, results
+from bench import build, bulk, coldstart, compare, memory, report, results
 from bench.errors import BenchError
 from bench.figures import Part, Run, Verdict
 from bench.machine import divide_cores, facts, require_linux
@@ -34,6 +34,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "cpu": Subcommand(title="CPU per request", measure=compare.measure),
     "coldstart": Subcommand(title="Cold start", measure=coldstart.measure),
     "memory": Subcommand(title="Memory of a full cache", measure=memory.measure),
+    "bulk": Subcommand(title="Large bodies", measure=bulk.measure),
 }
 
 
