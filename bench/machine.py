@@ -5,14 +5,20 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from bench.errors import BenchError
+
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_PLACES: Final = (str(Path(sys.executable).parent), str(_ROOT / ".venv-bench" / "bin"), "/usr/sbin", "/usr/local/sbin")
+"""Where programs are beside the PATH: the environments that `make bench` makes, and what only root has in the PATH."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +73,17 @@ def command_line(pid: int) -> tuple[str, ...]:
 
 def require(program: str, package: str) -> str:
     """The path of ``program``. Raises BenchError naming the Debian package that has it."""
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    path = shutil.which(program) or shutil.which(program, path=os.pathsep.join(_PLACES))
     if path is None:
         raise BenchError(f"{program} is not installed; on Debian it is in the package {package}.")
+    return path
+
+
+def require_wheel(program: str) -> str:
+    """The path of a ``program`` that a wheel brings: ours, or that of `make bench`. Raises BenchError."""
+    path = shutil.which(program, path=os.pathsep.join(_PLACES))
+    if path is None:
+        raise BenchError(f"{program} is not installed; `make bench` installs it.")
     return path
 
 
@@ -95,13 +109,13 @@ def _optimised() -> str:
     return f"configured {'with' if '--enable-optimizations' in options else 'without'} --enable-optimizations"
 
 
-def _version(command: list[str], pattern: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return "not installed"
+def _version(program: str, argument: str, pattern: str) -> str:
+    path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_PLACES]))
+    if path is None:
+        return "(not installed)"
+    done = subprocess.run([path, argument], capture_output=True, text=True, timeout=30, check=False)
     found = re.search(pattern, done.stdout + done.stderr)
-    return found.group(1) if found else "unknown"
+    return found.group(1) if found else "(unknown)"
 
 
 def _packages(names: Iterable[str]) -> str:
@@ -121,9 +135,20 @@ def facts(build: str) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}, {_optimised()}",
         "patgate": f"{_packages(['patgate'])} ({build}), {_packages(['uvloop', 'httptools'])}",
-        "nginx": _version([require("nginx", "nginx"), "-v"], r"nginx/(\S+)"),
-        "wrk": _version([require("wrk", "wrk"), "-v"], r"wrk (\S+)"),
+        "peers": ", ".join(f"{name} {version}" for name, version in _peers()),
+        "wrk": _version("wrk", "-v", r"wrk (\S+)"),
     }
+
+
+def _peers() -> list[tuple[str, str]]:
+    return [
+        ("nginx", _version("nginx", "-v", r"nginx/(\S+)")),
+        ("HAProxy", _version("haproxy", "-v", r"version (\S+)")),
+        ("Envoy", _version("envoy", "--version", r"/(\d[\d.]*)/")),
+        ("Traefik", _version("traefik", "version", r"Version:\s+(\S+)")),
+        ("Caddy", _version("caddy", "version", r"v(\S+)")),
+        ("aiohttp", metadata.version("aiohttp")),
+    ]
 
 
 def require_linux() -> None:

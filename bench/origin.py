@@ -14,6 +14,8 @@ from bench.machine import Cores
 from bench.nginx import free_port, run_nginx
 
 BODY = b'{"id":"4f1f2c3d","name":"a thing","state":"active","updated":"2026-01-01T00:00:00Z"}'
+WHOAMI = "/v1/things/whoami"
+"""Answered with what the gateway told of the caller: the identity header, a bar, the Authorization header."""
 _STATUS = "/-/counts"
 
 _CONFIGURATION = """
@@ -21,6 +23,7 @@ server {{
   listen 127.0.0.1:{port} backlog=4096;
   keepalive_requests 1000000000;
   location = {status} {{ stub_status; }}
+  location = {whoami} {{ default_type text/plain; return 200 "$http_x_auth_user|$http_authorization"; }}
   location / {{ default_type application/json; add_header X-Trace $http_traceparent; return 200 '{body}'; }}
 }}
 """
@@ -44,6 +47,6 @@ class Origin:
 def run_origin(directory: Path, cores: Cores) -> Iterator[Origin]:
     """Run the backend on the cores that are not the subject's."""
     port = free_port()
-    configuration = _CONFIGURATION.format(port=port, status=_STATUS, body=BODY.decode())
+    configuration = _CONFIGURATION.format(port=port, status=_STATUS, whoami=WHOAMI, body=BODY.decode())
     with run_nginx(directory / "origin", configuration, port, cores.rest):
         yield Origin(port=port)

@@ -1,8 +1,9 @@
 """The requests that every peer is sent."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from proxy.core.model import Kind
 from proxy.core.token import TokenFormat
@@ -46,6 +47,12 @@ class Workload:
     tokens: tuple[str, ...]
     tokens_file: Path
     paths_file: Path
+
+    def narrowed(self, directory: Path, count: int) -> Self:
+        """The same with the first ``count`` tokens only, whose file is written into ``directory``."""
+        tokens_file = directory / "tokens.txt"
+        tokens_file.write_text("".join(f"{token}\n" for token in self.tokens[:count]))
+        return replace(self, tokens=self.tokens[:count], tokens_file=tokens_file)
 
 
 def write_workload(directory: Path, tokens: tuple[str, ...]) -> Workload:

@@ -32,6 +32,8 @@ class Serving:
     """The pids whose CPU time is the cost of a request."""
     beside: Mapping[str, int] = field(default_factory=dict)
     """Other processes of the peer, by name: reported separately."""
+    workload: Workload | None = None
+    """What it is to be sent where that is not the workload of the site: fewer keys."""
 
 
 class Peer(Protocol):
