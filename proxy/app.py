@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lifeline-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--slot", type=int, default=0)
+    parser.add_argument("--pseudonym", default="patgate", help="what the workers of a node call themselves in Via")
     parser.add_argument("--proxy-fd", type=int)
     parser.add_argument("--forward-auth-fd", type=int)
     parser.add_argument("--control-fd", type=int)
@@ -129,7 +130,13 @@ def _gateway(settings: Settings, options: argparse.Namespace) -> int:
     from proxy.gateway import worker
 
     return worker.run(
-        settings, options.slot, options.proxy_fd, options.forward_auth_fd, options.lifeline_fd, options.ready_fd
+        settings,
+        options.slot,
+        options.proxy_fd,
+        options.forward_auth_fd,
+        options.lifeline_fd,
+        options.ready_fd,
+        options.pseudonym,
     )
 
 

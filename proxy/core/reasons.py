@@ -60,6 +60,8 @@ class Reason(StrEnum):
     OVERLOADED = "overloaded"
     SHUTTING_DOWN = "shutting_down"
 
+    LOOP_DETECTED = "loop_detected"
+
     CLIENT_LEFT = "client_left"
 
     UPSTREAM_REFUSED = "upstream_refused"
@@ -192,6 +194,13 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     ),
     Reason.SHUTTING_DOWN: _entry(503, Challenge.NONE, "Shutting down", "This gateway is shutting down.", retry=True),
     # nobody is left to read this; the status is for the log, as nginx uses it
+    # 508: a mistake in how gateways were put in front of each other, which no retry mends
+    Reason.LOOP_DETECTED: _entry(
+        508,
+        Challenge.NONE,
+        "Loop detected",
+        "The request has been through this gateway already, or may be forwarded no further.",
+    ),
     Reason.CLIENT_LEFT: _entry(
         499, Challenge.NONE, "Client left", "The client closed the connection before its answer."
     ),

@@ -57,6 +57,7 @@ class Exchange:
         "server",
         "started",
         "status",
+        "stream",
         "tunnel",
         "upstream",
         "upstream_connection",
@@ -105,6 +106,7 @@ class Exchange:
         self.pending_body: list[bytes] | None = None
         self.body_done = True
         self.response_started = False
+        self.stream = False
         self.tunnel = False
         self.retried = False
         self.status = 0

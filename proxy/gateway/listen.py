@@ -59,6 +59,7 @@ class Listener:
         keepalive_seconds: float,
         answer_seconds: float,
         tunnel_seconds: float,
+        stream_seconds: float,
         tls: bool,
     ) -> None:
         self.pipeline = pipeline
@@ -73,6 +74,7 @@ class Listener:
         self.keepalive_ns = int(keepalive_seconds * 1e9)
         self.answer_ns = int(answer_seconds * 1e9)
         self.tunnel_ns = int(tunnel_seconds * 1e9)
+        self.stream_ns = int(stream_seconds * 1e9)
         self.scheme = b"https" if tls else b"http"
         self.connections: set[ClientConnection] = set()
         self.number = 0
@@ -200,7 +202,8 @@ class ClientConnection(asyncio.Protocol):
         # A client that has sent all it will send may still wait for its answer.
         self.half_closed = True
         x = self.exchange
-        if x is None or not x.body_done or self.closing:
+        if x is None or not x.body_done or self.closing or x.stream:
+            # Nobody half-closes an event stream: the reader is gone, and silence would hide that for long.
             return False
         if not self.buffer:
             x.keep_alive = False
@@ -234,6 +237,9 @@ class ClientConnection(asyncio.Protocol):
         x = self.exchange
         if x is not None and x.tunnel:
             self.deadline = time.monotonic_ns() + self.listener.tunnel_ns
+        elif x is not None and x.stream and not self.full:
+            # The backend may be silent for long; a client that does not read may not.
+            self.deadline = time.monotonic_ns() + self.listener.stream_ns
         elif x is not None and x.upstream is not None:
             self.deadline = time.monotonic_ns() + x.upstream.response_ns
         else:

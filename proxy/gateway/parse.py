@@ -7,6 +7,8 @@ Rules of this module:
 3. A field that another reader could take for one that decides something here, because it differs only in case or in
    "_" and "." for "-", is dropped, never forwarded (threats.md section 2).
 4. Field lines that go on to the backend go on as received: same order, same case, same repeats.
+5. A request that has been through this node already, or that may be forwarded no further, ends here (RFC 9110 sections
+   7.6.2 and 7.6.3): two gateways in front of each other must not exhaust themselves with one request.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ class Field(IntEnum):
     API_KEY = 8
     FORWARDED = 9
     UPGRADE = 10
+    VIA = 11
+    MAX_FORWARDS = 12
 
 
 # The usual ones as plain integers, which compare at the cost of integers.
@@ -89,11 +93,18 @@ class HeadParser:
 
     `stripped` are folded names that are always removed; `api_key` says whether `X-API-Key` carries credentials here;
     `max_headers` is the largest number of field lines; `max_request_line` (without its CRLF) and `max_body` are in
-    bytes.
+    bytes. `pseudonym` is this node's name in `Via`; without it, nothing is taken for a loop.
     """
 
     def __init__(
-        self, *, stripped: Iterable[bytes], api_key: bool, max_headers: int, max_request_line: int, max_body: int | None
+        self,
+        *,
+        stripped: Iterable[bytes],
+        api_key: bool,
+        max_headers: int,
+        max_request_line: int,
+        max_body: int | None,
+        pseudonym: bytes = b"",
     ) -> None:
         fields: dict[bytes, Field] = dict.fromkeys(stripped, Field.DROP)
         fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
@@ -107,7 +118,11 @@ class HeadParser:
         fields[b"upgrade"] = Field.UPGRADE
         if api_key:
             fields[b"x-api-key"] = Field.API_KEY
+        if pseudonym:
+            fields[b"via"] = Field.VIA
+            fields[b"max-forwards"] = Field.MAX_FORWARDS
         self._fields = fields
+        self._pseudonym = pseudonym
         self._codes: dict[bytes, int] = {}
         self._hosts: dict[bytes, str] = {}
         self._max_headers = max_headers
@@ -193,7 +208,7 @@ class HeadParser:
             elif code == _CONNECTION:
                 connection = value if connection is None else connection + b"," + value
             elif code != _DROP:
-                refusal = self._rare(x, code, name, value, kept)
+                refusal = self._rare(x, code, line, name, value, kept)
                 if refusal is not None:
                     return refusal
         if not host_seen:
@@ -201,7 +216,7 @@ class HeadParser:
         x.kept = b"\r\n".join(kept)
         if connection is None:
             x.websocket = False
-        elif connection != b"keep-alive" or not x.version:
+        elif connection != b"keep-alive" or x.websocket or not x.version:
             refusal = self._connection(x, connection)
             if refusal is not None:
                 return refusal
@@ -225,7 +240,7 @@ class HeadParser:
             self._hosts[host] = name
         return name
 
-    def _rare(self, x: Exchange, code: int, name: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
+    def _rare(self, x: Exchange, code: int, line: bytes, name: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
         if code == Field.CONTENT_LENGTH:
             if x.content_length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 return Reason.REQUEST_MALFORMED
@@ -253,6 +268,27 @@ class HeadParser:
         elif code == Field.UPGRADE:
             # Any other protocol, and any list of them, is dropped with its field (RFC 9110 section 7.8).
             x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
+        elif code == Field.VIA:
+            # Wherever the name stands, also in a comment: nobody but this node knows it by chance.
+            if self._pseudonym in value:
+                return Reason.LOOP_DETECTED
+            kept.append(line)
+        elif code == Field.MAX_FORWARDS:
+            return self._max_forwards(x, line, value, kept)
+        return None
+
+    @staticmethod
+    def _max_forwards(x: Exchange, line: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
+        """One forward fewer, or none left; it has a meaning for OPTIONS only (RFC 9110 section 7.6.2)."""
+        if x.method != b"OPTIONS":
+            kept.append(line)
+            return None
+        if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+            return Reason.REQUEST_MALFORMED
+        left = int(value)
+        if not left:
+            return Reason.LOOP_DETECTED
+        kept.append(b"%b: %d" % (line.partition(b":")[0], left - 1))
         return None
 
     def _connection(self, x: Exchange, value: bytes) -> Reason | None:

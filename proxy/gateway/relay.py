@@ -9,6 +9,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Final, Protocol
 
@@ -54,6 +55,7 @@ _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
 to."""
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _BODILESS: Final = frozenset((204, 304))
+_EVENT_STREAM: Final = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream[ \t]*(?:[;\r]|$)", re.IGNORECASE)
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
 _NO_LENGTH: Final = (None, b"0")
 _INTERIM_DIGIT: Final = ord("1")
@@ -253,6 +255,7 @@ class Relay:
         else:
             client.touch()
             self._ending.goes_on(x)
+            x.stream = _EVENT_STREAM.search(kept) is not None
 
     def _fields_of(self, lines: list[bytes], minor: bytes) -> _Fields | None:
         """What the field lines say; None if they are malformed or ambiguous."""

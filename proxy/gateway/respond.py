@@ -28,6 +28,7 @@ _PHRASES: Final = {
     502: b"Bad Gateway",
     503: b"Service Unavailable",
     504: b"Gateway Timeout",
+    508: b"Loop Detected",
 }
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 

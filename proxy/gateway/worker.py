@@ -57,21 +57,32 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def run(
-    settings: Settings, slot: int, proxy_fd: int, forward_auth_fd: int | None, lifeline_fd: int, ready_fd: int
+    settings: Settings,
+    slot: int,
+    proxy_fd: int,
+    forward_auth_fd: int | None,
+    lifeline_fd: int,
+    ready_fd: int,
+    pseudonym: str,
 ) -> int:
-    """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and pipe ends."""
+    """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and pipe ends.
+
+    `pseudonym` is what all workers of this node call themselves in `Via`.
+    """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(Worker(settings, slot).serve(proxy_fd, forward_auth_fd, lifeline_fd, ready_fd))
+        worker = Worker(settings, slot, pseudonym)
+        return runner.run(worker.serve(proxy_fd, forward_auth_fd, lifeline_fd, ready_fd))
 
 
 class Worker:
     """The composition of one worker. Constructing it does no I/O."""
 
-    def __init__(self, settings: Settings, slot: int) -> None:
+    def __init__(self, settings: Settings, slot: int, pseudonym: str) -> None:
         self._settings = settings
         self._slot = slot
         self._log = get_logger("gateway", worker=slot)
         self._stop = asyncio.Event()
+        self._pseudonym = pseudonym.encode("ascii")
         self._cut_off = asyncio.Event()
         self._first_link = asyncio.Event()
         tokens = token_format(settings)
@@ -123,7 +134,11 @@ class Worker:
                 authenticator=authenticator,
                 responder=responder,
                 recorder=recorder,
-                mutator=Mutator(empty_lines=empty_lines, foreign_credentials=authenticator.foreign_credentials),
+                mutator=Mutator(
+                    empty_lines=empty_lines,
+                    foreign_credentials=authenticator.foreign_credentials,
+                    pseudonym=self._pseudonym,
+                ),
                 upstreams=settings.upstreams,
             )
             stack.push_async_callback(proxy.close)
@@ -134,7 +149,11 @@ class Worker:
             await self._greeted(_GREETING_SECONDS)
 
             tls = settings.listen.proxy.tls
-            listeners = [self._listener(proxy, names, settings.listen.proxy.trusted, tls=tls is not None)]
+            listeners = [
+                self._listener(
+                    proxy, names, settings.listen.proxy.trusted, tls=tls is not None, pseudonym=self._pseudonym
+                )
+            ]
             servers = [await self._open(listeners[0], proxy_fd, _server_context(tls))]
             if forward_auth_fd is not None and settings.listen.forward_auth is not None:
                 entry = ForwardAuthPipeline(
@@ -177,7 +196,13 @@ class Worker:
         return 0
 
     def _listener(
-        self, pipeline: Decider, names: IdentityNames, trusted: tuple[Network, ...], *, tls: bool
+        self,
+        pipeline: Decider,
+        names: IdentityNames,
+        trusted: tuple[Network, ...],
+        *,
+        tls: bool,
+        pseudonym: bytes = b"",
     ) -> Listener:
         settings = self._settings
         limits, timeouts = settings.limits, settings.timeouts
@@ -194,6 +219,7 @@ class Worker:
             # Eight random bytes tell this process's requests from those of any other.
             boot=secrets.token_hex(8).encode("ascii"),
             max_head=limits.header_bytes,
+                pseudonym=pseudonym,
             max_request_line=limits.request_line,
             max_body=limits.body,
             head_seconds=timeouts.request_head,
@@ -206,6 +232,7 @@ class Worker:
 
     async def _open(self, listener: Listener, fd: int, context: ssl.SSLContext | None) -> asyncio.Server:
         bound = socket.socket(fileno=os.dup(fd))
+            stream_seconds=timeouts.stream,
         bound.setblocking(False)
         return await asyncio.get_running_loop().create_server(
             listener.connection, sock=bound, ssl=context, backlog=_BACKLOG

@@ -12,6 +12,7 @@ workers drain, authority, lock. Rules:
 
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -120,7 +121,8 @@ class Supervisor:
         self, boot_fd: int, worker_boot_fd: int, lifeline_fd: int, lock_fd: int
     ) -> tuple[Keeper, list[Keeper]]:
         boot = ("--boot-fd", str(boot_fd))
-        worker_boot = ("--boot-fd", str(worker_boot_fd))
+        # Another one at each start, so that two gateways which stand in front of each other on purpose are no loop.
+        worker_boot = ("--boot-fd", str(worker_boot_fd), "--pseudonym", f"patgate-{secrets.token_hex(4)}")
         control_fd = self._listeners["control"].fd()
         authority = ChildSpec(
             name="authority",

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -37,12 +35,16 @@ from proxy.observe.logs import get_logger
 from proxy.settings.addresses import Server as Address
 from proxy.settings.model import Log
 from proxy.settings.model import Upstream as UpstreamSettings
+from tests.unit.gateway.client import Answer as Answer
+from tests.unit.gateway.client import Client as Client
+from tests.unit.gateway.client import reset as reset
 
 NAMES: Final = PRESETS["patgate"]
 TOKENS: Final = TokenFormat("acme")
 CACHE_KEY: Final = bytes(range(32))
 HOST: Final = "127.0.0.1"
 FAR: Final = 2**62
+PSEUDONYM: Final = b"patgate-0123abcd"
 
 Handler = Callable[["BackendConnection"], Coroutine[Any, Any, None]]
 
@@ -153,12 +155,6 @@ class BackendConnection:
         reset(self.writer)
 
 
-def reset(writer: asyncio.StreamWriter) -> None:
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()
-
-
 class Backend:
     """A server whose connections run `handler`; failures of a handler are raised when it closes."""
 
@@ -218,94 +214,6 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
     return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body)
 
 
-@dataclass(kw_only=True)
-class Answer:
-    """A response as it came off the socket."""
-
-    status: int
-    head: bytes
-    body: bytes
-    interim: list[int] = field(default_factory=list)
-
-    @property
-    def fields(self) -> list[tuple[bytes, bytes]]:
-        lines = self.head.split(b"\r\n")[1:-2]
-        return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
-
-    def all(self, name: bytes) -> list[bytes]:
-        return [value for key, value in self.fields if key.lower() == name.lower()]
-
-    @property
-    def closes(self) -> bool:
-        return self.all(b"connection") == [b"close"]
-
-    @property
-    def reason(self) -> str:
-        assert self.all(b"content-type") == [b"application/problem+json"]
-        document = json.loads(self.body)
-        assert document["status"] == self.status
-        return str(document["reason"])
-
-
-class Client:
-    """A raw client: sends bytes, reads responses by their framing (RFC 9112 section 6.3)."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    def send(self, data: bytes) -> None:
-        # What is written to a peer that has gone is lost; uvloop would raise where asyncio drops it.
-        if not self.writer.is_closing():
-            self.writer.write(data)
-
-    def reset(self) -> None:
-        """Leave with a reset: a mere end of sending is no sign that nobody waits for the answer."""
-        reset(self.writer)
-
-    async def answer(self, method: str = "GET", *, seconds: float = 10.0) -> Answer:
-        """The next final response; a truncated one raises IncompleteReadError or ConnectionResetError."""
-        async with asyncio.timeout(seconds):
-            interim: list[int] = []
-            while True:
-                head = await self.reader.readuntil(b"\r\n\r\n")
-                status = int(head[9:12])
-                if status >= 200:
-                    break
-                interim.append(status)
-            answer = Answer(status=status, head=head, body=b"", interim=interim)
-            if method == "HEAD" or status in (204, 304):
-                return answer
-            lengths, codings = answer.all(b"content-length"), answer.all(b"transfer-encoding")
-            assert len(lengths) + len(codings) <= 1, "two framings"
-            if codings:
-                answer.body = await self._chunks()
-            elif lengths:
-                answer.body = await self.reader.readexactly(int(lengths[0]))
-            else:
-                answer.body = await self.reader.read()
-            return answer
-
-    async def ask(self, data: bytes, *, seconds: float = 10.0) -> Answer:
-        self.send(data)
-        return await self.answer(data.split(b" ", 1)[0].decode(), seconds=seconds)
-
-    async def _chunks(self) -> bytes:
-        body = b""
-        while True:
-            size = int(await self.reader.readuntil(b"\r\n"), 16)
-            data = await self.reader.readexactly(size + 2)
-            assert data.endswith(b"\r\n")
-            if not size:
-                return body
-            body += data[:-2]
-
-    async def rest(self, *, seconds: float = 10.0) -> bytes:
-        """Everything until the gateway closes."""
-        async with asyncio.timeout(seconds):
-            return await self.reader.read()
-
-
 class Gateway:
     """The request path of one worker, assembled as `worker.Worker` does it, on a loopback port."""
 
@@ -324,6 +232,7 @@ class Gateway:
         keepalive_seconds: float = 30.0,
         answer_seconds: float = 30.0,
         tunnel_seconds: float = 30.0,
+        stream_seconds: float = 30.0,
         connect_timeout: float = 5.0,
         response_timeout: float = 30.0,
         preserve_host: bool = True,
@@ -360,6 +269,7 @@ class Gateway:
             mutator=Mutator(
                 empty_lines="".join(f"{name}: \r\n" for _, name in NAMES.headers).encode(),
                 foreign_credentials=self.authenticator.foreign_credentials,
+                pseudonym=PSEUDONYM,
             ),
             upstreams={
                 "app": UpstreamSettings(
@@ -380,6 +290,7 @@ class Gateway:
                 max_headers=max_headers,
                 max_request_line=max_request_line,
                 max_body=max_body,
+                pseudonym=PSEUDONYM,
             ),
             trusted=[ip_network(text) for text in trusted],
             boot=b"0123456789abcdef",
@@ -391,6 +302,7 @@ class Gateway:
             keepalive_seconds=keepalive_seconds,
             answer_seconds=answer_seconds,
             tunnel_seconds=tunnel_seconds,
+            stream_seconds=stream_seconds,
             tls=False,
         )
         self.port = 0

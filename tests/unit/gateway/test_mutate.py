@@ -46,7 +46,7 @@ async def test_order_case_repeats_and_values_are_kept() -> None:
             b"X-Odd~: \xe4\tz",
         ]
         assert [line.partition(b":")[0] for line in lines[8:-2]] == [
-            b"X-Request-Id", b"X-Forwarded-For", b"X-Forwarded-Proto", b"X-Forwarded-Host",
+            b"Via", b"X-Request-Id", b"X-Forwarded-For", b"X-Forwarded-Proto", b"X-Forwarded-Host",
         ]  # fmt: skip
 
 

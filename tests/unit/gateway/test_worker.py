@@ -24,7 +24,7 @@ async def test_a_sweep_that_fails_is_reported_and_the_next_one_comes(
         if sweeps == 2:
             raise RuntimeError("one sweep failed")
 
-    worker = Worker(Settings(data_dir=tmp_path), 0)
+    worker = Worker(Settings(data_dir=tmp_path), 0, "patgate-0123abcd")
     with caplog.at_level(logging.ERROR, logger="patgate"):
         sweeper = asyncio.create_task(worker._every(0.001, sweep), name="sweep")
         await until(lambda: sweeps >= 5 or sweeper.done())

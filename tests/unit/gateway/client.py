@@ -1,0 +1,103 @@
+"""A raw client: sends bytes and reads responses by their framing, nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from dataclasses import dataclass, field
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """A response as it came off the socket."""
+
+    status: int
+    head: bytes
+    body: bytes
+    interim: list[int] = field(default_factory=list)
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        lines = self.head.split(b"\r\n")[1:-2]
+        return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.fields if key.lower() == name.lower()]
+
+    @property
+    def closes(self) -> bool:
+        return self.all(b"connection") == [b"close"]
+
+    @property
+    def reason(self) -> str:
+        assert self.all(b"content-type") == [b"application/problem+json"]
+        document = json.loads(self.body)
+        assert document["status"] == self.status
+        return str(document["reason"])
+
+
+class Client:
+    """A raw client: sends bytes, reads responses by their framing (RFC 9112 section 6.3)."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        # What is written to a peer that has gone is lost; uvloop would raise where asyncio drops it.
+        if not self.writer.is_closing():
+            self.writer.write(data)
+
+    def reset(self) -> None:
+        """Leave with a reset: a mere end of sending is no sign that nobody waits for the answer."""
+        reset(self.writer)
+
+    async def answer(self, method: str = "GET", *, seconds: float = 10.0) -> Answer:
+        """The next final response; a truncated one raises IncompleteReadError or ConnectionResetError."""
+        async with asyncio.timeout(seconds):
+            interim: list[int] = []
+            while True:
+                head = await self.reader.readuntil(b"\r\n\r\n")
+                status = int(head[9:12])
+                if status >= 200:
+                    break
+                interim.append(status)
+            answer = Answer(status=status, head=head, body=b"", interim=interim)
+            if method == "HEAD" or status in (204, 304):
+                return answer
+            lengths, codings = answer.all(b"content-length"), answer.all(b"transfer-encoding")
+            assert len(lengths) + len(codings) <= 1, "two framings"
+            if codings:
+                answer.body = await self._chunks()
+            elif lengths:
+                answer.body = await self.reader.readexactly(int(lengths[0]))
+            else:
+                answer.body = await self.reader.read()
+            return answer
+
+    async def ask(self, data: bytes, *, seconds: float = 10.0) -> Answer:
+        self.send(data)
+        return await self.answer(data.split(b" ", 1)[0].decode(), seconds=seconds)
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while True:
+            size = int(await self.reader.readuntil(b"\r\n"), 16)
+            data = await self.reader.readexactly(size + 2)
+            assert data.endswith(b"\r\n")
+            if not size:
+                return body
+            body += data[:-2]
+
+    async def rest(self, *, seconds: float = 10.0) -> bytes:
+        """Everything until the gateway closes."""
+        async with asyncio.timeout(seconds):
+            return await self.reader.read()
