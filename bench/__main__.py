@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import build, bulk, coldstart, compare, memory, report, results
+from bench import build, bulk, coldstart, compare, memory, report, results, slow
 from bench.errors import BenchError
 from bench.figures import Part, Run, Verdict
 from bench.machine import divide_cores, facts, require_linux
@@ -35,6 +35,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "coldstart": Subcommand(title="Cold start", measure=coldstart.measure),
     "memory": Subcommand(title="Memory of a full cache", measure=memory.measure),
     "bulk": Subcommand(title="Large bodies", measure=bulk.measure),
+    "slow": Subcommand(title="Slow clients", measure=slow.measure),
 }
 
 

@@ -133,7 +133,7 @@ def _part(size: int, rounds: int, speeds: Mapping[tuple[str, str], list[float]],
         ),
         notes=(
             f"Median of {rounds} interleaved rounds, after one that counts for the memory alone. nginx has "
-            "`proxy_buffering off` and `proxy_request_buffering off`, and in the second row buffers of 256 KiB as well.",
+            "`proxy_buffering off` and `proxy_request_buffering off`, in the second row buffers of 256 KiB as well.",
             "The client is curl; the backend an nginx that answers with a file, and a process that discards what it is "
             "sent without copying it. They share the other core.",
         ),
