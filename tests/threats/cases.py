@@ -10,6 +10,8 @@ UPGRADES = {
     "anything": "Connection: keep-alive, Upgrade\r\nUpgrade: anything/1\r\n",
     "h2c beside websocket": "Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n",
     "h2c beside websocket in two lines": "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+    "websocket that Connection does not name": "Upgrade: websocket\r\n",
+    "websocket that a Connection of other options does not name": "Connection: keep-alive\r\nUpgrade: websocket\r\n",
     "an alias": "Connection: Up_grade\r\nUp_grade: h2c\r\nHTTP2_Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
 }
 
