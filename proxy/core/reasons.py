@@ -193,7 +193,6 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         503, Challenge.NONE, "Overloaded", "This gateway has more work than it can do at the moment.", retry=True
     ),
     Reason.SHUTTING_DOWN: _entry(503, Challenge.NONE, "Shutting down", "This gateway is shutting down.", retry=True),
-    # nobody is left to read this; the status is for the log, as nginx uses it
     # 508: a mistake in how gateways were put in front of each other, which no retry mends
     Reason.LOOP_DETECTED: _entry(
         508,
@@ -201,6 +200,7 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         "Loop detected",
         "The request has been through this gateway already, or may be forwarded no further.",
     ),
+    # nobody is left to read this; the status is for the log, as nginx uses it
     Reason.CLIENT_LEFT: _entry(
         499, Challenge.NONE, "Client left", "The client closed the connection before its answer."
     ),

@@ -54,8 +54,8 @@ _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
 """The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocol upgraded
 to."""
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-_BODILESS: Final = frozenset((204, 304))
 _EVENT_STREAM: Final = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream[ \t]*(?:[;\r]|$)", re.IGNORECASE)
+_BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
 _NO_LENGTH: Final = (None, b"0")
 _INTERIM_DIGIT: Final = ord("1")
@@ -253,9 +253,9 @@ class Relay:
         if body.done:
             self._done(connection, x, clean=not behind)
         else:
+            x.stream = _EVENT_STREAM.search(kept) is not None
             client.touch()
             self._ending.goes_on(x)
-            x.stream = _EVENT_STREAM.search(kept) is not None
 
     def _fields_of(self, lines: list[bytes], minor: bytes) -> _Fields | None:
         """What the field lines say; None if they are malformed or ambiguous."""

@@ -79,10 +79,10 @@ class Worker:
 
     def __init__(self, settings: Settings, slot: int, pseudonym: str) -> None:
         self._settings = settings
+        self._pseudonym = pseudonym.encode("ascii")
         self._slot = slot
         self._log = get_logger("gateway", worker=slot)
         self._stop = asyncio.Event()
-        self._pseudonym = pseudonym.encode("ascii")
         self._cut_off = asyncio.Event()
         self._first_link = asyncio.Event()
         tokens = token_format(settings)
@@ -214,12 +214,12 @@ class Worker:
                 max_headers=limits.headers,
                 max_request_line=limits.request_line,
                 max_body=limits.body,
+                pseudonym=pseudonym,
             ),
             trusted=trusted,
             # Eight random bytes tell this process's requests from those of any other.
             boot=secrets.token_hex(8).encode("ascii"),
             max_head=limits.header_bytes,
-                pseudonym=pseudonym,
             max_request_line=limits.request_line,
             max_body=limits.body,
             head_seconds=timeouts.request_head,
@@ -227,12 +227,12 @@ class Worker:
             keepalive_seconds=timeouts.keepalive,
             answer_seconds=60.0,
             tunnel_seconds=timeouts.tunnel,
+            stream_seconds=timeouts.stream,
             tls=tls,
         )
 
     async def _open(self, listener: Listener, fd: int, context: ssl.SSLContext | None) -> asyncio.Server:
         bound = socket.socket(fileno=os.dup(fd))
-            stream_seconds=timeouts.stream,
         bound.setblocking(False)
         return await asyncio.get_running_loop().create_server(
             listener.connection, sock=bound, ssl=context, backlog=_BACKLOG
