@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import build, bulk, coldstart, compare, memory, report, results, slow
+from bench import accesslog, build, bulk, coldstart, compare, latency, memory, report, results, slow
 from bench.errors import BenchError
 from bench.figures import Part, Run, Verdict
 from bench.machine import divide_cores, facts, require_linux
@@ -32,6 +32,8 @@ class Subcommand:
 #: In the order of the document. A new figure module is one more line here.
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "cpu": Subcommand(title="CPU per request", measure=compare.measure),
+    "accesslog": Subcommand(title="The access log", measure=accesslog.measure),
+    "latency": Subcommand(title="Latency at a fixed rate", measure=latency.measure),
     "coldstart": Subcommand(title="Cold start", measure=coldstart.measure),
     "memory": Subcommand(title="Memory of a full cache", measure=memory.measure),
     "bulk": Subcommand(title="Large bodies", measure=bulk.measure),

@@ -42,6 +42,7 @@ routes:
   - {{ path: "/v1/{{entity}}", upstream: origin }}
   - {{ path: "/v1/{{entity}}/{{id}}", upstream: origin }}
   - {{ path: "/orgs/{{org}}/things/{{id}}", upstream: origin, entity: things }}
+log: {{ access: "{access}" }}
 """
 
 
@@ -71,15 +72,15 @@ class Installation:
         return self.config.with_name("serve.log").read_text(errors="replace").strip()[-characters:]
 
 
-def install(directory: Path, origin_port: int) -> Installation:
-    """Write the configuration into ``directory``; the data directory is left to be made."""
+def install(directory: Path, origin_port: int, *, access: str = "off") -> Installation:
+    """Write the configuration into ``directory``, with `log.access`; the data directory is left to be made."""
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
     editor = ", ".join(f'"{entity}:*"' for entity in ENTITIES)
     config = directory / "patgate.yaml"
     config.write_text(
         _CONFIGURATION.format(
-            brand=BRAND, data_dir=data_dir, port=port, control=control, origin=origin_port, editor=editor
+            brand=BRAND, data_dir=data_dir, port=port, control=control, origin=origin_port, editor=editor, access=access
         )
     )
     return Installation(config=config, data_dir=data_dir, port=port, control=control)
@@ -139,7 +140,10 @@ def running(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
 class Patgate:
     """This checkout's patgate."""
 
-    name = "patgate"
+    def __init__(self, name: str = "patgate", *, access: str = "off") -> None:
+        self.name = name
+        self._access = access
+
     does = (
         "patgate refuses non-canonical targets, strips every alias of the identity headers, verifies the token by its "
         "keyed digest, checks epoch and lease, matches the route among seven, decides by role and scopes, sets the "
@@ -148,7 +152,7 @@ class Patgate:
 
     @contextmanager
     def serve(self, site: Site) -> Iterator[Serving]:
-        installation = install(site.directory / "patgate", site.origin_port)
+        installation = install(site.directory / self.name, site.origin_port, access=self._access)
         fill(installation.data_dir, site.workload.tokens)
         with running(installation) as process:
             found = processes(process.pid)
