@@ -77,6 +77,23 @@ class Tls(Section):
     """PEM file with the private key, not encrypted."""
 
 
+HeaderBytes = Annotated[Size, Field(ge=1024, le=1024 * 1024)]
+Headers = Annotated[Whole, Field(ge=8, le=10_000)]
+RequestLine = Annotated[Size, Field(ge=256, le=1024 * 1024)]
+Connections = Annotated[Whole, Field(ge=1, le=1_000_000)]
+
+
+class ListenerLimits(Section):
+    header_bytes: HeaderBytes | None = None
+    """Instead of limits.header_bytes."""
+    headers: Headers | None = None
+    """Instead of limits.headers."""
+    request_line: RequestLine | None = None
+    """Instead of limits.request_line."""
+    body: Size | None = None
+    """Instead of limits.body."""
+
+
 class ProxyListener(Section):
     bind: BindAddress = Bind(host="0.0.0.0", port=8080)  # noqa: S104 - the listener for clients
     """Address of the reverse proxy."""
@@ -84,6 +101,12 @@ class ProxyListener(Section):
     """Serve HTTPS with this certificate; without it, HTTP."""
     trusted: tuple[TrustedNetwork, ...] = ()
     """Peers whose own X-Forwarded-For, -Proto and -Host are believed; from all others they are dropped."""
+    proxy_protocol: tuple[TrustedNetwork, ...] = ()
+    """Peers whose every connection must begin with the PROXY protocol's header, which says who the client is."""
+    connections: Connections | None = None
+    """Most open connections of one worker; null is as many as its descriptors allow, 16384 at most."""
+    limits: ListenerLimits = ListenerLimits()
+    """Limits of this listener alone; what is null is as in limits."""
 
 
 class ForwardAuthListener(Section):
@@ -91,6 +114,10 @@ class ForwardAuthListener(Section):
     """Address that an ingress asks before it forwards a request itself."""
     trusted: tuple[TrustedNetwork, ...] = ()
     """The ingresses. Required: a peer that is not listed here gets no answer but a refusal."""
+    connections: Connections | None = None
+    """Most open connections of one worker; null is as many as its descriptors allow, 16384 at most."""
+    limits: ListenerLimits = ListenerLimits()
+    """Limits of this listener alone; what is null is as in limits."""
 
 
 class ControlListener(Section):
@@ -198,21 +225,34 @@ class Policy(Section):
 
 
 class Limits(Section):
-    header_bytes: Annotated[Size, Field(ge=1024, le=1024 * 1024)] = 32 * 1024
+    header_bytes: HeaderBytes = 32 * 1024
     """Longest header section of a request; beyond it 431."""
-    headers: Annotated[Whole, Field(ge=8, le=10_000)] = 100
+    headers: Headers = 100
     """Most header fields of a request; beyond it 431."""
-    request_line: Annotated[Size, Field(ge=256, le=1024 * 1024)] = 8 * 1024
+    request_line: RequestLine = 8 * 1024
     """Longest request line; beyond it 414."""
     body: Size | None = None
     """Longest request body; beyond it 413; no limit where null."""
 
+    def under(self, own: ListenerLimits) -> "Limits":
+        """The limits of a listener that has some of its own."""
+        return Limits(
+            header_bytes=self.header_bytes if own.header_bytes is None else own.header_bytes,
+            headers=self.headers if own.headers is None else own.headers,
+            request_line=self.request_line if own.request_line is None else own.request_line,
+            body=self.body if own.body is None else own.body,
+        )
+
 
 class Timeouts(Section):
+    handshake: Timeout = 10.0
+    """Longest wait for the PROXY protocol's header, and then for the TLS handshake."""
     request_head: Timeout = 10.0
     """From the first byte of a request to the end of its head; then 408."""
     request_body_idle: Timeout = 30.0
     """Longest pause inside a request body."""
+    client_rate: Size = 240
+    """Fewest bytes a second, on average, in which a client may send a body or read an answer; 0 is any."""
     keepalive: Timeout = 75.0
     """How long a client connection may stay idle between requests."""
     tunnel: Timeout = 3600.0

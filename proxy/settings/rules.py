@@ -67,10 +67,14 @@ def _listeners(candidate: Candidate) -> Iterator[Violation]:
 
 def _trusted(candidate: Candidate) -> Iterator[Violation]:
     listen = candidate.settings.listen
-    loc: Loc = ("listen", "proxy", "trusted")
-    reason = trusts_everyone(listen.proxy.trusted)
-    if reason is not None:
-        yield Violation(loc=loc, message=reason)
+    loc: Loc
+    for loc, networks in (
+        (("listen", "proxy", "trusted"), listen.proxy.trusted),
+        (("listen", "proxy", "proxy_protocol"), listen.proxy.proxy_protocol),
+    ):
+        reason = trusts_everyone(networks)
+        if reason is not None:
+            yield Violation(loc=loc, message=reason)
     if listen.forward_auth is None:
         return
     loc = ("listen", "forward_auth", "trusted")
