@@ -64,6 +64,7 @@ class Reason(StrEnum):
 
     CLIENT_LEFT = "client_left"
 
+    UPSTREAM_UNHEALTHY = "upstream_unhealthy"
     UPSTREAM_REFUSED = "upstream_refused"
     UPSTREAM_RESET = "upstream_reset"
     UPSTREAM_PROTOCOL = "upstream_protocol"
@@ -204,7 +205,10 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     Reason.CLIENT_LEFT: _entry(
         499, Challenge.NONE, "Client left", "The client closed the connection before its answer."
     ),
-    # 502 and 504
+    # 502, 503 and 504
+    Reason.UPSTREAM_UNHEALTHY: _entry(
+        503, Challenge.NONE, "No healthy upstream", "No server of the upstream is well at the moment.", retry=True
+    ),
     Reason.UPSTREAM_REFUSED: _entry(
         502, Challenge.NONE, "Upstream unreachable", "The upstream does not accept connections."
     ),

@@ -30,6 +30,10 @@ class Forwarder:
         upstream = x.upstream
         assert upstream is not None
         server = upstream.choose()
+        if server is None:
+            # Every name that stands for a server is still unknown, or health checks have found every server ill.
+            self._fail(x, Reason.UPSTREAM_UNHEALTHY if upstream.servers else Reason.UPSTREAM_REFUSED)
+            return
         # A connection that becomes a tunnel is nobody else's before or after.
         connection = None if x.websocket else server.take_idle()
         if connection is None:
@@ -55,6 +59,7 @@ class Forwarder:
         """Whether the loss of `connection` before any answer may be mended by sending `x` once more."""
         return (
             not connection.fresh
+            and not connection.interim
             and not x.retried
             and not x.response_started
             and x.bytes_in == 0
@@ -63,10 +68,13 @@ class Forwarder:
         )
 
     def retry(self, x: Exchange, server: Server) -> None:
-        """Send `x` again, on a connection that is certainly new."""
+        """Send `x` again, on a connection that is certainly new: to `server` unless it is out of use meanwhile."""
         x.retried = True
         x.upstream_connection = None
         server.active -= 1
+        upstream = x.upstream
+        if upstream is not None and server not in upstream.usable:
+            server = upstream.choose() or server
         self._connect(x, server)
 
     async def close(self) -> None:

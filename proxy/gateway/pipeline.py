@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from proxy.core.model import Access
@@ -152,6 +152,11 @@ class ProxyPipeline(Decider):
         self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
         relay = Relay(self)
         self._upstreams = {name: Upstream(name, settings, relay) for name, settings in upstreams.items()}
+
+    @property
+    def upstreams(self) -> Sequence[Upstream]:
+        """Every upstream, for whoever watches over their servers."""
+        return tuple(self._upstreams.values())
 
     def allowed(self, x: Exchange) -> None:
         assert x.match is not None

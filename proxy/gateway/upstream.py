@@ -5,6 +5,8 @@ Rules of this module:
    doubt it is closed.
 2. Bytes that arrive while no exchange is open close the connection; they are never given to the next exchange.
 3. Back pressure goes both ways: what one side cannot take, the other side is not read for.
+4. Nothing here asks for the address of a name or for a server's health: `resolve` and `health` do, apart from requests,
+   and tell an `Upstream` what they have found.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Final, Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar, cast
 
 from proxy.gateway.body import Body
 from proxy.gateway.exchange import Exchange
 from proxy.settings.addresses import Server as Address
 from proxy.settings.model import Upstream as UpstreamSettings
 
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _MOST_FAILURES: Final = 6
 WRITE_HIGH_WATER = 256 * 1024
 """Bytes that may wait in a transport before the other side is paused."""
@@ -100,35 +103,61 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.close()
 
 
-class Server:
-    """One server of an upstream, at `address` (http, https or unix), with its idle connections."""
+class Reachability(Protocol):
+    """Whoever wants to know that connections to a server begin to fail, and that they succeed again."""
 
-    def __init__(self, address: Address, settings: UpstreamSettings, receiver: Receiver) -> None:
+    def unreachable(self, server: Server, error: OSError) -> None:
+        """The first connection after a good one has failed."""
+
+    def reachable(self, server: Server) -> None:
+        """The first connection after a failed one has succeeded."""
+
+
+class Server:
+    """One place that serves an upstream, with its idle connections.
+
+    `address` is what was configured and gives the `name`; `host` is the IP address to connect to, empty for a unix
+    socket. A name that has several addresses is as many servers, which share their `name`.
+    """
+
+    def __init__(
+        self, address: Address, host: str, settings: UpstreamSettings, tls: ssl.SSLContext | None, receiver: Receiver
+    ) -> None:
         self.name = str(address)
+        self.address = address
+        self.host = host
         self.receiver = receiver
+        self.watcher: Reachability | None = None
+        self.healthy = True
         self.idle: deque[UpstreamConnection] = deque()
         self.active = 0
         self._settings = settings
-        self._address = address
-        self._tls = _client_context(settings) if address.scheme == "https" else None
+        self._max_idle = settings.max_idle
+        self._tls = tls if address.scheme == "https" else None
+        self._tls_name = None if self._tls is None else settings.tls.name or address.host
         self.host_line = b"\r\nHost: " + address.authority.encode("ascii")
         self._failures = 0
         self._down_until = 0.0
 
     async def connect(self) -> UpstreamConnection:
-        """Open a connection. Raises OSError (refused, unresolved, TLS failure) and TimeoutError.
+        """Open a connection. Raises OSError (refused, TLS failure) and TimeoutError, which is one.
 
         A server that fails is `down` for a second, twice as long after each further failure, half a minute at most.
         """
         begun = time.monotonic()
         try:
-            connection = await self._connect()
-        except (OSError, TimeoutError):
+            async with asyncio.timeout(self._settings.connect_timeout):
+                connection = await self.dial(lambda: UpstreamConnection(self))
+        except OSError as error:
             # What was under way together, or tried for want of another, is one failure: a busy second is no bad minute.
             if begun >= self._down_until:
                 self._failures = min(self._failures + 1, _MOST_FAILURES)
                 self._down_until = time.monotonic() + 2.0 ** (self._failures - 1)
+                if self._failures == 1 and self.watcher is not None:
+                    self.watcher.unreachable(self, error)
             raise
+        if self._failures and self.watcher is not None:
+            self.watcher.reachable(self)
         self._failures = 0
         self._down_until = 0.0
         return connection
@@ -137,17 +166,17 @@ class Server:
         """Whether the last connection failed so lately that another server is better (`now` in monotonic seconds)."""
         return self._down_until > now
 
-    async def _connect(self) -> UpstreamConnection:
+    async def dial(self, factory: Callable[[], _P]) -> _P:
+        """A new connection to this server, over TLS where it is https, for whatever purpose. Raises OSError."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._settings.connect_timeout):
-            address = self._address
-            if address.scheme == "unix":
-                _, connection = await loop.create_unix_connection(lambda: UpstreamConnection(self), address.path)
-            else:
-                _, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self), address.host, address.port, ssl=self._tls
-                )
-        return connection
+        address = self.address
+        if address.scheme == "unix":
+            _, protocol = await loop.create_unix_connection(factory, address.path)
+        else:
+            _, protocol = await loop.create_connection(
+                factory, self.host, address.port, ssl=self._tls, server_hostname=self._tls_name
+            )
+        return protocol
 
     def take_idle(self) -> UpstreamConnection | None:
         """The idle connection used last, which is the one most likely to live."""
@@ -164,7 +193,7 @@ class Server:
         connection.exchange = None
         connection.body = None
         connection.fresh = False
-        if len(self.idle) >= self._settings.max_idle:
+        if len(self.idle) >= self._max_idle:
             connection.close()
             return
         connection.idle_since = time.monotonic()
@@ -184,6 +213,16 @@ class Server:
         while self.idle and self.idle[0].idle_since < oldest:
             self.idle.popleft().close()
 
+    def revive(self) -> None:
+        """Forget that connections failed: a later one succeeded."""
+        self._failures = 0
+        self._down_until = 0.0
+
+    def retire(self) -> None:
+        """Keep no connection from now on."""
+        self._max_idle = 0
+        self.close()
+
     def close(self) -> None:
         """Close all idle connections."""
         while self.idle:
@@ -198,14 +237,26 @@ class Upstream:
         self.settings = settings
         self.response_ns = int(settings.response_timeout * 1e9)
         self.preserve_host = settings.preserve_host
-        self.servers = tuple(Server(address, settings, receiver) for address in settings.servers)
+        self.servers: tuple[Server, ...] = ()
+        """All that are known: those of names come and go with their addresses."""
+        self.usable: tuple[Server, ...] = ()
+        """Those that no health check has found ill."""
+        self._receiver = receiver
+        self._watcher: Reachability | None = None
+        self._tls = _client_context(settings) if any(each.scheme == "https" for each in settings.servers) else None
+        self._by_place: list[tuple[Server, ...]] = []
+        for address in settings.servers:
+            self._by_place.append(() if address.named else (self._server(address, address.host),))
         self._turn = 0
+        self._arrange()
 
-    def choose(self) -> Server:
-        """The server for the next exchange."""
-        servers = self.servers
+    def choose(self) -> Server | None:
+        """The server for the next exchange; None where none is usable."""
+        servers = self.usable
         if len(servers) == 1:
             return servers[0]
+        if not servers:
+            return None
         now = time.monotonic()
         # When all are down, any may have recovered.
         servers = tuple(server for server in servers if not server.down(now)) or servers
@@ -213,10 +264,38 @@ class Upstream:
         self._turn = turn = (self._turn + 1) % len(servers)
         return min(servers[turn:] + servers[:turn], key=_load)
 
+    def watch(self, watcher: Reachability) -> None:
+        """Tell `watcher` of servers that cannot be reached, and that can again."""
+        self._watcher = watcher
+        for server in self.servers:
+            server.watcher = watcher
+
+    def resolved(self, place: int, hosts: Sequence[str]) -> None:
+        """The name in `settings.servers[place]` has these IP addresses now, each of them once.
+
+        A server whose address is gone gets no more exchanges; what is open on it ends, and its connections with it.
+        """
+        held = {server.host: server for server in self._by_place[place]}
+        address = self.settings.servers[place]
+        self._by_place[place] = tuple([held[host] if host in held else self._server(address, host) for host in hosts])
+        for host, server in held.items():
+            if host not in hosts:
+                server.retire()
+        self._arrange()
+
+    def mark(self, server: Server, *, healthy: bool) -> None:
+        """What health checks found: an ill server gets no exchanges, and loses its idle connections."""
+        server.healthy = healthy
+        if healthy:
+            server.revive()
+        else:
+            server.close()
+        self._arrange()
+
     def another(self, tried: Sequence[Server]) -> Server | None:
-        """The best server that is not among `tried`: one that is down only after those that are not."""
+        """The best usable server that is not among `tried`: one that is down only after those that are not."""
         now = time.monotonic()
-        left = [server for server in self.servers if server not in tried]
+        left = [server for server in self.usable if server not in tried]
         return min(left, key=lambda server: (server.down(now), server.active), default=None)
 
     def sweep(self, now: float) -> None:
@@ -229,14 +308,34 @@ class Upstream:
         for server in self.servers:
             server.close()
 
+    def retire(self) -> None:
+        """No new exchange will come: keep no connection after the exchange that it carries."""
+        for server in self.servers:
+            server.retire()
+
+    def _server(self, address: Address, host: str) -> Server:
+        server = Server(address, host, self.settings, self._tls, self._receiver)
+        server.watcher = self._watcher
+        return server
+
+    def _arrange(self) -> None:
+        self.servers = tuple([server for servers in self._by_place for server in servers])
+        self.usable = tuple([server for server in self.servers if server.healthy])
+
 
 def _load(server: Server) -> int:
     return server.active
 
 
 def _client_context(settings: UpstreamSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(settings.tls.ca) if settings.tls.ca else None)
-    if not settings.tls.verify:
+    tls = settings.tls
+    context = ssl.create_default_context(cafile=str(tls.ca) if tls.ca else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if tls.certificate is not None:
+        # An empty password, so that an encrypted key is an error and not a question on the terminal.
+        context.load_cert_chain(str(tls.certificate), None if tls.key is None else str(tls.key), password="")
     return context

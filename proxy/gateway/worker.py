@@ -31,8 +31,11 @@ from proxy.gateway.page import PageReader
 from proxy.gateway.parse import HeadParser
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.record import Recorder
+from proxy.gateway.resolve import SystemResolver
 from proxy.gateway.respond import Responder
+from proxy.gateway.watch import UpstreamWatch
 from proxy.observe.logs import get_logger
+from proxy.observe.snapshot import merge
 from proxy.settings.addresses import Network
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings, Tls
@@ -146,7 +149,9 @@ class Worker:
             self._link.start()
             stack.push_async_callback(self._link.close)
 
-            await self._greeted(_GREETING_SECONDS)
+            watch = UpstreamWatch(SystemResolver(), self._log)
+            stack.push_async_callback(watch.close)
+            await asyncio.gather(self._greeted(_GREETING_SECONDS), watch.prepare(proxy.upstreams, _GREETING_SECONDS))
 
             tls = settings.listen.proxy.tls
             listeners = [
@@ -173,13 +178,13 @@ class Worker:
                 for listener in listeners:
                     listener.sweep(now)
                 proxy.sweep(now / 1e9)
+                watch.sweep(now / 1e9, proxy.upstreams)
                 recorder.flush()
                 lag = max(0, page.view.words[SLOT_EPOCH] - self._cache.applied)
-                self._link.send_counters(
-                    recorder.snapshot(
-                        hits=authenticator.hits, misses=authenticator.misses, entries=len(self._cache), lag=lag
-                    ).to_wire()
+                counted = recorder.snapshot(
+                    hits=authenticator.hits, misses=authenticator.misses, entries=len(self._cache), lag=lag
                 )
+                self._link.send_counters(merge((counted, watch.snapshot())).to_wire())
 
             sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
             stack.callback(sweeper.cancel)

@@ -28,6 +28,7 @@ class Merge(StrEnum):
 
     SUM = "sum"
     MAX = "max"
+    MIN = "min"
 
 
 class Outcome(StrEnum):
@@ -136,6 +137,26 @@ LEASE_SECONDS = Metric(
     kind=MetricKind.GAUGE,
     help="Seconds for which workers may still serve from their caches; 0 when the lease has run out.",
 )
+UPSTREAM_UP = Metric(
+    name="patgate_upstream_server_up",
+    kind=MetricKind.GAUGE,
+    help="1 while every worker has an address of the server that is neither ill nor refusing connections, else 0.",
+    labels=("upstream", "server"),
+    merge=Merge.MIN,
+)
+UPSTREAM_ADDRESSES = Metric(
+    name="patgate_upstream_server_addresses",
+    kind=MetricKind.GAUGE,
+    help="Addresses that the server has: 1, or as many as its name was resolved to by the worker with the fewest.",
+    labels=("upstream", "server"),
+    merge=Merge.MIN,
+)
+UPSTREAM_CHECKS = Metric(
+    name="patgate_upstream_checks_total",
+    kind=MetricKind.COUNTER,
+    help="Health checks of the workers, by upstream, server and outcome (passed, failed).",
+    labels=("upstream", "server", "outcome"),
+)
 BUILD_INFO = Metric(
     name="patgate_build_info",
     kind=MetricKind.GAUGE,
@@ -158,6 +179,9 @@ METRICS: tuple[Metric, ...] = (
     RESOLVES,
     WORKERS,
     LEASE_SECONDS,
+    UPSTREAM_UP,
+    UPSTREAM_ADDRESSES,
+    UPSTREAM_CHECKS,
     BUILD_INFO,
 )
 BY_NAME: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})

@@ -11,12 +11,19 @@ Bucket counts are not cumulative.  Counters and histograms are totals since the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from proxy.observe.metrics import BY_NAME, Merge, Metric, MetricKind
 
 Labels = tuple[str, ...]
+_COMBINE: Final[Mapping[Merge, Callable[[float, float], float]]] = {
+    Merge.SUM: operator.add,
+    Merge.MAX: max,
+    Merge.MIN: min,
+}
 
 
 class SnapshotError(ValueError):
@@ -77,7 +84,7 @@ def from_wire(document: object) -> Snapshot:
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Add snapshots up; gauges are summed or the largest is taken, as their definition says."""
+    """Add snapshots up; gauges are summed, or the largest or smallest is taken, as their definition says."""
     counters: dict[str, dict[Labels, float]] = {}
     tallies: dict[str, dict[Labels, Tally]] = {}
     gauges: dict[str, dict[Labels, float]] = {}
@@ -92,14 +99,11 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
                 before = target.get(labels)
                 target[labels] = tally if before is None else before.plus(tally)
         for name, series in snapshot.gauges.items():
-            largest = BY_NAME[name].merge is Merge.MAX
+            combine = _COMBINE[BY_NAME[name].merge]
             into = gauges.setdefault(name, {})
             for labels, value in series.items():
                 seen = into.get(labels)
-                if seen is None:
-                    into[labels] = value
-                else:
-                    into[labels] = max(seen, value) if largest else seen + value
+                into[labels] = value if seen is None else combine(seen, value)
     return Snapshot(counters=counters, histograms=tallies, gauges=gauges)
 
 

@@ -64,6 +64,7 @@ def test_the_examples_optional_lines_load_too(good: Load, tmp_path: Path) -> Non
         ("    # methods: [GET, PUT] ", "    methods: [GET, PUT] "),
         ("    # host: ", "    host: "),
         ("    # allow: ", "    allow: "),
+        ("    # health: ", "    health: "),
         ("  preset: patgate ", "  # preset: patgate "),
         ("  # names: {", "  names: {"),
         ("# secret_key: …", f"secret_key: {'k' * 32}"),

@@ -1,0 +1,77 @@
+"""What a worker does for its upstreams apart from requests: names are resolved, servers checked, changes told once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from proxy.gateway.health import HealthChecks, explain
+from proxy.gateway.resolve import Lookups, Resolver
+from proxy.gateway.upstream import Server, Upstream
+from proxy.observe.logs import Logger
+from proxy.observe.metrics import UPSTREAM_ADDRESSES, UPSTREAM_CHECKS, UPSTREAM_UP
+from proxy.observe.snapshot import Snapshot
+
+
+class UpstreamWatch:
+    """Watches over the upstreams that it follows, driven by the worker's sweep. Constructing it does no I/O."""
+
+    def __init__(self, resolver: Resolver, log: Logger) -> None:
+        self._upstreams: tuple[Upstream, ...] = ()
+        self._lookups = Lookups(resolver, log)
+        self._checks = HealthChecks(log)
+        self._log = log
+
+    def follow(self, upstreams: Sequence[Upstream]) -> None:
+        """Watch over these from now on. Those that were followed before keep what is known of them."""
+        if self._upstreams == tuple(upstreams):
+            return
+        self._upstreams = tuple(upstreams)
+        for upstream in upstreams:
+            upstream.watch(self)
+        self._lookups.follow(upstreams)
+        self._checks.follow(upstreams)
+
+    async def prepare(self, upstreams: Sequence[Upstream], seconds: float) -> None:
+        """Resolve the names in these before requests come, waiting at most so long.
+
+        Requests for an upstream without any address get 502.
+        """
+        followed = self._upstreams
+        self.follow((*followed, *[each for each in upstreams if each not in followed]))
+        await self._lookups.answered(seconds)
+
+    def sweep(self, now: float, upstreams: Sequence[Upstream]) -> None:
+        """Begin what is due for `upstreams`, which are all that there are; `now` in monotonic seconds."""
+        self.follow(upstreams)
+        self._lookups.sweep(now)
+        self._checks.sweep(now)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._lookups.close()
+        await self._checks.close()
+
+    def unreachable(self, server: Server, error: OSError) -> None:
+        self._log.warning("upstream server is unreachable", server=server.name, address=server.host, why=explain(error))
+
+    def reachable(self, server: Server) -> None:
+        self._log.info("upstream server is reachable again", server=server.name, address=server.host)
+
+    def snapshot(self) -> Snapshot:
+        """The state of every configured server, as this worker sees it."""
+        now = time.monotonic()
+        up: dict[tuple[str, ...], float] = {}
+        addresses: dict[tuple[str, ...], float] = {}
+        for upstream in self._upstreams:
+            for address in upstream.settings.servers:
+                up[(upstream.name, str(address))] = addresses[(upstream.name, str(address))] = 0
+            for server in upstream.servers:
+                key = (upstream.name, server.name)
+                addresses[key] += 1
+                if server.healthy and not server.down(now):
+                    up[key] = 1
+        return Snapshot(
+            counters={UPSTREAM_CHECKS.name: self._checks.counts},
+            gauges={UPSTREAM_UP.name: up, UPSTREAM_ADDRESSES.name: addresses},
+        )
