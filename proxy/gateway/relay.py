@@ -216,8 +216,9 @@ class Relay:
         body: Body
         if x.head_only or status in _BODILESS:
             body = LengthBody(0)
-            if chunked or length not in _NO_LENGTH:
-                # A backend that sends the body all the same sends it into the next exchange.
+            if chunked or length not in _NO_LENGTH or (length is None and x.head_only):
+                # A backend that sends the body all the same sends it into the next exchange, where nothing would tell
+                # it from that one's answer; and one that gives HEAD no length may end its bodies with the connection.
                 connection.keep = False
             if length is not None and status != 204:
                 framing = b"\r\nContent-Length: " + length

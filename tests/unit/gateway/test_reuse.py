@@ -81,6 +81,7 @@ async def test_an_answer_that_begins_before_the_whole_body_is_sent_ends_its_conn
     [
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 44\r\n\r\n"),
         ("HEAD", b"HTTP/1.1 404 Not Found\r\nContent-Length: 44\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n"),
         ("HEAD", CHUNKED),
         ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 44\r\n\r\n"),
         ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 44\r\n\r\n"),
