@@ -240,6 +240,7 @@ class Gateway:
         trusted: Iterable[str] = (),
         credentials: Iterable[str] = ("bearer", "basic", "x-api-key"),
         access: Literal["off", "refusals", "all"] = "refusals",
+        upstream: UpstreamSettings | None = None,
     ) -> None:
         credentials = tuple(credentials)
         self.page = make_page() if page is None else page
@@ -272,7 +273,8 @@ class Gateway:
                 pseudonym=PSEUDONYM,
             ),
             upstreams={
-                "app": UpstreamSettings(
+                "app": upstream
+                or UpstreamSettings(
                     servers=tuple(Address.parse(f"http://{HOST}:{port}") for port in ports),
                     connect_timeout=connect_timeout,
                     response_timeout=response_timeout,
