@@ -94,6 +94,18 @@ CONNECTIONS = Metric(
     kind=MetricKind.GAUGE,
     help="Open client connections, summed over the workers.",
 )
+ACCEPT_PAUSES = Metric(
+    name="patgate_accept_pauses_total",
+    kind=MetricKind.COUNTER,
+    help="Times that a worker stopped accepting for a while, by listener and cause (limit, resources).",
+    labels=("listener", "cause"),
+)
+CONNECTIONS_DROPPED = Metric(
+    name="patgate_connections_dropped_total",
+    kind=MetricKind.COUNTER,
+    help="Client connections ended without a request, by listener and cause (proxy_header, handshake, room).",
+    labels=("listener", "cause"),
+)
 EPOCH_LAG = Metric(
     name="patgate_epoch_lag",
     kind=MetricKind.GAUGE,
@@ -157,6 +169,16 @@ UPSTREAM_CHECKS = Metric(
     help="Health checks of the workers, by upstream, server and outcome (passed, failed).",
     labels=("upstream", "server", "outcome"),
 )
+RELOAD_OK = Metric(
+    name="patgate_config_last_reload_successful",
+    kind=MetricKind.GAUGE,
+    help="1 while the configuration in use is that of the last reload, or none was tried; 0 when that was refused.",
+)
+RELOAD_TIME = Metric(
+    name="patgate_config_last_reload_success_timestamp_seconds",
+    kind=MetricKind.GAUGE,
+    help="When the configuration was last reloaded with success, in unix seconds; 0 where it never was.",
+)
 BUILD_INFO = Metric(
     name="patgate_build_info",
     kind=MetricKind.GAUGE,
@@ -171,6 +193,8 @@ METRICS: tuple[Metric, ...] = (
     CACHE_MISSES,
     CACHE_ENTRIES,
     CONNECTIONS,
+    ACCEPT_PAUSES,
+    CONNECTIONS_DROPPED,
     EPOCH_LAG,
     EPOCH,
     CHANGES,
@@ -179,6 +203,8 @@ METRICS: tuple[Metric, ...] = (
     RESOLVES,
     WORKERS,
     LEASE_SECONDS,
+    RELOAD_OK,
+    RELOAD_TIME,
     UPSTREAM_UP,
     UPSTREAM_ADDRESSES,
     UPSTREAM_CHECKS,
