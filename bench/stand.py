@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +17,20 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
-from typing import Concatenate, Final, ParamSpec
+from typing import Any, Concatenate, Final, ParamSpec
 
 from bench.errors import BenchError
-from bench.load import ask
-from bench.machine import Cores, pin
+from bench.load import CONNECTIONS, ask
+from bench.machine import Cores, pin, until
 from bench.nginx import free_port
+from bench.openloop import Job, Seen, run
+from bench.origin import BODY
 from bench.peers.patgate import Installation, processes, running
 from bench.seed import fill
-from bench.workload import BRAND
+from bench.workload import BRAND, Workload
 
 MIB: Final = 1 << 20
+_REPORT_SECONDS: Final = 0.7
 LOOPBACK: Final = "127.0.0.1"
 _FORK: Final = get_context("fork")
 """What runs beside the gateway is this module's code in a process of its own; a new interpreter would not find it."""
@@ -52,17 +56,32 @@ class Stand:
     worker: int
     authority: int
 
-    def metric(self, name: str) -> float:
-        """The sum of one metric over all its labels, as of the worker's last report. Raises BenchError without it."""
+    def metric(self, name: str, label: str = "") -> float:
+        """The sum of one metric over all its series with ``label`` (``outcome="allowed"``), as of the last report.
+
+        A counter that has counted nothing yet has no series. Raises BenchError when there is no such metric.
+        """
         page = ask(self.control, "/metrics")[1].decode()
-        values = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", page, re.MULTILINE)
-        if not values:
+        values = re.findall(rf"^{name}(?:\{{.*{label}.*\}})? (\S+)$", page, re.MULTILINE)
+        if not values and f"# TYPE {name} " not in page:
             raise BenchError(f"/metrics does not show {name}.")
         return sum(map(float, values))
 
+    def settled(self, name: str, label: str = "") -> float:
+        """The metric once the worker has reported all that it counted before now, with nobody asking meanwhile."""
+        seen: list[float] = []
+        until(lambda: self._unmoved(seen), "the worker's counts stand still", 60)
+        return self.metric(name, label)
+
+    def _unmoved(self, seen: list[float]) -> bool:
+        # A worker reports twice a second and the authority adds up at once.
+        time.sleep(_REPORT_SECONDS)
+        seen.append(self.metric("patgate_requests_total"))
+        return len(seen) > 2 and len(set(seen[-3:])) == 1
+
     def resident(self) -> int:
         """Bytes of memory that the worker has now."""
-        return _status(self.worker, "VmRSS")
+        return resident(self.worker)
 
     def peak(self) -> int:
         """The most bytes of memory that the worker had since ``forget_peak``."""
@@ -75,6 +94,11 @@ class Stand:
     def descriptors(self) -> int:
         """How many the worker has open."""
         return len(os.listdir(f"/proc/{self.worker}/fd"))
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has now."""
+    return _status(pid, "VmRSS")
 
 
 def _status(pid: int, field: str) -> int:
@@ -133,15 +157,49 @@ def beside(
             process.join()
 
 
-def heard(pipe: Connection, seconds: float, what: str) -> Mapping[str, float]:
+def heard(pipe: Connection, seconds: float, what: str) -> Any:
     """The next message from a process ``beside``. Raises BenchError when it has ended or says nothing for so long."""
     try:
         if not pipe.poll(seconds):
             raise BenchError(f"Not within {seconds:g} s: {what}.")
-        message: Mapping[str, float] = pipe.recv()
+        return pipe.recv()
     except EOFError:
         raise BenchError(f"A process of the benchmark ended before {what}.") from None
-    return message
+
+
+def _probe(pipe: Connection, job: Job) -> None:
+    try:
+        pipe.send(run(job))
+    except BenchError as error:
+        pipe.send(error)
+
+
+def probe(stand: Stand, workload: Workload, cores: Cores, *, rate: float, seconds: float, seed: int) -> Seen:
+    """Ask at a fixed rate, at random moments, with tokens and paths of ``workload``, before ``run_origin``'s backend.
+
+    Raises BenchError when an answer was wrong, or did not come within ten seconds.
+    """
+    job = Job(
+        port=stand.port,
+        rate=rate,
+        seconds=seconds,
+        lead_in=1.0,
+        connections=CONNECTIONS,
+        bursts=True,
+        seed=seed,
+        tokens_file=str(workload.tokens_file),
+        paths_file=str(workload.paths_file),
+        body_hex=BODY.hex(),
+        patience=10.0,
+    )
+    with beside(_probe, cores.rest, job) as pipe:
+        seen = heard(pipe, seconds + 60, "the probe ended")
+    if isinstance(seen, BenchError):
+        raise seen
+    assert isinstance(seen, Seen)
+    if seen.unanswered:
+        raise BenchError(f"{seen.unanswered} of {seen.requests} requests at {rate:g}/s had no answer in time.")
+    return seen
 
 
 def raise_descriptor_limit(needed: int) -> None:
