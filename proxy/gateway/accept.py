@@ -239,7 +239,8 @@ class Acceptor:
         last = self._last.get(cause)
         self._last[cause] = now
         if last is None or now - last > _EPISODE_NS:
-            self._log.warning(_SAID[cause], listener=self._name, limit=self._limit, error=error)
+            why = {} if error is None else {"error": error}
+            self._log.warning(_SAID[cause], listener=self._name, connections=self._limit, **why)
 
     def _resume(self) -> None:
         self._listener.waiting.discard(self._resume)

@@ -16,12 +16,12 @@ from proxy.settings.model import Settings, Upstream
 GENEROUS: Final = 16_384
 """Connections of one listener where nobody asked for more: at 40 KiB each they are 640 MiB."""
 OWN: Final = 96
-"""Descriptors of the process itself: standard streams, sockets it listens on, link, page, libraries, and some to spare."""
+"""Descriptors of the process itself: standard streams, listening sockets, link, page, libraries, and some to spare."""
 _ENDLESS: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Room:
     """How many connections each listener of a worker may have."""
 
     proxy: int
@@ -36,7 +36,7 @@ def raise_limit() -> int:
     return _ENDLESS if hard == resource.RLIM_INFINITY else hard
 
 
-def limits(settings: Settings, files: int) -> Limits:
+def connections(settings: Settings, files: int) -> Room:
     """The connections that each listener may have out of `files` descriptors: what the settings say, or less."""
     listen = settings.listen
     free = max(files - OWN, 4)
@@ -46,7 +46,7 @@ def limits(settings: Settings, files: int) -> Limits:
         # Its requests go nowhere, so that one descriptor is all that each takes.
         forward_auth = max(1, min(listen.forward_auth.connections or GENEROUS, free // 4))
         free -= forward_auth
-    return Limits(proxy=max(1, min(listen.proxy.connections or GENEROUS, free // 2)), forward_auth=forward_auth)
+    return Room(proxy=max(1, min(listen.proxy.connections or GENEROUS, free // 2)), forward_auth=forward_auth)
 
 
 def _idle(upstreams: Iterable[Upstream]) -> int:
