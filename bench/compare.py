@@ -124,13 +124,20 @@ def compare(
         for name, running in serving.items():
             sent = running.workload or workload
             check_answers(name, running, sent)
-            drive(running.port, sent, cores, seconds=seconds, seed=_seed())  # caches, JITs and connections warm
+            warm(running.port, sent, cores)
         for number in range(rounds):
             for name in list(serving)[:: 1 if number % 2 == 0 else -1]:
                 running = serving[name]
                 sent = running.workload or workload
                 result.samples[name].append(_sample(name, running, origin, sent, cores, seconds))
     return result
+
+
+def warm(port: int, workload: Workload, cores: Cores) -> None:
+    """Open connections, fill caches and present every token, so that no round meets one for the first time."""
+    met = 0
+    while met < len(workload.tokens):
+        met += drive(port, workload, cores, seconds=1, seed=_seed(), from_token=met).requests
 
 
 def check_answers(name: str, running: Serving, workload: Workload, sample: int = 50) -> None:

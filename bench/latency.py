@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from bench.compare import OURS, REFERENCE, TOKENS, check_answers, chosen
+from bench.compare import OURS, REFERENCE, TOKENS, check_answers, chosen, warm
 from bench.errors import BenchError
 from bench.figures import Figure, Part, Run, Spread, Table, spread
 from bench.load import drive
@@ -50,7 +50,7 @@ class _Offer:
 
 def measure(run: Run) -> Part:
     """Find the peak and offer half of it to each peer. Raises BenchError."""
-    rounds, seconds = run.rounds or 5, run.seconds or 3
+    rounds, seconds = run.rounds or 5, run.seconds or 2
     workload = write_workload(run.directory, mint(run.tokens or TOKENS))
     peers = chosen((*(run.peers or DEFAULT_PEERS), OURS))
     seen: dict[tuple[str, bool], list[Seen]] = {(peer.name, bursts): [] for peer in peers for bursts in _ARRIVALS}
@@ -60,7 +60,9 @@ def measure(run: Run) -> Part:
         offers: dict[str, _Offer] = {}
         serving = {peer.name: stack.enter_context(peer.serve(site)) for peer in peers}
         for name, one in serving.items():
-            check_answers(name, one, one.workload or workload)
+            sent = one.workload or workload
+            check_answers(name, one, sent)
+            warm(one.port, sent, run.cores)
         peak = _peak(serving[OURS].port, workload, run.cores)
         for name, one in serving.items():
             offers[name] = _Offer(
@@ -93,8 +95,7 @@ def measure(run: Run) -> Part:
 
 def _peak(port: int, workload: Workload, cores: Cores) -> float:
     """Requests per second in a closed loop, the median of a few seconds."""
-    drive(port, workload, cores, seconds=1, seed=1)
-    return median(drive(port, workload, cores, seconds=1, seed=2 + number).rate for number in range(_PEAK_ROUNDS))
+    return median(drive(port, workload, cores, seconds=1, seed=1 + number).rate for number in range(_PEAK_ROUNDS))
 
 
 def _offer(offer: _Offer, *, bursts: bool) -> Seen:
