@@ -11,7 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import accesslog, build, bulk, coldstart, compare, flood, latency, memory, report, results, slow, strangers
+from bench import (
+    accesslog,
+    build,
+    bulk,
+    coldstart,
+    compare,
+    flood,
+    idle,
+    latency,
+    memory,
+    report,
+    results,
+    slow,
+    strangers,
+)
 from bench.errors import BenchError
 from bench.figures import Part, Run, Verdict
 from bench.machine import divide_cores, facts, require_linux
@@ -37,6 +51,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "coldstart": Subcommand(title="Cold start", measure=coldstart.measure),
     "memory": Subcommand(title="Memory of a full cache", measure=memory.measure),
     "bulk": Subcommand(title="Large bodies", measure=bulk.measure),
+    "idle": Subcommand(title="Idle connections", measure=idle.measure),
     "slow": Subcommand(title="Slow clients", measure=slow.measure),
     "flood": Subcommand(title="Wrong secrets", measure=flood.measure),
     "strangers": Subcommand(title="Random tokens", measure=strangers.measure, whole=False),
