@@ -12,10 +12,9 @@ Rules of this module:
 from __future__ import annotations
 
 import re
-import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from proxy.core.errors import PatgateError
@@ -52,7 +51,10 @@ class ProxyHeaderError(PatgateError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """A whole header: its length in bytes, and the address of the client, None where that is the connection's own."""
+    """A whole header: its length in bytes, and the address of the client, None where that is the connection's own.
+
+    An IPv4-mapped address is given as IPv4.
+    """
 
     length: int
     source: str | None
@@ -84,7 +86,7 @@ def _line(data: bytes) -> Header | None:
         source, _ = (family(found[name].decode("ascii")) for name in ("source", "target"))
     except ValueError:
         raise ProxyHeaderError("an address in the line is none of its family") from None
-    return Header(length=len(line), source=str(source))
+    return Header(length=len(line), source=_text(source))
 
 
 def _binary(data: bytes) -> Header | None:
@@ -109,9 +111,13 @@ def _binary(data: bytes) -> Header | None:
         return Header(length=length, source=None)
     _extensions(data[:length], _FIXED + addresses)
     packed = data[_FIXED : _FIXED + (4 if family == _TCP4 else 16)]
-    return Header(
-        length=length, source=socket.inet_ntop(socket.AF_INET if family == _TCP4 else socket.AF_INET6, packed)
-    )
+    return Header(length=length, source=_text(ip_address(packed)))
+
+
+def _text(address: IPv4Address | IPv6Address) -> str:
+    """An IPv4-mapped address is an IPv4 address in other clothes (RFC 4291 section 2.5.5.2)."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 def _extensions(header: bytes, at: int) -> None:

@@ -35,7 +35,7 @@ GOOD = {
     b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n": "255.255.255.255",
     b"PROXY TCP4 0.0.0.0 0.0.0.0 0 0\r\n": "0.0.0.0",
     b"PROXY TCP6 2001:DB8::7 ::1 4711 443\r\n": "2001:db8::7",
-    b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:10.0.0.1 1 2\r\n": "::ffff:192.0.2.7",
+    b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:10.0.0.1 1 2\r\n": "192.0.2.7",
     b"PROXY UNKNOWN\r\n": None,
     b"PROXY UNKNOWN 2001:db8::7 ::1 4711 443\r\n": None,
     b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n": None,
