@@ -24,6 +24,7 @@ from bench import (
     report,
     results,
     slow,
+    soak,
     strangers,
 )
 from bench.errors import BenchError
@@ -55,6 +56,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "slow": Subcommand(title="Slow clients", measure=slow.measure),
     "flood": Subcommand(title="Wrong secrets", measure=flood.measure),
     "strangers": Subcommand(title="Random tokens", measure=strangers.measure, whole=False),
+    "soak": Subcommand(title="Soak", measure=soak.measure, whole=False),
 }
 
 
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "what", nargs="*", default=whole, help=f"of {', '.join(SUBCOMMANDS)} (default {', '.join(whole)})"
     )
     parser.add_argument("--write", action="store_true", help="also write bench/results.json and docs/benchmarks.md")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write docs/benchmarks.md anew")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound is missed")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, or starts")
@@ -100,13 +103,18 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(SUBCOMMANDS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    titles = {name: one.title for name, one in SUBCOMMANDS.items()}
+    if options.render:
+        report.write(results.load(), titles)
+        return 0
     status = 0
     for name in options.what:
+        print(f"bench {name} …", file=sys.stderr, flush=True)
         try:
             require_linux()
             machine = facts(build.choose(pure=options.pure))
             part = _measure(name, options)
-        except BenchError as error:
+        except (BenchError, OSError) as error:
             print(f"bench {name}: {error}", file=sys.stderr)
             status = 1
             continue
@@ -119,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         if options.write:
             result = results.Result(taken=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine, part=part)
-            report.write(results.save(name, result), {name: one.title for name, one in SUBCOMMANDS.items()})
+            report.write(results.save(name, result), titles)
         if options.check and any(figure.verdict is Verdict.MISSED for figure in part.figures):
             status = 1
     return status
