@@ -70,12 +70,11 @@ class Figure:
 
     @property
     def verdict(self) -> Verdict:
-        """Without an aim of its own the bound is the aim."""
         if self.bound is None:
             return Verdict.NONE
         if not self._within(self.bound):
             return Verdict.MISSED
-        return Verdict.AIM if self.aim is None or self._within(self.aim) else Verdict.BOUND
+        return Verdict.AIM if self.aim is not None and self._within(self.aim) else Verdict.BOUND
 
     def _within(self, limit: float) -> bool:
         return self.value <= limit if self.better is Better.LOWER else self.value >= limit

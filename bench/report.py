@@ -67,9 +67,6 @@ def document_text(every: Mapping[str, Result], titles: Mapping[str, str]) -> str
     held = {name: every[name] for name in titles if name in every}
     blocks = [_PREFACE.rstrip()]
     blocks.append(figures_text([figure for result in held.values() for figure in result.part.figures]))
-    missing = [f"`{name}`" for name in titles if name not in held]
-    if missing:
-        blocks.append(f"Not measured yet: {', '.join(missing)}.")
     machines: dict[str, list[str]] = {}
     for name, result in held.items():
         blocks += [f"## {titles[name]}", *_details(result.part)]
