@@ -3,7 +3,8 @@
 Rules of this module:
 1. The response head is parsed as strictly as a request's; two framings, or one that is not understood, end it with 502.
 2. An answer that breaks off after its head has gone out breaks the client's connection: it never looks whole.
-3. A backend's hop-by-hop fields stay here (RFC 9110 section 7.6.1).
+3. A backend's hop-by-hop fields stay here (RFC 9110 section 7.6.1), and so do its trailers (section 6.5.1). An answer
+   without `Date` gets one (section 6.6.1); nothing else is added and nothing is changed.
 4. The connection is kept only when both messages have ended and nothing lies behind the response.
 """
 
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 from proxy.core.identity import fold
 from proxy.core.reasons import Reason
 from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
+from proxy.gateway.clock import HttpClock
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import (
     HEAD_END,
@@ -39,17 +41,22 @@ _LENGTH: Final = 2
 _CONNECTION: Final = 3
 _TRANSFER: Final = 4
 _UPGRADE: Final = 5
+_DATE: Final = 6
 _FIELDS: Final = {
     b"content-length": _LENGTH,
     b"connection": _CONNECTION,
     b"transfer-encoding": _TRANSFER,
     b"upgrade": _UPGRADE,
+    b"date": _DATE,
     b"keep-alive": _DROP,
+    b"proxy-authenticate": _DROP,
+    b"proxy-authentication-info": _DROP,
     b"proxy-connection": _DROP,
     b"te": _DROP,
     b"trailer": _DROP,
 }
-"""Framing, and what is hop-by-hop (RFC 9110 section 7.6.1)."""
+"""Framing, what is hop-by-hop (RFC 9110 section 7.6.1), and what is for the client of a proxy that it chose (section
+11.7), which nobody did here."""
 _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
 """The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocol upgraded
 to."""
@@ -59,6 +66,7 @@ _BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
 _NO_LENGTH: Final = (None, b"0")
 _INTERIM_DIGIT: Final = ord("1")
+_STATUS_AT: Final = len(b"HTTP/1.1 ")
 
 
 class Ending(Protocol):
@@ -83,6 +91,7 @@ class Relay:
     def __init__(self, ending: Ending) -> None:
         self._ending = ending
         self._codes: dict[bytes, int] = {}
+        self._clock = HttpClock()
 
     def received(self, connection: UpstreamConnection, data: bytes) -> None:
         x = connection.exchange
@@ -265,6 +274,7 @@ class Relay:
         length: bytes | None = None
         chunked = False
         keep = minor == b"1"
+        dated = lines[0][_STATUS_AT] == _INTERIM_DIGIT
         nominated: set[bytes] | None = None
         upgrade = b""
         for at in range(1, len(lines)):
@@ -279,6 +289,10 @@ class Relay:
                     return None
                 code = self._classify(name)
             if code == _PASS:
+                kept.append(line)
+                continue
+            if code == _DATE:
+                dated = True
                 kept.append(line)
                 continue
             value = line[colon + 1 :].strip(b" \t")
@@ -301,6 +315,8 @@ class Relay:
                 upgrade += value.lower()
         if chunked and length is not None:
             return None
+        if not dated:
+            kept.append(self._clock.date_line())
         passed = b"\r\n".join(kept)
         if nominated is not None:
             keep = b"close" not in nominated and (keep or b"keep-alive" in nominated)

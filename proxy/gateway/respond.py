@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.gateway.clock import HttpClock
 from proxy.gateway.exchange import Exchange
 
 _RETRY_AFTER_SECONDS: Final = 1
@@ -39,6 +40,7 @@ class Responder:
     def __init__(self, *, realm: str, basic: bool) -> None:
         self._realm = f'realm="{realm}"'.encode("ascii")
         self._basic = basic
+        self._clock = HttpClock()
 
     def refusal(self, x: Exchange, reason: Reason) -> bytes:
         """The whole response to `x` for `reason`: head and body (no body for HEAD)."""
@@ -56,6 +58,7 @@ class Responder:
         ).encode("ascii")
         lines = [
             b"HTTP/1.1 %d %s\r\n" % (entry.status, _PHRASES[entry.status]),
+            self._clock.date_line() + b"\r\n",
             b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n",
             b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id),
             self._challenge(x, entry.challenge),

@@ -12,13 +12,14 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, cast
 
-from proxy.gateway.body import Body
+from proxy.gateway.body import Body, CloseBody
 from proxy.gateway.exchange import Exchange
 from proxy.settings.addresses import Server as Address
 from proxy.settings.model import Upstream as UpstreamSettings
@@ -27,6 +28,7 @@ _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _MOST_FAILURES: Final = 6
 WRITE_HIGH_WATER = 256 * 1024
 """Bytes that may wait in a transport before the other side is paused."""
+_LAST_READ: Final = 256 * 1024
 
 
 class Receiver(Protocol):
@@ -72,10 +74,20 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.eof = True
+        if self.exchange is not None and isinstance(self.body, CloseBody):
+            # The answer is whole, whatever of the request is still to be written.
+            self.server.receiver.ended(self, clean=True)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
+        transport, self.transport = self.transport, None
+        x = self.exchange
+        if exc is not None and x is not None and x.body is not None and self.body is None and transport is not None:
+            # A backend that does not want the rest of a body answers and closes, and the write that fails for it comes
+            # before the read. What it has said lies in the socket.
+            data = _unread(transport)
+            if data:
+                self.server.receiver.received(self, data)
         self.server.forget(self)
         if self.exchange is not None:
             self.server.receiver.ended(self, clean=exc is None and self.eof)
@@ -321,6 +333,17 @@ class Upstream:
     def _arrange(self) -> None:
         self.servers = tuple([server for servers in self._by_place for server in servers])
         self.usable = tuple([server for server in self.servers if server.healthy])
+
+
+def _unread(transport: asyncio.Transport) -> bytes:
+    """What has come on a connection that is lost and was not read, at most `_LAST_READ` bytes; nothing under TLS."""
+    bound = transport.get_extra_info("socket")
+    if bound is None or bound.fileno() < 0 or transport.get_extra_info("ssl_object") is not None:
+        return b""
+    try:
+        return os.read(bound.fileno(), _LAST_READ)
+    except OSError:
+        return b""
 
 
 def _load(server: Server) -> int:
