@@ -158,7 +158,8 @@ class Relay:
             if matched[2][0] != _INTERIM_DIGIT:
                 self._final(connection, x, matched[2], matched[3] or b" ", fields, rest)
                 return
-            if x.websocket and matched[2] == b"101" and fields[4] == b"websocket":
+            # An HTTP/1.0 server has no interim answers, and so no switch of protocols (RFC 6455 section 4.2.2).
+            if x.websocket and matched[2] == b"101" and fields[4] == b"websocket" and matched[1] == b"1":
                 self._switch(connection, x, matched[3] or b" ", fields[0], rest)
                 return
             connection.interim += 1

@@ -138,6 +138,15 @@ async def test_a_flood_of_interim_answers_and_an_upgrade_nobody_asked_for_are_no
         assert len(backend.connections) == 2
 
 
+async def test_an_http_1_0_server_cannot_switch_protocols() -> None:
+    """Found by fuzzing: it could, although a client that asked it without us would not take it for an upgrade."""
+    switch = b"HTTP/1.0 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    async with serving(once(switch)) as (gateway, _):
+        client = await gateway.client()
+        answer = await client.ask(get("/open/a", "Connection: Upgrade", "Upgrade: websocket"))
+        assert (answer.status, answer.reason) == (502, "upstream_protocol")
+
+
 async def test_a_chunked_answer_is_decoded_for_an_http_1_0_client() -> None:
     head = b"HTTP/1.1 200 OK\r\n" + DATE + b"Transfer-Encoding: chunked\r\n\r\n"
     pieces = (head, b"5;ext=1\r\nhel", b"lo\r\n1\r\n!\r\n0\r\nX-Trailer: t\r\n\r\n")
