@@ -10,22 +10,22 @@ import argparse
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from proxy import spare
-from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX
+from proxy import channel, spare
+from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX, Orders
 from proxy.core.errors import DataDirLost, PatgateError
 from proxy.observe import logs
+from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
 
 if TYPE_CHECKING:
-    from proxy.authority.process import ServeControl
-
-_CHUNK: Final = 1 << 20
+    from proxy.authority.orders import ServeControl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--slot", type=int, default=0)
     parser.add_argument("--pseudonym", default="patgate", help="what the workers of a node call themselves in Via")
-    parser.add_argument("--proxy-fd", type=int)
-    parser.add_argument("--forward-auth-fd", type=int)
+    parser.add_argument("--channel-fd", type=int, required=True, help="where orders come from")
+    parser.add_argument("--proxy-fd", type=int, nargs="+", default=[])
+    parser.add_argument("--forward-auth-fd", type=int, nargs="+", default=[])
     parser.add_argument("--control-fd", type=int)
     parser.add_argument("--accept-older-store", action="store_true")
     parser.add_argument("--successor", action="store_true", help="take the place of one that died just now")
@@ -92,7 +93,7 @@ def _load(options: argparse.Namespace) -> Settings:
 
         if options.orders_fd is not None:
             _load_control()
-    settings = _boot(options.boot_fd)
+    settings = read_settings(options.boot_fd)
     gc.freeze()
     gc.enable()
     return settings
@@ -112,18 +113,9 @@ def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settin
     ordered = _parser().parse_args(arguments)
     spare.retitle(given, arguments)
     # A socket that belongs to another slot must not seem to have somebody who accepts from it.
-    for fd in {*options.held_fds} - {ordered.proxy_fd, ordered.forward_auth_fd}:
+    for fd in {*options.held_fds}.difference(ordered.proxy_fd, ordered.forward_auth_fd):
         os.close(fd)
     return settings, ordered
-
-
-def _boot(fd: int) -> Settings:
-    """Settings from the boot descriptor, by position: a later start of the same slot reads the same file again."""
-    document = bytearray()
-    while chunk := os.pread(fd, _CHUNK, len(document)):
-        document += chunk
-    os.close(fd)
-    return Settings.from_boot_json(bytes(document))
 
 
 def _gateway(settings: Settings, options: argparse.Namespace) -> int:
@@ -132,11 +124,11 @@ def _gateway(settings: Settings, options: argparse.Namespace) -> int:
     return worker.run(
         settings,
         options.slot,
-        options.proxy_fd,
-        options.forward_auth_fd,
+        {"proxy": options.proxy_fd, "forward_auth": options.forward_auth_fd},
         options.lifeline_fd,
         options.ready_fd,
         options.pseudonym,
+        _orders(options),
     )
 
 
@@ -151,7 +143,12 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
         options.accept_older_store,
         successor=options.successor,
         load_control=_load_control,
+        orders=_orders(options),
     )
+
+
+def _orders(options: argparse.Namespace) -> Orders:
+    return channel.Orders(socket.socket(fileno=options.channel_fd))
 
 
 def _load_control() -> "ServeControl":

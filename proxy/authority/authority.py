@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -51,6 +52,18 @@ READY_LAG: Final = 64
 """Changes that a worker may have yet to apply and still count as in step."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What the supervisor knows of the gateway and the authority shows. `workers` 0: as many as the settings say."""
+
+    draining: bool = False
+    workers: int = 0
+    reload_ok: bool = True
+    """Whether the configuration in use is that of the last reload, or none has been tried."""
+    reload_time: float = 0.0
+    """When the last reload succeeded, in unix seconds; 0 where none has."""
+
+
 class Authority:
     """Owns the store while the block runs.  Entering raises PatgateError with nothing left open.
 
@@ -72,6 +85,10 @@ class Authority:
         self._stack = AsyncExitStack()
         self._counters = Counters()
         self._ended = asyncio.Event()
+        self._standing = Standing()
+        self._retired: list[Argon2Hasher] = []
+        self._cache_key = b""
+        self._resolver: Resolver
         self._store: Store
         self._hasher: Argon2Hasher
         self._page: PageWriter
@@ -98,13 +115,34 @@ class Authority:
         """Return when the data directory is no longer ours; the process must end then."""
         await self._ended.wait()
 
+    async def follow(self, settings: Settings) -> None:
+        """Go on with these settings; the roles of the configuration are a change like any other.
+
+        Raises PatgateError, and then nothing has changed. What only a new start can change is not looked at.
+        """
+        await self.roles.sync_config(CONFIGURATION, settings.roles)
+        before, self._settings = self._settings, settings
+        if settings.argon2 != before.argon2:
+            self._retired.append(self._hasher)
+            self._hasher = _hasher(settings, self._counters)
+            self._resolver.verifier = self._hasher
+        self._serve_verbs(self._cache_key)
+        self._lease.last(settings.lease)
+
+    def show(self, standing: Standing) -> None:
+        """Say this of the gateway, in readiness and metrics, from now on."""
+        self._standing = standing
+
     def metrics(self) -> Snapshot:
         """Everything counted on this host, with the gauges of now."""
+        standing = self._standing
         gauges: dict[str, dict[tuple[str, ...], float]] = {
             metrics.EPOCH.name: {(): self._page.epoch},
             metrics.ARGON2_PENDING.name: {(): self._hasher.pending},
             metrics.WORKERS.name: {(): len(self._link.workers())},
             metrics.LEASE_SECONDS.name: {(): self._lease.remaining()},
+            metrics.RELOAD_OK.name: {(): int(standing.reload_ok)},
+            metrics.RELOAD_TIME.name: {(): standing.reload_time},
             metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
         }
         return merge((self._counters.total(), Snapshot(gauges=gauges)))
@@ -112,6 +150,8 @@ class Authority:
     async def unready(self) -> Mapping[str, str]:
         """Why requests cannot be served now: a sentence for each failed check; empty when they can."""
         reasons: dict[str, str] = {}
+        if self._standing.draining:
+            reasons["draining"] = "the gateway is about to end"
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 await self._store.epoch()
@@ -123,8 +163,9 @@ class Authority:
             reasons["lease"] = "the lease has run out"
         workers = self._link.workers()
         linked = len({worker.key.worker for worker in workers})
-        if linked < self._settings.workers:
-            reasons["workers"] = f"{linked} of {self._settings.workers} gateway workers are linked to the authority"
+        wanted = self._standing.workers or self._settings.workers
+        if linked < wanted:
+            reasons["workers"] = f"{linked} of {wanted} gateway workers are linked to the authority"
         elif all(worker.lag > READY_LAG for worker in workers):
             reasons["workers"] = "no gateway worker has applied the latest changes"
         return reasons
@@ -132,9 +173,9 @@ class Authority:
     async def _open(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         secret = settings.secret_key_bytes() or load_or_create(settings.data_dir)
-        cache_key = keys.cache_key(secret)
+        self._cache_key = cache_key = keys.cache_key(secret)
         self._hasher = _hasher(settings, self._counters)
-        stack.callback(self._hasher.close)
+        stack.callback(self._close_hashers)
         url = store_url(settings.store, settings.data_dir)
         self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
         stack.push_async_callback(self._store.close)
@@ -150,9 +191,10 @@ class Authority:
         self._serve_verbs(cache_key)
         await self.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
+        self._resolver = Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
         self._link = LinkServer(
             settings.data_dir,
-            resolver=Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key),
+            resolver=self._resolver,
             feed=source,
             broadcast=broadcast,
             counters=self._counters,
@@ -177,6 +219,10 @@ class Authority:
     async def _keep_lease(self) -> None:
         await self._lease.run()
         self._ended.set()
+
+    def _close_hashers(self) -> None:
+        for hasher in (*self._retired, self._hasher):
+            hasher.close()
 
     def _serve_verbs(self, cache_key: bytes) -> None:
         policy = self._settings.policy

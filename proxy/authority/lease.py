@@ -37,6 +37,12 @@ class LeaseKeeper:
         """Whether ownership was found lost; the authority must end then."""
         return self._lost
 
+    def last(self, lease: float) -> None:
+        """Renew for `lease` seconds from the next renewal on; the one that runs is renewed at once."""
+        self._lease_ns = int(lease * 1e9)
+        self._every = lease / RENEWALS_PER_LEASE
+        self.renew()
+
     def remaining(self) -> float:
         """Seconds that the lease has left; 0 when it has run out."""
         return max(0.0, (self._page.lease_until_ns - time.monotonic_ns()) / 1e9)

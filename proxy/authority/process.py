@@ -6,6 +6,7 @@ Rules of this module:
    requests and the control plane can wait a moment: its connections queue in the backlog meanwhile.
 2. The process ends on SIGTERM, when the lifeline's other end closes, and when the data directory is no longer its own.
 3. The control plane is handed in by the composition root: this package does not know it.
+4. Orders of the supervisor are taken once the control plane serves. A COMMIT that fails has changed nothing.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from proxy.authority.authority import Authority
+from proxy.authority.orders import ControlPort, OrderBook, ServeControl
 from proxy.authority.sockets import bind_unix
-from proxy.core.child import READY
+from proxy.core.child import BEAT_SECONDS, READY, Orders
 from proxy.core.errors import DataDirLost
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
@@ -32,20 +33,6 @@ COMMAND_SOCKET: Final = "command.sock"
 """The control socket of a command that works on the store by itself, under the data directory's lock."""
 
 _log = get_logger("authority")
-
-
-class ServeControl(Protocol):
-    """`proxy.control.server.serving`."""
-
-    def __call__(
-        self,
-        plane: Authority,
-        /,
-        *,
-        tcp: Sequence[socket.socket],
-        unix: Sequence[socket.socket],
-        hosts: Iterable[str],
-    ) -> AbstractAsyncContextManager[None]: ...
 
 
 LoadControl = Callable[[], ServeControl]
@@ -64,6 +51,7 @@ class Boot:
     successor: bool
     """Whether it takes the place of an authority that died under the same supervisor."""
     load_control: LoadControl
+    orders: Orders
 
 
 def run(
@@ -75,6 +63,7 @@ def run(
     *,
     successor: bool = False,
     load_control: LoadControl,
+    orders: Orders,
 ) -> int:
     """Run the authority to its end; the exit status.  A start that fails raises PatgateError."""
     boot = Boot(
@@ -85,6 +74,7 @@ def run(
         accept_older_store=accept_older_store,
         successor=successor,
         load_control=load_control,
+        orders=orders,
     )
     asyncio.run(serve(boot))
     return 0
@@ -104,12 +94,18 @@ async def serve(boot: Boot) -> None:
             path = boot.settings.data_dir / CONTROL_SOCKET
             unix = stack.enter_context(bind_unix(path))
             stack.callback(path.unlink, missing_ok=True)
-            tcp = [] if boot.control_fd is None else [stack.enter_context(_adopt(boot.control_fd))]
             _say_ready(boot.ready_fd)
             _log.info("authority is ready", epoch=authority.epoch)
             serve_control = await asyncio.to_thread(boot.load_control)
-            hosts = [boot.settings.listen.control.bind.host]
-            await stack.enter_async_context(serve_control(authority, tcp=tcp, unix=[unix], hosts=hosts))
+            await stack.enter_async_context(serve_control(authority, tcp=(), unix=[unix], hosts=()))
+            entrance = ControlPort(authority, serve_control)
+            stack.push_async_callback(entrance.close)
+            if boot.control_fd is not None:
+                await entrance.open(boot.control_fd, boot.settings)
+            boot.orders.serve(OrderBook(authority, entrance).handle)
+            stack.push_async_callback(boot.orders.end)
+            beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
+            stack.callback(beating.cancel)
             await _until_told(stop, authority)
     finally:
         loop.remove_reader(boot.lifeline_fd)
@@ -144,10 +140,10 @@ async def _until_told(stop: asyncio.Event, authority: Authority) -> None:
         await asyncio.gather(told, lost, return_exceptions=True)
 
 
-def _adopt(descriptor: int) -> socket.socket:
-    listener = socket.socket(fileno=descriptor)
-    listener.setblocking(False)
-    return listener
+async def _beat(orders: Orders) -> None:
+    while True:
+        orders.beat()
+        await asyncio.sleep(BEAT_SECONDS)
 
 
 def _say_ready(descriptor: int) -> None:

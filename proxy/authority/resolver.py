@@ -64,7 +64,7 @@ class Resolver:
 
     def __init__(self, source: GrantSource, verifier: SecretVerifier, *, tokens: TokenFormat, cache_key: bytes) -> None:
         self._source = source
-        self._verifier = verifier
+        self.verifier = verifier
         self._tokens = tokens
         self._cache_key = cache_key
         self._proofs: dict[tuple[str, bytes, str], asyncio.Task[bool]] = {}
@@ -107,7 +107,7 @@ class Resolver:
             if self._by_prefix[grant.prefix] >= PROOFS_PER_PREFIX:
                 raise AuthorityOverloaded("too many different secrets are being verified for one token")
             self._by_prefix[grant.prefix] += 1
-            proof = asyncio.create_task(self._verifier.verify(stored, token), name=f"prove {grant.prefix}")
+            proof = asyncio.create_task(self.verifier.verify(stored, token), name=f"prove {grant.prefix}")
             self._proofs[key] = proof
             proof.add_done_callback(self._forget(key))
         # Shielded: a waiter that goes away must not fail the others.

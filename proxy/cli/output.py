@@ -114,9 +114,7 @@ class Output:
     def mistakes(self, config: Path | None, error: ConfigurationError) -> None:
         """What is wrong with a configuration: each problem on a line of standard error, as editors read them."""
         for problem in error.problems:
-            place = f"{config}:{problem.line}: " if problem.line is not None else ""
-            path = f"{problem.path}: " if problem.path else ""
-            click.echo(plain(f"{place}{path}{problem.message}"), err=True)
+            click.echo(plain(problem.located(config)), err=True)
         problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
         self.document({"ok": False, "config": str(config), "problems": problems})
 

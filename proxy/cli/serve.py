@@ -6,7 +6,25 @@ import click
 
 from proxy.cli.options import Invocation, command
 from proxy.observe import logs
+from proxy.settings.compile import identity_names, route_table
+from proxy.settings.model import Settings
 from proxy.supervisor import Supervisor
+
+
+class Configuration:
+    """The configuration as this command was told to read it, now and at each reload."""
+
+    def __init__(self, invocation: Invocation, workers: int | None) -> None:
+        self._invocation = invocation
+        self._workers = workers
+        self.path = invocation.config_path().absolute()
+
+    def __call__(self) -> Settings:
+        """Read and judge it. Raises `ConfigurationError`."""
+        settings = self._invocation.settings()
+        route_table(settings)
+        identity_names(settings)
+        return settings if self._workers is None else settings.model_copy(update={"workers": self._workers})
 
 
 @click.command()
@@ -18,15 +36,14 @@ from proxy.supervisor import Supervisor
 )
 @command
 def serve(invocation: Invocation, workers: int | None, accept_older_store: bool) -> None:
-    """Run the gateway until SIGTERM or SIGINT; a second signal ends it at once.
+    """Run the gateway until SIGTERM or SIGINT; a second signal ends it at once. SIGHUP reloads the configuration.
 
     With --json the addresses are printed as one document once requests are answered.
     """
-    settings = invocation.settings()
-    if workers is not None:
-        settings = settings.model_copy(update={"workers": workers})
+    load = Configuration(invocation, workers)
+    settings = load()
     logs.configure(process="supervisor", level=settings.log.level, line_format=settings.log.format)
-    supervisor = Supervisor(settings, accept_older_store=accept_older_store)
+    supervisor = Supervisor(settings, accept_older_store=accept_older_store, load=load)
 
     async def serving(addresses: object) -> None:
         invocation.out.document({"addresses": addresses})

@@ -56,6 +56,12 @@ class Problem:
     line: int | None
     message: str
 
+    def located(self, file: object) -> str:
+        """The mistake as one line that editors can follow: `FILE:LINE: PATH: MESSAGE`."""
+        place = f"{file}:{self.line}: " if self.line is not None else ""
+        path = f"{self.path}: " if self.path else ""
+        return f"{place}{path}{self.message}"
+
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
         return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"

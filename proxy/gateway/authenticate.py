@@ -96,6 +96,15 @@ class Authenticator:
                 return None
         return self._by_prefix(x, digest)
 
+    def follow(self, names: IdentityNames, schemes: Iterable[str]) -> bool:
+        """Take tokens from these places, and name identities so, from now on; whether that is any change.
+
+        Then the caller resets the cache: what is in it was derived by the names and let in by the places of before.
+        """
+        before = (self._names, self._schemes)
+        self._names, self._schemes = names, frozenset(schemes)
+        return before != (self._names, self._schemes)
+
     @property
     def epoch(self) -> int:
         """The number of the last acknowledged change."""

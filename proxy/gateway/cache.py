@@ -78,6 +78,14 @@ class GrantCache:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def resize(self, *, capacity: int, absent_capacity: int) -> None:
+        """Hold so many grants and refused prefixes at most, from now on."""
+        self._capacity = capacity
+        self._absent_capacity = absent_capacity
+        # What runs under a grant keeps it, so one turn is all that is tried.
+        for _ in range(len(self.entries) - capacity):
+            self._evict_one()
+
     @property
     def absent(self) -> int:
         """Number of refused prefixes held."""

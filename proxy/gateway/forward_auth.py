@@ -55,6 +55,11 @@ class ForwardAuthPipeline(Decider):
         self._empty_lines = empty_lines
         self._max_request_line = max_request_line
 
+    def describe(self, empty_lines: bytes, max_request_line: int) -> None:
+        """Answer with these headers, and take targets so long, from now on."""
+        self._empty_lines = empty_lines
+        self._max_request_line = max_request_line
+
     def begin(self, x: Exchange) -> None:
         reason = self._translate(x)
         if reason is None:

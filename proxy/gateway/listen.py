@@ -14,18 +14,19 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
-from proxy.gateway.body import FramingError, TunnelBody
+from proxy.gateway.body import FramingError
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import HEAD_END, host_name
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.linger import Linger
+from proxy.gateway.pace import Pace
+from proxy.gateway.websocket import WebSocketBody
 
 if TYPE_CHECKING:
-    from proxy.gateway.pipeline import Decider
+    from proxy.gateway.listener import Listener
 
 _READ_AHEAD: Final = 64 * 1024
 """Bytes that a client may send ahead of the exchange in progress before it is read no further."""
@@ -36,75 +37,6 @@ _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")
 _RESET: Final = struct.pack("ii", 1, 0)
 """`SO_LINGER` with no time: closing the socket resets the connection."""
 _NEVER: Final = 2**63
-
-
-class Listener:
-    """What the connections of one listener share. Times in seconds, sizes in bytes.
-
-    `boot` begins every request id of this process; `trusted` are the networks whose forwarding headers are believed.
-    """
-
-    def __init__(
-        self,
-        *,
-        pipeline: Decider,
-        parser: HeadParser,
-        trusted: Sequence[IPv4Network | IPv6Network],
-        boot: bytes,
-        max_head: int,
-        max_request_line: int,
-        max_body: int | None,
-        head_seconds: float,
-        body_idle_seconds: float,
-        keepalive_seconds: float,
-        answer_seconds: float,
-        tunnel_seconds: float,
-        stream_seconds: float,
-        tls: bool,
-    ) -> None:
-        self.pipeline = pipeline
-        self.parser = parser
-        self.trusted = tuple(trusted)
-        self.boot = boot
-        self.max_head = max_head
-        self.max_request_line = max_request_line
-        self.max_body = max_body
-        self.head_ns = int(head_seconds * 1e9)
-        self.body_idle_ns = int(body_idle_seconds * 1e9)
-        self.keepalive_ns = int(keepalive_seconds * 1e9)
-        self.answer_ns = int(answer_seconds * 1e9)
-        self.tunnel_ns = int(tunnel_seconds * 1e9)
-        self.stream_ns = int(stream_seconds * 1e9)
-        self.scheme = b"https" if tls else b"http"
-        self.connections: set[ClientConnection] = set()
-        self.number = 0
-        self.draining = False
-        self.empty = asyncio.Event()
-
-    def connection(self) -> ClientConnection:
-        """A new connection's protocol."""
-        return ClientConnection(self)
-
-    def trusts(self, address: IPv4Address | IPv6Address) -> bool:
-        """Whether forwarding headers of this peer are believed; an IPv4-mapped address counts as IPv4."""
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self.trusted)
-
-    def sweep(self, now_ns: int) -> None:
-        """End what has passed its deadline."""
-        late = [connection for connection in self.connections if connection.deadline < now_ns]
-        for connection in late:
-            connection.late()
-
-    def drain(self) -> None:
-        """Close idle connections now, and the others after the exchange they carry."""
-        self.draining = True
-        if not self.connections:
-            self.empty.set()
-        for connection in list(self.connections):
-            if connection.exchange is None and not connection.buffer:
-                connection.shut()
 
 
 class ClientConnection(asyncio.Protocol):
@@ -120,7 +52,10 @@ class ClientConnection(asyncio.Protocol):
         "full",
         "half_closed",
         "head_begun",
+        "lingers",
         "listener",
+        "made_ns",
+        "pace",
         "paused",
         "peer",
         "peer_trusted",
@@ -128,7 +63,7 @@ class ClientConnection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, host: str) -> None:
         self.listener = listener
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
@@ -141,26 +76,26 @@ class ClientConnection(asyncio.Protocol):
         self.reading_head = False
         self.head_begun = False
         self.deadline = _NEVER
-        self.peer = ""
-        self.peer_trusted = False
-        self.forwarded_lines = b""
+        self.made_ns = 0
+        self.pace: Pace | None = None
+        self.lingers: Linger | None = None
+        address = ip_address(host)
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        self.peer = peer = str(mapped or address)
+        self.peer_trusted = listener.trusts(address)
+        self.forwarded_lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (
+            peer.encode("ascii"),
+            listener.scheme,
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         listener = self.listener
         # uvloop's transports have the interface and not the base class.
         self.transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
-        peer = transport.get_extra_info("peername")
-        address = ip_address(peer[0]) if isinstance(peer, tuple) else None
-        if address is not None:
-            mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-            self.peer = str(mapped or address)
-            self.peer_trusted = listener.trusts(address)
-        self.forwarded_lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (
-            self.peer.encode("ascii"),
-            listener.scheme,
-        )
-        self.deadline = time.monotonic_ns() + listener.head_ns
+        self.made_ns = now = time.monotonic_ns()
+        self.deadline = now + listener.head_ns
+        listener.arriving -= 1
         listener.connections.add(self)
         listener.pipeline.recorder.connections += 1
 
@@ -169,13 +104,14 @@ class ClientConnection(asyncio.Protocol):
         self.closing = True
         listener = self.listener
         listener.connections.discard(self)
-        if listener.draining and not listener.connections:
-            listener.empty.set()
         listener.pipeline.recorder.connections -= 1
         x = self.exchange
         if x is not None:
             self.exchange = None
             listener.pipeline.left(x)
+        if self.lingers is not None:
+            self.lingers.begin(time.monotonic_ns() + _LINGER_NS)
+        listener.left()
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
@@ -202,6 +138,8 @@ class ClientConnection(asyncio.Protocol):
         # A client that has sent all it will send may still wait for its answer.
         self.half_closed = True
         x = self.exchange
+        if x is None and self.listener.held and self.buffer and not self.closing:
+            return True
         if x is None or not x.body_done or self.closing or x.stream:
             # Nobody half-closes an event stream: the reader is gone, and silence would hide that for long.
             return False
@@ -211,12 +149,15 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.full = True
+        self._unread()
         x = self.exchange
         if x is not None and x.upstream_connection is not None and x.upstream_connection.transport is not None:
             x.upstream_connection.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.full = False
+        if self.pace is not None:
+            self.pace.left_unread(0, 0)
         x = self.exchange
         if x is None:
             if not self.closing:
@@ -247,13 +188,35 @@ class ClientConnection(asyncio.Protocol):
 
     def switch(self, x: Exchange) -> None:
         """The connection is a tunnel from now on; what the client has sent ahead is the tunnel's (RFC 6455, 4.1)."""
-        x.body = TunnelBody()
+        x.body = WebSocketBody()
         x.body_done = False
         self.touch()
         self._resume()
         if self.buffer:
             data, self.buffer = self.buffer, b""
             self._body(x, data)
+        if self.listener.parting:
+            self.part()
+
+    def part(self) -> None:
+        """Say to both ends of a WebSocket that the gateway goes away (RFC 6455 section 7.4.1), once a frame ends."""
+        x = self.exchange
+        connection = None if x is None or not x.tunnel else x.upstream_connection
+        if x is None or connection is None or self.transport is None or connection.transport is None:
+            return
+        if isinstance(x.body, WebSocketBody) and isinstance(connection.body, WebSocketBody):
+            x.bytes_out += connection.body.part(self.transport, masked=False)
+            x.body.part(connection.transport, masked=True)
+
+    def told(self) -> bool:
+        """Whether the client of a WebSocket has been told that it ends."""
+        x = self.exchange
+        connection = None if x is None or not x.tunnel else x.upstream_connection
+        return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.said
+
+    def resume(self) -> None:
+        """Go on with what has come while nothing was begun."""
+        self._go_on()
 
     def respond(self, x: Exchange, response: bytes) -> None:
         """Write a whole response of the gateway's own and finish `x`."""
@@ -265,7 +228,8 @@ class ClientConnection(asyncio.Protocol):
     def finished(self, x: Exchange, now_ns: int) -> None:
         """The response to `x` was complete at `now_ns`: close, or go on with what the client sent ahead."""
         self.exchange = None
-        if not x.keep_alive or self.closing or self.listener.draining or (self.half_closed and not self.buffer):
+        last = self.half_closed or self.listener.draining
+        if not x.keep_alive or self.closing or (last and not self.buffer):
             self.shut()
             return
         self.deadline = now_ns + self.listener.keepalive_ns
@@ -280,14 +244,36 @@ class ClientConnection(asyncio.Protocol):
             return
         self.closing = True
         self.buffer = b""
-        if self.half_closed or not transport.can_write_eof():
+        now = time.monotonic_ns()
+        if self.half_closed:
             transport.close()
+            return
+        if not transport.can_write_eof():
+            # TLS: `linger` has the reason, and what is still here goes out before the transport ends.
+            self._resume()
+            self.lingers = self.listener.linger(transport, now + self.listener.answer_ns)
+            transport.close()
+            self.deadline = now + self.listener.answer_ns
             return
         waiting = transport.get_write_buffer_size()
         transport.write_eof()
         self._resume()
-        # A slow reader has the time of an answer to fetch what is still here.
-        self.deadline = time.monotonic_ns() + (self.listener.answer_ns if waiting else _LINGER_NS)
+        # A slow reader has the time of an answer to fetch what is still here, and more while it fetches some.
+        self.deadline = now + (self.listener.answer_ns if waiting else _LINGER_NS)
+        if waiting:
+            self._unread()
+
+    def leave(self) -> None:
+        """Close an idle connection, whose place is needed."""
+        self.closing = True
+        if self.transport is not None:
+            self.transport.close()
+
+    def idle_since(self) -> int:
+        """Since when (CLOCK_MONOTONIC, ns) nothing has happened on a connection without an exchange."""
+        if self.deadline == self.made_ns + self.listener.head_ns:
+            return self.made_ns
+        return self.deadline - self.listener.keepalive_ns
 
     def abort(self) -> None:
         """Break the connection at once: what was sent must not look whole.
@@ -304,6 +290,11 @@ class ClientConnection(asyncio.Protocol):
     def late(self) -> None:
         """The deadline has passed."""
         x = self.exchange
+        if self.pace is not None and self.transport is not None:
+            now = time.monotonic_ns()
+            if self.pace.fetches(self.transport.get_write_buffer_size(), now, rate=self.listener.client_rate):
+                self.deadline = now + self.listener.answer_ns
+                return
         self.deadline = _NEVER
         if x is None and self.transport is not None and self.transport.get_write_buffer_size():
             # The end of an answer lies here and nobody fetches it; closing would wait for ever.
@@ -345,6 +336,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _heads(self, data: bytes) -> None:
         """Begin one request after the other out of `data` while each is answered at once."""
+        if self.listener.held:
+            self.buffer = data
+            self.reading_head = False
+            if len(data) > _READ_AHEAD:
+                self._pause()
+            return
         self.busy = True
         while data:
             data = self._head(data)
@@ -386,7 +383,7 @@ class ClientConnection(asyncio.Protocol):
             x.keep_alive = False
             listener.pipeline.refuse(x, reason)
             return b""
-        if self.half_closed and not self.buffer:
+        if listener.draining or (self.half_closed and not self.buffer):
             x.keep_alive = False
         if not x.body_done and not x.expects_continue:
             self.deadline = now + listener.body_idle_ns
@@ -405,10 +402,12 @@ class ClientConnection(asyncio.Protocol):
             self.touch()
         elif x.body.done:
             x.body_done = True
+            if self.pace is not None:
+                self.pace.body_ended()
             self.buffer = rest
             self.touch()
         else:
-            self.deadline = time.monotonic_ns() + self.listener.body_idle_ns
+            self._body_moved(x)
         if self.listener.max_body is not None and x.bytes_in > self.listener.max_body and not x.tunnel:
             self._body_refused(x, Reason.BODY_TOO_LARGE)
             return
@@ -468,8 +467,30 @@ class ClientConnection(asyncio.Protocol):
         if not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
+            now = time.monotonic_ns()
+            if self.pace is not None and self.pace.paused(now):
+                # From here on it is the backend that is waited for.
+                self.deadline = max(self.deadline, now + self.listener.body_idle_ns)
 
     def _resume(self) -> None:
         if self.paused and self.transport is not None:
             self.paused = False
             self.transport.resume_reading()
+            x = self.exchange
+            if self.pace is not None and self.pace.resumed(time.monotonic_ns()) and x is not None and not x.tunnel:
+                self._body_moved(x)
+
+    def _body_moved(self, x: Exchange) -> None:
+        if self.pace is None:
+            self.pace = Pace()
+        listener = self.listener
+        self.deadline = self.pace.body_deadline(
+            x.bytes_in, time.monotonic_ns(), idle_ns=listener.body_idle_ns, rate=listener.client_rate
+        )
+
+    def _unread(self) -> None:
+        """Remember what the client has yet to read."""
+        if self.pace is None:
+            self.pace = Pace()
+        if self.transport is not None:
+            self.pace.left_unread(self.transport.get_write_buffer_size(), time.monotonic_ns())

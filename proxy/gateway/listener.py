@@ -109,7 +109,11 @@ class Listener:
     def idle_longest(self, most: int, *, seconds: float) -> list[ClientConnection]:
         """At most `most` of the connections that nothing has happened on for `seconds`, the longest idle first."""
         latest = time.monotonic_ns() - int(seconds * 1e9)
-        idle = [(c.idle_since(), id(c), c) for c in self.connections if c.exchange is None and not c.buffer]
+        idle = [
+            (c.idle_since(), id(c), c)
+            for c in self.connections
+            if c.exchange is None and not c.buffer and not c.closing and not c.full
+        ]
         return [connection for since, _, connection in sorted(idle)[:most] if since < latest]
 
     def sweep(self, now_ns: int) -> None:

@@ -32,6 +32,8 @@ class LiveExchanges:
         self._judge = judge
         self._cut = cut
         self._watched: set[Exchange] = set()
+        self.held = False
+        """Judge nothing, because all will be judged when this ends."""
         self._judging: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -61,7 +63,14 @@ class LiveExchanges:
 
     def changed(self, entry: Entry) -> None:
         """A change removed `entry` from the cache: judge again what runs under it."""
+        if self.held:
+            return
         for x in tuple(entry.live or ()):
+            self._judge_again(x)
+
+    def judge_all(self) -> None:
+        """Judge again whatever is watched: the configuration is another."""
+        for x in tuple(self._watched):
             self._judge_again(x)
 
     def sweep(self, now: float, *, lease_held: bool) -> None:

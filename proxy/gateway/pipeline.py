@@ -44,6 +44,9 @@ class Decider(ABC):
         self.responder = responder
         self.recorder = recorder
         self._settling: set[asyncio.Task[None]] = set()
+        self._generation = 0
+        self._held = False
+        self._postponed: list[Exchange] = []
 
     def begin(self, x: Exchange) -> None:
         """Take a parsed request to its verdict, at once if the cache can tell."""
@@ -64,6 +67,23 @@ class Decider(ABC):
             task.add_done_callback(self._settling.discard)
         else:
             self._judge(x, answer)
+
+    def hold(self) -> None:
+        """Decide nothing until `release`: what waits for the authority goes on waiting."""
+        self._held = True
+
+    def release(self) -> None:
+        """Decide again, from the beginning for what waited."""
+        self._held = False
+        postponed, self._postponed = self._postponed, []
+        for x in postponed:
+            self._begin_anew(x)
+
+    def follow(self, routes: RouteTable, responder: Responder) -> None:
+        """Decide by these from now on; what has not been decided yet will be, too."""
+        self.routes = routes
+        self.responder = responder
+        self._generation += 1
 
     @abstractmethod
     def allowed(self, x: Exchange) -> None:
@@ -128,9 +148,24 @@ class Decider(ABC):
         self.refuse(x, reason)
 
     async def _settle(self, x: Exchange) -> None:
+        generation = self._generation
         reason = await self.authenticator.settle(x)
-        if x.client is not None:
+        if self._held:
+            self._postponed.append(x)
+        elif generation != self._generation:
+            self._begin_anew(x)
+        elif x.client is not None:
             self._judge(x, authorise(x) if reason is None else reason)
+
+    def _begin_anew(self, x: Exchange) -> None:
+        """Decide `x` by the configuration of now."""
+        if x.client is not None:
+            x.entry = None
+            Decider.begin(self, x)
+
+    def hang_up(self, x: Exchange) -> None:
+        """End an exchange without an end of its own, a WebSocket, as if both sides had ended it."""
+        self.complete(x)
 
 
 class ProxyPipeline(Decider):
@@ -150,8 +185,50 @@ class ProxyPipeline(Decider):
         self._mutator = mutator
         self._forwarder = Forwarder(fail=self.fail)
         self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
-        relay = Relay(self)
-        self._upstreams = {name: Upstream(name, settings, relay) for name, settings in upstreams.items()}
+        self._relay = Relay(self)
+        self._upstreams = {name: Upstream(name, settings, self._relay) for name, settings in upstreams.items()}
+        self._retired: list[Upstream] = []
+
+    def prepared(self, upstreams: Mapping[str, UpstreamSettings]) -> dict[str, Upstream]:
+        """The upstreams that other settings ask for: those of now where nothing of theirs can have changed.
+
+        Raises OSError and ssl.SSLError for certificates that cannot be loaded.
+        """
+        found: dict[str, Upstream] = {}
+        for name, settings in upstreams.items():
+            known = self._upstreams.get(name)
+            # Files behind the same names may have changed.
+            plain = all(server.scheme != "https" for server in settings.servers)
+            if known is not None and known.settings == settings and plain:
+                found[name] = known
+            else:
+                found[name] = Upstream(name, settings, self._relay)
+        return found
+
+    def forget(self, prepared: Mapping[str, Upstream]) -> None:
+        """Let go of what was prepared and is not wanted."""
+        kept = self._upstreams.values()
+        for upstream in prepared.values():
+            if upstream not in kept:
+                upstream.close()
+
+    def forward_to(self, mutator: Mutator, upstreams: dict[str, Upstream]) -> None:
+        """Forward with these from now on. Exchanges that run end where they are."""
+        before, self._upstreams = self._upstreams, upstreams
+        self._mutator = mutator
+        for upstream in before.values():
+            if upstream not in upstreams.values():
+                upstream.retire()
+
+    def hold(self) -> None:
+        super().hold()
+        self.live.held = True
+
+    def release(self) -> None:
+        super().release()
+        # Whatever runs is judged by what counts now.
+        self.live.held = False
+        self.live.judge_all()
 
     @property
     def upstreams(self) -> Sequence[Upstream]:
@@ -220,9 +297,24 @@ class ProxyPipeline(Decider):
         return True
 
     async def _judge_again(self, x: Exchange) -> Reason | None:
+        before = x.match
+        reason = route(self.routes, x)
+        if reason is not None:
+            x.match = before
+            return reason
+        assert x.match is not None
+        if x.match.route.access is not Access.TOKEN:
+            return None
         x.epoch = self.authenticator.epoch
         reason = await self.authenticator.settle(x)
-        return authorise(x) if reason is None else reason
+        if reason is None:
+            reason = authorise(x)
+        reported = reason is not None and not x.match.route.enforce and TABLE[reason].status in _REPORTABLE
+        return None if reported else reason
+
+    def hang_up(self, x: Exchange) -> None:
+        self._detach(x)
+        super().hang_up(x)
 
     def sweep(self, now: float) -> None:
         """Close upstream connections that have been idle for too long (`now` in monotonic seconds), cut what may not

@@ -60,12 +60,15 @@ class Recorder:
         workers: int = 1,
         write: Callable[[bytes], None] = write_lines,
     ) -> None:
-        self._access = AccessLog(
-            routes, settings, log=log, prefix_of=prefix_of, process=process, workers=workers, write=write
-        )
+        self._log = log
+        self._prefix_of = prefix_of
+        self._process = process
+        self._write = write
+        # By the routes' indices, which several routes of one name may share.
+        self._routes: list[Route] = []
+        self._tallies: list[_RouteTally] = []
+        self._access = self._follow(routes, settings, workers)
         self._passed = self._access.passed if self._access.all else None
-        self._routes = tuple(routes)
-        self._tallies = [_RouteTally() for _ in routes]
         self._others: dict[tuple[str, Outcome, Reason], int] = {}
         self._unrouted = _RouteTally()
         self.connections = 0
@@ -86,6 +89,32 @@ class Recorder:
                     self._access.render()
             return
         self._count_other(x, now_ns)
+
+    def follow(self, routes: Sequence[Route], settings: LogSettings, workers: int) -> None:
+        """Count these routes too, and log as these settings ask, from now on; nothing that was counted is lost.
+
+        The index of a route must be that of the same name before, or a new one.
+        """
+        self._access.flush()
+        self._access = self._follow(routes, settings, workers)
+        self._passed = self._access.passed if self._access.all else None
+
+    def _follow(self, routes: Sequence[Route], settings: LogSettings, workers: int) -> AccessLog:
+        for route in sorted(routes, key=_index):
+            if route.index < len(self._routes):
+                self._routes[route.index] = route
+            else:
+                self._routes.append(route)
+                self._tallies.append(_RouteTally())
+        return AccessLog(
+            self._routes,
+            settings,
+            log=self._log,
+            prefix_of=self._prefix_of,
+            process=self._process,
+            workers=workers,
+            write=self._write,
+        )
 
     def flush(self) -> None:
         """Write the lines that have gathered since the last sweep."""
@@ -132,3 +161,7 @@ class Recorder:
         key = (name, outcome, reason)
         self._others[key] = self._others.get(key, 0) + 1
         self._access.other(x, now_ns, outcome, reason)
+
+
+def _index(route: Route) -> int:
+    return route.index

@@ -29,6 +29,7 @@ from proxy.gateway.grammar import (
     without_fields,
 )
 from proxy.gateway.upstream import UpstreamConnection
+from proxy.gateway.websocket import WebSocketBody
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
 _MAX_LENGTH_DIGITS: Final = 18
@@ -179,7 +180,8 @@ class Relay:
         client = x.client
         assert client is not None and client.transport is not None
         connection.keep = False
-        connection.body = TunnelBody()
+        connection.body = body = WebSocketBody()
+        body.feed(rest)
         x.status = 101
         x.answered = time.monotonic_ns()
         x.response_started = True

@@ -9,9 +9,15 @@ from proxy.core.token import TokenFormat
 from proxy.settings.model import RouteSettings, Settings
 
 
-def route_table(settings: Settings) -> RouteTable:
-    """The routes in their order; a route's index is its place in the settings, its name its pattern."""
-    return RouteTable(_route(index, route) for index, route in enumerate(settings.routes))
+def route_table(settings: Settings, places: dict[str, int] | None = None) -> RouteTable:
+    """The routes in their order; a route's index is its place in the settings, its name its pattern.
+
+    With `places` the index is the name's place there, which stays the same over several settings; new names get the
+    next ones.
+    """
+    if places is None:
+        return RouteTable(_route(index, route) for index, route in enumerate(settings.routes))
+    return RouteTable(_route(places.setdefault(route.path, len(places)), route) for route in settings.routes)
 
 
 def _route(index: int, route: RouteSettings) -> Route:

@@ -259,6 +259,8 @@ class Timeouts(Section):
     """How long a WebSocket may be silent in both directions."""
     stream: Timeout = 3600.0
     """How long an event stream (text/event-stream) may be silent."""
+    grace: Annotated[Duration, Field(ge=0.0, le=600.0)] = 0.0
+    """At shutdown, how long requests are taken while /readyz says 503, so that load balancers see it in time."""
     drain: Timeout = 25.0
     """At shutdown, how long requests that have begun may take to end."""
 

@@ -3,7 +3,8 @@
 PatgateError
 └── StartError
     ├── ListenerRefused     an address cannot be listened on
-    └── StartupRefused      a process said why it cannot start, or ended without a word
+    ├── StartupRefused      a process said why it cannot start, or ended without a word
+    └── ReloadRefused       a changed configuration cannot be run on; the one before goes on
 """
 
 from proxy.core.errors import Origin, PatgateError
@@ -21,3 +22,7 @@ class ListenerRefused(StartError):
 
 class StartupRefused(StartError):
     """A process of the gateway did not start; the message is its own sentence where it had one."""
+
+
+class ReloadRefused(StartError):
+    """A changed configuration is not taken; what ran before goes on as if nothing had been tried."""

@@ -8,7 +8,7 @@ sockets stay open in the supervisor: connections that wait in the queue of a dea
 import errno
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from proxy.supervisor.errors import ListenerRefused
@@ -26,6 +26,8 @@ class Listener:
     name: str
     address: str
     sockets: tuple[socket.socket, ...]
+    bind: str = ""
+    """The address as the configuration has it, where these sockets are of our own making."""
 
     @property
     def port(self) -> int:
@@ -42,15 +44,42 @@ class Listener:
         """The descriptor for one slot."""
         return self.sockets[slot].fileno()
 
+    def fds(self, slot: int, slots: int) -> tuple[int, ...]:
+        """The descriptors for one of so many slots: every socket is somebody's, and no slot is without one."""
+        if len(self.sockets) < slots:
+            return tuple(sock.fileno() for sock in self.sockets)  # one queue, from which all accept
+        return tuple(sock.fileno() for sock in self.sockets[slot::slots])
+
+    def grown(self, slots: int) -> "Listener":
+        """This listener with a socket for each of so many slots; those of now stay, so nobody in a queue is lost.
+
+        Raises `ListenerRefused`.
+        """
+        missing = slots - len(self.sockets)
+        if missing <= 0 or not self.bind:
+            return self
+        first = self.sockets[0]
+        added: list[socket.socket] = []
+        try:
+            added.extend(_bound(first.family, first.getsockname(), reuse_port=True) for _ in range(missing))
+        except OSError as error:
+            for sock in added:
+                sock.close()
+            raise ListenerRefused(f"The {self.name} listener cannot use {self.bind}: {_because(error)}.") from error
+        return replace(self, sockets=(*self.sockets, *added))
+
     def close(self) -> None:
         """Give up this process's copies; where no child has one, connections are refused from here on."""
         for sock in self.sockets:
             sock.close()
 
 
-def listen(name: str, host: str, port: int, slots: int = 1, shared: bool = False) -> Listener:
+def listen(
+    name: str, host: str, port: int, slots: int = 1, shared: bool = False, *, beside_ours: bool = False
+) -> Listener:
     """Bind `slots` sockets to one address, `shared` ones by `SO_REUSEPORT`; port 0 is chosen once, for all of them.
 
+    `beside_ours` says that a shared listener of this process has the port, on another address, so that it is not taken.
     Raises `ListenerRefused` with one sentence that names the listener and the address.
     """
     where = _text(host, port)
@@ -60,7 +89,7 @@ def listen(name: str, host: str, port: int, slots: int = 1, shared: bool = False
         raise ListenerRefused(f"The {name} listener cannot use {where}: the host is not known here.") from error
     sockets: list[socket.socket] = []
     try:
-        first = _exclusive(family, address)
+        first = _bound(family, address, reuse_port=True) if shared and beside_ours else _exclusive(family, address)
         chosen = first.getsockname()
         if shared:
             first.close()
@@ -71,7 +100,7 @@ def listen(name: str, host: str, port: int, slots: int = 1, shared: bool = False
         for sock in sockets:
             sock.close()
         raise ListenerRefused(f"The {name} listener cannot use {where}: {_because(error)}.") from error
-    return Listener(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets))
+    return Listener(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets), bind=where)
 
 
 def free(host: str, port: int) -> bool:

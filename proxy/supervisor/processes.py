@@ -2,7 +2,8 @@
 
 A child is `python -m proxy.app ROLE …` with descriptors, never secrets, on its command line. It says `ready` or
 `error: SENTENCE` once, over its ready pipe, and ends by itself when the lifeline's other end closes, which the kernel
-does even for a supervisor that was killed. Exits are awaited, not polled for.
+does even for a supervisor that was killed. Exits are awaited, not polled for. Once it is ready a child takes orders and
+says that it still turns (`proxy.channel`); one that says so no more hangs, and is ended and replaced.
 """
 
 import asyncio
@@ -11,13 +12,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from proxy import channel
+from proxy.channel import Line
 from proxy.core.child import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
+from proxy.supervisor import notify
 from proxy.supervisor.errors import StartupRefused
 
 if TYPE_CHECKING:
@@ -32,6 +37,11 @@ QUICK_DEATH_SECONDS: Final = 1.0
 """A child that lived shorter than this after it was ready counts as a quick death."""
 FIRST_DELAY_SECONDS: Final = 0.1
 LONGEST_DELAY_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 1.0
+"""How often the supervisor looks for children that hang."""
+HUNG_LOOKS: Final = 10
+"""Looks in a row without a heartbeat after which a child hangs. Looks are counted and not time, so that a machine that
+slept, or a process group that was stopped, is none of it: the supervisor did not look either."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +83,11 @@ def delay_before(quick_deaths: int) -> float:
 
 def _environment() -> dict[str, str]:
     """What a child inherits: nothing of ours, since that may be a secret and all that it needs comes over its pipes."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PATGATE_") and not notify.is_private(name)
+    }
     return {**kept, **ENVIRONMENT}
 
 
@@ -86,19 +100,28 @@ class Child:
         ready: asyncio.StreamReader,
         transport: asyncio.ReadTransport,
         pipes: tuple[str, ...],
+        line: Line,
     ) -> None:
+        self.line = line
         self._process = process
         self._ready = ready
         self._transport = transport
         self._pipes = pipes
+        self._beats = 0
+        self._silent = 0
         self.pid = process.pid
 
     @classmethod
     async def spawn(cls, spec: ChildSpec, stderr_fd: int = STDERR_FD, *, later: bool = False) -> "Child":
         """Start it, for the first time or `later`. Raises `OSError` when the system cannot."""
         ready_in, ready_out = os.pipe()
+        ours, theirs = channel.pair()
         try:
-            pipes = ("--lifeline-fd", str(spec.lifeline_fd), "--ready-fd", str(ready_out))
+            pipes = (
+                *("--lifeline-fd", str(spec.lifeline_fd)),
+                *("--ready-fd", str(ready_out)),
+                *("--channel-fd", str(theirs.fileno())),
+            )
             process = await asyncio.create_subprocess_exec(
                 *spec.command,
                 *(spec.later if later else spec.first),
@@ -106,19 +129,23 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stderr_fd,  # standard output belongs to the command's answer
                 stderr=stderr_fd,
-                pass_fds=(*spec.fds, spec.lifeline_fd, ready_out),
+                pass_fds=(*spec.fds, spec.lifeline_fd, ready_out, theirs.fileno()),
                 env=_environment(),
             )
         except OSError:
             os.close(ready_in)
+            ours.close()
             raise
         finally:
             os.close(ready_out)
+            theirs.close()
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ready_in, "rb", buffering=0)
         )
-        return cls(process, reader, transport, pipes)
+        line = Line(ours)
+        line.open()
+        return cls(process, reader, transport, pipes, line)
 
     async def stands_by(self) -> bool:
         """Wait for a spare's first line: whether it has loaded everything."""
@@ -147,7 +174,16 @@ class Child:
 
     async def ended(self) -> int:
         """Wait for its end: the exit status, or minus the number of the signal that killed it."""
-        return await self._process.wait()
+        status = await self._process.wait()
+        self.line.close()
+        return status
+
+    def hangs(self) -> bool:
+        """Look whether it has said since the last look that it still turns; true when it has not for too many."""
+        beats = self.line.beats
+        self._silent = 0 if beats != self._beats else self._silent + 1
+        self._beats = beats
+        return self._silent >= HUNG_LOOKS
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal; one that comes too late does nothing."""
@@ -164,11 +200,48 @@ class Child:
             await self._process.wait()
 
 
+class Gate:
+    """Either children are being replaced, any number at a time, or one reload goes on: a child never begins with one
+    configuration while the others change to the next."""
+
+    def __init__(self) -> None:
+        self._replacing = 0
+        self._reloading = False
+        self._moved = asyncio.Condition()
+
+    @asynccontextmanager
+    async def replacing(self) -> AsyncIterator[None]:
+        """Replace one child."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: not self._reloading)
+            self._replacing += 1
+        try:
+            yield
+        finally:
+            async with self._moved:
+                self._replacing -= 1
+                self._moved.notify_all()
+
+    @asynccontextmanager
+    async def reloading(self) -> AsyncIterator[None]:
+        """Have no child replaced meanwhile."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: not self._reloading and not self._replacing)
+            self._reloading = True
+        try:
+            yield
+        finally:
+            async with self._moved:
+                self._reloading = False
+                self._moved.notify_all()
+
+
 class Keeper:
     """Keeps one slot filled: `start` once, then `keep` until `stop`.
 
-    A child that died is replaced by one of the `spares` where one stands by, else by a new process. `hopeless` hears
-    the exit status of each that died and says whether another one cannot help; then the slot stays empty.
+    A child that died is replaced by one of the `spares` where one stands by, else by a new process, as `spec` says at
+    that time. `hopeless` hears the exit status of each that died and says whether another one cannot help; then the
+    slot stays empty. `on_ready` hears of each child that is ready.
     """
 
     def __init__(
@@ -179,12 +252,17 @@ class Keeper:
         *,
         spares: "Spares | None" = None,
         hopeless: Callable[[int], bool] | None = None,
+        gate: Gate | None = None,
+        on_ready: Callable[[Child], None] | None = None,
     ) -> None:
-        self._spec = spec
+        self.spec = spec
         self._log = log.bind(child=spec.name)
         self._stderr_fd = stderr_fd
         self._spares = spares
         self._hopeless = hopeless
+        self._gate = gate or Gate()
+        self._on_ready = on_ready
+        self._is_ready = False
         self._child: Child | None = None
         self._stopping = asyncio.Event()
 
@@ -193,18 +271,32 @@ class Keeper:
         """The process that fills the slot now."""
         return self._child.pid if self._child is not None else None
 
+    @property
+    def serving(self) -> Child | None:
+        """The child that fills the slot and has been ready."""
+        return self._child if self._is_ready else None
+
+    def look(self) -> None:
+        """End the child if it hangs; called every `LOOK_SECONDS`."""
+        child = self.serving
+        if child is not None and not self._stopping.is_set() and child.hangs():
+            self._log.error("child hangs and is ended", child_pid=child.pid, silent_looks=HUNG_LOOKS)
+            self._is_ready = False
+            child.send(signal.SIGKILL)
+
     async def start(self) -> None:
         """Fill the slot for the first time. Raises `StartupRefused` with the child's own sentence."""
         try:
-            self._child = await Child.spawn(self._spec, self._stderr_fd)
+            self._child = await Child.spawn(self.spec, self._stderr_fd)
         except OSError as error:
-            raise StartupRefused(f"The {self._spec.name} process cannot be started: {error.strerror}.") from error
+            raise StartupRefused(f"The {self.spec.name} process cannot be started: {error.strerror}.") from error
         refusal = await self._child.ready()
         if refusal is not None:
             status = await self._child.ended()
             self._child = None
-            silent = f"The {self._spec.name} process ended before it was ready ({_how(status)}); the log may say why."
+            silent = f"The {self.spec.name} process ended before it was ready ({_how(status)}); the log may say why."
             raise StartupRefused(refusal.sentence or silent)
+        self._became_ready(self._child)
 
     async def keep(self) -> None:
         """Replace the child whenever it ends, at once or, when it keeps dying young, after a growing delay."""
@@ -214,6 +306,7 @@ class Keeper:
         while not self._stopping.is_set():
             if self._child is not None:
                 pid, status = self._child.pid, await self._child.ended()
+                self._is_ready = False
                 if self._stopping.is_set() or (self._hopeless is not None and self._hopeless(status)):
                     return
                 young = loop.time() - ready_at < QUICK_DEATH_SECONDS
@@ -221,7 +314,9 @@ class Keeper:
                 self._log.error("child ended", child_pid=pid, how=_how(status), restart_in=delay_before(quick_deaths))
             if await self._told_to_stop_within(delay_before(quick_deaths)):
                 return
-            if await self._refill():
+            async with self._gate.replacing():
+                filled = await self._refill()
+            if filled:
                 ready_at = loop.time()
             elif self._child is None:
                 quick_deaths += 1
@@ -229,10 +324,12 @@ class Keeper:
             await self._child.ended()
 
     async def _refill(self) -> bool:
-        self._child = self._spares.take(self._spec) if self._spares is not None else None
+        if self._stopping.is_set():
+            return False
+        self._child = self._spares.take(self.spec) if self._spares is not None else None
         if self._child is None:
             try:
-                self._child = await Child.spawn(self._spec, self._stderr_fd, later=True)
+                self._child = await Child.spawn(self.spec, self._stderr_fd, later=True)
             except OSError as error:
                 self._log.error("child cannot be started", error=error)
                 return False
@@ -244,9 +341,15 @@ class Keeper:
             self._spares.refill()  # not before: what serves comes first
         if refusal is None:
             self._log.info("child restarted", child_pid=child.pid)
+            self._became_ready(child)
             return True
         self._log.error("child did not start", child_pid=child.pid, problem=refusal.sentence)
         return False
+
+    def _became_ready(self, child: Child) -> None:
+        self._is_ready = True
+        if self._on_ready is not None:
+            self._on_ready(child)
 
     async def _told_to_stop_within(self, seconds: float) -> bool:
         if seconds <= 0:

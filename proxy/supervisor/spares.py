@@ -31,6 +31,7 @@ class Spares:
         self._child: Child | None = None
         self._orders = -1
         self._stands_by = False
+        self._outdated = False
         self._taken = asyncio.Event()
         self._wanted = asyncio.Event()
 
@@ -59,6 +60,12 @@ class Spares:
         """What took the spare's place is up: start the next one."""
         self._wanted.set()
 
+    async def replace(self, spec: ChildSpec) -> None:
+        """Have a spare that has loaded what this one says, from now on: what stands by is of no use any more."""
+        self._spec = spec
+        self._outdated = self._child is not None
+        await self.end()
+
     async def keep(self) -> None:
         """Have a spare from now on, until cancelled."""
         while True:
@@ -70,6 +77,8 @@ class Spares:
                 continue
             if was_taken:
                 await self._wanted.wait()
+            elif self._outdated:
+                self._outdated = False
             else:
                 self._log.warning("spare ended", again_in=AGAIN_SECONDS)
                 await asyncio.sleep(AGAIN_SECONDS)

@@ -1,33 +1,38 @@
 """One gateway, from the lock to the last exit.
 
-Order of a start: lock, sockets, authority, workers, addresses, spares. Order of a stop: no new connections, spares,
-workers drain, authority, lock. Rules:
+Order of a start: lock, sockets, authority, workers, addresses, spares. Order of a stop: readiness off, a while for load
+balancers to see it, no new connections, spares, workers drain, authority, lock. Rules:
 
 1. What a child needs to be replaced without loss (listening sockets, lock, lifeline) is opened here, once.
-2. The configuration reaches a child through an anonymous file, never through its command line or environment.
-3. A start that fails leaves nothing running and says why in one sentence; a child that dies later is replaced, unless
-   the data directory is no longer ours: then nothing can be served any more, which is said once, and everything ends.
-4. Nothing here reads the store or a request: there is nothing to go wrong that could take the others down.
+2. A start that fails leaves nothing running and says why in one sentence; a child that dies later, or hangs, is
+   replaced, unless the data directory is no longer ours: then nothing can be served any more, which is said once, and
+   everything ends.
+3. Nothing here reads the store or a request: there is nothing to go wrong that could take the others down.
+4. A reload (`reload`) ends in one of two ways: every process runs on the new configuration, or every one on the old.
 """
 
 import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX
+from proxy.core.child import DATA_DIR_LOST
 from proxy.core.errors import DataDirLost, PatgateError
 from proxy.gateway.build import is_compiled
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings
-from proxy.supervisor import datadir, listeners
+from proxy.supervisor import activation, datadir
 from proxy.supervisor.datadir import DataDirLock
+from proxy.supervisor.fleet import Fleet
+from proxy.supervisor.generation import CONTROL, Generation, Ground
 from proxy.supervisor.listeners import Listener
-from proxy.supervisor.processes import STDERR_FD, ChildSpec, Keeper, command, in_memory, lifeline
-from proxy.supervisor.spares import Spares
+from proxy.supervisor.notify import Notifier
+from proxy.supervisor.processes import LOOK_SECONDS, STDERR_FD, lifeline
+from proxy.supervisor.reload import binds, close_others, listeners_for
+from proxy.supervisor.reloads import Load, Reloads
 
 DRAIN_MARGIN_SECONDS: Final = 5.0
 """How much longer than `timeouts.drain` a worker may take before it is killed."""
@@ -38,7 +43,10 @@ Serving = Callable[[Mapping[str, str]], Coroutine[Any, Any, None]]
 
 
 class Supervisor:
-    """Runs one gateway: `run` returns the exit status after `stop`, or raises the error that kept it from starting."""
+    """Runs one gateway: `run` returns the exit status after `stop`, or raises the error that kept it from starting.
+
+    `load` gives the configuration anew for a reload; without one SIGHUP changes nothing.
+    """
 
     def __init__(
         self,
@@ -47,18 +55,19 @@ class Supervisor:
         accept_older_store: bool = False,
         stderr_fd: int = STDERR_FD,
         purpose: str = "serve",
+        load: Load | None = None,
     ) -> None:
         self._settings = settings
         self._accept_older_store = accept_older_store
         self._stderr_fd = stderr_fd
         self._purpose = purpose
+        self._load = load
         self._log: Logger = get_logger("supervisor")
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._hung_up = asyncio.Event()
+        self._notifier = Notifier.from_environment(os.environ, os.getpid())
         self._listeners: dict[str, Listener] = {}
-        self._authority: Keeper | None = None
-        self._workers: list[Keeper] = []
-        self._spares: list[Spares] = []
         self._lock: DataDirLock | None = None
         self._failure: PatgateError | None = None
 
@@ -79,98 +88,48 @@ class Supervisor:
             for signum in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(signum, self.stop)
                 stack.callback(loop.remove_signal_handler, signum)
-            loop.add_signal_handler(signal.SIGHUP, self._hung_up, os.isatty(0))
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
             stack.callback(loop.remove_signal_handler, signal.SIGHUP)
             datadir.prepare(settings.data_dir)
             held = stack.enter_context(await datadir.lock(settings.data_dir, self._purpose))
             datadir.forget_addresses(settings.data_dir)
             self._lock = held
             stack.callback(self._forget_addresses)
-            self._listen(stack)
-            boot_fd = _closing(stack, in_memory(settings.to_boot_json().encode()))
-            worker_boot_fd = _closing(stack, in_memory(settings.to_worker_json().encode()))
+            stack.callback(lambda: close_others(self._listeners, {}))
+            self._listeners = activation.adopt(activation.passed(os.environ, os.getpid()), binds(settings))
+            self._listeners = listeners_for(settings, self._listeners)
             lifeline_in, lifeline_out = lifeline()
-            _closing(stack, lifeline_in)
-            _closing(stack, lifeline_out)
-            self._authority, self._workers = self._keepers(boot_fd, worker_boot_fd, lifeline_in, held.fd)
-            stack.push_async_callback(self._end_all)  # whatever is raised from here on
-            await self._serve(self._authority, serving)
+            stack.callback(os.close, lifeline_in)
+            stack.callback(os.close, lifeline_out)
+            ground = Ground(
+                lock_fd=held.fd,
+                lifeline_fd=lifeline_in,
+                # Another one at each start, so that two gateways which stand in front of each other are no loop.
+                pseudonym=f"patgate-{secrets.token_hex(4)}",
+                accept_older_store=self._accept_older_store,
+            )
+            fleet = Fleet(
+                Generation(settings, self._listeners, ground),
+                self._log,
+                self._stderr_fd,
+                hopeless=self._lost_directory,
+            )
+            stack.push_async_callback(fleet.end)  # whatever is raised from here on
+            await self._serve(fleet, ground, serving)
         if self._failure is not None:
             raise self._failure
         return 0
 
-    def _hung_up(self, had_terminal: bool) -> None:
-        """SIGHUP: the terminal has closed, or somebody expects a reload, which must not end the service."""
-        if had_terminal:
+    def _on_hangup(self, had_terminal: bool) -> None:
+        """SIGHUP: the terminal is gone, and this with it, or somebody wants the configuration reloaded."""
+        if had_terminal and not os.isatty(0):
             self.stop()
+        elif self._stop.is_set():
+            self._log.warning("SIGHUP reloads nothing any more: patgate is about to end")
+        elif self._load is None:
+            self._log.warning("SIGHUP reloads nothing here: there is no configuration file to read again")
         else:
-            self._log.warning("SIGHUP reloads nothing yet: restart to apply a changed configuration")
-
-    def _listen(self, stack: AsyncExitStack) -> None:
-        wanted = [("control", self._settings.listen.control.bind, 1, False)]
-        workers = self._settings.workers
-        wanted.append(("proxy", self._settings.listen.proxy.bind, workers, True))
-        if self._settings.listen.forward_auth is not None:
-            wanted.append(("forward_auth", self._settings.listen.forward_auth.bind, workers, True))
-        for name, bind, slots, shared in wanted:
-            listener = listeners.listen(name, bind.host, bind.port, slots, shared)
-            self._listeners[name] = listener
-            stack.callback(listener.close)
-
-    def _keepers(
-        self, boot_fd: int, worker_boot_fd: int, lifeline_fd: int, lock_fd: int
-    ) -> tuple[Keeper, list[Keeper]]:
-        boot = ("--boot-fd", str(boot_fd))
-        # Another one at each start, so that two gateways which stand in front of each other on purpose are no loop.
-        worker_boot = ("--boot-fd", str(worker_boot_fd), "--pseudonym", f"patgate-{secrets.token_hex(4)}")
-        control_fd = self._listeners["control"].fd()
-        authority = ChildSpec(
-            name="authority",
-            command=command("authority", *boot, "--control-fd", str(control_fd)),
-            fds=(boot_fd, control_fd, lock_fd),
-            lifeline_fd=lifeline_fd,
-            # What the operator acknowledges is the store as it is now, not whatever a later start may find.
-            first=("--accept-older-store",) if self._accept_older_store else (),
-            later=("--successor",),
-        )
-        workers = []
-        for slot in range(self._settings.workers):
-            sockets = {n: listener.fd(slot) for n, listener in self._listeners.items() if n != "control"}
-            arguments = ["--slot", str(slot), *worker_boot]
-            for name, fd in sockets.items():
-                arguments += [f"--{name.replace('_', '-')}-fd", str(fd)]
-            workers.append(
-                ChildSpec(
-                    name=f"gateway-{slot}",
-                    command=command("gateway", *arguments),
-                    fds=(worker_boot_fd, lock_fd, *sockets.values()),
-                    lifeline_fd=lifeline_fd,
-                )
-            )
-        held = sorted({fd for spec in workers for fd in spec.fds} - {worker_boot_fd, lock_fd})
-        spare_authority = self._spare(authority, "authority", *boot)
-        spare_worker = self._spare(workers[0], "gateway", *worker_boot, "--held-fds", *map(str, held), fds=held)
-        return (
-            Keeper(
-                authority,
-                self._log,
-                self._stderr_fd,
-                spares=spare_authority,
-                hopeless=self._lost_directory,
-            ),
-            [Keeper(worker, self._log, self._stderr_fd, spares=spare_worker) for worker in workers],
-        )
-
-    def _spare(self, spec: ChildSpec, role: str, *arguments: str, fds: Sequence[int] = ()) -> Spares:
-        """One spare for every slot of a role."""
-        spare = ChildSpec(
-            name=role + SPARE_SUFFIX,
-            command=command(role + SPARE_SUFFIX, *arguments),
-            fds=tuple({*spec.fds, *fds}),
-            lifeline_fd=spec.lifeline_fd,
-        )
-        self._spares.append(Spares(spare, self._log, self._stderr_fd))
-        return self._spares[-1]
+            self._hung_up.set()
 
     def _lost_directory(self, status: int) -> bool:
         """Whether the authority ended because there is no data directory of ours any more; then everything ends."""
@@ -190,29 +149,40 @@ class Supervisor:
         if self._directory_is_ours():
             datadir.forget_addresses(self._settings.data_dir)
 
-    async def _serve(self, authority: Keeper, serving: Serving | None) -> None:
-        if not await self._started(authority):
+    async def _serve(self, fleet: Fleet, ground: Ground, serving: Serving | None) -> None:
+        if not await self._started(fleet):
             return
         if self._lost_directory(0):  # while everything was being started
             return
-        addresses = {name: self._listeners[name].address for name in sorted(self._listeners)}
-        datadir.write_addresses(self._settings.data_dir, addresses)
-        self._log.info("serving", workers=len(self._workers), compiled=is_compiled(), **addresses)
+        addresses = self._publish(fleet.generation)
+        self._log.info("serving", workers=len(fleet.workers), compiled=is_compiled(), **addresses)
+        self._notifier.ready(f"serving on {addresses['proxy']}")
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(authority.keep(), name="keep authority")]
-            tasks += [group.create_task(w.keep(), name=f"keep gateway-{n}") for n, w in enumerate(self._workers)]
-            spares = [group.create_task(s.keep(), name="keep spare") for s in self._spares]
-            told = None
+            fleet.keep(group)
+            others = [group.create_task(self._look(fleet), name="look for children that hang")]
+            if self._notifier.watchdog_seconds is not None:
+                others.append(group.create_task(self._feed(self._notifier.watchdog_seconds), name="watchdog"))
             if serving is not None:
-                told = group.create_task(self._tell(serving, addresses), name="serving")
+                others.append(group.create_task(self._tell(serving, addresses), name="serving"))
+            reloading = None
+            if self._load is not None:
+                reloads = Reloads(fleet, ground, self._load, self._notifier, self._log, published=self._publish)
+                reloading = group.create_task(reloads.take(self._hung_up, self._stop), name="reloads")
             await self._stop.wait()
-            if told is not None:
-                told.cancel()
-            for task in spares:
+            self._notifier.stopping()
+            fleet.show(draining=True)
+            if reloading is not None:
+                await reloading  # one that goes on comes to an end, so that no worker is left on hold
+            await self._drain(fleet)
+            for task in others:
                 task.cancel()
-            await asyncio.gather(*spares, return_exceptions=True)
-            await asyncio.gather(*(spare.end() for spare in self._spares))
-            await self._drain(authority)
+
+    def _publish(self, generation: Generation) -> dict[str, str]:
+        """Write down the addresses where the gateway is."""
+        self._settings, self._listeners = generation.settings, generation.listeners
+        addresses = {name: generation.listeners[name].address for name in sorted(generation.listeners)}
+        datadir.write_addresses(self._settings.data_dir, addresses)
+        return addresses
 
     async def _tell(self, serving: Serving, addresses: Mapping[str, str]) -> None:
         try:
@@ -221,9 +191,19 @@ class Supervisor:
             self._failure = error
             self.stop()
 
-    async def _started(self, authority: Keeper) -> bool:
+    async def _look(self, fleet: Fleet) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            fleet.look()
+
+    async def _feed(self, seconds: float) -> None:
+        while True:
+            self._notifier.alive()
+            await asyncio.sleep(seconds)
+
+    async def _started(self, fleet: Fleet) -> bool:
         """Start all in order; `False` when told to stop meanwhile."""
-        start = asyncio.create_task(self._start(authority), name="start")
+        start = asyncio.create_task(fleet.start(), name="start")
         stop = asyncio.create_task(self._stop.wait(), name="told to stop")
         try:
             await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -235,40 +215,22 @@ class Supervisor:
             stop.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
 
-    async def _start(self, authority: Keeper) -> None:
-        await authority.start()
-        results = await asyncio.gather(*(worker.start() for worker in self._workers), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    async def _drain(self, authority: Keeper) -> None:
-        drain_seconds = self._settings.timeouts.drain + DRAIN_MARGIN_SECONDS
-        self._log.info("stopping", within_seconds=drain_seconds)
+    async def _drain(self, fleet: Fleet) -> None:
+        timeouts = fleet.generation.settings.timeouts
+        drain_seconds = timeouts.drain + DRAIN_MARGIN_SECONDS
+        self._log.info("stopping", within_seconds=drain_seconds + timeouts.grace)
         self._forget_addresses()
-        for name, listener in self._listeners.items():
-            if name != "control":
-                listener.close()
+        await fleet.end_spares()
         async with asyncio.TaskGroup() as group:
             hurry = group.create_task(self._hurry.wait(), name="told to hurry")
-            hurry.add_done_callback(lambda task: None if task.cancelled() else self._kill_all())
-            await asyncio.gather(*(worker.stop(drain_seconds) for worker in self._workers))
-            await authority.stop(AUTHORITY_SECONDS)
+            hurry.add_done_callback(lambda task: None if task.cancelled() else fleet.kill())
+            if timeouts.grace and self._failure is None:
+                fleet.leave()
+                await asyncio.wait((hurry,), timeout=timeouts.grace)
+            for name, listener in self._listeners.items():
+                if name != CONTROL:
+                    listener.close()
+            await fleet.stop_workers(drain_seconds)
+            await fleet.authority.stop(AUTHORITY_SECONDS)
             hurry.cancel()
         self._log.info("stopped")
-
-    def _kill_all(self) -> None:
-        for keeper in self._all():
-            keeper.kill()
-
-    async def _end_all(self) -> None:
-        self._kill_all()
-        await asyncio.gather(*(keeper.end() for keeper in self._all()), *(spare.end() for spare in self._spares))
-
-    def _all(self) -> list[Keeper]:
-        return self._workers + ([self._authority] if self._authority is not None else [])
-
-
-def _closing(stack: AsyncExitStack, fd: int) -> int:
-    stack.callback(os.close, fd)
-    return fd

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from proxy.channel import pair
 from proxy.settings.model import Settings
 
 
@@ -25,16 +26,18 @@ class AuthorityProcess:
         os.pwrite(boot, settings.to_boot_json().encode(), 0)
         lifeline, self._lifeline = os.pipe()
         self._ready, ready = os.pipe()
+        self.channel, channel = pair()
         self.log = settings.data_dir / f"log-{time.monotonic_ns()}"
-        fds = [boot, lifeline, ready]
+        fds = [boot, lifeline, ready, channel.fileno()]
         command = [sys.executable, "-m", "proxy.app", "authority", *arguments]
         command += ["--boot-fd", str(boot), "--lifeline-fd", str(lifeline), "--ready-fd", str(ready)]
+        command += ["--channel-fd", str(channel.fileno())]
         if listener is not None:
             command += ["--control-fd", str(listener.fileno())]
             fds.append(listener.fileno())
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, pass_fds=fds, stderr=log)
-        for fd in (boot, lifeline, ready):
+        for fd in (boot, lifeline, ready, channel.detach()):
             os.close(fd)
 
     def ready(self, seconds: float = 60.0) -> str:
@@ -75,6 +78,7 @@ class AuthorityProcess:
         self.kill()
         self.let_go()
         os.close(self._ready)
+        self.channel.close()
 
 
 def request(path: Path, method: str, target: str, body: object = None) -> tuple[int, dict[str, Any]]:

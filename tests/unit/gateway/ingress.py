@@ -81,6 +81,7 @@ class Wire(asyncio.Transport):
 
 def connected(gateway: Gateway, address: str) -> tuple[ClientConnection, Wire]:
     """A connection from `address`, of whose end nothing is left."""
-    connection, wire = gateway.listener.connection(), Wire(address)
+    connection, wire = gateway.listener.connection(address), Wire(address)
+    gateway.listener.arriving += 1
     connection.connection_made(wire)
     return connection, wire

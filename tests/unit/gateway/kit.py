@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,10 +24,11 @@ from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
+from proxy.gateway.accept import Acceptor, Tally
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.cache import GrantCache
 from proxy.gateway.link import AuthorityLink
-from proxy.gateway.listen import Listener
+from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.parse import HeadParser
 from proxy.gateway.pipeline import ProxyPipeline
@@ -214,6 +217,16 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
     return b"HTTP/1.1 %s\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entrance:
+    """How the gateway's socket accepts; the defaults let everybody in at once."""
+
+    connections: int = 1000
+    introduced_by: tuple[str, ...] = ()
+    handshake_seconds: float = 30.0
+    context: ssl.SSLContext | None = None
+
+
 class Gateway:
     """The request path of one worker, assembled as `worker.Worker` does it, on a loopback port."""
 
@@ -241,8 +254,11 @@ class Gateway:
         credentials: Iterable[str] = ("bearer", "basic", "x-api-key"),
         access: Literal["off", "refusals", "all"] = "refusals",
         upstream: UpstreamSettings | None = None,
+        client_rate: int = 0,
+        entrance: Entrance | None = None,
     ) -> None:
         credentials = tuple(credentials)
+        self._facts = entrance or Entrance()
         self.page = make_page() if page is None else page
         self.cache = make_cache()
         self.link = AuthorityLink(link_path or Path("/nonexistent"), slot=0, cache=self.cache)
@@ -305,7 +321,8 @@ class Gateway:
             answer_seconds=answer_seconds,
             tunnel_seconds=tunnel_seconds,
             stream_seconds=stream_seconds,
-            tls=False,
+            client_rate=client_rate,
+            tls=self._facts.context is not None,
         )
         self.port = 0
         self._clients: list[Client] = []
@@ -331,15 +348,27 @@ class Gateway:
         return client
 
     async def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self.listener.connection, HOST, 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        bound = socket.create_server((HOST, 0), backlog=1000)
+        self.tally = Tally()
+        self.port = bound.getsockname()[1]
+        self.acceptor = Acceptor(
+            self.listener,
+            [bound],
+            name="proxy",
+            limit=self._facts.connections,
+            context=self._facts.context,
+            introduced_by=[ip_network(text) for text in self._facts.introduced_by],
+            handshake_seconds=self._facts.handshake_seconds,
+            tally=self.tally,
+            log=get_logger("test"),
+        )
+        self.acceptor.start()
         if self._linked:
             self.link.start()
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
 
     async def close(self) -> None:
-        self._server.close()
+        self.acceptor.abort()
         self._sweeper.cancel()
         for client in self._clients:
             client.writer.transport.abort()

@@ -63,8 +63,7 @@ class Journal:
 async def gateway_of(minted: Minted | None = None) -> tuple[Gateway, Exchange]:
     """An exchange on a connection of a gateway, as the phases leave it when a request has passed."""
     gateway = Gateway(1)
-    client = gateway.listener.connection()
-    client.peer = "192.0.2.7"
+    client = gateway.listener.connection("192.0.2.7")
     x = Exchange(client, 1_000_000_000, b"0123456789abcdef00000001")
     x.method, x.path, x.query, x.status = b"GET", b"/v1/things/7", b"?q=1", 200
     x.match = Match(ROUTE, "things", "7", "read", None)

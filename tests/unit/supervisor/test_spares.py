@@ -119,6 +119,9 @@ async def test_a_real_spare_opens_nothing_and_ends_with_either_pipe(tmp_path: Pa
         assert await child.stands_by()
     assert not data.exists()
     opened = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")}
+    channel = {name for name in opened if name.startswith("socket:")} - inherited_sockets()
+    assert len(channel) == 1, "its line to the supervisor, and no other"
+    opened -= channel
     assert {name.partition(":")[0] for name in opened} <= {"pipe", "/dev/null", *opened_here()}
     assert f"{role}{SPARE_SUFFIX}" in Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")
     os.close(lifeline_out if end == "lifeline" else orders_out)
@@ -126,6 +129,10 @@ async def test_a_real_spare_opens_nothing_and_ends_with_either_pipe(tmp_path: Pa
         assert await child.ended() == 0
     os.close(orders_out if end == "lifeline" else lifeline_out)
     child.let_go()
+
+
+def inherited_sockets() -> set[str]:
+    return {name for fd in (1, 2) if (name := os.readlink(f"/proc/self/fd/{fd}")).startswith("socket:")}
 
 
 def opened_here() -> set[str]:

@@ -1,0 +1,84 @@
+"""Reloads, one after the other, as they are asked for, and what is said of each."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from proxy.core.errors import ConfigurationError, PatgateError
+from proxy.observe.logs import Logger
+from proxy.settings.model import Settings
+from proxy.supervisor.fleet import Fleet
+from proxy.supervisor.generation import Generation, Ground
+from proxy.supervisor.notify import Notifier
+from proxy.supervisor.reload import refuse_fixed
+
+
+class Load(Protocol):
+    """Reads the configuration anew."""
+
+    path: Path
+    """The file, for messages."""
+
+    def __call__(self) -> Settings:
+        """Raises `ConfigurationError` with every problem. Runs in a thread."""
+        ...
+
+
+class Reloads:
+    """Takes reloads while the gateway serves. `published` hears of each new generation."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        ground: Ground,
+        load: Load,
+        notifier: Notifier,
+        log: Logger,
+        *,
+        published: Callable[[Generation], object],
+    ) -> None:
+        self._fleet = fleet
+        self._ground = ground
+        self._load = load
+        self._notifier = notifier
+        self._log = log
+        self._published = published
+
+    async def take(self, asked: asyncio.Event, stop: asyncio.Event) -> None:
+        """Reload whenever `asked`, until `stop`. What is asked for during a reload is one more reload after it."""
+        stopped = asyncio.create_task(stop.wait(), name="told to stop")
+        try:
+            while not stop.is_set():
+                wanted = asyncio.create_task(asked.wait(), name="told to reload")
+                await asyncio.wait((wanted, stopped), return_when=asyncio.FIRST_COMPLETED)
+                wanted.cancel()
+                if stop.is_set():
+                    return
+                asked.clear()
+                await self._reload(stop)
+        finally:
+            stopped.cancel()
+
+    async def _reload(self, stop: asyncio.Event) -> None:
+        self._notifier.reloading()
+        self._log.info("reloading", config=str(self._load.path))
+        status = "reload refused: the configuration of before goes on"
+        ok = False
+        try:
+            settings = await asyncio.to_thread(self._load)
+            if stop.is_set():
+                return
+            refuse_fixed(self._fleet.generation.settings, settings)
+            generation = await self._fleet.turn(settings, self._ground)
+            addresses = self._published(generation)
+            ok, status = True, "serving the configuration that was reloaded"
+            self._log.info("reloaded", workers=settings.workers, routes=len(settings.routes), addresses=addresses)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                self._log.error("configuration problem", problem=problem.located(self._load.path))
+            self._log.error("reload refused: the configuration of before goes on", problems=len(error.problems))
+        except PatgateError as error:
+            self._log.error("reload refused: the configuration of before goes on", problem=str(error))
+        self._fleet.show(reload_ok=ok)
+        self._notifier.ready(status)
