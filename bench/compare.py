@@ -165,7 +165,7 @@ def check_answers(name: str, running: Serving, workload: Workload, sample: int =
 
 
 def _sample(name: str, running: Serving, origin: Origin, workload: Workload, cores: Cores, seconds: float) -> Sample:
-    served = origin.served()
+    opened, served = origin.counts()
     beside_before = {part: cpu_ns((pid,)) for part, pid in running.beside.items()}
     before, waited_before = cpu_ns(running.workers), waited_ns(running.workers)
     driven = drive(running.port, workload, cores, seconds=seconds, seed=_seed())
@@ -175,9 +175,11 @@ def _sample(name: str, running: Serving, origin: Origin, workload: Workload, cor
     }
     # The second reading counts itself. Requests open when the generator stopped, now or the time before, arrive
     # without being answered.
-    arrived = origin.served() - served - 1
+    opened, arrived = (after - before - 1 for after, before in zip(origin.counts(), (opened, served), strict=True))
     if not driven.requests <= arrived <= driven.requests + 2 * CONNECTIONS:
         raise BenchError(f"{name} gave {driven.requests} answers for {arrived} requests at the backend.")
+    if opened > CONNECTIONS + driven.requests // 20:
+        raise BenchError(f"{name} opened {opened} connections to the backend for {driven.requests} requests.")
     return Sample(
         cpu_us=used / 1e3 / driven.requests,
         beside_us=beside,

@@ -35,12 +35,12 @@ class Origin:
 
     port: int
 
-    def served(self) -> int:
-        """Requests received until now, the one that asks included."""
+    def counts(self) -> tuple[int, int]:
+        """Connections accepted and requests received until now, those of the one that asks included."""
         text = ask(self.port, _STATUS)[1].decode()
         found = re.search(r"\n\s*(\d+)\s+(\d+)\s+(\d+)", text)
         assert found is not None, "stub_status has had this form since nginx 0.1"
-        return int(found.group(3))
+        return int(found.group(1)), int(found.group(3))
 
 
 @contextmanager
