@@ -121,3 +121,80 @@ async def test_an_answer_that_announces_no_body_leaves_its_connection_for_the_ne
         for _ in range(3):
             assert (await client.ask(get("/open/a", method=method))).body == b""
         assert len(backend.connections) == 1
+
+
+async def test_an_interim_answer_shows_that_a_connection_lived_so_that_its_request_is_not_sent_again() -> None:
+    """The backend had begun; what is retried is only what it cannot have seen."""
+
+    async def handle(connection: BackendConnection) -> None:
+        await connection.request()
+        await connection.send(response(b"%d" % connection.number))
+        await connection.request()
+        await connection.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+
+    async with serving(handle) as (gateway, backend):
+        client = await gateway.client()
+        assert (await client.ask(get("/open/a"))).body == b"0"
+        answer = await client.ask(get("/open/a"))
+        assert (answer.status, answer.reason, answer.interim) == (502, "upstream_reset", [103])
+        assert len(backend.connections) == 1
+        assert gateway.active == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"])
+async def test_what_is_sent_again_is_idempotent(method: str) -> None:
+    """RFC 9110 section 9.2.2: nobody but the backend knows what a second POST would do."""
+
+    async def handle(connection: BackendConnection) -> None:
+        await connection.request()
+        await connection.send(response(b"" if connection.head.startswith(b"HEAD") else b"%d" % connection.number))
+        if connection.number == 0:
+            await connection.request()
+        else:
+            await connection.gone()
+
+    async with serving(handle) as (gateway, backend):
+        client = await gateway.client()
+        assert (await client.ask(get("/open/a"))).body == b"0"
+        again = (await client.ask(get("/open/a", method=method))).status
+        assert again == (502 if method in ("POST", "PATCH") else 200)
+        assert len(backend.connections) == (1 if again == 502 else 2)
+        assert gateway.active == 0
+
+
+async def test_a_body_that_was_sent_is_never_sent_again() -> None:
+    async def handle(connection: BackendConnection) -> None:
+        await connection.request()
+        await connection.send(response(b"%d" % connection.number))
+        await connection.request()
+        await connection.exactly(4)
+
+    async with serving(handle) as (gateway, backend):
+        client = await gateway.client()
+        assert (await client.ask(get("/open/a"))).body == b"0"
+        answer = await client.ask(b"PUT /open/a HTTP/1.1\r\nHost: gateway\r\nContent-Length: 4\r\n\r\nbody")
+        assert (answer.status, answer.reason) == (502, "upstream_reset")
+        assert len(backend.connections) == 1
+
+
+async def test_bytes_that_are_there_before_the_next_request_end_their_connection() -> None:
+    """Without a pause: whatever the loop has read when a request comes is nobody's answer."""
+    stray = asyncio.Event()
+
+    async def handle(connection: BackendConnection) -> None:
+        await connection.request()
+        await connection.send(response(b"%d" % connection.number))
+        if connection.number == 0:
+            await stray.wait()
+            await connection.send(response(b"poison"))
+            await connection.gone()
+        else:
+            await connection.gone()
+
+    async with serving(handle) as (gateway, backend):
+        client = await gateway.client()
+        assert (await client.ask(get("/open/a"))).body == b"0"
+        stray.set()
+        await until(lambda: not gateway.idle)
+        assert (await client.ask(get("/open/a"))).body == b"1"
+        assert len(backend.connections) == 2
