@@ -32,6 +32,7 @@ from proxy.gateway.upstream import UpstreamConnection
 from proxy.gateway.websocket import WebSocketBody
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
+"""Longest head of an answer, in bytes, without the two CRLF at its end."""
 _MAX_LENGTH_DIGITS: Final = 18
 _MAX_INTERIM: Final = 16
 # What becomes of a response's field.
@@ -146,7 +147,7 @@ class Relay:
         """Parse response heads out of `data`: interim ones are passed on, the final one starts the response."""
         while True:
             end = data.find(HEAD_END)
-            if end < 0 and len(data) <= MAX_RESPONSE_HEAD:
+            if end < 0 and len(data) < MAX_RESPONSE_HEAD + len(HEAD_END):
                 connection.buffer = data
                 return
             lines = head_lines(data[:end]) if 0 <= end <= MAX_RESPONSE_HEAD else None
