@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.builds import problem_of_the_compiled_build
 
+pytest_plugins = ["tests.support.plugin"]
+
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
 # No deadline: the machines that run this are shared, and a slow example is no defect of the property.

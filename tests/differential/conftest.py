@@ -5,9 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.differential.campaign import Campaign, campaign
-from tests.support.plugin import pytest_runtest_makereport
-
-__all__ = ["pytest_runtest_makereport", "running"]
 
 
 @pytest.fixture(scope="package")

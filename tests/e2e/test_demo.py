@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.gateway import DIRECTORIES, ROOT, SECRETS, clean_environ, patgate, secret_part
+from tests.support.gateway import ROOT, clean_environ, patgate
+from tests.support.leaks import DIRECTORIES, SECRETS, secret_part
 from tests.support.process import Process, free_port, run, wait_until
 from tests.support.recorder import Recorder
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.leaks import DIRECTORIES, SECRETS
 from tests.support.process import (
     LOOPBACK,
     Process,
@@ -32,12 +32,6 @@ from tests.support.rawhttp import Connection, ConnectionEnded, Response
 from tests.support.sockets import serving_pid
 
 ROOT = Path(__file__).resolve().parents[2]
-
-#: Every token value that a test was given, for the test that greps all logs for them.
-SECRETS: set[str] = set()
-
-#: Every directory that a gateway under test wrote to, for the same test.
-DIRECTORIES: set[Path] = set()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -315,13 +309,6 @@ def token_of(document: Mapping[str, Any]) -> Token:
     value = str(document["token"])
     SECRETS.add(value)
     return Token(id=str(document["id"]), prefix=str(document["prefix"]), value=value)
-
-
-def secret_part(token: str) -> str:
-    """What must never be seen outside: the 38 characters behind the public prefix."""
-    found = re.fullmatch(r"[a-z0-9]+_[a-z]+_[0-9A-Za-z]{12}_([0-9A-Za-z]{38})", token)
-    assert found, "a token of an unexpected form"
-    return found[1]
 
 
 KILL = signal.SIGKILL

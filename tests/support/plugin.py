@@ -1,12 +1,20 @@
-"""Fixtures over the machinery; the logs of every running process under a test that failed; the wire sentinel's word."""
+"""Fixtures over the machinery, the logs of every running process under a test that failed, and what ends a run.
+
+The workers of one run (pytest-xdist) share nothing but the machine: each has its own gateways, backends, wire sentinel
+and secrets, and judges them itself; whose turn it is they agree upon by locks.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Protocol
 
 import pytest
 
-from tests.support import sentinel
+from tests.support import leaks, sentinel, turns
 from tests.support.gateway import Patgate
 from tests.support.process import RUNNING
 from tests.support.recorder import Recorder, answer_ok
@@ -38,20 +46,76 @@ ROUTES = [
 ]
 
 
+class Worker(Protocol):
+    """What pytest-xdist, which has no types, tells of a worker that it is about to start."""
+
+    config: pytest.Config
+    workerinput: dict[str, str]
+
+
+LOCKS = pytest.StashKey[Path]()
+TURNS = pytest.StashKey[turns.Turns]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{turns.MARK}: holds a promise about time; no other test runs meanwhile")
+    given = getattr(config, "workerinput", {}).get("locks")
+    if given is not None:
+        config.stash[TURNS] = turns.Turns(Path(given))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Worker) -> None:
+    if LOCKS not in node.config.stash:
+        node.config.stash[LOCKS] = Path(mkdtemp(prefix="patgate-turns-"))
+    node.workerinput["locks"] = str(node.config.stash[LOCKS])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if LOCKS in config.stash:
+        shutil.rmtree(config.stash[LOCKS])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    locks = item.config.stash.get(TURNS, None)
+    if locks is None:
+        return (yield)
+    alone = item.get_closest_marker(turns.MARK) is not None
+    locks.take(alone=alone)
+    try:
+        return (yield)
+    finally:
+        locks.leave(stays=alone and nextitem is not None and nextitem.get_closest_marker(turns.MARK) is not None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if sentinel.FOUND and not item.session.shouldfail:
+    found = [*sentinel.FOUND, *leaks.SENT]
+    if found and not item.session.shouldfail:
         # Nothing that follows can be believed of a gateway that writes what it must not.
-        item.session.shouldfail = "the gateway broke the wire protocol; see the wire sentinel's report"
+        item.session.shouldfail = "the gateway wrote what it must not; see the report of the test that failed"
         report.outcome = "failed"
-        report.longrepr = "\n".join(sentinel.FOUND)
+        report.longrepr = "\n".join(found)
     if report.failed:
         for process in RUNNING:
             report.sections.append((f"log of {process.name}", process.tail()))
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def last_look() -> Iterator[None]:
+    """When all has ended, what every gateway of this process left behind: begun first, this fixture is the last to end.
+
+    threats.md §9: no token's secret is in a log, database or any other file. What it finds is the last test's error.
+    """
+    yield
+    assert not leaks.SENT
+    assert not sentinel.FOUND
+    assert not leaks.files_with_secrets()
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +131,7 @@ def recorder(backend: Recorder) -> Iterator[Recorder]:
     backend.clear()
     yield backend
     backend.script = answer_ok
+    backend.clear()
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,13 @@ POLL_SECONDS = 0.01
 LOOPBACK = "127.0.0.1"
 PORTS = (20_000, 32_000)
 
-#: Ports that `free_port` has given away.
-GIVEN: set[int] = set()
+BLOCK = 100
+
+#: Ports that `free_port` may still give away: what is left of the last block of them that this process has claimed.
+LEFT: list[int] = []
+
+#: What holds the claims. Each is a name that the kernel gives to one process at a time and takes back at its end.
+CLAIMS: list[socket.socket] = []
 
 #: Every process that is running now, so that a failing test can show all their logs.
 RUNNING: list[Process] = []
@@ -146,16 +151,33 @@ def wait_until(
 
 
 def free_port(*, in_a_row: int = 1) -> int:
-    """The first of so many free ports of the loopback that follow each other; never given twice in one run.
+    """The first of so many free ports of the loopback in a row; no run is given one twice, nor two runs the same.
 
     Below the range that the kernel takes for outgoing connections, so that no client of ours is on it by chance.
     """
     while True:
-        first = random.randrange(*PORTS)
-        ports = range(first, first + in_a_row)
-        if GIVEN.isdisjoint(ports) and all(_can_listen(port) for port in ports):
-            GIVEN.update(ports)
-            return first
+        while len(LEFT) < in_a_row:
+            LEFT[:] = _claim()
+        ports = LEFT[:in_a_row]
+        del LEFT[:in_a_row]
+        if all(_can_listen(port) for port in ports):
+            return ports[0]
+
+
+def _claim() -> range:
+    """A block of ports that no other process has claimed, by an abstract unix(7) name."""
+    blocks = [range(first, first + BLOCK) for first in range(*PORTS, BLOCK)]
+    random.shuffle(blocks)
+    for block in blocks:
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0patgate-tests-{block.start}")
+        except OSError:
+            claim.close()
+        else:
+            CLAIMS.append(claim)
+            return block
+    raise AssertionError("every block of ports is claimed: too many runs at a time")
 
 
 def _can_listen(port: int) -> bool:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
+from tests.support.leaks import SECRETS, SENT, leaks
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.sentinel import Watch
 
@@ -98,6 +99,7 @@ class Recorder:
         self.drop_connections()
         for thread in self._threads:
             thread.join()
+        self._look_for_secrets()
 
     def drop_connections(self) -> None:
         """End every open connection, as a backend that restarts does."""
@@ -119,11 +121,16 @@ class Recorder:
             return [bytes(data) for data in self._received]
 
     def clear(self) -> None:
-        """Forget what came so far."""
+        """Forget what came so far, after a look for secrets if it came from a gateway."""
+        self._look_for_secrets()
         with self._lock:
             self._requests.clear()
             for data in self._received:
                 data.clear()
+
+    def _look_for_secrets(self) -> None:
+        if self._watched and leaks(b"\n".join(self.received), SECRETS):
+            SENT.append(f"a gateway sent a token's secret to the recorder on port {self.port}")
 
     def last(self) -> Recorded:
         """The newest request; waits for one, because an answer may be faster than the recorder's own thread."""

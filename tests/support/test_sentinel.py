@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -180,32 +182,45 @@ def test_a_backend_that_ends_a_message_elsewhere_is_a_violation() -> None:
         watched.agree(watched.ends[-1] - 4)
 
 
-def test_a_watch_reports_once_and_looks_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentinel, "FOUND", [])
-    watch = Watch("here")
-    watch.sent(message(b"TE: trailers\r\n"))
-    watch.sent(b"more of the same")
-    watch.agree(0)
-    assert len(sentinel.FOUND) == 1
-    assert "here" in sentinel.FOUND[0]
-    assert "hop-by-hop: te" in sentinel.FOUND[0]
+@contextmanager
+def reports() -> Iterator[list[str]]:
+    """What is found meanwhile, kept from the plugin, which would end the run for it."""
+    found: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sentinel, "FOUND", found)
+        yield found
 
 
-def test_the_recorder_and_the_tap_have_a_sentinel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentinel, "FOUND", [])
-    with Recorder() as recorder, Connection(recorder.port) as connection:
-        assert connection.exchange(message()).status == 200
-        assert sentinel.FOUND == []
-        assert connection.exchange(request_bytes("GET", "/")).status == 200
-    assert len(sentinel.FOUND) == 1
-    with Recorder(watched=False) as recorder, Tap(recorder.port, "tapped") as tap, Connection(tap.port) as connection:
-        for number in (2, 3):
+def test_a_watch_reports_once_and_looks_away() -> None:
+    with reports() as found:
+        watch = Watch("here")
+        watch.sent(message(b"TE: trailers\r\n"))
+        watch.sent(b"more of the same")
+        watch.agree(0)
+    assert len(found) == 1
+    assert "here" in found[0]
+    assert "hop-by-hop: te" in found[0]
+
+
+def test_the_recorder_and_the_tap_have_a_sentinel() -> None:
+    with reports() as found:
+        with Recorder() as recorder, Connection(recorder.port) as connection:
             assert connection.exchange(message()).status == 200
-            assert len(recorder.requests) == number - 1
-        assert connection.exchange(message(b"Content_Length: 1\r\n")).status == 200
-        assert recorder.requests[-1].head == message(b"Content_Length: 1\r\n")
-    assert len(sentinel.FOUND) == 2
-    assert "tapped" in sentinel.FOUND[1]
+            assert found == []
+            assert connection.exchange(request_bytes("GET", "/")).status == 200
+        assert len(found) == 1
+        with (
+            Recorder(watched=False) as recorder,
+            Tap(recorder.port, "tapped") as tap,
+            Connection(tap.port) as connection,
+        ):
+            for number in (2, 3):
+                assert connection.exchange(message()).status == 200
+                assert len(recorder.requests) == number - 1
+            assert connection.exchange(message(b"Content_Length: 1\r\n")).status == 200
+            assert recorder.requests[-1].head == message(b"Content_Length: 1\r\n")
+        assert len(found) == 2
+        assert "tapped" in found[1]
 
 
 def test_the_tap_passes_ends_and_resets_on() -> None:

@@ -1,0 +1,50 @@
+"""What an operator does to a running gateway: change its configuration, reload it, and see what became of that."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from tests.support.gateway import Patgate, complete
+from tests.support.process import wait_until
+
+RELOADED = "reloaded"
+REFUSED = "reload refused: the configuration of before goes on"
+
+
+def outcomes(node: Patgate) -> list[str]:
+    """How each reload so far ended."""
+    return [str(record["event"]) for record in node.records() if record["event"] in (RELOADED, REFUSED)]
+
+
+def write(node: Patgate, **changes: Any) -> None:
+    """Change top-level parts of the configuration file; the ports and the data directory stay."""
+    node.config = complete({**node.config, **changes}, node.directory)
+    node.config_file.write_text(yaml.safe_dump(node.config, sort_keys=False))
+
+
+def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> None:
+    """SIGHUP, and wait until the reload is said to have ended as expected."""
+    before = len(outcomes(node))
+    node.process.signal(signal.SIGHUP)
+    wait_until(lambda: len(outcomes(node)) > before, "the end of a reload", seconds=seconds, process=node.process)
+    assert outcomes(node)[before:] == [expect], node.process.tail()
+
+
+def problems(node: Patgate) -> list[str]:
+    """Every mistake that a refused reload has named."""
+    return [str(record["problem"]) for record in node.records() if record["event"] == "configuration problem"]
+
+
+def metric(node: Patgate, name: str) -> float:
+    """The value of a metric without labels."""
+    lines = node.control("GET", "/metrics").body.decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+def routes(*paths: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Routes to the upstream `app`."""
+    return [{"upstream": "app", **path} for path in paths]
