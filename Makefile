@@ -11,7 +11,7 @@ BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
 PEERS    := .venv-bench
 # A command, or a command and the package that has it.
-TOOLS    := apache2 curl faketime git nginx node:nodejs
+TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
 CHECKED  := proxy tests $(wildcard bench)
 COMPILED := build/compiled
 SOURCES   = $(shell find proxy -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
