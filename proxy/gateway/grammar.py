@@ -3,7 +3,7 @@
 Rules of this module:
 1. A head is taken whole or not at all; there is no leniency switch and no repair.
 2. CR and LF occur only as the CRLF that ends a line, and no other control character but HTAB occurs at all: one
-   translation and one sum say so for the whole head, before a line of it is looked at.
+   translation says so for all lines, before any of them is looked at.
 3. A field name is a token; who meets a name for the first time checks that, with nothing between it and its colon.
 4. Every repetition is possessive or separated by a byte it cannot contain, so matching is linear in the input.
 """
@@ -17,12 +17,6 @@ from typing import Final
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 TOKEN: Final = re.compile(_TOKEN)
 
-REQUEST_LINE: Final = re.compile(
-    rb"(" + _TOKEN + rb") ([\x21-\x3e\x40-\x7e\x80-\xff]++)(\?[\x21\x22\x24-\x7e]*+)? HTTP/1\.([01])"
-)
-"""Groups: method, target up to its query, query with its "?" or None, minor version. A query is visible ASCII without
-"#"; what is allowed in front of it is for `core.target` to say."""
-
 STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})((?: [^\r\n]*+)?)")
 """Groups: minor version, status code, reason phrase with its leading space."""
 
@@ -30,13 +24,22 @@ HEAD_END: Final = b"\r\n\r\n"
 NAME_MEMO: Final = 4096
 """How many field names a reader remembers, at most, and how long the longest of them may be."""
 NAME_MEMO_LENGTH: Final = 64
-_CONTROLS: Final = bytes({*range(0x20), 0x7F} - {0x09})
+_CLEAN: Final = bytes([byte ^ (byte == 0x7F or (byte < 0x20 and byte != 0x09)) for byte in range(256)])
+"""Changes every control but HTAB, and nothing else."""
+_QUERY: Final = bytes([byte ^ (not 0x21 <= byte <= 0x7E or byte == 0x23) for byte in range(256)])
+"""Changes everything but visible ASCII, and "#"."""
 
 
 def head_lines(head: bytes) -> list[bytes] | None:
     """The lines of a head that comes without its last two CRLF; None if a CR, LF or other control is out of place."""
     lines = head.split(b"\r\n")
-    return lines if len(head.translate(None, _CONTROLS)) == len(head) - 2 * len(lines) + 2 else None
+    text = b"".join(lines)
+    return lines if text.translate(_CLEAN) == text else None
+
+
+def is_query(query: bytes) -> bool:
+    """Whether a query, with its "?", is visible ASCII without "#"."""
+    return query.translate(_QUERY) == query
 
 
 _LABEL: Final = rb"[A-Za-z0-9_~\-]{1,63}+"
@@ -60,3 +63,10 @@ def host_name(authority: bytes) -> str | None:
 def without_fields(lines: bytes, names: Set[bytes]) -> bytes:
     """Field lines without those whose lower-case name is one of `names`, such as `Connection` nominates."""
     return b"\r\n".join(line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names)
+
+
+def trimmed(value: bytes) -> bytes:
+    """A field value without the white space around it (RFC 9110 section 5.5)."""
+    if len(value) > 1 and value[0] == 0x20 and value[1] > 0x20 and value[-1] > 0x20:
+        return value[1:]
+    return value.strip(b" \t")

@@ -25,10 +25,11 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import (
     NAME_MEMO,
     NAME_MEMO_LENGTH,
-    REQUEST_LINE,
     TOKEN,
     head_lines,
     host_name,
+    is_query,
+    trimmed,
     without_fields,
 )
 
@@ -137,12 +138,25 @@ class HeadParser:
         line = lines[0]
         if len(line) > self._max_request_line:
             return Reason.TARGET_TOO_LONG
-        matched = REQUEST_LINE.fullmatch(line)
-        if matched is None:
+        parts = line.split(b" ")
+        if len(parts) != 3:
             return Reason.REQUEST_MALFORMED
-        x.method, path, query, minor = matched.groups(b"")
-        x.head_only = x.method == b"HEAD"
-        if minor == b"0":
+        x.method = method = parts[0]
+        path, mark, after = parts[1].partition(b"?")
+        if not path or path.find(b"\t") >= 0:
+            return Reason.REQUEST_MALFORMED
+        if mark:
+            if not is_query(after):
+                return Reason.REQUEST_MALFORMED
+            x.query = mark + after
+        if method != b"GET":
+            x.head_only = method == b"HEAD"
+            if TOKEN.fullmatch(method) is None:
+                return Reason.REQUEST_MALFORMED
+        version = parts[2]
+        if version != b"HTTP/1.1":
+            if version != b"HTTP/1.0":
+                return Reason.REQUEST_MALFORMED
             x.version = 0
             x.keep_alive = False
         if len(lines) - 1 > self._max_headers:
@@ -150,7 +164,6 @@ class HeadParser:
         refusal = self._fields_of(x, lines)
         if refusal is not None:
             return refusal
-        x.query = query
         if path[0] == 0x2F:
             x.path = path
             return None
@@ -176,19 +189,16 @@ class HeadParser:
         connection: bytes | None = None
         for at in range(1, len(lines)):
             line = lines[at]
-            colon = line.find(b":")
-            if colon <= 0:
-                return Reason.REQUEST_MALFORMED
-            name = line[:colon]
+            name, colon, value = line.partition(b":")
             code = codes.get(name, _UNKNOWN)
-            if code == _UNKNOWN:
-                if TOKEN.fullmatch(name) is None:
+            if code == _UNKNOWN or not colon:
+                if not colon or TOKEN.fullmatch(name) is None:
                     return Reason.REQUEST_MALFORMED
                 code = self._classify(name)
             if code == _PASS:
                 kept.append(line)
                 continue
-            value = line[colon + 1 :].strip(b" \t")
+            value = trimmed(value)
             if code == _HOST:
                 if host_seen:
                     return Reason.HOST_INVALID

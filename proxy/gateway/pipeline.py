@@ -31,6 +31,8 @@ from proxy.gateway.upstream import Upstream, UpstreamConnection
 from proxy.settings.model import Upstream as UpstreamSettings
 
 _REPORTABLE: Final = frozenset((401, 403))
+# Looking a member up in its enumeration costs more than the comparison with it.
+_TOKEN: Final = Access.TOKEN
 
 
 class Decider(ABC):
@@ -55,7 +57,7 @@ class Decider(ABC):
             self.refuse(x, reason)
             return
         assert x.match is not None
-        if x.match.route.access is not Access.TOKEN:
+        if x.match.route.access is not _TOKEN:
             self.allowed(x)
             return
         answer = self.authenticator.authenticate(x)
@@ -258,7 +260,8 @@ class ProxyPipeline(Decider):
         super().refuse(x, reason)
 
     def complete(self, x: Exchange) -> None:
-        if self.live:
+        entry = x.entry
+        if entry is not None and entry.live is not None:
             self.live.forget(x)
         super().complete(x)
 

@@ -26,6 +26,7 @@ from proxy.gateway.grammar import (
     STATUS_LINE,
     TOKEN,
     head_lines,
+    trimmed,
     without_fields,
 )
 from proxy.gateway.upstream import UpstreamConnection
@@ -67,8 +68,21 @@ _EVENT_STREAM: Final = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream[ \
 _BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
 _NO_LENGTH: Final = (None, b"0")
-_INTERIM_DIGIT: Final = ord("1")
-_STATUS_AT: Final = len(b"HTTP/1.1 ")
+_SWITCHING: Final = 101
+_FINAL: Final = 200
+_STATUS_MEMO: Final = 1024
+"""How many status lines are remembered, at most."""
+
+
+class _StatusLine:
+    """A backend's status line, read: its minor version, its status, and the line that the client gets."""
+
+    __slots__ = ("minor", "status", "text")
+
+    def __init__(self, minor: int, status: int, text: bytes) -> None:
+        self.minor = minor
+        self.status = status
+        self.text = text
 
 
 class Ending(Protocol):
@@ -94,6 +108,7 @@ class Relay:
         self._ending = ending
         self._codes: dict[bytes, int] = {}
         self._clock = HttpClock()
+        self._status_lines: dict[bytes, _StatusLine] = {}
 
     def received(self, connection: UpstreamConnection, data: bytes) -> None:
         x = connection.exchange
@@ -146,37 +161,49 @@ class Relay:
     def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes) -> None:
         """Parse response heads out of `data`: interim ones are passed on, the final one starts the response."""
         while True:
-            end = data.find(HEAD_END)
-            if end < 0 and len(data) < MAX_RESPONSE_HEAD + len(HEAD_END):
+            head, end, rest = data.partition(HEAD_END)
+            if not end and len(data) < MAX_RESPONSE_HEAD + len(HEAD_END):
                 connection.buffer = data
                 return
-            lines = head_lines(data[:end]) if 0 <= end <= MAX_RESPONSE_HEAD else None
-            matched = None if lines is None else STATUS_LINE.fullmatch(lines[0])
-            fields = None if lines is None or matched is None else self._fields_of(lines, matched[1])
-            if matched is None or fields is None:
+            lines = head_lines(head) if end and len(head) <= MAX_RESPONSE_HEAD else None
+            line = None if lines is None else self._status_line(lines[0])
+            fields = None if lines is None or line is None else self._fields_of(lines, line)
+            if line is None or fields is None:
                 self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
-            rest = data[end + len(HEAD_END) :]
-            if matched[2][0] != _INTERIM_DIGIT:
-                self._final(connection, x, matched[2], matched[3] or b" ", fields, rest)
+            status = line.status
+            if status >= _FINAL:
+                self._final(connection, x, line, fields, rest)
                 return
             # An HTTP/1.0 server has no interim answers, and so no switch of protocols (RFC 6455 section 4.2.2).
-            if x.websocket and matched[2] == b"101" and fields[4] == b"websocket" and matched[1] == b"1":
-                self._switch(connection, x, matched[3] or b" ", fields[0], rest)
+            if x.websocket and status == _SWITCHING and fields[4] == b"websocket" and line.minor:
+                self._switch(connection, x, line, fields[0], rest)
                 return
             connection.interim += 1
             # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
-            if matched[2] == b"101" or connection.interim > _MAX_INTERIM:
+            if status == _SWITCHING or connection.interim > _MAX_INTERIM:
                 self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
             if x.version and x.client is not None and x.client.transport is not None:
-                line = b"HTTP/1.1 " + matched[2] + (matched[3] or b" ")
-                x.client.transport.write(line + fields[0] + HEAD_END)
+                x.client.transport.write(line.text + fields[0] + HEAD_END)
             data = rest
             if not data:
                 return
 
-    def _switch(self, connection: UpstreamConnection, x: Exchange, phrase: bytes, kept: bytes, rest: bytes) -> None:
+    def _status_line(self, line: bytes) -> _StatusLine | None:
+        """What a status line says (RFC 9112 section 4); None if it is none. A backend has few of them."""
+        known = self._status_lines.get(line)
+        if known is None:
+            matched = STATUS_LINE.fullmatch(line)
+            if matched is None:
+                return None
+            text = b"HTTP/1.1 " + matched[2] + (matched[3] or b" ")
+            known = _StatusLine(int(matched[1]), int(matched[2]), text)
+            if len(self._status_lines) < _STATUS_MEMO and len(line) <= NAME_MEMO_LENGTH:
+                self._status_lines[line] = known
+        return known
+
+    def _switch(self, connection: UpstreamConnection, x: Exchange, line: _StatusLine, kept: bytes, rest: bytes) -> None:
         """Turn both connections into a tunnel (RFC 9110 section 7.8, RFC 6455 section 4.2.2)."""
         client = x.client
         assert client is not None and client.transport is not None
@@ -188,20 +215,20 @@ class Relay:
         x.response_started = True
         x.tunnel = True
         x.keep_alive = False
-        out = b"".join((b"HTTP/1.1 101", phrase, kept, _UPGRADED, rest))
+        out = b"".join((line.text, kept, _UPGRADED, rest))
         x.bytes_out = len(out)
         client.transport.write(out)
         self._ending.goes_on(x)
         client.switch(x)
 
     def _final(
-        self, connection: UpstreamConnection, x: Exchange, code: bytes, phrase: bytes, fields: _Fields, rest: bytes
+        self, connection: UpstreamConnection, x: Exchange, line: _StatusLine, fields: _Fields, rest: bytes
     ) -> None:
         """Send the head of the final answer, in the client's framing, and what has come of the body, in one write."""
         client = x.client
         assert client is not None and client.transport is not None
         kept, length, chunked, connection.keep, _ = fields
-        x.status = status = int(code)
+        x.status = status = line.status
         x.answered = time.monotonic_ns()
         if not x.body_done or client.closing or x.websocket or client.listener.draining:
             # The answer came before the whole request: what is left of it must not become the next one. Or the worker
@@ -220,7 +247,7 @@ class Relay:
         ):
             # The usual answer has come whole, and so it goes.
             x.response_started = True
-            out = b"".join((b"HTTP/1.1 ", code, phrase, kept, b"\r\nContent-Length: ", length, b"\r\n\r\n", rest))
+            out = b"".join((line.text, kept, b"\r\nContent-Length: ", length, b"\r\n\r\n", rest))
             x.bytes_out = len(out)
             client.transport.write(out)
             self._done(connection, x, clean=True)
@@ -259,9 +286,7 @@ class Relay:
             self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
             return
         x.response_started = True
-        out = b"".join(
-            (b"HTTP/1.1 ", code, phrase, kept, framing, b"\r\n\r\n", self._encode(x, pieces, last=body.done))
-        )
+        out = b"".join((line.text, kept, framing, b"\r\n\r\n", self._encode(x, pieces, last=body.done)))
         x.bytes_out = len(out)
         client.transport.write(out)
         if body.done:
@@ -271,25 +296,23 @@ class Relay:
             client.touch()
             self._ending.goes_on(x)
 
-    def _fields_of(self, lines: list[bytes], minor: bytes) -> _Fields | None:
+    def _fields_of(self, lines: list[bytes], status: _StatusLine) -> _Fields | None:
         """What the field lines say; None if they are malformed or ambiguous."""
         kept = [b""]
         codes = self._codes
         length: bytes | None = None
         chunked = False
-        keep = minor == b"1"
-        dated = lines[0][_STATUS_AT] == _INTERIM_DIGIT
+        dated = status.status < _FINAL
+        minor = status.minor
+        keep = minor == 1
         nominated: set[bytes] | None = None
         upgrade = b""
         for at in range(1, len(lines)):
             line = lines[at]
-            colon = line.find(b":")
-            if colon <= 0:
-                return None
-            name = line[:colon]
+            name, colon, value = line.partition(b":")
             code = codes.get(name, _UNKNOWN)
-            if code == _UNKNOWN:
-                if TOKEN.fullmatch(name) is None:
+            if code == _UNKNOWN or not colon:
+                if not colon or TOKEN.fullmatch(name) is None:
                     return None
                 code = self._classify(name)
             if code == _PASS:
@@ -299,7 +322,7 @@ class Relay:
                 dated = True
                 kept.append(line)
                 continue
-            value = line[colon + 1 :].strip(b" \t")
+            value = trimmed(value)
             if code == _LENGTH:
                 if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                     return None
@@ -308,10 +331,10 @@ class Relay:
                 if value != b"keep-alive":
                     options = {option.strip(b" \t") for option in value.lower().split(b",")}
                     nominated = options if nominated is None else nominated | options
-                elif minor == b"0":
+                elif minor == 0:
                     keep = True
             elif code == _TRANSFER:
-                if chunked or value.lower() != b"chunked" or minor == b"0":
+                if chunked or value.lower() != b"chunked" or minor == 0:
                     return None
                 chunked = True
             elif code == _UPGRADE:
