@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import click
 
 from proxy.cli.options import Invocation, command
+from proxy.settings import rules
 from proxy.settings.compile import identity_names, route_table
 from proxy.settings.model import Settings
+from proxy.settings.problems import path_of
 
 
 @click.command()
@@ -22,9 +24,19 @@ def check(invocation: Invocation) -> None:
         for r in settings.routes
     ]
     listeners = _listeners(settings)
+    warnings = [{"path": path_of(warning.loc), "message": warning.message} for warning in rules.warnings(settings)]
     invocation.out.document(
-        {"ok": True, "config": str(path), "listeners": listeners, "workers": settings.workers, "routes": routes}
+        {
+            "ok": True,
+            "config": str(path),
+            "listeners": listeners,
+            "workers": settings.workers,
+            "routes": routes,
+            "warnings": warnings,
+        }
     )
+    for warning in warnings:
+        invocation.out.note(f"warning: {warning['path']}: {warning['message']}")
     facts = [*listeners.items(), ("workers", settings.workers), ("roles", list(settings.roles))]
     invocation.out.facts(f"{path} is fine.", facts)
     columns = {"path": "ROUTE", "access": "ACCESS", "upstream": "UPSTREAM", "host": "HOST", "enforce": "ENFORCED"}

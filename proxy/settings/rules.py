@@ -2,7 +2,7 @@
 
 Each rule is a function from settings to violations; ``RULES`` is all of them. They also run on settings with holes, so
 that one run reports both kinds of mistakes: a hole holds its default, is named in ``holes``, and excuses what depends
-on it.
+on it. What is no mistake and yet probably not meant is for ``warnings`` to say.
 """
 
 import os
@@ -247,6 +247,34 @@ def _path_covers(first: list[str], second: list[str]) -> bool:
         elif mine != theirs:
             return False
     return len(first) == len(second)
+
+
+def warnings(settings: Settings) -> Iterator[Violation]:
+    """What is allowed and probably not meant: `/x/**` is denied, and a later route lets `/x` itself through."""
+    routes = settings.routes
+    for index, route in enumerate(routes):
+        itself = route.path.removesuffix(f"/{REST}")
+        if route.access is not Access.DENIED or itself in (route.path, ""):
+            continue
+        wanted = route.model_copy(update={"path": itself})
+        for place, other in enumerate(routes):
+            if _covers(other, wanted) and (place < index or other.access is Access.DENIED):
+                # Somebody has thought of it.
+                break
+            if place > index and other.access is not Access.DENIED and _lets_some_through(other, wanted):
+                message = (
+                    f"denies what is below {quoted(itself)} and not {quoted(itself)} itself, which "
+                    f"routes[{place}].path lets through: deny it on a line of its own, if that was meant"
+                )
+                yield Violation(loc=("routes", index, "path"), message=message, other=("routes", place, "path"))
+                break
+
+
+def _lets_some_through(route: RouteSettings, wanted: RouteSettings) -> bool:
+    """Whether the path fits, and some hosts and methods do."""
+    hosts = _host_covers(route.host, wanted.host) or _host_covers(wanted.host, route.host)
+    methods = route.methods is None or wanted.methods is None or not set(route.methods).isdisjoint(wanted.methods)
+    return hosts and methods and _path_covers(route.path.split("/")[1:], wanted.path.split("/")[1:])
 
 
 def _no_repeats(candidate: Candidate) -> Iterator[Violation]:

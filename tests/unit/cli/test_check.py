@@ -20,6 +20,17 @@ def test_the_summary_is_one_document_for_machines(desk: Desk) -> None:
     assert document["listeners"] == {"proxy": "127.0.0.1:0", "control": "127.0.0.1:0"}
 
 
+def test_what_is_probably_not_meant_is_a_warning_and_no_mistake(desk: Desk) -> None:
+    desk.config.write_text(CONFIGURATION.replace('"/billing/**"', '"/v1/billing/**"'))
+    done = desk.patgate("check")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('warning: routes[0].path: denies what is below "/v1/billing" and not "/v1/billing" itself')
+    document = desk.document("check")
+    assert document["ok"] is True
+    assert [warning["path"] for warning in document["warnings"]] == ["routes[0].path"]
+
+
 def test_every_problem_has_its_line_and_nothing_is_started(desk: Desk) -> None:
     broken = CONFIGURATION.replace("brand: acme", "brnd: acme").replace("workers: 1", "workers: none")
     desk.config.write_text(broken.replace('"/v1/{entity}", upstream: app', '"/v1/{entity}", upstream: nowhere'))
