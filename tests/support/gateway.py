@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,10 +52,19 @@ class CommandFailed(AssertionError):
 class Patgate:
     """One node. `with Patgate(…)` starts it and waits until it is ready; leaving ends every process.
 
-    `config` is as in interfaces.md; ports and the data directory are filled in here where it names none.
+    `config` is as in interfaces.md; ports and the data directory are filled in here where it names none. `prefix` is
+    a program that runs the command behind it.
     """
 
-    def __init__(self, directory: Path, config: Mapping[str, Any], *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        *,
+        environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.prefix = prefix
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.config = complete(config, directory)
@@ -84,7 +93,7 @@ class Patgate:
 
     def start(self) -> None:
         self._process = Process(
-            [sys.executable, "-m", "proxy", "serve", "--config", str(self.config_file)],
+            [*self.prefix, sys.executable, "-m", "proxy", "serve", "--config", str(self.config_file)],
             name="patgate",
             directory=self.directory,
             environ=self.environ,
@@ -206,7 +215,7 @@ class Patgate:
 
     def control(self, method: str, path: str) -> Response:
         """One request to the control listener (TCP): health and metrics."""
-        with Connection(self.control_port, seconds=5) as connection:
+        with Connection(self.control_port, seconds=20) as connection:
             return connection.request(
                 method, path, headers={"Connection": "close"}, host=f"{LOOPBACK}:{self.control_port}"
             )

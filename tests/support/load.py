@@ -45,7 +45,7 @@ class Load:
         self._stopped.set()
         self._thread.join()
 
-    def wait_for_more(self, count: int, *, status: int = 200, seconds: float = 10.0) -> None:
+    def wait_for_more(self, count: int, *, status: int = 200, seconds: float = 30.0) -> None:
         """Until so many more answers of that status have come."""
         enough = self.count(status) + count
         wait_until(lambda: self.count(status) >= enough, f"{count} more answers of {status}", seconds=seconds)

@@ -134,7 +134,7 @@ def run(
 
 
 def wait_until(
-    condition: Callable[[], T | None], what: str, *, seconds: float = 15.0, process: Process | None = None
+    condition: Callable[[], T | None], what: str, *, seconds: float = 30.0, process: Process | None = None
 ) -> T:
     """The first truthy value of the condition; fails at the deadline, or as soon as `process` has exited."""
     deadline = time.monotonic() + seconds

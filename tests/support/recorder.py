@@ -134,7 +134,7 @@ class Recorder:
 
     def last(self) -> Recorded:
         """The newest request; waits for one, because an answer may be faster than the recorder's own thread."""
-        return wait_until(lambda: self.requests or None, "a request at the backend", seconds=5)[-1]
+        return wait_until(lambda: self.requests or None, "a request at the backend", seconds=20)[-1]
 
     def _accept(self) -> None:
         while True:

@@ -227,8 +227,8 @@ def test_the_tap_passes_ends_and_resets_on() -> None:
     with (
         socket.create_server((LOOPBACK, 0)) as listener,
         Tap(listener.getsockname()[1], "tapped") as tap,
-        Connection(tap.port, seconds=5) as connection,
-        Connection(tap.port, seconds=5) as unlucky,
+        Connection(tap.port, seconds=20) as connection,
+        Connection(tap.port, seconds=20) as unlucky,
     ):
         connection.send(message())
         backend, _ = listener.accept()

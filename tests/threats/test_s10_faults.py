@@ -131,7 +131,7 @@ def test_a_backend_that_is_silent_before_its_head_is_whole_is_a_504(
     with node.connect() as connection:
         answer = connection.request("GET", "/public/a")
         assert (answer.status, answer.json()["reason"]) == (504, "upstream_timeout")
-    assert failing.peers[0].ended.wait(5)
+    assert failing.peers[0].ended.wait(20)
     assert_recovered(node)
 
 
@@ -212,7 +212,7 @@ def test_a_backend_that_falls_silent_inside_its_body_breaks_the_connection(
 
     failing.use(plan)
     assert_broken(node)
-    assert failing.peers[0].ended.wait(5)
+    assert failing.peers[0].ended.wait(20)
 
 
 def test_a_backend_that_goes_inside_the_requests_body_is_a_502(node: Patgate, failing: ScriptedBackend) -> None:
@@ -252,7 +252,7 @@ def test_one_slow_answer_delays_no_other(node: Patgate, failing: ScriptedBackend
     failing.use(plan)
     with node.connect() as slow:
         slow.send(request_bytes("GET", "/public/slow"))
-        wait_until(lambda: failing.targets, "the slow request at the backend", seconds=5)
+        wait_until(lambda: failing.targets, "the slow request at the backend", seconds=20)
         for _ in range(20):
             assert_recovered(node)
         release.set()
@@ -392,7 +392,7 @@ def test_when_the_clock_steps_expiry_follows_it_and_leases_do_not(
             assert statuses(brief) == {200}
             for step, status in ((DAY, 401), (-DAY, 200)):
                 clock.step(step)
-                wait_until(partial(followed, status), f"{status} with the clock at {step:+d} s", seconds=5)
+                wait_until(partial(followed, status), f"{status} with the clock at {step:+d} s", seconds=20)
                 revoked = control.create_token(OWNER, name=f"made at {step:+d} s")
                 assert statuses(revoked) == {200}
                 control.revoke(revoked)

@@ -204,7 +204,7 @@ def test_an_answer_before_the_body_closes_both_connections(
         connection.send(SMUGGLED)
         assert connection.ended()
     assert_own_answers(node)
-    assert misbehaving.peers[0].ended.wait(5), "the connection was kept, though a body is owed on it"
+    assert misbehaving.peers[0].ended.wait(20), "the connection was kept, though a body is owed on it"
     assert misbehaving.peers[0].targets == ["/public/upload"]
     assert misbehaving.targets == ["/public/upload", "/public/own-0", "/public/own-1", "/public/own-2"]
 
@@ -269,7 +269,7 @@ def test_more_bytes_than_declared_are_discarded_with_their_connection(
         assert connection.request(method, "/public/first").status == int(answer[9:12])
         assert connection.request("GET", "/public/second").body == b"/public/second"
     assert_own_answers(node)
-    assert misbehaving.peers[0].ended.wait(5)
+    assert misbehaving.peers[0].ended.wait(20)
     assert misbehaving.peers[0].targets == ["/public/first"]
 
 
@@ -292,7 +292,7 @@ def test_bytes_with_no_request_open_are_discarded_with_their_connection(
     with node.connect() as connection:
         assert connection.request("GET", "/public/first").body == b"ok"
         answered.set()
-        assert misbehaving.peers[0].ended.wait(5), "the gateway keeps a connection on which nobody asked for what came"
+        assert misbehaving.peers[0].ended.wait(20), "the gateway keeps a connection on which nobody asked for what came"
         assert connection.request("GET", "/public/second").body == b"/public/second"
     assert_own_answers(node)
 
@@ -336,7 +336,7 @@ def test_an_answer_that_is_none_is_a_502_and_its_connection_is_closed(
         assert len(refused.informational) <= 16
         assert connection.request("GET", "/public/second").body == b"/public/second"
     assert_own_answers(node)
-    assert misbehaving.peers[0].ended.wait(5)
+    assert misbehaving.peers[0].ended.wait(20)
     assert misbehaving.peers[0].targets == ["/public/first"]
 
 
@@ -356,9 +356,9 @@ def test_a_client_that_leaves_takes_its_upstream_connection_along(node: Patgate,
     misbehaving.use(plan)
     with node.connect() as connection:
         connection.send(request_bytes("GET", "/public/left"))
-        assert asked.wait(5)
+        assert asked.wait(20)
         assert connection.socket.recv(10)
-    assert misbehaving.peers[0].ended.wait(5)
+    assert misbehaving.peers[0].ended.wait(20)
     assert_own_answers(node)
     assert misbehaving.peers[0].targets == ["/public/left"]
 
@@ -379,8 +379,8 @@ def test_a_client_that_leaves_inside_its_body_leaves_no_half_request_behind(
         connection.send(
             b"POST /public/half HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
         )
-        wait_until(lambda: misbehaving.targets, "the head at the backend", seconds=5)
-    wait_until(lambda: ended, "the connection's end at the backend", seconds=5)
+        wait_until(lambda: misbehaving.targets, "the head at the backend", seconds=20)
+    wait_until(lambda: ended, "the connection's end at the backend", seconds=20)
     assert not ended[0].endswith(b"0\r\n\r\n"), "the half body was made to look whole"
     assert_own_answers(node)
 

@@ -221,7 +221,7 @@ def test_a_flood_of_malformed_requests_writes_a_bounded_log(malformed: bytes, no
                 assert connection.exchange(malformed, method="GET").status == 400
         valid.wait_for_more(20)
     assert valid.statuses() == {200}
-    wait_until(lambda: '"requests not logged"' in node.log, "what was left out", seconds=5)
+    wait_until(lambda: '"requests not logged"' in node.log, "what was left out", seconds=20)
     minutes = (time.monotonic() - began) / 60
     assert log.stat().st_size - size <= 250_000 + 750_000 * minutes
 
@@ -250,6 +250,7 @@ def assert_undisturbed(load: Load) -> None:
     assert max(answer.seconds for answer in load.answers) < DEADLINE
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("trickle", [False, True], ids=["silent", "trickling"])
 def test_slow_heads_are_gone_within_their_deadline(trickle: bool, node: Patgate, token: Token) -> None:
     """A byte now and then buys no time."""
@@ -271,6 +272,7 @@ def test_slow_heads_are_gone_within_their_deadline(trickle: bool, node: Patgate,
     assert_undisturbed(others)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=bytes.decode)
 def test_slow_bodies_are_gone_within_their_deadline(
     framing: bytes, node: Patgate, token: Token, scripted: ScriptedBackend
@@ -286,9 +288,10 @@ def test_slow_bodies_are_gone_within_their_deadline(
     assert_undisturbed(others)
     waiting = [peer for peer in scripted.peers if "/public/slow" in peer.targets]
     assert len(waiting) >= 50
-    wait_until(lambda: all(peer.ended.is_set() for peer in waiting), "the backend's connections gone", seconds=5)
+    wait_until(lambda: all(peer.ended.is_set() for peer in waiting), "the backend's connections gone", seconds=20)
 
 
+@pytest.mark.alone
 def test_slow_readers_are_gone_within_their_deadline_and_hold_little_memory(node: Patgate, token: Token) -> None:
     worker = node.worker_pids()[0]
     forget_peak(worker)

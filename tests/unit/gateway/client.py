@@ -60,7 +60,7 @@ class Client:
         """Leave with a reset: a mere end of sending is no sign that nobody waits for the answer."""
         reset(self.writer)
 
-    async def answer(self, method: str = "GET", *, seconds: float = 10.0) -> Answer:
+    async def answer(self, method: str = "GET", *, seconds: float = 20.0) -> Answer:
         """The next final response; a truncated one raises IncompleteReadError or ConnectionResetError."""
         async with asyncio.timeout(seconds):
             interim: list[int] = []
@@ -83,7 +83,7 @@ class Client:
                 answer.body = await self.reader.read()
             return answer
 
-    async def ask(self, data: bytes, *, seconds: float = 10.0) -> Answer:
+    async def ask(self, data: bytes, *, seconds: float = 20.0) -> Answer:
         self.send(data)
         return await self.answer(data.split(b" ", 1)[0].decode(), seconds=seconds)
 
@@ -97,7 +97,7 @@ class Client:
                 return body
             body += data[:-2]
 
-    async def rest(self, *, seconds: float = 10.0) -> bytes:
+    async def rest(self, *, seconds: float = 20.0) -> bytes:
         """Everything until the gateway closes."""
         async with asyncio.timeout(seconds):
             return await self.reader.read()

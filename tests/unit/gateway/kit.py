@@ -101,7 +101,7 @@ def make_cache(*, capacity: int = 1000) -> GrantCache:
     )
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
     """Return once `condition` is true; TimeoutError if it does not become so."""
     async with asyncio.timeout(seconds):
         while True:

@@ -128,6 +128,7 @@ async def test_a_question_that_lost_its_authority_is_answered_by_the_next_one(da
             assert (await asked).as_of == 1
 
 
+@pytest.mark.alone
 async def test_a_question_waits_for_an_authority_but_not_for_long(data_dir: Path) -> None:
     async with linking(data_dir) as (link, _):
         begun = time.monotonic()

@@ -66,8 +66,8 @@ async def test_empty_lines_before_a_request_are_ignored_and_cost_little() -> Non
     async with serving(answering(echo_target)) as (gateway, _):
         client = await gateway.client()
         client.send(b"\r\n" * 100_000 + get("/open/a") + b"\r\n" * 1000 + get("/open/b"))
-        assert (await client.answer(seconds=5)).body == b"/open/a"
-        assert (await client.answer(seconds=5)).body == b"/open/b"
+        assert (await client.answer(seconds=20)).body == b"/open/a"
+        assert (await client.answer(seconds=20)).body == b"/open/b"
 
 
 MALFORMED = [
@@ -208,7 +208,7 @@ async def test_a_slow_head_gets_no_more_time_by_trickling() -> None:
     async with serving(answering(echo_target), head_seconds=0.2) as (gateway, _):
         client = await gateway.client()
         trickle = asyncio.create_task(trickling(client), name="trickle")
-        assert (await client.answer(seconds=3)).status == 408
+        assert (await client.answer(seconds=20)).status == 408
         trickle.cancel()
         await asyncio.gather(trickle, return_exceptions=True)
 
@@ -220,6 +220,7 @@ async def trickling(client: Client) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("first", "again"), [(b"\r", b"\n\r"), (b"\r\n", b"\r\n"), (b"\r\n\r", b"\n"), (b"\r\n\r\nG", b"E")]
 )
@@ -231,15 +232,16 @@ async def test_empty_lines_and_halves_of_them_buy_no_time(first: bytes, again: b
             assert (await client.ask(get("/open/a"))).status == 200
         begun = time.monotonic()
         client.send(first)
-        ending = asyncio.create_task(client.rest(seconds=5), name="ending")
+        ending = asyncio.create_task(client.rest(seconds=20), name="ending")
         while not ending.done():
             await asyncio.wait([ending], timeout=0.1)
             client.send(again)
         # What is written to a connection that has ended may reset it before its end is read.
         with suppress(ConnectionResetError):
             assert (await ending)[:13] in (b"", b"HTTP/1.1 408 ", b"HTTP/1.1 400 ")
-        # Once for the time between requests and once for the head, at most.
-        assert time.monotonic() - begun < 1.3
+        # Once for the time between requests and once for the head, and what a busy machine adds: in all that time
+        # more came than would have bought any.
+        assert time.monotonic() - begun < 3.0
 
 
 async def test_the_second_head_on_a_connection_has_a_deadline_of_its_own() -> None:
@@ -252,14 +254,14 @@ async def test_the_second_head_on_a_connection_has_a_deadline_of_its_own() -> No
 async def test_a_silent_new_connection_is_closed() -> None:
     async with serving(answering(echo_target), head_seconds=0.05) as (gateway, _):
         client = await gateway.client()
-        assert await client.rest(seconds=3) == b""
+        assert await client.rest(seconds=20) == b""
 
 
 async def test_an_idle_connection_is_closed_after_the_keepalive_time() -> None:
     async with serving(answering(echo_target), keepalive_seconds=0.1) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a"))).status == 200
-        assert await client.rest(seconds=3) == b""
+        assert await client.rest(seconds=20) == b""
         await until(lambda: not gateway.listener.connections)
 
 
@@ -337,7 +339,7 @@ async def test_a_client_that_leaves_takes_its_upstream_exchange_along() -> None:
         client.send(get("/open/a"))
         await until(lambda: backend.connections and backend.connections[0].head)
         client.reset()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await left.wait()
         assert gateway.active == 0
         await until(lambda: gateway.recorder.connections == 0)
@@ -374,16 +376,16 @@ async def test_a_drain_lets_exchanges_finish_and_closes_idle_connections() -> No
         busy.send(get("/open/a"))
         await until(lambda: backend.connections and len(gateway.listener.connections) == 2)
         gateway.listener.drain()
-        assert await idle.rest(seconds=3) == b""
+        assert await idle.rest(seconds=20) == b""
         assert not gateway.listener.empty.is_set()
         release.set()
         answer = await busy.answer()
         assert answer.body == b"done"
         assert answer.closes
-        assert await busy.rest(seconds=3) == b""
+        assert await busy.rest(seconds=20) == b""
         busy.writer.close()
         idle.writer.close()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             await gateway.listener.empty.wait()
 
 

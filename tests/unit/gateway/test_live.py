@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from proxy.core.model import Kind, RefusedGrant
 from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
@@ -163,6 +165,7 @@ async def test_any_other_upgrade_is_dropped_with_its_fields() -> None:
             assert not field_lines(head, "connection")
 
 
+@pytest.mark.alone
 async def test_a_revoked_token_ends_its_websocket_and_its_stream_within_a_second_and_no_other() -> None:
     async with world(endless) as here:
         dead, alive = here.admit(), here.admit()
@@ -237,6 +240,7 @@ async def test_a_grant_with_a_live_stream_is_not_evicted_for_want_of_room() -> N
         assert await ended(asyncio.wait_for(client.reader.read(-1), 1.0))
 
 
+@pytest.mark.alone
 async def test_an_upload_under_a_revoked_token_is_refused() -> None:
     async def swallow(connection: BackendConnection) -> None:
         await connection.request()

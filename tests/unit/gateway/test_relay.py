@@ -330,7 +330,7 @@ async def test_a_reader_that_never_reads_is_gone_within_the_deadline() -> None:
         client = await gateway.client(receive_buffer=4096)
         client.send(get("/open/a"))
         await until(lambda: gateway.listener.connections)
-        await until(lambda: not gateway.listener.connections, seconds=5)
+        await until(lambda: not gateway.listener.connections, seconds=20)
         assert gateway.active == 0
 
 
@@ -343,7 +343,7 @@ async def test_a_reader_that_leaves_the_last_bytes_unread_is_gone_within_the_idl
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         client.send(get("/open/a"))
         await until(lambda: unsent(gateway) and gateway.idle)
-        await until(lambda: not gateway.listener.connections, seconds=5)
+        await until(lambda: not gateway.listener.connections, seconds=20)
 
 
 async def test_a_slow_reader_of_one_answer_is_not_flooded_with_the_next() -> None:

@@ -51,7 +51,7 @@ async def keeping(script: str, diary: Path) -> AsyncIterator[Keeper]:
         os.close(lifeline_out)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for a condition, or fail."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the condition is another process
