@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# So many tests at a time: one more than cores, because most of them wait for something.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
 SOAK_ARGS ?=
 BENCH_ARGS ?=
 
@@ -37,12 +39,16 @@ help:  ## List the tasks
 demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 	@$(BIN)/patgate quickstart
 
-# The compiled package's tests come first, so that the summary of the whole suite is the last line.
-test: install $(BACKENDS)/.ready tools $(if $(COMPILED_TESTS),compiled)  ## Install what is missing and run the whole test suite
+# The environments and the compiled package are made side by side. Its tests come first, so that the summary of the
+# whole suite is the last line. A file's tests stay together, because they share what they start; no order but the
+# tree's, in which the slow ones come first.
+test: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: tools $(if $(COMPILED_TESTS),compiler)  ## Install what is missing and run the whole test suite
+	@$(MAKE) --no-print-directory -j3 install $(BACKENDS)/.ready $(if $(COMPILED_TESTS),compiled)
 	@export PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; status=0; \
 	if [ -n "$(COMPILED_TESTS)" ]; then PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)) \
-		$(BIN)/python -m pytest --compiled -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
-	$(BIN)/python -m pytest $(PYTEST_ARGS) || status=1; exit $$status
+		$(BIN)/python -m pytest --compiled $(WORKING) -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
+	$(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) || status=1; exit $$status
 
 soak: install $(BACKENDS)/.ready tools  ## A million targets through the path differential; SOAK_ARGS="--seed N" repeats one
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
