@@ -1,0 +1,195 @@
+"""How clients come in: through HAProxy, by TLS, in numbers, and where the system gives out."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.backends import program
+from tests.support.certificates import pair
+from tests.support.gateway import Patgate
+from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
+from tests.support.rawhttp import Connection
+from tests.support.recorder import Recorder
+from tests.support.scripted import Peer, ScriptedBackend, response
+
+ROUTES = [{"path": "/public/**", "upstream": "app", "access": "public"}]
+CLIENT = "127.0.0.3"
+HAPROXY = """\
+global
+  maxconn 100
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+listen first
+  bind {host}:{first}
+  server gateway {host}:{gateway} send-proxy check inter 200ms check-send-proxy
+listen second
+  bind {host}:{second}
+  server gateway {host}:{gateway} send-proxy-v2 proxy-v2-options crc32c,unique-id check inter 200ms check-send-proxy
+"""
+
+
+def config(server: str, **listen: Any) -> dict[str, Any]:
+    return {
+        "workers": 1,
+        "listen": {"proxy": listen},
+        "upstreams": {"app": {"servers": [server]}},
+        "routes": ROUTES,
+        "log": {"access": "all"},
+    }
+
+
+def count(node: Patgate, metric: str, cause: str) -> float:
+    page = node.control("GET", "/metrics").body.decode()
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == metric and sample.labels["cause"] == cause)
+
+
+@contextmanager
+def haproxy(directory: Path, gateway: int) -> Iterator[list[int]]:
+    """The ports of one that speaks version 1 of the PROXY protocol, and version 2."""
+    first, second = free_port(), free_port()
+    file = directory / "haproxy.cfg"
+    file.write_text(HAPROXY.format(host=LOOPBACK, first=first, second=second, gateway=gateway))
+    with Process([program("haproxy"), "-db", "-f", str(file)], name="haproxy", directory=directory) as process:
+        wait_until(lambda: accepts(first) and accepts(second), "haproxy listening", process=process)
+        yield [first, second]
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
+    secure: bool, tmp_path: Path, recorder: Recorder
+) -> None:
+    """Its health checks, which are connections of its own, are no clients and no errors."""
+    listen: dict[str, Any] = {"proxy_protocol": [f"{LOOPBACK}/32"]}
+    trust = ssl.create_default_context()
+    if secure:
+        made = pair(tmp_path)
+        listen["tls"] = {"certificate": str(made.certificate), "key": str(made.key)}
+        trust.load_verify_locations(made.certificate)
+    with Patgate(tmp_path, config(recorder.url, **listen)) as node, haproxy(tmp_path, node.port) as ports:
+        for port in ports:
+            for _ in range(3):
+                sock = socket.create_connection((LOOPBACK, port), timeout=15, source_address=(CLIENT, 0))
+                with Connection(sock=trust.wrap_socket(sock, server_hostname="gateway") if secure else sock) as client:
+                    assert client.request("GET", "/public/a").status == 200
+                assert recorder.last().all("x-forwarded-for") == [CLIENT.encode()]
+                assert recorder.last().all("x-forwarded-proto") == [b"https" if secure else b"http"]
+        # Who comes past it does not get in, whatever it says.
+        with node.connect() as client:
+            client.send(b"GET /public/b HTTP/1.1\r\nHost: gateway\r\n\r\n")
+            assert client.read_to_end() == b""
+        wait_until(lambda: count(node, "patgate_connections_dropped_total", "proxy_header") == 1, "the drop counted")
+        node.stop()
+        peers = {record["peer"] for record in node.records() if record.get("event") == "request"}
+    assert peers == {CLIENT}
+
+
+def test_a_listener_may_have_limits_of_its_own(tmp_path: Path, recorder: Recorder) -> None:
+    listen = {"limits": {"body": 10, "headers": 8, "request_line": 256, "header_bytes": 1024}}
+    whole = config(recorder.url, **listen) | {"limits": {"body": 5, "headers": 50}}
+    with Patgate(tmp_path, whole) as node:
+        for size, status in ((10, 200), (11, 413)):
+            with node.connect() as client:
+                assert client.request("POST", "/public/a", body=b"x" * size).status == status
+        for fields, status in ((7, 200), (8, 431)):
+            with node.connect() as client:
+                headers = {f"X-{number}": "y" for number in range(fields)}
+                assert client.request("GET", "/public/a", headers=headers).status == status
+        for length, status in ((256, 200), (257, 414)):
+            with node.connect() as client:
+                target = "/public/".ljust(length - len("GET  HTTP/1.1"), "a")
+                assert client.request("GET", target).status == status
+        for length, status in ((1024, 200), (1025, 431)):
+            with node.connect() as client:
+                head = b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nX: "
+                filled = head + b"y" * (length - len(head) - 4) + b"\r\n\r\n"
+                assert client.exchange(filled).status == status
+
+
+def test_a_worker_out_of_descriptors_serves_who_is_there_and_later_everybody(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    with Patgate(tmp_path, config(recorder.url)) as node, ExitStack() as stack:
+        (worker,) = node.worker_pids()
+        served = stack.enter_context(node.connect())
+        assert served.request("GET", "/public/a").status == 200
+        before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (used, before[1]))
+        waiting = [stack.enter_context(node.connect()) for _ in range(50)]
+        for client in waiting:
+            client.send(b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: count(node, "patgate_accept_pauses_total", "resources") >= 2, "accepting rests", seconds=20)
+        assert served.request("GET", "/public/a").status == 200
+        assert node.worker_pids() == [worker]
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, before)
+        assert {client.read_response().status for client in waiting} == {200}
+        said = [record for record in node.records() if "no more connections" in record.get("event", "")]
+        assert len(said) == 1
+
+
+def test_no_request_fails_for_want_of_a_descriptor(tmp_path: Path) -> None:
+    """Far more clients than there are descriptors, each of which needs a connection to the backend: all are served."""
+
+    def plan(peer: Peer) -> None:
+        while True:
+            peer.head()
+            peer.send(response(fields=b"Connection: close\r\n"))
+            return
+
+    prefix = [program("prlimit"), "--nofile=180:180"]
+    with ScriptedBackend() as backend:
+        backend.use(plan)
+        whole = config(backend.url, connections=10_000)
+        with Patgate(tmp_path, whole, prefix=prefix) as node, ThreadPoolExecutor(8) as pool:
+
+            def ask_with_many(_: int) -> set[int]:
+                with ExitStack() as stack:
+                    clients = [stack.enter_context(node.connect()) for _ in range(40)]
+                    for client in clients:
+                        client.send(b"GET /public/a HTTP/1.1\r\nHost: gateway\r\n\r\n")
+                    return {client.read_response().status for client in clients}
+
+            assert set().union(*pool.map(ask_with_many, range(8))) == {200}
+            assert count(node, "patgate_accept_pauses_total", "resources") == 0
+            wait_until(lambda: count(node, "patgate_accept_pauses_total", "limit") > 0, "the limit reached")
+            assert "fewer connections than the settings allow" in node.log
+
+
+def test_idle_connections_starve_nobody(tmp_path: Path, recorder: Recorder) -> None:
+    with Patgate(tmp_path, config(recorder.url, connections=8)) as node, ExitStack() as stack:
+        idle = [stack.enter_context(node.connect()) for _ in range(8)]
+        for client in idle:
+            assert client.request("GET", "/public/a").status == 200
+        for _ in range(4):
+            late = stack.enter_context(node.connect())
+            assert late.request("GET", "/public/a").status == 200
+        assert idle[0].read_to_end() == b""
+        assert count(node, "patgate_connections_dropped_total", "room") >= 0
+
+
+def test_a_client_that_resets_while_it_waits_is_no_harm(tmp_path: Path, recorder: Recorder) -> None:
+    with Patgate(tmp_path, config(recorder.url, proxy_protocol=[f"{LOOPBACK}/32"])) as node:
+        for beginning in (b"", b"PROXY TCP4 ", b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN\r\nGET /public"):
+            for _ in range(20):
+                with node.connect() as client:
+                    client.send(beginning)
+                    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with node.connect() as client:
+            client.send(b"PROXY UNKNOWN\r\n")
+            assert client.request("GET", "/public/a").status == 200
+        assert "Traceback" not in node.log
