@@ -6,11 +6,14 @@ PYTEST_ARGS ?=
 # So many tests at a time: one more than cores, because most of them wait for something.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
 SOAK_ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 BENCH_ARGS ?=
 
 VENV     := .venv
 BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
+FUZZ     := .venv-fuzz
 PEERS    := .venv-bench
 # A command, or a command and the package that has it.
 TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
@@ -31,7 +34,7 @@ COMPILED_TESTS ?= tests/unit/gateway tests/e2e/test_build.py tests/e2e/test_forw
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test check format compiled bench lock clean tools compiler
+.PHONY: help venv install demo test soak fuzz check format compiled bench lock clean tools compiler
 
 help:  ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +55,10 @@ test: tools $(if $(COMPILED_TESTS),compiler)  ## Install what is missing and run
 
 soak: install $(BACKENDS)/.ready tools  ## A million targets through the path differential; SOAK_ARGS="--seed N" repeats one
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
+
+# Not in CI: the fuzzer has wheels for x86-64 Linux only. What it finds is a seed from then on, and `make test` runs those.
+fuzz: $(FUZZ)/.ready  ## Fuzz the parsers with coverage, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them
+	@$(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 check: install  ## Lint, format, types and the import rules
 	$(BIN)/ruff check .
@@ -80,6 +87,7 @@ lock: install  ## Raise every pinned version to the newest that pyproject.toml a
 	$(COMPILE) --upgrade --build-deps-for editable --extra dev --extra postgres -c requirements.lock \
 		-o requirements-dev.lock pyproject.toml
 	cd tests/backends && $(COMPILE) --upgrade -o requirements.lock requirements.in
+	cd tests/fuzz && $(COMPILE) --upgrade -o requirements.lock requirements.in
 	cd bench && $(COMPILE) --upgrade -o requirements.lock requirements.in
 
 clean:  ## Remove the environments and every cache
@@ -116,6 +124,12 @@ $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
 $(PEERS)/.ready: bench/requirements.lock | $(PEERS)/bin/python
 	@echo "installing the gateways that Debian has not into $(PEERS)"
 	@$(PEERS)/bin/python $(PIP_LOCK) -r $<
+	@touch $@
+
+$(FUZZ)/.ready: requirements.lock tests/fuzz/requirements.lock | $(FUZZ)/bin/python
+	@echo "installing patgate's dependencies and the fuzzer into $(FUZZ)"
+	@$(FUZZ)/bin/python $(PIP_LOCK) -r requirements.lock
+	@$(FUZZ)/bin/python $(PIP_LOCK) -r tests/fuzz/requirements.lock
 	@touch $@
 
 %/bin/python:

@@ -15,7 +15,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "tests/backends/requirements.lock", "bench/requirements.lock")
+LOCKS = (
+    "requirements.lock",
+    "requirements-dev.lock",
+    "tests/backends/requirements.lock",
+    "tests/fuzz/requirements.lock",
+    "bench/requirements.lock",
+)
 OWN = {"proxy", "tests", "bench"}
 
 

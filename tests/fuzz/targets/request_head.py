@@ -1,0 +1,204 @@
+"""Request heads: what our grammar and parser take, llhttp takes too, and reads the same out of it.
+
+llhttp (through httptools) is the oracle. Where it is stricter than the standard, or than we need to be, its objection
+is no objection of ours:
+* It knows a fixed list of methods; any other token is a method to us and meets the route table. Such a head is read
+  with GET in its place.
+* It refuses bytes of 0x80 and above in a target; our grammar leaves them to `core.target`, which refuses them too.
+Where it is laxer (an empty `Host`, two of them, lists in `Transfer-Encoding`), we refuse and it is not asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import httptools
+
+from proxy.core.identity import PRESETS, fold, stripped_names
+from proxy.core.reasons import Reason
+from proxy.core.target import canonical_path
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.grammar import HEAD_END
+from proxy.gateway.parse import FORWARDED_FIELDS, HeadParser
+from tests.fuzz.targets.target import Target
+
+KNOWN: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+STRIPPED: Final = stripped_names(PRESETS["patgate"])
+DROPPED: Final = STRIPPED | {
+    b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
+    b"trailer", b"upgrade", b"http2-settings", b"transfer-encoding", b"authorization", b"x-api-key",
+}  # fmt: skip
+"""Folded names of what has a meaning here and goes no further as it came."""
+SPECIAL: Final = frozenset((b"host", b"content-length", b"expect"))
+_OPTIONS_OF_CONNECTION: Final = {b"close", b"keep-alive", b"upgrade", b""}
+
+Fields = list[tuple[bytes, bytes]]
+
+
+def make_parser() -> HeadParser:
+    return HeadParser(
+        stripped=STRIPPED, api_key=True, max_headers=100, max_request_line=8192, max_body=None, pseudonym=b"patgate"
+    )
+
+
+class Read:
+    """What llhttp reads, and whether it would keep the connection, which it knows only while it reads."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.fields: Fields = []
+        self.headers_complete = False
+        self.keep_alive = False
+        self.parser: Any = None
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.headers_complete = True
+        self.keep_alive = self.parser.should_keep_alive()
+
+
+def oracle(head: bytes) -> tuple[Read, Any, Exception | None]:
+    read = Read()
+    parser = read.parser = httptools.HttpRequestParser(read)
+    try:
+        parser.feed_data(head)
+    except httptools.HttpParserUpgrade:
+        return read, parser, None
+    except httptools.HttpParserError as error:
+        return read, parser, error
+    return read, parser, None
+
+
+def fields_of(block: bytes) -> Fields:
+    """Field lines read naively: split at CRLF, at the first colon, white space around the value off."""
+    parts = [line.partition(b":") for line in block.split(b"\r\n")[1:]]
+    return [(name, value.strip(b" \t")) for name, _, value in parts]
+
+
+def named(fields: Fields, name: bytes) -> list[bytes]:
+    """The values of a field that comes under its very name, in any case."""
+    return [value for key, value in fields if key.lower() == name]
+
+
+def kept_of(fields: Fields, *, method: bytes, version: int) -> Fields:
+    """What goes on to the backend of a client's fields: names of special ones in lower case, the rest as received."""
+    nominated = {
+        option.strip(b" \t").lower() for value in named(fields, b"connection") for option in value.split(b",")
+    } - _OPTIONS_OF_CONNECTION
+    kept = []
+    for name, value in fields:
+        folded, lower = fold(name), name.lower()
+        if folded in DROPPED or (folded in SPECIAL and lower != folded) or lower in nominated:
+            continue
+        if lower == b"expect" and not version:
+            continue
+        if lower == b"max-forwards" and method == b"OPTIONS":
+            value = b"%d" % (int(value) - 1)
+        kept.append((lower if folded in SPECIAL else name, value.lower() if lower == b"expect" else value))
+    return kept
+
+
+def ours(data: bytes, parser: HeadParser) -> tuple[Exchange, bytes, Reason | None] | None:
+    """The exchange, its head's field lines and the parser's refusal; None if there is no whole head."""
+    end = data.find(HEAD_END)
+    if end < 0:
+        return None
+    head = data[:end]
+    x = Exchange(None, 0, b"id")
+    reason = parser.parse(x, head)
+    return x, head[head.find(b"\r\n") :] if b"\r\n" in head else b"", reason
+
+
+def check(data: bytes, parser: HeadParser) -> bool:
+    """Whether we accept `data`'s first head; if so, llhttp does too, and both read the same."""
+    found = ours(data, parser)
+    if found is None or found[2] is not None:
+        return False
+    x, block, _ = found
+    fields = fields_of(block)
+    kept = [(name.lower() if fold(name) in SPECIAL else name, value) for name, value in fields_of(x.kept)]
+    expected = kept_of(fields, method=x.method, version=x.version)
+    assert kept == expected, (kept, expected)
+    check_credentials(x, fields)
+    if canonical_path(x.path) is None:
+        return False
+    assert data.startswith(x.method + b" ")
+    known = x.method in KNOWN
+    asked = data if known else b"GET" + data[len(x.method) :]
+    read, llhttp, error = oracle(asked[: asked.find(HEAD_END) + len(HEAD_END)])
+    assert error is None, error
+    assert read.headers_complete
+    assert llhttp.get_method() == (x.method if known else b"GET")
+    assert llhttp.get_http_version() == f"1.{x.version}"
+    path = x.path + x.query
+    assert read.url.endswith(path)
+    before = read.url[: len(read.url) - len(path)].lower()
+    assert before in (b"", b"http://" + x.host.lower(), b"https://" + x.host.lower()), before
+    # llhttp keeps white space behind a value in some states; what is compared is the value.
+    assert [(name, value.strip(b" \t")) for name, value in read.fields] == fields
+    check_body(x, fields)
+    upgrades = llhttp.should_upgrade()
+    assert upgrades or not x.websocket
+    # llhttp says when a message needs its connection closed; we never keep one that it would close.
+    assert upgrades or read.keep_alive or not x.keep_alive
+    return True
+
+
+def check_credentials(x: Exchange, fields: Fields) -> None:
+    """Host and credentials come from exactly one field of exactly that name, and a trusted peer's word as it came."""
+    assert named(fields, b"host") == [x.host]
+    assert x.host_name == x.host_name.lower()
+    assert x.host.lower().decode("latin-1").startswith(x.host_name)
+    assert named(fields, b"authorization") == ([] if x.authorization is None else [x.authorization])
+    assert named(fields, b"x-api-key") == ([] if x.api_key is None else [x.api_key])
+    assert (x.forwarded or []) == [(name.lower(), value) for name, value in fields if name.lower() in FORWARDED_FIELDS]
+    assert x.expects_continue == bool(named(fields, b"expect") and x.version)
+
+
+def check_body(x: Exchange, fields: Fields) -> None:
+    lengths, codings = named(fields, b"content-length"), named(fields, b"transfer-encoding")
+    assert len(lengths) + len(codings) <= 1
+    assert x.chunked == bool(codings)
+    assert x.content_length == (int(lengths[0]) if lengths else -1)
+    assert (x.body is None) == x.body_done == (not codings and x.content_length <= 0)
+    assert x.body is None or not x.websocket
+
+
+def run(data: bytes) -> None:
+    parser = make_parser()
+    accepted = check(data, parser)
+    # Once more by a parser that remembers the names and hosts of the first time.
+    assert check(data, parser) == accepted
+
+
+TARGET: Final = Target(
+    name="request_head",
+    run=run,
+    seeds=(
+        b"GET /v1/things?x=/../y HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"GET http://gateway/v1/things HTTP/1.1\r\nhost:gateway \t\r\nAccept: */*\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: gateway\r\n\r\n",
+        b"HEAD / HTTP/1.0\r\nHOST: [::1]:80\r\nConnection: keep-alive\r\n\r\n",
+        b"POST /v1/things HTTP/1.1\r\nHost: gateway\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
+        b"PUT /v1/things/7 HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n0\r\n\r\n",
+        b"GET /v1/c HTTP/1.1\r\nHost: g\r\nConnection: Upgrade, x-a\r\nUpgrade: websocket\r\nX-A: b\r\nX_A: c\r\n\r\n",
+        b"PURGE /a;x=y/%2e?%zz HTTP/1.1\r\nHost: g\r\nAuthorization: Basic eDp5\r\nX-API-Key: \x80\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: g\r\nX-Auth-User: root\r\nx_auth.user: root\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+    ),
+    pieces=(
+        b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\r\n ", b"\r\n\t", b"\0", b"\x0b", b"\x7f", b"\x80", b"\x85", b":",
+        b" :", b"GET ", b"CONNECT ", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"http://gateway", b"https://u@g", b"*",
+        b"%2e", b"\r\nHost: other", b"\r\nContent-Length: 5", b"\r\nContent-Length: +5", b"\r\nContent-Length: 5, 5",
+        b"\r\nContent-Length: 0", b"\r\nTransfer-Encoding: chunked", b"\r\nTransfer-Encoding: chunked, identity",
+        b"\r\nTransfer-Encoding: \x0bchunked", b"\r\nTransfer-Encoding : chunked", b"\r\nTransfer_Encoding: chunked",
+        b"\r\nConnection: ", b"close", b"keep-alive", b"upgrade", b", ", b"\r\nUpgrade: websocket",
+        b"\r\nUpgrade: h2c", b"\r\nExpect: 100-continue", b"\r\nAuthorization: Bearer ", b"\r\nX-API-Key: ",
+        b"\r\nX-Auth-User: root", b"\r\nX-Forwarded-Host: a", b"\r\nMax-Forwards: 1", b"\r\nVia: 1.1 patgate",
+        b"\r\nProxy-Connection: x", b"\r\nKeep-Alive: 5", b"\r\nTrailer: X", b"\r\nCookie: a",
+    ),
+)  # fmt: skip

@@ -1,0 +1,103 @@
+"""Response heads: those that the relay takes, llhttp takes too, and reads the same out of them.
+
+What llhttp is not asked about, because the relay judges it and not the grammar: switches of protocol, which it leaves
+the rest of the connection to, and framing that it takes in more forms than we do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import httptools
+
+from proxy.core.reasons import Reason
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.grammar import HEAD_END, head_lines
+from proxy.gateway.relay import Relay
+from proxy.gateway.upstream import UpstreamConnection
+from tests.fuzz.targets.request_head import Read, fields_of, named
+from tests.fuzz.targets.target import Target
+
+
+class Nobody:
+    """Nothing ends here: only the reading of heads is of interest."""
+
+    def complete(self, x: Exchange) -> None:
+        raise AssertionError
+
+    def goes_on(self, x: Exchange) -> None:
+        raise AssertionError
+
+    def fail(self, x: Exchange, reason: Reason) -> None:
+        raise AssertionError
+
+    def retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
+        raise AssertionError
+
+
+class ReadResponse(Read):
+    def on_status(self, status: bytes) -> None:
+        self.url += status
+
+
+def check(data: bytes, relay: Relay) -> bool:
+    """Whether we accept `data`'s first head; if so, llhttp does too, and both read the same."""
+    end = data.find(HEAD_END)
+    lines = head_lines(data[:end]) if end >= 0 else None
+    line = None if lines is None else relay._status_line(lines[0])
+    taken = None if lines is None or line is None else relay._fields_of(lines, line)
+    if lines is None or line is None or taken is None:
+        return False
+    kept, length, chunked, keep, _ = taken
+    fields = fields_of(b"\r\n".join((b"", *lines[1:])))
+    assert named(fields, b"content-length") == ([] if length is None else [length])
+    assert [value.lower() for value in named(fields, b"transfer-encoding")] == [b"chunked"] * chunked
+    assert length is None or not chunked
+    passed = fields_of(kept)
+    if not named(fields, b"date") and named(passed, b"date"):
+        # RFC 9110 section 6.6.1: whoever receives an answer without a date says when that was.
+        passed = passed[:-1]
+    wanted = iter(fields)
+    assert all(field in wanted for field in passed), "fields added, changed or in another order"
+    if line.status == 101 or named(fields, b"upgrade"):
+        return True
+    read = ReadResponse()
+    parser = read.parser = httptools.HttpResponseParser(read)
+    parser.feed_data(data[: end + len(HEAD_END)])
+    assert read.headers_complete
+    assert parser.get_status_code() == line.status
+    assert parser.get_http_version() == f"1.{line.minor}"
+    assert line.text == b"HTTP/1.1 %d %b" % (line.status, read.url)
+    assert [(name, value.strip(b" \t")) for name, value in read.fields] == fields
+    if length is not None or chunked:
+        # Without either, llhttp has the end of the connection for the end of the body; the relay knows that too.
+        assert read.keep_alive or not keep
+    return True
+
+
+def run(data: bytes) -> None:
+    relay = Relay(Nobody())
+    accepted = check(data, relay)
+    assert check(data, relay) == accepted
+
+
+TARGET: Final = Target(
+    name="response_head",
+    run=run,
+    seeds=(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello",
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\nTrailer: X-A\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 \r\nX-A: b\r\n\r\n",
+        b"HTTP/1.1 304\r\nETag: x\r\nConnection: x-a, close\r\nX-A: b\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"HTTP/1.1 999 \x80\xff\tok\r\nkeep_alive: 1\r\nContent.Length: 5\r\n\r\n",
+    ),
+    pieces=(
+        b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\r\n ", b"\0", b"\x0b", b"\x7f", b"\x80", b":", b" :", b"HTTP/1.1 ",
+        b"HTTP/1.0 ", b"HTTP/2 200", b" 200 ", b" 099 ", b" 1000", b"\r\nContent-Length: 5", b"\r\nContent-Length: -5",
+        b"\r\nContent-Length: 5, 5", b"\r\nTransfer-Encoding: chunked", b"\r\nTransfer-Encoding: gzip, chunked",
+        b"\r\nTransfer-Encoding : chunked", b"\r\nTransfer_Encoding: chunked", b"\r\nConnection: ", b"close",
+        b"keep-alive", b", ", b"\r\nUpgrade: websocket", b"\r\nKeep-Alive: 5", b"\r\nProxy-Connection: close",
+    ),
+)  # fmt: skip

@@ -1,0 +1,50 @@
+"""Every fuzz target over its seeds, and over mutations of them: what `make fuzz` does for longer and with a guide."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.table import TARGETS
+from tests.fuzz.targets.target import Target
+
+#: Those that go through a whole gateway take some milliseconds for each input.
+SLOW = {"connection": 60, "answer": 60}
+EXAMPLES = 250
+
+
+@st.composite
+def mutated(draw: st.DrawFn, target: Target) -> bytes:
+    """A seed, or two that were cut and joined, with a few pieces put in, taken out or put over others."""
+    data = draw(st.sampled_from(target.seeds))
+    if draw(st.integers(0, 3)) == 0:
+        other = draw(st.sampled_from(target.seeds))
+        data = data[: draw(st.integers(0, len(data)))] + other[draw(st.integers(0, len(other))) :]
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(data)))
+        put = draw(st.sampled_from(target.pieces) | st.binary(max_size=3))
+        data = data[:at] + put + data[at + draw(st.sampled_from((0, 0, 1, 2, len(put)))) :]
+    return data[: target.longest]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_holds_for_its_seeds(name: str) -> None:
+    for data in TARGETS[name].seeds:
+        TARGETS[name].run(data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_holds_for_what_is_nearly_one_of_its_seeds(name: str) -> None:
+    target = TARGETS[name]
+
+    @given(mutated(target))
+    @settings(
+        max_examples=SLOW.get(name, EXAMPLES),
+        phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    def holds(data: bytes) -> None:
+        target.run(data)
+
+    holds()
