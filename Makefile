@@ -53,8 +53,10 @@ test: tools $(if $(COMPILED_TESTS),compiler)  ## Install what is missing and run
 		$(BIN)/python -m pytest --compiled $(WORKING) -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
 	$(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) || status=1; exit $$status
 
-soak: install $(BACKENDS)/.ready tools  ## A million targets through the path differential; SOAK_ARGS="--seed N" repeats one
+soak: TOOLS += wrk
+soak: install $(BACKENDS)/.ready tools compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them) and a million requests
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
 
 # Not in CI: the fuzzer has wheels for x86-64 Linux only. What it finds is a seed from then on, and `make test` runs those.
 fuzz: $(FUZZ)/.ready  ## Fuzz the parsers with coverage, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them

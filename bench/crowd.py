@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing.connection import Connection
@@ -79,6 +80,12 @@ class _Crowd:
         while self.answered < sum(group.number for group in self._groups if group.manner is Manner.IDLE):
             self.listen(1.0)
 
+    def close(self) -> None:
+        """Everyone leaves."""
+        for client in self._clients.values():
+            client.socket.close()
+        self._epoll.close()
+
     def listen(self, seconds: float) -> None:
         """Take note of what the gateway has sent or ended, for at most so long."""
         for descriptor, _ in self._epoll.poll(seconds, 1000):
@@ -138,9 +145,13 @@ class _Crowd:
 
 def crowd(pipe: Connection, port: int, groups: Sequence[Group]) -> None:
     """Be the clients of ``port`` until the pipe ends. Says ``standing`` once all are there, and answers any message."""
-    everyone = _Crowd(port, groups)
-    everyone.open()
-    pipe.send(_state(everyone))
+    with closing(_Crowd(port, groups)) as everyone:
+        everyone.open()
+        pipe.send(_state(everyone))
+        _keep(pipe, everyone)
+
+
+def _keep(pipe: Connection, everyone: _Crowd) -> None:
     last = time.monotonic()
     while True:
         if pipe.poll(0):

@@ -12,7 +12,7 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from multiprocessing.connection import Connection
@@ -129,17 +129,24 @@ def flood(pipe: Connection, port: int, known: str, rate: int, seed: int) -> None
         b"GET /v1/things/1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\n\r\n" % token
         for token in islice(wrong_secrets(known, seed), _POOL)
     ]
-    poll = select.epoll()
     flooders = [socket.create_connection((LOOPBACK, port)) for _ in range(CONNECTIONS)]
-    by_descriptor = {one.fileno(): one for one in flooders}
-    ends = dict.fromkeys(by_descriptor, b"")
+    with select.epoll() as poll, ExitStack() as stack:
+        for one in flooders:
+            stack.enter_context(one)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            poll.register(one, select.EPOLLIN)
+        poll.register(pipe.fileno(), select.EPOLLIN)
+        pipe.send("it goes")
+        _flood(pipe, poll, {one.fileno(): one for one in flooders}, requests, rate)
+
+
+def _flood(
+    pipe: Connection, poll: select.epoll, flooders: Mapping[int, socket.socket], requests: Sequence[bytes], rate: int
+) -> None:
+    in_turn = tuple(flooders.values())
+    ends = dict.fromkeys(flooders, b"")
     statuses: Counter[bytes] = Counter()
-    for one in flooders:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        poll.register(one, select.EPOLLIN)
-    poll.register(pipe.fileno(), select.EPOLLIN)
     sent, began, ended = 0, time.monotonic(), 0.0
-    pipe.send("it goes")
     while not ended or sum(statuses.values()) < sent:
         for descriptor, _ in poll.poll(0.001, CONNECTIONS):
             if descriptor == pipe.fileno():
@@ -150,7 +157,7 @@ def flood(pipe: Connection, port: int, known: str, rate: int, seed: int) -> None
                 ended = time.monotonic()
                 poll.unregister(descriptor)
                 continue
-            data = by_descriptor[descriptor].recv(1 << 16)
+            data = flooders[descriptor].recv(1 << 16)
             if not data:
                 raise BenchError("The gateway closed a connection of the flood.")
             data = ends[descriptor] + data
@@ -158,7 +165,7 @@ def flood(pipe: Connection, port: int, known: str, rate: int, seed: int) -> None
             ends[descriptor] = data[1 - _STATUS_LENGTH :]
         due = 0 if ended else round((time.monotonic() - began) * rate) - sent
         for _ in range(due):
-            flooders[sent % CONNECTIONS].sendall(requests[sent % _POOL])
+            in_turn[sent % CONNECTIONS].sendall(requests[sent % _POOL])
             sent += 1
     if set(statuses) != {b"401"}:
         raise BenchError(f"Wrong secrets were answered with {sorted(statuses)}.")

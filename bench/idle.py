@@ -13,7 +13,6 @@ from typing import Final
 from bench.crowd import Group, Manner, crowd
 from bench.errors import BenchError
 from bench.figures import Figure, Part, Run, Table, spread
-from bench.load import drive
 from bench.openloop import Seen
 from bench.origin import run_origin
 from bench.stand import beside, heard, introduce, probe, raise_descriptor_limit, standing
@@ -52,7 +51,7 @@ def measure(run: Run) -> Part:
         ]
         for stand in stands:
             introduce(stand.port, "/v1/things/1", workload.tokens)
-            drive(stand.port, workload, run.cores, seconds=_WARM_SECONDS, seed=1)
+            probe(stand, workload, run.cores, rate=RATE, seconds=_WARM_SECONDS, seed=-1)
         free, crowded = stands
         before = crowded.resident()
         group = Group(manner=Manner.IDLE, number=number, openings=_openings(workload))

@@ -8,10 +8,11 @@ then the worker's memory and descriptors are read. The first pieces warm it up; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
@@ -59,20 +60,27 @@ def measure(run: Run) -> Part:
     made: Counter[str] = Counter()
     samples: list[Sample] = []
     workload = write_workload(run.directory, mint(run.tokens or TOKENS))
-    with ExitStack() as stack:
-        origin = stack.enter_context(run_origin(run.directory, run.cores))
-        behind = heard(stack.enter_context(beside(rude, run.cores.rest)), 10, "the rude backend listens")
-        text = _CONFIGURATION.format(origin=origin.port, rude=behind["port"])
-        stand = stack.enter_context(standing(run.directory / "patgate", run.cores, text, workload.tokens))
+    with soaked(run.directory, run.cores, workload.tokens) as (stand, bad):
         base = stand.descriptors()
         introduce(stand.port, "/v1/things/1", workload.tokens)
-        able = tuple(token for number, token in enumerate(workload.tokens) if number % 4 != 3)
-        bad = stack.enter_context(beside(quitters, run.cores.rest, stand.port, able, 1))
         requests = 0
         while requests < count:
             requests += _piece(stand, workload, run.cores, bad, min(PIECE, count - requests), made, len(samples))
             samples.append(_rest(stand, requests, base))
     return _part(samples, made, base)
+
+
+@contextmanager
+def soaked(directory: Path, cores: Cores, tokens: tuple[str, ...]) -> Iterator[tuple[Stand, Connection]]:
+    """A patgate before both backends, and the pipe to the clients that break off (``quitters``)."""
+    with ExitStack() as stack:
+        origin = stack.enter_context(run_origin(directory, cores))
+        behind = heard(stack.enter_context(beside(rude, cores.rest)), 10, "the rude backend listens")
+        text = _CONFIGURATION.format(origin=origin.port, rude=behind["port"])
+        stand = stack.enter_context(standing(directory / "patgate", cores, text, tokens))
+        # Every fourth token may only read.
+        able = tuple(token for number, token in enumerate(tokens) if number % 4 != 3)
+        yield stand, stack.enter_context(beside(quitters, cores.rest, stand.port, able, 1))
 
 
 def _piece(
