@@ -41,6 +41,7 @@ ROUTES = [
         "operations": {"POST": "publish", "GET": "subscribe"},
     },
     {"path": "/lenient/{entity}/{id}", "upstream": "app", "allow": ["encoded_slash", "semicolon", "empty_segment"]},
+    {"path": "/loose/**", "upstream": "app", "access": "public", "allow": ["empty_segment"]},
     {"path": "/v1/{entity}", "upstream": "app"},
     {"path": "/v1/{entity}/{id}", "upstream": "app"},
 ]

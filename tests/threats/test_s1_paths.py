@@ -207,6 +207,29 @@ def test_a_route_that_opts_in_forwards_what_it_allows(
     assert recorder.last().target == target
 
 
+@pytest.mark.parametrize("target", [b"/loose//a", b"/loose/a//b", b"/loose/a//", b"/loose///a?//"])
+def test_a_route_that_allows_empty_segments_forwards_them_as_they_are(
+    target: bytes, gateway: Patgate, recorder: Recorder
+) -> None:
+    assert ask(gateway, target).status == 200
+    assert recorder.last().target == target
+
+
+@pytest.mark.parametrize(
+    "target", [b"//loose/a", b"/loose//../admin", b"/loose//%2e%2e/admin", b"/loose/a%2Fb", b"/loose//;"]
+)
+def test_one_allowance_is_no_other(target: bytes, gateway: Patgate, recorder: Recorder) -> None:
+    assert ask(gateway, target).status == 400
+    assert_backend_saw_only_a_later_request(gateway, recorder)
+
+
+def test_options_of_the_server_itself_reach_no_backend(gateway: Patgate, recorder: Recorder) -> None:
+    """The asterisk is well-formed for OPTIONS alone (RFC 9112 §3.2.4), and names nothing that a route could."""
+    response = ask(gateway, b"*", method=b"OPTIONS")
+    assert (response.status, response.json()["reason"]) == (403, "no_route")
+    assert_backend_saw_only_a_later_request(gateway, recorder)
+
+
 @pytest.mark.parametrize(
     "target",
     [

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import secrets
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 
 import pytest
 
@@ -16,7 +18,7 @@ from tests.support.gateway import Patgate, Token
 from tests.support.leaks import DIRECTORIES, SECRETS, files_with_secrets, leaks, secret_part
 from tests.support.plugin import EDITOR
 from tests.support.process import LOOPBACK, children, wait_until
-from tests.support.rawhttp import Connection, Response
+from tests.support.rawhttp import Connection, Response, bearer
 from tests.support.recorder import Recorder
 from tests.support.tokens import forged, unknown_prefix
 
@@ -97,10 +99,7 @@ def test_nothing_that_any_gateway_wrote_has_a_secret(gateway: Patgate, token: To
 
 
 def test_known_and_unknown_prefixes_are_refused_alike(gateway: Patgate, recorder: Recorder, token: Token) -> None:
-    """The same words and headers for a wrong secret, an unknown prefix, and a string that was never a token.
-
-    Alike in time, too: neither runs argon2 (test_s8 counts), and each prefix costs one look-up at most.
-    """
+    """The same words and headers for a wrong secret, an unknown prefix, and a string that was never a token."""
     wrong = forged(token.prefix)
     unknown = forged(unknown_prefix())
     never = token.value[:-1] + ("1" if token.value[-1] == "0" else "0")
@@ -117,6 +116,38 @@ def test_known_and_unknown_prefixes_are_refused_alike(gateway: Patgate, recorder
         answers.add((response.status, str(sorted(document.items())), str(headers), len(response.body)))
     assert len(answers) == 1, answers
     assert recorder.requests == []
+
+
+def test_known_and_unknown_prefixes_are_refused_alike_in_time(gateway: Patgate) -> None:
+    """Each costs one look-up the first time and none the second; a hash for either would be many times that."""
+    seconds: dict[tuple[str, int], list[float]] = {}
+    with gateway.control_socket() as control, gateway.connect() as connection:
+        for number in range(25):
+            asked = [("known", control.create_token(EDITOR, name="never used").prefix), ("unknown", unknown_prefix())]
+            # Who comes first finds everything cold.
+            for kind, prefix in (("neither", unknown_prefix()), *(asked if number % 2 else reversed(asked))):
+                for time in (1, 2):
+                    began = perf_counter()
+                    answer = connection.request("GET", "/v1/things/1", headers=bearer(forged(prefix)))
+                    seconds.setdefault((kind, time), []).append(perf_counter() - began)
+                    assert answer.status == 401
+    for time in (1, 2):
+        known_median, unknown_median = median(seconds["known", time]), median(seconds["unknown", time])
+        assert 1 / 4 < known_median / unknown_median < 4, (known_median, unknown_median)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/users"), ("GET", "/users"), ("POST", "/tokens")])
+def test_the_control_listener_has_no_verbs(method: str, path: str, gateway: Patgate) -> None:
+    """What changes anything is on a socket that only a file's owner can open: a page in a browser cannot reach it."""
+    with Connection(gateway.control_port) as connection:
+        headers = {"Content-Type": "application/json", "Origin": "https://evil.example"}
+        body = b'{"email": "mallory@example.org", "role": "admin"}' if method == "POST" else b""
+        answer = connection.request(
+            method, f"/api/v1{path}", headers=headers, body=body, host=f"{LOOPBACK}:{gateway.control_port}"
+        )
+    assert answer.status == 404
+    with gateway.control_socket() as control:
+        assert "mallory@example.org" not in str(control.call("GET", "/users"))
 
 
 @pytest.mark.parametrize(
