@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from proxy.core.child import Orders
+from proxy.core.errors import ConfigurationError, Problem
 from proxy.core.identity import IdentityNames
 from proxy.core.model import Kind
 from proxy.core.page import SLOT_EPOCH
@@ -216,7 +217,14 @@ class Worker:
             if fds:
                 listener = self.listener(name, pipelines[name], names, settings)
                 running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
-                await self.accept(name, port, settings, server_context(settings) if name == PROXY else None)
+                try:
+                    context = server_context(settings) if name == PROXY else None
+                except (OSError, ValueError):
+                    # They were judged when patgate started; this process comes later, and they are no pair now.
+                    message = "the certificate and its key cannot be read, or are not a PEM pair without password"
+                    problem = Problem(path="listen.proxy.tls", line=None, message=message)
+                    raise ConfigurationError((problem,)) from None
+                await self.accept(name, port, settings, context)
 
     def _counted(self, page: PageReader) -> Snapshot:
         running = self.running

@@ -9,6 +9,7 @@ import os
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from proxy.core.identity import IdentityNameError, names_from
 from proxy.core.model import Access
 from proxy.core.routes import REST, captures
 from proxy.settings.addresses import Bind, collides, trusts_everyone
+from proxy.settings.certificate import validity
 from proxy.settings.model import RouteSettings, Settings, UpstreamTls
 from proxy.settings.problems import Loc, path_of, suggestion
 from proxy.settings.values import quoted, quoted_path
@@ -250,7 +252,30 @@ def _path_covers(first: list[str], second: list[str]) -> bool:
 
 
 def warnings(settings: Settings) -> Iterator[Violation]:
-    """What is allowed and probably not meant: `/x/**` is denied, and a later route lets `/x` itself through."""
+    """What is allowed and probably not meant."""
+    yield from _out_of_date(settings)
+    yield from _open_above(settings)
+
+
+def _out_of_date(settings: Settings) -> Iterator[Violation]:
+    """Certificates that the other side will not take today."""
+    found: list[tuple[Loc, Path | None]] = [
+        (("upstreams", name, "tls", "certificate"), upstream.tls.certificate)
+        for name, upstream in settings.upstreams.items()
+    ]
+    if settings.listen.proxy.tls is not None:
+        found.append((("listen", "proxy", "tls", "certificate"), settings.listen.proxy.tls.certificate))
+    now = datetime.now(UTC)
+    for loc, path in found:
+        dates = None if path is None else validity(path)
+        if dates is not None and dates.ends < now:
+            yield Violation(loc=loc, message=f"the certificate expired on {dates.ends:%Y-%m-%d}")
+        elif dates is not None and dates.begins > now:
+            yield Violation(loc=loc, message=f"the certificate is not valid before {dates.begins:%Y-%m-%d}")
+
+
+def _open_above(settings: Settings) -> Iterator[Violation]:
+    """`/x/**` is denied, and a later route lets `/x` itself through."""
     routes = settings.routes
     for index, route in enumerate(routes):
         itself = route.path.removesuffix(f"/{REST}")
