@@ -289,6 +289,8 @@ class _Quitters:
                 raise BenchError(f"An exchange that {manner.__name__} did not end in time.") from None
             except asyncio.IncompleteReadError:
                 raise BenchError(f"An exchange that {manner.__name__} had no answer.") from None
+            except BenchError as error:
+                raise BenchError(f"In an exchange that {manner.__name__}: {error}") from None
             self.made[manner.__name__] += 1
 
     async def _one(self, manner: Callable[[Client], Awaitable[None]]) -> None:

@@ -35,12 +35,13 @@ _PER: Final = 100_000
 _CONFIGURATION: Final = """\
 upstreams:
   origin: {{ servers: ["http://127.0.0.1:{origin}"], idle_timeout: 2s }}
-  rude: {{ servers: ["http://127.0.0.1:{rude}"], idle_timeout: 2s, response_timeout: 5s }}
+  rude: {{ servers: ["http://127.0.0.1:{rude}"], idle_timeout: 2s }}
+  mute: {{ servers: ["http://127.0.0.1:{rude}"], idle_timeout: 2s, response_timeout: 2s }}
 routes:
+  - {{ path: "/v1/rude/silent", upstream: mute, entity: rude }}
   - {{ path: "/v1/rude/{{id}}", upstream: rude, entity: rude }}
   - {{ path: "/v1/{{entity}}", upstream: origin }}
   - {{ path: "/v1/{{entity}}/{{id}}", upstream: origin }}
-timeouts: {{ request_head: 5s, request_body_idle: 5s, keepalive: 5s, tunnel: 5s }}
 """
 
 
