@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str]) -> int:
     status = 0
     for name in options.what:
         print(f"bench {name} …", file=sys.stderr, flush=True)
+        began = time.monotonic()
         try:
             require_linux()
             machine = facts(build.choose(pure=options.pure))
@@ -118,6 +120,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"bench {name}: {error}", file=sys.stderr)
             status = 1
             continue
+        print(f"bench {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         if options.json:
             print(json.dumps({"name": name, "machine": machine, "part": dataclasses.asdict(part)}), flush=True)
         else:
