@@ -196,10 +196,7 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     Reason.SHUTTING_DOWN: _entry(503, Challenge.NONE, "Shutting down", "This gateway is shutting down.", retry=True),
     # 508: a mistake in how gateways were put in front of each other, which no retry mends
     Reason.LOOP_DETECTED: _entry(
-        508,
-        Challenge.NONE,
-        "Loop detected",
-        "The request has been through this gateway already, or may be forwarded no further.",
+        508, Challenge.NONE, "Loop detected", "The request has been through this gateway already."
     ),
     # nobody is left to read this; the status is for the log, as nginx uses it
     Reason.CLIENT_LEFT: _entry(

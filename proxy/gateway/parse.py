@@ -297,7 +297,8 @@ class HeadParser:
             return Reason.REQUEST_MALFORMED
         left = int(value)
         if not left:
-            return Reason.LOOP_DETECTED
+            # The last recipient is the gateway, which has nothing of that name.
+            return Reason.NO_ROUTE
         kept.append(b"%b: %d" % (line.partition(b":")[0], left - 1))
         return None
 
