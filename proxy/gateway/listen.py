@@ -353,25 +353,19 @@ class ClientConnection(asyncio.Protocol):
 
     def _head(self, data: bytes) -> bytes:
         listener = self.listener
-        end = data.find(HEAD_END)
-        if end < 0 or data[0] == 0x0D:
+        head, end, rest = data.partition(HEAD_END)
+        if not end or data[0] == 0x0D:
             return self._no_head(data)
-        head = data[:end]
-        end += len(HEAD_END)
-        if end > listener.max_head:
+        if len(head) + len(HEAD_END) > listener.max_head:
             self._refuse_head(Reason.HEAD_TOO_LARGE)
             return b""
-        listener.number = number = listener.number + 1
         now = time.monotonic_ns()
-        x = Exchange(self, now, b"%s%08x" % (listener.boot, number))
+        x = Exchange(self, now, listener.next_id())
         self.exchange = x
         self.reading_head = self.head_begun = False
         self.deadline = now + listener.answer_ns
-        if end == len(data):
-            reason = listener.parser.parse(x, head)
-        else:
-            reason = listener.parser.parse(x, head)
-            rest = data[end:]
+        reason = listener.parser.parse(x, head)
+        if rest:
             if reason is None and x.body is not None:
                 self._body(x, rest)
                 if self.exchange is not x:
@@ -457,8 +451,7 @@ class ClientConnection(asyncio.Protocol):
             self.buffer = data
 
     def _refuse_head(self, reason: Reason) -> None:
-        self.listener.number += 1
-        x = Exchange(self, time.monotonic_ns(), b"%s%08x" % (self.listener.boot, self.listener.number))
+        x = Exchange(self, time.monotonic_ns(), self.listener.next_id())
         x.keep_alive = False
         self.exchange = x
         self.listener.pipeline.refuse(x, reason)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.gateway.linger import Linger
 from proxy.gateway.listen import ClientConnection
@@ -24,6 +24,10 @@ class Other(Protocol):
     def late(self) -> None:
         """The deadline, in nanoseconds of CLOCK_MONOTONIC, has passed."""
         ...
+
+
+_LOW: Final = [b"%03x" % low for low in range(0x1000)]
+"""The last digits of request ids, for formatting a number costs more than looking it up."""
 
 
 class Listener:
@@ -55,7 +59,6 @@ class Listener:
         self.pipeline = pipeline
         self.parser = parser
         self.trusted = tuple(trusted)
-        self.boot = boot
         self.max_head = max_head
         self.max_request_line = max_request_line
         self.max_body = max_body
@@ -70,7 +73,9 @@ class Listener:
         self.connections: set[ClientConnection] = set()
         self.others: set[Other] = set()
         self.arriving = 0
-        self.number = 0
+        self._boot = boot
+        self._number = 0
+        self._id_head = boot + b"00000"
         self.held = False
         self.draining = False
         self.parting = False
@@ -85,6 +90,14 @@ class Listener:
     def connection(self, host: str) -> ClientConnection:
         """The protocol of a new connection, whose client is at the address `host`."""
         return ClientConnection(self, host)
+
+    def next_id(self) -> bytes:
+        """The id of the next request: what begins them all and a number, in hexadecimal."""
+        self._number = number = (self._number + 1) & 0xFFFFFFFF
+        low = number & 0xFFF
+        if not low:
+            self._id_head = b"%s%05x" % (self._boot, number >> 12)
+        return self._id_head + _LOW[low]
 
     def trusts(self, address: IPv4Address | IPv6Address) -> bool:
         """Whether forwarding headers of this peer are believed."""

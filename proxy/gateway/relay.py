@@ -373,7 +373,7 @@ class Relay:
         connection.interim = 0
         x.upstream_connection = None
         transport = connection.transport
-        if connection.keep and clean and x.body_done and transport is not None and not transport.is_closing():
+        if connection.keep and clean and x.body_done and transport is not None:
             if x.client is not None and x.client.full:
                 # It was paused for this client; the next exchange on it may be another's.
                 transport.resume_reading()

@@ -150,6 +150,7 @@ class Server:
         self.host_line = b"\r\nHost: " + address.authority.encode("ascii")
         self._failures = 0
         self._down_until = 0.0
+        self._now = time.monotonic()
 
     async def connect(self) -> UpstreamConnection:
         """Open a connection. Raises OSError (refused, TLS failure) and TimeoutError, which is one.
@@ -208,7 +209,8 @@ class Server:
         if len(self.idle) >= self._max_idle:
             connection.close()
             return
-        connection.idle_since = time.monotonic()
+        # As of the last sweep: idle times are compared in sweeps only.
+        connection.idle_since = self._now
         self.idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:
@@ -221,6 +223,7 @@ class Server:
 
     def sweep(self, now: float) -> None:
         """Close connections that have been idle for longer than the idle timeout."""
+        self._now = now
         oldest = now - self._settings.idle_timeout
         while self.idle and self.idle[0].idle_since < oldest:
             self.idle.popleft().close()
