@@ -37,6 +37,7 @@ TARGET: Final = Target(
         b"acme_pat_0123456789Ab_\0",
         b"https://user:\0@host/%5F%255Fpat%2500\0",
         b"/\2/a%2\2%",
+        b"acme_pat_01234567\0",
         b"$argon2id$v=19$m=65536,t=3,p=4$\0",
     ),
     pieces=(

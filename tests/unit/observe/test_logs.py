@@ -80,6 +80,8 @@ def test_of_a_token_only_the_public_prefix_is_written_wherever_it_stands(stream:
         f"acme_key_{ID}_{SECRET[:5]}",
         f"/a%2F{TOKEN.replace('_', '%5f')}",
         f"/a%252F{TOKEN.replace('_', '%255F')}",
+        # Found by fuzzing: eight characters and the brand made an id, and the token's own kind its secret.
+        f"acme_pat_01234567{TOKEN}",
     ],
 )
 def test_credentials_in_any_dress_are_removed(text: str) -> None:
