@@ -43,8 +43,8 @@ _UNQUOTED: Final = 3
 
 _Record = dict[str, object]
 
-# Not anchored on the left: whatever stands before a token, an escape's last digit for one, it stays a token. So does one
-# behind the beginning of another, whose secret it would otherwise be taken for.
+# Not anchored on the left: whatever stands before a token, an escape's last digit for one, it stays a token. So does
+# one behind the beginning of another, whose secret it would otherwise be taken for.
 _TOKEN = re.compile(r"(_(?:pat|key)_[0-9A-Za-z]{12})_(?!(?:pat|key)_)[0-9A-Za-z]+")
 _CREDENTIAL = re.compile(
     r"""(?i)\b(authorization|x-api-key|cookie)(["']?\s*[:=]\s*["']?)(?:(?:basic|bearer)\s+)?[^\s"',;]+"""
