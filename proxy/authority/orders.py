@@ -114,7 +114,7 @@ class OrderBook:
             raise OrderRefused("nothing was prepared")
         (settings, control), self._prepared = self._prepared, None
         await self._authority.follow(settings)
-        logs.configure(process="authority", level=settings.log.level, line_format=settings.log.format)
+        logs.change(level=settings.log.level, line_format=settings.log.format)
         _log.info("configuration changed", epoch=self._authority.epoch)
         try:
             former = await self._entrance.open(control, settings)

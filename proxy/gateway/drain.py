@@ -30,7 +30,7 @@ async def drain(running: Running, cut_off: asyncio.Event) -> None:
         port.listener.leave()
     await asyncio.sleep(_ARRIVED_SECONDS)
     for port in ports:
-        port.close()
+        port.give_back()
         port.listener.drain()
     farewell = loop.time() + _FAREWELL_SECONDS
     ended = asyncio.create_task(_all_ended(running), name="drain")

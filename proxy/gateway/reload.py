@@ -123,10 +123,9 @@ class _Prepared:
 class Reloader:
     """Carries out the orders of one worker, one after the other."""
 
-    def __init__(self, worker: Worker, log: logs.Logger, *, process: str) -> None:
+    def __init__(self, worker: Worker, log: logs.Logger) -> None:
         self._worker = worker
         self._log = log
-        self._process = process
         self._prepared: _Prepared | None = None
 
     async def handle(self, order: Order) -> None:
@@ -201,7 +200,7 @@ class Reloader:
         running.entry.follow(new.routes, responder)
         running.entry.describe(empty_lines(new.names), limits_of(FORWARD_AUTH, settings).request_line)
         before, running.settings = running.settings, settings
-        logs.configure(process=self._process, level=settings.log.level, line_format=settings.log.format)
+        logs.change(level=settings.log.level, line_format=settings.log.format)
         await self._exchange_ports(new, before)
         self._release()
         self._log.info("configuration changed", routes=len(new.routes.routes), upstreams=len(new.upstreams))

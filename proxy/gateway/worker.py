@@ -146,7 +146,7 @@ class Worker:
 
             sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
             stack.callback(sweeper.cancel)
-            orders.serve(Reloader(self, self._log, process=f"gateway-{self._slot}").handle)
+            orders.serve(Reloader(self, self._log).handle)
             stack.push_async_callback(orders.end)
             await self._announce(ready_fd)
             gc.collect()

@@ -158,6 +158,14 @@ def configure(*, process: str, level: str = "info", line_format: str = "json", s
     logging.raiseExceptions = False
 
 
+def change(*, level: str, line_format: str) -> None:
+    """Log at another level or in another form from the next line on, to where this process logs already."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler) and isinstance(handler.formatter, _Formatter):
+            handler.formatter.write = render_text if line_format == "text" else render
+    logging.getLogger("patgate").setLevel(LEVELS[level])
+
+
 def write_lines(lines: bytes) -> None:
     """Write finished lines, each with its end, where this process logs (rule 5). They are kept in their order."""
     for handler in logging.getLogger().handlers:
@@ -205,7 +213,7 @@ class _Formatter(logging.Formatter):
     def __init__(self, process: str, write: Callable[[_Record], str]) -> None:
         super().__init__()
         self._process = process
-        self._write = write
+        self.write = write
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {"process": self._process, "pid": record.process}
@@ -220,7 +228,7 @@ class _Formatter(logging.Formatter):
             event = record.getMessage()
         except (TypeError, ValueError):
             event = str(record.msg)
-        return self._write(compose(record.levelname.lower(), event, fields, now=record.created))
+        return self.write(compose(record.levelname.lower(), event, fields, now=record.created))
 
     @staticmethod
     def _exception(error: BaseException) -> str:

@@ -40,6 +40,7 @@ class LineWriter:
         self._written = 0
         self._dropped = 0
         self._torn = False
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
 
@@ -57,12 +58,16 @@ class LineWriter:
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything put so far is written, for at most `seconds`; whether it is."""
+        if self._closed:
+            self._thread.join(seconds)
+            return not self._thread.is_alive()
         done = threading.Event()
         self._queue.put(done)
         return done.wait(seconds)
 
     def close(self) -> None:
-        """Write no line after those put so far; for these, `flush` first waits."""
+        """Write no line after those put so far; for these, `flush` waits."""
+        self._closed = True
         self._queue.put(None)
 
     def _say_dropped(self) -> bytes:

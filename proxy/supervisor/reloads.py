@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from proxy.core.errors import ConfigurationError, PatgateError
+from proxy.observe import logs
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
 from proxy.supervisor.fleet import Fleet
@@ -72,6 +73,7 @@ class Reloads:
             refuse_fixed(self._fleet.generation.settings, settings)
             generation = await self._fleet.turn(settings, self._ground)
             addresses = self._published(generation)
+            logs.change(level=settings.log.level, line_format=settings.log.format)
             ok, status = True, "serving the configuration that was reloaded"
             self._log.info("reloaded", workers=settings.workers, routes=len(settings.routes), addresses=addresses)
         except ConfigurationError as error:

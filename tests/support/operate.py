@@ -21,9 +21,11 @@ def outcomes(node: Patgate) -> list[str]:
 
 
 def write(node: Patgate, **changes: Any) -> None:
-    """Change top-level parts of the configuration file; the ports and the data directory stay."""
+    """Change top-level parts of the configuration file, in one step; the ports and the data directory stay."""
     node.config = complete({**node.config, **changes}, node.directory)
-    node.config_file.write_text(yaml.safe_dump(node.config, sort_keys=False))
+    draft = node.config_file.with_suffix(".new")
+    draft.write_text(yaml.safe_dump(node.config, sort_keys=False))
+    draft.replace(node.config_file)
 
 
 def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> None:
@@ -32,6 +34,16 @@ def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> N
     node.process.signal(signal.SIGHUP)
     wait_until(lambda: len(outcomes(node)) > before, "the end of a reload", seconds=seconds, process=node.process)
     assert outcomes(node)[before:] == [expect], node.process.tail()
+
+
+def settle(node: Patgate, *, seconds: float = 60.0) -> None:
+    """Wait until every reload that has begun has ended."""
+
+    def ended() -> bool:
+        begun = [record["event"] for record in node.records()].count("reloading")
+        return begun == len(outcomes(node))
+
+    wait_until(ended, "the end of every reload", seconds=seconds, process=node.process)
 
 
 def problems(node: Patgate) -> list[str]:
