@@ -18,28 +18,34 @@ class UpstreamWatch:
 
     def __init__(self, resolver: Resolver, log: Logger) -> None:
         self._upstreams: tuple[Upstream, ...] = ()
+        self._prepared: tuple[Upstream, ...] = ()
         self._lookups = Lookups(resolver, log)
         self._checks = HealthChecks(log)
         self._log = log
 
     def follow(self, upstreams: Sequence[Upstream]) -> None:
-        """Watch over these from now on. Those that were followed before keep what is known of them."""
-        if self._upstreams == tuple(upstreams):
+        """Watch over these from now on, and what is being prepared. What is known of names and servers is kept."""
+        followed = (*upstreams, *[each for each in self._prepared if each not in upstreams])
+        if self._upstreams == followed:
             return
-        self._upstreams = tuple(upstreams)
-        for upstream in upstreams:
+        self._upstreams = followed
+        for upstream in followed:
             upstream.watch(self)
-        self._lookups.follow(upstreams)
-        self._checks.follow(upstreams)
+        self._lookups.follow(followed)
+        self._checks.follow(followed)
 
     async def prepare(self, upstreams: Sequence[Upstream], seconds: float) -> None:
         """Resolve the names in these before requests come, waiting at most so long.
 
         Requests for an upstream without any address get 502.
         """
-        followed = self._upstreams
-        self.follow((*followed, *[each for each in upstreams if each not in followed]))
-        await self._lookups.answered(seconds)
+        self._prepared = tuple(upstreams)
+        try:
+            self.follow(self._upstreams)
+            await self._lookups.answered(seconds)
+        finally:
+            # They have their addresses now, and may never be used.
+            self._prepared = ()
 
     def sweep(self, now: float, upstreams: Sequence[Upstream]) -> None:
         """Begin what is due for `upstreams`, which are all that there are; `now` in monotonic seconds."""
@@ -65,7 +71,8 @@ class UpstreamWatch:
         addresses: dict[tuple[str, ...], float] = {}
         for upstream in self._upstreams:
             for address in upstream.settings.servers:
-                up[(upstream.name, str(address))] = addresses[(upstream.name, str(address))] = 0
+                up.setdefault((upstream.name, str(address)), 0)
+                addresses.setdefault((upstream.name, str(address)), 0)
             for server in upstream.servers:
                 key = (upstream.name, server.name)
                 addresses[key] += 1

@@ -218,8 +218,18 @@ async def test_an_answer_without_end_is_used_up_to_a_bound_and_each_address_once
 
 async def test_names_that_other_settings_share_are_known_at_once_and_new_ones_before_they_are_needed() -> None:
     """As in a reload: what is prepared has its addresses before the first request comes."""
+
+    class Slow(TableResolver):
+        async def resolve(self, host: str) -> Sequence[str]:
+            sweeps = len(seen)
+            await until(lambda: len(seen) >= sweeps + 3)
+            return await super().resolve(host)
+
+    seen: list[float] = []
     table = {"app.test": [ONE], "new.test": [TWO]}
-    async with watched(table, servers=named(81)) as gateway:
+    async with watched(TableResolver(table), servers=named(81)) as gateway:
+        gateway.watch._lookups._resolver = Slow(table)
+        gateway.on_sweep = lambda: seen.append(time.monotonic())
         settings = gateway.app.settings.model_copy(update={"max_idle": 3})
         anew = Upstream("app", settings, gateway.app._receiver)
         other = type(settings).model_validate({"servers": ["http://new.test:81", "http://app.test:82"]})

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ class Watched(Gateway):
         super().__init__(upstream=UpstreamSettings.model_validate(settings))
         self.watch = UpstreamWatch(resolver, get_logger("test"))
         self.watching = True
+        self.on_sweep: Callable[[], None] = lambda: None
 
     @property
     def app(self) -> Upstream:
@@ -48,6 +49,7 @@ class Watched(Gateway):
         while True:
             if self.watching:
                 self.watch.sweep(time.monotonic(), self.pipeline.upstreams)
+                self.on_sweep()
             await asyncio.sleep(0.005)
 
 
