@@ -22,7 +22,7 @@ from proxy.gateway.body import FramingError
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import HEAD_END, host_name
 from proxy.gateway.linger import Linger
-from proxy.gateway.pace import Pace
+from proxy.gateway.pace import Pace, unread
 from proxy.gateway.websocket import WebSocketBody
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ class ClientConnection(asyncio.Protocol):
         x = self.exchange
         if self.pace is not None and self.transport is not None:
             now = time.monotonic_ns()
-            if self.pace.fetches(self.transport.get_write_buffer_size(), now, rate=self.listener.client_rate):
+            if self.pace.fetches(unread(self.transport), now, rate=self.listener.client_rate):
                 self.deadline = now + self.listener.answer_ns
                 return
         self.deadline = _NEVER
@@ -486,4 +486,4 @@ class ClientConnection(asyncio.Protocol):
         if self.pace is None:
             self.pace = Pace()
         if self.transport is not None:
-            self.pace.left_unread(self.transport.get_write_buffer_size(), time.monotonic_ns())
+            self.pace.left_unread(unread(self.transport), time.monotonic_ns())

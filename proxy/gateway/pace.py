@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import array
+import asyncio
+import fcntl
+import termios
 from typing import Final
 
 _SECOND_NS: Final = 1_000_000_000
@@ -57,3 +61,19 @@ class Pace:
         measured = self._unread_since > 0
         self.left_unread(size, now)
         return measured and size > 0 and read > 0 and read * _SECOND_NS >= rate * time
+
+
+def unread(transport: asyncio.Transport) -> int:
+    """Bytes that the peer has not acknowledged: those that wait in this process, and those in the kernel's queue.
+
+    The kernel takes more only when a third of its queue is free, so that this process alone sees nothing of a slow
+    reader for minutes (tcp(7), SIOCOUTQ, which Linux has under the name of the terminals' TIOCOUTQ).
+    """
+    queued = array.array("i", [0])
+    bound = transport.get_extra_info("socket")
+    if bound is not None:
+        try:
+            fcntl.ioctl(bound.fileno(), termios.TIOCOUTQ, queued)
+        except OSError:
+            return 0  # it is closed, and nobody reads on
+    return transport.get_write_buffer_size() + queued[0]
