@@ -22,14 +22,24 @@ class Answer:
 
 
 class Load:
-    """One client that repeats one request until it is stopped. After a failure it connects anew, when `reconnects`."""
+    """One client that repeats one request until it is stopped, so many seconds apart.
+
+    After a failure it connects anew, when `reconnects`.
+    """
 
     def __init__(
-        self, connect: Callable[[], Connection], target: str, headers: dict[str, str], *, reconnects: bool = True
+        self,
+        connect: Callable[[], Connection],
+        target: str,
+        headers: dict[str, str],
+        *,
+        reconnects: bool = True,
+        pause: float = 0.002,
     ) -> None:
         self._connect = connect
         self._request = request_bytes("GET", target, headers=headers)
         self._reconnects = reconnects
+        self._pause = pause
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="load", daemon=True)
         self.answers: list[Answer] = []
@@ -81,6 +91,6 @@ class Load:
             self.answers.append(Answer(began=began, seconds=time.monotonic() - began, status=status))
             if status is None and not self._reconnects:
                 return
-            self._stopped.wait(0.002)  # a load, not a flood: two cores carry everything
+            self._stopped.wait(self._pause)  # a load, not a flood: two cores carry everything
         if connection is not None:
             connection.close()

@@ -59,7 +59,7 @@ async def test_an_authority_that_hangs_up_during_the_greeting_is_greeted_again_a
             link = AuthorityLink(path, slot=0, cache=make_cache(), on_state=states.append)
             link.start()
             try:
-                await until(lambda: states[-1:] == [True], seconds=3)
+                await until(lambda: states[-1:] == [True])
             finally:
                 await link.close()
 

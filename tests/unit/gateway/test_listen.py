@@ -245,7 +245,7 @@ async def test_empty_lines_and_halves_of_them_buy_no_time(first: bytes, again: b
 
 
 async def test_the_second_head_on_a_connection_has_a_deadline_of_its_own() -> None:
-    async with serving(answering(echo_target), head_seconds=0.1, keepalive_seconds=30) as (gateway, _):
+    async with serving(answering(echo_target), head_seconds=0.5, keepalive_seconds=30) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a"))).status == 200
         assert (await client.ask(b"GET /op")).status == 408
