@@ -46,6 +46,7 @@ class Process:
         directory: Path,
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
@@ -58,6 +59,7 @@ class Process:
                 env=None if environ is None else dict(environ),
                 cwd=cwd or directory,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         RUNNING.append(self)
 
