@@ -32,6 +32,8 @@ _BAD_SHARE: Final = 0.1
 _WARM_SHARE: Final = 0.2
 _DRIVE_SECONDS: Final = 2.0
 _PER: Final = 100_000
+_ABSENT: Final = 500
+"""Refusals that the worker may remember: so few that it has its fill of them before the line begins."""
 _CONFIGURATION: Final = """\
 upstreams:
   origin: {{ servers: ["http://127.0.0.1:{origin}"], idle_timeout: 2s }}
@@ -42,6 +44,7 @@ routes:
   - {{ path: "/v1/rude/{{id}}", upstream: rude, entity: rude }}
   - {{ path: "/v1/{{entity}}", upstream: origin }}
   - {{ path: "/v1/{{entity}}/{{id}}", upstream: origin }}
+cache: {{ absent: {absent} }}
 """
 
 
@@ -77,7 +80,7 @@ def soaked(directory: Path, cores: Cores, tokens: tuple[str, ...]) -> Iterator[t
     with ExitStack() as stack:
         origin = stack.enter_context(run_origin(directory, cores))
         behind = heard(stack.enter_context(beside(rude, cores.rest)), 10, "the rude backend listens")
-        text = _CONFIGURATION.format(origin=origin.port, rude=behind["port"])
+        text = _CONFIGURATION.format(origin=origin.port, rude=behind["port"], absent=_ABSENT)
         stand = stack.enter_context(standing(directory / "patgate", cores, text, tokens))
         # Every fourth token may only read.
         able = tuple(token for number, token in enumerate(tokens) if number % 4 != 3)
