@@ -236,7 +236,7 @@ def run(job: Job) -> Seen:
     times, late = answered[first:], sent[first:]
     return Seen(
         requests=len(times),
-        unanswered=answered.count(-1),
+        unanswered=times.count(-1),
         p50_us=percentile(times, 0.5) / 1e3,
         p99_us=percentile(times, 0.99) / 1e3,
         max_us=max(times) / 1e3,
