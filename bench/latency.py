@@ -84,7 +84,7 @@ def measure(run: Run) -> Part:
                 aim=AIM,
             ),
             Figure(
-                what=f"the same with arrivals at random, ratio to {REFERENCE}",
+                what=f"p99 at half of the peak rate with arrivals at random, ratio to {REFERENCE}",
                 spread=_ratio(seen[OURS, True], seen[REFERENCE, True]),
             ),
         ),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.figures import Figure, Part
+from bench.figures import Better, Figure, Part
 from bench.results import Result
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -39,7 +39,8 @@ def figures_text(figures: Sequence[Figure]) -> str:
     """What was found beside what was promised."""
     rows = []
     for figure in figures:
-        limits = [number(limit) + figure.unit if limit is not None else "" for limit in (figure.bound, figure.aim)]
+        sign = "≤" if figure.better is Better.LOWER else "≥"
+        limits = [f"{sign} {number(at)}{figure.unit}" if at is not None else "" for at in (figure.bound, figure.aim)]
         held = figure.spread
         span = f" ({number(held.low)}–{number(held.high)})" if held.low != held.high else ""
         rows.append([figure.what, f"{number(held.median)}{figure.unit}{span}", *limits, figure.verdict.value])

@@ -56,9 +56,10 @@ def test_a_percentile_is_the_nearest_rank() -> None:
 
 def test_a_row_shows_the_figure_its_span_and_both_limits() -> None:
     assert report.figures_text([figure(1.75)]).splitlines()[-1] == (
-        "| cost 1.75 | 1.75 s (1.50–2) | 2 s | 1.50 s | bound met |"
+        "| cost 1.75 | 1.75 s (1.50–2) | ≤ 2 s | ≤ 1.50 s | bound met |"
     )
-    assert report.figures_text([figure(3.0)]).splitlines()[-1].endswith("| **missed** |")
+    more = figure(1.25, bound=2.0, aim=3.0, better=Better.HIGHER)
+    assert report.figures_text([more]).splitlines()[-1].endswith("| ≥ 2 s | ≥ 3 s | **missed** |")
 
 
 @pytest.mark.parametrize(
