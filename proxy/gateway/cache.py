@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _LATELY: Final = 1 << 16
 """Prefixes that are remembered as good until lately, at most."""
+_FORGOTTEN_AT_ONCE: Final = 1000
+"""Refusals that one sweep looks at: what a flood has left must not hold up a request."""
 _CREDENTIALS_PER_GRANT: Final = 4
 """Ways in which one token is presented at the same time (Bearer, X-API-Key, Basic with a user name or two)."""
 
@@ -149,6 +151,17 @@ class GrantCache:
             del self._absent[prefix]
             return None
         return held[1]
+
+    def sweep(self, now: float) -> None:
+        """Forget refusals that have aged out at `now` (monotonic seconds): the oldest, and not very many at a time."""
+        absent = self._absent
+        for _ in range(_FORGOTTEN_AT_ONCE):
+            if not absent:
+                return
+            prefix = next(iter(absent))
+            if absent[prefix][0] > now:
+                return
+            del absent[prefix]
 
     def apply(self, keys: Iterable[str], epoch: int) -> None:
         """Absorb the changes up to number `epoch`: every grant that depends on one of `keys` leaves."""

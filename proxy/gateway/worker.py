@@ -140,6 +140,7 @@ class Worker:
                 for port in (*running.ports.values(), *running.leaving):
                     port.sweep(now)
                 proxy.sweep(now / 1e9)
+                self._cache.sweep(now / 1e9)
                 self._watch.sweep(now / 1e9, proxy.upstreams)
                 running.recorder.flush()
                 self._link.send_counters(self._counted(page).to_wire())

@@ -220,3 +220,22 @@ def test_a_credential_that_is_verified_again_and_again_makes_room_for_others() -
     assert len(cache.by_credential) == 4
     cache.evict("acme_pat_id0")
     assert not cache.by_credential
+
+
+def test_refusals_that_have_aged_out_are_forgotten_though_nobody_asks() -> None:
+    cache = GrantCache(
+        capacity=1, absent_capacity=3000, absent_seconds=10.0, credential_key=b"k" * 32, prefix_heads=["acme_pat"]
+    )
+    for number in range(2500):
+        refused = RefusedGrant(prefix=f"acme_pat_{number}", reason=Reason.TOKEN_UNKNOWN, depends=())
+        cache.store_refused(refused, 0.0 if number < 2400 else 5.0)
+    cache.sweep(9.9)
+    assert cache.absent == 2500
+    cache.sweep(10.0)
+    assert cache.absent == 1500, "a sweep takes only so many"
+    for _ in range(4):
+        cache.sweep(10.0)
+    assert cache.absent == 100, "what is younger stays"
+    assert cache.refused("acme_pat_2400", 10.0) is not None
+    cache.sweep(15.0)
+    assert cache.absent == 0
