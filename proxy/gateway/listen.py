@@ -291,9 +291,8 @@ class ClientConnection(asyncio.Protocol):
         """The deadline has passed."""
         x = self.exchange
         if self.pace is not None and self.transport is not None:
-            now = time.monotonic_ns()
-            if self.pace.fetches(unread(self.transport), now, rate=self.listener.client_rate):
-                self.deadline = now + self.listener.answer_ns
+            if self.pace.fetches(unread(self.transport), time.monotonic_ns(), rate=self.listener.client_rate):
+                self.touch()
                 return
         self.deadline = _NEVER
         if x is None and self.transport is not None and self.transport.get_write_buffer_size():

@@ -291,6 +291,24 @@ def test_slow_bodies_are_gone_within_their_deadline(
     wait_until(lambda: all(peer.ended.is_set() for peer in waiting), "the backend's connections gone", seconds=20)
 
 
+def test_bodies_that_trickle_are_gone_though_they_never_pause(node: Patgate, token: Token) -> None:
+    """A byte now and then buys no time: a body has an average to keep."""
+    head = b"POST /public/slow HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100000\r\n\r\n"
+    with Load(node.connect, TARGET, token.bearer, reconnects=False) as others, ExitStack() as stack:
+        slow = opened(stack, node, 50, head)
+
+        def ended() -> bool:
+            for connection in slow:
+                with suppress(OSError):
+                    connection.send(b"x")
+            time.sleep(0.05)  # the pace of the trickle
+            return gone(slow)
+
+        wait_until(ended, "50 trickling bodies gone", seconds=20)
+        others.wait_for_more(20)
+    assert others.statuses() == {200}
+
+
 @pytest.mark.alone
 def test_slow_readers_are_gone_within_their_deadline_and_hold_little_memory(node: Patgate, token: Token) -> None:
     worker = node.worker_pids()[0]
