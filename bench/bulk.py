@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from bench.cpu import cpu_ns
 from bench.errors import BenchError
 from bench.figures import Better, Figure, Part, Run, Table, spread
 from bench.machine import Cores, pin, require
@@ -73,31 +74,35 @@ def measure(run: Run) -> Part:
     """Carry ``run.entries`` bytes in each direction ``run.rounds`` times. Raises BenchError when one went missing."""
     size, rounds = run.entries or BYTES, run.rounds or ROUNDS
     speeds: dict[tuple[str, str], list[float]] = {}
+    costs: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         sink = stack.enter_context(_sink(run.cores))
         files = stack.enter_context(_files(run.directory, run.cores, size))
         tokens = mint(1)
-        gateways: dict[str, int] = {}
+        gateways: dict[str, tuple[int, int]] = {}
         for name, buffers in (("nginx", ""), ("nginx, large buffers", _LARGE_BUFFERS)):
             port = free_port()
             text = _NGINX.format(port=port, token=tokens[0], files=files, sink=sink, buffers=buffers)
             directory = run.directory / f"nginx{len(gateways)}"
-            stack.enter_context(run_nginx(directory, text, port, run.cores.subject))
-            gateways[name] = port
+            gateways[name] = port, stack.enter_context(run_nginx(directory, text, port, run.cores.subject))
         text = _PATGATE.format(files=files, sink=sink)
         patgate = stack.enter_context(standing(run.directory / "patgate", run.cores, text, tokens))
-        gateways["patgate"] = patgate.port
+        gateways["patgate"] = patgate.port, patgate.worker
         introduce(patgate.port, _UP, tokens)
         payload = run.directory / "file"
         before = _memory_from_here(patgate)
-        for name, port in gateways.items():
-            _both(name, port, tokens[0], payload, run.cores, size)  # pages, connections and allocators warm
+        for name, (port, _) in gateways.items():  # pages, connections and allocators warm
+            for direction in ("down", "up"):
+                _carry(direction, name, port, tokens[0], payload, run.cores, size)
         for number in range(rounds):
-            for name, port in list(gateways.items())[:: 1 if number % 2 == 0 else -1]:
-                for direction, speed in _both(name, port, tokens[0], payload, run.cores, size).items():
+            for name, (port, worker) in list(gateways.items())[:: 1 if number % 2 == 0 else -1]:
+                for direction in ("down", "up"):
+                    before_ns = cpu_ns((worker,))
+                    speed = _carry(direction, name, port, tokens[0], payload, run.cores, size)
                     speeds.setdefault((name, direction), []).append(speed)
+                    costs.setdefault((name, direction), []).append((cpu_ns((worker,)) - before_ns) / size)
         grown = (patgate.peak() - before) / MIB
-    return _part(size, rounds, speeds, grown)
+    return _part(size, rounds, speeds, costs, grown)
 
 
 def _memory_from_here(patgate: Stand) -> int:
@@ -105,7 +110,11 @@ def _memory_from_here(patgate: Stand) -> int:
     return patgate.resident()
 
 
-def _part(size: int, rounds: int, speeds: Mapping[tuple[str, str], list[float]], grown: float) -> Part:
+_Values = Mapping[tuple[str, str], list[float]]
+"""By gateway and direction."""
+
+
+def _part(size: int, rounds: int, speeds: _Values, costs: _Values, grown: float) -> Part:
     def ratios(direction: str, reference: str) -> list[float]:
         pairs = zip(speeds["patgate", direction], speeds[reference, direction], strict=True)
         return [ours / theirs for ours, theirs in pairs]
@@ -113,7 +122,8 @@ def _part(size: int, rounds: int, speeds: Mapping[tuple[str, str], list[float]],
     names = list(dict.fromkeys(name for name, _ in speeds))
     rows = [
         (name, *(f"{median(speeds[name, direction]) / 1e6:,.0f}" for direction in ("down", "up")),
-         *(f"{median(ratios(direction, name)):.2f}" for direction in ("down", "up")))
+         *(f"{median(ratios(direction, name)):.2f}" for direction in ("down", "up")),
+         *(f"{median(costs[name, direction]):.2f}" for direction in ("down", "up")))
         for name in names
     ]  # fmt: skip
     carried = f"{size / 1e9:.2f} GB"
@@ -128,7 +138,8 @@ def _part(size: int, rounds: int, speeds: Mapping[tuple[str, str], list[float]],
                    bound=16, unit=" MiB"),
         ),
         tables=(
-            Table(head=("one body at a time", "down, MB/s", "up, MB/s", "patgate's ratio to it, down", "up"),
+            Table(head=("one body at a time", "down, MB/s", "up, MB/s", "patgate's ratio to it, down", "up",
+                        "CPU of the worker, s/GB, down", "up"),
                   rows=tuple(rows)),
         ),
         notes=(
@@ -140,12 +151,11 @@ def _part(size: int, rounds: int, speeds: Mapping[tuple[str, str], list[float]],
     )  # fmt: skip
 
 
-def _both(name: str, port: int, token: str, payload: Path, cores: Cores, size: int) -> Mapping[str, float]:
-    """Bytes per second in each direction, as curl counts them."""
-    return {
-        "down": _curl(name, port, _DOWN, token, cores, size, []),
-        "up": _curl(name, port, _UP, token, cores, size, ["--upload-file", str(payload), "--header", "Expect:"]),
-    }
+def _carry(direction: str, name: str, port: int, token: str, payload: Path, cores: Cores, size: int) -> float:
+    """Bytes per second, as curl counts them."""
+    if direction == "down":
+        return _curl(name, port, _DOWN, token, cores, size, [])
+    return _curl(name, port, _UP, token, cores, size, ["--upload-file", str(payload), "--header", "Expect:"])
 
 
 def _curl(name: str, port: int, path: str, token: str, cores: Cores, size: int, options: list[str]) -> float:
