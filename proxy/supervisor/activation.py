@@ -9,6 +9,7 @@ Rules of this module:
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Final
 
 from proxy.settings.addresses import Bind
@@ -40,6 +41,16 @@ def passed(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
 
 def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str, Listener]:
     """The listeners that the passed sockets are for, out of those in `binds`. Raises `ListenerRefused`."""
+    with ExitStack() as stack:
+        found = _adopted(sockets, binds, stack)
+        stack.pop_all()
+    return {name: Listener(name=name, address=_text(socks[0]), sockets=tuple(socks)) for name, socks in found.items()}
+
+
+def _adopted(
+    sockets: list[tuple[str, int]], binds: Mapping[str, Bind], stack: ExitStack
+) -> dict[str, list[socket.socket]]:
+    """Sockets by the listeners that they are for; `stack` closes them where one is refused."""
     found: dict[str, list[socket.socket]] = {}
     for name, fd in sockets:
         os.set_inheritable(fd, False)
@@ -47,6 +58,7 @@ def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str
             sock = socket.socket(fileno=fd)
         except OSError as error:
             raise ListenerRefused(f"The service manager passed descriptor {fd}, which is no socket.") from error
+        stack.enter_context(sock)
         if not _listens(sock):
             raise ListenerRefused(f"The service manager passed descriptor {fd}, which is no listening TCP socket.")
         sock.setblocking(False)
@@ -57,7 +69,7 @@ def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str
                 f"name it {', '.join(binds)} (FileDescriptorName) or give it the address of one."
             )
         found.setdefault(listener, []).append(sock)
-    return {name: Listener(name=name, address=_text(socks[0]), sockets=tuple(socks)) for name, socks in found.items()}
+    return found
 
 
 def _listens(sock: socket.socket) -> bool:

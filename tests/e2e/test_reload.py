@@ -57,7 +57,7 @@ def the_usual_configuration(node: Patgate) -> Iterator[None]:
 def test_kept_alive_connections_lose_no_request_through_reloads_good_and_bad(node: Patgate, token: Token) -> None:
     """Every load has one connection to one worker, for the whole time: one that is closed ends its load for good."""
     with ExitStack() as stack:
-        kept = list(node.connection_to_each_worker().values())
+        kept = [stack.enter_context(each) for each in node.connection_to_each_worker().values()]
         loads = [
             stack.enter_context(Load(partial(lambda one: one, connection), TARGET, token.bearer, reconnects=False))
             for connection in kept
@@ -128,6 +128,29 @@ def test_a_configuration_with_mistakes_is_refused_with_each_line_and_the_one_bef
         wait_until(lambda: metric(node, OK_METRIC) == 1, "the metric of a good reload")
         assert metric(node, TIME_METRIC) >= began - 1
         assert connection.request("GET", TARGET, headers=token.bearer).status == 200
+
+
+def test_reloads_leave_no_descriptor_behind(node: Patgate, token: Token) -> None:
+    def open_files() -> dict[int, int]:
+        pids = [node.process.pid, node.authority_pid(), *node.all_workers()]
+        return {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids}
+
+    reload(node)
+    before = open_files()
+    for turn in range(8):
+        write(node, roles={**ROLES, f"role-{turn}": ["things:list"]})
+        reload(node)
+    node.config_file.write_text("routes: 7\n")
+    reload(node, expect=REFUSED)
+
+    def no_more() -> bool:
+        now = open_files()
+        assert now.keys() == before.keys()
+        return all(now[pid] <= before[pid] + 2 for pid in now)  # a spare's pipes come and go
+
+    wait_until(no_more, f"no more descriptors than {before}", seconds=30)
+    write(node, roles=ROLES)
+    reload(node)
 
 
 def test_what_the_store_stands_on_is_refused_by_name(node: Patgate, token: Token) -> None:

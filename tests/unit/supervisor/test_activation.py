@@ -1,0 +1,89 @@
+"""Sockets that were passed, and what is said to the service manager, without one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from proxy.settings.addresses import Bind
+from proxy.supervisor import activation
+from proxy.supervisor.errors import ListenerRefused
+from proxy.supervisor.notify import Notifier
+
+BINDS = {"control": Bind(host="127.0.0.1", port=1), "proxy": Bind(host="127.0.0.1", port=2)}
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({}, []),
+        ({"LISTEN_PID": "8", "LISTEN_FDS": "1"}, []),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, [("", 3), ("", 4)]),
+        ({"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "proxy:x"}, [("proxy", 3), ("x", 4)]),
+    ],
+)
+def test_descriptors_are_those_from_3_on_with_their_names(
+    environ: dict[str, str], found: list[tuple[str, int]]
+) -> None:
+    assert activation.passed(environ, 7) == found
+
+
+@pytest.mark.parametrize("wrong", [{"LISTEN_FDS": "many"}, {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "one"}, {}])
+def test_variables_that_contradict_themselves_are_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ListenerRefused, match="service manager passed sockets"):
+        activation.passed({"LISTEN_PID": "7", **wrong}, 7)
+
+
+def handed(sock: socket.socket) -> int:
+    """A descriptor of its own for a socket, as another process would have given it."""
+    return os.dup(sock.fileno())
+
+
+def test_a_name_counts_and_without_one_the_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as named, socket.create_server(("127.0.0.1", 0)) as plain:
+        port = plain.getsockname()[1]
+        binds = {**BINDS, "forward_auth": Bind(host="127.0.0.1", port=port)}
+        found = activation.adopt([("proxy", handed(named)), ("patgate.socket", handed(plain))], binds)
+        assert {name: each.port for name, each in found.items()} == {
+            "proxy": named.getsockname()[1],
+            "forward_auth": port,
+        }
+        assert found["proxy"].fds(0, 4) == found["proxy"].fds(3, 4), "all workers accept from the one queue"
+        for each in found.values():
+            each.close()
+
+
+def test_what_is_no_listening_tcp_socket_is_refused(tmp_path: Path) -> None:
+    with socket.socket() as idle, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        for fd in (handed(idle), handed(datagram)):
+            with pytest.raises(ListenerRefused, match="no listening TCP socket"):
+                activation.adopt([("proxy", fd)], BINDS)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(ListenerRefused, match="no socket"):
+        activation.adopt([("proxy", fd)], BINDS)
+    os.close(fd)
+
+
+def test_a_manager_that_is_not_there_changes_nothing(tmp_path: Path) -> None:
+    for address in (None, "", "relative", str(tmp_path / "nobody"), "@nobody-listens-here", "/" + "x" * 200):
+        notifier = Notifier(address)
+        notifier.ready("serving")
+        notifier.alive()
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "7"}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "8"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+    ],
+)
+def test_a_watchdog_is_fed_twice_in_its_time(environ: dict[str, str], seconds: float | None) -> None:
+    assert Notifier.from_environment(environ, 7).watchdog_seconds == seconds
