@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# So many tests at a time: one more than cores, because most of them wait for something.
-WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
+# So many tests at a time: one more than cores, because most of them wait for something; few, where cores are shared out.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 SOAK_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
