@@ -34,7 +34,6 @@ _ASKED: Final = (
     b"POST /v1/things HTTP/1.1\r\n" + _LOGIN + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n",
 )
 _UNFINISHED: Final = (6, 7)
-_WEBSOCKET: Final = 3
 _NEXT: Final = b"GET /open/next HTTP/1.1\r\nHost: g\r\n\r\n"
 _NEXT_ANSWER: Final = b"HTTP/1.1 200 OK\r\nX-Next: yes\r\nContent-Length: 4\r\n\r\nnext"
 _ENDS: Final = 0x10
@@ -222,7 +221,7 @@ def check(outcome: Outcome, said: bytes, how: int) -> None:
     if not meant.whole and how & (_ENDS | _RESETS):
         assert outcome.ended, "a connection waits for the rest of an answer that will not come"
     if outcome.pooled:
-        assert meant.whole and not meant.behind and not meant.until_end and asked not in (*_UNFINISHED, _WEBSOCKET)
+        assert meant.whole and not meant.behind and not meant.until_end and asked not in _UNFINISHED
         assert b"close" not in nominated
     if outcome.second is not None and got.whole and got.status != 101:
         assert outcome.second.startswith(b"HTTP/1.1 200 OK\r\n") and outcome.second.endswith(b"\r\n\r\nnext"), outcome

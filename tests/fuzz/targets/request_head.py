@@ -4,12 +4,14 @@ llhttp (through httptools) is the oracle. Where it is stricter than the standard
 is no objection of ours:
 * It knows a fixed list of methods; any other token is a method to us and meets the route table. Such a head is read
   with GET in its place.
+* It allows spaces, and no tabs, behind `chunked`, and it obeys `Proxy-Connection`, which is no field of the standard.
 * It refuses bytes of 0x80 and above in a target; our grammar leaves them to `core.target`, which refuses them too.
 Where it is laxer (an empty `Host`, two of them, lists in `Transfer-Encoding`), we refuse and it is not asked.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import httptools
@@ -21,6 +23,7 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import HEAD_END
 from proxy.gateway.parse import FORWARDED_FIELDS, HeadParser
 from tests.fuzz.targets.target import Target
+from tests.support.sentinel import REG_NAME
 
 KNOWN: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 STRIPPED: Final = stripped_names(PRESETS["patgate"])
@@ -30,6 +33,7 @@ DROPPED: Final = STRIPPED | {
 }  # fmt: skip
 """Folded names of what has a meaning here and goes no further as it came."""
 SPECIAL: Final = frozenset((b"host", b"content-length", b"expect"))
+_TABS: Final = re.compile(rb"(\r\ntransfer-encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
 _OPTIONS_OF_CONNECTION: Final = {b"close", b"keep-alive", b"upgrade", b""}
 
 Fields = list[tuple[bytes, bytes]]
@@ -130,7 +134,7 @@ def check(data: bytes, parser: HeadParser) -> bool:
     assert data.startswith(x.method + b" ")
     known = x.method in KNOWN
     asked = data if known else b"GET" + data[len(x.method) :]
-    read, llhttp, error = oracle(asked[: asked.find(HEAD_END) + len(HEAD_END)])
+    read, llhttp, error = oracle(_TABS.sub(rb"\1", asked[: asked.find(HEAD_END) + len(HEAD_END)]))
     assert error is None, error
     assert read.headers_complete
     assert llhttp.get_method() == (x.method if known else b"GET")
@@ -145,13 +149,14 @@ def check(data: bytes, parser: HeadParser) -> bool:
     upgrades = llhttp.should_upgrade()
     assert upgrades or not x.websocket
     # llhttp says when a message needs its connection closed; we never keep one that it would close.
-    assert upgrades or read.keep_alive or not x.keep_alive
+    assert upgrades or read.keep_alive or not x.keep_alive or named(fields, b"proxy-connection")
     return True
 
 
 def check_credentials(x: Exchange, fields: Fields) -> None:
     """Host and credentials come from exactly one field of exactly that name, and a trusted peer's word as it came."""
     assert named(fields, b"host") == [x.host]
+    assert REG_NAME.fullmatch(x.host), "a Host that is none"
     assert x.host_name == x.host_name.lower()
     assert x.host.lower().decode("latin-1").startswith(x.host_name)
     assert named(fields, b"authorization") == ([] if x.authorization is None else [x.authorization])
@@ -188,13 +193,15 @@ TARGET: Final = Target(
         b"PUT /v1/things/7 HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n0\r\n\r\n",
         b"GET /v1/c HTTP/1.1\r\nHost: g\r\nConnection: Upgrade, x-a\r\nUpgrade: websocket\r\nX-A: b\r\nX_A: c\r\n\r\n",
         b"PURGE /a;x=y/%2e?%zz HTTP/1.1\r\nHost: g\r\nAuthorization: Basic eDp5\r\nX-API-Key: \x80\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\t\r\nProxy-Connection: close\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: g\r\nX-Auth-User: root\r\nx_auth.user: root\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
     ),
     pieces=(
         b"\r\n", b"\n", b"\r", b"\r\n\r\n", b"\r\n ", b"\r\n\t", b"\0", b"\x0b", b"\x7f", b"\x80", b"\x85", b":",
         b" :", b"GET ", b"CONNECT ", b" HTTP/1.1", b" HTTP/1.0", b" HTTP/2.0", b"http://gateway", b"https://u@g", b"*",
-        b"%2e", b"\r\nHost: other", b"\r\nContent-Length: 5", b"\r\nContent-Length: +5", b"\r\nContent-Length: 5, 5",
-        b"\r\nContent-Length: 0", b"\r\nTransfer-Encoding: chunked", b"\r\nTransfer-Encoding: chunked, identity",
+        b"%2e", b"\r\nHost: other", b"\r\nHost: a,b", b",", b"@", b"/", b"\r\nContent-Length: 5",
+        b"\r\nContent-Length: +5", b"\r\nContent-Length: 5, 5", b"\r\nContent-Length: 0",
+        b"\r\nTransfer-Encoding: chunked", b"\r\nTransfer-Encoding: chunked, identity",
         b"\r\nTransfer-Encoding: \x0bchunked", b"\r\nTransfer-Encoding : chunked", b"\r\nTransfer_Encoding: chunked",
         b"\r\nConnection: ", b"close", b"keep-alive", b"upgrade", b", ", b"\r\nUpgrade: websocket",
         b"\r\nUpgrade: h2c", b"\r\nExpect: 100-continue", b"\r\nAuthorization: Bearer ", b"\r\nX-API-Key: ",
