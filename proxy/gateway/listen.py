@@ -290,10 +290,13 @@ class ClientConnection(asyncio.Protocol):
     def late(self) -> None:
         """The deadline has passed."""
         x = self.exchange
-        if self.pace is not None and self.transport is not None:
-            if self.pace.fetches(unread(self.transport), time.monotonic_ns(), rate=self.listener.client_rate):
-                self.touch()
-                return
+        if (
+            self.pace is not None
+            and self.transport is not None
+            and self.pace.fetches(unread(self.transport), time.monotonic_ns(), rate=self.listener.client_rate)
+        ):
+            self.touch()
+            return
         self.deadline = _NEVER
         if x is None and self.transport is not None and self.transport.get_write_buffer_size():
             # The end of an answer lies here and nobody fetches it; closing would wait for ever.
