@@ -28,7 +28,8 @@ def mutated(draw: st.DrawFn, target: Target) -> bytes:
         data = data[: draw(st.integers(0, len(data)))] + other[draw(st.integers(0, len(other))) :]
     for _ in range(draw(st.integers(1, 4))):
         ends = [found.start() for found in re.finditer(b"\r\n", data)]
-        at = draw(st.sampled_from(ends) if ends and draw(st.booleans()) else st.integers(0, len(data)))
+        at_end = bool(ends) and draw(st.booleans())
+        at = draw(st.sampled_from(ends) if at_end else st.integers(0, len(data)))
         put = draw(st.sampled_from(target.pieces) | st.binary(max_size=3))
         data = data[:at] + put + data[at + draw(st.sampled_from((0, 0, 1, 2, len(put)))) :]
     return data[: target.longest]

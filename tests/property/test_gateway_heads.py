@@ -53,9 +53,9 @@ lines = st.tuples(names, spaces, values, spaces).map(lambda parts: b"\r\n%s:%s%s
 targets = one_of(
     [b"/", b"/v1/things", b"/v1/things?x=/../y", b"http://gateway/v1/things", b"*", b"gateway:443", b"/a%2fb"]
 ) | some(bytes(range(0x21, 0x7F)), most=10).map(lambda rest: b"/" + rest)
-hosts = one_of([b"\r\nHost: gateway", b"\r\nhost:gateway \t", b"\r\nHOST: [::1]:80", b""]) | (
-    some(b"aB0-._~%!$&'()*+,;=:@[]/?#\\\"<>^`{|}\x7f\x80\xff", most=6).map(lambda host: b"\r\nHost: " + host)
-)
+hosts = one_of([b"\r\nHost: gateway", b"\r\nhost:gateway \t", b"\r\nHOST: [::1]:80", b""]) | st.binary(
+    min_size=1, max_size=1
+).map(lambda wrong: b"\r\nHost: gate" + wrong + b"way")
 heads = st.builds(
     lambda method, target, minor, host, before, after: (
         b"%s %s HTTP/1.%d%s%s%s\r\n\r\n" % (method, target, minor, b"".join(before), host, b"".join(after))
