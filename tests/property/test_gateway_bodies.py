@@ -25,6 +25,7 @@ from proxy.gateway.body import (
     LengthBody,
     encode_chunks,
 )
+from tests.fuzz.targets import chunked_body
 
 HEAD = b"POST / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
 BEHIND = b"GET /next HTTP/1.1\r\n"
@@ -263,3 +264,9 @@ def test_the_longest_size_line_may_be_cut_anywhere() -> None:
     wire = line + b"\r\nx\r\n0\r\n\r\n"
     for cut in range(len(wire)):
         assert feed(ChunkedBody(), wire[:cut], wire[cut:]) == (b"x", b"")
+
+
+def test_every_single_edit_of_a_body_is_refused_or_read_alike() -> None:
+    wire = b"5\r\nhello\r\n2;x=y\r\n\r\n\r\n0\r\nX-A: b\r\n\r\n"
+    for at, removed, put in itertools.product(range(len(wire) + 1), range(3), (b"", *MUTATIONS)):
+        chunked_body.run(b"\0" + wire[:at] + put + wire[at + removed :])

@@ -5,6 +5,8 @@ The comparison is the fuzzer's (`tests.fuzz.targets.request_head`, `response_hea
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,20 +37,19 @@ values = one_of(
 ) | some(VALUE)
 spaces = some(b" \t", most=2)
 #: Lines that decide where a message ends, or who asks what of whom: well, badly, and each more than once in a head.
-deciding = one_of(
-    [
-        b"Content-Length: 5", b"Content-Length: 05", b"Content-Length: +5", b"Content-Length: -0", b"Content-Length:",
-        b"Content-Length: 5, 5", b"Content-Length: 5 5", b"Content-Length: 0_2", b"Content-Length: 0x5",
-        b"Content-Length: 5;", b"Content-Length: " + b"9" * 19, b"content_length: 6", b"Content-Length : 5",
-        b"Transfer-Encoding: chunked", b"Transfer-Encoding: Chunked", b"Transfer-Encoding: xchunked",
-        b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding: \"chunked\"",
-        b"Transfer-Encoding:", b"Transfer-Encoding : chunked", b"transfer.encoding: chunked",
-        b"Host: gateway", b"Host: other", b"Host:", b"Host: a,b", b"Host: a b", b"Host: a/b@c", b"Host : a",
-        b"Connection: close", b"Connection: keep-alive", b"Connection: Upgrade", b"Connection: x-a, close",
-        b"Connection: content-length", b"Connection: a b", b"Upgrade: websocket", b"Upgrade: h2c", b"X-A: 1",
-        b"Authorization: Basic YTpi", b"X-API-Key: a", b"Expect: 100-continue", b"Expect: x", b" folded: 1", b"novalue",
-    ]
-).map(lambda line: b"\r\n" + line)  # fmt: skip
+DECIDING = (
+    b"Content-Length: 5", b"Content-Length: 05", b"Content-Length: +5", b"Content-Length: -0", b"Content-Length:",
+    b"Content-Length: 5, 5", b"Content-Length: 5 5", b"Content-Length: 0_2", b"Content-Length: 0x5",
+    b"Content-Length: 5;", b"Content-Length: " + b"9" * 19, b"content_length: 6", b"Content-Length : 5",
+    b"Transfer-Encoding: chunked", b"Transfer-Encoding: Chunked", b"Transfer-Encoding: xchunked",
+    b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding: \"chunked\"",
+    b"Transfer-Encoding:", b"Transfer-Encoding : chunked", b"transfer.encoding: chunked",
+    b"Host: gateway", b"Host: other", b"Host:", b"Host: a,b", b"Host: a b", b"Host: a/b@c", b"Host : a",
+    b"Connection: close", b"Connection: keep-alive", b"Connection: Upgrade", b"Connection: x-a, close",
+    b"Connection: content-length", b"Connection: a b", b"Upgrade: websocket", b"Upgrade: h2c", b"X-A: 1",
+    b"Authorization: Basic YTpi", b"X-API-Key: a", b"Expect: 100-continue", b"Expect: x", b" folded: 1", b"novalue",
+)  # fmt: skip
+deciding = one_of(DECIDING).map(lambda line: b"\r\n" + line)
 lines = st.tuples(names, spaces, values, spaces).map(lambda parts: b"\r\n%s:%s%s%s" % parts) | deciding
 targets = one_of(
     [b"/", b"/v1/things", b"/v1/things?x=/../y", b"http://gateway/v1/things", b"*", b"gateway:443", b"/a%2fb"]
@@ -104,6 +105,20 @@ def test_a_head_that_we_accept_is_read_alike_by_llhttp(head: bytes) -> None:
 @settings(max_examples=250)
 def test_a_nearly_valid_head_is_refused_or_read_alike_and_never_an_exception(head: bytes) -> None:
     check(head, PARSER)
+
+
+def test_every_deciding_line_and_every_two_of_them_are_refused_or_read_alike() -> None:
+    """In heads that are well but for them, and with each in front of the rest and behind it."""
+    accepted = 0
+    for first, second in itertools.product((b"", *DECIDING), repeat=2):
+        for version in (b"1.1", b"1.0", b"1.2"):
+            lines_of = [b"POST /v1/things HTTP/" + version, first, b"Host: gateway", b"X-B: 2", second]
+            if b"Host: gateway" in (first, second):
+                lines_of.remove(b"Host: gateway")
+            accepted += check(b"\r\n".join(filter(None, lines_of)) + b"\r\n\r\n", PARSER)
+            status = [b"HTTP/%b 200 OK" % version, first, second]
+            response_head.check(b"\r\n".join(filter(None, status)) + b"\r\n\r\n", RELAY)
+    assert accepted > len(DECIDING)
 
 
 @given(st.binary(max_size=60).map(lambda junk: junk + b"\r\n\r\n"))
