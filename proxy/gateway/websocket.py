@@ -46,13 +46,18 @@ class WebSocketBody(TunnelBody):
         if size < remaining and not self.said:
             self._remaining = remaining - size
             return [data], b""
-        boundary = self._walk(data)
-        if self.said:
-            return [], b""
-        if self._farewell and boundary >= 0:
-            last = self._last_words(data[:boundary])
-            return ([last] if last else []), b""
-        return [data], b""
+        if not self._farewell:
+            self._walk(data, 0, first=False)
+            return [data], b""
+        boundary = 0
+        if not self.said:
+            boundary = self._walk(data, 0, first=True)
+            if boundary < 0:
+                return [data], b""
+        last = b"" if self.said else self._last_words(data[:boundary])
+        # What follows is not sent on, and yet tells when the sender closes.
+        self._walk(data, boundary, first=False)
+        return ([last] if last else []), b""
 
     def part(self, transport: asyncio.Transport, *, masked: bool) -> int:
         """Say to the receiver at the next end of a frame that the gateway goes away; the bytes written if that is now.
@@ -78,34 +83,33 @@ class WebSocketBody(TunnelBody):
         self.said = True
         return before if self.closed else before + self._farewell
 
-    def _walk(self, data: bytes) -> int:
-        """Follow the frames through `data`; where the first of them ends, or -1."""
-        at = 0
+    def _walk(self, data: bytes, at: int, *, first: bool) -> int:
+        """Follow the frames through `data` from `at` on: to its end, or (`first`) to where the first of them ends.
+
+        The place, or -1 where no frame ends.
+        """
         end = len(data)
-        first = -1
-        while True:
+        while at < end or not self._remaining:
             if self._remaining:
                 step = min(self._remaining, end - at)
                 self._remaining -= step
                 at += step
-                if self._remaining:
-                    return first
-                if first < 0:
-                    first = at
-            if at >= end:
-                return first
+                if first and not self._remaining:
+                    return at
+                continue
             header = self._header + data[at : at + _LONGEST_HEADER - len(self._header)]
             length = _header_length(header)
             if len(header) < length:
                 self._header = header
-                return first
+                return -1
             at += length - len(self._header)
             self._header = b""
             if header[0] & _OPCODE == _CLOSE:
                 self.closed = True
             self._remaining = _payload_length(header)
-            if not self._remaining and first < 0:
-                first = at
+            if first and not self._remaining:
+                return at
+        return -1
 
 
 def _header_length(header: bytes) -> int:

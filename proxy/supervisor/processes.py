@@ -107,6 +107,10 @@ class Child:
         self._ready = ready
         self._transport = transport
         self._pipes = pipes
+        try:
+            self._pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            self._pidfd = -1  # it has ended already
         self._beats = 0
         self._silent = 0
         self.pid = process.pid
@@ -176,6 +180,9 @@ class Child:
         """Wait for its end: the exit status, or minus the number of the signal that killed it."""
         status = await self._process.wait()
         self.line.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
         return status
 
     def hangs(self) -> bool:
@@ -187,17 +194,19 @@ class Child:
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal; one that comes too late does nothing."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signum)
+        # Not `send_signal` of the process: it looks for its end first, and takes the status that others wait for.
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signum)
 
     async def stop(self, deadline_seconds: float) -> None:
         """Ask it to end, then make it."""
         self.send(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._process.wait(), deadline_seconds)
+            await asyncio.wait_for(self.ended(), deadline_seconds)
         except TimeoutError:
             self.send(signal.SIGKILL)
-            await self._process.wait()
+            await self.ended()
 
 
 class Gate:
