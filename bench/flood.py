@@ -24,7 +24,7 @@ from bench.figures import Figure, Part, Run, Table, spread
 from bench.forge import wrong_secrets
 from bench.openloop import Seen
 from bench.origin import run_origin
-from bench.stand import LOOPBACK, beside, heard, introduce, probe, standing
+from bench.stand import LOOPBACK, beside, heard, introduce, lateness, probe, standing
 from bench.workload import mint, write_workload
 
 RATE: Final = 5000
@@ -113,6 +113,7 @@ def _part(
             f"{PROBE_RATE:g}/s at random moments.",
             f"The flood: {sum(one['sent'] for one in floods):,.0f} requests over {CONNECTIONS} connections, evenly "
             f"spread, every one answered 401. The worker was busy for {spread(shares).median:.0%} of its core.",
+            *lateness([*calm, *flooded]),
         ),
     )  # fmt: skip
 

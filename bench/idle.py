@@ -15,7 +15,7 @@ from bench.errors import BenchError
 from bench.figures import Figure, Part, Run, Table, spread
 from bench.openloop import Seen
 from bench.origin import run_origin
-from bench.stand import beside, heard, introduce, probe, raise_descriptor_limit, standing
+from bench.stand import beside, heard, introduce, lateness, probe, raise_descriptor_limit, standing
 from bench.workload import Workload, mint, write_workload
 
 CONNECTIONS: Final = 9000
@@ -87,6 +87,7 @@ def _part(number: int, seconds: float, each: float, later: float, without: list[
             f"Each idle connection made one request with one of {TOKENS:,} valid tokens. When the active ones had been "
             f"served for a while beside them, it was {later:.1f} KiB for each. The kernel's own buffers are not in it.",
             f"{len(without)} rounds of {seconds:g} s at {RATE:g}/s to each of two patgates on one core, in turn.",
+            *lateness([*without, *among]),
         ),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,6 +200,13 @@ def probe(stand: Stand, workload: Workload, cores: Cores, *, rate: float, second
     if seen.unanswered:
         raise BenchError(f"{seen.unanswered} of {seen.requests} requests at {rate:g}/s had no answer in time.")
     return seen
+
+
+def lateness(seen: Sequence[Seen]) -> tuple[str, ...]:
+    """A note for the reader where the generator kept the requests waiting itself; none where it did not."""
+    if all(one.late_p99_us < one.p99_us / 4 for one in seen):
+        return ()
+    return ("Requests were sent late, for want of a core: these latencies are the machine's and not the gateway's.",)
 
 
 def raise_descriptor_limit(needed: int) -> None:

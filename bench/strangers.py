@@ -25,7 +25,18 @@ from bench.figures import Figure, Part, Run, Table, spread
 from bench.forge import strangers
 from bench.openloop import Seen
 from bench.origin import run_origin
-from bench.stand import LOOPBACK, MIB, beside, heard, introduce, probe, raise_descriptor_limit, resident, standing
+from bench.stand import (
+    LOOPBACK,
+    MIB,
+    beside,
+    heard,
+    introduce,
+    lateness,
+    probe,
+    raise_descriptor_limit,
+    resident,
+    standing,
+)
 from bench.workload import mint, write_workload
 
 COUNT: Final = 10_000_000
@@ -99,6 +110,7 @@ def measure(run: Run) -> Part:
                 f"the cache has room for {len(workload.tokens):,} grants.",
                 "401 is a refusal after asking the authority or remembering its answer; 503 is the answer to a "
                 "stranger when too many are waiting to be asked about, and costs the authority nothing.",
+                *lateness([calm, *probes]),
             ),
         )  # fmt: skip
 
