@@ -147,7 +147,8 @@ def check(data: bytes, parser: HeadParser) -> bool:
     assert [(name, value.strip(b" \t")) for name, value in read.fields] == fields
     check_body(x, fields)
     upgrades = llhttp.should_upgrade()
-    assert upgrades or not x.websocket
+    options = b",".join(named(fields, b"connection")).lower().split(b",")
+    assert not x.websocket or (upgrades and b"upgrade" in [option.strip(b" \t") for option in options])
     # llhttp says when a message needs its connection closed; we never keep one that it would close.
     assert upgrades or read.keep_alive or not x.keep_alive or named(fields, b"proxy-connection")
     return True
@@ -169,6 +170,8 @@ def check_body(x: Exchange, fields: Fields) -> None:
     lengths, codings = named(fields, b"content-length"), named(fields, b"transfer-encoding")
     assert len(lengths) + len(codings) <= 1
     assert x.chunked == bool(codings)
+    # llhttp takes it; RFC 9112 section 6.1 has it for a fault of the sender's framing.
+    assert x.version or not x.chunked
     assert x.content_length == (int(lengths[0]) if lengths else -1)
     assert (x.body is None) == x.body_done == (not codings and x.content_length <= 0)
     assert x.body is None or not x.websocket
