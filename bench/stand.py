@@ -174,10 +174,12 @@ def _probe(pipe: Connection, job: Job) -> None:
         pipe.send(error)
 
 
-def probe(stand: Stand, workload: Workload, cores: Cores, *, rate: float, seconds: float, seed: int) -> Seen:
+def probe(
+    stand: Stand, workload: Workload, cores: Cores, *, rate: float, seconds: float, seed: int, patience: float = 10.0
+) -> Seen:
     """Ask at a fixed rate, at random moments, with tokens and paths of ``workload``, before ``run_origin``'s backend.
 
-    Raises BenchError when an answer was wrong, or did not come within ten seconds.
+    Raises BenchError when an answer was wrong, or had not come ``patience`` seconds after the last request was due.
     """
     job = Job(
         port=stand.port,
@@ -190,10 +192,10 @@ def probe(stand: Stand, workload: Workload, cores: Cores, *, rate: float, second
         tokens_file=str(workload.tokens_file),
         paths_file=str(workload.paths_file),
         body_hex=BODY.hex(),
-        patience=10.0,
+        patience=patience,
     )
     with beside(_probe, cores.rest, job) as pipe:
-        seen = heard(pipe, seconds + 60, "the probe ended")
+        seen = heard(pipe, seconds + patience + 60, "the probe ended")
     if isinstance(seen, BenchError):
         raise seen
     assert isinstance(seen, Seen)

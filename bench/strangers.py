@@ -45,7 +45,9 @@ CONNECTIONS: Final = 128
 AHEAD: Final = 16
 """Requests that one connection sends at once."""
 PROBE_SECONDS: Final = 10.0
-_PROBE_RATE: Final = 200.0
+_PROBE_RATE: Final = 100.0
+_PATIENCE_SECONDS: Final = 120.0
+"""A worker that is given all the strangers it can take may keep others waiting; how long is in the table."""
 _ALLOWED: Final = 'outcome="allowed"'
 _SILENCE_SECONDS: Final = 60.0
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
@@ -78,8 +80,9 @@ def measure(run: Run) -> Part:
         with beside(flood, run.cores.rest, stand.port, count) as pipe:
             while not pipe.poll():
                 probes.append(
-                    probe(stand, workload, run.cores, rate=_PROBE_RATE, seconds=seconds, seed=2 + len(probes))
-                )
+                    probe(stand, workload, run.cores, rate=_PROBE_RATE, seconds=seconds, seed=2 + len(probes),
+                          patience=_PATIENCE_SECONDS)
+                )  # fmt: skip
             statuses: Mapping[int, int] = heard(pipe, 0, "every stranger was answered")
             lasted = time.monotonic() - began
         if not statuses or set(statuses) - {401, 503}:
