@@ -185,9 +185,10 @@ async def test_a_server_that_does_not_take_the_connection_in_time_gives_way_too(
             gateway_to(port, other.port, connect_timeout=0.2) as gateway,
         ):
             client = await gateway.client()
+            begun = time.monotonic()
             for _ in range(6):
                 assert (await client.ask(get("/open/a"))).body == b"here"
-            assert server_at(gateway, port)._failures == 1
+            assert 1 <= server_at(gateway, port)._failures <= 1 + time.monotonic() - begun
 
 
 async def test_no_server_that_takes_the_connection_in_time_is_a_504() -> None:
