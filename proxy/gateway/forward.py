@@ -109,6 +109,7 @@ class Forwarder:
             transport.write(b"".join((head, *pieces)))
 
     def _connect(self, x: Exchange, server: Server) -> None:
+        server.connecting += 1
         task = asyncio.create_task(self._connect_and_send(x, server), name="upstream connect")
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -117,14 +118,18 @@ class Forwarder:
         """Connect to `server` or, since nothing has been sent, to any other that takes the connection."""
         tried: list[Server] = []
         connection: UpstreamConnection | None = None
+        reason = Reason.UPSTREAM_REFUSED
         while connection is None:
             try:
                 connection = await server.connect()
-                continue
             except TimeoutError:
                 reason = Reason.UPSTREAM_CONNECT_TIMEOUT
             except OSError:
                 reason = Reason.UPSTREAM_REFUSED
+            finally:
+                server.connecting -= 1
+            if connection is not None:
+                break
             tried.append(server)
             x.server = server
             if x.client is None or x.upstream is None:
@@ -134,6 +139,7 @@ class Forwarder:
                 self._fail(x, reason)
                 return
             server = following
+            server.connecting += 1
         if x.client is None:
             # The client left meanwhile; the connection is as good as new for somebody else.
             server.release(connection)

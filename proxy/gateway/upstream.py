@@ -143,6 +143,8 @@ class Server:
         self.healthy = True
         self.idle: deque[UpstreamConnection] = deque()
         self.active = 0
+        self.connecting = 0
+        """Requests that wait for a connection, counted from when this server was chosen for them."""
         self._settings = settings
         self._max_idle = settings.max_idle
         self._tls = tls if address.scheme == "https" else None
@@ -176,8 +178,9 @@ class Server:
         return connection
 
     def down(self, now: float) -> bool:
-        """Whether the last connection failed so lately that another server is better (`now` in monotonic seconds)."""
-        return self._down_until > now
+        """Whether another server is better (`now` in monotonic seconds): the last connection has failed, and so lately
+        that none is tried, or one is on trial."""
+        return self._down_until > now or (self._failures > 0 and self.connecting > 0)
 
     async def dial(self, factory: Callable[[], _P]) -> _P:
         """A new connection to this server, over TLS where it is https, for whatever purpose. Raises OSError."""
@@ -311,7 +314,7 @@ class Upstream:
         """The best usable server that is not among `tried`: one that is down only after those that are not."""
         now = time.monotonic()
         left = [server for server in self.usable if server not in tried]
-        return min(left, key=lambda server: (server.down(now), server.active), default=None)
+        return min(left, key=lambda server: (server.down(now), _load(server)), default=None)
 
     def sweep(self, now: float) -> None:
         """Close what has been idle for too long; `now` in monotonic seconds."""
@@ -350,7 +353,8 @@ def _unread(transport: asyncio.Transport) -> bytes:
 
 
 def _load(server: Server) -> int:
-    return server.active
+    # A server that takes long for a connection must not pass for one that has nothing to do.
+    return server.active + server.connecting
 
 
 def _client_context(settings: UpstreamSettings) -> ssl.SSLContext:

@@ -288,3 +288,27 @@ async def test_the_host_of_a_single_server_survives_its_retry() -> None:
         for _ in range(2):
             assert (await client.ask(get("/open/a"))).body == f"{HOST}:{backend.port}".encode()
         assert len(backend.connections) == 2
+
+
+async def test_a_server_that_leaves_connections_open_ended_does_not_draw_all_requests() -> None:
+    """It has none open, and would be the least busy one by far; and once it has failed, one request tries it."""
+
+    async def slow(connection: BackendConnection) -> None:
+        while True:
+            await connection.request()
+            await asyncio.sleep(0.5)
+            await connection.send(response())
+
+    with silent() as port:
+        async with backend(slow) as good, gateway_to(port, good.port, connect_timeout=3.0) as gateway:
+            (hole, _) = gateway.pipeline.upstreams[0].servers
+            clients = [await gateway.client() for _ in range(20)]
+            asked = [asyncio.create_task(client.ask(get("/open/a")), name="ask") for client in clients]
+            await until(lambda: hole.connecting + gateway.active == 20)
+            assert hole.connecting == 10
+            assert {(await each).status for each in asked} == {200}
+            await until(lambda: not hole.down(time.monotonic()))
+            asked = [asyncio.create_task(client.ask(get("/open/a")), name="ask") for client in clients]
+            await until(lambda: hole.connecting + gateway.active == 20)
+            assert hole.connecting == 1
+            assert {(await each).status for each in asked} == {200}
