@@ -125,11 +125,17 @@ class HealthChecks:
 
     def follow(self, upstreams: Iterable[Upstream]) -> None:
         """Check the servers of these from now on. One that was found ill stays so in an upstream that is made anew."""
+        # Not by server alone: another upstream asks the same one for something else.
+        ill = {
+            (upstream.name, server.name, server.host)
+            for upstream in self._upstreams
+            for server in upstream.servers
+            if not server.healthy
+        }
         self._upstreams = tuple(upstream for upstream in upstreams if upstream.settings.health is not None)
-        ill = {(server.name, server.host) for server in self._servers if not server.healthy}
         for upstream in self._upstreams if ill else ():
             for server in upstream.servers:
-                if server not in self._servers and (server.name, server.host) in ill:
+                if server not in self._servers and (upstream.name, server.name, server.host) in ill:
                     upstream.mark(server, healthy=False)
 
     def sweep(self, now: float) -> None:

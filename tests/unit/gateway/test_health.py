@@ -12,10 +12,12 @@ import pytest
 from proxy.gateway.health import HealthChecks
 from proxy.gateway.upstream import Upstream
 from proxy.observe.logs import get_logger
+from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import (
     HOST,
     Backend,
     BackendConnection,
+    Gateway,
     Handler,
     answering,
     field_lines,
@@ -322,3 +324,18 @@ async def test_the_checks_of_several_workers_do_not_come_together() -> None:
             due.append(checks._servers[gateway.servers[0]].due)
         assert len(set(due)) == 3
         assert all(1000.0 <= moment <= 1001.0 for moment in due)
+
+
+async def test_who_is_ill_for_one_upstream_is_not_ill_for_another_that_is_made_anew() -> None:
+    """The same server may fail the check of one and pass that of the other."""
+    settings = UpstreamSettings.model_validate({"servers": [f"http://{HOST}:9"], "health": {"path": "/up"}})
+    checks = HealthChecks(get_logger("test"))
+    receiver = Gateway(9).pipeline._relay
+    first, second = (Upstream(name, settings, receiver) for name in ("first", "second"))
+    checks.follow((first, second))
+    checks.sweep(1000.0)
+    first.mark(first.servers[0], healthy=False)
+    anew = tuple(Upstream(name, settings, receiver) for name in ("first", "second"))
+    checks.follow(anew)
+    assert [upstream.servers[0].healthy for upstream in anew] == [False, True]
+    await checks.close()
