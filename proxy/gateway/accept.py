@@ -29,8 +29,9 @@ from proxy.observe.logs import Logger
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from proxy.observe.snapshot import Labels, Snapshot
 
-SHUTDOWN_SECONDS: Final = 2.0
-"""How long a TLS client may take to answer the end of its connection."""
+_SHUTDOWN_SECONDS: Final = 86_400.0
+"""How long a TLS transport tries to end by itself: longer than any client has, for it would cut those that still read.
+The sweep ends it."""
 
 _BATCH: Final = 64
 """Connections that are accepted before anything else has its turn."""
@@ -38,6 +39,9 @@ _IDLE_SECONDS: Final = 1.0
 """What a connection must have been idle for to be closed for another: a request may be on its way."""
 _ROOM: Final = 64
 """Of the limit, one part in so many is closed at once, so that a full worker does not look for room all the time."""
+_FRUITLESS_NS: Final = 100_000_000
+"""How long nobody is looked for who could make room, after nobody was found: looking costs the more the more there are,
+and clients that come and go at the limit would make a worker do little else."""
 _EPISODE_NS: Final = 30_000_000_000
 """What has not happened for so long is said anew."""
 
@@ -132,13 +136,14 @@ class Acceptor:
             self._tls = {
                 "ssl": context,
                 "ssl_handshake_timeout": handshake_seconds,
-                "ssl_shutdown_timeout": SHUTDOWN_SECONDS,
+                "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
             }
         self._tally = tally
         self._log = log
         self._reading = False
         self._introductions: set[_Introduction] = set()
         self._connecting: set[asyncio.Task[None]] = set()
+        self._fruitless_until = 0
         self._last: dict[Pause, int] = {}
 
     def start(self) -> None:
@@ -226,8 +231,13 @@ class Acceptor:
 
     def _make_room(self) -> None:
         """Close those that have been idle for longest."""
-        wanted = max(1, self._limit // _ROOM)
-        for connection in self._listener.idle_longest(wanted, seconds=_IDLE_SECONDS):
+        now = time.monotonic_ns()
+        if now < self._fruitless_until:
+            return
+        found = self._listener.idle_longest(max(1, self._limit // _ROOM), seconds=_IDLE_SECONDS)
+        if not found:
+            self._fruitless_until = now + _FRUITLESS_NS
+        for connection in found:
             connection.leave()
             self.dropped(Drop.ROOM)
 

@@ -161,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
         x = self.exchange
         if x is None:
             if not self.closing:
-                self._go_on()
+                self.go_on()
         elif x.upstream_connection is not None and x.upstream_connection.transport is not None:
             x.upstream_connection.transport.resume_reading()
             self.touch()
@@ -176,11 +176,9 @@ class ClientConnection(asyncio.Protocol):
     def touch(self) -> None:
         """Something moved: the exchange gets its whole time again."""
         x = self.exchange
-        if x is not None and x.tunnel:
-            self.deadline = time.monotonic_ns() + self.listener.tunnel_ns
-        elif x is not None and x.stream and not self.full:
-            # The backend may be silent for long; a client that does not read may not.
-            self.deadline = time.monotonic_ns() + self.listener.stream_ns
+        if x is not None and (x.tunnel or x.stream) and not self.full:
+            # Both ends may be silent for long; a client that does not read may not.
+            self.deadline = time.monotonic_ns() + (self.listener.tunnel_ns if x.tunnel else self.listener.stream_ns)
         elif x is not None and x.upstream is not None:
             self.deadline = time.monotonic_ns() + x.upstream.response_ns
         else:
@@ -214,10 +212,6 @@ class ClientConnection(asyncio.Protocol):
         connection = None if x is None or not x.tunnel else x.upstream_connection
         return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.said
 
-    def resume(self) -> None:
-        """Go on with what has come while nothing was begun."""
-        self._go_on()
-
     def respond(self, x: Exchange, response: bytes) -> None:
         """Write a whole response of the gateway's own and finish `x`."""
         if self.transport is not None:
@@ -235,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = now_ns + self.listener.keepalive_ns
         if not self.full:
             # Otherwise the next answer would only gather behind this one, with nothing to hold it back.
-            self._go_on()
+            self.go_on()
 
     def shut(self) -> None:
         """Close after what has been written is read, without a reset that could destroy it."""
@@ -244,28 +238,28 @@ class ClientConnection(asyncio.Protocol):
             return
         self.closing = True
         self.buffer = b""
-        now = time.monotonic_ns()
         if self.half_closed:
             transport.close()
             return
+        self.deadline = time.monotonic_ns() + _LINGER_NS
         if not transport.can_write_eof():
             # TLS: `linger` has the reason, and what is still here goes out before the transport ends.
             self._resume()
-            self.lingers = self.listener.linger(transport, now + self.listener.answer_ns)
+            self.lingers = self.listener.linger(transport, _NEVER)
             transport.close()
-            self.deadline = now + self.listener.answer_ns
             return
         waiting = transport.get_write_buffer_size()
         transport.write_eof()
         self._resume()
-        # A slow reader has the time of an answer to fetch what is still here, and more while it fetches some.
-        self.deadline = now + (self.listener.answer_ns if waiting else _LINGER_NS)
         if waiting:
+            # A slow reader has the time of an answer to fetch what is still here, and more while it fetches some.
+            self.touch()
             self._unread()
 
     def leave(self) -> None:
-        """Close an idle connection, whose place is needed."""
+        """Close an idle connection: its time is over, or its place is needed."""
         self.closing = True
+        self.deadline = time.monotonic_ns() + _LINGER_NS
         if self.transport is not None:
             self.transport.close()
 
@@ -290,26 +284,21 @@ class ClientConnection(asyncio.Protocol):
     def late(self) -> None:
         """The deadline has passed."""
         x = self.exchange
-        if (
-            self.pace is not None
-            and self.transport is not None
-            and self.pace.fetches(unread(self.transport), time.monotonic_ns(), rate=self.listener.client_rate)
-        ):
+        if self._reads_on():
             self.touch()
             return
         self.deadline = _NEVER
         if x is None and self.transport is not None and self.transport.get_write_buffer_size():
             # The end of an answer lies here and nobody fetches it; closing would wait for ever.
             self.abort()
-        elif self.closing:
-            if self.transport is not None:
-                self.transport.abort()
+        elif self.closing and self.transport is not None:
+            self.transport.abort()
         elif x is not None:
             self.listener.pipeline.timed_out(x)
         elif self.buffer:
             self._refuse_head(Reason.REQUEST_TIMEOUT)
-        elif self.transport is not None:
-            self.transport.close()
+        else:
+            self.leave()
 
     def forwarded_for(self, x: Exchange) -> bytes:
         """The forwarding lines for a request that brought some: only a trusted peer's chain is continued."""
@@ -329,7 +318,8 @@ class ClientConnection(asyncio.Protocol):
                 return hosts[0]
         return x.host
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Begin what has come while nothing was begun."""
         if self.paused:
             self._resume()
         if self.buffer and not self.busy:
@@ -365,6 +355,8 @@ class ClientConnection(asyncio.Protocol):
         x = Exchange(self, now, listener.next_id())
         self.exchange = x
         self.reading_head = self.head_begun = False
+        if self.pace is not None:
+            self.pace.left_unread(0, 0)
         self.deadline = now + listener.answer_ns
         reason = listener.parser.parse(x, head)
         if rest:
@@ -395,7 +387,9 @@ class ClientConnection(asyncio.Protocol):
             return
         x.bytes_in += sum(map(len, pieces))
         if x.tunnel:
-            self.touch()
+            if not self.full:
+                # Whoever does not read gets no more time for what it sends.
+                self.touch()
         elif x.body.done:
             x.body_done = True
             if self.pace is not None:
@@ -462,10 +456,11 @@ class ClientConnection(asyncio.Protocol):
         if not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
-            now = time.monotonic_ns()
-            if self.pace is not None and self.pace.paused(now):
+            if self.pace is not None and self.pace.paused(time.monotonic_ns()):
                 # From here on it is the backend that is waited for.
-                self.deadline = max(self.deadline, now + self.listener.body_idle_ns)
+                before = self.deadline
+                self.touch()
+                self.deadline = max(before, self.deadline)
 
     def _resume(self) -> None:
         if self.paused and self.transport is not None:
@@ -476,16 +471,30 @@ class ClientConnection(asyncio.Protocol):
                 self._body_moved(x)
 
     def _body_moved(self, x: Exchange) -> None:
-        if self.pace is None:
-            self.pace = Pace()
         listener = self.listener
-        self.deadline = self.pace.body_deadline(
+        self.deadline = self._paced().body_deadline(
             x.bytes_in, time.monotonic_ns(), idle_ns=listener.body_idle_ns, rate=listener.client_rate
         )
 
+    def _reads_on(self) -> bool:
+        """Whether the client has fetched enough since the last look; the end of an answer has a first look, too."""
+        transport, idle = self.transport, self.exchange is None
+        if transport is None or (self.pace is None and not idle):
+            return False
+        pace, waiting = self._paced(), unread(transport)
+        measured = pace.measured()
+        if pace.fetches(waiting, time.monotonic_ns(), rate=self.listener.client_rate):
+            return True
+        # What a TLS transport still has to send cannot be told from what the kernel has.
+        held = transport.get_write_buffer_size() if transport.can_write_eof() else waiting
+        return idle and not measured and held > 0
+
     def _unread(self) -> None:
         """Remember what the client has yet to read."""
+        if self.transport is not None:
+            self._paced().left_unread(unread(self.transport), time.monotonic_ns())
+
+    def _paced(self) -> Pace:
         if self.pace is None:
             self.pace = Pace()
-        if self.transport is not None:
-            self.pace.left_unread(unread(self.transport), time.monotonic_ns())
+        return self.pace

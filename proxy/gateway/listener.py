@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from heapq import nsmallest
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -123,11 +124,15 @@ class Listener:
         """At most `most` of the connections that nothing has happened on for `seconds`, the longest idle first."""
         latest = time.monotonic_ns() - int(seconds * 1e9)
         idle = [
-            (c.idle_since(), id(c), c)
+            (since, id(c), c)
             for c in self.connections
-            if c.exchange is None and not c.buffer and not c.closing and not c.full
+            if c.exchange is None
+            and not c.buffer
+            and not c.closing
+            and not c.full
+            and (since := c.idle_since()) < latest
         ]
-        return [connection for since, _, connection in sorted(idle)[:most] if since < latest]
+        return [connection for _, _, connection in nsmallest(most, idle)]
 
     def sweep(self, now_ns: int) -> None:
         """End what has passed its deadline."""
@@ -166,7 +171,7 @@ class Listener:
         self.held = False
         for connection in list(self.connections):
             if connection.exchange is None and not connection.closing and not connection.full:
-                connection.resume()
+                connection.go_on()
 
     def leave(self) -> None:
         """Let every answer close its connection from now on."""

@@ -55,10 +55,14 @@ class Pace:
         self._unread = size
         self._unread_since = now if size else 0
 
+    def measured(self) -> bool:
+        """Whether it is known what the client had yet to read at some time."""
+        return self._unread_since > 0
+
     def fetches(self, size: int, now: int, *, rate: int) -> bool:
         """Whether the client has read on, fast enough, since it was last asked; `size` bytes wait now."""
         read, time = self._unread - size, now - self._unread_since
-        measured = self._unread_since > 0
+        measured = self.measured()
         self.left_unread(size, now)
         return measured and size > 0 and read > 0 and read * _SECOND_NS >= rate * time
 

@@ -272,8 +272,11 @@ class ProxyPipeline(Decider):
 
     def timed_out(self, x: Exchange) -> None:
         client = x.client
+        if client is not None and client.full and x.response_started:
+            # It has left its answer unread for so long that it might as well be gone.
+            self.fail(x, Reason.CLIENT_LEFT)
         # A client that is not read, because the backend does not read, is not to blame for the silence.
-        if not x.body_done and (client is None or not client.paused):
+        elif not x.body_done and (client is None or not client.paused):
             self.fail(x, Reason.REQUEST_TIMEOUT)
         elif x.upstream is None:
             self.fail(x, Reason.AUTHORITY_UNAVAILABLE)

@@ -174,7 +174,7 @@ class Upstream(Section):
     idle_timeout: Timeout = 60.0
     """How long an unused connection is kept."""
     max_idle: Annotated[Whole, Field(ge=0, le=65536)] = 64
-    """Unused connections kept per worker."""
+    """Unused connections kept per worker and server."""
     preserve_host: bool = True
     """Send the client's Host; false sends the server's own name."""
     resolve_interval: Timeout = 30.0

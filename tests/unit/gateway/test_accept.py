@@ -9,15 +9,17 @@ import resource
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from proxy.gateway.accept import Drop, Pause, _Introduction
+from proxy.gateway.listener import Listener
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from tests.support.certificates import pair
 from tests.unit.gateway.kit import (
@@ -133,6 +135,39 @@ async def test_connections_that_never_asked_anything_make_room_too() -> None:
         late = await connected(gateway)
         assert (await late.ask(get("/open/a"))).status == 200
         assert await silent[0].rest() == b""
+
+
+class Watched:
+    """A listener, and how often it was asked for connections that are idle."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.__dict__.update(listener=listener, asked=0)
+
+    def __getattr__(self, name: str) -> object:
+        if name == "idle_longest":
+            self.__dict__["asked"] += 1
+        return getattr(self.__dict__["listener"], name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.__dict__["listener"], name, value)
+
+
+async def test_clients_that_come_and_go_at_the_limit_do_not_have_all_connections_looked_through_each_time() -> None:
+    held = Held()
+    async with serving(held, entrance=Entrance(connections=2)) as (gateway, backend):
+        clients = [await connected(gateway) for _ in range(2)]
+        for client in clients:
+            client.send(get("/open/a"))
+        await until(lambda: seen(backend) == 2)
+        gateway.acceptor._listener = watched = cast(Any, Watched(gateway.listener))
+        waiting = await connected(gateway)
+        begun = time.monotonic()
+        await until(lambda: paused(gateway, Pause.LIMIT) >= 20)
+        assert watched.asked <= 2 + (time.monotonic() - begun) / 0.1
+        held.release.set()
+        waiting.send(get("/open/a"))
+        clients[0].writer.close()
+        assert (await waiting.answer()).status == 200
 
 
 async def test_the_limit_is_said_once_however_often_it_is_reached(caplog: pytest.LogCaptureFixture) -> None:

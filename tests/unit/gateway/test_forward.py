@@ -443,7 +443,7 @@ async def test_a_backend_that_never_reads_a_body_is_a_504_and_not_the_clients_fa
         cast(asyncio.Transport, connection.writer.transport).pause_reading()
         await asyncio.Event().wait()
 
-    async with serving(handle, body_idle_seconds=1.0) as (gateway, _):
+    async with serving(handle, body_idle_seconds=0.5, response_timeout=1.0) as (gateway, _):
         client = await gateway.client()
         client.send(post(b"b" * 16_000_000))
         answer = await client.answer()

@@ -139,3 +139,24 @@ async def test_a_long_download_is_exact_to_the_byte(framing: str) -> None:
     async with serving(handle) as (gateway, _):
         answer = await (await gateway.client()).ask(get("/open/a"), seconds=60)
         assert answer.body == payload
+
+
+async def test_a_client_that_sends_and_never_reads_keeps_no_tunnel() -> None:
+    """A tunnel may be silent for long; one end that leaves everything unread is not silent."""
+
+    async def flood(connection: BackendConnection) -> None:
+        await connection.request()
+        await connection.send(SWITCH)
+        while True:
+            await connection.send(b"\x82\x7e\x10\x00" + bytes(4096))
+
+    facts = {"access": "all", "response_timeout": 0.5, "client_rate": 240}
+    async with serving(flood, **facts) as (gateway, _):
+        client = await gateway.client(receive_buffer=4096)
+        client.send(OPENING)
+        await until(lambda: gateway.listener.connections)
+        while gateway.listener.connections:
+            client.send(b"\x82\x80mask")
+            await asyncio.sleep(0.05)
+        await until(lambda: gateway.access)
+        assert gateway.access[0]["reason"] == "client_left"
