@@ -95,10 +95,9 @@ class Orders(_End):
         self.open()
 
     def beat(self) -> None:
-        """Tell the supervisor that this process still turns."""
-        if self._open:
-            with contextlib.suppress(OSError):
-                self._socket.send(_BEAT)
+        """Tell the supervisor that this process still turns, also before orders are served."""
+        with contextlib.suppress(OSError):
+            self._socket.send(_BEAT)
 
     async def end(self) -> None:
         """Take no more orders."""

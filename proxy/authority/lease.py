@@ -10,6 +10,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -31,6 +32,7 @@ class LeaseKeeper:
         self._every = lease / RENEWALS_PER_LEASE
         self._owned = owned
         self._lost = False
+        self._moved = asyncio.Event()
 
     @property
     def lost(self) -> bool:
@@ -41,6 +43,8 @@ class LeaseKeeper:
         """Renew for `lease` seconds from the next renewal on; the one that runs is renewed at once."""
         self._lease_ns = int(lease * 1e9)
         self._every = lease / RENEWALS_PER_LEASE
+        # Not when the time of before is over: the shorter lease may have run out by then.
+        self._moved.set()
         self.renew()
 
     def remaining(self) -> float:
@@ -60,7 +64,9 @@ class LeaseKeeper:
     async def run(self) -> None:
         """Renew until cancelled or until ownership is lost, which is when this returns."""
         while True:
+            self._moved.clear()
             if not self.renew():
                 break
-            await asyncio.sleep(self._every)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), self._every)
         _log.error("the data directory is no longer ours; the lease is not renewed")

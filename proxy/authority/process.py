@@ -96,6 +96,9 @@ async def serve(boot: Boot) -> None:
             stack.callback(path.unlink, missing_ok=True)
             _say_ready(boot.ready_fd)
             _log.info("authority is ready", epoch=authority.epoch)
+            # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.
+            beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
+            stack.callback(beating.cancel)
             serve_control = await asyncio.to_thread(boot.load_control)
             await stack.enter_async_context(serve_control(authority, tcp=(), unix=[unix], hosts=()))
             entrance = ControlPort(authority, serve_control)
@@ -104,8 +107,6 @@ async def serve(boot: Boot) -> None:
                 await entrance.open(boot.control_fd, boot.settings)
             boot.orders.serve(OrderBook(authority, entrance).handle)
             stack.push_async_callback(boot.orders.end)
-            beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
-            stack.callback(beating.cancel)
             await _until_told(stop, authority)
     finally:
         loop.remove_reader(boot.lifeline_fd)

@@ -13,6 +13,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from proxy.core.reasons import Reason
@@ -35,6 +36,7 @@ class LiveExchanges:
         self.held = False
         """Judge nothing, because all will be judged when this ends."""
         self._judging: set[asyncio.Task[None]] = set()
+        self._judged_all = 0
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -48,8 +50,8 @@ class LiveExchanges:
         if entry.live is None:
             entry.live = set()
         entry.live.add(x)
-        if entry.changed:
-            # The change came between the verdict and now.
+        if entry.changed or x.started < self._judged_all:
+            # The change, of the grant or of the configuration, came between the verdict and now.
             self._judge_again(x)
 
     def forget(self, x: Exchange) -> None:
@@ -70,6 +72,7 @@ class LiveExchanges:
 
     def judge_all(self) -> None:
         """Judge again whatever is watched: the configuration is another."""
+        self._judged_all = time.monotonic_ns()
         for x in tuple(self._watched):
             self._judge_again(x)
 
@@ -98,15 +101,16 @@ class LiveExchanges:
         reason = await self._judge(x)
         if x not in self._watched:
             return
-        if reason is not None:
-            self._cut(x, reason)
-        elif old is not x.entry:
-            # The exchange goes on under the grant that it was judged by.
+        entry = x.entry
+        if old is not entry:
+            # The exchange goes on, or ends, under the grant that it was judged by.
             if old is not None and old.live is not None:
                 old.live.discard(x)
-            if x.entry is not None:
-                if x.entry.live is None:
-                    x.entry.live = set()
-                x.entry.live.add(x)
-                if x.entry.changed:
-                    self._judge_again(x)
+            if entry is not None:
+                if entry.live is None:
+                    entry.live = set()
+                entry.live.add(x)
+        if reason is not None:
+            self._cut(x, reason)
+        elif old is not entry and entry is not None and entry.changed:
+            self._judge_again(x)

@@ -163,6 +163,8 @@ class Decider(ABC):
         """Decide `x` by the configuration of now."""
         if x.client is not None:
             x.entry = None
+            # As if it had come now: the lease that counts is the one of now.
+            x.started = time.monotonic_ns()
             Decider.begin(self, x)
 
     def hang_up(self, x: Exchange) -> None:

@@ -137,7 +137,7 @@ class Reloader:
             return
         close_all(order.fds)
         if order.name == OrderName.HOLD:
-            for port in running.ports.values():
+            for port in (*running.ports.values(), *running.leaving):
                 port.listener.hold()
             running.proxy.hold()
             running.entry.hold()
@@ -236,7 +236,7 @@ class Reloader:
         running = self._worker.running
         running.proxy.release()
         running.entry.release()
-        for port in running.ports.values():
+        for port in (*running.ports.values(), *running.leaving):
             port.listener.release()
 
     def _drop(self) -> None:

@@ -53,8 +53,8 @@ def _adopted(
     """Sockets by the listeners that they are for; `stack` closes them where one is refused."""
     found: dict[str, list[socket.socket]] = {}
     for name, fd in sockets:
-        os.set_inheritable(fd, False)
         try:
+            os.set_inheritable(fd, False)
             sock = socket.socket(fileno=fd)
         except OSError as error:
             raise ListenerRefused(f"The service manager passed descriptor {fd}, which is no socket.") from error

@@ -100,6 +100,18 @@ async def test_orders_wait_for_each_other_and_what_is_told_needs_no_answer() -> 
         assert [order.name for order in taken] == ["first", "refuse", "last"]
 
 
+async def test_a_child_says_that_it_turns_before_it_takes_orders() -> None:
+    """The authority loads for a while after it is ready, and must not pass for one that hangs."""
+    ours, theirs = pair()
+    supervisor, child = Line(ours), Orders(theirs)
+    supervisor.open()
+    child.beat()
+    await until(lambda: supervisor.beats == 1)
+    supervisor.close()
+    child.close()
+    child.beat()  # closed, and says nothing
+
+
 async def test_heartbeats_are_counted_and_never_block_the_child() -> None:
     async with line() as (supervisor, child, _):
         child.beat()

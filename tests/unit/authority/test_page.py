@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import stat
@@ -14,6 +15,7 @@ from proxy.authority.lease import LeaseKeeper
 from proxy.authority.page import PAGE_FILE, PageWriter, open_page
 from proxy.core.errors import StoreBehind, StoreUnavailable
 from proxy.core.page import PAGE_SIZE, PageView
+from tests.unit.authority.waiting import until
 
 
 def test_a_new_page_is_private_has_the_stores_epoch_and_no_lease(tmp_path: Path) -> None:
@@ -130,3 +132,18 @@ def test_a_worker_maps_what_the_authority_writes(tmp_path: Path) -> None:
     page.renew(99)
     assert (view.epoch, view.lease_until_ns, view.incarnation) == (4, 99, page.incarnation)
     page.close()
+
+
+async def test_a_shorter_lease_is_renewed_in_its_own_time_from_the_first(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=1)
+    keeper = LeaseKeeper(page, 60.0, owned=page.is_in_place)
+    running = asyncio.create_task(keeper.run())
+    try:
+        await until(lambda: page.lease_until_ns > 0)
+        keeper.last(0.5)
+        first = page.lease_until_ns
+        await until(lambda: page.lease_until_ns > first)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        page.close()

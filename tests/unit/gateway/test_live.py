@@ -258,6 +258,24 @@ async def test_an_upload_under_a_revoked_token_is_refused() -> None:
         assert answer.status == 401 and answer.closes
 
 
+async def test_an_upload_that_a_new_grant_refuses_is_watched_no_more() -> None:
+    """The new grant has nothing that runs under it, which must not pass for never having been watched."""
+
+    async def swallow(connection: BackendConnection) -> None:
+        await connection.request()
+        assert await connection.gone()
+
+    async with world(swallow) as here:
+        minted = here.admit()
+        client = await here.gateway.client()
+        client.send(get("/v1/things/1", f"Authorization: Bearer {minted.token}", "Content-Length: 9", method="PUT"))
+        await until(lambda: len(here.gateway.pipeline.live) == 1)
+        here.authority.grants[minted.prefix] = make_grant(minted, permissions=())
+        here.commit(f"token:{minted.token_id}")
+        assert (await client.answer()).status == 403
+        assert not here.gateway.pipeline.live
+
+
 async def test_on_a_report_only_route_nothing_is_cut_either() -> None:
     """What would have been refused at its beginning is not refused later, whatever changes meanwhile."""
     async with world(endless) as here:

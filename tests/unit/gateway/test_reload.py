@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.model import Access, Kind
+from proxy.core.page import SLOT_LEASE
 from proxy.core.routes import Route, RouteTable
 from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
@@ -176,6 +178,57 @@ async def test_what_runs_is_judged_by_the_new_configuration() -> None:
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             while True:
                 await client.reader.readuntil(b"tick\n\r\n")
+
+
+async def test_what_begins_to_stream_after_a_reload_is_judged_by_it_too() -> None:
+    """It was decided before, and nothing watched it yet: its answer came afterwards."""
+    go_on = asyncio.Event()
+
+    async def late(connection: BackendConnection) -> None:
+        await go_on.wait()
+        await endless(connection)
+
+    async with serving(late) as (gateway, _):
+        minted = gateway.admit()
+        client = await gateway.client()
+        client.send(get("/v1/things/1", f"Authorization: Bearer {minted.token}"))
+        await until(lambda: gateway.active == 1)
+        hold(gateway)
+        follow(gateway, DENIED)
+        release(gateway)
+        go_on.set()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            async with asyncio.timeout(20):
+                while True:
+                    await client.reader.readuntil(b"tick\n\r\n")
+
+
+async def test_no_lease_that_ran_out_in_the_hold_decides_what_waited_for_its_end(tmp_path: Path) -> None:
+    minted = TOKENS.mint(Kind.PAT)
+    bearer = f"Authorization: Bearer {minted.token}"
+    path, page = tmp_path / "link.sock", make_page()
+    async with (
+        authority_at(path) as authority,
+        serving(answering(response()), link_path=path, page=page) as (gateway, backend),
+    ):
+        authority.grants[minted.prefix] = make_grant(minted)
+        answer = asyncio.Event()
+
+        async def late(message: dict[str, object]) -> dict[str, object] | None:
+            await answer.wait()
+            return authority.usual(message)
+
+        authority.answers["resolve"] = late
+        client = await gateway.client()
+        client.send(get("/v1/things/1", bearer))
+        await until(lambda: authority.asked["resolve"] == 1)
+        hold(gateway)
+        answer.set()
+        await until(lambda: minted.prefix in gateway.cache.entries)
+        gateway.page[SLOT_LEASE] = time.monotonic_ns()
+        release(gateway)
+        assert (await client.answer()).status == 503
+        assert not backend.connections
 
 
 async def test_upstreams_that_are_the_same_keep_their_connections_and_others_end_after_what_they_carry() -> None:

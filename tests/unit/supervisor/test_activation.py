@@ -56,6 +56,13 @@ def test_a_name_counts_and_without_one_the_address() -> None:
             each.close()
 
 
+def test_a_descriptor_that_is_not_there_is_refused_in_one_sentence() -> None:
+    with socket.socket() as gone:
+        fd = gone.fileno()
+    with pytest.raises(ListenerRefused, match=f"descriptor {fd}, which is no socket"):
+        activation.adopt([("proxy", fd)], BINDS)
+
+
 def test_what_is_no_listening_tcp_socket_is_refused(tmp_path: Path) -> None:
     with socket.socket() as idle, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
         for fd in (handed(idle), handed(datagram)):
