@@ -93,7 +93,9 @@ class Fleet:
         return new
 
     async def _fit(self, count: int) -> None:
-        """Start the workers that are missing, and let those drain that are too many."""
+        """Start the workers that are missing, and let those drain that are too many; nothing of it before the end."""
+        if self._draining:
+            return
         assert self._group is not None  # noqa: S101 - nobody reloads before `keep`
         surplus, self.workers = self.workers[count:], self.workers[:count]
         if surplus:
@@ -115,6 +117,12 @@ class Fleet:
     async def _retire(self, keeper: Keeper) -> None:
         await keeper.stop(self.generation.settings.timeouts.drain + RETIRE_MARGIN_SECONDS)
         self._retiring.remove(keeper)
+
+    def give_up_starting(self) -> None:
+        """End the workers that are not ready: one that cannot be must not hold up the end of a reload, and of all."""
+        for keeper in self.workers:
+            if keeper.serving is None:
+                keeper.kill()
 
     def leave(self) -> None:
         """Have every answer of the workers close its connection."""

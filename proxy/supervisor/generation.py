@@ -35,7 +35,16 @@ class Generation:
         self._ground = ground
         # The configuration reaches a child through an anonymous file, never through its command line or environment.
         self.boot_fd = in_memory(settings.to_boot_json().encode())
-        self.worker_boot_fd = in_memory(settings.to_worker_json().encode())
+        try:
+            self.worker_boot_fd = in_memory(settings.to_worker_json().encode())
+        except OSError:
+            os.close(self.boot_fd)
+            raise
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where each listener is, by its name."""
+        return {name: self.listeners[name].address for name in sorted(self.listeners)}
 
     def close(self) -> None:
         """Close the documents; no child is started from them any more."""

@@ -109,7 +109,12 @@ class Turn:
     async def take(self) -> Generation:
         """The new generation, which every process runs on when this returns. Raises `StartError`: nothing changed."""
         held = self._before.listeners
-        new = Generation(self._settings, listeners_for(self._settings, held), self._ground)
+        found = listeners_for(self._settings, held)
+        try:
+            new = Generation(self._settings, found, self._ground)
+        except OSError as error:
+            close_others(found, held)
+            raise ReloadRefused("The configuration was not reloaded: the system gives no descriptors.") from error
         try:
             await self._everybody_commits(new)
         except OrderRefused as error:

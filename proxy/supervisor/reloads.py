@@ -72,9 +72,10 @@ class Reloads:
                 return
             refuse_fixed(self._fleet.generation.settings, settings)
             generation = await self._fleet.turn(settings, self._ground)
-            addresses = self._published(generation)
+            # Whatever goes wrong from here on, this configuration is in use.
             logs.change(level=settings.log.level, line_format=settings.log.format)
-            ok, status = True, "serving the configuration that was reloaded"
+            ok, status, addresses = True, "serving the configuration that was reloaded", generation.addresses
+            self._publish(generation)
             self._log.info("reloaded", workers=settings.workers, routes=len(settings.routes), addresses=addresses)
         except ConfigurationError as error:
             for problem in error.problems:
@@ -84,3 +85,9 @@ class Reloads:
             self._log.error("reload refused: the configuration of before goes on", problem=str(error))
         self._fleet.show(reload_ok=ok)
         self._notifier.ready(status)
+
+    def _publish(self, generation: Generation) -> None:
+        try:
+            self._published(generation)
+        except PatgateError as error:
+            self._log.error("the addresses of the listeners are not published", problem=str(error))

@@ -171,6 +171,7 @@ class Supervisor:
             await self._stop.wait()
             self._notifier.stopping()
             fleet.show(draining=True)
+            fleet.give_up_starting()
             if reloading is not None:
                 await reloading  # one that goes on comes to an end, so that no worker is left on hold
             await self._drain(fleet)
@@ -180,7 +181,7 @@ class Supervisor:
     def _publish(self, generation: Generation) -> dict[str, str]:
         """Write down the addresses where the gateway is."""
         self._settings, self._listeners = generation.settings, generation.listeners
-        addresses = {name: generation.listeners[name].address for name in sorted(generation.listeners)}
+        addresses = generation.addresses
         datadir.write_addresses(self._settings.data_dir, addresses)
         return addresses
 

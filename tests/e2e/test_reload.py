@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -299,3 +300,47 @@ def tunnel_or_download(peer: Peer) -> None:
     peer.send(whole[:500])
     peer.ended.wait(30)
     peer.send(whole[500:])
+
+
+def test_a_reload_that_cannot_publish_its_addresses_is_in_use_all_the_same(node: Patgate, token: Token) -> None:
+    published = node.data / "addresses.json"
+    before = published.read_bytes()
+    published.unlink()
+    published.mkdir()
+    try:
+        write(node, routes=[{"path": "/unpublished", "access": "public", "upstream": "app"}, *ROUTES])
+        reload(node)
+        assert metric(node, OK_METRIC) == 1
+        with node.connect() as connection:
+            assert connection.request("GET", "/unpublished").status == 200
+    finally:
+        published.rmdir()
+        published.write_bytes(before)
+
+
+def test_a_reload_without_descriptors_is_refused_and_keeps_none(node: Patgate, token: Token) -> None:
+    pid = node.process.pid
+    wait_until(lambda: len(node.spare_pids()) == 2, "spares", seconds=60)
+    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    write(node, roles={**ROLES, "another": ["things:list"]})
+    held = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    free = [fd for fd in range(len(held) + 2) if fd not in held]
+    try:
+        # Room for one: the file can be read, and not every document be made of it.
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[1], usual[1]))
+        reload(node, expect=REFUSED)
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+    assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= len(held) + 2  # a spare's pipes come and go
+    reload(node)
+
+
+def test_the_end_does_not_wait_for_workers_that_a_reload_starts_in_vain(tmp_path: Path, backend: Recorder) -> None:
+    config = {"upstreams": {"app": {"servers": [backend.url]}}, "routes": ROUTES, "workers": 1}
+    with Patgate(tmp_path, config) as gateway:
+        (gateway.data / "link.sock").rename(gateway.data / "moved.sock")
+        write(gateway, workers=2)
+        gateway.process.signal(signal.SIGHUP)
+        wait_until(lambda: len(gateway.all_workers()) == 2, "a worker that cannot be ready", seconds=60)
+        gateway.process.signal(signal.SIGTERM)
+        assert gateway.process.wait(60) == 0
