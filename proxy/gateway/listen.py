@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 from proxy.core.reasons import Reason
 from proxy.gateway.body import FramingError
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HEAD_END, host_name
+from proxy.gateway.grammar import HEAD_END
 from proxy.gateway.linger import Linger
 from proxy.gateway.pace import Pace, unread
 from proxy.gateway.websocket import WebSocketBody
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _READ_AHEAD: Final = 64 * 1024
 """Bytes that a client may send ahead of the exchange in progress before it is read no further."""
+_TURN: Final = 4
+"""Requests of one connection that are answered at once before others have their turn."""
 _WRITE_HIGH_WATER: Final = 256 * 1024
 _LINGER_NS: Final = 2_000_000_000
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|\0")
@@ -117,7 +119,7 @@ class ClientConnection(asyncio.Protocol):
         if self.closing:
             return
         x = self.exchange
-        if x is None and not self.full:
+        if x is None and not self.full and not self.busy:
             if self.buffer:
                 # Only what is new is searched: a head that comes byte by byte must not be read anew for each.
                 since = max(0, len(self.buffer) - 3)
@@ -130,15 +132,13 @@ class ClientConnection(asyncio.Protocol):
         elif x is not None and not x.body_done:
             self._body(x, data)
         else:
-            self.buffer += data
-            if len(self.buffer) > _READ_AHEAD:
-                self._pause()
+            self._put_by(self.buffer + data)
 
     def eof_received(self) -> bool:
         # A client that has sent all it will send may still wait for its answer.
         self.half_closed = True
         x = self.exchange
-        if x is None and self.listener.held and self.buffer and not self.closing:
+        if x is None and (self.listener.held or self.busy) and self.buffer and not self.closing:
             return True
         if x is None or not x.body_done or self.closing or x.stream:
             # Nobody half-closes an event stream: the reader is gone, and silence would hide that for long.
@@ -300,24 +300,6 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.leave()
 
-    def forwarded_for(self, x: Exchange) -> bytes:
-        """The forwarding lines for a request that brought some: only a trusted peer's chain is continued."""
-        if not self.peer_trusted or x.forwarded is None:
-            return self.forwarded_lines
-        chain = b", ".join([value for name, value in x.forwarded if name == b"x-forwarded-for"])
-        protos = [value for name, value in x.forwarded if name == b"x-forwarded-proto"]
-        proto = protos[0] if protos in ([b"http"], [b"https"]) else self.listener.scheme
-        peer = self.peer.encode("ascii")
-        return b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
-
-    def forwarded_host(self, x: Exchange) -> bytes:
-        """The host that the client asked: as a trusted peer says it once and well, else that of the request."""
-        if self.peer_trusted and x.forwarded is not None:
-            hosts = [value for name, value in x.forwarded if name == b"x-forwarded-host"]
-            if len(hosts) == 1 and host_name(hosts[0]) is not None:
-                return hosts[0]
-        return x.host
-
     def go_on(self) -> None:
         """Begin what has come while nothing was begun."""
         if self.paused:
@@ -329,19 +311,34 @@ class ClientConnection(asyncio.Protocol):
     def _heads(self, data: bytes) -> None:
         """Begin one request after the other out of `data` while each is answered at once."""
         if self.listener.held:
-            self.buffer = data
             self.reading_head = False
-            if len(data) > _READ_AHEAD:
-                self._pause()
+            self._put_by(data)
             return
         self.busy = True
-        while data:
+        for _ in range(_TURN):
             data = self._head(data)
             if self.exchange is not None or self.closing or self.reading_head or self.full:
                 break
-            if self.buffer:
-                data, self.buffer = self.buffer + data, b""
+            data, self.buffer = self.buffer + data, b""
+            if not data:
+                break
+        else:
+            # Still busy, so that nothing is begun before the others have had their turn.
+            self._put_by(data)
+            asyncio.get_running_loop().call_soon(self._in_turn)
+            return
         self.busy = False
+
+    def _in_turn(self) -> None:
+        self.busy = False
+        if self.exchange is None and not self.closing and not self.full:
+            self.go_on()
+
+    def _put_by(self, data: bytes) -> None:
+        """Keep what cannot be begun yet, and read no more while it is much."""
+        self.buffer = data
+        if len(data) > _READ_AHEAD:
+            self._pause()
 
     def _head(self, data: bytes) -> bytes:
         listener = self.listener

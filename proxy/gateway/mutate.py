@@ -14,6 +14,7 @@ from typing import Final
 
 from proxy.core.model import Access
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grammar import host_name
 
 _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
@@ -56,9 +57,31 @@ class Mutator:
                 identity,
                 self._via if x.version else self._via_1_0,
                 x.request_id,
-                client.forwarded_lines if x.forwarded is None else client.forwarded_for(x),
+                client.forwarded_lines if x.forwarded is None else _forwarded_for(x, x.forwarded),
                 b"\r\nX-Forwarded-Host: ",
-                x.host if x.forwarded is None else client.forwarded_host(x),
+                x.host if x.forwarded is None else _forwarded_host(x, x.forwarded),
                 b"\r\n\r\n",
             )
         )
+
+
+def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The forwarding lines for a request that brought some: only a trusted peer's chain is continued."""
+    client = x.client
+    assert client is not None
+    if not client.peer_trusted:
+        return client.forwarded_lines
+    chain = b", ".join([value for name, value in fields if name == b"x-forwarded-for"])
+    protos = [value for name, value in fields if name == b"x-forwarded-proto"]
+    proto = protos[0] if protos in ([b"http"], [b"https"]) else client.listener.scheme
+    peer = client.peer.encode("ascii")
+    return b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
+
+
+def _forwarded_host(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The host that the client asked: as a trusted peer says it once and well, else that of the request."""
+    if x.client is not None and x.client.peer_trusted:
+        hosts = [value for name, value in fields if name == b"x-forwarded-host"]
+        if len(hosts) == 1 and host_name(hosts[0]) is not None:
+            return hosts[0]
+    return x.host

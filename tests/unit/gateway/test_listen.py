@@ -276,6 +276,29 @@ async def test_a_client_that_pipelines_and_half_closes_gets_every_answer() -> No
         assert await client.rest() == b""
 
 
+async def test_a_client_that_sends_refusals_ahead_keeps_no_other_waiting() -> None:
+    async with serving(answering(echo_target)) as (gateway, _):
+        greedy, other = await gateway.client(), await gateway.client()
+        assert (await other.ask(get("/open/a"))).status == 200
+        greedy.send(get("/shut/a") * 1000)
+        await until(lambda: any(each.busy for each in gateway.listener.connections))
+        assert (await other.ask(get("/open/b"))).body == b"/open/b"
+        assert any(each.buffer for each in gateway.listener.connections)
+        for _ in range(1000):
+            assert (await greedy.answer()).status == 403
+
+
+async def test_a_client_that_sends_many_ahead_and_half_closes_gets_every_answer() -> None:
+    async with serving(answering(echo_target)) as (gateway, _):
+        client = await gateway.client()
+        client.send(get("/shut/a") * 99 + get("/open/b"))
+        client.writer.write_eof()
+        for _ in range(99):
+            assert (await client.answer()).status == 403
+        assert (await client.answer()).body == b"/open/b"
+        assert await client.rest() == b""
+
+
 async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_length() -> None:
     async with serving(answering(echo_target)) as (gateway, _):
         client = await gateway.client()
