@@ -86,14 +86,15 @@ class Spares:
     async def _have_one(self) -> bool:
         """Start one and wait until it is taken; false when it ended without that. Raises `OSError`."""
         self._taken.clear()
+        wanted = self._spec
         orders_in, self._orders = os.pipe()
         try:
-            command = (*self._spec.command, "--orders-fd", str(orders_in))
+            command = (*wanted.command, "--orders-fd", str(orders_in))
             spec = ChildSpec(
-                name=self._spec.name,
+                name=wanted.name,
                 command=command,
-                fds=(*self._spec.fds, orders_in),
-                lifeline_fd=self._spec.lifeline_fd,
+                fds=(*wanted.fds, orders_in),
+                lifeline_fd=wanted.lifeline_fd,
             )
             child = await Child.spawn(spec, self._stderr_fd)
         except OSError:
@@ -102,6 +103,8 @@ class Spares:
         finally:
             os.close(orders_in)
         self._child = child
+        # Replaced while it was being started: its orders have been closed, and it ends.
+        self._outdated = self._spec is not wanted
         self._stands_by = await child.stands_by()
         if self._stands_by:
             self._log.info("spare stands by", child_pid=child.pid)

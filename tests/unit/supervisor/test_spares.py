@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from proxy.core.child import SPARE_SUFFIX
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor.processes import Child, ChildSpec, Keeper, command, in_memory, lifeline
-from proxy.supervisor.spares import Spares
+from proxy.supervisor.spares import AGAIN_SECONDS, Spares
 from tests.unit.supervisor.test_processes import WELL_BEHAVED, starts, until
 
 # Stands by like a spare, and then is a well-behaved child under the arguments that it was ordered to have.
@@ -81,6 +81,29 @@ async def test_a_death_while_no_spare_stands_by_is_mended_by_a_new_process(tmp_p
         assert spare not in starts(diary)
         await keeper.stop(5.0)
         await keep
+
+
+async def test_a_spare_that_is_outdated_while_it_starts_is_followed_at_once_by_another(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    lifeline_in, lifeline_out = lifeline()
+    spares = Spares(spec(STANDS_BY, old, lifeline_in), get_logger("test"))
+    keeping = asyncio.create_task(spares.keep(), name="keep spare")
+    try:
+        await asyncio.sleep(0)  # the system has been asked for a process and has yet to say that there is one
+        await spares.replace(spec(STANDS_BY, new, lifeline_in))
+
+        def stands_by() -> bool:
+            with suppress(FileNotFoundError):  # the outdated one, on its way out
+                return spares.pid is not None and str(new) in Path(f"/proc/{spares.pid}/cmdline").read_text()
+            return False
+
+        await until(stands_by, AGAIN_SECONDS - 1)
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await spares.end()
+        os.close(lifeline_in)
+        os.close(lifeline_out)
 
 
 async def test_a_slot_that_is_hopeless_is_not_filled_again(tmp_path: Path) -> None:
