@@ -14,6 +14,7 @@ from typing import Final
 
 from proxy.settings.addresses import Bind
 from proxy.supervisor.errors import ListenerRefused
+from proxy.supervisor.generation import CONTROL
 from proxy.supervisor.listeners import Listener
 
 FIRST_FD: Final = 3
@@ -68,6 +69,8 @@ def _adopted(
                 f"The service manager passed a socket for {_text(sock)} that is no listener's: "
                 f"name it {', '.join(binds)} (FileDescriptorName) or give it the address of one."
             )
+        if listener == CONTROL and listener in found:
+            raise ListenerRefused("The service manager passed several sockets for the control listener, which has one.")
         found.setdefault(listener, []).append(sock)
     return found
 

@@ -56,6 +56,15 @@ def test_a_name_counts_and_without_one_the_address() -> None:
             each.close()
 
 
+def test_a_second_socket_for_the_control_listener_is_refused_because_nobody_would_accept_from_it() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(ListenerRefused, match="several sockets for the control listener"),
+    ):
+        activation.adopt([("control", handed(one)), ("control", handed(other))], BINDS)
+
+
 def test_a_descriptor_that_is_not_there_is_refused_in_one_sentence() -> None:
     with socket.socket() as gone:
         fd = gone.fileno()
