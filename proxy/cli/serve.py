@@ -30,7 +30,7 @@ class Configuration:
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(1, 256), help="Gateway processes; overrides the configuration.")
+@click.option("--workers", type=click.IntRange(1, 120), help="Gateway processes; overrides the configuration.")
 @click.option(
     "--accept-older-store",
     is_flag=True,

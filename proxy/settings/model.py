@@ -324,7 +324,8 @@ class Settings(Section):
     """Directory of the embedded store, keys and sockets; relative to the configuration file."""
     store: Annotated[str, AfterValidator(_store), Field(repr=False)] = "sqlite"
     """sqlite (embedded, in data_dir) or postgresql://user@host/database."""
-    workers: Annotated[Whole, Field(ge=1, le=256)] = 2
+    # What two listeners of each come to must fit into one message of descriptors (SCM_MAX_FD, unix(7)).
+    workers: Annotated[Whole, Field(ge=1, le=120)] = 2
     """Gateway processes."""
     listen: Listen = Listen()
     """Where to listen."""

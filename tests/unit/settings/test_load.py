@@ -168,7 +168,7 @@ def test_a_route_without_a_path_leaves_the_others_at_their_places(bad: Check) ->
         ("workers: 1.5", 'must be a whole number, not "1.5"'),
         ("workers: true", "must be a whole number, not true"),
         ("workers:", "must be a whole number, but is empty"),
-        ("workers: 1000", "must be at most 256"),
+        ("workers: 1000", "must be at most 120"),
         ("brand: 12", 'must be text, not "12"'),
         ("routes: /x", 'must be a list, not "/x"'),
         ("limits: [1]", 'must be a section of "name: value" lines, not a list'),
