@@ -62,7 +62,7 @@ def host_name(authority: bytes) -> str | None:
 
 def without_fields(lines: bytes, names: Set[bytes]) -> bytes:
     """Field lines without those whose lower-case name is one of `names`, such as `Connection` nominates."""
-    return b"\r\n".join(line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names)
+    return b"\r\n".join([line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names])
 
 
 def trimmed(value: bytes) -> bytes:
