@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -35,7 +36,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
-class _End:
+class _End(ABC):
     """What both ends do: messages in, messages out."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -73,8 +74,9 @@ class _End:
             return
         self._received(message, tuple(fds))
 
+    @abstractmethod
     def _received(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
-        raise NotImplementedError
+        """A message has come, with these descriptors, which are ours now."""
 
     def _ended(self) -> None:
         self.close()

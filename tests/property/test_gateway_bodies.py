@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 
-import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +25,8 @@ from proxy.gateway.body import (
     encode_chunks,
 )
 from tests.fuzz.targets import chunked_body
+from tests.fuzz.targets.chunked_body import by_llhttp
 
-HEAD = b"POST / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
 BEHIND = b"GET /next HTTP/1.1\r\n"
 
 names = st.sampled_from([b"X-A", b"x_b", b"Trailer!"])
@@ -49,28 +48,6 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return wire + b"\r\n", b"".join(payload)
 
 
-class Read:
-    def __init__(self) -> None:
-        self.payload = b""
-        self.complete = False
-
-    def on_body(self, data: bytes) -> None:
-        self.payload += data
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-
-
-def oracle(wire: bytes) -> Read | None:
-    """What llhttp reads; None if it refuses."""
-    read = Read()
-    try:
-        httptools.HttpRequestParser(read).feed_data(HEAD + wire)
-    except httptools.HttpParserError:
-        return None
-    return read
-
-
 def feed(body: Body, *pieces: bytes) -> tuple[bytes, bytes]:
     """The payload in `pieces` and what lies behind the body, which ends in the last of them or not at all."""
     payload, behind = b"", b""
@@ -89,7 +66,7 @@ def feed(body: Body, *pieces: bytes) -> tuple[bytes, bytes]:
 @settings(max_examples=80)
 def test_a_chunked_body_is_the_same_wherever_it_is_cut(body: tuple[bytes, bytes]) -> None:
     wire, payload = body
-    read = oracle(wire)
+    read = by_llhttp(wire)
     assert read is not None
     assert (read.payload, read.complete) == (payload, True)
     whole = wire + BEHIND
@@ -149,7 +126,7 @@ def test_a_mutated_body_that_we_accept_is_read_alike_by_llhttp(body: tuple[bytes
         refused_wherever_it_is_cut(wire)
         return
     end = len(wire) - len(behind)
-    read = oracle(wire[:end])
+    read = by_llhttp(wire[:end])
     if read is None:
         assert stricter_in_extensions_or_trailers(wire[:end])
         return
@@ -172,7 +149,7 @@ def stricter_in_extensions_or_trailers(wire: bytes) -> bool:
     pieces: list[bytes] = []
     for at in range(len(wire)):
         pieces += machine.feed(wire[at : at + 1])[0]
-    again = oracle(encode_chunks(pieces, last=machine.done) if pieces or machine.done else b"")
+    again = by_llhttp(encode_chunks(pieces, last=machine.done) if pieces or machine.done else b"")
     return again is not None and again.payload == b"".join(pieces) and (b";" in wire or machine.done)
 
 
@@ -183,7 +160,7 @@ def test_encoding_and_decoding_gives_the_payload_back(writes: list[list[bytes]])
     machine = ChunkedBody()
     assert feed(machine, wire) == (payload, b"")
     assert machine.done
-    read = oracle(wire)
+    read = by_llhttp(wire)
     assert read is not None
     assert (read.payload, read.complete) == (payload, True)
 
