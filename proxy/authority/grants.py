@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from proxy.core.model import Grant, RefusedGrant
 from proxy.services import grants
@@ -16,8 +16,8 @@ class StoreGrants:
         self._store = store
         self._clock = clock
 
-    async def resolve(self, prefix: str) -> tuple[int, Grant | RefusedGrant]:
-        return await grants.resolve(self._store, prefix, self._clock())
+    async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
+        return await grants.resolve(self._store, prefixes, self._clock())
 
     async def secret_hash(self, token_id: str) -> str | None:
         return await self._store.token_hash(token_id)

@@ -10,7 +10,8 @@ Rules of this module:
    the epoch in the answer and the first push.
 
 Questions carry `id`, which the reply repeats.  `hello`, `resolve`, `verify`, `changes` are answered, `counters` is
-not.  A reply that could not be given is `{"id", "error"}` with one of `LinkError`.
+not.  `resolve` is about up to `PREFIXES_AT_ONCE` prefixes; the answer is about the first of them, one at least, as of
+one epoch.  A reply that could not be given is `{"id", "error"}` with one of `LinkError`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -27,11 +29,11 @@ from typing import Final, Protocol
 
 from proxy.authority.broadcast import Broadcast
 from proxy.authority.counters import Counters, WorkerKey
-from proxy.authority.resolver import Resolution, Resolver
+from proxy.authority.resolver import Resolver
 from proxy.authority.sockets import bind_unix, peer_uid
 from proxy.core.errors import AuthorityOverloaded, PatgateError, WireError
-from proxy.core.model import Grant
-from proxy.core.wire import Deframer, Message, frame, grant_to_wire, refused_to_wire
+from proxy.core.model import Grant, RefusedGrant
+from proxy.core.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire
 from proxy.observe import metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import SnapshotError, from_wire
@@ -42,6 +44,8 @@ BUFFERED: Final = 32 * 1024 * 1024
 CHANGES_LIMIT: Final = 10_000
 """Changes that are told one by one; a worker further behind forgets everything instead."""
 READ_SIZE: Final = 256 * 1024
+TEXTS_AT_ONCE: Final = 4096
+"""Permissions in one answer, so that it fits a frame (each has at most 512 characters); a grant alone may be more."""
 
 _log = get_logger("authority.link")
 
@@ -235,25 +239,40 @@ class _Link:
             return {"error": LinkError.UNAVAILABLE}
 
     async def _resolve(self, message: Message) -> Message:
-        prefix = _text(message, "prefix")
-        return await self._counted("resolve", self._resolver.resolve(prefix))
+        prefixes = _texts(message, "prefixes")
+        with self._failures_counted("resolve", len(prefixes)):
+            as_of, outcomes = await self._resolver.resolve(prefixes)
+        found: list[Message] = []
+        room = TEXTS_AT_ONCE
+        for outcome in outcomes:
+            if isinstance(outcome, Grant):
+                room -= len(outcome.permissions) + len(outcome.scopes or ())
+            if found and room < 0:
+                break  # the worker asks about the others again
+            found.append(self._told("resolve", outcome))
+        return {"as_of": as_of, "found": found}
 
     async def _verify(self, message: Message) -> Message:
         prefix, token = _text(message, "prefix"), _text(message, "token")
-        return await self._counted("verify", self._resolver.verify(prefix, token))
+        with self._failures_counted("verify"):
+            resolution = await self._resolver.verify(prefix, token)
+        return {"as_of": resolution.as_of, **self._told("verify", resolution.outcome)}
 
-    async def _counted(self, operation: str, question: Awaitable[Resolution]) -> Message:
+    @contextmanager
+    def _failures_counted(self, operation: str, questions: int = 1) -> Iterator[None]:
         try:
-            resolution = await question
+            yield
         except PatgateError:
-            self._counters.count(metrics.RESOLVES, operation, "failed")
+            self._counters.count(metrics.RESOLVES, operation, "failed", by=questions)
             raise
-        outcome = resolution.outcome
+
+    def _told(self, operation: str, outcome: Grant | RefusedGrant) -> Message:
+        """One grant or refusal for the worker, counted."""
         if isinstance(outcome, Grant):
             self._counters.count(metrics.RESOLVES, operation, "grant")
-            return {"as_of": resolution.as_of, "grant": grant_to_wire(outcome)}
+            return {"grant": grant_to_wire(outcome)}
         self._counters.count(metrics.RESOLVES, operation, "refused")
-        return {"as_of": resolution.as_of, "refused": refused_to_wire(outcome)}
+        return {"refused": refused_to_wire(outcome)}
 
     async def _changes(self, message: Message) -> Message:
         epoch, keys, complete = await self._feed.changes_since(_integer(message, "since"), CHANGES_LIMIT)
@@ -283,6 +302,15 @@ def _text(message: Message, name: str) -> str:
     if not isinstance(value, str) or len(value) > 1024:
         raise _Invalid
     return value
+
+
+def _texts(message: Message, name: str) -> list[str]:
+    values = message.get(name)
+    if not isinstance(values, list) or not 1 <= len(values) <= PREFIXES_AT_ONCE:
+        raise _Invalid
+    if not all(isinstance(value, str) and len(value) <= 1024 for value in values):
+        raise _Invalid
+    return values
 
 
 def _integer(message: Message, name: str) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -36,8 +36,8 @@ _log = get_logger("authority.resolver")
 class GrantSource(Protocol):
     """What resolution needs of the store."""
 
-    async def resolve(self, prefix: str) -> tuple[int, Grant | RefusedGrant]:
-        """The grant or refusal of a prefix, well-formed or not, and the epoch that it is as of."""
+    async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
+        """The grant or refusal of each prefix, well-formed or not, and the epoch that all of them are as of."""
 
     async def secret_hash(self, token_id: str) -> str | None:
         """The token's slow hash, None where there is no such token."""
@@ -70,19 +70,19 @@ class Resolver:
         self._proofs: dict[tuple[str, bytes, str], asyncio.Task[bool]] = {}
         self._by_prefix: Counter[str] = Counter()
 
-    async def resolve(self, prefix: str) -> Resolution:
-        as_of, outcome = await self._source.resolve(prefix)
-        return Resolution(as_of=as_of, outcome=outcome)
+    async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
+        """The grant or refusal of each prefix, and the epoch of the one snapshot that they come from."""
+        return await self._source.resolve(prefixes)
 
     async def verify(self, prefix: str, token: str) -> Resolution:
         """As `resolve`, for a presented token: a grant only if `token` is genuine, and then with its digest."""
         parsed = self._tokens.parse(token)
         if parsed is None or parsed.prefix != prefix:
-            as_of, _ = await self._source.resolve(prefix)
+            as_of, _ = await self._source.resolve((prefix,))
             return Resolution(as_of=as_of, outcome=RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()))
         presented = digest(self._cache_key, token.encode("ascii"))
         for _ in range(ATTEMPTS):
-            as_of, outcome = await self._source.resolve(prefix)
+            as_of, (outcome,) = await self._source.resolve((prefix,))
             if isinstance(outcome, RefusedGrant):
                 return Resolution(as_of=as_of, outcome=outcome)
             if outcome.digest is not None:

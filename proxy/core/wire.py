@@ -18,6 +18,8 @@ from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 
 MAX_MESSAGE: Final = 16 * 1024 * 1024
+PREFIXES_AT_ONCE: Final = 64
+"""How many prefixes one question may be about."""
 _HEADER: Final = 4
 
 Message = dict[str, Any]

@@ -94,7 +94,11 @@ class Authenticator:
                 x.entry = entry
                 self.hits += 1
                 return None
-        return self._by_prefix(x, digest)
+        token = self.token_of(x)
+        if isinstance(token, Reason):
+            return token
+        parsed = self._tokens.parse(token)
+        return Reason.TOKEN_UNKNOWN if parsed is None else self._by_prefix(x, token, parsed.prefix, digest)
 
     def follow(self, names: IdentityNames, schemes: Iterable[str]) -> bool:
         """Take tokens from these places, and name identities so, from now on; whether that is any change.
@@ -132,18 +136,18 @@ class Authenticator:
         parsed = self._tokens.parse(token)
         if parsed is None:
             return Reason.TOKEN_UNKNOWN
-        digest = self._credential_digest(x)
+        digest, prefix = self._credential_digest(x), parsed.prefix
         cache, link = self._cache, self._link
         for _ in range(_ATTEMPTS):
             if cache.applied < x.epoch:
                 await link.sync(x.epoch)
-            outcome = self._by_prefix(x, digest)
+            outcome = self._by_prefix(x, token, prefix, digest)
             if outcome is PENDING:
-                held = cache.entries.get(parsed.prefix)
+                held = cache.entries.get(prefix)
                 if held is None:
-                    answer = await link.lookup(parsed.prefix, known=cache.good_lately(parsed.prefix))
+                    answer = await link.lookup(prefix, known=cache.good_lately(prefix))
                 else:
-                    answer = await link.verify(parsed.prefix, token)
+                    answer = await link.verify(prefix, token)
                 # An answer older than what the cache has absorbed could bring a dead grant back.
                 if answer.as_of < max(x.epoch, cache.applied):
                     continue
@@ -154,7 +158,7 @@ class Authenticator:
                     outcome = found.reason
                 else:
                     cache.store(found, identity_lines(self._names, found))
-                    outcome = self._by_prefix(x, digest)
+                    outcome = self._by_prefix(x, token, prefix, digest)
             if outcome is not PENDING:
                 if self._page[SLOT_LEASE] <= time.monotonic_ns():
                     return Reason.AUTHORITY_UNAVAILABLE
@@ -211,20 +215,14 @@ class Authenticator:
         # A NUL cannot occur in a field value, so no Authorization value can pass for an API key's.
         return self._cache.credential_digest(b"\0" + (x.api_key or b""))
 
-    def _by_prefix(self, x: Exchange, digest: bytes) -> Reason | Pending | None:
+    def _by_prefix(self, x: Exchange, token: str, prefix: str, digest: bytes) -> Reason | Pending | None:
         """Judge the credential by the prefix index, as far as this worker knows the prefix."""
-        token = self.token_of(x)
-        if isinstance(token, Reason):
-            return token
-        parsed = self._tokens.parse(token)
-        if parsed is None:
-            return Reason.TOKEN_UNKNOWN
         cache = self._cache
         if cache.applied < x.epoch:
             return PENDING
-        entry: Entry | None = cache.entries.get(parsed.prefix)
+        entry: Entry | None = cache.entries.get(prefix)
         if entry is None:
-            refused = cache.refused(parsed.prefix, time.monotonic())
+            refused = cache.refused(prefix, time.monotonic())
             return PENDING if refused is None else refused.reason
         if entry.grant.digest is None:
             return PENDING

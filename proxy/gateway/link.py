@@ -6,7 +6,8 @@ Rules of this module:
    for long: then it gets `AuthorityUnavailable`. How many may wait is bounded.
 3. Changes are applied in the order of their numbers, whoever sent them. A push that does not continue where the cache
    stands is not applied; the gap is fetched instead.
-4. Lookups of one prefix in flight are shared. What is shared is the grant, never a verdict on a credential.
+4. Lookups wait in two queues (`lookups`), each with one question under way: strangers never stand before those who
+   were good until a change.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from proxy.core.errors import AuthorityError, AuthorityOverloaded, AuthorityUnavailable, WireError
-from proxy.core.model import Grant, RefusedGrant
 from proxy.core.wire import Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.gateway.cache import GrantCache
+from proxy.gateway.lookups import Answer, LookupQueue, Outcome
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 0.25
@@ -29,22 +30,8 @@ _PATIENCE_SECONDS: Final = 1.0
 """How long a question waits for a link that is down: a new authority greets its workers well within it."""
 _ANSWER_SECONDS: Final = 5.0
 _PENDING_LIMIT: Final = 1024
-_STRANGERS: Final = 64
-"""Lookups on the link at once for prefixes that this worker does not know; the others wait their turn."""
-_ACQUAINTED: Final = 64
-"""The same for prefixes that were good until a change: a flood of strangers must not stand before them."""
 _LOST: Final = "the link to the authority is down"
 _UNREADABLE: Final = "the authority's answer cannot be read"
-
-
-class Answer:
-    """What the authority says of one prefix, and the number of the last change that the answer takes into account."""
-
-    __slots__ = ("as_of", "found")
-
-    def __init__(self, as_of: int, found: Grant | RefusedGrant) -> None:
-        self.as_of = as_of
-        self.found = found
 
 
 class _LinkLost(AuthorityUnavailable):
@@ -66,7 +53,6 @@ class AuthorityLink:
         self._on_state = on_state
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._lookups: dict[str, asyncio.Task[Answer]] = {}
         self._syncing: asyncio.Task[None] | None = None
         self._number = 0
         self._runner: asyncio.Task[None] | None = None
@@ -74,8 +60,8 @@ class AuthorityLink:
         self._wanted = asyncio.Event()
         self._patient = 0
         self._behind: list[tuple[int, asyncio.Future[None]]] = []
-        self._strangers = asyncio.Semaphore(_STRANGERS)
-        self._acquainted = asyncio.Semaphore(_ACQUAINTED)
+        self._strangers = LookupQueue(self._resolve)
+        self._acquainted = LookupQueue(self._resolve)
         self.cache_key = b""
 
     @property
@@ -89,11 +75,11 @@ class AuthorityLink:
 
     async def close(self) -> None:
         """Stop reconnecting and close the connection."""
-        tasks = [t for t in (self._runner, self._syncing, *self._lookups.values()) if t is not None]
+        tasks = [t for t in (self._runner, self._syncing) if t is not None]
         self._runner = None
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self._strangers.close(), self._acquainted.close(), return_exceptions=True)
         self._lost()
 
     async def lookup(self, prefix: str, *, known: bool = False) -> Answer:
@@ -101,19 +87,21 @@ class AuthorityLink:
 
         Raises AuthorityUnavailable, AuthorityOverloaded.
         """
-        task = self._lookups.get(prefix)
-        if task is None:
-            if not known and len(self._lookups) >= _PENDING_LIMIT:
-                raise AuthorityOverloaded("too many lookups of unknown prefixes are waiting")
-            places = self._acquainted if known else self._strangers
-            task = asyncio.create_task(self._lookup(prefix, places), name="grant lookup")
-            self._lookups[prefix] = task
-            task.add_done_callback(lambda _: self._lookups.pop(prefix, None))
-        return await asyncio.shield(task)
+        if known:
+            return await self._acquainted.answer(prefix)
+        if len(self._strangers) >= _PENDING_LIMIT and prefix not in self._strangers:
+            raise AuthorityOverloaded("too many lookups of unknown prefixes are waiting")
+        return await self._strangers.answer(prefix)
 
     async def verify(self, prefix: str, token: str) -> Answer:
         """Have the authority verify `token` with its hash at rest. Raises AuthorityUnavailable, AuthorityOverloaded."""
-        return self._answer(await self._ask({"op": "verify", "prefix": prefix, "token": token}, seconds=15.0))
+        if len(self._waiting) + self._patient >= _PENDING_LIMIT:
+            raise AuthorityOverloaded("too many questions to the authority are waiting")
+        answer = await self._ask({"op": "verify", "prefix": prefix, "token": token}, seconds=15.0)
+        found = _answer(prefix, answer, answer.get("as_of"))
+        if isinstance(found, Answer):
+            return found
+        raise found
 
     async def sync(self, epoch: int) -> None:
         """Return when the cache has the changes up to `epoch`, pushed or fetched. Raises AuthorityUnavailable."""
@@ -143,12 +131,18 @@ class AuthorityLink:
         if self.up and self._writer is not None:
             self._writer.write(frame({"op": "counters", "snapshot": snapshot}))
 
-    async def _lookup(self, prefix: str, places: asyncio.Semaphore) -> Answer:
-        async with places:
-            return self._answer(await self._ask({"op": "resolve", "prefix": prefix}))
+    async def _resolve(self, prefixes: list[str]) -> Sequence[Outcome]:
+        try:
+            answer = await self._ask({"op": "resolve", "prefixes": prefixes})
+            outcomes = [_answer(*one, answer["as_of"]) for one in zip(prefixes, answer["found"], strict=False)]
+        except (AuthorityUnavailable, AuthorityOverloaded) as error:
+            return [error] * len(prefixes)
+        except (KeyError, TypeError):
+            outcomes = []
+        return outcomes or [AuthorityUnavailable(_UNREADABLE)] * len(prefixes)
 
     async def _sync(self) -> None:
-        answer = await self._ask({"op": "changes", "since": self._cache.applied}, limited=False)
+        answer = await self._ask({"op": "changes", "since": self._cache.applied})
         try:
             self._absorb(answer)
         except (KeyError, TypeError):
@@ -161,21 +155,8 @@ class AuthorityLink:
             self._cache.apply(answer["keys"], answer["epoch"])
         self._moved()
 
-    @staticmethod
-    def _answer(answer: dict[str, Any]) -> Answer:
-        try:
-            if "grant" in answer:
-                return Answer(answer["as_of"], grant_from_wire(answer["grant"]))
-            return Answer(answer["as_of"], refused_from_wire(answer["refused"]))
-        except (KeyError, WireError):
-            raise AuthorityUnavailable(_UNREADABLE) from None
-
-    async def _ask(
-        self, request: dict[str, Any], *, seconds: float = _ANSWER_SECONDS, limited: bool = True
-    ) -> dict[str, Any]:
+    async def _ask(self, request: dict[str, Any], *, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
         """The answer to a question, from this link or, where it is lost meanwhile, from the next one."""
-        if limited and len(self._waiting) + self._patient >= _PENDING_LIMIT:
-            raise AuthorityOverloaded("too many questions to the authority are waiting")
         give_up = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
         while True:
             await self._linked(give_up)
@@ -320,6 +301,17 @@ class AuthorityLink:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(_LinkLost(_LOST))
+
+
+def _answer(prefix: str, answer: dict[str, Any], as_of: object) -> Answer | AuthorityUnavailable:
+    """The grant or refusal of `prefix` as it crossed the link, or that it cannot be read."""
+    try:
+        found = grant_from_wire(answer["grant"]) if "grant" in answer else refused_from_wire(answer["refused"])
+    except (KeyError, TypeError, WireError):
+        return AuthorityUnavailable(_UNREADABLE)
+    if found.prefix != prefix or not isinstance(as_of, int):
+        return AuthorityUnavailable(_UNREADABLE)
+    return Answer(as_of, found)
 
 
 def _retrieved(task: asyncio.Task[None]) -> None:

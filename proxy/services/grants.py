@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from proxy.core.depends import member_key, org_key, role_key, token_key, user_key
@@ -27,22 +28,26 @@ ORG_ACTIVE: Final = "active"
 _KNOWN: Final = frozenset({(Kind.PAT, Reach.PERSONAL), (Kind.PAT, Reach.ORG), (Kind.KEY, Reach.ORG)})
 
 
-async def resolve(store: Store, prefix: str, now: float) -> tuple[int, Grant | RefusedGrant]:
-    """The verdict about the token with this public prefix at ``now`` (unix seconds), and the epoch that it is as of.
+async def resolve(store: Store, prefixes: Sequence[str], now: float) -> tuple[int, list[Grant | RefusedGrant]]:
+    """The verdicts about the tokens with these public prefixes (one at least) at ``now`` (unix seconds), in their
+    order, and the epoch that all of them are as of.
 
     Raises StoreUnavailable.
     """
-    token_id = prefix.rpartition("_")[2]
-    found = await store.resolve(token_id)
-    row = found.token
+    ids = [prefix.rpartition("_")[2] for prefix in prefixes]
+    found = await store.resolve(ids)
+    rows = found.tokens
+    return found.as_of, [_verdict(prefix, id_, rows.get(id_), now) for prefix, id_ in zip(prefixes, ids, strict=True)]
+
+
+def _verdict(prefix: str, token_id: str, row: TokenGrantRow | None, now: float) -> Grant | RefusedGrant:
     if row is None or row.prefix != prefix:
-        refused = RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=(token_key(token_id),))
-        return found.as_of, refused
+        return RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=(token_key(token_id),))
     depends = dependencies(row)
     reason = refusal(row, now)
     if reason is not None:
-        return found.as_of, RefusedGrant(prefix=prefix, reason=reason, depends=depends)
-    return found.as_of, _grant(row, depends)
+        return RefusedGrant(prefix=prefix, reason=reason, depends=depends)
+    return _grant(row, depends)
 
 
 def dependencies(row: TokenGrantRow) -> tuple[str, ...]:

@@ -97,11 +97,11 @@ class TokenEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GrantRow:
-    """All that decides about one token, seen in one snapshot. ``as_of`` is the epoch of that snapshot."""
+class GrantRows:
+    """All that decides about some tokens, by their ids, as one snapshot shows it. ``as_of`` is its epoch."""
 
     as_of: int
-    token: TokenGrantRow | None
+    tokens: Mapping[str, TokenGrantRow]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,7 @@ from proxy.store.audit import Verified
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, sqlite_path, undisturbed
 from proxy.store.errors import mapped
-from proxy.store.records import Changes, GrantRow
+from proxy.store.records import Changes, GrantRows
 
 OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
 
@@ -118,9 +118,11 @@ class Store:
         async with self._database.snapshot() as connection:
             yield Rows(connection)
 
-    async def resolve(self, token_id: str) -> GrantRow:
-        """Everything that decides about one token, and the epoch that it is as of: one statement, one snapshot."""
-        return await grants.read(self._database, token_id)
+    async def resolve(self, token_ids: Sequence[str]) -> GrantRows:
+        """Everything that decides about these tokens (one at least), and the epoch that it is as of: one statement,
+        one snapshot.
+        """
+        return await grants.read(self._database, token_ids)
 
     async def epoch(self) -> int:
         """The number of the last committed change."""

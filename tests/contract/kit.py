@@ -80,7 +80,8 @@ class Kit:
         )
 
     async def resolve(self, prefix: str) -> Grant | RefusedGrant:
-        return (await grants.resolve(self.store, prefix, self.clock()))[1]
+        _, (verdict,) = await grants.resolve(self.store, (prefix,), self.clock())
+        return verdict
 
     async def basics(self) -> None:
         """Three roles, an organisation and a user who is an editor in the account and a viewer in the organisation."""

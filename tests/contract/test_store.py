@@ -187,7 +187,7 @@ async def test_a_full_disk_refuses_changes_and_heals_without_a_restart(kit: Kit)
                 break
     assert refused == 3
     assert await _has(kit.store, 1), "what is stored can be read while the disk is full"
-    assert (await kit.store.resolve("unknown")).as_of == len(acknowledged)
+    assert (await kit.store.resolve(["unknown"])).as_of == len(acknowledged)
     async with kit.store.change(ADMIN) as change:
         await change.connection.exec_driver_sql("PRAGMA max_page_count=1000000")
     await _add(kit.store, 1000)
@@ -263,13 +263,13 @@ async def test_a_digest_is_written_only_while_its_hash_stands(kit: Kit) -> None:
     assert old is not None
     await kit.tokens.rotate(ADMIN, made.view.id)
     epoch = await kit.store.epoch()
-    before = (await kit.store.resolve(made.view.id)).token
+    before = (await kit.store.resolve([made.view.id])).tokens.get(made.view.id)
     assert not await kit.store.write_digest(made.view.id, b"x" * 32, expected_hash=old)
-    assert (await kit.store.resolve(made.view.id)).token == before
+    assert (await kit.store.resolve([made.view.id])).tokens.get(made.view.id) == before
     new = await kit.store.token_hash(made.view.id)
     assert new is not None and new != old
     assert await kit.store.write_digest(made.view.id, b"y" * 32, expected_hash=new)
-    after = (await kit.store.resolve(made.view.id)).token
+    after = (await kit.store.resolve([made.view.id])).tokens.get(made.view.id)
     assert after is not None and after.digest == b"y" * 32
     assert await kit.store.epoch() == epoch
     assert await kit.store.token_hash("nothing") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from proxy.core.depends import token_key
@@ -58,14 +59,15 @@ class MemoryGrants:
         self.epoch += 1
         self.log.append((self.epoch, token_key(grant.token_id)))
 
-    async def resolve(self, prefix: str) -> tuple[int, Grant | RefusedGrant]:
+    async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
         await asyncio.sleep(0)
         if self.broken:
             raise StoreUnavailable("the store cannot be used now")
+        return self.epoch, [self._verdict(prefix) for prefix in prefixes]
+
+    def _verdict(self, prefix: str) -> Grant | RefusedGrant:
         found = self.grants.get(prefix)
-        if found is None:
-            return self.epoch, RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=())
-        return self.epoch, found
+        return RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()) if found is None else found
 
     async def secret_hash(self, token_id: str) -> str | None:
         await asyncio.sleep(0)

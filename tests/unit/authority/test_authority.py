@@ -41,8 +41,8 @@ async def test_a_minted_token_resolves_with_the_digest_that_workers_compute(
     await authority.users.add(ACTOR, "ada@example.org", "editor")
     created = await authority.tokens.create(ACTOR, "ada@example.org", "ci")
     worker, cache_key = await _worker(settings)
-    answer = await worker.ask(op="resolve", prefix=created.view.prefix)
-    grant = grant_from_wire(answer["grant"])
+    answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
+    grant = grant_from_wire(answer["found"][0]["grant"])
     assert (grant.email, grant.role, grant.permissions.texts) == ("ada@example.org", "editor", ("things:*",))
     assert grant.digest == digest(cache_key, created.token.encode())
     assert answer["as_of"] == authority.epoch
@@ -58,14 +58,14 @@ async def test_each_change_is_announced_before_it_is_acknowledged(authority: Aut
     assert authority.epoch == before + 1
     push = await worker.receive()
     assert (push["since"], push["epoch"]) == (before, before + 1)
-    answer = await worker.ask(op="resolve", prefix=created.view.prefix)
-    grant = grant_from_wire(answer["grant"])
+    answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
+    grant = grant_from_wire(answer["found"][0]["grant"])
     assert grant.role == "viewer"
     assert set(push["keys"]) & set(grant.depends)
     await authority.tokens.revoke(ACTOR, created.view.id)
     await worker.receive()
-    answer = await worker.ask(op="resolve", prefix=created.view.prefix)
-    assert refused_from_wire(answer["refused"]).reason is Reason.TOKEN_REVOKED
+    answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
+    assert refused_from_wire(answer["found"][0]["refused"]).reason is Reason.TOKEN_REVOKED
     told = await worker.ask(op="changes", since=before)
     assert (told["epoch"], told["reset"]) == (before + 2, False)
     worker.writer.close()
@@ -88,8 +88,8 @@ async def test_a_token_without_a_digest_is_verified_once_and_its_digest_kept(
     for _ in range(2):
         answer = await worker.ask(op="verify", prefix=created.view.prefix, token=created.token)
         assert grant_from_wire(answer["grant"]).digest == digest(cache_key, created.token.encode())
-    answer = await worker.ask(op="resolve", prefix=created.view.prefix)
-    assert grant_from_wire(answer["grant"]).digest is not None
+    answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
+    assert grant_from_wire(answer["found"][0]["grant"]).digest is not None
     counted = authority.metrics().counters[metrics.ARGON2.name]
     assert counted == {("hashed",): 1, ("matched",): 1}
     worker.writer.close()

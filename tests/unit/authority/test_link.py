@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import pytest
 from proxy.authority.broadcast import Broadcast
 from proxy.authority.counters import Counters
 from proxy.authority.hashing import Argon2Hasher, HashParameters
-from proxy.authority.link import CHANGES_LIMIT, IN_FLIGHT, LinkServer
+from proxy.authority.link import CHANGES_LIMIT, IN_FLIGHT, TEXTS_AT_ONCE, LinkServer
 from proxy.authority.page import PageWriter, open_page
 from proxy.authority.resolver import Resolver
 from proxy.authority.sockets import bind_unix, peer_uid
 from proxy.core.errors import ConfigurationError, DataDirBusy
 from proxy.core.model import Kind
+from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-from proxy.core.wire import MAX_MESSAGE, Deframer, frame, grant_from_wire, refused_from_wire
+from proxy.core.wire import MAX_MESSAGE, PREFIXES_AT_ONCE, Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot
 from tests.unit.authority.memory import CACHE_KEY, TOKENS, MemoryGrants
@@ -123,14 +125,14 @@ async def test_grants_and_refusals_cross_the_link(world: World) -> None:
     token = TOKENS.mint(Kind.PAT)
     world.grants.add(token.token, await world.hasher.hash(token.token))
     worker = await world.link()
-    unverified = await worker.ask(op="resolve", prefix=token.prefix)
-    assert (unverified["as_of"], grant_from_wire(unverified["grant"]).digest) == (1, None)
+    answer = await worker.ask(op="resolve", prefixes=[token.prefix, "acme_pat_000000000000"])
+    unverified, unknown = answer["found"]
+    assert (answer["as_of"], grant_from_wire(unverified["grant"]).digest) == (1, None)
+    assert refused_from_wire(unknown["refused"]).reason is Reason.TOKEN_UNKNOWN
     verified = await worker.ask(op="verify", prefix=token.prefix, token=token.token)
     assert grant_from_wire(verified["grant"]).digest is not None
     wrong = await worker.ask(op="verify", prefix=token.prefix, token=TOKENS.mint(Kind.PAT, token.token_id).token)
     assert refused_from_wire(wrong["refused"]).reason is Reason.TOKEN_WRONG_SECRET
-    unknown = await worker.ask(op="resolve", prefix="acme_pat_000000000000")
-    assert refused_from_wire(unknown["refused"]).reason is Reason.TOKEN_UNKNOWN
     counted = world.counters.total().counters[metrics.RESOLVES.name]
     assert counted == {
         ("resolve", "grant"): 1,
@@ -138,6 +140,22 @@ async def test_grants_and_refusals_cross_the_link(world: World) -> None:
         ("verify", "refused"): 1,
         ("resolve", "refused"): 1,
     }
+
+
+async def test_an_answer_that_would_not_fit_a_frame_is_about_the_first_of_its_prefixes(world: World) -> None:
+    token = [TOKENS.mint(Kind.PAT) for _ in range(5)]
+    for one, permissions in zip(token, (TEXTS_AT_ONCE // 2, TEXTS_AT_ONCE // 2, 1, TEXTS_AT_ONCE + 1, 1), strict=True):
+        grant = world.grants.add(one.token, "hash")
+        many = PermissionSet.of(f"things/{n}:read" for n in range(permissions))
+        world.grants.grants[one.prefix] = replace(grant, permissions=many)
+    worker = await world.link()
+    prefixes, answered = [one.prefix for one in token], []
+    while prefixes:
+        found = (await worker.ask(op="resolve", prefixes=prefixes))["found"]
+        assert [one["grant"]["prefix"] for one in found] == prefixes[: len(found)]
+        answered.append(len(found))
+        prefixes = prefixes[len(found) :]
+    assert answered == [2, 1, 1, 1]
 
 
 async def test_a_commit_raises_the_page_first_and_is_then_pushed_to_every_link(world: World) -> None:
@@ -177,8 +195,11 @@ async def test_changes_are_told_or_reset_when_too_many(world: World) -> None:
         ({"op": 7}, "unknown_op"),
         ({}, "unknown_op"),
         ({"op": "resolve"}, "invalid"),
-        ({"op": "resolve", "prefix": 1}, "invalid"),
-        ({"op": "resolve", "prefix": "x" * 2000}, "invalid"),
+        ({"op": "resolve", "prefixes": "x"}, "invalid"),
+        ({"op": "resolve", "prefixes": []}, "invalid"),
+        ({"op": "resolve", "prefixes": ["x"] * (PREFIXES_AT_ONCE + 1)}, "invalid"),
+        ({"op": "resolve", "prefixes": ["x", 1]}, "invalid"),
+        ({"op": "resolve", "prefixes": ["x", "x" * 2000]}, "invalid"),
         ({"op": "verify", "prefix": "x"}, "invalid"),
         ({"op": "changes", "since": "1"}, "invalid"),
         ({"op": "changes", "since": -1}, "invalid"),
@@ -202,15 +223,15 @@ async def test_a_broken_frame_closes_that_link_and_no_other(world: World) -> Non
     with pytest.raises((EOFError, ConnectionResetError)):
         await bad.receive()
     await until(lambda: len(world.server.workers()) == 1)
-    assert "as_of" in await good.ask(op="resolve", prefix="x")
+    assert "as_of" in await good.ask(op="resolve", prefixes=["x"])
 
 
 async def test_a_store_that_fails_is_unavailable_and_recovers(world: World) -> None:
     worker = await world.link()
     world.grants.broken = True
-    assert await worker.ask(op="resolve", prefix="x") == {"id": 1, "error": "unavailable"}
+    assert await worker.ask(op="resolve", prefixes=["x"]) == {"id": 1, "error": "unavailable"}
     world.grants.broken = False
-    assert "refused" in await worker.ask(op="resolve", prefix="x")
+    assert "found" in await worker.ask(op="resolve", prefixes=["x"])
 
 
 async def test_counters_are_kept_when_the_worker_dies(world: World) -> None:
@@ -233,10 +254,10 @@ async def test_more_questions_than_places_are_all_answered(world: World) -> None
     worker = await world.link()
     asked = 3 * IN_FLIGHT
     for n in range(asked):
-        worker.send({"id": n, "op": "resolve", "prefix": f"p{n}"})
+        worker.send({"id": n, "op": "resolve", "prefixes": [f"p{n}"]})
     answers = [await worker.receive() for _ in range(asked)]
     assert sorted(answer["id"] for answer in answers) == list(range(asked))
-    assert all(answer["refused"]["prefix"] == f"p{answer['id']}" for answer in answers)
+    assert all(answer["found"][0]["refused"]["prefix"] == f"p{answer['id']}" for answer in answers)
 
 
 async def test_a_worker_that_does_not_read_is_cut_off_and_others_are_not(world: World) -> None:

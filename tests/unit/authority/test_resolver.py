@@ -129,7 +129,8 @@ async def test_what_is_no_token_of_ours_or_of_another_prefix_is_unknown(world: W
     for presented in ("", "x", "é", token[:-1] + "!", token + "0"):
         assert reason(await world.resolver.verify(prefix, presented)) is Reason.TOKEN_UNKNOWN
     assert reason(await world.resolver.verify(other_prefix, token)) is Reason.TOKEN_UNKNOWN
-    assert reason(await world.resolver.resolve("acme_pat_unknown00000")) is Reason.TOKEN_UNKNOWN
+    _, (unknown,) = await world.resolver.resolve(["acme_pat_unknown00000"])
+    assert isinstance(unknown, RefusedGrant) and unknown.reason is Reason.TOKEN_UNKNOWN
     assert world.computations == []
 
 
@@ -137,6 +138,6 @@ async def test_a_broken_store_is_an_error_not_a_refusal(world: World) -> None:
     prefix, token = await world.mint()
     world.grants.broken = True
     with pytest.raises(StoreUnavailable):
-        await world.resolver.resolve(prefix)
+        await world.resolver.resolve([prefix])
     with pytest.raises(StoreUnavailable):
         await world.resolver.verify(prefix, token)

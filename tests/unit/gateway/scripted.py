@@ -103,9 +103,16 @@ class Authority:
             since = message["since"]
             keys = [key for number in range(since + 1, self.epoch + 1) for key in self.changes.get(number, [])]
             return {"epoch": self.epoch, "keys": keys, "reset": since > self.epoch}
-        if message["op"] in ("resolve", "verify"):
+        if message["op"] == "resolve":
+            return self.resolved(message)
+        if message["op"] == "verify":
             return {"as_of": self.epoch, **self.found(message["prefix"])}
         return None
+
+    def resolved(self, message: Message, as_of: int | None = None) -> Message:
+        """The answer to a question about prefixes: what is true now, as of now or of another epoch."""
+        found = [self.found(prefix) for prefix in message["prefixes"]]
+        return {"as_of": self.epoch if as_of is None else as_of, "found": found}
 
     def found(self, prefix: str) -> dict[str, Any]:
         held = self.grants.get(prefix)

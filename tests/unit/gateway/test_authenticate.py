@@ -24,6 +24,8 @@ from proxy.gateway.link import AuthorityLink
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant, make_page, until
 from tests.unit.gateway.scripted import Authority, authority_at
 
+REFUSED_ANOTHER = {"refused": {"prefix": "acme_pat_000000000000", "reason": "token_unknown", "depends": []}}
+
 
 class World:
     """One worker's cache, link and authenticator, the shared page, and the authority."""
@@ -153,8 +155,8 @@ async def test_an_answer_older_than_a_change_is_not_stored() -> None:
                 )
                 w.commit(f"token:{minted.token_id}")
                 w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": [f"token:{minted.token_id}"]})
-                return {"as_of": 0, **old}
-            return {"as_of": 1, **w.authority.found(message["prefix"])}
+                return {"as_of": 0, "found": [old]}
+            return w.authority.resolved(message, 1)
 
         w.authority.answers["resolve"] = stale
         assert await w.bearer(minted.token) is Reason.TOKEN_REVOKED
@@ -166,7 +168,7 @@ async def test_an_authority_that_only_knows_the_past_is_unavailable() -> None:
     async with world() as w:
         minted = w.known()
         w.commit("token:x")
-        w.authority.answers["resolve"] = lambda message: {"as_of": 0, **w.authority.found(message["prefix"])}
+        w.authority.answers["resolve"] = lambda message: w.authority.resolved(message, 0)
         assert await w.bearer(minted.token) is Reason.AUTHORITY_UNAVAILABLE
         assert not w.cache.entries
 
@@ -188,7 +190,7 @@ async def test_a_lease_that_ran_out_during_a_lookup_counts() -> None:
 
         def late(message: Message) -> Message:
             w.page[SLOT_LEASE] = 0
-            return {"as_of": 0, **w.authority.found(message["prefix"])}
+            return w.authority.resolved(message, 0)
 
         w.authority.answers["resolve"] = late
         x = w.exchange(b"Bearer " + minted.token.encode())
@@ -384,7 +386,19 @@ async def test_an_authority_that_cannot_answer(error: str, reason: Reason) -> No
 
 
 @pytest.mark.parametrize(
-    "answer", [{"as_of": 0, "grant": {"prefix": 1}}, {"as_of": 0, "refused": {}}, {"grant": {}}, {}]
+    "answer",
+    [
+        {"as_of": 0, "found": [{"grant": {"prefix": 1}}]},
+        {"as_of": 0, "found": [{"refused": {}}]},
+        {"as_of": 0, "found": [{}]},
+        {"as_of": 0, "found": [7]},
+        {"as_of": 0, "found": []},
+        {"as_of": 0, "found": None},
+        {"as_of": 0, "found": [REFUSED_ANOTHER]},
+        {"as_of": None, "found": [REFUSED_ANOTHER]},
+        {"found": [{}]},
+        {},
+    ],
 )
 async def test_an_answer_that_is_none_is_no_answer(answer: Message) -> None:
     async with world() as w:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ import pytest
 
 from proxy.authority.page import open_page
 from proxy.core.errors import AuthorityUnavailable
-from proxy.core.model import RefusedGrant
+from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.gateway.link import AuthorityLink
 from tests.unit.authority.test_link import World
@@ -116,7 +116,7 @@ async def test_a_question_that_lost_its_authority_is_answered_by_the_next_one(da
             await until(lambda: link.up)
             answering = asyncio.Event()
 
-            async def never(_prefix: str) -> tuple[int, RefusedGrant]:
+            async def never(_prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
                 answering.set()
                 await asyncio.Event().wait()
                 raise AssertionError

@@ -11,7 +11,7 @@ import pytest
 from proxy.core.errors import AuthorityUnavailable
 from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.core.wire import Message
+from proxy.core.wire import PREFIXES_AT_ONCE, Message
 from proxy.gateway.link import AuthorityLink
 from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
 from tests.unit.gateway.scripted import Authority, authority_at
@@ -143,7 +143,7 @@ async def test_a_reset_drops_everything() -> None:
 async def test_an_answer_finds_the_question_with_its_number() -> None:
     """Answers may come in any order, and one that nobody waits for is dropped."""
     async with world() as w:
-        minted = [TOKENS.mint(Kind.PAT) for _ in range(8)]
+        minted = [w.known() for _ in range(8)]
         release = asyncio.Event()
 
         async def late(message: Message) -> Message:
@@ -151,16 +151,71 @@ async def test_an_answer_finds_the_question_with_its_number() -> None:
                 await release.wait()
             return {"as_of": 0, **w.authority.found(message["prefix"])}
 
-        w.authority.answers["resolve"] = late
-        for one in minted:
-            w.authority.grants[one.prefix] = make_grant(one, token_name=one.token_id)
-        first = asyncio.create_task(w.link.lookup(minted[0].prefix), name="first")
+        w.authority.answers["verify"] = late
+        first = asyncio.create_task(w.link.verify(minted[0].prefix, minted[0].token), name="first")
         for one in minted[1:]:
-            answer = await w.link.lookup(one.prefix)
+            answer = await w.link.verify(one.prefix, one.token)
             assert answer.found == w.authority.grants[one.prefix]
         w.authority.push({"id": 999_999, "as_of": 0})
         release.set()
         assert (await first).found == w.authority.grants[minted[0].prefix]
+
+
+async def test_prefixes_that_wait_are_asked_about_together_and_each_gets_its_own_answer() -> None:
+    async with world() as w:
+        minted = [w.known() for _ in range(PREFIXES_AT_ONCE + 8)]
+        for one in minted:
+            w.authority.grants[one.prefix] = make_grant(one, token_name=one.token_id)
+        answers = await asyncio.gather(*(w.link.lookup(one.prefix) for one in minted * 2))
+        assert [answer.found for answer in answers] == [w.authority.grants[one.prefix] for one in minted] * 2
+        questions = [message["prefixes"] for message in w.authority.messages if message["op"] == "resolve"]
+        assert questions == [[one.prefix for one in minted[:-8]], [one.prefix for one in minted[-8:]]]
+
+
+async def test_what_an_answer_leaves_out_is_asked_again() -> None:
+    async with world() as w:
+        minted = [w.known() for _ in range(5)]
+
+        def short(message: Message) -> Message:
+            return w.authority.resolved({"prefixes": message["prefixes"][:2]})
+
+        w.authority.answers["resolve"] = short
+        verdicts = await asyncio.gather(*(w.bearer(one.token) for one in minted))
+        assert (verdicts, w.authority.asked["resolve"]) == ([None] * 5, 3)
+
+
+async def test_an_answer_that_cannot_be_read_fails_nobody_beside_it() -> None:
+    async with world() as w:
+        good, bad = w.known(), w.known()
+        w.authority.answers["resolve"] = lambda message: {
+            "as_of": 0,
+            "found": [{} if prefix == bad.prefix else w.authority.found(prefix) for prefix in message["prefixes"]],
+        }
+        verdicts = await asyncio.gather(*(w.bearer(one.token) for one in (bad, good)))
+        assert verdicts == [Reason.AUTHORITY_UNAVAILABLE, None]
+        assert w.authority.asked["resolve"] == 1
+
+
+async def test_one_that_goes_away_leaves_the_others_their_answer() -> None:
+    async with world() as w:
+        minted = w.known()
+        release = asyncio.Event()
+
+        async def late(message: Message) -> Message:
+            await release.wait()
+            return w.authority.resolved(message)
+
+        w.authority.answers["resolve"] = late
+        waiting = [asyncio.create_task(w.link.lookup(minted.prefix), name="waiting") for _ in range(3)]
+        await until(lambda: w.authority.asked["resolve"])
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        late_comer = asyncio.create_task(w.link.lookup(minted.prefix), name="late")
+        release.set()
+        answers = await asyncio.gather(*waiting[1:], late_comer)
+        assert [answer.found for answer in answers] == [w.authority.grants[minted.prefix]] * 3
+        assert waiting[0].cancelled()
+        assert w.authority.asked["resolve"] == 1
 
 
 @pytest.mark.parametrize("noise", [b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"\0\0\0\1{", b"\0\0\0\2{}"])
@@ -210,14 +265,14 @@ async def test_a_flood_of_strangers_stands_before_nobody_who_was_good_until_a_ch
         answer_strangers = asyncio.Event()
 
         async def slow_for_strangers(message: Message) -> Message:
-            if message["prefix"] not in w.authority.grants:
+            if any(prefix not in w.authority.grants for prefix in message["prefixes"]):
                 await answer_strangers.wait()
-            return {"as_of": w.authority.epoch, **w.authority.found(message["prefix"])}
+            return w.authority.resolved(message)
 
         w.authority.answers["resolve"] = slow_for_strangers
         strangers = [TOKENS.mint(Kind.PAT) for _ in range(2000)]
         flood = [asyncio.create_task(w.bearer(one.token), name="stranger") for one in strangers]
-        await until(lambda: w.authority.asked["resolve"] >= 64)
+        await until(lambda: len(w.authority.messages[-1].get("prefixes", ())) == PREFIXES_AT_ONCE)
         asked = w.authority.asked["changes"]
         for one in good:
             w.commit(f"token:{one.token_id}")

@@ -1,0 +1,59 @@
+"""What waits for one question ends, however the asking ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
+from proxy.core.model import RefusedGrant
+from proxy.core.reasons import Reason
+from proxy.gateway.lookups import Answer, LookupQueue, Outcome
+from tests.unit.gateway.kit import until
+
+
+def unknown(prefix: str) -> Answer:
+    return Answer(1, RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()))
+
+
+async def test_closing_before_the_question_is_out_ends_it() -> None:
+    asked: list[list[str]] = []
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asked.append(prefixes)
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    asking = asyncio.create_task(queue.answer("one"), name="asking")
+    await asyncio.sleep(0)
+    await queue.close()
+    with pytest.raises(AuthorityUnavailable):
+        await asyncio.wait_for(asking, 20)
+    assert (asked, len(queue)) == ([], 0)
+    assert (await queue.answer("two")).found.prefix == "two"
+
+
+async def test_a_failure_fails_those_that_were_asked_about_and_the_others_are_asked_next() -> None:
+    asked: list[list[str]] = []
+    release = asyncio.Event()
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asked.append(prefixes)
+        if len(asked) == 1:
+            await release.wait()
+            return [AuthorityOverloaded("full")] * len(prefixes)
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    first = [asyncio.create_task(queue.answer("one"), name="first") for _ in range(2)]
+    await until(lambda: asked)
+    second = asyncio.create_task(queue.answer("two"), name="second")
+    await asyncio.sleep(0)
+    release.set()
+    failures = await asyncio.gather(*first, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [AuthorityOverloaded] * 2
+    assert failures[0] is not failures[1]
+    assert (await second).found.prefix == "two"
+    assert asked == [["one"], ["two"]]
