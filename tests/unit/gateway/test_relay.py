@@ -334,9 +334,10 @@ async def test_a_reader_that_never_reads_is_gone_within_the_deadline() -> None:
         assert gateway.active == 0
 
 
-async def test_a_reader_that_leaves_the_last_bytes_unread_is_gone_within_the_idle_time() -> None:
-    """The backend is done; what is left lies in the gateway, and nobody fetches it."""
-    async with serving(answering(response(b"x" * 200_000)), keepalive_seconds=0.2) as (gateway, _):
+async def test_a_reader_that_leaves_the_last_bytes_unread_is_gone_within_the_time_of_an_answer() -> None:
+    """The backend is done; what is left lies in the gateway, and nobody fetches it: its last look finds no more read."""
+    times = {"keepalive_seconds": 0.2, "answer_seconds": 0.4}
+    async with serving(answering(response(b"x" * 200_000)), **times) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
         await until(lambda: gateway.listener.connections)
         shrink(gateway)
