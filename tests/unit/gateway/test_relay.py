@@ -335,7 +335,7 @@ async def test_a_reader_that_never_reads_is_gone_within_the_deadline() -> None:
 
 
 async def test_a_reader_that_leaves_the_last_bytes_unread_is_gone_within_the_time_of_an_answer() -> None:
-    """The backend is done; what is left lies in the gateway, and nobody fetches it: its last look finds no more read."""
+    """The backend is done; what is left lies in the gateway, and nobody fetches it. One last look finds that out."""
     times = {"keepalive_seconds": 0.2, "answer_seconds": 0.4}
     async with serving(answering(response(b"x" * 200_000)), **times) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
