@@ -26,6 +26,7 @@ from proxy.core.errors import (
     NotFound,
     PatgateError,
     StoreUnavailable,
+    Unauthenticated,
 )
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -45,6 +46,7 @@ _KINDS: Final[Mapping[type[PatgateError], Kind]] = MappingProxyType(
         Conflict: Kind(status=409, reason="conflict", title="The present state does not permit this"),
         Invalid: Kind(status=422, reason="invalid", title="A field cannot be accepted"),
         Forbidden: Kind(status=403, reason="forbidden", title="This is not permitted"),
+        Unauthenticated: Kind(status=401, reason="unauthenticated", title="The credential is not accepted"),
         StoreUnavailable: Kind(status=503, reason="store_unavailable", title="The store cannot be used now"),
         AuthorityOverloaded: Kind(status=503, reason="overloaded", title="Too much is waiting already"),
         AuthorityUnavailable: Kind(status=503, reason="unavailable", title="This cannot be answered now"),
@@ -92,8 +94,8 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
     """Turn what a handler raises into a problem.  Only what is in the tables; a defect stays a 500 and is logged."""
     try:
         return await handler(request)
-    except Invalid as error:
-        return problem(_KINDS[Invalid], str(error), ((error.field, error.problem),))
+    except (Invalid, Forbidden) as error:
+        return problem(_KINDS[type(error)], str(error), error.errors)
     except tuple(_KINDS) as error:
         return problem(_KINDS[type(error)], str(error))
     except RequestRefused as refused:

@@ -22,6 +22,11 @@ def member_key(org_id: str, user_id: str) -> str:
     return "member:" + org_id + "/" + user_id
 
 
+def memberships_key(user_id: str) -> str:
+    """Which organisations a user is in: what a token that reaches all of them depends on."""
+    return "members:" + user_id
+
+
 def role_key(name: str) -> str:
     """The role row: its permissions, or that there is no such role."""
     return "role:" + name

@@ -12,8 +12,9 @@
     ├── ServiceError                a verb of the product said no; the caller can do something about it
     │   ├── NotFound
     │   ├── Conflict
-    │   ├── Invalid                 names the field and the problem
-    │   └── Forbidden
+    │   ├── Invalid                 names every field at fault and the problem with each
+    │   ├── Forbidden               the actor may not do this; names the fields where fewer would do
+    │   └── Unauthenticated         the credential by which the actor acts is not, or no longer, accepted
     ├── AuthorityError
     │   ├── AuthorityUnavailable    no authority to ask, or no answer in time (retryable)
     │   └── AuthorityOverloaded     the authority's queue is full (retryable)
@@ -135,17 +136,28 @@ class Conflict(ServiceError):
     """The thing exists already, or its state does not permit the change."""
 
 
-class Invalid(ServiceError):
-    """One field of the request cannot be accepted."""
+FieldError = tuple[str, str]
+"""The place of a field (`scopes[2]`) and what is wrong with it."""
 
-    def __init__(self, field: str, problem: str) -> None:
-        self.field = field
-        self.problem = problem
-        super().__init__(f"{field}: {problem}")
+
+class Invalid(ServiceError):
+    """Fields of the request cannot be accepted; `errors` has all of them, in the order in which they were found."""
+
+    def __init__(self, field: str, problem: str, *more: FieldError) -> None:
+        self.errors: tuple[FieldError, ...] = ((field, problem), *more)
+        super().__init__("; ".join(f"{place}: {text}" for place, text in self.errors))
 
 
 class Forbidden(ServiceError):
-    """The actor may not do this."""
+    """The actor may not do this. `errors` name the fields that ask for too much, where that is why."""
+
+    def __init__(self, message: str, *errors: FieldError) -> None:
+        self.errors = errors
+        super().__init__(message)
+
+
+class Unauthenticated(ServiceError):
+    """The credential by which the actor acts is unknown, or has been ended, narrowed or replaced meanwhile."""
 
 
 class AuthorityError(PatgateError):

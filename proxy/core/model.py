@@ -6,6 +6,7 @@ headers or the log do not need, and never a secret: `digest` is an HMAC under a 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -64,21 +65,57 @@ class Access(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Credential:
+    """The token by which somebody acts, as it was when it was verified: a change looks whether it still is.
+
+    `digest` is the keyed digest of the value that was presented.
+    """
+
+    token_id: str
+    prefix: str
+    digest: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Actor:
-    """Who changes something: `id` is stable, `name` is for people (an email, a token's name)."""
+    """Who does something: `id` is stable, `name` is for people (an email, a token's name).
+
+    `user_id` is whose account it happens in, "" for nobody's. `address` and `request_id` are those of the request that
+    asked for it. Without a `credential` the actor is the operator or patgate itself, and nothing is refused to it.
+    """
 
     kind: ActorKind
     id: str
     name: str
+    user_id: str = ""
+    address: str = ""
+    request_id: str = ""
+    credential: Credential | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrgGrant:
+    """What a token that reaches several organisations may do in one of them; `role` is "" where none gives it that."""
+
+    org_id: str
+    org_name: str
+    role: str
+    permissions: PermissionSet
+
+
+def by_org(orgs: Iterable[OrgGrant]) -> dict[str, OrgGrant]:
+    """Each under its id and under its name, which are never the same (a name has no `_`)."""
+    return {key: org for org in orgs for key in (org.org_id, org.org_name)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
     """What a token may do now. Text fields are "" where there is nothing (the organisation of a personal token).
 
-    `permissions` are the role's, now; `scopes` narrow them, None narrows nothing. `expires_at` is in unix seconds.
-    `digest` is None until the token was verified once. `depends` holds the keys of `proxy.core.depends` whose change
-    voids this grant.
+    `permissions` are the role's, now; `scopes` narrow them, None narrows nothing. `orgs` are the organisations that a
+    token of reach `account` or `orgs` reaches, each under its id and under its name; None for the other reaches.
+    `expires_at` is in unix seconds. `digest` is None until the token was verified once. `depends` holds the keys of
+    `proxy.core.depends` whose change voids this grant.
     """
 
     prefix: str
@@ -96,6 +133,7 @@ class Grant:
     scopes: PermissionSet | None
     expires_at: float | None
     depends: tuple[str, ...]
+    orgs: Mapping[str, OrgGrant] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

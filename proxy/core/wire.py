@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from proxy.core.errors import WireError
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant
+from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 
@@ -103,7 +103,27 @@ def grant_to_wire(grant: Grant) -> Message:
         "scopes": None if grant.scopes is None else list(grant.scopes.texts),
         "expires_at": grant.expires_at,
         "depends": list(grant.depends),
+        "orgs": None if grant.orgs is None else [_org_to_wire(org) for org in dict.fromkeys(grant.orgs.values())],
     }
+
+
+def _org_to_wire(org: OrgGrant) -> Message:
+    return {
+        "org_id": org.org_id,
+        "org_name": org.org_name,
+        "role": org.role,
+        "permissions": list(org.permissions.texts),
+    }
+
+
+def _org_from_wire(value: object) -> OrgGrant:
+    fields = _fields(value, _ORG_FIELDS, "grant's organisation")
+    return OrgGrant(
+        org_id=_text(fields["org_id"]),
+        org_name=_text(fields["org_name"]),
+        role=_text(fields["role"]),
+        permissions=PermissionSet.of(_texts(fields["permissions"])),
+    )
 
 
 def grant_from_wire(value: object) -> Grant:
@@ -111,6 +131,9 @@ def grant_from_wire(value: object) -> Grant:
     fields = _fields(value, _GRANT_FIELDS, "grant")
     try:
         digest, scopes, expires_at = fields["digest"], fields["scopes"], fields["expires_at"]
+        orgs = fields["orgs"]
+        if orgs is not None and not isinstance(orgs, list):
+            raise ValueError("not a list")
         return Grant(
             prefix=_text(fields["prefix"]),
             token_id=_text(fields["token_id"]),
@@ -127,6 +150,7 @@ def grant_from_wire(value: object) -> Grant:
             scopes=None if scopes is None else PermissionSet.of(_texts(scopes)),
             expires_at=None if expires_at is None else _seconds(expires_at),
             depends=_texts(fields["depends"]),
+            orgs=None if orgs is None else by_org(map(_org_from_wire, orgs)),
         )
     except (ValueError, OverflowError):
         raise WireError("a grant on the worker link has a field of the wrong kind") from None
@@ -152,6 +176,7 @@ def refused_from_wire(value: object) -> RefusedGrant:
 
 
 _GRANT_FIELDS: Final = frozenset(Grant.__slots__)
+_ORG_FIELDS: Final = frozenset(OrgGrant.__slots__)
 _REFUSED_FIELDS: Final = frozenset(RefusedGrant.__slots__)
 
 

@@ -5,6 +5,7 @@ Rules:
 1. An event is appended in the transaction of the change that it tells of, by the writer alone, so numbers have no gaps.
 2. ``hash`` is SHA-256 over the previous hash, a line feed, and the canonical JSON of every other column (keys
    sorted, no spaces, ASCII). Times are floats and come back from the store bit for bit.
+   A column that a later schema added counts only where it is not empty, so that older rows keep their hash.
 3. The single row of ``audit_chain`` says where the chain begins (after retention) and ends, so a cut end shows too.
 4. No secret, hash of a secret or digest is ever handed to this module.
 """
@@ -27,6 +28,8 @@ _T = tables.audit_events
 _CHAIN = tables.audit_chain
 _CHAIN_ID: Final = 1
 _VERIFY_PAGE: Final = 1000
+_ADDED: Final = frozenset({"user_id"})
+"""Columns that the first schema did not have (rule 2)."""
 
 LEVEL_ACCOUNT: Final = "account"
 LEVEL_ORGANISATION: Final = "organisation"
@@ -46,6 +49,7 @@ class Event:
     address: str = ""
     request_id: str = ""
     decision_id: str = ""
+    user_id: str = ""
     details: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -63,7 +67,8 @@ class Verified:
 
 def event_hash(prev_hash: str, values: Mapping[str, object]) -> str:
     """The hash (64 hex digits) of an event from all its columns but ``prev_hash`` and ``hash``."""
-    text = json.dumps(dict(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    counted = {name: value for name, value in values.items() if value or name not in _ADDED}
+    text = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(f"{prev_hash}\n{text}".encode("ascii")).hexdigest()
 
 
@@ -92,6 +97,7 @@ async def append(
         "decision_id": event.decision_id,
         "epoch": epoch,
         "details": dict(event.details),
+        "user_id": event.user_id,
     }
     hash_ = event_hash(prev_hash, values)
     await connection.execute(_T.insert().values(**values, prev_hash=prev_hash, hash=hash_))

@@ -58,11 +58,13 @@ class Change(Rows):
         target_id: str,
         target_name: str = "",
         org_id: str = "",
+        user_id: str = "",
         details: Mapping[str, object] | None = None,
     ) -> None:
         """Record the event of this mutation: on the organisation's log with ``org_id``, else on the account's.
 
-        ``details`` are JSON values and hold no secret.
+        ``user_id`` is whose account that is; without one it is the actor's. ``details`` are JSON values and hold no
+        secret.
         """
         self._events.append(
             Event(
@@ -71,6 +73,9 @@ class Change(Rows):
                 target_id=target_id,
                 target_name=target_name,
                 org_id=org_id,
+                user_id=user_id or self.actor.user_id,
+                address=self.actor.address,
+                request_id=self.actor.request_id,
                 details=details or {},
             )
         )

@@ -134,7 +134,7 @@ class TokenGrantRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditRow:
-    """One audit event as stored; ``hash`` covers every other field."""
+    """One audit event as stored; ``hash`` covers every other field. ``user_id`` is whose account it is on."""
 
     n: int
     at: float
@@ -154,6 +154,7 @@ class AuditRow:
     decision_id: str
     epoch: int
     details: Mapping[str, object]
+    user_id: str
     prev_hash: str
     hash: str
 

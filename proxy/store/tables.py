@@ -4,8 +4,7 @@ Conventions: times are unix seconds (``Double``); ids are opaque text; lists and
 referenced, so that a role that is gone means "may do nothing" instead of a row that cannot be removed. Status columns
 hold the values of the vocabularies in ``core.model``.
 
-Rotation in two phases (``previous_*``), tokens made by tokens (``parent_id``), tokens of several organisations
-(``token_orgs``), identities from an issuer (``issuer``, ``subject``, ``external_id``) and organisation policy have
+Rotation in two phases (``previous_*``) and identities from an issuer (``issuer``, ``subject``, ``external_id``) have
 their columns already; later versions use them.
 """
 
@@ -216,9 +215,12 @@ audit_events = sa.Table(
     # The change that this event belongs to; 0 for an event of a request.
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("details", Json, nullable=False),
+    # Whose account the event is on; "" for nobody's.
+    sa.Column("user_id", sa.String(32), nullable=False, server_default=""),
     sa.Column("prev_hash", sa.String(64), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
     sa.Index(None, "at"),
+    sa.Index(None, "user_id", "n"),
     sa.Index(None, "org_id", "n"),
     sa.Index(None, "actor_id", "n"),
     sa.Index(None, "actor_name", "n"),
@@ -236,4 +238,33 @@ audit_chain = sa.Table(
     sa.Column("base_hash", sa.String(64), nullable=False),
     sa.Column("head_n", sa.BigInteger, nullable=False),
     sa.Column("head_hash", sa.String(64), nullable=False),
+)
+
+# What an ``Idempotency-Key`` made, so that a retry makes nothing more. Both hashes are SHA-256 in hex; no answer and no
+# secret is kept.
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("caller", sa.String(64), primary_key=True),
+    sa.Column("key_hash", sa.String(64), primary_key=True),
+    sa.Column("request_hash", sa.String(64), nullable=False),
+    sa.Column("target_id", sa.String(64), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index(None, "at"),
+)
+
+# What report-only routes would have refused, added up. ``permission`` is what was lacking, ``token_id`` whose request
+# it was ("" for nobody's); the last such request is named by its decision.
+route_reports = sa.Table(
+    "route_reports",
+    metadata,
+    sa.Column("route", sa.String(200), primary_key=True),
+    sa.Column("reason", sa.String(32), primary_key=True),
+    sa.Column("permission", sa.String(600), primary_key=True),
+    sa.Column("token_id", sa.String(32), primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("first_at", sa.Double, nullable=False),
+    sa.Column("last_at", sa.Double, nullable=False),
+    sa.Column("method", sa.String(32), nullable=False),
+    sa.Column("decision_id", sa.String(64), nullable=False),
 )

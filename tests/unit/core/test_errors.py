@@ -37,4 +37,10 @@ def test_a_configuration_error_says_every_problem_with_its_line() -> None:
 
 def test_an_invalid_field_is_named() -> None:
     error = Invalid("name", "it is empty")
-    assert (error.field, error.problem, str(error)) == ("name", "it is empty", "name: it is empty")
+    assert (error.errors, str(error)) == ((("name", "it is empty"),), "name: it is empty")
+
+
+def test_every_invalid_field_is_named_at_once() -> None:
+    error = Invalid("name", "it is empty", ("scopes[2]", "there is no colon"))
+    assert str(error) == "name: it is empty; scopes[2]: there is no colon"
+    assert [place for place, _ in error.errors] == ["name", "scopes[2]"]

@@ -80,7 +80,7 @@ async def test_emails_are_one_whatever_their_case(kit: Kit) -> None:
 async def test_what_is_no_email_is_refused_without_repeating_it(kit: Kit, email: str) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.users.add(ADMIN, email, "viewer")
-    assert raised.value.field == "email"
+    assert raised.value.errors[0][0] == "email"
     assert len(email) < 3 or email not in str(raised.value)
 
 
@@ -202,7 +202,7 @@ async def test_a_role_that_left_the_configuration_allows_nothing(kit: Kit) -> No
 async def test_roles_that_cannot_be_are_refused(kit: Kit, name: str, permissions: list[str], field: str) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.roles.set(ADMIN, name, permissions)
-    assert raised.value.field == field
+    assert raised.value.errors[0][0] == field
 
 
 async def test_documents_have_times_in_utc_and_lists_as_lists(kit: Kit) -> None:
