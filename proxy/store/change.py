@@ -10,14 +10,15 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
-from proxy.store import audit, feed
+from proxy.store import audit, feed, grants
 from proxy.store.audit import Audit, Event
 from proxy.store.orgs import Orgs
+from proxy.store.records import GrantRows
 from proxy.store.roles import Roles
 from proxy.store.tokens import Tokens
 from proxy.store.users import Members, Users
@@ -34,6 +35,10 @@ class Rows:
         self.roles = Roles(connection)
         self.tokens = Tokens(connection)
         self.log = Audit(connection)
+
+    async def grant_rows(self, token_ids: Sequence[str]) -> GrantRows:
+        """Everything that decides about these tokens (one at least), as this transaction sees it."""
+        return await grants.read_within(self.connection, token_ids)
 
 
 class Change(Rows):

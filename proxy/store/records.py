@@ -109,7 +109,8 @@ class TokenGrantRow:
     """One token joined with its owner, organisation, membership and the role that counts; without its hash.
 
     ``user_status``, ``org_status`` and ``member_role`` are ``None`` where there is no such row. ``role`` is the role
-    that counts now, ``permissions`` what the role of that name holds; ``None`` where there is no such role.
+    that counts now, ``permissions`` what the role of that name holds; ``None`` where there is no such role. ``orgs``
+    are those that a token of reach ``account`` or ``orgs`` reaches, in no order, whatever their status.
     """
 
     id: str
@@ -128,6 +129,22 @@ class TokenGrantRow:
     org_name: str | None
     org_status: str | None
     member_role: str | None
+    role: str | None
+    permissions: Sequence[str] | None
+    orgs: tuple[OrgGrantRow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrgGrantRow:
+    """One of the organisations that a token reaches: through its owner's membership, or because it is attached to it.
+
+    ``role`` is the membership's, ``None`` for an attached token. ``permissions`` are what that role holds (``None``
+    where there is no such role), or those that the token was attached with.
+    """
+
+    org_id: str
+    org_name: str
+    status: str
     role: str | None
     permissions: Sequence[str] | None
 

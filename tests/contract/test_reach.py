@@ -1,0 +1,112 @@
+"""Tokens that reach several organisations: what the store says of them, and that every change to it is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.store import tables
+from proxy.store.change import Change
+from proxy.store.records import OrgGrantRow, TokenRow
+from tests.contract.kit import ADMIN, FORMAT, Kit, opened
+
+ANN = "ann@example.org"
+
+
+@pytest.fixture
+async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
+    """Ann is an editor in the account and a viewer of team; other is an organisation that she is not in."""
+    async with opened(tmp_path) as kit:
+        await kit.basics()
+        await kit.orgs.add(ADMIN, "other")
+        yield kit
+
+
+async def insert(kit: Kit, kind: Kind, reach: Reach, *, user_id: str | None = None) -> TokenRow:
+    """A token of this kind and reach, as whatever mints them will write it."""
+    minted = FORMAT.mint(kind)
+    row = TokenRow(
+        id=minted.token_id,
+        prefix=minted.prefix,
+        kind=kind,
+        reach=reach,
+        name="t",
+        description="",
+        user_id=user_id,
+        org_id=None,
+        role=None,
+        scopes=None,
+        status=TokenStatus.ACTIVE,
+        hash="-",
+        digest=b"d" * 32,
+        created_by_kind=ADMIN.kind.value,
+        created_by=ADMIN.id,
+        created_at=0.0,
+        updated_at=0.0,
+    )
+    async with kit.store.change(ADMIN) as change:
+        await change.tokens.add(row)
+        told(change, row.id)
+    return row
+
+
+async def attach(kit: Kit, token_id: str, org: str, permissions: Sequence[str] | None) -> None:
+    org_id = (await kit.orgs.show(org)).id
+    values = {"token_id": token_id, "org_id": org_id, "created_at": 0.0}
+    async with kit.store.change(ADMIN) as change:
+        await change.connection.execute(tables.token_orgs.insert().values(**values, permissions=permissions))
+        told(change, token_id)
+
+
+def told(change: Change, token_id: str) -> None:
+    change.touched(f"token:{token_id}")
+    change.audit("account.key.mint", target_kind="token", target_id=token_id)
+
+
+async def test_an_account_wide_token_is_found_with_every_membership_of_its_owner(kit: Kit) -> None:
+    ann = (await kit.users.show(ANN)).id
+    row = await insert(kit, Kind.PAT, Reach.ACCOUNT, user_id=ann)
+    ordinary = (await kit.tokens.create(ADMIN, ANN, "t", org="team")).view.id
+    team, other = (await kit.orgs.show("team")).id, (await kit.orgs.show("other")).id
+    alone = await kit.store.resolve([row.id])
+    assert alone.tokens[row.id].orgs == (
+        OrgGrantRow(
+            org_id=team, org_name="team", status="active", role="viewer", permissions=["things:list", "things:read"]
+        ),
+    )
+    assert (alone.tokens[row.id].role, alone.tokens[row.id].permissions) == ("editor", ["things:*"])
+    await kit.users.add(ADMIN, ANN, "admin", org="other")
+    found = await kit.store.resolve([row.id, ordinary, "unknown"])
+    assert {org.org_id: org.role for org in found.tokens[row.id].orgs} == {team: "viewer", other: "admin"}
+    assert found.tokens[ordinary].orgs == ()
+    assert set(found.tokens) == {row.id, ordinary}
+
+
+async def test_an_organisation_token_is_found_with_what_it_is_attached_to(kit: Kit) -> None:
+    row = await insert(kit, Kind.KEY, Reach.ORGS)
+    team, other = (await kit.orgs.show("team")).id, (await kit.orgs.show("other")).id
+    assert (await kit.store.resolve([row.id])).tokens[row.id].orgs == ()
+    await attach(kit, row.id, "team", ["things:read"])
+    await attach(kit, row.id, "other", None)
+    await kit.orgs.suspend(ADMIN, "other")
+    found = {org.org_id: org for org in (await kit.store.resolve([row.id])).tokens[row.id].orgs}
+    assert found == {
+        team: OrgGrantRow(org_id=team, org_name="team", status="active", role=None, permissions=["things:read"]),
+        other: OrgGrantRow(org_id=other, org_name="other", status="suspended", role=None, permissions=None),
+    }
+
+
+async def test_a_transaction_reads_of_tokens_what_it_has_written_itself(kit: Kit) -> None:
+    made = (await kit.tokens.create(ADMIN, ANN, "t", org="team")).view
+    epoch = await kit.store.epoch()
+    async with kit.store.read() as rows:
+        assert await rows.grant_rows([made.id]) == await kit.store.resolve([made.id])
+    async with kit.store.change(ADMIN) as change:
+        await change.tokens.revoke(made.id, change.now)
+        mine = await change.grant_rows([made.id, "unknown", "other"])
+        assert (mine.as_of, mine.tokens[made.id].status) == (epoch, TokenStatus.REVOKED)
+        assert (await kit.store.resolve([made.id])).tokens[made.id].status is TokenStatus.ACTIVE
+        told(change, made.id)
