@@ -222,6 +222,14 @@ class Policy(Section):
     """Most living tokens a user may have; no limit where null."""
     org_tokens_per_org: Annotated[Whole, Field(ge=1)] | None = None
     """Most living organisation tokens an organisation may have; no limit where null."""
+    inactive_after: Annotated[Duration, Field(ge=60.0)] | None = None
+    """End tokens that nobody has used for so long; none where null."""
+    require_scopes: bool = False
+    """Refuse new tokens that name no scopes."""
+    forbidden_scopes: tuple[PermissionText, ...] = ()
+    """Refuse new tokens with a scope that covers one of these, such as *:*, or without scopes."""
+    admin_rights: tuple[Literal["revoke", "delete"], ...] = ()
+    """What administrators may do to the tokens of others, beside seeing them."""
 
 
 class Limits(Section):
