@@ -304,6 +304,13 @@ class Log(Section):
     """JSON with everything, or the combined format of web servers."""
 
 
+class Audit(Section):
+    requests: Literal["off", "refused", "writes", "all"] = "writes"
+    """Which requests leave an event: none, those refused, writes that a token was allowed too, or all."""
+    retention: Annotated[Duration, Field(ge=3600.0)] | None = None
+    """How long events are kept; for ever where null."""
+
+
 def _store(text: str) -> str:
     if text == "sqlite":
         return text
@@ -367,6 +374,8 @@ class Settings(Section):
     """Cost of the hash that tokens are stored under."""
     log: Log = Log()
     """What is logged, and how."""
+    audit: Audit = Audit()
+    """What the audit log holds, and for how long."""
 
     @model_validator(mode="before")
     @classmethod
