@@ -30,7 +30,7 @@ COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --q
 COMPILED_TESTS ?= tests/unit/gateway tests/e2e/test_build.py tests/e2e/test_forward_auth.py \
                   $(filter-out %/test_s8_exhaustion.py %/test_s10_faults.py,$(wildcard tests/threats/test_*.py)) \
                   $(wildcard tests/property/test_gateway_*.py) \
-                  $(foreach module,policy routes target,tests/unit/core/test_$(module).py tests/property/test_core_$(module).py)
+                  $(foreach module,asked policy routes target,tests/unit/core/test_$(module).py tests/property/test_core_$(module).py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -16,11 +16,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from proxy.core.asked import TOKEN, host_name
 from proxy.core.reasons import Reason
 from proxy.core.routes import RouteTable
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import TOKEN, host_name
 from proxy.gateway.pipeline import Decider
 from proxy.gateway.record import Recorder
 from proxy.gateway.respond import Responder

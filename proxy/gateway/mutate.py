@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from proxy.core.asked import host_name
 from proxy.core.model import Access
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import host_name
 
 _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 

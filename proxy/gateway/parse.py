@@ -1,7 +1,7 @@
 """The parse phase: the bytes of a request head become the first slots of an `Exchange`.
 
 Rules of this module:
-1. The grammar decides (`grammar.py`); what it does not take is refused, and the connection closes.
+1. The grammar decides (`grammar.py`, `core/asked.py`); what it does not take is refused, and the connection closes.
 2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
    `Transfer-Encoding: chunked` on HTTP/1.1, or no body. Anything else is refused.
 3. A field that another reader could take for one that decides something here, because it differs only in case or in
@@ -17,21 +17,12 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
+from proxy.core.asked import TOKEN, host_name, is_query, other_form
 from proxy.core.identity import fold
 from proxy.core.reasons import Reason
-from proxy.core.target import split_target
 from proxy.gateway.body import ChunkedBody, LengthBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import (
-    NAME_MEMO,
-    NAME_MEMO_LENGTH,
-    TOKEN,
-    head_lines,
-    host_name,
-    is_query,
-    trimmed,
-    without_fields,
-)
+from proxy.gateway.grammar import NAME_MEMO, NAME_MEMO_LENGTH, head_lines, trimmed, without_fields
 
 _MEMO_LIMIT: Final = 4096
 _MAX_LENGTH_DIGITS: Final = 18
@@ -167,19 +158,10 @@ class HeadParser:
         if path[0] == 0x2F:
             x.path = path
             return None
-        return self._other_form(x, path)
-
-    def _other_form(self, x: Exchange, target: bytes) -> Reason | None:
-        """Absolute-form, authority-form and asterisk-form (RFC 9112 section 3.2)."""
-        if x.method == b"CONNECT":
-            return Reason.METHOD_REFUSED
-        if target == b"*" and x.method == b"OPTIONS":
-            # Well-formed (RFC 9112 section 3.2.4), and about no resource that a route could name.
-            return Reason.NO_ROUTE
-        parts = split_target(target)
-        if parts is None or parts[0] is None or parts[0].lower() != x.host.lower():
-            return Reason.TARGET_NOT_CANONICAL
-        x.path = parts[1]
+        found = other_form(method, path, x.host)
+        if isinstance(found, Reason):
+            return found
+        x.path = found
         return None
 
     def _fields_of(self, x: Exchange, lines: list[bytes]) -> Reason | None:

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from proxy.core.asked import only_reported
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import RouteTable
@@ -30,7 +31,6 @@ from proxy.gateway.route import route
 from proxy.gateway.upstream import Upstream, UpstreamConnection
 from proxy.settings.model import Upstream as UpstreamSettings
 
-_REPORTABLE: Final = frozenset((401, 403))
 # Looking a member up in its enumeration costs more than the comparison with it.
 _TOKEN: Final = Access.TOKEN
 
@@ -140,7 +140,7 @@ class Decider(ABC):
             self.allowed(x)
             return
         assert x.match is not None
-        if not x.match.route.enforce and TABLE[reason].status in _REPORTABLE:
+        if only_reported(x.match, reason):
             x.reported = reason
             if TABLE[reason].status == 401:
                 # Whoever is refused as nobody is passed on as nobody.
@@ -317,8 +317,7 @@ class ProxyPipeline(Decider):
         reason = await self.authenticator.settle(x)
         if reason is None:
             reason = authorise(x)
-        reported = reason is not None and not x.match.route.enforce and TABLE[reason].status in _REPORTABLE
-        return None if reported else reason
+        return None if reason is not None and only_reported(x.match, reason) else reason
 
     def hang_up(self, x: Exchange) -> None:
         self._detach(x)

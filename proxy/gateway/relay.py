@@ -14,6 +14,7 @@ import re
 import time
 from typing import Final, Protocol
 
+from proxy.core.asked import TOKEN
 from proxy.core.identity import fold
 from proxy.core.reasons import Reason
 from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
@@ -24,7 +25,6 @@ from proxy.gateway.grammar import (
     NAME_MEMO,
     NAME_MEMO_LENGTH,
     STATUS_LINE,
-    TOKEN,
     head_lines,
     trimmed,
     without_fields,

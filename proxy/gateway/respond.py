@@ -1,16 +1,16 @@
 """The one place where the gateway makes a response of its own: refusals and upstream failures.
 
-The body is `application/problem+json` (RFC 9457) with `reason` and `decision`; the challenge follows RFC 6750 section 3
-and RFC 9110 section 11.6.1. Nothing that the client sent is repeated in either.
+The body is `application/problem+json` (RFC 9457) with `reason` and `decision`; the challenge is that of
+`core.challenge`. Nothing that the client sent is repeated in either.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from typing import Final
 
-from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.core.challenge import Challenges
+from proxy.core.reasons import TABLE, Reason
 from proxy.gateway.clock import HttpClock
 from proxy.gateway.exchange import Exchange
 
@@ -31,15 +31,13 @@ _PHRASES: Final = {
     504: b"Gateway Timeout",
     508: b"Loop Detected",
 }
-_PLAIN: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 
 class Responder:
     """Builds refusals. `realm` is the brand; `basic` says whether Basic credentials are offered in challenges."""
 
     def __init__(self, *, realm: str, basic: bool) -> None:
-        self._realm = f'realm="{realm}"'.encode("ascii")
-        self._basic = basic
+        self._challenges = Challenges(realm=realm, basic=basic)
         self._clock = HttpClock()
 
     def refusal(self, x: Exchange, reason: Reason) -> bytes:
@@ -61,8 +59,9 @@ class Responder:
             self._clock.date_line() + b"\r\n",
             b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n",
             b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id),
-            self._challenge(x, entry.challenge),
         ]
+        for value in self._challenges.values(entry.challenge, x.match):
+            lines.append(b"WWW-Authenticate: " + value + b"\r\n")
         if entry.retry:
             lines.append(b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS)
         if reason is Reason.METHOD_REFUSED:
@@ -75,21 +74,3 @@ class Responder:
         if not x.head_only:
             lines.append(body)
         return b"".join(lines)
-
-    def _challenge(self, x: Exchange, challenge: Challenge) -> bytes:
-        if challenge is Challenge.NONE:
-            return b""
-        bearer = b"WWW-Authenticate: Bearer " + self._realm
-        if challenge is Challenge.BEARER:
-            basic = b"WWW-Authenticate: Basic " + self._realm + b', charset="UTF-8"\r\n' if self._basic else b""
-            return bearer + b"\r\n" + basic
-        bearer += b', error="%s"' % challenge.value.encode("ascii")
-        if challenge is Challenge.INSUFFICIENT_SCOPE:
-            match = x.match
-            # A captured entity is the client's own text: it is named only if it is plain.
-            if match is not None and match.operation and match.entity and _PLAIN.fullmatch(match.entity):
-                bearer += f', scope="{match.entity}:{match.operation}"'.encode("ascii")
-        if challenge is Challenge.INVALID_TOKEN and self._basic:
-            # git and pip ask for another password only when Basic is offered again.
-            return bearer + b"\r\nWWW-Authenticate: Basic " + self._realm + b', charset="UTF-8"\r\n'
-        return bearer + b"\r\n"

@@ -10,7 +10,8 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gateway.grammar import TOKEN, head_lines, without_fields
+from proxy.core.asked import TOKEN
+from proxy.gateway.grammar import head_lines, without_fields
 from proxy.gateway.relay import Relay
 from tests.fuzz.targets import response_head
 from tests.fuzz.targets.request_head import KNOWN, check, make_parser
