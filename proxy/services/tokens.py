@@ -26,6 +26,7 @@ from proxy.services.hashing import SecretHasher
 from proxy.services.roles import permission_texts
 from proxy.services.views import LIMIT_DEFAULT, Created, Page, TokenView, check_limit, read_cursor, write_cursor
 from proxy.store.change import Change, Rows
+from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import OrgRow, TokenEntry, TokenRow, UserRow
 from proxy.store.store import Store
 
@@ -132,9 +133,8 @@ class Tokens:
         now = self._clock()
         async with self._store.read() as rows:
             user_id = None if user is None else (await lookup.user(rows, user)).id
-            found = await rows.tokens.page(
-                after=after, limit=check_limit(limit) + 1, now=now, user_id=user_id, status=status
-            )
+            query = TokenQuery(within=(Within(user_id=user_id),), status=status)
+            found = await rows.tokens.page(query, after=after, limit=check_limit(limit) + 1, now=now)
         views = [TokenView.of(entry, now) for entry in found[:limit]]
         more = len(found) > limit
         return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].id) if more else None)

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
-from proxy.store import tables
+from proxy.store import listing, tables
+from proxy.store.listing import TokenQuery
 from proxy.store.records import Cursor, TokenEntry, TokenRow
 
 _T = tables.tokens
 _U = tables.users
-_ENTRIES = sa.select(
-    _T,
+_SHOWN = (
     sa.func.coalesce(_U.c.email, "").label("email"),
     _U.c.status.label("user_status"),
     sa.func.coalesce(tables.orgs.c.name, "").label("org_name"),
     tables.token_usage.c.last_used_at,
     sa.func.coalesce(tables.token_usage.c.use_count, 0).label("use_count"),
-).select_from(
-    _T.outerjoin(_U, _U.c.id == _T.c.user_id)
-    .outerjoin(tables.orgs, tables.orgs.c.id == _T.c.org_id)
-    .outerjoin(tables.token_usage, tables.token_usage.c.token_id == _T.c.id)
 )
-_COLUMNS = tuple(column.name for column in _T.columns)
+_COLUMNS = tuple(field.name for field in fields(TokenRow))
+
+
+def _entries(source: sa.FromClause) -> sa.Select[Any]:
+    """The tokens of ``source``, each beside what is shown with it."""
+    return sa.select(*(_T.c[name] for name in _COLUMNS), *_SHOWN).select_from(
+        source.outerjoin(_U, _U.c.id == _T.c.user_id)
+        .outerjoin(tables.orgs, tables.orgs.c.id == _T.c.org_id)
+        .outerjoin(tables.token_usage, tables.token_usage.c.token_id == _T.c.id)
+    )
+
+
+_ENTRIES = _entries(_T)
 
 
 def _token(row: sa.RowMapping) -> TokenRow:
@@ -45,19 +55,6 @@ def _entry(row: sa.RowMapping) -> TokenEntry:
     )
 
 
-def _with_status(status: TokenStatus, now: float) -> sa.ColumnElement[bool]:
-    """The status that people see: a token of a removed owner counts as revoked, one past its time as expired."""
-    revoked = sa.or_(
-        _T.c.status == TokenStatus.REVOKED.value, sa.func.coalesce(_U.c.status, "") == UserStatus.REMOVED.value
-    )
-    expired = sa.func.coalesce(_T.c.expires_at <= now, sa.false())
-    if status is TokenStatus.REVOKED:
-        return revoked
-    if status is TokenStatus.EXPIRED:
-        return sa.and_(sa.not_(revoked), expired)
-    return sa.and_(sa.not_(revoked), sa.not_(expired))
-
-
 class Tokens:
     """Tokens, over the connection of one transaction."""
 
@@ -65,7 +62,7 @@ class Tokens:
         self._connection = connection
 
     async def add(self, row: TokenRow) -> None:
-        await self._connection.execute(_T.insert().values(**asdict(row)))
+        await self._connection.execute(_T.insert().values(**asdict(row), listed_as=row.status.value))
 
     async def get(self, token_id: str) -> TokenEntry | None:
         row = (await self._connection.execute(_ENTRIES.where(_T.c.id == token_id))).mappings().one_or_none()
@@ -76,25 +73,21 @@ class Tokens:
         found = await self._connection.execute(sa.select(_T.c.hash).where(_T.c.id == token_id))
         return found.scalar_one_or_none()
 
-    async def page(
-        self, *, after: Cursor | None, limit: int, now: float, user_id: str | None, status: TokenStatus | None
-    ) -> list[TokenEntry]:
-        """Tokens in the order of their creation, of one owner and with one status where given."""
-        query = _ENTRIES.order_by(_T.c.created_at, _T.c.id).limit(limit)
-        if after is not None:
-            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
-        if user_id is not None:
-            query = query.where(_T.c.user_id == user_id)
-        if status is not None:
-            query = query.where(_with_status(status, now))
-        return [_entry(row) for row in (await self._connection.execute(query)).mappings()]
+    async def page(self, query: TokenQuery, *, after: Cursor | None, limit: int, now: float) -> list[TokenEntry]:
+        """A page in the order of ``query``, which also says where the next one begins (``query.position``)."""
+        page = listing.page_ids(query, after=after, limit=limit, now=now)
+        if page is None:
+            return []
+        # From the page to the rows, never the other way round.
+        found = _entries(page.outerjoin(_T, _T.c.id == page.c.id)).order_by(page.c.at, page.c.id)
+        return [_entry(row) for row in (await self._connection.execute(found)).mappings()]
 
     async def count_active(self, user_id: str, now: float) -> int:
         """How many tokens of this owner could be used now, were the owner not suspended."""
-        query = (
-            sa.select(sa.func.count())
-            .select_from(_T.outerjoin(_U, _U.c.id == _T.c.user_id))
-            .where(_T.c.user_id == user_id, _with_status(TokenStatus.ACTIVE, now))
+        query = sa.select(sa.func.count()).where(
+            _T.c.user_id == user_id,
+            _T.c.listed_as.in_((TokenStatus.ACTIVE.value, TokenStatus.EXPIRED.value)),
+            sa.or_(_T.c.expires_at.is_(None), _T.c.expires_at > now),
         )
         return int((await self._connection.execute(query)).scalar_one())
 
@@ -124,5 +117,38 @@ class Tokens:
         )
         return done.rowcount == 1
 
+    async def file_owner_removed(self, user_id: str) -> None:
+        """Lists show the tokens of a removed owner as revoked; their rows stay as they were."""
+        await self._connection.execute(
+            _T.update().where(_T.c.user_id == user_id).values(listed_as=TokenStatus.REVOKED.value)
+        )
+
+    async def file_expired(self, now: float, limit: int) -> int:
+        """File at most ``limit`` tokens that have passed their time under "expired"; returns how many.
+
+        A hint for ``listing`` that no decision and no view depends on.
+        """
+        due = (
+            sa.select(_T.c.id)
+            .where(_T.c.listed_as == TokenStatus.ACTIVE.value, _T.c.expires_at <= now)
+            .order_by(_T.c.expires_at, _T.c.id)
+            .limit(limit)
+        )
+        done = await self._connection.execute(
+            _T.update().where(_T.c.id.in_(due)).values(listed_as=TokenStatus.EXPIRED.value)
+        )
+        return done.rowcount
+
     async def _update(self, token_id: str, **values: object) -> None:
-        await self._connection.execute(_T.update().where(_T.c.id == token_id).values(**values))
+        filed = _filed(values)
+        await self._connection.execute(_T.update().where(_T.c.id == token_id).values(**values, **filed))
+
+
+def _filed(values: Mapping[str, object]) -> dict[str, object]:
+    """Where lists look for a token after an update with these values."""
+    if "status" in values:
+        return {"listed_as": values["status"]}
+    if "expires_at" in values:
+        revoked = TokenStatus.REVOKED.value
+        return {"listed_as": sa.case((_T.c.listed_as == revoked, revoked), else_=TokenStatus.ACTIVE.value)}
+    return {}

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.model import UserStatus
 from proxy.store import tables
 from proxy.store.records import Cursor, MemberRow, UserRow
+from proxy.store.tokens import Tokens
 
 _T = tables.users
 _M = tables.members
@@ -53,8 +54,10 @@ class Users:
         await self._update(user_id, role=role, updated_at=now)
 
     async def set_status(self, user_id: str, status: UserStatus, now: float) -> None:
-        """Set the status; ``removed`` also frees the email for a new user."""
+        """Set the status; ``removed`` also frees the email for a new user, and lists show the tokens as revoked."""
         removed_at = now if status is UserStatus.REMOVED else None
+        if status is UserStatus.REMOVED:
+            await Tokens(self._connection).file_owner_removed(user_id)
         await self._update(user_id, status=status.value, updated_at=now, removed_at=removed_at)
 
     async def _update(self, user_id: str, **values: object) -> None:
@@ -83,6 +86,19 @@ class Members:
     async def of_users(self, user_ids: list[str]) -> list[MemberRow]:
         """The memberships of these users (at most a page of them)."""
         return await self._all(_MEMBERS.where(_M.c.user_id.in_(user_ids)))
+
+    async def page(self, org_id: str, *, after: Cursor | None, limit: int) -> list[tuple[MemberRow, UserRow]]:
+        """Members of an organisation in the order in which they joined, then by their ids."""
+        query = sa.select(_M.c.user_id, _M.c.created_at).where(_M.c.org_id == org_id)
+        query = query.order_by(_M.c.created_at, _M.c.user_id).limit(limit)
+        if after is not None:
+            query = query.where(sa.tuple_(_M.c.created_at, _M.c.user_id) > sa.tuple_(after.created_at, after.id))
+        ids = [row[0] for row in await self._connection.execute(query)]
+        users = (await self._connection.execute(sa.select(_T).where(_T.c.id.in_(ids)))).mappings()
+        by_id = {row["id"]: _user(row) for row in users}
+        rows = await self._all(_MEMBERS.where(_M.c.org_id == org_id, _M.c.user_id.in_(ids)))
+        found = {row.user_id: row for row in rows}
+        return [(found[user_id], by_id[user_id]) for user_id in ids]
 
     async def count(self, org_id: str) -> int:
         query = sa.select(sa.func.count()).select_from(_M).where(_M.c.org_id == org_id)

@@ -1,4 +1,6 @@
-"""Whose account an event is on, what an idempotency key made, what report-only routes would have refused."""
+"""Whose account an event is on, what an idempotency key made, what report-only routes would have refused; lists of many
+tokens.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,6 +9,9 @@ revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+KEYS = sa.text("kind = 'key'")
+LIVING = sa.text("removed_at IS NULL")
 
 
 def upgrade() -> None:
@@ -35,3 +40,25 @@ def upgrade() -> None:
         sa.Column("decision_id", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("route", "reason", "permission", "token_id", name="pk_route_reports"),
     )
+    _listed_tokens()
+
+
+def _listed_tokens() -> None:
+    op.add_column("tokens", sa.Column("listed_as", sa.String(length=16), nullable=False, server_default="active"))
+    op.execute(
+        "UPDATE tokens SET listed_as = 'revoked' WHERE status = 'revoked' "
+        "OR user_id IN (SELECT id FROM users WHERE status = 'removed')"
+    )
+    op.drop_index("ix_tokens_expires_at", "tokens")
+    for columns in (
+        ["listed_as", "created_at", "id", "expires_at"],
+        ["user_id", "listed_as", "created_at", "id", "expires_at"],
+        ["org_id", "listed_as", "created_at", "id", "expires_at"],
+        ["listed_as", "expires_at", "id"],
+    ):
+        op.create_index(f"ix_tokens_{'_'.join(columns)}", "tokens", columns, unique=False)
+    for columns in (["created_at", "id"], ["org_id", "created_at", "id"]):
+        name = f"ix_tokens_{'_'.join(columns)}_keys"
+        op.create_index(name, "tokens", columns, unique=False, sqlite_where=KEYS, postgresql_where=KEYS)
+    name = "ix_users_created_at_id_living"
+    op.create_index(name, "users", ["created_at", "id"], unique=False, sqlite_where=LIVING, postgresql_where=LIVING)
