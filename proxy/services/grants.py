@@ -9,23 +9,38 @@ Rules:
    token's organisation for a team token, the one fixed at creation for a key. A role that is gone allows nothing.
 4. ``depends`` names every row that this verdict was read from, the missing ones too, so that any change that could
    make another verdict names one of these keys.
-5. A reach that this version does not know how to bound is refused like an unknown token.
+5. A token whose kind, reach, owner and organisation do not fit together is refused like an unknown one, and so is one
+   of a reach that this version does not know how to bound.
+6. A token that reaches several organisations has what counts in each: the membership's role, or the permissions that
+   it was attached with. A suspended organisation is none of them; the others are not touched by that.
+7. A token attached to organisations has permissions there only: in the account it has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from proxy.core.depends import member_key, org_key, role_key, token_key, user_key
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant, TokenStatus, UserStatus
+from proxy.core.depends import member_key, memberships_key, org_key, role_key, token_key, user_key
+from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, TokenStatus, UserStatus, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-from proxy.store.records import TokenGrantRow
+from proxy.store.records import OrgGrantRow, TokenGrantRow
 from proxy.store.store import Store
 
 ORG_ACTIVE: Final = "active"
-_KNOWN: Final = frozenset({(Kind.PAT, Reach.PERSONAL), (Kind.PAT, Reach.ORG), (Kind.KEY, Reach.ORG)})
+# Kind and reach, whether there is an owner, and whether there is the one organisation.
+_KNOWN: Final = frozenset(
+    {
+        (Kind.PAT, Reach.PERSONAL, True, False),
+        (Kind.PAT, Reach.ORG, True, True),
+        (Kind.PAT, Reach.ACCOUNT, True, False),
+        (Kind.KEY, Reach.ORG, False, True),
+        (Kind.KEY, Reach.ORGS, False, False),
+    }
+)
+
+_SEVERAL: Final = frozenset({Reach.ACCOUNT, Reach.ORGS})
 
 
 async def resolve(store: Store, prefixes: Sequence[str], now: float) -> tuple[int, list[Grant | RefusedGrant]]:
@@ -37,10 +52,11 @@ async def resolve(store: Store, prefixes: Sequence[str], now: float) -> tuple[in
     ids = [prefix.rpartition("_")[2] for prefix in prefixes]
     found = await store.resolve(ids)
     rows = found.tokens
-    return found.as_of, [_verdict(prefix, id_, rows.get(id_), now) for prefix, id_ in zip(prefixes, ids, strict=True)]
+    return found.as_of, [verdict(prefix, id_, rows.get(id_), now) for prefix, id_ in zip(prefixes, ids, strict=True)]
 
 
-def _verdict(prefix: str, token_id: str, row: TokenGrantRow | None, now: float) -> Grant | RefusedGrant:
+def verdict(prefix: str, token_id: str, row: TokenGrantRow | None, now: float) -> Grant | RefusedGrant:
+    """The verdict about the token with this id, presented under ``prefix``, from its row, at ``now`` (unix seconds)."""
     if row is None or row.prefix != prefix:
         return RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=(token_key(token_id),))
     depends = dependencies(row)
@@ -61,13 +77,31 @@ def dependencies(row: TokenGrantRow) -> tuple[str, ...]:
             keys.append(member_key(row.org_id, row.user_id))
     if row.role:
         keys.append(role_key(row.role))
-    return tuple(keys)
+    keys.extend(_of_several(row))
+    # A role that counts in many places is one key; the order stays that of the rows.
+    return tuple(dict.fromkeys(keys))
+
+
+def _of_several(row: TokenGrantRow) -> Iterator[str]:
+    """The keys behind the organisations of a token that reaches several; of one that reaches none at the moment, too.
+
+    What an organisation token is attached to is part of the token, and told by its key.
+    """
+    if row.reach is Reach.ACCOUNT and row.user_id is not None:
+        yield memberships_key(row.user_id)
+    for org in sorted(row.orgs, key=_org_id):
+        yield org_key(org.org_id)
+        if row.user_id is not None:
+            yield member_key(org.org_id, row.user_id)
+        if org.role:
+            yield role_key(org.role)
 
 
 def refusal(row: TokenGrantRow, now: float) -> Reason | None:
     """Why this token is refused whatever it asks for; ``None`` where it is not (rule 2)."""
+    shape = (row.kind, row.reach, row.user_id is not None, row.org_id is not None)
     checks = (
-        ((row.kind, row.reach) not in _KNOWN, Reason.TOKEN_UNKNOWN),
+        (shape not in _KNOWN, Reason.TOKEN_UNKNOWN),
         (row.status is not TokenStatus.ACTIVE, Reason.TOKEN_REVOKED),
         (row.expires_at is not None and row.expires_at <= now, Reason.TOKEN_EXPIRED),
         (row.kind is Kind.PAT and row.user_status in (None, UserStatus.REMOVED), Reason.OWNER_REMOVED),
@@ -91,8 +125,26 @@ def _grant(row: TokenGrantRow, depends: tuple[str, ...]) -> Grant:
         org_name=row.org_name or "",
         reach=row.reach,
         role=row.role or "",
-        permissions=PermissionSet.of(row.permissions or ()),
+        permissions=PermissionSet.of(row.permissions or () if row.reach is not Reach.ORGS else ()),
         scopes=None if row.scopes is None else PermissionSet.of(row.scopes),
         expires_at=row.expires_at,
         depends=depends,
+        orgs=_orgs(row) if row.reach in _SEVERAL else None,
     )
+
+
+def _orgs(row: TokenGrantRow) -> dict[str, OrgGrant]:
+    active = sorted((org for org in row.orgs if org.status == ORG_ACTIVE), key=_org_id)
+    return by_org(
+        OrgGrant(
+            org_id=org.org_id,
+            org_name=org.org_name,
+            role=org.role or "",
+            permissions=PermissionSet.of(org.permissions or ()),
+        )
+        for org in active
+    )
+
+
+def _org_id(org: OrgGrantRow) -> str:
+    return org.org_id
