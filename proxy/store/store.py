@@ -20,12 +20,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import WrongKey
 from proxy.core.model import Actor
-from proxy.store import audit, feed, grants, meta, migrate
+from proxy.store import audit, feed, grants, meta, migrate, requests, usage
 from proxy.store.audit import Verified
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, sqlite_path, undisturbed
 from proxy.store.errors import mapped
 from proxy.store.records import Changes, GrantRows
+from proxy.store.reports import Report, Reports
+from proxy.store.requests import RequestEvent
+from proxy.store.usage import Use
 
 OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
 
@@ -148,6 +151,26 @@ class Store:
             written = await Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
             await connection.commit()
             return written
+
+    async def add_uses(self, uses: Sequence[Use]) -> None:
+        """Add up what tokens were used for, in one transaction; no change row, since nothing is decided by it."""
+        async with self._database.write() as connection:
+            await usage.add(connection, uses)
+            await connection.commit()
+
+    async def add_reports(self, reports: Sequence[Report]) -> None:
+        """Add up what report-only routes would have refused, in one transaction."""
+        async with self._database.write() as connection:
+            await Reports(connection).add(reports)
+            await connection.commit()
+
+    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
+        """Add events of requests to the audit log, all or none; ``again`` if that failed before, in doubt."""
+        async with self._database.write() as connection:
+            if again and await requests.holds(connection, events):
+                return
+            await requests.append(connection, events)
+            await connection.commit()
 
     async def verify_audit(self) -> Verified:
         """Check the whole chain of audit events."""
