@@ -62,11 +62,11 @@ class Api:
 
     async def list_users(self, request: web.Request) -> web.Response:
         query = read_query(request, "limit", "cursor")
-        page = await self._plane.users.list(limit=read_limit(query), cursor=query.get("cursor"))
+        page = await self._plane.users.list(self._actor, limit=read_limit(query), cursor=query.get("cursor"))
         return _many(page.items, page.next_cursor)
 
     async def show_user(self, request: web.Request) -> web.Response:
-        return _one(await self._plane.users.show(request.match_info["user"]))
+        return _one(await self._plane.users.show(self._actor, request.match_info["user"]))
 
     async def set_role(self, request: web.Request) -> web.Response:
         body = await read_body(request, NewRole)
@@ -90,18 +90,18 @@ class Api:
 
     async def list_orgs(self, request: web.Request) -> web.Response:
         query = read_query(request, "limit", "cursor")
-        page = await self._plane.orgs.list(limit=read_limit(query), cursor=query.get("cursor"))
+        page = await self._plane.orgs.list(self._actor, limit=read_limit(query), cursor=query.get("cursor"))
         return _many(page.items, page.next_cursor)
 
     async def show_org(self, request: web.Request) -> web.Response:
-        return _one(await self._plane.orgs.show(request.match_info["org"]))
+        return _one(await self._plane.orgs.show(self._actor, request.match_info["org"]))
 
     async def list_roles(self, request: web.Request) -> web.Response:
         read_query(request)
-        return _many(await self._plane.roles.list(), None)
+        return _many(await self._plane.roles.list(self._actor), None)
 
     async def show_role(self, request: web.Request) -> web.Response:
-        return _one(await self._plane.roles.show(request.match_info["role"]))
+        return _one(await self._plane.roles.show(self._actor, request.match_info["role"]))
 
     async def set_permissions(self, request: web.Request) -> web.Response:
         body = await read_body(request, RolePermissions)

@@ -108,12 +108,19 @@ class Standing:
             return False
         return any(role.covers(permissions) for role in self._roles(org_id))
 
-    def reaches_org(self, org_id: str) -> bool:
-        """Whether the credential reaches this organisation by itself: not by a role in the account."""
+    @property
+    def org_ids(self) -> frozenset[str]:
+        """The organisations that the credential reaches by itself."""
         grant = self.grant
         if grant is None:
-            return True
-        return grant.org_id == org_id if grant.orgs is None else org_id in grant.orgs
+            return frozenset()
+        if grant.orgs is not None:
+            return frozenset(org.org_id for org in grant.orgs.values())
+        return frozenset({grant.org_id} - {""})
+
+    def reaches_org(self, org_id: str) -> bool:
+        """Whether the credential reaches this organisation by itself: not by a role in the account."""
+        return self.grant is None or org_id in self.org_ids
 
     def _roles(self, org_id: str) -> Iterator[PermissionSet]:
         grant = self.grant

@@ -9,12 +9,17 @@ from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
 from proxy.core.model import UserStatus
+from proxy.core.permissions import PermissionSet
 from proxy.services import names
+from proxy.services.access import Entity, Operation, Standing
 from proxy.store.change import Rows
 from proxy.store.records import MemberRow, OrgRow, RoleRow, UserRow
 
 NO_ROLE: Final = ""
 """The account role of a user who has roles in organisations only: it allows nothing."""
+_NO_USER: Final = "there is no user with this email or id"
+_NO_MEMBER: Final = "there is no member with this email or id in this organisation"
+_NO_ORG: Final = "there is no organisation with this name or id"
 
 
 async def user(rows: Rows, reference: str) -> UserRow:
@@ -24,7 +29,7 @@ async def user(rows: Rows, reference: str) -> UserRow:
     else:
         found = await rows.users.by_email_key(names.email_key(reference))
     if found is None or found.status is UserStatus.REMOVED:
-        raise NotFound("there is no user with this email or id")
+        raise NotFound(_NO_USER)
     return found
 
 
@@ -33,8 +38,33 @@ async def org(rows: Rows, reference: str) -> OrgRow:
     by_id = names.is_org_id(reference)
     found = await (rows.orgs.by_id(reference) if by_id else rows.orgs.by_name(reference))
     if found is None:
-        raise NotFound("there is no organisation with this name or id")
+        raise NotFound(_NO_ORG)
     return found
+
+
+async def visible_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
+    """The organisation with this name or id, if ``asker`` may know of it: it acts in it, or may read organisations.
+
+    Raises NotFound in the same words for one that there is not and one that is not to be seen.
+    """
+    found = await org(rows, reference)
+    if not asker.reaches_org(found.id) and not asker.may(Entity.ORGS, Operation.READ, found.id):
+        raise NotFound(_NO_ORG)
+    return found
+
+
+async def visible_user(rows: Rows, asker: Standing, reference: str) -> UserRow:
+    """The user with this email or id, if ``asker`` is that user or may read users. Raises NotFound, likewise."""
+    found = await user(rows, reference)
+    if found.id != asker.user_id and not asker.may(Entity.USERS, Operation.READ):
+        raise NotFound(_NO_USER)
+    return found
+
+
+async def permissions(rows: Rows, role_name: str) -> PermissionSet:
+    """What a role of this name permits now; nothing where there is none."""
+    found = await rows.roles.get(role_name)
+    return PermissionSet.of(() if found is None else found.permissions)
 
 
 async def role(rows: Rows, name: str) -> RoleRow:
@@ -46,9 +76,13 @@ async def role(rows: Rows, name: str) -> RoleRow:
     return found
 
 
-async def member(rows: Rows, organisation: OrgRow, owner: UserRow) -> MemberRow:
-    """The membership of this user in this organisation. Raises NotFound."""
-    found = await rows.members.get(organisation.id, owner.id)
-    if found is None:
-        raise NotFound("the user is not a member of this organisation")
-    return found
+async def member(rows: Rows, organisation: OrgRow, reference: str) -> tuple[UserRow, MemberRow]:
+    """The member with this email or id. Raises NotFound in the same words where there is no such user at all."""
+    try:
+        found = await user(rows, reference)
+    except NotFound:
+        raise NotFound(_NO_MEMBER) from None
+    membership = await rows.members.get(organisation.id, found.id)
+    if membership is None:
+        raise NotFound(_NO_MEMBER)
+    return found, membership

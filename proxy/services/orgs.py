@@ -8,6 +8,8 @@ from proxy.core.depends import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services import lookup, names
+from proxy.services.access import Entity, Operation, standing
+from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.views import LIMIT_DEFAULT, OrgView, Page, check_limit, read_cursor, write_cursor
 from proxy.store.records import OrgRow
@@ -24,16 +26,19 @@ class Orgs:
         self._clock = clock
 
     async def add(self, actor: Actor, name: str, display_name: str = "") -> OrgView:
-        """Add an organisation. Raises Invalid and Conflict (name)."""
-        name = names.org_name(name)
-        display_name = names.title(display_name or name, "display_name")
+        """Add an organisation. Raises Invalid and Conflict (name), Forbidden, Unauthenticated."""
+        fields = Fields()
+        fields.check(lambda: names.org_name(name))
+        title = fields.check(lambda: names.title(display_name or name, "display_name"))
+        fields.done()
         async with self._store.change(actor, self._clock()) as change:
+            (await standing(change, actor, change.now)).require(Entity.ORGS, Operation.CREATE)
             if await change.orgs.by_name(name) is not None:
                 raise Conflict("there is an organisation with this name already")
             row = OrgRow(
                 id=names.new_org_id(),
                 name=name,
-                display_name=display_name,
+                display_name=title or name,
                 status=ORG_ACTIVE,
                 created_at=change.now,
                 updated_at=change.now,
@@ -43,32 +48,37 @@ class Orgs:
             change.audit("account.org.add", target_kind="org", target_id=row.id, target_name=name)
             return OrgView.of(row, 0)
 
-    async def list(self, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[OrgView]:
-        """Organisations, oldest first. Raises Invalid (limit, cursor)."""
+    async def list(self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[OrgView]:
+        """Organisations that the actor may know of, oldest first. Raises Invalid (limit, cursor), Unauthenticated."""
         after = read_cursor(cursor)
         async with self._store.read() as rows:
-            found = await rows.orgs.page(after=after, limit=check_limit(limit) + 1)
+            asker = await standing(rows, actor, self._clock())
+            ids = None if asker.may(Entity.ORGS, Operation.LIST) else asker.org_ids
+            found = await rows.orgs.page(after=after, limit=check_limit(limit) + 1, ids=ids)
         views = [OrgView.of(row) for row in found[:limit]]
         more = len(found) > limit
         return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].id) if more else None)
 
-    async def show(self, org: str) -> OrgView:
-        """One organisation, with the number of its members. Raises NotFound."""
+    async def show(self, actor: Actor, org: str) -> OrgView:
+        """One organisation, with the number of its members. Raises NotFound, Unauthenticated."""
         async with self._store.read() as rows:
-            row = await lookup.org(rows, org)
+            row = await lookup.visible_org(rows, await standing(rows, actor, self._clock()), org)
             return OrgView.of(row, await rows.members.count(row.id))
 
     async def suspend(self, actor: Actor, org: str) -> OrgView:
-        """Refuse every token of an organisation until ``resume``. Raises NotFound."""
+        """Refuse every token of an organisation until ``resume``. Raises NotFound, Forbidden, Unauthenticated."""
         return await self._set_status(actor, org, ORG_SUSPENDED, "account.org.suspend")
 
     async def resume(self, actor: Actor, org: str) -> OrgView:
-        """Undo ``suspend``. Raises NotFound."""
+        """Undo ``suspend``. Raises NotFound, Forbidden, Unauthenticated."""
         return await self._set_status(actor, org, ORG_ACTIVE, "account.org.resume")
 
     async def _set_status(self, actor: Actor, org: str, status: str, action: str) -> OrgView:
         async with self._store.change(actor, self._clock()) as change:
-            row = await lookup.org(change, org)
+            asker = await standing(change, actor, change.now)
+            row = await lookup.visible_org(change, asker, org)
+            # In the account, not in the organisation: an administrator of it could not undo this.
+            asker.require(Entity.ORGS, Operation.UPDATE)
             if row.status != status:
                 await change.orgs.set_status(row.id, status, change.now)
                 change.touched(org_key(row.id))

@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from proxy.core.depends import role_key
-from proxy.core.errors import Invalid, NotFound
+from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet, PermissionSyntaxError
-from proxy.services import names
+from proxy.services import lookup, names
+from proxy.services.access import Entity, Operation, standing
+from proxy.services.fields import Fields
 from proxy.services.views import RoleView
 from proxy.store.records import RoleRow
 from proxy.store.store import Store
@@ -77,25 +79,41 @@ class Roles:
                 )
             return touched
 
-    async def list(self) -> list[RoleView]:
-        """Every role, by name."""
+    async def list(self, actor: Actor, org: str | None = None) -> list[RoleView]:
+        """Every role, by name; ``org`` for whoever may list them there. Raises NotFound, Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
+            asker = await standing(rows, actor, self._clock())
+            org_id = "" if org is None else (await lookup.visible_org(rows, asker, org)).id
+            asker.require(Entity.ROLES, Operation.LIST, org_id)
             return [RoleView.of(row) for row in await rows.roles.all()]
 
-    async def show(self, name: str) -> RoleView:
-        """One role. Raises NotFound."""
+    async def show(self, actor: Actor, name: str) -> RoleView:
+        """One role. Raises NotFound, Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
+            (await standing(rows, actor, self._clock())).require(Entity.ROLES, Operation.READ)
             row = await rows.roles.get(name)
         if row is None:
             raise NotFound("there is no role of this name")
         return RoleView.of(row)
 
     async def set(self, actor: Actor, name: str, permissions: Iterable[str]) -> RoleView:
-        """Give a role these permissions and no others, making it where needed. Raises Invalid."""
-        name = names.role_name(name)
-        texts = permission_texts(permissions, "permissions")
+        """Give a role these permissions and no others, making it where needed.
+
+        Neither what it gets nor what it had may be more than the actor may do. Raises Invalid, Forbidden,
+        Unauthenticated.
+        """
+        fields = Fields()
+        fields.check(lambda: names.role_name(name))
+        texts = fields.check(lambda: permission_texts(permissions, "permissions")) or []
+        fields.done()
         async with self._store.change(actor, self._clock()) as change:
+            asker = await standing(change, actor, change.now)
             before = await change.roles.get(name)
+            asker.require(Entity.ROLES, Operation.CREATE if before is None else Operation.UPDATE)
+            if not asker.may_give(PermissionSet.of(texts)):
+                raise Forbidden("a role cannot be given more than you may do", ("permissions", "more than you may do"))
+            if before is not None and not asker.may_give(PermissionSet.of(before.permissions)):
+                raise Forbidden("this role permits more than you may do")
             if before is None:
                 row = RoleRow(
                     name=name,

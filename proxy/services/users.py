@@ -6,24 +6,30 @@ Rules:
    and lowering reach all of them with one key.
 2. Removal is one transaction: the status, every membership. The row stays for the audit log; its tokens are refused for
    good, since the same email added again is another user with another id.
+3. Whoever gives or takes a role in the account may do all that the role permits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from proxy.core.depends import member_key, user_key
+from proxy.core.depends import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor, UserStatus
-from proxy.services import lookup, names
+from proxy.services import lookup, members, names
+from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.fields import Fields
+from proxy.services.members import require_within, tell
 from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, read_cursor, write_cursor
-from proxy.store.change import Change, Rows
-from proxy.store.records import MemberRow, OrgRow, UserRow
+from proxy.store.change import Rows
+from proxy.store.records import MemberRow
 from proxy.store.store import Store
 
 
 class Users:
-    """The verbs of users. ``user`` arguments are an email or an id; all raise StoreUnavailable."""
+    """The verbs of users. ``user`` arguments are an email or an id; all raise StoreUnavailable, Unauthenticated and
+    Forbidden.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
@@ -34,66 +40,70 @@ class Users:
 
         A user made through ``org`` has no role in the account. Raises Invalid, NotFound (org), Conflict (exists).
         """
-        address = names.email(email)
-        name = names.title(name, "name", required=False)
+        fields = Fields()
+        address = fields.check(lambda: names.email(email)) or ""
+        title = fields.check(lambda: names.title(name, "name", required=False)) or ""
+        fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            await lookup.role(change, role)
+            asker = await standing(change, actor, change.now)
             known = await change.users.by_email_key(names.email_key(address))
-            if org is None:
-                if known is not None:
-                    raise Conflict("there is a user with this email already")
-                user = await self._insert(change, address, name, role)
-                details = {"role": role}
-                organisation = None
-            else:
-                organisation = await lookup.org(change, org)
-                user = known or await self._insert(change, address, name, lookup.NO_ROLE)
-                if await change.members.get(organisation.id, user.id) is not None:
-                    raise Conflict("the user is a member of this organisation already")
-                await self._join(change, organisation, user, role)
-                details = {"role": role, "org": organisation.name}
+            if org is not None:
+                organisation = await lookup.visible_org(change, asker, org)
+                if known is None:
+                    asker.require(Entity.MEMBERS, Operation.CREATE, organisation.id)
+                    known = await members.new_user(change, address, title, lookup.NO_ROLE)
+                await members.join(change, asker, organisation, known, role)
+                return await _view(change, asker, known.id)
+            asker.require(Entity.USERS, Operation.CREATE)
+            await lookup.role(change, role)
+            await require_within(change, asker, None, role)
+            if known is not None:
+                raise Conflict("there is a user with this email already")
+            user = await members.new_user(change, address, title, role)
             change.touched(user_key(user.id))
-            _audit(change, "account.user.add", user, organisation, details)
-            return await _view(change, user.id)
+            tell(change, "account.user.add", user, None, {"role": role})
+            return await _view(change, asker, user.id)
 
-    async def list(self, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[UserView]:
+    async def list(self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[UserView]:
         """Users that are not removed, oldest first. Raises Invalid (limit, cursor)."""
         after = read_cursor(cursor)
         async with self._store.read() as rows:
+            (await standing(rows, actor, self._clock())).require(Entity.USERS, Operation.LIST)
             found = await rows.users.page(after=after, limit=check_limit(limit) + 1)
-            members = await rows.members.of_users([user.id for user in found])
+            memberships = await rows.members.of_users([user.id for user in found])
         by_user: dict[str, list[MemberRow]] = {}
-        for member in members:
+        for member in memberships:
             by_user.setdefault(member.user_id, []).append(member)
         views = [UserView.of(user, by_user.get(user.id, ())) for user in found[:limit]]
         more = len(found) > limit
         return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].id) if more else None)
 
-    async def show(self, user: str) -> UserView:
-        """One user. Raises NotFound."""
+    async def show(self, actor: Actor, user: str) -> UserView:
+        """One user: oneself, or anybody for whoever may read users. Raises NotFound."""
         async with self._store.read() as rows:
-            return await _view(rows, (await lookup.user(rows, user)).id)
+            asker = await standing(rows, actor, self._clock())
+            return await _view(rows, asker, (await lookup.visible_user(rows, asker, user)).id)
 
     async def set_role(self, actor: Actor, user: str, role: str, org: str | None = None) -> UserView:
         """Give another role, in the account or in ``org``. Raises NotFound, Invalid (role)."""
         async with self._store.change(actor, self._clock()) as change:
-            found = await lookup.user(change, user)
+            asker = await standing(change, actor, change.now)
+            if org is not None:
+                organisation = await lookup.visible_org(change, asker, org)
+                asker.require(Entity.MEMBERS, Operation.UPDATE, organisation.id)
+                found, member = await lookup.member(change, organisation, user)
+                await members.change_role(change, asker, organisation, found, member, role)
+                return await _view(change, asker, found.id)
+            found = await lookup.visible_user(change, asker, user)
+            asker.require(Entity.USERS, Operation.UPDATE)
             await lookup.role(change, role)
-            if org is None:
-                before, organisation = found.role, None
-                if before != role:
-                    await change.users.set_role(found.id, role, change.now)
-                    change.touched(user_key(found.id))
-            else:
-                organisation = await lookup.org(change, org)
-                before = (await lookup.member(change, organisation, found)).role
-                if before != role:
-                    await change.members.set_role(organisation.id, found.id, role, change.now)
-                    change.touched(member_key(organisation.id, found.id))
-            if before != role:
-                details = {"role": role, "before": before}
-                _audit(change, "account.user.set_role", found, organisation, details)
-            return await _view(change, found.id)
+            await require_within(change, asker, None, role)
+            await require_within(change, asker, None, found.role)
+            if found.role != role:
+                await change.users.set_role(found.id, role, change.now)
+                change.touched(user_key(found.id))
+                tell(change, "account.user.set_role", found, None, {"role": role, "before": found.role})
+            return await _view(change, asker, found.id)
 
     async def suspend(self, actor: Actor, user: str) -> UserView:
         """Stop every token of a user until ``resume``. Suspending twice is suspending once. Raises NotFound."""
@@ -106,71 +116,45 @@ class Users:
     async def remove(self, actor: Actor, user: str) -> UserView:
         """Offboard a user for good: every membership ends and every token is refused. Raises NotFound."""
         async with self._store.change(actor, self._clock()) as change:
-            found = await lookup.user(change, user)
+            asker = await standing(change, actor, change.now)
+            found = await lookup.visible_user(change, asker, user)
+            asker.require(Entity.USERS, Operation.DELETE)
+            await require_within(change, asker, None, found.role)
             memberships = await change.members.of_user(found.id)
             await change.members.delete_of_user(found.id)
             await change.users.set_status(found.id, UserStatus.REMOVED, change.now)
-            change.touched(user_key(found.id), *(member_key(row.org_id, found.id) for row in memberships))
-            details = {"orgs": [row.org_name for row in memberships]}
-            _audit(change, "account.user.remove", found, None, details)
-            return await _view(change, found.id)
+            change.touched(user_key(found.id), memberships_key(found.id))
+            change.touched(*(member_key(row.org_id, found.id) for row in memberships))
+            tell(change, "account.user.remove", found, None, {"orgs": [row.org_name for row in memberships]})
+            return await _view(change, asker, found.id)
 
     async def remove_member(self, actor: Actor, user: str, org: str) -> UserView:
-        """End a membership: the user's tokens of that organisation are refused from now on. Raises NotFound."""
-        async with self._store.change(actor, self._clock()) as change:
-            found = await lookup.user(change, user)
-            organisation = await lookup.org(change, org)
-            before = await lookup.member(change, organisation, found)
-            await change.members.delete(organisation.id, found.id)
-            change.touched(member_key(organisation.id, found.id))
-            _audit(change, "account.member.remove", found, organisation, {"before": before.role})
-            return await _view(change, found.id)
+        """End a membership, as ``Members.remove``; the user as they are then. Raises NotFound."""
+        await members.Members(self._store, self._clock).remove(actor, org, user)
+        async with self._store.read() as rows:
+            asker = await standing(rows, actor, self._clock())
+            return await _view(rows, asker, (await lookup.user(rows, user)).id)
 
     async def _set_status(self, actor: Actor, user: str, status: UserStatus, action: str) -> UserView:
         async with self._store.change(actor, self._clock()) as change:
-            found = await lookup.user(change, user)
+            asker = await standing(change, actor, change.now)
+            found = await lookup.visible_user(change, asker, user)
+            asker.require(Entity.USERS, Operation.UPDATE)
+            await require_within(change, asker, None, found.role)
             if found.status is not status:
                 await change.users.set_status(found.id, status, change.now)
                 change.touched(user_key(found.id))
-                _audit(change, action, found, None, {})
-            return await _view(change, found.id)
-
-    async def _insert(self, change: Change, address: str, name: str, role: str) -> UserRow:
-        row = UserRow(
-            id=names.new_user_id(),
-            email=address,
-            email_key=names.email_key(address),
-            name=name,
-            role=role,
-            status=UserStatus.ACTIVE,
-            created_at=change.now,
-            updated_at=change.now,
-        )
-        await change.users.add(row)
-        return row
-
-    async def _join(self, change: Change, organisation: OrgRow, user: UserRow, role: str) -> None:
-        await change.members.add(
-            MemberRow(org_id=organisation.id, user_id=user.id, role=role, created_at=change.now, updated_at=change.now)
-        )
-        change.touched(member_key(organisation.id, user.id))
+                tell(change, action, found, None, {})
+            return await _view(change, asker, found.id)
 
 
-def _audit(
-    change: Change, action: str, user: UserRow, organisation: OrgRow | None, details: Mapping[str, object]
-) -> None:
-    change.audit(
-        action,
-        target_kind="user",
-        target_id=user.id,
-        target_name=user.email,
-        org_id="" if organisation is None else organisation.id,
-        details=details,
-    )
-
-
-async def _view(rows: Rows, user_id: str) -> UserView:
+async def _view(rows: Rows, asker: Standing, user_id: str) -> UserView:
+    """A user as the asker may see them: all of it, or the memberships only where the asker may list members."""
     row = await rows.users.by_id(user_id)
     if row is None:
         raise RuntimeError("a user vanished inside a transaction")
-    return UserView.of(row, await rows.members.of_user(user_id))
+    memberships = await rows.members.of_user(user_id)
+    if user_id != asker.user_id and not asker.may(Entity.USERS, Operation.READ):
+        memberships = [one for one in memberships if asker.may(Entity.MEMBERS, Operation.LIST, one.org_id)]
+        return UserView.of(row, memberships, with_role=False)
+    return UserView.of(row, memberships)

@@ -63,12 +63,13 @@ class UserView:
     updated_at: float
 
     @classmethod
-    def of(cls, row: UserRow, members: Sequence[MemberRow]) -> UserView:
+    def of(cls, row: UserRow, members: Sequence[MemberRow], *, with_role: bool = True) -> UserView:
+        """``with_role`` false: for who may not know the role in the account."""
         return cls(
             id=row.id,
             email=row.email,
             name=row.name,
-            role=row.role,
+            role=row.role if with_role else "",
             status=row.status,
             memberships=tuple(Membership.of(member) for member in members if member.user_id == row.id),
             created_at=row.created_at,
@@ -83,6 +84,42 @@ class UserView:
             "role": self.role or None,
             "status": self.status.value,
             "memberships": [membership.as_dict() for membership in self.memberships],
+            "created_at": rfc3339(self.created_at),
+            "updated_at": rfc3339(self.updated_at),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberView:
+    """A user as a member of one organisation: ``role`` is the role there."""
+
+    user_id: str
+    email: str
+    name: str
+    role: str
+    status: UserStatus
+    created_at: float
+    updated_at: float
+
+    @classmethod
+    def of(cls, member: MemberRow, user: UserRow) -> MemberView:
+        return cls(
+            user_id=user.id,
+            email=user.email,
+            name=user.name,
+            role=member.role,
+            status=user.status,
+            created_at=member.created_at,
+            updated_at=member.updated_at,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "user_id": self.user_id,
+            "email": self.email,
+            "name": self.name,
+            "role": self.role,
+            "status": self.status.value,
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
         }

@@ -17,8 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.model import Actor
 from proxy.store import audit, feed, grants
 from proxy.store.audit import Audit, Event
+from proxy.store.living import Living
 from proxy.store.orgs import Orgs
 from proxy.store.records import GrantRows
+from proxy.store.reports import Reports
 from proxy.store.roles import Roles
 from proxy.store.tokens import Tokens
 from proxy.store.users import Members, Users
@@ -34,7 +36,9 @@ class Rows:
         self.members = Members(connection)
         self.roles = Roles(connection)
         self.tokens = Tokens(connection)
+        self.living = Living(connection)
         self.log = Audit(connection)
+        self.reports = Reports(connection)
 
     async def grant_rows(self, token_ids: Sequence[str]) -> GrantRows:
         """Everything that decides about these tokens (one at least), as this transaction sees it."""

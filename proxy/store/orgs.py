@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 
 import sqlalchemy as sa
@@ -28,15 +29,22 @@ class Orgs:
     async def by_name(self, name: str) -> OrgRow | None:
         return await self._one(_T.c.name == name)
 
-    async def page(self, *, after: Cursor | None, limit: int) -> list[OrgRow]:
-        """Organisations in the order of their creation."""
+    async def page(self, *, after: Cursor | None, limit: int, ids: Collection[str] | None = None) -> list[OrgRow]:
+        """Organisations in the order of their creation, those with these ids where given."""
         query = sa.select(_T).order_by(_T.c.created_at, _T.c.id).limit(limit)
+        if ids is not None:
+            query = query.where(_T.c.id.in_(ids))
         if after is not None:
             query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
         return [OrgRow(**row) for row in (await self._connection.execute(query)).mappings()]
 
     async def set_status(self, org_id: str, status: str, now: float) -> None:
         await self._connection.execute(_T.update().where(_T.c.id == org_id).values(status=status, updated_at=now))
+
+    async def set_policy(self, org_id: str, policy: Mapping[str, object], now: float) -> None:
+        await self._connection.execute(
+            _T.update().where(_T.c.id == org_id).values(policy=dict(policy) or None, updated_at=now)
+        )
 
     async def _one(self, where: sa.ColumnElement[bool]) -> OrgRow | None:
         row = (await self._connection.execute(sa.select(_T).where(where))).mappings().one_or_none()

@@ -53,7 +53,7 @@ async def test_a_killed_writer_loses_no_acknowledged_change(tmp_path: Path, ackn
     assert len(names) >= acknowledged
     async with opened(tmp_path) as kit:
         for name, token_id in names.items():
-            user = await kit.users.show(f"{name}@example.org")
+            user = await kit.users.show(ADMIN, f"{name}@example.org")
             token = await kit.tokens.show(token_id)
             assert (token.user_id, token.status.value) == (user.id, "revoked")
         epoch = await kit.intact()

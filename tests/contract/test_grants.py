@@ -135,7 +135,7 @@ class Grants(RuleBasedStateMachine):
         try:
             view = self.run(self.kit.orgs.add(ADMIN, f"org-{number}"))
         except Conflict:
-            return str(self.run(self.kit.orgs.show(f"org-{number}")).id)
+            return str(self.run(self.kit.orgs.show(ADMIN, f"org-{number}")).id)
         self.model_orgs[view.id] = "active"
         return str(view.id)
 
@@ -203,7 +203,7 @@ class Grants(RuleBasedStateMachine):
     @rule(kept=st.sets(st.sampled_from(ROLES), min_size=1), permissions=st.sampled_from(PERMISSIONS))
     def reconfigure_roles(self, kept: set[str], permissions: tuple[str, ...]) -> None:
         self.run(self.kit.roles.sync_config(ADMIN, dict.fromkeys(sorted(kept), permissions)))
-        self.model_roles = {view.name: view.permissions for view in self.run(self.kit.roles.list())}
+        self.model_roles = {view.name: view.permissions for view in self.run(self.kit.roles.list(ADMIN))}
         assert kept <= set(self.model_roles)
 
     @rule(

@@ -45,8 +45,8 @@ async def test_a_refused_write_undoes_the_change_and_heals_without_a_restart(tmp
         await kit.users.add(ADMIN, "after@example.org", "viewer")
         acknowledged.append("after@example.org")
         epoch = await kit.intact()
-        assert {view.email for view in (await kit.users.list()).items} == {"ann@example.org", *acknowledged}
+        assert {view.email for view in (await kit.users.list(ADMIN)).items} == {"ann@example.org", *acknowledged}
         assert kit.announced[-1][0] == epoch
     async with opened(tmp_path) as kit:
         assert await kit.intact() == epoch
-        assert {view.email for view in (await kit.users.list()).items} == {"ann@example.org", *acknowledged}
+        assert {view.email for view in (await kit.users.list(ADMIN)).items} == {"ann@example.org", *acknowledged}

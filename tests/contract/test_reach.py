@@ -54,7 +54,7 @@ async def insert(kit: Kit, kind: Kind, reach: Reach, *, user_id: str | None = No
 
 
 async def attach(kit: Kit, token_id: str, org: str, permissions: Sequence[str] | None) -> None:
-    org_id = (await kit.orgs.show(org)).id
+    org_id = (await kit.orgs.show(ADMIN, org)).id
     values = {"token_id": token_id, "org_id": org_id, "created_at": 0.0}
     async with kit.store.change(ADMIN) as change:
         await change.connection.execute(tables.token_orgs.insert().values(**values, permissions=permissions))
@@ -67,10 +67,10 @@ def told(change: Change, token_id: str) -> None:
 
 
 async def test_an_account_wide_token_is_found_with_every_membership_of_its_owner(kit: Kit) -> None:
-    ann = (await kit.users.show(ANN)).id
+    ann = (await kit.users.show(ADMIN, ANN)).id
     row = await insert(kit, Kind.PAT, Reach.ACCOUNT, user_id=ann)
     ordinary = (await kit.tokens.create(ADMIN, ANN, "t", org="team")).view.id
-    team, other = (await kit.orgs.show("team")).id, (await kit.orgs.show("other")).id
+    team, other = (await kit.orgs.show(ADMIN, "team")).id, (await kit.orgs.show(ADMIN, "other")).id
     alone = await kit.store.resolve([row.id])
     assert alone.tokens[row.id].orgs == (
         OrgGrantRow(
@@ -87,7 +87,7 @@ async def test_an_account_wide_token_is_found_with_every_membership_of_its_owner
 
 async def test_an_organisation_token_is_found_with_what_it_is_attached_to(kit: Kit) -> None:
     row = await insert(kit, Kind.KEY, Reach.ORGS)
-    team, other = (await kit.orgs.show("team")).id, (await kit.orgs.show("other")).id
+    team, other = (await kit.orgs.show(ADMIN, "team")).id, (await kit.orgs.show(ADMIN, "other")).id
     assert (await kit.store.resolve([row.id])).tokens[row.id].orgs == ()
     await attach(kit, row.id, "team", ["things:read"])
     await attach(kit, row.id, "other", None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.authority.authority import Authority
+from proxy.authority.authority import CONFIGURATION, Authority
 from proxy.core.errors import ConfigurationError, StoreBehind, WrongKey
 from proxy.core.model import Actor, ActorKind
 from proxy.core.page import PageView
@@ -161,4 +161,4 @@ async def test_roles_set_by_hand_survive_a_restart_with_the_same_configuration(s
     async with Authority(settings) as authority:
         await authority.roles.set(ACTOR, "viewer", ["things:list"])
     async with Authority(settings) as authority:
-        assert (await authority.roles.show("viewer")).permissions == ("things:list",)
+        assert (await authority.roles.show(CONFIGURATION, "viewer")).permissions == ("things:list",)

@@ -59,7 +59,7 @@ async def test_tampering_is_found_where_it_was_done(tmp_path: Path, statement: s
 async def test_an_event_says_who_did_what_to_what_on_which_log(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
-        team = await kit.orgs.show("team")
+        team = await kit.orgs.show(ADMIN, "team")
         made = await kit.tokens.create(ADMIN, "ann@example.org", "ci", org="team")
         async with kit.store.read() as rows:
             (event,) = await rows.log.newest(limit=1, org_id=team.id)
