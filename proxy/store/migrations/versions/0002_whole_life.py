@@ -1,5 +1,5 @@
 """Whose account an event is on, what an idempotency key made, what report-only routes would have refused; lists of many
-tokens.
+tokens and events.
 """
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ LIVING = sa.text("removed_at IS NULL")
 
 def upgrade() -> None:
     op.add_column("audit_events", sa.Column("user_id", sa.String(length=32), nullable=False, server_default=""))
-    op.create_index("ix_audit_events_user_id_n", "audit_events", ["user_id", "n"], unique=False)
+    _searched_events()
     op.create_table(
         "idempotency",
         sa.Column("caller", sa.String(length=64), nullable=False),
@@ -41,6 +41,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("route", "reason", "permission", "token_id", name="pk_route_reports"),
     )
     _listed_tokens()
+
+
+def _searched_events() -> None:
+    for name in ("actor_id", "actor_name", "org_id", "target_id"):
+        op.drop_index(f"ix_audit_events_{name}_n", "audit_events")
+    for name in ("actor_id", "actor_name", "user_id", "org_id", "target_id"):
+        _some_events(f"ix_audit_events_{name}_at", [name, "at"], f"{name} != ''")
+    _some_events("ix_audit_events_at_unusual", ["at"], "outcome NOT IN ('done', 'allowed')")
+    _some_events("ix_audit_events_request_id_asked", ["request_id"], "decision_id = '' AND request_id != ''")
+
+
+def _some_events(name: str, columns: list[str], condition: str) -> None:
+    where = sa.text(condition)
+    op.create_index(name, "audit_events", columns, unique=False, sqlite_where=where, postgresql_where=where)
 
 
 def _listed_tokens() -> None:
