@@ -49,7 +49,7 @@ async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) ->
     """Add the events to the audit log, in this order."""
     ids = {_id(event.prefix) for event in events if event.prefix}
     query = sa.select(_T.c.prefix, _T.c.name, _T.c.user_id, _T.c.org_id).where(_T.c.id.in_(ids))
-    rows = (await connection.execute(query)).tuples() if ids else ()
+    rows = (await connection.execute(query)).all() if ids else []
     known = {prefix: _Known(name, user_id or "", org_id or "") for prefix, name, user_id, org_id in rows}
     await append_many(connection, [_attributed(event, known.get(event.prefix)) for event in events])
 
