@@ -34,7 +34,10 @@ from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
+from proxy.services.members import Members
 from proxy.services.orgs import Orgs
+from proxy.services.policies import Policies
+from proxy.services.policy import AdminRight, Policy
 from proxy.services.roles import Roles
 from proxy.services.tokens import TokenPolicy, Tokens
 from proxy.services.users import Users
@@ -67,11 +70,13 @@ class Standing:
 class Authority:
     """Owns the store while the block runs.  Entering raises PatgateError with nothing left open.
 
-    `users`, `orgs`, `roles` and `tokens` are there inside the block only.
+    The services (`users` and the others) are there inside the block only.
     """
 
     users: Users
     orgs: Orgs
+    members: Members
+    policies: Policies
     roles: Roles
     tokens: Tokens
 
@@ -228,6 +233,8 @@ class Authority:
         policy = self._settings.policy
         self.users = Users(self._store, time.time)
         self.orgs = Orgs(self._store, time.time)
+        self.members = Members(self._store, time.time)
+        self.policies = Policies(self._store, time.time, _policy(self._settings))
         self.roles = Roles(self._store, time.time)
         self.tokens = Tokens(
             self._store,
@@ -241,6 +248,20 @@ class Authority:
                 tokens_per_user=policy.tokens_per_user,
             ),
         )
+
+
+def _policy(settings: Settings) -> Policy:
+    chosen = settings.policy
+    return Policy(
+        max_lifetime=chosen.max_lifetime,
+        require_expiry=chosen.require_expiry,
+        tokens_per_user=chosen.tokens_per_user,
+        org_tokens_per_org=chosen.org_tokens_per_org,
+        inactive_after=chosen.inactive_after,
+        require_scopes=chosen.require_scopes,
+        forbidden_scopes=chosen.forbidden_scopes,
+        admin_rights=frozenset(map(AdminRight, chosen.admin_rights)),
+    )
 
 
 def _hasher(settings: Settings, counters: Counters) -> Argon2Hasher:
