@@ -2,14 +2,14 @@
 
 Both ends are patgate, so anything unexpected is a defect or a foreign writer: WireError, and the link is closed.
 A message is at most 16 MiB. A grant crosses as an object of exactly its fields; a digest as hex; sets as lists of
-texts.
+texts. The sets of a grant's organisations cross once each, however many organisations have the same one.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from proxy.core.errors import WireError
@@ -21,6 +21,8 @@ MAX_MESSAGE: Final = 16 * 1024 * 1024
 PREFIXES_AT_ONCE: Final = 64
 """How many prefixes one question may be about."""
 _HEADER: Final = 4
+
+_SEVERAL: Final = frozenset((Reach.ACCOUNT, Reach.ORGS))
 
 Message = dict[str, Any]
 
@@ -103,27 +105,55 @@ def grant_to_wire(grant: Grant) -> Message:
         "scopes": None if grant.scopes is None else list(grant.scopes.texts),
         "expires_at": grant.expires_at,
         "depends": list(grant.depends),
-        "orgs": None if grant.orgs is None else [_org_to_wire(org) for org in dict.fromkeys(grant.orgs.values())],
+        "orgs": None if grant.orgs is None else _orgs_to_wire(grant.orgs.values()),
     }
 
 
-def _org_to_wire(org: OrgGrant) -> Message:
+def texts_of(grant: Grant) -> int:
+    """How many texts a grant crosses as, more or less: what decides how many grants one message has room for."""
+    many = len(grant.permissions) + len(grant.scopes or ()) + len(grant.depends)
+    if grant.orgs is not None:
+        many += 2 * len(grant.orgs) + sum(map(len, {org.permissions for org in grant.orgs.values()}))
+    return many
+
+
+def _orgs_to_wire(values: Iterable[OrgGrant]) -> Message:
+    # Each is there twice, under its id and its name.
+    orgs = {org.org_id: org for org in values}
+    sets = {org.permissions: 0 for org in orgs.values()}
+    for place, held in enumerate(sets):
+        sets[held] = place
     return {
-        "org_id": org.org_id,
-        "org_name": org.org_name,
-        "role": org.role,
-        "permissions": list(org.permissions.texts),
+        "sets": [list(held.texts) for held in sets],
+        "orgs": [[org.org_id, org.org_name, org.role, sets[org.permissions]] for org in orgs.values()],
     }
 
 
-def _org_from_wire(value: object) -> OrgGrant:
-    fields = _fields(value, _ORG_FIELDS, "grant's organisation")
-    return OrgGrant(
-        org_id=_text(fields["org_id"]),
-        org_name=_text(fields["org_name"]),
-        role=_text(fields["role"]),
-        permissions=PermissionSet.of(_texts(fields["permissions"])),
-    )
+def _orgs_from_wire(value: object) -> dict[str, OrgGrant]:
+    fields = _fields(value, _ORGS_FIELDS, "grant's organisations")
+    sets, orgs = fields["sets"], fields["orgs"]
+    if not isinstance(sets, list) or not isinstance(orgs, list):
+        raise ValueError("not a list")
+    permissions = [PermissionSet.of(_texts(texts)) for texts in sets]
+    return by_org(_org_from_wire(org, permissions) for org in orgs)
+
+
+def _org_from_wire(value: object, sets: list[PermissionSet]) -> OrgGrant:
+    if not isinstance(value, list) or len(value) != len(OrgGrant.__slots__):
+        raise ValueError("not an organisation")
+    place = value[3]
+    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(sets):
+        raise ValueError("not the place of a set")
+    return OrgGrant(org_id=_text(value[0]), org_name=_text(value[1]), role=_text(value[2]), permissions=sets[place])
+
+
+def _bounded(grant: Grant) -> Grant:
+    """The grant itself, whose reach and organisations fit together as the decision takes for granted."""
+    if (grant.orgs is not None) != (grant.reach in _SEVERAL):
+        raise ValueError("organisations that do not fit the reach")
+    if grant.reach is Reach.ORGS and grant.permissions:
+        raise ValueError("permissions outside of the organisations")
+    return grant
 
 
 def grant_from_wire(value: object) -> Grant:
@@ -132,9 +162,7 @@ def grant_from_wire(value: object) -> Grant:
     try:
         digest, scopes, expires_at = fields["digest"], fields["scopes"], fields["expires_at"]
         orgs = fields["orgs"]
-        if orgs is not None and not isinstance(orgs, list):
-            raise ValueError("not a list")
-        return Grant(
+        grant = Grant(
             prefix=_text(fields["prefix"]),
             token_id=_text(fields["token_id"]),
             kind=Kind(_text(fields["kind"])),
@@ -150,8 +178,9 @@ def grant_from_wire(value: object) -> Grant:
             scopes=None if scopes is None else PermissionSet.of(_texts(scopes)),
             expires_at=None if expires_at is None else _seconds(expires_at),
             depends=_texts(fields["depends"]),
-            orgs=None if orgs is None else by_org(map(_org_from_wire, orgs)),
+            orgs=None if orgs is None else _orgs_from_wire(orgs),
         )
+        return _bounded(grant)
     except (ValueError, OverflowError):
         raise WireError("a grant on the worker link has a field of the wrong kind") from None
 
@@ -176,7 +205,7 @@ def refused_from_wire(value: object) -> RefusedGrant:
 
 
 _GRANT_FIELDS: Final = frozenset(Grant.__slots__)
-_ORG_FIELDS: Final = frozenset(OrgGrant.__slots__)
+_ORGS_FIELDS: Final = frozenset(("sets", "orgs"))
 _REFUSED_FIELDS: Final = frozenset(RefusedGrant.__slots__)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import WireError
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant
+from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, by_org
 from proxy.core.permissions import Permission, PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.wire import Deframer, frame, grant_from_wire, grant_to_wire, refused_from_wire, refused_to_wire
@@ -36,12 +37,22 @@ grants = st.builds(
     email=texts,
     org_id=texts,
     org_name=texts,
-    reach=st.sampled_from(Reach),
+    reach=st.sampled_from((Reach.PERSONAL, Reach.ORG)),
     role=texts,
     permissions=sets,
     scopes=st.none() | sets,
     expires_at=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     depends=st.lists(texts, max_size=3).map(tuple),
+)
+orgs = st.lists(
+    st.builds(
+        OrgGrant, org_id=texts.map("org_".__add__), org_name=texts.map("team-".__add__), role=texts, permissions=sets
+    ),
+    max_size=3,
+    unique_by=(lambda org: org.org_id, lambda org: org.org_name),
+).map(by_org)
+grants |= st.builds(lambda held, orgs: replace(held, reach=Reach.ACCOUNT, orgs=orgs), grants, orgs) | st.builds(
+    lambda held, orgs: replace(held, reach=Reach.ORGS, orgs=orgs, permissions=PermissionSet.of(())), grants, orgs
 )
 refusals = st.builds(
     RefusedGrant,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import WireError
-from proxy.core.model import RefusedGrant
+from proxy.core.model import Grant, OrgGrant, Reach, RefusedGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.wire import (
@@ -19,10 +19,18 @@ from proxy.core.wire import (
     grant_to_wire,
     refused_from_wire,
     refused_to_wire,
+    texts_of,
 )
 from tests.unit.core.grants import grant
 
 REFUSED = RefusedGrant(prefix="acme_pat_x", reason=Reason.TOKEN_REVOKED, depends=("token:x",))
+VIEW, EDIT = PermissionSet.of(["a:read"]), PermissionSet.of(["a:read", "a:update"])
+ORGS = by_org(
+    OrgGrant(org_id=f"org_{number}", org_name=f"team-{number}", role=role, permissions=held)
+    for number, role, held in ((1, "viewer", VIEW), (2, "editor", EDIT), (3, "reader", VIEW))
+)
+ATTACHED = grant(reach=Reach.ORGS, permissions=PermissionSet.of(()), orgs=ORGS)
+ACCOUNT = grant(reach=Reach.ACCOUNT, orgs=ORGS)
 
 
 def test_a_frame_is_its_length_and_its_json() -> None:
@@ -31,6 +39,9 @@ def test_a_frame_is_its_length_and_its_json() -> None:
 
 def test_values_cross_unchanged() -> None:
     for held in (grant(), grant(digest=None, scopes=PermissionSet.of(["a:b"]), expires_at=1.5), grant(expires_at=7)):
+        [message] = Deframer().feed(frame(grant_to_wire(held)))
+        assert grant_from_wire(message) == held
+    for held in (ATTACHED, ACCOUNT, grant(reach=Reach.ACCOUNT, orgs={})):
         [message] = Deframer().feed(frame(grant_to_wire(held)))
         assert grant_from_wire(message) == held
     [message] = Deframer().feed(frame(refused_to_wire(REFUSED)))
@@ -50,6 +61,52 @@ def test_values_cross_unchanged() -> None:
 def test_a_grant_with_a_wrong_field_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(WireError):
         grant_from_wire(grant_to_wire(grant()) | changes)
+
+
+def test_what_many_organisations_have_in_common_crosses_once() -> None:
+    wire = grant_to_wire(ACCOUNT)["orgs"]
+    assert wire == {
+        "sets": [["a:read"], ["a:read", "a:update"]],
+        "orgs": [
+            ["org_1", "team-1", "viewer", 0],
+            ["org_2", "team-2", "editor", 1],
+            ["org_3", "team-3", "reader", 0],
+        ],
+    }
+    crossed = grant_from_wire(grant_to_wire(ACCOUNT)).orgs
+    assert crossed is not None and crossed["org_1"].permissions is crossed["team-3"].permissions
+    assert texts_of(ACCOUNT) > texts_of(grant()) >= len(grant().permissions)
+
+
+NO_ORG: list[object] = [
+    [], {}, ["i", "n", "r"], ["i", "n", "r", 1], ["i", "n", "r", -1], ["i", "n", "r", False], ["i", "n", "r", "0"],
+    ["i", "n", None, 0], [1, "n", "r", 0], ["i", "n", "r", 0, 0],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "orgs",
+    [
+        None, [], {}, {"sets": []}, {"sets": {}, "orgs": []}, {"sets": [], "orgs": {}}, {"sets": ["a:b"], "orgs": []},
+        *({"sets": [["a:b"]], "orgs": [org]} for org in NO_ORG),
+    ],
+)  # fmt: skip
+def test_organisations_that_are_none_are_refused(orgs: object) -> None:
+    with pytest.raises(WireError):
+        grant_from_wire(grant_to_wire(ACCOUNT) | {"orgs": orgs})
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        grant(reach=Reach.ACCOUNT), grant(reach=Reach.ORGS, permissions=PermissionSet.of(())), grant(orgs=ORGS),
+        grant(reach=Reach.ORG, orgs=ORGS), grant(reach=Reach.ORGS, orgs=ORGS),
+    ],
+)  # fmt: skip
+def test_a_grant_that_nobody_could_have_made_does_not_arrive(held: Grant) -> None:
+    """Its reach and its organisations do not fit, or it has permissions where it should have none."""
+    with pytest.raises(WireError):
+        grant_from_wire(grant_to_wire(held))
 
 
 @pytest.mark.parametrize("value", [None, [], "x", {}, {"prefix": "p", "reason": "allowed", "depends": []}])
