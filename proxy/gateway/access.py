@@ -72,6 +72,24 @@ Passed = tuple[Exchange, int, "ClientConnection"]
 """An exchange that has ended well, when (CLOCK_MONOTONIC, ns), and the client, which the exchange itself forgets."""
 
 
+def method_shown(method: bytes) -> str:
+    """A request's method as log and audit show it, not escaped."""
+    return method.decode("ascii") if method in _METHODS else _redacted(method[:_METHOD_LIMIT])
+
+
+def path_shown(path: bytes) -> str:
+    """A request's path as log and audit show it (rules 1 and 2), not escaped."""
+    return path.decode("ascii") if _is_plain(path) else _redacted(path[:PATH_LIMIT])
+
+
+def _is_plain(path: bytes) -> bool:
+    return len(path) <= PATH_LIMIT and (_ODD(path) is None or _SECRET(path) is None)
+
+
+def _redacted(value: bytes) -> str:
+    return redact(value.decode("latin-1"))
+
+
 class AccessLog:
     """Has the lines made that `settings` asks for and gives them to `write`, many at once.
 
@@ -203,15 +221,10 @@ class _Format(ABC):
         return since if 0 <= since < _SECOND_NS else self._new_second(now_ns)
 
     def _method(self, method: bytes) -> bytes:
-        return method if method in _METHODS else self._redacted(method[:_METHOD_LIMIT])
+        return method if method in _METHODS else self._escape(method_shown(method))
 
     def _path(self, path: bytes) -> bytes:
-        if len(path) <= PATH_LIMIT and (_ODD(path) is None or _SECRET(path) is None):
-            return path
-        return self._redacted(path[:PATH_LIMIT])
-
-    def _redacted(self, value: bytes) -> bytes:
-        return self._escape(redact(value.decode("latin-1")))
+        return path if _is_plain(path) else self._escape(path_shown(path))
 
     def _prefix(self, x: Exchange, outcome: Outcome) -> bytes:
         """The public prefix of the token that `x` was judged by or presents; empty where none counted."""
