@@ -9,6 +9,9 @@ Rules:
    A column that a later schema added counts only where it is not empty, so that older rows keep their hash.
 3. The single row of ``audit_chain`` says where the chain begins (after retention) and ends, so a cut end shows too.
 4. No secret, hash of a secret or digest is ever handed to this module.
+5. Only retention moves the beginning, never further than an event of its own, written before, says.
+6. A check reads pages, each a snapshot by itself, so that a long one holds nothing up. Behind a checked event the chain
+   only grows, and where retention comes past it the check goes on from the new beginning.
 """
 
 from __future__ import annotations
@@ -16,21 +19,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from proxy.core.errors import Conflict
 from proxy.store import tables
-from proxy.store.records import AuditRow
 
 _T = tables.audit_events
 _CHAIN = tables.audit_chain
 _CHAIN_ID: Final = 1
-_VERIFY_PAGE: Final = 1000
+_NAMES: Final = tuple(column.name for column in _T.columns)
+_STORED: Final = sa.select(*(sa.type_coerce(_T.c[n], sa.Text) if n == "details" else _T.c[n] for n in _NAMES))
+"""Rows as they are stored: what somebody wrote into ``details`` may be no JSON."""
+_RETAINED_LOOKED_AT: Final = 1000
+_OUTDATED_PAGE: Final = 100_000
+_PLUS: Final[sa.sql.operators.custom_op[Any]] = sa.sql.operators.custom_op("+")
 _ADDED: Final = frozenset({"user_id"})
 """Columns that the first schema did not have (rule 2)."""
+
+LOG_ID: Final = "audit"
+"""The log itself as a target."""
+RETAIN: Final = "account.audit.retain"
+"""The action of an event that says up to which number (``through``) retention removes events."""
 
 LEVEL_ACCOUNT: Final = "account"
 LEVEL_ORGANISATION: Final = "organisation"
@@ -59,11 +72,41 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """One event by its number and hash: whoever keeps the newest one can tell later that nothing before it changed."""
+
+    n: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.hash}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """The answer of a check of the chain: how many events hold, and what is wrong with the next one, if anything."""
+    """The answer of a check of the chain: how many events hold, and what is wrong with the next one, if anything.
+
+    ``last`` is the last event that holds, ``head`` the one that the log ends with. Without ``done`` there is more to
+    check behind ``last``.
+    """
 
     events: int
     problem: str | None
+    last: Mark
+    head: Mark
+    done: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outdated:
+    """Events that are older than the log is to hold: those behind number ``base``, up to ``through``."""
+
+    base: int
+    through: int
+
+    @property
+    def events(self) -> int:
+        return self.through - self.base
 
 
 def event_hash(prev_hash: str, values: Mapping[str, object]) -> str:
@@ -138,45 +181,150 @@ def _values(one: Occurred, number: int, epoch: int) -> dict[str, object]:
     }
 
 
-async def verify(connection: AsyncConnection) -> Verified:
-    """Walk the chain from its base to its head; ``connection`` is a snapshot."""
-    chain = (await connection.execute(sa.select(_CHAIN))).mappings().one_or_none()
-    number, previous = (0, "") if chain is None else (chain["base_n"], chain["base_hash"])
-    checked = 0
-    while True:
-        query = sa.select(_T).where(_T.c.n > number).order_by(_T.c.n).limit(_VERIFY_PAGE)
-        rows = [AuditRow(**row) for row in (await connection.execute(query)).mappings()]
-        for row in rows:
-            if row.n != number + 1:
-                return Verified(events=checked, problem=f"event {number + 1} is missing")
-            values = asdict(row)
-            del values["hash"], values["prev_hash"]
-            if row.prev_hash != previous or row.hash != event_hash(previous, values):
-                return Verified(events=checked, problem=f"event {row.n} was altered")
-            number, previous, checked = row.n, row.hash, checked + 1
-        if len(rows) < _VERIFY_PAGE:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chain:
+    """Where the log begins and ends; of an empty log, before its first event."""
+
+    base: Mark = Mark(n=0, hash="")
+    head: Mark = Mark(n=0, hash="")
+
+    @classmethod
+    async def read(cls, connection: AsyncConnection) -> _Chain:
+        row = (await connection.execute(sa.select(_CHAIN))).mappings().one_or_none()
+        if row is None:
+            return cls()
+        return cls(base=Mark(n=row["base_n"], hash=row["base_hash"]), head=Mark(n=row["head_n"], hash=row["head_hash"]))
+
+
+async def head(connection: AsyncConnection) -> Mark:
+    """The newest event."""
+    return (await _Chain.read(connection)).head
+
+
+async def verify(connection: AsyncConnection, after: Mark | None, expected: Mark | None, limit: int) -> Verified:
+    """Check at most ``limit`` events behind ``after``, or from the log's first one on; ``connection`` is a snapshot.
+
+    ``expected`` is an event that somebody remembers: where the walk comes past it, it must be that one still.
+    """
+    chain = await _Chain.read(connection)
+    start = chain.base if after is None else after
+    if start.n < chain.base.n or after is None:
+        # The beginning, or retention has come past us meanwhile.
+        unseen = expected if after is None or (expected is not None and expected.n > after.n) else None
+        start = chain.base
+        if (problem := await _beginning(connection, chain, unseen)) is not None:
+            return Verified(events=0, problem=problem, last=start, head=chain.head, done=True)
+    query = _STORED.where(_T.c.n > start.n).order_by(_T.c.n).limit(limit)
+    rows = (await connection.execute(query)).all()
+    last = start
+    for index, row in enumerate(rows):
+        following = _follows(last, row)
+        if isinstance(following, str):
+            return Verified(events=index, problem=following, last=last, head=chain.head, done=True)
+        if expected is not None and following.n == expected.n and following.hash != expected.hash:
+            problem = f"event {following.n} is another than the one whose hash was given"
+            return Verified(events=index, problem=problem, last=last, head=chain.head, done=True)
+        last = following
+    done = len(rows) < limit
+    problem = _end(last, chain.head, expected) if done else None
+    return Verified(events=len(rows), problem=problem, last=last, head=chain.head, done=done)
+
+
+def _follows(last: Mark, row: sa.Row[Any]) -> Mark | str:
+    """The event that ``row`` holds, if it is whole and comes right behind ``last``; else what is wrong."""
+    values = dict(zip(_NAMES, row, strict=True))
+    number, prev_hash, hash_ = values["n"], values.pop("prev_hash"), values.pop("hash")
+    if number != last.n + 1:
+        return f"event {last.n + 1} is missing"
+    try:
+        details = values["details"]
+        values["details"] = json.loads(details)
+        # As it was written, too: of a name that is there twice, readers take one or the other.
+        whole = json.dumps(values["details"]) == details
+        whole = whole and prev_hash == last.hash and hash_ == event_hash(last.hash, values)
+    except (ValueError, TypeError, RecursionError):
+        whole = False
+    return Mark(n=number, hash=hash_) if whole else f"event {number} was altered"
+
+
+def _end(last: Mark, head_: Mark, expected: Mark | None) -> str | None:
+    if last != head_:
+        return f"the log ends at event {last.n} but its head is event {head_.n}"
+    if expected is not None and expected.n > last.n:
+        return f"the log ends at event {last.n}, before event {expected.n} whose hash was given"
+    return None
+
+
+async def _beginning(connection: AsyncConnection, chain: _Chain, expected: Mark | None) -> str | None:
+    """What is wrong with where the log begins (rule 5)."""
+    base = chain.base
+    if expected is not None and (expected.n < base.n or (expected.n == base.n and expected != base)):
+        return f"event {expected.n}, whose hash was given, is not in the log any more"
+    first = (await connection.execute(sa.select(sa.func.min(_T.c.n)))).scalar_one()
+    if first is not None and first <= base.n:
+        return f"event {first} is from before the beginning of the log"
+    if base.n and base.n > await _removed_through(connection):
+        return f"the events up to {base.n} were removed, but not by retention"
+    return None
+
+
+async def _removed_through(connection: AsyncConnection) -> int:
+    """The last event that retention said it would remove; 0 where it never did."""
+    query = (
+        sa.select(sa.type_coerce(_T.c.details, sa.Text))
+        .where(tables.EVENT_HAS["target_id"], _T.c.target_id == LOG_ID, _T.c.action == RETAIN)
+        .order_by(_T.c.at.desc(), _T.c.n.desc())
+        .limit(_RETAINED_LOOKED_AT)
+    )
+    through = 0
+    for (text,) in await connection.execute(query):
+        try:
+            said = json.loads(text)["through"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue  # altered: the walk will say so
+        through = max(through, said if type(said) is int else 0)
+    return through
+
+
+async def outdated(connection: AsyncConnection, before: float, now: float) -> Outdated:
+    """The oldest events, up to the first one that was not before ``before`` (unix seconds); ``connection`` a snapshot.
+
+    A time after ``now`` is a clock's mistake: it ends nothing by itself, so that it cannot keep the log for ever.
+    """
+    chain = await _Chain.read(connection)
+    looked = through = chain.base.n
+    at = unindexed(_T.c.at)
+    while looked < chain.head.n:
+        there = (_T.c.n > looked, _T.c.n <= looked + _OUTDATED_PAGE)
+        first_kept = sa.select(sa.func.min(_T.c.n)).where(*there, at >= before, at <= now)
+        kept = (await connection.execute(first_kept)).scalar_one()
+        last_old = sa.select(sa.func.max(_T.c.n)).where(*there, at < before)
+        if kept is not None:
+            last_old = last_old.where(_T.c.n < kept)
+        through = (await connection.execute(last_old)).scalar_one() or through
+        if kept is not None:
             break
-    head = (0, "") if chain is None else (chain["head_n"], chain["head_hash"])
-    if (number, previous) != head:
-        return Verified(events=checked, problem=f"the log ends at event {number} but its head is event {head[0]}")
-    return Verified(events=checked, problem=None)
+        looked += _OUTDATED_PAGE
+    return Outdated(base=chain.base.n, through=through)
 
 
-class Audit:
-    """Reading the log, over the connection of one transaction."""
+async def trim(connection: AsyncConnection, through: int, limit: int) -> int:
+    """Remove the oldest events up to number ``through``, at most ``limit``, and move the beginning; how many went.
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
+    Raises Conflict where the chain has no event there to begin behind.
+    """
+    chain = await _Chain.read(connection)
+    last = min(chain.base.n + limit, through, chain.head.n)
+    if last <= chain.base.n:
+        return 0
+    hash_ = (await connection.execute(sa.select(_T.c.hash).where(_T.c.n == last))).scalar_one_or_none()
+    if hash_ is None:
+        raise Conflict(f"nothing more is removed from the audit log: event {last} is missing already")
+    await connection.execute(_T.delete().where(_T.c.n <= last))
+    await connection.execute(_CHAIN.update().values(base_n=last, base_hash=hash_))
+    return last - chain.base.n
 
-    async def newest(
-        self, *, limit: int, before: int | None = None, org_id: str | None = None, actor_id: str | None = None
-    ) -> list[AuditRow]:
-        """The newest events first, those numbered below ``before``, of one organisation or one actor where given."""
-        query = sa.select(_T).order_by(_T.c.n.desc()).limit(limit)
-        if before is not None:
-            query = query.where(_T.c.n < before)
-        if org_id is not None:
-            query = query.where(_T.c.org_id == org_id)
-        if actor_id is not None:
-            query = query.where(_T.c.actor_id == actor_id)
-        return [AuditRow(**row) for row in (await self._connection.execute(query)).mappings()]
+
+def unindexed(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The column, where SQLite is to use no index on it: an index has columns, and this is an expression."""
+    return sa.UnaryExpression(column, operator=_PLUS, type_=column.type)

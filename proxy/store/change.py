@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
 from proxy.store import audit, feed, grants
-from proxy.store.audit import Audit, Event
+from proxy.store.audit import Event
 from proxy.store.living import Living
+from proxy.store.log import Log
 from proxy.store.orgs import Orgs
 from proxy.store.records import GrantRows
 from proxy.store.reports import Reports
@@ -37,7 +38,7 @@ class Rows:
         self.roles = Roles(connection)
         self.tokens = Tokens(connection)
         self.living = Living(connection)
-        self.log = Audit(connection)
+        self.log = Log(connection)
         self.reports = Reports(connection)
 
     async def grant_rows(self, token_ids: Sequence[str]) -> GrantRows:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import WrongKey
 from proxy.core.model import Actor
 from proxy.store import audit, feed, grants, meta, migrate, requests, usage
-from proxy.store.audit import Verified
+from proxy.store.audit import Mark, Occurred, Outdated, Verified
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, sqlite_path, undisturbed
 from proxy.store.errors import mapped
@@ -34,6 +35,8 @@ OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
 
 CHANGES_LIMIT: Final = 10_000
 """More changes than this are not told one by one: forgetting everything is cheaper."""
+VERIFY_PAGE: Final = 200
+"""Audit events that are checked at a time: 3 ms in which nothing else runs."""
 
 
 async def _nobody_to_tell(_epoch: int, _keys: Sequence[str]) -> None:
@@ -172,10 +175,35 @@ class Store:
             await requests.append(connection, events)
             await connection.commit()
 
-    async def verify_audit(self) -> Verified:
-        """Check the whole chain of audit events."""
+    async def verify_audit(
+        self, after: Mark | None = None, expected: Mark | None = None, limit: int | None = None
+    ) -> Verified:
+        """Check the chain of audit events behind ``after``, at least ``limit`` of them or all (``audit.verify``)."""
+        events = 0
+        while True:
+            async with self._database.snapshot() as connection:
+                found = await audit.verify(connection, after, expected, VERIFY_PAGE)
+            events += found.events
+            after = found.last
+            if found.done or (limit is not None and events >= limit):
+                return replace(found, events=events)
+
+    async def outdated_audit(self, before: float, now: float) -> Outdated:
+        """Which events are older than ``before``; both times in unix seconds."""
         async with self._database.snapshot() as connection:
-            return await audit.verify(connection)
+            return await audit.outdated(connection, before, now)
+
+    async def trim_audit(self, through: int, limit: int, told: Occurred | None = None) -> int:
+        """Add ``told``, then remove the oldest events up to number ``through``, at most ``limit``; how many went.
+
+        No change row: nothing is decided by the log. Raises Conflict where the chain is broken there.
+        """
+        async with self._database.write() as connection:
+            if told is not None:
+                await audit.append_many(connection, (told,))
+            removed = await audit.trim(connection, through, limit)
+            await connection.commit()
+            return removed
 
 
 async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.store.log import EventQuery, Order
 from tests.contract.kit import ADMIN, opened
 
 
@@ -62,9 +63,8 @@ async def test_an_event_says_who_did_what_to_what_on_which_log(tmp_path: Path) -
         team = await kit.orgs.show(ADMIN, "team")
         made = await kit.tokens.create(ADMIN, "ann@example.org", "ci", org="team")
         async with kit.store.read() as rows:
-            (event,) = await rows.log.newest(limit=1, org_id=team.id)
-            assert await rows.log.newest(limit=1, before=1) == []
-            assert len(await rows.log.newest(limit=10, actor_id=ADMIN.id)) == 5
+            (event,) = (await rows.log.page(EventQuery(org_id=team.id), Order.NEWEST, None, 1)).entries
+            assert len((await rows.log.page(EventQuery(actor_id=ADMIN.id), Order.NEWEST, None, 10)).entries) == 5
     assert (event.action, event.level, event.org_id) == ("account.pat.mint", "organisation", team.id)
     assert (event.actor_kind, event.actor_id, event.actor_name) == (ADMIN.kind.value, ADMIN.id, ADMIN.name)
     assert (event.target_kind, event.target_id, event.target_name) == ("token", made.view.id, "ci")
