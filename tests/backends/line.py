@@ -1,0 +1,88 @@
+"""The line between a test and a program that it works: one JSON document to each line of text, both ways.
+
+The test asks `{"ask": 1, "verb": "open", "with": {…}}`. The program answers `{"ask": 1, "answer": …}` or, where the
+library raised, `{"ask": 1, "raised": {"kind": "InvalidStatus", "text": …, "status": 401, "headers": {…}}}`. What
+happens by itself it tells as `{"event": "closed", "at": …, …}`. Moments are seconds of CLOCK_MONOTONIC, which is the
+machine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Line:
+    """The program's end. `tell` may be called from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sending = threading.Lock()
+        self._asked: set[asyncio.Task[None]] = set()
+
+    def tell(self, event: str, **facts: Any) -> None:
+        self._send({"event": event, "at": time.monotonic()} | facts)
+
+    async def serve(self, worker: object) -> None:
+        """Do what is asked, each in a task of its own, by the worker's methods `do_…`; until the test hangs up."""
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+
+        def listen() -> None:
+            with self._sock.makefile("rb") as lines:
+                for line in lines:
+                    loop.call_soon_threadsafe(self._begin, worker, json.loads(line))
+            loop.call_soon_threadsafe(gone.set)
+
+        threading.Thread(target=listen, name="line", daemon=True).start()
+        await gone.wait()
+
+    def _begin(self, worker: object, asked: dict[str, Any]) -> None:
+        task = asyncio.create_task(self._answer(worker, asked), name=asked["verb"])
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def _answer(self, worker: object, asked: dict[str, Any]) -> None:
+        try:
+            answer = await getattr(worker, "do_" + asked["verb"])(**asked["with"])
+        except Exception as error:  # noqa: BLE001 - whatever a library raises is for the test to judge
+            self._send({"ask": asked["ask"], "raised": described(error)})
+        else:
+            self._send({"ask": asked["ask"], "answer": answer})
+
+    def _send(self, document: dict[str, Any]) -> None:
+        with self._sending:
+            self._sock.sendall(json.dumps(document).encode() + b"\n")
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """What a client's user can see of an error: its class, its words, and the response if it carries one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    response = getattr(error, "response", None)
+    headers = {} if response is None else {str(name).lower(): str(value) for name, value in response.headers.items()}
+    return {
+        "kind": type(error).__name__,
+        "text": str(error),
+        "status": getattr(response, "status_code", None),
+        "headers": headers,
+    }
+
+
+def work(factory: Callable[[Line], object]) -> None:
+    """The whole of a program: its worker, at the end of the line whose descriptor is the only argument."""
+
+    async def main() -> None:
+        line = Line(socket.socket(fileno=int(sys.argv[1])))
+        await line.serve(factory(line))
+        # The test is gone, and with it whatever was still open: nothing here is worth an orderly end.
+        os._exit(0)
+
+    asyncio.run(main())

@@ -1,0 +1,247 @@
+"""The reference MCP client and server, with a gateway of the documented configuration between them.
+
+Requirements C10 (MCP clients authenticate with a Bearer token), E7 (event streams), F1 and F2 (revoked means revoked,
+and what runs is cut within a second), in both generations of the protocol: with sessions, and since 2026-07-28 without.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.gateway import ROOT, Patgate, Token
+from tests.support.remote import Raised, Remote, seconds_until
+from tests.support.tap import Tap
+
+USER = "amy@example.org"
+CALLER = "cal@example.org"
+GENERATIONS = ["legacy", "auto"]
+HOST = "mcp.example.org"
+AT_ONCE = 1.0
+"""Seconds (requirement F2)."""
+
+
+def documented() -> dict[str, Any]:
+    """The configuration of docs/backends.md."""
+    section = (ROOT / "docs" / "backends.md").read_text("utf-8").partition("## MCP servers\n")[2]
+    found = re.search(r"^```yaml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    config = yaml.safe_load(found[1])
+    assert isinstance(config, dict)
+    return config
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with Remote("mcp_server", tmp_path_factory.mktemp("mcp-server")) as remote:
+        yield remote
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with Remote("mcp_client", tmp_path_factory.mktemp("mcp-clients")) as remote:
+        yield remote
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, server: Remote, program: Remote) -> Iterator[Patgate]:
+    """The clients' program starts while the server does."""
+    config = documented()
+    with Tap(server.ask("serve"), "MCP") as tap:
+        config["upstreams"]["mcp"]["servers"] = [tap.url]
+        config["roles"]["visitor"] = ["notes:read"]
+        with Patgate(tmp_path_factory.mktemp("mcp-gateway"), config) as gateway:
+            gateway.add_user(USER, "assistant")
+            gateway.add_user(CALLER, "caller")
+            yield gateway
+
+
+@pytest.fixture
+def clients(node: Patgate, program: Remote) -> Iterator[Remote]:
+    """Nothing is left of them after each test."""
+    yield program
+    program.ask("abandon")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """One that no other client and no other token has."""
+    return re.sub(r"\W+", "-", request.node.name)
+
+
+def start(clients: Remote, node: Patgate, name: str, token: Token | None, mode: str = "legacy") -> Any:
+    headers = {"Host": HOST} | (token.bearer if token else {})
+    return clients.ask("open", client=name, url=f"{node.base_url}/mcp", headers=headers, mode=mode)
+
+
+@pytest.mark.parametrize("mode", GENERATIONS)
+def test_a_client_lists_tools_calls_them_and_reads_resources(
+    mode: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """C10: and the tools know who asks, by what the gateway says and by nothing else."""
+    token = node.token(USER, name=name)
+    opened = start(clients, node, name, token, mode)
+    assert opened == {"protocol": "2025-11-25" if mode == "legacy" else "2026-07-28", "server": "notes"}
+    assert clients.ask("tools", client=name) == ["add", "whoami", "count", "ponder", "learn"]
+    assert clients.ask("call", client=name, tool="add", arguments={"a": 2, "b": 3}) == 5
+    assert clients.ask("read", client=name, uri="note://first") == "buy milk"
+    who = clients.ask("call", client=name, tool="whoami", arguments={})
+    assert (who["x-auth-email"], who["x-auth-token"], who["x-auth-token-name"]) == (USER, token.prefix, name)
+    assert "authorization" not in who
+    for request in server.told("request", token=name):
+        assert token.value not in str(request)
+    assert {answer["status"] for answer in clients.told("answered", client=name)} <= {200, 202}
+
+
+@pytest.mark.parametrize("mode", GENERATIONS)
+def test_a_tool_that_takes_long_reports_its_progress(mode: str, node: Patgate, clients: Remote, name: str) -> None:
+    """E7: over the event stream that the answer to the call is, each step as it comes."""
+    start(clients, node, name, node.token(USER, name=name), mode)
+    assert clients.ask("call", client=name, tool="count", arguments={"to": 50}) == 50
+    steps = [(told["progress"], told["total"], told["message"]) for told in clients.told("progress", client=name)]
+    assert steps == [(step, 50, f"step {step}") for step in range(1, 51)]
+
+
+def test_the_servers_own_words_come_over_the_stream_of_the_session(
+    node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """E7: GET is `subscribe`; DELETE at the end ends the session and its stream."""
+    start(clients, node, name, node.token(USER, name=name))
+    server.hears("request", token=name, method="GET", session=True)
+    clients.hears("answered", client=name, method="GET", status=200)
+    assert clients.ask("call", client=name, tool="learn", arguments={}) == "learnt"
+    clients.hears("message", client=name, method="notifications/tools/list_changed")
+    clients.ask("close", client=name)
+    server.hears("ended", token=name, method="DELETE", status=200)
+    server.hears("ended", token=name, method="GET", status=200)
+
+
+def test_a_subscription_hears_what_changes(node: Patgate, clients: Remote, name: str) -> None:
+    """E7: since 2026-07-28 it is the answer to a POST, and so `call`."""
+    start(clients, node, name, node.token(USER, name=name), "auto")
+    clients.ask("listen", client=name)
+    assert clients.ask("call", client=name, tool="learn", arguments={}) == "learnt"
+    clients.hears("change", client=name, kind="ToolsListChanged")
+
+
+@pytest.mark.parametrize("mode", GENERATIONS)
+def test_without_a_token_the_client_is_told_how_to_come_back(
+    mode: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """C10: 401 and a Bearer challenge, which is where MCP clients look (RFC 6750 section 3)."""
+    before = len(server.events)
+    with pytest.raises(Raised):
+        start(clients, node, name, None, mode)
+    answers = clients.told("answered", client=name)
+    assert {answer["status"] for answer in answers} == {401}
+    assert all('Bearer realm="acme"' in answer["challenge"] for answer in answers)
+    assert len(server.events) == before
+
+
+@pytest.mark.parametrize("mode", GENERATIONS)
+def test_a_scope_that_lacks_the_operation_shows_the_client_which_one(
+    mode: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """C10, E1: 403, `insufficient_scope`, and the scope that it takes."""
+    before = len(server.events)
+    with pytest.raises(Raised):
+        start(clients, node, name, node.token(USER, name=name, scopes=["mcp:subscribe"]), mode)
+    answers = clients.told("answered", client=name)
+    assert {answer["status"] for answer in answers} == {403}
+    assert all('error="insufficient_scope", scope="mcp:call"' in answer["challenge"] for answer in answers)
+    assert len(server.events) == before
+
+
+@pytest.mark.parametrize("narrow", ["by the role", "by the scope"])
+def test_who_may_only_call_does_so_without_the_stream(
+    narrow: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """E7: `call`, `subscribe` and `delete` are three operations of one path."""
+    by_role = narrow == "by the role"
+    token = node.token(CALLER, name=name) if by_role else node.token(USER, name=name, scopes=["mcp:call"])
+    start(clients, node, name, token)
+    refused = clients.hears("answered", client=name, method="GET", status=403)
+    assert 'error="insufficient_scope", scope="mcp:subscribe"' in refused["challenge"]
+    assert clients.ask("call", client=name, tool="count", arguments={"to": 3}) == 3
+    assert len(clients.told("progress", client=name)) == 3
+    clients.ask("close", client=name)
+    assert clients.told("answered", client=name, method="DELETE", status=403)
+    assert {request["method"] for request in server.told("request", token=name)} == {"POST"}
+
+
+def open_stream(clients: Remote, node: Patgate, name: str, token: Token, mode: str) -> Callable[..., Any]:
+    """A client with a stream or subscription open and a call in progress; what waits for the end of the call."""
+    start(clients, node, name, token, mode)
+    if mode == "auto":
+        clients.ask("listen", client=name)
+    else:
+        clients.hears("answered", client=name, method="GET", status=200)
+    call = clients.begin("call", client=name, tool="ponder", arguments={})
+    clients.hears("progress", client=name, tool="ponder")
+    return call
+
+
+def stream_ended(clients: Remote, name: str, mode: str) -> dict[str, Any]:
+    """Waits until the client has noticed."""
+    if mode == "auto":
+        return clients.hears("lost", client=name, error="SubscriptionLost")
+    return clients.hears("said", client=name, text="GET stream error")
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("how", ["revoked", "suspended", "downgraded"])
+@pytest.mark.parametrize("mode", GENERATIONS)
+def test_what_a_client_has_open_is_cut_at_once(
+    mode: str, how: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """F1, F2: its stream or subscription and its call in progress; the next is refused; others notice nothing."""
+    owner, other = node.add_user(f"{name.lower()}@example.org", "assistant"), f"{name}-other"
+    token = node.token(owner, name=name)
+    open_stream(clients, node, other, node.token(USER, name=other), mode)
+    call = open_stream(clients, node, name, token, mode)
+    with node.control_socket() as control:
+        if how == "revoked":
+            control.revoke(token)
+        elif how == "suspended":
+            control.suspend(owner)
+        else:
+            control.set_role(owner, "visitor")
+    answered = time.monotonic()
+    with pytest.raises(Raised):
+        call()
+    for noticed in (clients.hears("failed", client=name, tool="ponder"), stream_ended(clients, name, mode)):
+        assert seconds_until(noticed, answered) < AT_ONCE
+    with pytest.raises(Raised):
+        clients.ask("call", client=name, tool="add", arguments={"a": 1, "b": 1})
+    last = clients.told("answered", client=name, method="POST")[-1]
+    assert (last["status"], "insufficient_scope" in last["challenge"]) == (
+        (403, True) if how == "downgraded" else (401, False)
+    )
+    assert clients.ask("call", client=other, tool="learn", arguments={}) == "learnt"
+    if mode == "auto":
+        clients.hears("change", client=other)
+    else:
+        clients.hears("message", client=other, method="notifications/tools/list_changed")
+    assert not clients.told("failed", client=other)
+    assert not server.told("ended", token=other, method="GET")
+
+
+@pytest.mark.alone
+def test_a_lower_role_cuts_what_it_lacks_and_nothing_else(
+    node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """D2, F2: who may still call keeps the call in progress, and loses the stream."""
+    owner = node.add_user(f"{name.lower()}@example.org", "assistant")
+    open_stream(clients, node, name, node.token(owner, name=name), "legacy")
+    with node.control_socket() as control:
+        control.set_role(owner, "caller")
+    answered = time.monotonic()
+    assert seconds_until(stream_ended(clients, name, "legacy"), answered) < AT_ONCE
+    assert clients.ask("call", client=name, tool="count", arguments={"to": 2}) == 2
+    assert not clients.told("failed", client=name)
+    server.hears("ended", token=name, method="GET")
