@@ -107,6 +107,8 @@ async def serve(boot: Boot) -> None:
                 await entrance.open(boot.control_fd, boot.settings)
             boot.orders.serve(OrderBook(authority, entrance).handle)
             stack.push_async_callback(boot.orders.end)
+            chores = asyncio.create_task(authority.housekeeping.run(), name="housekeeping")
+            stack.callback(chores.cancel)
             await _until_told(stop, authority)
     finally:
         loop.remove_reader(boot.lifeline_fd)

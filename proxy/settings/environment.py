@@ -27,7 +27,11 @@ from proxy.settings.values import quoted
 PREFIX: Final = "PATGATE_"
 RESERVED: Final = frozenset({"PATGATE_CONFIG", "PATGATE_BOOT_FD"})
 """Variables of ours that are no settings: where the file is, and the hand-over from the supervisor."""
-FROM_FILE: Final[Mapping[str, Loc]] = {"PATGATE_SECRET_KEY_FILE": ("secret_key",), "PATGATE_STORE_FILE": ("store",)}
+FROM_FILE: Final[Mapping[str, Loc]] = {
+    "PATGATE_SECRET_KEY_FILE": ("secret_key",),
+    "PATGATE_STORE_FILE": ("store",),
+    "PATGATE_NOTICES__SECRET_FILE": ("notices", "secret"),
+}
 """Variables that name a file which holds the value."""
 
 _KUBERNETES: Final = re.compile(

@@ -42,7 +42,7 @@ from proxy.settings.names import (
     PathPattern,
     PermissionText,
 )
-from proxy.settings.secret import SECRET_KEY_BYTES, decode_key
+from proxy.settings.secret import SECRET_KEY_BYTES, decode_key, decode_webhook_secret
 from proxy.settings.values import Duration, Size, Statuses, StatusRange, Whole
 
 _BOOT: Final = "boot"
@@ -311,6 +311,37 @@ class Audit(Section):
     """How long events are kept; for ever where null."""
 
 
+def _webhook(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        plain = text.isascii() and text.isprintable() and " " not in text and not parts.fragment
+        good = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.username
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be an address such as https://hooks.example.com/patgate, without user and fragment")
+    return text
+
+
+def _webhook_secret(secret: SecretStr) -> SecretStr:
+    if decode_webhook_secret(secret.get_secret_value()) is None:
+        raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
+    return secret
+
+
+class Notices(Section):
+    days: Annotated[tuple[Annotated[Whole, Field(ge=1, le=365)], ...], Field(min_length=1, max_length=8)] = (14, 7, 1)
+    """So many days before a token ends, a notice of it is due."""
+    webhook: Annotated[str, AfterValidator(_webhook)] | None = None
+    """Where notices are sent, each once; nowhere where null."""
+    secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
+    """Key that notices are signed with (Standard Webhooks): whsec_ and the base64 of 24 to 64 random bytes."""
+
+    @field_serializer("secret")
+    def _write_secret(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
+        return value.get_secret_value() if value is not None and _is_boot(info) else None
+
+
 def _store(text: str) -> str:
     if text == "sqlite":
         return text
@@ -374,6 +405,8 @@ class Settings(Section):
     """Cost of the hash that tokens are stored under."""
     log: Log = Log()
     """What is logged, and how."""
+    notices: Notices = Notices()
+    """Telling of tokens that are about to end."""
     audit: Audit = Audit()
     """What the audit log holds, and for how long."""
 

@@ -87,6 +87,12 @@ def _trusted(candidate: Candidate) -> Iterator[Violation]:
         yield Violation(loc=loc, message="must list the ingresses that may ask; without it the listener does not start")
 
 
+def _webhook(candidate: Candidate) -> Iterator[Violation]:
+    notices = candidate.settings.notices
+    if notices.webhook is not None and notices.secret is None and candidate.sound(("notices",)):
+        yield Violation(loc=("notices", "webhook"), message="needs notices.secret, which its notices are signed with")
+
+
 def _files(candidate: Candidate) -> Iterator[Violation]:
     tls = candidate.settings.listen.proxy.tls
     if tls is not None:
@@ -253,6 +259,9 @@ def _path_covers(first: list[str], second: list[str]) -> bool:
 
 def warnings(settings: Settings) -> Iterator[Violation]:
     """What is allowed and probably not meant."""
+    if settings.notices.webhook is not None and settings.notices.webhook.startswith("http://"):
+        message = "notices are sent without encryption, and they name people and their tokens"
+        yield Violation(loc=("notices", "webhook"), message=message)
     yield from _out_of_date(settings)
     yield from _open_above(settings)
 
@@ -343,4 +352,5 @@ RULES: Final[tuple[Callable[[Candidate], Iterator[Violation]], ...]] = (
     _no_repeats,
     _identity,
     _argon2,
+    _webhook,
 )

@@ -24,6 +24,7 @@ KEY_FILE: Final = "secret.key"
 
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - how such a secret begins, not one
 _MAX_FILE_BYTES: Final = 64 * 1024
 
 
@@ -41,6 +42,20 @@ def decode_key(text: str) -> bytes | None:
             return decoded
     plain = text.encode("utf-8", "surrogateescape")
     return plain if len(plain) >= SECRET_KEY_BYTES else None
+
+
+def decode_webhook_secret(text: str) -> bytes | None:
+    """The key that `whsec_` and base64 stand for, 24 to 64 bytes; None for anything else.
+
+    Source: Standard Webhooks, "Symmetric key" (the form that receivers' libraries take).
+    """
+    if not text.startswith(WEBHOOK_SECRET_PREFIX):
+        return None
+    try:
+        key = base64.b64decode(text.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return key if 24 <= len(key) <= 64 else None
 
 
 def load_or_create(data_dir: Path) -> bytes:

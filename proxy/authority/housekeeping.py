@@ -1,0 +1,164 @@
+"""What the authority does by itself, now and then: end unused tokens, tell of those that end, tidy the store.
+
+Rules of this module:
+1. One chore after another, each a few short transactions at a time: nobody's change waits long for them.
+2. A chore that fails is logged and has its next turn like the others; none ends the housekeeping.
+3. They are done where a gateway runs, by its authority, and never by a command that works on the store by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proxy.authority.webhook import Endpoint, Failed, deliver
+from proxy.core.errors import PatgateError
+from proxy.core.model import Actor, ActorKind
+from proxy.observe import metrics
+from proxy.observe.logs import get_logger
+from proxy.services.notices import Notice, Notices
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from proxy.authority.counters import Counters
+    from proxy.services.policies import Policies
+
+HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")
+TICK_SECONDS: Final = 5.0
+NOTICES_AT_ONCE: Final = 200
+NOTICES_TOGETHER: Final = 4
+TOKENS_AT_ONCE: Final = 20_000
+"""Tokens that one turn looks at for being unused; a million of them take 50 turns."""
+_FIRST_PAUSE_SECONDS: Final = 60.0
+_LONGEST_PAUSE_SECONDS: Final = 3600.0
+_GIVE_UP: Final = 3
+"""Failures in a row after which a turn tries no other notice: the receiver is down, not the notice wrong."""
+
+_log = get_logger("authority.housekeeping")
+
+
+class Household(Protocol):
+    """What is kept: the authority, whose services and settings may become others at a reload."""
+
+    @property
+    def policies(self) -> Policies: ...
+
+    @property
+    def notices(self) -> Notices: ...
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where notices go, if anywhere."""
+        ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+    async def retain(self) -> None:
+        """Remove audit events that are older than the log is to hold."""
+        ...
+
+    async def prune(self) -> None:
+        """Remove what the store keeps for a while only."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chore:
+    name: str
+    every: float
+    """Seconds from the end of one turn to the next."""
+    work: Callable[[], Awaitable[None]]
+
+
+class Housekeeping:
+    """`run` does every chore at once and then each in its time, until it is cancelled."""
+
+    def __init__(self, household: Household) -> None:
+        self.expiring: Mapping[int, int] = {}
+        """How many living tokens end within so many days, when they were counted last."""
+        self._household = household
+        self._unused_after: str | None = None
+        self._retries: dict[str, tuple[int, float]] = {}
+        self._chores = (
+            Chore(name="unused tokens", every=60.0, work=self.end_unused),
+            Chore(name="notices", every=60.0, work=self.tell),
+            Chore(name="retention", every=3600.0, work=household.retain),
+            Chore(name="pruning", every=600.0, work=household.prune),
+        )
+
+    async def run(self) -> None:
+        """Never returns."""
+        due = dict.fromkeys(self._chores, 0.0)
+        while True:
+            for chore, at in due.items():
+                if time.monotonic() >= at:
+                    await self._do(chore)
+                    due[chore] = time.monotonic() + chore.every
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def end_unused(self) -> None:
+        """End tokens that nobody has used for as long as the policy says: a part of them in each turn."""
+        ended, self._unused_after = await self._household.policies.end_inactive(
+            HOUSEKEEPING, self._unused_after, TOKENS_AT_ONCE
+        )
+        if ended:
+            _log.info("unused tokens ended", count=ended)
+
+    async def tell(self) -> None:
+        """Count the tokens that end soon, and send the notices that are due."""
+        notices, endpoint = self._household.notices, self._household.endpoint
+        self.expiring = await notices.counts()
+        if endpoint is None:
+            return
+        now = time.monotonic()
+        due = await notices.due(NOTICES_AT_ONCE)
+        known = {notice.id for notice in due}
+        self._retries = {id_: retry for id_, retry in self._retries.items() if id_ in known}
+        wanted = [notice for notice in due if self._retries.get(notice.id, (0, 0.0))[1] <= now]
+        if wanted:
+            await self._send(notices, endpoint, wanted)
+
+    async def _send(self, notices: Notices, endpoint: Endpoint, wanted: list[Notice]) -> None:
+        # The control plane has loaded it by now.
+        import aiohttp
+
+        connector = aiohttp.TCPConnector(limit=NOTICES_TOGETHER)
+        async with aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False) as session:
+            failures = 0
+            for first in range(0, len(wanted), NOTICES_TOGETHER):
+                batch = wanted[first : first + NOTICES_TOGETHER]
+                outcomes = await asyncio.gather(*(self._one(session, endpoint, notice) for notice in batch))
+                taken = [notice for notice, failed in zip(batch, outcomes, strict=True) if failed is None]
+                if taken:
+                    await notices.given(taken)
+                failures = 0 if taken else failures + len(batch)
+                if failures >= _GIVE_UP and not all(failed is None or failed.rejected for failed in outcomes):
+                    return
+
+    async def _one(self, session: aiohttp.ClientSession, endpoint: Endpoint, notice: Notice) -> Failed | None:
+        counters = self._household.counters
+        try:
+            await deliver(session, endpoint, notice.id, "token.expiring", notice.as_dict())
+        except Failed as failed:
+            attempts = self._retries.get(notice.id, (0, 0.0))[0] + 1
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** (attempts - 1), _LONGEST_PAUSE_SECONDS)
+            self._retries[notice.id] = (attempts, time.monotonic() + pause)
+            counters.count(metrics.NOTICES, "failed")
+            _log.warning("the webhook did not take a notice", prefix=notice.token.prefix, why=str(failed))
+            return failed
+        self._retries.pop(notice.id, None)
+        counters.count(metrics.NOTICES, "sent")
+        return None
+
+    async def _do(self, chore: Chore) -> None:
+        try:
+            await chore.work()
+        except PatgateError as error:
+            _log.warning("a chore could not be done", chore=chore.name, error=error)
+        except Exception:  # noqa: BLE001 - one defect must not end all the others' work
+            _log.exception("a chore failed", chore=chore.name)

@@ -1,0 +1,86 @@
+"""Notices as their receiver gets them: signed, not redirected, refused in plain words."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from proxy.authority.webhook import Endpoint, Failed, deliver, signature
+
+KEY = bytes(range(32))
+
+
+@dataclass
+class Receiver:
+    url: str = ""
+    status: int = 204
+    headers: dict[str, str] = field(default_factory=dict)
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.got.append((dict(request.headers), await request.read()))
+        return web.Response(status=self.status, headers=self.headers)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    found = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook", found.take)
+    app.router.add_post("/elsewhere", found.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    yield found
+    await runner.cleanup()
+
+
+async def send(url: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        await deliver(session, Endpoint(url=url, key=KEY), "msg_1", "token.expiring", {"prefix": "acme_pat_x"})
+
+
+async def test_a_notice_is_signed_over_its_id_its_time_and_its_very_bytes(receiver: Receiver) -> None:
+    await send(receiver.url)
+    ((headers, body),) = receiver.got
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    scheme, _, given = headers["webhook-signature"].partition(",")
+    assert scheme == "v1"
+    assert hmac.compare_digest(base64.b64decode(given), hmac.digest(KEY, signed, "sha256"))
+    document = json.loads(body)
+    assert (document["type"], document["data"]) == ("token.expiring", {"prefix": "acme_pat_x"})
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_the_signature_is_the_one_of_the_standards_own_example() -> None:
+    key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    body = b'{"test": 2432232314}'
+    message, expected = "msg_p5jXN8AQM9LWM0D4loKWxJek", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    assert signature(key, message, 1614265330, body) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "rejected"), [(302, True), (400, True), (410, True), (408, False), (429, False), (500, False)]
+)
+async def test_anything_but_success_is_a_failure(receiver: Receiver, status: int, rejected: bool) -> None:
+    receiver.status = status
+    receiver.headers = {"Location": "/elsewhere"}
+    with pytest.raises(Failed, match=f"it answered {status}") as raised:
+        await send(receiver.url)
+    assert raised.value.rejected is rejected
+    assert len(receiver.got) == 1, "a redirection is not followed"
+
+
+async def test_a_receiver_that_is_not_there_is_a_failure_that_may_pass(receiver: Receiver) -> None:
+    with pytest.raises(Failed, match="cannot be reached") as raised:
+        await send("http://127.0.0.1:1/hook")
+    assert not raised.value.rejected
