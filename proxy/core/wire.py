@@ -33,6 +33,11 @@ def frame(message: Mapping[str, Any]) -> bytes:
         body = json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):
         raise WireError("a message for the worker link cannot be written as JSON") from None
+    return frame_body(body)
+
+
+def frame_body(body: bytes) -> bytes:
+    """A message that is UTF-8 JSON already as bytes; raises WireError if it is too large."""
     if len(body) > MAX_MESSAGE:
         raise WireError("a message for the worker link is larger than 16 MiB")
     return len(body).to_bytes(_HEADER, "big") + body

@@ -34,9 +34,13 @@ _CREDENTIALS_PER_GRANT: Final = 4
 
 
 class Entry:
-    """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys."""
+    """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys.
 
-    __slots__ = ("changed", "credentials", "grant", "lines", "live", "used")
+    `uses` are the requests that have yet to be told of (`trail`), the last of them at `used_ns` (CLOCK_MONOTONIC) from
+    `peer`.
+    """
+
+    __slots__ = ("changed", "credentials", "grant", "lines", "live", "peer", "used", "used_ns", "uses")
 
     def __init__(self, grant: Grant, lines: bytes) -> None:
         self.grant = grant
@@ -45,6 +49,9 @@ class Entry:
         self.credentials: tuple[bytes, ...] = ()
         self.changed = False
         self.live: set[Exchange] | None = None
+        self.uses = 0
+        self.used_ns = 0
+        self.peer = ""
 
 
 class GrantCache:

@@ -10,6 +10,7 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Final
 
 from proxy.gateway.reload import Running
@@ -19,6 +20,8 @@ _ARRIVED_SECONDS: Final = 0.05
 _FAREWELL_SECONDS: Final = 2.0
 """How long the ends of a WebSocket have to answer a Close."""
 _LOOK_SECONDS: Final = 0.25
+_CUT_SECONDS: Final = 0.5
+"""How long what was reset may take to be recorded."""
 
 
 async def drain(running: Running, cut_off: asyncio.Event) -> None:
@@ -51,6 +54,9 @@ async def drain(running: Running, cut_off: asyncio.Event) -> None:
     for port in ports:
         for connection in list(port.listener.connections):
             connection.abort()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CUT_SECONDS):
+            await _all_ended(running)
 
 
 async def _all_ended(running: Running) -> None:

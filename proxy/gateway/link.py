@@ -30,6 +30,8 @@ _PATIENCE_SECONDS: Final = 1.0
 """How long a question waits for a link that is down: a new authority greets its workers well within it."""
 _ANSWER_SECONDS: Final = 5.0
 _PENDING_LIMIT: Final = 1024
+_BUFFERED: Final = 1024 * 1024
+"""Bytes on their way to an authority that does not read them, before it is told no more."""
 _LOST: Final = "the link to the authority is down"
 _UNREADABLE: Final = "the authority's answer cannot be read"
 
@@ -128,8 +130,28 @@ class AuthorityLink:
 
     def send_counters(self, snapshot: dict[str, Any]) -> None:
         """Send the worker's counters; nothing comes back, and nothing is sent while the link is down."""
+        self.tell(frame({"op": "counters", "snapshot": snapshot}))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the authority takes what this worker has to tell: the link is up, and not much waits on it."""
+        writer = self._writer
+        return self.up and writer is not None and writer.transport.get_write_buffer_size() < _BUFFERED
+
+    def tell(self, message: bytes) -> None:
+        """Send a framed message that nobody answers; without a link it is lost (`has_room`)."""
         if self.up and self._writer is not None:
-            self._writer.write(frame({"op": "counters", "snapshot": snapshot}))
+            self._writer.write(message)
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until everything is on its way, for so long at most."""
+        writer = self._writer
+        if writer is None:
+            return
+        writer.transport.set_write_buffer_limits(high=0)
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                await writer.drain()
 
     async def _resolve(self, prefixes: list[str]) -> Sequence[Outcome]:
         try:

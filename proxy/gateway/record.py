@@ -1,7 +1,7 @@
-"""The record phase: what is counted and logged of an exchange, once, when it has ended.
+"""The record phase: what is counted, logged and left behind of an exchange, once, when it has ended.
 
 Counters are plain integers of this worker; `snapshot` gives them to whoever renders them. What becomes of the request's
-line is for `access` to say.
+line is for `access` to say, what else it leaves behind for `trail`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import Final
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route
 from proxy.gateway.access import BATCH, AccessLog
+from proxy.gateway.cache import Entry
+from proxy.gateway.events import READS, RequestEvents
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.trail import Trail
 from proxy.observe.logs import Logger, write_lines
 from proxy.observe.metrics import (
     CACHE_ENTRIES,
@@ -27,10 +30,13 @@ from proxy.observe.metrics import (
     Outcome,
 )
 from proxy.observe.snapshot import Snapshot, Tally
+from proxy.settings.model import Audit as AuditSettings
 from proxy.settings.model import Log as LogSettings
 
 _DEFAULTS: Final = LogSettings()
+_AUDIT_DEFAULTS: Final = AuditSettings()
 NO_ROUTE_LABEL: Final = "-"
+_GET: Final = b"GET"
 _BOUNDS_NS: Final = tuple(int(second * 1e9) for second in SECONDS)
 
 
@@ -46,7 +52,8 @@ class _RouteTally:
 class Recorder:
     """Counts exchanges by route, outcome and reason, and has them logged as `settings` asks (`access.AccessLog`).
 
-    `prefix_of` gives the public prefix that a request presents; `process` is one of `workers` that share the log.
+    `prefix_of` gives the public prefix that a request presents; `process` is one of `workers` that share the log. What
+    requests leave behind, events as `audit` asks for among it, is in `trail`.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class Recorder:
         *,
         prefix_of: Callable[[Exchange], str | None],
         settings: LogSettings = _DEFAULTS,
+        audit: AuditSettings = _AUDIT_DEFAULTS,
         process: str = "gateway-0",
         workers: int = 1,
         write: Callable[[bytes], None] = write_lines,
@@ -69,6 +77,10 @@ class Recorder:
         self._tallies: list[_RouteTally] = []
         self._access = self._follow(routes, settings, workers)
         self._passed = self._access.passed if self._access.all else None
+        self._events = RequestEvents(requests=audit.requests, prefix_of=prefix_of)
+        self._writes, self._reads = self._events.writes, self._events.reads
+        self.trail = Trail(self._events)
+        self._touched: list[Entry] = self.trail.touched
         self._others: dict[tuple[str, Outcome, Reason], int] = {}
         self._unrouted = _RouteTally()
         self.connections = 0
@@ -80,24 +92,36 @@ class Recorder:
         tally = self._unrouted if match is None else self._tallies[match.route.index]
         tally.counts[bisect_left(_BOUNDS_NS, elapsed)] += 1
         tally.sum_ns += elapsed
+        entry, client = x.entry, x.client
+        if entry is not None:
+            if entry.uses == 0:
+                self._touched.append(entry)
+            entry.uses += 1
+            entry.used_ns = now_ns
+            if client is not None:
+                entry.peer = client.peer
         if x.reason is None and x.reported is None:
             tally.allowed += 1
+            if self._writes and (self._reads or (x.method != _GET and x.method not in READS)):
+                self._events.passed(x, now_ns)
             passed = self._passed
-            if passed is not None and x.client is not None:
-                passed.append((x, now_ns, x.client))
+            if passed is not None and client is not None:
+                passed.append((x, now_ns, client))
                 if len(passed) >= BATCH:
                     self._access.render()
             return
         self._count_other(x, now_ns)
 
-    def follow(self, routes: Sequence[Route], settings: LogSettings, workers: int) -> None:
-        """Count these routes too, and log as these settings ask, from now on; nothing that was counted is lost.
+    def follow(self, routes: Sequence[Route], settings: LogSettings, workers: int, audit: AuditSettings) -> None:
+        """Count these routes too, and log and leave what these settings ask, from now on; nothing counted is lost.
 
         The index of a route must be that of the same name before, or a new one.
         """
         self._access.flush()
         self._access = self._follow(routes, settings, workers)
         self._passed = self._access.passed if self._access.all else None
+        self._events.follow(audit.requests)
+        self._writes, self._reads = self._events.writes, self._events.reads
 
     def _follow(self, routes: Sequence[Route], settings: LogSettings, workers: int) -> AccessLog:
         for route in sorted(routes, key=_index):
@@ -161,6 +185,9 @@ class Recorder:
         key = (name, outcome, reason)
         self._others[key] = self._others.get(key, 0) + 1
         self._access.other(x, now_ns, outcome, reason)
+        self._events.other(x, now_ns, outcome, reason)
+        if x.reason is None:
+            self.trail.reported(x, now_ns, reason, self._prefix_of(x) if x.entry is None else x.entry.grant.prefix)
 
 
 def _index(route: Route) -> int:

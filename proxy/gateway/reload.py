@@ -194,7 +194,7 @@ class Reloader:
         if running.authenticator.follow(new.names, settings.credentials):
             running.cache.reset(running.cache.applied)
         running.cache.resize(capacity=settings.cache.entries, absent_capacity=settings.cache.absent)
-        running.recorder.follow(new.routes.routes, settings.log, settings.workers)
+        running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)
         running.proxy.follow(new.routes, responder)
         running.proxy.forward_to(worker.mutator(new.names), new.upstreams)
         running.entry.follow(new.routes, responder)

@@ -50,6 +50,8 @@ _ABSENT_SECONDS: Final = 30.0
 _GREETING_SECONDS: Final = 0.6
 """How long connections wait in the inherited sockets' queues for the authority's greeting: without it a token cannot be
 judged, but public routes need none, and a worker must be back within a second whether or not there is an authority."""
+_FAREWELL_SECONDS: Final = 1.0
+"""How long the authority may take, at the end, to take what requests have left behind."""
 # Requests leave no reference cycles, so the collector has little to find; it must not walk a large cache often.
 _GC_THRESHOLDS: Final = (50_000, 50, 1000)
 
@@ -143,6 +145,7 @@ class Worker:
                 self._cache.sweep(now / 1e9)
                 self._watch.sweep(now / 1e9, proxy.upstreams)
                 running.recorder.flush()
+                running.recorder.trail.send(self._link)
                 self._link.send_counters(self._counted(page).to_wire())
 
             sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
@@ -157,6 +160,8 @@ class Worker:
             if not self._cut_off.is_set():
                 await drain(running, self._cut_off)
             sweep()
+            running.recorder.trail.send(self._link, last=True)
+            await self._link.flush(_FAREWELL_SECONDS)
         return 0
 
     def _assemble(self, settings: Settings, page: PageReader) -> Running:
@@ -178,6 +183,7 @@ class Worker:
             self._log,
             prefix_of=authenticator.prefix_of,
             settings=settings.log,
+            audit=settings.audit,
             process=f"gateway-{self._slot}",
             workers=settings.workers,
         )

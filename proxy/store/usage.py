@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -22,6 +22,11 @@ class Use:
     count: int
     at: float
     ip: str
+
+    def plus(self, other: Use) -> Use:
+        """Both added up."""
+        last = other if other.at >= self.at else self
+        return replace(last, count=self.count + other.count)
 
 
 # A token that is not there (any more) selects nothing.

@@ -1,0 +1,180 @@
+"""Events of requests for the audit log: made when a request has ended, kept until the sweep sends them.
+
+Rules of this module:
+1. Of what a client sent, an event has the method, the path and the id of what was asked for, redacted and cut as the
+   access log does it; never the query, a field or the body. Of a token it has the public prefix.
+2. Between two sweeps at most so many events are made: `STRANGERS` of requests that were refused and that no proven
+   token stands behind (and a small burst, since anybody can send any number of them), `REFUSALS` of a proven token,
+   `OPEN` of requests that needed no token, `ALLOWED` of those that a token was allowed (threats.md section 8).
+3. At most `WAITING` events and `WAITING_BYTES` wait. Whatever is left out is counted.
+4. An event says what was decided and when; who that is, beside the prefix, the authority knows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Final
+
+from proxy.core.permissions import Permission
+from proxy.core.policy import reached
+from proxy.core.reasons import Reason
+from proxy.core.routes import Match
+from proxy.gateway.access import method_shown, path_shown
+from proxy.gateway.exchange import Exchange
+from proxy.observe.logs import redact
+from proxy.observe.metrics import Outcome
+
+STRANGERS: Final = 5
+STRANGERS_BURST: Final = 20
+REFUSALS: Final = 40
+OPEN: Final = 40
+ALLOWED: Final = 2000
+WAITING: Final = 4000
+WAITING_BYTES: Final = 4 * 1024 * 1024
+READS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+"""Methods that write nothing (RFC 9110 section 9.2.1; TRACE is refused)."""
+
+LEVELS: Final = ("off", "refused", "writes", "all")
+"""The values of `audit.requests`; each includes the one before."""
+_REFUSED: Final = LEVELS.index("refused")
+_WRITES: Final = LEVELS.index("writes")
+_ALL: Final = LEVELS.index("all")
+_TARGET_LIMIT: Final = 128
+_ACTION_LIMIT: Final = 64
+_SECOND_NS: Final = 1_000_000_000
+_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+class _Allowance:
+    """So many a sweep, and what was not used up to `most`."""
+
+    __slots__ = ("_left", "_more", "_most")
+
+    def __init__(self, more: int, most: int) -> None:
+        self._more = more
+        self._most = self._left = most
+
+    def take(self) -> bool:
+        """Use one up, if one is left."""
+        if self._left:
+            self._left -= 1
+            return True
+        return False
+
+    def renew(self) -> None:
+        self._left = min(self._most, self._left + self._more)
+
+
+class RequestEvents:
+    """Makes the events that `requests` (one of `LEVELS`) asks for; `prefix_of` gives the public prefix that a request
+    presents.
+    """
+
+    def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None]) -> None:
+        self._prefix_of = prefix_of
+        self._level = LEVELS.index(requests)
+        self._strangers = _Allowance(STRANGERS, STRANGERS_BURST)
+        self._refusals = _Allowance(REFUSALS, REFUSALS)
+        self._open = _Allowance(OPEN, OPEN)
+        self._allowed = _Allowance(ALLOWED, ALLOWED)
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._omitted = 0
+        self._clock = 0
+        self.renew()
+
+    @property
+    def writes(self) -> bool:
+        """Whether requests that were allowed leave events at all, and then writes do."""
+        return self._level >= _WRITES
+
+    @property
+    def reads(self) -> bool:
+        """Whether every request does."""
+        return self._level >= _ALL
+
+    def follow(self, requests: str) -> None:
+        """Make these events from now on."""
+        self._level = LEVELS.index(requests)
+
+    def renew(self) -> None:
+        """Begin anew after a sweep, with the wall clock of now, which may have been set."""
+        self._clock = time.time_ns() - time.monotonic_ns()
+        for allowance in (self._strangers, self._refusals, self._open, self._allowed):
+            allowance.renew()
+
+    def passed(self, x: Exchange, now_ns: int) -> None:
+        """Tell of a request that was allowed and ended at `now_ns`; the caller has looked at `writes` and `reads`."""
+        if x.entry is not None:
+            self._make(self._allowed, x, now_ns, Outcome.ALLOWED, Reason.ALLOWED)
+        elif self.reads:
+            self._make(self._open, x, now_ns, Outcome.ALLOWED, Reason.ALLOWED)
+
+    def other(self, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
+        """Tell of a request that was refused, failed or would have been refused, if that is asked for."""
+        if self._level < _REFUSED:
+            return
+        if outcome is not Outcome.FAILED:
+            self._make(self._strangers if x.entry is None else self._refusals, x, now_ns, outcome, reason)
+        elif self.reads or (self.writes and x.entry is not None and x.method not in READS):
+            # What failed may have been done all the same.
+            self._make(self._open if x.entry is None else self._allowed, x, now_ns, outcome, reason)
+
+    def take(self, most: int) -> tuple[list[bytes], int]:
+        """At most so many of the events that wait, each a JSON object, oldest first, and how many were left out."""
+        taken = self._waiting[:most]
+        del self._waiting[:most]
+        self._size -= sum(map(len, taken))
+        omitted, self._omitted = self._omitted, 0
+        return taken, omitted
+
+    def _make(self, allowance: _Allowance, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
+        if len(self._waiting) >= WAITING or self._size >= WAITING_BYTES or not allowance.take():
+            self._omitted += 1
+            return
+        event = self._event(x, now_ns, outcome, reason)
+        self._waiting.append(event)
+        self._size += len(event)
+
+    def _event(self, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> bytes:
+        match, entry, client = x.match, x.entry, x.client
+        event = {
+            "at": (now_ns + self._clock) / _SECOND_NS,
+            "prefix": (self._prefix_of(x) or "") if entry is None else entry.grant.prefix,
+            "proven": entry is not None,
+            "action": "request",
+            "target": "",
+            "route": "",
+            "org": _org(x),
+            "outcome": outcome.value,
+            "reason": reason.value,
+            "address": "" if client is None else client.peer,
+            "decision": x.request_id.decode("ascii"),
+            "method": method_shown(x.method),
+            "path": path_shown(x.path),
+            "status": x.status,
+        }
+        if match is not None:
+            event["route"] = match.route.name
+            event["target"] = target(match)
+            if match.operation is not None:
+                event["action"] = f"request.{match.operation}"[:_ACTION_LIMIT]
+        return _encode(event).encode("ascii")
+
+
+def target(match: Match) -> str:
+    """What a request is about: `entity/id` or `entity`, in the text of a permission; "" where the route names none."""
+    if match.entity is None:
+        return ""
+    return redact(str(Permission(match.entity, match.entity_id, "-"))[:-2])[:_TARGET_LIMIT]
+
+
+def _org(x: Exchange) -> str:
+    """The organisation whose resources `x` asks for, as far as its token reaches it; else the token's own."""
+    if x.entry is None:
+        return ""
+    grant = x.entry.grant
+    touched = None if x.match is None else reached(x.match.org, grant)
+    return grant.org_id if touched is None else touched.org_id
