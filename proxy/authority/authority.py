@@ -30,10 +30,12 @@ from proxy.authority.link import LinkServer
 from proxy.authority.page import PageWriter, open_page
 from proxy.authority.resolver import Resolver
 from proxy.core.errors import StoreUnavailable
-from proxy.core.model import Actor, ActorKind
+from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
+from proxy.core.reasons import Reason
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
+from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
@@ -76,6 +78,7 @@ class Authority:
     users: Users
     orgs: Orgs
     members: Members
+    me: Me
     policies: Policies
     roles: Roles
     tokens: Tokens
@@ -115,6 +118,30 @@ class Authority:
     def epoch(self) -> int:
         """The number of the last change that was announced on this host."""
         return self._page.epoch
+
+    @property
+    def brand(self) -> str:
+        """What challenges name as the realm."""
+        return self._settings.brand
+
+    async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
+        """What a token presented to the control plane may do now; see `control.plane.Plane`."""
+        prefix = self.prefix_of(token)
+        if not prefix:
+            return RefusedGrant(prefix="", reason=Reason.TOKEN_UNKNOWN, depends=())
+        if prove:
+            return (await self._resolver.verify(prefix, token)).outcome
+        found = await self._resolver.recognise(prefix, token)
+        return None if found is None else found.outcome
+
+    def prefix_of(self, token: str) -> str:
+        """The public prefix of what is a well-formed token; "" for anything else."""
+        parsed = token_format(self._settings).parse(token)
+        return "" if parsed is None else parsed.prefix
+
+    def refused(self, reason: str) -> None:
+        """Count a refused request of the control API."""
+        self._counters.count(metrics.API_REFUSALS, reason)
 
     async def lost(self) -> None:
         """Return when the data directory is no longer ours; the process must end then."""
@@ -234,6 +261,7 @@ class Authority:
         self.users = Users(self._store, time.time)
         self.orgs = Orgs(self._store, time.time)
         self.members = Members(self._store, time.time)
+        self.me = Me(self._store, time.time)
         self.policies = Policies(self._store, time.time, _policy(self._settings))
         self.roles = Roles(self._store, time.time)
         self.tokens = Tokens(

@@ -76,18 +76,30 @@ class Resolver:
 
     async def verify(self, prefix: str, token: str) -> Resolution:
         """As `resolve`, for a presented token: a grant only if `token` is genuine, and then with its digest."""
+        found = await self._verify(prefix, token, prove=True)
+        if found is None:
+            raise AuthorityOverloaded("a token changed faster than it could be verified")
+        return found
+
+    async def recognise(self, prefix: str, token: str) -> Resolution | None:
+        """As `verify`, without the slow hash: None where only that could tell."""
+        return await self._verify(prefix, token, prove=False)
+
+    async def _verify(self, prefix: str, token: str, *, prove: bool) -> Resolution | None:
         parsed = self._tokens.parse(token)
         if parsed is None or parsed.prefix != prefix:
             as_of, _ = await self._source.resolve((prefix,))
             return Resolution(as_of=as_of, outcome=RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()))
         presented = digest(self._cache_key, token.encode("ascii"))
-        for _ in range(ATTEMPTS):
+        for _ in range(ATTEMPTS if prove else 1):
             as_of, (outcome,) = await self._source.resolve((prefix,))
             if isinstance(outcome, RefusedGrant):
                 return Resolution(as_of=as_of, outcome=outcome)
             if outcome.digest is not None:
                 genuine = verify_digest(self._cache_key, token.encode("ascii"), outcome.digest)
                 return Resolution(as_of=as_of, outcome=outcome if genuine else _wrong(outcome))
+            if not prove:
+                break
             stored = await self._source.secret_hash(outcome.token_id)
             if stored is None:
                 continue
@@ -98,7 +110,7 @@ class Resolver:
             except StoreUnavailable as error:
                 _log.warning("a proven token's digest could not be kept", prefix=prefix, error=error)
                 return Resolution(as_of=as_of, outcome=replace(outcome, digest=presented))
-        raise AuthorityOverloaded("a token changed faster than it could be verified")
+        return None
 
     async def _prove(self, grant: Grant, presented: bytes, stored: str, token: str) -> bool:
         key = (grant.prefix, presented, stored)

@@ -1,37 +1,76 @@
-"""The two applications: one for the TCP listener, one for the control socket."""
+"""The two applications: one for the TCP listener, one for the control socket.
+
+Both serve the same table.  On TCP a token says who asks; who may open the socket is the operator.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from proxy.control.api import SOCKET_ACTOR, Api
+from proxy.control.api.endpoint import Identify, routes
+from proxy.control.api.openapi import Specification
+from proxy.control.api.table import OPERATIONS
+from proxy.control.authenticate import Authenticator, operator
+from proxy.control.connections import Connection
+from proxy.control.exchange import RefusalLog, exchanges, finish
 from proxy.control.health import Health
 from proxy.control.hosts import only_hosts
 from proxy.control.plane import Plane
-from proxy.control.problems import as_problems
+from proxy.control.problems import Refusal
 from proxy.control.requests import BODY_LIMIT
+from proxy.control.throttle import Throttle
+from proxy.core.model import Actor
+
+REFUSED: Final = web.AppKey("refused", RefusalLog)
 
 
 def tcp_app(plane: Plane, hosts: Iterable[str]) -> web.Application:
-    """Health and metrics, for whoever reaches the listener under one of `hosts`."""
-    app = web.Application(middlewares=[only_hosts(hosts), as_problems], client_max_size=BODY_LIMIT)
-    app.add_routes(Health(plane).routes())
-    app.on_response_prepare.append(_bare)
+    """Everything, for whoever reaches the listener under one of `hosts`; the API for who has a token."""
+    authenticator = Authenticator(plane, Throttle(time.monotonic))
+    refused = RefusalLog(plane.refused)
+    app = web.Application(
+        middlewares=[_busy, exchanges(plane.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT
+    )
+    app[REFUSED] = refused
+    _serve(app, plane, authenticator.actor)
+    app.on_response_prepare.append(_answering)
     return app
 
 
 def socket_app(plane: Plane) -> web.Application:
-    """Health, metrics and the API, for whoever may open the control socket."""
-    app = web.Application(middlewares=[as_problems], client_max_size=BODY_LIMIT)
-    app.add_routes(Health(plane).routes())
-    app.add_routes(Api(plane, SOCKET_ACTOR).routes())
-    app.on_response_prepare.append(_bare)
+    """Everything, for whoever may open the control socket."""
+    app = web.Application(middlewares=[exchanges(plane.brand, _unnoticed)], client_max_size=BODY_LIMIT)
+    _serve(app, plane, _operator)
     return app
 
 
-async def _bare(_request: web.Request, response: web.StreamResponse) -> None:
-    # Versions of Python and of libraries are nobody's business.
-    response.headers.pop("Server", None)
-    response.headers["X-Content-Type-Options"] = "nosniff"
+def _serve(app: web.Application, plane: Plane, identify: Identify) -> None:
+    app.add_routes(Health(plane).routes())
+    app.add_routes(routes(plane, OPERATIONS, identify))
+    app.add_routes(Specification(OPERATIONS, plane.brand).routes())
+    app.on_response_prepare.append(finish)
+
+
+async def _operator(_request: web.Request, request_id: str) -> Actor:
+    return operator(request_id)
+
+
+def _unnoticed(_request: web.BaseRequest, _refusal: Refusal) -> None:
+    """What an operator mistypes is between him and his terminal."""
+
+
+@web.middleware
+async def _busy(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if isinstance(request.protocol, Connection):
+        request.protocol.begun()
+    return await handler(request)
+
+
+async def _answering(request: web.Request, _response: web.StreamResponse) -> None:
+    if isinstance(request.protocol, Connection):
+        request.protocol.answering()

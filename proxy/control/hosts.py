@@ -17,7 +17,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from proxy.control.problems import Kind, problem
+from proxy.control.problems import Kind, RequestRefused
 
 _MISDIRECTED: Final = Kind(status=421, reason="host_invalid", title="The Host is not one of this listener")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::[0-9]{1,5})?", re.ASCII)
@@ -31,7 +31,7 @@ def only_hosts(names: Iterable[str]) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts = request.headers.getall("Host", [])
         if len(hosts) != 1 or not _accepts(accepted, hosts[0]):
-            return problem(_MISDIRECTED)
+            raise RequestRefused(_MISDIRECTED)
         return await handler(request)
 
     return check

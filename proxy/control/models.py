@@ -1,55 +1,164 @@
-"""The bodies of requests.  Shape is checked here, meaning by the services.
+"""What requests and answers are made of.  Shape, and all that can be said of one field alone, is checked here; the
+services check the same again, and what depends on the rest of the world.
 
-Unknown fields are refused: a misspelt `scope` must not make a token that may do everything.
+Rules of this module:
+1. Unknown fields are refused: a misspelt `scope` must not make a token that may do everything.
+2. The models that check are those that the OpenAPI document shows; where a check is a function, the schema says as much
+   of it as a schema can.
+3. A problem says what is allowed, in words of ours, and repeats nothing (`plain`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
-Text = Annotated[str, Field(max_length=320)]
-Long = Annotated[str, Field(max_length=4096)]
-Permissions = Annotated[tuple[Annotated[str, Field(max_length=1024)], ...], Field(max_length=1000)]
+from proxy.core.errors import Invalid
+from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
+from proxy.services import names
+from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
 
 
 class Body(BaseModel):
+    """The body of a request."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
 
 
-class NoBody(Body):
-    """An action without parameters: an empty body or an empty object."""
+class Query(BaseModel):
+    """The parameters of a query.  All arrive as text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class NewUser(Body):
-    email: Text
-    role: Text
-    org: Text | None = None
-    name: Text = ""
+class Answer(BaseModel):
+    """The body of an answer.  It documents what the views of the services are; a test holds them to it.
+
+    Members may be added later: clients ignore what they do not know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class NewRole(Body):
-    """Another role for a user, in the account or in `org`."""
+class Listing(Answer):
+    """One page of a list.  Subclasses say what `items` are."""
 
-    role: Text
-    org: Text | None = None
-
-
-class NewOrg(Body):
-    name: Text
-    display_name: Text = ""
+    next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last one.")]
 
 
-class RolePermissions(Body):
-    permissions: Permissions
+def checked(check: Callable[[str], object]) -> AfterValidator:
+    """The value, if `check` of the services takes it; its problem, where it raises Invalid."""
+
+    def run(value: str) -> str:
+        try:
+            check(value)
+        except Invalid as error:
+            raise PydanticCustomError("refused", "{problem}", {"problem": error.errors[0][1]}) from None
+        return value
+
+    return AfterValidator(run)
 
 
-class NewToken(Body):
-    user: Text
-    name: Text
-    org: Text | None = None
-    expires: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Lifetime in seconds; null for what the policy gives."""
-    scopes: Permissions = ()
-    description: Long = ""
+def _permission(text: str) -> str:
+    try:
+        Permission.parse(text)
+    except PermissionSyntaxError as error:
+        raise PydanticCustomError("refused", "{problem}", {"problem": str(error)}) from None
+    return text
+
+
+def _whole_number(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal() and len(value) < 10):
+        raise PydanticCustomError("refused", "a whole number")
+    return value
+
+
+# What core.permissions takes, but for escapes of more than one byte: whether those are UTF-8 no pattern tells.
+_NAME: Final = r"([!#$&-)+-.0-9;-\[\]-~]|%[0-7][0-9A-Fa-f])+"
+_ID: Final = r"([!#$&-)+-\[\]-~]|%[0-7][0-9A-Fa-f])+"
+
+
+def _shown(**schema: JsonValue) -> Any:
+    return Field(json_schema_extra=schema)
+
+
+Title = Annotated[
+    str, checked(lambda text: names.title(text, "name")), _shown(minLength=1, maxLength=names.NAME_LENGTH)
+]
+"""A name for people, on one line."""
+OptionalTitle = Annotated[
+    str, checked(lambda text: names.title(text, "name", required=False)), _shown(maxLength=names.NAME_LENGTH)
+]
+Description = Annotated[str, checked(names.description), _shown(maxLength=names.DESCRIPTION_LENGTH)]
+Email = Annotated[str, checked(names.email), _shown(format="email", maxLength=names.EMAIL_LENGTH)]
+OrgName = Annotated[str, checked(names.org_name), _shown(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+RoleName = Annotated[str, checked(names.role_name), _shown(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Reference = Annotated[str, Field(min_length=1, max_length=names.EMAIL_LENGTH)]
+"""A name or an id of something."""
+PermissionText = Annotated[
+    str,
+    AfterValidator(_permission),
+    _shown(
+        pattern=rf"^(\*|{_NAME})(/(\*|{_ID}))?:(\*|{_NAME})$",
+        maxLength=MAX_TEXT,
+        examples=["things:read", "things/42:update", "*:list"],
+    ),
+]
+Permissions = Annotated[tuple[PermissionText, ...], Field(max_length=1000)]
+Seconds = Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False, description="A duration in seconds.")]
+Limit = Annotated[
+    int,
+    Field(ge=1, le=LIMIT_MOST, description="The most items of a page."),
+    BeforeValidator(_whole_number),
+]
+Cursor = Annotated[str | None, Field(max_length=512, description="Where a page goes on: `next_cursor` of the last.")]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
+
+
+class PageQuery(Query):
+    """Which part of a list."""
+
+    limit: Limit = LIMIT_DEFAULT
+    cursor: Cursor = None
+
+
+_PLAIN: Final[Mapping[str, str]] = {
+    "missing": "this field is needed",
+    "extra_forbidden": "there is no such field",
+    "refused": "{problem}",
+    "string_type": "this must be text",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} items",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "enum": "one of {expected}",
+    "literal_error": "one of {expected}",
+    "bool_parsing": "true or false",
+}
+
+
+def plain(error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, from pydantic's account of it (taken with its context)."""
+    form = _PLAIN.get(str(error["type"]))
+    if form is None:
+        return "this is not what the field can hold"
+    context = {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in error.get("ctx", {}).items()
+    }
+    return form.format_map({"problem": error.get("msg", ""), **context})

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from proxy.core.model import Grant, RefusedGrant
 from proxy.observe.snapshot import Snapshot
+from proxy.services.me import Me
+from proxy.services.members import Members
 from proxy.services.orgs import Orgs
+from proxy.services.policies import Policies
 from proxy.services.roles import Roles
 from proxy.services.tokens import Tokens
 from proxy.services.users import Users
@@ -22,10 +26,39 @@ class Plane(Protocol):
     def orgs(self) -> Orgs: ...
 
     @property
+    def members(self) -> Members: ...
+
+    @property
+    def policies(self) -> Policies: ...
+
+    @property
+    def me(self) -> Me: ...
+
+    @property
     def roles(self) -> Roles: ...
 
     @property
     def tokens(self) -> Tokens: ...
+
+    @property
+    def brand(self) -> str:
+        """What challenges name as the realm."""
+        ...
+
+    async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
+        """What a presented token may do now; a grant only if it is genuine, and then with its digest.
+
+        None where only a slow hash can tell and `prove` is false.  Raises StoreUnavailable, AuthorityOverloaded.
+        """
+        ...
+
+    def prefix_of(self, token: str) -> str:
+        """The public prefix of what is a well-formed token; "" for anything else."""
+        ...
+
+    def refused(self, reason: str) -> None:
+        """Count a request of the API that was refused."""
+        ...
 
     def metrics(self) -> Snapshot:
         """Everything counted on this host, now."""

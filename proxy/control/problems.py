@@ -3,7 +3,8 @@
 Rules of this module:
 1. An error of the product has one row in the table; nothing else maps an error to a status.
 2. `reason` is a code for programs, `detail` a sentence for people; neither repeats what was sent.
-3. `errors` names the fields at fault: `[{"field", "problem"}]`.
+3. `errors` names the fields at fault, all of them at once: `[{"field", "problem"}]`.
+4. `decision` is the id of the request, of ours, which the log and the audit log have too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from types import MappingProxyType
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from proxy.core.errors import (
     AuthorityOverloaded,
@@ -28,16 +28,20 @@ from proxy.core.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from proxy.core.reasons import Challenge
 
 CONTENT_TYPE: Final = "application/problem+json"
-RETRY_AFTER: Final = "1"
+RETRY_AFTER: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
+    """What is common to the refusals of one kind. `challenge` is the one that it carries."""
+
     status: int
     reason: str
     title: str
+    challenge: Challenge = Challenge.NONE
 
 
 _KINDS: Final[Mapping[type[PatgateError], Kind]] = MappingProxyType(
@@ -45,8 +49,12 @@ _KINDS: Final[Mapping[type[PatgateError], Kind]] = MappingProxyType(
         NotFound: Kind(status=404, reason="not_found", title="There is no such thing"),
         Conflict: Kind(status=409, reason="conflict", title="The present state does not permit this"),
         Invalid: Kind(status=422, reason="invalid", title="A field cannot be accepted"),
-        Forbidden: Kind(status=403, reason="forbidden", title="This is not permitted"),
-        Unauthenticated: Kind(status=401, reason="unauthenticated", title="The credential is not accepted"),
+        Forbidden: Kind(
+            status=403, reason="forbidden", title="This is not permitted", challenge=Challenge.INSUFFICIENT_SCOPE
+        ),
+        Unauthenticated: Kind(
+            status=401, reason="invalid_token", title="Token not accepted", challenge=Challenge.INVALID_TOKEN
+        ),
         StoreUnavailable: Kind(status=503, reason="store_unavailable", title="The store cannot be used now"),
         AuthorityOverloaded: Kind(status=503, reason="overloaded", title="Too much is waiting already"),
         AuthorityUnavailable: Kind(status=503, reason="unavailable", title="This cannot be answered now"),
@@ -57,53 +65,114 @@ _HTTP: Final[Mapping[int, Kind]] = MappingProxyType(
         404: Kind(status=404, reason="not_found", title="There is no such resource"),
         405: Kind(status=405, reason="method_not_allowed", title="The resource does not have this method"),
         413: Kind(status=413, reason="body_too_large", title="The body is larger than 64 KiB"),
+        417: Kind(status=417, reason="expectation_failed", title="No expectation but 100-continue can be met"),
     }
 )
 _OTHER: Final = Kind(status=400, reason="request_malformed", title="The request cannot be understood")
+_DEFECT: Final = Kind(status=500, reason="defect", title="This failed by a defect of patgate, which has been logged")
+INVALID: Final = _KINDS[Invalid]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Everything that one refusal says.
+
+    `errors` are places and problems, `scope` the permission that is missing, `retry_after` whole seconds, `allow` the
+    methods that there are.  `because` and `prefix` are for the log: the reason of ours, the token's public prefix.
+    """
+
+    kind: Kind
+    detail: str = ""
+    errors: tuple[tuple[str, str], ...] = ()
+    scope: str = ""
+    retry_after: int | None = None
+    allow: str = ""
+    because: str = ""
+    prefix: str = ""
 
 
 class RequestRefused(Exception):
-    """A request that does not reach a service: not JSON, of another media type, with fields that do not fit."""
+    """A request that does not reach a service: not JSON, of another media type, without a credential."""
 
-    def __init__(self, kind: Kind, detail: str = "", errors: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str = "",
+        errors: Sequence[tuple[str, str]] = (),
+        *,
+        retry_after: int | None = None,
+        because: str = "",
+        prefix: str = "",
+    ) -> None:
         super().__init__(kind.title)
-        self.kind = kind
-        self.detail = detail
-        self.errors = tuple(errors)
+        self.refusal = Refusal(
+            kind=kind, detail=detail, errors=tuple(errors), retry_after=retry_after, because=because, prefix=prefix
+        )
 
 
-def problem(kind: Kind, detail: str = "", errors: Sequence[tuple[str, str]] = ()) -> web.Response:
-    """The one form of an answer that is not a success."""
+def refusal_of(error: Exception) -> Refusal | None:
+    """What an error says to a client; None for a defect."""
+    if isinstance(error, RequestRefused):
+        return error.refusal
+    if isinstance(error, Forbidden):
+        return Refusal(kind=_KINDS[Forbidden], detail=str(error), errors=error.errors, scope=error.permission)
+    if isinstance(error, Invalid):
+        return Refusal(kind=_KINDS[Invalid], detail=_in_short(error.errors), errors=error.errors)
+    if isinstance(error, Unauthenticated):
+        # The very words of a token that was refused at once.
+        return Refusal(kind=_KINDS[Unauthenticated], detail="The token presented is not valid here.")
+    for kind, row in _KINDS.items():
+        if isinstance(error, kind):
+            return Refusal(kind=row, detail=str(error))
+    if isinstance(error, web.HTTPException) and error.status >= 400:
+        return Refusal(kind=_HTTP.get(error.status, _OTHER), allow=error.headers.get("Allow", ""))
+    return None
+
+
+MALFORMED: Final = Refusal(kind=_OTHER)
+DEFECT: Final = Refusal(kind=_DEFECT)
+
+
+def invalid(errors: Sequence[tuple[str, str]]) -> RequestRefused:
+    """Fields that do not fit."""
+    return RequestRefused(INVALID, _in_short(errors), errors)
+
+
+def _in_short(errors: Sequence[tuple[str, str]]) -> str:
+    return "; ".join(f"{field}: {text}" for field, text in errors[:3])
+
+
+def problem(refusal: Refusal, *, realm: str = "", decision: str = "") -> web.Response:
+    """The one form of an answer that is not a success. `realm` is the brand, where challenges can be met."""
+    kind = refusal.kind
     document: dict[str, object] = {
         "type": "about:blank",
         "title": kind.title,
         "status": kind.status,
-        "detail": detail or kind.title,
+        "detail": refusal.detail or kind.title,
         "reason": kind.reason,
     }
-    if errors:
-        document["errors"] = [{"field": field, "problem": text} for field, text in errors]
+    if decision:
+        document["decision"] = decision
+    if refusal.errors:
+        document["errors"] = [{"field": field, "problem": text} for field, text in refusal.errors]
     headers = {"Cache-Control": "no-store"}
-    if kind.status == 503:
-        headers["Retry-After"] = RETRY_AFTER
+    if refusal.retry_after is not None or kind.status == 503:
+        headers["Retry-After"] = str(refusal.retry_after or RETRY_AFTER)
+    if refusal.allow:
+        headers["Allow"] = refusal.allow
+    challenge = _challenge(refusal, realm)
+    if challenge:
+        headers["WWW-Authenticate"] = challenge
     return web.Response(status=kind.status, text=json.dumps(document), content_type=CONTENT_TYPE, headers=headers)
 
 
-@web.middleware
-async def as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what a handler raises into a problem.  Only what is in the tables; a defect stays a 500 and is logged."""
-    try:
-        return await handler(request)
-    except (Invalid, Forbidden) as error:
-        return problem(_KINDS[type(error)], str(error), error.errors)
-    except tuple(_KINDS) as error:
-        return problem(_KINDS[type(error)], str(error))
-    except RequestRefused as refused:
-        return problem(refused.kind, refused.detail, refused.errors)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        answer = problem(_HTTP.get(error.status, _OTHER))
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+def _challenge(refusal: Refusal, realm: str) -> str:
+    """The value of `WWW-Authenticate` (RFC 6750 section 3): Basic is never offered here."""
+    kind = refusal.kind.challenge
+    if not realm or kind is Challenge.NONE or (kind is Challenge.INSUFFICIENT_SCOPE and not refusal.scope):
+        return ""
+    value = f'Bearer realm="{realm}"'
+    if kind is not Challenge.BEARER:
+        value += f', error="{kind.value}"'
+    return f'{value}, scope="{refusal.scope}"' if refusal.scope else value

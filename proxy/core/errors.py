@@ -149,10 +149,13 @@ class Invalid(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The actor may not do this. `errors` name the fields that ask for too much, where that is why."""
+    """The actor may not do this. `errors` name the fields that ask for too much, where that is why; `permission` is
+    the one that would be needed, where it is one.
+    """
 
-    def __init__(self, message: str, *errors: FieldError) -> None:
+    def __init__(self, message: str, *errors: FieldError, permission: str = "") -> None:
         self.errors = errors
+        self.permission = permission
         super().__init__(message)
 
 

@@ -139,6 +139,12 @@ RESOLVES = Metric(
     help="Workers' questions by operation (resolve, verify) and outcome (grant, refused, failed).",
     labels=("operation", "outcome"),
 )
+API_REFUSALS = Metric(
+    name="patgate_api_refusals_total",
+    kind=MetricKind.COUNTER,
+    help="Requests of the control API on TCP that were refused, by reason.",
+    labels=("reason",),
+)
 WORKERS = Metric(
     name="patgate_workers",
     kind=MetricKind.GAUGE,
@@ -201,6 +207,7 @@ METRICS: tuple[Metric, ...] = (
     ARGON2,
     ARGON2_PENDING,
     RESOLVES,
+    API_REFUSALS,
     WORKERS,
     LEASE_SECONDS,
     RELOAD_OK,

@@ -97,7 +97,8 @@ class Standing:
     def require(self, entity: Entity, operation: Operation, org_id: str = "") -> None:
         """Raises Forbidden unless ``may``; only for what the actor may know of anyway."""
         if not self.may(entity, operation, org_id):
-            raise Forbidden(f"this needs the permission {entity.value}:{operation.value}")
+            permission = f"{entity.value}:{operation.value}"
+            raise Forbidden(f"this needs the permission {permission}", permission=permission)
 
     def may_give(self, permissions: PermissionSet, org_id: str = "") -> bool:
         """Whether all of ``permissions`` is within what the actor may do (everywhere, or in that organisation)."""

@@ -105,7 +105,7 @@ async def test_a_missing_or_repeated_host_is_refused(world: World, hosts: bytes)
     writer.close()
 
 
-async def test_the_api_is_not_on_the_tcp_listener(world: World) -> None:
-    for path in ("/api/v1/users", "/api/v1/tokens", "/"):
+async def test_nobody_is_let_into_the_api_without_a_credential(world: World) -> None:
+    for path, status in (("/api/v1/users", 401), ("/api/v1/tokens", 401), ("/api/v1/nothing", 404), ("/", 404)):
         async with world.tcp.get(path) as answer:
-            assert answer.status == 404
+            assert (answer.status, answer.content_type) == (status, "application/problem+json")

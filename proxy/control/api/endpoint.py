@@ -1,0 +1,96 @@
+"""From the table to routes: what happens to every request of the API, in this order.
+
+1. Who asks is found out (`identify`).
+2. The path's parameters are looked at, then query and body together; what cannot be is said all at once.
+3. The handler runs, for as long as its row allows.  What it began is undone when that is over, unless it was committed.
+4. The answer is written.  None may be cached: many hold what only the one who asked may see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+from aiohttp import web
+
+from proxy.control.api.operation import PARAMETERS, Call, Method, Operation
+from proxy.control.exchange import NAME, REQUEST_ID
+from proxy.control.plane import Plane
+from proxy.control.problems import Kind, RequestRefused
+from proxy.control.requests import idempotency_key, read
+from proxy.core.errors import AuthorityUnavailable, NotFound
+from proxy.core.model import Actor
+
+ROOT: Final = "/api/v1"
+_KEYLESS: Final = Kind(
+    status=400, reason="idempotency_key", title="An Idempotency-Key is taken where something is made, and nowhere else"
+)
+
+Identify = Callable[[web.Request, str], Awaitable[Actor]]
+"""Who sends this request, which has this id.  Raises RequestRefused."""
+
+
+def routes(plane: Plane, table: Iterable[Operation[Any, Any]], identify: Identify) -> list[web.RouteDef]:
+    """A route for every row, served from `plane`."""
+    return [
+        web.route(
+            row.method.value,
+            ROOT + row.path,
+            _handler(plane, row, identify),
+            **({"allow_head": True} if row.method is Method.GET else {}),
+        )
+        for row in table
+    ]
+
+
+def _handler(
+    plane: Plane, row: Operation[Any, Any], identify: Identify
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        request[NAME] = row.name
+        actor = await identify(request, request[REQUEST_ID])
+        path = _parameters(request)
+        key = idempotency_key(request)
+        if key and not row.creates:
+            raise RequestRefused(_KEYLESS)
+        body, query = await read(request, row.body, row.query)
+        call = Call(
+            plane=plane,
+            actor=actor,
+            body=body,
+            query=query,
+            path=path,
+            idempotency_key=key,
+            fingerprint=_fingerprint(request, body.model_dump_json()) if key else b"",
+        )
+        try:
+            async with asyncio.timeout(row.seconds):
+                view = await row.run(call)
+        except TimeoutError:
+            raise AuthorityUnavailable("this took too long and was given up") from None
+        return answer(view.as_dict(), row.status)
+
+    return handle
+
+
+def answer(document: dict[str, object], status: int = 200) -> web.Response:
+    """A success."""
+    return web.json_response(document, status=status, headers={"Cache-Control": "no-store"}, dumps=json.dumps)
+
+
+def _parameters(request: web.Request) -> dict[str, str]:
+    values = dict(request.match_info)
+    for name, value in values.items():
+        known = PARAMETERS[name]
+        if len(value) > known.longest or re.search(known.pattern, value) is None or not value.isprintable():
+            raise NotFound(known.missing)
+    return values
+
+
+def _fingerprint(request: web.Request, body: str) -> bytes:
+    """What tells this request from another one: SHA-256 of method, path and the body in one form."""
+    return hashlib.sha256("\n".join((request.method, request.path, body)).encode()).digest()

@@ -1,0 +1,41 @@
+"""Who asks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View
+from proxy.control.api.tokens import Token
+from proxy.control.api.users import User
+from proxy.control.models import Answer
+
+
+class Allowance(Answer):
+    """A role and what it permits now, in the account (`org` null) or in an organisation."""
+
+    org_id: str | None
+    org: str | None
+    role: str | None
+    permissions: list[str]
+
+
+class Me(Answer):
+    """The token presented, its owner, and what it may do: what a role in `allowed` permits and `scopes` do."""
+
+    kind: Literal["person", "pat", "key", "system"]
+    name: str
+    user: Annotated[User | None, Field(description="The owner; null for keys and for the control socket.")]
+    token: Token | None
+    allowed: list[Allowance]
+    scopes: Annotated[list[str] | None, Field(description="The token's own; null where they narrow nothing.")]
+
+
+async def show(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.me.show(call.actor)
+
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    Operation(name="me.show", method=Method.GET, path="/me", summary="Show who asks", run=show, answer=Me),
+)

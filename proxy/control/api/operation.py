@@ -1,0 +1,161 @@
+"""What the API can do, as values: an `Operation` is one row of the table (`table.py`).
+
+The row is all that there is of an operation: the routes of both listeners, the checks of what comes in, and the
+OpenAPI document are made from it.  A handler gets a `Call`, in which everything has been checked for its shape, and
+answers with a view of the services; it reads no request and writes no response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar
+
+from proxy.control.models import Answer, Body, Query
+from proxy.control.plane import Plane
+from proxy.core.model import Actor
+from proxy.services.views import Page
+
+
+class Method(StrEnum):
+    """HEAD comes with every GET."""
+
+    GET = "GET"
+    POST = "POST"
+    PUT = "PUT"
+    DELETE = "DELETE"
+
+
+class NoBody(Body):
+    """An action without parameters: an empty body or an empty object."""
+
+
+class NoQuery(Query):
+    """An operation without parameters in the query."""
+
+
+B = TypeVar("B", bound=Body)
+Q = TypeVar("Q", bound=Query)
+
+
+class View(Protocol):
+    """What the services answer with."""
+
+    def as_dict(self) -> dict[str, object]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call(Generic[B, Q]):
+    """One request, checked for its shape: who asks, and what for.
+
+    `path` has the values of the path's parameters, unescaped.  `idempotency_key` is that of the client for this
+    request, `fingerprint` (32 bytes) tells this request from any other that is sent under the same key.
+    """
+
+    plane: Plane
+    actor: Actor
+    body: B
+    query: Q
+    path: Mapping[str, str]
+    idempotency_key: str = ""
+    fingerprint: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """A view that is a dictionary already."""
+
+    members: dict[str, object]
+
+    def as_dict(self) -> dict[str, object]:
+        return self.members
+
+
+def listing(page: Page[Any]) -> Document:
+    """A page of a list as a view."""
+    items = [view.as_dict() for view in page.items]
+    return Document(members={"items": items, "next_cursor": page.next_cursor})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation(Generic[B, Q]):
+    """One method of one path.
+
+    `name` is the operationId: the noun and the verb.  `path` is below `/api/v1`; its parameters are in `PARAMETERS`.
+    `conflicts`: the present state may not permit it (409).  `secret`: the answer has a token's value.  `creates`: a
+    retry is told from a repetition by an `Idempotency-Key`.  `seconds`: after so
+    long it is given up, with nothing changed.  `tag` groups it with others in the document.
+    """
+
+    name: str
+    method: Method
+    path: str
+    summary: str
+    run: Callable[[Call[B, Q]], Awaitable[View]]
+    answer: type[Answer]
+    body: type[B] = NoBody  # type: ignore[assignment]  # the type of a row that names none
+    query: type[Q] = NoQuery  # type: ignore[assignment]  # the type of a row that names none
+    status: int = 200
+    conflicts: bool = False
+    secret: bool = False
+    creates: bool = False
+    seconds: float = 30.0
+
+    @property
+    def tag(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the path's parameters, in their order."""
+        return tuple(part[1:-1] for part in self.path.split("/") if part.startswith("{"))
+
+    @property
+    def takes_body(self) -> bool:
+        return self.method in (Method.POST, Method.PUT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """A parameter of a path: what its value looks like (a regular expression of Python and ECMAScript alike)."""
+
+    pattern: str
+    longest: int
+    description: str
+    missing: str
+    """What is said where nothing can have such a name: the same as where nothing has it."""
+
+
+PARAMETERS: Mapping[str, Parameter] = {
+    "token": Parameter(
+        pattern="^[0-9A-Za-z_]+$",
+        longest=64,
+        description="A token's id, or its public prefix.",
+        missing="there is no token with this id or prefix",
+    ),
+    "key": Parameter(
+        pattern="^[0-9A-Za-z_]+$",
+        longest=64,
+        description="A key's id, or its public prefix.",
+        missing="there is no token with this id or prefix",
+    ),
+    "user": Parameter(
+        pattern="^[^\\s/]+$",
+        longest=320,
+        description="A user's id or email.",
+        missing="there is no user with this email or id",
+    ),
+    "org": Parameter(
+        pattern="^[0-9A-Za-z_-]+$",
+        longest=63,
+        description="An organisation's id or name.",
+        missing="there is no organisation with this name or id",
+    ),
+    "role": Parameter(
+        pattern="^[0-9A-Za-z][0-9A-Za-z._-]*$",
+        longest=128,
+        description="A role's name.",
+        missing="there is no role of this name",
+    ),
+}

@@ -1,0 +1,161 @@
+"""Organisations and their members."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.models import Answer, Body, Listing, OptionalTitle, OrgName, PageQuery, Reference, Time
+
+
+class NewOrg(Body):
+    """An organisation; its name is for paths and commands, `display_name` for people."""
+
+    name: OrgName
+    display_name: OptionalTitle = ""
+
+
+class MemberRole(Body):
+    """The role of a member."""
+
+    role: Reference
+
+
+class Org(Answer):
+    """An organisation."""
+
+    id: str
+    name: str
+    display_name: str
+    status: Literal["active", "suspended"]
+    created_at: Time
+    updated_at: Time
+    members: int | None = None
+
+
+class Orgs(Listing):
+    """The organisations that whoever asks may know of, oldest first."""
+
+    items: list[Org]
+
+
+class Member(Answer):
+    """A user as a member of one organisation, with the role there."""
+
+    user_id: str
+    email: str
+    name: str
+    role: str
+    status: Literal["active", "suspended", "removed"]
+    created_at: Time
+    updated_at: Time
+
+
+class Members(Listing):
+    """The members of an organisation, in the order in which they joined."""
+
+    items: list[Member]
+
+
+async def add(call: Call[NewOrg, NoQuery]) -> View:
+    return await call.plane.orgs.add(call.actor, call.body.name, display_name=call.body.display_name)
+
+
+async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
+    return listing(await call.plane.orgs.list(call.actor, limit=call.query.limit, cursor=call.query.cursor))
+
+
+async def show(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.orgs.show(call.actor, call.path["org"])
+
+
+async def suspend(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.orgs.suspend(call.actor, call.path["org"])
+
+
+async def resume(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.orgs.resume(call.actor, call.path["org"])
+
+
+async def list_members(call: Call[NoBody, PageQuery]) -> View:
+    query = call.query
+    return listing(await call.plane.members.list(call.actor, call.path["org"], limit=query.limit, cursor=query.cursor))
+
+
+async def set_member(call: Call[MemberRole, NoQuery]) -> View:
+    return await call.plane.members.set(call.actor, call.path["org"], call.path["user"], call.body.role)
+
+
+async def remove_member(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.members.remove(call.actor, call.path["org"], call.path["user"])
+
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    Operation(
+        name="orgs.list",
+        method=Method.GET,
+        path="/orgs",
+        summary="List organisations",
+        run=list_orgs,
+        query=PageQuery,
+        answer=Orgs,
+    ),
+    Operation(
+        name="orgs.add",
+        method=Method.POST,
+        path="/orgs",
+        summary="Add an organisation",
+        run=add,
+        body=NewOrg,
+        answer=Org,
+        status=201,
+        conflicts=True,
+        creates=True,
+    ),
+    Operation(
+        name="orgs.show", method=Method.GET, path="/orgs/{org}", summary="Show an organisation", run=show, answer=Org
+    ),
+    Operation(
+        name="orgs.suspend",
+        method=Method.POST,
+        path="/orgs/{org}/suspend",
+        summary="Refuse every token of an organisation until it is resumed",
+        run=suspend,
+        answer=Org,
+    ),
+    Operation(
+        name="orgs.resume",
+        method=Method.POST,
+        path="/orgs/{org}/resume",
+        summary="Undo a suspension",
+        run=resume,
+        answer=Org,
+    ),
+    Operation(
+        name="members.list",
+        method=Method.GET,
+        path="/orgs/{org}/members",
+        summary="List the members",
+        run=list_members,
+        query=PageQuery,
+        answer=Members,
+    ),
+    Operation(
+        name="members.set",
+        method=Method.PUT,
+        path="/orgs/{org}/members/{user}",
+        summary="Give a user a role in an organisation: a member from now on",
+        run=set_member,
+        body=MemberRole,
+        answer=Member,
+        conflicts=True,
+    ),
+    Operation(
+        name="members.remove",
+        method=Method.DELETE,
+        path="/orgs/{org}/members/{user}",
+        summary="End a membership",
+        run=remove_member,
+        answer=Member,
+    ),
+)

@@ -1,0 +1,187 @@
+"""Policy: what tokens must keep to, what breaks it now, and ending what does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from proxy.control.api.operation import Call, Document, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.models import Answer, Body, Listing, PageQuery, Permissions, Query, Reference, Time
+
+_YEARS: Final = 1e10
+Duration = Annotated[float, Field(ge=60, le=_YEARS, allow_inf_nan=False, description="In seconds.")]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Right = Literal["revoke", "delete"]
+
+
+class OrgPolicy(Body):
+    """What an organisation asks of its tokens beyond the deployment's policy: the stricter wins, field by field."""
+
+    max_lifetime: Duration | None = None
+    require_expiry: bool | None = None
+    tokens_per_user: Count | None = None
+    org_tokens_per_org: Count | None = None
+    inactive_after: Duration | None = None
+    require_scopes: bool | None = None
+    forbidden_scopes: Permissions | None = None
+    admin_rights: tuple[Right, ...] | None = None
+
+
+class OrgQuery(Query):
+    """Of which organisation."""
+
+    org: Annotated[Reference | None, Field(description="Of this organisation (id or name).")] = None
+
+
+class ViolationQuery(PageQuery):
+    """Which tokens."""
+
+    org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
+
+
+class Rules(Answer):
+    """A whole policy.  Durations are in seconds; null limits nothing."""
+
+    max_lifetime: float | None
+    require_expiry: bool
+    tokens_per_user: int | None
+    org_tokens_per_org: int | None
+    inactive_after: float | None
+    require_scopes: bool
+    forbidden_scopes: list[str]
+    admin_rights: list[Right]
+
+
+class Policy(Answer):
+    """The policy that counts (`effective`), and what it is made of."""
+
+    org: str | None
+    effective: Rules
+    deployment: Rules
+    own: Annotated[dict[str, Any] | None, Field(description="What the organisation itself asks for.")]
+
+
+class Violation(Answer):
+    """A living token that breaks the policy of now, and which of its rules."""
+
+    id: str
+    prefix: str
+    kind: Literal["pat", "key"]
+    name: str
+    user_id: str | None
+    user: str | None
+    org_id: str | None
+    expires_at: Time | None
+    last_used_at: Time | None
+    breaks: list[str]
+
+
+class Violations(Listing):
+    """Living tokens that break the policy.  A page may be empty and still have a next one."""
+
+    items: list[Violation]
+
+
+class Crowd(Answer):
+    """A user with more living tokens than the policy allows."""
+
+    user_id: str
+    user: str
+    tokens: int
+
+
+class Crowds(Listing):
+    """A hundred of them at most, on one page."""
+
+    items: list[Crowd]
+
+
+class Ended(Answer):
+    """How many tokens were ended."""
+
+    expired: int
+
+
+async def show(call: Call[NoBody, OrgQuery]) -> View:
+    return await call.plane.policies.show(call.actor, call.query.org)
+
+
+async def show_of_org(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.policies.show(call.actor, call.path["org"])
+
+
+async def set_of_org(call: Call[OrgPolicy, NoQuery]) -> View:
+    own = call.body.model_dump(exclude_none=True)
+    return await call.plane.policies.set(call.actor, call.path["org"], own)
+
+
+async def violations(call: Call[NoBody, ViolationQuery]) -> View:
+    query = call.query
+    return listing(await call.plane.policies.violations(call.actor, query.org, limit=query.limit, cursor=query.cursor))
+
+
+async def crowded(call: Call[NoBody, NoQuery]) -> View:
+    found = await call.plane.policies.crowded(call.actor)
+    return Document(members={"items": [view.as_dict() for view in found], "next_cursor": None})
+
+
+async def expire(call: Call[NoBody, OrgQuery]) -> View:
+    return Document(members={"expired": await call.plane.policies.expire(call.actor, call.query.org)})
+
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    Operation(
+        name="policy.show",
+        method=Method.GET,
+        path="/policy",
+        summary="Show the policy that counts",
+        run=show,
+        query=OrgQuery,
+        answer=Policy,
+    ),
+    Operation(
+        name="policy.violations",
+        method=Method.GET,
+        path="/policy/violations",
+        summary="List living tokens that break the policy",
+        run=violations,
+        query=ViolationQuery,
+        answer=Violations,
+    ),
+    Operation(
+        name="policy.crowded",
+        method=Method.GET,
+        path="/policy/crowded",
+        summary="List users with more living tokens than the policy allows",
+        run=crowded,
+        answer=Crowds,
+    ),
+    Operation(
+        name="policy.expire",
+        method=Method.POST,
+        path="/policy/expire",
+        summary="End every living token that breaks the policy",
+        run=expire,
+        query=OrgQuery,
+        answer=Ended,
+        seconds=600.0,
+    ),
+    Operation(
+        name="policy.show_of_org",
+        method=Method.GET,
+        path="/orgs/{org}/policy",
+        summary="Show the policy that counts in an organisation",
+        run=show_of_org,
+        answer=Policy,
+    ),
+    Operation(
+        name="policy.set_of_org",
+        method=Method.PUT,
+        path="/orgs/{org}/policy",
+        summary="Give an organisation a policy of its own, instead of the one before",
+        run=set_of_org,
+        body=OrgPolicy,
+        answer=Policy,
+    ),
+)

@@ -1,0 +1,17 @@
+"""The table: everything that the API can do, and nothing besides."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from proxy.control.api import me, orgs, policy, roles, tokens, users
+from proxy.control.api.operation import Operation
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    *me.OPERATIONS,
+    *tokens.OPERATIONS,
+    *orgs.OPERATIONS,
+    *users.OPERATIONS,
+    *roles.OPERATIONS,
+    *policy.OPERATIONS,
+)

@@ -1,0 +1,139 @@
+"""Users: people, their role in the account, and whether their tokens work."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.models import Answer, Body, Email, Listing, OptionalTitle, PageQuery, Reference, Time
+
+
+class NewUser(Body):
+    """A user with a role in the account; with `org`, a member with a role there, made a user where needed."""
+
+    email: Email
+    role: Reference
+    org: Reference | None = None
+    name: OptionalTitle = ""
+
+
+class NewRole(Body):
+    """Another role for a user, in the account or in `org`."""
+
+    role: Reference
+    org: Reference | None = None
+
+
+class Membership(Answer):
+    """An organisation that a user is a member of, and the role there."""
+
+    org_id: str
+    org: str
+    role: str
+
+
+class User(Answer):
+    """A user, as far as whoever asks may know."""
+
+    id: str
+    email: str
+    name: str
+    role: str | None
+    status: Literal["active", "suspended", "removed"]
+    memberships: list[Membership]
+    created_at: Time
+    updated_at: Time
+
+
+class Users(Listing):
+    """Users that are not removed, oldest first."""
+
+    items: list[User]
+
+
+async def add(call: Call[NewUser, NoQuery]) -> View:
+    body = call.body
+    return await call.plane.users.add(call.actor, body.email, body.role, org=body.org, name=body.name)
+
+
+async def list_users(call: Call[NoBody, PageQuery]) -> View:
+    return listing(await call.plane.users.list(call.actor, limit=call.query.limit, cursor=call.query.cursor))
+
+
+async def show(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.users.show(call.actor, call.path["user"])
+
+
+async def set_role(call: Call[NewRole, NoQuery]) -> View:
+    return await call.plane.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
+
+
+async def suspend(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.users.suspend(call.actor, call.path["user"])
+
+
+async def resume(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.users.resume(call.actor, call.path["user"])
+
+
+async def remove(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.users.remove(call.actor, call.path["user"])
+
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    Operation(
+        name="users.list",
+        method=Method.GET,
+        path="/users",
+        summary="List users",
+        run=list_users,
+        query=PageQuery,
+        answer=Users,
+    ),
+    Operation(
+        name="users.add",
+        method=Method.POST,
+        path="/users",
+        summary="Add a user, or a member of an organisation",
+        run=add,
+        body=NewUser,
+        answer=User,
+        status=201,
+        conflicts=True,
+        creates=True,
+    ),
+    Operation(name="users.show", method=Method.GET, path="/users/{user}", summary="Show a user", run=show, answer=User),
+    Operation(
+        name="users.remove",
+        method=Method.DELETE,
+        path="/users/{user}",
+        summary="Remove a user for good, and end every token of theirs",
+        run=remove,
+        answer=User,
+    ),
+    Operation(
+        name="users.set_role",
+        method=Method.POST,
+        path="/users/{user}/role",
+        summary="Give a user another role, in the account or in an organisation",
+        run=set_role,
+        body=NewRole,
+        answer=User,
+    ),
+    Operation(
+        name="users.suspend",
+        method=Method.POST,
+        path="/users/{user}/suspend",
+        summary="Stop every token of a user until they are resumed",
+        run=suspend,
+        answer=User,
+    ),
+    Operation(
+        name="users.resume",
+        method=Method.POST,
+        path="/users/{user}/resume",
+        summary="Undo a suspension",
+        run=resume,
+        answer=User,
+    ),
+)

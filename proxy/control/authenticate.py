@@ -1,0 +1,115 @@
+"""Who asks: from the headers of a request to the actor that the services know.
+
+Rules of this module:
+1. A credential is a token, presented in `Authorization: Bearer` or in `X-API-Key`, once and in one of them.  Nothing
+   that a browser sends by itself is one: no Basic, no cookie.
+2. Whether it is genuine, and what it may do, the authority's resolver decides, as for the gateway; there is no second
+   way.
+3. Refusals of tokens look alike whatever the reason; that is in the log.
+4. Failures are counted by address.  Over the limit nothing is hashed for that address any more; a token that its stored
+   digest proves is let in all the same, for its neighbours behind one ingress are not its doing.
+5. The actor carries the credential as it was verified: the services look at it again in the transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from aiohttp import web
+
+from proxy.control.plane import Plane
+from proxy.control.problems import Kind, RequestRefused
+from proxy.control.throttle import Throttle
+from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant
+from proxy.core.model import Kind as TokenKind
+from proxy.core.reasons import TABLE, Reason
+
+SOCKET_ID: Final = "control-socket"
+TOO_MANY: Final = Kind(status=429, reason="too_many_failures", title="Too many credentials were refused")
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*", re.ASCII)
+_KINDS: Final = {TokenKind.PAT: ActorKind.PAT, TokenKind.KEY: ActorKind.KEY}
+
+
+def operator(request_id: str) -> Actor:
+    """Who acts over the control socket: whoever may open the file."""
+    return Actor(kind=ActorKind.SYSTEM, id=SOCKET_ID, name=SOCKET_ID, request_id=request_id)
+
+
+class Authenticator:
+    """Finds the actor of a request on TCP."""
+
+    def __init__(self, plane: Plane, throttle: Throttle) -> None:
+        self._plane = plane
+        self._throttle = throttle
+
+    async def actor(self, request: web.Request, request_id: str) -> Actor:
+        """Who sent `request`.  Raises RequestRefused, StoreUnavailable, AuthorityOverloaded."""
+        token = presented(request)
+        if isinstance(token, Reason):
+            raise refusal(token)
+        address = request.remote or ""
+        found = await self._verdict(token, address)
+        if isinstance(found, RefusedGrant):
+            raise refusal(found.reason, prefix=self._plane.prefix_of(token))
+        return acting(found, address, request_id)
+
+    async def _verdict(self, token: str, address: str) -> Grant | RefusedGrant:
+        found = await self._plane.verify(token, prove=False)
+        if isinstance(found, Grant):
+            return found
+        # Taken before the slow hash is asked: as many at once as may fail, and no more.
+        if not self._throttle.take(address):
+            raise RequestRefused(TOO_MANY, retry_after=self._throttle.wait(address))
+        if found is None:
+            try:
+                found = await self._plane.verify(token, prove=True)
+            except BaseException:
+                self._throttle.give_back(address)
+                raise
+        if isinstance(found, Grant):
+            self._throttle.give_back(address)
+        if found is None:
+            raise RuntimeError("a token was neither accepted nor refused")
+        return found
+
+
+def acting(grant: Grant, address: str, request_id: str) -> Actor:
+    """The holder of a genuine token as an actor."""
+    if grant.digest is None:
+        raise RuntimeError("a verified token has a digest")
+    return Actor(
+        kind=_KINDS[grant.kind],
+        id=grant.token_id,
+        name=grant.token_name,
+        user_id=grant.user_id,
+        address=address,
+        request_id=request_id,
+        credential=Credential(token_id=grant.token_id, prefix=grant.prefix, digest=grant.digest),
+    )
+
+
+def presented(request: web.Request) -> str | Reason:
+    """The token that a request presents, or why there is none (RFC 6750 section 2.1)."""
+    authorization = request.headers.getall("Authorization", [])
+    api_key = request.headers.getall("X-API-Key", [])
+    if len(authorization) + len(api_key) > 1:
+        return Reason.CREDENTIAL_AMBIGUOUS
+    if api_key:
+        return api_key[0] or Reason.CREDENTIAL_MALFORMED
+    if not authorization:
+        return Reason.NO_CREDENTIAL
+    matched = _SCHEME.fullmatch(authorization[0])
+    if matched is None:
+        return Reason.CREDENTIAL_MALFORMED
+    if matched[1].lower() != "bearer":
+        return Reason.NO_CREDENTIAL
+    return matched[2] or Reason.CREDENTIAL_MALFORMED
+
+
+def refusal(reason: Reason, *, prefix: str = "") -> RequestRefused:
+    """The refusal that the table of reasons has for this; `prefix` is for the log."""
+    entry = TABLE[reason]
+    kind = Kind(status=entry.status, reason=entry.public, title=entry.title, challenge=entry.challenge)
+    return RequestRefused(kind, entry.detail, because=reason.value, prefix=prefix)
