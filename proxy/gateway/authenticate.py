@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
-from proxy.core.identity import IdentityNames, identity_lines
+from proxy.core.identity import IdentityNames
 from proxy.core.model import RefusedGrant
 from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
@@ -157,7 +157,7 @@ class Authenticator:
                         cache.store_refused(found, time.monotonic())
                     outcome = found.reason
                 else:
-                    cache.store(found, identity_lines(self._names, found))
+                    cache.store(found, self._names)
                     outcome = self._by_prefix(x, token, prefix, digest)
             if outcome is not PENDING:
                 if self._page[SLOT_LEASE] <= time.monotonic_ns():

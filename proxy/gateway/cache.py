@@ -6,6 +6,7 @@ Rules of this module:
 2. An entry leaves all three maps at once: by prefix, by credential, and the index of what it depends on.
 3. The first-level map is keyed by a keyed digest of the credential, never by the credential.
 4. Refused and unknown prefixes live in a bounded map of their own and cannot push out a grant.
+5. What the backend is told about a principal is derived from the grant that is kept beside it, and from nothing else.
 
 Data flow: a lookup's answer enters by `store` or `store_refused`; a verified credential enters by `remember`; numbered
 changes enter by `apply` in their order, or `reset` when some were missed.
@@ -15,12 +16,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from sys import intern
 from typing import TYPE_CHECKING, Final
 
-from proxy.core.model import Grant, RefusedGrant
+from proxy.core.identity import IdentityNames, identity_lines
+from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
+from proxy.core.policy import reached
 
 if TYPE_CHECKING:
     from proxy.gateway.exchange import Exchange
@@ -33,18 +36,47 @@ _CREDENTIALS_PER_GRANT: Final = 4
 """Ways in which one token is presented at the same time (Bearer, X-API-Key, Basic with a user name or two)."""
 
 
+class OrgLines:
+    """The identity header lines of a token that reaches several organisations: in each it has another role.
+
+    `lines` are those where the request touches none that it reaches. The others are made when they are first needed,
+    since few of many organisations are asked about before the grant changes.
+    """
+
+    __slots__ = ("_grant", "_lines", "_made", "_names")
+
+    def __init__(self, grant: Grant, names: IdentityNames, lines: bytes) -> None:
+        self._grant = grant
+        self._names = names
+        self._lines = lines
+        self._made: dict[str, bytes] = {}
+
+    def of(self, org: str | None) -> bytes:
+        """The lines for a request whose route names this organisation (by id or name), or None."""
+        there = reached(org, self._grant)
+        if there is None:
+            return self._lines
+        made = self._made.get(there.org_id)
+        if made is None:
+            seen = replace(self._grant, org_id=there.org_id, org_name=there.org_name, role=there.role)
+            self._made[there.org_id] = made = identity_lines(self._names, seen)
+        return made
+
+
 class Entry:
     """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys.
 
     `uses` are the requests that have yet to be told of (`trail`), the last of them at `used_ns` (CLOCK_MONOTONIC) from
-    `peer`.
+    `peer`. Where `org_lines` is there, the lines are those for the organisation that the request touches, and not
+    `lines`.
     """
 
-    __slots__ = ("changed", "credentials", "grant", "lines", "live", "peer", "used", "used_ns", "uses")
+    __slots__ = ("changed", "credentials", "grant", "lines", "live", "org_lines", "peer", "used", "used_ns", "uses")
 
-    def __init__(self, grant: Grant, lines: bytes) -> None:
+    def __init__(self, grant: Grant, lines: bytes, org_lines: OrgLines | None = None) -> None:
         self.grant = grant
         self.lines = lines
+        self.org_lines = org_lines
         self.used = True
         self.credentials: tuple[bytes, ...] = ()
         self.changed = False
@@ -108,8 +140,10 @@ class GrantCache:
         hasher.update(credential)
         return hasher.digest()
 
-    def store(self, grant: Grant, lines: bytes) -> Entry:
-        """Keep `grant` (replacing an older one of the same prefix) and return its entry."""
+    def store(self, grant: Grant, names: IdentityNames) -> Entry:
+        """Keep `grant` (replacing an older one of the same prefix), with its identity lines under these names, and
+        return its entry.
+        """
         prefix = grant.prefix
         if prefix in self.entries:
             self.evict(prefix)
@@ -117,7 +151,12 @@ class GrantCache:
             self._evict_one()
         self._absent.pop(prefix, None)
         self._lately.pop(prefix, None)
-        entry = Entry(_lean(grant), lines)
+        lean = _lean(grant)
+        lines = identity_lines(names, grant)
+        org_lines = None
+        if lean.orgs is not None:
+            org_lines = OrgLines(replace(grant, orgs=lean.orgs), names, lines)
+        entry = Entry(lean, lines, org_lines)
         self.entries[prefix] = entry
         for key in entry.grant.depends:
             self._index(key, prefix)
@@ -283,4 +322,16 @@ def _lean(grant: Grant) -> Grant:
             for key in grant.depends
             if not key.startswith("token:")
         ),
+        orgs=None if grant.orgs is None else _lean_orgs(grant.orgs),
+    )
+
+
+def _lean_orgs(orgs: Mapping[str, OrgGrant]) -> dict[str, OrgGrant]:
+    # Each is there twice, under its id and its name.
+    return by_org(
+        [
+            replace(org, org_id=intern(org.org_id), org_name=intern(org.org_name), role=intern(org.role))
+            for key, org in orgs.items()
+            if key == org.org_id
+        ]
     )

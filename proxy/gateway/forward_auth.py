@@ -5,6 +5,7 @@ Rules of this module:
 2. Every shape reads its own headers and no other's. Method and URI must each be there exactly once and be readable.
 3. The described target passes the same checks and the same phases as a proxied one.
 4. Allowed is exactly 200 with every identity header, empty where unknown, so that nothing a client sent survives.
+   Organisation and role are those of the organisation that the described request touches.
 
 Shapes, by path: `/nginx` (X-Original-Method, X-Original-URI), `/traefik` and `/caddy` (X-Forwarded-Method, -Uri,
 -Host), `/envoy` in front of the original path (method and Host are the request's own), and `/`: the one family that is
@@ -74,7 +75,13 @@ class ForwardAuthPipeline(Decider):
         if not x.body_done:
             x.keep_alive = False
         x.status = 200
-        lines = x.entry.lines if x.entry is not None else self._empty_lines
+        entry, match = x.entry, x.match
+        if entry is None:
+            lines = self._empty_lines
+        elif entry.org_lines is None:
+            lines = entry.lines
+        else:
+            lines = entry.org_lines.of(None if match is None else match.org)
         connection = b"" if x.keep_alive else b"Connection: close\r\n"
         if x.keep_alive and not x.version:
             connection = b"Connection: keep-alive\r\n"

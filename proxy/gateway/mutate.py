@@ -4,7 +4,8 @@ Rules of this module:
 1. The path and query are the bytes that were judged; they are never written anew.
 2. Field lines are the client's that `parse` kept, in their order, then the gateway's own, each exactly once.
 3. Nothing of the credential is among them, unless it is not ours and the route leaves the login to the backend.
-4. Every request says that it came through here (`Via`, RFC 9110 section 7.6.3), behind what others have said.
+4. Organisation and role are those that the decision was about: of the organisation that the request touches.
+5. Every request says that it came through here (`Via`, RFC 9110 section 7.6.3), behind what others have said.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ class Mutator:
         """Set `x.upstream_head`."""
         entry = x.entry
         client = x.client
-        assert client is not None and x.match is not None
+        match = x.match
+        assert client is not None and match is not None
         if entry is not None:
-            identity = entry.lines
+            org_lines = entry.org_lines
+            identity = entry.lines if org_lines is None else org_lines.of(match.org)
             foreign = b""
         else:
-            identity = self._empty_lines if x.match.route.access is Access.TOKEN else b""
+            identity = self._empty_lines if match.route.access is Access.TOKEN else b""
             foreign = self._foreign_credentials(x)
         x.upstream_head = b"".join(
             (

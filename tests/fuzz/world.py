@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Final
 
-from proxy.core.identity import identity_lines
 from proxy.core.model import Kind
 from proxy.core.token import Minted, checksum
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
@@ -87,7 +86,7 @@ def make_gateway() -> Gateway:
     """A gateway that knows `TOKEN`, keeps no connection out and logs every request."""
     gateway = Gateway(1, access="all", max_head=4096, max_headers=30, max_request_line=1024, max_body=4096)
     grant = make_grant(MINTED, kind=Kind.PAT, user=USER, permissions=("*:*",))
-    gateway.cache.store(grant, identity_lines(NAMES, grant))
+    gateway.cache.store(grant, NAMES)
     return gateway
 
 

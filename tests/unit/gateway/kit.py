@@ -11,15 +11,15 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from proxy.core.identity import PRESETS, identity_lines, stripped_names
-from proxy.core.model import Access, Grant, Kind, Reach
+from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.model import Access, Grant, Kind, OrgGrant, Reach
 from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route, RouteTable
@@ -64,6 +64,9 @@ def make_grant(
     verified: bool = True,
     cache_key: bytes = CACHE_KEY,
     token_name: str = "laptop",
+    reach: Reach = Reach.PERSONAL,
+    orgs: Mapping[str, OrgGrant] | None = None,
+    depends: Iterable[str] = (),
 ) -> Grant:
     return Grant(
         prefix=minted.prefix,
@@ -75,12 +78,13 @@ def make_grant(
         email=f"{user}@example.com",
         org_id="",
         org_name="",
-        reach=Reach.PERSONAL,
+        reach=reach,
         role=role,
         permissions=PermissionSet.of(permissions),
         scopes=None if scopes is None else PermissionSet.of(scopes),
         expires_at=expires_at,
-        depends=(f"token:{minted.token_id}", f"user:{user}", f"role:{role}"),
+        depends=(f"token:{minted.token_id}", f"user:{user}", f"role:{role}", *depends),
+        orgs=orgs,
     )
 
 
@@ -331,7 +335,7 @@ class Gateway:
         """A new token whose grant is in the cache."""
         minted = TOKENS.mint(facts.get("kind", Kind.PAT))
         grant = make_grant(minted, **facts)
-        self.cache.store(grant, identity_lines(NAMES, grant))
+        self.cache.store(grant, NAMES)
         return minted
 
     async def client(self, *, receive_buffer: int | None = None) -> Client:

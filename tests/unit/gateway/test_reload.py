@@ -287,7 +287,7 @@ async def test_places_of_a_token_and_names_of_headers_that_change_empty_the_cach
 def test_a_smaller_cache_forgets_what_is_too_much() -> None:
     cache = make_cache()
     for _ in range(10):
-        cache.store(make_grant(TOKENS.mint(Kind.PAT)), b"")
+        cache.store(make_grant(TOKENS.mint(Kind.PAT)), NAMES)
     for entry in cache.entries.values():
         entry.used = False
     cache.resize(capacity=4, absent_capacity=10)
