@@ -7,6 +7,7 @@ in the order of the commits, without gaps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +25,9 @@ _SINCE = (
     .order_by(tables.changes.c.epoch)
     .limit(sa.bindparam("most"))
 )
+
+KEPT: Final = 100_000
+"""Changes that are kept: ten times as many as anybody is told one by one (``store.CHANGES_LIMIT``)."""
 
 
 async def epoch(connection: AsyncConnection) -> int:
@@ -46,3 +50,11 @@ async def since(connection: AsyncConnection, known: int, limit: int) -> Changes:
     rows = (await connection.execute(_SINCE, {"since": known, "most": limit})).scalars()
     keys = dict.fromkeys(key for row in rows for key in row)
     return Changes(epoch=now, keys=tuple(keys), complete=True)
+
+
+async def prune(connection: AsyncConnection, limit: int, *, kept: int = KEPT) -> int:
+    """Remove the oldest changes, at most ``limit``, down to the newest ``kept``; returns how many went."""
+    first = int((await connection.execute(_FIRST)).scalar_one())
+    last = min(first + limit - 1, await epoch(connection) - kept)
+    done = await connection.execute(tables.changes.delete().where(tables.changes.c.epoch <= last))
+    return done.rowcount

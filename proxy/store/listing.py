@@ -185,7 +185,7 @@ def _place(query: TokenQuery, lead: _Lead) -> sa.ColumnElement[float]:
 
 def _lineage(token_id: str) -> sa.Select[tuple[str]]:
     """The ids of a token and of all that it made."""
-    made = sa.select(sa.literal(token_id).label("id")).cte("lineage", recursive=True)
+    made = sa.select(sa.literal(token_id).label("id")).cte(recursive=True)
     made = made.union(sa.select(_T.c.id).join(made, _T.c.parent_id == made.c.id))
     return sa.select(made.c.id)
 

@@ -38,6 +38,9 @@ CHANGES_LIMIT: Final = 10_000
 VERIFY_PAGE: Final = 200
 """Audit events that are checked at a time: 3 ms in which nothing else runs."""
 
+_PRUNED_AT_ONCE: Final = 500
+"""Rows in one transaction of pruning: those who wait for the writer wait some milliseconds."""
+
 
 async def _nobody_to_tell(_epoch: int, _keys: Sequence[str]) -> None:
     return None
@@ -174,6 +177,22 @@ class Store:
                 return
             await requests.append(connection, events)
             await connection.commit()
+
+    async def prune(self, now: float) -> None:
+        """Forget old changes and file the tokens that have passed their time, a few rows in each transaction.
+
+        Nothing is decided by either, so there is no change row. ``now`` in unix seconds.
+        """
+        steps: tuple[Callable[[Rows], Awaitable[int]], ...] = (
+            lambda rows: feed.prune(rows.connection, _PRUNED_AT_ONCE),
+            lambda rows: rows.tokens.file_expired(now, _PRUNED_AT_ONCE),
+        )
+        for step in steps:
+            done = _PRUNED_AT_ONCE
+            while done >= _PRUNED_AT_ONCE:
+                async with self._database.write() as connection:
+                    done = await step(Rows(connection))
+                    await connection.commit()
 
     async def verify_audit(
         self, after: Mark | None = None, expected: Mark | None = None, limit: int | None = None

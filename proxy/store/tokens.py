@@ -124,19 +124,18 @@ class Tokens:
         )
 
     async def file_expired(self, now: float, limit: int) -> int:
-        """File at most ``limit`` tokens that have passed their time under "expired"; returns how many.
+        """File tokens that have passed their time under "expired", and back what a clock running ahead put there.
 
-        A hint for ``listing`` that no decision and no view depends on.
+        At most ``limit`` of each; returns how many. A hint for ``listing``: no decision and no view depends on it.
         """
-        due = (
-            sa.select(_T.c.id)
-            .where(_T.c.listed_as == TokenStatus.ACTIVE.value, _T.c.expires_at <= now)
-            .order_by(_T.c.expires_at, _T.c.id)
-            .limit(limit)
-        )
-        done = await self._connection.execute(
-            _T.update().where(_T.c.id.in_(due)).values(listed_as=TokenStatus.EXPIRED.value)
-        )
+        active, expired = TokenStatus.ACTIVE.value, TokenStatus.EXPIRED.value
+        passed = await self._file(active, _T.c.expires_at <= now, expired, limit)
+        return max(passed, await self._file(expired, _T.c.expires_at > now, active, limit))
+
+    async def _file(self, listed_as: str, where: sa.ColumnElement[bool], anew: str, limit: int) -> int:
+        found = sa.select(_T.c.id).where(_T.c.listed_as == listed_as, where)
+        found = found.order_by(_T.c.expires_at, _T.c.id).limit(limit)
+        done = await self._connection.execute(_T.update().where(_T.c.id.in_(found)).values(listed_as=anew))
         return done.rowcount
 
     async def _update(self, token_id: str, **values: object) -> None:
