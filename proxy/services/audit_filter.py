@@ -1,0 +1,162 @@
+"""What is asked of the audit log, as text: filters, times, numbers and cursors, read into what the store looks for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from proxy.core.errors import Invalid
+from proxy.core.model import ActorKind
+from proxy.observe.metrics import Outcome
+from proxy.services.fields import Fields
+from proxy.settings.values import parse_duration
+from proxy.store.audit import LEVEL_ACCOUNT, LEVEL_ORGANISATION
+from proxy.store.log import EventQuery, Order, Place
+
+ACTOR_KINDS: Final = tuple(kind.value for kind in ActorKind)
+LEVELS: Final = (LEVEL_ACCOUNT, LEVEL_ORGANISATION)
+OUTCOMES: Final = ("done", *(outcome.value for outcome in Outcome))
+DENIED: Final = (Outcome.REFUSED.value, Outcome.REPORTED.value)
+NOW: Final = "now"
+"""In the place of an event's number: the newest one."""
+
+_PREFIX: Final = re.compile(r"[^_]+_(?:pat|key)_([0-9A-Za-z]+)", re.ASCII)
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditFilter:
+    """What events are asked for: those for which all of this holds; ``None`` asks for nothing.
+
+    ``actor`` and ``target`` are ids, or public prefixes of tokens. ``actor_name`` is the name of a token. ``user`` (an
+    email or id) is whose account's log, ``org`` (a name or id) which organisation's. ``action`` may be the beginning of
+    one, up to and with a dot. ``denied`` asks for what was refused or would have been. ``request`` is the id of a
+    request or decision. ``since`` (included) and ``until`` (not included) are durations before now or RFC 3339.
+    """
+
+    actor_kind: str | None = None
+    actor: str | None = None
+    actor_name: str | None = None
+    user: str | None = None
+    org: str | None = None
+    level: str | None = None
+    action: str | None = None
+    target: str | None = None
+    target_kind: str | None = None
+    outcome: str | None = None
+    denied: bool = False
+    reason: str | None = None
+    address: str | None = None
+    request: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+
+EVERYTHING: Final = AuditFilter()
+
+
+def read_filter(wanted: AuditFilter, now: float, fields: Fields) -> EventQuery:
+    """What the filter says by itself (whose log is not looked up); faults are left in ``fields``."""
+    outcomes: tuple[str, ...] | None = DENIED if wanted.denied else None
+    if wanted.outcome is not None:
+        fields.check(lambda: _one_of(OUTCOMES, wanted.outcome, "outcome"))
+        # Both may be asked for; then both must hold.
+        outcomes = tuple(value for value in outcomes or OUTCOMES if value == wanted.outcome)
+    return EventQuery(
+        target_id=_id(wanted.target),
+        actor_id=_id(wanted.actor),
+        actor_name=wanted.actor_name,
+        request_id=wanted.request,
+        actor_kind=fields.check(lambda: _one_of(ACTOR_KINDS, wanted.actor_kind, "actor_kind")),
+        target_kind=wanted.target_kind,
+        level=fields.check(lambda: _one_of(LEVELS, wanted.level, "level")),
+        action=wanted.action,
+        outcomes=outcomes,
+        reason=wanted.reason,
+        address=fields.check(lambda: _address(wanted.address)),
+        since=fields.check(lambda: read_moment(wanted.since, now, "since")),
+        until=fields.check(lambda: read_moment(wanted.until, now, "until")),
+    )
+
+
+def _id(reference: str | None) -> str | None:
+    """The id that a reference is, or that is in a token's public prefix."""
+    if reference is None or (prefix := _PREFIX.fullmatch(reference)) is None:
+        return reference
+    return prefix[1]
+
+
+def _one_of(values: tuple[str, ...], value: str | None, field: str) -> str | None:
+    if value is not None and value not in values:
+        raise Invalid(field, f"one of {', '.join(values)}")
+    return value
+
+
+def _address(text: str | None) -> str | None:
+    try:
+        return None if text is None else str(ipaddress.ip_address(text))
+    except ValueError:
+        raise Invalid("address", "an IPv4 or IPv6 address") from None
+
+
+def read_moment(text: str | None, now: float, field: str) -> float | None:
+    """Unix seconds of RFC 3339 text, or of a duration such as ``24h`` before ``now``. Raises Invalid."""
+    if text is None:
+        return None
+    try:
+        if _MOMENT.fullmatch(text):
+            return datetime.fromisoformat(text.upper()).timestamp()
+        moment = now - parse_duration(text)
+    except (ValueError, OverflowError):
+        moment = math.inf
+    if not math.isfinite(moment):
+        raise Invalid(field, "a duration such as 24h or 30d, or a time such as 2026-01-31T12:00:00Z")
+    return moment
+
+
+def read_number(text: str) -> int | None:
+    if text == NOW:
+        return None
+    if _NUMBER.fullmatch(text) is None:
+        raise Invalid("after", f"the number of an event, or {NOW}")
+    return int(text)
+
+
+_PLACES: Final[Mapping[Order, tuple[type, ...]]] = {
+    Order.NEWEST: (float, int),
+    Order.OLDEST: (float, int, int),
+    Order.RECORDED: (int,),
+}
+"""What a cursor of each order holds: the time and number of an event, and the last one that is listed at all."""
+
+
+def write_place(order: Order, place: Place) -> str:
+    values = {
+        Order.NEWEST: (place.at, place.n),
+        Order.OLDEST: (place.at, place.n, place.last),
+        Order.RECORDED: (place.n,),
+    }[order]
+    text = json.dumps([order.value, *values], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode("ascii")).rstrip(b"=").decode("ascii")
+
+
+def read_place(text: str, order: Order) -> Place:
+    try:
+        name, *values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        name, values = None, []
+    fits = name == order.value and tuple(type(value) for value in values) == _PLACES[order]
+    if not fits or not all(math.isfinite(value) and abs(value) < 2**62 for value in values):
+        raise Invalid("cursor", "this is not a cursor of this list")
+    if order is Order.RECORDED:
+        return Place(at=0.0, n=values[0])
+    return Place(at=values[0], n=values[1], last=values[2] if order is Order.OLDEST else None)
