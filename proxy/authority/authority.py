@@ -28,6 +28,7 @@ from proxy.authority.hashing import Argon2Hasher, HashParameters
 from proxy.authority.lease import LeaseKeeper
 from proxy.authority.link import LinkServer
 from proxy.authority.page import PageWriter, open_page
+from proxy.authority.recorder import RequestRecorder
 from proxy.authority.resolver import Resolver
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
@@ -100,6 +101,7 @@ class Authority:
         self._store: Store
         self._hasher: Argon2Hasher
         self._page: PageWriter
+        self._recorder: RequestRecorder
         self._link: LinkServer
         self._lease: LeaseKeeper
 
@@ -224,6 +226,7 @@ class Authority:
         await self.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
         self._resolver = Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
+        self._recorder = RequestRecorder(self._store, self._counters)
         self._link = LinkServer(
             settings.data_dir,
             resolver=self._resolver,
@@ -231,12 +234,15 @@ class Authority:
             broadcast=broadcast,
             counters=self._counters,
             cache_key=cache_key,
+            recorder=self._recorder,
         )
         self._lease = LeaseKeeper(self._page, settings.lease, owned=self._page.is_in_place)
         if self._linked:
             await self._admit_workers(stack)
 
     async def _admit_workers(self, stack: AsyncExitStack) -> None:
+        self._recorder.start()
+        stack.push_async_callback(self._recorder.close)
         stack.push_async_callback(self._link.close)
         await self._link.start()
         self._lease.renew()

@@ -10,8 +10,9 @@ Rules of this module:
    the epoch in the answer and the first push.
 
 Questions carry `id`, which the reply repeats.  `hello`, `resolve`, `verify`, `changes` are answered, `counters` is
-not.  `resolve` is about up to `PREFIXES_AT_ONCE` prefixes; the answer is about the first of them, one at least, as of
-one epoch.  A reply that could not be given is `{"id", "error"}` with one of `LinkError`.
+not, nor are `requests`, `uses` and `reports`, which tell what requests have left behind.  `resolve` is about up to
+`PREFIXES_AT_ONCE` prefixes; the answer is about the first of them, one at least, as of one epoch.  A reply that could
+not be given is `{"id", "error"}` with one of `LinkError`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from typing import Final, Protocol
 
 from proxy.authority.broadcast import Broadcast
 from proxy.authority.counters import Counters, WorkerKey
+from proxy.authority.recorder import RequestRecorder
 from proxy.authority.resolver import Resolver
 from proxy.authority.sockets import bind_unix, peer_uid
 from proxy.core.errors import AuthorityOverloaded, PatgateError, WireError
 from proxy.core.model import Grant, RefusedGrant
-from proxy.core.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire
+from proxy.core.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire, texts_of
 from proxy.observe import metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import SnapshotError, from_wire
@@ -44,6 +46,8 @@ BUFFERED: Final = 32 * 1024 * 1024
 CHANGES_LIMIT: Final = 10_000
 """Changes that are told one by one; a worker further behind forgets everything instead."""
 READ_SIZE: Final = 256 * 1024
+LAST_TURNS: Final = 32
+"""Turns of the event loop in which links that end are read once more: what a worker told last has arrived by then."""
 TEXTS_AT_ONCE: Final = 4096
 """Permissions in one answer, so that it fits a frame (each has at most 512 characters); a grant alone may be more."""
 
@@ -86,6 +90,7 @@ class LinkServer:
         broadcast: Broadcast,
         counters: Counters,
         cache_key: bytes,
+        recorder: RequestRecorder,
     ) -> None:
         self._path = data_dir / LINK_SOCKET
         self._resolver = resolver
@@ -93,6 +98,7 @@ class LinkServer:
         self._broadcast = broadcast
         self._counters = counters
         self._cache_key = cache_key
+        self._recorder = recorder
         self._server: asyncio.Server | None = None
         self._links: dict[asyncio.Task[None], _Link] = {}
 
@@ -105,6 +111,8 @@ class LinkServer:
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
+        for _ in range(LAST_TURNS if self._links else 0):
+            await asyncio.sleep(0)
         tasks = tuple(self._links)
         for task in tasks:
             task.cancel()
@@ -121,7 +129,16 @@ class LinkServer:
         return tuple(found)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(self._resolver, self._feed, self._broadcast, self._counters, self._cache_key, reader, writer)
+        link = _Link(
+            self._resolver,
+            self._feed,
+            self._broadcast,
+            self._counters,
+            self._cache_key,
+            self._recorder,
+            reader,
+            writer,
+        )
         task = asyncio.create_task(link.serve(), name="worker link")
         self._links[task] = link
         task.add_done_callback(self._ended)
@@ -140,6 +157,7 @@ class _Link:
         broadcast: Broadcast,
         counters: Counters,
         cache_key: bytes,
+        recorder: RequestRecorder,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
@@ -149,6 +167,7 @@ class _Link:
         self._broadcast = broadcast
         self._counters = counters
         self._cache_key = cache_key
+        self._recorder = recorder
         self._reader = reader
         self._writer = writer
         self._places = asyncio.Semaphore(IN_FLIGHT)
@@ -190,6 +209,8 @@ class _Link:
                     self._hello(message)
                 elif op == "counters":
                     self._report(message)
+                elif op in _LEFT_BEHIND:
+                    self._recorder.take(message)
                 else:
                     await self._places.acquire()
                     questions.create_task(self._answer(op, message), name=f"link {op if op in _ANSWERS else '?'}")
@@ -222,7 +243,7 @@ class _Link:
                 reply: Message = {"error": LinkError.UNKNOWN_OP}
             else:
                 reply = await self._guarded(handler, message)
-            self._write({"id": message.get("id"), **reply})
+            self._reply(message.get("id"), reply)
             await self._writer.drain()
         finally:
             self._places.release()
@@ -246,7 +267,7 @@ class _Link:
         room = TEXTS_AT_ONCE
         for outcome in outcomes:
             if isinstance(outcome, Grant):
-                room -= len(outcome.permissions) + len(outcome.scopes or ())
+                room -= texts_of(outcome)
             if found and room < 0:
                 break  # the worker asks about the others again
             found.append(self._told("resolve", outcome))
@@ -286,11 +307,20 @@ class _Link:
             _log.warning("a worker does not read its changes and is cut off", worker=self._worker)
             self._writer.transport.abort()
 
+    def _reply(self, id_: object, reply: Message) -> None:
+        """Answer a question; one whose answer fits no frame cannot be answered, and the others go on."""
+        try:
+            self._write({"id": id_, **reply})
+        except WireError as error:
+            _log.warning("a worker's question could not be answered", worker=self._worker, error=error)
+            self._write({"id": id_, "error": LinkError.UNAVAILABLE})
+
     def _write(self, message: Message) -> None:
         if not self._writer.is_closing():
             self._writer.write(frame(message))
 
 
+_LEFT_BEHIND: Final = ("requests", "uses", "reports")
 _Handler = Callable[[_Link, Message], Awaitable[Message]]
 _ANSWERS: Final[Mapping[str, _Handler]] = MappingProxyType(
     {"resolve": _Link._resolve, "verify": _Link._verify, "changes": _Link._changes}

@@ -185,6 +185,17 @@ RELOAD_TIME = Metric(
     kind=MetricKind.GAUGE,
     help="When the configuration was last reloaded with success, in unix seconds; 0 where it never was.",
 )
+AUDIT_OMITTED = Metric(
+    name="patgate_audit_omitted_total",
+    kind=MetricKind.COUNTER,
+    help="Requests that should have left an event in the audit log and did not, because there were too many.",
+)
+AUDIT_LOST = Metric(
+    name="patgate_audit_lost_total",
+    kind=MetricKind.COUNTER,
+    help="Events of requests that the authority dropped, by cause (overflow, invalid, refused).",
+    labels=("cause",),
+)
 BUILD_INFO = Metric(
     name="patgate_build_info",
     kind=MetricKind.GAUGE,
@@ -215,6 +226,8 @@ METRICS: tuple[Metric, ...] = (
     UPSTREAM_UP,
     UPSTREAM_ADDRESSES,
     UPSTREAM_CHECKS,
+    AUDIT_OMITTED,
+    AUDIT_LOST,
     BUILD_INFO,
 )
 BY_NAME: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})

@@ -12,6 +12,9 @@ from proxy.core.model import Grant, Kind, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat
+from proxy.store.reports import Report
+from proxy.store.requests import RequestEvent
+from proxy.store.usage import Use
 
 TOKENS = TokenFormat("acme")
 CACHE_KEY = b"k" * 32
@@ -86,3 +89,34 @@ class MemoryGrants:
     async def changes_since(self, epoch: int, limit: int) -> tuple[int, tuple[str, ...], bool]:
         keys = tuple(key for number, key in self.log if number > epoch)
         return self.epoch, keys, len(keys) <= limit
+
+
+@dataclass(kw_only=True)
+class MemoryRequests:
+    """What requests leave behind, batch by batch, as it was written. While `failure` is there, it is raised instead."""
+
+    events: list[list[RequestEvent]] = field(default_factory=list)
+    uses: list[list[Use]] = field(default_factory=list)
+    reports: list[list[Report]] = field(default_factory=list)
+    failure: Exception | None = None
+    tried: int = 0
+    again: list[bool] = field(default_factory=list)
+
+    async def add_uses(self, uses: Sequence[Use]) -> None:
+        await self._try()
+        self.uses.append(list(uses))
+
+    async def add_reports(self, reports: Sequence[Report]) -> None:
+        await self._try()
+        self.reports.append(list(reports))
+
+    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
+        self.again.append(again)
+        await self._try()
+        self.events.append(list(events))
+
+    async def _try(self) -> None:
+        self.tried += 1
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure

@@ -20,16 +20,17 @@ from proxy.authority.counters import Counters
 from proxy.authority.hashing import Argon2Hasher, HashParameters
 from proxy.authority.link import CHANGES_LIMIT, IN_FLIGHT, TEXTS_AT_ONCE, LinkServer
 from proxy.authority.page import PageWriter, open_page
+from proxy.authority.recorder import RequestRecorder
 from proxy.authority.resolver import Resolver
 from proxy.authority.sockets import bind_unix, peer_uid
 from proxy.core.errors import ConfigurationError, DataDirBusy
-from proxy.core.model import Kind
+from proxy.core.model import Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.wire import MAX_MESSAGE, PREFIXES_AT_ONCE, Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot
-from tests.unit.authority.memory import CACHE_KEY, TOKENS, MemoryGrants
+from tests.unit.authority.memory import CACHE_KEY, TOKENS, MemoryGrants, MemoryRequests
 from tests.unit.authority.waiting import until
 
 
@@ -71,6 +72,8 @@ class World:
         self.hasher = Argon2Hasher(HashParameters(time_cost=1, memory_kib=64), counted=lambda _: None)
         resolver = Resolver(self.grants, self.hasher, tokens=TOKENS, cache_key=CACHE_KEY)
         self.broadcast = Broadcast(page, counted=lambda n: self.counters.count(metrics.CHANGES, by=n))
+        self.left = MemoryRequests()
+        self.recorder = RequestRecorder(self.left, self.counters)
         self.server = LinkServer(
             data_dir,
             resolver=resolver,
@@ -78,6 +81,7 @@ class World:
             broadcast=self.broadcast,
             counters=self.counters,
             cache_key=CACHE_KEY,
+            recorder=self.recorder,
         )
         self._workers: list[Worker] = []
 
@@ -156,6 +160,21 @@ async def test_an_answer_that_would_not_fit_a_frame_is_about_the_first_of_its_pr
         answered.append(len(found))
         prefixes = prefixes[len(found) :]
     assert answered == [2, 1, 1, 1]
+
+
+async def test_room_is_kept_for_the_organisations_of_a_grant_and_what_fits_nowhere_ends_no_link(world: World) -> None:
+    token = [TOKENS.mint(Kind.PAT) for _ in range(3)]
+    made = [world.grants.add(one.token, "hash") for one in token]
+    many = PermissionSet.of(f"things/{n}:read" for n in range(TEXTS_AT_ONCE))
+    for grant, role in zip(made, ("viewer", "viewer", "r" * MAX_MESSAGE), strict=True):
+        orgs = by_org([OrgGrant(org_id="org_a", org_name="a", role=role, permissions=many)])
+        world.grants.grants[grant.prefix] = replace(grant, reach=Reach.ACCOUNT, orgs=orgs)
+    worker = await world.link()
+    prefixes = [one.prefix for one in token]
+    (first,) = (await worker.ask(op="resolve", prefixes=prefixes))["found"]
+    assert grant_from_wire(first["grant"]) == world.grants.grants[prefixes[0]]
+    assert (await worker.ask(op="resolve", prefixes=prefixes[2:]))["error"] == "unavailable"
+    assert len((await worker.ask(op="resolve", prefixes=prefixes[1:]))["found"]) == 1
 
 
 async def test_a_commit_raises_the_page_first_and_is_then_pushed_to_every_link(world: World) -> None:
@@ -293,3 +312,26 @@ def test_a_dead_authoritys_socket_is_replaced_and_nothing_else_is(tmp_path: Path
         assert path.read_text() == "a file"
     with pytest.raises(ConfigurationError, match="too long"):
         bind_unix(tmp_path / ("d" * 100) / "s")
+
+
+async def test_what_requests_leave_behind_is_taken_without_an_answer_and_nonsense_closes_nothing(world: World) -> None:
+    worker = await world.link()
+    await worker.hello()
+    worker.send({"op": "uses", "uses": [["a" * 12, 2, 1.5, "127.0.0.1"], "nonsense"]})
+    worker.send({"op": "requests", "events": 3, "omitted": 4})
+    worker.send({"op": "reports"})
+    assert "epoch" in await worker.ask(op="changes", since=0), "the next answer is that of the next question"
+    assert world.recorder.waiting == 1
+    counted = world.counters.total().counters
+    assert counted[metrics.AUDIT_LOST.name] == {("invalid",): 3}
+    assert counted[metrics.AUDIT_OMITTED.name] == {(): 4}
+
+
+async def test_what_a_worker_told_last_is_taken_when_the_authority_ends(world: World) -> None:
+    worker = await world.link()
+    await worker.hello()
+    for number in range(200):
+        worker.send({"op": "uses", "uses": [[f"{number:012d}", 1, 1.5, "127.0.0.1"]] * 50})
+    await worker.writer.drain()
+    await world.server.close()
+    assert world.recorder.waiting == 200

@@ -1,0 +1,89 @@
+"""Whatever a worker tells that is not exactly a row is nonsense, and no text is longer than its column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.authority import told
+from proxy.authority.told import Nonsense
+from tests.unit.authority.test_recorder import report, row
+
+USE: list[Any] = ["a" * 12, 1, 2.0, "::1"]
+
+
+def test_what_is_right_is_taken() -> None:
+    assert told.event(row()).event.reason == "role_denies"
+    assert told.event(row(action="request", prefix="", proven=False)).event.action == "request"
+    assert told.use(USE).at == 2.0
+    assert told.report(report()).token_id == "a" * 12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"more": 1},
+        {"at": "12"},
+        {"at": float("nan")},
+        {"at": float("inf")},
+        {"at": -1.0},
+        {"at": 2.0**41},
+        {"at": True},
+        {"prefix": "x" * 65},
+        {"prefix": None},
+        {"proven": 1},
+        {"action": "account.pat.mint"},
+        {"action": "request.omitted"},
+        {"action": "request." + "x" * 64},
+        {"target": "x" * 129},
+        {"route": "x" * 201},
+        {"org": "x" * 33},
+        {"outcome": "done"},
+        {"outcome": ["refused"]},
+        {"reason": "because"},
+        {"address": "x" * 65},
+        {"decision": "x" * 65},
+        {"method": "x" * 65},
+        {"path": "x" * 1537},
+        {"path": "\ud800"},
+        {"path": "\0"},
+        {"status": -1},
+        {"status": 2**53},
+        {"status": True},
+        {"status": 200.0},
+    ],
+    ids=repr,
+)
+def test_an_event_with_a_field_that_makes_no_sense_is_none(changes: dict[str, Any]) -> None:
+    with pytest.raises(Nonsense):
+        told.event(row() | changes)
+
+
+@pytest.mark.parametrize("name", sorted(row()))
+def test_an_event_that_lacks_a_field_is_none(name: str) -> None:
+    lacking = row()
+    del lacking[name]
+    with pytest.raises(Nonsense):
+        told.event(lacking)
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], {}, [[]]], ids=repr)
+def test_what_is_no_row_at_all_is_nonsense(value: object) -> None:
+    for read in (told.event, told.use, told.report):
+        with pytest.raises(Nonsense):
+            read(value)
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
+def test_uses_with_a_field_that_makes_no_sense_are_none(place: int, value: object) -> None:
+    with pytest.raises(Nonsense):
+        told.use([*USE[:place], value, *USE[place + 1 :]])
+
+
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
+def test_a_report_with_a_field_that_makes_no_sense_is_none(place: int, value: object) -> None:
+    with pytest.raises(Nonsense):
+        told.report([*report()[:place], value, *report()[place + 1 :]])
