@@ -21,7 +21,7 @@ from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach
 from proxy.services import lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.audit_filter import AuditFilter, read_filter, read_number, read_place, write_place
+from proxy.services.audit_filter import EVERYTHING, AuditFilter, read_filter, read_number, read_place, write_place
 from proxy.services.fields import Fields
 from proxy.services.views import LIMIT_DEFAULT, Page, check_limit, rfc3339
 from proxy.store.audit import LOG_ID, RETAIN, Event, Mark, Occurred
