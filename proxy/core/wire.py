@@ -116,9 +116,10 @@ def grant_to_wire(grant: Grant) -> Message:
 
 def texts_of(grant: Grant) -> int:
     """How many texts a grant crosses as, more or less: what decides how many grants one message has room for."""
-    many = len(grant.permissions) + len(grant.scopes or ()) + len(grant.depends)
+    many = len(grant.permissions) + len(grant.scopes or ())
     if grant.orgs is not None:
-        many += 2 * len(grant.orgs) + sum(map(len, {org.permissions for org in grant.orgs.values()}))
+        # Three texts for each organisation, which is there twice, and three keys that the grant depends on for it.
+        many += 3 * len(grant.orgs) + sum(map(len, {org.permissions for org in grant.orgs.values()}))
     return many
 
 
