@@ -6,6 +6,11 @@ all that invalidation rests on, so nobody writes such a key by hand.
 
 from __future__ import annotations
 
+from typing import Final
+
+ROUTE_REPORTS: Final = "reports"
+"""What report-only routes would have refused: no grant depends on it, and who clears it changes none."""
+
 
 def token_key(token_id: str) -> str:
     """The token row: secret, status, scopes, expiry, name."""

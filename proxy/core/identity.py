@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from proxy.core.model import Grant
+from proxy.core.model import Grant, OrgGrant
 
 
 class IdentityField(StrEnum):
@@ -202,6 +202,11 @@ _VALUES: Final[Mapping[IdentityField, Callable[[Grant], str]]] = {
     IdentityField.TOKEN_NAME: lambda grant: encode_value(grant.token_name),
     IdentityField.KIND: lambda grant: grant.kind.value,
 }
+
+
+def seen_in(grant: Grant, there: OrgGrant) -> Grant:
+    """The grant of a token that reaches several organisations, as a backend is told of it for a request in this one."""
+    return replace(grant, org_id=there.org_id, org_name=there.org_name, role=there.role)
 
 
 def identity_lines(names: IdentityNames, grant: Grant) -> bytes:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from sys import intern
 from typing import TYPE_CHECKING, Final
 
-from proxy.core.identity import IdentityNames, identity_lines
+from proxy.core.identity import IdentityNames, identity_lines, seen_in
 from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
 from proxy.core.policy import reached
 
@@ -58,8 +58,7 @@ class OrgLines:
             return self._lines
         made = self._made.get(there.org_id)
         if made is None:
-            seen = replace(self._grant, org_id=there.org_id, org_name=there.org_name, role=there.role)
-            self._made[there.org_id] = made = identity_lines(self._names, seen)
+            self._made[there.org_id] = made = identity_lines(self._names, seen_in(self._grant, there))
         return made
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -18,7 +18,7 @@ from proxy.store import tables
 
 LIMIT: Final = 10_000
 
-_T = tables.route_reports
+_T, _N, _U = tables.route_reports, tables.tokens, tables.users
 _KEYS: Final = ("route", "reason", "permission", "token_id")
 _NEW = insert(_T).values({column.name: sa.bindparam(column.name) for column in _T.columns})
 _LATER = _NEW.excluded.last_at >= _T.c.last_at
@@ -71,6 +71,16 @@ class Report:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedReport:
+    """A report with the token's prefix and name and its owner's email; "" where there is none (any more)."""
+
+    report: Report
+    prefix: str
+    name: str
+    email: str
+
+
 class Reports:
     """The reports, over the connection of one transaction."""
 
@@ -93,9 +103,22 @@ class Reports:
         query = sa.select(_T).order_by(_T.c.count.desc(), *(_T.c[key] for key in _KEYS))
         return [Report(**row) for row in (await self._connection.execute(query)).mappings()]
 
-    async def clear(self) -> int:
-        """Forget every report; how many there were."""
-        return (await self._connection.execute(_T.delete())).rowcount
+    async def named(self, since: float | None) -> list[NamedReport]:
+        """Every report that was last added to at ``since`` (unix seconds) or later."""
+        query = sa.select(
+            _T,
+            sa.func.coalesce(_N.c.prefix, "").label("prefix"),
+            sa.func.coalesce(_N.c.name, "").label("name"),
+            sa.func.coalesce(_U.c.email, "").label("email"),
+        ).select_from(_T.outerjoin(_N, _N.c.id == _T.c.token_id).outerjoin(_U, _U.c.id == _N.c.user_id))
+        if since is not None:
+            query = query.where(_T.c.last_at >= since)
+        return [_named(dict(row)) for row in (await self._connection.execute(query)).mappings()]
+
+    async def clear(self, route: str | None = None) -> int:
+        """Forget every report, or those of one route; how many there were."""
+        query = _T.delete() if route is None else _T.delete().where(_T.c.route == route)
+        return (await self._connection.execute(query)).rowcount
 
     async def _of_known_tokens(self, reports: Sequence[Report]) -> list[Report]:
         ids = {report.token_id for report in reports if report.token_id}
@@ -122,6 +145,11 @@ class Reports:
             *(_T.c[name] == value for name, value in zip(_KEYS, report.key, strict=True))
         )
         return (await self._connection.execute(query)).first() is not None
+
+
+def _named(values: dict[str, Any]) -> NamedReport:
+    prefix, name, email = (values.pop(key) for key in ("prefix", "name", "email"))
+    return NamedReport(report=Report(**values), prefix=prefix, name=name, email=email)
 
 
 def _merged(reports: Iterable[Report]) -> list[Report]:

@@ -1,0 +1,214 @@
+"""Why a token's request is answered as it is.
+
+Rules:
+
+1. The verdict is the gateway's: read by ``core.asked``, the token's by ``services.grants``, decided by ``core.policy``,
+   in the gateway's order. Nothing here decides anything.
+2. What a client would get (status, words, challenge) comes from the table of reasons and ``core.challenge``.
+3. Of the target only the path is kept, redacted: what is explained may be shown, logged and sent on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.core.asked import judge, only_reported, read_line
+from proxy.core.challenge import Challenges
+from proxy.core.identity import IdentityNames, identity_lines, seen_in
+from proxy.core.model import Access, Grant, RefusedGrant
+from proxy.core.policy import decision, needed_permission, reached
+from proxy.core.reasons import TABLE, Reason
+from proxy.core.routes import Match, RouteTable
+from proxy.observe.logs import redact
+from proxy.observe.metrics import Outcome
+from proxy.services.steps import Findings, Subject
+from proxy.services.views import rfc3339
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A request as somebody describes it. ``target`` may be a whole URL; ``host`` "" is that of the URL, or none."""
+
+    method: str
+    target: str
+    host: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gateway:
+    """What gateways judge and answer by: the configuration in use. ``longest`` is a request line's limit in bytes."""
+
+    routes: RouteTable
+    challenges: Challenges
+    names: IdentityNames
+    longest: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """The verdict as a gateway reaches it: allowed, refused, or ``reported``, which is let through all the same.
+
+    ``match`` None: it did not come to a route.
+    """
+
+    match: Match | None
+    reason: Reason
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """All that there is to say about a request at ``at`` (unix seconds).
+
+    ``challenge`` are the values of ``WWW-Authenticate``, ``identity`` the names and values of the identity headers that
+    the backend gets.
+    """
+
+    at: float
+    asked: Asked
+    judged: Judged
+    findings: Findings
+    challenge: tuple[str, ...]
+    identity: tuple[tuple[str, str], ...]
+
+    def as_dict(self) -> dict[str, object]:
+        judged, findings = self.judged, self.findings
+        match, entry = judged.match, TABLE[judged.reason]
+        allowed = judged.outcome is Outcome.ALLOWED
+        asked = {"method": self.asked.method, "path": self.asked.target.partition("?")[0], "host": self.asked.host}
+        return {
+            "at": rfc3339(self.at),
+            "verdict": judged.outcome.value,
+            "reason": judged.reason.value,
+            "status": None if allowed else entry.status,
+            "public_reason": None if allowed else entry.public,
+            "title": entry.title,
+            "detail": entry.detail,
+            "challenge": list(self.challenge),
+            "request": {name: redact(value) for name, value in asked.items()},
+            "route": None if match is None else _route(match),
+            "asks": None if match is None else _asks(match),
+            **_of_token(findings),
+            "steps": [step.as_dict() for step in findings.steps()],
+            "identity": [{"name": name, "value": value} for name, value in self.identity],
+        }
+
+
+def judged(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, now: float) -> Judged:
+    """The verdict on a request with the token of which ``found`` is known, at ``now`` (unix seconds).
+
+    The order is that of the gateway's phases: parse, route, authenticate, authorise.
+    """
+    method, target, host = (text.encode("utf-8", "surrogatepass") for text in (asked.method, asked.target, asked.host))
+    line = read_line(method, target, host, gateway.longest)
+    if isinstance(line, Reason):
+        return Judged(match=None, reason=line, outcome=Outcome.REFUSED)
+    match, reason = judge(gateway.routes, method, *line)
+    if reason is not None or match is None:
+        return Judged(match=match, reason=reason or Reason.NO_ROUTE, outcome=Outcome.REFUSED)
+    if match.route.access is not Access.TOKEN:
+        return Judged(match=match, reason=Reason.ALLOWED, outcome=Outcome.ALLOWED)
+    reason = found.reason if isinstance(found, RefusedGrant) else decision(match, found, now).reason
+    if reason is Reason.ALLOWED:
+        return Judged(match=match, reason=reason, outcome=Outcome.ALLOWED)
+    outcome = Outcome.REPORTED if only_reported(match, reason) else Outcome.REFUSED
+    return Judged(match=match, reason=reason, outcome=outcome)
+
+
+def explain(
+    gateway: Gateway, asked: Asked, subject: Subject | None, now: float, nobody: Reason = Reason.NO_CREDENTIAL
+) -> Explanation:
+    """Everything about the request of this token now; without a token, about one refused for ``nobody``."""
+    found = RefusedGrant(prefix="", reason=nobody, depends=()) if subject is None else subject.found
+    verdict = judged(gateway, asked, found, now)
+    match = verdict.match
+    grounds = None
+    if match is not None and match.route.access is Access.TOKEN and isinstance(found, Grant):
+        grounds = decision(match, found, now)
+    values = gateway.challenges.values(TABLE[verdict.reason].challenge, match)
+    return Explanation(
+        at=now,
+        asked=asked,
+        judged=verdict,
+        findings=Findings(routes=gateway.routes, match=match, reason=verdict.reason, subject=subject, grounds=grounds),
+        challenge=tuple(value.decode("ascii") for value in values),
+        identity=_identity(gateway, verdict, found),
+    )
+
+
+def _identity(gateway: Gateway, verdict: Judged, found: Grant | RefusedGrant) -> tuple[tuple[str, str], ...]:
+    match = verdict.match
+    if verdict.outcome is Outcome.REFUSED or match is None or match.route.access is not Access.TOKEN:
+        return ()
+    if isinstance(found, RefusedGrant) or TABLE[verdict.reason].status == 401:
+        # Whoever is refused as nobody is passed on as nobody.
+        return tuple((name, "") for _, name in gateway.names.headers)
+    there = reached(match.org, found)
+    lines = (
+        identity_lines(gateway.names, found if there is None else seen_in(found, there))
+        .decode("ascii")
+        .split("\r\n")[:-1]
+    )
+    return tuple((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
+
+
+def _of_token(findings: Findings) -> dict[str, object]:
+    subject, grounds = findings.subject, findings.grounds
+    if subject is None:
+        return dict.fromkeys(("token", "owner", "organisation", "role", "scopes"))
+    view, row = subject.view, subject.row
+    name, org = findings.role
+    role_entry, scope_entry = (None, None) if grounds is None else (grounds.role_entry, grounds.scope_entry)
+    owner = {
+        "id": row.user_id,
+        "email": row.email,
+        "status": None if row.user_status is None else row.user_status.value,
+    }
+    return {
+        "token": {
+            "id": view.id,
+            "prefix": view.prefix,
+            "name": view.name,
+            "kind": view.kind,
+            "reach": view.reach,
+            "status": view.status.value,
+            "expires_at": rfc3339(view.expires_at),
+            "revoked_at": rfc3339(view.revoked_at),
+        },
+        "owner": None if row.user_id is None else owner,
+        "organisation": None
+        if row.org_id is None
+        else {"id": row.org_id, "name": row.org_name, "status": row.org_status},
+        "role": {
+            "name": name or None,
+            "organisation": org or None,
+            "permissions": list(findings.permissions),
+            "entry": None if role_entry is None else str(role_entry),
+        },
+        "scopes": {
+            "permissions": None if row.scopes is None else list(row.scopes),
+            "entry": None if scope_entry is None else str(scope_entry),
+        },
+    }
+
+
+def _route(match: Match) -> dict[str, object]:
+    route = match.route
+    return {
+        "path": route.path,
+        "host": route.host,
+        "methods": None if route.methods is None else sorted(route.methods),
+        "access": route.access.value,
+        "upstream": route.upstream or None,
+        "enforce": route.enforce,
+    }
+
+
+def _asks(match: Match) -> dict[str, object]:
+    return {
+        "operation": match.operation,
+        "entity": match.entity,
+        "entity_id": match.entity_id,
+        "permission": needed_permission(match) or None,
+        "organisation": match.org,
+    }
