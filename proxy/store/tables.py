@@ -168,7 +168,7 @@ tokens = sa.Table(
     sa.Index(None, "listed_as", "created_at", "id", "expires_at"),
     sa.Index(None, "user_id", "listed_as", "created_at", "id", "expires_at"),
     sa.Index(None, "org_id", "listed_as", "created_at", "id", "expires_at"),
-    sa.Index(None, "listed_as", "expires_at", "id"),
+    sa.Index(None, "listed_as", "expires_at", "id", "notified_days"),
     sa.Index(None, "parent_id"),
 )
 # Few among many; the literal, since SQLite uses such an index only where the query says the same without a parameter.

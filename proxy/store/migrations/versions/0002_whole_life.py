@@ -68,7 +68,7 @@ def _listed_tokens() -> None:
         ["listed_as", "created_at", "id", "expires_at"],
         ["user_id", "listed_as", "created_at", "id", "expires_at"],
         ["org_id", "listed_as", "created_at", "id", "expires_at"],
-        ["listed_as", "expires_at", "id"],
+        ["listed_as", "expires_at", "id", "notified_days"],
     ):
         op.create_index(f"ix_tokens_{'_'.join(columns)}", "tokens", columns, unique=False)
     for columns in (["created_at", "id"], ["org_id", "created_at", "id"]):
