@@ -60,9 +60,9 @@ class Control:
         """Set something."""
         return await self._ask("PUT", path, body=body)
 
-    async def delete(self, path: str) -> Json:
+    async def delete(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
         """Remove something."""
-        return await self._ask("DELETE", path)
+        return await self._ask("DELETE", path, query=query)
 
     async def every(self, path: str, query: Mapping[str, str | None] | None = None) -> list[Json]:
         """All items of a list, page after page."""

@@ -17,6 +17,8 @@ COMMANDS: Final = {
     "org": "proxy.cli.org:org",
     "role": "proxy.cli.role:role",
     "token": "proxy.cli.token:token",
+    "key": "proxy.cli.key:key",
+    "policy": "proxy.cli.policy:policy",
     "whoami": "proxy.cli.whoami:whoami",
     "health": "proxy.cli.health:health",
 }

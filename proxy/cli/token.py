@@ -4,9 +4,9 @@ from typing import Final
 
 import click
 
-from proxy.cli.client import Json, ask, segment
+from proxy.cli.client import ask
+from proxy.cli.life import add_verbs, removed, show_made
 from proxy.cli.options import DURATION, Invocation, command
-from proxy.cli.output import sentence
 from proxy.settings.compile import token_format
 
 COLUMNS: Final = {
@@ -19,23 +19,7 @@ COLUMNS: Final = {
     "expires_at": "EXPIRES",
     "last_used_at": "LAST USED",
 }
-
-FACTS: Final = {
-    "id": "id",
-    "prefix": "prefix",
-    "status": "status",
-    "user": "user",
-    "org": "organisation",
-    "role": "role",
-    "scopes": "scopes",
-    "description": "description",
-    "created_at": "created",
-    "rotated_at": "rotated",
-    "expires_at": "expires",
-    "revoked_at": "revoked",
-    "last_used_at": "last used",
-    "use_count": "uses",
-}
+SOON: Final = "14d"
 
 
 @click.group()
@@ -47,6 +31,7 @@ def token() -> None:
 @click.option("--user", "email", required=True, metavar="EMAIL", help="Whose token it is; it acts with their role.")
 @click.option("--name", required=True, help="What it is for.")
 @click.option("--org", help="Bind it to this organisation; it reaches that one only.")
+@click.option("--account", is_flag=True, help="Let it reach every organisation that its owner is in.")
 @click.option("--expires", type=DURATION, help="How long it works, such as 30d.")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Narrow it, such as things:read; repeatable.")
 @click.option("--description", default="", help="More words about what it is for.")
@@ -56,71 +41,78 @@ def create(
     email: str,
     name: str,
     org: str | None,
+    account: bool,
     expires: float | None,
     scopes: tuple[str, ...],
     description: str,
 ) -> None:
     """Mint a token. It is shown this once."""
+    if account and org is not None:
+        raise click.UsageError("A token reaches one organisation (--org) or all of its owner's (--account).")
     body = {
         "user": email,
         "name": name,
         "org": org,
+        "reach": "account" if account else None,
         "expires": expires,
-        "scopes": list(scopes),
+        "scopes": list(scopes) or None,
         "description": description,
     }
     created = ask(invocation.settings(), lambda control: control.post("/tokens", body))
-    _created(invocation, created)
+    show_made(invocation, created)
     if not created.get("expires_at"):
         invocation.out.note("Give the next one an end: --expires 30d")
 
 
 @token.command("list")
 @click.option("--user", "email", metavar="EMAIL", help="Only this person's.")
+@click.option("--org", help="Only those of this organisation.")
 @click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those.")
+@click.option("--expiring", type=DURATION, is_flag=False, flag_value=SOON, help="Only those that end soon: in 14d.")
+@click.option("--unused", type=DURATION, help="Only those that nobody has used for so long, such as 90d.")
+@click.option("--parent", metavar="ID", help="Only those that this token minted.")
 @command
-def list_tokens(invocation: Invocation, email: str | None, status: str | None) -> None:
+def list_tokens(
+    invocation: Invocation,
+    email: str | None,
+    org: str | None,
+    status: str | None,
+    expiring: float | None,
+    unused: float | None,
+    parent: str | None,
+) -> None:
     """List tokens by their public prefix."""
-    query = {"user": email, "status": status}
+    query = {
+        "user": email,
+        "org": org,
+        "status": status,
+        "expiring": None if expiring is None else f"{expiring:g}",
+        "unused": None if unused is None else f"{unused:g}",
+        "parent": parent,
+    }
     rows = ask(invocation.settings(), lambda control: control.every("/tokens", query))
     invocation.out.document(rows)
     invocation.out.table(COLUMNS, rows, "There are no such tokens.")
 
 
 @token.command()
-@click.argument("token_id", metavar="ID")
+@click.argument("reference", metavar="[ID]", required=False)
+@click.option("--all", "everything", is_flag=True, help="All tokens of --user.")
+@click.option("--user", "email", metavar="EMAIL", help="Whose, with --all.")
 @command
-def show(invocation: Invocation, token_id: str) -> None:
-    """Show what is known of one token, which is never its secret."""
-    _show(invocation, ask(invocation.settings(), lambda control: control.get(f"/tokens/{_id(token_id)}")))
+def delete(invocation: Invocation, reference: str | None, everything: bool, email: str | None) -> None:
+    """End a token, or with --all every token of a user, and forget it; the audit log keeps what it did."""
+    if reference is not None and not everything and email is None:
+        removed(invocation, "tokens", reference)
+    elif reference is None and everything and email is not None:
+        found = ask(invocation.settings(), lambda control: control.delete("/tokens", {"user": email}))
+        invocation.out.document(found)
+        invocation.out.line(f"{found['deleted']} tokens are deleted.")
+    else:
+        raise click.UsageError("Name one token, or all of a user's with --all --user EMAIL.")
 
 
-@token.command()
-@click.argument("token_id", metavar="ID")
-@command
-def rotate(invocation: Invocation, token_id: str) -> None:
-    """Replace its secret; id, name and scopes stay, and the old value fails on its next use."""
-    _created(invocation, ask(invocation.settings(), lambda control: control.post(f"/tokens/{_id(token_id)}/rotate")))
-
-
-@token.command()
-@click.argument("token_id", metavar="ID")
-@command
-def revoke(invocation: Invocation, token_id: str) -> None:
-    """End it; when this has answered, no request with it is accepted."""
-    view = ask(invocation.settings(), lambda control: control.post(f"/tokens/{_id(token_id)}/revoke"))
-    invocation.out.document(view)
-    invocation.out.line(f"{view.get('prefix', token_id)} is revoked.")
-
-
-@token.command()
-@click.argument("token_id", metavar="ID")
-@command
-def delete(invocation: Invocation, token_id: str) -> None:
-    """End it and forget it; the audit log keeps what it did."""
-    view = ask(invocation.settings(), lambda control: control.delete(f"/tokens/{_id(token_id)}"))
-    invocation.out.document(view)
-    invocation.out.line(f"{token_id} is deleted.")
+add_verbs(token, "tokens", "token")
 
 
 @token.command()
@@ -130,30 +122,3 @@ def pattern(invocation: Invocation) -> None:
     expression = token_format(invocation.settings()).pattern
     invocation.out.document({"pattern": expression})
     invocation.out.line(expression)
-
-
-def _id(text: str) -> str:
-    """The id of a token named by its id or its public prefix, as one segment of a path."""
-    return segment(text.rpartition("_")[2])
-
-
-def _created(invocation: Invocation, created: Json) -> None:
-    for warning in created.get("warnings", ()):
-        invocation.out.note(sentence(str(warning)))
-    invocation.out.document(created)
-    _facts(invocation, created)
-    invocation.out.secret(str(created["token"]))
-
-
-def _show(invocation: Invocation, view: Json) -> None:
-    invocation.out.document(view)
-    _facts(invocation, view)
-
-
-def _facts(invocation: Invocation, view: Json) -> None:
-    facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) is not None]
-    if view.get("scopes") is None:
-        facts.append(("scopes", "all of the role's"))
-    if view.get("expires_at") is None:
-        facts.append(("expires", "never"))
-    invocation.out.facts(str(view.get("name", "")), facts)

@@ -1,0 +1,118 @@
+"""`patgate key`: keys that belong to organisations and outlive whoever made them."""
+
+from typing import Final
+
+import click
+
+from proxy.cli.client import ask, segment
+from proxy.cli.life import add_delete, add_verbs, path_of, show_made, show_view
+from proxy.cli.options import DURATION, Invocation, command
+
+COLUMNS: Final = {
+    "prefix": "PREFIX",
+    "name": "NAME",
+    "org": "ORG",
+    "role": "ROLE",
+    "status": "STATUS",
+    "scopes": "SCOPES",
+    "expires_at": "EXPIRES",
+    "last_used_at": "LAST USED",
+}
+
+
+@click.group()
+def key() -> None:
+    """Keys of organisations: no person's, they outlive whoever made them and cannot mint.
+
+    An API key has one organisation and a role there. An organisation token is attached to several organisations, with
+    permissions for each. ID is the 12 characters of the public prefix, or the whole prefix.
+    """
+
+
+@key.command()
+@click.option("--name", required=True, help="What it is for.")
+@click.option("--org", help="An API key: of this organisation.")
+@click.option("--role", help="The API key's role, fixed from now on.")
+@click.option(
+    "--grant",
+    "grants",
+    multiple=True,
+    metavar="ORG=PERMISSION,...",
+    help="An organisation token: what it may do there; repeatable.",
+)
+@click.option("--expires", type=DURATION, help="How long it works, such as 365d.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Narrow it, such as things:read; repeatable.")
+@click.option("--description", default="", help="More words about what it is for.")
+@command
+def create(
+    invocation: Invocation,
+    name: str,
+    org: str | None,
+    role: str | None,
+    grants: tuple[str, ...],
+    expires: float | None,
+    scopes: tuple[str, ...],
+    description: str,
+) -> None:
+    """Make a key. It is shown this once."""
+    body: dict[str, object] = {
+        "name": name,
+        "expires": expires,
+        "scopes": list(scopes) or None,
+        "description": description,
+    }
+    if grants and org is None and role is None:
+        path = "/keys"
+        body["orgs"] = [_grant(text) for text in grants]
+    elif org is not None and role is not None and not grants:
+        path = f"/orgs/{segment(org)}/keys"
+        body["role"] = role
+    else:
+        raise click.UsageError("A key has one organisation (--org and --role), or some with permissions (--grant).")
+    show_made(invocation, ask(invocation.settings(), lambda control: control.post(path, body)))
+
+
+@key.command("list")
+@click.option("--org", help="Only those of this organisation.")
+@click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those.")
+@command
+def list_keys(invocation: Invocation, org: str | None, status: str | None) -> None:
+    """List keys by their public prefix."""
+    path = "/keys" if org is None else f"/orgs/{segment(org)}/keys"
+    rows = ask(invocation.settings(), lambda control: control.every(path, {"status": status}))
+    invocation.out.document(rows)
+    invocation.out.table(COLUMNS, rows, "There are no such keys.")
+
+
+add_verbs(key, "keys", "key")
+add_delete(key, "keys", "key")
+
+
+@key.command()
+@click.argument("reference", metavar="ID")
+@click.argument("grant", metavar="ORG=PERMISSION,...")
+@command
+def attach(invocation: Invocation, reference: str, grant: str) -> None:
+    """Attach an organisation token to one more organisation, or say anew what it may do there."""
+    wanted = _grant(grant)
+    path = f"{path_of('keys', reference)}/orgs/{segment(str(wanted['org']))}"
+    body = {"permissions": wanted["permissions"]}
+    show_view(invocation, ask(invocation.settings(), lambda control: control.put(path, body)))
+
+
+@key.command()
+@click.argument("reference", metavar="ID")
+@click.argument("org")
+@command
+def detach(invocation: Invocation, reference: str, org: str) -> None:
+    """Detach an organisation token from an organisation, whose seat is free then."""
+    path = f"{path_of('keys', reference)}/orgs/{segment(org)}"
+    show_view(invocation, ask(invocation.settings(), lambda control: control.delete(path)))
+
+
+def _grant(text: str) -> dict[str, object]:
+    """`ORG=PERMISSION,PERMISSION`; a usage error for anything else."""
+    org, equals, permissions = text.partition("=")
+    if not org or not equals or not permissions:
+        raise click.UsageError("Write an organisation and what may be done there: acme=things:read,things:list")
+    return {"org": org, "permissions": permissions.split(",")}

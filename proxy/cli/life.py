@@ -1,0 +1,166 @@
+"""The life of a token or a key after it was made: the verbs that `patgate token` and `patgate key` share."""
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlencode
+
+import click
+
+from proxy.cli.client import Json, ask, segment
+from proxy.cli.options import DURATION, Invocation, command
+from proxy.cli.output import sentence
+
+FACTS: Final[Mapping[str, str]] = {
+    "id": "id",
+    "prefix": "prefix",
+    "status": "status",
+    "user": "user",
+    "org": "organisation",
+    "reach": "reaches",
+    "role": "role",
+    "scopes": "scopes",
+    "description": "description",
+    "created_at": "created",
+    "rotated_at": "rotated",
+    "expires_at": "expires",
+    "revoked_at": "revoked",
+    "last_used_at": "last used",
+    "last_used_ip": "last used from",
+    "use_count": "uses",
+    "parent_id": "minted by token",
+}
+
+
+def show_made(invocation: Invocation, made: Json) -> None:
+    """A token or key with its new value: what is known of it, then the value."""
+    warn(invocation, made)
+    invocation.out.document(made)
+    show_facts(invocation, made)
+    value = made.get("token")
+    if value is not None:
+        invocation.out.secret(str(value))
+
+
+def show_view(invocation: Invocation, view: Json) -> None:
+    """A token or key."""
+    warn(invocation, view)
+    invocation.out.document(view)
+    show_facts(invocation, view)
+
+
+def warn(invocation: Invocation, view: Json) -> None:
+    """What the answer wants known, on standard error."""
+    for warning in view.get("warnings", ()):
+        invocation.out.note(sentence(str(warning)))
+
+
+def show_facts(invocation: Invocation, view: Json) -> None:
+    """What is known of a token or key, for people."""
+    facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) is not None]
+    scopes = view.get("scopes")
+    if scopes == []:
+        facts.append(("scopes", "none: it may do nothing"))
+    elif scopes is None and view.get("reach") != "orgs":
+        facts.append(("scopes", "all of the role's"))
+    for attached in view.get("orgs") or ():
+        facts.append((str(attached.get("org")), attached.get("permissions")))
+    if view.get("expires_at") is None:
+        facts.append(("expires", "never"))
+    invocation.out.facts(str(view.get("name", "")), facts)
+
+
+def path_of(collection: str, reference: str) -> str:
+    """The path of a token or key named by its id or its public prefix."""
+    return f"/{collection}/{segment(reference.rpartition('_')[2])}"
+
+
+def add_verbs(group: click.Group, collection: str, noun: str) -> None:
+    """Give `group` the verbs over the API's `collection`; `noun` is what the help calls one of its members."""
+
+    @group.command()
+    @click.argument("reference", metavar="ID")
+    @command
+    def show(invocation: Invocation, reference: str) -> None:
+        show_view(invocation, ask(invocation.settings(), lambda control: control.get(path_of(collection, reference))))
+
+    @group.command()
+    @click.argument("reference", metavar="ID")
+    @command
+    def rotate(invocation: Invocation, reference: str) -> None:
+        path = f"{path_of(collection, reference)}/rotate"
+        show_made(invocation, ask(invocation.settings(), lambda control: control.post(path)))
+
+    @group.command()
+    @click.argument("reference", metavar="ID")
+    @click.option("--descendants", is_flag=True, help="Everything that it minted too, and what that minted.")
+    @command
+    def revoke(invocation: Invocation, reference: str, descendants: bool) -> None:
+        path, body = f"{path_of(collection, reference)}/revoke", {"descendants": descendants}
+        view = ask(invocation.settings(), lambda control: control.post(path, body))
+        warn(invocation, view)
+        invocation.out.document(view)
+        invocation.out.line(f"{view.get('prefix', reference)} is revoked.")
+
+    @group.command()
+    @click.argument("reference", metavar="ID")
+    @click.option("--expires", type=DURATION, help="How long it works from now on, such as 30d.")
+    @command
+    def regenerate(invocation: Invocation, reference: str, expires: float | None) -> None:
+        path, body = f"{path_of(collection, reference)}/regenerate", {"expires": expires}
+        show_made(invocation, ask(invocation.settings(), lambda control: control.post(path, body)))
+
+    show.help = f"Show what is known of one {noun}, which is never its secret."
+    rotate.help = "Replace its secret; id, name and scopes stay, and the old value fails on its next use."
+    revoke.help = "End it; when this has answered, no request with it is accepted."
+    regenerate.help = (
+        f"Give a revoked or expired {noun} a new secret and a new end.\n\nIts id, name, description and scopes stay."
+    )
+    _add_scopes(group, collection, noun)
+
+
+def add_delete(group: click.Group, collection: str, noun: str) -> None:
+    """Give `group` the verb that removes one."""
+
+    @group.command()
+    @click.argument("reference", metavar="ID")
+    @command
+    def delete(invocation: Invocation, reference: str) -> None:
+        removed(invocation, collection, reference)
+
+    delete.help = f"End a {noun} and forget it; the audit log keeps what it did."
+
+
+def removed(invocation: Invocation, collection: str, reference: str) -> None:
+    """Remove one and say so."""
+    view = ask(invocation.settings(), lambda control: control.delete(path_of(collection, reference)))
+    warn(invocation, view)
+    invocation.out.document(view)
+    invocation.out.line(f"{view.get('prefix', reference)} is deleted.")
+
+
+def _add_scopes(group: click.Group, collection: str, noun: str) -> None:
+    @group.group(help=f"What a living {noun} may do of what its role allows; counts from its next use.")
+    def scopes() -> None: ...
+
+    def verb(name: str, method: str, help_text: str, *, wanted: bool = True) -> None:
+        def run(invocation: Invocation, reference: str, texts: tuple[str, ...] = ()) -> None:
+            path = f"{path_of(collection, reference)}/scopes"
+            if method == "DELETE":
+                query = urlencode([("scope", text) for text in texts])
+                view = ask(invocation.settings(), lambda control: control.delete(f"{path}?{query}" if query else path))
+            elif method == "PUT":
+                view = ask(invocation.settings(), lambda control: control.put(path, {"scopes": list(texts)}))
+            else:
+                view = ask(invocation.settings(), lambda control: control.post(path, {"scopes": list(texts)}))
+            show_view(invocation, view)
+
+        run.__name__, run.__doc__ = name, help_text
+        wrapped = command(run)
+        if wanted:
+            wrapped = click.argument("texts", nargs=-1, required=True, metavar="SCOPE...")(wrapped)
+        scopes.command(name)(click.argument("reference", metavar="ID")(wrapped))
+
+    verb("add", "POST", "Let it do this as well, such as things:update.")
+    verb("remove", "DELETE", "Let it do this no longer.")
+    verb("set", "PUT", "Let it do this and nothing else.")
+    verb("clear", "DELETE", "Let it do nothing, until scopes are added.", wanted=False)

@@ -1,0 +1,150 @@
+"""`patgate policy`: what tokens must keep to, of the deployment and of each organisation."""
+
+from typing import Final
+
+import click
+
+from proxy.cli.client import Control, Json, ask, segment
+from proxy.cli.options import DURATION, Invocation, command
+from proxy.cli.output import plain
+
+COLUMNS: Final = {
+    "prefix": "PREFIX",
+    "name": "NAME",
+    "user": "USER",
+    "breaks": "BREAKS",
+    "expires_at": "EXPIRES",
+    "last_used_at": "LAST USED",
+}
+_UNLIMITED: Final = "none"
+
+
+class _Limit(click.ParamType[object]):
+    """What `inner` takes, or `none`."""
+
+    def __init__(self, inner: click.ParamType[float] | click.ParamType[int]) -> None:
+        self._inner = inner
+        self.name = inner.name
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        return _UNLIMITED if value == _UNLIMITED else self._inner.convert(value, param, ctx)
+
+
+@click.group()
+def policy() -> None:
+    """What tokens must keep to. The deployment's is in the configuration; an organisation's can only be stricter."""
+
+
+@policy.command()
+@click.option("--org", help="What counts for tokens of this organisation.")
+@command
+def show(invocation: Invocation, org: str | None) -> None:
+    """Show what counts and where it comes from."""
+    path = "/policy" if org is None else f"/orgs/{segment(org)}/policy"
+    _show(invocation, ask(invocation.settings(), lambda control: control.get(path)))
+
+
+@policy.command("set")
+@click.argument("org")
+@click.option("--max-lifetime", type=_Limit(DURATION), help="Longest lifetime of a new token, such as 90d, or none.")
+@click.option("--require-expiry/--no-require-expiry", default=None, help="Whether a new token must end some day.")
+@click.option("--inactive-after", type=_Limit(DURATION), help="End tokens that nobody has used for so long, or none.")
+@click.option("--tokens-per-user", type=_Limit(click.INT), help="Most living tokens of a user, or none.")
+@click.option("--org-tokens", type=_Limit(click.INT), help="Most organisation tokens attached to it, or none.")
+@click.option("--require-scopes/--no-require-scopes", default=None, help="Whether a new token must name its scopes.")
+@click.option(
+    "--forbid-scope", "forbidden", multiple=True, metavar="SCOPE", help="No scope as wide as this; repeatable; or none."
+)
+@click.option(
+    "--admin-right",
+    "rights",
+    multiple=True,
+    type=click.Choice(["revoke", "delete", _UNLIMITED]),
+    help="What its administrators may do to the tokens of others, if the deployment lets them; repeatable.",
+)
+@command
+def set_policy(
+    invocation: Invocation,
+    org: str,
+    max_lifetime: object,
+    require_expiry: bool | None,
+    inactive_after: object,
+    tokens_per_user: object,
+    org_tokens: object,
+    require_scopes: bool | None,
+    forbidden: tuple[str, ...],
+    rights: tuple[str, ...],
+) -> None:
+    """Change an organisation's own policy: what is not named here stays as it is.
+
+    Tokens that there are already go on; `patgate policy check` lists those that break it now.
+    """
+    said = {
+        "max_lifetime": max_lifetime,
+        "require_expiry": require_expiry,
+        "inactive_after": inactive_after,
+        "tokens_per_user": tokens_per_user,
+        "org_tokens_per_org": org_tokens,
+        "require_scopes": require_scopes,
+        "forbidden_scopes": _listed(forbidden),
+        "admin_rights": _listed(rights),
+    }
+    path = f"/orgs/{segment(org)}/policy"
+
+    async def change(control: Control) -> Json:
+        before = await control.get(path)
+        own = {**(before.get("own") or {}), **{name: value for name, value in said.items() if value is not None}}
+        kept = {name: value for name, value in own.items() if value != _UNLIMITED}
+        return await control.put(path, kept)
+
+    _show(invocation, ask(invocation.settings(), change))
+
+
+@policy.command()
+@click.option("--org", help="Only tokens of this organisation.")
+@command
+def check(invocation: Invocation, org: str | None) -> None:
+    """List the living tokens that break the policy of now, and which of its rules."""
+
+    async def look(control: Control) -> tuple[list[Json], list[Json]]:
+        rows = await control.every("/policy/violations", {"org": org})
+        return rows, await control.every("/policy/crowded") if org is None else []
+
+    rows, crowded = ask(invocation.settings(), look)
+    invocation.out.document({"violations": rows, "crowded": crowded})
+    invocation.out.table(COLUMNS, rows, "Every living token keeps to the policy.")
+    for user in crowded:
+        invocation.out.note(f"{plain(user['user'])} has {user['tokens']} living tokens: more than tokens_per_user.")
+
+
+@policy.command()
+@click.option("--org", help="Only tokens of this organisation.")
+@command
+def expire(invocation: Invocation, org: str | None) -> None:
+    """End the living tokens that break the policy of now. Their owners can regenerate them by what it allows."""
+    path = "/policy/expire" if org is None else f"/policy/expire?org={segment(org)}"
+    found = ask(invocation.settings(), lambda control: control.post(path))
+    invocation.out.document(found)
+    invocation.out.line(f"{found['expired']} tokens are expired.")
+
+
+def _listed(values: tuple[str, ...]) -> list[str] | None:
+    if not values:
+        return None
+    return [] if _UNLIMITED in values else list(values)
+
+
+def _show(invocation: Invocation, view: Json) -> None:
+    invocation.out.document(view)
+    effective, deployment, own = view["effective"], view["deployment"], view.get("own") or {}
+    facts = []
+    for name, value in effective.items():
+        shown = "no" if value is False else "none" if value in (None, []) else value
+        source = ""
+        if value not in (None, False, []):
+            said_by = [who for who, said in (("deployment", deployment), ("organisation", own)) if said.get(name)]
+            source = f"  ({' and '.join(said_by)})" if view.get("org") else ""
+        if name in ("max_lifetime", "inactive_after") and isinstance(shown, int | float):
+            shown = f"{shown / 86400:g} days"
+        facts.append((name.replace("_", " "), f"{' '.join(shown) if isinstance(shown, list) else shown}{source}"))
+    invocation.out.facts(f"Policy of {view['org']}" if view.get("org") else "Policy of the deployment", facts)
