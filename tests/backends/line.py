@@ -67,13 +67,22 @@ def described(error: BaseException) -> dict[str, Any]:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     response = getattr(error, "response", None)
-    headers = {} if response is None else {str(name).lower(): str(value) for name, value in response.headers.items()}
     return {
         "kind": type(error).__name__,
         "text": str(error),
         "status": getattr(response, "status_code", None),
-        "headers": headers,
+        "headers": {} if response is None else fields(response.headers),
     }
+
+
+def fields(headers: Any) -> dict[str, str]:
+    """The fields of any library's headers; several of one name are one, as in RFC 9110 section 5.3."""
+    pairs = next(getattr(headers, way)() for way in ("raw_items", "multi_items", "items") if hasattr(headers, way))
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        key = str(name).lower()
+        found[key] = f"{found[key]}, {value}" if key in found else str(value)
+    return found
 
 
 def work(factory: Callable[[Line], object]) -> None:
