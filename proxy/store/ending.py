@@ -82,4 +82,5 @@ class Ending:
 
 
 def _within(begin: float, end: float) -> tuple[sa.ColumnElement[bool], ...]:
-    return (_T.c.status == TokenStatus.ACTIVE.value, _T.c.expires_at > begin, _T.c.expires_at <= end)
+    # With what they are listed as, and not their status, an index has them in the order in which they end.
+    return (_T.c.listed_as == TokenStatus.ACTIVE.value, _T.c.expires_at > begin, _T.c.expires_at <= end)
