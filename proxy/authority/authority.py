@@ -36,6 +36,7 @@ from proxy.core.reasons import Reason
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
+from proxy.services.audit import AuditLog
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.orgs import Orgs
@@ -83,6 +84,7 @@ class Authority:
     policies: Policies
     roles: Roles
     tokens: Tokens
+    audit: AuditLog
 
     def __init__(
         self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True, successor: bool = False
@@ -266,6 +268,7 @@ class Authority:
         policy = self._settings.policy
         self.users = Users(self._store, time.time)
         self.orgs = Orgs(self._store, time.time)
+        self.audit = AuditLog(self._store, time.time)
         self.members = Members(self._store, time.time)
         self.me = Me(self._store, time.time)
         self.policies = Policies(self._store, time.time, _policy(self._settings))

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from proxy.core.model import Grant, RefusedGrant
 from proxy.observe.snapshot import Snapshot
+from proxy.services.audit import AuditLog
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.orgs import Orgs
@@ -39,6 +40,9 @@ class Plane(Protocol):
 
     @property
     def tokens(self) -> Tokens: ...
+
+    @property
+    def audit(self) -> AuditLog: ...
 
     @property
     def brand(self) -> str:

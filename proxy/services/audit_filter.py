@@ -82,7 +82,7 @@ def read_filter(wanted: AuditFilter, now: float, fields: Fields) -> EventQuery:
         action=wanted.action,
         outcomes=outcomes,
         reason=wanted.reason,
-        address=fields.check(lambda: _address(wanted.address)),
+        address=fields.check(lambda: read_address(wanted.address)),
         since=fields.check(lambda: read_moment(wanted.since, now, "since")),
         until=fields.check(lambda: read_moment(wanted.until, now, "until")),
     )
@@ -101,7 +101,8 @@ def _one_of(values: tuple[str, ...], value: str | None, field: str) -> str | Non
     return value
 
 
-def _address(text: str | None) -> str | None:
+def read_address(text: str | None) -> str | None:
+    """An address as events have it. Raises Invalid."""
     try:
         return None if text is None else str(ipaddress.ip_address(text))
     except ValueError:
@@ -124,6 +125,7 @@ def read_moment(text: str | None, now: float, field: str) -> float | None:
 
 
 def read_number(text: str) -> int | None:
+    """The number of an event; ``None`` for the newest one. Raises Invalid."""
     if text == NOW:
         return None
     if _NUMBER.fullmatch(text) is None:
@@ -140,6 +142,7 @@ _PLACES: Final[Mapping[Order, tuple[type, ...]]] = {
 
 
 def write_place(order: Order, place: Place) -> str:
+    """A cursor of this order."""
     values = {
         Order.NEWEST: (place.at, place.n),
         Order.OLDEST: (place.at, place.n, place.last),
@@ -150,6 +153,7 @@ def write_place(order: Order, place: Place) -> str:
 
 
 def read_place(text: str, order: Order) -> Place:
+    """The inverse of ``write_place``. Raises Invalid for what it did not write for this order."""
     try:
         name, *values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, TypeError, binascii.Error, RecursionError):

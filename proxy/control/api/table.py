@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.control.api import me, orgs, policy, roles, tokens, users
+from proxy.control.api import audit, me, orgs, policy, roles, tokens, users
 from proxy.control.api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
@@ -14,4 +14,5 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     *users.OPERATIONS,
     *roles.OPERATIONS,
     *policy.OPERATIONS,
+    *audit.OPERATIONS,
 )
