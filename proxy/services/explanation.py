@@ -156,7 +156,7 @@ def _of_token(findings: Findings) -> dict[str, object]:
     subject, grounds = findings.subject, findings.grounds
     if subject is None:
         return dict.fromkeys(("token", "owner", "organisation", "role", "scopes"))
-    view, row = subject.view, subject.row
+    row = subject.row
     name, org = findings.role
     role_entry, scope_entry = (None, None) if grounds is None else (grounds.role_entry, grounds.scope_entry)
     owner = {
@@ -166,14 +166,14 @@ def _of_token(findings: Findings) -> dict[str, object]:
     }
     return {
         "token": {
-            "id": view.id,
-            "prefix": view.prefix,
-            "name": view.name,
-            "kind": view.kind,
-            "reach": view.reach,
-            "status": view.status.value,
-            "expires_at": rfc3339(view.expires_at),
-            "revoked_at": rfc3339(view.revoked_at),
+            "id": row.id,
+            "prefix": row.prefix,
+            "name": row.name,
+            "kind": row.kind.value,
+            "reach": row.reach.value,
+            "status": subject.status.value,
+            "expires_at": rfc3339(row.expires_at),
+            "revoked_at": rfc3339(subject.revoked_at),
         },
         "owner": None if row.user_id is None else owner,
         "organisation": None

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant
+from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus
 from proxy.core.policy import Verdict, needed_permission, reached
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Match, RouteTable
-from proxy.services.views import TokenView, rfc3339
+from proxy.services.views import rfc3339
 from proxy.store.records import TokenGrantRow
 
 
@@ -53,10 +53,11 @@ class StepView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """The token of which is asked: as people see it, as it is stored, and the verdict about it by itself."""
+    """The token of which is asked, its status as lists show it, and the verdict about it by itself."""
 
-    view: TokenView
     row: TokenGrantRow
+    status: TokenStatus
+    revoked_at: float | None
     found: Grant | RefusedGrant
 
 
@@ -196,7 +197,7 @@ class Findings:
                 else f"the route names none; {_reach(row)}"
             )
         if reason is Reason.TOKEN_REVOKED:
-            at = self.subject.view.revoked_at
+            at = self.subject.revoked_at
             return "revoked" if at is None else f"revoked {rfc3339(at)}"
         if reason is Reason.TOKEN_EXPIRED:
             return f"expired {rfc3339(row.expires_at)}"

@@ -1,0 +1,172 @@
+"""What is explained is what a gateway decides: for generated routes, tokens and requests, by its own phases."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.challenge import Challenges
+from proxy.core.identity import PRESETS
+from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus, UserStatus
+from proxy.core.policy import decide
+from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.core.routes import Route, RouteTable
+from proxy.core.target import Allowance
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.parse import HeadParser
+from proxy.gateway.respond import Responder
+from proxy.gateway.route import route
+from proxy.observe.metrics import Outcome
+from proxy.services import grants
+from proxy.services.explanation import Asked, Gateway, explain
+from proxy.services.steps import FAILED, Result, Step, Subject
+from proxy.store.records import OrgGrantRow, TokenGrantRow
+
+NOW = 1_800_000_000.0
+LONGEST = 60
+ORGS = ("org_aaaaaaaaaaaa", "org_bbbbbbbbbbbb")
+NAMES = {"org_aaaaaaaaaaaa": "lab", "org_bbbbbbbbbbbb": "shop"}
+PATTERNS = ("/v1/{entity}", "/v1/{entity}/{id}", "/orgs/{org}/{entity}/{id}", "/orgs/{org}/things", "/ui/**", "/**")
+TARGETS = (
+    "/v1/things", "/v1/things/7", "/v1/a%20b/7", "/orgs/lab/things/7", "/orgs/shop/things", "/orgs/nowhere/things",
+    "/orgs/org_bbbbbbbbbbbb/things/7", "/ui/a", "/ui/a;b", "/ui/../v1", "/v1/things?q=1", "/é", "/a b", "*", "",
+    "/" + "a" * 80,     "http://api.example/v1/things", "http://other.example/v1/things",
+)  # fmt: skip
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "get", "TRACE", "CONNECT", "PURGE", "G T")
+permissions = st.lists(
+    st.sampled_from(("*:*", "things:*", "things:read", "things/7:update", "*:list", "*:create", "other:read")),
+    max_size=3,
+)
+
+routes = st.lists(
+    st.builds(
+        lambda path, access, entity, methods, host, allow, enforce, operations: (
+            path, access, entity, methods, host, allow, enforce, operations
+        ),
+        st.sampled_from(PATTERNS),
+        st.sampled_from(tuple(Access)),
+        st.sampled_from((None, "things")),
+        st.sampled_from((None, frozenset({"GET"}), frozenset({"POST", "PURGE"}))),
+        st.sampled_from((None, None, "api.example")),
+        st.sampled_from((0, int(Allowance.SEMICOLON))),
+        st.booleans(),
+        st.sampled_from(({}, {"GET": "subscribe"})),
+    ),
+    min_size=1,
+    max_size=4,
+)  # fmt: skip
+
+
+@st.composite
+def tokens(draw: st.DrawFn) -> TokenGrantRow:
+    reach = draw(st.sampled_from(tuple(Reach)))
+    kind = draw(st.sampled_from((Kind.PAT, Kind.PAT, Kind.KEY)))
+    owned = kind is Kind.PAT
+    orgs: tuple[OrgGrantRow, ...] = ()
+    if reach in (Reach.ACCOUNT, Reach.ORGS):
+        orgs = tuple(
+            OrgGrantRow(
+                org_id=org_id,
+                org_name=NAMES[org_id],
+                status=draw(st.sampled_from(("active", "suspended"))),
+                role="editor" if reach is Reach.ACCOUNT else None,
+                permissions=draw(permissions),
+            )
+            for org_id in draw(st.lists(st.sampled_from(ORGS), unique=True))
+        )
+    return TokenGrantRow(
+        id="abcdefghijkl",
+        prefix=f"acme_{kind.value}_abcdefghijkl",
+        kind=kind,
+        reach=reach,
+        name="a name",
+        user_id="usr_aaaaaaaaaaaa" if owned else None,
+        org_id=ORGS[0] if reach is Reach.ORG else None,
+        scopes=draw(st.none() | permissions),
+        status=draw(st.sampled_from((TokenStatus.ACTIVE, TokenStatus.ACTIVE, TokenStatus.REVOKED))),
+        digest=None,
+        expires_at=draw(st.sampled_from((None, None, NOW, NOW + 1))),
+        email="ann@example.com" if owned else None,
+        user_status=draw(st.sampled_from((UserStatus.ACTIVE, UserStatus.ACTIVE, *UserStatus))) if owned else None,
+        org_name="lab" if reach is Reach.ORG else None,
+        org_status=draw(st.sampled_from(("active", "active", "suspended"))) if reach is Reach.ORG else None,
+        member_role=draw(st.sampled_from(("viewer", "viewer", None))) if owned and reach is Reach.ORG else None,
+        role=draw(st.sampled_from(("viewer", ""))),
+        permissions=draw(st.none() | permissions),
+        orgs=orgs,
+    )
+
+
+def subject(row: TokenGrantRow) -> Subject:
+    found = grants.verdict(row.prefix, row.id, row, NOW)
+    return Subject(row=row, status=row.status, revoked_at=None, found=found)
+
+
+def decided(table: RouteTable, asked: Asked, found: Grant | RefusedGrant) -> tuple[Exchange, Reason, Outcome]:
+    """What the gateway's phases make of the request with this token."""
+    x = Exchange(None, 0, b"abc")
+    x.keep_alive = True
+    line = f"{asked.method} {asked.target} HTTP/1.1\r\nHost: {asked.host}".encode()
+    parser = HeadParser(stripped=(), api_key=True, max_headers=10, max_request_line=LONGEST, max_body=None)
+    reason = parser.parse(x, line) or route(table, x)
+    if reason is not None:
+        return x, reason, Outcome.REFUSED
+    assert x.match is not None
+    if x.match.route.access is not Access.TOKEN:
+        return x, Reason.ALLOWED, Outcome.ALLOWED
+    reason = found.reason if isinstance(found, RefusedGrant) else decide(x.match, found, NOW)
+    if reason is Reason.ALLOWED:
+        return x, reason, Outcome.ALLOWED
+    reported = not x.match.route.enforce and TABLE[reason].status in (401, 403)
+    return x, reason, Outcome.REPORTED if reported else Outcome.REFUSED
+
+
+@given(made=routes, row=tokens(), method=st.sampled_from(METHODS), target=st.sampled_from(TARGETS), basic=st.booleans())
+def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
+    made: list[tuple[str, Access, str | None, frozenset[str] | None, str | None, int, bool, dict[str, str]]],
+    row: TokenGrantRow,
+    method: str,
+    target: str,
+    basic: bool,
+) -> None:
+    table = RouteTable(
+        Route(
+            index=index, path=path, access=access, entity=entity, methods=methods, host=host, allow=allow,
+            enforce=enforce, operations=operations,
+        )
+        for index, (path, access, entity, methods, host, allow, enforce, operations) in enumerate(made)
+    )  # fmt: skip
+    gateway = Gateway(
+        routes=table,
+        challenges=Challenges(realm="acme", basic=basic),
+        names=PRESETS["patgate"],
+        longest=LONGEST,
+    )
+    asked, token = Asked(method=method, target=target, host="api.example"), subject(row)
+    told = explain(gateway, asked, token, NOW)
+    x, reason, outcome = decided(table, asked, token.found)
+    if (told.judged.reason, reason) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED):
+        return  # two things are wrong, and a whole head shows the other one first
+    assert (told.judged.reason, told.judged.outcome) == (reason, outcome)
+    assert told.judged.match == x.match
+
+    document = told.as_dict()
+    failed = [step for step in told.findings.steps() if step.result is Result.FAIL]
+    if reason is Reason.ALLOWED:
+        assert failed == []
+        assert document["challenge"] == [] and document["status"] is None
+    else:
+        (only,) = failed
+        assert only.step is FAILED.get(reason, Step.ROUTE)
+        assert only.text
+        answer = Responder(realm="acme", basic=basic).refusal(x, reason)
+        lines = [line for line in answer.split(b"\r\n") if line.startswith(b"WWW-Authenticate: ")]
+        assert [f"WWW-Authenticate: {value}".encode() for value in told.challenge] == lines
+        assert answer.startswith(f"HTTP/1.1 {document['status']} ".encode())
+        assert bool(lines) is (TABLE[reason].challenge is not Challenge.NONE)
+    results = [step.result for step in told.findings.steps()]
+    ends = next((place for place, result in enumerate(results) if result is not Result.PASS), len(results))
+    assert all(result is not Result.PASS for result in results[ends:])
+    assert bool(told.identity) is (
+        outcome is not Outcome.REFUSED and x.match is not None and x.match.route.access is Access.TOKEN
+    )
