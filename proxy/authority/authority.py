@@ -39,11 +39,13 @@ from proxy.services import keys
 from proxy.services.audit import AuditLog
 from proxy.services.me import Me
 from proxy.services.members import Members
+from proxy.services.minting import Minter
+from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.policy import AdminRight, Policy
 from proxy.services.roles import Roles
-from proxy.services.tokens import TokenPolicy, Tokens
+from proxy.services.tokens import Tokens
 from proxy.services.users import Users
 from proxy.settings.compile import token_format
 from proxy.settings.model import Settings
@@ -84,6 +86,7 @@ class Authority:
     policies: Policies
     roles: Roles
     tokens: Tokens
+    keys: OrgKeys
     audit: AuditLog
 
     def __init__(
@@ -265,7 +268,7 @@ class Authority:
             hasher.close()
 
     def _serve_verbs(self, cache_key: bytes) -> None:
-        policy = self._settings.policy
+        minter = Minter(format=token_format(self._settings), hasher=self._hasher, cache_key=cache_key)
         self.users = Users(self._store, time.time)
         self.orgs = Orgs(self._store, time.time)
         self.audit = AuditLog(self._store, time.time)
@@ -273,18 +276,8 @@ class Authority:
         self.me = Me(self._store, time.time)
         self.policies = Policies(self._store, time.time, _policy(self._settings))
         self.roles = Roles(self._store, time.time)
-        self.tokens = Tokens(
-            self._store,
-            time.time,
-            format=token_format(self._settings),
-            hasher=self._hasher,
-            cache_key=cache_key,
-            policy=TokenPolicy(
-                max_lifetime=policy.max_lifetime,
-                require_expiry=policy.require_expiry,
-                tokens_per_user=policy.tokens_per_user,
-            ),
-        )
+        self.tokens = Tokens(self._store, time.time, minter=minter, policies=self.policies)
+        self.keys = OrgKeys(self._store, time.time, minter=minter, policies=self.policies, tokens=self.tokens)
 
 
 def _policy(settings: Settings) -> Policy:

@@ -1,248 +1,291 @@
-"""Tokens: made, shown, rotated, revoked and deleted.
+"""The verbs of tokens, personal access tokens and keys alike: made, looked at, replaced, narrowed and ended.
 
 Rules:
 
-1. The value leaves in ``Created``, once, after the change is durable; what is stored is a slow hash and a keyed digest.
-2. Hashing happens before the transaction, so no writer waits for it; what was checked before is checked again inside.
-3. Scopes may name more than the role allows: they only narrow it. Whoever asked is told, not refused.
-4. Rotation keeps everything but the value. Only an active token rotates: a new value would revive a dead one.
-5. Policy is enforced where a token is made.
+1. Who asks comes first in every verb, reads included. What they may do is decided inside the transaction that does it,
+   on their credential as it is then (`access`), by `custody`.
+2. A value leaves in ``Created``, once, after the change is durable (`minting`). No transaction waits for hashing.
+3. Rotation keeps everything but the value, and needs a token that works: a new value would revive a dead one. What has
+   ended is regenerated: a new value and a new end, under the policy of now.
+4. Nobody gives a value, a scope or an end to a token that would then do more, or live longer, than the one presented.
+5. Ending a token leaves those that it made alone unless asked; whoever ends it is told of them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from proxy.core.depends import token_key
-from proxy.core.errors import Conflict, Invalid, NotFound
-from proxy.core.model import Actor, Kind, Reach, TokenStatus, UserStatus
-from proxy.core.permissions import PermissionSet
-from proxy.core.token import TokenFormat, digest
-from proxy.services import lookup, names
-from proxy.services.grants import ORG_ACTIVE
-from proxy.services.hashing import SecretHasher
-from proxy.services.roles import permission_texts
-from proxy.services.views import LIMIT_DEFAULT, Created, Page, TokenView, check_limit, read_cursor, write_cursor
-from proxy.store.change import Change, Rows
-from proxy.store.listing import TokenQuery, Within
-from proxy.store.records import OrgRow, TokenEntry, TokenRow, UserRow
+from proxy.core.errors import Conflict, Invalid
+from proxy.core.model import Actor, Kind, TokenStatus
+from proxy.services import ending, filters, handling, idempotency, names, owning, scoping
+from proxy.services.access import Standing, standing
+from proxy.services.custody import Verb
+from proxy.services.fields import Fields
+from proxy.services.filters import TokenFilter
+from proxy.services.handling import Found
+from proxy.services.idempotency import Retry
+from proxy.services.minting import Draft, Minter, NewToken, beyond, permissions, seconds
+from proxy.services.policies import Policies
+from proxy.services.regeneration import renewal
+from proxy.services.scoping import Edit
+from proxy.services.views import (
+    LIMIT_DEFAULT,
+    Changed,
+    Created,
+    Page,
+    TokenView,
+    check_limit,
+    read_cursor,
+    write_cursor,
+)
+from proxy.store.change import Rows
+from proxy.store.records import TokenRow
 from proxy.store.store import Store
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenPolicy:
-    """What new tokens must keep to. ``max_lifetime`` is in seconds; ``None`` limits nothing."""
-
-    max_lifetime: float | None = None
-    require_expiry: bool = False
-    tokens_per_user: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Owner:
-    user: UserRow
-    org: OrgRow | None
-    role: str
-
-
 class Tokens:
-    """The verbs of tokens. ``token`` arguments are an id or a public prefix; all raise StoreUnavailable."""
+    """``token`` arguments are an id or a public prefix. All raise StoreUnavailable and Unauthenticated."""
 
-    def __init__(
-        self,
-        store: Store,
-        clock: Callable[[], float],
-        *,
-        format: TokenFormat,
-        hasher: SecretHasher,
-        cache_key: bytes,
-        policy: TokenPolicy,
-    ) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], *, minter: Minter, policies: Policies) -> None:
         self._store = store
         self._clock = clock
-        self._format = format
-        self._hasher = hasher
-        self._cache_key = cache_key
-        self._policy = policy
+        self._minter = minter
+        self._policies = policies
 
-    async def create(
-        self,
-        actor: Actor,
-        user: str,
-        name: str,
-        org: str | None = None,
-        expires: float | None = None,
-        scopes: Iterable[str] = (),
-        description: str = "",
-    ) -> Created:
-        """Make a token for a user (email or id), for ``org`` or personal, that ends in ``expires`` seconds.
+    async def create(self, actor: Actor, new: NewToken, *, retry: Retry | None = None) -> Created:
+        """Make a personal access token.
 
-        No scopes: all that the role allows. Under a maximum lifetime, a token without an expiry gets that lifetime.
-        Raises Invalid, NotFound (user, org), Conflict (suspended, too many tokens), AuthorityOverloaded.
+        Raises Invalid, NotFound (user, org), Forbidden (not contained in the token presented), Conflict (suspended,
+        too many tokens), AuthorityOverloaded.
         """
-        name = names.title(name, "name")
-        description = names.description(description)
-        texts = permission_texts(scopes, "scopes")
-        lifetime, warnings = self._lifetime(expires)
+        fields = Fields()
+        draft = Draft.of(new, fields)
+        reach = owning.reach_of(new, fields)
+        fields.done()
         async with self._store.read() as rows:
-            await self._check(rows, user, org)
-        minted = self._format.mint(Kind.PAT)
-        hashed = await self._hasher.hash(minted.token)
+            now = self._clock()
+            asker = await standing(rows, actor, now)
+            made = await idempotency.made_before(rows, actor, retry, now)
+            if made is not None:
+                return await handling.replayed(rows, asker, made, now)
+            await owning.plan(rows, asker, self._policies, new, draft, reach, now)
+        value = await self._minter.value(Kind.PAT)
         async with self._store.change(actor, self._clock()) as change:
-            owner = await self._check(change, user, org)
+            asker = await standing(change, actor, change.now)
+            made = await idempotency.made_before(change, actor, retry, change.now)
+            if made is not None:
+                return await handling.replayed(change, asker, made, change.now)
+            plan = await owning.plan(change, asker, self._policies, new, draft, reach, change.now)
             row = TokenRow(
-                id=minted.token_id,
-                prefix=minted.prefix,
+                id=value.token_id,
+                prefix=value.prefix,
                 kind=Kind.PAT,
-                reach=Reach.PERSONAL if owner.org is None else Reach.ORG,
-                name=name,
-                description=description,
-                user_id=owner.user.id,
-                org_id=None if owner.org is None else owner.org.id,
+                reach=plan.reach,
+                name=draft.name,
+                description=draft.description,
+                user_id=plan.user.id,
+                org_id=None if plan.org is None else plan.org.id,
                 role=None,
-                scopes=texts or None,
+                scopes=draft.stored_scopes,
                 status=TokenStatus.ACTIVE,
-                hash=hashed,
-                digest=digest(self._cache_key, minted.token.encode("ascii")),
+                hash=value.hash,
+                digest=value.digest,
+                parent_id=None if actor.credential is None else actor.credential.token_id,
                 created_by_kind=actor.kind.value,
                 created_by=actor.id,
                 created_at=change.now,
                 updated_at=change.now,
-                expires_at=None if lifetime is None else change.now + lifetime,
+                expires_at=plan.expires_at,
             )
             await change.tokens.add(row)
-            details = {"prefix": row.prefix, "user": owner.user.email, "scopes": row.scopes}
-            _audit(change, "mint", row, {**details, "expires_at": row.expires_at})
-            if texts:
-                warnings += await _beyond_role(change, owner.role, texts)
-            view = await self._view(change, row.id)
-        return Created(view=view, token=minted.token, warnings=warnings)
+            await idempotency.remember(change, retry, row.id)
+            details = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
+            handling.record(change, "mint", row, {**details, "expires_at": row.expires_at})
+            view = await handling.show(change, asker, row.id, change.now)
+        return Created(view=view, token=value.token, warnings=plan.warnings)
 
     async def list(
         self,
-        user: str | None = None,
-        status: TokenStatus | None = None,
+        actor: Actor,
+        wanted: TokenFilter | None = None,
         *,
         limit: int = LIMIT_DEFAULT,
         cursor: str | None = None,
     ) -> Page[TokenView]:
-        """Tokens, oldest first, of one user and with one status where given. Raises NotFound (user), Invalid."""
+        """Tokens that ``actor`` may know of, oldest first. Raises NotFound (user, org, parent), Invalid."""
         after = read_cursor(cursor)
+        check_limit(limit)
+        wanted = wanted or TokenFilter()
+        wanted.check()
         now = self._clock()
         async with self._store.read() as rows:
-            user_id = None if user is None else (await lookup.user(rows, user)).id
-            query = TokenQuery(within=(Within(user_id=user_id),), status=status)
-            found = await rows.tokens.page(query, after=after, limit=check_limit(limit) + 1, now=now)
-        views = [TokenView.of(entry, now) for entry in found[:limit]]
-        more = len(found) > limit
-        return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].id) if more else None)
+            asker = await standing(rows, actor, now)
+            query = await filters.query(rows, asker, self._policies, wanted, now)
+            found = await rows.tokens.page(query, after=after, limit=limit + 1, now=now)
+            views = await handling.views(rows, asker, found[:limit], now)
+        if len(found) <= limit:
+            return Page(items=views, next_cursor=None)
+        last = query.position(found[limit - 1])
+        return Page(items=views, next_cursor=write_cursor(last.created_at, last.id))
 
-    async def show(self, token: str) -> TokenView:
+    async def show(self, actor: Actor, token: str) -> TokenView:
         """One token. Raises NotFound."""
         async with self._store.read() as rows:
-            return TokenView.of(await self._find(rows, token), self._clock())
+            now = self._clock()
+            asker = await standing(rows, actor, now)
+            found = await handling.find(rows, asker, self._policies, token, Verb.SHOW)
+            return (await handling.views(rows, asker, (found.entry,), now))[0]
+
+    async def update(
+        self, actor: Actor, token: str, *, name: str | None = None, description: str | None = None
+    ) -> TokenView:
+        """Another name or description. Raises NotFound, Forbidden, Invalid."""
+        fields = Fields()
+        title = None if name is None else fields.check(lambda: names.title(name, "name"))
+        text = None if description is None else fields.check(lambda: names.description(description))
+        fields.done()
+        async with self._store.change(actor, self._clock()) as change:
+            asker = await standing(change, actor, change.now)
+            found = await handling.find(change, asker, self._policies, token, Verb.UPDATE)
+            before = {"name": found.row.name, "description": found.row.description}
+            after = {**before, **({} if title is None else {"name": title})}
+            after.update({} if text is None else {"description": text})
+            if after != before:
+                await change.tokens.describe(found.row.id, now=change.now, **after)
+                handling.record_found(change, "update", found, {"before": before, "after": after})
+            return await handling.show(change, asker, found.row.id, change.now)
 
     async def rotate(self, actor: Actor, token: str) -> Created:
-        """A new value for an active token, in place; the old one is refused at once.
+        """A new value for a token that works, in place; the old one is refused at once.
 
-        Raises NotFound, Conflict (revoked or expired), AuthorityOverloaded.
+        Raises NotFound, Forbidden, Conflict (revoked or expired), AuthorityOverloaded.
         """
         async with self._store.read() as rows:
-            row = self._rotatable(await self._find(rows, token))
-        minted = self._format.mint(row.kind, row.id)
-        hashed = await self._hasher.hash(minted.token)
+            now = self._clock()
+            found = await self._rotatable(rows, await standing(rows, actor, now), token, now)
+        value = await self._minter.value(found.row.kind, found.row.id)
         async with self._store.change(actor, self._clock()) as change:
-            row = self._rotatable(await self._find(change, token))
-            value_digest = digest(self._cache_key, minted.token.encode("ascii"))
-            await change.tokens.replace_secret(row.id, hash=hashed, digest=value_digest, now=change.now)
-            _audit(change, "rotate", row, {"prefix": row.prefix})
-            view = await self._view(change, row.id)
-        return Created(view=view, token=minted.token)
+            asker = await standing(change, actor, change.now)
+            found = await self._rotatable(change, asker, token, change.now)
+            await change.tokens.replace_secret(found.row.id, hash=value.hash, digest=value.digest, now=change.now)
+            handling.record_found(change, "rotate", found)
+            view = await handling.show(change, asker, found.row.id, change.now)
+        return Created(view=view, token=value.token)
 
-    async def revoke(self, actor: Actor, token: str) -> TokenView:
-        """Refuse a token from now on. Revoking twice is revoking once. Raises NotFound."""
+    async def regenerate(self, actor: Actor, token: str, *, expires: float | None = None) -> Created:
+        """A new value and a new end, in ``expires`` seconds, for a token that is revoked or has expired.
+
+        Id, name, description, scopes and reach stay. Without ``expires`` it lives as long as it was made for.
+        Raises NotFound, Forbidden, Invalid, Conflict (active, suspended, too many), AuthorityOverloaded.
+        """
+        seconds(expires)
+        async with self._store.read() as rows:
+            now = self._clock()
+            asker = await standing(rows, actor, now)
+            found = await handling.find(rows, asker, self._policies, token, Verb.REGENERATE)
+            await renewal(rows, asker, self._policies, found, expires, now)
+        value = await self._minter.value(found.row.kind, found.row.id)
         async with self._store.change(actor, self._clock()) as change:
-            row = (await self._find(change, token)).token
-            if row.status is not TokenStatus.REVOKED:
-                await change.tokens.revoke(row.id, change.now)
-                _audit(change, "revoke", row, {"prefix": row.prefix})
-            return await self._view(change, row.id)
+            asker = await standing(change, actor, change.now)
+            found = await handling.find(change, asker, self._policies, token, Verb.REGENERATE)
+            renewed = await renewal(change, asker, self._policies, found, expires, change.now)
+            await change.tokens.regenerate(
+                found.row.id,
+                hash=value.hash,
+                digest=value.digest,
+                expires_at=renewed.expires_at,
+                now=change.now,
+            )
+            details = {"expires_at": renewed.expires_at, "before": {"expires_at": found.row.expires_at}}
+            handling.record_found(change, "regenerate", found, details)
+            view = await handling.show(change, asker, found.row.id, change.now)
+        return Created(view=view, token=value.token, warnings=renewed.warnings)
 
-    async def delete(self, actor: Actor, token: str) -> TokenView:
-        """Remove a token's row; returns it as it last was. The audit log keeps what happened. Raises NotFound."""
+    async def revoke(self, actor: Actor, token: str, *, descendants: bool = False) -> Changed:
+        """Refuse a token from now on, with ``descendants`` also all that it made. Twice is once.
+
+        Raises NotFound, Forbidden.
+        """
         async with self._store.change(actor, self._clock()) as change:
-            entry = await self._find(change, token)
-            await change.tokens.delete(entry.token.id)
-            _audit(change, "delete", entry.token, {"prefix": entry.token.prefix})
-            return TokenView.of(entry, change.now)
+            asker = await standing(change, actor, change.now)
+            found = await handling.find(change, asker, self._policies, token, Verb.REVOKE)
+            if found.row.status is not TokenStatus.REVOKED:
+                await change.tokens.revoke(found.row.id, change.now)
+                handling.record_found(change, "revoke", found)
+            left = await ending.descendants(change, asker, self._policies, found, revoke=descendants)
+            return Changed(view=await handling.show(change, asker, found.row.id, change.now), warnings=left)
 
-    def _lifetime(self, expires: float | None) -> tuple[float | None, tuple[str, ...]]:
-        """The lifetime in seconds that the policy gives a token, and what to tell about it. Raises Invalid."""
-        longest = self._policy.max_lifetime
-        if expires is None:
-            if self._policy.require_expiry:
-                raise Invalid("expires", "the policy requires an expiry")
-            if longest is None:
-                return None, ("this token never expires",)
-            return longest, (f"the policy's maximum lifetime of {longest:g} seconds applies",)
-        if not math.isfinite(expires) or not 0 < expires <= 1e10:
-            raise Invalid("expires", "a lifetime is a positive number of seconds")
-        if longest is not None and expires > longest:
-            raise Invalid("expires", f"the policy's maximum lifetime is {longest:g} seconds")
-        return expires, ()
+    async def delete(self, actor: Actor, token: str) -> Changed:
+        """Remove a token's row; returns it as it last was. The audit log keeps what happened.
 
-    async def _check(self, rows: Rows, user: str, org: str | None) -> _Owner:
-        """Who would own a new token; raises where there can be none."""
-        found = await lookup.user(rows, user)
-        if found.status is UserStatus.SUSPENDED:
-            raise Conflict("the user is suspended and cannot be given a token")
-        limit = self._policy.tokens_per_user
-        if limit is not None and await rows.tokens.count_active(found.id, self._clock()) >= limit:
-            raise Conflict(f"the user has as many active tokens as the policy allows ({limit}): revoke one first")
-        if org is None:
-            return _Owner(user=found, org=None, role=found.role)
-        organisation = await lookup.org(rows, org)
-        if organisation.status != ORG_ACTIVE:
-            raise Conflict("the organisation is suspended and cannot be given a token")
-        member = await rows.members.get(organisation.id, found.id)
-        if member is None:
-            raise Invalid("org", "the user is not a member of this organisation")
-        return _Owner(user=found, org=organisation, role=member.role)
+        Raises NotFound, Forbidden.
+        """
+        async with self._store.change(actor, self._clock()) as change:
+            asker = await standing(change, actor, change.now)
+            found = await handling.find(change, asker, self._policies, token, Verb.DELETE)
+            (view,) = await handling.views(change, asker, (found.entry,), change.now)
+            left = await ending.descendants(change, asker, self._policies, found, revoke=False)
+            await change.tokens.delete(found.row.id)
+            handling.record_found(change, "delete", found)
+            return Changed(view=view, warnings=left)
 
-    async def _find(self, rows: Rows, reference: str) -> TokenEntry:
-        entry = await rows.tokens.get(reference.rpartition("_")[2])
-        if entry is None or reference not in (entry.token.id, entry.token.prefix):
-            raise NotFound("there is no token with this id or prefix")
-        return entry
+    async def delete_all(self, actor: Actor, user: str | None = None, *, keep_current: bool = False) -> int:
+        """Delete the tokens of a user (by default the actor's own) that ``actor`` may delete; how many there were.
 
-    def _rotatable(self, entry: TokenEntry) -> TokenRow:
-        status = TokenView.of(entry, self._clock()).status
+        ``keep_current`` leaves out the token presented. Raises NotFound (user), Invalid.
+        """
+        async with self._store.change(actor, self._clock()) as change:
+            asker = await standing(change, actor, change.now)
+            if user is None and not asker.user_id:
+                raise Invalid("user", "say whose tokens")
+            user_id = asker.user_id if user is None else (await filters.user_in_sight(change, asker, user)).id
+            keep = actor.credential.token_id if keep_current and actor.credential is not None else None
+            return await ending.all_of(change, asker, self._policies, user_id, keep=keep)
+
+    async def add_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
+        """Let a token with scopes do these as well. Raises NotFound, Forbidden, Invalid, Conflict (without scopes)."""
+        wanted = _scopes(scopes)
+        return await self._edit(actor, token, "add", wanted, scoping.adding(wanted))
+
+    async def remove_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
+        """Take these from a token. Raises NotFound, Forbidden, Invalid, Conflict (without scopes, still covered)."""
+        return await self._edit(actor, token, "remove", (), scoping.removing(_scopes(scopes)))
+
+    async def clear_scopes(self, actor: Actor, token: str) -> Changed:
+        """Leave a token no scopes: it may do nothing. Raises NotFound, Forbidden."""
+        return await self._edit(actor, token, "clear", (), scoping.setting(()))
+
+    async def set_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
+        """These scopes and no others. Raises NotFound, Forbidden, Invalid."""
+        wanted = _scopes(scopes)
+        return await self._edit(actor, token, "set", wanted, scoping.setting(wanted))
+
+    async def _edit(self, actor: Actor, token: str, how: str, wanted: tuple[str, ...], edit: Edit) -> Changed:
+        async with self._store.change(actor, self._clock()) as change:
+            asker = await standing(change, actor, change.now)
+            found = await handling.find(change, asker, self._policies, token, Verb.SCOPES)
+            edited = edit(found.row.scopes)
+            await scoping.require(change, asker, self._policies, found, wanted, edited)
+            before = None if found.row.scopes is None else list(found.row.scopes)
+            if edited.after != before:
+                await change.tokens.set_scopes(found.row.id, edited.after, change.now)
+                handling.record_found(change, "scopes", found, {"how": how, "before": before, "after": edited.after})
+            roles = await handling.roles(change, found)
+            warnings = edited.warnings + beyond(roles, wanted)
+            return Changed(view=await handling.show(change, asker, found.row.id, change.now), warnings=warnings)
+
+    async def _rotatable(self, rows: Rows, asker: Standing, token: str, now: float) -> Found:
+        found = await handling.find(rows, asker, self._policies, token, Verb.ROTATE)
+        status = found.status(now)
         if status is not TokenStatus.ACTIVE:
             raise Conflict(f"the token is {status.value}: only an active token can be rotated")
-        return entry.token
-
-    async def _view(self, rows: Rows, token_id: str) -> TokenView:
-        return TokenView.of(await self._find(rows, token_id), self._clock())
-
-
-def _audit(change: Change, verb: str, row: TokenRow, details: dict[str, object]) -> None:
-    """The one event and the one key of a change to a token."""
-    change.touched(token_key(row.id))
-    change.audit(
-        f"account.{row.kind.value}.{verb}",
-        target_kind="token",
-        target_id=row.id,
-        target_name=row.name,
-        org_id=row.org_id or "",
-        details=details,
-    )
+        row = found.row
+        await handling.require_within(rows, asker, found, expires_at=row.expires_at, scopes=row.scopes)
+        return found
 
 
-async def _beyond_role(rows: Rows, role: str, scopes: list[str]) -> tuple[str, ...]:
-    """One sentence about scopes that the owner's role does not reach now."""
-    row = await rows.roles.get(role)
-    allowed = PermissionSet.of(() if row is None else row.permissions)
-    beyond = [text for text in scopes if not allowed.covers(PermissionSet.of((text,)))]
-    return (f"the owner's role does not allow {', '.join(beyond)} now",) if beyond else ()
+def _scopes(texts: Iterable[str]) -> tuple[str, ...]:
+    fields = Fields()
+    found = permissions(fields, texts, "scopes")
+    fields.done()
+    return found

@@ -10,14 +10,15 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from proxy.core.errors import Invalid
-from proxy.core.model import TokenStatus, UserStatus
+from proxy.core.model import Reach, TokenStatus, UserStatus
 from proxy.store.records import Cursor, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
+from proxy.store.token_orgs import AttachedRow
 
 T = TypeVar("T")
 
@@ -194,8 +195,29 @@ class RoleView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Attached:
+    """An organisation that an organisation token is attached to, and what it may do there."""
+
+    org_id: str
+    org_name: str
+    permissions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: AttachedRow) -> Attached:
+        return cls(org_id=row.org_id, org_name=row.org_name, permissions=tuple(row.permissions))
+
+    def as_dict(self) -> dict[str, object]:
+        return {"org_id": self.org_id, "org": self.org_name, "permissions": list(self.permissions)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenView:
-    """A token as everybody who may know of it sees it. ``scopes`` ``None``: all that the role allows."""
+    """A token as everybody who may know of it sees it.
+
+    ``scopes`` ``None``: all that the role allows. ``orgs``: what an organisation token is attached to, as far as
+    whoever looks may know of it; None for other tokens. ``parent_id``: the token that made it, or its maker where that
+    one is gone. ``created_by``: the id of who made it.
+    """
 
     id: str
     prefix: str
@@ -208,18 +230,23 @@ class TokenView:
     org_id: str | None
     org_name: str | None
     role: str | None
+    orgs: tuple[Attached, ...] | None
     scopes: tuple[str, ...] | None
     status: TokenStatus
+    parent_id: str | None
+    created_by_kind: str
+    created_by: str
     created_at: float
     updated_at: float
     rotated_at: float | None
     expires_at: float | None
     revoked_at: float | None
     last_used_at: float | None
+    last_used_ip: str | None
     use_count: int
 
     @classmethod
-    def of(cls, entry: TokenEntry, now: float) -> TokenView:
+    def of(cls, entry: TokenEntry, now: float, attached: Iterable[AttachedRow] = ()) -> TokenView:
         """The view at ``now``, on which ``expired`` depends; a token of a removed owner shows as revoked."""
         row = entry.token
         status = row.status
@@ -239,14 +266,19 @@ class TokenView:
             org_id=row.org_id,
             org_name=entry.org_name or None,
             role=row.role,
+            orgs=tuple(map(Attached.of, attached)) if row.reach is Reach.ORGS else None,
             scopes=None if row.scopes is None else tuple(row.scopes),
             status=status,
+            parent_id=row.parent_id,
+            created_by_kind=row.created_by_kind,
+            created_by=row.created_by,
             created_at=row.created_at,
             updated_at=row.updated_at,
             rotated_at=row.rotated_at,
             expires_at=row.expires_at,
             revoked_at=row.revoked_at,
             last_used_at=entry.last_used_at,
+            last_used_ip=entry.last_used_ip,
             use_count=entry.use_count,
         )
 
@@ -263,28 +295,55 @@ class TokenView:
             "org_id": self.org_id,
             "org": self.org_name,
             "role": self.role,
+            "orgs": None if self.orgs is None else [one.as_dict() for one in self.orgs],
             "scopes": None if self.scopes is None else list(self.scopes),
             "status": self.status.value,
+            "parent_id": self.parent_id,
+            "created_by_kind": self.created_by_kind,
+            "created_by": self.created_by,
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
             "rotated_at": rfc3339(self.rotated_at),
             "expires_at": rfc3339(self.expires_at),
             "revoked_at": rfc3339(self.revoked_at),
             "last_used_at": rfc3339(self.last_used_at),
+            "last_used_ip": self.last_used_ip,
             "use_count": self.use_count,
         }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Created:
-    """A token with its value, in the one answer that shows it. ``warnings`` are sentences for whoever asked."""
+    """A token with its value, in the one answer that shows it. ``warnings`` are sentences for whoever asked.
+
+    ``replayed``: an earlier request made it, and its answer showed the value, which is None now.
+    """
 
     view: TokenView
-    token: str = field(repr=False)
+    token: str | None = field(repr=False)
     warnings: tuple[str, ...] = ()
+    replayed: bool = False
+
+    @property
+    def value(self) -> str:
+        """The value, in the answer that shows it. Raises RuntimeError in a replay."""
+        if self.token is None:
+            raise RuntimeError("the value was shown by an earlier answer")
+        return self.token
 
     def as_dict(self) -> dict[str, object]:
         return {**self.view.as_dict(), "token": self.token, "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changed:
+    """A token after a change to it, or as it last was. ``warnings`` are sentences for whoever asked."""
+
+    view: TokenView
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        return {**self.view.as_dict(), "warnings": list(self.warnings)}
 
 
 def write_cursor(created_at: float, row_id: str) -> str:

@@ -17,12 +17,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.model import Actor
 from proxy.store import audit, feed, grants
 from proxy.store.audit import Event
+from proxy.store.ending import Ending
+from proxy.store.idempotency import Idempotency
 from proxy.store.living import Living
 from proxy.store.log import Log
 from proxy.store.orgs import Orgs
 from proxy.store.records import GrantRows
 from proxy.store.reports import Reports
 from proxy.store.roles import Roles
+from proxy.store.token_orgs import TokenOrgs
 from proxy.store.tokens import Tokens
 from proxy.store.users import Members, Users
 
@@ -37,7 +40,10 @@ class Rows:
         self.members = Members(connection)
         self.roles = Roles(connection)
         self.tokens = Tokens(connection)
+        self.token_orgs = TokenOrgs(connection)
+        self.idempotency = Idempotency(connection)
         self.living = Living(connection)
+        self.ending = Ending(connection)
         self.log = Log(connection)
         self.reports = Reports(connection)
 

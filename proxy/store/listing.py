@@ -26,7 +26,7 @@ from proxy.store.records import Cursor, TokenEntry
 
 T = TypeVar("T")
 
-_T, _A = tables.tokens, tables.token_orgs
+_T, _A, _S = tables.tokens, tables.token_orgs, tables.token_usage
 _PLUS: Final[sa.sql.operators.custom_op[Any]] = sa.sql.operators.custom_op("+")
 
 
@@ -41,6 +41,7 @@ class Within:
     org_id: str | None = None
     reach: Reach | None = None
     lineage: str | None = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +49,16 @@ class TokenQuery:
     """Tokens within any of ``within`` (by default all; nothing where it is empty) that fit the rest.
 
     ``expires_by`` asks for active tokens that end until then, and orders them by that end; otherwise the order is that
-    of creation. ``position`` is the cursor of either order.
+    of creation. ``position`` is the cursor of either order. ``unused_since`` asks for tokens that were neither made nor
+    used since then, ``but`` for all except one.
     """
 
     within: tuple[Within, ...] = (Within(),)
     kind: Kind | None = None
     status: TokenStatus | None = None
     expires_by: float | None = None
+    unused_since: float | None = None
+    but: str | None = None
 
     def position(self, entry: TokenEntry) -> Cursor:
         """Where a page that ends with ``entry`` is to go on."""
@@ -127,7 +131,7 @@ def _leads(query: TokenQuery, within: Within, drawer: _Drawer) -> Iterator[_Lead
     by_creation = query.expires_by is None
     listed = () if drawer.listed_as is None else (_T.c.listed_as == drawer.listed_as.value,)
     if within.lineage is not None:
-        yield _Lead(where=(_T.c.id.in_(_lineage(within.lineage)),))
+        yield _Lead(where=(_T.c.id.in_(lineage(within.lineage)),))
     elif within.user_id is not None:
         yield _Lead(where=(_T.c.user_id == within.user_id, *listed), ordered=by_creation)
     elif query.kind is Kind.KEY:
@@ -159,6 +163,13 @@ def _branch(query: TokenQuery, within: Within, drawer: _Drawer, lead: _Lead, now
         where.append(expires <= query.expires_by)
     if query.kind is not None:
         where.append(_apart(_T.c.kind) == query.kind.value)
+    if query.unused_since is not None:
+        used = sa.select(_S.c.last_used_at).where(_S.c.token_id == _T.c.id).scalar_subquery()
+        where.append(sa.func.coalesce(used, _apart(_T.c.created_at)) < query.unused_since)
+    if query.but is not None:
+        where.append(_apart(_T.c.id) != query.but)
+    if within.kind is not None:
+        where.append(_apart(_T.c.kind) == within.kind.value)
     if within.reach is not None:
         where.append(_apart(_T.c.reach) == within.reach.value)
     if within.user_id is not None:
@@ -183,7 +194,7 @@ def _place(query: TokenQuery, lead: _Lead) -> sa.ColumnElement[float]:
     return _at(query) if lead.ordered else _apart(_at(query))
 
 
-def _lineage(token_id: str) -> sa.Select[tuple[str]]:
+def lineage(token_id: str) -> sa.Select[tuple[str]]:
     """The ids of a token and of all that it made."""
     made = sa.select(sa.literal(token_id).label("id")).cte(recursive=True)
     made = made.union(sa.select(_T.c.id).join(made, _T.c.parent_id == made.c.id))

@@ -94,6 +94,7 @@ class TokenEntry:
     org_name: str
     last_used_at: float | None
     use_count: int
+    last_used_ip: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

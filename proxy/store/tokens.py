@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -21,6 +21,7 @@ _SHOWN = (
     _U.c.status.label("user_status"),
     sa.func.coalesce(tables.orgs.c.name, "").label("org_name"),
     tables.token_usage.c.last_used_at,
+    tables.token_usage.c.last_used_ip,
     sa.func.coalesce(tables.token_usage.c.use_count, 0).label("use_count"),
 )
 _COLUMNS = tuple(field.name for field in fields(TokenRow))
@@ -52,6 +53,7 @@ def _entry(row: sa.RowMapping) -> TokenEntry:
         org_name=row["org_name"],
         last_used_at=row["last_used_at"],
         use_count=row["use_count"],
+        last_used_ip=row["last_used_ip"],
     )
 
 
@@ -82,9 +84,10 @@ class Tokens:
         found = _entries(page.outerjoin(_T, _T.c.id == page.c.id)).order_by(page.c.at, page.c.id)
         return [_entry(row) for row in (await self._connection.execute(found)).mappings()]
 
-    async def count_active(self, user_id: str, now: float) -> int:
-        """How many tokens of this owner could be used now, were the owner not suspended."""
+    async def count_active(self, user_id: str, now: float, org_id: str | None = None) -> int:
+        """How many tokens of this owner, in one organisation where given, could be used now, were nobody suspended."""
         query = sa.select(sa.func.count()).where(
+            *(() if org_id is None else (_T.c.org_id == org_id,)),
             _T.c.user_id == user_id,
             _T.c.listed_as.in_((TokenStatus.ACTIVE.value, TokenStatus.EXPIRED.value)),
             sa.or_(_T.c.expires_at.is_(None), _T.c.expires_at > now),
@@ -104,10 +107,48 @@ class Tokens:
             updated_at=now,
         )
 
+    async def regenerate(
+        self, token_id: str, *, hash: str, digest: bytes, expires_at: float | None, now: float
+    ) -> None:
+        """A new value and a new end for a token that has ended; everything else stays."""
+        await self.replace_secret(token_id, hash=hash, digest=digest, now=now)
+        await self._update(
+            token_id,
+            status=TokenStatus.ACTIVE.value,
+            revoked_at=None,
+            expires_at=expires_at,
+            notified_days=None,
+            updated_at=now,
+        )
+
+    async def set_scopes(self, token_id: str, scopes: Sequence[str], now: float) -> None:
+        await self._update(token_id, scopes=list(scopes), updated_at=now)
+
+    async def describe(self, token_id: str, *, name: str, description: str, now: float) -> None:
+        await self._update(token_id, name=name, description=description, updated_at=now)
+
+    async def made_by(self, token_id: str) -> list[TokenEntry]:
+        """Every token that this one made, directly or through others, oldest first."""
+        made = listing.lineage(token_id)
+        query = _ENTRIES.where(_T.c.id.in_(made), _T.c.id != token_id).order_by(_T.c.created_at, _T.c.id)
+        return [_entry(row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def descends(self, token_id: str, ancestor_id: str) -> bool:
+        """Whether one token was made by the other, directly or through others."""
+        line = sa.select(_T.c.parent_id.label("id")).where(_T.c.id == token_id).cte("line", recursive=True)
+        line = line.union(sa.select(_T.c.parent_id).join(line, _T.c.id == line.c.id))
+        found = await self._connection.execute(sa.select(sa.literal(1)).where(line.c.id == ancestor_id))
+        return found.first() is not None
+
     async def revoke(self, token_id: str, now: float) -> None:
         await self._update(token_id, status=TokenStatus.REVOKED.value, revoked_at=now, updated_at=now)
 
     async def delete(self, token_id: str) -> None:
+        """Remove a token. What it made was made by whatever made it, from now on, so that lineage has no gaps."""
+        row = _T.alias("row")
+        above = sa.select(sa.func.coalesce(row.c.parent_id, token_id)).where(row.c.id == token_id)
+        parent = above.scalar_subquery()
+        await self._connection.execute(_T.update().where(_T.c.parent_id == token_id).values(parent_id=parent))
         await self._connection.execute(_T.delete().where(_T.c.id == token_id))
 
     async def write_digest(self, token_id: str, digest: bytes, expected_hash: str) -> bool:

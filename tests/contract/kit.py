@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
-from proxy.core.token import TokenFormat
+from proxy.core.model import Actor, ActorKind, Credential, Grant, Reach, RefusedGrant
+from proxy.core.token import TokenFormat, digest
 from proxy.services import grants, keys
+from proxy.services.minting import Minter, NewToken
+from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
+from proxy.services.policies import Policies
+from proxy.services.policy import Policy
 from proxy.services.roles import Roles
-from proxy.services.tokens import TokenPolicy, Tokens
+from proxy.services.tokens import Tokens
 from proxy.services.users import Users
+from proxy.services.views import Created
 from proxy.store.engine import store_url
 from proxy.store.store import Store
 
@@ -57,7 +62,7 @@ class Kit:
 
     store: Store
     clock: Clock
-    policy: TokenPolicy = field(default_factory=TokenPolicy)
+    policy: Policy = field(default_factory=Policy)
     announced: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
     hasher: ScryptHasher = field(default_factory=ScryptHasher)
 
@@ -75,8 +80,48 @@ class Kit:
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(
-            self.store, self.clock, format=FORMAT, hasher=self.hasher, cache_key=CACHE_KEY, policy=self.policy
+        return Tokens(self.store, self.clock, minter=self.minter, policies=self.policies)
+
+    @property
+    def keys(self) -> OrgKeys:
+        return OrgKeys(self.store, self.clock, minter=self.minter, policies=self.policies, tokens=self.tokens)
+
+    @property
+    def policies(self) -> Policies:
+        return Policies(self.store, self.clock, self.policy)
+
+    @property
+    def minter(self) -> Minter:
+        return Minter(format=FORMAT, hasher=self.hasher, cache_key=CACHE_KEY)
+
+    async def mint(
+        self,
+        user: str,
+        name: str,
+        *,
+        org: str | None = None,
+        reach: Reach | None = None,
+        expires: float | None = None,
+        scopes: Iterable[str] | None = None,
+        description: str = "",
+    ) -> Created:
+        """A token, as the operator makes it."""
+        new = NewToken(
+            user=user, name=name, org=org, reach=reach, expires=expires, scopes=scopes, description=description
+        )
+        return await self.tokens.create(ADMIN, new)
+
+    def acting(self, made: Created) -> Actor:
+        """Who acts by a token that was just made."""
+        view = made.view
+        return Actor(
+            kind=ActorKind(view.kind),
+            id=view.id,
+            name=view.name,
+            user_id=view.user_id or "",
+            credential=Credential(
+                token_id=view.id, prefix=view.prefix, digest=digest(CACHE_KEY, made.value.encode("ascii"))
+            ),
         )
 
     async def resolve(self, prefix: str) -> Grant | RefusedGrant:

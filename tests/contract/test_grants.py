@@ -97,7 +97,7 @@ class Grants(RuleBasedStateMachine):
             await self.kit.users.add(ADMIN, email, "viewer", org=org)
             self.model_members[(org, user)] = "viewer"
             for place in ("", org):
-                view = (await self.kit.tokens.create(ADMIN, user, "t", org=place or None)).view
+                view = (await self.kit.mint(user, "t", org=place or None)).view
                 self.model_tokens[view.id] = ModelToken(prefix=view.prefix, user=user, org=place)
 
     @initialize(target=users)
@@ -220,7 +220,7 @@ class Grants(RuleBasedStateMachine):
             and (org is None or (self.model_orgs[org] == "active" and (org, user) in self.model_members))
         )
         try:
-            made = self.run(self.kit.tokens.create(ADMIN, user, "t", org=org, expires=expires, scopes=scopes))
+            made = self.run(self.kit.mint(user, "t", org=org, expires=expires, scopes=scopes or None))
         except (NotFound, Conflict, Invalid):
             assert not able
             return "none"

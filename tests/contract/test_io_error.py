@@ -30,7 +30,7 @@ async def test_a_refused_write_undoes_the_change_and_heals_without_a_restart(tmp
     acknowledged: list[str] = []
     async with opened(tmp_path) as kit:
         await kit.basics()
-        token = await kit.tokens.create(ADMIN, "ann@example.org", "t")
+        token = await kit.mint("ann@example.org", "t")
         refused = 0
         with _no_file_grows_beyond((tmp_path / "patgate.db-wal").stat().st_size + room):
             for number in range(20):

@@ -69,7 +69,7 @@ def told(change: Change, token_id: str) -> None:
 async def test_an_account_wide_token_is_found_with_every_membership_of_its_owner(kit: Kit) -> None:
     ann = (await kit.users.show(ADMIN, ANN)).id
     row = await insert(kit, Kind.PAT, Reach.ACCOUNT, user_id=ann)
-    ordinary = (await kit.tokens.create(ADMIN, ANN, "t", org="team")).view.id
+    ordinary = (await kit.mint(ANN, "t", org="team")).view.id
     team, other = (await kit.orgs.show(ADMIN, "team")).id, (await kit.orgs.show(ADMIN, "other")).id
     alone = await kit.store.resolve([row.id])
     assert alone.tokens[row.id].orgs == (
@@ -100,7 +100,7 @@ async def test_an_organisation_token_is_found_with_what_it_is_attached_to(kit: K
 
 
 async def test_a_transaction_reads_of_tokens_what_it_has_written_itself(kit: Kit) -> None:
-    made = (await kit.tokens.create(ADMIN, ANN, "t", org="team")).view
+    made = (await kit.mint(ANN, "t", org="team")).view
     epoch = await kit.store.epoch()
     async with kit.store.read() as rows:
         assert await rows.grant_rows([made.id]) == await kit.store.resolve([made.id])

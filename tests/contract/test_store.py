@@ -258,7 +258,7 @@ async def test_a_commit_that_was_announced_to_nobody_is_announced_before_the_nex
 
 async def test_a_digest_is_written_only_while_its_hash_stands(kit: Kit) -> None:
     await kit.basics()
-    made = await kit.tokens.create(ADMIN, "ann@example.org", "t")
+    made = await kit.mint("ann@example.org", "t")
     old = await kit.store.token_hash(made.view.id)
     assert old is not None
     await kit.tokens.rotate(ADMIN, made.view.id)

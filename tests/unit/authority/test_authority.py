@@ -17,6 +17,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import digest
 from proxy.core.wire import grant_from_wire, refused_from_wire
 from proxy.observe import metrics
+from proxy.services.minting import NewToken
 from proxy.settings.model import Settings
 from tests.unit.authority.test_link import Worker
 
@@ -39,19 +40,19 @@ async def test_a_minted_token_resolves_with_the_digest_that_workers_compute(
     authority: Authority, settings: Settings
 ) -> None:
     await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, "ada@example.org", "ci")
+    created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
     worker, cache_key = await _worker(settings)
     answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
     grant = grant_from_wire(answer["found"][0]["grant"])
     assert (grant.email, grant.role, grant.permissions.texts) == ("ada@example.org", "editor", ("things:*",))
-    assert grant.digest == digest(cache_key, created.token.encode())
+    assert grant.digest == digest(cache_key, created.value.encode())
     assert answer["as_of"] == authority.epoch
     worker.writer.close()
 
 
 async def test_each_change_is_announced_before_it_is_acknowledged(authority: Authority, settings: Settings) -> None:
     await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, "ada@example.org", "ci")
+    created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
     worker, _ = await _worker(settings)
     before = authority.epoch
     await authority.users.set_role(ACTOR, "ada@example.org", "viewer")
@@ -75,7 +76,7 @@ async def test_a_token_without_a_digest_is_verified_once_and_its_digest_kept(
     authority: Authority, settings: Settings
 ) -> None:
     await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, "ada@example.org", "ci")
+    created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
     store = authority._store
     stored = await store.token_hash(created.view.id)
     assert stored is not None
@@ -86,8 +87,8 @@ async def test_a_token_without_a_digest_is_verified_once_and_its_digest_kept(
         change.audit("test.digest.forget", target_kind="token", target_id=created.view.id)
     worker, cache_key = await _worker(settings)
     for _ in range(2):
-        answer = await worker.ask(op="verify", prefix=created.view.prefix, token=created.token)
-        assert grant_from_wire(answer["grant"]).digest == digest(cache_key, created.token.encode())
+        answer = await worker.ask(op="verify", prefix=created.view.prefix, token=created.value)
+        assert grant_from_wire(answer["grant"]).digest == digest(cache_key, created.value.encode())
     answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
     assert grant_from_wire(answer["found"][0]["grant"]).digest is not None
     counted = authority.metrics().counters[metrics.ARGON2.name]
@@ -121,7 +122,7 @@ async def test_the_lease_is_held_while_it_runs_and_ended_when_it_stops(settings:
 async def test_a_restored_older_store_is_refused_until_accepted(settings: Settings, data_dir: Path) -> None:
     async with Authority(settings) as authority:
         await authority.users.add(ACTOR, "ada@example.org", "editor")
-        created = await authority.tokens.create(ACTOR, "ada@example.org", "ci")
+        created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
     backup = (data_dir / "patgate.db").read_bytes()
     async with Authority(settings) as authority:
         await authority.tokens.revoke(ACTOR, created.view.id)

@@ -91,8 +91,8 @@ async def test_what_is_no_email_is_refused_without_repeating_it(kit: Kit, email:
 
 
 async def test_a_removed_user_is_gone_and_the_email_makes_another_one(kit: Kit) -> None:
-    personal = await kit.tokens.create(ADMIN, ANN, "p")
-    team = await kit.tokens.create(ADMIN, ANN, "t", org="team")
+    personal = await kit.mint(ANN, "p")
+    team = await kit.mint(ANN, "t", org="team")
     removed = await kit.users.remove(ADMIN, ANN)
     assert (removed.status, removed.memberships) == (UserStatus.REMOVED, ())
     for reference in (ANN, removed.id):
@@ -114,7 +114,7 @@ async def test_a_user_made_through_an_organisation_has_no_role_in_the_account(ki
     made = await kit.users.add(ADMIN, "bob@example.org", "editor", org="team")
     assert made.as_dict()["role"] is None
     assert [membership.as_dict()["role"] for membership in made.memberships] == ["editor"]
-    token = await kit.tokens.create(ADMIN, made.id, "t")
+    token = await kit.mint(made.id, "t")
     grant = await kit.resolve(token.view.prefix)
     assert isinstance(grant, Grant)
     assert grant.permissions.texts == ()
@@ -162,8 +162,8 @@ async def test_organisations_have_slugs_that_are_never_ids(kit: Kit) -> None:
 
 
 async def test_suspending_an_organisation_refuses_its_tokens_only(kit: Kit) -> None:
-    personal = await kit.tokens.create(ADMIN, ANN, "p")
-    team = await kit.tokens.create(ADMIN, ANN, "t", org="team")
+    personal = await kit.mint(ANN, "p")
+    team = await kit.mint(ANN, "t", org="team")
     kit.announced.clear()
     org = await kit.orgs.suspend(ADMIN, "team")
     assert kit.announced[0][1] == (org_key(org.id),)
@@ -189,7 +189,7 @@ async def test_a_role_set_by_command_survives_until_the_configuration_changes(ki
 
 
 async def test_a_role_that_left_the_configuration_allows_nothing(kit: Kit) -> None:
-    made = await kit.tokens.create(ADMIN, ANN, "t")
+    made = await kit.mint(ANN, "t")
     await kit.roles.set(ADMIN, "own", ["things:read"])
     assert await kit.roles.sync_config(ADMIN, {"admin": ["*:*"]}) == ["editor", "viewer"]
     grant = await kit.resolve(made.view.prefix)
@@ -215,7 +215,7 @@ async def test_documents_have_times_in_utc_and_lists_as_lists(kit: Kit) -> None:
     document = (await kit.users.show(ADMIN, ANN)).as_dict()
     assert document["created_at"] == "2023-11-14T22:13:20.000Z"
     assert (await kit.roles.show(ADMIN, "viewer")).as_dict()["permissions"] == ["things:list", "things:read"]
-    token = (await kit.tokens.create(ADMIN, ANN, "t", expires=0.5)).as_dict()
+    token = (await kit.mint(ANN, "t", expires=0.5)).as_dict()
     assert token["expires_at"] == "2023-11-14T22:13:20.500Z"
     assert (token["scopes"], token["status"], token["use_count"]) == (None, "active", 0)
     assert START == 1_700_000_000

@@ -61,7 +61,7 @@ async def test_an_event_says_who_did_what_to_what_on_which_log(tmp_path: Path) -
     async with opened(tmp_path) as kit:
         await kit.basics()
         team = await kit.orgs.show(ADMIN, "team")
-        made = await kit.tokens.create(ADMIN, "ann@example.org", "ci", org="team")
+        made = await kit.mint("ann@example.org", "ci", org="team")
         async with kit.store.read() as rows:
             (event,) = (await rows.log.page(EventQuery(org_id=team.id), Order.NEWEST, None, 1)).entries
             assert len((await rows.log.page(EventQuery(actor_id=ADMIN.id), Order.NEWEST, None, 10)).entries) == 5

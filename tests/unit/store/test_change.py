@@ -40,12 +40,12 @@ async def in_doubt(verb: Callable[[], Awaitable[object]]) -> None:
 
 
 async def test_a_retry_that_finds_it_done_is_answered_after_the_announcement(kit: Kit) -> None:
-    made = await kit.tokens.create(ADMIN, ANN, "t")
+    made = await kit.mint(ANN, "t")
     kit.announced.clear()
     await in_doubt(lambda: kit.tokens.revoke(ADMIN, made.view.id))
     epoch = await kit.store.epoch()
     assert kit.announced == []
-    view = await kit.tokens.revoke(ADMIN, made.view.id)
+    view = (await kit.tokens.revoke(ADMIN, made.view.id)).view
     assert view.status.value == "revoked"
     assert kit.announced == [(epoch, (token_key(made.view.id),))]
     await kit.tokens.revoke(ADMIN, made.view.id)
@@ -54,7 +54,7 @@ async def test_a_retry_that_finds_it_done_is_answered_after_the_announcement(kit
 
 
 async def test_a_retry_that_finds_nothing_any_more_is_answered_after_the_announcement(kit: Kit) -> None:
-    made = await kit.tokens.create(ADMIN, ANN, "t")
+    made = await kit.mint(ANN, "t")
     kit.announced.clear()
     await in_doubt(lambda: kit.tokens.delete(ADMIN, made.view.id))
     assert kit.announced == []
@@ -68,12 +68,12 @@ async def test_a_retry_that_conflicts_with_itself_is_answered_after_the_announce
     assert kit.announced == []
     with pytest.raises(Conflict):
         await kit.users.add(ADMIN, "bob@example.org", "viewer")
-    bob = await kit.users.show("bob@example.org")
+    bob = await kit.users.show(ADMIN, "bob@example.org")
     assert kit.announced == [(await kit.store.epoch(), (user_key(bob.id),))]
 
 
 async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_number(kit: Kit) -> None:
-    ann = await kit.users.show(ANN)
+    ann = await kit.users.show(ADMIN, ANN)
     await in_doubt(lambda: kit.users.suspend(ADMIN, ANN))
     made = await kit.users.add(ADMIN, "bob@example.org", "viewer")
     epoch = await kit.store.epoch()
@@ -82,7 +82,7 @@ async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_
 
 
 async def test_while_nobody_can_be_told_no_retry_is_answered(kit: Kit) -> None:
-    ann = await kit.users.show(ANN)
+    ann = await kit.users.show(ADMIN, ANN)
     tell = kit.store.on_commit
 
     async def nobody(_epoch: int, _keys: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ async def test_a_store_with_few_changes_keeps_them_all(tmp_path: Path) -> None:
 async def test_pruning_files_every_token_that_has_passed_its_time(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
-        await kit.tokens.create(ADMIN, "ann@example.org", "one", expires=10)
+        await kit.mint("ann@example.org", "one", expires=10)
         epoch = await kit.store.epoch()
         await kit.store.prune(START + 11)
         async with kit.store.change(ADMIN, START) as change:

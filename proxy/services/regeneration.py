@@ -1,0 +1,66 @@
+"""What a revoked or expired token will be when it gets a new value: its end, under the policy of now.
+
+Without a duration it lives as long as it was made for, or as long as the policy lets it. What has no end, and may have
+none, gets none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.core.errors import Conflict
+from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.services import handling, owning
+from proxy.services.access import Standing
+from proxy.services.fields import Fields
+from proxy.services.handling import Found
+from proxy.services.minting import Lifetime, lifetime
+from proxy.services.policies import Policies
+from proxy.services.policy import Policy
+from proxy.services.seats import require_seats
+from proxy.store.change import Rows
+from proxy.store.records import TokenRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Renewal:
+    """The end that a token gets (unix seconds, None for never), and what to tell about it."""
+
+    expires_at: float | None
+    warnings: tuple[str, ...]
+
+
+async def renewal(
+    rows: Rows, asker: Standing, policies: Policies, found: Found, expires: float | None, now: float
+) -> Renewal:
+    """Raises Conflict (active, or somebody suspended or gone, or too many), Invalid and Forbidden."""
+    row = found.row
+    if found.status(now) is TokenStatus.ACTIVE:
+        raise Conflict("the token is active: rotate it, or revoke it first")
+    await handling.require_usable(rows, found)
+    policy = await policies.of(rows, *await handling.policed_by(rows, found))
+    fields = Fields()
+    lives = _lifetime(policy, row, expires, fields)
+    named = () if row.scopes is None and row.reach is Reach.ORGS else row.scopes
+    for _, problem in policy.scope_faults(named):
+        fields.fault("scopes", problem)
+    for one in found.attached:
+        for _, problem in policy.scope_faults(one.permissions):
+            fields.fault(f"grants.{one.org_name}", problem)
+    fields.done()
+    expires_at = lives.end(now)
+    await handling.require_within(rows, asker, found, expires_at=expires_at, scopes=row.scopes)
+    if row.kind is Kind.PAT and row.user_id is not None:
+        await owning.require_room(rows, policies, row.user_id, row.org_id, now)
+    for one in found.attached:
+        await require_seats(rows, policies, one.org_id, now)
+    return Renewal(expires_at=expires_at, warnings=lives.warnings)
+
+
+def _lifetime(policy: Policy, row: TokenRow, expires: float | None, fields: Fields) -> Lifetime:
+    if expires is not None or row.expires_at is None:
+        return lifetime(policy, expires, fields)
+    made_for = max(row.expires_at - (row.created_at if row.rotated_at is None else row.rotated_at), 1.0)
+    longest = policy.max_lifetime
+    seconds = made_for if longest is None else min(made_for, longest)
+    return Lifetime(seconds=seconds, warnings=(f"it ends after {seconds:g} seconds, as it was made to",))

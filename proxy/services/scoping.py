@@ -1,0 +1,116 @@
+"""Scopes of a token that there is, added, removed and set: what they will be, and what to tell about it.
+
+Rules:
+
+1. A token without scopes has all that its role has. Nothing can be added to that, and nothing taken from it one by
+   one: it is narrowed by setting what it shall keep.
+2. Removing the last scope leaves none: the token may do nothing. It never becomes one without scopes.
+3. Removing what is not there is no error, unless another scope still allows it: whoever removed it would believe that
+   it is gone.
+4. What is added keeps to the policy, and the whole token afterwards to what the one presented may do (`custody`).
+   Taking away needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.core.errors import Conflict, Forbidden, Invalid
+from proxy.core.permissions import PermissionSet
+from proxy.services import custody, handling
+from proxy.services.access import Standing
+from proxy.services.handling import Found
+from proxy.services.minting import SCOPES_MOST, canonical
+from proxy.services.policies import Policies
+from proxy.store.change import Rows
+
+_ALL_ALREADY: Final = (
+    "the token names no scopes: it has all that its role allows already. Set the scopes that it shall have instead"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scopes:
+    """Scopes after an edit, sorted; ``added`` is what of it was not covered before."""
+
+    after: list[str]
+    added: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+Edit = Callable[[Sequence[str] | None], Scopes]
+"""From the scopes of a token (None: all of its role's) to those after. Raises Conflict."""
+
+
+def adding(more: Iterable[str]) -> Edit:
+    """These as well."""
+    wanted = tuple(more)
+
+    def edit(before: Sequence[str] | None) -> Scopes:
+        if before is None:
+            raise Conflict(_ALL_ALREADY)
+        return Scopes(after=canonical((*before, *wanted)), added=_new(before, wanted))
+
+    return edit
+
+
+def removing(fewer: Iterable[str]) -> Edit:
+    """Without these."""
+    gone = tuple(fewer)
+
+    def edit(before: Sequence[str] | None) -> Scopes:
+        if before is None:
+            raise Conflict(_ALL_ALREADY)
+        after = [text for text in before if text not in gone]
+        warnings = []
+        for text in gone:
+            wider = [other for other in after if _covers(other, text)]
+            if wider and text not in before:
+                raise Conflict(f"the token has no such scope, but {wider[0]}, which covers it")
+            if wider:
+                warnings.append(f"{wider[0]} still covers {text}")
+        narrower = [other for other in after if any(_covers(text, other) for text in gone)]
+        if narrower:
+            warnings.append(f"{', '.join(narrower)} remain, as parts of what was removed")
+        return Scopes(after=after, added=(), warnings=tuple(warnings))
+
+    return edit
+
+
+def setting(scopes: Iterable[str]) -> Edit:
+    """These and no others; none at all lets the token do nothing."""
+    wanted = tuple(scopes)
+
+    def edit(before: Sequence[str] | None) -> Scopes:
+        added = () if before is None else _new(before, wanted)
+        return Scopes(after=canonical(wanted), added=added)
+
+    return edit
+
+
+async def require(
+    rows: Rows, asker: Standing, policies: Policies, found: Found, wanted: tuple[str, ...], edited: Scopes
+) -> None:
+    """Whether ``asker`` may make this of a token. Raises Invalid (policy) and Forbidden (rule 4)."""
+    faults = (await policies.of(rows, *await handling.policed_by(rows, found))).scope_faults(wanted)
+    if len(edited.after) > SCOPES_MOST:
+        faults.append(("scopes", f"a token has at most {SCOPES_MOST} scopes"))
+    if faults:
+        raise Invalid(*faults[0], *faults[1:])
+    if not edited.added:
+        return
+    wider = [] if asker.grant is None else custody.wider(asker.grant, wanted)
+    if wider:
+        raise Forbidden("a token cannot be given more than the one presented may do", *wider)
+    await handling.require_within(rows, asker, found, expires_at=found.row.expires_at, scopes=edited.after)
+
+
+def _new(before: Sequence[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    held = PermissionSet.of(before)
+    return tuple(text for text in wanted if not held.covers(PermissionSet.of((text,))))
+
+
+def _covers(one: str, other: str) -> bool:
+    return PermissionSet.of((one,)).covers(PermissionSet.of((other,)))
