@@ -10,6 +10,7 @@ from proxy.observe.snapshot import Snapshot
 from proxy.services.audit import AuditLog
 from proxy.services.me import Me
 from proxy.services.members import Members
+from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.roles import Roles
@@ -40,6 +41,9 @@ class Plane(Protocol):
 
     @property
     def tokens(self) -> Tokens: ...
+
+    @property
+    def keys(self) -> OrgKeys: ...
 
     @property
     def audit(self) -> AuditLog: ...
