@@ -58,6 +58,10 @@ class Remote:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Hang up, and wait for the end of the program."""
         # A program ends when its test hangs up, whatever is going on in it.
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,200 @@
+"""Event streams with real clients and a real server, and a gateway between them.
+
+Requirements E7 (publish is a POST and subscribe a stream, on one path), E1 (on one id or all), D8 (either header), F1
+and F2 (a dead grant's stream ends at once). httpx-sse reads a stream to its end; requests-sse reconnects by itself.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import Patgate, Token
+from tests.support.process import wait_until
+from tests.support.remote import Raised, Remote, seconds_until
+from tests.support.tap import Tap
+
+USER = "amy@example.org"
+LIBRARIES = ["httpx", "requests"]
+AT_ONCE = 1.0
+"""Seconds (requirement F2)."""
+CONFIG = {
+    "roles": {"editor": ["channels:publish", "channels:subscribe"], "reporter": ["channels:publish"]},
+    "routes": [
+        {
+            "path": "/v1/channels/{id}/messages",
+            "upstream": "app",
+            "entity": "channels",
+            "operations": {"POST": "publish", "GET": "subscribe"},
+        }
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with Remote("event_server", tmp_path_factory.mktemp("event-server")) as remote:
+        yield remote
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with Remote("http_client", tmp_path_factory.mktemp("event-clients")) as remote:
+        yield remote
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, server: Remote, program: Remote) -> Iterator[Patgate]:
+    with Tap(server.ask("serve"), "event streams") as tap:
+        config = CONFIG | {"upstreams": {"app": {"servers": [tap.url]}}}
+        with Patgate(tmp_path_factory.mktemp("event-gateway"), config) as gateway:
+            gateway.add_user(USER, "editor")
+            yield gateway
+            # Or the gateway would wait for streams that are still open.
+            program.end()
+
+
+@pytest.fixture
+def clients(node: Patgate, program: Remote) -> Iterator[Remote]:
+    yield program
+    program.ask("abandon")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """One that no other client, token and channel has."""
+    return re.sub(r"\W+", "-", request.node.name).strip("-")
+
+
+def messages(node: Patgate, channel: str, query: str = "") -> str:
+    return f"{node.base_url}/v1/channels/{channel}/messages{query}"
+
+
+def publish(clients: Remote, node: Patgate, channel: str, token: Token, *lines: str) -> Any:
+    url = messages(node, channel)
+    content = "\n".join(lines)
+    return clients.ask("request", library="httpx", method="POST", url=url, headers=token.bearer, content=content)
+
+
+def follow(
+    clients: Remote, node: Patgate, name: str, token: Token, library: str, channel: str, query: str = ""
+) -> None:
+    clients.ask("follow", client=name, library=library, url=messages(node, channel, query), headers=token.bearer)
+
+
+def came(clients: Remote, name: str, count: int) -> list[tuple[str, str]]:
+    """The ids and data of the events that a client has, once they are so many."""
+    wait_until(lambda: len(clients.told("event", client=name)) >= count, f"{count} events", process=clients.process)
+    return [(event["id"], event["data"]) for event in clients.told("event", client=name)]
+
+
+@pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_events_come_as_they_are_published(
+    library: str, header: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """E7, D8: each at once, with its id and its kind; the server knows who subscribes, and sees no credential."""
+    token = node.token(USER, name=name)
+    headers = token.bearer if header == "Authorization" else {header: token.value}
+    clients.ask("follow", client=name, library=library, url=messages(node, name), headers=headers)
+    for number in range(1, 4):
+        assert publish(clients, node, name, token, f"message {number}")["status"] == 201
+        assert came(clients, name, number)[-1] == (str(number), f"message {number}")
+    assert {event["kind"] for event in clients.told("event", client=name)} == {"news"}
+    opened = server.hears("opened", token=name)
+    assert opened["headers"]["x-auth-email"] == USER
+    assert token.value not in str(opened)
+
+
+def test_a_long_stream_comes_whole_and_in_order(node: Patgate, clients: Remote, name: str) -> None:
+    """E7."""
+    token = node.token(USER, name=name)
+    follow(clients, node, name, token, "httpx", name)
+    lines = [f"message {number} {'x' * (number % 300)}" for number in range(1, 5001)]
+    for first in range(0, len(lines), 1000):
+        publish(clients, node, name, token, *lines[first : first + 1000])
+    assert came(clients, name, len(lines)) == [(str(at), line) for at, line in enumerate(lines, 1)]
+
+
+def test_who_reconnects_goes_on_where_the_stream_broke_off(
+    node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """E7: `Last-Event-ID` reaches the server; nothing is missed and nothing comes twice."""
+    token = node.token(USER, name=name)
+    follow(clients, node, name, token, "requests", name, "?most=10")
+    lines = [f"message {number}" for number in range(1, 36)]
+    publish(clients, node, name, token, *lines)
+    assert came(clients, name, 35) == [(str(at), line) for at, line in enumerate(lines, 1)]
+    assert [opened["last"] for opened in server.told("opened", token=name)] == [None, "10", "20", "30"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_publish_and_subscribe_are_two_operations_on_one_id_or_all(
+    library: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """E1, E7: a scope for one lets nobody do the other, nor either on another channel; the challenge names it."""
+
+    def may(*scopes: str) -> tuple[int, int, int]:
+        """The status of publishing in the channel and of subscribing to it, and of that to another."""
+        token = node.token(USER, name=f"{name} {' '.join(scopes)}", scopes=scopes)
+        published = publish(clients, node, name, token, "news")
+        statuses = [int(published["status"])]
+        for channel in (name, "another"):
+            try:
+                follow(clients, node, token.prefix + channel, token, library, channel)
+            except Raised as raised:
+                assert raised.status is not None
+                assert 'error="insufficient_scope", scope="channels:subscribe"' in raised.headers["www-authenticate"]
+                statuses.append(raised.status)
+            else:
+                statuses.append(200)
+        if published["status"] == 403:
+            challenge = published["headers"]["www-authenticate"]
+            assert 'error="insufficient_scope", scope="channels:publish"' in challenge
+        return statuses[0], statuses[1], statuses[2]
+
+    assert may("channels:publish") == (201, 403, 403)
+    assert may("channels:subscribe") == (403, 200, 200)
+    assert may(f"channels/{name}:subscribe") == (403, 200, 403)
+    assert may(f"channels/{name}:publish", "channels/another:subscribe") == (201, 403, 200)
+    assert may("channels/another:*") == (403, 403, 200)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("how", ["revoked", "suspended", "downgraded"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_dead_grants_stream_is_cut_at_once(
+    library: str, how: str, node: Patgate, server: Remote, clients: Remote, name: str
+) -> None:
+    """F1, F2: both ends see it within a second, no event passes any more, and reconnecting is refused."""
+    owner, other = node.add_user(f"{name.lower()}@example.org", "editor"), f"{name}-other"
+    token, publisher = node.token(owner, name=name), node.token(USER, name=other)
+    follow(clients, node, other, publisher, library, name)
+    follow(clients, node, name, token, library, name)
+    publish(clients, node, name, publisher, "before")
+    assert came(clients, name, 1) == [("1", "before")]
+    with node.control_socket() as control:
+        if how == "revoked":
+            control.revoke(token)
+        elif how == "suspended":
+            control.suspend(owner)
+        else:
+            control.set_role(owner, "reporter")
+    answered = time.monotonic()
+    noticed = clients.hears("ended" if library == "httpx" else "dropped", client=name)
+    for each in (noticed, server.hears("closed", token=name)):
+        assert seconds_until(each, answered) < AT_ONCE
+    publish(clients, node, name, publisher, "after")
+    status = 403 if how == "downgraded" else 401
+    if library == "requests":
+        assert clients.hears("ended", client=name)["error"]["status"] == status
+    with pytest.raises(Raised) as raised:
+        follow(clients, node, f"{name}-again", token, library, name)
+    assert raised.value.status == status
+    assert came(clients, other, 2) == [("1", "before"), ("2", "after")]
+    assert came(clients, name, 1) == [("1", "before")]
+    assert not clients.told("ended", client=other)
