@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "token": "proxy.cli.token:token",
     "key": "proxy.cli.key:key",
     "policy": "proxy.cli.policy:policy",
+    "audit": "proxy.cli.audit:audit",
     "whoami": "proxy.cli.whoami:whoami",
     "health": "proxy.cli.health:health",
 }

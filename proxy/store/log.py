@@ -5,8 +5,8 @@ Rules:
 1. One condition leads: the first of ``_LEADS`` that is asked for, answered by its index, else that of time. The index
    has the events in the order of the page, so a page costs what its rows cost. Before every other column stands a
    unary plus, which no index has: SQLite plans without statistics and would guess.
-2. Conditions that do not lead are looked at row by row, at ``LOOKED_AT`` events for a page and no more. A page of which
-   they leave little or nothing says where to go on all the same.
+2. Conditions that do not lead are looked at row by row, at ``LOOKED_AT`` or ``LOOKED_UP`` events and no more. A page
+   of which they leave little or nothing says where to go on all the same.
 3. Pages are in the order of time, then of number, or, for whoever follows the log, of number alone: events of requests
    are recorded some seconds after they happened, and what was recorded since is what has greater numbers.
 4. A page from the oldest event on ends with the event that was the newest when its first page was asked for.
@@ -27,8 +27,10 @@ from proxy.store import tables
 from proxy.store.audit import Mark, head, unindexed
 
 _T, _U, _O = tables.audit_events, tables.users, tables.orgs
-LOOKED_AT: Final = 100_000
-"""Events that a page looks at: a tenth of a second from memory."""
+LOOKED_AT: Final = 50_000
+"""Events that a page looks at where they lie side by side: 50 ms from memory."""
+LOOKED_UP: Final = 10_000
+"""Events that a page looks at where an index names them one by one: as long, or a second from a slow disk."""
 _LEADS: Final = ("target_id", "actor_id", "actor_name", "user_id", "org_id")
 """From those that few events have in common to those that many have."""
 _EQUAL: Final = (*_LEADS, "actor_kind", "target_kind", "level", "reason", "address")
@@ -146,7 +148,9 @@ class Log:
         where = [*lead, *_period(query, at)]
         if after is not None:
             where.append(_behind(order, at, after))
-        bound = await self._bound(where, order, last) if rest and query.request_id is None else None
+        bound = None
+        if rest and query.request_id is None:
+            bound = await self._bound(where, order, last, LOOKED_UP if lead else LOOKED_AT)
         if bound is not None:
             where.append(sa.not_(_behind(order, at, bound)))
         if last is not None:
@@ -164,9 +168,11 @@ class Log:
         n = found[-1].n if len(found) == limit else max(after, until)
         return Entries(entries=found, place=Place(at=0.0, n=n))
 
-    async def _bound(self, where: list[sa.ColumnElement[bool]], order: Order, last: int | None) -> Place | None:
+    async def _bound(
+        self, where: list[sa.ColumnElement[bool]], order: Order, last: int | None, most: int
+    ) -> Place | None:
         """The last event to look at (rule 2), found in the index alone; ``None`` where there are not so many."""
-        query = sa.select(_T.c.at, _T.c.n).where(*where).order_by(*_by(order, _T.c.at)).limit(1).offset(LOOKED_AT - 1)
+        query = sa.select(_T.c.at, _T.c.n).where(*where).order_by(*_by(order, _T.c.at)).limit(1).offset(most - 1)
         row = (await self._connection.execute(query)).one_or_none()
         return None if row is None else Place(at=row[0], n=row[1], last=last)
 

@@ -15,14 +15,14 @@ COMMON = {"--config", "--json", "--help", "--version"}
 
 def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, with its whole name."""
+    if not isinstance(command, click.Group) or command.invoke_without_command:
+        yield name, command
     if isinstance(command, click.Group):
         context = click.Context(command)
         for sub in command.list_commands(context):
             found = command.get_command(context, sub)
             assert found is not None
             yield from leaves(found, f"{name} {sub}")
-    else:
-        yield name, command
 
 
 LEAVES = dict(leaves(patgate, "patgate"))
