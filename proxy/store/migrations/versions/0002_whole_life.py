@@ -64,6 +64,9 @@ def _listed_tokens() -> None:
         "OR user_id IN (SELECT id FROM users WHERE status = 'removed')"
     )
     op.drop_index("ix_tokens_expires_at", "tokens")
+    op.drop_index("ix_tokens_parent_id", "tokens")
+    name, where = "ix_tokens_parent_id", sa.text("parent_id IS NOT NULL")
+    op.create_index(name, "tokens", ["parent_id"], unique=False, sqlite_where=where, postgresql_where=where)
     for columns in (
         ["listed_as", "created_at", "id", "expires_at"],
         ["user_id", "listed_as", "created_at", "id", "expires_at"],
