@@ -10,6 +10,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
@@ -76,6 +77,18 @@ def _whole_number(value: object) -> object:
     return value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", value, re.ASCII) is None:
+        raise PydanticCustomError("refused", "a number of seconds")
+    return value
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise PydanticCustomError("refused", "true or false")
+    return value == "true" if isinstance(value, str) else value
+
+
 # What core.permissions takes, but for escapes of more than one byte: whether those are UTF-8 no pattern tells.
 _NAME: Final = r"([!#$&-)+-.0-9;-\[\]-~]|%[0-7][0-9A-Fa-f])+"
 _ID: Final = r"([!#$&-)+-\[\]-~]|%[0-7][0-9A-Fa-f])+"
@@ -114,6 +127,12 @@ Limit = Annotated[
     Field(ge=1, le=LIMIT_MOST, description="The most items of a page."),
     BeforeValidator(_whole_number),
 ]
+QuerySeconds = Annotated[
+    float,
+    Field(gt=0, le=1e10, allow_inf_nan=False, description="A duration in seconds."),
+    BeforeValidator(_number),
+]
+Flag = Annotated[bool, BeforeValidator(_flag), Field(json_schema_extra={"type": "boolean"})]
 Cursor = Annotated[str | None, Field(max_length=512, description="Where a page goes on: `next_cursor` of the last.")]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
 

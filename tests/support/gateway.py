@@ -257,7 +257,7 @@ class ControlClient:
         return answer
 
     def create_token(self, user: str, *, name: str = "test", scopes: Iterable[str] = ()) -> Token:
-        return token_of(self.call("POST", "/tokens", {"user": user, "name": name, "scopes": list(scopes)}))
+        return token_of(self.call("POST", "/tokens", {"user": user, "name": name, "scopes": list(scopes) or None}))
 
     def rotate(self, token: Token) -> Token:
         return token_of(self.call("POST", f"/tokens/{token.id}/rotate"))

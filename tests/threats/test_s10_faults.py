@@ -305,7 +305,7 @@ def test_with_a_full_disk_changes_are_refused_and_existing_tokens_keep_working(
         with no_room(storing):
             for number in range(5):
                 assert_refused(control, "POST", "/users", {"email": f"u{number}@example.org", "role": "editor"})
-                assert_refused(control, "POST", "/tokens", {"user": OWNER, "name": "new", "scopes": []})
+                assert_refused(control, "POST", "/tokens", {"user": OWNER, "name": "new"})
                 assert_refused(control, "POST", f"/tokens/{kept.id}/revoke")
                 assert_refused(control, "POST", f"/users/{OWNER}/role", {"role": "viewer"})
             for connection in storing.connection_to_each_worker().values():
@@ -371,7 +371,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory, backend: Recorder, clock: Wa
 
 
 def expiring(control: ControlClient, seconds: int) -> Token:
-    document = {"user": OWNER, "name": "expires", "scopes": [], "expires": seconds}
+    document = {"user": OWNER, "name": "expires", "expires": seconds}
     return token_of(control.call("POST", "/tokens", document))
 
 

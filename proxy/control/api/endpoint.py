@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -24,8 +23,10 @@ from proxy.control.problems import Kind, RequestRefused
 from proxy.control.requests import idempotency_key, read
 from proxy.core.errors import AuthorityUnavailable, NotFound
 from proxy.core.model import Actor
+from proxy.services.views import Created
 
 ROOT: Final = "/api/v1"
+REPLAYED: Final = "Idempotency-Replayed"
 _KEYLESS: Final = Kind(
     status=400, reason="idempotency_key", title="An Idempotency-Key is taken where something is made, and nowhere else"
 )
@@ -65,21 +66,22 @@ def _handler(
             query=query,
             path=path,
             idempotency_key=key,
-            fingerprint=_fingerprint(request, body.model_dump_json()) if key else b"",
+            fingerprint=_fingerprint(request, body.model_dump_json()) if key else "",
         )
         try:
             async with asyncio.timeout(row.seconds):
                 view = await row.run(call)
         except TimeoutError:
             raise AuthorityUnavailable("this took too long and was given up") from None
-        return answer(view.as_dict(), row.status)
+        headers = {REPLAYED: "true"} if isinstance(view, Created) and view.replayed else {}
+        return answer(view.as_dict(), row.status, headers)
 
     return handle
 
 
-def answer(document: dict[str, object], status: int = 200) -> web.Response:
+def answer(document: dict[str, object], status: int, headers: Mapping[str, str]) -> web.Response:
     """A success."""
-    return web.json_response(document, status=status, headers={"Cache-Control": "no-store"}, dumps=json.dumps)
+    return web.json_response(document, status=status, headers={"Cache-Control": "no-store", **headers})
 
 
 def _parameters(request: web.Request) -> dict[str, str]:
@@ -91,6 +93,6 @@ def _parameters(request: web.Request) -> dict[str, str]:
     return values
 
 
-def _fingerprint(request: web.Request, body: str) -> bytes:
+def _fingerprint(request: web.Request, body: str) -> str:
     """What tells this request from another one: SHA-256 of method, path and the body in one form."""
-    return hashlib.sha256("\n".join((request.method, request.path, body)).encode()).digest()
+    return hashlib.sha256("\n".join((request.method, request.path, body)).encode()).hexdigest()

@@ -100,6 +100,7 @@ def document(table: Iterable[Operation[Any, Any]], brand: str) -> dict[str, Any]
         "paths": paths,
         "components": {
             "schemas": schemas,
+            "responses": {_refusal_name(status): _refusal(status) for status in _MEANINGS},
             "securitySchemes": {
                 "bearer": {
                     "type": "http",
@@ -123,7 +124,7 @@ def _operation(
         "parameters": [*_path_parameters(row), *_query_parameters(row), *_header_parameters(row)],
         "responses": {
             str(row.status): _success(row, rows),
-            **{str(status): _refusal(status) for status in statuses(row)},
+            **{str(status): {"$ref": f"#/components/responses/{_refusal_name(status)}"} for status in statuses(row)},
         },
     }
     if row.takes_body:
@@ -162,6 +163,10 @@ def _success(row: Operation[Any, Any], rows: tuple[Operation[Any, Any], ...]) ->
             if other.parameters == (parameter,)
         }
     return found
+
+
+def _refusal_name(status: int) -> str:
+    return f"Refused{status}"
 
 
 def _refusal(status: int) -> dict[str, Any]:

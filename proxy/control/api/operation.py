@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from proxy.control.models import Answer, Body, Query
 from proxy.control.plane import Plane
 from proxy.core.model import Actor
+from proxy.services.idempotency import Retry
 from proxy.services.views import Page
 
 
@@ -23,6 +24,7 @@ class Method(StrEnum):
 
     GET = "GET"
     POST = "POST"
+    PATCH = "PATCH"
     PUT = "PUT"
     DELETE = "DELETE"
 
@@ -50,7 +52,7 @@ class Call(Generic[B, Q]):
     """One request, checked for its shape: who asks, and what for.
 
     `path` has the values of the path's parameters, unescaped.  `idempotency_key` is that of the client for this
-    request, `fingerprint` (32 bytes) tells this request from any other that is sent under the same key.
+    request, `fingerprint` (64 hex digits) tells this request from any other that is sent under the same key.
     """
 
     plane: Plane
@@ -59,7 +61,7 @@ class Call(Generic[B, Q]):
     query: Q
     path: Mapping[str, str]
     idempotency_key: str = ""
-    fingerprint: bytes = b""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,11 @@ def listing(page: Page[Any]) -> Document:
     """A page of a list as a view."""
     items = [view.as_dict() for view in page.items]
     return Document(members={"items": items, "next_cursor": page.next_cursor})
+
+
+def retry(call: Call[Any, Any]) -> Retry | None:
+    """What the services tell a retry of this request by; None where the client gave no key."""
+    return Retry(key=call.idempotency_key, request_hash=call.fingerprint) if call.idempotency_key else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +120,7 @@ class Operation(Generic[B, Q]):
 
     @property
     def takes_body(self) -> bool:
-        return self.method in (Method.POST, Method.PUT)
+        return self.method in (Method.POST, Method.PUT, Method.PATCH)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.control.api import audit, me, orgs, policy, roles, tokens, users
+from proxy.control.api import audit, keys, me, orgs, policy, roles, tokens, users
 from proxy.control.api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     *me.OPERATIONS,
     *tokens.OPERATIONS,
+    *keys.OPERATIONS,
     *orgs.OPERATIONS,
     *users.OPERATIONS,
     *roles.OPERATIONS,

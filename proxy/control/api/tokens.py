@@ -1,4 +1,4 @@
-"""Tokens: personal ones, those of a team, and those of a whole account."""
+"""Tokens: personal ones, those of a team, and those of a whole account.  Keys are tokens too, of another kind."""
 
 from __future__ import annotations
 
@@ -6,52 +6,137 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.api.operation import (
+    Call,
+    Document,
+    Method,
+    NoBody,
+    NoQuery,
+    Operation,
+    View,
+    listing,
+    retry,
+)
 from proxy.control.models import (
     Answer,
     Body,
     Description,
+    Flag,
     Listing,
     PageQuery,
     Permissions,
+    PermissionText,
+    Query,
+    QuerySeconds,
     Reference,
     Seconds,
     Time,
     Title,
 )
-from proxy.core.model import TokenStatus
+from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.services import minting
+from proxy.services.filters import TokenFilter
 
 Status = Literal["active", "expired", "revoked"]
-
-
 Lifetime = Annotated[Seconds, Field(description="A lifetime in seconds; null for what the policy gives.")]
+Scopes = Annotated[
+    tuple[PermissionText, ...],
+    Field(min_length=1, max_length=1000, description="What it may do of what its role allows; null for all of that."),
+]
 
 
 class NewToken(Body):
-    """A token to be made.  Without scopes it may do all that its owner's role allows."""
+    """A personal access token to be made.  Without scopes it may do all that its owner's role allows."""
 
-    user: Reference
     name: Title
-    org: Reference | None = None
-    expires: Annotated[
-        Seconds | None, Field(description="Its lifetime in seconds; null for what the policy gives.")
+    user: Annotated[Reference | None, Field(description="Whose it is (id or email); null for whoever asks.")] = None
+    org: Annotated[Reference | None, Field(description="The one organisation that it reaches (id or name).")] = None
+    reach: Annotated[
+        Literal["personal", "org", "account"] | None,
+        Field(description="`account`: every organisation of its owner.  Null: as `org` says."),
     ] = None
-    scopes: Permissions = ()
+    expires: Lifetime | None = None
+    scopes: Scopes | None = None
     description: Description = ""
 
 
+class TokenText(Body):
+    """What people call a token.  Null leaves it as it is."""
+
+    name: Title | None = None
+    description: Description | None = None
+
+
+class Renewal(Body):
+    """A new end for a token that has ended."""
+
+    expires: Annotated[
+        Seconds | None, Field(description="A lifetime in seconds; null for the one that it was made with.")
+    ] = None
+
+
+class Revocation(Body):
+    """How far a revocation goes."""
+
+    descendants: Annotated[bool, Field(description="Also every token that it made, directly or through others.")] = (
+        False
+    )
+
+
+class TokenScopes(Body):
+    """Scopes of a token."""
+
+    scopes: Permissions
+
+
 class TokenQuery(PageQuery):
-    """Which tokens."""
+    """Which tokens, of those that whoever asks may know of."""
 
     user: Annotated[Reference | None, Field(description="Only those of this user (id or email).")] = None
+    org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
     status: Annotated[Status | None, Field(description="Only those with this status.")] = None
+    kind: Annotated[Literal["pat", "key"] | None, Field(description="Only those of this kind.")] = None
+    expiring_within: Annotated[
+        QuerySeconds | None, Field(description="Only active ones that end within so many seconds, those first.")
+    ] = None
+    unused_for: Annotated[
+        QuerySeconds | None, Field(description="Only those that nobody has used for so many seconds.")
+    ] = None
+    parent: Annotated[Reference | None, Field(description="Only those that this token (id or prefix) made.")] = None
+
+
+class OrgTokenQuery(PageQuery):
+    """Which tokens of an organisation."""
+
+    status: Annotated[Status | None, Field(description="Only those with this status.")] = None
+
+
+class MineQuery(Query):
+    """Whose tokens to delete."""
+
+    user: Annotated[Reference | None, Field(description="Those of this user (id or email); else one's own.")] = None
+    keep_current: Annotated[Flag, Field(description="Leave out the token that asks.")] = False
+
+
+class ScopeQuery(Query):
+    """Which scopes to remove."""
+
+    scope: Annotated[tuple[PermissionText, ...], Field(description="Only these; without any, all.")] = ()
+
+
+class Attachment(Answer):
+    """An organisation that an organisation token is attached to, and what it may do there."""
+
+    org_id: str
+    org: str
+    permissions: list[str]
 
 
 class Token(Answer):
     """A token, without its value."""
 
     id: str
-    prefix: str
+    prefix: Annotated[str, Field(description="The public first part of its value.")]
     kind: Literal["pat", "key"]
     reach: Literal["personal", "org", "account", "orgs"]
     name: str
@@ -60,22 +145,33 @@ class Token(Answer):
     user: str | None
     org_id: str | None
     org: str | None
-    role: str | None
-    scopes: list[str] | None
+    role: Annotated[str | None, Field(description="The role of a key, fixed when it was made.")]
+    orgs: Annotated[list[Attachment] | None, Field(description="Of an organisation token; null for others.")]
+    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows.  Empty: nothing.")]
     status: Status
+    parent_id: Annotated[str | None, Field(description="The token that made it.")]
+    created_by_kind: str
+    created_by: str
     created_at: Time
     updated_at: Time
     rotated_at: Time | None
     expires_at: Time | None
     revoked_at: Time | None
     last_used_at: Time | None
+    last_used_ip: str | None
     use_count: int
+
+
+class ChangedToken(Token):
+    """A token after a change, or as it last was."""
+
+    warnings: list[str]
 
 
 class CreatedToken(Token):
     """A token with its value, which no other answer has."""
 
-    token: str
+    token: Annotated[str | None, Field(description="The value; null where a retry is answered.")]
     warnings: list[str]
 
 
@@ -85,39 +181,106 @@ class Tokens(Listing):
     items: list[Token]
 
 
+class ScopesOf(Answer):
+    """The scopes of a token."""
+
+    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows.  Empty: nothing.")]
+
+
+class Deleted(Answer):
+    """How many tokens were deleted."""
+
+    deleted: int
+
+
+def reference(call: Call[Any, Any]) -> str:
+    """The token that the path names."""
+    return call.path["token"] if "token" in call.path else call.path["key"]
+
+
 async def create(call: Call[NewToken, NoQuery]) -> View:
     body = call.body
-    return await call.plane.tokens.create(
-        call.actor,
-        body.user,
-        body.name,
-        org=body.org,
+    new = minting.NewToken(
+        name=body.name,
+        user=body.user,
+        description=body.description,
+        org=call.path.get("org", body.org),
+        reach=None if body.reach is None else Reach(body.reach),
         expires=body.expires,
         scopes=body.scopes,
-        description=body.description,
     )
+    return await call.plane.tokens.create(call.actor, new, retry=retry(call))
 
 
 async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
     query = call.query
+    wanted = TokenFilter(
+        user=query.user,
+        org=query.org,
+        status=None if query.status is None else TokenStatus(query.status),
+        kind=None if query.kind is None else Kind(query.kind),
+        expiring_within=query.expiring_within,
+        unused_for=query.unused_for,
+        parent=query.parent,
+    )
+    return listing(await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+
+
+async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
+    query = call.query
     status = None if query.status is None else TokenStatus(query.status)
-    return listing(await call.plane.tokens.list(user=query.user, status=status, limit=query.limit, cursor=query.cursor))
+    wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
+    return listing(await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+
+
+async def delete_all(call: Call[NoBody, MineQuery]) -> View:
+    query = call.query
+    deleted = await call.plane.tokens.delete_all(call.actor, query.user, keep_current=query.keep_current)
+    return Document(members={"deleted": deleted})
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.show(call.path["token"])
+    return await call.plane.tokens.show(call.actor, reference(call))
 
 
-async def rotate(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.rotate(call.actor, call.path["token"])
-
-
-async def revoke(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.revoke(call.actor, call.path["token"])
+async def update(call: Call[TokenText, NoQuery]) -> View:
+    body = call.body
+    return await call.plane.tokens.update(call.actor, reference(call), name=body.name, description=body.description)
 
 
 async def delete(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.delete(call.actor, call.path["token"])
+    return await call.plane.tokens.delete(call.actor, reference(call))
+
+
+async def rotate(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.tokens.rotate(call.actor, reference(call))
+
+
+async def revoke(call: Call[Revocation, NoQuery]) -> View:
+    return await call.plane.tokens.revoke(call.actor, reference(call), descendants=call.body.descendants)
+
+
+async def regenerate(call: Call[Renewal, NoQuery]) -> View:
+    return await call.plane.tokens.regenerate(call.actor, reference(call), expires=call.body.expires)
+
+
+async def show_scopes(call: Call[NoBody, NoQuery]) -> View:
+    scopes = (await call.plane.tokens.show(call.actor, reference(call))).scopes
+    return Document(members={"scopes": None if scopes is None else list(scopes)})
+
+
+async def add_scopes(call: Call[TokenScopes, NoQuery]) -> View:
+    return await call.plane.tokens.add_scopes(call.actor, reference(call), call.body.scopes)
+
+
+async def set_scopes(call: Call[TokenScopes, NoQuery]) -> View:
+    return await call.plane.tokens.set_scopes(call.actor, reference(call), call.body.scopes)
+
+
+async def remove_scopes(call: Call[NoBody, ScopeQuery]) -> View:
+    if call.query.scope:
+        return await call.plane.tokens.remove_scopes(call.actor, reference(call), call.query.scope)
+    return await call.plane.tokens.clear_scopes(call.actor, reference(call))
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
@@ -144,7 +307,52 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         secret=True,
     ),
     Operation(
-        name="tokens.show", method=Method.GET, path="/tokens/{token}", summary="Show a token", run=show, answer=Token
+        name="tokens.delete_all",
+        method=Method.DELETE,
+        path="/tokens",
+        summary="Delete all tokens of a user, one's own unless said",
+        run=delete_all,
+        query=MineQuery,
+        answer=Deleted,
+    ),
+    Operation(
+        name="tokens.list_of_org",
+        method=Method.GET,
+        path="/orgs/{org}/tokens",
+        summary="List the team tokens of an organisation",
+        run=list_of_org,
+        query=OrgTokenQuery,
+        answer=Tokens,
+    ),
+    Operation(
+        name="tokens.create_in_org",
+        method=Method.POST,
+        path="/orgs/{org}/tokens",
+        summary="Make a team token of an organisation",
+        run=create,
+        body=NewToken,
+        answer=CreatedToken,
+        status=201,
+        conflicts=True,
+        creates=True,
+        secret=True,
+    ),
+    Operation(
+        name="tokens.show",
+        method=Method.GET,
+        path="/tokens/{token}",
+        summary="Show a token",
+        run=show,
+        answer=Token,
+    ),
+    Operation(
+        name="tokens.update",
+        method=Method.PATCH,
+        path="/tokens/{token}",
+        summary="Give a token another name or description",
+        run=update,
+        body=TokenText,
+        answer=Token,
     ),
     Operation(
         name="tokens.delete",
@@ -152,7 +360,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         path="/tokens/{token}",
         summary="End a token and forget it",
         run=delete,
-        answer=Token,
+        answer=ChangedToken,
     ),
     Operation(
         name="tokens.rotate",
@@ -170,6 +378,55 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         path="/tokens/{token}/revoke",
         summary="Refuse a token from now on",
         run=revoke,
-        answer=Token,
+        body=Revocation,
+        answer=ChangedToken,
+    ),
+    Operation(
+        name="tokens.regenerate",
+        method=Method.POST,
+        path="/tokens/{token}/regenerate",
+        summary="Give a token that has ended another value and another end",
+        run=regenerate,
+        body=Renewal,
+        answer=CreatedToken,
+        conflicts=True,
+        secret=True,
+    ),
+    Operation(
+        name="tokens.show_scopes",
+        method=Method.GET,
+        path="/tokens/{token}/scopes",
+        summary="Show what narrows a token",
+        run=show_scopes,
+        answer=ScopesOf,
+    ),
+    Operation(
+        name="tokens.add_scopes",
+        method=Method.POST,
+        path="/tokens/{token}/scopes",
+        summary="Let a token with scopes do these as well",
+        run=add_scopes,
+        body=TokenScopes,
+        answer=ChangedToken,
+        conflicts=True,
+    ),
+    Operation(
+        name="tokens.set_scopes",
+        method=Method.PUT,
+        path="/tokens/{token}/scopes",
+        summary="Narrow a token to these scopes and no others",
+        run=set_scopes,
+        body=TokenScopes,
+        answer=ChangedToken,
+    ),
+    Operation(
+        name="tokens.remove_scopes",
+        method=Method.DELETE,
+        path="/tokens/{token}/scopes",
+        summary="Take these scopes from a token, or all",
+        run=remove_scopes,
+        query=ScopeQuery,
+        answer=ChangedToken,
+        conflicts=True,
     ),
 )

@@ -1,0 +1,305 @@
+"""Keys: API keys of one organisation, and organisation tokens, which are attached to several.
+
+They are tokens of another kind, and their other verbs are those of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from proxy.control.api import tokens
+from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing, retry
+from proxy.control.api.tokens import (
+    ChangedToken,
+    CreatedToken,
+    Lifetime,
+    OrgTokenQuery,
+    Renewal,
+    Revocation,
+    Scopes,
+    ScopesOf,
+    Status,
+    Token,
+    Tokens,
+    TokenScopes,
+    TokenText,
+)
+from proxy.control.models import Body, Description, PageQuery, PermissionText, QuerySeconds, Reference, Title
+from proxy.core.errors import NotFound
+from proxy.core.model import Kind, TokenStatus
+from proxy.services import minting
+from proxy.services.filters import TokenFilter
+
+OrgReference = Annotated[str, Field(pattern=PARAMETERS["org"].pattern, max_length=PARAMETERS["org"].longest)]
+Granted = Annotated[tuple[PermissionText, ...], Field(min_length=1, max_length=1000)]
+
+
+class NewOrgKey(Body):
+    """A key of the organisation that the path names, with a role that is fixed from now on."""
+
+    name: Title
+    role: Reference
+    expires: Lifetime | None = None
+    scopes: Scopes | None = None
+    description: Description = ""
+
+
+class NewKey(Body):
+    """A key of one organisation (`org`, `role`), or an organisation token: permissions by organisation (`grants`)."""
+
+    name: Title
+    org: Annotated[OrgReference | None, Field(description="The one organisation (id or name) of an API key.")] = None
+    role: Annotated[Reference | None, Field(description="What an API key may do there.")] = None
+    grants: Annotated[
+        dict[OrgReference, Granted] | None,
+        Field(min_length=1, max_length=minting.ORGS_MOST, description="What an organisation token may do, and where."),
+    ] = None
+    expires: Lifetime | None = None
+    scopes: Scopes | None = None
+    description: Description = ""
+
+
+class AttachedPermissions(Body):
+    """What an organisation token may do in one organisation, and nothing else there."""
+
+    permissions: Granted
+
+
+class KeyQuery(PageQuery):
+    """Which keys, of those that whoever asks may know of."""
+
+    org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
+    status: Annotated[Status | None, Field(description="Only those with this status.")] = None
+    expiring_within: Annotated[
+        QuerySeconds | None, Field(description="Only active ones that end within so many seconds, those first.")
+    ] = None
+    unused_for: Annotated[
+        QuerySeconds | None, Field(description="Only those that nobody has used for so many seconds.")
+    ] = None
+
+
+async def create(call: Call[NewKey, NoQuery]) -> View:
+    body = call.body
+    new = minting.NewKey(
+        name=body.name,
+        description=body.description,
+        org=body.org,
+        role=body.role,
+        grants=body.grants,
+        expires=body.expires,
+        scopes=body.scopes,
+    )
+    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+
+
+async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
+    body = call.body
+    new = minting.NewKey(
+        name=body.name,
+        description=body.description,
+        org=call.path["org"],
+        role=body.role,
+        expires=body.expires,
+        scopes=body.scopes,
+    )
+    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+
+
+async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
+    query = call.query
+    wanted = TokenFilter(
+        org=query.org,
+        status=None if query.status is None else TokenStatus(query.status),
+        expiring_within=query.expiring_within,
+        unused_for=query.unused_for,
+    )
+    return listing(await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+
+
+async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
+    query = call.query
+    status = None if query.status is None else TokenStatus(query.status)
+    wanted = TokenFilter(org=call.path["org"], status=status)
+    return listing(await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+
+
+async def attach(call: Call[AttachedPermissions, NoQuery]) -> View:
+    return await call.plane.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
+
+
+async def detach(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.keys.detach(call.actor, call.path["key"], call.path["org"])
+
+
+def of_keys(run: Callable[[Call[Any, Any]], Awaitable[View]]) -> Callable[[Call[Any, Any]], Awaitable[View]]:
+    """A verb of tokens, for keys only: the id of another token is that of no key."""
+
+    async def verb(call: Call[Any, Any]) -> View:
+        found = await call.plane.tokens.show(call.actor, call.path["key"])
+        if found.kind != Kind.KEY.value:
+            raise NotFound(PARAMETERS["key"].missing)
+        return await run(call)
+
+    return verb
+
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    Operation(
+        name="keys.list",
+        method=Method.GET,
+        path="/keys",
+        summary="List keys",
+        run=list_keys,
+        query=KeyQuery,
+        answer=Tokens,
+    ),
+    Operation(
+        name="keys.create",
+        method=Method.POST,
+        path="/keys",
+        summary="Make a key of one organisation, or an organisation token of several",
+        run=create,
+        body=NewKey,
+        answer=CreatedToken,
+        status=201,
+        conflicts=True,
+        creates=True,
+        secret=True,
+    ),
+    Operation(
+        name="keys.list_of_org",
+        method=Method.GET,
+        path="/orgs/{org}/keys",
+        summary="List the keys of an organisation",
+        run=list_of_org,
+        query=OrgTokenQuery,
+        answer=Tokens,
+    ),
+    Operation(
+        name="keys.create_in_org",
+        method=Method.POST,
+        path="/orgs/{org}/keys",
+        summary="Make a key of an organisation",
+        run=create_in_org,
+        body=NewOrgKey,
+        answer=CreatedToken,
+        status=201,
+        conflicts=True,
+        creates=True,
+        secret=True,
+    ),
+    Operation(
+        name="keys.attach",
+        method=Method.PUT,
+        path="/keys/{key}/orgs/{org}",
+        summary="Give an organisation token these permissions in an organisation, and no others there",
+        run=of_keys(attach),
+        body=AttachedPermissions,
+        answer=ChangedToken,
+        conflicts=True,
+    ),
+    Operation(
+        name="keys.detach",
+        method=Method.DELETE,
+        path="/keys/{key}/orgs/{org}",
+        summary="Take an organisation token away from an organisation",
+        run=of_keys(detach),
+        answer=ChangedToken,
+        conflicts=True,
+    ),
+    Operation(
+        name="keys.show",
+        method=Method.GET,
+        path="/keys/{key}",
+        summary="Show a key",
+        run=of_keys(tokens.show),
+        answer=Token,
+    ),
+    Operation(
+        name="keys.update",
+        method=Method.PATCH,
+        path="/keys/{key}",
+        summary="Give a key another name or description",
+        run=of_keys(tokens.update),
+        body=TokenText,
+        answer=Token,
+    ),
+    Operation(
+        name="keys.delete",
+        method=Method.DELETE,
+        path="/keys/{key}",
+        summary="End a key and forget it",
+        run=of_keys(tokens.delete),
+        answer=ChangedToken,
+    ),
+    Operation(
+        name="keys.rotate",
+        method=Method.POST,
+        path="/keys/{key}/rotate",
+        summary="Give a key another value, in place",
+        run=of_keys(tokens.rotate),
+        answer=CreatedToken,
+        conflicts=True,
+        secret=True,
+    ),
+    Operation(
+        name="keys.revoke",
+        method=Method.POST,
+        path="/keys/{key}/revoke",
+        summary="Refuse a key from now on",
+        run=of_keys(tokens.revoke),
+        body=Revocation,
+        answer=ChangedToken,
+    ),
+    Operation(
+        name="keys.regenerate",
+        method=Method.POST,
+        path="/keys/{key}/regenerate",
+        summary="Give a key that has ended another value and another end",
+        run=of_keys(tokens.regenerate),
+        body=Renewal,
+        answer=CreatedToken,
+        conflicts=True,
+        secret=True,
+    ),
+    Operation(
+        name="keys.show_scopes",
+        method=Method.GET,
+        path="/keys/{key}/scopes",
+        summary="Show what narrows a key",
+        run=of_keys(tokens.show_scopes),
+        answer=ScopesOf,
+    ),
+    Operation(
+        name="keys.add_scopes",
+        method=Method.POST,
+        path="/keys/{key}/scopes",
+        summary="Let a key with scopes do these as well",
+        run=of_keys(tokens.add_scopes),
+        body=TokenScopes,
+        answer=ChangedToken,
+        conflicts=True,
+    ),
+    Operation(
+        name="keys.set_scopes",
+        method=Method.PUT,
+        path="/keys/{key}/scopes",
+        summary="Narrow a key to these scopes and no others",
+        run=of_keys(tokens.set_scopes),
+        body=TokenScopes,
+        answer=ChangedToken,
+    ),
+    Operation(
+        name="keys.remove_scopes",
+        method=Method.DELETE,
+        path="/keys/{key}/scopes",
+        summary="Take these scopes from a key, or all",
+        run=of_keys(tokens.remove_scopes),
+        query=tokens.ScopeQuery,
+        answer=ChangedToken,
+        conflicts=True,
+    ),
+)
