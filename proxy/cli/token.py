@@ -86,8 +86,8 @@ def list_tokens(
         "user": email,
         "org": org,
         "status": status,
-        "expiring": None if expiring is None else f"{expiring:g}",
-        "unused": None if unused is None else f"{unused:g}",
+        "expiring_within": None if expiring is None else f"{expiring:g}",
+        "unused_for": None if unused is None else f"{unused:g}",
         "parent": parent,
     }
     rows = ask(invocation.settings(), lambda control: control.every("/tokens", query))
