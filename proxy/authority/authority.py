@@ -30,6 +30,7 @@ from proxy.authority.link import LinkServer
 from proxy.authority.page import PageWriter, open_page
 from proxy.authority.recorder import RequestRecorder
 from proxy.authority.resolver import Resolver
+from proxy.core.challenge import Challenges
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
 from proxy.core.reasons import Reason
@@ -37,6 +38,8 @@ from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
 from proxy.services.audit import AuditLog
+from proxy.services.explain import Explain
+from proxy.services.explanation import Gateway
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.minting import Minter
@@ -44,10 +47,11 @@ from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.policy import AdminRight, Policy
+from proxy.services.reports import Reports
 from proxy.services.roles import Roles
 from proxy.services.tokens import Tokens
 from proxy.services.users import Users
-from proxy.settings.compile import token_format
+from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.secret import load_or_create
 from proxy.store.engine import store_url
@@ -88,6 +92,8 @@ class Authority:
     tokens: Tokens
     keys: OrgKeys
     audit: AuditLog
+    explain: Explain
+    reports: Reports
 
     def __init__(
         self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True, successor: bool = False
@@ -272,12 +278,25 @@ class Authority:
         self.users = Users(self._store, time.time)
         self.orgs = Orgs(self._store, time.time)
         self.audit = AuditLog(self._store, time.time)
+        gateway = _gateway(self._settings)
+        self.explain = Explain(self._store, time.time, gateway=gateway, tokens=token_format(self._settings))
+        self.reports = Reports(self._store, time.time, gateway.routes)
         self.members = Members(self._store, time.time)
         self.me = Me(self._store, time.time)
         self.policies = Policies(self._store, time.time, _policy(self._settings))
         self.roles = Roles(self._store, time.time)
         self.tokens = Tokens(self._store, time.time, minter=minter, policies=self.policies)
         self.keys = OrgKeys(self._store, time.time, minter=minter, policies=self.policies, tokens=self.tokens)
+
+
+def _gateway(settings: Settings) -> Gateway:
+    """What workers with these settings judge and answer by."""
+    return Gateway(
+        routes=route_table(settings),
+        challenges=Challenges(realm=settings.brand, basic="basic" in settings.credentials),
+        names=identity_names(settings),
+        longest=settings.limits.under(settings.listen.proxy.limits).request_line,
+    )
 
 
 def _policy(settings: Settings) -> Policy:

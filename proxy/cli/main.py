@@ -19,7 +19,9 @@ COMMANDS: Final = {
     "token": "proxy.cli.token:token",
     "key": "proxy.cli.key:key",
     "policy": "proxy.cli.policy:policy",
+    "explain": "proxy.cli.explain:explain",
     "audit": "proxy.cli.audit:audit",
+    "routes": "proxy.cli.routes:routes",
     "whoami": "proxy.cli.whoami:whoami",
     "health": "proxy.cli.health:health",
 }

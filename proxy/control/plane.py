@@ -8,11 +8,13 @@ from typing import Protocol
 from proxy.core.model import Grant, RefusedGrant
 from proxy.observe.snapshot import Snapshot
 from proxy.services.audit import AuditLog
+from proxy.services.explain import Explain
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
+from proxy.services.reports import Reports
 from proxy.services.roles import Roles
 from proxy.services.tokens import Tokens
 from proxy.services.users import Users
@@ -47,6 +49,12 @@ class Plane(Protocol):
 
     @property
     def audit(self) -> AuditLog: ...
+
+    @property
+    def explain(self) -> Explain: ...
+
+    @property
+    def reports(self) -> Reports: ...
 
     @property
     def brand(self) -> str:

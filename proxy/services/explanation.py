@@ -72,10 +72,8 @@ class Explanation:
     identity: tuple[tuple[str, str], ...]
 
     def as_dict(self) -> dict[str, object]:
-        judged, findings = self.judged, self.findings
-        match, entry = judged.match, TABLE[judged.reason]
+        judged, findings, entry = self.judged, self.findings, TABLE[self.judged.reason]
         allowed = judged.outcome is Outcome.ALLOWED
-        asked = {"method": self.asked.method, "path": self.asked.target.partition("?")[0], "host": self.asked.host}
         return {
             "at": rfc3339(self.at),
             "verdict": judged.outcome.value,
@@ -85,10 +83,12 @@ class Explanation:
             "title": entry.title,
             "detail": entry.detail,
             "challenge": list(self.challenge),
-            "request": {name: redact(value) for name, value in asked.items()},
-            "route": None if match is None else _route(match),
-            "asks": None if match is None else _asks(match),
-            **_of_token(findings),
+            "method": redact(self.asked.method),
+            "path": redact(self.asked.target.partition("?")[0]),
+            "host": redact(self.asked.host) or None,
+            **_asked(judged.match),
+            **_counted(findings),
+            "token": None if findings.subject is None else _token(findings.subject),
             "steps": [step.as_dict() for step in findings.steps()],
             "identity": [{"name": name, "value": value} for name, value in self.identity],
         }
@@ -152,63 +152,56 @@ def _identity(gateway: Gateway, verdict: Judged, found: Grant | RefusedGrant) ->
     return tuple((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
 
 
-def _of_token(findings: Findings) -> dict[str, object]:
-    subject, grounds = findings.subject, findings.grounds
-    if subject is None:
-        return dict.fromkeys(("token", "owner", "organisation", "role", "scopes"))
-    row = subject.row
-    name, org = findings.role
-    role_entry, scope_entry = (None, None) if grounds is None else (grounds.role_entry, grounds.scope_entry)
-    owner = {
-        "id": row.user_id,
-        "email": row.email,
-        "status": None if row.user_status is None else row.user_status.value,
-    }
-    return {
-        "token": {
-            "id": row.id,
-            "prefix": row.prefix,
-            "name": row.name,
-            "kind": row.kind.value,
-            "reach": row.reach.value,
-            "status": subject.status.value,
-            "expires_at": rfc3339(row.expires_at),
-            "revoked_at": rfc3339(subject.revoked_at),
-        },
-        "owner": None if row.user_id is None else owner,
-        "organisation": None
-        if row.org_id is None
-        else {"id": row.org_id, "name": row.org_name, "status": row.org_status},
-        "role": {
-            "name": name or None,
-            "organisation": org or None,
-            "permissions": list(findings.permissions),
-            "entry": None if role_entry is None else str(role_entry),
-        },
-        "scopes": {
-            "permissions": None if row.scopes is None else list(row.scopes),
-            "entry": None if scope_entry is None else str(scope_entry),
-        },
-    }
-
-
-def _route(match: Match) -> dict[str, object]:
+def _asked(match: Match | None) -> dict[str, object]:
+    """The route that was matched, and what it makes of the request."""
+    if match is None:
+        names = ("route", "access", "upstream", "enforce", "operation", "entity", "entity_id", "permission", "org")
+        return dict.fromkeys(names)
     route = match.route
     return {
-        "path": route.path,
-        "host": route.host,
-        "methods": None if route.methods is None else sorted(route.methods),
+        "route": route.name,
         "access": route.access.value,
         "upstream": route.upstream or None,
         "enforce": route.enforce,
-    }
-
-
-def _asks(match: Match) -> dict[str, object]:
-    return {
         "operation": match.operation,
         "entity": match.entity,
         "entity_id": match.entity_id,
         "permission": needed_permission(match) or None,
-        "organisation": match.org,
+        "org": match.org,
+    }
+
+
+def _counted(findings: Findings) -> dict[str, object]:
+    """The role and the scopes that count, and the entry of each that allows what is asked for."""
+    subject, grounds = findings.subject, findings.grounds
+    name, org = findings.role
+    role_entry, scope_entry = (None, None) if grounds is None else (grounds.role_entry, grounds.scope_entry)
+    scopes = None if subject is None else subject.row.scopes
+    return {
+        "role": name or None,
+        "role_org": org or None,
+        "role_permissions": list(findings.permissions),
+        "role_entry": None if role_entry is None else str(role_entry),
+        "scopes": None if scopes is None else list(scopes),
+        "scope_entry": None if scope_entry is None else str(scope_entry),
+    }
+
+
+def _token(subject: Subject) -> dict[str, object]:
+    row = subject.row
+    return {
+        "id": row.id,
+        "prefix": row.prefix,
+        "name": row.name,
+        "kind": row.kind.value,
+        "reach": row.reach.value,
+        "status": subject.status.value,
+        "user_id": row.user_id,
+        "user": row.email,
+        "user_status": None if row.user_status is None else row.user_status.value,
+        "org_id": row.org_id,
+        "org": row.org_name,
+        "org_status": row.org_status,
+        "expires_at": rfc3339(row.expires_at),
+        "revoked_at": rfc3339(subject.revoked_at),
     }

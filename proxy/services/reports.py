@@ -11,6 +11,7 @@ from proxy.core.model import Actor
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable
 from proxy.services.access import Entity, Operation, standing
+from proxy.services.audit_filter import read_moment
 from proxy.services.views import rfc3339
 from proxy.store.reports import NamedReport, Report
 from proxy.store.store import Store
@@ -48,7 +49,7 @@ class TokenCount:
     id: str
     prefix: str
     name: str
-    owner: str
+    email: str
     count: int
 
     def as_dict(self) -> dict[str, object]:
@@ -56,7 +57,7 @@ class TokenCount:
             "id": self.id or None,
             "prefix": self.prefix or None,
             "name": self.name or None,
-            "owner": self.owner or None,
+            "user": self.email or None,
             "count": self.count,
         }
 
@@ -115,15 +116,16 @@ class Reports:
             (await standing(rows, actor, self._clock())).require(Entity.ROUTES, Operation.LIST)
         return [RouteView(number=place, route=route) for place, route in enumerate(self._routes, 1)]
 
-    async def list(self, actor: Actor, since: float | None = None) -> list[ReportView]:
+    async def list(self, actor: Actor, since: str | None = None) -> list[ReportView]:
         """What would have been refused, by route and reason, the most frequent first.
 
-        ``since`` (unix seconds) leaves out what was last seen before; the counts are those since the beginning, or
-        since the reports were cleared. Raises Forbidden, Unauthenticated.
+        ``since`` (RFC 3339, or a duration before now) leaves out what was last seen before; the counts are those since
+        the beginning, or since the reports were cleared. Raises Invalid, Forbidden, Unauthenticated.
         """
+        after = read_moment(since, self._clock(), "since")
         async with self._store.read() as rows:
             (await standing(rows, actor, self._clock())).require(Entity.ROUTES, Operation.LIST)
-            found = await rows.reports.named(since)
+            found = await rows.reports.named(after)
         return sorted(map(self._view, _grouped(found)), key=_most_first)
 
     async def clear(self, actor: Actor, route: str | None = None) -> int:
@@ -180,7 +182,7 @@ def _tokens(group: Sequence[NamedReport]) -> tuple[TokenCount, ...]:
     counts = _counted((named.report.token_id, named.report.count) for named in group)
     known = {named.report.token_id: named for named in group}
     return tuple(
-        TokenCount(id=id_, prefix=known[id_].prefix, name=known[id_].name, owner=known[id_].email, count=count)
+        TokenCount(id=id_, prefix=known[id_].prefix, name=known[id_].name, email=known[id_].email, count=count)
         for id_, count in counts.items()
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.control.api import audit, keys, me, orgs, policy, roles, tokens, users
+from proxy.control.api import audit, explain, keys, me, orgs, policy, roles, routes, tokens, users
 from proxy.control.api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
@@ -16,4 +16,6 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     *roles.OPERATIONS,
     *policy.OPERATIONS,
     *audit.OPERATIONS,
+    *explain.OPERATIONS,
+    *routes.OPERATIONS,
 )

@@ -1,0 +1,102 @@
+"""`patgate routes`: the routes as configured, and what those that only report would have refused."""
+
+import time
+from typing import Final
+
+import click
+
+from proxy.cli.client import Json, ask
+from proxy.cli.options import Invocation, command
+from proxy.services.audit_filter import read_moment
+from proxy.services.views import rfc3339
+
+_ROUTES: Final = {
+    "number": "#",
+    "path": "ROUTE",
+    "methods": "METHODS",
+    "host": "HOST",
+    "access": "ACCESS",
+    "upstream": "UPSTREAM",
+    "enforced": "ENFORCED",
+    "does": "OPERATIONS",
+}
+_REPORT: Final = {
+    "count": "COUNT",
+    "route": "ROUTE",
+    "reason": "REASON",
+    "lacking": "LACKING",
+    "tokens": "TOKENS",
+    "last_at": "LAST",
+    "last_decision": "LAST DECISION",
+    "enforced": "ENFORCED NOW",
+}
+_SHOWN: Final = 3
+"""So many permissions and tokens of a line are named; `--json` has more."""
+
+
+@click.group()
+def routes() -> None:
+    """Routes: what is configured, and what enforcing the ones that only report would break."""
+
+
+@routes.command("list")
+@command
+def list_routes(invocation: Invocation) -> None:
+    """List the routes in the order in which they are tried; the first that fits counts."""
+    rows = ask(invocation.settings(), lambda control: control.every("/routes"))
+    invocation.out.document(rows)
+    shown = [
+        {
+            **row,
+            "enforced": row["enforce"] if row["access"] == "token" else None,
+            "does": [f"{method}:{name}" for method, name in row["operations"].items()]
+            if row["access"] == "token"
+            else None,
+        }
+        for row in rows
+    ]
+    invocation.out.table(_ROUTES, shown, "There are no routes: every request is refused.")
+
+
+@routes.command()
+@click.option("--since", metavar="T", help="Only what was seen since then: 7d, or 2026-01-31T12:00:00Z.")
+@click.option("--route", metavar="ROUTE", help="Only this route, as `patgate routes list` names it.")
+@click.option("--clear", is_flag=True, help="Forget what is shown, and count from nothing.")
+@command
+def report(invocation: Invocation, since: str | None, route: str | None, clear: bool) -> None:
+    """List what routes with `enforce: false` would have refused, by route and reason.
+
+    Counts are those since the gateway was set up, or since the last --clear.
+    """
+    if clear and since is not None:
+        raise click.UsageError("--clear forgets whatever the time: leave out --since.")
+    if since is not None:
+        since = rfc3339(read_moment(since, time.time(), "since"))
+    settings = invocation.settings()
+    rows = [
+        row
+        for row in ask(settings, lambda control: control.every("/routes/report", {"since": since}))
+        if route in (None, row["route"])
+    ]
+    if clear:
+        ask(settings, lambda control: control.delete("/routes/report", {"route": route}))
+    invocation.out.document(rows)
+    empty = "Nothing would have been refused."
+    invocation.out.table(_REPORT, [_shown(row) for row in rows], empty)
+    if clear and rows:
+        invocation.out.note("This is forgotten now.")
+
+
+def _shown(row: Json) -> Json:
+    lacking = [f"{each['permission']} ({each['count']})" for each in row["permissions"][:_SHOWN]]
+    tokens = [f"{each['name'] or each['prefix'] or 'none'} ({each['count']})" for each in row["tokens"][:_SHOWN]]
+    return {
+        **row,
+        "lacking": ", ".join([*lacking, *_more(len(row["permissions"]))]),
+        "tokens": ", ".join([*tokens, *_more(row["tokens_total"])]),
+        "enforced": "no such route" if row["enforce"] is None else row["enforce"],
+    }
+
+
+def _more(count: int) -> list[str]:
+    return [f"{count - _SHOWN} more"] if count > _SHOWN else []

@@ -1,0 +1,172 @@
+"""Explaining: why a token's request is, or was, answered as it is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, RootModel
+
+from proxy.control.api.operation import Call, Method, NoBody, Operation, View
+from proxy.control.models import Answer, Query, Time
+from proxy.core.errors import Invalid
+
+Verdict = Literal["allowed", "refused", "reported"]
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ExplainQuery(Query):
+    """Either `token`, `method` and `path`, or `decision`."""
+
+    token: Annotated[Name | None, Field(description="A token's id or public prefix; never the whole token.")] = None
+    method: Annotated[Name | None, Field(examples=["GET"])] = None
+    path: Annotated[
+        str | None, Field(max_length=65_536, description="A path, or a whole URL; the query does not count.")
+    ] = None
+    host: Annotated[str | None, Field(max_length=512, description="The `Host`; else that of the URL.")] = None
+    decision: Annotated[Name | None, Field(description="The id of a decision, as refusals and logs have it.")] = None
+
+
+class ExplainedToken(Answer):
+    """The token, without its value, and whose it is."""
+
+    id: str
+    prefix: str
+    name: str
+    kind: Literal["pat", "key"]
+    reach: Literal["personal", "org", "account", "orgs"]
+    status: Literal["active", "expired", "revoked"]
+    user_id: str | None
+    user: str | None
+    user_status: Literal["active", "suspended", "removed"] | None
+    org_id: str | None
+    org: str | None
+    org_status: str | None
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class ExplainedStep(Answer):
+    """One of the questions that are asked of a request, in their order."""
+
+    step: Literal["route", "token", "expiry", "owner", "organisation", "operation", "role", "scopes"]
+    result: Literal["pass", "fail", "not reached"]
+    text: str
+
+
+class ExplainedHeader(Answer):
+    """A header that the backend gets."""
+
+    name: str
+    value: str
+
+
+class ExplainedRequest(Answer):
+    """What a token gets for a request now.
+
+    Where the route only reports, `verdict` is `reported`, and status and challenge are those that there would be if it
+    were enforced.
+    """
+
+    at: Time
+    verdict: Literal["allowed", "refused", "reported"]
+    reason: str
+    status: Annotated[int | None, Field(description="Of the refusal; null where there is none.")]
+    public_reason: Annotated[str | None, Field(description="What the body of the refusal says.")]
+    title: str
+    detail: str
+    challenge: Annotated[list[str], Field(description="The values of `WWW-Authenticate`.")]
+    method: str
+    path: str
+    host: str | None
+    route: Annotated[str | None, Field(description="The pattern of the route that was matched.")]
+    access: Literal["token", "public", "passthrough", "denied"] | None
+    upstream: str | None
+    enforce: bool | None
+    operation: str | None
+    entity: str | None
+    entity_id: str | None
+    permission: Annotated[str | None, Field(description="What the request needs.")]
+    org: Annotated[str | None, Field(description="The organisation that the request is about.")]
+    role: Annotated[str | None, Field(description="The role that counts now.")]
+    role_org: Annotated[str | None, Field(description="The organisation that it is a role in; null: the account.")]
+    role_permissions: list[str]
+    role_entry: Annotated[str | None, Field(description="Which of them allows the request.")]
+    scopes: Annotated[list[str] | None, Field(description="The token's own; null: all of the role's.")]
+    scope_entry: Annotated[str | None, Field(description="Which of them allows the request.")]
+    token: ExplainedToken | None
+    steps: list[ExplainedStep]
+    identity: Annotated[list[ExplainedHeader], Field(description="The identity headers that the backend gets.")]
+
+
+class DecidedThen(Answer):
+    """What the audit log has of a decision."""
+
+    at: Time
+    verdict: Literal["allowed", "refused", "reported", "failed"]
+    reason: str
+    status: int | None
+    method: str | None
+    path: str | None
+    host: str | None
+    route: str | None
+    action: str
+    target: str | None
+    token_id: str | None
+    token_name: str | None
+    user: str | None
+    org: str | None
+    address: str | None
+
+
+class ChangedSince(Answer):
+    """A change since then to the token or to what it depends on."""
+
+    at: Time
+    action: str
+    target: str
+    by: str
+
+
+class ExplainedDecision(Answer):
+    """A decision, and what the same request would get now (null where you may not see the token)."""
+
+    decision: str
+    then: DecidedThen
+    now: ExplainedRequest | None
+    differences: list[str]
+    notes: list[str]
+    since: list[ChangedSince]
+
+
+class Explained(RootModel[ExplainedRequest | ExplainedDecision]):
+    """Of a request, or of a decision."""
+
+
+async def explain(call: Call[NoBody, ExplainQuery]) -> View:
+    query = call.query
+    if query.decision is not None:
+        given = {"token": query.token, "method": query.method, "path": query.path, "host": query.host}
+        faults = [(field, "a decision is explained by its id alone") for field, value in given.items() if value]
+        if faults:
+            raise Invalid(*faults[0], *faults[1:])
+        return await call.plane.explain.decision(call.actor, query.decision)
+    needed = {"token": query.token, "method": query.method, "path": query.path}
+    faults = [(field, "this field is needed, or a decision") for field, value in needed.items() if value is None]
+    if faults:
+        raise Invalid(*faults[0], *faults[1:])
+    return await call.plane.explain.token(
+        call.actor, query.token or "", query.method or "", query.path or "", query.host or ""
+    )
+
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    Operation(
+        name="explain.explain",
+        method=Method.GET,
+        path="/explain",
+        summary="Explain what a token gets for a method and path, or a decision by its id",
+        run=explain,
+        query=ExplainQuery,
+        answer=Explained,  # type: ignore[arg-type]  # one of two answers
+    ),
+)
