@@ -12,15 +12,15 @@ Rules of this module:
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
 from proxy.core.permissions import Permission
 from proxy.core.policy import reached
 from proxy.core.reasons import Reason
-from proxy.core.routes import Match
 from proxy.gateway.access import method_shown, path_shown
 from proxy.gateway.exchange import Exchange
 from proxy.observe.logs import redact
@@ -44,7 +44,13 @@ _ALL: Final = LEVELS.index("all")
 _TARGET_LIMIT: Final = 128
 _ACTION_LIMIT: Final = 64
 _SECOND_NS: Final = 1_000_000_000
-_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+# What a usual name or id is made of; without an underscore there is no token in it.
+_PLAIN: Final = re.compile(r"[0-9A-Za-z.~-]+").fullmatch
+# An event is made within a request's time, and an encoder takes four times as long for the same.
+_EVENT: Final = (
+    '{"at":%r,"prefix":"%s","proven":%s,"action":"%s","target":%s,"route":%s,"org":%s,"outcome":"%s","reason":"%s",'
+    '"address":%s,"decision":"%s","method":%s,"path":%s,"status":%d}'
+)
 
 
 class _Allowance:
@@ -140,35 +146,32 @@ class RequestEvents:
 
     def _event(self, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> bytes:
         match, entry, client = x.match, x.entry, x.client
-        event = {
-            "at": (now_ns + self._clock) / _SECOND_NS,
-            "prefix": (self._prefix_of(x) or "") if entry is None else entry.grant.prefix,
-            "proven": entry is not None,
-            "action": "request",
-            "target": "",
-            "route": "",
-            "org": _org(x),
-            "outcome": outcome.value,
-            "reason": reason.value,
-            "address": "" if client is None else client.peer,
-            "decision": x.request_id.decode("ascii"),
-            "method": method_shown(x.method),
-            "path": path_shown(x.path),
-            "status": x.status,
-        }
-        if match is not None:
-            event["route"] = match.route.name
-            event["target"] = target(match)
-            if match.operation is not None:
-                event["action"] = f"request.{match.operation}"[:_ACTION_LIMIT]
-        return _encode(event).encode("ascii")
+        operation = None if match is None else match.operation
+        event = _EVENT % (
+            (now_ns + self._clock) / _SECOND_NS,
+            (self._prefix_of(x) or "") if entry is None else entry.grant.prefix,
+            "false" if entry is None else "true",
+            # An operation's name needs no escapes.
+            "request" if operation is None else f"request.{operation}"[:_ACTION_LIMIT],
+            '""' if match is None or match.entity is None else _quoted(entity_shown(match.entity, match.entity_id)),
+            '""' if match is None else _quoted(match.route.name),
+            _quoted(_org(x)),
+            outcome.value,
+            reason.value,
+            '""' if client is None else _quoted(client.peer),
+            x.request_id.decode("ascii"),
+            _quoted(method_shown(x.method)),
+            _quoted(path_shown(x.path)),
+            x.status,
+        )
+        return event.encode("ascii")
 
 
-def target(match: Match) -> str:
-    """What a request is about: `entity/id` or `entity`, in the text of a permission; "" where the route names none."""
-    if match.entity is None:
-        return ""
-    return redact(str(Permission(match.entity, match.entity_id, "-"))[:-2])[:_TARGET_LIMIT]
+def entity_shown(entity: str, entity_id: str | None) -> str:
+    """What a request is about, `entity/id` or `entity`, as in the text of a permission, redacted and cut."""
+    if _PLAIN(entity) is not None and (entity_id is None or _PLAIN(entity_id) is not None):
+        return (entity if entity_id is None else f"{entity}/{entity_id}")[:_TARGET_LIMIT]
+    return redact(str(Permission(entity, entity_id, "-"))[:-2])[:_TARGET_LIMIT]
 
 
 def _org(x: Exchange) -> str:

@@ -14,14 +14,12 @@ import time
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.wire import frame, frame_body
 from proxy.gateway.access import method_shown
 from proxy.gateway.cache import Entry
-from proxy.gateway.events import RequestEvents
+from proxy.gateway.events import RequestEvents, entity_shown
 from proxy.gateway.exchange import Exchange
-from proxy.observe.logs import redact
 
 USES: Final = 2500
 EVENTS: Final = 256
@@ -70,9 +68,9 @@ class Trail:
         if match is None:
             return
         permission = ""
-        if match.entity is not None and match.operation is not None:
+        if match.operation is not None and match.entity is not None:
             # Without the id, which clients may choose as they like.
-            permission = redact(str(Permission(match.entity, None, match.operation)))
+            permission = f"{entity_shown(match.entity, None)}:{match.operation}"
         route, token_id = match.route.name, "" if prefix is None else prefix.rpartition("_")[2]
         key = (route, reason.value, permission, token_id)
         held = self._reports.get(key)
