@@ -352,7 +352,7 @@ async def test_counts_and_lines_go_on_over_a_change_of_routes() -> None:
         assert (await client.ask(OPEN)).status == 200
         counted = gateway.recorder.snapshot(hits=0, misses=0, entries=0, lag=0).totals()
         more = [*RouteTable([make_route("/new/**", Access.PUBLIC, index=6)]).routes]
-        gateway.recorder.follow(more, Settings().log, 1)
+        gateway.recorder.follow(more, Settings().log, 1, Settings().audit)
         follow(gateway, more)
         assert (await client.ask(get("/new/x"))).status == 200
         now = gateway.recorder.snapshot(hits=0, misses=0, entries=0, lag=0).counters["patgate_requests_total"]
