@@ -27,10 +27,11 @@ _LATEST: Final = float(2**40)
 """No time is later (unix seconds)."""
 _PATH: Final = 3 * 512
 """A path of 512 bytes that is redacted may have become longer."""
+_HOST: Final = 256
 _EVENT: Final = frozenset(
     (
         "at", "prefix", "proven", "action", "target", "route", "org", "outcome", "reason", "address", "decision",
-        "method", "path", "status",
+        "method", "host", "path", "status",
     )
 )  # fmt: skip
 
@@ -46,6 +47,7 @@ def event(row: object) -> RequestEvent:
     action, proven, decision = text(row["action"], 64), row["proven"], text(row["decision"], 64)
     if not isinstance(proven, bool) or (action != "request" and not action.startswith("request.")) or action == OMITTED:
         raise Nonsense
+    host = text(row["host"], _HOST)
     return RequestEvent(
         event=Event(
             action=action,
@@ -60,6 +62,7 @@ def event(row: object) -> RequestEvent:
             decision_id=decision,
             details={
                 "method": text(row["method"], 64),
+                **({"host": host} if host else {}),
                 "path": text(row["path"], _PATH),
                 "status": integer(row["status"]),
             },

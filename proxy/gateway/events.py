@@ -1,8 +1,9 @@
 """Events of requests for the audit log: made when a request has ended, kept until the sweep sends them.
 
 Rules of this module:
-1. Of what a client sent, an event has the method, the path and the id of what was asked for, redacted and cut as the
-   access log does it; never the query, a field or the body. Of a token it has the public prefix.
+1. Of what a client sent, an event has the method, the path, the host where routes depend on it, and the id of what was
+   asked for, redacted and cut as the access log does it; never the query, another field or the body. Of a token it has
+   the public prefix.
 2. Between two sweeps at most so many events are made: `STRANGERS` of requests that were refused and that no proven
    token stands behind (and a small burst, since anybody can send any number of them), `REFUSALS` of a proven token,
    `OPEN` of requests that needed no token, `ALLOWED` of those that a token was allowed (threats.md section 8).
@@ -49,7 +50,7 @@ _PLAIN: Final = re.compile(r"[0-9A-Za-z.~-]+").fullmatch
 # An event is made within a request's time, and an encoder takes four times as long for the same.
 _EVENT: Final = (
     '{"at":%r,"prefix":"%s","proven":%s,"action":"%s","target":%s,"route":%s,"org":%s,"outcome":"%s","reason":"%s",'
-    '"address":%s,"decision":"%s","method":%s,"path":%s,"status":%d}'
+    '"address":%s,"decision":"%s","method":%s,"host":%s,"path":%s,"status":%d}'
 )
 
 
@@ -161,6 +162,7 @@ class RequestEvents:
             '""' if client is None else _quoted(client.peer),
             x.request_id.decode("ascii"),
             _quoted(method_shown(x.method)),
+            _quoted(_host(x)),
             _quoted(path_shown(x.path)),
             x.status,
         )
@@ -172,6 +174,13 @@ def entity_shown(entity: str, entity_id: str | None) -> str:
     if _PLAIN(entity) is not None and (entity_id is None or _PLAIN(entity_id) is not None):
         return (entity if entity_id is None else f"{entity}/{entity_id}")[:_TARGET_LIMIT]
     return redact(str(Permission(entity, entity_id, "-"))[:-2])[:_TARGET_LIMIT]
+
+
+def _host(x: Exchange) -> str:
+    """The host that `x` asks for where that has a part in which route it came to; else ""."""
+    if x.match is not None and x.match.route.host is None:
+        return ""
+    return redact(x.host_name) if "_" in x.host_name else x.host_name
 
 
 def _org(x: Exchange) -> str:

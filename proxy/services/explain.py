@@ -222,9 +222,11 @@ def _differences(entry: Entry, now: Explanation) -> tuple[str, ...]:
     route = "" if judged.match is None else judged.match.route.name
     if route != entry.target_name:
         found.append(f"the route was {entry.target_name or 'none'}, now it is {route or 'none'}")
-    if judged.outcome.value != entry.outcome and entry.outcome != Outcome.FAILED:
+    if entry.outcome == Outcome.FAILED:
+        return tuple(found)
+    if judged.outcome.value != entry.outcome:
         found.append(f"it was {entry.outcome}, now it would be {judged.outcome.value}")
-    if judged.reason.value != entry.reason and entry.outcome != Outcome.FAILED:
+    if judged.reason.value != entry.reason and judged.reason is not Reason.ALLOWED:
         found.append(f"the reason was {entry.reason}, now it would be {judged.reason.value}")
     return tuple(found)
 

@@ -62,6 +62,7 @@ def row(decision: str = "d1", **changes: Any) -> dict[str, Any]:
         "address": "127.0.0.1",
         "decision": decision,
         "method": "POST",
+        "host": "",
         "path": "/v1/things/1",
         "status": 403,
     }

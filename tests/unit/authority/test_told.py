@@ -16,6 +16,7 @@ USE: list[Any] = ["a" * 12, 1, 2.0, "::1"]
 def test_what_is_right_is_taken() -> None:
     assert told.event(row()).event.reason == "role_denies"
     assert told.event(row(action="request", prefix="", proven=False)).event.action == "request"
+    assert told.event(row(host="api.example")).event.details["host"] == "api.example"
     assert told.use(USE).at == 2.0
     assert told.report(report()).token_id == "a" * 12
 
@@ -48,6 +49,7 @@ def test_what_is_right_is_taken() -> None:
         {"path": "x" * 1537},
         {"path": "\ud800"},
         {"path": "\0"},
+        {"host": "x" * 257},
         {"status": -1},
         {"status": 2**53},
         {"status": True},

@@ -91,6 +91,7 @@ async def test_a_write_that_a_token_was_allowed_leaves_an_event_with_everything_
         "address": "192.0.2.7",
         "decision": "0123456789abcdef00000001",
         "method": "POST",
+        "host": "",
         "path": "/v1/things/7",
         "status": 201,
     }
@@ -112,6 +113,30 @@ async def test_what_is_refused_before_it_is_understood_leaves_an_event_too() -> 
     journal.record(x)
     event = journal.one()
     assert (event["action"], event["target"], event["route"], event["path"], event["method"]) == ("request", *[""] * 4)
+
+
+@pytest.mark.parametrize(
+    ("match", "host"),
+    [
+        (Match(ROUTE, "things", "7", "create", None), ""),
+        (Match(replace(ROUTE, host="*.example"), "things", "7", "create", None), "api.example"),
+        (None, "api.example"),
+    ],
+)
+async def test_the_host_is_there_where_it_had_a_part_in_the_route(match: Match | None, host: str) -> None:
+    journal = Journal()
+    x = journal.refused(Reason.ROLE_DENIES)
+    x.match, x.host_name = match, "api.example"
+    journal.record(x)
+    assert journal.one()["host"] == host
+
+
+async def test_a_token_in_the_host_is_redacted() -> None:
+    journal = Journal()
+    x = journal.refused(Reason.NO_ROUTE)
+    x.match, x.host_name = None, MINTED.token + ".example"
+    journal.record(x)
+    assert journal.one()["host"] == MINTED.prefix + ".example"
 
 
 ASKED: Final = {
