@@ -61,7 +61,7 @@ class Authenticator:
             return found
         # Taken before the slow hash is asked: as many at once as may fail, and no more.
         if not self._throttle.take(address):
-            raise RequestRefused(TOO_MANY, retry_after=self._throttle.wait(address))
+            raise RequestRefused(TOO_MANY, "Wait before you try another one.", retry_after=self._throttle.wait(address))
         if found is None:
             try:
                 found = await self._plane.verify(token, prove=True)

@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.errors import Invalid
+from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor
 from proxy.store.change import Change, Rows
 
@@ -56,6 +56,12 @@ async def made_before(rows: Rows, actor: Actor, retry: Retry | None, now: float)
     if found.request_hash != retry.request_hash:
         raise Invalid(FIELD, "this key came with another request before")
     return found.target_id
+
+
+async def require_new(change: Change, retry: Retry | None) -> None:
+    """Raises Conflict where an earlier request with this key made what this one is to make, Invalid where another."""
+    if await made_before(change, change.actor, retry, change.now) is not None:
+        raise Conflict("an earlier request with the same key has made this")
 
 
 async def remember(change: Change, retry: Retry | None, target_id: str) -> None:

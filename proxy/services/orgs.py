@@ -7,10 +7,11 @@ from collections.abc import Callable
 from proxy.core.depends import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
-from proxy.services import lookup, names
+from proxy.services import idempotency, lookup, names
 from proxy.services.access import Entity, Operation, standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
+from proxy.services.idempotency import Retry
 from proxy.services.views import LIMIT_DEFAULT, OrgView, Page, check_limit, read_cursor, write_cursor
 from proxy.store.records import OrgRow
 from proxy.store.store import Store
@@ -25,14 +26,17 @@ class Orgs:
         self._store = store
         self._clock = clock
 
-    async def add(self, actor: Actor, name: str, display_name: str = "") -> OrgView:
-        """Add an organisation. Raises Invalid and Conflict (name), Forbidden, Unauthenticated."""
+    async def add(self, actor: Actor, name: str, display_name: str = "", *, retry: Retry | None = None) -> OrgView:
+        """Add an organisation. Raises Invalid and Conflict (name, or made by an earlier request with the same key),
+        Forbidden, Unauthenticated.
+        """
         fields = Fields()
         fields.check(lambda: names.org_name(name))
         title = fields.check(lambda: names.title(display_name or name, "display_name"))
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             (await standing(change, actor, change.now)).require(Entity.ORGS, Operation.CREATE)
+            await idempotency.require_new(change, retry)
             if await change.orgs.by_name(name) is not None:
                 raise Conflict("there is an organisation with this name already")
             row = OrgRow(
@@ -44,9 +48,16 @@ class Orgs:
                 updated_at=change.now,
             )
             await change.orgs.add(row)
+            await idempotency.remember(change, retry, row.id)
             change.touched(org_key(row.id))
             change.audit("account.org.add", target_kind="org", target_id=row.id, target_name=name)
             return OrgView.of(row, 0)
+
+    async def made_before(self, actor: Actor, retry: Retry) -> OrgView | None:
+        """The organisation that an earlier request with this key added. Raises Invalid where that was another one."""
+        async with self._store.read() as rows:
+            made = await idempotency.made_before(rows, actor, retry, self._clock())
+        return None if made is None else await self.show(actor, made)
 
     async def list(self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[OrgView]:
         """Organisations that the actor may know of, oldest first. Raises Invalid (limit, cursor), Unauthenticated."""

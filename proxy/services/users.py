@@ -16,9 +16,10 @@ from collections.abc import Callable
 from proxy.core.depends import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor, UserStatus
-from proxy.services import lookup, members, names
+from proxy.services import idempotency, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
+from proxy.services.idempotency import Retry
 from proxy.services.members import require_within, tell
 from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, read_cursor, write_cursor
 from proxy.store.change import Rows
@@ -35,10 +36,20 @@ class Users:
         self._store = store
         self._clock = clock
 
-    async def add(self, actor: Actor, email: str, role: str, org: str | None = None, name: str = "") -> UserView:
+    async def add(
+        self,
+        actor: Actor,
+        email: str,
+        role: str,
+        org: str | None = None,
+        name: str = "",
+        *,
+        retry: Retry | None = None,
+    ) -> UserView:
         """Add a user with a role in the account; with ``org``, a member with a role there, made a user where needed.
 
-        A user made through ``org`` has no role in the account. Raises Invalid, NotFound (org), Conflict (exists).
+        A user made through ``org`` has no role in the account. Raises Invalid, NotFound (org), Conflict (exists, or
+        made by an earlier request with the same key).
         """
         fields = Fields()
         address = fields.check(lambda: names.email(email)) or ""
@@ -46,6 +57,7 @@ class Users:
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
+            await idempotency.require_new(change, retry)
             known = await change.users.by_email_key(names.email_key(address))
             if org is not None:
                 organisation = await lookup.visible_org(change, asker, org)
@@ -53,6 +65,7 @@ class Users:
                     asker.require(Entity.MEMBERS, Operation.CREATE, organisation.id)
                     known = await members.new_user(change, address, title, lookup.NO_ROLE)
                 await members.join(change, asker, organisation, known, role)
+                await idempotency.remember(change, retry, known.id)
                 return await _view(change, asker, known.id)
             asker.require(Entity.USERS, Operation.CREATE)
             await lookup.role(change, role)
@@ -60,9 +73,16 @@ class Users:
             if known is not None:
                 raise Conflict("there is a user with this email already")
             user = await members.new_user(change, address, title, role)
+            await idempotency.remember(change, retry, user.id)
             change.touched(user_key(user.id))
             tell(change, "account.user.add", user, None, {"role": role})
             return await _view(change, asker, user.id)
+
+    async def made_before(self, actor: Actor, retry: Retry) -> UserView | None:
+        """The user that an earlier request with this key added. Raises Invalid where that was another request."""
+        async with self._store.read() as rows:
+            made = await idempotency.made_before(rows, actor, retry, self._clock())
+        return None if made is None else await self.show(actor, made)
 
     async def list(self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[UserView]:
         """Users that are not removed, oldest first. Raises Invalid (limit, cursor)."""

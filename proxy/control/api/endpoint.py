@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from proxy.control.api.operation import PARAMETERS, Call, Method, Operation
+from proxy.control.api.operation import PARAMETERS, Call, Method, Operation, Replayed
 from proxy.control.exchange import NAME, REQUEST_ID
 from proxy.control.plane import Plane
 from proxy.control.problems import Kind, RequestRefused
@@ -73,7 +73,9 @@ def _handler(
                 view = await row.run(call)
         except TimeoutError:
             raise AuthorityUnavailable("this took too long and was given up") from None
-        headers = {REPLAYED: "true"} if isinstance(view, Created) and view.replayed else {}
+        headers = (
+            {REPLAYED: "true"} if isinstance(view, Replayed) or (isinstance(view, Created) and view.replayed) else {}
+        )
         return answer(view.as_dict(), row.status, headers)
 
     return handle

@@ -22,7 +22,7 @@ _REF: Final = "#/components/schemas/{model}"
 _OWNERS: Final = {"tokens": "token", "keys": "key", "users": "user", "orgs": "org"}
 """By tag, the parameter that names what an operation of it makes."""
 
-_ALWAYS: Final = (400, 401, 403, 421, 422, 429, 500, 503)
+_ALWAYS: Final = (400, 401, 403, 404, 421, 422, 429, 500, 503)
 _MEANINGS: Final[Mapping[int, str]] = {
     400: "The request cannot be understood, or its credential cannot be read.",
     401: "There is no credential, or it is not accepted.",
@@ -135,14 +135,9 @@ def _operation(
 
 def statuses(row: Operation[Any, Any]) -> tuple[int, ...]:
     """Every status that the operation may be refused with."""
-    also = {404} if row.parameters else set()
-    if "org" in row.body.model_fields or "org" in row.query.model_fields or "user" in row.query.model_fields:
-        also.add(404)
-    if row.conflicts:
-        also.add(409)
-    if row.takes_body:
-        also |= {408, 413, 415}
-    return tuple(sorted({*_ALWAYS, *also}))
+    also = (409,) if row.conflicts else ()
+    of_body = (408, 413, 415) if row.takes_body else ()
+    return tuple(sorted((*_ALWAYS, *also, *of_body)))
 
 
 def _success(row: Operation[Any, Any], rows: tuple[Operation[Any, Any], ...]) -> dict[str, Any]:

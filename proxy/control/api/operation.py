@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.control.models import Answer, Body, Query
 from proxy.control.plane import Plane
+from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services.idempotency import Retry
 from proxy.services.views import Page
@@ -78,6 +79,38 @@ def listing(page: Page[Any]) -> Document:
     """A page of a list as a view."""
     items = [view.as_dict() for view in page.items]
     return Document(members={"items": items, "next_cursor": page.next_cursor})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayed:
+    """The view of what an earlier request with the same key has made."""
+
+    view: View
+
+    def as_dict(self) -> dict[str, object]:
+        return self.view.as_dict()
+
+
+async def once(
+    call: Call[Any, Any],
+    make: Callable[[Retry | None], Awaitable[View]],
+    made_before: Callable[[Actor, Retry], Awaitable[View | None]],
+) -> View:
+    """What `make` makes, or what an earlier request with the same key has made."""
+    again = retry(call)
+    if again is None:
+        return await make(None)
+    found = await made_before(call.actor, again)
+    if found is not None:
+        return Replayed(view=found)
+    try:
+        return await make(again)
+    except Conflict:
+        # Of two at the same time one makes it; the other one's conflict may be with that.
+        found = await made_before(call.actor, again)
+        if found is None:
+            raise
+        return Replayed(view=found)
 
 
 def retry(call: Call[Any, Any]) -> Retry | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
 from proxy.control.models import Answer, Body, Listing, OptionalTitle, OrgName, PageQuery, Reference, Time
+from proxy.services.idempotency import Retry
 
 
 class NewOrg(Body):
@@ -58,7 +59,12 @@ class Members(Listing):
 
 
 async def add(call: Call[NewOrg, NoQuery]) -> View:
-    return await call.plane.orgs.add(call.actor, call.body.name, display_name=call.body.display_name)
+    body, orgs = call.body, call.plane.orgs
+
+    async def make(again: Retry | None) -> View:
+        return await orgs.add(call.actor, body.name, display_name=body.display_name, retry=again)
+
+    return await once(call, make, orgs.made_before)
 
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:

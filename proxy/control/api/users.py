@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
 from proxy.control.models import Answer, Body, Email, Listing, OptionalTitle, PageQuery, Reference, Time
+from proxy.services.idempotency import Retry
 
 
 class NewUser(Body):
@@ -52,8 +53,12 @@ class Users(Listing):
 
 
 async def add(call: Call[NewUser, NoQuery]) -> View:
-    body = call.body
-    return await call.plane.users.add(call.actor, body.email, body.role, org=body.org, name=body.name)
+    body, users = call.body, call.plane.users
+
+    async def make(again: Retry | None) -> View:
+        return await users.add(call.actor, body.email, body.role, org=body.org, name=body.name, retry=again)
+
+    return await once(call, make, users.made_before)
 
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:

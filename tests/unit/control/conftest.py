@@ -26,7 +26,7 @@ def settings() -> Iterator[Settings]:
             brand="acme",
             data_dir=Path(name),
             workers=1,
-            roles={"editor": ("things:*",), "viewer": ("things:read",)},
+            roles={"admin": ("*:*",), "editor": ("things:*",), "viewer": ("things:read",)},
             policy=Policy(max_lifetime=86400.0 * 365),
             argon2=Argon2(memory=64 * 1024, iterations=1),
         )

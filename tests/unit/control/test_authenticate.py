@@ -1,0 +1,226 @@
+"""Who is let in on TCP, with what, and what everybody else is told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.authority.authority import CONFIGURATION
+from proxy.control.throttle import AT_ONCE
+from proxy.core.model import Grant, RefusedGrant
+from proxy.core.token import checksum
+from proxy.observe import metrics
+from proxy.store import tables
+from tests.unit.control.asking import API, ask, minted, ok, person, refused
+from tests.unit.control.conftest import World
+
+INVALID_REQUEST = 'Bearer realm="acme", error="invalid_request"'
+INVALID_TOKEN = 'Bearer realm="acme", error="invalid_token"'
+WRONG = "acme_pat_0123456789ab_00000000000000000000000000000000000000"
+
+
+async def admin(world: World) -> str:
+    await person(world, "root@example.org", "admin")
+    return str((await minted(world, "root@example.org"))["token"])
+
+
+def flipped(token: str) -> str:
+    """Another secret of the same prefix, with a right checksum."""
+    body = token[:-7] + ("A" if token[-7] != "A" else "B")
+    return body + checksum(body)
+
+
+async def test_a_token_is_let_in_by_either_header(world: World) -> None:
+    token = await admin(world)
+    for headers in ({"Authorization": f"Bearer {token}"}, {"Authorization": f"bearer  {token}"}, {"X-API-Key": token}):
+        async with world.tcp.get(f"{API}/me", headers=headers) as answer:
+            assert answer.status == 200
+            me = await answer.json()
+            assert (me["kind"], me["user"]["email"]) == ("pat", "root@example.org")
+
+
+async def test_the_socket_is_the_operators(world: World) -> None:
+    me = await ok(world, "GET", "/me")
+    assert (me["kind"], me["name"], me["user"], me["token"]) == ("system", "control-socket", None, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "reason", "challenge"),
+    [
+        ([], 401, "no_credential", 'Bearer realm="acme"'),
+        ([("Authorization", "Basic eDp5")], 401, "no_credential", 'Bearer realm="acme"'),
+        ([("Authorization", "Negotiate x")], 401, "no_credential", 'Bearer realm="acme"'),
+        ([("Cookie", "token=x")], 401, "no_credential", 'Bearer realm="acme"'),
+        ([("Authorization", "Bearer")], 400, "credential_malformed", 'Bearer realm="acme", error="invalid_request"'),
+        (
+            [("Authorization", "Bearer a b")],
+            400,
+            "credential_malformed",
+            'Bearer realm="acme", error="invalid_request"',
+        ),
+        ([("Authorization", "")], 400, "credential_malformed", 'Bearer realm="acme", error="invalid_request"'),
+        ([("X-API-Key", "")], 400, "credential_malformed", 'Bearer realm="acme", error="invalid_request"'),
+        (
+            [("X-API-Key", WRONG), ("Authorization", f"Bearer {WRONG}")],
+            400,
+            "credential_ambiguous",
+            'Bearer realm="acme", error="invalid_request"',
+        ),
+        (
+            [("X-API-Key", WRONG), ("X-API-Key", WRONG)],
+            400,
+            "credential_ambiguous",
+            'Bearer realm="acme", error="invalid_request"',
+        ),
+        (
+            [("Authorization", f"Bearer {WRONG}"), ("Authorization", f"Bearer {WRONG}")],
+            400,
+            "credential_ambiguous",
+            'Bearer realm="acme", error="invalid_request"',
+        ),
+        ([("Authorization", f"Bearer {WRONG}")], 401, "invalid_token", 'Bearer realm="acme", error="invalid_token"'),
+        ([("X-API-Key", "no token")], 401, "invalid_token", 'Bearer realm="acme", error="invalid_token"'),
+    ],
+)
+async def test_everything_else_is_refused_with_its_challenge(
+    world: World, headers: list[tuple[str, str]], status: int, reason: str, challenge: str
+) -> None:
+    async with world.tcp.get(f"{API}/users", headers=headers) as answer:
+        assert (answer.status, answer.headers["WWW-Authenticate"]) == (status, challenge)
+        problem = await answer.json(content_type="application/problem+json")
+    assert problem["reason"] == reason
+    assert problem["decision"] == answer.headers["X-Request-Id"]
+    assert WRONG not in str(problem)
+
+
+async def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(world: World) -> None:
+    """Unknown, wrong, revoked, expired, of a suspended owner: only the log tells them apart."""
+    await admin(world)
+    for name in ("ada", "bob"):
+        await person(world, f"{name}@example.org", "viewer")
+    ada = await minted(world, "ada@example.org")
+    gone, late, bobs = [await minted(world, f"{name}@example.org") for name in ("ada", "ada", "bob")]
+    await ok(world, "POST", f"/tokens/{gone['id']}/revoke")
+    async with world.authority._store.change(CONFIGURATION) as change:
+        await change.living.end(late["id"], change.now)
+        change.touched(f"token:{late['id']}")
+        change.audit("account.pat.expire", target_kind="token", target_id=late["id"])
+    await ok(world, "POST", "/users/bob@example.org/suspend")
+    tokens = [WRONG, flipped(ada["token"]), gone["token"], late["token"], bobs["token"]]
+    seen = set()
+    for token in tokens:
+        async with world.tcp.get(f"{API}/me", headers={"X-API-Key": token}) as answer:
+            problem = await answer.json(content_type="application/problem+json")
+            decision = problem.pop("decision")
+            head = [(n, v) for n, v in answer.headers.items() if n.lower() not in ("date", "x-request-id")]
+            assert answer.headers["X-Request-Id"] == decision
+            seen.add((answer.status, str(problem), str(head)))
+    assert len(seen) == 1
+    counted = world.authority.metrics().counters[metrics.API_REFUSALS.name]
+    assert {reason for (reason,) in counted} == {
+        "token_unknown",
+        "token_wrong_secret",
+        "token_revoked",
+        "token_expired",
+        "owner_suspended",
+    }
+
+
+async def test_an_address_that_fails_too_often_waits_and_a_genuine_token_beside_it_does_not(world: World) -> None:
+    token = await admin(world)
+    statuses = []
+    for _ in range(AT_ONCE + 5):
+        async with world.tcp.get(f"{API}/me", headers={"X-API-Key": WRONG}) as answer:
+            statuses.append(answer.status)
+            if answer.status == 429:
+                assert int(answer.headers["Retry-After"]) >= 1
+    assert statuses[:AT_ONCE] == [401] * AT_ONCE
+    assert 429 in statuses[AT_ONCE:]
+    assert (await ok(world, "GET", "/me", token=token))["kind"] == "pat"
+
+
+async def test_over_the_limit_nothing_is_hashed(world: World) -> None:
+    """A token whose digest is not known yet would need the slow hash: not for an address that fails too often."""
+    token = await admin(world)
+    await _forget_digest(world, token)
+    for _ in range(AT_ONCE + 2):
+        await refused(world, "GET", "/me", token=WRONG)
+    before = _hashes(world)
+    status, problem, _ = await ask(world, "GET", "/me", token=token)
+    assert (status, problem["reason"]) in ((429, "too_many_failures"), (200, None))
+    assert status == 200 or _hashes(world) == before
+
+
+async def test_a_token_without_a_digest_is_proved_once_and_costs_its_address_nothing(world: World) -> None:
+    token = await admin(world)
+    await _forget_digest(world, token)
+    before = _hashes(world)
+    for _ in range(AT_ONCE + 5):
+        assert (await ok(world, "GET", "/me", token=token))["kind"] == "pat"
+    assert _hashes(world) == before + 1
+    for _ in range(AT_ONCE):
+        assert (await refused(world, "GET", "/me", token=WRONG))["status"] == 401
+
+
+async def test_no_wrong_secret_of_a_known_prefix_is_hashed(world: World) -> None:
+    token = await admin(world)
+    before = _hashes(world)
+    for _ in range(5):
+        await refused(world, "GET", "/me", token=flipped(token))
+    assert _hashes(world) == before
+
+
+async def test_a_token_that_is_revoked_while_its_request_is_under_way_does_nothing(world: World) -> None:
+    """What was let in at the door is looked at again in the transaction that does it."""
+    token = await admin(world)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    verify = world.authority.verify
+
+    async def slowly(token: str, *, prove: bool) -> Grant | RefusedGrant | None:
+        found = await verify(token, prove=prove)
+        entered.set()
+        await go_on.wait()
+        return found
+
+    world.authority.verify = slowly  # type: ignore[method-assign]  # to stop a request between door and transaction
+    late = asyncio.create_task(ask(world, "POST", "/orgs", {"name": "late"}, token=token), name="late")
+    await entered.wait()
+    me = (await ok(world, "GET", "/users/root@example.org"))["id"]
+    mine = (await ok(world, "GET", f"/tokens?user={me}"))["items"][0]["id"]
+    await ok(world, "POST", f"/tokens/{mine}/revoke")
+    go_on.set()
+    status, problem, answer = await late
+    assert (status, problem["reason"]) == (401, "invalid_token")
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="acme", error="invalid_token"'
+    assert (await ok(world, "GET", "/orgs"))["items"] == []
+
+
+async def test_what_the_role_does_not_allow_is_named_in_the_challenge(world: World) -> None:
+    await person(world, "ada@example.org", "viewer")
+    token = (await minted(world, "ada@example.org"))["token"]
+    status, problem, answer = await ask(world, "GET", "/users", token=token)
+    assert (status, problem["reason"]) == (403, "forbidden")
+    challenge = 'Bearer realm="acme", error="insufficient_scope", scope="patgate.users:list"'
+    assert answer.headers["WWW-Authenticate"] == challenge
+
+
+async def test_the_audit_log_has_the_request_and_who_sent_it(world: World) -> None:
+    token = await admin(world)
+    _, _, answer = await ask(world, "POST", "/orgs", {"name": "red"}, token=token)
+    (event,) = (await ok(world, "GET", "/audit?action=account.org.add"))["items"]
+    assert event["request_id"] == answer.headers["X-Request-Id"]
+    assert (event["actor_kind"], event["actor_name"], event["address"]) == ("pat", "test", "127.0.0.1")
+
+
+async def _forget_digest(world: World, token: str) -> None:
+    """As after a change of the cache key."""
+    token_id = token.split("_")[2]
+    async with world.authority._store._database.write() as connection:
+        await connection.execute(tables.tokens.update().where(tables.tokens.c.id == token_id).values(digest=None))
+        await connection.commit()
+
+
+def _hashes(world: World) -> float:
+    counted = world.authority.metrics().counters.get(metrics.ARGON2.name, {})
+    return sum(value for (outcome,), value in counted.items() if outcome in ("matched", "mismatched"))
