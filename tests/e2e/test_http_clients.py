@@ -1,6 +1,7 @@
 """The plainest clients there are: httpx, requests and curl, as Terraform-style tools use them, through a gateway.
 
-Requirements C10 (they authenticate with a token as Bearer) and D8 (or as X-API-Key), A1 and F1.
+Requirements C10 (they authenticate with a token as Bearer), D8 (or as X-API-Key, and with an organisation's key alike),
+D10 and F1.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.backends import program
-from tests.support.gateway import Patgate, Token
+from tests.support.gateway import Patgate, Token, token_of
 from tests.support.plugin import EDITOR, VIEWER
 from tests.support.process import run
 from tests.support.recorder import Recorder
@@ -44,6 +45,13 @@ class Answer:
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
     with Remote("http_client", tmp_path_factory.mktemp("http-clients")) as remote:
         yield remote
+
+
+@pytest.fixture(scope="module")
+def org(gateway: Patgate) -> str:
+    with gateway.control_socket() as control:
+        control.call("POST", "/orgs", {"name": "http-clients"})
+    return "http-clients"
 
 
 def ask(
@@ -137,4 +145,25 @@ def test_a_client_whose_token_is_revoked_is_refused_on_the_connection_it_keeps(
     answer = ask(clients, client, url, presented(token, header))
     assert answer.status == 401
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
+    assert len(recorder.requests) == 1
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_organisations_key_goes_where_a_persons_token_does(
+    client: str, header: str, gateway: Patgate, recorder: Recorder, clients: Remote, org: str
+) -> None:
+    """D7, D8: the same headers; the backend is told that it is a key, and no person."""
+    with gateway.control_socket() as control:
+        key = token_of(control.call("POST", f"/orgs/{org}/keys", {"name": f"{client} {header}", "role": "viewer"}))
+    url = f"{gateway.base_url}/v1/things/lamp"
+    assert ask(clients, client, url, presented(key, header)).status == 200
+    seen = recorder.last()
+    assert key.prefix.startswith("acme_key_")
+    told = [seen.only(f"X-Auth-{name}") for name in ("Kind", "Token", "Org", "Role", "User", "Email")]
+    assert told == ["key", key.prefix, org, "viewer", "", ""]
+    assert ask(clients, client, url, presented(key, header), method="DELETE").status == 403
+    with gateway.control_socket() as control:
+        control.call("POST", f"/keys/{key.id}/revoke")
+    assert ask(clients, client, url, presented(key, header)).status == 401
     assert len(recorder.requests) == 1

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from zlib import crc32
 
 import pytest
 import yaml
@@ -55,6 +56,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, server: Remote, program: Remo
     with Tap(server.ask("serve"), "MCP") as tap:
         config["upstreams"]["mcp"]["servers"] = [tap.url]
         config["roles"]["visitor"] = ["notes:read"]
+        config["workers"] = 1
         with Patgate(tmp_path_factory.mktemp("mcp-gateway"), config) as gateway:
             gateway.add_user(USER, "assistant")
             gateway.add_user(CALLER, "caller")
@@ -71,7 +73,7 @@ def clients(node: Patgate, program: Remote) -> Iterator[Remote]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """One that no other client and no other token has."""
-    return re.sub(r"\W+", "-", request.node.name)
+    return re.sub(r"\W+", "-", request.node.name).strip("-")
 
 
 def start(clients: Remote, node: Patgate, name: str, token: Token | None, mode: str = "legacy") -> Any:
@@ -194,14 +196,20 @@ def stream_ended(clients: Remote, name: str, mode: str) -> dict[str, Any]:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("how", ["revoked", "suspended", "downgraded"])
+@pytest.mark.parametrize("how", ["revoked", "suspended", "downgraded", "narrowed"])
 @pytest.mark.parametrize("mode", GENERATIONS)
 def test_what_a_client_has_open_is_cut_at_once(
-    mode: str, how: str, node: Patgate, server: Remote, clients: Remote, name: str
+    mode: str,
+    how: str,
+    node: Patgate,
+    server: Remote,
+    clients: Remote,
+    name: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """F1, F2: its stream or subscription and its call in progress; the next is refused; others notice nothing."""
-    owner, other = node.add_user(f"{name.lower()}@example.org", "assistant"), f"{name}-other"
-    token = node.token(owner, name=name)
+    """E3, F1, F2: its stream or subscription and its call in progress; the next is refused; others notice nothing."""
+    owner, other = node.add_user(f"{crc32(name.encode()):x}@example.org", "assistant"), f"{name}-other"
+    token = node.token(owner, name=name, scopes=["mcp:call", "mcp:subscribe", "mcp:delete"])
     open_stream(clients, node, other, node.token(USER, name=other), mode)
     call = open_stream(clients, node, name, token, mode)
     with node.control_socket() as control:
@@ -209,18 +217,21 @@ def test_what_a_client_has_open_is_cut_at_once(
             control.revoke(token)
         elif how == "suspended":
             control.suspend(owner)
-        else:
+        elif how == "downgraded":
             control.set_role(owner, "visitor")
+        else:
+            control.call("DELETE", f"/tokens/{token.id}/scopes?scope=mcp:call&scope=mcp:subscribe")
     answered = time.monotonic()
     with pytest.raises(Raised):
         call()
     for noticed in (clients.hears("failed", client=name, tool="ponder"), stream_ended(clients, name, mode)):
+        record_property("seconds until the cut was noticed", seconds_until(noticed, answered))
         assert seconds_until(noticed, answered) < AT_ONCE
     with pytest.raises(Raised):
         clients.ask("call", client=name, tool="add", arguments={"a": 1, "b": 1})
     last = clients.told("answered", client=name, method="POST")[-1]
     assert (last["status"], "insufficient_scope" in last["challenge"]) == (
-        (403, True) if how == "downgraded" else (401, False)
+        (403, True) if how in ("downgraded", "narrowed") else (401, False)
     )
     assert clients.ask("call", client=other, tool="learn", arguments={}) == "learnt"
     if mode == "auto":
@@ -232,14 +243,19 @@ def test_what_a_client_has_open_is_cut_at_once(
 
 
 @pytest.mark.alone
-def test_a_lower_role_cuts_what_it_lacks_and_nothing_else(
-    node: Patgate, server: Remote, clients: Remote, name: str
+@pytest.mark.parametrize("how", ["role", "scopes"])
+def test_less_than_before_cuts_what_it_lacks_and_nothing_else(
+    how: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """D2, F2: who may still call keeps the call in progress, and loses the stream."""
-    owner = node.add_user(f"{name.lower()}@example.org", "assistant")
-    open_stream(clients, node, name, node.token(owner, name=name), "legacy")
+    """D2, E3, F2: who may still call keeps the call in progress, and loses the stream."""
+    owner = node.add_user(f"{crc32(name.encode()):x}@example.org", "assistant")
+    token = node.token(owner, name=name, scopes=["mcp:call", "mcp:subscribe"])
+    open_stream(clients, node, name, token, "legacy")
     with node.control_socket() as control:
-        control.set_role(owner, "caller")
+        if how == "role":
+            control.set_role(owner, "caller")
+        else:
+            control.call("DELETE", f"/tokens/{token.id}/scopes?scope=mcp:subscribe")
     answered = time.monotonic()
     assert seconds_until(stream_ended(clients, name, "legacy"), answered) < AT_ONCE
     assert clients.ask("call", client=name, tool="count", arguments={"to": 2}) == 2

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -67,7 +68,7 @@ def clients(node: Patgate, program: Remote) -> Iterator[Remote]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """One that no other client and no other token has."""
-    return re.sub(r"\W+", "-", request.node.name)
+    return re.sub(r"\W+", "-", request.node.name).strip("-")
 
 
 def connect(clients: Remote, node: Patgate, name: str, headers: dict[str, str], way: str, **options: Any) -> Any:
@@ -175,17 +176,25 @@ def end(node: Patgate, token: Token, owner: str, how: str) -> None:
                 control.suspend(owner)
             case "downgraded":
                 control.set_role(owner, "reporter")
+            case "narrowed":
+                control.call("DELETE", f"/tokens/{token.id}/scopes?scope=channels:subscribe")
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("how", ["revoked", "rotated", "suspended", "downgraded"])
+@pytest.mark.parametrize("how", ["revoked", "rotated", "suspended", "downgraded", "narrowed"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_dead_grants_connection_is_cut_at_once(
-    way: str, how: str, node: Patgate, server: Remote, clients: Remote, name: str
+    way: str,
+    how: str,
+    node: Patgate,
+    server: Remote,
+    clients: Remote,
+    name: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """F1, F2: both ends see it within a second of the answer, while messages pass; others notice nothing."""
-    owner, other = node.add_user(f"{name.lower()}@example.org", "editor"), f"{name}-other"
-    token = node.token(owner, name=name)
+    """E3, F1, F2: both ends see it within a second of the answer, while messages pass; others notice nothing."""
+    owner, other = node.add_user(f"{crc32(name.encode()):x}@example.org", "editor"), f"{name}-other"
+    token = node.token(owner, name=name, scopes=["channels:subscribe", "channels:publish"])
     connect(clients, node, other, node.token(USER, name=other).bearer, way)
     connect(clients, node, name, token.bearer, way)
     clients.ask("say", client=name, text="still here")
@@ -193,10 +202,11 @@ def test_a_dead_grants_connection_is_cut_at_once(
     end(node, token, owner, how)
     answered = time.monotonic()
     for noticed in (clients.hears("closed", client=name), server.hears("closed", token=name)):
+        record_property("seconds until the cut was noticed", seconds_until(noticed, answered))
         assert seconds_until(noticed, answered) < AT_ONCE
     assert clients.told("closed", client=name)[0]["kind"] == "ConnectionClosedError"
     with pytest.raises(Raised) as raised:
         connect(clients, node, name, token.bearer, way)
-    assert raised.value.status == (403 if how == "downgraded" else 401)
+    assert raised.value.status == (403 if how in ("downgraded", "narrowed") else 401)
     clients.ask("say", client=other, text="undisturbed")
     clients.hears("got", client=other, text="undisturbed")
