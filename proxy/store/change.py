@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
 from proxy.store import audit, feed, grants
-from proxy.store.audit import Event
+from proxy.store.audit import Event, Occurred
 from proxy.store.ending import Ending
 from proxy.store.idempotency import Idempotency
 from proxy.store.living import Living
@@ -107,5 +107,5 @@ class Change(Rows):
         """Write the change row and the audit events under this epoch; the commit is the caller's."""
         await feed.append(self.connection, epoch, tuple(self.keys), self.now)
         actor = (self.actor.kind.value, self.actor.id, self.actor.name)
-        for event in self._events:
-            await audit.append(self.connection, event, actor=actor, epoch=epoch, at=self.now)
+        events = [Occurred(event=event, actor=actor, at=self.now) for event in self._events]
+        await audit.append_many(self.connection, events, epoch=epoch)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +24,7 @@ _SHOWN = (
     tables.token_usage.c.last_used_ip,
     sa.func.coalesce(tables.token_usage.c.use_count, 0).label("use_count"),
 )
+_AT_ONCE: Final = 500
 _COLUMNS = tuple(field.name for field in fields(TokenRow))
 
 
@@ -133,6 +134,16 @@ class Tokens:
         query = _ENTRIES.where(_T.c.id.in_(made), _T.c.id != token_id).order_by(_T.c.created_at, _T.c.id)
         return [_entry(row) for row in (await self._connection.execute(query)).mappings()]
 
+    async def count_made_by(self, token_id: str, now: float) -> int:
+        """How many of the tokens that this one made, directly or through others, could be used now."""
+        query = sa.select(sa.func.count()).where(
+            _T.c.id.in_(listing.lineage(token_id)),
+            _T.c.id != token_id,
+            _T.c.listed_as != TokenStatus.REVOKED.value,
+            sa.or_(_T.c.expires_at.is_(None), _T.c.expires_at > now),
+        )
+        return int((await self._connection.execute(query)).scalar_one())
+
     async def descends(self, token_id: str, ancestor_id: str) -> bool:
         """Whether one token was made by the other, directly or through others."""
         line = sa.select(_T.c.parent_id.label("id")).where(_T.c.id == token_id).cte("line", recursive=True)
@@ -142,6 +153,24 @@ class Tokens:
 
     async def revoke(self, token_id: str, now: float) -> None:
         await self._update(token_id, status=TokenStatus.REVOKED.value, revoked_at=now, updated_at=now)
+
+    async def revoke_many(self, token_ids: Sequence[str], now: float) -> None:
+        """As ``revoke`` for each of them, in few statements."""
+        values = {"status": TokenStatus.REVOKED.value, "revoked_at": now, "updated_at": now}
+        for ids in _batched(token_ids):
+            update = _T.update().where(_T.c.id.in_(ids)).values(**values, **_filed(values))
+            await self._connection.execute(update)
+
+    async def delete_many(self, rows: Sequence[TokenRow]) -> None:
+        """As ``delete`` for each of them, in few statements: what stays of what they made has the next maker above."""
+        parents = {row.id: row.parent_id for row in rows}
+        for ids in _batched(tuple(parents)):
+            made = sa.select(_T.c.id, _T.c.parent_id).where(_T.c.parent_id.in_(ids))
+            for token_id, parent in (await self._connection.execute(made)).all():
+                if token_id not in parents:
+                    await self._update(token_id, parent_id=_above(parents, parent))
+        for ids in _batched(tuple(parents)):
+            await self._connection.execute(_T.delete().where(_T.c.id.in_(ids)))
 
     async def delete(self, token_id: str) -> None:
         """Remove a token. What it made was made by whatever made it, from now on, so that lineage has no gaps."""
@@ -182,6 +211,18 @@ class Tokens:
     async def _update(self, token_id: str, **values: object) -> None:
         filed = _filed(values)
         await self._connection.execute(_T.update().where(_T.c.id == token_id).values(**values, **filed))
+
+
+def _above(parents: Mapping[str, str | None], token_id: str) -> str:
+    """The first token above this one that is not among ``parents``, or the topmost of them."""
+    while (above := parents.get(token_id)) is not None:
+        token_id = above
+    return token_id
+
+
+def _batched(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The ids in parts, each of which is parameters enough for one statement."""
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
 
 
 def _filed(values: Mapping[str, object]) -> dict[str, object]:
