@@ -25,11 +25,13 @@ from proxy.authority.broadcast import Broadcast
 from proxy.authority.counters import Counters
 from proxy.authority.grants import StoreGrants
 from proxy.authority.hashing import Argon2Hasher, HashParameters
+from proxy.authority.housekeeping import Housekeeping
 from proxy.authority.lease import LeaseKeeper
 from proxy.authority.link import LinkServer
 from proxy.authority.page import PageWriter, open_page
 from proxy.authority.recorder import RequestRecorder
 from proxy.authority.resolver import Resolver
+from proxy.authority.webhook import Endpoint
 from proxy.core.challenge import Challenges
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
@@ -43,6 +45,7 @@ from proxy.services.explanation import Gateway
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.minting import Minter
+from proxy.services.notices import Notices
 from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
@@ -53,7 +56,7 @@ from proxy.services.tokens import Tokens
 from proxy.services.users import Users
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
-from proxy.settings.secret import load_or_create
+from proxy.settings.secret import decode_webhook_secret, load_or_create
 from proxy.store.engine import store_url
 from proxy.store.store import Store
 
@@ -87,13 +90,14 @@ class Authority:
     orgs: Orgs
     members: Members
     me: Me
+    notices: Notices
     policies: Policies
     roles: Roles
     tokens: Tokens
-    keys: OrgKeys
     audit: AuditLog
     explain: Explain
     reports: Reports
+    keys: OrgKeys
 
     def __init__(
         self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True, successor: bool = False
@@ -103,7 +107,8 @@ class Authority:
         self._linked = linked
         self._successor = successor
         self._stack = AsyncExitStack()
-        self._counters = Counters()
+        self.counters = Counters()
+        self.housekeeping = Housekeeping(self)
         self._ended = asyncio.Event()
         self._standing = Standing()
         self._retired: list[Argon2Hasher] = []
@@ -154,7 +159,7 @@ class Authority:
 
     def refused(self, reason: str) -> None:
         """Count a refused request of the control API."""
-        self._counters.count(metrics.API_REFUSALS, reason)
+        self.counters.count(metrics.API_REFUSALS, reason)
 
     async def lost(self) -> None:
         """Return when the data directory is no longer ours; the process must end then."""
@@ -169,10 +174,26 @@ class Authority:
         before, self._settings = self._settings, settings
         if settings.argon2 != before.argon2:
             self._retired.append(self._hasher)
-            self._hasher = _hasher(settings, self._counters)
+            self._hasher = _hasher(settings, self.counters)
             self._resolver.verifier = self._hasher
         self._serve_verbs(self._cache_key)
         self._lease.last(settings.lease)
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where notices go, if anywhere."""
+        chosen = self._settings.notices
+        key = None if chosen.secret is None else decode_webhook_secret(chosen.secret.get_secret_value())
+        return None if chosen.webhook is None or key is None else Endpoint(url=chosen.webhook, key=key)
+
+    async def prune(self) -> None:
+        """Remove what the store keeps for a while only. Raises StoreUnavailable."""
+        await self._store.prune(time.time())
+
+    @property
+    def audit_retention(self) -> float | None:
+        """For how many seconds audit events are kept; None for ever."""
+        return self._settings.audit.retention
 
     def show(self, standing: Standing) -> None:
         """Say this of the gateway, in readiness and metrics, from now on."""
@@ -188,9 +209,10 @@ class Authority:
             metrics.LEASE_SECONDS.name: {(): self._lease.remaining()},
             metrics.RELOAD_OK.name: {(): int(standing.reload_ok)},
             metrics.RELOAD_TIME.name: {(): standing.reload_time},
+            metrics.TOKENS_EXPIRING.name: {(str(days),): n for days, n in self.housekeeping.expiring.items()},
             metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
         }
-        return merge((self._counters.total(), Snapshot(gauges=gauges)))
+        return merge((self.counters.total(), Snapshot(gauges=gauges)))
 
     async def unready(self) -> Mapping[str, str]:
         """Why requests cannot be served now: a sentence for each failed check; empty when they can."""
@@ -219,7 +241,7 @@ class Authority:
         settings = self._settings
         secret = settings.secret_key_bytes() or load_or_create(settings.data_dir)
         self._cache_key = cache_key = keys.cache_key(secret)
-        self._hasher = _hasher(settings, self._counters)
+        self._hasher = _hasher(settings, self.counters)
         stack.callback(self._close_hashers)
         url = store_url(settings.store, settings.data_dir)
         self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
@@ -231,19 +253,19 @@ class Authority:
             successor=self._successor,
         )
         stack.callback(self._page.close)
-        broadcast = Broadcast(self._page, counted=lambda changes: self._counters.count(metrics.CHANGES, by=changes))
+        broadcast = Broadcast(self._page, counted=lambda changes: self.counters.count(metrics.CHANGES, by=changes))
         self._store.on_commit = broadcast.on_commit
         self._serve_verbs(cache_key)
         await self.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
         self._resolver = Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
-        self._recorder = RequestRecorder(self._store, self._counters)
+        self._recorder = RequestRecorder(self._store, self.counters)
         self._link = LinkServer(
             settings.data_dir,
             resolver=self._resolver,
             feed=source,
             broadcast=broadcast,
-            counters=self._counters,
+            counters=self.counters,
             cache_key=cache_key,
             recorder=self._recorder,
         )
@@ -283,6 +305,7 @@ class Authority:
         self.reports = Reports(self._store, time.time, gateway.routes)
         self.members = Members(self._store, time.time)
         self.me = Me(self._store, time.time)
+        self.notices = Notices(self._store, time.time, self._settings.notices.days)
         self.policies = Policies(self._store, time.time, _policy(self._settings))
         self.roles = Roles(self._store, time.time)
         self.tokens = Tokens(self._store, time.time, minter=minter, policies=self.policies)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxy.authority.webhook import Endpoint, Failed, deliver
+from proxy.authority.webhook import Courier, Endpoint, Failed, courier
 from proxy.core.errors import PatgateError
 from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
@@ -22,9 +22,8 @@ from proxy.observe.logs import get_logger
 from proxy.services.notices import Notice, Notices
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from proxy.authority.counters import Counters
+    from proxy.services.audit import AuditLog
     from proxy.services.policies import Policies
 
 HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")
@@ -58,8 +57,12 @@ class Household(Protocol):
     @property
     def counters(self) -> Counters: ...
 
-    async def retain(self) -> None:
-        """Remove audit events that are older than the log is to hold."""
+    @property
+    def audit(self) -> AuditLog: ...
+
+    @property
+    def audit_retention(self) -> float | None:
+        """For how many seconds audit events are kept; None for ever."""
         ...
 
     async def prune(self) -> None:
@@ -87,7 +90,7 @@ class Housekeeping:
         self._chores = (
             Chore(name="unused tokens", every=60.0, work=self.end_unused),
             Chore(name="notices", every=60.0, work=self.tell),
-            Chore(name="retention", every=3600.0, work=household.retain),
+            Chore(name="retention", every=3600.0, work=self.retain),
             Chore(name="pruning", every=600.0, work=household.prune),
         )
 
@@ -109,6 +112,14 @@ class Housekeeping:
         if ended:
             _log.info("unused tokens ended", count=ended)
 
+    async def retain(self) -> None:
+        """Remove audit events that are older than the log is to hold."""
+        seconds = self._household.audit_retention
+        if seconds is not None:
+            removed = await self._household.audit.retain(HOUSEKEEPING, time.time() - seconds)
+            if removed.events:
+                _log.info("old audit events removed", count=removed.events)
+
     async def tell(self) -> None:
         """Count the tokens that end soon, and send the notices that are due."""
         notices, endpoint = self._household.notices, self._household.endpoint
@@ -124,15 +135,11 @@ class Housekeeping:
             await self._send(notices, endpoint, wanted)
 
     async def _send(self, notices: Notices, endpoint: Endpoint, wanted: list[Notice]) -> None:
-        # The control plane has loaded it by now.
-        import aiohttp
-
-        connector = aiohttp.TCPConnector(limit=NOTICES_TOGETHER)
-        async with aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False) as session:
+        async with courier(NOTICES_TOGETHER) as carrier:
             failures = 0
             for first in range(0, len(wanted), NOTICES_TOGETHER):
                 batch = wanted[first : first + NOTICES_TOGETHER]
-                outcomes = await asyncio.gather(*(self._one(session, endpoint, notice) for notice in batch))
+                outcomes = await asyncio.gather(*(self._one(carrier, endpoint, notice) for notice in batch))
                 taken = [notice for notice, failed in zip(batch, outcomes, strict=True) if failed is None]
                 if taken:
                     await notices.given(taken)
@@ -140,10 +147,10 @@ class Housekeeping:
                 if failures >= _GIVE_UP and not all(failed is None or failed.rejected for failed in outcomes):
                     return
 
-    async def _one(self, session: aiohttp.ClientSession, endpoint: Endpoint, notice: Notice) -> Failed | None:
+    async def _one(self, carrier: Courier, endpoint: Endpoint, notice: Notice) -> Failed | None:
         counters = self._household.counters
         try:
-            await deliver(session, endpoint, notice.id, "token.expiring", notice.as_dict())
+            await carrier.deliver(endpoint, notice.id, "token.expiring", notice.as_dict())
         except Failed as failed:
             attempts = self._retries.get(notice.id, (0, 0.0))[0] + 1
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** (attempts - 1), _LONGEST_PAUSE_SECONDS)

@@ -14,7 +14,8 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -47,34 +48,49 @@ class Failed(Exception):
         self.rejected = rejected
 
 
-async def deliver(
-    session: aiohttp.ClientSession, endpoint: Endpoint, message_id: str, event: str, data: Mapping[str, object]
-) -> None:
-    """Send one message and wait for it to be taken. Raises Failed."""
+@asynccontextmanager
+async def courier(together: int) -> AsyncIterator[Courier]:
+    """What delivers while the block runs, over at most so many connections at a time."""
+    # The control plane has loaded it by now.
     import aiohttp
 
-    timestamp = int(time.time())
-    document = {"type": event, "timestamp": _utc(timestamp), "data": dict(data)}
-    body = json.dumps(document, separators=(",", ":")).encode()
-    headers = {
-        "Content-Type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(endpoint.key, message_id, timestamp, body),
-    }
-    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    try:
-        async with session.post(
-            endpoint.url, data=body, headers=headers, allow_redirects=False, timeout=timeout
-        ) as answer:
-            await answer.content.read(ANSWER_BYTES)
-            status = answer.status
-    except TimeoutError:
-        raise Failed("it did not answer in time") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Failed(f"it cannot be reached ({type(error).__name__})") from None
-    if not 200 <= status < 300:
-        raise Failed(f"it answered {status}", rejected=300 <= status < 500 and status not in (408, 429))
+    connector = aiohttp.TCPConnector(limit=together)
+    async with aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False) as session:
+        yield Courier(session)
+
+
+class Courier:
+    """Delivers messages. Made by `courier`."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def deliver(self, endpoint: Endpoint, message_id: str, event: str, data: Mapping[str, object]) -> None:
+        """Send one message and wait for it to be taken. Raises Failed."""
+        import aiohttp
+
+        timestamp = int(time.time())
+        document = {"type": event, "timestamp": _utc(timestamp), "data": dict(data)}
+        body = json.dumps(document, separators=(",", ":")).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signature(endpoint.key, message_id, timestamp, body),
+        }
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        try:
+            async with self._session.post(
+                endpoint.url, data=body, headers=headers, allow_redirects=False, timeout=timeout
+            ) as answer:
+                await answer.content.read(ANSWER_BYTES)
+                status = answer.status
+        except TimeoutError:
+            raise Failed("it did not answer in time") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Failed(f"it cannot be reached ({type(error).__name__})") from None
+        if not 200 <= status < 300:
+            raise Failed(f"it answered {status}", rejected=300 <= status < 500 and status not in (408, 429))
 
 
 def _utc(timestamp: int) -> str:

@@ -185,6 +185,18 @@ RELOAD_TIME = Metric(
     kind=MetricKind.GAUGE,
     help="When the configuration was last reloaded with success, in unix seconds; 0 where it never was.",
 )
+TOKENS_EXPIRING = Metric(
+    name="patgate_tokens_expiring",
+    kind=MetricKind.GAUGE,
+    help="Living tokens that end within so many days (notices.days), counted once a minute.",
+    labels=("days",),
+)
+NOTICES = Metric(
+    name="patgate_notices_total",
+    kind=MetricKind.COUNTER,
+    help="Notices of tokens that are about to end, by outcome: sent (the webhook took it) or failed (tried again).",
+    labels=("outcome",),
+)
 AUDIT_OMITTED = Metric(
     name="patgate_audit_omitted_total",
     kind=MetricKind.COUNTER,
@@ -226,6 +238,8 @@ METRICS: tuple[Metric, ...] = (
     UPSTREAM_UP,
     UPSTREAM_ADDRESSES,
     UPSTREAM_CHECKS,
+    TOKENS_EXPIRING,
+    NOTICES,
     AUDIT_OMITTED,
     AUDIT_LOST,
     BUILD_INFO,

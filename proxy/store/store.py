@@ -178,6 +178,12 @@ class Store:
             await requests.append(connection, events)
             await connection.commit()
 
+    async def mark_notified(self, given: Sequence[tuple[str, float, int]]) -> None:
+        """Remember which notices of a token's end were given (``Ending.mark``). No decision depends on it."""
+        async with self._database.write() as connection:
+            await Rows(connection).ending.mark(given)
+            await connection.commit()
+
     async def prune(self, now: float) -> None:
         """Forget old changes and file the tokens that have passed their time, a few rows in each transaction.
 

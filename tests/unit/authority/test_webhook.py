@@ -8,11 +8,10 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.authority.webhook import Endpoint, Failed, deliver, signature
+from proxy.authority.webhook import Endpoint, Failed, courier, signature
 
 KEY = bytes(range(32))
 
@@ -45,8 +44,8 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def send(url: str) -> None:
-    async with aiohttp.ClientSession() as session:
-        await deliver(session, Endpoint(url=url, key=KEY), "msg_1", "token.expiring", {"prefix": "acme_pat_x"})
+    async with courier(4) as carrier:
+        await carrier.deliver(Endpoint(url=url, key=KEY), "msg_1", "token.expiring", {"prefix": "acme_pat_x"})
 
 
 async def test_a_notice_is_signed_over_its_id_its_time_and_its_very_bytes(receiver: Receiver) -> None:
