@@ -1,0 +1,204 @@
+"""Whatever a token manages to make of tokens decides nothing that it would not decide itself, and never outlives it.
+
+Held against `core.policy.decide`, which knows nothing of containment. Minting, rotation, regeneration and scopes, on
+tokens of its own making and on others of its owner's, in chains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
+from proxy.core.model import Actor, Grant, Reach
+from proxy.core.policy import decide
+from proxy.core.reasons import Reason
+from proxy.core.routes import Match, Route
+from proxy.services.minting import NewKey, NewToken
+from proxy.services.views import Created
+from tests.contract.kit import ADMIN, Kit, opened
+
+ORGS = ("lab", "shop")
+ROUTE = Route(index=0, path="/a")
+MATCHES = [
+    Match(ROUTE, entity, entity_id, operation, org)
+    for entity, entity_id, operation, org in product(
+        ("things", "channels", "patgate.tokens"), (None, "7"), ("read", "update", "list"), (None, *ORGS)
+    )
+]
+TEXTS = ("things:read", "things:*", "things/7:update", "channels:read", "*:read", "*:*", "patgate.tokens:*")
+scopes = st.none() | st.lists(st.sampled_from(TEXTS), max_size=3, unique=True).map(tuple)
+lifetimes = st.none() | st.sampled_from((50.0, 100.0, 200.0))
+places = st.sampled_from(((None, Reach.PERSONAL), ("lab", Reach.ORG), ("shop", Reach.ORG), (None, Reach.ACCOUNT)))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """``by`` and ``on`` number the tokens that there are; ``verb`` is what is tried."""
+
+    verb: str
+    by: int
+    on: int
+    place: tuple[str | None, Reach]
+    expires: float | None
+    scopes: tuple[str, ...] | None
+
+
+attempts = st.builds(
+    Attempt,
+    verb=st.sampled_from(("mint", "mint", "mint", "key", "rotate", "regenerate", "add", "set")),
+    by=st.integers(0, 5),
+    on=st.integers(0, 5),
+    place=places,
+    expires=lifetimes,
+    scopes=scopes,
+)
+
+
+class Runs:
+    """One store for all examples: each has an owner of its own."""
+
+    def __init__(self) -> None:
+        self.stack = AsyncExitStack()
+        self.runner = asyncio.Runner()
+        self.directory = tempfile.TemporaryDirectory()
+        self.users = 0
+        self.made = 0
+        self.kit: Kit = self.runner.run(self.open())
+
+    async def open(self) -> Kit:
+        kit = await self.stack.enter_async_context(opened(Path(self.directory.name)))
+        # The same role everywhere, so that what differs is what the tokens themselves are.
+        await kit.roles.sync_config(ADMIN, {"all": ["*:*"]})
+        for org in ORGS:
+            await kit.orgs.add(ADMIN, org)
+        return kit
+
+    def close(self) -> None:
+        self.runner.run(self.stack.aclose())
+        self.runner.close()
+        self.directory.cleanup()
+
+    async def owner(self) -> str:
+        self.users += 1
+        email = f"u{self.users}@example.org"
+        await self.kit.users.add(ADMIN, email, "all")
+        for org in ORGS:
+            await self.kit.users.add(ADMIN, email, "all", org=org)
+        return email
+
+    async def grant(self, prefix: str) -> Grant:
+        verdict = await self.kit.resolve(prefix)
+        assert isinstance(verdict, Grant)
+        return verdict
+
+    async def example(self, first: Attempt, other: Attempt, tried: list[Attempt]) -> None:
+        """Two tokens by the operator; then attempts, by tokens whose value is known to who tries."""
+        kit = self.kit
+        user = await self.owner()
+        held = [
+            await kit.mint(user, "t", org=one.place[0], reach=one.place[1], expires=one.expires, scopes=one.scopes)
+            for one in (first, other)
+        ]
+        values = {held[0].view.id: held[0]}
+        for attempt in tried:
+            by = list(values.values())[attempt.by % len(values)]
+            on = held[attempt.on % len(held)]
+            before = await self.grant(by.view.prefix)
+            if attempt.verb == "regenerate":
+                if on.view.id in values:
+                    continue
+                await kit.tokens.revoke(ADMIN, on.view.id)
+            try:
+                made = await self.attempted(attempt, kit.acting(by), on)
+            except (Forbidden, Conflict, Invalid, NotFound):
+                if attempt.verb == "regenerate":
+                    await kit.tokens.regenerate(ADMIN, on.view.id)
+                continue
+            self.made += 1
+            after = await self.grant(on.view.prefix if made is None else made.view.prefix)
+            if after.token_id == before.token_id:
+                before = replace(before, prefix=after.prefix)
+            contained(before, after, kit.clock())
+            if made is not None:
+                values[made.view.id] = made
+                held = [one for one in held if one.view.id != made.view.id] + [made]
+
+    async def attempted(self, attempt: Attempt, actor: Actor, on: Created) -> Created | None:
+        """What was made anew; None where only the scopes of a token changed."""
+        tokens = self.kit.tokens
+        org, reach = attempt.place
+        if attempt.verb == "mint":
+            new = NewToken(name="t", org=org, reach=reach, expires=attempt.expires, scopes=attempt.scopes)
+            return await tokens.create(actor, new)
+        if attempt.verb == "key":
+            read = attempt.scopes or ("things:read",)
+            new_key = NewKey(name="k", grants=dict.fromkeys(ORGS, read), expires=attempt.expires)
+            return await self.kit.keys.create(actor, new_key)
+        if attempt.verb == "rotate":
+            return await tokens.rotate(actor, on.view.id)
+        if attempt.verb == "regenerate":
+            return await tokens.regenerate(actor, on.view.id, expires=attempt.expires)
+        before = (await tokens.show(ADMIN, on.view.id)).scopes
+        edit = tokens.add_scopes if attempt.verb == "add" else tokens.set_scopes
+        after = (await edit(actor, on.view.id, attempt.scopes or ())).view.scopes
+        # Only what was added must be contained: taking away is not making.
+        if before is None or after is None or set(after) <= set(before) or on.view.id == actor.id:
+            raise Conflict("nothing was added")
+        return None
+
+
+def contained(maker: Grant, made: Grant, now: float) -> None:
+    """``made`` decides nothing that ``maker`` would not, now or at any time."""
+    times = {now, *(end for end in (maker.expires_at, made.expires_at) if end is not None)}
+    for match, at in product(MATCHES, times):
+        if decide(match, made, at) is not Reason.ALLOWED:
+            continue
+        # Without an organisation in the route, a team token asks in its own.
+        asked = match._replace(org=made.org_name) if match.org is None and made.org_id else match
+        assert Reason.ALLOWED in (decide(match, maker, at), decide(asked, maker, at)), (match, maker, made)
+    if maker.expires_at is not None:
+        assert made.expires_at is not None and made.expires_at <= maker.expires_at
+    if made.user_id:
+        assert made.user_id == maker.user_id
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    runs = Runs()
+    yield runs
+    runs.close()
+
+
+@settings(max_examples=40)
+@given(first=attempts, other=attempts, tried=st.lists(attempts, min_size=3, max_size=8))
+def test_what_a_token_makes_is_contained_in_it(
+    runs: Runs, first: Attempt, other: Attempt, tried: list[Attempt]
+) -> None:
+    runs.runner.run(runs.example(first, other, tried))
+
+
+def test_what_is_contained_is_made(runs: Runs) -> None:
+    """A refusal of everything would be contained as well."""
+    wide, lab = (None, Reach.ACCOUNT), ("lab", Reach.ORG)
+    maker = Attempt(verb="", by=0, on=0, place=wide, expires=200.0, scopes=("things:*", "patgate.tokens:*"))
+    narrow = replace(maker, place=lab, expires=50.0, scopes=("things:read",))
+    tried = [
+        replace(narrow, verb="mint"),
+        replace(narrow, verb="regenerate", on=1),
+        replace(narrow, verb="rotate", on=1),
+        replace(narrow, verb="add", on=1, scopes=("things/7:update",)),
+        replace(narrow, verb="mint", by=1, scopes=("things/7:read",)),
+    ]
+    before = runs.made
+    runs.runner.run(runs.example(maker, narrow, tried))
+    assert runs.made == before + len(tried)
