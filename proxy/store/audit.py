@@ -25,7 +25,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.errors import Conflict
+from proxy.core.errors import Conflict, StoreUnavailable
 from proxy.store import tables
 
 _T = tables.audit_events
@@ -135,7 +135,8 @@ async def append(
 async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred], *, epoch: int = 0) -> None:
     """Add events at the head of the chain, in this order; ``epoch`` 0 is for events of requests, which change nothing.
 
-    The head is read and written once, so many events at a time cost little more than one.
+    The head is read and written once, so many events at a time cost little more than one. Raises StoreUnavailable where
+    what is in the log contradicts them, too: there is nothing that whoever asked could do otherwise.
     """
     if not occurred:
         return
@@ -147,7 +148,10 @@ async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred],
         values = _values(one, number, epoch)
         prev_hash, hash_ = hash_, event_hash(hash_, values)
         rows.append({**values, "prev_hash": prev_hash, "hash": hash_})
-    await connection.execute(_T.insert(), rows)
+    try:
+        await connection.execute(_T.insert(), rows)
+    except sa.exc.IntegrityError as error:
+        raise StoreUnavailable("the audit log cannot be written, so nothing is changed") from error
     chain = {"head_n": number, "head_hash": hash_}
     if head is None:
         await connection.execute(_CHAIN.insert().values(id=_CHAIN_ID, base_n=0, base_hash="", **chain))
