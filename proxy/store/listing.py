@@ -166,6 +166,8 @@ def _branch(query: TokenQuery, within: Within, drawer: _Drawer, lead: _Lead, now
     if query.unused_since is not None:
         used = sa.select(_S.c.last_used_at).where(_S.c.token_id == _T.c.id).scalar_subquery()
         where.append(sa.func.coalesce(used, _apart(_T.c.created_at)) < query.unused_since)
+        # So it was made before, too: the pages end there and not at the newest token.
+        where.append((_T.c.created_at if lead.ordered else _apart(_T.c.created_at)) < query.unused_since)
     if query.but is not None:
         where.append(_apart(_T.c.id) != query.but)
     if within.kind is not None:

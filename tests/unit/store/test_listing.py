@@ -16,6 +16,7 @@ from proxy.store.change import Change
 from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import Cursor, OrgRow, TokenEntry, TokenRow, UserRow
 from proxy.store.tokens import Tokens
+from proxy.store.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ORGS = ("org_a", "org_b")
@@ -236,3 +237,32 @@ async def test_a_page_goes_on_where_it_ended_while_tokens_come_and_go(tmp_path: 
             assert len(rest) == COUNT - 100
             assert not {entry.token.id for entry in rest} & {entry.token.id for entry in first}
             await change.connection.rollback()
+
+
+async def test_unused_tokens_are_those_neither_made_nor_used_since(tmp_path: Path) -> None:
+    async with opened(tmp_path) as kit:
+        await _filled(kit)
+        since = START + COUNT // 4
+        rng = random.Random(3)
+        async with kit.store.read() as rows:
+            every = await rows.tokens.page(TokenQuery(), after=None, limit=COUNT, now=NOW)
+        used = [
+            Use(token_id=entry.token.id, count=1, at=entry.token.created_at + rng.randrange(COUNT), ip="")
+            for entry in every
+            if rng.random() < 0.5
+        ]
+        await kit.store.add_uses(used)
+        last = {entry.token.id: entry.token.created_at for entry in every} | {use.token_id: use.at for use in used}
+        unused = [entry for entry in every if last[entry.token.id] < since]
+        assert COUNT - 20 > len(unused) > 20
+        async with kit.store.read() as rows:
+            for user, status in product((None, "usr_a"), (None, *TokenStatus)):
+                query = TokenQuery(within=(Within(user_id=user),), status=status, unused_since=since)
+                wanted = [
+                    entry.token.id
+                    for entry in unused
+                    if user in (None, entry.token.user_id) and status in (None, _status(entry))
+                ]
+                assert await _all_pages(rows.tokens, query, 7) == wanted
+            but = TokenQuery(unused_since=since, but=unused[0].token.id)
+            assert await _all_pages(rows.tokens, but, 7) == [entry.token.id for entry in unused[1:]]

@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -193,6 +193,8 @@ async def _pages(rows: Any, recorder: Recorder) -> None:
     ):
         query = TokenQuery(within=within, kind=kind, status=status, expires_by=by)
         await rows.tokens.page(query, after=after, limit=10, now=NOW)
+        unused = replace(query, unused_since=NOW - 1, but=token)
+        await rows.tokens.page(unused, after=after, limit=10, now=NOW)
 
 
 async def _people(rows: Any, recorder: Recorder) -> None:
