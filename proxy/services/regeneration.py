@@ -58,9 +58,8 @@ async def renewal(
 
 
 def _lifetime(policy: Policy, row: TokenRow, expires: float | None, fields: Fields) -> Lifetime:
-    if expires is not None or row.expires_at is None:
+    if expires is not None or row.lifetime is None:
         return lifetime(policy, expires, fields)
-    made_for = max(row.expires_at - (row.created_at if row.rotated_at is None else row.rotated_at), 1.0)
     longest = policy.max_lifetime
-    seconds = made_for if longest is None else min(made_for, longest)
+    seconds = row.lifetime if longest is None else min(row.lifetime, longest)
     return Lifetime(seconds=seconds, warnings=(f"it ends after {seconds:g} seconds, as it was made to",))

@@ -80,6 +80,7 @@ class TokenRow:
     parent_id: str | None = None
     rotated_at: float | None = None
     expires_at: float | None = None
+    lifetime: float | None = None
     revoked_at: float | None = None
     notified_days: int | None = None
 

@@ -155,6 +155,8 @@ tokens = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("rotated_at", sa.Double),
     sa.Column("expires_at", sa.Double),
+    # Seconds that it was made to live; null for ever. Kept apart, because what ends a token early moves its end.
+    sa.Column("lifetime", sa.Double),
     sa.Column("revoked_at", sa.Double),
     # The smallest notice of expiry, in days, that was sent already.
     sa.Column("notified_days", sa.Integer),

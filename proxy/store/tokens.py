@@ -65,7 +65,10 @@ class Tokens:
         self._connection = connection
 
     async def add(self, row: TokenRow) -> None:
-        await self._connection.execute(_T.insert().values(**asdict(row), listed_as=row.status.value))
+        """Add a token; its lifetime is from its creation to its end."""
+        lifetime = None if row.expires_at is None else row.expires_at - row.created_at
+        values = {**asdict(row), "lifetime": lifetime, "listed_as": row.status.value}
+        await self._connection.execute(_T.insert().values(**values))
 
     async def get(self, token_id: str) -> TokenEntry | None:
         row = (await self._connection.execute(_ENTRIES.where(_T.c.id == token_id))).mappings().one_or_none()
@@ -112,12 +115,14 @@ class Tokens:
         self, token_id: str, *, hash: str, digest: bytes, expires_at: float | None, now: float
     ) -> None:
         """A new value and a new end for a token that has ended; everything else stays."""
+        lifetime = None if expires_at is None else expires_at - now
         await self.replace_secret(token_id, hash=hash, digest=digest, now=now)
         await self._update(
             token_id,
             status=TokenStatus.ACTIVE.value,
             revoked_at=None,
             expires_at=expires_at,
+            lifetime=lifetime,
             notified_days=None,
             updated_at=now,
         )

@@ -63,6 +63,8 @@ def _listed_tokens() -> None:
         "UPDATE tokens SET listed_as = 'revoked' WHERE status = 'revoked' "
         "OR user_id IN (SELECT id FROM users WHERE status = 'removed')"
     )
+    op.add_column("tokens", sa.Column("lifetime", sa.Double(), nullable=True))
+    op.execute("UPDATE tokens SET lifetime = expires_at - created_at WHERE expires_at IS NOT NULL")
     op.drop_index("ix_tokens_expires_at", "tokens")
     op.drop_index("ix_tokens_parent_id", "tokens")
     name, where = "ix_tokens_parent_id", sa.text("parent_id IS NOT NULL")
