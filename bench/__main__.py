@@ -26,6 +26,7 @@ from bench import (
     results,
     slow,
     soak,
+    store,
     strangers,
 )
 from bench.errors import BenchError
@@ -57,6 +58,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "slow": Subcommand(title="Slow clients", measure=slow.measure),
     "flood": Subcommand(title="Wrong secrets", measure=flood.measure),
     "strangers": Subcommand(title="Random tokens", measure=strangers.measure, whole=False),
+    "store": Subcommand(title="A full store", measure=store.measure, whole=False),
     "soak": Subcommand(title="Soak", measure=soak.measure, whole=False),
 }
 
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, help="seconds for each peer in a round")
     parser.add_argument("--tokens", type=int, help="tokens in use")
     parser.add_argument("--entries", type=int, help="users, connections or requests, by the part")
+    parser.add_argument("--events", type=int, help="store: events in the audit log")
     parser.add_argument("--peers", help="cpu, latency: which ones, separated by commas; nginx is always among them")
     parser.add_argument("--pure", action="store_true", help="measure the sources and not the compiled package")
     parser.add_argument("--together", action="store_true", help="load generator and backend on the measured core too")
@@ -93,6 +96,7 @@ def _measure(name: str, options: argparse.Namespace) -> Part:
                 seconds=options.seconds,
                 tokens=options.tokens,
                 entries=options.entries,
+                events=options.events,
                 peers=tuple(options.peers.split(",")) if options.peers else None,
             )
         )

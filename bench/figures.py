@@ -110,4 +110,6 @@ class Run:
     tokens: int | None = None
     entries: int | None = None
     """How many of whatever the part counts: users, connections, requests."""
+    events: int | None = None
+    """Events in the audit log."""
     peers: tuple[str, ...] | None = None
