@@ -190,7 +190,7 @@ class OrgKeys:
             raise Invalid(*faults[0], *faults[1:])
         row = found.row
         begun = row.created_at if row.rotated_at is None else row.rotated_at
-        if policy.lifetime_fault(None if row.expires_at is None else row.expires_at - begun) is not None:
+        if policy.broken(lifetime=None if row.expires_at is None else row.expires_at - begun, scopes=()):
             raise Conflict("the token lives longer than the policy of the organisation allows")
         too_much = [] if asker.grant is None else custody.longer(asker.grant, row.expires_at)
         if not asker.may_give(PermissionSet.of(texts), organisation.id):

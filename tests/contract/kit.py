@@ -13,6 +13,7 @@ from pathlib import Path
 from proxy.core.model import Actor, ActorKind, Credential, Grant, Reach, RefusedGrant
 from proxy.core.token import TokenFormat, digest
 from proxy.services import grants, keys
+from proxy.services.members import Members
 from proxy.services.minting import Minter, NewToken
 from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
@@ -73,6 +74,10 @@ class Kit:
     @property
     def orgs(self) -> Orgs:
         return Orgs(self.store, self.clock)
+
+    @property
+    def members(self) -> Members:
+        return Members(self.store, self.clock)
 
     @property
     def roles(self) -> Roles:
