@@ -12,16 +12,23 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from proxy.core.errors import Forbidden, Invalid, NotFound
+from proxy.core.errors import Forbidden, NotFound
 from proxy.core.model import Actor, Reach
 from proxy.services import lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.audit_filter import EVERYTHING, AuditFilter, read_filter, read_number, read_place, write_place
+from proxy.services.audit_filter import (
+    EVERYTHING,
+    AuditFilter,
+    read_filter,
+    read_mark,
+    read_number,
+    read_place,
+    write_place,
+)
 from proxy.services.fields import Fields
 from proxy.services.views import LIMIT_DEFAULT, Page, check_limit, rfc3339
 from proxy.store.audit import LOG_ID, RETAIN, Event, Mark, Occurred
@@ -37,7 +44,6 @@ VERIFY_AT_ONCE: Final = 20_000
 _PERMISSION: Final = f"this needs the permission {Entity.AUDIT.value}:{Operation.LIST.value}"
 _NO_ONE: Final = "-"
 """An id that nobody has."""
-_MARK: Final = re.compile(r"(\d{1,15}):([0-9a-f]{64})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,8 +166,8 @@ class AuditLog:
         operator and who may see the whole log. Raises Invalid, Forbidden.
         """
         fields = Fields()
-        last = None if after is None else fields.check(lambda: _mark(after, "after"))
-        expected = None if head is None else fields.check(lambda: _mark(head, "head"))
+        last = None if after is None else fields.check(lambda: read_mark(after, "after"))
+        expected = None if head is None else fields.check(lambda: read_mark(head, "head"))
         fields.done()
         async with self._store.read() as rows:
             (await standing(rows, actor, self._clock())).require(Entity.AUDIT, Operation.LIST)
@@ -237,10 +243,3 @@ async def _user_id(rows: Rows, reference: str) -> str | None:
     else:
         found = await rows.users.by_email_key(names.email_key(reference))
     return None if found is None else found.id
-
-
-def _mark(text: str, field: str) -> Mark:
-    found = _MARK.fullmatch(text)
-    if found is None:
-        raise Invalid(field, "an event's number and hash, N:HASH, as a verification answers them")
-    return Mark(n=int(found[1]), hash=found[2])

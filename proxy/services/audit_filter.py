@@ -18,7 +18,7 @@ from proxy.core.model import ActorKind
 from proxy.observe.metrics import Outcome
 from proxy.services.fields import Fields
 from proxy.settings.values import parse_duration
-from proxy.store.audit import LEVEL_ACCOUNT, LEVEL_ORGANISATION
+from proxy.store.audit import LEVEL_ACCOUNT, LEVEL_ORGANISATION, Mark
 from proxy.store.log import EventQuery, Order, Place
 
 ACTOR_KINDS: Final = tuple(kind.value for kind in ActorKind)
@@ -30,6 +30,7 @@ NOW: Final = "now"
 
 _PREFIX: Final = re.compile(r"[^_]+_(?:pat|key)_([0-9A-Za-z]+)", re.ASCII)
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_MARK: Final = re.compile(r"(\d{1,15}):([0-9a-f]{64})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
 
 
@@ -131,6 +132,14 @@ def read_number(text: str) -> int | None:
     if _NUMBER.fullmatch(text) is None:
         raise Invalid("after", f"the number of an event, or {NOW}")
     return int(text)
+
+
+def read_mark(text: str, field: str = "head") -> Mark:
+    """An event by its number and hash, N:HASH. Raises Invalid."""
+    found = _MARK.fullmatch(text)
+    if found is None:
+        raise Invalid(field, "an event's number and hash, N:HASH, as a verification answers them")
+    return Mark(n=int(found[1]), hash=found[2])
 
 
 _PLACES: Final[Mapping[Order, tuple[type, ...]]] = {

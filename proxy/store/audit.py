@@ -37,6 +37,7 @@ _STORED: Final = sa.select(*(sa.type_coerce(_T.c[n], sa.Text) if n == "details" 
 _RETAINED_LOOKED_AT: Final = 1000
 _OUTDATED_PAGE: Final = 100_000
 _PLUS: Final[sa.sql.operators.custom_op[Any]] = sa.sql.operators.custom_op("+")
+_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _ADDED: Final = frozenset({"user_id"})
 """Columns that the first schema did not have (rule 2)."""
 
@@ -111,9 +112,9 @@ class Outdated:
 
 def event_hash(prev_hash: str, values: Mapping[str, object]) -> str:
     """The hash (64 hex digits) of an event from all its columns but ``prev_hash`` and ``hash``."""
-    counted = {name: value for name, value in values.items() if value or name not in _ADDED}
-    text = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(f"{prev_hash}\n{text}".encode("ascii")).hexdigest()
+    if not all([values.get(name, "") for name in _ADDED]):
+        values = {name: value for name, value in values.items() if value or name not in _ADDED}
+    return hashlib.sha256(f"{prev_hash}\n{_canonical(values)}".encode("ascii")).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ LOOKED_AT: Final = 50_000
 """Events that a page looks at where they lie side by side: 50 ms from memory."""
 LOOKED_UP: Final = 10_000
 """Events that a page looks at where an index names them one by one: as long, or a second from a slow disk."""
+_AT_A_TIME: Final = 100
+"""Events that are read between two looks at what else there is to do."""
 _LEADS: Final = ("target_id", "actor_id", "actor_name", "user_id", "org_id")
 """From those that few events have in common to those that many have."""
 _EQUAL: Final = (*_LEADS, "actor_kind", "target_kind", "level", "reason", "address")
@@ -177,7 +180,14 @@ class Log:
         return None if row is None else Place(at=row[0], n=row[1], last=last)
 
     async def _entries(self, query: sa.Select[Any]) -> list[Entry]:
-        return [_entry(row) for row in (await self._connection.execute(query)).mappings()]
+        found = await self._connection.execute(query)
+        names = tuple(found.keys())
+        entries = []
+        for row in found:
+            entries.append(_entry(dict(zip(names, row, strict=True))))
+            if len(entries) % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        return entries
 
 
 def _split(query: EventQuery) -> tuple[list[sa.ColumnElement[bool]], list[sa.ColumnElement[bool]]]:
@@ -237,8 +247,7 @@ def _by(order: Order, at: sa.ColumnElement[float]) -> tuple[sa.ColumnElement[Any
     return (at.desc(), _T.c.n.desc()) if order is Order.NEWEST else (at, _T.c.n)
 
 
-def _entry(row: sa.RowMapping) -> Entry:
-    values = dict(row)
+def _entry(values: dict[str, Any]) -> Entry:
     try:
         details = json.loads(values["details"])
     except (ValueError, TypeError, RecursionError):

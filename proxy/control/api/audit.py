@@ -8,7 +8,7 @@ from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Answer, Body, Listing, PageQuery, Reference, Time, checked
-from proxy.services.audit_filter import AuditFilter, read_address, read_moment
+from proxy.services.audit_filter import AuditFilter, read_address, read_mark, read_moment, read_number
 from proxy.store.log import Order
 
 ActorKind = Literal["person", "pat", "key", "system"]
@@ -23,7 +23,15 @@ Moment = Annotated[
 Address = Annotated[
     str, checked(read_address), Field(json_schema_extra={"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
 ]
-MarkText = Annotated[str, Field(pattern="^[0-9]{1,15}:[0-9a-f]{64}$", description="An event's number and hash.")]
+MarkText = Annotated[
+    str,
+    checked(read_mark),
+    Field(json_schema_extra={"pattern": "^[0-9]{1,15}:[0-9a-f]{64}$"}),
+]
+"""An event's number and hash."""
+Number = Annotated[
+    str, checked(read_number), Field(json_schema_extra={"pattern": "^(now|[0-9]{1,15})$"}, examples=["now", "1234"])
+]
 
 
 class EventQuery(PageQuery):
@@ -31,9 +39,8 @@ class EventQuery(PageQuery):
 
     order: Annotated[Literal["newest", "oldest"], Field(description="By time, from which end.")] = "newest"
     after: Annotated[
-        str | None,
+        Number | None,
         Field(
-            pattern="^(now|[0-9]{1,15})$",
             description="List what was recorded after this event, by number, and always say where to go on: to follow "
             "the log. `now` stands for the newest event.",
         ),
