@@ -1,14 +1,12 @@
 """`patgate routes`: the routes as configured, and what those that only report would have refused."""
 
-import time
 from typing import Final
 
 import click
 
+from proxy.cli.audit import MOMENT
 from proxy.cli.client import Json, ask
 from proxy.cli.options import Invocation, command
-from proxy.services.audit_filter import read_moment
-from proxy.services.views import rfc3339
 
 _ROUTES: Final = {
     "number": "#",
@@ -59,7 +57,7 @@ def list_routes(invocation: Invocation) -> None:
 
 
 @routes.command()
-@click.option("--since", metavar="T", help="Only what was seen since then: 7d, or 2026-01-31T12:00:00Z.")
+@click.option("--since", type=MOMENT, metavar="T", help="Only what was seen since then: 7d, or 2026-01-31T12:00:00Z.")
 @click.option("--route", metavar="ROUTE", help="Only this route, as `patgate routes list` names it.")
 @click.option("--clear", is_flag=True, help="Forget what is shown, and count from nothing.")
 @command
@@ -70,8 +68,6 @@ def report(invocation: Invocation, since: str | None, route: str | None, clear: 
     """
     if clear and since is not None:
         raise click.UsageError("--clear forgets whatever the time: leave out --since.")
-    if since is not None:
-        since = rfc3339(read_moment(since, time.time(), "since"))
     settings = invocation.settings()
     rows = [
         row
