@@ -126,13 +126,6 @@ class Occurred:
     at: float
 
 
-async def append(
-    connection: AsyncConnection, event: Event, *, actor: tuple[str, str, str], epoch: int, at: float
-) -> None:
-    """Add an event at the head of the chain; ``actor`` is its kind, id and name."""
-    await append_many(connection, (Occurred(event=event, actor=actor, at=at),), epoch=epoch)
-
-
 async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred], *, epoch: int = 0) -> None:
     """Add events at the head of the chain, in this order; ``epoch`` 0 is for events of requests, which change nothing.
 

@@ -152,33 +152,6 @@ class OrgGrantRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditRow:
-    """One audit event as stored; ``hash`` covers every other field. ``user_id`` is whose account it is on."""
-
-    n: int
-    at: float
-    level: str
-    org_id: str
-    actor_kind: str
-    actor_id: str
-    actor_name: str
-    action: str
-    target_kind: str
-    target_id: str
-    target_name: str
-    outcome: str
-    reason: str
-    address: str
-    request_id: str
-    decision_id: str
-    epoch: int
-    details: Mapping[str, object]
-    user_id: str
-    prev_hash: str
-    hash: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
     """What changed after some epoch.
 

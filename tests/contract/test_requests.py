@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from proxy.store import reports, tables
 from proxy.store.audit import Event
-from proxy.store.records import AuditRow
+from proxy.store.log import Entry, EventQuery, Order
 from proxy.store.reports import Report
 from proxy.store.requests import RequestEvent
 from proxy.store.usage import Use
@@ -71,11 +71,11 @@ async def reported(kit: Kit) -> list[Report]:
         return await rows.reports.all()
 
 
-async def log(kit: Kit) -> list[AuditRow]:
+async def log(kit: Kit) -> list[Entry]:
     """The events of requests, oldest first."""
     async with kit.store.read() as rows:
-        query = sa.select(tables.audit_events).where(tables.audit_events.c.epoch == 0).order_by("n")
-        return [AuditRow(**row) for row in (await rows.connection.execute(query)).mappings()]
+        found = await rows.log.page(EventQuery(), Order.RECORDED, None, 1000)
+        return [entry for entry in found.entries if entry.epoch == 0]
 
 
 def report(**changes: object) -> Report:
