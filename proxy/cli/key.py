@@ -1,5 +1,6 @@
 """`patgate key`: keys that belong to organisations and outlive whoever made them."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import click
@@ -63,7 +64,7 @@ def create(
     }
     if grants and org is None and role is None:
         path = "/keys"
-        body["orgs"] = [_grant(text) for text in grants]
+        body["grants"] = _grants(grants)
     elif org is not None and role is not None and not grants:
         path = f"/orgs/{segment(org)}/keys"
         body["role"] = role
@@ -94,9 +95,9 @@ add_delete(key, "keys", "key")
 @command
 def attach(invocation: Invocation, reference: str, grant: str) -> None:
     """Attach an organisation token to one more organisation, or say anew what it may do there."""
-    wanted = _grant(grant)
-    path = f"{path_of('keys', reference)}/orgs/{segment(str(wanted['org']))}"
-    body = {"permissions": wanted["permissions"]}
+    ((org, permissions),) = _grants([grant]).items()
+    path = f"{path_of('keys', reference)}/orgs/{segment(org)}"
+    body = {"permissions": permissions}
     show_view(invocation, ask(invocation.settings(), lambda control: control.put(path, body)))
 
 
@@ -110,9 +111,12 @@ def detach(invocation: Invocation, reference: str, org: str) -> None:
     show_view(invocation, ask(invocation.settings(), lambda control: control.delete(path)))
 
 
-def _grant(text: str) -> dict[str, object]:
-    """`ORG=PERMISSION,PERMISSION`; a usage error for anything else."""
-    org, equals, permissions = text.partition("=")
-    if not org or not equals or not permissions:
-        raise click.UsageError("Write an organisation and what may be done there: acme=things:read,things:list")
-    return {"org": org, "permissions": permissions.split(",")}
+def _grants(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Permissions by organisation, each text `ORG=PERMISSION,PERMISSION`; a usage error for anything else."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        org, _, permissions = text.partition("=")
+        if not org or not permissions:
+            raise click.UsageError("Write an organisation and what may be done there: acme=things:read,things:list")
+        found.setdefault(org, []).extend(permissions.split(","))
+    return found
