@@ -73,10 +73,8 @@ def _handler(
                 view = await row.run(call)
         except TimeoutError:
             raise AuthorityUnavailable("this took too long and was given up") from None
-        headers = (
-            {REPLAYED: "true"} if isinstance(view, Replayed) or (isinstance(view, Created) and view.replayed) else {}
-        )
-        return answer(view.as_dict(), row.status, headers)
+        replayed = isinstance(view, Replayed) or (isinstance(view, Created) and view.replayed)
+        return answer(view.as_dict(), row.status, {REPLAYED: "true"} if replayed else {})
 
     return handle
 

@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from proxy.authority.authority import Authority
 from proxy.authority.sockets import bind_unix
+from proxy.control import server
+from proxy.control.connections import Listener
 from proxy.control.server import serving
 from proxy.settings.model import Argon2, Policy, Settings
 
@@ -39,10 +42,20 @@ class World:
     """Over the control socket; paths begin with a slash."""
     tcp: aiohttp.ClientSession
     port: int
+    listeners: list[Listener]
+    """Those of the TCP sockets."""
 
 
 @pytest.fixture
-async def world(settings: Settings) -> AsyncIterator[World]:
+async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    listeners: list[Listener] = []
+
+    class Noted(Listener):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            listeners.append(self)
+
+    monkeypatch.setattr(server, "Listener", Noted)
     async with AsyncExitStack() as stack:
         authority = await stack.enter_async_context(Authority(settings))
         path = settings.data_dir / "control.sock"
@@ -57,4 +70,5 @@ async def world(settings: Settings) -> AsyncIterator[World]:
             socket=await stack.enter_async_context(over_socket),
             tcp=await stack.enter_async_context(over_tcp),
             port=port,
+            listeners=listeners,
         )

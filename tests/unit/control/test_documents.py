@@ -1,0 +1,193 @@
+"""What comes in and what goes out: every fault at once, lists that stand still, and nobody's ids told from nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.control.asking import ask, minted, ok, person, refused
+from tests.unit.control.conftest import World
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "faults"),
+    [
+        (
+            "POST",
+            "/tokens?limit=1&<x>=2",
+            {"name": "", "expires": -1, "scopes": ["a:b", "nonsense", "*x:read"], "description": 7, "<b>": 1},
+            {
+                "limit": "there is no such parameter",
+                "query": "there is no such parameter",
+                "name": "a name is needed",
+                "expires": "more than 0",
+                "scopes[1]": "a permission is entity:operation or entity/id:operation; there is no colon",
+                "scopes[2]": "the entity has * beside other characters; * stands alone, or write %2A",
+                "description": "this must be text",
+                "?": "there is no such field",
+            },
+        ),
+        (
+            "POST",
+            "/users",
+            {"email": "nobody", "name": "a\nb"},
+            {
+                "email": "an email is name@domain, without spaces",
+                "role": "this field is needed",
+                "name": "at most 200 printable characters on one line",
+            },
+        ),
+        (
+            "PUT",
+            "/orgs/red/policy",
+            {"max_lifetime": 1, "tokens_per_user": 0, "require_expiry": "yes", "admin_rights": ["rule"]},
+            {
+                "max_lifetime": "at least 60",
+                "tokens_per_user": "at least 1",
+                "require_expiry": "true or false",
+                "admin_rights[0]": "one of 'revoke' or 'delete'",
+            },
+        ),
+        ("POST", "/tokens", {"name": "x", "scopes": []}, {"scopes": "at least 1 items"}),
+        (
+            "GET",
+            "/tokens?limit=x&status=lost&expiring_within=soon&kind=cat",
+            None,
+            {
+                "limit": "a whole number",
+                "status": "one of 'active', 'expired' or 'revoked'",
+                "expiring_within": "a number of seconds",
+                "kind": "one of 'pat' or 'key'",
+            },
+        ),
+        ("DELETE", "/tokens?keep_current=1", None, {"keep_current": "true or false"}),
+    ],
+)
+async def test_every_fault_is_named_at_once_with_what_is_allowed(
+    world: World, method: str, path: str, body: Any, faults: dict[str, str]
+) -> None:
+    problem = await refused(world, method, path, body)
+    assert (problem["status"], problem["reason"]) == (422, "invalid")
+    assert {error["field"]: error["problem"] for error in problem["errors"]} == faults
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "a", "name": "b"}',
+        b'{"name": "a", "display_name": {"x": 1, "x": 2}}',
+        b"[" * 60_000,
+        b'{"name": NaN}',
+        b'{"name": "\\ud800"}',
+        b"\xef\xbb\xbf{}",
+    ],
+)
+async def test_json_that_two_readers_would_read_differently_is_refused(world: World, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with world.socket.post("/api/v1/orgs", data=body, headers=headers) as answer:
+        assert answer.status in (400, 422)
+    assert (await ok(world, "GET", "/orgs"))["items"] == []
+
+
+async def test_a_compressed_body_is_refused(world: World) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "identity"}
+    async with world.socket.post("/api/v1/orgs", data=b'{"name": "a"}', headers=headers) as answer:
+        assert answer.status == 415
+
+
+async def test_a_list_stands_still_while_things_are_added_and_removed(world: World) -> None:
+    """What was there when it began is there once, whatever comes and goes meanwhile."""
+    await person(world, "ada@example.org", "editor")
+    first = [(await minted(world, "ada@example.org"))["id"] for _ in range(6)]
+    seen: list[str] = []
+    cursor, gone = "", first[1]
+    while True:
+        page = await ok(world, "GET", f"/tokens?user=ada@example.org&limit=2{cursor}")
+        seen += [token["id"] for token in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+        await minted(world, "ada@example.org") if len(seen) < 6 else None
+        if gone:
+            await ok(world, "DELETE", f"/tokens/{gone}")
+            gone = ""
+    assert seen[:6] == first
+    assert len(seen) == len(set(seen)) == 8
+
+
+async def test_what_is_not_there_and_what_is_anothers_are_the_same_answer(world: World) -> None:
+    """By every verb: byte for byte, but for the id of the decision."""
+    await person(world, "ada@example.org", "editor", "red")
+    await person(world, "bob@example.org", "editor", "blue")
+    mine = (await minted(world, "ada@example.org", org="red"))["token"]
+    theirs = await minted(world, "bob@example.org", org="blue")
+    key = await ok(world, "POST", "/orgs/blue/keys", {"name": "k", "role": "viewer"})
+    bob = (await ok(world, "GET", "/users/bob@example.org"))["id"]
+    blue = (await ok(world, "GET", "/orgs/blue"))["id"]
+    verbs: list[tuple[str, str, object]] = [
+        ("GET", "/tokens/{}", None),
+        ("PATCH", "/tokens/{}", {"name": "x"}),
+        ("DELETE", "/tokens/{}", None),
+        ("POST", "/tokens/{}/rotate", None),
+        ("POST", "/tokens/{}/revoke", None),
+        ("POST", "/tokens/{}/regenerate", None),
+        ("GET", "/tokens/{}/scopes", None),
+        ("POST", "/tokens/{}/scopes", {"scopes": ["a:b"]}),
+        ("PUT", "/tokens/{}/scopes", {"scopes": ["a:b"]}),
+        ("DELETE", "/tokens/{}/scopes", None),
+        ("GET", "/tokens?parent={}", None),
+    ]
+    cases = [(verb, theirs["id"], "0123456789ab") for verb in verbs]
+    cases += [
+        ((method, path.replace("/tokens/", "/keys/"), body), key["id"], "0123456789ab") for method, path, body in verbs
+    ]
+    cases += [
+        ((method, path, body), name, "org_0123456789ab" if name.startswith("org_") else "nothing")
+        for method, path, body in [
+            ("GET", "/orgs/{}", None),
+            ("POST", "/orgs/{}/suspend", None),
+            ("GET", "/orgs/{}/members", None),
+            ("PUT", "/orgs/{}/members/ada@example.org", {"role": "viewer"}),
+            ("DELETE", "/orgs/{}/members/bob@example.org", None),
+            ("GET", "/orgs/{}/roles", None),
+            ("GET", "/orgs/{}/tokens", None),
+            ("POST", "/orgs/{}/tokens", {"name": "x"}),
+            ("GET", "/orgs/{}/keys", None),
+            ("POST", "/orgs/{}/keys", {"name": "x", "role": "viewer"}),
+            ("GET", "/orgs/{}/policy", None),
+            ("PUT", "/orgs/{}/policy", {}),
+            ("GET", "/orgs/{}/audit", None),
+            ("GET", "/tokens?org={}", None),
+            ("GET", "/policy?org={}", None),
+        ]
+        for name in (blue, "blue")
+    ]
+    cases += [
+        (verb, bob, "usr_0123456789ab")
+        for verb in [("GET", "/users/{}", None), ("GET", "/tokens?user={}", None), ("POST", "/users/{}/suspend", None)]
+    ]
+    differing = []
+    for (method, path, body), real, missing in cases:
+        answers = []
+        for name in (real, missing):
+            status, problem, answer = await ask(world, method, path.format(name), body, token=mine)
+            if status >= 400:
+                problem.pop("decision")
+            head = {n: v for n, v in answer.headers.items() if n.lower() not in ("date", "x-request-id")}
+            answers.append((status, problem, head))
+        if answers[0] != answers[1]:
+            differing.append((method, path, answers))
+    assert not differing
+
+
+async def test_a_secret_is_only_in_the_answer_that_makes_it(world: World) -> None:
+    await person(world, "root@example.org", "admin")
+    token = await minted(world, "root@example.org")
+    rotated = await ok(world, "POST", f"/tokens/{token['id']}/rotate")
+    secrets = [made["token"].rpartition("_")[2] for made in (token, rotated)]
+    for path in ("/tokens", f"/tokens/{token['id']}", "/me", "/audit", "/users", "/keys"):
+        async with world.tcp.get(f"/api/v1{path}", headers={"X-API-Key": rotated["token"]}) as answer:
+            text = await answer.text()
+            assert answer.status == 200
+            assert not [secret for secret in secrets if secret in text]
