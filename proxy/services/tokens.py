@@ -232,7 +232,7 @@ class Tokens:
     async def delete_all(self, actor: Actor, user: str | None = None, *, keep_current: bool = False) -> int:
         """Delete the tokens of a user (by default the actor's own) that ``actor`` may delete; how many there were.
 
-        ``keep_current`` leaves out the token presented. Raises NotFound (user), Invalid.
+        ``keep_current`` leaves out the token presented. Raises NotFound (user), Forbidden, Invalid.
         """
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
