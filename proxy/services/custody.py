@@ -55,7 +55,7 @@ class Ruling(StrEnum):
     SCOPES = "the scopes of the token presented do not allow this"
     OWNER_ONLY = "only the owner of a token may do this"
     POLICY = "the policy does not let administrators do this to the tokens of others"
-    PERMISSION = "this needs a permission in every organisation of the key"
+    PERMISSION = "this needs a permission that you do not have in every organisation of it"
 
 
 _OPERATIONS: Final[Mapping[Verb, Operation]] = {
