@@ -68,7 +68,7 @@ def _decision(out: Output, told: Json) -> None:
     out.facts(headline, [fact for fact in facts if fact[1] is not None])
     for text in (*told["differences"], *told["notes"]):
         out.line(f"  {sentence(text)}")
-    if told["now"] is not None and not told["differences"]:
+    if told["now"] is not None and not told["differences"] and not told["notes"]:
         out.line("  The same request gets the same verdict now.")
     if told["since"]:
         out.line()

@@ -67,7 +67,7 @@ class Happened:
 class Decision:
     """A decision as the audit log has it, beside what the same request would get now.
 
-    ``now`` None: whoever asks may not see the token. ``differences`` and ``notes`` are sentences; ``since`` are changes
+    ``now`` None: the token is gone or not to be seen, or the request was never understood. ``differences`` and ``notes`` are sentences; ``since`` are changes
     to the token, its owner, role and organisation in the meantime.
     """
 
@@ -158,6 +158,8 @@ class Explain:
             note = "you may not see the token" if there else "the token has been deleted"
             return Decision(entry=entry, now=None, differences=(), notes=(note,), since=())
         asked = Asked(**{field: str(entry.details.get(key) or "") for field, key in _DETAILS})
+        if not asked.method or not asked.target:
+            return Decision(entry=entry, now=None, differences=(), notes=(_UNREAD,), since=())
         explained = self._explained(asker, asked, subject, now, _nobody(entry))
         return Decision(
             entry=entry,
@@ -204,6 +206,7 @@ class Explain:
             raise Invalid(field, WHOLE_TOKEN)
 
 
+_UNREAD: Final = "the reason lies in how the request came or went, not in what the token may do"
 _DETAILS: Final = (("method", "method"), ("target", "path"), ("host", "host"))
 
 
@@ -217,13 +220,13 @@ def _nobody(entry: Entry) -> Reason:
 
 
 def _differences(entry: Entry, now: Explanation) -> tuple[str, ...]:
-    """What is not as it was, in sentences; nothing where the same request has the same answer."""
+    """What is not as it was, in sentences; nothing where the same request has the same answer, or it cannot be said."""
     judged, found = now.judged, []
     route = "" if judged.match is None else judged.match.route.name
     if route != entry.target_name:
         found.append(f"the route was {entry.target_name or 'none'}, now it is {route or 'none'}")
-    if entry.outcome == Outcome.FAILED:
-        return tuple(found)
+    if entry.outcome == Outcome.FAILED or entry.reason not in _ABOUT_TOKENS:
+        return ()
     if judged.outcome.value != entry.outcome:
         found.append(f"it was {entry.outcome}, now it would be {judged.outcome.value}")
     if judged.reason.value != entry.reason and judged.reason is not Reason.ALLOWED:
@@ -238,7 +241,7 @@ def _notes(entry: Entry, asked: Asked) -> list[str]:
     if reason == Reason.TOKEN_WRONG_SECRET:
         notes.append("the value presented was not that of the token, or not any more: this is about its value of now")
     elif entry.outcome == Outcome.FAILED or reason not in _ABOUT_TOKENS:
-        notes.append("the reason lies in how the request came or went, not in what the token may do")
+        notes.append(_UNREAD)
     if len(asked.target) >= _PATH_LIMIT or _CUT.search(asked.target) is not None:
         notes.append("the log has the path cut or redacted, so this may be about another path")
     return notes

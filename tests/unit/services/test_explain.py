@@ -340,6 +340,12 @@ async def test_what_cannot_be_found_again_is_said(kit: Kit) -> None:
         assert note in only
 
 
+async def test_a_request_that_was_never_understood_has_no_now(kit: Kit) -> None:
+    await happened(kit, await kit.mint(ANN, "ci"), path="", reason="host_invalid")
+    found = await decided(kit)
+    assert (found.now, found.differences, found.since, len(found.notes)) == (None, (), (), 1)
+
+
 async def test_a_request_without_a_token_is_explained_as_such(kit: Kit) -> None:
     await happened(kit, None, reason="no_credential")
     found = await decided(kit)
