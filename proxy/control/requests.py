@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar, get_origin
 
 from aiohttp import web
@@ -78,7 +78,7 @@ async def _body(request: web.Request, model: type[_Body], faults: Faults) -> _Bo
         if any(item["type"] in ("json_invalid", "model_type") and not item["loc"] for item in problems):
             raise RequestRefused(_NOT_JSON) from None
         _unrepeated(raw)
-        faults += [(_place(item["loc"]), plain(item)) for item in problems]
+        faults += _plain(problems)
         return None
     _unrepeated(raw)
     return found
@@ -119,8 +119,15 @@ def _query(request: web.Request, model: type[_Query], faults: Faults) -> _Query 
     return found if len(faults) == before else None
 
 
-def _plain(problems: Iterable[Any]) -> Faults:
-    return [(_place(item["loc"]), plain(item)) for item in problems]
+def _plain(problems: Sequence[Any]) -> Faults:
+    # Items that are refused are not counted: without this a list of one bad item would be said to be too short.
+    places = [item["loc"] for item in problems]
+    return [
+        (_place(item["loc"]), plain(item))
+        for item in problems
+        if item["type"] != "too_short"
+        or not any(len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"] for place in places)
+    ]
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -49,7 +49,7 @@ from tests.unit.control.conftest import World
                 "admin_rights[0]": "one of 'revoke' or 'delete'",
             },
         ),
-        ("POST", "/tokens", {"name": "x", "scopes": []}, {"scopes": "at least 1 items"}),
+        ("POST", "/tokens", {"name": "x", "scopes": []}, {"scopes": "at least 1 of them"}),
         (
             "GET",
             "/tokens?limit=x&status=lost&expiring_within=soon&kind=cat",
@@ -60,6 +60,12 @@ from tests.unit.control.conftest import World
                 "expiring_within": "a number of seconds",
                 "kind": "one of 'pat' or 'key'",
             },
+        ),
+        (
+            "POST",
+            "/tokens",
+            {"name": "x", "scopes": ["nonsense"]},
+            {"scopes[0]": "a permission is entity:operation or entity/id:operation; there is no colon"},
         ),
         ("DELETE", "/tokens?keep_current=1", None, {"keep_current": "true or false"}),
     ],
