@@ -67,8 +67,8 @@ class Happened:
 class Decision:
     """A decision as the audit log has it, beside what the same request would get now.
 
-    ``now`` None: the token is gone or not to be seen, or the request was never understood. ``differences`` and ``notes`` are sentences; ``since`` are changes
-    to the token, its owner, role and organisation in the meantime.
+    ``now`` None: the token is gone or not to be seen, or the request was never understood. ``differences`` and
+    ``notes`` are sentences; ``since`` are changes to the token, its owner, role and organisation in the meantime.
     """
 
     entry: Entry

@@ -128,7 +128,7 @@ class ChangedSince(Answer):
 
 
 class ExplainedDecision(Answer):
-    """A decision, and what the same request would get now (null where you may not see the token)."""
+    """A decision, and what the same request would get now (null where that cannot be said, or not to you)."""
 
     decision: str
     then: DecidedThen
