@@ -122,4 +122,4 @@ def test_as_a_member_of_an_organisation(cast: Cast, tmp_path: Path) -> None:
 
 def test_as_nobody(cast: Cast, tmp_path: Path) -> None:
     """Nothing is answered but the document."""
-    explore(cast, tmp_path, None, "--phases", "fuzzing")
+    explore(cast, tmp_path, None, "--phases", "fuzzing", "--max-examples", "1")
