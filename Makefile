@@ -54,9 +54,10 @@ test: tools $(if $(COMPILED_TESTS),compiler)  ## Install what is missing and run
 	$(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) || status=1; exit $$status
 
 soak: TOOLS += wrk
-soak: install $(BACKENDS)/.ready tools compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them) and a million requests
+soak: install $(BACKENDS)/.ready tools compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
+	@PATGATE_TEST_ROUNDS=1000 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/e2e/test_freshness.py
 
 # Not in CI: the fuzzer has wheels for x86-64 Linux only. What it finds is a seed from then on, and `make test` runs those.
 fuzz: $(FUZZ)/.ready  ## Fuzz the parsers with coverage, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them

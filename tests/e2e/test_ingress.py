@@ -74,6 +74,7 @@ def viewer(gateway: Patgate) -> Token:
 def test_an_allowed_request_reaches_the_backend_with_our_identity(
     ingress: tuple[str, int], recorder: Recorder, editor: Token
 ) -> None:
+    """F6: behind the file that the documentation shows."""
     with Connection(ingress[1]) as connection:
         response = connection.request("GET", "/v1/things/a%2Db?x=1&y=%2F", headers=editor.bearer)
     assert response.status == 200

@@ -91,3 +91,9 @@ def test_the_document_has_every_figure_first_and_the_machines_last() -> None:
 def test_the_published_document_is_what_its_results_render_to() -> None:
     titles = {name: one.title for name, one in SUBCOMMANDS.items()}
     assert report.DOCUMENT.read_text("utf-8") == report.document_text(results.load(), titles)
+
+
+def test_f7_the_published_cost_of_a_request_is_within_its_bound() -> None:
+    """F7: measured by `make bench` on a machine that is named, beside nginx on the same one."""
+    figures = {figure.what: figure for figure in results.load()["cpu"].part.figures}
+    assert figures["CPU per authenticated request, ratio to nginx"].verdict in (Verdict.BOUND, Verdict.AIM)

@@ -1,0 +1,90 @@
+"""docs/features.md: every requirement is in it, and what it names is there: commands, calls of the API, and tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+
+from proxy.cli.main import patgate
+from proxy.control.api.table import OPERATIONS
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+TEXT: Final = (ROOT / "docs" / "features.md").read_text("utf-8")
+COUNTS: Final = {"A": 6, "B": 7, "C": 10, "D": 10, "E": 7, "F": 8}
+LATER: Final = {"A6", "B3", "B7", "F8"}
+
+#: Rows that are no command's or call's, because they are about requests.
+OF_REQUESTS: Final = {"B2", "C10", "D8", "D9", "F5", "F6", "F7"}
+
+ROWS: Final = {
+    cells[0]: cells
+    for line in TEXT.splitlines()
+    if re.match(r"\| [A-F]\d", line) and (cells := [cell.strip() for cell in line.strip("|").split("|")])
+}
+NOW: Final = sorted(set(ROWS) - LATER)
+
+
+def quoted(row: str, column: int) -> list[str]:
+    """What stands in backticks in a column: 2 commands, 3 calls, 4 tests."""
+    return re.findall(r"`([^`]+)`", ROWS[row][column])
+
+
+def test_every_requirement_has_one_row_and_what_is_not_built_says_so() -> None:
+    found = re.findall(r"^\| ([A-F]\d+) \|", TEXT, re.MULTILINE)
+    assert found == [f"{section}{number}" for section, most in COUNTS.items() for number in range(1, most + 1)]
+    for row in ROWS:
+        assert len(ROWS[row]) == 5, row
+        assert (ROWS[row][2:] == ["*later*", "", ""]) == (row in LATER), row
+
+
+@pytest.mark.parametrize("row", NOW)
+def test_every_row_is_worked_by_command_and_by_api_with_what_there_is(row: str) -> None:
+    commands, calls = quoted(row, 2), quoted(row, 3)
+    assert (commands and calls) or row in OF_REQUESTS, row
+    for text in commands:
+        program, *words = text.split()
+        assert program == "patgate"
+        command: click.Command = patgate
+        while words and not words[0].startswith("--"):
+            assert isinstance(command, click.Group), text
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None, text
+            command = found
+        assert not isinstance(command, click.Group) or command.invoke_without_command, text
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert set(words) <= options, text
+    for text in calls:
+        call, _, query = text.partition("?")
+        (operation,) = [one for one in OPERATIONS if f"{one.method.value} {one.path}" == call]
+        assert set(filter(None, query.split("&"))) <= set(operation.query.model_fields), text
+
+
+def test_every_test_that_is_named_is_collected_and_one_of_each_row_has_its_number() -> None:
+    named = {row: quoted(row, 4) for row in NOW}
+    assert all(named.values())
+    files = sorted({test.partition("::")[0] for tests in named.values() for test in tests})
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    collected = {line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert {row: [test for test in tests if test not in collected] for row, tests in named.items()} == {
+        row: [] for row in NOW
+    }, done.stdout[-2000:] + done.stderr[-2000:]
+    for row, tests in named.items():
+        assert any(f"::test_{row.lower()}_" in test or row in said(test) for test in tests), row
+
+
+def said(test: str) -> str:
+    """What a test says of itself: the beginning of the function, with its docstring."""
+    file, _, name = test.partition("::")
+    return (ROOT / file).read_text("utf-8").partition(f"def {name}(")[2][:600]
