@@ -4,11 +4,12 @@ Rules of this module:
 1. What a worker tells is taken at once and looked at (`told`); what makes no sense is counted and dropped, and closes
    nothing.
 2. Bounded: `EVENTS` events, `TOKENS` tokens and `REPORTS` reports wait at most. What is new beyond that is dropped, and
-   dropped events are counted.
+   dropped events are counted; reports are added up by route and reason alone.
 3. One task writes, at most `BATCH` rows in a transaction, so that a change never waits for long. Events are written
    every second, or as soon as a batch is full; uses and reports, which add up, at most every `SUMS_SECONDS`.
-4. A store that cannot be used is tried again every second and complained of once. A batch that the store contradicts is
-   dropped, so that it does not stand before all others for ever.
+4. A store that cannot be used is tried again every second and complained of once. Events are tried again as the batch
+   that they were: the store may have taken it after all, and knows it by any one of them. A batch that the store
+   contradicts is dropped, so that it does not stand before all others for ever.
 5. `close` writes what waits, and ends in time.
 """
 
@@ -19,6 +20,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Final, Protocol, TypeVar
@@ -79,6 +81,8 @@ class RequestRecorder:
         self._events_seconds = events_seconds
         self._sums_seconds = sums_seconds
         self._events: deque[RequestEvent] = deque()
+        self._tried = 0
+        """How many of the first events were a batch that failed."""
         self._omitted = 0
         self._uses: dict[str, Use] = {}
         self._reports: dict[tuple[str, str, str, str], Report] = {}
@@ -131,6 +135,8 @@ class RequestRecorder:
         await asyncio.gather(writer, return_exceptions=True)
         if self._events:
             _log.warning("events of requests were not written", count=len(self._events))
+        if self._uses:
+            _log.warning("uses of tokens were not written", tokens=len(self._uses))
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -152,12 +158,16 @@ class RequestRecorder:
 
     async def _write_events(self) -> None:
         """Write the events that wait, or as many as the store takes."""
-        if self._omitted:
-            self._events.append(self._omission())
-        while self._events:
-            batch = list(islice(self._events, BATCH))
-            if not await self._wrote(partial(self._store.append_requests, again=self._failing), batch):
+        while True:
+            if self._omitted and not self._tried:
+                self._events.append(self._omission())
+            batch = list(islice(self._events, self._tried or BATCH))
+            if not batch:
                 return
+            if not await self._wrote(partial(self._store.append_requests, again=self._tried > 0), batch):
+                self._tried = len(batch)
+                return
+            self._tried = 0
             for _ in batch:
                 self._events.popleft()
 
@@ -229,10 +239,11 @@ class RequestRecorder:
 
     def _add_report(self, report: Report) -> None:
         held = self._reports.get(report.key)
-        if held is not None:
-            self._reports[report.key] = held.plus(report)
-        elif len(self._reports) < REPORTS:
-            self._reports[report.key] = report
+        if held is None and len(self._reports) >= REPORTS:
+            # There are no more of these than routes and reasons.
+            report = replace(report, permission="", token_id="")
+            held = self._reports.get(report.key)
+        self._reports[report.key] = report if held is None else held.plus(report)
 
     def _refused(self, rows: Sequence[object]) -> None:
         self._lost("refused", sum(isinstance(row, RequestEvent) for row in rows))

@@ -56,11 +56,13 @@ async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) ->
 
 async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> bool:
     """Whether these events, appended together, are in the log already: a commit that failed may have counted."""
-    decision = next((event.event.decision_id for event in events if event.event.decision_id), "")
-    if not decision:
-        return False
     log = tables.audit_events
-    query = sa.select(log.c.n).where(log.c.decision_id == decision).limit(1)
+    decision = next((event.event.decision_id for event in events if event.event.decision_id), "")
+    if decision:
+        query = sa.select(log.c.n).where(log.c.decision_id == decision).limit(1)
+    else:
+        # What patgate tells by itself belongs to no decision.
+        query = sa.select(log.c.n).where(log.c.at == events[0].at, log.c.action == events[0].event.action).limit(1)
     return (await connection.execute(query)).first() is not None
 
 

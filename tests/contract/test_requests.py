@@ -222,3 +222,11 @@ async def test_events_whose_commit_was_in_doubt_are_not_appended_twice(kit: Kit)
     await kit.store.append_requests(events, again=True)
     await kit.store.append_requests(events, again=True)
     assert len(await log(kit)) == 2
+
+
+async def test_what_patgate_tells_by_itself_is_not_appended_twice_either(kit: Kit) -> None:
+    one = event("", "", proven=False)
+    await kit.store.append_requests([replace(one, at=5.0)], again=True)
+    await kit.store.append_requests([replace(one, at=5.0)], again=True)
+    await kit.store.append_requests([replace(one, at=6.0)], again=True)
+    assert len(await log(kit)) == 2

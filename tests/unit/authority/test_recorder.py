@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -185,9 +185,47 @@ async def test_beyond_the_bound_the_newest_events_are_dropped_and_counted(monkey
         w.recorder.take({"op": "requests", "events": rows(8)})
         w.recorder.take({"op": "uses", "uses": [[f"{number:012d}", 1, 1.0, "::1"] for number in range(4)]})
         w.recorder.take({"op": "reports", "reports": [report(1, f"t{number}:read") for number in range(4)]})
-        assert w.recorder.waiting == 5 + 2 + 2
+        assert w.recorder.waiting == 5 + 2 + 3
     assert [event.event.decision_id for event in w.written] == ["d0", "d1", "d2", "d3", "d4"]
     assert w.counted(metrics.AUDIT_LOST, "overflow") == 3
+    ((_, _, rest),) = w.store.reports
+    assert (rest.route, rest.permission, rest.token_id, rest.count) == ("/v1/{entity}", "", "", 2), "none is lost"
+
+
+class InDoubt(MemoryRequests):
+    """Says that it failed, and has kept what was written all the same: a commit whose answer was lost."""
+
+    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
+        known = {event.event.decision_id for batch in self.events for event in batch}
+        if not (again and any(event.event.decision_id in known for event in events)):
+            self.events.append(list(events))
+        await super()._try()
+
+
+async def test_events_that_came_after_a_batch_in_doubt_are_not_taken_for_a_part_of_it() -> None:
+    async with world() as w:
+        w.recorder._store = w.store = store = InDoubt(failure=DOWN)
+        w.recorder.take({"op": "requests", "events": rows(2)})
+        await until(lambda: store.tried >= 1)
+        w.recorder.take({"op": "requests", "events": [row("later")]})
+        tried = store.tried
+        await until(lambda: store.tried > tried)
+        store.failure = None
+        await until(lambda: w.recorder.waiting == 0)
+        assert [event.event.decision_id for event in w.written] == ["d0", "d1", "later"], "none twice, none lost"
+
+
+async def test_what_is_left_out_while_nothing_can_be_written_adds_up_and_does_not_queue() -> None:
+    async with world() as w:
+        w.store.failure = DOWN
+        for _ in range(5):
+            w.recorder.take({"op": "requests", "events": [], "omitted": 2})
+            tried = w.store.tried
+            await until(lambda tried=tried: w.store.tried > tried)  # type: ignore[misc]
+        assert w.recorder.waiting == 1
+        w.store.failure = None
+        await until(lambda: len(w.written) == 2)
+    assert sum(int(str(event.event.details["count"])) for event in w.written) == 10
 
 
 async def test_a_store_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
