@@ -60,7 +60,7 @@ async def test_organisations_and_membership(world: World) -> None:
 
 
 async def test_roles_are_listed_shown_and_set(world: World) -> None:
-    assert [r["name"] for r in (await _ok(world, "GET", "/roles"))["items"]] == ["editor", "viewer"]
+    assert [r["name"] for r in (await _ok(world, "GET", "/roles"))["items"]] == ["admin", "editor", "viewer"]
     assert (await _ok(world, "GET", "/roles/viewer"))["permissions"] == ["things:read"]
     changed = await _ok(world, "PUT", "/roles/viewer", {"permissions": ["things:list", "things:read"]})
     assert changed["permissions"] == ["things:list", "things:read"]
