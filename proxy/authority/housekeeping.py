@@ -1,4 +1,4 @@
-"""What the authority does by itself, now and then: end unused tokens, tell of those that end, tidy the store.
+"""What the authority does by itself, now and then: end unused tokens, tell of those that end or break the policy, tidy.
 
 Rules of this module:
 1. One chore after another, each a few short transactions at a time: nobody's change waits long for them.
@@ -20,6 +20,7 @@ from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
 from proxy.observe.logs import get_logger
 from proxy.services.notices import Notice, Notices
+from proxy.services.policy import Policy
 
 if TYPE_CHECKING:
     from proxy.authority.counters import Counters
@@ -78,18 +79,31 @@ class Chore:
     work: Callable[[], Awaitable[None]]
 
 
+@dataclass(kw_only=True, slots=True)
+class _Counted:
+    """How many tokens break this policy, of those up to the cursor ``after``."""
+
+    policy: Policy
+    done: bool
+    count: int = 0
+    after: str | None = None
+
+
 class Housekeeping:
     """`run` does every chore at once and then each in its time, until it is cancelled."""
 
-    def __init__(self, household: Household) -> None:
+    def __init__(self, household: Household, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.expiring: Mapping[int, int] = {}
         """How many living tokens end within so many days, when they were counted last."""
         self._household = household
+        self._monotonic = monotonic
         self._unused_after: str | None = None
+        self._counted: _Counted | None = None
         self._retries: dict[str, tuple[int, float]] = {}
-        self._chores = (
+        self._chores: tuple[Chore, ...] = (
             Chore(name="unused tokens", every=60.0, work=self.end_unused),
             Chore(name="notices", every=60.0, work=self.tell),
+            Chore(name="policy", every=10.0, work=self.count_breaking),
             Chore(name="retention", every=3600.0, work=self.retain),
             Chore(name="pruning", every=600.0, work=household.prune),
         )
@@ -99,9 +113,9 @@ class Housekeeping:
         due = dict.fromkeys(self._chores, 0.0)
         while True:
             for chore, at in due.items():
-                if time.monotonic() >= at:
+                if self._monotonic() >= at:
                     await self._do(chore)
-                    due[chore] = time.monotonic() + chore.every
+                    due[chore] = self._monotonic() + chore.every
             await asyncio.sleep(TICK_SECONDS)
 
     async def end_unused(self) -> None:
@@ -111,6 +125,23 @@ class Housekeeping:
         )
         if ended:
             _log.info("unused tokens ended", count=ended)
+
+    async def count_breaking(self) -> None:
+        """Warn once of how many tokens break the deployment's policy, after a start and whenever it has changed.
+
+        A part of the tokens is looked at in each turn.
+        """
+        policies = self._household.policies
+        if self._counted is None or self._counted.policy != policies.deployment:
+            self._counted = _Counted(policy=policies.deployment, done=policies.deployment == Policy())
+        counted = self._counted
+        if counted.done:
+            return
+        count, counted.after = await policies.count_breaking(counted.after, TOKENS_AT_ONCE)
+        counted.count += count
+        counted.done = counted.after is None
+        if counted.done and counted.count:
+            _log.warning("living tokens break the policy: see patgate policy check", count=counted.count)
 
     async def retain(self) -> None:
         """Remove audit events that are older than the log is to hold."""
@@ -126,8 +157,9 @@ class Housekeeping:
         self.expiring = await notices.counts()
         if endpoint is None:
             return
-        now = time.monotonic()
-        due = await notices.due(NOTICES_AT_ONCE)
+        now = self._monotonic()
+        # Those that wait to be sent again do not keep others from being looked at.
+        due = await notices.due(NOTICES_AT_ONCE + len(self._retries))
         known = {notice.id for notice in due}
         self._retries = {id_: retry for id_, retry in self._retries.items() if id_ in known}
         wanted = [notice for notice in due if self._retries.get(notice.id, (0, 0.0))[1] <= now]
@@ -154,7 +186,7 @@ class Housekeeping:
         except Failed as failed:
             attempts = self._retries.get(notice.id, (0, 0.0))[0] + 1
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** (attempts - 1), _LONGEST_PAUSE_SECONDS)
-            self._retries[notice.id] = (attempts, time.monotonic() + pause)
+            self._retries[notice.id] = (attempts, self._monotonic() + pause)
             counters.count(metrics.NOTICES, "failed")
             _log.warning("the webhook did not take a notice", prefix=notice.token.prefix, why=str(failed))
             return failed

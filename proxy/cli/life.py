@@ -70,8 +70,13 @@ def show_facts(invocation: Invocation, view: Json) -> None:
 
 
 def path_of(collection: str, reference: str) -> str:
-    """The path of a token or key named by its id or its public prefix."""
-    return f"/{collection}/{segment(reference.rpartition('_')[2])}"
+    """The path of a token or key named by its id or its public prefix; of a whole value, only the prefix is sent."""
+    return f"/{collection}/{segment('_'.join(reference.split('_')[:3]))}"
+
+
+def counted(count: int, what: str) -> str:
+    """A sentence on what became of so many tokens."""
+    return f"1 token is {what}." if count == 1 else f"{count} tokens are {what}."
 
 
 def add_verbs(group: click.Group, collection: str, noun: str) -> None:

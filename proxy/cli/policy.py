@@ -5,8 +5,9 @@ from typing import Final
 import click
 
 from proxy.cli.client import Control, Json, ask, segment
+from proxy.cli.life import counted
 from proxy.cli.options import DURATION, Invocation, command
-from proxy.cli.output import plain
+from proxy.cli.output import plain, sentence
 
 COLUMNS: Final = {
     "prefix": "PREFIX",
@@ -62,6 +63,7 @@ def show(invocation: Invocation, org: str | None) -> None:
     type=click.Choice(["revoke", "delete", _UNLIMITED]),
     help="What its administrators may do to the tokens of others, if the deployment lets them; repeatable.",
 )
+@click.option("--expire", is_flag=True, help="End its living tokens that break the policy now.")
 @command
 def set_policy(
     invocation: Invocation,
@@ -74,10 +76,11 @@ def set_policy(
     require_scopes: bool | None,
     forbidden: tuple[str, ...],
     rights: tuple[str, ...],
+    expire: bool,
 ) -> None:
     """Change an organisation's own policy: what is not named here stays as it is.
 
-    Tokens that there are already go on; `patgate policy check` lists those that break it now.
+    Tokens that there are already go on, and you are told how many of them break it now; --expire ends those.
     """
     said = {
         "max_lifetime": max_lifetime,
@@ -95,9 +98,16 @@ def set_policy(
         before = await control.get(path)
         own = {**(before.get("own") or {}), **{name: value for name, value in said.items() if value is not None}}
         kept = {name: value for name, value in own.items() if value != _UNLIMITED}
-        return await control.put(path, kept)
+        return await control.put(f"{path}?expire=true" if expire else path, kept)
 
-    _show(invocation, ask(invocation.settings(), change))
+    view = ask(invocation.settings(), change)
+    for warning in view["warnings"]:
+        invocation.out.note(sentence(str(warning)))
+    _show(invocation, view)
+    if view["expired"] is not None:
+        invocation.out.line(counted(view["expired"], "expired"))
+    elif view["breaking"]:
+        invocation.out.note(f"List them: patgate policy check --org {plain(org)}; end them: --expire")
 
 
 @policy.command()
@@ -125,7 +135,15 @@ def expire(invocation: Invocation, org: str | None) -> None:
     path = "/policy/expire" if org is None else f"/policy/expire?org={segment(org)}"
     found = ask(invocation.settings(), lambda control: control.post(path))
     invocation.out.document(found)
-    invocation.out.line(f"{found['expired']} tokens are expired.")
+    invocation.out.line(counted(found["expired"], "expired"))
+
+
+def _duration(seconds: float) -> str:
+    """As options take it, in the largest unit that it is a whole number of."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
 
 
 def _listed(values: tuple[str, ...]) -> list[str] | None:
@@ -145,6 +163,6 @@ def _show(invocation: Invocation, view: Json) -> None:
             said_by = [who for who, said in (("deployment", deployment), ("organisation", own)) if said.get(name)]
             source = f"  ({' and '.join(said_by)})" if view.get("org") else ""
         if name in ("max_lifetime", "inactive_after") and isinstance(shown, int | float):
-            shown = f"{shown / 86400:g} days"
+            shown = _duration(shown)
         facts.append((name.replace("_", " "), f"{' '.join(shown) if isinstance(shown, list) else shown}{source}"))
     invocation.out.facts(f"Policy of {view['org']}" if view.get("org") else "Policy of the deployment", facts)

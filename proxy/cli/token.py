@@ -5,7 +5,7 @@ from typing import Final
 import click
 
 from proxy.cli.client import ask
-from proxy.cli.life import add_verbs, removed, show_made
+from proxy.cli.life import add_verbs, counted, removed, show_made
 from proxy.cli.options import DURATION, Invocation, command
 from proxy.settings.compile import token_format
 
@@ -86,8 +86,8 @@ def list_tokens(
         "user": email,
         "org": org,
         "status": status,
-        "expiring_within": None if expiring is None else f"{expiring:g}",
-        "unused_for": None if unused is None else f"{unused:g}",
+        "expiring_within": None if expiring is None else f"{expiring:.0f}",
+        "unused_for": None if unused is None else f"{unused:.0f}",
         "parent": parent,
     }
     rows = ask(invocation.settings(), lambda control: control.every("/tokens", query))
@@ -107,7 +107,7 @@ def delete(invocation: Invocation, reference: str | None, everything: bool, emai
     elif reference is None and everything and email is not None:
         found = ask(invocation.settings(), lambda control: control.delete("/tokens", {"user": email}))
         invocation.out.document(found)
-        invocation.out.line(f"{found['deleted']} tokens are deleted.")
+        invocation.out.line(counted(found["deleted"], "deleted"))
     else:
         raise click.UsageError("Name one token, or all of a user's with --all --user EMAIL.")
 

@@ -5,7 +5,8 @@ Rules:
 1. Whoever gives, changes or ends a role in an organisation may do all that the role permits there, the former one as
    the new one: nobody raises somebody above himself, or puts down somebody who may more.
 2. An administrator of an organisation sees its members and nothing else of them: not their role in the account, not the
-   other organisations that they are in.
+   other organisations that they are in. Somebody who is no member is named by email: an id that is none of the asker's
+   business is answered like one that there is not.
 3. Every change touches the membership and the list of the user's memberships, which account-wide tokens depend on.
 """
 
@@ -59,7 +60,10 @@ class Members:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             organisation = await lookup.visible_org(change, asker, org)
-            known = await _known(change, user)
+            # Before anybody is looked for: whoever may do neither does not learn who is a member.
+            if not asker.may(Entity.MEMBERS, Operation.CREATE, organisation.id):
+                asker.require(Entity.MEMBERS, Operation.UPDATE, organisation.id)
+            known = await _known(change, asker, organisation, user)
             former = None if known is None else await change.members.get(organisation.id, known.id)
             if known is None or former is None:
                 known = await join(change, asker, organisation, known or user, role)
@@ -158,11 +162,15 @@ def tell(
     )
 
 
-async def _known(rows: Rows, reference: str) -> UserRow | None:
-    """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has."""
-    try:
+async def _known(rows: Rows, asker: Standing, organisation: OrgRow, reference: str) -> UserRow | None:
+    """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has, or nobody who is a
+    member or whom the asker may see.
+    """
+    if not names.is_user_id(reference):
+        try:
+            return await lookup.user(rows, reference)
+        except NotFound:
+            return None
+    if await rows.members.get(organisation.id, reference) is not None:
         return await lookup.user(rows, reference)
-    except NotFound:
-        if names.is_user_id(reference):
-            raise
-        return None
+    return await lookup.visible_user(rows, asker, reference)

@@ -1,19 +1,27 @@
 """Policies as verbs: looked at, set for an organisation, held against the tokens that there are.
 
-The deployment's policy is the configuration's and changes with it. An organisation's own is stored with it, and only
-narrows.
+Rules:
+
+1. The deployment's policy is the configuration's and changes with it. An organisation's own is stored with it, and only
+   narrows.
+2. A living token keeps to the policies of the organisations that it belongs to: its own, or all that it is attached to.
+   An account-wide token belongs to none: an organisation that somebody is put into cannot end what is theirs.
+3. Where one organisation is asked about, only its policy and the deployment's are told of. A token that is attached to
+   others as well is ended there by whoever may set the policies of all of them.
+4. What ends is what breaks the policy in the very transaction that ends it, each token with its event; the token that
+   asks ends last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from proxy.core.depends import org_key, token_key
 from proxy.core.errors import Invalid
-from proxy.core.model import Actor, Kind, Reach
+from proxy.core.model import Actor, Reach
 from proxy.services import lookup
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
@@ -27,9 +35,12 @@ from proxy.store.store import Store
 
 BECAUSE_POLICY: Final = "policy"
 BECAUSE_INACTIVE: Final = "inactive"
+_INACTIVE: Final = ("inactive_after",)
 _AT_ONCE: Final = 500
 """Tokens that one transaction ends, or one snapshot looks at: nobody else's change waits long for it."""
 _CROWDED: Final = 100
+_LOOKED_AT: Final = 100_000
+"""Tokens that are counted in an answer: of more, it says that there are at least so many."""
 _SHORTEST: Final = 60.0
 _LONGEST: Final = 1e10
 
@@ -37,13 +48,17 @@ _LONGEST: Final = 1e10
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyView:
     """What counts (``effective``), what the deployment says, and what the organisation says itself, if one was asked
-    about.
+    about. After it was set: how many living tokens of the organisation break it (``breaking``), how many were ended
+    (``expired``), and sentences for whoever asked.
     """
 
     effective: Policy
     deployment: Policy
     own: Mapping[str, object] | None = None
     org_name: str | None = None
+    breaking: int | None = None
+    expired: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -51,6 +66,9 @@ class PolicyView:
             "effective": self.effective.as_dict(),
             "deployment": self.deployment.as_dict(),
             "own": None if self.own is None else dict(self.own),
+            "breaking": self.breaking,
+            "expired": self.expired,
+            "warnings": list(self.warnings),
         }
 
 
@@ -114,11 +132,12 @@ class Policies:
                 return PolicyView(effective=self.deployment, deployment=self.deployment)
             return self._view(await lookup.visible_org(rows, asker, org))
 
-    async def set(self, actor: Actor, org: str, own: Mapping[str, object]) -> PolicyView:
+    async def set(self, actor: Actor, org: str, own: Mapping[str, object], *, expire: bool = False) -> PolicyView:
         """Give an organisation this policy of its own, instead of the one before; {} leaves the deployment's alone.
 
-        ``own`` has fields of ``Policy``, as ``Policy.as_dict`` writes them. Raises Invalid with all that is wrong,
-        NotFound, Forbidden, Unauthenticated.
+        ``own`` has fields of ``Policy``, as ``Policy.as_dict`` writes them. Tokens that break it now go on, and are
+        counted; with ``expire`` they are ended. Raises Invalid with all that is wrong, NotFound, Forbidden,
+        Unauthenticated.
         """
         checked = _checked(own)
         async with self._store.change(actor, self._clock()) as change:
@@ -137,12 +156,15 @@ class Policies:
                     org_id=row.id,
                     details=details,
                 )
-            return self._view(await lookup.org(change, row.id))
+            view = self._view(await lookup.org(change, row.id))
+        expired = await self._end_all(actor, row.id) if expire else None
+        breaking, all_of_them = await self._count(row.id)
+        return replace(view, breaking=breaking, expired=expired, warnings=_told(breaking, all_of_them))
 
     async def violations(
         self, actor: Actor, org: str | None = None, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None
     ) -> Page[Violation]:
-        """Living tokens that break the policy of now, oldest first: those among the next ``limit`` tokens.
+        """Living tokens that break the policy of now, oldest first: those among the next ``limit`` living tokens.
 
         A page may be empty and still have a next one. Raises NotFound, Forbidden, Invalid, Unauthenticated.
         """
@@ -167,7 +189,7 @@ class Policies:
 
         They can be regenerated by what the policy allows. Raises NotFound, Forbidden, Unauthenticated.
         """
-        return await self._end_all(actor, org, BECAUSE_POLICY)
+        return await self._end_all(actor, org)
 
     async def end_inactive(self, actor: Actor, after: str | None, most: int) -> tuple[int, str | None]:
         """Of the next ``most`` tokens behind the cursor ``after``, end those that nobody has used for too long.
@@ -177,42 +199,82 @@ class Policies:
         ended, looked = 0, 0
         cursor = read_cursor(after)
         while looked < most:
-            count, cursor = await self._end_some(actor, cursor, None, BECAUSE_INACTIVE)
-            ended, looked = ended + count, looked + _AT_ONCE
+            found, cursor = await self._look(cursor, None, _INACTIVE)
+            ended, looked = ended + await self._end_some(actor, found, None, _INACTIVE), looked + _AT_ONCE
             if cursor is None:
                 return ended, None
         return ended, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
 
-    async def _end_all(self, actor: Actor, org: str | None, because: str) -> int:
+    async def count_breaking(self, after: str | None, most: int) -> tuple[int, str | None]:
+        """How many of the next ``most`` tokens behind the cursor ``after`` break the policy, by more than being unused;
+        and the cursor to go on behind, as with ``end_inactive``.
+        """
+        count, looked = 0, 0
+        cursor = read_cursor(after)
+        while looked < most:
+            found, cursor = await self._look(cursor, None)
+            count, looked = count + sum(violation.rules != _INACTIVE for violation in found), looked + _AT_ONCE
+            if cursor is None:
+                return count, None
+        return count, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
+
+    async def _count(self, org_id: str) -> tuple[int, bool]:
+        """How many living tokens of an organisation break its policy, and whether those are all."""
+        count, cursor = 0, None
+        for _ in range(0, _LOOKED_AT, _AT_ONCE):
+            found, cursor = await self._look(cursor, org_id)
+            count += len(found)
+            if cursor is None:
+                return count, True
+        return count, False
+
+    async def _end_all(self, actor: Actor, org: str | None) -> int:
         async with self._store.read() as rows:
             org_id = await self._judged(rows, actor, org, Operation.UPDATE)
-        ended, cursor = await self._end_some(actor, None, org_id, because)
-        while cursor is not None:
-            more, cursor = await self._end_some(actor, cursor, org_id, because)
-            ended += more
-        return ended
+        own = "" if actor.credential is None else actor.credential.token_id
+        ended, cursor = 0, None
+        last: tuple[Violation, ...] = ()
+        while True:
+            found, cursor = await self._look(cursor, org_id)
+            last = (*last, *(violation for violation in found if violation.token.id == own))
+            others = [violation for violation in found if violation.token.id != own]
+            ended += await self._end_some(actor, others, org_id)
+            if cursor is None:
+                return ended + await self._end_some(actor, last, org_id)
+
+    async def _look(
+        self, after: Cursor | None, org_id: str | None, rules: tuple[str, ...] | None = None
+    ) -> tuple[list[Violation], Cursor | None]:
+        async with self._store.read() as rows:
+            return await self._broken(rows, after, _AT_ONCE, self._clock(), org_id, rules)
 
     async def _end_some(
-        self, actor: Actor, after: Cursor | None, org_id: str | None, because: str
-    ) -> tuple[int, Cursor | None]:
-        async with self._store.read() as rows:
-            found, last = await self._broken(rows, after, _AT_ONCE, self._clock(), org_id, because)
-        if found:
-            async with self._store.change(actor, self._clock()) as change:
-                await self._judged(change, actor, org_id, Operation.UPDATE)
-                for violation in found:
-                    await _end(change, violation, because)
-        return len(found), last
+        self, actor: Actor, found: Sequence[Violation], org_id: str | None, rules: tuple[str, ...] | None = None
+    ) -> int:
+        """End what of these breaks the policy still, and may be ended by ``actor``; how many there were."""
+        if not found:
+            return 0
+        async with self._store.change(actor, self._clock()) as change:
+            asker = await self._asker(change, actor, org_id, Operation.UPDATE)
+            living = await change.living.those([violation.token.id for violation in found], change.now)
+            broken = await self._held(change, living, change.now, org_id, rules)
+            ended = [one for one in broken if asker.operator or _may_end(asker, one.token)]
+            await change.living.end([violation.token.id for violation in ended], change.now)
+            for violation in ended:
+                _record(change, violation, BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE)
+        return len(ended)
 
     async def _judged(self, rows: Rows, actor: Actor, org: str | None, operation: Operation) -> str | None:
         """The organisation's id, if one was named; the actor may do this there."""
-        asker: Standing = await standing(rows, actor, self._clock())
-        if org is None:
-            asker.require(Entity.POLICY, operation)
-            return None
-        row = await lookup.visible_org(rows, asker, org)
-        asker.require(Entity.POLICY, operation, row.id)
-        return row.id
+        asker = await standing(rows, actor, self._clock())
+        row = None if org is None else await lookup.visible_org(rows, asker, org)
+        asker.require(Entity.POLICY, operation, "" if row is None else row.id)
+        return None if row is None else row.id
+
+    async def _asker(self, rows: Rows, actor: Actor, org_id: str | None, operation: Operation) -> Standing:
+        asker = await standing(rows, actor, self._clock())
+        asker.require(Entity.POLICY, operation, org_id or "")
+        return asker
 
     async def _broken(
         self,
@@ -221,20 +283,26 @@ class Policies:
         limit: int,
         now: float,
         org_id: str | None,
-        because: str = BECAUSE_POLICY,
+        rules: tuple[str, ...] | None = None,
     ) -> tuple[list[Violation], Cursor | None]:
-        policies: dict[str | None, Policy] = {}
-        found = []
         page, last = await rows.living.page(after=after, limit=limit, now=now, org_id=org_id)
-        for token in page:
-            if token.org_id not in policies:
-                policies[token.org_id] = await self.of(rows, token.org_id)
-            rules = _rules(policies[token.org_id], token, now)
-            if because == BECAUSE_INACTIVE:
-                rules = tuple(rule for rule in rules if rule == "inactive_after")
-            if rules:
-                found.append(Violation(token=token, rules=rules))
-        return found, last
+        return await self._held(rows, page, now, org_id, rules), last
+
+    async def _held(
+        self, rows: Rows, tokens: Sequence[LivingToken], now: float, org_id: str | None, rules: tuple[str, ...] | None
+    ) -> list[Violation]:
+        """Those of these that break a rule (one of ``rules``, where given) of what counts for them."""
+        policies: dict[tuple[str, ...], Policy] = {}
+        found = []
+        for token in tokens:
+            org_ids = token.org_ids if org_id is None else (org_id,)
+            if org_ids not in policies:
+                policies[org_ids] = await self.of(rows, *org_ids)
+            broken = _rules(policies[org_ids], token, org_ids, now)
+            broken = broken if rules is None else tuple(rule for rule in broken if rule in rules)
+            if broken:
+                found.append(Violation(token=token, rules=broken))
+        return found
 
     def _view(self, row: OrgRow) -> PolicyView:
         return PolicyView(
@@ -245,30 +313,47 @@ class Policies:
         )
 
 
-def _rules(policy: Policy, token: LivingToken, now: float) -> tuple[str, ...]:
+def _rules(policy: Policy, token: LivingToken, org_ids: tuple[str, ...], now: float) -> tuple[str, ...]:
     begun = token.created_at if token.rotated_at is None else token.rotated_at
-    # A token of several organisations has its permissions by name in each; they are not scopes.
-    named: tuple[str, ...] | None = () if token.scopes is None and token.reach is Reach.ORGS else None
+    scopes = token.scopes
+    if token.reach is Reach.ORGS:
+        # It has permissions by name in each organisation, and is narrowed by scopes at most.
+        given = (text for one in token.attached if one.org_id in org_ids for text in one.permissions)
+        scopes = [*(scopes or ()), *given]
     return policy.broken(
         lifetime=None if token.expires_at is None else token.expires_at - begun,
-        scopes=named if token.scopes is None else token.scopes,
+        scopes=scopes,
         unused=now - max(begun, token.last_used_at or 0.0),
     )
 
 
-async def _end(change: Change, violation: Violation, because: str) -> None:
+def _may_end(asker: Standing, token: LivingToken) -> bool:
+    return all(asker.may(Entity.POLICY, Operation.UPDATE, org_id) for org_id in token.org_ids)
+
+
+def _told(breaking: int, all_of_them: bool) -> tuple[str, ...]:
+    """The sentence about tokens that break a policy which was just set."""
+    if not breaking:
+        return ()
+    count = f"{breaking}" if all_of_them else f"at least {breaking}"
+    tokens, go = ("token", "breaks it and goes") if breaking == 1 else ("tokens", "break it and go")
+    return (f"{count} living {tokens} of the organisation {go} on until ended",)
+
+
+def _record(change: Change, violation: Violation, because: str) -> None:
+    """The key and the events of a token that ended: one on the log of each organisation that it belongs to."""
     token = violation.token
-    await change.living.end(token.id, change.now)
     change.touched(token_key(token.id))
-    change.audit(
-        f"account.{'key' if token.kind is Kind.KEY else 'pat'}.expire",
-        target_kind="token",
-        target_id=token.id,
-        target_name=token.name,
-        org_id=token.org_id or "",
-        user_id=token.user_id or "",
-        details={"prefix": token.prefix, "because": because, "breaks": list(violation.rules)},
-    )
+    for org_id in token.org_ids or ("",):
+        change.audit(
+            f"account.{token.kind.value}.expire",
+            target_kind="token",
+            target_id=token.id,
+            target_name=token.name,
+            org_id=org_id,
+            user_id=token.user_id or "",
+            details={"prefix": token.prefix, "because": because, "breaks": list(violation.rules)},
+        )
 
 
 def _checked(own: Mapping[str, object]) -> dict[str, object]:

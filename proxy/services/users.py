@@ -6,7 +6,8 @@ Rules:
    and lowering reach all of them with one key.
 2. Removal is one transaction: the status, every membership. The row stays for the audit log; its tokens are refused for
    good, since the same email added again is another user with another id.
-3. Whoever gives or takes a role in the account may do all that the role permits.
+3. Whoever gives or takes a role in the account may do all that the role permits; whoever stops somebody, all that this
+   person may do anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from proxy.core.depends import member_key, memberships_key, user_key
-from proxy.core.errors import Conflict
+from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, UserStatus
 from proxy.services import idempotency, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
@@ -141,6 +142,7 @@ class Users:
             asker.require(Entity.USERS, Operation.DELETE)
             await require_within(change, asker, None, found.role)
             memberships = await change.members.of_user(found.id)
+            await _require_within_all(change, asker, memberships)
             await change.members.delete_of_user(found.id)
             await change.users.set_status(found.id, UserStatus.REMOVED, change.now)
             change.touched(user_key(found.id), memberships_key(found.id))
@@ -161,11 +163,19 @@ class Users:
             found = await lookup.visible_user(change, asker, user)
             asker.require(Entity.USERS, Operation.UPDATE)
             await require_within(change, asker, None, found.role)
+            await _require_within_all(change, asker, await change.members.of_user(found.id))
             if found.status is not status:
                 await change.users.set_status(found.id, status, change.now)
                 change.touched(user_key(found.id))
                 tell(change, action, found, None, {})
             return await _view(change, asker, found.id)
+
+
+async def _require_within_all(rows: Rows, asker: Standing, memberships: list[MemberRow]) -> None:
+    """Raises Forbidden where somebody may do more in one of these organisations than the asker."""
+    for one in memberships:
+        if not asker.may_give(await lookup.permissions(rows, one.role), one.org_id):
+            raise Forbidden("this user may do more in an organisation than you may")
 
 
 async def _view(rows: Rows, asker: Standing, user_id: str) -> UserView:

@@ -332,7 +332,7 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
 class Notices(Section):
     days: Annotated[tuple[Annotated[Whole, Field(ge=1, le=365)], ...], Field(min_length=1, max_length=8)] = (14, 7, 1)
     """So many days before a token ends, a notice of it is due."""
-    webhook: Annotated[str, AfterValidator(_webhook)] | None = None
+    webhook: Annotated[Annotated[str, AfterValidator(_webhook)] | None, Field(repr=False)] = None
     """Where notices are sent, each once; nowhere where null."""
     secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
     """Key that notices are signed with (Standard Webhooks): whsec_ and the base64 of 24 to 64 random bytes."""
@@ -340,6 +340,11 @@ class Notices(Section):
     @field_serializer("secret")
     def _write_secret(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
         return value.get_secret_value() if value is not None and _is_boot(info) else None
+
+    @field_serializer("webhook")
+    def _write_webhook(self, value: str | None, info: FieldSerializationInfo) -> str | None:
+        # Many receivers' addresses are secrets by themselves.
+        return value if _is_boot(info) else None
 
 
 def _store(text: str) -> str:

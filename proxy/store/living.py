@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
-from proxy.store import tables
+from proxy.store import listing, tables
+from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import Cursor
+from proxy.store.token_orgs import AttachedRow, TokenOrgs
 
 _T, _U, _S = tables.tokens, tables.users, tables.token_usage
-_COLUMNS = sa.select(
+_FIELDS = (
     _T.c.id,
     _T.c.prefix,
     _T.c.kind,
@@ -27,12 +30,18 @@ _COLUMNS = sa.select(
     _T.c.rotated_at,
     _T.c.expires_at,
     _S.c.last_used_at,
-).select_from(_T.outerjoin(_U, _U.c.id == _T.c.user_id).outerjoin(_S, _S.c.token_id == _T.c.id))
+    _T.c.status,
+    _U.c.status.label("user_status"),
+)
+_TEXTS = ("id", "prefix", "name", "user_id", "email", "org_id", "scopes")
+_TIMES = ("created_at", "rotated_at", "expires_at", "last_used_at")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LivingToken:
-    """A token that works, as policies see it; ``email`` is "" for a key."""
+    """A token that works, as policies see it; ``email`` is "" for a key. ``attached`` are the organisations of an
+    organisation token.
+    """
 
     id: str
     prefix: str
@@ -47,6 +56,12 @@ class LivingToken:
     rotated_at: float | None
     expires_at: float | None
     last_used_at: float | None
+    attached: tuple[AttachedRow, ...] = ()
+
+    @property
+    def org_ids(self) -> tuple[str, ...]:
+        """The organisations that it belongs to: its own, or all that it is attached to."""
+        return tuple(one.org_id for one in self.attached) if self.org_id is None else (self.org_id,)
 
 
 class Living:
@@ -58,24 +73,28 @@ class Living:
     async def page(
         self, *, after: Cursor | None, limit: int, now: float, org_id: str | None = None
     ) -> tuple[list[LivingToken], Cursor | None]:
-        """Those among the next ``limit`` tokens that are living, of one organisation where given; and where to go on.
-
-        Every page costs the same, however few of its tokens live. ``None`` for where to go on is the end.
+        """The next ``limit`` tokens that are living, of one organisation or attached to it where given; and where to go
+        on. ``None`` for where to go on is the end.
         """
-        query = _COLUMNS.add_columns(_T.c.status, _U.c.status.label("user_status"))
-        query = query.order_by(_T.c.created_at, _T.c.id).limit(limit)
-        if after is not None:
-            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
-        if org_id is not None:
-            query = query.where(_T.c.org_id == org_id)
-        rows = (await self._connection.execute(query)).mappings().all()
-        found = [_living(row) for row in rows if _is_living(row, now)]
+        query = TokenQuery(within=(Within(org_id=org_id),), status=TokenStatus.ACTIVE)
+        page = listing.page_ids(query, after=after, limit=limit, now=now)
+        if page is None:
+            return [], None
+        found = _from(page.outerjoin(_T, _T.c.id == page.c.id)).order_by(page.c.at, page.c.id)
+        rows = (await self._connection.execute(found)).mappings().all()
         last = Cursor(created_at=rows[-1]["created_at"], id=rows[-1]["id"]) if len(rows) == limit else None
-        return found, last
+        return await self._living(rows, now), last
 
-    async def end(self, token_id: str, now: float) -> None:
-        """Let a token's time be over."""
-        await self._connection.execute(_T.update().where(_T.c.id == token_id).values(expires_at=now, updated_at=now))
+    async def those(self, token_ids: Sequence[str], now: float) -> list[LivingToken]:
+        """Those of these tokens (at most a page of them) that are living."""
+        found = _from(_T).where(_T.c.id.in_(list(token_ids))).order_by(_T.c.created_at, _T.c.id)
+        return await self._living((await self._connection.execute(found)).mappings().all(), now)
+
+    async def end(self, token_ids: Sequence[str], now: float) -> None:
+        """Let the time of these tokens (at most a page of them) be over."""
+        await self._connection.execute(
+            _T.update().where(_T.c.id.in_(list(token_ids))).values(expires_at=now, updated_at=now)
+        )
 
     async def crowded(self, most: int, now: float, limit: int) -> list[tuple[str, str, int]]:
         """Owners of more living personal access tokens than ``most``: id, email and how many; at most ``limit``."""
@@ -96,6 +115,27 @@ class Living:
         )
         return [(row[0], row[1], row[2]) for row in await self._connection.execute(query)]
 
+    async def _living(self, rows: Sequence[sa.RowMapping], now: float) -> list[LivingToken]:
+        living = [row for row in rows if _is_living(row, now)]
+        several = [row["id"] for row in living if row["reach"] == Reach.ORGS.value]
+        attached: dict[str, list[AttachedRow]] = {}
+        for one in await TokenOrgs(self._connection).of(several) if several else ():
+            attached.setdefault(one.token_id, []).append(one)
+        return [
+            LivingToken(
+                **{name: row[name] for name in (*_TEXTS, *_TIMES)},
+                kind=Kind(row["kind"]),
+                reach=Reach(row["reach"]),
+                attached=tuple(attached.get(row["id"], ())),
+            )
+            for row in living
+        ]
+
+
+def _from(source: sa.FromClause) -> sa.Select[Any]:
+    joined = source.outerjoin(_U, _U.c.id == _T.c.user_id).outerjoin(_S, _S.c.token_id == _T.c.id)
+    return sa.select(*_FIELDS).select_from(joined)
+
 
 def _is_living(row: sa.RowMapping, now: float) -> bool:
     return (
@@ -103,9 +143,3 @@ def _is_living(row: sa.RowMapping, now: float) -> bool:
         and row["user_status"] != UserStatus.REMOVED.value
         and (row["expires_at"] is None or row["expires_at"] > now)
     )
-
-
-def _living(row: sa.RowMapping) -> LivingToken:
-    values = {name: row[name] for name in LivingToken.__slots__}
-    values.update(kind=Kind(row["kind"]), reach=Reach(row["reach"]))
-    return LivingToken(**values)

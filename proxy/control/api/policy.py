@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from proxy.control.api.operation import Call, Document, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.models import Answer, Body, Listing, PageQuery, Permissions, Query, Reference, Time
+from proxy.control.models import Answer, Body, Flag, Listing, PageQuery, Permissions, Query, Reference, Time
 
 _YEARS: Final = 1e10
 Duration = Annotated[float, Field(ge=60, le=_YEARS, allow_inf_nan=False, description="In seconds.")]
@@ -32,6 +32,14 @@ class OrgQuery(Query):
     """Of which organisation."""
 
     org: Annotated[Reference | None, Field(description="Of this organisation (id or name).")] = None
+
+
+class ChangeQuery(Query):
+    """What becomes of tokens that break the new policy."""
+
+    expire: Annotated[Flag, Field(description="End living tokens of the organisation that break the policy now.")] = (
+        False
+    )
 
 
 class ViolationQuery(PageQuery):
@@ -60,6 +68,11 @@ class Policy(Answer):
     effective: Rules
     deployment: Rules
     own: Annotated[dict[str, Any] | None, Field(description="What the organisation itself asks for.")]
+    breaking: Annotated[
+        int | None, Field(description="After a change: how many living tokens of the organisation break the policy.")
+    ]
+    expired: Annotated[int | None, Field(description="After a change with `expire`: how many tokens were ended.")]
+    warnings: list[str]
 
 
 class Violation(Answer):
@@ -111,9 +124,9 @@ async def show_of_org(call: Call[NoBody, NoQuery]) -> View:
     return await call.plane.policies.show(call.actor, call.path["org"])
 
 
-async def set_of_org(call: Call[OrgPolicy, NoQuery]) -> View:
+async def set_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
     own = call.body.model_dump(exclude_none=True)
-    return await call.plane.policies.set(call.actor, call.path["org"], own)
+    return await call.plane.policies.set(call.actor, call.path["org"], own, expire=call.query.expire)
 
 
 async def violations(call: Call[NoBody, ViolationQuery]) -> View:
@@ -182,6 +195,8 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         summary="Give an organisation a policy of its own, instead of the one before",
         run=set_of_org,
         body=OrgPolicy,
+        query=ChangeQuery,
         answer=Policy,
+        seconds=600.0,
     ),
 )

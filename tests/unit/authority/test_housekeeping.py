@@ -1,0 +1,283 @@
+"""Housekeeping: notices are sent once or tried again, unused tokens end, a broken policy is told of, and it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from proxy.authority.counters import Counters
+from proxy.authority.housekeeping import HOUSEKEEPING, Chore, Housekeeping
+from proxy.authority.webhook import Endpoint, signature
+from proxy.core.errors import StoreUnavailable
+from proxy.core.model import Grant
+from proxy.observe import metrics
+from proxy.services.audit import AuditLog
+from proxy.services.notices import DAY, Notices
+from proxy.services.policies import Policies
+from proxy.services.policy import Policy
+from tests.contract.kit import ADMIN, START, Kit, opened
+
+ANN = "ann@example.org"
+KEY = bytes(range(32))
+
+
+@dataclass
+class Household:
+    """A store with its services, and a webhook; the days of a notice are those of the default."""
+
+    kit: Kit
+    endpoint: Endpoint | None = None
+    counters: Counters = field(default_factory=Counters)
+    audit_retention: float | None = None
+    pruned: int = 0
+    tidy: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def policies(self) -> Policies:
+        return self.kit.policies
+
+    @property
+    def notices(self) -> Notices:
+        return Notices(self.kit.store, self.kit.clock, (14, 7, 1))
+
+    @property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.kit.store, self.kit.clock)
+
+    async def prune(self) -> None:
+        self.pruned += 1
+        self.tidy.set()
+
+    def counted(self, outcome: str) -> int:
+        return int(self.counters.total().counters.get(metrics.NOTICES.name, {}).get((outcome,), 0))
+
+
+@dataclass
+class Monotonic:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Receiver:
+    """What takes notices, as told to: 204, or a status of its own for tokens of a name."""
+
+    status: dict[str, int] = field(default_factory=dict)
+    got: list[tuple[str, str]] = field(default_factory=list)
+    """The name of the token and the id of the notice, of every request."""
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        name = json.loads(body)["data"]["name"]
+        id_, at = request.headers["webhook-id"], int(request.headers["webhook-timestamp"])
+        assert request.headers["webhook-signature"] == signature(KEY, id_, at, body)
+        self.got.append((name, id_))
+        return web.Response(status=self.status.get(name, self.status.get("*", 204)))
+
+    def names(self) -> list[str]:
+        """Those since the last look."""
+        names, self.got = [name for name, _ in self.got], []
+        return sorted(names)
+
+
+@asynccontextmanager
+async def listening(receiver: Receiver) -> AsyncIterator[Endpoint]:
+    app = web.Application()
+    app.router.add_post("/hook", receiver.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield Endpoint(url=f"http://127.0.0.1:{runner.addresses[0][1]}/hook", key=KEY)
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def household(tmp_path: Path) -> AsyncIterator[Household]:
+    async with opened(tmp_path) as kit:
+        await kit.basics()
+        yield Household(kit)
+
+
+async def ending(household: Household, *names: str) -> None:
+    """Tokens that end in ten days, and were made to live for longer."""
+    for name in names:
+        household.kit.clock.now += 1
+        await household.kit.mint(ANN, name, expires=20 * DAY)
+    household.kit.clock.now = START + 10 * DAY
+
+
+async def test_a_notice_is_sent_once_whoever_keeps_house(household: Household) -> None:
+    await ending(household, "one", "two")
+    receiver = Receiver()
+    async with listening(receiver) as household.endpoint:
+        await Housekeeping(household).tell()
+        assert receiver.names() == ["one", "two"]
+        # Another authority, after a restart.
+        await Housekeeping(household).tell()
+        assert receiver.names() == []
+        household.kit.clock.now = START + 14 * DAY
+        await Housekeeping(household).tell()
+        assert receiver.names() == ["one", "two"]
+    assert (household.counted("sent"), household.counted("failed")) == (4, 0)
+
+
+async def test_what_is_not_taken_is_sent_again_with_growing_pauses_and_the_same_id(
+    household: Household, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await ending(household, "one")
+    receiver, clock = Receiver(status={"*": 500}), Monotonic()
+    keeper = Housekeeping(household, monotonic=clock)
+    pauses: list[float] = []
+    ids: set[str] = set()
+    async with listening(receiver) as household.endpoint:
+        last = clock.now
+        for _ in range(60 * 8):
+            await keeper.tell()
+            if receiver.got:
+                ids |= {id_ for _, id_ in receiver.got}
+                pauses.append(clock.now - last)
+                last = clock.now
+            assert len(receiver.names()) <= 1
+            clock.now += 60
+        assert pauses == [0, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600, 3600, 3600]
+        assert len(ids) == 1
+        receiver.status = {}
+        clock.now += 3600
+        await keeper.tell()
+        await keeper.tell()
+        assert receiver.names() == ["one"]
+    assert (household.counted("sent"), household.counted("failed")) == (1, 13)
+
+
+async def test_a_receiver_that_is_down_has_few_tries_in_a_turn_and_the_rest_when_it_is_back(
+    household: Household,
+) -> None:
+    names = [f"t{number:02}" for number in range(12)]
+    await ending(household, *names)
+    receiver, clock = Receiver(status={"*": 503}), Monotonic()
+    keeper = Housekeeping(household, monotonic=clock)
+    async with listening(receiver) as household.endpoint:
+        await keeper.tell()
+        assert len(receiver.names()) == 4
+        receiver.status = {}
+        clock.now += 60
+        await keeper.tell()
+        assert receiver.names() == names
+
+
+async def test_a_notice_that_the_receiver_rejects_keeps_no_other_from_it(
+    household: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.authority.housekeeping.NOTICES_AT_ONCE", 3)
+    names = [f"t{number:02}" for number in range(12)]
+    await ending(household, *names)
+    receiver, clock = Receiver(status=dict.fromkeys(names[:6], 400)), Monotonic()
+    keeper = Housekeeping(household, monotonic=clock)
+    async with listening(receiver) as household.endpoint:
+        for _ in range(8):
+            await keeper.tell()
+            clock.now += 1
+        assert set(receiver.names()) == set(names)
+
+
+async def test_without_a_webhook_they_are_counted_and_stay_due(household: Household) -> None:
+    await ending(household, "one")
+    keeper = Housekeeping(household)
+    await keeper.tell()
+    assert keeper.expiring == {14: 1, 7: 0, 1: 0}
+    assert len(await household.notices.due(10)) == 1
+
+
+async def test_unused_tokens_end_and_the_audit_log_says_why(household: Household) -> None:
+    kit = household.kit
+    made = await kit.mint(ANN, "idle")
+    kit.policy = Policy(inactive_after=DAY)
+    kit.clock.now += DAY
+    keeper = Housekeeping(household)
+    await keeper.end_unused()
+    assert not isinstance(await kit.resolve(made.view.prefix), Grant)
+    async with kit.store.read() as rows:
+        (event,) = await rows.log.newest(limit=1)
+    assert (event.action, event.actor_id, event.details["because"]) == (
+        "account.pat.expire",
+        HOUSEKEEPING.id,
+        "inactive",
+    )
+    await kit.tokens.regenerate(ADMIN, made.view.id, expires=DAY)
+    await keeper.end_unused()
+    assert isinstance(await kit.resolve(made.view.prefix), Grant)
+
+
+async def test_a_broken_policy_is_told_of_once_and_again_when_it_changes(
+    household: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = household.kit
+    for number in range(3):
+        await kit.mint(ANN, f"t{number}")
+    said: list[int] = []
+
+    class Log:
+        def warning(self, event: str, *, count: int) -> None:
+            assert "break the policy" in event
+            said.append(count)
+
+    monkeypatch.setattr("proxy.authority.housekeeping._log", Log())
+    monkeypatch.setattr("proxy.authority.housekeeping.TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr("proxy.services.policies._AT_ONCE", 1)
+    keeper = Housekeeping(household)
+
+    async def turns() -> list[int]:
+        said.clear()
+        for _ in range(6):
+            await keeper.count_breaking()
+        return said
+
+    assert await turns() == []
+    kit.policy = Policy(require_expiry=True)
+    assert await turns() == [3]
+    assert await turns() == []
+    kit.policy = Policy(require_scopes=True)
+    assert await turns() == [3]
+    kit.policy = Policy(max_lifetime=DAY, tokens_per_user=1, inactive_after=60.0)
+    assert await turns() == [3]
+    kit.policy = Policy(org_tokens_per_org=1)
+    assert await turns() == []
+
+
+async def test_a_chore_that_fails_ends_neither_the_others_nor_itself(household: Household) -> None:
+    failures: list[Exception] = [RuntimeError("a defect"), StoreUnavailable("the store is away")]
+    done = asyncio.Event()
+
+    async def fail() -> None:
+        if not failures:
+            done.set()
+            return
+        raise failures.pop()
+
+    clock = Monotonic()
+    keeper = Housekeeping(household, monotonic=clock)
+    keeper._chores = (Chore(name="bad", every=0.0, work=fail), Chore(name="good", every=60.0, work=household.prune))
+    for _ in range(3):
+        for chore in keeper._chores:
+            await keeper._do(chore)
+    assert done.is_set()
+    assert household.pruned == 3
+
+
+async def test_every_chore_is_done_soon_after_a_start(household: Household) -> None:
+    keeper = asyncio.create_task(Housekeeping(household).run(), name="housekeeping")
+    await asyncio.wait_for(household.tidy.wait(), 60)
+    keeper.cancel()
+    await asyncio.gather(keeper, return_exceptions=True)
+    assert household.pruned == 1
