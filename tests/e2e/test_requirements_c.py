@@ -140,6 +140,8 @@ def test_c6_an_organisation_token_has_permissions_in_each_organisation_mints_not
     # Its permissions are changed in place, by organisation.
     master.call("PUT", f"/keys/{third.id}/orgs/lab", {"permissions": ["things:update"]})
     assert [status(node, method, LAB, third) for method in ("GET", "PUT")] == [403, 200]
+    cli(node, "key", "attach", third.id, "shop=things:read,things:list")
+    assert [status(node, method, SHOP, third) for method in ("GET", "PUT")] == [200, 403]
 
 
 def test_c7_only_a_hash_is_stored_and_the_value_is_shown_once(node: Patgate, master: Api) -> None:

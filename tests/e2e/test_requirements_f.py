@@ -24,6 +24,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         "roles": {"admin": ["*:*"], "editor": ["things:*"], "viewer": ["things:read"]},
         "routes": [
             {"path": "/trial/{entity}/{id}", "upstream": "app", "enforce": False},
+            {"path": "/pilot/{entity}/{id}", "upstream": "app", "enforce": False},
             {"path": "/v1/{entity}/{id}", "upstream": "app"},
         ],
     }
@@ -72,7 +73,7 @@ def test_f3_what_a_token_gets_for_a_method_and_path_is_explained(node: Patgate, 
         (narrow.id, "GET", "/v1/things/8"): ("allowed", "allowed"),
         (vic.token.id, "GET", "/v1//things"): ("refused", "target_not_canonical"),
         (vic.token.id, "GET", "/nowhere"): ("refused", "no_route"),
-        (vic.token.id, "PUT", TRIAL): ("reported", "role_denies"),
+        (vic.token.id, "PUT", "/pilot/things/7"): ("reported", "role_denies"),
     }
     for (token, method, path), expected in cases.items():
         told = vic.call("GET", "/explain", token=token, method=method, path=path)
@@ -128,7 +129,6 @@ def test_f3_every_refusal_has_a_decision_that_the_log_has_and_that_is_explained(
 def test_f4_a_report_only_route_lets_through_counts_and_logs_what_it_would_refuse(
     node: Patgate, ada: Api, vic: Api, recorder: Recorder
 ) -> None:
-    cli(node, "routes", "report", "--clear")
     ended = vic.mint("ended")
     vic.verb(ended, "revoke")
     for token, method in ((vic.token, "PUT"), (vic.token, "PUT"), (ended, "GET"), (None, "GET")):
@@ -141,8 +141,9 @@ def test_f4_a_report_only_route_lets_through_counts_and_logs_what_it_would_refus
         return counts if sum(counts.values()) >= 4 else None
 
     assert soon(reported, "the report", node) == {"role_denies": 2, "token_revoked": 1, "no_credential": 1}
-    (row,) = [row for row in cli(node, "routes", "report") if row["reason"] == "role_denies"]
-    assert (row["route"], row["count"], row["enforce"]) == (TRIALS, 2, False)
+    rows = [row for row in cli(node, "routes", "report") if row["route"] == TRIALS]
+    (row,) = [row for row in rows if row["reason"] == "role_denies"]
+    assert (row["count"], row["enforce"]) == (2, False)
     assert row["permissions"] == [{"permission": "things:update", "count": 2}]
     assert [(token["id"], token["count"]) for token in row["tokens"]] == [(vic.token.id, 2)]
     # It is on the log of events, in the log of requests and in the metrics too.
@@ -153,7 +154,7 @@ def test_f4_a_report_only_route_lets_through_counts_and_logs_what_it_would_refus
     assert 'outcome="reported"' in page
     assert vic.ask("GET", "/routes/report").status == 403, "a report is for administrators"
     assert ada.call("DELETE", "/routes/report")["cleared"] >= 3
-    assert ada.items("/routes/report") == []
+    assert not [row for row in ada.items("/routes/report") if row["route"] == TRIALS]
 
 
 def test_f5_the_backend_gets_the_path_that_was_authorised_byte_for_byte(
