@@ -40,8 +40,9 @@ enabled = false
 """
 SHORT = """\
 [[operations]]
-# The verbs of tokens under another path.
-include-operation-id-regex = "^keys[.](show|update|delete|rotate|revoke|regenerate|.*scopes)$"
+# Every model of a body and every kind of a query once: what the others do with theirs is the same code.
+include-operation-id-regex = "^(?!(tokens[.](create|list|show|remove_scopes)|keys[.](create|attach)|orgs[.]add|\
+members[.]set|users[.](add|set_role)|roles[.]set|policy[.]set_of_org|audit[.]list)$)"
 phases.coverage.enabled = false
 """
 AUTHENTICATION = """\
@@ -117,7 +118,7 @@ def test_as_an_administrator(cast: Cast, tmp_path: Path) -> None:
 
 def test_as_a_member_of_an_organisation(cast: Cast, tmp_path: Path) -> None:
     """Most is refused, and is refused as the document says."""
-    explore(cast, tmp_path, cast.member, "--phases", "examples,fuzzing")
+    explore(cast, tmp_path, cast.member, "--phases", "examples,fuzzing", *([] if LONG else ["--max-examples", "1"]))
 
 
 def test_as_nobody(cast: Cast, tmp_path: Path) -> None:
