@@ -202,18 +202,23 @@ class Tokens:
         return Created(view=view, token=value.token, warnings=renewed.warnings)
 
     async def revoke(self, actor: Actor, token: str, *, descendants: bool = False) -> Changed:
-        """Refuse a token from now on, with ``descendants`` also all that it made. Twice is once.
+        """Refuse a token from now on, with ``descendants`` also all that it made, some at a time. Twice is once.
 
         Raises NotFound, Forbidden.
         """
-        async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            found = await handling.find(change, asker, self._policies, token, Verb.REVOKE)
-            if found.row.status is not TokenStatus.REVOKED:
-                await change.tokens.revoke(found.row.id, change.now)
-                handling.record_found(change, "revoke", found)
-            left = await ending.descendants(change, asker, self._policies, found, revoke=descendants)
-            return Changed(view=await handling.show(change, asker, found.row.id, change.now), warnings=left)
+        revocation = ending.Revocation()
+        while True:
+            async with self._store.change(actor, self._clock()) as change:
+                asker = await standing(change, actor, change.now)
+                found = await handling.find(change, asker, self._policies, token, Verb.REVOKE)
+                if descendants:
+                    await revocation.step(change, asker, self._policies, found)
+                elif found.row.status is not TokenStatus.REVOKED:
+                    await change.tokens.revoke(found.row.id, change.now)
+                    handling.record_found(change, "revoke", found)
+                if revocation.done or not descendants:
+                    left = await ending.still_working(change, found)
+                    return Changed(view=await handling.show(change, asker, found.row.id, change.now), warnings=left)
 
     async def delete(self, actor: Actor, token: str) -> Changed:
         """Remove a token's row; returns it as it last was. The audit log keeps what happened.
@@ -224,23 +229,29 @@ class Tokens:
             asker = await standing(change, actor, change.now)
             found = await handling.find(change, asker, self._policies, token, Verb.DELETE)
             (view,) = await handling.views(change, asker, (found.entry,), change.now)
-            left = await ending.descendants(change, asker, self._policies, found, revoke=False)
+            left = await ending.still_working(change, found)
             await change.tokens.delete(found.row.id)
             handling.record_found(change, "delete", found)
             return Changed(view=view, warnings=left)
 
     async def delete_all(self, actor: Actor, user: str | None = None, *, keep_current: bool = False) -> int:
-        """Delete the tokens of a user (by default the actor's own) that ``actor`` may delete; how many there were.
+        """Delete the tokens of a user (by default the actor's own) that ``actor`` may delete, some at a time; how many
+        there were.
 
         ``keep_current`` leaves out the token presented. Raises NotFound (user), Forbidden, Invalid.
         """
-        async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            if user is None and not asker.user_id:
-                raise Invalid("user", "say whose tokens")
-            user_id = asker.user_id if user is None else (await filters.user_in_sight(change, asker, user)).id
-            keep = actor.credential.token_id if keep_current and actor.credential is not None else None
-            return await ending.all_of(change, asker, self._policies, user_id, keep=keep)
+        keep = actor.credential.token_id if keep_current and actor.credential is not None else None
+        deletion: ending.Deletion | None = None
+        while deletion is None or not deletion.done:
+            async with self._store.change(actor, self._clock()) as change:
+                asker = await standing(change, actor, change.now)
+                if deletion is None:
+                    if user is None and not asker.user_id:
+                        raise Invalid("user", "say whose tokens")
+                    user_id = asker.user_id if user is None else (await filters.user_in_sight(change, asker, user)).id
+                    deletion = ending.Deletion(user_id=user_id, keep=keep)
+                await deletion.step(change, asker, self._policies)
+        return deletion.deleted
 
     async def add_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
         """Let a token with scopes do these as well. Raises NotFound, Forbidden, Invalid, Conflict (without scopes)."""

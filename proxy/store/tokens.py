@@ -133,20 +133,16 @@ class Tokens:
     async def describe(self, token_id: str, *, name: str, description: str, now: float) -> None:
         await self._update(token_id, name=name, description=description, updated_at=now)
 
-    async def made_by(self, token_id: str) -> list[TokenEntry]:
-        """Every token that this one made, directly or through others, oldest first."""
-        made = listing.lineage(token_id)
-        query = _ENTRIES.where(_T.c.id.in_(made), _T.c.id != token_id).order_by(_T.c.created_at, _T.c.id)
+    async def made_by(self, token_id: str, now: float, *, after: Cursor | None, limit: int) -> list[TokenEntry]:
+        """The next tokens, oldest first, that this one made, directly or through others, and that could be used now."""
+        query = _ENTRIES.where(*_working(token_id, now)).order_by(_T.c.created_at, _T.c.id).limit(limit)
+        if after is not None:
+            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
         return [_entry(row) for row in (await self._connection.execute(query)).mappings()]
 
     async def count_made_by(self, token_id: str, now: float) -> int:
         """How many of the tokens that this one made, directly or through others, could be used now."""
-        query = sa.select(sa.func.count()).where(
-            _T.c.id.in_(listing.lineage(token_id)),
-            _T.c.id != token_id,
-            _T.c.listed_as != TokenStatus.REVOKED.value,
-            sa.or_(_T.c.expires_at.is_(None), _T.c.expires_at > now),
-        )
+        query = sa.select(sa.func.count()).where(*_working(token_id, now))
         return int((await self._connection.execute(query)).scalar_one())
 
     async def descends(self, token_id: str, ancestor_id: str) -> bool:
@@ -170,10 +166,11 @@ class Tokens:
         """As ``delete`` for each of them, in few statements: what stays of what they made has the next maker above."""
         parents = {row.id: row.parent_id for row in rows}
         for ids in _batched(tuple(parents)):
-            made = sa.select(_T.c.id, _T.c.parent_id).where(_T.c.parent_id.in_(ids))
-            for token_id, parent in (await self._connection.execute(made)).all():
-                if token_id not in parents:
-                    await self._update(token_id, parent_id=_above(parents, parent))
+            makers = sa.select(_T.c.parent_id).where(_T.c.parent_id.in_(ids)).distinct()
+            for (maker,) in (await self._connection.execute(makers)).all():
+                # Those that go as well are moved with the others: one maker may have made thousands.
+                above = _T.update().where(_T.c.parent_id == maker).values(parent_id=_above(parents, maker))
+                await self._connection.execute(above)
         for ids in _batched(tuple(parents)):
             await self._connection.execute(_T.delete().where(_T.c.id.in_(ids)))
 
@@ -223,6 +220,16 @@ def _above(parents: Mapping[str, str | None], token_id: str) -> str:
     while (above := parents.get(token_id)) is not None:
         token_id = above
     return token_id
+
+
+def _working(maker: str, now: float) -> tuple[sa.ColumnElement[bool], ...]:
+    """What holds of the tokens that ``maker`` made, directly or through others, and that could be used now."""
+    return (
+        _T.c.id.in_(listing.lineage(maker)),
+        _T.c.id != maker,
+        _T.c.listed_as != TokenStatus.REVOKED.value,
+        sa.or_(_T.c.expires_at.is_(None), _T.c.expires_at > now),
+    )
 
 
 def _batched(ids: Sequence[str]) -> Iterator[Sequence[str]]:
