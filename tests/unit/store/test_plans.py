@@ -148,7 +148,7 @@ async def _tokens(rows: Any, recorder: Recorder) -> None:
     await rows.tokens.regenerate(token, hash="h", digest=b"d", expires_at=NOW + 1, now=NOW)
     await rows.tokens.set_scopes(token, ["*:read"], NOW)
     await rows.tokens.describe(token, name="n", description="", now=NOW)
-    await rows.tokens.made_by(token)
+    await rows.tokens.made_by(token, NOW, after=None, limit=10)
     await rows.tokens.descends(token, ROW)
     await rows.tokens.revoke(token, NOW)
     await rows.tokens.write_digest(token, b"d", "h")
