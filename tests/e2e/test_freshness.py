@@ -76,7 +76,7 @@ def _role_of_its_own(desk: Desk) -> None:
 
 
 def _policy(desk: Desk) -> None:
-    desk.call("PUT", f"/orgs/{desk.org}/policy", {"require_expiry": True})
+    desk.call("PUT", f"/orgs/{desk.org}/policy", {"max_lifetime": 60})
     ended = desk.call("POST", f"/policy/expire?org={desk.org}")
     assert ended == {"expired": 1}
 
