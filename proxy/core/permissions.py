@@ -27,6 +27,10 @@ _ID_UNSAFE: Final = re.compile(r"[^!#$&-)+-\[\]-~]")
 _OPERATION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
+Key = tuple[str | None, str | None, str | None]
+"""Entity, id and operation of an entry; None stands for any."""
+
+
 class PermissionSyntaxError(ValueError):
     """A text that is no permission; the message says what is wrong without repeating it."""
 
@@ -63,6 +67,14 @@ class Permission:
             raise PermissionSyntaxError("an operation's name has no slash")
         return cls(_name(entity, "entity"), _name(entity_id, "id") if slash else None, _name(operation, "operation"))
 
+    @staticmethod
+    def canonical(text: str) -> str:
+        """The one text of the permission that `text` spells; raises PermissionSyntaxError where it has to be read.
+
+        Only escapes and an id of `*` have two spellings, so most texts need no reading.
+        """
+        return text if "%" not in text and "/*:" not in text else str(Permission.parse(text))
+
     def __str__(self) -> str:
         entity = WILD if self.entity is None else _NAME_UNSAFE.sub(_encode, self.entity)
         operation = WILD if self.operation is None else _NAME_UNSAFE.sub(_encode, self.operation)
@@ -84,6 +96,28 @@ class Permission:
             (self.entity is None or self.entity == other.entity)
             and (self.entity_id is None or self.entity_id == other.entity_id)
             and (self.operation is None or self.operation == other.operation)
+        )
+
+    @property
+    def key(self) -> Key:
+        return self.entity, self.entity_id, self.operation
+
+    def wider(self) -> tuple[Key, ...]:
+        """The keys of every entry that covers this one: eight, not all different.
+
+        Looked up among a thousand entries, where comparing each with each would take the process's only thread for
+        seconds.
+        """
+        entity, entity_id, operation = self.entity, self.entity_id, self.operation
+        return (
+            (entity, entity_id, operation),
+            (entity, entity_id, None),
+            (entity, None, operation),
+            (entity, None, None),
+            (None, entity_id, operation),
+            (None, entity_id, None),
+            (None, None, operation),
+            (None, None, None),
         )
 
 
@@ -114,18 +148,18 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
-    """Operations by entity; `rest` is what every entity not named in `by_entity` has. Named ones include it."""
+    """Operations by entity; `rest` is what every entity has. They are not put together: that would be their product."""
 
     by_entity: dict[str, _Operations]
     rest: _Operations
 
 
 def _table(entries: Iterable[Permission]) -> _Table:
-    entries = tuple(entries)
-    rest = _operations(entry for entry in entries if entry.entity is None)
-    named = {entry.entity for entry in entries if entry.entity is not None}
-    by_entity = {name: _operations(entry for entry in entries if entry.entity in (None, name)) for name in named}
-    return _Table(by_entity=by_entity, rest=rest)
+    rest: list[Permission] = []
+    named: dict[str, list[Permission]] = {}
+    for entry in entries:
+        (rest if entry.entity is None else named.setdefault(entry.entity, [])).append(entry)
+    return _Table(by_entity={name: _operations(own) for name, own in named.items()}, rest=_operations(rest))
 
 
 def _operations(entries: Iterable[Permission]) -> _Operations:
@@ -150,6 +184,7 @@ class PermissionSet:
     _by_entity: dict[str, _Operations] = field(repr=False)
     _rest: _Operations = field(repr=False)
     _by_id: dict[str, _Table] | None = field(repr=False)
+    _held: frozenset[Key] = field(repr=False)
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> PermissionSet:
@@ -172,11 +207,11 @@ class PermissionSet:
         ordered = tuple(sorted(by_text))
         entries = tuple(by_text[text] for text in ordered)
         general = _table(entry for entry in entries if entry.entity_id is None)
-        by_id = {
-            entity_id: _table(entry for entry in entries if entry.entity_id == entity_id)
-            for entity_id in {entry.entity_id for entry in entries}
-            if entity_id is not None
-        }
+        exact: dict[str, list[Permission]] = {}
+        for entry in entries:
+            if entry.entity_id is not None:
+                exact.setdefault(entry.entity_id, []).append(entry)
+        by_id = {entity_id: _table(own) for entity_id, own in exact.items()}
         return cls(
             entries=entries,
             texts=ordered,
@@ -184,22 +219,25 @@ class PermissionSet:
             _by_entity=general.by_entity,
             _rest=general.rest,
             _by_id=by_id or None,
+            _held=frozenset(entry.key for entry in entries),
         )
 
     def allows(self, entity: str, entity_id: str | None, operation: str) -> bool:
         """Whether an entry allows this operation; without an id only entries for every id do. Hot path: dict lookups
         only.
         """
-        operations = self._by_entity.get(entity, self._rest)
+        operations = self._by_entity.get(entity, _NOTHING)
         if operations is None or operation in operations:
+            return True
+        if self._rest is None or operation in self._rest:
             return True
         if entity_id is None or self._by_id is None:
             return False
         table = self._by_id.get(entity_id)
         if table is None:
             return False
-        operations = table.by_entity.get(entity, table.rest)
-        return operations is None or operation in operations
+        operations = table.by_entity.get(entity, _NOTHING)
+        return operations is None or operation in operations or table.rest is None or operation in table.rest
 
     def entry_for(self, entity: str, entity_id: str | None, operation: str) -> Permission | None:
         """The entry that allows this operation, the most exact one where several do; None where none does."""
@@ -212,7 +250,12 @@ class PermissionSet:
         One entry against one entry is exact, because names are an open vocabulary: a name that no entry mentions
         fills each wildcard of the other's entry, and only a wildcard in the same place allows it.
         """
-        return all(any(mine.covers(entry) for mine in self.entries) for entry in other.entries)
+        return all(not self._held.isdisjoint(entry.wider()) for entry in other.entries)
+
+    def covering(self, text: str) -> list[str]:
+        """The entries that cover this permission, as texts, sorted. Raises PermissionSyntaxError."""
+        found = self._held.intersection(Permission.parse(text).wider())
+        return sorted(str(Permission(*key)) for key in found)
 
     def __contains__(self, text: object) -> bool:
         return text in self.texts

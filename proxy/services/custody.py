@@ -25,7 +25,6 @@ from typing import Final
 
 from proxy.core.errors import FieldError, Forbidden, NotFound
 from proxy.core.model import Grant, Kind, Reach
-from proxy.core.permissions import PermissionSet
 from proxy.services.access import Entity, Operation, Standing
 from proxy.services.policy import AdminRight
 from proxy.store.listing import Within
@@ -175,7 +174,7 @@ def wider(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
     return [
         (f"scopes[{position}]", "the scopes of the token presented do not cover this")
         for position, text in enumerate(scopes)
-        if not grant.scopes.covers(PermissionSet.of((text,)))
+        if not grant.scopes.covering(text)
     ]
 
 

@@ -140,7 +140,7 @@ def lifetime(policy: Policy, expires: float | None, fields: Fields) -> Lifetime:
 def beyond(roles: Iterable[PermissionSet], scopes: Iterable[str] | None) -> tuple[str, ...]:
     """One sentence about scopes that none of these roles reaches now, if there are any."""
     held = tuple(roles)
-    apart = [text for text in scopes or () if not any(role.covers(PermissionSet.of((text,))) for role in held)]
+    apart = [text for text in scopes or () if not any(role.covering(text) for role in held)]
     return (f"the owner's role does not allow {', '.join(apart)} now",) if apart else ()
 
 

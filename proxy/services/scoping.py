@@ -58,20 +58,24 @@ def adding(more: Iterable[str]) -> Edit:
 
 def removing(fewer: Iterable[str]) -> Edit:
     """Without these."""
-    gone = tuple(fewer)
+    gone = tuple(dict.fromkeys(fewer))
+    taken = frozenset(gone)
 
     def edit(before: Sequence[str] | None) -> Scopes:
         if before is None:
             raise Conflict(_ALL_ALREADY)
-        after = [text for text in before if text not in gone]
+        after = [text for text in before if text not in taken]
+        # Looked up, not compared each with each: both have up to a thousand, and the workers wait for this process.
+        held, left = frozenset(before), PermissionSet.of(after)
         warnings = []
         for text in gone:
-            wider = [other for other in after if _covers(other, text)]
-            if wider and text not in before:
+            wider = left.covering(text)
+            if wider and text not in held:
                 raise Conflict(f"the token has no such scope, but {wider[0]}, which covers it")
             if wider:
                 warnings.append(f"{wider[0]} still covers {text}")
-        narrower = [other for other in after if any(_covers(text, other) for text in gone)]
+        removed = PermissionSet.of(gone)
+        narrower = [other for other in after if removed.covering(other)]
         if narrower:
             warnings.append(f"{', '.join(narrower)} remain, as parts of what was removed")
         return Scopes(after=after, added=(), warnings=tuple(warnings))
@@ -109,8 +113,4 @@ async def require(
 
 def _new(before: Sequence[str], wanted: Iterable[str]) -> tuple[str, ...]:
     held = PermissionSet.of(before)
-    return tuple(text for text in wanted if not held.covers(PermissionSet.of((text,))))
-
-
-def _covers(one: str, other: str) -> bool:
-    return PermissionSet.of((one,)).covers(PermissionSet.of((other,)))
+    return tuple(text for text in wanted if not held.covering(text))

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Grant, Reach
+from proxy.core.model import Actor, Grant, Kind, Reach
 from proxy.core.policy import decide
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
@@ -165,6 +165,9 @@ def contained(maker: Grant, made: Grant, now: float) -> None:
             continue
         # Without an organisation in the route, a team token asks in its own.
         asked = match._replace(org=made.org_name) if match.org is None and made.org_id else match
+        if made.kind is Kind.KEY and maker.reach is Reach.PERSONAL:
+            # What a role in the account allows counts in every organisation, for what belongs to organisations.
+            asked = match._replace(org=None)
         assert Reason.ALLOWED in (decide(match, maker, at), decide(asked, maker, at)), (match, maker, made)
     if maker.expires_at is not None:
         assert made.expires_at is not None and made.expires_at <= maker.expires_at

@@ -33,6 +33,7 @@ def test_a_text_is_a_permission_that_writes_itself_or_is_refused(text: str) -> N
     except ValueError:
         return
     assert Permission.parse(str(entry)) == entry
+    assert Permission.canonical(text) == str(entry)
 
 
 @given(sets, requests)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import time
+import tracemalloc
 
 import pytest
 
@@ -128,3 +130,34 @@ def test_an_operations_name_is_plain() -> None:
     assert valid_operation("publish")
     for name in ("", "*", "a b", "a:b", "a/b", "-a", "a" * 65, "lösen", "a\n"):
         assert not valid_operation(name)
+
+
+def test_large_sets_are_built_and_compared_without_holding_each_entry_against_each() -> None:
+    """One thread answers every worker: ten thousand by ten thousand would take it for a minute."""
+    begun = time.monotonic()
+    wide = PermissionSet.of([f"e{number}:op{number}" for number in range(10_000)])
+    exact = PermissionSet.of([f"e{number}/i{number}:op{number}" for number in range(10_000)])
+    assert wide.covers(exact)
+    assert not exact.covers(wide)
+    assert wide.covering("e7/i7:op7") == ["e7:op7"]
+    assert time.monotonic() - begun < 15
+
+
+def test_entries_for_every_entity_are_not_copied_into_each_that_is_named() -> None:
+    texts = [f"*:op{number}" for number in range(500)] + [f"e{number}:own" for number in range(500)]
+    tracemalloc.start()
+    try:
+        held = PermissionSet.of(texts)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 4_000_000
+    assert held.allows("e1", None, "own")
+    assert held.allows("e1", None, "op499")
+    assert held.allows("unnamed", "7", "op0")
+    assert not held.allows("unnamed", None, "own")
+
+
+@pytest.mark.parametrize("text", ["things:read", "things/%2A:read", "a%62c:read", "things/*:read", "*/x:read", "*/*:*"])
+def test_the_canonical_text_is_that_of_the_permission_read(text: str) -> None:
+    assert Permission.canonical(text) == str(Permission.parse(text))
