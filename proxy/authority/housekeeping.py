@@ -1,16 +1,19 @@
 """What the authority does by itself, now and then: end unused tokens, tell of those that end or break the policy, tidy.
 
 Rules of this module:
-1. One chore after another, each a few short transactions at a time: nobody's change waits long for them.
+1. One chore after another, each a few short transactions at a time: nobody's change waits long for them. Notices are
+   sent beside them, since a receiver may take its time: a log that outgrows its retention must not wait for it.
 2. A chore that fails is logged and has its next turn like the others; none ends the housekeeping.
 3. They are done where a gateway runs, by its authority, and never by a command that works on the store by itself.
+4. Notices go where the settings of now say; what another receiver did not take is no reason to wait. At most
+   `RETRIES` wait to be sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -31,6 +34,7 @@ HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="hous
 TICK_SECONDS: Final = 5.0
 NOTICES_AT_ONCE: Final = 200
 NOTICES_TOGETHER: Final = 4
+RETRIES: Final = 2000
 TOKENS_AT_ONCE: Final = 20_000
 """Tokens that one turn looks at for being unused; a million of them take 50 turns."""
 _FIRST_PAUSE_SECONDS: Final = 60.0
@@ -100,9 +104,12 @@ class Housekeeping:
         self._unused_after: str | None = None
         self._counted: _Counted | None = None
         self._retries: dict[str, tuple[int, float]] = {}
+        self._receiver: Endpoint | None = None
+        self._taken: list[Notice] = []
+        """Notices that were taken and are not marked yet."""
+        self._letters: tuple[Chore, ...] = (Chore(name="notices", every=60.0, work=self.tell),)
         self._chores: tuple[Chore, ...] = (
             Chore(name="unused tokens", every=60.0, work=self.end_unused),
-            Chore(name="notices", every=60.0, work=self.tell),
             Chore(name="policy", every=10.0, work=self.count_breaking),
             Chore(name="retention", every=3600.0, work=self.retain),
             Chore(name="pruning", every=600.0, work=household.prune),
@@ -110,7 +117,12 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Never returns."""
-        due = dict.fromkeys(self._chores, 0.0)
+        async with asyncio.TaskGroup() as rounds:
+            rounds.create_task(self._round(self._letters), name="notices")
+            rounds.create_task(self._round(self._chores), name="chores")
+
+    async def _round(self, chores: Sequence[Chore]) -> None:
+        due = dict.fromkeys(chores, 0.0)
         while True:
             for chore, at in due.items():
                 if self._monotonic() >= at:
@@ -157,6 +169,10 @@ class Housekeeping:
         self.expiring = await notices.counts()
         if endpoint is None:
             return
+        # What could not be marked is not sent again meanwhile.
+        await self._mark(notices)
+        if endpoint != self._receiver:
+            self._receiver, self._retries = endpoint, {}
         now = self._monotonic()
         # Those that wait to be sent again do not keep others from being looked at.
         due = await notices.due(NOTICES_AT_ONCE + len(self._retries))
@@ -170,14 +186,21 @@ class Housekeeping:
         async with courier(NOTICES_TOGETHER) as carrier:
             failures = 0
             for first in range(0, len(wanted), NOTICES_TOGETHER):
+                if self._household.endpoint != endpoint:
+                    return  # the settings have become others
                 batch = wanted[first : first + NOTICES_TOGETHER]
                 outcomes = await asyncio.gather(*(self._one(carrier, endpoint, notice) for notice in batch))
                 taken = [notice for notice, failed in zip(batch, outcomes, strict=True) if failed is None]
-                if taken:
-                    await notices.given(taken)
+                self._taken += taken
+                await self._mark(notices)
                 failures = 0 if taken else failures + len(batch)
                 if failures >= _GIVE_UP and not all(failed is None or failed.rejected for failed in outcomes):
                     return
+
+    async def _mark(self, notices: Notices) -> None:
+        if self._taken:
+            await notices.given(self._taken)
+            self._taken = []
 
     async def _one(self, carrier: Courier, endpoint: Endpoint, notice: Notice) -> Failed | None:
         counters = self._household.counters
@@ -185,8 +208,9 @@ class Housekeeping:
             await carrier.deliver(endpoint, notice.id, "token.expiring", notice.as_dict())
         except Failed as failed:
             attempts = self._retries.get(notice.id, (0, 0.0))[0] + 1
-            pause = min(_FIRST_PAUSE_SECONDS * 2 ** (attempts - 1), _LONGEST_PAUSE_SECONDS)
-            self._retries[notice.id] = (attempts, self._monotonic() + pause)
+            if attempts > 1 or len(self._retries) < RETRIES:
+                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(attempts - 1, 6), _LONGEST_PAUSE_SECONDS)
+                self._retries[notice.id] = (attempts, self._monotonic() + pause)
             counters.count(metrics.NOTICES, "failed")
             _log.warning("the webhook did not take a notice", prefix=notice.token.prefix, why=str(failed))
             return failed

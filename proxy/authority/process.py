@@ -108,7 +108,13 @@ async def serve(boot: Boot) -> None:
             boot.orders.serve(OrderBook(authority, entrance).handle)
             stack.push_async_callback(boot.orders.end)
             chores = asyncio.create_task(authority.housekeeping.run(), name="housekeeping")
-            stack.callback(chores.cancel)
+
+            async def end_chores() -> None:
+                chores.cancel()
+                # What it has begun in the store ends before the store is closed.
+                await asyncio.gather(chores, return_exceptions=True)
+
+            stack.push_async_callback(end_chores)
             await _until_told(stop, authority)
     finally:
         loop.remove_reader(boot.lifeline_fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from proxy.services.notices import DAY, Notices
 from proxy.services.policies import Policies
 from proxy.services.policy import Policy
 from tests.contract.kit import ADMIN, START, Kit, opened
+from tests.unit.authority.waiting import until
 
 ANN = "ann@example.org"
 KEY = bytes(range(32))
@@ -281,3 +282,79 @@ async def test_every_chore_is_done_soon_after_a_start(household: Household) -> N
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
     assert household.pruned == 1
+
+
+async def test_a_receiver_that_takes_its_time_keeps_no_chore_waiting(
+    household: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.authority.webhook.ANSWER_SECONDS", 3600.0)
+    await ending(household, "one")
+    asked, free = asyncio.Event(), asyncio.Event()
+
+    class Slow(Receiver):
+        async def take(self, request: web.Request) -> web.Response:
+            asked.set()
+            await free.wait()
+            return await super().take(request)
+
+    clock = Monotonic()
+    async with listening(Slow()) as household.endpoint:
+        keeper = asyncio.create_task(Housekeeping(household, monotonic=clock).run(), name="housekeeping")
+        await until(lambda: asked.is_set() and household.pruned > 0)
+        free.set()
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+
+async def test_notices_go_to_the_receiver_of_now_without_the_pauses_of_another(household: Household) -> None:
+    names = [f"t{number:02}" for number in range(8)]
+    await ending(household, *names)
+    other = Receiver()
+
+    class Replaced(Receiver):
+        async def take(self, request: web.Request) -> web.Response:
+            household.endpoint = second
+            return await super().take(request)
+
+    replaced, clock = Replaced(status={"*": 400}), Monotonic()
+    keeper = Housekeeping(household, monotonic=clock)
+    async with listening(replaced) as first, listening(other) as second:
+        household.endpoint = first
+        await keeper.tell()
+        assert len(replaced.names()) == 4, "those that were under way when the settings became others"
+        await keeper.tell()
+        assert other.names() == names
+
+
+async def test_what_was_taken_and_cannot_be_marked_is_not_sent_again(
+    household: Household, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ending(household, "one")
+    mark, receiver = household.kit.store.mark_notified, Receiver()
+
+    async def full(given: Sequence[tuple[str, float, int]]) -> None:
+        raise StoreUnavailable("the store cannot be used now because its disk is full")
+
+    keeper = Housekeeping(household)
+    async with listening(receiver) as household.endpoint:
+        monkeypatch.setattr(household.kit.store, "mark_notified", full)
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                await keeper.tell()
+        assert receiver.names() == ["one"]
+        monkeypatch.setattr(household.kit.store, "mark_notified", mark)
+        await keeper.tell()
+        await Housekeeping(household).tell()
+        assert receiver.names() == []
+
+
+async def test_a_receiver_that_was_down_for_a_year_is_still_tried(household: Household) -> None:
+    await ending(household, "one")
+    receiver, clock = Receiver(status={"*": 500}), Monotonic()
+    keeper = Housekeeping(household, monotonic=clock)
+    async with listening(receiver) as household.endpoint:
+        await keeper.tell()
+        (id_,) = keeper._retries
+        keeper._retries[id_] = (9000, clock.now)
+        await keeper.tell()
+        assert keeper._retries[id_] == (9001, clock.now + 3600)
