@@ -4,7 +4,8 @@ The process that serves them also serves the workers, so nobody may tie it up (t
 
 Rules of this module:
 1. At most `MOST` are open.  One more takes the place of the one that has been idle longest; where all are busy, it is
-   closed.
+   closed.  Who is waited for is idle: busy is what waits for us, so that nobody holds every place by sending or reading
+   slowly.
 2. A head has `KEEPALIVE_SECONDS` from the end of the last answer, or from the beginning; a body has its own time
    (`requests.BODY_SECONDS`), a handler too (`Operation.seconds`), and whoever reads the answer `ANSWER_SECONDS`.
 3. Bytes that are no request get a problem that repeats nothing of them, and leave nothing in the log.
@@ -118,12 +119,17 @@ class Connection(RequestHandler):
             self._open_transport.abort()
 
     def begun(self) -> None:
-        """A request has arrived."""
+        """A request has arrived, or the rest of it."""
         self._listener.busy(self)
 
+    def waiting(self) -> None:
+        """The rest of it is being waited for."""
+        self._listener.idle(self)
+
     def answering(self) -> None:
-        """Its answer is being written."""
+        """Its answer is being written: as fast as it is read."""
         self._stop_timer()
+        self._listener.idle(self)
         self._answer_timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self.drop)
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:

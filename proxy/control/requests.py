@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar, get_origin
 from aiohttp import web
 from pydantic import ValidationError
 
+from proxy.control.connections import Connection
 from proxy.control.models import Body, Query, plain
 from proxy.control.problems import Kind, RequestRefused, invalid
 
@@ -64,11 +65,16 @@ def idempotency_key(request: web.Request) -> str:
 
 
 async def _body(request: web.Request, model: type[_Body], faults: Faults) -> _Body | None:
+    connection = request.protocol if isinstance(request.protocol, Connection) else None
+    if connection is not None:
+        connection.waiting()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             raw = await request.read()
     except TimeoutError:
         raise RequestRefused(_SLOW) from None
+    if connection is not None:
+        connection.begun()
     if raw and (request.content_type != "application/json" or "Content-Encoding" in request.headers):
         raise RequestRefused(_MEDIA)
     try:

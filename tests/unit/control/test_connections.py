@@ -100,6 +100,34 @@ async def test_the_one_that_is_idle_longest_makes_room(world: World, monkeypatch
         assert (await answer(second[0])).startswith(b"HTTP/1.1 200")
 
 
+async def test_who_does_not_read_makes_room_for_who_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (listener,) = world.listeners
+    monkeypatch.setattr(listener, "_most", 2)
+    async with connected(world) as first, connected(world) as second:
+        for _, writer in (first, second):
+            for _ in range(500):
+                writer.write(get(f"{API}/openapi.json"))
+        await until(lambda: len(listener) == 2 and all(one._answer_timer is not None for one in listener._open))
+        async with connected(world) as (reader, writer):
+            writer.write(get("/livez"))
+            assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_whose_body_is_waited_for_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (listener,) = world.listeners
+    monkeypatch.setattr(listener, "_most", 1)
+    await person(world, "root@example.org", "admin")
+    token = (await minted(world, "root@example.org"))["token"]
+    async with connected(world) as (slow, writer):
+        head = [f"POST {API}/orgs HTTP/1.1", "Host: localhost", f"X-API-Key: {token}"]
+        writer.write("\r\n".join([*head, "Content-Type: application/json", "Content-Length: 100", "", "{"]).encode())
+        await until(lambda: any(one._current_request is not None for one in listener._idle))
+        async with connected(world) as (reader, other):
+            other.write(get("/livez"))
+            assert (await answer(reader)).startswith(b"HTTP/1.1 200")
+        assert await until_closed(slow) == b""
+
+
 async def test_a_body_that_does_not_come_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
     await person(world, "root@example.org", "admin")
