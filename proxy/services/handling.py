@@ -161,10 +161,14 @@ async def views(rows: Rows, asker: Standing, entries: Sequence[TokenEntry], now:
 
 
 async def replayed(rows: Rows, asker: Standing, token_id: str, now: float) -> Created:
-    """The answer to a retry of what made this token: without its value. Raises Conflict where it is gone."""
+    """The answer to a retry of what made this token: without its value.
+
+    Raises Conflict where it is gone, NotFound where whoever made it may not see it any more.
+    """
     entry = await rows.tokens.get(token_id)
     if entry is None:
         raise Conflict("what an earlier request with the same key made has been deleted")
+    custody.require(custody.judge(asker, (await at_hand(rows, asker, entry)).target, Verb.SHOW, ()))
     (view,) = await views(rows, asker, (entry,), now)
     return Created(view=view, token=None, warnings=(SHOWN_ONCE,), replayed=True)
 

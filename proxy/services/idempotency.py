@@ -6,6 +6,7 @@ Rules:
 2. A key belongs to the credential that used it (to the operator, without one), so nobody meets another's.
 3. Neither the key nor the answer is stored, only hashes and the id of what was made: a replay never shows a secret.
 4. A request that was refused made nothing and is not remembered.
+5. A replay shows what its caller may see now, not what it could see when it made it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.core.model import Actor, Reach
+from proxy.core.model import Actor, Grant, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.services.access import standing
 from proxy.services.views import TokenView, UserView
@@ -84,13 +84,18 @@ class Me:
             return MeView(
                 kind=actor.kind.value,
                 name=actor.name,
-                user=await _owner(rows, grant.user_id) if grant.user_id else None,
+                user=await _owner(rows, grant) if grant.user_id else None,
                 token=None if entry is None else TokenView.of(entry, now),
                 allowances=tuple(allowances),
                 scopes=None if grant.scopes is None else grant.scopes.texts,
             )
 
 
-async def _owner(rows: Rows, user_id: str) -> UserView | None:
-    user = await rows.users.by_id(user_id)
-    return None if user is None else UserView.of(user, await rows.members.of_user(user_id))
+async def _owner(rows: Rows, grant: Grant) -> UserView | None:
+    """The owner; to a token of one organisation, nothing of theirs in the account and elsewhere."""
+    user = await rows.users.by_id(grant.user_id)
+    if user is None:
+        return None
+    team = grant.reach is Reach.ORG
+    memberships = [one for one in await rows.members.of_user(user.id) if not team or one.org_id == grant.org_id]
+    return UserView.of(user, memberships, with_role=not team)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from proxy.core.depends import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
-from proxy.core.model import Actor, UserStatus
+from proxy.core.model import Actor, Reach, UserStatus
 from proxy.services import idempotency, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
@@ -179,12 +179,21 @@ async def _require_within_all(rows: Rows, asker: Standing, memberships: list[Mem
 
 
 async def _view(rows: Rows, asker: Standing, user_id: str) -> UserView:
-    """A user as the asker may see them: all of it, or the memberships only where the asker may list members."""
+    """A user as the asker may see them: all of it, or the memberships only where the asker may list members.
+
+    To a token of one organisation its own owner is no more than a member of it.
+    """
     row = await rows.users.by_id(user_id)
     if row is None:
         raise RuntimeError("a user vanished inside a transaction")
     memberships = await rows.members.of_user(user_id)
-    if user_id != asker.user_id and not asker.may(Entity.USERS, Operation.READ):
-        memberships = [one for one in memberships if asker.may(Entity.MEMBERS, Operation.LIST, one.org_id)]
+    own = user_id == asker.user_id
+    team = asker.grant is not None and asker.grant.reach is Reach.ORG
+    if (team or not own) and not asker.may(Entity.USERS, Operation.READ):
+        memberships = [
+            one
+            for one in memberships
+            if asker.may(Entity.MEMBERS, Operation.LIST, one.org_id) or (own and asker.reaches_org(one.org_id))
+        ]
         return UserView.of(row, memberships, with_role=False)
     return UserView.of(row, memberships)
