@@ -102,6 +102,11 @@ class RequestEvents:
         """Whether every request does."""
         return self._level >= _ALL
 
+    @property
+    def waiting(self) -> int:
+        """Events that have yet to be taken."""
+        return len(self._waiting)
+
     def follow(self, requests: str) -> None:
         """Make these events from now on."""
         self._level = LEVELS.index(requests)
@@ -161,9 +166,9 @@ class RequestEvents:
             reason.value,
             '""' if client is None else _quoted(client.peer),
             x.request_id.decode("ascii"),
-            _quoted(method_shown(x.method)),
+            _quoted(_kept(method_shown(x.method))),
             _quoted(_host(x)),
-            _quoted(path_shown(x.path)),
+            _quoted(_kept(path_shown(x.path))),
             x.status,
         )
         return event.encode("ascii")
@@ -174,6 +179,13 @@ def entity_shown(entity: str, entity_id: str | None) -> str:
     if _PLAIN(entity) is not None and (entity_id is None or _PLAIN(entity_id) is not None):
         return (entity if entity_id is None else f"{entity}/{entity_id}")[:_TARGET_LIMIT]
     return redact(str(Permission(entity, entity_id, "-"))[:-2])[:_TARGET_LIMIT]
+
+
+def _kept(text: str) -> str:
+    """`text` as every store keeps it. The redactor undoes escapes where they hide a token, and that of a NUL may be
+    among them: it must not cost the event.
+    """
+    return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def _host(x: Exchange) -> str:

@@ -129,8 +129,9 @@ class AuthorityLink:
                 moved.set_result(None)
 
     def send_counters(self, snapshot: dict[str, Any]) -> None:
-        """Send the worker's counters; nothing comes back, and nothing is sent while the link is down."""
-        self.tell(frame({"op": "counters", "snapshot": snapshot}))
+        """Send the worker's counters; nothing comes back, and nothing is sent while the link takes nothing."""
+        if self.has_room:
+            self.tell(frame({"op": "counters", "snapshot": snapshot}))
 
     @property
     def has_room(self) -> bool:

@@ -5,11 +5,14 @@ Rules of this module:
    was told of puts the entry on a list here. An entry that leaves the cache stays on the list until it is told of.
 2. Everything is told by the sweep. While the link is down or does not take more, it stays and is added up.
 3. A message has at most `USES`, `EVENTS` or `REPORTS` of a kind, so that neither end is held up by it for long.
-4. Reports have at most `REPORTS` keys at a time; what is beyond them is added up by route and reason alone.
+4. Reports have at most `REPORTS` keys at a time, half of them for requests without a proven token, which anybody can
+   send with any prefix; what is beyond them is added up by route and reason alone.
+5. At the end everything is told, as fast as the link takes it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -31,6 +34,10 @@ _SECOND_NS: Final = 1_000_000_000
 
 class Link(Protocol):
     """Where it goes."""
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until everything is on its way, for so long at most."""
+        ...
 
     @property
     def has_room(self) -> bool:
@@ -75,7 +82,7 @@ class Trail:
         key = (route, reason.value, permission, token_id)
         held = self._reports.get(key)
         if held is None:
-            if len(self._reports) >= REPORTS:
+            if len(self._reports) >= (REPORTS // 2 if x.entry is None else REPORTS):
                 key = (route, reason.value, "", "")
             held = self._reports.setdefault(key, _Reported(now_ns))
         held.count += 1
@@ -87,6 +94,17 @@ class Trail:
         for message in self._messages(link, due=last or self._sweeps % SWEEPS == 0, last=last):
             link.tell(message)
         self.events.renew()
+
+    async def send_all(self, link: Link, seconds: float) -> None:
+        """Tell of all that there is, for so long at most, and wait until it is on its way."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        more = True
+        while more and loop.time() < deadline:
+            self.send(link, last=True)
+            more = bool(self.touched or self._reports or self.events.waiting)
+            await link.flush(deadline - loop.time())
+            more = more and link.has_room
 
     def _messages(self, link: Link, *, due: bool, last: bool) -> Iterator[bytes]:
         """One after the other, as long as there is room for the next."""

@@ -160,8 +160,7 @@ class Worker:
             if not self._cut_off.is_set():
                 await drain(running, self._cut_off)
             sweep()
-            running.recorder.trail.send(self._link, last=True)
-            await self._link.flush(_FAREWELL_SECONDS)
+            await running.recorder.trail.send_all(self._link, _FAREWELL_SECONDS)
         return 0
 
     def _assemble(self, settings: Settings, page: PageReader) -> Running:

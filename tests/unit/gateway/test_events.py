@@ -229,6 +229,15 @@ async def test_an_event_is_what_the_authority_takes_whatever_a_client_asks_for(t
     assert event["target"].isascii() and event["target"].isprintable()
 
 
+async def test_a_path_that_hides_a_nul_behind_a_token_does_not_keep_its_event_from_the_log() -> None:
+    journal, token = Journal(), TOKENS.mint(Kind.PAT)
+    x = journal.refused(Reason.TARGET_NOT_CANONICAL, entry=False)
+    x.match, x.path = None, f"/a%00b/{token.prefix}%5F{'x' * 30}".encode()
+    journal.record(x)
+    event = journal.one()
+    assert (event["reason"], event["path"]) == ("target_not_canonical", f"/a\ufffdb/{token.prefix}")
+
+
 async def test_strangers_have_a_small_burst_and_then_a_few_a_sweep_and_the_rest_is_counted() -> None:
     journal = Journal()
     for sweep in range(3):

@@ -237,6 +237,17 @@ async def test_counters_are_sent_while_there_is_a_link_and_never_kept() -> None:
         assert w.authority.asked["counters"] == 1
 
 
+async def test_counters_do_not_pile_up_before_an_authority_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as w:
+        monkeypatch.setattr("proxy.gateway.link._BUFFERED", 1)
+        assert w.link._writer is not None
+        transport = w.link._writer.transport
+        snapshot = {"counters": {"x" * 100_000: [1]}}
+        for _ in range(100):  # not a turn of the event loop in between
+            w.link.send_counters(snapshot)
+        assert transport.get_write_buffer_size() < 1_000_000
+
+
 async def test_closing_ends_questions_on_their_way() -> None:
     with tempfile.TemporaryDirectory() as directory:
         async with authority_at(Path(directory) / "link.sock") as authority:

@@ -26,8 +26,8 @@ ROUTE: Final = make_route("/v1/{entity}/{id}", Access.TOKEN)
 class Link:
     """Takes messages while it has room for some."""
 
-    def __init__(self, room: int = 1_000_000) -> None:
-        self.room = room
+    def __init__(self, room: int = 1_000_000, more: int = 0) -> None:
+        self.room, self.more = room, more
         self.messages: list[dict[str, Any]] = []
 
     @property
@@ -38,6 +38,10 @@ class Link:
         self.room -= 1
         (told,) = Deframer().feed(message)
         self.messages.append(told)
+
+    async def flush(self, seconds: float) -> None:
+        assert seconds > 0
+        self.room += self.more
 
     def rows(self, op: str) -> list[Any]:
         name = "events" if op == "requests" else op
@@ -157,6 +161,26 @@ async def test_the_last_time_everything_is_told_of(monkeypatch: pytest.MonkeyPat
     assert (len(link.rows("uses")), len(link.rows("reports")), len(link.rows("requests"))) == (8, 1, 1)
 
 
+async def test_at_the_end_all_is_told_though_the_link_takes_only_some_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "USES", 3)
+    world = World()
+    for _ in range(8):
+        world.use(world.entry())
+    world.use(None, reported=Reason.NO_CREDENTIAL)
+    link = Link(room=1, more=1)
+    await world.trail.send_all(link, 30.0)
+    assert (len(link.rows("uses")), len(link.rows("reports")), len(link.rows("requests"))) == (8, 1, 1)
+
+
+async def test_a_link_that_takes_no_more_ends_the_farewell() -> None:
+    world = World()
+    world.use(world.entry())
+    await world.trail.send_all(Link(room=0), 30.0)
+    assert len(world.trail.touched) == 1
+
+
 async def test_events_go_with_every_sweep_in_several_messages_and_with_the_count_of_what_was_left_out() -> None:
     world = World()
     x = world.use(world.entry())
@@ -206,3 +230,22 @@ async def test_more_reports_than_a_message_holds_are_added_up_by_route_and_reaso
         world.use(world.entry(), reported=Reason.ROLE_DENIES)
     rows = world.send(Link()).rows("reports")
     assert [(row[2], row[4]) for row in rows] == [("things:read", 1), ("things:read", 1), ("", 3)]
+
+
+async def test_whoever_claims_many_prefixes_leaves_room_for_the_reports_of_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REPORTS", 4)
+    world = World()
+    x = world.use(None)
+    for _ in range(6):
+        x.authorization, x.reported = b"Bearer " + TOKENS.mint(Kind.PAT).token.encode(), Reason.TOKEN_UNKNOWN
+        world.recorder.record(x, time.monotonic_ns())
+    world.use(world.entry(), reported=Reason.ROLE_DENIES)
+    rows = world.send(Link()).rows("reports")
+    assert [(row[1], row[2], row[4]) for row in rows] == [
+        ("token_unknown", "things:read", 1),
+        ("token_unknown", "things:read", 1),
+        ("token_unknown", "", 4),
+        ("role_denies", "things:read", 1),
+    ]
