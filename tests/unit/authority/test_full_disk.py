@@ -1,0 +1,68 @@
+"""A full disk, with a real store: changes are refused, tokens work, what requests leave behind waits and comes once."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.authority import recorder as module
+from proxy.authority.counters import Counters
+from proxy.authority.recorder import RequestRecorder
+from proxy.core.errors import StoreUnavailable
+from proxy.core.model import Grant
+from proxy.observe import metrics
+from proxy.store.log import EventQuery, Order
+from tests.contract.kit import ADMIN, Kit, opened
+from tests.unit.authority.test_recorder import row
+from tests.unit.authority.waiting import until
+
+
+@contextmanager
+def _no_file_grows_beyond(size: int) -> Iterator[None]:
+    """RLIMIT_FSIZE: ``write`` fails with EFBIG (Python ignores SIGXFSZ), as it would with ENOSPC on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def decisions(kit: Kit) -> list[str]:
+    async with kit.store.read() as rows:
+        found = await rows.log.page(EventQuery(action="request."), Order.RECORDED, None, 10_000)
+    return [entry.decision_id for entry in found.entries if entry.decision_id]
+
+
+async def test_what_waits_for_room_is_bounded_and_comes_once_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVENTS", 300)
+    counters = Counters()
+    async with opened(tmp_path) as kit:
+        await kit.basics()
+        token = await kit.mint("ann@example.org", "t")
+        recorder = RequestRecorder(kit.store, counters, events_seconds=0.01, sums_seconds=0.01)
+        recorder.start()
+        # What is in the file by now stays there and is written over; nothing more fits.
+        with _no_file_grows_beyond((tmp_path / "patgate.db-wal").stat().st_size):
+            for number in range(600):
+                recorder.take({"op": "requests", "events": [row(f"d{number}")], "omitted": 1})
+                recorder.take({"op": "uses", "uses": [[token.view.id, 1, 5.0 + number, "::1"]]})
+            await until(lambda: recorder._failing)
+            with pytest.raises(StoreUnavailable):
+                await kit.users.add(ADMIN, "full@example.org", "viewer")
+            assert isinstance(await kit.resolve(token.view.prefix), Grant)
+            assert recorder.waiting <= 300 + 2
+        await until(lambda: recorder.waiting == 0)
+        await kit.users.add(ADMIN, "after@example.org", "viewer")
+        await recorder.close()
+        assert await decisions(kit) == [f"d{number}" for number in range(300)]
+        assert counters.total().counters[metrics.AUDIT_LOST.name] == {("overflow",): 300}
+        view = await kit.tokens.show(ADMIN, token.view.id)
+        assert (view.use_count, view.last_used_at) == (600, 604.0)
+        assert (await kit.store.verify_audit()).problem is None
