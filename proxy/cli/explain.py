@@ -96,11 +96,11 @@ def _request(out: Output, told: Json) -> None:
         would = "would get" if told["verdict"] == "reported" else "gets"
         out.line(f"The client {would} {told['status']} with the reason {told['public_reason']}")
         for value in told["challenge"]:
-            out.line(f"  WWW-Authenticate: {value}")
+            out.line(f"  WWW-Authenticate: {plain(value)}")
     if told["identity"]:
         out.line("The backend gets")
         for header in told["identity"]:
-            out.line(f"  {header['name']}: {header['value']}".rstrip())
+            out.line(f"  {header['name']}: {plain(header['value'])}".rstrip())
 
 
 def _headline(told: Json) -> str:

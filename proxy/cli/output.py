@@ -42,6 +42,14 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
+def _quiet(text: str) -> str:
+    """JSON with letters as they are and escapes for what a terminal would obey: what clients chose may be in it."""
+    return "\n".join(
+        line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+        for line in text.split("\n")
+    )
+
+
 class Output:
     """Where one command's answer goes."""
 
@@ -51,7 +59,7 @@ class Output:
     def document(self, value: object) -> None:
         """The answer for machines; does nothing without `--json`."""
         if self.as_json:
-            click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+            click.echo(_quiet(json.dumps(value, indent=2, ensure_ascii=False)))
 
     def line(self, text: str = "") -> None:
         """One line for people, as it is."""

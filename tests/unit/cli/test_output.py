@@ -42,6 +42,15 @@ def test_machines_get_the_document_and_nothing_else(capsys: pytest.CaptureFixtur
     assert captured.err == ""
 
 
+def test_no_document_has_what_a_terminal_obeys_and_it_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"path": "/a\x9b31m\x7f\u202e\u2028\U000e0001", "name": "Zoë 😀", "line": "a\nb"}
+    Output(as_json=True).document(value)
+    out = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in out)
+    assert "Zoë 😀" in out
+    assert json.loads(out) == value
+
+
 def test_a_refusal_is_one_sentence_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     Output(as_json=False).refusal(StoreUnavailable("the store cannot be used now because its disk is full"))
     captured = capsys.readouterr()
