@@ -1,0 +1,455 @@
+"""threats.md §7 over the control API of a running gateway: nothing above, beside or behind the token presented.
+
+Two askers of `lab` who may do everything there, a key and a team token, are tried on every operation of the API's own
+document: no operation can be added without being tried here.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.support.api import Api, status, through
+from tests.support.gateway import Patgate, Token, token_of
+from tests.support.rawhttp import Response
+from tests.support.recorder import Recorder
+
+ROOT, MEL, SOL = "root@example.org", "mel@example.org", "sol@example.org"
+READ = ["things:read"]
+LAB_THING = "/orgs/lab/things/7"
+WRITES = ("post", "put", "patch", "delete")
+OWN_WORDS = frozenset({"x-request-id", "date", "content-length"})
+"""Headers that differ from answer to answer; the length is that of the body, which is compared."""
+
+BODIES: Mapping[str, object] = {
+    "tokens.create": {"name": "x", "org": "lab", "scopes": READ},
+    "tokens.create_in_org": {"name": "x", "scopes": READ},
+    "tokens.update": {"name": "x"},
+    "tokens.add_scopes": {"scopes": READ},
+    "tokens.set_scopes": {"scopes": READ},
+    "keys.create": {"name": "x", "org": "lab", "role": "viewer"},
+    "keys.create_in_org": {"name": "x", "role": "viewer"},
+    "keys.update": {"name": "x"},
+    "keys.add_scopes": {"scopes": READ},
+    "keys.set_scopes": {"scopes": READ},
+    "keys.attach": {"permissions": READ},
+    "orgs.add": {"name": "fresh"},
+    "members.set": {"role": "viewer"},
+    "users.add": {"email": "fresh@example.org", "role": "viewer"},
+    "users.set_role": {"role": "viewer"},
+    "roles.set": {"permissions": READ},
+    "policy.set_of_org": {},
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """``foreign`` are ids of `shop`'s things by the name of their parameter, ``own`` those of `lab`'s."""
+
+    node: Patgate
+    root: Api
+    sol: Api
+    team: Api
+    key: Api
+    mel_id: str
+    own: Mapping[str, str]
+    foreign: Mapping[str, str]
+    operations: tuple[tuple[str, str, str], ...]
+    """Name, method and path of every operation."""
+
+
+UNKNOWN = {"token": "A" * 12, "key": "A" * 12, "org": "org_" + "A" * 12, "user": "usr_" + "A" * 12, "role": "nobodys"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[World]:
+    config = {
+        "workers": 1,
+        "argon2": {"memory": "64KiB", "iterations": 1},
+        "upstreams": {"app": {"servers": [backend.url]}},
+        "roles": {"admin": ["*:*"], "viewer": READ, "nothing": []},
+        "routes": [
+            {"path": "/v1/{entity}/{id}", "upstream": "app"},
+            {"path": "/orgs/{org}/{entity}/{id}", "upstream": "app"},
+        ],
+    }
+    with Patgate(tmp_path_factory.mktemp("s7"), config) as node, node.control_socket() as control:
+
+        def minted(user: str, **more: object) -> Token:
+            return token_of(control.call("POST", "/tokens", {"user": user, "name": "of " + user, **more}))
+
+        ids = {}
+        for email, role in ((ROOT, "admin"), (MEL, "nothing"), (SOL, "nothing")):
+            ids[email] = control.call("POST", "/users", {"email": email, "role": role})["id"]
+        orgs = {org: control.call("POST", "/orgs", {"name": org})["id"] for org in ("lab", "shop")}
+        control.call("PUT", f"/orgs/lab/members/{MEL}", {"role": "admin"})
+        control.call("PUT", f"/orgs/shop/members/{SOL}", {"role": "admin"})
+        keys = {
+            org: token_of(control.call("POST", "/keys", {"name": "k", "org": org, "role": "admin"})) for org in orgs
+        }
+        sol = minted(SOL, org="shop")
+        team = minted(MEL, org="lab")
+        document = node.control("GET", "/api/v1/openapi.json").json()
+        yield World(
+            node=node,
+            root=Api(node, minted(ROOT)),
+            sol=Api(node, sol),
+            team=Api(node, team),
+            key=Api(node, keys["lab"]),
+            mel_id=ids[MEL],
+            own={"token": team.id, "key": keys["lab"].id, "org": orgs["lab"], "user": ids[MEL], "role": "viewer"},
+            foreign={"token": sol.id, "key": keys["shop"].id, "org": orgs["shop"], "user": ids[SOL], "role": "viewer"},
+            operations=tuple(
+                (operation["operationId"], method, path.removeprefix("/api/v1"))
+                for path, methods in document["paths"].items()
+                for method, operation in methods.items()
+                if isinstance(operation, dict) and "operationId" in operation
+            ),
+        )
+
+
+@pytest.fixture
+def narrow(world: World) -> Api:
+    """A team token of an administrator of `lab`: scoped, and ending."""
+    scopes = ["things:read", "patgate.tokens:*", "patgate.members:*", "patgate.keys:*"]
+    return Api(world.node, world.team.mint("narrow", org="lab", scopes=scopes, expires=5000.0))
+
+
+@pytest.fixture
+def sibling(world: World) -> Token:
+    """One of the same owner that may do all, for ever."""
+    return world.team.mint("sibling", org="lab")
+
+
+def said(answer: Response) -> tuple[int, list[tuple[bytes, bytes]], Any]:
+    """All of an answer but what tells one request from another."""
+    headers = [(name, value) for name, value in answer.headers if name.decode().lower() not in OWN_WORDS]
+    try:
+        document = json.loads(answer.body)
+    except ValueError:
+        return answer.status, headers, answer.body
+    if isinstance(document, dict):
+        document.pop("decision", None)
+    return answer.status, headers, document
+
+
+def tokens_of_lab(world: World) -> set[str]:
+    return {item["id"] for item in world.root.items("/orgs/lab/tokens", limit="500")}
+
+
+# --- above itself ---
+
+MINTS: dict[str, tuple[dict[str, object], set[str]]] = {
+    "without scopes": ({"org": "lab", "expires": 60.0}, {"scopes"}),
+    "with a wider scope": ({"org": "lab", "expires": 60.0, "scopes": ["things:*"]}, {"scopes[0]"}),
+    "with a wildcard": ({"org": "lab", "expires": 60.0, "scopes": ["*:read"]}, {"scopes[0]"}),
+    "with a wildcard among its own": (
+        {"org": "lab", "expires": 60.0, "scopes": ["things:read", "patgate.*:read".replace("patgate.*", "*/x")]},
+        {"scopes[1]"},
+    ),
+    "with an escaped name": ({"org": "lab", "expires": 60.0, "scopes": ["t%68ings:update"]}, {"scopes[0]"}),
+    "without an end": ({"org": "lab", "scopes": READ}, {"expires"}),
+    "with a later end": ({"org": "lab", "scopes": READ, "expires": 6000.0}, {"expires"}),
+    "for the account": ({"expires": 60.0, "scopes": READ}, {"org"}),
+    "for everything": ({"reach": "account"}, {"org", "expires", "scopes"}),
+    "for somebody else": ({"user": SOL, "org": "lab", "expires": 60.0, "scopes": READ}, {"user"}),
+}
+
+
+@pytest.mark.parametrize("what", MINTS)
+def test_a_token_mints_none_that_is_more_than_itself(what: str, world: World, narrow: Api) -> None:
+    body, fields = MINTS[what]
+    before = tokens_of_lab(world)
+    refused, named = narrow.refusal("POST", "/tokens", {"name": "more", **body})
+    assert (refused, set(named)) == (403, fields)
+    assert tokens_of_lab(world) == before
+
+
+def test_a_token_mints_what_is_within_itself(world: World, narrow: Api) -> None:
+    made = narrow.mint("less", org="lab", scopes=["things/7:read"], expires=60.0)
+    assert status(world.node, "GET", LAB_THING, made) == 200
+    assert status(world.node, "PUT", LAB_THING, made) == 403
+
+
+def test_a_token_edits_neither_itself_nor_another_up(narrow: Api, sibling: Token) -> None:
+    wide = {"scopes": ["things:*"]}
+    for method in ("POST", "PUT"):
+        assert narrow.refusal(method, f"/tokens/{narrow.token.id}/scopes", wide)[0] == 403
+    assert narrow.refusal("PUT", f"/tokens/{narrow.token.prefix}/scopes", {"scopes": ["*:*"]})[0] == 403
+    for verb in ("rotate", "regenerate"):
+        assert narrow.refusal("POST", f"/tokens/{sibling.id}/{verb}")[0] in (403, 409)
+    narrow.verb(sibling, "revoke")
+    assert narrow.refusal("POST", f"/tokens/{sibling.id}/regenerate")[0] == 403
+    assert narrow.refusal("POST", f"/tokens/{sibling.id}/regenerate", {"expires": 60.0})[0] == 403
+    # What it may read and what it may not are as before.
+    assert narrow.call("GET", f"/tokens/{narrow.token.id}")["scopes"] == sorted(
+        ["things:read", "patgate.tokens:*", "patgate.members:*", "patgate.keys:*"]
+    )
+
+
+def test_the_same_verb_by_another_path_is_the_same(world: World, narrow: Api, sibling: Token) -> None:
+    for method, path in (
+        ("POST", f"/keys/{sibling.id}/rotate"),
+        ("PUT", f"/keys/{sibling.id}/scopes"),
+        ("POST", f"/tokens/{sibling.id}%2Frotate"),
+        ("POST", f"/tokens/../tokens/{sibling.id}/rotate"),
+        ("POST", f"/tokens//{sibling.id}/rotate"),
+        ("POST", f"/TOKENS/{sibling.id}/rotate"),
+    ):
+        body = {"scopes": ["things:*"]} if method == "PUT" else None
+        assert narrow.ask(method, path, body).status in (404, 405), path
+    assert narrow.call("GET", f"/tokens/{sibling.id}")["rotated_at"] is None
+    before = tokens_of_lab(world)
+    named, fields = narrow.refusal("POST", "/orgs/lab/tokens", {"name": "more", "expires": 60.0})
+    assert (named, fields) == (403, ["scopes"])
+    assert narrow.refusal("POST", "/keys", {"name": "more", "org": "lab", "role": "admin"})[0] == 403
+    assert narrow.refusal("POST", "/keys", {"name": "more", "grants": {"lab": ["*:*"]}, "expires": 60.0})[0] == 403
+    assert tokens_of_lab(world) == before
+
+
+@pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
+def test_no_header_makes_another_method(header: str, world: World, narrow: Api, recorder: Recorder) -> None:
+    path = f"/tokens/{narrow.token.id}"
+    headers = {**narrow.token.bearer, header: "DELETE"}
+    assert narrow.ask("GET", path, headers=headers).json()["status"] == "active"
+    assert narrow.ask("POST", path + "?_method=DELETE", headers=headers).status == 405
+    assert narrow.call("GET", path)["status"] == "active"
+    reading = {**narrow.token.bearer, header: "PUT"}
+    with world.node.connect() as connection:
+        assert connection.request("GET", LAB_THING, headers=reading).status == 200
+        assert recorder.last().request_line.startswith(b"GET ")
+        writing = {**narrow.token.bearer, header: "GET"}
+        assert connection.request("PUT", LAB_THING, headers=writing).status == 403
+
+
+def test_a_token_gives_no_role_that_is_more_than_itself(world: World, narrow: Api) -> None:
+    for method, path, body in (
+        ("PUT", "/roles/viewer", {"permissions": ["*:*"]}),
+        ("PUT", "/roles/nothing", {"permissions": READ}),
+        ("PUT", "/roles/fresh", {"permissions": READ}),
+        ("PUT", "/orgs/lab/members/friend@example.org", {"role": "admin"}),
+        ("PUT", f"/orgs/lab/members/{MEL}", {"role": "admin"}),
+        ("POST", f"/users/{MEL}/role", {"role": "admin"}),
+        ("POST", "/users", {"email": "friend@example.org", "role": "admin"}),
+        ("POST", "/users", {"email": "friend@example.org", "role": "admin", "org": "lab"}),
+        ("DELETE", f"/orgs/lab/members/{MEL}", None),
+    ):
+        assert narrow.refusal(method, path, body)[0] == 403, path
+    # Nor does one without scopes outside its organisation: its owner's role there counts there.
+    for method, path, body in (
+        ("PUT", "/roles/viewer", {"permissions": ["*:*"]}),
+        ("POST", f"/users/{MEL}/role", {"role": "admin"}),
+        ("POST", "/orgs", {"name": "shop"}),
+        ("POST", "/orgs/lab/suspend", None),
+        ("POST", f"/users/{MEL}/suspend", None),
+    ):
+        assert world.team.refusal(method, path, body)[0] == 403, path
+    assert world.root.call("GET", f"/users/{MEL}")["role"] == "nothing"
+
+
+def test_a_key_that_may_do_everything_changes_nothing(world: World) -> None:
+    before = world.root.call("GET", "/audit", actor=world.key.token.id, outcome="done")["items"]
+    assert {name for name, method, _ in world.operations if method in WRITES} >= set(BODIES)
+    for name, method, path in world.operations:
+        if method not in WRITES or name == "explain.post":
+            continue
+        target = path.format_map(world.own)
+        answer = world.key.ask(method.upper(), target, BODIES.get(name))
+        # Not found is what is no key; invalid that of `DELETE /tokens`, which a key has none of.
+        assert answer.status in (403, 404, 422), (name, answer.status, answer.body)
+    after = world.root.call("GET", "/audit", actor=world.key.token.id, outcome="done")["items"]
+    assert before == after == []
+    assert world.key.call("GET", "/me")["token"]["status"] == "active"
+
+
+# --- beside itself ---
+
+
+def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, object, object]]:
+    """Name, method, and path and body twice: of what is another organisation's, and of what nobody has."""
+    for name, method, path in world.operations:
+        for parameter in ("token", "key", "org", "user"):
+            if "{" + parameter + "}" not in path or (name == "members.set" and parameter == "user"):
+                continue
+            one, other = (path.format_map({**world.own, parameter: ids[parameter]}) for ids in (world.foreign, UNKNOWN))
+            yield name, method.upper(), one, other, BODIES.get(name), BODIES.get(name)
+    for method, path, parameter in (
+        ("GET", "/tokens?parent={}", "token"),
+        ("GET", "/tokens?org={}", "org"),
+        ("GET", "/tokens?user={}", "user"),
+        ("DELETE", "/tokens?user={}", "user"),
+        ("GET", "/keys?org={}", "org"),
+        ("GET", "/policy?org={}", "org"),
+        ("GET", "/policy/violations?org={}", "org"),
+        ("POST", "/policy/expire?org={}", "org"),
+        ("GET", "/audit?org={}", "org"),
+        ("GET", "/audit?user={}", "user"),
+        ("GET", "/audit?actor={}", "token"),
+        ("GET", "/audit?target={}", "token"),
+        ("GET", "/audit?target={}", "org"),
+        ("GET", "/audit?after=0&actor={}", "token"),
+        ("GET", "/explain?token={}&method=GET&path=/v1/things/1", "token"),
+    ):
+        yield (
+            path,
+            method,
+            path.format(world.foreign[parameter]),
+            path.format(UNKNOWN[parameter]),
+            None,
+            None,
+        )
+    for path, field in (("/tokens", "org"), ("/tokens", "user"), ("/keys", "org")):
+        bodies = [
+            {"name": "x", "role": "viewer", "org": "lab", field: ids[field]}
+            if path == "/keys"
+            else {"name": "x", "scopes": READ, field: ids[field]}
+            for ids in (world.foreign, UNKNOWN)
+        ]
+        yield f"{path} {field}", "POST", path, path, bodies[0], bodies[1]
+    grants = [{"name": "x", "grants": {ids["org"]: READ}} for ids in (world.foreign, UNKNOWN)]
+    yield "/keys grants", "POST", "/keys", "/keys", grants[0], grants[1]
+    members = [f"/orgs/lab/members/{ids['user']}" for ids in (world.foreign, UNKNOWN)]
+    yield "members.set", "PUT", members[0], members[1], {"role": "viewer"}, {"role": "viewer"}
+    roles = [{"role": "viewer", "org": ids["org"]} for ids in (world.foreign, UNKNOWN)]
+    yield "users.set_role org", "POST", f"/users/{MEL}/role", f"/users/{MEL}/role", roles[0], roles[1]
+    people = [{"email": "x@example.org", **role} for role in roles]
+    yield "users.add org", "POST", "/users", "/users", people[0], people[1]
+
+
+@pytest.mark.parametrize("asker", ["team", "key"])
+def test_what_is_anothers_is_answered_like_what_there_is_not(asker: str, world: World) -> None:
+    api: Api = getattr(world, asker)
+    shown = []
+    for name, method, one, other, body, another in foreign_and_unknown(world):
+        theirs, nobodys = (api.ask(method, path, sent) for path, sent in ((one, body), (other, another)))
+        assert said(theirs) == said(nobodys), name
+        if theirs.status < 300:
+            shown.append((name, theirs.json().get("items")))
+    # Only searches of its own log find nothing; all else is refused.
+    assert all(items == [] for _, items in shown), shown
+    assert world.sol.call("GET", "/me")["token"]["status"] == "active"
+
+
+@pytest.mark.parametrize("asker", ["team", "key"])
+def test_no_answer_has_anything_of_another_organisation(asker: str, world: World) -> None:
+    api: Api = getattr(world, asker)
+    theirs = [world.foreign["token"], world.foreign["key"], world.foreign["org"], world.foreign["user"], SOL, "shop"]
+    for name, method, path in world.operations:
+        if method != "get":
+            continue
+        answer = api.ask("GET", path.format_map(world.own), query=None)
+        found = [one for one in theirs if one.encode() in answer.body]
+        assert found == [], name
+
+
+def test_a_cursor_of_another_list_shows_no_more(world: World) -> None:
+    """A cursor is a place, and no more than that: whose list it goes on in is asked anew."""
+    for path in ("/tokens", "/keys", "/orgs", "/users", "/audit", "/orgs/lab/members"):
+        cursor = world.root.call("GET", path, limit="1")["next_cursor"]
+        for target in ("/tokens", "/keys", "/orgs", "/orgs/lab/members", "/audit", "/policy/violations?org=lab"):
+            if cursor is None:
+                continue
+            joint = "&" if "?" in target else "?"
+            answer = world.team.ask("GET", f"{target}{joint}cursor={cursor}")
+            assert answer.status in (200, 422), (path, target)
+            assert world.foreign["token"].encode() not in answer.body
+            assert world.foreign["key"].encode() not in answer.body
+
+
+def test_a_team_token_knows_its_owner_as_a_member_of_that_team_only(world: World) -> None:
+    world.root.call("PUT", f"/orgs/shop/members/{MEL}", {"role": "viewer"})
+    try:
+        for path in ("/me", f"/users/{MEL}", f"/users/{world.mel_id}"):
+            answer = world.team.ask("GET", path)
+            assert answer.status == 200
+            assert b"shop" not in answer.body
+            assert b'"nothing"' not in answer.body, "the role in the account"
+    finally:
+        world.root.call("DELETE", f"/orgs/shop/members/{MEL}")
+
+
+# --- behind itself ---
+
+
+def test_a_child_keeps_what_it_was_made_with_and_a_narrowed_parent_gives_it_no_new_value(world: World) -> None:
+    parent = Api(world.node, world.team.mint("parent", org="lab", scopes=["things:*"]))
+    child = parent.mint("child", org="lab", scopes=["things:update"])
+    world.team.call("PUT", f"/tokens/{parent.token.id}/scopes", {"scopes": READ})
+    assert status(world.node, "PUT", LAB_THING, parent.token) == 403
+    assert status(world.node, "PUT", LAB_THING, child) == 200
+    assert parent.refusal("POST", f"/tokens/{child.id}/rotate")[0] == 403
+    told = world.team.call("POST", f"/tokens/{parent.token.id}/revoke", {"descendants": True})
+    assert told["warnings"] == []
+    assert status(world.node, "PUT", LAB_THING, child) == 401
+
+
+def test_nothing_is_made_by_what_has_been_revoked(world: World) -> None:
+    """The hash of a new token takes long enough to revoke its maker meanwhile."""
+    for number in range(10):
+        maker = Api(world.node, world.team.mint(f"maker {number}", org="lab"))
+        answers: list[int] = []
+
+        def mint(by: Api = maker, into: list[int] = answers) -> None:
+            into.append(by.ask("POST", "/tokens", {"name": "late", "org": "lab"}).status)
+
+        threads = [threading.Thread(target=mint) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        world.team.verb(maker.token, "revoke")
+        made = len(world.root.items("/tokens", parent=maker.token.id))
+        for thread in threads:
+            thread.join()
+        assert set(answers) <= {201, 401}
+        assert len(world.root.items("/tokens", parent=maker.token.id)) == made, "made after the answer"
+        assert through(world.node, "GET", LAB_THING, maker.token).status == 401
+
+
+def once(api: Api, path: str, body: object, key: str) -> Response:
+    return api.ask("POST", path, body, headers={**api.token.bearer, "Idempotency-Key": key})
+
+
+def test_a_retry_shows_what_may_be_seen_now(world: World) -> None:
+    world.root.call("PUT", "/orgs/lab/members/ned@example.org", {"role": "admin"})
+    with world.node.control_socket() as control:
+        wanted = {"user": "ned@example.org", "name": "n", "org": "lab"}
+        ned = Api(world.node, token_of(control.call("POST", "/tokens", wanted)))
+    body = {"name": "kept", "org": "lab", "role": "viewer"}
+    made = token_of(once(ned, "/keys", body, "one").json())
+    again = once(ned, "/keys", body, "one")
+    assert (again.status, again.json()["token"], again.json()["id"]) == (201, None, made.id)
+    assert once(world.team, "/keys", body, "one").json()["id"] != made.id
+    world.root.call("PUT", "/orgs/lab/members/ned@example.org", {"role": "viewer"})
+    lost = once(ned, "/keys", body, "one")
+    assert lost.status == 404
+    assert made.id.encode() not in lost.body
+    world.root.call("DELETE", f"/keys/{made.id}")
+    assert once(ned, "/keys", body, "one").status in (404, 409)
+
+
+def test_a_whole_token_in_the_place_of_an_id_is_not_repeated(world: World, sibling: Token) -> None:
+    value = sibling.value
+    for method, path, body in (
+        ("GET", f"/tokens/{value}", None),
+        ("POST", f"/tokens/{value}/revoke", None),
+        ("GET", f"/keys/{value}", None),
+        ("GET", f"/users/{value}", None),
+        ("GET", f"/orgs/{value[:63]}", None),
+        ("GET", f"/tokens?parent={value}", None),
+        ("GET", f"/tokens?cursor={value}", None),
+        ("GET", f"/tokens?{value}=1", None),
+        ("GET", f"/audit?actor={value}", None),
+        ("GET", f"/explain?token={value}&method=GET&path=/", None),
+        ("POST", "/tokens", {"name": "x", "org": value}),
+        ("POST", "/tokens", {"name": "x", value: 1}),
+        ("POST", "/tokens", {"name": "x", "org": "lab", "scopes": [value]}),
+        ("PUT", "/orgs/lab/members/" + value, {"role": value}),
+    ):
+        answer = world.team.ask(method, path, body)
+        assert value[-20:].encode() not in answer.body, path
+        assert answer.status < 500
+    assert world.node.control("GET", f"/api/v1/me?access_token={value}").status == 401
