@@ -137,15 +137,16 @@ def test_known_and_unknown_prefixes_are_refused_alike_in_time(gateway: Patgate) 
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/users"), ("GET", "/users"), ("POST", "/tokens")])
-def test_the_control_listener_has_no_verbs(method: str, path: str, gateway: Patgate) -> None:
-    """What changes anything is on a socket that only a file's owner can open: a page in a browser cannot reach it."""
+def test_a_page_in_a_browser_reaches_no_verb_of_the_control_listener(method: str, path: str, gateway: Patgate) -> None:
+    """It has no credential that a browser would send by itself, and is told nothing that a page could read."""
     with Connection(gateway.control_port) as connection:
         headers = {"Content-Type": "application/json", "Origin": "https://evil.example"}
         body = b'{"email": "mallory@example.org", "role": "admin"}' if method == "POST" else b""
         answer = connection.request(
             method, f"/api/v1{path}", headers=headers, body=body, host=f"{LOOPBACK}:{gateway.control_port}"
         )
-    assert answer.status == 404
+    assert answer.status == 401
+    assert not [name for name, _ in answer.headers if name.lower().startswith(b"access-control-")]
     with gateway.control_socket() as control:
         assert "mallory@example.org" not in str(control.call("GET", "/users"))
 
