@@ -13,12 +13,14 @@ Rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.core.errors import Invalid
-from proxy.core.model import Kind, Reach
+from proxy.core.errors import AuthorityOverloaded, Invalid
+from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import Permission, PermissionSet, PermissionSyntaxError
 from proxy.core.token import TokenFormat, digest
 from proxy.services import names
@@ -30,6 +32,8 @@ LONGEST: Final = 1e10
 """Seconds that a token may live at most."""
 SCOPES_MOST: Final = 1000
 ORGS_MOST: Final = 100
+AT_ONCE: Final = 8
+"""Values that are hashed at once, or wait for it, for one user."""
 NEVER_ENDS: Final = "this token never expires"
 
 
@@ -156,20 +160,43 @@ class Value:
 
 
 class Minter:
-    """Makes values. ``value`` raises AuthorityOverloaded."""
+    """Makes values. ``value`` raises AuthorityOverloaded.
+
+    Everybody's values are hashed in one queue: of one user's, or one key's, so few wait there at once that nobody
+    else waits long.
+    """
 
     def __init__(self, *, format: TokenFormat, hasher: SecretHasher, cache_key: bytes) -> None:
         self._format = format
         self._hasher = hasher
         self._cache_key = cache_key
+        self._waiting: Counter[str] = Counter()
 
-    async def value(self, kind: Kind, token_id: str | None = None) -> Value:
+    async def value(self, actor: Actor, kind: Kind, token_id: str | None = None) -> Value:
         """A new value, for a new id or for that of a token that there is."""
         minted = self._format.mint(kind, token_id)
+        with self._place(actor):
+            hashed = await self._hasher.hash(minted.token)
         return Value(
             token_id=minted.token_id,
             prefix=minted.prefix,
             token=minted.token,
-            hash=await self._hasher.hash(minted.token),
+            hash=hashed,
             digest=digest(self._cache_key, minted.token.encode("ascii")),
         )
+
+    @contextmanager
+    def _place(self, actor: Actor) -> Iterator[None]:
+        if actor.credential is None:
+            yield
+            return
+        who = actor.user_id or actor.id
+        if self._waiting[who] >= AT_ONCE:
+            raise AuthorityOverloaded("too many values are being made for one user at once")
+        self._waiting[who] += 1
+        try:
+            yield
+        finally:
+            self._waiting[who] -= 1
+            if not self._waiting[who]:
+                del self._waiting[who]

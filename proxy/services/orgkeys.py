@@ -82,7 +82,7 @@ class OrgKeys:
             if made is not None:
                 return await handling.replayed(rows, asker, made, now)
             await self._plan(rows, asker, new, draft, grants, now)
-        value = await self._minter.value(Kind.KEY)
+        value = await self._minter.value(actor, Kind.KEY)
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             made = await idempotency.made_before(change, actor, retry, change.now)

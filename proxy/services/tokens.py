@@ -69,7 +69,7 @@ class Tokens:
             if made is not None:
                 return await handling.replayed(rows, asker, made, now)
             await owning.plan(rows, asker, self._policies, new, draft, reach, now)
-        value = await self._minter.value(Kind.PAT)
+        value = await self._minter.value(actor, Kind.PAT)
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             made = await idempotency.made_before(change, actor, retry, change.now)
@@ -163,7 +163,7 @@ class Tokens:
         async with self._store.read() as rows:
             now = self._clock()
             found = await self._rotatable(rows, await standing(rows, actor, now), token, now)
-        value = await self._minter.value(found.row.kind, found.row.id)
+        value = await self._minter.value(actor, found.row.kind, found.row.id)
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             found = await self._rotatable(change, asker, token, change.now)
@@ -184,7 +184,7 @@ class Tokens:
             asker = await standing(rows, actor, now)
             found = await handling.find(rows, asker, self._policies, token, Verb.REGENERATE)
             await renewal(rows, asker, self._policies, found, expires, now)
-        value = await self._minter.value(found.row.kind, found.row.id)
+        value = await self._minter.value(actor, found.row.kind, found.row.id)
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             found = await handling.find(change, asker, self._policies, token, Verb.REGENERATE)
