@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,8 @@ from proxy.store import tables
 
 _T, _U, _O = tables.tokens, tables.users, tables.orgs
 _DAY: Final = 86400.0
+_AT_A_TIME: Final = 200
+"""Tokens that are read between two looks at what else there is to do: there may be some thousands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +66,12 @@ class Ending:
             .order_by(_T.c.expires_at, _T.c.id)
             .limit(limit)
         )
-        rows = (await self._connection.execute(query)).mappings()
-        return [EndingToken(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+        found: list[EndingToken] = []
+        for row in (await self._connection.execute(query)).mappings():
+            found.append(EndingToken(**{**row, "kind": Kind(row["kind"])}))
+            if len(found) % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        return found
 
     async def count(self, *, begin: float, end: float) -> int:
         """How many living tokens end after ``begin`` and not after ``end``."""
