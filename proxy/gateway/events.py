@@ -4,9 +4,10 @@ Rules of this module:
 1. Of what a client sent, an event has the method, the path, the host where routes depend on it, and the id of what was
    asked for, redacted and cut as the access log does it; never the query, another field or the body. Of a token it has
    the public prefix.
-2. Between two sweeps at most so many events are made: `STRANGERS` of requests that were refused and that no proven
-   token stands behind (and a small burst, since anybody can send any number of them), `REFUSALS` of a proven token,
-   `OPEN` of requests that needed no token, `ALLOWED` of those that a token was allowed (threats.md section 8).
+2. Between two sweeps at most so many events are made: by all workers together `STRANGERS` of requests that were refused
+   and that no proven token stands behind (and a small burst, since anybody can send any number of them and the log is
+   kept), and by each worker `REFUSALS` of a proven token, `OPEN` of requests that needed no token, `ALLOWED` of those
+   that a token was allowed (threats.md section 8).
 3. At most `WAITING` events and `WAITING_BYTES` wait. Whatever is left out is counted.
 4. An event says what was decided and when; who that is, beside the prefix, the authority knows.
 """
@@ -55,34 +56,38 @@ _EVENT: Final = (
 
 
 class _Allowance:
-    """So many a sweep, and what was not used up to `most`."""
+    """So many a sweep, and what was not used up to `most`, which is one at least."""
 
     __slots__ = ("_left", "_more", "_most")
 
-    def __init__(self, more: int, most: int) -> None:
+    def __init__(self, more: float, most: float) -> None:
         self._more = more
-        self._most = self._left = most
+        self._most = self._left = max(1.0, most)
 
     def take(self) -> bool:
         """Use one up, if one is left."""
-        if self._left:
+        if self._left >= 1:
             self._left -= 1
             return True
         return False
+
+    def share(self, more: float, most: float) -> None:
+        """Give so many from now on."""
+        self._more, self._most = more, max(1.0, most)
 
     def renew(self) -> None:
         self._left = min(self._most, self._left + self._more)
 
 
 class RequestEvents:
-    """Makes the events that `requests` (one of `LEVELS`) asks for; `prefix_of` gives the public prefix that a request
-    presents.
+    """Makes the events that `requests` (one of `LEVELS`) asks for, in one of `workers`; `prefix_of` gives the public
+    prefix that a request presents.
     """
 
-    def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None]) -> None:
+    def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None], workers: int = 1) -> None:
         self._prefix_of = prefix_of
         self._level = LEVELS.index(requests)
-        self._strangers = _Allowance(STRANGERS, STRANGERS_BURST)
+        self._strangers = _Allowance(STRANGERS / workers, STRANGERS_BURST / workers)
         self._refusals = _Allowance(REFUSALS, REFUSALS)
         self._open = _Allowance(OPEN, OPEN)
         self._allowed = _Allowance(ALLOWED, ALLOWED)
@@ -107,9 +112,10 @@ class RequestEvents:
         """Events that have yet to be taken."""
         return len(self._waiting)
 
-    def follow(self, requests: str) -> None:
-        """Make these events from now on."""
+    def follow(self, requests: str, workers: int) -> None:
+        """Make these events from now on, as one of so many workers."""
         self._level = LEVELS.index(requests)
+        self._strangers.share(STRANGERS / workers, STRANGERS_BURST / workers)
 
     def renew(self) -> None:
         """Begin anew after a sweep, with the wall clock of now, which may have been set."""

@@ -77,7 +77,7 @@ class Recorder:
         self._tallies: list[_RouteTally] = []
         self._access = self._follow(routes, settings, workers)
         self._passed = self._access.passed if self._access.all else None
-        self._events = RequestEvents(requests=audit.requests, prefix_of=prefix_of)
+        self._events = RequestEvents(requests=audit.requests, prefix_of=prefix_of, workers=workers)
         self._writes, self._reads = self._events.writes, self._events.reads
         self.trail = Trail(self._events)
         self._touched: list[Entry] = self.trail.touched
@@ -120,7 +120,7 @@ class Recorder:
         self._access.flush()
         self._access = self._follow(routes, settings, workers)
         self._passed = self._access.passed if self._access.all else None
-        self._events.follow(audit.requests)
+        self._events.follow(audit.requests, workers)
         self._writes, self._reads = self._events.writes, self._events.reads
 
     def _follow(self, routes: Sequence[Route], settings: LogSettings, workers: int) -> AccessLog:

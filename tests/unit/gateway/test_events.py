@@ -32,13 +32,14 @@ MINTED: Final = TOKENS.mint(Kind.PAT)
 class Journal:
     """A recorder with events at some level, and the events that it made."""
 
-    def __init__(self, level: Any = "writes") -> None:
+    def __init__(self, level: Any = "writes", workers: int = 1) -> None:
         self.gateway = Gateway(1)
         self.recorder = Recorder(
             [ROUTE],
             get_logger("test"),
             prefix_of=self.gateway.authenticator.prefix_of,
             audit=Audit(requests=level),
+            workers=workers,
             write=lambda lines: None,
         )
 
@@ -252,6 +253,21 @@ async def test_strangers_have_a_small_burst_and_then_a_few_a_sweep_and_the_rest_
     for _ in range(100):
         journal.record(journal.refused(Reason.TOKEN_UNKNOWN, entry=False))
     assert len(journal.taken()[0]) == STRANGERS_BURST
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+async def test_all_workers_together_record_no_more_of_strangers_than_one(reloaded: bool) -> None:
+    journal = Journal(workers=1 if reloaded else 8)
+    if reloaded:
+        journal.recorder.follow([ROUTE], Log(), 8, Audit())
+        journal.recorder.trail.events.renew()
+    made = 0
+    for _ in range(80):
+        for _ in range(100):
+            journal.record(journal.refused(Reason.TOKEN_UNKNOWN, entry=False))
+        made += len(journal.taken()[0])
+        journal.recorder.trail.events.renew()
+    assert 80 * STRANGERS // 8 <= made <= 80 * STRANGERS // 8 + STRANGERS_BURST
 
 
 async def test_a_flood_of_strangers_takes_nothing_from_tokens() -> None:
