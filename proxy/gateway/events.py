@@ -43,6 +43,8 @@ LEVELS: Final = ("off", "refused", "writes", "all")
 _REFUSED: Final = LEVELS.index("refused")
 _WRITES: Final = LEVELS.index("writes")
 _ALL: Final = LEVELS.index("all")
+ROUTE_LIMIT: Final = 200
+"""What is kept of a route's name, which is its pattern and may be as long as people like."""
 _TARGET_LIMIT: Final = 128
 _ACTION_LIMIT: Final = 64
 _SECOND_NS: Final = 1_000_000_000
@@ -166,7 +168,7 @@ class RequestEvents:
             # An operation's name needs no escapes.
             "request" if operation is None else f"request.{operation}"[:_ACTION_LIMIT],
             '""' if match is None or match.entity is None else _quoted(entity_shown(match.entity, match.entity_id)),
-            '""' if match is None else _quoted(match.route.name),
+            '""' if match is None else _quoted(match.route.name[:ROUTE_LIMIT]),
             _quoted(_org(x)),
             outcome.value,
             reason.value,

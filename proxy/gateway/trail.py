@@ -21,7 +21,7 @@ from proxy.core.reasons import Reason
 from proxy.core.wire import frame, frame_body
 from proxy.gateway.access import method_shown
 from proxy.gateway.cache import Entry
-from proxy.gateway.events import RequestEvents, entity_shown
+from proxy.gateway.events import ROUTE_LIMIT, RequestEvents, entity_shown
 from proxy.gateway.exchange import Exchange
 
 USES: Final = 2500
@@ -78,7 +78,7 @@ class Trail:
         if match.operation is not None and match.entity is not None:
             # Without the id, which clients may choose as they like.
             permission = f"{entity_shown(match.entity, None)}:{match.operation}"
-        route, token_id = match.route.name, "" if prefix is None else prefix.rpartition("_")[2]
+        route, token_id = match.route.name[:ROUTE_LIMIT], "" if prefix is None else prefix.rpartition("_")[2]
         key = (route, reason.value, permission, token_id)
         held = self._reports.get(key)
         if held is None:

@@ -239,6 +239,19 @@ async def test_a_path_that_hides_a_nul_behind_a_token_does_not_keep_its_event_fr
     assert (event["reason"], event["path"]) == ("target_not_canonical", f"/a\ufffdb/{token.prefix}")
 
 
+async def test_a_route_of_any_length_leaves_events_and_reports() -> None:
+    journal = Journal()
+    x = journal.exchange()
+    x.match = Match(make_route(f"/{'v' * 300}/{{entity}}/{{id}}", Access.TOKEN), "things", "7", "create", None)
+    journal.record(x)
+    x.reported = Reason.ROLE_DENIES
+    journal.record(x)
+    events, _ = journal.taken()
+    assert [event["route"] for event in events] == [f"/{'v' * 199}"] * 2
+    ((reported,),) = (journal.recorder.trail._take_reports(0),)
+    assert told.report(list(reported)).route == f"/{'v' * 199}"
+
+
 async def test_strangers_have_a_small_burst_and_then_a_few_a_sweep_and_the_rest_is_counted() -> None:
     journal = Journal()
     for sweep in range(3):
