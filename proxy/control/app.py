@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from proxy.control.api.endpoint import Identify, routes
 from proxy.control.api.openapi import Specification
@@ -24,6 +23,7 @@ from proxy.control.plane import Plane
 from proxy.control.problems import Refusal
 from proxy.control.requests import BODY_LIMIT
 from proxy.control.throttle import Throttle
+from proxy.control.turns import Turns
 from proxy.core.model import Actor
 
 REFUSED: Final = web.AppKey("refused", RefusalLog)
@@ -31,13 +31,20 @@ REFUSED: Final = web.AppKey("refused", RefusalLog)
 
 def tcp_app(plane: Plane, hosts: Iterable[str]) -> web.Application:
     """Everything, for whoever reaches the listener under one of `hosts`; the API for who has a token."""
-    authenticator = Authenticator(plane, Throttle(time.monotonic))
+    authenticator, turns = Authenticator(plane, Throttle(time.monotonic)), Turns()
     refused = RefusalLog(plane.refused)
-    app = web.Application(
-        middlewares=[_busy, exchanges(plane.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT
-    )
+    app = web.Application(middlewares=[exchanges(plane.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT)
+
+    async def identify(request: web.Request, request_id: str) -> Actor:
+        async with turns.knock():
+            actor = await authenticator.actor(request, request_id)
+        # A place of the listener is held by who is known, and by nobody before.
+        if isinstance(request.protocol, Connection):
+            request.protocol.begun()
+        return actor
+
     app[REFUSED] = refused
-    _serve(app, plane, authenticator.actor)
+    _serve(app, plane, identify, turns)
     app.on_response_prepare.append(_answering)
     return app
 
@@ -49,9 +56,9 @@ def socket_app(plane: Plane) -> web.Application:
     return app
 
 
-def _serve(app: web.Application, plane: Plane, identify: Identify) -> None:
+def _serve(app: web.Application, plane: Plane, identify: Identify, turns: Turns | None = None) -> None:
     app.add_routes(Health(plane).routes())
-    app.add_routes(routes(plane, OPERATIONS, identify))
+    app.add_routes(routes(plane, OPERATIONS, identify, turns))
     app.add_routes(Specification(OPERATIONS, plane.brand).routes())
     app.on_response_prepare.append(finish)
 
@@ -62,13 +69,6 @@ async def _operator(_request: web.Request, request_id: str) -> Actor:
 
 def _unnoticed(_request: web.BaseRequest, _refusal: Refusal) -> None:
     """What an operator mistypes is between him and his terminal."""
-
-
-@web.middleware
-async def _busy(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if isinstance(request.protocol, Connection):
-        request.protocol.begun()
-    return await handler(request)
 
 
 async def _answering(request: web.Request, _response: web.StreamResponse) -> None:

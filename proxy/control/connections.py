@@ -4,8 +4,8 @@ The process that serves them also serves the workers, so nobody may tie it up (t
 
 Rules of this module:
 1. At most `MOST` are open.  One more takes the place of the one that has been idle longest; where all are busy, it is
-   closed.  Who is waited for is idle: busy is what waits for us, so that nobody holds every place by sending or reading
-   slowly.
+   closed.  Who is unknown, or waited for, is idle: busy is who is known and waits for us, so that nobody holds every
+   place by sending or reading slowly.
 2. A head has `KEEPALIVE_SECONDS` from the end of the last answer, or from the beginning; a body has its own time
    (`requests.BODY_SECONDS`), a handler too (`Operation.seconds`), and whoever reads the answer `ANSWER_SECONDS`.
 3. Bytes that are no request get a problem that repeats nothing of them, and leave nothing in the log.

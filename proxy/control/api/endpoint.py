@@ -2,7 +2,8 @@
 
 1. Who asks is found out (`identify`).
 2. The path's parameters are looked at, then query and body together; what cannot be is said all at once.
-3. The handler runs, for as long as its row allows.  What it began is undone when that is over, unless it was committed.
+3. The handler runs when it is its turn, for as long as its row allows.  What it began is undone when that is over,
+   unless it was committed.
 4. The answer is written.  None may be cached: many hold what only the one who asked may see.
 """
 
@@ -12,6 +13,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, Final
 
 from aiohttp import web
@@ -21,6 +23,7 @@ from proxy.control.exchange import NAME, REQUEST_ID
 from proxy.control.plane import Plane
 from proxy.control.problems import Kind, RequestRefused
 from proxy.control.requests import idempotency_key, read
+from proxy.control.turns import Turns
 from proxy.core.errors import AuthorityUnavailable, NotFound
 from proxy.core.model import Actor
 from proxy.services.views import Created
@@ -35,13 +38,15 @@ Identify = Callable[[web.Request, str], Awaitable[Actor]]
 """Who sends this request, which has this id.  Raises RequestRefused."""
 
 
-def routes(plane: Plane, table: Iterable[Operation[Any, Any]], identify: Identify) -> list[web.RouteDef]:
-    """A route for every row, served from `plane`."""
+def routes(
+    plane: Plane, table: Iterable[Operation[Any, Any]], identify: Identify, turns: Turns | None = None
+) -> list[web.RouteDef]:
+    """A route for every row, served from `plane`; without `turns` each at once."""
     return [
         web.route(
             row.method.value,
             ROOT + row.path,
-            _handler(plane, row, identify),
+            _handler(plane, row, identify, turns),
             **({"allow_head": True} if row.method is Method.GET else {}),
         )
         for row in table
@@ -49,7 +54,7 @@ def routes(plane: Plane, table: Iterable[Operation[Any, Any]], identify: Identif
 
 
 def _handler(
-    plane: Plane, row: Operation[Any, Any], identify: Identify
+    plane: Plane, row: Operation[Any, Any], identify: Identify, turns: Turns | None
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[NAME] = row.name
@@ -69,7 +74,8 @@ def _handler(
             fingerprint=_fingerprint(request, body.model_dump_json()) if key else "",
         )
         try:
-            async with asyncio.timeout(row.seconds):
+            turn = nullcontext() if turns is None else turns.turn(actor.user_id or actor.id)
+            async with asyncio.timeout(row.seconds), turn:
                 view = await row.run(call)
         except TimeoutError:
             raise AuthorityUnavailable("this took too long and was given up") from None
