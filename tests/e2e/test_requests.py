@@ -221,6 +221,8 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
     with node.connect() as connection:
         assert connection.request("PUT", "/v1/things/before", headers=token.bearer).status == 200
         event(node, path="/v1/things/before")
+        # What the authority has been told and has yet to write dies with it.
+        wait_until(lambda: uses(node, token) == 1, "the first use", seconds=SECONDS, process=node.process)
         os.kill(node.authority_pid(), KILL)
         assert connection.request("PUT", "/v1/things/during", headers=token.bearer).status == 200
         event(node, path="/v1/things/during")
