@@ -369,6 +369,7 @@ class Gateway:
         self.acceptor.start()
         if self._linked:
             self.link.start()
+        self.sweeps = 0
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
 
     async def close(self) -> None:
@@ -390,6 +391,7 @@ class Gateway:
             self.listener.sweep(now)
             self.pipeline.sweep(now / 1e9)
             self.recorder.flush()
+            self.sweeps += 1
 
     @property
     def idle(self) -> int:

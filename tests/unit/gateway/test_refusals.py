@@ -141,16 +141,19 @@ async def test_a_flood_of_refusals_writes_few_lines_and_says_how_many_it_left_ou
     async with serving(answering(response())) as (gateway, _):
         client = await gateway.client()
         with caplog.at_level(logging.INFO, logger="patgate"):
+            before = gateway.sweeps
             client.send(get("/nowhere") * 300)
             for _ in range(300):
                 assert (await client.answer()).status == 403
             gateway.recorder.flush()
+            sweeps = gateway.sweeps - before + 1
             lines = gateway.access
             left_out = [record for record in caplog.records if record.message == "requests not logged"]
             said = sum(record.patgate_fields["count"] for record in left_out)  # type: ignore[attr-defined]
             assert len(lines) + said == 300
-            assert said > 0
-            assert len(lines) <= LINES_PER_SWEEP * (len(left_out) + 1)
+            # A slow machine sweeps often enough for all of them to have room.
+            assert said > 0 or sweeps > 300 / LINES_PER_SWEEP
+            assert len(lines) <= LINES_PER_SWEEP * sweeps
 
 
 async def test_a_line_shows_the_public_prefix_and_never_the_secret() -> None:
