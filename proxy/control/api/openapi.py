@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -60,16 +61,29 @@ class Problem(Answer):
 
 
 class Specification:
-    """The document as a resource: public, and the same bytes every time."""
+    """The document as a resource: public, and the same bytes every time.
+
+    Made when it is first asked for, which few starts of an authority and no command ever see, and in a thread: it takes
+    a third of a second.
+    """
 
     def __init__(self, table: Iterable[Operation[Any, Any]], brand: str) -> None:
-        self._bytes = json.dumps(document(table, brand), separators=(",", ":")).encode()
+        self._table = tuple(table)
+        self._brand = brand
+        self._bytes = b""
+        self._making = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         return [web.get(PATH, self.show)]
 
     async def show(self, _request: web.Request) -> web.Response:
+        async with self._making:
+            if not self._bytes:
+                self._bytes = await asyncio.to_thread(self._make)
         return web.Response(body=self._bytes, content_type=_JSON)
+
+    def _make(self) -> bytes:
+        return json.dumps(document(self._table, self._brand), separators=(",", ":")).encode()
 
 
 def document(table: Iterable[Operation[Any, Any]], brand: str) -> dict[str, Any]:
