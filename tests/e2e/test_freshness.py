@@ -18,7 +18,7 @@ from tests.support.load import Load
 from tests.support.rawhttp import Connection
 from tests.support.recorder import Recorder
 
-ROUNDS = int(os.environ.get("PATGATE_TEST_ROUNDS", "40"))
+ROUNDS = int(os.environ.get("PATGATE_TEST_ROUNDS", "12"))
 TARGET = "/v1/things/42"
 HOUR = {"expires": 3600}
 ROLE = ["things:read", "things:update"]
