@@ -224,9 +224,15 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
         # What the authority has been told and has yet to write dies with it.
         wait_until(lambda: uses(node, token) == 1, "the first use", seconds=SECONDS, process=node.process)
         os.kill(node.authority_pid(), KILL)
+        # It waits for nobody; what the authority is told of it as it dies is lost.
         assert connection.request("PUT", "/v1/things/during", headers=token.bearer).status == 200
-        event(node, path="/v1/things/during")
-    wait_until(lambda: uses(node, token) == 2, "both uses", seconds=SECONDS, process=node.process)
+
+        def heard() -> bool:
+            assert connection.request("PUT", "/v1/things/again", headers=token.bearer).status == 200
+            return bool(rows(node, "SELECT n FROM audit_events WHERE details LIKE '%/v1/things/again%'"))
+
+        wait_until(heard, "an event at the next authority", seconds=SECONDS, process=node.process)
+    wait_until(lambda: uses(node, token) > 1, "uses at the next authority", seconds=SECONDS, process=node.process)
     os.kill(node.all_workers()[0], KILL)
     node.all_workers()
     wait_until(lambda: _served(node, token), "an answer", seconds=SECONDS, process=node.process)
