@@ -229,7 +229,7 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
 
         def heard() -> bool:
             assert connection.request("PUT", "/v1/things/again", headers=token.bearer).status == 200
-            return bool(rows(node, "SELECT n FROM audit_events WHERE details LIKE '%/v1/things/again%'"))
+            return bool(events(node, path="/v1/things/again"))
 
         wait_until(heard, "an event at the next authority", seconds=SECONDS, process=node.process)
     wait_until(lambda: uses(node, token) > 1, "uses at the next authority", seconds=SECONDS, process=node.process)
