@@ -14,6 +14,7 @@ import re
 import socket
 import struct
 import time
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
@@ -276,7 +277,9 @@ class ClientConnection(asyncio.Protocol):
         """
         transport = self.transport
         if transport is not None:
-            bound = transport.get_extra_info("socket")
+            bound = None
+            with suppress(AttributeError):  # of asyncio's TLS transport, which closed twice forgets its protocol
+                bound = transport.get_extra_info("socket")
             if bound is not None:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             transport.abort()
