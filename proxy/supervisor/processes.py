@@ -299,7 +299,7 @@ class Keeper:
             self._child = await Child.spawn(self.spec, self._stderr_fd)
         except OSError as error:
             raise StartupRefused(f"The {self.spec.name} process cannot be started: {error.strerror}.") from error
-        refusal = await self._child.ready()
+        refusal = await self._readiness(self._child)
         if refusal is not None:
             status = await self._child.ended()
             self._child = None
@@ -343,9 +343,7 @@ class Keeper:
                 self._log.error("child cannot be started", error=error)
                 return False
         child = self._child
-        if self._stopping.is_set():  # told to stop while the system was starting it
-            child.send(signal.SIGKILL)
-        refusal = await child.ready()
+        refusal = await self._readiness(child)
         if self._spares is not None:
             self._spares.refill()  # not before: what serves comes first
         if refusal is None:
@@ -354,6 +352,12 @@ class Keeper:
             return True
         self._log.error("child did not start", child_pid=child.pid, problem=refusal.sentence)
         return False
+
+    async def _readiness(self, child: Child) -> Refusal | None:
+        """As `Child.ready`, of a child that the system has just started; `kill` did not see it until now."""
+        if self._stopping.is_set():
+            child.send(signal.SIGKILL)
+        return await child.ready()
 
     def _became_ready(self, child: Child) -> None:
         self._is_ready = True

@@ -16,10 +16,13 @@ from tests.support.recorder import Recorder
 
 OWNER: Final = "eve@example.org"
 SECONDS: Final = 60.0
+SOON: Final = "/soon/{entity}/{id}"
 ROUTES: Final = (
     {"path": "/public/**", "upstream": "app", "access": "public"},
     {"path": "/never/**", "upstream": "app", "access": "denied"},
     {"path": "/later/{entity}/{id}", "upstream": "app", "enforce": False},
+    # For one test alone: what the others leave in the report may come while it counts.
+    {"path": SOON, "upstream": "app", "enforce": False},
     {"path": "/only/{entity}", "upstream": "app", "host": "api.example"},
     {"path": "/orgs/{org}/{entity}/{id}", "upstream": "app"},
     {"path": "/v1/{entity}/{id}", "upstream": "app"},
@@ -139,14 +142,12 @@ def test_a_refusal_on_a_route_for_one_host_is_explained_with_that_host(node: Pat
 
 def test_enforcing_a_route_refuses_exactly_what_it_reported(node: Patgate, tokens: dict[str, Token]) -> None:
     asked = [
-        ("plain", "GET", "/later/things/1"),
-        ("plain", "GET", "/later/trials/1"),
-        ("narrow", "PUT", "/later/things/1"),
-        ("narrow", "GET", "/later/things/1"),
-        ("revoked", "GET", "/later/things/1"),
+        ("plain", "GET", "/soon/things/1"),
+        ("plain", "GET", "/soon/trials/1"),
+        ("narrow", "PUT", "/soon/things/1"),
+        ("narrow", "GET", "/soon/things/1"),
+        ("revoked", "GET", "/soon/things/1"),
     ]
-    with node.control_socket() as control:
-        control.call("DELETE", "/routes/report")
     reported = {case for case in asked if explained(node, tokens[case[0]], case[1], case[2])["verdict"] == "reported"}
     for name, method, path in asked:
         assert ask(node, method, path, tokens[name].bearer).status == 200
@@ -154,10 +155,10 @@ def test_enforcing_a_route_refuses_exactly_what_it_reported(node: Patgate, token
     def listed() -> Any:
         with node.control_socket() as control:
             items = control.call("GET", "/routes/report")["items"]
-        return sum(row["count"] for row in items) >= len(reported)
+        return sum(row["count"] for row in items if row["route"] == SOON) >= len(reported)
 
     wait_until(listed, "the report", seconds=SECONDS, process=node.process)
-    rows = node.cli("routes", "report", "--route", "/later/{entity}/{id}")
+    rows = node.cli("routes", "report", "--route", SOON)
     assert {(row["reason"], row["status"], row["count"], row["enforce"]) for row in rows} == {
         ("role_denies", 403, 1, False),
         ("scope_denies", 403, 1, False),
@@ -167,7 +168,7 @@ def test_enforcing_a_route_refuses_exactly_what_it_reported(node: Patgate, token
     assert lacking == {"trials:read", "things:update", "things:read"}
     assert {each["name"] for row in rows for each in row["tokens"]} == {"plain", "narrow", "revoked"}
 
-    enforced = [{**route, "enforce": True} if route["path"] == "/later/{entity}/{id}" else route for route in ROUTES]
+    enforced = [{**route, "enforce": True} if route["path"] == SOON else route for route in ROUTES]
     write(node, routes=enforced)
     reload(node)
     try:

@@ -83,6 +83,18 @@ async def test_a_child_that_ends_without_a_word_is_described(tmp_path: Path) -> 
             await keeper.start()
 
 
+async def test_a_keeper_that_is_killed_while_the_system_starts_its_child_does_not_wait_for_it(tmp_path: Path) -> None:
+    never_ready = "import time; time.sleep(3600)"
+    async with keeping(never_ready, tmp_path / "diary") as keeper:
+        start = asyncio.create_task(keeper.start(), name="start")
+        await asyncio.sleep(0)
+        assert keeper.pid is None, "the child is there already"
+        keeper.kill()
+        async with asyncio.timeout(60):
+            with pytest.raises(StartupRefused, match="killed by SIGKILL"):
+                await start
+
+
 async def test_a_killed_child_is_back_within_a_second(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     async with keeping(WELL_BEHAVED, diary) as keeper, asyncio.TaskGroup() as group:
