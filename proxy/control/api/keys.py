@@ -6,6 +6,7 @@ They are tokens of another kind, and their other verbs are those of tokens.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -17,15 +18,9 @@ from proxy.control.api.tokens import (
     CreatedToken,
     Lifetime,
     OrgTokenQuery,
-    Renewal,
-    Revocation,
     Scopes,
-    ScopesOf,
     Status,
-    Token,
     Tokens,
-    TokenScopes,
-    TokenText,
 )
 from proxy.control.models import Body, Description, PageQuery, PermissionText, QuerySeconds, Reference, Title
 from proxy.core.errors import NotFound
@@ -146,6 +141,17 @@ def of_keys(run: Callable[[Call[Any, Any]], Awaitable[View]]) -> Callable[[Call[
     return verb
 
 
+def of_key(row: Operation[Any, Any]) -> Operation[Any, Any]:
+    """The row of a token's verb, for keys: the same, under their path and by their name."""
+    return replace(
+        row,
+        name=row.name.replace("tokens.", "keys."),
+        path=row.path.replace("/tokens/{token}", "/keys/{key}"),
+        summary=row.summary.replace("token", "key"),
+        run=of_keys(row.run),
+    )
+
+
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     Operation(
         name="keys.list",
@@ -210,96 +216,5 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         answer=ChangedToken,
         conflicts=True,
     ),
-    Operation(
-        name="keys.show",
-        method=Method.GET,
-        path="/keys/{key}",
-        summary="Show a key",
-        run=of_keys(tokens.show),
-        answer=Token,
-    ),
-    Operation(
-        name="keys.update",
-        method=Method.PATCH,
-        path="/keys/{key}",
-        summary="Give a key another name or description",
-        run=of_keys(tokens.update),
-        body=TokenText,
-        answer=Token,
-    ),
-    Operation(
-        name="keys.delete",
-        method=Method.DELETE,
-        path="/keys/{key}",
-        summary="End a key and forget it",
-        run=of_keys(tokens.delete),
-        answer=ChangedToken,
-    ),
-    Operation(
-        name="keys.rotate",
-        method=Method.POST,
-        path="/keys/{key}/rotate",
-        summary="Give a key another value, in place",
-        run=of_keys(tokens.rotate),
-        answer=CreatedToken,
-        conflicts=True,
-        secret=True,
-    ),
-    Operation(
-        name="keys.revoke",
-        method=Method.POST,
-        path="/keys/{key}/revoke",
-        summary="Refuse a key from now on",
-        run=of_keys(tokens.revoke),
-        body=Revocation,
-        answer=ChangedToken,
-    ),
-    Operation(
-        name="keys.regenerate",
-        method=Method.POST,
-        path="/keys/{key}/regenerate",
-        summary="Give a key that has ended another value and another end",
-        run=of_keys(tokens.regenerate),
-        body=Renewal,
-        answer=CreatedToken,
-        conflicts=True,
-        secret=True,
-    ),
-    Operation(
-        name="keys.show_scopes",
-        method=Method.GET,
-        path="/keys/{key}/scopes",
-        summary="Show what narrows a key",
-        run=of_keys(tokens.show_scopes),
-        answer=ScopesOf,
-    ),
-    Operation(
-        name="keys.add_scopes",
-        method=Method.POST,
-        path="/keys/{key}/scopes",
-        summary="Let a key with scopes do these as well",
-        run=of_keys(tokens.add_scopes),
-        body=TokenScopes,
-        answer=ChangedToken,
-        conflicts=True,
-    ),
-    Operation(
-        name="keys.set_scopes",
-        method=Method.PUT,
-        path="/keys/{key}/scopes",
-        summary="Narrow a key to these scopes and no others",
-        run=of_keys(tokens.set_scopes),
-        body=TokenScopes,
-        answer=ChangedToken,
-    ),
-    Operation(
-        name="keys.remove_scopes",
-        method=Method.DELETE,
-        path="/keys/{key}/scopes",
-        summary="Take these scopes from a key, or all",
-        run=of_keys(tokens.remove_scopes),
-        query=tokens.ScopeQuery,
-        answer=ChangedToken,
-        conflicts=True,
-    ),
+    *map(of_key, tokens.VERBS),
 )
