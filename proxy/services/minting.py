@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded, Invalid
-from proxy.core.model import Actor, Kind, Reach
+from proxy.core.model import Actor, Kind, Reach, TokenStatus
 from proxy.core.permissions import Permission, PermissionSet, PermissionSyntaxError
 from proxy.core.token import TokenFormat, digest
 from proxy.services import names
 from proxy.services.fields import Fields
 from proxy.services.hashing import SecretHasher
 from proxy.services.policy import Policy
+from proxy.store.records import TokenRow
 
 LONGEST: Final = 1e10
 """Seconds that a token may live at most."""
@@ -157,6 +158,43 @@ class Value:
     token: str = field(repr=False)
     hash: str = field(repr=False)
     digest: bytes = field(repr=False)
+
+
+def new_row(
+    value: Value,
+    draft: Draft,
+    actor: Actor,
+    now: float,
+    *,
+    kind: Kind,
+    reach: Reach,
+    expires_at: float | None,
+    user_id: str | None = None,
+    org_id: str | None = None,
+    role: str | None = None,
+) -> TokenRow:
+    """The row of a token or key that ``actor`` makes at ``now``."""
+    return TokenRow(
+        id=value.token_id,
+        prefix=value.prefix,
+        kind=kind,
+        reach=reach,
+        name=draft.name,
+        description=draft.description,
+        user_id=user_id,
+        org_id=org_id,
+        role=role,
+        scopes=draft.stored_scopes,
+        status=TokenStatus.ACTIVE,
+        hash=value.hash,
+        digest=value.digest,
+        parent_id=None if actor.credential is None else actor.credential.token_id,
+        created_by_kind=actor.kind.value,
+        created_by=actor.id,
+        created_at=now,
+        updated_at=now,
+        expires_at=expires_at,
+    )
 
 
 class Minter:

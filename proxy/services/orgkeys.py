@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
-from proxy.core.model import Actor, Kind, Reach, TokenStatus
+from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.services import custody, handling, idempotency, lookup
 from proxy.services.access import Entity, Operation, Standing, standing
@@ -28,7 +28,7 @@ from proxy.services.filters import TokenFilter
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.handling import KEYS_MAKE_NOTHING, Found
 from proxy.services.idempotency import Retry
-from proxy.services.minting import ORGS_MOST, Draft, Minter, NewKey, beyond, lifetime, permissions
+from proxy.services.minting import ORGS_MOST, Draft, Minter, NewKey, beyond, lifetime, new_row, permissions
 from proxy.services.policies import Policies
 from proxy.services.seats import require_seats
 from proxy.services.tokens import Tokens
@@ -90,26 +90,16 @@ class OrgKeys:
                 return await handling.replayed(change, asker, made, change.now)
             plan = await self._plan(change, asker, new, draft, grants, change.now)
             one = plan.role is not None
-            row = TokenRow(
-                id=value.token_id,
-                prefix=value.prefix,
+            row = new_row(
+                value,
+                draft,
+                actor,
+                change.now,
                 kind=Kind.KEY,
                 reach=Reach.ORG if one else Reach.ORGS,
-                name=draft.name,
-                description=draft.description,
-                user_id=None,
+                expires_at=plan.expires_at,
                 org_id=plan.orgs[0].id if one else None,
                 role=plan.role,
-                scopes=draft.stored_scopes,
-                status=TokenStatus.ACTIVE,
-                hash=value.hash,
-                digest=value.digest,
-                parent_id=None if actor.credential is None else actor.credential.token_id,
-                created_by_kind=actor.kind.value,
-                created_by=actor.id,
-                created_at=change.now,
-                updated_at=change.now,
-                expires_at=plan.expires_at,
             )
             await change.tokens.add(row)
             for org, texts in zip(plan.orgs, plan.grants, strict=False):

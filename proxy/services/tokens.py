@@ -24,7 +24,7 @@ from proxy.services.fields import Fields
 from proxy.services.filters import TokenFilter
 from proxy.services.handling import Found
 from proxy.services.idempotency import Retry
-from proxy.services.minting import Draft, Minter, NewToken, beyond, permissions, seconds
+from proxy.services.minting import Draft, Minter, NewToken, beyond, new_row, permissions, seconds
 from proxy.services.policies import Policies
 from proxy.services.regeneration import renewal
 from proxy.services.scoping import Edit
@@ -39,7 +39,6 @@ from proxy.services.views import (
     write_cursor,
 )
 from proxy.store.change import Rows
-from proxy.store.records import TokenRow
 from proxy.store.store import Store
 
 
@@ -76,26 +75,16 @@ class Tokens:
             if made is not None:
                 return await handling.replayed(change, asker, made, change.now)
             plan = await owning.plan(change, asker, self._policies, new, draft, reach, change.now)
-            row = TokenRow(
-                id=value.token_id,
-                prefix=value.prefix,
+            row = new_row(
+                value,
+                draft,
+                actor,
+                change.now,
                 kind=Kind.PAT,
                 reach=plan.reach,
-                name=draft.name,
-                description=draft.description,
+                expires_at=plan.expires_at,
                 user_id=plan.user.id,
                 org_id=None if plan.org is None else plan.org.id,
-                role=None,
-                scopes=draft.stored_scopes,
-                status=TokenStatus.ACTIVE,
-                hash=value.hash,
-                digest=value.digest,
-                parent_id=None if actor.credential is None else actor.credential.token_id,
-                created_by_kind=actor.kind.value,
-                created_by=actor.id,
-                created_at=change.now,
-                updated_at=change.now,
-                expires_at=plan.expires_at,
             )
             await change.tokens.add(row)
             await idempotency.remember(change, retry, row.id)

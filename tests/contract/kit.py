@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.core.model import Actor, ActorKind, Credential, Grant, Reach, RefusedGrant
+from proxy.core.depends import token_key
+from proxy.core.model import Actor, ActorKind, Credential, Grant, Kind, Reach, RefusedGrant, TokenStatus
 from proxy.core.token import TokenFormat, digest
 from proxy.services import grants, keys
 from proxy.services.members import Members
@@ -24,6 +25,7 @@ from proxy.services.tokens import Tokens
 from proxy.services.users import Users
 from proxy.services.views import Created
 from proxy.store.engine import store_url
+from proxy.store.records import TokenRow
 from proxy.store.store import Store
 
 SECRET_KEY = b"k" * 32
@@ -115,6 +117,34 @@ class Kit:
             user=user, name=name, org=org, reach=reach, expires=expires, scopes=scopes, description=description
         )
         return await self.tokens.create(ADMIN, new)
+
+    async def insert(self, kind: Kind, reach: Reach, user_id: str | None = None, org_id: str | None = None) -> TokenRow:
+        """A token of this kind and reach, as whatever mints them writes it."""
+        minted = FORMAT.mint(kind)
+        row = TokenRow(
+            id=minted.token_id,
+            prefix=minted.prefix,
+            kind=kind,
+            reach=reach,
+            name="t",
+            description="",
+            user_id=user_id,
+            org_id=org_id,
+            role=None,
+            scopes=None,
+            status=TokenStatus.ACTIVE,
+            hash="-",
+            digest=b"d" * 32,
+            created_by_kind=ADMIN.kind.value,
+            created_by=ADMIN.id,
+            created_at=0.0,
+            updated_at=0.0,
+        )
+        async with self.store.change(ADMIN) as change:
+            await change.tokens.add(row)
+            change.touched(token_key(row.id))
+            change.audit("account.pat.mint", target_kind="token", target_id=row.id)
+        return row
 
     def acting(self, made: Created) -> Actor:
         """Who acts by a token that was just made."""

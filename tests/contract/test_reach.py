@@ -10,8 +10,8 @@ import pytest
 from proxy.core.model import Kind, Reach, TokenStatus
 from proxy.store import tables
 from proxy.store.change import Change
-from proxy.store.records import OrgGrantRow, TokenRow
-from tests.contract.kit import ADMIN, FORMAT, Kit, opened
+from proxy.store.records import OrgGrantRow
+from tests.contract.kit import ADMIN, Kit, opened
 
 ANN = "ann@example.org"
 
@@ -23,34 +23,6 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         await kit.basics()
         await kit.orgs.add(ADMIN, "other")
         yield kit
-
-
-async def insert(kit: Kit, kind: Kind, reach: Reach, *, user_id: str | None = None) -> TokenRow:
-    """A token of this kind and reach, as whatever mints them will write it."""
-    minted = FORMAT.mint(kind)
-    row = TokenRow(
-        id=minted.token_id,
-        prefix=minted.prefix,
-        kind=kind,
-        reach=reach,
-        name="t",
-        description="",
-        user_id=user_id,
-        org_id=None,
-        role=None,
-        scopes=None,
-        status=TokenStatus.ACTIVE,
-        hash="-",
-        digest=b"d" * 32,
-        created_by_kind=ADMIN.kind.value,
-        created_by=ADMIN.id,
-        created_at=0.0,
-        updated_at=0.0,
-    )
-    async with kit.store.change(ADMIN) as change:
-        await change.tokens.add(row)
-        told(change, row.id)
-    return row
 
 
 async def attach(kit: Kit, token_id: str, org: str, permissions: Sequence[str] | None) -> None:
@@ -68,7 +40,7 @@ def told(change: Change, token_id: str) -> None:
 
 async def test_an_account_wide_token_is_found_with_every_membership_of_its_owner(kit: Kit) -> None:
     ann = (await kit.users.show(ADMIN, ANN)).id
-    row = await insert(kit, Kind.PAT, Reach.ACCOUNT, user_id=ann)
+    row = await kit.insert(Kind.PAT, Reach.ACCOUNT, user_id=ann)
     ordinary = (await kit.mint(ANN, "t", org="team")).view.id
     team, other = (await kit.orgs.show(ADMIN, "team")).id, (await kit.orgs.show(ADMIN, "other")).id
     alone = await kit.store.resolve([row.id])
@@ -86,7 +58,7 @@ async def test_an_account_wide_token_is_found_with_every_membership_of_its_owner
 
 
 async def test_an_organisation_token_is_found_with_what_it_is_attached_to(kit: Kit) -> None:
-    row = await insert(kit, Kind.KEY, Reach.ORGS)
+    row = await kit.insert(Kind.KEY, Reach.ORGS)
     team, other = (await kit.orgs.show(ADMIN, "team")).id, (await kit.orgs.show(ADMIN, "other")).id
     assert (await kit.store.resolve([row.id])).tokens[row.id].orgs == ()
     await attach(kit, row.id, "team", ["things:read"])

@@ -19,47 +19,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.core.depends import member_key, memberships_key, org_key, role_key, token_key, user_key
 from proxy.core.errors import Conflict, NotFound
-from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, TokenStatus
+from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.services import grants
 from proxy.store import tables
 from proxy.store.records import TokenRow
-from tests.contract.kit import ADMIN, FORMAT, Kit, opened
+from tests.contract.kit import ADMIN, Kit, opened
 
 ANN = "ann@example.org"
 NAMES = ("team", "other", "third")
 ROLES = ("admin", "editor", "viewer")
 PERMISSIONS = (("*:*",), ("things:*",), ("things:list", "things:read"), ())
-
-
-async def insert(kit: Kit, kind: Kind, reach: Reach, user_id: str | None = None, org_id: str | None = None) -> TokenRow:
-    """A token of this kind and reach, as whatever mints them writes it."""
-    minted = FORMAT.mint(kind)
-    row = TokenRow(
-        id=minted.token_id,
-        prefix=minted.prefix,
-        kind=kind,
-        reach=reach,
-        name="t",
-        description="",
-        user_id=user_id,
-        org_id=org_id,
-        role=None,
-        scopes=None,
-        status=TokenStatus.ACTIVE,
-        hash="-",
-        digest=b"d" * 32,
-        created_by_kind=ADMIN.kind.value,
-        created_by=ADMIN.id,
-        created_at=0.0,
-        updated_at=0.0,
-    )
-    async with kit.store.change(ADMIN) as change:
-        await change.tokens.add(row)
-        change.touched(token_key(row.id))
-        change.audit("account.pat.mint", target_kind="token", target_id=row.id)
-    return row
 
 
 async def attach(kit: Kit, token_id: str, org_id: str, permissions: Sequence[str] | None) -> None:
@@ -112,8 +83,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         for name in NAMES[1:]:
             orgs[name] = (await kit.orgs.add(ADMIN, name)).id
         ann = (await kit.users.show(ADMIN, ANN)).id
-        account = await insert(kit, Kind.PAT, Reach.ACCOUNT, ann)
-        attached = await insert(kit, Kind.KEY, Reach.ORGS)
+        account = await kit.insert(Kind.PAT, Reach.ACCOUNT, ann)
+        attached = await kit.insert(Kind.KEY, Reach.ORGS)
         await attach(kit, attached.id, orgs["team"], ["things:read"])
         await attach(kit, attached.id, orgs["other"], ["things:*"])
         yield World(kit, ann, orgs, account, attached)
@@ -210,7 +181,7 @@ async def test_a_row_that_nothing_could_have_made_is_no_token(
     world: World, kind: Kind, reach: Reach, owned: bool, placed: bool
 ) -> None:
     """Its kind, reach, owner and organisation do not fit together."""
-    row = await insert(world.kit, kind, reach, world.ann if owned else None, world.orgs["team"] if placed else None)
+    row = await world.kit.insert(kind, reach, world.ann if owned else None, world.orgs["team"] if placed else None)
     verdict = await world.kit.resolve(row.prefix)
     assert isinstance(verdict, RefusedGrant) and verdict.reason is Reason.TOKEN_UNKNOWN
 
@@ -262,8 +233,8 @@ class Several(RuleBasedStateMachine):
             self.orgs[name] = (await self.kit.orgs.add(ADMIN, name)).id
         for number in range(2):
             self.users.append((await self.kit.users.add(ADMIN, f"u{number}@example.org", "editor")).id)
-            self.tokens.append(await insert(self.kit, Kind.PAT, Reach.ACCOUNT, self.users[-1]))
-            self.tokens.append(await insert(self.kit, Kind.KEY, Reach.ORGS))
+            self.tokens.append(await self.kit.insert(Kind.PAT, Reach.ACCOUNT, self.users[-1]))
+            self.tokens.append(await self.kit.insert(Kind.KEY, Reach.ORGS))
 
     users_of: st.SearchStrategy[int] = st.integers(0, 1)
     names = st.sampled_from(NAMES)

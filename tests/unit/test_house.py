@@ -177,6 +177,7 @@ def test_ci_runs_the_tasks_that_everybody_runs_and_nothing_else() -> None:
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "1 failed"), ("", "1 skipped")])
 @pytest.mark.parametrize("place", ["body", "module"])
 def test_a_skipped_test_fails_the_run_in_ci_and_only_there(tmp_path: Path, ci: str, outcome: str, place: str) -> None:
+    # Of a test that is written below, and run to see what becomes of it.
     skip = "pytest.skip('no such tool', allow_module_level=True)"
     body = f"def test_one():\n    {skip}\n" if place == "body" else f"{skip}\n"
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
