@@ -194,8 +194,13 @@ class Policies:
     async def end_inactive(self, actor: Actor, after: str | None, most: int) -> tuple[int, str | None]:
         """Of the next ``most`` tokens behind the cursor ``after``, end those that nobody has used for too long.
 
-        How many those were, and the cursor to go on behind; ``None`` after the last token.
+        How many those were, and the cursor to go on behind; ``None`` after the last token, and where no policy ends
+        what is not used.
         """
+        async with self._store.read() as rows:
+            policies = (self.deployment, *map(Policy.of_org, await rows.orgs.policies()))
+        if all(policy.inactive_after is None for policy in policies):
+            return 0, None
         ended, looked = 0, 0
         cursor = read_cursor(after)
         while looked < most:

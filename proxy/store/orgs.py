@@ -41,6 +41,11 @@ class Orgs:
     async def set_status(self, org_id: str, status: str, now: float) -> None:
         await self._connection.execute(_T.update().where(_T.c.id == org_id).values(status=status, updated_at=now))
 
+    async def policies(self) -> list[Mapping[str, object]]:
+        """The policies that organisations have of their own."""
+        found = await self._connection.execute(sa.select(_T.c.policy).where(_T.c.policy.is_not(None)))
+        return list(found.scalars())
+
     async def set_policy(self, org_id: str, policy: Mapping[str, object], now: float) -> None:
         await self._connection.execute(
             _T.update().where(_T.c.id == org_id).values(policy=dict(policy) or None, updated_at=now)

@@ -225,6 +225,7 @@ async def _people(rows: Any, recorder: Recorder) -> None:
     await rows.orgs.by_name(filled.orgs[0])
     await rows.orgs.page(after=after, limit=10)
     await rows.orgs.page(after=None, limit=10, ids=[org])
+    await rows.orgs.policies()
     await rows.orgs.set_status(org, "active", NOW)
     await rows.orgs.set_policy(org, {}, NOW)
     await rows.members.add(
