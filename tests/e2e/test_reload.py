@@ -18,7 +18,18 @@ import pytest
 from tests.support.certificates import pair
 from tests.support.gateway import Patgate, Token
 from tests.support.load import Load
-from tests.support.operate import REFUSED, RELOADED, metric, outcomes, problems, reload, routes, settle, write
+from tests.support.operate import (
+    REFUSED,
+    RELOADED,
+    metric,
+    outcomes,
+    problems,
+    reload,
+    routes,
+    settle,
+    settle_spares,
+    write,
+)
 from tests.support.process import LOOPBACK, accepts, free_port, wait_until
 from tests.support.rawhttp import Connection
 from tests.support.recorder import Recorder
@@ -318,21 +329,24 @@ def test_a_reload_that_cannot_publish_its_addresses_is_in_use_all_the_same(node:
         published.write_bytes(before)
 
 
-def test_a_reload_without_descriptors_is_refused_and_keeps_none(node: Patgate, token: Token) -> None:
-    pid = node.process.pid
-    wait_until(lambda: len(node.spare_pids()) == 2, "spares", seconds=60)
-    usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    write(node, roles={**ROLES, "another": ["things:list"]})
-    held = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
-    free = [fd for fd in range(len(held) + 2) if fd not in held]
-    try:
-        # Room for one: the file can be read, and not every document be made of it.
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[1], usual[1]))
-        reload(node, expect=REFUSED)
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
-    assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= len(held) + 2  # a spare's pipes come and go
-    reload(node)
+def test_a_reload_without_descriptors_is_refused_and_keeps_none(tmp_path: Path, backend: Recorder) -> None:
+    config = {"upstreams": {"app": {"servers": [backend.url]}}, "roles": ROLES, "routes": ROUTES}
+    with Patgate(tmp_path, config) as gateway:
+        # Whatever is being started has descriptors that come and go.
+        settle_spares(gateway)
+        pid = gateway.process.pid
+        usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        write(gateway, roles={**ROLES, "another": ["things:list"]})
+        held = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        free = [fd for fd in range(len(held) + 2) if fd not in held]
+        try:
+            # Room for one: the file can be read, and not every document be made of it.
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[1], usual[1]))
+            reload(gateway, expect=REFUSED)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
+        assert {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()} == held
+        reload(gateway)
 
 
 def test_the_end_does_not_wait_for_workers_that_a_reload_starts_in_vain(tmp_path: Path, backend: Recorder) -> None:

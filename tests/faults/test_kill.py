@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.gateway import ControlClient, Patgate, Token
 from tests.support.load import Load
+from tests.support.operate import settle_spares
 from tests.support.process import accepts, wait_until
 from tests.support.rawhttp import ConnectionEnded
 from tests.support.recorder import Recorder
@@ -55,19 +56,9 @@ def test_a_killed_worker_is_back_within_a_second_and_the_others_are_undisturbed(
     assert min(recovered) < RECOVERY_SECONDS, recovered
 
 
-def wait_for_spares(node: Patgate) -> None:
-    """Wait until the spares have loaded: from then on a death costs no loading."""
-
-    def stand_by() -> bool:
-        said = {record.get("child_pid") for record in node.records() if record["event"] == "spare stands by"}
-        return len(said & {*node.spare_pids()}) == 2
-
-    wait_until(stand_by, "both spares standing by", seconds=30, process=node.process)
-
-
 def kill_a_worker(node: Patgate, token: Token) -> float:
     """Seconds from the kill to the first request that the new worker has answered."""
-    wait_for_spares(node)
+    settle_spares(node)
     connections = node.connection_to_each_worker()
     (victim, dying), (survivor, staying) = connections.items()
     with (
@@ -111,7 +102,7 @@ def kill_the_authority(node: Patgate) -> float:
 
     A user, not a token: the slow hash of a new token is meant to take long, with any authority.
     """
-    wait_for_spares(node)
+    settle_spares(node)
     victim = node.authority_pid()
     os.kill(victim, signal.SIGKILL)
     killed = time.monotonic()
@@ -165,7 +156,7 @@ def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one
 @pytest.mark.alone
 def test_a_worker_comes_back_for_public_routes_while_there_is_no_authority(node: Patgate, token: Token) -> None:
     """It waits for its greeting, and not for long; tokens have to wait until the authority is there again."""
-    wait_for_spares(node)
+    settle_spares(node)
     authority, (victim, survivor) = node.authority_pid(), node.all_workers()
     os.kill(authority, signal.SIGSTOP)
     try:
@@ -189,7 +180,7 @@ def test_a_worker_comes_back_for_public_routes_while_there_is_no_authority(node:
 
 
 def test_a_spare_is_neither_a_worker_nor_the_authority_and_its_death_harms_nobody(node: Patgate, token: Token) -> None:
-    wait_for_spares(node)
+    settle_spares(node)
     serving = [node.authority_pid(), *node.all_workers()]
     spares = node.spare_pids()
     assert not {*spares} & {*serving}
@@ -200,7 +191,7 @@ def test_a_spare_is_neither_a_worker_nor_the_authority_and_its_death_harms_nobod
     assert [node.authority_pid(), *node.all_workers()] == serving
     assert node.is_ready()
     kill_the_authority_without_a_spare(node)
-    wait_for_spares(node)
+    settle_spares(node)
 
 
 def kill_the_authority_without_a_spare(node: Patgate) -> None:

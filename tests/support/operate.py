@@ -46,6 +46,19 @@ def settle(node: Patgate, *, seconds: float = 60.0) -> None:
     wait_until(ended, "the end of every reload", seconds=seconds, process=node.process)
 
 
+def settle_spares(node: Patgate) -> None:
+    """Wait until the spares of a gateway that was never reloaded have loaded: a death costs no loading from then on.
+
+    A reload replaces them a while after it is said to have ended, so that two that stand by may be those of before.
+    """
+
+    def stand_by() -> bool:
+        said = {record.get("child_pid") for record in node.records() if record["event"] == "spare stands by"}
+        return len(said & {*node.spare_pids()}) == 2
+
+    wait_until(stand_by, "both spares standing by", seconds=30, process=node.process)
+
+
 def problems(node: Patgate) -> list[str]:
     """Every mistake that a refused reload has named."""
     return [str(record["problem"]) for record in node.records() if record["event"] == "configuration problem"]
