@@ -9,6 +9,8 @@ SOAK_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 BENCH_ARGS ?=
+# Where it is set (images do), a suite that starts a thousand processes compiles every module in each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV     := .venv
 BIN      := $(VENV)/bin

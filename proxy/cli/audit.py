@@ -5,13 +5,12 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from proxy.cli.client import Control, ControlRefused, Json, ask, over
+from proxy.cli.client import Control, ControlRefused, Json, ask
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.output import plain, sentence
 from proxy.core.errors import AuthorityUnavailable, Invalid
@@ -100,7 +99,7 @@ def audit(invocation: Invocation, /, limit: int | None, follow: bool, **filters:
     if follow:
         show = _line if not invocation.out.as_json else _json
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(follow_log(settings.data_dir / datadir.CONTROL_SOCKET, asked, limit or 10, show))
+            asyncio.run(follow_log(Control(settings.data_dir / datadir.CONTROL_SOCKET), asked, limit or 10, show))
         return
     events = ask(settings, lambda control: _newest(control, asked, limit or 100))
     invocation.out.document(events)
@@ -151,29 +150,28 @@ def verify(invocation: Invocation, head: str | None) -> None:
     invocation.out.line(found["head"])
 
 
-async def follow_log(socket: Path, asked: Asked, limit: int, show: Show) -> None:
+async def follow_log(control: Control, asked: Asked, limit: int, show: Show) -> None:
     """Show the newest ``limit`` events, then what is recorded, for ever. A gateway that is not there is waited for."""
     cursor: str | None = None
     shown: set[int] = set()
     waiting = False
     while True:
         try:
-            async with over(socket) as control:
-                if cursor is None:
-                    begin = (await control.get("/audit", {**asked, "after": NOW}))["next_cursor"]
-                    newest = await _newest(control, asked, limit)
-                    shown = {event["number"] for event in newest}
-                    for event in newest:
+            if cursor is None:
+                begin = (await control.get("/audit", {**asked, "after": NOW}))["next_cursor"]
+                newest = await _newest(control, asked, limit)
+                shown = {event["number"] for event in newest}
+                for event in newest:
+                    show(event)
+                cursor = begin
+            while True:
+                page = await control.get("/audit", {**asked, "after": NOW, "limit": str(PAGE), "cursor": cursor})
+                for event in page["items"]:
+                    if event["number"] not in shown:
                         show(event)
-                    cursor = begin
-                while True:
-                    page = await control.get("/audit", {**asked, "after": NOW, "limit": str(PAGE), "cursor": cursor})
-                    for event in page["items"]:
-                        if event["number"] not in shown:
-                            show(event)
-                    cursor, waiting = page["next_cursor"], False
-                    if len(page["items"]) < PAGE:
-                        await asyncio.sleep(FOLLOW_SECONDS)
+                cursor, waiting = page["next_cursor"], False
+                if len(page["items"]) < PAGE:
+                    await asyncio.sleep(FOLLOW_SECONDS)
         except (AuthorityUnavailable, ControlRefused) as error:
             if isinstance(error, ControlRefused) and error.status < 500:
                 raise

@@ -6,13 +6,13 @@ this process takes the data directory's lock, runs the same API on a private soc
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
-
-import aiohttp
+from urllib.parse import quote, urlencode
 
 from proxy.app import offline_control
 from proxy.core.errors import AuthorityUnavailable, DataDirBusy, Origin, PatgateError
@@ -22,8 +22,9 @@ from proxy.supervisor import datadir
 T = TypeVar("T")
 Json = dict[str, Any]
 
-API: Final = "http://localhost/api/v1"
+API: Final = "/api/v1"
 ANSWER_SECONDS: Final = 60.0
+"""How long the control API may be silent in the middle of an exchange."""
 START_SECONDS: Final = 15.0
 """How long a command waits for a gateway that holds the lock but does not answer yet."""
 _LOOK_AGAIN_SECONDS: Final = 0.05
@@ -41,12 +42,44 @@ class ControlRefused(PatgateError):
         super().__init__(sentence if sentence.endswith(".") else f"{sentence}.")
 
 
+class _Exchange(HTTPConnection):
+    """One request and its answer over a unix socket.
+
+    The standard library's client and a thread, because loading a larger one takes longer than a whole command.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+    async def run(self, method: str, target: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """The status and the body of the answer. Raises `OSError` and `HTTPException`."""
+        with closing(self):
+            try:
+                return await asyncio.to_thread(self._run, method, target, body)
+            except asyncio.CancelledError:
+                # A thread cannot be cancelled, and the end of the loop waits for it.
+                if self.sock is not None:
+                    with suppress(OSError):
+                        self.sock.shutdown(socket.SHUT_RDWR)
+                raise
+
+    def _run(self, method: str, target: str, body: bytes | None) -> tuple[int, bytes]:
+        self.request(method, target, body, {"Content-Type": "application/json"} if body is not None else {})
+        answer = self.getresponse()
+        return answer.status, answer.read()
+
+
 class Control:
     """The control API of one store: paths below `/api/v1`, JSON both ways. Methods raise `ControlRefused`."""
 
-    def __init__(self, session: aiohttp.ClientSession, socket: Path) -> None:
-        self._session = session
-        self._socket = socket
+    def __init__(self, path: Path) -> None:
+        self._socket = path
 
     async def get(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
         """Read one thing."""
@@ -78,10 +111,10 @@ class Control:
     async def healthy(self, probe: str) -> bool:
         """Whether a health endpoint (`/livez`, `/readyz`) answers 200."""
         try:
-            async with self._session.get(f"http://localhost{probe}") as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            status, _ = await _Exchange(self._socket).run("GET", probe)
+        except (HTTPException, OSError):
             return False
+        return status == 200
 
     async def _ask(
         self,
@@ -91,23 +124,25 @@ class Control:
         body: Mapping[str, object] | None = None,
         query: Mapping[str, str | None] | None = None,
     ) -> Json:
-        parameters = {name: value for name, value in (query or {}).items() if value is not None}
+        parameters = urlencode({name: value for name, value in (query or {}).items() if value is not None})
+        target = f"{API}{path}" + (f"?{parameters}" if parameters else "")
         try:
-            async with self._session.request(method, f"{API}{path}", json=body, params=parameters) as answer:
-                text = await answer.text()
-                document = _document(text)
-                if answer.status >= 400:
-                    raise ControlRefused(answer.status, document)
-                return document
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            status, answer = await _Exchange(self._socket).run(
+                method, target, None if body is None else json.dumps(body).encode()
+            )
+        except (HTTPException, OSError) as error:
             raise AuthorityUnavailable(
                 f"The gateway does not answer on {self._socket}; is it starting or stopping?"
             ) from error
+        document = _document(answer)
+        if status >= 400:
+            raise ControlRefused(status, document)
+        return document
 
 
-def _document(text: str) -> Json:
+def _document(answer: bytes) -> Json:
     try:
-        document = json.loads(text) if text else {}
+        document = json.loads(answer) if answer else {}
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {"items": document}
@@ -119,25 +154,17 @@ def segment(text: str) -> str:
 
 
 @asynccontextmanager
-async def over(socket: Path) -> AsyncIterator[Control]:
-    """The client over one unix socket."""
-    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=timeout) as session:
-        yield Control(session, socket)
-
-
-@asynccontextmanager
 async def control(settings: Settings) -> AsyncIterator[Control]:
     """The control API of a store, whether a gateway runs or not. Raises `PatgateError` when neither way is open."""
     datadir.prepare(settings.data_dir)
     async with AsyncExitStack() as stack:
         held = await _lock_or_server(settings.data_dir)
         if held is None:
-            socket = settings.data_dir / datadir.CONTROL_SOCKET
+            path = settings.data_dir / datadir.CONTROL_SOCKET
         else:
             stack.enter_context(held)
-            socket = await stack.enter_async_context(offline_control(settings))
-        yield await stack.enter_async_context(over(socket))
+            path = await stack.enter_async_context(offline_control(settings))
+        yield Control(path)
 
 
 async def _lock_or_server(data_dir: Path) -> datadir.DataDirLock | None:
@@ -148,9 +175,8 @@ async def _lock_or_server(data_dir: Path) -> datadir.DataDirLock | None:
         held = datadir.try_lock(data_dir, "a command")
         if held is not None:
             return held
-        async with over(data_dir / datadir.CONTROL_SOCKET) as client:
-            if await client.healthy("/livez"):
-                return None
+        if await Control(data_dir / datadir.CONTROL_SOCKET).healthy("/livez"):
+            return None
         if loop.time() >= deadline:
             raise DataDirBusy(f"The data directory {data_dir} is in use, but nobody answers on its control socket.")
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # another command is at work, or a gateway is starting

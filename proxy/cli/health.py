@@ -4,9 +4,8 @@ import asyncio
 
 import click
 
-from proxy.cli.client import over
+from proxy.cli.client import Control
 from proxy.cli.options import REFUSED, Invocation, command
-from proxy.settings.model import Settings
 from proxy.supervisor.datadir import CONTROL_SOCKET
 
 
@@ -17,14 +16,9 @@ def health(invocation: Invocation, ready: bool) -> None:
     """Exit 0 when the gateway of this configuration answers, 1 when it does not."""
     settings = invocation.settings()
     probe = "/readyz" if ready else "/livez"
-    healthy = asyncio.run(_ask(settings, probe))
+    healthy = asyncio.run(Control(settings.data_dir / CONTROL_SOCKET).healthy(probe))
     invocation.out.document({"ok": healthy, "probe": probe})
     if not healthy:
         invocation.out.note(f"The gateway on {settings.data_dir} does not answer {probe} with 200.")
         raise SystemExit(REFUSED)
     invocation.out.line("ok")
-
-
-async def _ask(settings: Settings, probe: str) -> bool:
-    async with over(settings.data_dir / CONTROL_SOCKET) as client:
-        return await client.healthy(probe)

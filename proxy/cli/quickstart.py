@@ -15,7 +15,7 @@ from typing import Final
 
 import click
 
-from proxy.cli.client import Control, ControlRefused, Json, over, segment
+from proxy.cli.client import Control, ControlRefused, Json, segment
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.recipe import ADMIN, DEMO_BACKEND, Step, configuration, demo_steps, perform, upstream_steps
 from proxy.cli.whoami import DEFAULT as WHOAMI
@@ -120,8 +120,7 @@ class _Quickstart:
         return Bind(host=bind.host, port=self._choose(wanted, bind.port) if bind.port else 0)
 
     async def _introduce(self, settings: Settings, address: str, demo: bool) -> None:
-        async with over(settings.data_dir / datadir.CONTROL_SOCKET) as control:
-            created, renewed = await _token(control)
+        created, renewed = await _token(Control(settings.data_dir / datadir.CONTROL_SOCKET))
         token = str(created["token"])
         steps = demo_steps(address, token) if demo else upstream_steps(address, token)
         results = await perform(steps) if self._once else None

@@ -16,6 +16,7 @@ import pytest
 from proxy.authority.authority import Authority
 from proxy.authority.sockets import bind_unix
 from proxy.cli.audit import follow_log
+from proxy.cli.client import Control
 from proxy.control.server import serving
 from proxy.settings.model import Argon2, Settings
 from tests.contract.kit import ADMIN
@@ -131,7 +132,9 @@ async def test_who_follows_sees_the_newest_and_what_is_recorded_over_a_restart(m
         path = Path(name) / "control.sock"
         cheap = Argon2(memory=64 * 1024, iterations=1)
         settings = Settings(brand="acme", data_dir=Path(name), workers=1, roles={"r": ("a:b",)}, argon2=cheap)
-        follower = asyncio.create_task(follow_log(path, {"action": "account.org."}, 2, shown.append), name="follower")
+        follower = asyncio.create_task(
+            follow_log(Control(path), {"action": "account.org."}, 2, shown.append), name="follower"
+        )
 
         async def serve(*orgs: str, shows: int) -> None:
             """Serve until so many events are shown in all."""
