@@ -22,17 +22,20 @@ from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
 from proxy.services import names
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
 
+# No validator is built before it is used: most never are, and a start would wait for a hundred of them.
+_SHAPE: Final = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
 
 class Body(BaseModel):
     """The body of a request."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
+    model_config = ConfigDict(**_SHAPE, hide_input_in_errors=True, strict=True)
 
 
 class Query(BaseModel):
     """The parameters of a query.  All arrive as text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(**_SHAPE, hide_input_in_errors=True)
 
 
 class Answer(BaseModel):
@@ -41,7 +44,7 @@ class Answer(BaseModel):
     Members may be added later: clients ignore what they do not know.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SHAPE
 
 
 class Listing(Answer):

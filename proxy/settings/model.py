@@ -52,7 +52,8 @@ _DAY: Final = 86400.0
 class Section(BaseModel):
     """What every section shares: unknown names are mistakes, and nothing changes after loading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # Only the validator of the whole is used, and that has those of the sections in it: none of them is built alone.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 
 def _not_empty(value: object) -> object:
