@@ -24,9 +24,9 @@ from proxy.services.roles import Roles
 from proxy.services.tokens import Tokens
 from proxy.services.users import Users
 from proxy.services.views import Created
-from proxy.store.engine import store_url
 from proxy.store.records import TokenRow
 from proxy.store.store import Store
+from tests.support.stores import migrated
 
 SECRET_KEY = b"k" * 32
 CACHE_KEY = keys.cache_key(SECRET_KEY)
@@ -183,7 +183,7 @@ class Kit:
 
 @asynccontextmanager
 async def opened(directory: Path, *, fingerprint: str = FINGERPRINT) -> AsyncIterator[Kit]:
-    store = await Store.open(store_url("sqlite", directory), key_fingerprint=fingerprint)
+    store = await Store.open(migrated(directory), key_fingerprint=fingerprint)
     kit = Kit(store=store, clock=Clock())
 
     async def remember(epoch: int, touched: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from tests.support.process import (
 )
 from tests.support.rawhttp import Connection, ConnectionEnded, Response
 from tests.support.sockets import serving_pid
+from tests.support.stores import migrated
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +73,9 @@ class Patgate:
         self.config_file.write_text(yaml.safe_dump(self.config, sort_keys=False))
         listen = self.config["listen"]
         self.data = Path(self.config["data_dir"])
+        if not self.data.exists():
+            self.data.mkdir(0o700)
+            migrated(self.data)
         self.port = port_of(listen["proxy"])
         self.control_port = port_of(listen["control"])
         self.forward_auth_port = port_of(listen["forward_auth"]) if "forward_auth" in listen else 0

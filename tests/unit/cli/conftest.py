@@ -4,11 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.stores import migrated
 from tests.unit.cli.running import CONFIGURATION, Desk
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    """A fresh directory with a good configuration."""
+def bare(tmp_path: Path) -> Desk:
+    """A fresh directory with a good configuration and nothing else."""
     (tmp_path / "patgate.yaml").write_text(CONFIGURATION)
     return Desk(directory=tmp_path)
+
+
+@pytest.fixture
+def desk(bare: Desk) -> Desk:
+    """One with an empty store."""
+    bare.data.mkdir(0o700)
+    migrated(bare.data)
+    return bare

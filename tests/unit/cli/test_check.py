@@ -6,47 +6,47 @@ import re
 from tests.unit.cli.running import CONFIGURATION, Desk
 
 
-def test_a_good_configuration_is_summed_up(desk: Desk) -> None:
-    printed = "\n".join(desk.lines("check"))
+def test_a_good_configuration_is_summed_up(bare: Desk) -> None:
+    printed = "\n".join(bare.lines("check"))
     assert "is fine" in printed
     assert "/v1/{entity}/{id}" in printed
     assert "127.0.0.1:0" in printed
 
 
-def test_the_summary_is_one_document_for_machines(desk: Desk) -> None:
-    document = desk.document("check")
+def test_the_summary_is_one_document_for_machines(bare: Desk) -> None:
+    document = bare.document("check")
     assert document["ok"] is True
     assert [route["path"] for route in document["routes"]] == ["/billing/**", "/v1/{entity}", "/v1/{entity}/{id}"]
     assert document["listeners"] == {"proxy": "127.0.0.1:0", "control": "127.0.0.1:0"}
 
 
-def test_what_is_probably_not_meant_is_a_warning_and_no_mistake(desk: Desk) -> None:
-    desk.config.write_text(CONFIGURATION.replace('"/billing/**"', '"/v1/billing/**"'))
-    done = desk.patgate("check")
+def test_what_is_probably_not_meant_is_a_warning_and_no_mistake(bare: Desk) -> None:
+    bare.config.write_text(CONFIGURATION.replace('"/billing/**"', '"/v1/billing/**"'))
+    done = bare.patgate("check")
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
     assert line.startswith('warning: routes[0].path: denies what is below "/v1/billing" and not "/v1/billing" itself')
-    document = desk.document("check")
+    document = bare.document("check")
     assert document["ok"] is True
     assert [warning["path"] for warning in document["warnings"]] == ["routes[0].path"]
 
 
-def test_every_problem_has_its_line_and_nothing_is_started(desk: Desk) -> None:
+def test_every_problem_has_its_line_and_nothing_is_started(bare: Desk) -> None:
     broken = CONFIGURATION.replace("brand: acme", "brnd: acme").replace("workers: 1", "workers: none")
-    desk.config.write_text(broken.replace('"/v1/{entity}", upstream: app', '"/v1/{entity}", upstream: nowhere'))
+    bare.config.write_text(broken.replace('"/v1/{entity}", upstream: app', '"/v1/{entity}", upstream: nowhere'))
     for command in (["check"], ["serve"], ["user", "list"]):
-        done = desk.process(*command)
+        done = bare.process(*command)
         assert done.returncode == 1
         assert done.stdout == ""
-        lines = [re.match(rf"{re.escape(str(desk.config))}:(\d+): ", line) for line in done.stderr.splitlines()]
+        lines = [re.match(rf"{re.escape(str(bare.config))}:(\d+): ", line) for line in done.stderr.splitlines()]
         assert [int(found[1]) for found in lines if found] == [1, 3, 15]
         assert len(lines) == 3
-    assert not desk.data.exists()
+    assert not bare.data.exists()
 
 
-def test_problems_are_one_document_for_machines(desk: Desk) -> None:
-    desk.config.write_text("brnd: acme\n")
-    done = desk.patgate("check", "--json")
+def test_problems_are_one_document_for_machines(bare: Desk) -> None:
+    bare.config.write_text("brnd: acme\n")
+    done = bare.patgate("check", "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert document["ok"] is False
@@ -54,48 +54,48 @@ def test_problems_are_one_document_for_machines(desk: Desk) -> None:
     assert len(done.stderr.splitlines()) == len(document["problems"])
 
 
-def test_a_missing_file_is_one_sentence(desk: Desk) -> None:
-    desk.config.unlink()
-    assert "cannot be read" in desk.refused("check")
+def test_a_missing_file_is_one_sentence(bare: Desk) -> None:
+    bare.config.unlink()
+    assert "cannot be read" in bare.refused("check")
 
 
-def test_no_configuration_named_is_a_usage_error(desk: Desk) -> None:
-    done = desk.patgate("check", configured=False)
+def test_no_configuration_named_is_a_usage_error(bare: Desk) -> None:
+    done = bare.patgate("check", configured=False)
     assert done.returncode == 2
     assert "--config FILE" in done.stderr
-    assert desk.patgate("check", "--config", str(desk.config), configured=False).returncode == 0
+    assert bare.patgate("check", "--config", str(bare.config), configured=False).returncode == 0
 
 
-def test_an_unknown_option_is_a_usage_error(desk: Desk) -> None:
-    assert desk.patgate("token", "list", "--no-such-option").returncode == 2
+def test_an_unknown_option_is_a_usage_error(bare: Desk) -> None:
+    assert bare.patgate("token", "list", "--no-such-option").returncode == 2
 
 
-def test_a_duration_without_a_unit_is_a_usage_error(desk: Desk) -> None:
-    done = desk.patgate("token", "create", "--user", "a@example.com", "--name", "ci", "--expires", "soon")
+def test_a_duration_without_a_unit_is_a_usage_error(bare: Desk) -> None:
+    done = bare.patgate("token", "create", "--user", "a@example.com", "--name", "ci", "--expires", "soon")
     assert done.returncode == 2
     assert "30d" in done.stderr
 
 
-def test_the_schema_is_a_json_schema_of_the_settings(desk: Desk) -> None:
-    desk.config.unlink()
-    document = desk.document("config", "schema")
+def test_the_schema_is_a_json_schema_of_the_settings(bare: Desk) -> None:
+    bare.config.unlink()
+    document = bare.document("config", "schema")
     assert "routes" in document["properties"]
 
 
-def test_the_pattern_finds_tokens_of_the_brand_only(desk: Desk) -> None:
-    (pattern,) = desk.lines("token", "pattern")
-    assert desk.document("token", "pattern") == {"pattern": pattern}
+def test_the_pattern_finds_tokens_of_the_brand_only(bare: Desk) -> None:
+    (pattern,) = bare.lines("token", "pattern")
+    assert bare.document("token", "pattern") == {"pattern": pattern}
     value = "_pat_" + "0" * 12 + "_" + "0" * 38
     assert re.search(pattern, f'token = "acme{value}"')
     assert not re.search(pattern, f'token = "other{value}"')
 
 
-def test_help_lists_the_nouns_in_their_order(desk: Desk) -> None:
-    printed = "\n".join(desk.lines("--help"))
+def test_help_lists_the_nouns_in_their_order(bare: Desk) -> None:
+    printed = "\n".join(bare.lines("--help"))
     places = [printed.index(f"\n  {noun} ") for noun in ("quickstart", "serve", "check", "user", "token", "whoami")]
     assert places == sorted(places)
 
 
-def test_health_is_refused_where_no_gateway_runs(desk: Desk) -> None:
-    assert "does not answer /livez" in desk.refused("health")
-    assert not desk.data.exists()
+def test_health_is_refused_where_no_gateway_runs(bare: Desk) -> None:
+    assert "does not answer /livez" in bare.refused("health")
+    assert not bare.data.exists()
