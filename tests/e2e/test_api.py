@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import Patgate, Token
-from tests.support.process import LOOPBACK
+from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
 
 ADMIN, MEMBER = "root@example.org", "ada@example.org"
@@ -148,6 +148,8 @@ def test_a_refusal_is_counted_and_logged_under_its_decision(node: Patgate, clien
     token = node.token(MEMBER)
     refused = client(token).ask("GET", "/users")
     decision = refused.json()["decision"]
-    (record,) = [record for record in node.records() if record.get("decision") == decision]
+    (record,) = wait_until(
+        lambda: [record for record in node.records() if record.get("decision") == decision], "the line of the refusal"
+    )
     assert (record["operation"], record["status"], record["reason"]) == ("users.list", 403, "forbidden")
     assert b'patgate_api_refusals_total{reason="forbidden"}' in node.control("GET", "/metrics").body

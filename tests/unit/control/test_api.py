@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.unit.authority.waiting import until
 from tests.unit.control.conftest import World
 
 API = "/api/v1"
@@ -178,6 +180,8 @@ async def test_a_store_that_fails_is_503_and_nothing_was_changed(world: World) -
     async with world.socket.get("/readyz") as answer:
         assert answer.status == 503
         assert {r["check"] for r in (await answer.json())["reasons"]} == {"store", "workers"}
+    # aiosqlite leaves the thread of a connection that could not be opened to end by itself; it tells the loop of that.
+    await until(lambda: not [each for each in threading.enumerate() if "_connection_worker_thread" in each.name])
 
 
 async def test_no_answer_tells_versions_or_allows_other_origins(world: World) -> None:

@@ -7,25 +7,18 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 
 from proxy.gateway.resolve import SystemResolver, TableResolver
 from proxy.gateway.upstream import Upstream
+from tests.support.process import free_port
 from tests.unit.gateway.kit import Backend, BackendConnection, Client, answering, get, reset, response, until
 from tests.unit.gateway.watched import Watched, backend_at, fields, told, watched
 
 ONE, TWO, THREE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 OFTEN = 0.02
-
-
-@contextmanager
-def port_of_all() -> Iterator[int]:
-    """A port that is free at each of the addresses; it is held at one that no test uses."""
-    with socket.create_server(("127.0.0.9", 0)) as held:
-        yield held.getsockname()[1]
 
 
 def named(port: int, name: str = "app.test") -> list[str]:
@@ -41,32 +34,33 @@ def hosts(gateway: Watched) -> list[str]:
 
 
 async def test_every_address_of_a_name_gets_requests() -> None:
-    with port_of_all() as port:
-        async with (
-            backend_at(answering(response(b"one")), ONE, port),
-            backend_at(answering(response(b"two")), TWO, port),
-            watched({"app.test": [ONE, TWO]}, servers=named(port)) as gateway,
-        ):
-            assert await asked(await gateway.client()) == {b"one", b"two"}
-            assert gateway.gauges("addresses") == {("app", f"http://app.test:{port}"): 2}
+    port = free_port()
+    async with (
+        backend_at(answering(response(b"one")), ONE, port),
+        backend_at(answering(response(b"two")), TWO, port),
+        watched({"app.test": [ONE, TWO]}, servers=named(port)) as gateway,
+    ):
+        assert await asked(await gateway.client()) == {b"one", b"two"}
+        assert gateway.gauges("addresses") == {("app", f"http://app.test:{port}"): 2}
 
 
 async def test_an_address_that_refuses_costs_no_request() -> None:
-    with port_of_all() as port:
-        async with (
-            backend_at(answering(response(b"one")), ONE, port),
-            watched({"app.test": [TWO, ONE, THREE]}, servers=named(port)) as gateway,
-        ):
-            client = await gateway.client()
-            assert await asked(client) == {b"one"}
-            assert (await client.ask(get("/open/a", method="DELETE"))).status == 200
-            # One address that can be used is enough for the server that was configured.
-            assert gateway.gauges("up") == {("app", f"http://app.test:{port}"): 1}
+    port = free_port()
+    async with (
+        backend_at(answering(response(b"one")), ONE, port),
+        watched({"app.test": [TWO, ONE, THREE]}, servers=named(port)) as gateway,
+    ):
+        client = await gateway.client()
+        assert await asked(client) == {b"one"}
+        assert (await client.ask(get("/open/a", method="DELETE"))).status == 200
+        # One address that can be used is enough for the server that was configured.
+        assert gateway.gauges("up") == {("app", f"http://app.test:{port}"): 1}
 
 
 async def test_a_changed_answer_moves_requests_and_closes_idle_connections(caplog: pytest.LogCaptureFixture) -> None:
     table = {"app.test": [ONE]}
-    with caplog.at_level(logging.INFO, logger="patgate"), port_of_all() as port:
+    port = free_port()
+    with caplog.at_level(logging.INFO, logger="patgate"):
         async with (
             backend_at(answering(response(b"one")), ONE, port) as old,
             backend_at(answering(response(b"two")), TWO, port) as new,
@@ -96,50 +90,51 @@ async def test_an_exchange_on_an_address_that_is_gone_ends_whole_and_its_connect
         await connection.send(b"def")
         assert await connection.gone()
 
-    with port_of_all() as port:
-        async with (
-            backend_at(slow, ONE, port) as old,
-            backend_at(answering(response(b"two")), TWO, port),
-            watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
-        ):
-            client = await gateway.client()
-            client.send(get("/open/a"))
-            await until(lambda: old.connections and old.connections[0].head)
-            server = gateway.servers[0]
-            table["app.test"] = [TWO]
-            await until(lambda: hosts(gateway) == [TWO])
-            go_on.set()
-            assert (await client.answer()).body == b"abcdef"
-            await until(lambda: old.connections[0].writer.is_closing())
-            assert not server.idle and not server.active
-            assert await asked(client) == {b"two"}
+    port = free_port()
+    async with (
+        backend_at(slow, ONE, port) as old,
+        backend_at(answering(response(b"two")), TWO, port),
+        watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
+    ):
+        client = await gateway.client()
+        client.send(get("/open/a"))
+        await until(lambda: old.connections and old.connections[0].head)
+        server = gateway.servers[0]
+        table["app.test"] = [TWO]
+        await until(lambda: hosts(gateway) == [TWO])
+        go_on.set()
+        assert (await client.answer()).body == b"abcdef"
+        await until(lambda: old.connections[0].writer.is_closing())
+        assert not server.idle and not server.active
+        assert await asked(client) == {b"two"}
 
 
 async def test_an_address_that_stays_keeps_its_connections() -> None:
     table = {"app.test": [ONE]}
-    with port_of_all() as port:
-        async with (
-            backend_at(answering(response(b"one")), ONE, port) as one,
-            backend_at(answering(response(b"two")), TWO, port),
-            watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
-        ):
-            client = await gateway.client()
+    port = free_port()
+    async with (
+        backend_at(answering(response(b"one")), ONE, port) as one,
+        backend_at(answering(response(b"two")), TWO, port),
+        watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
+    ):
+        client = await gateway.client()
+        await asked(client)
+        before = gateway.servers[0]
+        # A name server that turns its answer round has changed nothing.
+        for answer in ([TWO, ONE], [ONE, TWO]):
+            table["app.test"] = answer
+            await until(lambda: len(gateway.servers) == 2)
             await asked(client)
-            before = gateway.servers[0]
-            # A name server that turns its answer round has changed nothing.
-            for answer in ([TWO, ONE], [ONE, TWO]):
-                table["app.test"] = answer
-                await until(lambda: len(gateway.servers) == 2)
-                await asked(client)
-            assert before in gateway.servers
-            assert len(one.connections) == 1
+        assert before in gateway.servers
+        assert len(one.connections) == 1
 
 
 async def test_a_failing_resolver_keeps_the_last_good_answer_and_is_told_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     table = {"app.test": [ONE]}
-    with caplog.at_level(logging.INFO, logger="patgate"), port_of_all() as port:
+    port = free_port()
+    with caplog.at_level(logging.INFO, logger="patgate"):
         async with (
             backend_at(answering(response(b"one")), ONE, port),
             watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
@@ -157,18 +152,18 @@ async def test_a_failing_resolver_keeps_the_last_good_answer_and_is_told_of_once
 
 async def test_a_start_without_an_answer_is_a_502_until_there_is_one() -> None:
     table: dict[str, Sequence[str]] = {}
-    with port_of_all() as port:
-        async with (
-            backend_at(answering(response(b"one")), ONE, port),
-            watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
-        ):
-            client = await gateway.client()
-            answer = await client.ask(get("/open/a"))
-            assert (answer.status, answer.reason) == (502, "upstream_refused")
-            assert gateway.gauges("up") == gateway.gauges("addresses") == {("app", f"http://app.test:{port}"): 0}
-            table["app.test"] = [ONE]
-            await until(lambda: gateway.servers)
-            assert await asked(client) == {b"one"}
+    port = free_port()
+    async with (
+        backend_at(answering(response(b"one")), ONE, port),
+        watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
+    ):
+        client = await gateway.client()
+        answer = await client.ask(get("/open/a"))
+        assert (answer.status, answer.reason) == (502, "upstream_refused")
+        assert gateway.gauges("up") == gateway.gauges("addresses") == {("app", f"http://app.test:{port}"): 0}
+        table["app.test"] = [ONE]
+        await until(lambda: gateway.servers)
+        assert await asked(client) == {b"one"}
 
 
 async def test_a_resolver_that_hangs_holds_up_neither_requests_nor_the_end() -> None:
@@ -183,15 +178,15 @@ async def test_a_resolver_that_hangs_holds_up_neither_requests_nor_the_end() -> 
             return [ONE]
 
     resolver = Hanging()
-    with port_of_all() as port:
-        async with (
-            backend_at(answering(response(b"one")), ONE, port),
-            watched(resolver, servers=named(port), resolve_interval=OFTEN) as gateway,
-        ):
-            await until(lambda: resolver.questions == 2)
-            assert await asked(await gateway.client()) == {b"one"}
-            await asyncio.sleep(0.1)
-            assert resolver.questions == 2
+    port = free_port()
+    async with (
+        backend_at(answering(response(b"one")), ONE, port),
+        watched(resolver, servers=named(port), resolve_interval=OFTEN) as gateway,
+    ):
+        await until(lambda: resolver.questions == 2)
+        assert await asked(await gateway.client()) == {b"one"}
+        await asyncio.sleep(0.1)
+        assert resolver.questions == 2
 
 
 async def test_one_question_serves_every_place_of_a_name_beside_addresses_that_need_none() -> None:
@@ -253,19 +248,19 @@ async def test_a_retry_goes_to_an_address_that_is_still_there() -> None:
         await until(lambda: hosts(gateway) == [TWO])
         reset(connection.writer)
 
-    with port_of_all() as port:
-        async with (
-            backend_at(dying, ONE, port) as old,
-            backend_at(answering(response(b"new")), TWO, port),
-            watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
-        ):
-            client = await gateway.client()
-            assert (await client.ask(get("/open/a"))).body == b"old"
-            client.send(get("/open/a"))
-            await asked_again.wait()
-            table["app.test"] = [TWO]
-            assert (await client.answer()).body == b"new"
-            assert len(old.connections) == 1
+    port = free_port()
+    async with (
+        backend_at(dying, ONE, port) as old,
+        backend_at(answering(response(b"new")), TWO, port),
+        watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
+    ):
+        client = await gateway.client()
+        assert (await client.ask(get("/open/a"))).body == b"old"
+        client.send(get("/open/a"))
+        await asked_again.wait()
+        table["app.test"] = [TWO]
+        assert (await client.answer()).body == b"new"
+        assert len(old.connections) == 1
 
 
 async def test_the_system_knows_its_own_name_and_says_so_where_it_knows_none() -> None:
