@@ -178,12 +178,26 @@ async def _token(control: Control) -> tuple[Json, bool]:
 
 @asynccontextmanager
 async def _echo_backend(log_fd: int) -> AsyncIterator[str]:
-    """`patgate whoami` in a process of its own, which ends with this one however that ends. Yields its URL."""
+    """`patgate whoami` where it is documented to be, or on a free port. Yields its URL. Raises `StartupRefused`."""
+    default = Bind.parse(WHOAMI)
+    any_port = Bind(host=default.host, port=0)
+    # What was free a moment ago may be taken by now, by another quickstart for one.
+    for bind in (default, any_port) if listeners.free(default.host, default.port) else (any_port,):
+        async with _echo_on(bind, log_fd) as url:
+            if url is not None:
+                yield url
+                return
+    raise StartupRefused("The echo backend did not start; the log in the data directory says why.")
+
+
+@asynccontextmanager
+async def _echo_on(bind: Bind, log_fd: int) -> AsyncIterator[str | None]:
+    """`patgate whoami` in a process of its own, which ends with this one however that ends.
+
+    Yields its URL; `None` where it did not start.
+    """
     import json
 
-    bind = Bind.parse(WHOAMI)
-    if not listeners.free(bind.host, bind.port):
-        bind = Bind(host=bind.host, port=0)
     lifeline_in, lifeline_out = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
@@ -202,9 +216,8 @@ async def _echo_backend(log_fd: int) -> AsyncIterator[str]:
                 document += line
                 if line == b"}\n":
                     break
-            if not document.endswith(b"}\n"):
-                raise StartupRefused("The echo backend did not start; the log in the data directory says why.")
-            yield str(json.loads(document)["url"])
+            # A command that cannot start has a document too, which says why.
+            yield json.loads(document).get("url") if document.endswith(b"}\n") else None
         finally:
             if process.returncode is None:
                 process.terminate()

@@ -10,6 +10,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import pytest
+
+from proxy.cli.quickstart import _echo_backend
 from proxy.cli.recipe import configuration, demo_steps, upstream_steps
 from proxy.settings.load import load
 from tests.unit.cli.running import Desk, environment
@@ -110,3 +113,15 @@ def test_each_suggestion_is_one_shell_line_and_one_of_them_is_refused() -> None:
             words = shlex.split(step.curl)
             assert words[0] == "curl"
             assert words[-1] == step.url
+
+
+async def test_the_echo_backend_goes_elsewhere_when_its_port_is_taken_at_the_last_moment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr("proxy.cli.quickstart.WHOAMI", f"127.0.0.1:{taken.getsockname()[1]}")
+        # As it was when it was asked.
+        monkeypatch.setattr("proxy.supervisor.listeners.free", lambda *_: True)
+        async with _echo_backend(log.fileno()) as url:
+            with urllib.request.urlopen(f"{url}/hello", timeout=10) as answer:
+                assert answer.status == 200
