@@ -15,7 +15,6 @@ from proxy.control.api import tokens
 from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing, retry
 from proxy.control.api.tokens import (
     ChangedToken,
-    CreatedToken,
     Lifetime,
     OrgTokenQuery,
     Scopes,
@@ -162,18 +161,13 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         query=KeyQuery,
         answer=Tokens,
     ),
-    Operation(
+    replace(
+        tokens.CREATE,
         name="keys.create",
-        method=Method.POST,
         path="/keys",
         summary="Make a key of one organisation, or an organisation token of several",
         run=create,
         body=NewKey,
-        answer=CreatedToken,
-        status=201,
-        conflicts=True,
-        creates=True,
-        secret=True,
     ),
     Operation(
         name="keys.list_of_org",
@@ -184,18 +178,13 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         query=OrgTokenQuery,
         answer=Tokens,
     ),
-    Operation(
+    replace(
+        tokens.CREATE,
         name="keys.create_in_org",
-        method=Method.POST,
         path="/orgs/{org}/keys",
         summary="Make a key of an organisation",
         run=create_in_org,
         body=NewOrgKey,
-        answer=CreatedToken,
-        status=201,
-        conflicts=True,
-        creates=True,
-        secret=True,
     ),
     Operation(
         name="keys.attach",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -379,6 +380,21 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
 )
 """What is done with one token that there is; the same is done with keys."""
 
+CREATE: Final[Operation[Any, Any]] = Operation(
+    name="tokens.create",
+    method=Method.POST,
+    path="/tokens",
+    summary="Make a token",
+    run=create,
+    body=NewToken,
+    answer=CreatedToken,
+    status=201,
+    conflicts=True,
+    creates=True,
+    secret=True,
+)
+"""Whatever makes a token or key is this, under another name and of another body."""
+
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     Operation(
         name="tokens.list",
@@ -389,19 +405,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         query=TokenQuery,
         answer=Tokens,
     ),
-    Operation(
-        name="tokens.create",
-        method=Method.POST,
-        path="/tokens",
-        summary="Make a token",
-        run=create,
-        body=NewToken,
-        answer=CreatedToken,
-        status=201,
-        conflicts=True,
-        creates=True,
-        secret=True,
-    ),
+    CREATE,
     Operation(
         name="tokens.delete_all",
         method=Method.DELETE,
@@ -420,18 +424,11 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         query=OrgTokenQuery,
         answer=Tokens,
     ),
-    Operation(
+    replace(
+        CREATE,
         name="tokens.create_in_org",
-        method=Method.POST,
         path="/orgs/{org}/tokens",
         summary="Make a team token of an organisation",
-        run=create,
-        body=NewToken,
-        answer=CreatedToken,
-        status=201,
-        conflicts=True,
-        creates=True,
-        secret=True,
     ),
     *VERBS,
 )
