@@ -259,6 +259,7 @@ class Gateway:
         access: Literal["off", "refusals", "all"] = "refusals",
         upstream: UpstreamSettings | None = None,
         client_rate: int = 0,
+        half_close: bool = False,
         entrance: Entrance | None = None,
     ) -> None:
         credentials = tuple(credentials)
@@ -326,6 +327,7 @@ class Gateway:
             tunnel_seconds=tunnel_seconds,
             stream_seconds=stream_seconds,
             client_rate=client_rate,
+            half_close=half_close,
             tls=self._facts.context is not None,
         )
         self.port = 0
