@@ -122,15 +122,43 @@ async def test_a_hopeless_beginning_is_refused_before_its_end(data: bytes) -> No
         assert (await client.ask(data)).status == 400
 
 
-@pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
-async def test_connect_and_trace_are_refused(method: str) -> None:
+CONNECTS = [
+    b"CONNECT gateway:443 HTTP/1.1\r\nHost: gateway:443\r\n\r\n",
+    b"CONNECT /open/a HTTP/1.1\r\nHost: gateway\r\n\r\n",
+    b"CONNECT / HTTP/1.1\r\nHost: gateway\r\n\r\n",
+    b"CONNECT * HTTP/1.1\r\nHost: gateway\r\n\r\n",
+    b"CONNECT http://gateway/open/a HTTP/1.1\r\nHost: gateway\r\n\r\n",
+    b"CONNECT [::1]:22 HTTP/1.1\r\nHost: [::1]:22\r\n\r\n",
+    b"CONNECT gateway:99999 HTTP/1.1\r\nHost: gateway:99999\r\n\r\n",
+    b"CONNECT gateway:443 HTTP/1.1\r\n\r\n",
+    b"CONNECT gateway:443 HTTP/1.0\r\nHost: gateway\r\nConnection: keep-alive\r\n\r\n",
+    b"CONNECT / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 4\r\n\r\nbody",
+    b"CONNECT / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"connect / HTTP/1.1\r\nHost: gateway\r\n\r\n",
+    b"Connect gateway:443 HTTP/1.1\r\nHost: gateway\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("data", CONNECTS)
+async def test_a_connect_of_any_form_is_refused_and_nothing_behind_it_is_read(data: bytes) -> None:
     async with serving(answering(echo_target)) as (gateway, backend):
         client = await gateway.client()
-        target = "gateway:443" if method == "CONNECT" else "/open/a"
-        answer = await client.ask(get(target, method=method))
-        assert answer.status == 405
-        assert answer.closes or method == "TRACE"
+        client.send(data + get("/open/smuggled"))
+        answer = await client.answer()
+        assert (answer.status, answer.reason, answer.closes) == (405, "method_refused", True)
+        assert answer.all(b"allow") and b"CONNECT" not in answer.all(b"allow")[0]
+        assert await client.rest() == b""
         assert backend.connections == []
+
+
+@pytest.mark.parametrize("method", ["TRACE", "trace"])
+async def test_a_trace_is_refused_and_the_connection_stays(method: str) -> None:
+    async with serving(answering(echo_target)) as (gateway, backend):
+        client = await gateway.client()
+        answer = await client.ask(get("/open/a", "Max-Forwards: 0", method=method))
+        assert (answer.status, answer.reason, answer.closes) == (405, "method_refused", False)
+        assert (await client.ask(get("/open/b"))).body == b"/open/b"
+        assert len(backend.heads) <= 1
 
 
 @pytest.mark.parametrize(("size", "status"), [(300, 200), (301, 414)])
