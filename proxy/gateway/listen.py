@@ -100,15 +100,11 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self.closing = True
         listener = self.listener
         listener.connections.discard(self)
         listener.unread.discard(self)
         listener.pipeline.recorder.connections -= 1
-        x = self.exchange
-        if x is not None:
-            self.exchange = None
-            listener.pipeline.left(x)
+        self.left()
         if self.lingers is not None:
             self.lingers.begin(time.monotonic_ns() + _LINGER_NS)
         listener.left()
@@ -136,23 +132,30 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.half_closed = True
         x, transport = self.exchange, self.transport
-        if transport is None or self.closing:
+        if transport is None or self.closing or (x is not None and x.tunnel):
             return False
         # A TLS transport ends both directions at once.
         waits = self.listener.half_close and transport.can_write_eof()
         if x is None:
             return waits and (self.listener.held or self.busy) and bool(self.buffer)
-        if x.tunnel:
-            return False
         if not waits or not x.body_done or x.stream:
             # It has left. Nobody half-closes an event stream: silence would hide for long that the reader is gone.
-            if x.response_started or transport.get_write_buffer_size():
+            broken = x.response_started or transport.get_write_buffer_size() > 0
+            self.left()
+            if broken:
                 self.abort()
             return False
         if not self.buffer:
             x.keep_alive = False
         self.listener.unread.add(self)
         return True
+
+    def left(self) -> None:
+        """The client has left: what it waited for ends at once, not only when the loop has closed its connection."""
+        self.closing = True
+        x, self.exchange = self.exchange, None
+        if x is not None:
+            self.listener.pipeline.left(x)
 
     def pause_writing(self) -> None:
         self.full = True

@@ -150,6 +150,7 @@ class Listener:
     def sweep(self, now_ns: int) -> None:
         """End what has passed its deadline, and what has left unnoticed."""
         for connection in [each for each in self.unread if self._gone(each)]:
+            connection.left()
             connection.abort()
         late = [connection for connection in self.connections if connection.deadline < now_ns]
         for connection in late:
