@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
 from proxy.core.model import Access
@@ -31,7 +32,12 @@ _QUERY: Final = bytes([byte ^ (not 0x21 <= byte <= 0x7E or byte == 0x23) for byt
 _NOT_IN_LINE: Final = re.compile(rb"[\x00-\x20\x7f]")
 
 _LABEL: Final = rb"[A-Za-z0-9_~\-]{1,63}+"
-_HOST: Final = re.compile(rb"(" + _LABEL + rb"(?:\." + _LABEL + rb")*+\.?|\[[0-9A-Fa-f:.]{2,45}+\])(?::[0-9]{0,5})?")
+_HOST: Final = re.compile(
+    rb"(" + _LABEL + rb"(?:\." + _LABEL + rb")*+\.?|\[[0-9A-Fa-f:.]{2,45}+\])(?::(0|[1-9][0-9]{0,4})?)?"
+)
+_NUMERIC: Final = re.compile(rb"(?:.*\.)?(?:[0-9]++|0[Xx][0-9A-Fa-f]*+)\.?", re.DOTALL)
+"""A name that ends in a number: what makes an IPv4 address of a name, in any of the forms that resolvers take."""
+_HIGHEST_PORT: Final = 65535
 _NAME_LIMIT: Final = 255
 _HOST_LIMIT: Final = _NAME_LIMIT + len(":65535")
 
@@ -74,16 +80,44 @@ def is_query(query: bytes) -> bool:
     return query.translate(_QUERY) == query
 
 
+def is_connect(method: bytes) -> bool:
+    """Whether a method asks for a tunnel, by its name in any case: what follows it may be no request."""
+    return len(method) == 7 and method.upper() == b"CONNECT"
+
+
 def host_name(authority: bytes) -> str | None:
     """The name in `Host` or in the authority of an absolute-form target, in lower case; None if it is none.
 
     Names as the DNS has them (RFC 9110 section 7.2, RFC 1035 section 2.3.4): labels of at most 63 bytes, 255 in all, no
-    escapes, no user information; or an IPv6 address in brackets.
+    escapes, no user information. A name that ends in a number is an IPv4 address or none: four decimal numbers, for
+    resolvers read `127.1` and `0177.0.0.1` as addresses too, each its own way. Or an IPv6 address in brackets, without
+    a zone, given in its one short form (RFC 5952). A port is a decimal number up to 65535.
     """
     matched = _HOST.fullmatch(authority) if len(authority) <= _HOST_LIMIT else None
     if matched is None or len(matched[1]) > _NAME_LIMIT:
         return None
-    return matched[1].decode("ascii").lower()
+    if matched[2] is not None and int(matched[2]) > _HIGHEST_PORT:
+        return None
+    name = matched[1].decode("ascii").lower()
+    if name[0] == "[":
+        return _bracketed(name)
+    if _NUMERIC.fullmatch(matched[1]) is not None:
+        try:
+            return str(IPv4Address(name))
+        except AddressValueError:
+            return None
+    return name
+
+
+def _bracketed(name: str) -> str | None:
+    """An IPv6 address in brackets in its one short form (RFC 5952); None if it is none."""
+    try:
+        address = IPv6Address(name[1:-1])
+    except AddressValueError:
+        return None
+    mapped = address.ipv4_mapped
+    # Later versions of Python write a mapped address so by themselves.
+    return f"[{address}]" if mapped is None else f"[::ffff:{mapped}]"
 
 
 def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
@@ -91,8 +125,6 @@ def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
 
     Absolute-form, authority-form and asterisk-form (RFC 9112 section 3.2).
     """
-    if method == b"CONNECT":
-        return Reason.METHOD_REFUSED
     if target == b"*" and method == b"OPTIONS":
         # Well-formed (RFC 9112 section 3.2.4), and about no resource that a route could name.
         return Reason.NO_ROUTE
@@ -115,6 +147,8 @@ def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[
         return Reason.REQUEST_MALFORMED
     if TOKEN.fullmatch(method) is None:
         return Reason.REQUEST_MALFORMED
+    if is_connect(method):
+        return Reason.METHOD_REFUSED
     if not host and not path.startswith(b"/"):
         parts = split_target(path)
         host = b"" if parts is None or parts[0] is None else parts[0]

@@ -8,6 +8,7 @@ Rules of this module:
 
 from __future__ import annotations
 
+import re
 from typing import Final, Protocol
 
 from proxy.core.errors import PatgateError
@@ -21,6 +22,12 @@ TRAILER_LIMIT: Final = 16 * 1024
 
 _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 _TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_EXTENSIONS: Final = re.compile(
+    rb"(?:[ \t]*+;[ \t]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+    rb"(?:[ \t]*+=[ \t]*+(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+    rb'|"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"))?+)*+'
+)
+"""chunk-ext (RFC 9112 section 7.1.1): names that are tokens, with values that are tokens or quoted strings."""
 _CONTROL: Final = frozenset(set(range(0x20)) - {0x09} | {0x7F})
 
 
@@ -158,10 +165,12 @@ class ChunkedBody:
     def _size(self, line: bytes) -> None:
         digits, semicolon, extension = line.partition(b";")
         if semicolon:
-            # RFC 9112 section 7.1.1 allows bad white space before the semicolon only.
+            # Bad white space is allowed before the semicolon, and without one it is not.
             digits = digits.rstrip(b" \t")
-            if len(line) > LINE_LIMIT or len(extension) > EXTENSION_LIMIT or not _CONTROL.isdisjoint(extension):
-                raise FramingError("a chunk extension is too long or has control characters")
+            if len(line) > LINE_LIMIT or len(extension) > EXTENSION_LIMIT:
+                raise FramingError("a chunk extension is too long")
+            if _EXTENSIONS.fullmatch(line, len(digits)) is None:
+                raise FramingError("a chunk extension is malformed")
         if not 1 <= len(digits) <= 16 or not _HEX.issuperset(digits):
             raise FramingError("a chunk size is not a plain hexadecimal number")
         self._remaining = int(digits, 16)

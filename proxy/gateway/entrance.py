@@ -57,6 +57,7 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
         tunnel_seconds=timeouts.tunnel,
         stream_seconds=timeouts.stream,
         client_rate=timeouts.client_rate,
+        half_close=isinstance(own, ProxyListener) and own.half_close,
         tls=isinstance(own, ProxyListener) and own.tls is not None,
     )
 

@@ -2,6 +2,7 @@
 
 Rules of this module:
 1. A connection carries one exchange at a time; what a client sends ahead waits, bounded, and is answered in its order.
+   A client that ends its connection before its answer has left, and takes the exchange along (docs/decisions/0009).
 2. A connection is closed after any message whose end is in doubt. Closing lets the client read the answer: the sending
    side is shut first, what still arrives is thrown away, and a deadline ends it.
 3. Deadlines are looked at by one coarse sweep per worker; there is no timer per connection.
@@ -11,10 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
-import struct
 import time
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
@@ -22,6 +20,7 @@ from proxy.core.reasons import Reason
 from proxy.gateway.body import FramingError
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import HEAD_END
+from proxy.gateway.leaving import break_off
 from proxy.gateway.linger import Linger
 from proxy.gateway.pace import Pace, unread
 from proxy.gateway.websocket import WebSocketBody
@@ -35,10 +34,7 @@ _TURN: Final = 4
 """Requests of one connection that are answered at once before others have their turn."""
 _WRITE_HIGH_WATER: Final = 256 * 1024
 _LINGER_NS: Final = 2_000_000_000
-_BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|\0")
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)++")
-_RESET: Final = struct.pack("ii", 1, 0)
-"""`SO_LINGER` with no time: closing the socket resets the connection."""
 _NEVER: Final = 2**63
 
 
@@ -104,14 +100,11 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self.closing = True
         listener = self.listener
         listener.connections.discard(self)
+        listener.unread.discard(self)
         listener.pipeline.recorder.connections -= 1
-        x = self.exchange
-        if x is not None:
-            self.exchange = None
-            listener.pipeline.left(x)
+        self.left()
         if self.lingers is not None:
             self.lingers.begin(time.monotonic_ns() + _LINGER_NS)
         listener.left()
@@ -126,7 +119,8 @@ class ClientConnection(asyncio.Protocol):
                 since = max(0, len(self.buffer) - 3)
                 data = self.buffer + data
                 self.buffer = b""
-                if self.reading_head and data.find(HEAD_END, since) < 0:
+                # An empty line in front of the head, cut in two, is skipped like a whole one.
+                if self.reading_head and data[0] != 0x0D and data.find(HEAD_END, since) < 0:
                     self._unfinished(data, since)
                     return
             self._heads(data)
@@ -136,17 +130,32 @@ class ClientConnection(asyncio.Protocol):
             self._put_by(self.buffer + data)
 
     def eof_received(self) -> bool:
-        # A client that has sent all it will send may still wait for its answer.
         self.half_closed = True
-        x = self.exchange
-        if x is None and (self.listener.held or self.busy) and self.buffer and not self.closing:
-            return True
-        if x is None or not x.body_done or self.closing or x.stream:
-            # Nobody half-closes an event stream: the reader is gone, and silence would hide that for long.
+        x, transport = self.exchange, self.transport
+        if transport is None or self.closing or (x is not None and x.tunnel):
+            return False
+        # A TLS transport ends both directions at once.
+        waits = self.listener.half_close and transport.can_write_eof()
+        if x is None:
+            return waits and (self.listener.held or self.busy) and bool(self.buffer)
+        if not waits or not x.body_done or x.stream:
+            # It has left. Nobody half-closes an event stream: silence would hide for long that the reader is gone.
+            broken = x.response_started or transport.get_write_buffer_size() > 0
+            self.left()
+            if broken:
+                self.abort()
             return False
         if not self.buffer:
             x.keep_alive = False
+        self.listener.unread.add(self)
         return True
+
+    def left(self) -> None:
+        """The client has left: what it waited for ends at once, not only when the loop has closed its connection."""
+        self.closing = True
+        x, self.exchange = self.exchange, None
+        if x is not None:
+            self.listener.pipeline.left(x)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -206,12 +215,6 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(x.body, WebSocketBody) and isinstance(connection.body, WebSocketBody):
             x.bytes_out += connection.body.part(self.transport, masked=False)
             x.body.part(connection.transport, masked=True)
-
-    def told(self) -> bool:
-        """Whether the client of a WebSocket has been told that it ends."""
-        x = self.exchange
-        connection = None if x is None or not x.tunnel else x.upstream_connection
-        return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.said
 
     def respond(self, x: Exchange, response: bytes) -> None:
         """Write a whole response of the gateway's own and finish `x`."""
@@ -275,14 +278,8 @@ class ClientConnection(asyncio.Protocol):
 
         A reset says so even where the end of the connection is the end of the body (HTTP/1.0).
         """
-        transport = self.transport
-        if transport is not None:
-            bound = None
-            with suppress(AttributeError):  # of asyncio's TLS transport, which closed twice forgets its protocol
-                bound = transport.get_extra_info("socket")
-            if bound is not None:
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            transport.abort()
+        if self.transport is not None:
+            break_off(self.transport)
 
     def late(self) -> None:
         """The deadline has passed."""
@@ -349,7 +346,7 @@ class ClientConnection(asyncio.Protocol):
         if not end or data[0] == 0x0D:
             return self._no_head(data)
         if len(head) + len(HEAD_END) > listener.max_head:
-            self._refuse_head(Reason.HEAD_TOO_LARGE)
+            self._unfinished(data, 0)
             return b""
         now = time.monotonic_ns()
         x = Exchange(self, now, listener.next_id())
@@ -359,6 +356,9 @@ class ClientConnection(asyncio.Protocol):
             self.pace.left_unread(0, 0)
         self.deadline = now + listener.answer_ns
         reason = listener.parser.parse(x, head)
+        if reason is Reason.REQUEST_MALFORMED:
+            # Which of two faults counts must not depend on how many segments the head came in.
+            reason = listener.refusal(head, 0) or reason
         if rest:
             if reason is None and x.body is not None:
                 self._body(x, rest)
@@ -427,15 +427,11 @@ class ClientConnection(asyncio.Protocol):
     def _unfinished(self, data: bytes, since: int) -> None:
         """Keep the beginning of a head for later, unless it cannot become one. What lies before `since` is known."""
         listener = self.listener
-        line_end = data.find(b"\r\n")
-        # A CR at the very end may be half of the line's CRLF.
-        line = len(data) - data.endswith(b"\r") if line_end < 0 else line_end
-        if line > listener.max_request_line:
-            self._refuse_head(Reason.TARGET_TOO_LONG)
-        elif len(data) > listener.max_head and data.find(HEAD_END, 0, listener.max_head) < 0:
-            self._refuse_head(Reason.HEAD_TOO_LARGE)
-        elif data.find(HEAD_END, since) >= 0 or _BARE.search(data, since):
-            self._refuse_head(Reason.REQUEST_MALFORMED)
+        reason = listener.refusal(data, since)
+        if reason is None and data.find(HEAD_END, since) >= 0:
+            reason = Reason.REQUEST_MALFORMED
+        if reason is not None:
+            self._refuse_head(reason)
         elif self.half_closed:
             self.shut()
         else:
@@ -456,6 +452,7 @@ class ClientConnection(asyncio.Protocol):
         if not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
+            self.listener.unread.add(self)
             if self.pace is not None and self.pace.paused(time.monotonic_ns()):
                 # From here on it is the backend that is waited for.
                 before = self.deadline
@@ -466,6 +463,8 @@ class ClientConnection(asyncio.Protocol):
         if self.paused and self.transport is not None:
             self.paused = False
             self.transport.resume_reading()
+            if not self.half_closed:
+                self.listener.unread.discard(self)
             x = self.exchange
             if self.pace is not None and self.pace.resumed(time.monotonic_ns()) and x is not None and not x.tunnel:
                 self._body_moved(x)

@@ -9,9 +9,13 @@ from heapq import nsmallest
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
+from proxy.core.reasons import Reason
+from proxy.gateway.incomplete import request_refusal
+from proxy.gateway.leaving import has_left
 from proxy.gateway.linger import Linger
 from proxy.gateway.listen import ClientConnection
 from proxy.gateway.parse import HeadParser
+from proxy.gateway.websocket import WebSocketBody
 
 if TYPE_CHECKING:
     from proxy.gateway.pipeline import Decider
@@ -36,6 +40,7 @@ class Listener:
 
     `boot` begins every request id of this process; `trusted` are the networks whose forwarding headers are believed.
     `client_rate` is how many bytes a second a client must send of a body, or take of an answer, on average; 0 is any.
+    `half_close` says that a client which ends its sending side after its request waits for the answer all the same.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Listener:
         stream_seconds: float,
         tls: bool,
         client_rate: int = 0,
+        half_close: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.parser = parser
@@ -71,7 +77,10 @@ class Listener:
         self.stream_ns = int(stream_seconds * 1e9)
         self.scheme = b"https" if tls else b"http"
         self.client_rate = client_rate
+        self.half_close = half_close
         self.connections: set[ClientConnection] = set()
+        self.unread: set[ClientConnection] = set()
+        """Those that the loop does not read, and so does not see the end of."""
         self.others: set[Other] = set()
         self.arriving = 0
         self._boot = boot
@@ -99,6 +108,10 @@ class Listener:
         if not low:
             self._id_head = b"%s%05x" % (self._boot, number >> 12)
         return self._id_head + _LOW[low]
+
+    def refusal(self, data: bytes, since: int) -> Reason | None:
+        """Why `data`, the beginning of a request searched up to `since`, cannot become a head; None if it can."""
+        return request_refusal(data, since, max_line=self.max_request_line, max_head=self.max_head)
 
     def trusts(self, address: IPv4Address | IPv6Address) -> bool:
         """Whether forwarding headers of this peer are believed."""
@@ -135,7 +148,10 @@ class Listener:
         return [connection for _, _, connection in nsmallest(most, idle)]
 
     def sweep(self, now_ns: int) -> None:
-        """End what has passed its deadline."""
+        """End what has passed its deadline, and what has left unnoticed."""
+        for connection in [each for each in self.unread if self._gone(each)]:
+            connection.left()
+            connection.abort()
         late = [connection for connection in self.connections if connection.deadline < now_ns]
         for connection in late:
             connection.late()
@@ -159,6 +175,7 @@ class Listener:
         self.stream_ns = other.stream_ns
         self.scheme = other.scheme
         self.client_rate = other.client_rate
+        self.half_close = other.half_close
         for connection in self.connections:
             connection.peer_trusted = self.trusts(ip_address(connection.peer))
 
@@ -193,9 +210,16 @@ class Listener:
     def hang_up(self) -> None:
         """End the WebSockets that have been told."""
         for connection in list(self.connections):
-            if connection.told():
+            if _told(connection):
                 assert connection.exchange is not None
                 self.pipeline.hang_up(connection.exchange)
+
+    def _gone(self, connection: ClientConnection) -> bool:
+        """Whether the client of an exchange has left while its connection is not read."""
+        transport = connection.transport
+        if connection.exchange is None or transport is None:
+            return False
+        return has_left(transport, half_close=self.half_close and transport.can_write_eof())
 
     def _lingered(self, linger: Linger) -> None:
         self.others.discard(linger)
@@ -206,6 +230,13 @@ class Listener:
         waiting, self.waiting = self.waiting, set()
         for look in waiting:
             look()
+
+
+def _told(client: ClientConnection) -> bool:
+    """Whether the client of a WebSocket has been told that it ends."""
+    x = client.exchange
+    connection = None if x is None or not x.tunnel else x.upstream_connection
+    return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.said
 
 
 def is_within(address: IPv4Address | IPv6Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
-from proxy.core.asked import TOKEN, host_name, is_query, other_form
+from proxy.core.asked import TOKEN, host_name, is_connect, is_query, other_form
 from proxy.core.claims import FAMILY_NAMES, fold
 from proxy.core.reasons import Reason
 from proxy.core.token_search import TokenSearch
@@ -166,6 +166,8 @@ class HeadParser:
             x.head_only = method == b"HEAD"
             if TOKEN.fullmatch(method) is None:
                 return Reason.REQUEST_MALFORMED
+            if is_connect(method):
+                return Reason.METHOD_REFUSED
         version = parts[2]
         if version != b"HTTP/1.1":
             if version != b"HTTP/1.0":
@@ -276,7 +278,8 @@ class HeadParser:
             if x.content_length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 return Reason.REQUEST_MALFORMED
             x.content_length = int(value)
-            kept.append(b"Content-Length: " + value)
+            # As it was read: another reader might take a leading zero for the sign of an octal number.
+            kept.append(b"Content-Length: %d" % x.content_length)
         elif code == Field.TRANSFER_ENCODING:
             if x.chunked or x.version == 0 or value.lower() != b"chunked":
                 return Reason.REQUEST_MALFORMED

@@ -4,7 +4,8 @@ Rules of this module:
 1. The response head is parsed as strictly as a request's; two framings, or one that is not understood, end it with 502.
 2. An answer that breaks off after its head has gone out breaks the client's connection: it never looks whole.
 3. A backend's hop-by-hop fields stay here (RFC 9110 section 7.6.1), and so do its trailers (section 6.5.1). An answer
-   without `Date` gets one (section 6.6.1); nothing else is added and nothing is changed.
+   without `Date` gets one (section 6.6.1). A 426 keeps its `Upgrade` (section 15.5.22) and a 407 its challenge (section
+   11.7.1), without which neither says anything. Nothing else is added and nothing is changed.
 4. The connection is kept only when both messages have ended and nothing lies behind the response.
 """
 
@@ -29,6 +30,7 @@ from proxy.gateway.grammar import (
     trimmed,
     without_fields,
 )
+from proxy.gateway.incomplete import answer_possible
 from proxy.gateway.upstream import UpstreamConnection
 from proxy.gateway.websocket import WebSocketBody
 
@@ -45,6 +47,7 @@ _CONNECTION: Final = 3
 _TRANSFER: Final = 4
 _UPGRADE: Final = 5
 _DATE: Final = 6
+_CHALLENGE: Final = 7
 _FIELDS: Final = {
     b"content-length": _LENGTH,
     b"connection": _CONNECTION,
@@ -52,7 +55,7 @@ _FIELDS: Final = {
     b"upgrade": _UPGRADE,
     b"date": _DATE,
     b"keep-alive": _DROP,
-    b"proxy-authenticate": _DROP,
+    b"proxy-authenticate": _CHALLENGE,
     b"proxy-authentication-info": _DROP,
     b"proxy-connection": _DROP,
     b"te": _DROP,
@@ -60,13 +63,25 @@ _FIELDS: Final = {
 }
 """Framing, what is hop-by-hop (RFC 9110 section 7.6.1), and what is for the client of a proxy that it chose (section
 11.7), which nobody did here."""
+_NEVER_NOMINATED: Final = frozenset(
+    (
+        b"cache-control", b"content-encoding", b"content-range", b"content-security-policy", b"content-type",
+        b"location", b"proxy-authenticate", b"set-cookie", b"strict-transport-security", b"vary", b"www-authenticate",
+        b"x-content-type-options", b"x-frame-options",
+    )
+)  # fmt: skip
+"""Fields that a backend's `Connection` cannot remove: what the content is, who may keep it, where to go on, who is to
+log in. They are for every recipient, and may not be nominated (RFC 9110 section 7.6.1)."""
 _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
-"""The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocol upgraded
-to."""
+"""The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocols that
+`Upgrade` names."""
+_UPGRADE_REQUIRED: Final = 426
+_PROXY_AUTHENTICATION_REQUIRED: Final = 407
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _EVENT_STREAM: Final = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream[ \t]*(?:[;\r]|$)", re.IGNORECASE)
 _BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
+_UNUSUAL: Final = _BODILESS | {_UPGRADE_REQUIRED}
 _NO_LENGTH: Final = (None, b"0")
 _SWITCHING: Final = 101
 _FINAL: Final = 200
@@ -119,10 +134,11 @@ class Relay:
             return
         body = connection.body
         if body is None:
-            if connection.buffer:
+            since = len(connection.buffer)
+            if since:
                 data = connection.buffer + data
                 connection.buffer = b""
-            self._head(connection, x, data)
+            self._head(connection, x, data, since)
             return
         try:
             pieces, rest = body.feed(data)
@@ -158,11 +174,14 @@ class Relay:
         if x is not None and x.client is not None:
             x.client.read_more(now)
 
-    def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes) -> None:
-        """Parse response heads out of `data`: interim ones are passed on, the final one starts the response."""
+    def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes, since: int) -> None:
+        """Parse response heads out of `data`: interim ones are passed on, the final one starts the response.
+
+        What lies before `since` has come before, and was the beginning of a head.
+        """
         while True:
             head, end, rest = data.partition(HEAD_END)
-            if not end and len(data) < MAX_RESPONSE_HEAD + len(HEAD_END):
+            if not end and len(data) < MAX_RESPONSE_HEAD + len(HEAD_END) and answer_possible(data, since):
                 connection.buffer = data
                 return
             lines = head_lines(head) if end and len(head) <= MAX_RESPONSE_HEAD else None
@@ -176,7 +195,7 @@ class Relay:
                 self._final(connection, x, line, fields, rest)
                 return
             # An HTTP/1.0 server has no interim answers, and so no switch of protocols (RFC 6455 section 4.2.2).
-            if x.websocket and status == _SWITCHING and fields[4] == b"websocket" and line.minor:
+            if x.websocket and status == _SWITCHING and fields[4].lower() == b"websocket" and line.minor:
                 self._switch(connection, x, line, fields[0], rest)
                 return
             connection.interim += 1
@@ -186,7 +205,7 @@ class Relay:
                 return
             if x.version and x.client is not None and x.client.transport is not None:
                 x.client.transport.write(line.text + fields[0] + HEAD_END)
-            data = rest
+            data, since = rest, 0
             if not data:
                 return
 
@@ -227,7 +246,7 @@ class Relay:
         """Send the head of the final answer, in the client's framing, and what has come of the body, in one write."""
         client = x.client
         assert client is not None and client.transport is not None
-        kept, length, chunked, connection.keep, _ = fields
+        kept, length, chunked, connection.keep, upgrade = fields
         x.status = status = line.status
         x.answered = time.monotonic_ns()
         if not x.body_done or client.closing or x.websocket or client.listener.draining:
@@ -240,7 +259,7 @@ class Relay:
         if (
             length is not None
             and len(rest) == int(length)
-            and status not in _BODILESS
+            and status not in _UNUSUAL
             and x.keep_alive
             and x.version
             and not x.head_only
@@ -275,10 +294,12 @@ class Relay:
                 framing = b"\r\nTransfer-Encoding: chunked"
             else:
                 x.keep_alive = False
-        if not x.keep_alive:
-            framing += b"\r\nConnection: close"
-        elif not x.version:
-            framing += b"\r\nConnection: keep-alive"
+        option = b"close" if not x.keep_alive else b"" if x.version else b"keep-alive"
+        if status == _UPGRADE_REQUIRED and upgrade:
+            framing += b"\r\nUpgrade: " + upgrade
+            option = option + b", Upgrade" if option else b"Upgrade"
+        if option:
+            framing += b"\r\nConnection: " + option
         connection.body = body
         try:
             pieces, behind = body.feed(rest) if rest else ([], b"")
@@ -326,7 +347,8 @@ class Relay:
             if code == _LENGTH:
                 if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                     return None
-                length = value
+                # As it was read: another reader might take a leading zero for the sign of an octal number.
+                length = value if value[0] != 0x30 else value.lstrip(b"0") or b"0"
             elif code == _CONNECTION:
                 if value != b"keep-alive":
                     options = {option.strip(b" \t") for option in value.lower().split(b",")}
@@ -339,16 +361,18 @@ class Relay:
                 chunked = True
             elif code == _UPGRADE:
                 # Two of them are no protocol that anybody asked for.
-                upgrade += value.lower()
+                upgrade = value if not upgrade else upgrade + b", " + value
+            elif code == _CHALLENGE and status.status == _PROXY_AUTHENTICATION_REQUIRED:
+                kept.append(line)
         if chunked and length is not None:
             return None
-        if not dated:
-            kept.append(self._clock.date_line())
-        passed = b"\r\n".join(kept)
         if nominated is not None:
             keep = b"close" not in nominated and (keep or b"keep-alive" in nominated)
-            passed = without_fields(passed, nominated - {b""})
-        return passed, length, chunked, keep, upgrade
+            kept = without_fields(b"\r\n".join(kept), nominated - _NEVER_NOMINATED - {b""}).split(b"\r\n")
+            dated = dated and (b"date" not in nominated or status.status < _FINAL)
+        if not dated:
+            kept.append(self._clock.date_line())
+        return b"\r\n".join(kept), length, chunked, keep, upgrade
 
     def _classify(self, name: bytes) -> int:
         """Look a received name up: an alias that a client might take for a framing field is dropped."""

@@ -109,6 +109,8 @@ class ProxyListener(Section):
     """More headers that a trusted peer may send on to backends, such as X-Real-Ip; dropped from all others."""
     proxy_protocol: tuple[TrustedNetwork, ...] = ()
     """Peers whose every connection must begin with the PROXY protocol's header, which says who the client is."""
+    half_close: bool = False
+    """Answer a client that has ended its sending side after its request; without it, such a client has left."""
     connections: Connections | None = None
     """Most open connections of one worker; null is as many as its descriptors allow, 16384 at most."""
     limits: ListenerLimits = ListenerLimits()

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
+from proxy.core.asked import host_name
 from proxy.core.claims import may_be_believed
 from proxy.core.identity import IdentityNameError, check_field_name
 from proxy.core.permissions import Permission, PermissionSyntaxError, valid_operation
@@ -78,7 +79,13 @@ def _host(text: str) -> str:
     lowered = text.lower()
     if not _HOST.fullmatch(lowered) or len(lowered) > 253:
         raise ValueError(f"{quoted(text)} is not a host; write api.example.com or *.example.com, without a port")
-    return lowered
+    if lowered.startswith("*."):
+        return lowered
+    # A request's host is compared as the core reads it: an address in brackets has one form.
+    read = host_name(lowered.encode("ascii"))
+    if read is None:
+        raise ValueError(f"{quoted(text)} is not a host: no request can name it")
+    return read
 
 
 def _method(text: str) -> str:

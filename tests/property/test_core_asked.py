@@ -22,7 +22,7 @@ PIECES = (
 )  # fmt: skip
 
 targets = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join)
-methods = st.sampled_from((b"GET", b"POST", b"OPTIONS", b"CONNECT", b"get", b"PURGE", b"G(T", b"", b"\xff"))
+methods = st.sampled_from((b"GET", b"POST", b"OPTIONS", b"CONNECT", b"Connect", b"get", b"PURGE", b"G(T", b"", b"\xff"))
 
 
 @given(method=methods, target=targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -102,6 +103,16 @@ HEADS = {
     "a Host in a list": get(host=b"Host: gateway, other"),
     "a Host with a query": get(host=b"Host: gateway?a"),
     "a Host with a high byte": get(host=b"Host: \xc3\xa9"),
+    "a Host with a port beyond 16 bits": get(host=b"Host: h:99999"),
+    "a Host with a port of octal looks": get(host=b"Host: gateway:0080"),
+    "a Host in brackets that is no address": get(host=b"Host: [:::::::]"),
+    "a Host with a zone": get(host=b"Host: [fe80::1%25eth0]"),
+    "a Host that resolvers complete": get(host=b"Host: 127.1"),
+    "a Host of octal numbers": get(host=b"Host: 0177.0.0.1"),
+    "a Host that is one number": get(host=b"Host: 2130706433"),
+    "an absolute form with a port beyond 16 bits": get(
+        line=b"GET http://h:99999/public/a HTTP/1.1", host=b"Host: h:99999"
+    ),
     "an alias of Host alone": get(host=b"Host_: gateway"),
     "HTTP/0.9": b"GET /public/a\r\n\r\n",
     "HTTP/1.2": get(line=b"GET /public/a HTTP/1.2"),
@@ -148,6 +159,12 @@ CHUNKED = {
     "an extension of 257 bytes": b"1;" + b"e" * 257 + b"\r\nx\r\n0\r\n\r\n",
     "an extension with a bare CR": b"1;a\rb\r\nx\r\n0\r\n\r\n",
     "an extension with a bare LF": b"1;a\nb\r\nx\r\n0\r\n\r\n",
+    "an extension of nothing": b"1;\r\nx\r\n0\r\n\r\n",
+    "an extension that is no name": b"1;[x=y\r\nx\r\n0\r\n\r\n",
+    "an extension without its value": b"1;a=\r\nx\r\n0\r\n\r\n",
+    "an extension with an open quote": b'1;a="b\r\nx\r\n0\r\n\r\n',
+    "an extension with a space behind it": b"1;a \r\nx\r\n0\r\n\r\n",
+    "a last chunk with an extension of nothing": b"1\r\nx\r\n0;\r\n\r\n",
     "an extension with NUL": b"1;a\0\r\nx\r\n0\r\n\r\n",
 }
 
@@ -357,16 +374,43 @@ def test_the_limit_of_a_body_is_exact(
         assert status == 200 or connection.ended()
 
 
+@pytest.mark.parametrize(
+    ("length", "size"), [(b"0200", 200), (b"00", 0), (b"010", 10), (b"000000000000000007", 7)], ids=repr
+)
+def test_a_length_goes_on_as_the_number_that_was_read(
+    length: bytes, size: int, gateway: Patgate, recorder: Recorder
+) -> None:
+    """An octal reader behind the gateway would find another end of the body."""
+    with gateway.connect() as connection:
+        assert connection.exchange(post(b"Content-Length: " + length, body=b"b" * size)).status == 200
+        assert connection.request("GET", "/public/next").status == 200
+    first, _ = recorder.requests
+    assert first.all("content-length") == [b"%d" % size]
+    assert len(first.body) == size
+
+
 def test_limits_do_not_depend_on_how_the_bytes_come(limited: Patgate, recorder: Recorder) -> None:
-    """The last byte alone, and a head that has no end yet."""
-    for data, status in ((padded(HEAD_LIMIT), 200), (padded(HEAD_LIMIT + 1), 431)):
-        with limited.connect() as connection:
-            connection.send(data[:-1])
-            assert connection.exchange(data[-1:], method="GET").status == status
+    """In one segment, the last byte alone, cut in the middle, and a head that has no end yet."""
+    long_line = get(line=b"GET /public/" + b"a" * LINE_LIMIT + b" HTTP/1.1")
+    cases = (
+        (padded(HEAD_LIMIT), 200),
+        (padded(HEAD_LIMIT + 1), 431),
+        (long_line, 414),
+        (get(line=b"GET /public/" + b"a" * HEAD_LIMIT + b" HTTP/1.1"), 414),
+        (long_line[:-4] + b"\r\nX: " + b"x" * HEAD_LIMIT + b"\r\n\r\n", 414),
+    )
+    for data, status in cases:
+        for cut in (len(data), len(data) - 1, len(data) // 2, LINE_LIMIT + 20):
+            with limited.connect() as connection:
+                connection.send(data[:cut])
+                if cut < len(data):
+                    with suppress(OSError):  # it may have been refused already
+                        connection.send(data[cut:])
+                assert connection.read_response("GET").status == status, cut
     for data, status in ((b"GET /public/" + b"a" * LINE_LIMIT, 414), (padded(2 * HEAD_LIMIT)[:-4], 431)):
         with limited.connect() as connection:
             assert connection.exchange(data).status == status
-    assert len(recorder.requests) == 1
+    assert len(recorder.requests) == 4
 
 
 def test_empty_lines_before_a_request_do_not_go_on(gateway: Patgate, recorder: Recorder) -> None:

@@ -245,6 +245,8 @@ def live(data: bytes, cuts: list[bytes], how: int) -> Outcome:
         return backends[-1]
 
     async def story(loop: MemoryLoop) -> None:
+        # The end of the client's sending side is no leaving here, which would depend on when it comes.
+        gateway.listener.half_close = True
         transport = accept(gateway, loop, client)
         for part in cuts:
             transport.deliver(part)

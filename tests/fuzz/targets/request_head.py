@@ -12,6 +12,7 @@ Where it is laxer (an empty `Host`, two of them, lists in `Transfer-Encoding`), 
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import Any, Final
 
 import httptools
@@ -117,6 +118,8 @@ def kept_of(fields: Fields, *, method: bytes, version: int) -> Fields:
             continue
         if lower == b"max-forwards" and method == b"OPTIONS":
             value = b"%d" % (int(value) - 1)
+        if lower == b"content-length":
+            value = b"%d" % int(value)
         kept.append((lower if folded in SPECIAL else name, value.lower() if lower == b"expect" else value))
     return kept
 
@@ -172,8 +175,11 @@ def check_credentials(x: Exchange, fields: Fields) -> None:
     """Host and credentials come from exactly one field of exactly that name, and a trusted peer's word as it came."""
     assert named(fields, b"host") == [x.host]
     assert REG_NAME.fullmatch(x.host), "a Host that is none"
-    assert x.host_name == x.host_name.lower()
-    assert x.host.lower().decode("latin-1").startswith(x.host_name)
+    host = x.host.lower().decode("latin-1")
+    if host.startswith("["):
+        assert IPv6Address(x.host_name[1:-1]) == IPv6Address(host[1 : host.index("]")])
+    else:
+        assert host.startswith(x.host_name)
     assert named(fields, b"authorization") == ([] if x.authorization is None else [x.authorization])
     assert named(fields, b"x-api-key") == ([] if x.api_key is None else [x.api_key])
     assert (x.forwarded or []) == [(name.lower(), value) for name, value in fields if name.lower() in FORWARDED_FIELDS]

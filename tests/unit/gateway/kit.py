@@ -261,6 +261,7 @@ class Gateway:
         upstream: UpstreamSettings | None = None,
         client_rate: int = 0,
         drop_misplaced: bool = False,
+        half_close: bool = False,
         entrance: Entrance | None = None,
     ) -> None:
         credentials = tuple(credentials)
@@ -331,6 +332,7 @@ class Gateway:
             tunnel_seconds=tunnel_seconds,
             stream_seconds=stream_seconds,
             client_rate=client_rate,
+            half_close=half_close,
             tls=self._facts.context is not None,
         )
         self.port = 0

@@ -82,7 +82,7 @@ async def test_a_request_in_the_hold_waits_and_is_decided_by_what_comes_after_it
 
 
 async def test_without_another_configuration_the_hold_only_delays() -> None:
-    async with serving(answering(response())) as (gateway, _):
+    async with serving(answering(response()), half_close=True) as (gateway, _):
         early, late = await gateway.client(), None
         hold(gateway)
         late = await gateway.client()

@@ -230,6 +230,8 @@ def test_mistakes_are_said_in_plain_words(bad: Check, text: str, message: str) -
         ),
         ("{ path: /x, upstream: app, entity: a, host: 'api.example.com:80' }", "host", "without a port"),
         ("{ path: /x, upstream: app, entity: a, host: 'a.*.com' }", "host", "is not a host"),
+        ("{ path: /x, upstream: app, entity: a, host: '[:::::::]' }", "host", "no request can name it"),
+        ("{ path: /x, upstream: app, entity: a, host: '127.1' }", "host", "no request can name it"),
     ],
 )
 def test_a_bad_route_is_described(bad: Check, text: str, path: str, message: str) -> None:
