@@ -1,0 +1,269 @@
+"""Every file of config/ingress keeps from the application what patgate itself would: claims, nominations, trailers.
+
+threats.md section 2, through each ingress of `tests.support.ingress.INGRESSES`. In forward auth patgate only answers, and
+the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that it
+forwards itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from tests.support.gateway import Patgate, Token
+from tests.support.ingress import INGRESSES, Ingress
+from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.rawhttp import Connection, Response
+from tests.support.recorder import Recorded, Recorder, answer_ok
+from tests.threats.cases import CLAIMS, aliases
+
+IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
+
+OURS = (*(f"X-Auth-{field}" for field in IDENTITY), "X-Request-Id")
+"""What patgate tells the ingress, which the application must get."""
+
+INGRESSES_OWN = ("Host", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-Ip")
+"""What the ingress says itself, if it says it."""
+
+NOMINATIONS = {
+    "alone": "Connection: {name}\r\n",
+    "behind close": "Connection: close, {name}\r\n",
+    "behind keep-alive": "Connection: keep-alive, {name}\r\n",
+    "before close": "Connection: {name},close\r\n",
+    "in a second line": "Connection: keep-alive\r\nConnection: {name}\r\n",
+    "among empty ones": "Connection: ,, ,\t{name} ,\r\n",
+    "with an upgrade that is none": "Connection: Upgrade, {name}\r\n",
+    "with an upgrade to h2c": "Connection: Upgrade, HTTP2-Settings, {name}\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "in Proxy-Connection": "Proxy-Connection: keep-alive, {name}\r\n",
+    "in Keep-Alive": "Connection: keep-alive\r\nKeep-Alive: {name}\r\n",
+    "beside trailers": "Connection: TE, Trailer, {name}\r\nTE: trailers\r\nTrailer: {name}\r\n",
+}
+
+#: Targets of every kind of route that reaches the application, and whether a token is needed.
+OPEN = {"/v1/things/1": True, "/healthz": False, "/ui/x": False}
+
+BATCH = 40
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[Recorder]:
+    """The backend behind the ingress: what it is sent is the ingress's writing, which the sentinel does not judge."""
+    with Recorder(watched=False) as server:
+        yield server
+
+
+@pytest.fixture
+def recorder(application: Recorder) -> Iterator[Recorder]:
+    application.clear()
+    yield application
+    application.script = answer_ok
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
+    """Asked by every ingress; it forwards nothing itself."""
+    config = {
+        "workers": 1,
+        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
+        "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
+        "roles": ROLES,
+        "routes": [
+            {"path": "/hosts/**", "host": "open.example", "upstream": "app", "access": "public"},
+            {"path": "/hosts/**", "host": "closed.example", "upstream": "app", "access": "denied"},
+            *ROUTES,
+        ],
+    }
+    with Patgate(tmp_path_factory.mktemp("asked"), config) as running:
+        running.add_user(EDITOR, "editor")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def editor(node: Patgate) -> Token:
+    return node.token(EDITOR, name="ingress")
+
+
+@pytest.fixture(scope="module", params=INGRESSES)
+def ingress(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, node: Patgate, application: Recorder
+) -> Iterator[Ingress]:
+    directory = tmp_path_factory.mktemp(request.param)
+    start = INGRESSES[request.param]
+    with start(directory, application=application.port, forward_auth=node.forward_auth_port) as running:
+        yield running
+
+
+def ask(
+    ingress: Ingress,
+    token: Token | None,
+    extra: str = "",
+    *,
+    method: str = "GET",
+    target: str = "/v1/things/1",
+    host: str = "gateway",
+    version: str = "1.1",
+) -> Response:
+    """One request on a connection of its own; `extra` are field lines."""
+    login = f"Authorization: Bearer {token.value}\r\n" if token else ""
+    head = f"{method} {target} HTTP/{version}\r\nHost: {host}\r\n{login}X-Ordinary: kept\r\n{extra}\r\n"
+    with Connection(ingress.port) as connection:
+        return connection.exchange(head.encode("latin-1"))
+
+
+def identity(seen: Recorded) -> dict[str, list[bytes]]:
+    """What the application is told of who asks, from where and for which host, under any spelling."""
+    told = {name: seen.all(name) for name in (*OURS, *INGRESSES_OWN)}
+    assert len(told["X-Request-Id"]) == 1
+    return told | {"X-Request-Id": []}
+
+
+def batches(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(lines), BATCH):
+        yield lines[start : start + BATCH]
+
+
+@pytest.mark.parametrize("target", OPEN)
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_no_claim_of_a_client_reaches_the_application(
+    kind: str, target: str, ingress: Ingress, recorder: Recorder, editor: Token
+) -> None:
+    token = editor if OPEN[target] else None
+    arrived = []
+    for names in batches([alias for name in CLAIMS[kind] for alias in aliases(name)]):
+        recorder.clear()
+        marks = {name: f"mallory-{number}-" for number, name in enumerate(names)}
+        extra = "".join(f"{name}: {mark}\r\n" for name, mark in marks.items())
+        assert ask(ingress, token, extra, target=target).status == 200
+        assert recorder.last().all("X-Ordinary") == [b"kept"]
+        arrived += [name for name, mark in marks.items() if any(mark.encode() in data for data in recorder.received)]
+    assert arrived == []
+
+
+def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
+    ingress: Ingress, recorder: Recorder, editor: Token
+) -> None:
+    for names in batches([name for names in CLAIMS.values() for name in names]):
+        extra = "".join(f"{name}: mallory\r\nX-Ordinary: kept\r\n{name.lower()}: mallory\r\n" for name in names[:20])
+        assert ask(ingress, editor, extra).status == 200
+        assert ask(ingress, None, extra, target="/healthz").status == 200
+    assert not any(b"mallory" in data for data in recorder.received)
+
+
+@pytest.mark.parametrize("form", NOMINATIONS)
+def test_a_nomination_takes_nothing_from_the_application(
+    form: str, ingress: Ingress, recorder: Recorder, editor: Token
+) -> None:
+    """RFC 9110 section 7.6.1 lets `Connection` name fields that end at the next hop: not those that the hop adds."""
+    assert ask(ingress, editor).status == 200
+    expected = identity(recorder.last())
+    assert expected["X-Auth-Email"] == [EDITOR.encode()]
+    assert expected["X-Auth-Role"] == [b"editor"]
+    lost = {}
+    for name in (*OURS, *INGRESSES_OWN[1:]):
+        for spelling in (name, name.lower(), name.upper(), name.replace("-", "_")):
+            nomination = NOMINATIONS[form].format(name=spelling)
+            assert ask(ingress, editor, nomination).status == 200, nomination
+            told = identity(recorder.last())
+            if told != expected:
+                lost[nomination] = {key for key in told if told[key] != expected[key]}
+            named = [value.lower() for value in recorder.last().all("Connection")]
+            assert set(named) <= {b"close", b"keep-alive"}, nomination
+    assert lost == {}
+
+
+@pytest.mark.parametrize("name", ["Host", "Authorization", "X-Api-Key", "Content-Length", "Transfer-Encoding", "Cookie"])
+def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refused(
+    name: str, ingress: Ingress, recorder: Recorder, editor: Token
+) -> None:
+    assert ask(ingress, editor).status == 200
+    expected = identity(recorder.last())
+    recorder.clear()
+    response = ask(ingress, editor, f"Cookie: a=b\r\nConnection: close, {name}\r\n")
+    if response.status == 200:
+        assert identity(recorder.last()) == expected
+        assert recorder.last().all("Cookie") == [b"a=b"]
+    else:
+        assert response.status in (401, ingress.refuses_with(400))
+        assert recorder.requests == []
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
+@pytest.mark.parametrize("target", ["/v1/things", "/public/x"])
+def test_no_trailer_reaches_the_application(
+    target: str, declared: bool, ingress: Ingress, recorder: Recorder, editor: Token
+) -> None:
+    trailers = [*OURS, *(name.replace("-", "_") for name in OURS), *(name.replace("-", ".") for name in OURS), "X-Other"]
+    announced = f"Trailer: {', '.join(trailers)}\r\n" if declared else ""
+    login = f"Authorization: Bearer {editor.value}\r\n" if target.startswith("/v1") else ""
+    head = (
+        f"POST {target} HTTP/1.1\r\nHost: gateway\r\n{login}{announced}"
+        "TE: trailers\r\nConnection: TE\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    body = "4\r\nbody\r\n0\r\n" + "".join(f"{name}: mallory\r\n" for name in trailers) + "\r\n"
+    with Connection(ingress.port) as connection:
+        assert connection.exchange((head + body).encode()).status == 200
+    seen = recorder.last()
+    assert seen.body in (b"body", b"4\r\nbody\r\n0\r\n\r\n"), "a trailer section"
+    assert not any(b"mallory" in data for data in recorder.received)
+    assert seen.all("TE") == []
+    if login:
+        assert seen.only("X-Auth-Email") == EDITOR
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "allowed"),
+    [
+        ("open.example", "open.example", True),
+        ("closed.example", "closed.example", False),
+        ("open.example", "closed.example", None),
+        ("closed.example", "open.example", None),
+    ],
+)
+def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
+    written: str, host: str, allowed: bool | None, ingress: Ingress, recorder: Recorder
+) -> None:
+    """A target with a host and a `Host` with another: an ingress takes the first (RFC 9112 section 3.2.2)."""
+    response = ask(ingress, None, target=f"http://{written}/hosts/x", host=host)
+    if response.status == 200:
+        assert written == "open.example" and allowed is not False
+        seen = recorder.last()
+        assert seen.target == b"/hosts/x"
+        assert seen.only("Host") == written
+        assert seen.only("X-Forwarded-Host") == written
+    else:
+        assert not allowed
+        assert response.status in (400, 403, ingress.refuses_with(400))
+        assert recorder.requests == []
+
+
+@pytest.mark.parametrize("nomination", ["", "Connection: X-Auth-Role\r\n", "Connection: keep-alive, x-auth-email\r\n"])
+def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
+    nomination: str, ingress: Ingress, recorder: Recorder, editor: Token
+) -> None:
+    assert ask(ingress, editor).status == 200
+    expected = identity(recorder.last())
+    recorder.clear()
+    assert ask(ingress, editor, nomination, version="1.0").status == 200
+    assert identity(recorder.last()) == expected
+    recorder.clear()
+    assert ask(ingress, None, nomination, version="1.0").status == 401
+    assert recorder.requests == []
+
+
+def test_a_request_without_a_host_is_refused(ingress: Ingress, recorder: Recorder, editor: Token) -> None:
+    """Routes may depend on it, so nothing is judged without one."""
+    head = f"GET /v1/things/1 HTTP/1.0\r\nAuthorization: Bearer {editor.value}\r\n\r\n".encode()
+    with Connection(ingress.port) as connection:
+        assert connection.exchange(head).status in (400, ingress.refuses_with(400))
+    assert recorder.requests == []
+
+
+def test_the_address_that_is_told_is_the_clients_own(ingress: Ingress, recorder: Recorder, editor: Token) -> None:
+    claims = "".join(f"{name}: 203.0.113.9\r\n" for name in CLAIMS["client"])
+    assert ask(ingress, editor, claims).status == 200
+    seen = recorder.last()
+    assert b"203.0.113.9" not in seen.head
+    assert seen.only("X-Forwarded-For") == "127.0.0.1"
+    assert seen.only("X-Forwarded-Proto") == "http"
+    assert seen.only("X-Forwarded-Host") == "gateway"
