@@ -1,21 +1,25 @@
 """Every file of config/ingress keeps from the application what patgate itself would: claims, nominations, trailers.
 
-threats.md section 2, through each ingress of `tests.support.ingress.INGRESSES`. In forward auth patgate only answers, and
-the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that it
-forwards itself.
+threats.md section 2, through each ingress of `tests.support.ingress.INGRESSES`. In forward auth patgate only answers,
+and the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that
+it forwards itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from socket import create_connection
 
 import pytest
 
 from tests.support.gateway import Patgate, Token
 from tests.support.ingress import INGRESSES, Ingress
 from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorded, Recorder, answer_ok
+from tests.support.remote import Remote
+from tests.support.websocket import TEXT, Client
 from tests.threats.cases import CLAIMS, aliases
 
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
@@ -34,7 +38,7 @@ NOMINATIONS = {
     "in a second line": "Connection: keep-alive\r\nConnection: {name}\r\n",
     "among empty ones": "Connection: ,, ,\t{name} ,\r\n",
     "with an upgrade that is none": "Connection: Upgrade, {name}\r\n",
-    "with an upgrade to h2c": "Connection: Upgrade, HTTP2-Settings, {name}\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "with an upgrade to h2c": "Connection: Upgrade, {name}\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
     "in Proxy-Connection": "Proxy-Connection: keep-alive, {name}\r\n",
     "in Keep-Alive": "Connection: keep-alive\r\nKeep-Alive: {name}\r\n",
     "beside trailers": "Connection: TE, Trailer, {name}\r\nTE: trailers\r\nTrailer: {name}\r\n",
@@ -44,6 +48,7 @@ NOMINATIONS = {
 OPEN = {"/v1/things/1": True, "/healthz": False, "/ui/x": False}
 
 BATCH = 40
+"""With the fields that go with them, under the hundred that patgate takes by default."""
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +123,10 @@ def identity(seen: Recorded) -> dict[str, list[bytes]]:
     return told | {"X-Request-Id": []}
 
 
-def batches(lines: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(lines), BATCH):
-        yield lines[start : start + BATCH]
+def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
+    """So many at a time as every server between takes in one request."""
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
 @pytest.mark.parametrize("target", OPEN)
@@ -143,8 +149,8 @@ def test_no_claim_of_a_client_reaches_the_application(
 def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
     ingress: Ingress, recorder: Recorder, editor: Token
 ) -> None:
-    for names in batches([name for names in CLAIMS.values() for name in names]):
-        extra = "".join(f"{name}: mallory\r\nX-Ordinary: kept\r\n{name.lower()}: mallory\r\n" for name in names[:20])
+    for names in batches([name for group in CLAIMS.values() for name in group], BATCH // 2):
+        extra = "".join(f"{name}: mallory\r\nX-Other: kept\r\n{name.lower()}: mallory\r\n" for name in names)
         assert ask(ingress, editor, extra).status == 200
         assert ask(ingress, None, extra, target="/healthz").status == 200
     assert not any(b"mallory" in data for data in recorder.received)
@@ -172,7 +178,9 @@ def test_a_nomination_takes_nothing_from_the_application(
     assert lost == {}
 
 
-@pytest.mark.parametrize("name", ["Host", "Authorization", "X-Api-Key", "Content-Length", "Transfer-Encoding", "Cookie"])
+@pytest.mark.parametrize(
+    "name", ["Host", "Authorization", "X-Api-Key", "Content-Length", "Transfer-Encoding", "Cookie"]
+)
 def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refused(
     name: str, ingress: Ingress, recorder: Recorder, editor: Token
 ) -> None:
@@ -193,7 +201,12 @@ def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refus
 def test_no_trailer_reaches_the_application(
     target: str, declared: bool, ingress: Ingress, recorder: Recorder, editor: Token
 ) -> None:
-    trailers = [*OURS, *(name.replace("-", "_") for name in OURS), *(name.replace("-", ".") for name in OURS), "X-Other"]
+    trailers = [
+        *OURS,
+        *(name.replace("-", "_") for name in OURS),
+        *(name.replace("-", ".") for name in OURS),
+        "X-Other",
+    ]
     announced = f"Trailer: {', '.join(trailers)}\r\n" if declared else ""
     login = f"Authorization: Bearer {editor.value}\r\n" if target.startswith("/v1") else ""
     head = (
@@ -267,3 +280,116 @@ def test_the_address_that_is_told_is_the_clients_own(ingress: Ingress, recorder:
     assert seen.only("X-Forwarded-For") == "127.0.0.1"
     assert seen.only("X-Forwarded-Proto") == "http"
     assert seen.only("X-Forwarded-Host") == "gateway"
+
+
+@pytest.fixture(scope="module")
+def http2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with Remote("http2_client", tmp_path_factory.mktemp("http2")) as client:
+        yield client
+
+
+def http2_head(method: str = "GET", target: str = "/v1/things/1", token: Token | None = None) -> list[list[str]]:
+    head = [[":method", method], [":scheme", "http"], [":authority", "gateway"], [":path", target]]
+    return [*head, *([["authorization", f"Bearer {token.value}"]] if token else []), ["x-ordinary", "kept"]]
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_no_claim_in_http_2_reaches_the_application(
+    kind: str, ingress: Ingress, recorder: Recorder, editor: Token, http2: Remote
+) -> None:
+    for names in batches([alias.lower() for name in CLAIMS[kind] for alias in (name, name.replace("-", "_"))]):
+        head = [*http2_head(token=editor), *([name, "mallory"] for name in names)]
+        assert http2.ask("request", port=ingress.http2_port, headers=head) == 200
+        assert recorder.last().all("X-Ordinary") == [b"kept"]
+    assert not any(b"mallory" in data for data in recorder.received)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_nomination_in_http_2_takes_nothing_from_the_application(
+    name: str, ingress: Ingress, recorder: Recorder, editor: Token, http2: Remote
+) -> None:
+    """RFC 9113 section 8.2.2 makes such a request malformed; some servers refuse it, others ignore the field."""
+    assert http2.ask("request", port=ingress.http2_port, headers=http2_head(token=editor)) == 200
+    expected = identity(recorder.last())
+    assert expected["X-Auth-Email"] == [EDITOR.encode()]
+    recorder.clear()
+    head = [*http2_head(token=editor), ["connection", name.lower()]]
+    if http2.ask("request", port=ingress.http2_port, headers=head) == 200:
+        assert identity(recorder.last()) == expected
+    else:
+        assert recorder.requests == []
+
+
+def test_no_trailer_of_http_2_reaches_the_application(
+    ingress: Ingress, recorder: Recorder, editor: Token, http2: Remote
+) -> None:
+    head = [*http2_head("POST", "/v1/things", editor), ["te", "trailers"]]
+    trailers = [[name.lower(), "mallory"] for name in (*OURS, "X-Other")]
+    # nginx ends such a connection, which is as good.
+    if http2.ask("request", port=ingress.http2_port, headers=head, body="body", trailers=trailers) == 200:
+        assert recorder.last().only("X-Auth-Email") == EDITOR
+    assert not any(b"mallory" in data for data in recorder.received)
+
+
+@pytest.mark.parametrize("authority", ["open.example", "closed.example"])
+def test_another_host_beside_the_authority_of_http_2_does_not_change_what_is_judged(
+    authority: str, ingress: Ingress, recorder: Recorder, http2: Remote
+) -> None:
+    other = {"open.example": "closed.example", "closed.example": "open.example"}[authority]
+    head = [[":method", "GET"], [":scheme", "http"], [":authority", authority], [":path", "/hosts/x"], ["host", other]]
+    if http2.ask("request", port=ingress.http2_port, headers=head) == 200:
+        assert authority == "open.example"
+        assert recorder.last().only("Host") == authority
+        assert recorder.last().only("X-Forwarded-Host") == authority
+    else:
+        assert recorder.requests == []
+
+
+@pytest.fixture(scope="module")
+def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    with Remote("websocket_server", tmp_path_factory.mktemp("websocket-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=INGRESSES)
+def socket_ingress(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, node: Patgate, sockets: Remote
+) -> Iterator[Ingress]:
+    """An ingress of each kind in front of a WebSocket server."""
+    port = sockets.ask("serve", subprotocols=[])
+    directory = tmp_path_factory.mktemp(request.param)
+    with INGRESSES[request.param](directory, application=port, forward_auth=node.forward_auth_port) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        *("Upgrade", "upgrade", "keep-alive, Upgrade", "Upgrade, keep-alive", "keep-alive,Upgrade,X-Auth-User"),
+        *("X-Auth-Role, Upgrade", "keep-alive, Upgrade, X-Auth-User, X-Auth-Email, X-Auth-Role, X-Auth-Scopes"),
+    ],
+)
+def test_a_websocket_passes_with_our_identity_whatever_else_is_nominated(
+    connection: str, socket_ingress: Ingress, sockets: Remote, editor: Token
+) -> None:
+    before = len(sockets.told("opened"))
+    login = f"Authorization: Bearer {editor.value}\r\nX-Auth-Role: admin\r\n".encode()
+    with create_connection((LOOPBACK, socket_ingress.port), timeout=15) as sock:
+        client = Client(sock)
+        assert client.open(b"/v1/channels/7/messages", login, connection=connection.encode()) == 101
+        client.send(TEXT, b"there and back")
+        assert client.receive() == (TEXT, b"there and back")
+    wait_until(lambda: len(sockets.told("opened")) > before, "the server's own word", process=sockets.process)
+    headers = sockets.told("opened")[before]["headers"]
+    assert headers["x-auth-email"] == EDITOR
+    assert headers["x-auth-role"] == "editor"
+    assert headers["x-auth-user"]
+    assert headers["x-auth-token"] == editor.prefix
+
+
+def test_a_websocket_without_a_token_is_refused(socket_ingress: Ingress, sockets: Remote) -> None:
+    before = len(sockets.told("opened"))
+    with create_connection((LOOPBACK, socket_ingress.port), timeout=15) as sock:
+        client = Client(sock)
+        assert client.open(b"/v1/channels/7/messages", connection=b"keep-alive, Upgrade, X-Auth-User") == 401
+    assert len(sockets.told("opened")) == before
