@@ -14,10 +14,10 @@ import pytest
 
 from tests.support.gateway import Patgate, Token
 from tests.support.ingress import INGRESSES, Ingress
-from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.plugin import EDITOR
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
-from tests.support.recorder import Recorded, Recorder, answer_ok
+from tests.support.recorder import Recorded, Recorder
 from tests.support.remote import Remote
 from tests.support.websocket import TEXT, Client
 from tests.threats.cases import CLAIMS, aliases
@@ -49,54 +49,6 @@ OPEN = {"/v1/things/1": True, "/healthz": False, "/ui/x": False}
 
 BATCH = 40
 """With the fields that go with them, under the hundred that patgate takes by default."""
-
-
-@pytest.fixture(scope="module")
-def application() -> Iterator[Recorder]:
-    """The backend behind the ingress: what it is sent is the ingress's writing, which the sentinel does not judge."""
-    with Recorder(watched=False) as server:
-        yield server
-
-
-@pytest.fixture
-def recorder(application: Recorder) -> Iterator[Recorder]:
-    application.clear()
-    yield application
-    application.script = answer_ok
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
-    """Asked by every ingress; it forwards nothing itself."""
-    config = {
-        "workers": 1,
-        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
-        "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
-        "roles": ROLES,
-        "routes": [
-            {"path": "/hosts/**", "host": "open.example", "upstream": "app", "access": "public"},
-            {"path": "/hosts/**", "host": "closed.example", "upstream": "app", "access": "denied"},
-            *ROUTES,
-        ],
-    }
-    with Patgate(tmp_path_factory.mktemp("asked"), config) as running:
-        running.add_user(EDITOR, "editor")
-        yield running
-
-
-@pytest.fixture(scope="module")
-def editor(node: Patgate) -> Token:
-    return node.token(EDITOR, name="ingress")
-
-
-@pytest.fixture(scope="module", params=INGRESSES)
-def ingress(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, node: Patgate, application: Recorder
-) -> Iterator[Ingress]:
-    directory = tmp_path_factory.mktemp(request.param)
-    start = INGRESSES[request.param]
-    with start(directory, application=application.port, forward_auth=node.forward_auth_port) as running:
-        yield running
 
 
 def ask(
@@ -132,37 +84,37 @@ def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
 @pytest.mark.parametrize("target", OPEN)
 @pytest.mark.parametrize("kind", CLAIMS)
 def test_no_claim_of_a_client_reaches_the_application(
-    kind: str, target: str, ingress: Ingress, recorder: Recorder, editor: Token
+    kind: str, target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
     token = editor if OPEN[target] else None
     arrived = []
     for names in batches([alias for name in CLAIMS[kind] for alias in aliases(name)]):
-        recorder.clear()
+        behind.clear()
         marks = {name: f"mallory-{number}-" for number, name in enumerate(names)}
         extra = "".join(f"{name}: {mark}\r\n" for name, mark in marks.items())
         assert ask(ingress, token, extra, target=target).status == 200
-        assert recorder.last().all("X-Ordinary") == [b"kept"]
-        arrived += [name for name, mark in marks.items() if any(mark.encode() in data for data in recorder.received)]
+        assert behind.last().all("X-Ordinary") == [b"kept"]
+        arrived += [name for name, mark in marks.items() if any(mark.encode() in data for data in behind.received)]
     assert arrived == []
 
 
 def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
-    ingress: Ingress, recorder: Recorder, editor: Token
+    ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
     for names in batches([name for group in CLAIMS.values() for name in group], BATCH // 2):
         extra = "".join(f"{name}: mallory\r\nX-Other: kept\r\n{name.lower()}: mallory\r\n" for name in names)
         assert ask(ingress, editor, extra).status == 200
         assert ask(ingress, None, extra, target="/healthz").status == 200
-    assert not any(b"mallory" in data for data in recorder.received)
+    assert not any(b"mallory" in data for data in behind.received)
 
 
 @pytest.mark.parametrize("form", NOMINATIONS)
 def test_a_nomination_takes_nothing_from_the_application(
-    form: str, ingress: Ingress, recorder: Recorder, editor: Token
+    form: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
     """RFC 9110 section 7.6.1 lets `Connection` name fields that end at the next hop: not those that the hop adds."""
     assert ask(ingress, editor).status == 200
-    expected = identity(recorder.last())
+    expected = identity(behind.last())
     assert expected["X-Auth-Email"] == [EDITOR.encode()]
     assert expected["X-Auth-Role"] == [b"editor"]
     lost = {}
@@ -170,10 +122,10 @@ def test_a_nomination_takes_nothing_from_the_application(
         for spelling in (name, name.lower(), name.upper(), name.replace("-", "_")):
             nomination = NOMINATIONS[form].format(name=spelling)
             assert ask(ingress, editor, nomination).status == 200, nomination
-            told = identity(recorder.last())
+            told = identity(behind.last())
             if told != expected:
                 lost[nomination] = {key for key in told if told[key] != expected[key]}
-            named = [value.lower() for value in recorder.last().all("Connection")]
+            named = [value.lower() for value in behind.last().all("Connection")]
             assert set(named) <= {b"close", b"keep-alive"}, nomination
     assert lost == {}
 
@@ -182,24 +134,24 @@ def test_a_nomination_takes_nothing_from_the_application(
     "name", ["Host", "Authorization", "X-Api-Key", "Content-Length", "Transfer-Encoding", "Cookie"]
 )
 def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refused(
-    name: str, ingress: Ingress, recorder: Recorder, editor: Token
+    name: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
     assert ask(ingress, editor).status == 200
-    expected = identity(recorder.last())
-    recorder.clear()
+    expected = identity(behind.last())
+    behind.clear()
     response = ask(ingress, editor, f"Cookie: a=b\r\nConnection: close, {name}\r\n")
     if response.status == 200:
-        assert identity(recorder.last()) == expected
-        assert recorder.last().all("Cookie") == [b"a=b"]
+        assert identity(behind.last()) == expected
+        assert behind.last().all("Cookie") == [b"a=b"]
     else:
         assert response.status in (401, ingress.refuses_with(400))
-        assert recorder.requests == []
+        assert behind.requests == []
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 @pytest.mark.parametrize("target", ["/v1/things", "/public/x"])
 def test_no_trailer_reaches_the_application(
-    target: str, declared: bool, ingress: Ingress, recorder: Recorder, editor: Token
+    target: str, declared: bool, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
     trailers = [
         *OURS,
@@ -216,9 +168,9 @@ def test_no_trailer_reaches_the_application(
     body = "4\r\nbody\r\n0\r\n" + "".join(f"{name}: mallory\r\n" for name in trailers) + "\r\n"
     with Connection(ingress.port) as connection:
         assert connection.exchange((head + body).encode()).status == 200
-    seen = recorder.last()
+    seen = behind.last()
     assert seen.body in (b"body", b"4\r\nbody\r\n0\r\n\r\n"), "a trailer section"
-    assert not any(b"mallory" in data for data in recorder.received)
+    assert not any(b"mallory" in data for data in behind.received)
     assert seen.all("TE") == []
     if login:
         assert seen.only("X-Auth-Email") == EDITOR
@@ -234,48 +186,48 @@ def test_no_trailer_reaches_the_application(
     ],
 )
 def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
-    written: str, host: str, allowed: bool | None, ingress: Ingress, recorder: Recorder
+    written: str, host: str, allowed: bool | None, ingress: Ingress, behind: Recorder
 ) -> None:
     """A target with a host and a `Host` with another: an ingress takes the first (RFC 9112 section 3.2.2)."""
     response = ask(ingress, None, target=f"http://{written}/hosts/x", host=host)
     if response.status == 200:
         assert written == "open.example" and allowed is not False
-        seen = recorder.last()
+        seen = behind.last()
         assert seen.target == b"/hosts/x"
         assert seen.only("Host") == written
         assert seen.only("X-Forwarded-Host") == written
     else:
         assert not allowed
         assert response.status in (400, 403, ingress.refuses_with(400))
-        assert recorder.requests == []
+        assert behind.requests == []
 
 
 @pytest.mark.parametrize("nomination", ["", "Connection: X-Auth-Role\r\n", "Connection: keep-alive, x-auth-email\r\n"])
 def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
-    nomination: str, ingress: Ingress, recorder: Recorder, editor: Token
+    nomination: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
     assert ask(ingress, editor).status == 200
-    expected = identity(recorder.last())
-    recorder.clear()
+    expected = identity(behind.last())
+    behind.clear()
     assert ask(ingress, editor, nomination, version="1.0").status == 200
-    assert identity(recorder.last()) == expected
-    recorder.clear()
+    assert identity(behind.last()) == expected
+    behind.clear()
     assert ask(ingress, None, nomination, version="1.0").status == 401
-    assert recorder.requests == []
+    assert behind.requests == []
 
 
-def test_a_request_without_a_host_is_refused(ingress: Ingress, recorder: Recorder, editor: Token) -> None:
+def test_a_request_without_a_host_is_refused(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     """Routes may depend on it, so nothing is judged without one."""
     head = f"GET /v1/things/1 HTTP/1.0\r\nAuthorization: Bearer {editor.value}\r\n\r\n".encode()
     with Connection(ingress.port) as connection:
         assert connection.exchange(head).status in (400, ingress.refuses_with(400))
-    assert recorder.requests == []
+    assert behind.requests == []
 
 
-def test_the_address_that_is_told_is_the_clients_own(ingress: Ingress, recorder: Recorder, editor: Token) -> None:
+def test_the_address_that_is_told_is_the_clients_own(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     claims = "".join(f"{name}: 203.0.113.9\r\n" for name in CLAIMS["client"])
     assert ask(ingress, editor, claims).status == 200
-    seen = recorder.last()
+    seen = behind.last()
     assert b"203.0.113.9" not in seen.head
     assert seen.only("X-Forwarded-For") == "127.0.0.1"
     assert seen.only("X-Forwarded-Proto") == "http"
@@ -295,54 +247,54 @@ def http2_head(method: str = "GET", target: str = "/v1/things/1", token: Token |
 
 @pytest.mark.parametrize("kind", CLAIMS)
 def test_no_claim_in_http_2_reaches_the_application(
-    kind: str, ingress: Ingress, recorder: Recorder, editor: Token, http2: Remote
+    kind: str, ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
     for names in batches([alias.lower() for name in CLAIMS[kind] for alias in (name, name.replace("-", "_"))]):
         head = [*http2_head(token=editor), *([name, "mallory"] for name in names)]
         assert http2.ask("request", port=ingress.http2_port, headers=head) == 200
-        assert recorder.last().all("X-Ordinary") == [b"kept"]
-    assert not any(b"mallory" in data for data in recorder.received)
+        assert behind.last().all("X-Ordinary") == [b"kept"]
+    assert not any(b"mallory" in data for data in behind.received)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_nomination_in_http_2_takes_nothing_from_the_application(
-    name: str, ingress: Ingress, recorder: Recorder, editor: Token, http2: Remote
+    name: str, ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
     """RFC 9113 section 8.2.2 makes such a request malformed; some servers refuse it, others ignore the field."""
     assert http2.ask("request", port=ingress.http2_port, headers=http2_head(token=editor)) == 200
-    expected = identity(recorder.last())
+    expected = identity(behind.last())
     assert expected["X-Auth-Email"] == [EDITOR.encode()]
-    recorder.clear()
+    behind.clear()
     head = [*http2_head(token=editor), ["connection", name.lower()]]
     if http2.ask("request", port=ingress.http2_port, headers=head) == 200:
-        assert identity(recorder.last()) == expected
+        assert identity(behind.last()) == expected
     else:
-        assert recorder.requests == []
+        assert behind.requests == []
 
 
 def test_no_trailer_of_http_2_reaches_the_application(
-    ingress: Ingress, recorder: Recorder, editor: Token, http2: Remote
+    ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
     head = [*http2_head("POST", "/v1/things", editor), ["te", "trailers"]]
     trailers = [[name.lower(), "mallory"] for name in (*OURS, "X-Other")]
     # nginx ends such a connection, which is as good.
     if http2.ask("request", port=ingress.http2_port, headers=head, body="body", trailers=trailers) == 200:
-        assert recorder.last().only("X-Auth-Email") == EDITOR
-    assert not any(b"mallory" in data for data in recorder.received)
+        assert behind.last().only("X-Auth-Email") == EDITOR
+    assert not any(b"mallory" in data for data in behind.received)
 
 
 @pytest.mark.parametrize("authority", ["open.example", "closed.example"])
 def test_another_host_beside_the_authority_of_http_2_does_not_change_what_is_judged(
-    authority: str, ingress: Ingress, recorder: Recorder, http2: Remote
+    authority: str, ingress: Ingress, behind: Recorder, http2: Remote
 ) -> None:
     other = {"open.example": "closed.example", "closed.example": "open.example"}[authority]
     head = [[":method", "GET"], [":scheme", "http"], [":authority", authority], [":path", "/hosts/x"], ["host", other]]
     if http2.ask("request", port=ingress.http2_port, headers=head) == 200:
         assert authority == "open.example"
-        assert recorder.last().only("Host") == authority
-        assert recorder.last().only("X-Forwarded-Host") == authority
+        assert behind.last().only("Host") == authority
+        assert behind.last().only("X-Forwarded-Host") == authority
     else:
-        assert recorder.requests == []
+        assert behind.requests == []
 
 
 @pytest.fixture(scope="module")
@@ -353,12 +305,12 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
 
 @pytest.fixture(scope="module", params=INGRESSES)
 def socket_ingress(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, node: Patgate, sockets: Remote
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, asked: Patgate, sockets: Remote
 ) -> Iterator[Ingress]:
     """An ingress of each kind in front of a WebSocket server."""
     port = sockets.ask("serve", subprotocols=[])
     directory = tmp_path_factory.mktemp(request.param)
-    with INGRESSES[request.param](directory, application=port, forward_auth=node.forward_auth_port) as running:
+    with INGRESSES[request.param](directory, application=port, forward_auth=asked.forward_auth_port) as running:
         yield running
 
 
