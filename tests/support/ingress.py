@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -33,13 +34,21 @@ http {{
 """
 
 
-def substituted(name: str, addresses: Mapping[str, str]) -> str:
-    """A file of config/ingress with each address replaced; fails when it does not name one of them."""
+def substituted(name: str, addresses: Mapping[str, str], names: Mapping[str, str]) -> str:
+    """A file of config/ingress with each address and each header's name replaced; fails when it does not have one."""
     text = (INGRESS / name).read_text()
     for written, used in addresses.items():
         assert written in text, f"config/ingress/{name} does not name {written}"
         text = text.replace(written, used)
+    for written, used in names.items():
+        assert written in text, f"config/ingress/{name} does not name {written}"
+        text = re.sub(rf"\b{written}\b(?!-)", used, text)
+        text = re.sub(rf"\b(upstream_http_){variable(written)}\b", rf"\1{variable(used)}", text)
     return text
+
+
+def variable(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +69,7 @@ class Ingress:
 
 
 @contextmanager
-def nginx(directory: Path, *, application: int, forward_auth: int) -> Iterator[Ingress]:
+def nginx(directory: Path, *, application: int, forward_auth: int, names: Mapping[str, str] = {}) -> Iterator[Ingress]:
     port, http2_port = free_port(), free_port()
     site = substituted(
         "nginx.conf",
@@ -69,6 +78,7 @@ def nginx(directory: Path, *, application: int, forward_auth: int) -> Iterator[I
             "server 127.0.0.1:3000;": f"server {LOOPBACK}:{application};",
             "listen 8080;": f"listen {LOOPBACK}:{port}; listen {LOOPBACK}:{http2_port} http2;",
         },
+        names,
     )
     (directory / "site.conf").write_text(site)
     (directory / "nginx.conf").write_text(NGINX_MAIN.format(directory=directory, user=getpass.getuser()))
@@ -80,7 +90,7 @@ def nginx(directory: Path, *, application: int, forward_auth: int) -> Iterator[I
 
 
 @contextmanager
-def caddy(directory: Path, *, application: int, forward_auth: int) -> Iterator[Ingress]:
+def caddy(directory: Path, *, application: int, forward_auth: int, names: Mapping[str, str] = {}) -> Iterator[Ingress]:
     port = free_port()
     site = substituted(
         "Caddyfile",
@@ -89,6 +99,7 @@ def caddy(directory: Path, *, application: int, forward_auth: int) -> Iterator[I
             "reverse_proxy 127.0.0.1:3000": f"reverse_proxy {LOOPBACK}:{application}",
             "http://:8080": f"http://:{port}",
         },
+        names,
     )
     options = "{\n\tadmin off\n\tpersist_config off\n\tservers {\n\t\tprotocols h1 h2c\n\t}\n}\n"
     (directory / "Caddyfile").write_text(options + site)
@@ -100,5 +111,5 @@ def caddy(directory: Path, *, application: int, forward_auth: int) -> Iterator[I
 
 
 INGRESSES: Mapping[str, Callable[..., AbstractContextManager[Ingress]]] = {"nginx": nginx, "caddy": caddy}
-"""Every ingress that config/ingress has a file for. What starts one takes a directory for it, and the ports of the
-application and of the listener that it asks."""
+"""Every ingress that config/ingress has a file for. What starts one takes a directory for it, the ports of the
+application and of the listener that it asks, and other names for identity headers."""
