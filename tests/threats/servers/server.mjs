@@ -9,6 +9,7 @@ const log = openSync(seen, "a");
 const ANSWERS = {
   "/answer/426": [426, { Connection: "Upgrade", Upgrade: "TLS/1.0", "Content-Length": 0 }],
   "/answer/407": [407, { "Proxy-Authenticate": 'Basic realm="node"', "Content-Length": 0 }],
+  "/answer/date": [200, { Connection: "Date", Date: "Thu, 01 Jan 1970 00:00:00 GMT", "Content-Length": 0 }],
 };
 
 const server = createServer((request, response) => {
