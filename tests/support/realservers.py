@@ -38,6 +38,9 @@ class RealServer:
     name: str
     port: int
     seen: Path
+    """The file of what it was asked."""
+    files: Path
+    """The directory that a file server serves."""
 
     @property
     def host(self) -> str:
@@ -70,9 +73,11 @@ class _Place:
     directory: Path
     """Its own."""
     open: Path
-    """Where other users of the machine may read, too."""
+    """Another, where the user that Apache runs as may read and write."""
     port: int
     seen: Path
+    files: Path
+    """What a file server serves."""
 
     def configured(self, name: str) -> Path:
         """A configuration file of ours with its placeholders filled in."""
@@ -81,6 +86,7 @@ class _Place:
             "open": self.open,
             "port": self.port,
             "seen": self.seen,
+            "files": self.files,
             "user": getpass.getuser(),
             "nobody": pwd.getpwnam("nobody").pw_gid,
             "modules": APACHE_MODULES,
@@ -114,6 +120,19 @@ def _apache(place: _Place) -> list[str]:
     return [program("apache2"), "-f", str(place.configured("apache.conf")), "-D", "FOREGROUND"]
 
 
+def _wsgidav(place: _Place) -> list[str]:
+    return [str(PYTHON), str(SERVERS / "dav.py"), str(place.port), str(place.files)]
+
+
+def _nginx_dav(place: _Place) -> list[str]:
+    config = place.configured("nginx-dav.conf")
+    return [program("nginx"), "-c", str(config), "-p", str(place.directory), "-e", "stderr"]
+
+
+def _apache_dav(place: _Place) -> list[str]:
+    return [program("apache2"), "-f", str(place.configured("apache-dav.conf")), "-D", "FOREGROUND"]
+
+
 COMMANDS: Mapping[str, Callable[[_Place], list[str]]] = {
     "gunicorn": _gunicorn,
     "waitress": _waitress,
@@ -122,24 +141,31 @@ COMMANDS: Mapping[str, Callable[[_Place], list[str]]] = {
     "apache": _apache,
 }
 
-WSGI = ("gunicorn", "waitress")
-CGI = (*WSGI, "apache")
-"""Those whose programs get the variables of CGI, headers among them."""
+FILE_SERVERS: Mapping[str, Callable[[_Place], list[str]]] = {
+    "wsgidav": _wsgidav,
+    "nginx-dav": _nginx_dav,
+    "apache-dav": _apache_dav,
+}
 
 
 @contextmanager
-def real_servers(directory: Path) -> Iterator[dict[str, RealServer]]:
+def real_servers(
+    directory: Path, commands: Mapping[str, Callable[[_Place], list[str]]] = COMMANDS
+) -> Iterator[dict[str, RealServer]]:
     """All of them, running, by name; each with a directory of its own below `directory`."""
     with ExitStack() as stack:
-        # The tests' own directories are closed to the user that Apache's programs run as.
-        public = Path(stack.enter_context(TemporaryDirectory(prefix="patgate-servers-")))
-        public.chmod(0o755)
         found = {}
-        for name, command in COMMANDS.items():
+        for name, command in commands.items():
             own = directory / name
             own.mkdir(parents=True)
-            place = _Place(directory=own, open=public, port=free_port(), seen=own / "seen.log")
+            # The tests' own directories are closed to the user that Apache runs as where root starts it.
+            public = Path(stack.enter_context(TemporaryDirectory(prefix="patgate-servers-")))
+            place = _Place(directory=own, open=public, port=free_port(), seen=own / "seen.log", files=public / "files")
             place.seen.touch()
+            place.files.mkdir()
+            if os.getuid() == 0:
+                for path in (place.open, place.files):
+                    os.chown(path, pwd.getpwnam("nobody").pw_uid, -1)
             process = Process(
                 command(place),
                 name=name,
@@ -148,5 +174,5 @@ def real_servers(directory: Path) -> Iterator[dict[str, RealServer]]:
             )
             stack.enter_context(process)
             wait_until(partial(accepts, place.port), f"{name} listening", process=process)
-            found[name] = RealServer(name=name, port=place.port, seen=place.seen)
+            found[name] = RealServer(name=name, port=place.port, seen=place.seen, files=place.files)
         yield found
