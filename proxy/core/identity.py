@@ -1,12 +1,9 @@
 """Identity headers: what the backend is told about a principal, and whose word it never takes.
 
-1. The names that a client must not send are compared folded: case, and every punctuation character of a field name
-   (`_`, `.`, `-` and the rest of RFC 9110's tchar), count as one. So no alias that a backend might map to the same
-   variable passes (CGI and WSGI fold `-` and `_`, others more).
-2. `STRIPPED` holds every identity header of every preset, whichever is configured, and the headers by which a client
-   could
-   claim another address, host, target or method. `stripped_names` adds the configured ones. Both apply on every
-   route, trailers included.
+1. The names that a client must not send are compared folded (`claims.fold`), so no alias passes that a backend might
+   map to the same variable.
+2. `STRIPPED` holds every identity header of every preset, whichever is configured, and every claim of `claims.py`.
+   `stripped_names` adds the configured ones. Both apply on every route, trailers included.
 3. On an authenticated route every configured header is sent, once, empty where nothing is known.
 4. A value is visible ASCII: every other byte of its UTF-8, and `%`, is percent-encoded, so it can be decoded exactly
    once and never breaks a line.
@@ -21,6 +18,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from proxy.core.claims import FAMILIES, KIND_OF, ClaimKind, fold
 from proxy.core.model import Grant, OrgGrant
 
 
@@ -85,49 +83,19 @@ PRESETS: Final[Mapping[str, IdentityNames]] = MappingProxyType(
 """The ready-made namings. Groups is the role, as those proxies use groups."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
-_FOLD: Final = bytes(
-    ord("-") if chr(byte) in "!#$%&'*+.^_`|~" else byte + 32 if 65 <= byte <= 90 else byte for byte in range(256)
-)
-
-
-def fold(name: bytes) -> bytes:
-    """A field name as it is compared: lower case, with `_`, `.` and all other punctuation as `-`."""
-    return name.translate(_FOLD)
-
-
-_CLAIMS: Final = (
-    "X-Request-Id",
-    "X-Forwarded-For",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Scheme",
-    "X-Forwarded-Ssl",
-    "X-Forwarded-Host",
-    "X-Forwarded-Port",
-    "X-Forwarded-Server",
-    "X-Forwarded-By",
-    "X-Forwarded-Prefix",
-    "X-Forwarded-Path",
-    "X-Forwarded-Uri",
-    "X-Forwarded-Method",
-    "X-Forwarded-Access-Token",
-    "X-Forwarded-Client-Cert",
-    "Forwarded",
-    "X-Real-Ip",
-    "X-Original-Url",
-    "X-Original-Uri",
-    "X-Original-Method",
-    "X-Original-Host",
-    "X-Rewrite-Url",
-    "X-Http-Method-Override",
-    "X-Http-Method",
-    "X-Method-Override",
-)
+_OURS: Final = "X-Request-Id"
+"""The decision id: patgate's own, whatever a client sends."""
 
 STRIPPED: Final[frozenset[bytes]] = frozenset(
-    fold(name.encode("ascii"))
-    for name in (*_CLAIMS, *(name for preset in PRESETS.values() for _, name in preset.headers))
+    (
+        *KIND_OF,
+        *(
+            fold(name.encode("ascii"))
+            for name in (_OURS, *(name for preset in PRESETS.values() for _, name in preset.headers))
+        ),
+    )
 )
-"""Folded names that are always removed from what a client sends."""
+"""Folded names that are always removed from what a client sends, beside the families of `claims.FAMILY_NAMES`."""
 
 # Headers with a meaning of their own in HTTP or to this gateway; a principal written there would be taken for
 # something else.
@@ -137,9 +105,29 @@ _RESERVED: Final = frozenset(
         b"Authorization", b"Connection", b"Content-Encoding", b"Content-Length", b"Content-Type", b"Cookie", b"Date",
         b"Expect", b"Host", b"Keep-Alive", b"Proxy-Authenticate", b"Proxy-Authorization", b"Proxy-Connection",
         b"Set-Cookie", b"TE", b"Trailer", b"Transfer-Encoding", b"Upgrade", b"Via", b"WWW-Authenticate", b"X-Api-Key",
-        *(name.encode("ascii") for name in _CLAIMS),
+        _OURS.encode("ascii"),
     )
 )  # fmt: skip
+_CLAIMED: Final = frozenset(name for name, kind in KIND_OF.items() if kind is not ClaimKind.IDENTITY)
+
+
+_RESERVED_FAMILIES: Final = tuple(
+    fold(name.encode("ascii")) for kind, names in FAMILIES.items() if kind is not ClaimKind.IDENTITY for name in names
+)
+_NAMED: Final = frozenset(
+    (
+        *(fold(name.encode("ascii")) for preset in PRESETS.values() for _, name in preset.headers),
+        *(name for name, kind in KIND_OF.items() if kind is ClaimKind.IDENTITY),
+    )
+)
+
+
+def check_field_name(name: str) -> None:
+    """Raise IdentityNameError unless `name` is a field name without a meaning of its own in HTTP or to patgate."""
+    if _TOKEN.fullmatch(name) is None:
+        raise IdentityNameError("is not a field name (RFC 9110 §5.1)")
+    if fold(name.encode("ascii")) in _RESERVED:
+        raise IdentityNameError("has a meaning of its own in HTTP or to patgate")
 
 
 def names_from(source: str | Mapping[str, str]) -> IdentityNames:
@@ -161,7 +149,7 @@ def names_from(source: str | Mapping[str, str]) -> IdentityNames:
         if _TOKEN.fullmatch(name) is None:
             raise IdentityNameError(f"the header for {what.value} is not a field name (RFC 9110 §5.1)")
         folded = fold(name.encode("ascii"))
-        if folded in _RESERVED:
+        if folded in _RESERVED | _CLAIMED or (folded.startswith(_RESERVED_FAMILIES) and folded not in _NAMED):
             raise IdentityNameError(
                 f"the header for {what.value} has a meaning of its own and cannot carry an identity"
             )

@@ -28,6 +28,8 @@ class Reason(StrEnum):
     CREDENTIAL_MALFORMED = "credential_malformed"
     CREDENTIAL_AMBIGUOUS = "credential_ambiguous"
     FORWARDED_INVALID = "forwarded_invalid"
+    TOKEN_MISPLACED = "token_misplaced"  # noqa: S105 - a reason's name, not a secret
+    SECOND_TARGET_INVALID = "second_target_invalid"
 
     TARGET_TOO_LONG = "target_too_long"
     HEAD_TOO_LARGE = "head_too_large"
@@ -55,6 +57,7 @@ class Reason(StrEnum):
     ORG_MISMATCH = "org_mismatch"
     OPERATION_UNMAPPED = "operation_unmapped"
     PEER_UNTRUSTED = "peer_untrusted"
+    SECOND_TARGET = "second_target"
 
     AUTHORITY_UNAVAILABLE = "authority_unavailable"
     OVERLOADED = "overloaded"
@@ -143,6 +146,18 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         "Forwarded request not understood",
         "The headers that describe the original request are missing, repeated or not readable.",
     ),
+    Reason.TOKEN_MISPLACED: _entry(
+        400,
+        Challenge.INVALID_REQUEST,
+        "Token in the wrong place",
+        "The request carries a token where this gateway takes none.",
+    ),
+    Reason.SECOND_TARGET_INVALID: _entry(
+        400,
+        Challenge.INVALID_REQUEST,
+        "Second target not valid",
+        "A header names a second resource that is not a path of this host, or names it more than once.",
+    ),
     # limits and refusals that no credential would change
     Reason.TARGET_TOO_LONG: _entry(
         414, Challenge.NONE, "Request target too long", "The request line is longer than this gateway accepts."
@@ -185,6 +200,12 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     ),
     Reason.PEER_UNTRUSTED: _entry(
         403, Challenge.NONE, "Peer not trusted", "This listener answers only the ingress it was configured for."
+    ),
+    Reason.SECOND_TARGET: _entry(
+        403,
+        Challenge.NONE,
+        "Second target not permitted",
+        "A header names a second resource that this gateway does not let a request name here.",
     ),
     # 503
     Reason.AUTHORITY_UNAVAILABLE: _entry(

@@ -77,7 +77,8 @@ class Route:
     `name` labels metrics and is the pattern unless given. `operations` (METHOD → operation), if any, are all there are;
     else the defaults apply: with `{id}` those of an item, without those of a collection. `methods` None is any method.
     `host` None is any host, `*.example.com` any host below it. `allow` holds `target.Allowance` bits.
-    `enforce` False is report only.
+    `enforce` False is report only. `second_targets` are the folded names of fields that name a second resource and go
+    to this route's backend unjudged.
     """
 
     index: int
@@ -91,6 +92,7 @@ class Route:
     host: str | None = None
     allow: int = 0
     enforce: bool = True
+    second_targets: frozenset[bytes] = frozenset()
 
     def __post_init__(self) -> None:
         validate_pattern(self.path)

@@ -26,13 +26,12 @@ from proxy.core.model import RefusedGrant
 from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat, verify_digest
+from proxy.core.token_search import TokenSearch
 from proxy.gateway.cache import Entry, GrantCache
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.link import AuthorityLink
 
 _ATTEMPTS: Final = 8
-_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
-_NOT_BASE64: Final = re.sub(rb"[A-Za-z0-9+/_-]", b"", bytes(range(256)))
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*")
 
 
@@ -66,7 +65,7 @@ class Authenticator:
         self._link = link
         self._page = page
         self._tokens = tokens
-        self._ours = re.compile(tokens.embedded_pattern)
+        self.search = TokenSearch(tokens)
         self._names = names
         self._schemes = frozenset(schemes)
         self.hits = 0
@@ -192,22 +191,11 @@ class Authenticator:
     def foreign_credentials(self, x: Exchange) -> bytes:
         """The credential lines of `x` that are not ours and so belong to the backend's own login, as received."""
         lines = b""
-        if x.authorization is not None and not self._carries_token(x.authorization):
+        if x.authorization is not None and not self.search.contains_credential(x.authorization):
             lines += b"\r\nAuthorization: " + x.authorization
-        if x.api_key is not None and not self._carries_token(x.api_key):
+        if x.api_key is not None and not self.search.contains_credential(x.api_key):
             lines += b"\r\nX-API-Key: " + x.api_key
         return lines
-
-    def _carries_token(self, value: bytes) -> bool:
-        text = value.decode("latin-1")
-        if self._ours.search(text):
-            return True
-        if value[:5].lower() != b"basic":
-            return False
-        # Read as leniently as any backend might: what is not quite base64 must not carry a token past here.
-        encoded = value[5:].translate(_URL_SAFE, _NOT_BASE64)
-        whole = encoded[: len(encoded) - (len(encoded) % 4 == 1)]
-        return bool(self._ours.search(base64.b64decode(whole + b"=" * (-len(whole) % 4)).decode("latin-1")))
 
     def _credential_digest(self, x: Exchange) -> bytes:
         if x.authorization is not None:

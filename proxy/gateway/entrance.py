@@ -6,9 +6,10 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from proxy.core.claims import fold
 from proxy.core.identity import IdentityNames, stripped_names
 from proxy.gateway.accept import Acceptor, Tally
 from proxy.gateway.descriptors import connections, raise_limit
@@ -31,7 +32,12 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
-            stripped=stripped_names(names),
+            stripped=stripped_names(names) | folded(settings.headers.dropped),
+            search=pipeline.authenticator.search,
+            second_targets=folded(settings.headers.second_targets),
+            believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
+            # A forward-auth call's headers go on through the ingress: nothing can be dropped here.
+            drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
             api_key="x-api-key" in settings.credentials,
             max_headers=limits.headers,
             max_request_line=limits.request_line,
@@ -53,6 +59,11 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
         client_rate=timeouts.client_rate,
         tls=isinstance(own, ProxyListener) and own.tls is not None,
     )
+
+
+def folded(names: Iterable[str]) -> frozenset[bytes]:
+    """Field names as they are compared."""
+    return frozenset(fold(name.encode("ascii")) for name in names)
 
 
 def acceptor(

@@ -46,6 +46,7 @@ class Exchange:
         "kept",
         "match",
         "method",
+        "misplaced",
         "path",
         "pending_body",
         "query",
@@ -54,6 +55,7 @@ class Exchange:
         "request_id",
         "response_started",
         "retried",
+        "second",
         "server",
         "started",
         "status",
@@ -88,6 +90,8 @@ class Exchange:
         self.expects_continue = False
         self.websocket = False
         self.forwarded: list[tuple[bytes, bytes]] | None = None
+        self.misplaced = False
+        self.second: list[tuple[bytes, bytes]] | None = None
         self.body: Body | None = None
         # route
         self.match: Match | None = None

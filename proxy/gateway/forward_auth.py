@@ -68,6 +68,13 @@ class ForwardAuthPipeline(Decider):
         else:
             self.refuse(x, reason)
 
+    def hosts(self, x: Exchange) -> tuple[bytes, ...]:
+        return (x.host_name.encode("ascii"),)
+
+    def compares_ports(self) -> bool:
+        # An ingress may leave the port out of the host that it sends on (nginx's `$host`).
+        return False
+
     def allowed(self, x: Exchange) -> None:
         client = x.client
         if client is None:

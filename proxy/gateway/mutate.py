@@ -62,7 +62,7 @@ class Mutator:
                 x.request_id,
                 client.forwarded_lines if x.forwarded is None else _forwarded_for(x, x.forwarded),
                 b"\r\nX-Forwarded-Host: ",
-                x.host if x.forwarded is None else _forwarded_host(x, x.forwarded),
+                x.host if x.forwarded is None else forwarded_host(x, x.forwarded),
                 b"\r\n\r\n",
             )
         )
@@ -81,7 +81,7 @@ def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
     return b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
 
 
-def _forwarded_host(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
+def forwarded_host(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
     """The host that the client asked: as a trusted peer says it once and well, else that of the request."""
     if x.client is not None and x.client.peer_trusted:
         hosts = [value for name, value in fields if name == b"x-forwarded-host"]

@@ -7,19 +7,24 @@ Rules of this module:
 3. A field that another reader could take for one that decides something here, because it differs only in case or in
    "_" and "." for "-", is dropped, never forwarded (threats.md section 2).
 4. Field lines that go on to the backend go on as received: same order, same case, same repeats.
-5. A request that has been through this node already, or that may be forwarded no further, ends here (RFC 9110 sections
+5. A token stands where a credential is presented and nowhere else (`core/token_search.py`): not in the target, and not
+   in any other field, whether that goes on or not.
+6. A field that names a second resource goes on, and is remembered for the phase that judges it.
+7. A request that has been through this node already, or that may be forwarded no further, ends here (RFC 9110 sections
    7.6.2 and 7.6.3): two gateways in front of each other must not exhaust themselves with one request.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
 from proxy.core.asked import TOKEN, host_name, is_query, other_form
-from proxy.core.identity import fold
+from proxy.core.claims import FAMILY_NAMES, fold
 from proxy.core.reasons import Reason
+from proxy.core.token_search import TokenSearch
 from proxy.gateway.body import ChunkedBody, LengthBody
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import NAME_MEMO, NAME_MEMO_LENGTH, head_lines, trimmed, without_fields
@@ -43,6 +48,9 @@ class Field(IntEnum):
     UPGRADE = 10
     VIA = 11
     MAX_FORWARDS = 12
+    SECOND_TARGET = 13
+    LOGIN = 14
+    BELIEVED = 15
 
 
 # The usual ones as plain integers, which compare at the cost of integers.
@@ -76,6 +84,9 @@ FORWARDED_FIELDS: Final = (
 )
 """Fields that are believed from trusted peers only; the phases that believe them say so."""
 
+_LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
+"""What is in the name of a field that may carry a login in base64."""
+
 _NEVER_NOMINATED: Final = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding", b"cookie"))
 """Fields that `Connection` cannot remove: their loss would change who asks, or what (RFC 9110 section 7.6.1)."""
 
@@ -84,6 +95,9 @@ class HeadParser:
     """Parses request heads for one listener.
 
     `stripped` are folded names that are always removed; `api_key` says whether `X-API-Key` carries credentials here;
+    `second_targets` are folded names of fields that name another resource, in any spelling; `believed` are names of
+    fields that go on when a trusted peer sent them. `search` finds tokens where none belongs; `drop_misplaced` says
+    that a field which holds one is left out, instead of the request being refused.
     `max_headers` is the largest number of field lines; `max_request_line` (without its CRLF) and `max_body` are in
     bytes. `pseudonym` is this node's name in `Via`; without it, nothing is taken for a loop.
     """
@@ -96,9 +110,15 @@ class HeadParser:
         max_headers: int,
         max_request_line: int,
         max_body: int | None,
+        search: TokenSearch,
+        second_targets: Iterable[bytes] = (),
+        believed: Iterable[bytes] = (),
+        drop_misplaced: bool = False,
         pseudonym: bytes = b"",
     ) -> None:
-        fields: dict[bytes, Field] = dict.fromkeys(stripped, Field.DROP)
+        fields: dict[bytes, Field] = dict.fromkeys(second_targets, Field.SECOND_TARGET)
+        fields.update(dict.fromkeys(stripped, Field.DROP))
+        fields.update(dict.fromkeys(believed, Field.BELIEVED))
         fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
         fields.update(dict.fromkeys(FORWARDED_FIELDS, Field.FORWARDED))
         fields[b"host"] = Field.HOST
@@ -115,6 +135,8 @@ class HeadParser:
             fields[b"max-forwards"] = Field.MAX_FORWARDS
         self._fields = fields
         self._pseudonym = pseudonym
+        self._search = search
+        self._drop_misplaced = drop_misplaced
         self._codes: dict[bytes, int] = {}
         self._hosts: dict[bytes, str] = {}
         self._max_headers = max_headers
@@ -152,6 +174,8 @@ class HeadParser:
             x.keep_alive = False
         if len(lines) - 1 > self._max_headers:
             return Reason.HEAD_TOO_LARGE
+        if self._search.contains(parts[1]):
+            x.misplaced = True
         refusal = self._fields_of(x, lines)
         if refusal is not None:
             return refusal
@@ -199,13 +223,18 @@ class HeadParser:
                 x.authorization = value
             elif code == _CONNECTION:
                 connection = value if connection is None else connection + b"," + value
-            elif code != _DROP:
+            elif code == _DROP:
+                if self._search.contains_credential(value):
+                    x.misplaced = x.misplaced or not self._drop_misplaced
+            else:
                 refusal = self._rare(x, code, line, name, value, kept)
                 if refusal is not None:
                     return refusal
         if not host_seen:
             return Reason.HOST_INVALID
         x.kept = b"\r\n".join(kept)
+        if self._search.contains(x.kept):
+            self._misplaced(x)
         if connection is None:
             x.websocket = False
         elif connection != b"keep-alive" or x.websocket or not x.version:
@@ -220,11 +249,22 @@ class HeadParser:
         field = self._fields.get(folded)
         if field is None:
             code = _PASS
+            if folded.startswith(FAMILY_NAMES):
+                code = _DROP
+            elif _LOGIN.search(folded) is not None:
+                code = int(Field.LOGIN)
         else:
-            code = int(field) if name.lower() == folded else _DROP
+            code = int(field) if name.lower() == folded or field is Field.SECOND_TARGET else _DROP
         if len(self._codes) < NAME_MEMO and len(name) <= NAME_MEMO_LENGTH:
             self._codes[name] = code
         return code
+
+    def _misplaced(self, x: Exchange) -> None:
+        """Leave out the fields of `x` that hold a token, or have the request refused."""
+        if self._drop_misplaced:
+            x.kept = self._search.without(x.kept)
+        else:
+            x.misplaced = True
 
     def _host_name(self, host: bytes) -> str | None:
         name = host_name(host)
@@ -257,6 +297,21 @@ class HeadParser:
             if x.forwarded is None:
                 x.forwarded = []
             x.forwarded.append((name.lower(), value))
+            if self._search.contains(value):
+                x.misplaced = True
+        elif code == Field.LOGIN:
+            if not self._search.contains_credential(value):
+                kept.append(line)
+            elif not self._drop_misplaced:
+                x.misplaced = True
+        elif code == Field.SECOND_TARGET:
+            if x.second is None:
+                x.second = []
+            x.second.append((fold(name), value))
+            kept.append(line)
+        elif code == Field.BELIEVED:
+            if x.client is not None and x.client.peer_trusted:
+                kept.append(line)
         elif code == Field.UPGRADE:
             # Any other protocol, and any list of them, is dropped with its field (RFC 9110 section 7.8).
             x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1

@@ -1,6 +1,6 @@
 """The one visible order of the phases, and the endings of an exchange.
 
-    listen → parse → route → authenticate → authorise → mutate → forward → relay → record
+    listen → parse → route → authenticate → authorise → second target → mutate → forward → relay → record
 
 `listen` and `parse` have filled the exchange when `begin` gets it. A phase returns None to continue, or the reason of a
 refusal; it writes nothing itself. Everything on a cache hit runs within `begin`, without a task, an await or a lock.
@@ -23,11 +23,12 @@ from proxy.gateway.authorise import authorise
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.forward import Forwarder
 from proxy.gateway.live import LiveExchanges
-from proxy.gateway.mutate import Mutator
+from proxy.gateway.mutate import Mutator, forwarded_host
 from proxy.gateway.record import Recorder
 from proxy.gateway.relay import Relay
 from proxy.gateway.respond import Responder
 from proxy.gateway.route import route
+from proxy.gateway.second_target import second_target
 from proxy.gateway.upstream import Upstream, UpstreamConnection
 from proxy.settings.model import Upstream as UpstreamSettings
 
@@ -56,9 +57,12 @@ class Decider(ABC):
         if reason is not None:
             self.refuse(x, reason)
             return
+        if x.misplaced:
+            self.refuse(x, Reason.TOKEN_MISPLACED)
+            return
         assert x.match is not None
         if x.match.route.access is not _TOKEN:
-            self.allowed(x)
+            self._judge(x, None)
             return
         answer = self.authenticator.authenticate(x)
         if answer is None:
@@ -136,18 +140,45 @@ class Decider(ABC):
         await asyncio.gather(*self._settling, return_exceptions=True)
 
     def _judge(self, x: Exchange, reason: Reason | None) -> None:
-        if reason is None:
-            self.allowed(x)
-            return
-        assert x.match is not None
-        if only_reported(x.match, reason):
+        """Let `x` pass or refuse it, by the verdict on its own target and, after that, on what its fields name."""
+        if reason is not None:
+            assert x.match is not None
+            if not only_reported(x.match, reason):
+                self.refuse(x, reason)
+                return
             x.reported = reason
             if TABLE[reason].status == 401:
-                # Whoever is refused as nobody is passed on as nobody.
+                # A request that failed authentication is forwarded without identity headers.
                 x.entry = None
-            self.allowed(x)
-            return
-        self.refuse(x, reason)
+        if x.second is not None:
+            reason = self._judge_second(x)
+            if reason is not None:
+                self.refuse(x, reason)
+                return
+        self.allowed(x)
+
+    def _judge_second(self, x: Exchange) -> Reason | None:
+        """The verdict on the resources that fields of `x` name. A refusal leaves the match that refuses in `x.match`,
+        so that challenge, log and audit speak of what was refused.
+        """
+        refusal = second_target(self.routes, x, hosts=self.hosts(x), ports=self.compares_ports())
+        if refusal is None:
+            return None
+        match, reason = refusal
+        if match is not None:
+            if only_reported(match, reason):
+                x.reported = x.reported or reason
+                return None
+            x.match = match
+        return reason
+
+    def hosts(self, x: Exchange) -> tuple[bytes, ...]:
+        """The values of `Host` by which a client may name this host in other fields."""
+        return (x.host,)
+
+    def compares_ports(self) -> bool:
+        """Whether the host that a second target names must have the request's port, too."""
+        return True
 
     async def _settle(self, x: Exchange) -> None:
         generation = self._generation
@@ -251,6 +282,9 @@ class ProxyPipeline(Decider):
         self._mutator.mutate(x)
         self._forwarder.forward(x)
 
+    def hosts(self, x: Exchange) -> tuple[bytes, ...]:
+        return (x.host,) if x.forwarded is None else (x.host, forwarded_host(x, x.forwarded))
+
     def body(self, x: Exchange, pieces: list[bytes]) -> None:
         self._forwarder.send_body(x, pieces)
 
@@ -312,12 +346,14 @@ class ProxyPipeline(Decider):
             return reason
         assert x.match is not None
         if x.match.route.access is not Access.TOKEN:
-            return None
+            return self._judge_second(x) if x.second is not None else None
         x.epoch = self.authenticator.epoch
         reason = await self.authenticator.settle(x)
         if reason is None:
             reason = authorise(x)
-        return None if reason is not None and only_reported(x.match, reason) else reason
+        if reason is not None and not only_reported(x.match, reason):
+            return reason
+        return self._judge_second(x) if x.second is not None else None
 
     def hang_up(self, x: Exchange) -> None:
         self._detach(x)

@@ -15,7 +15,7 @@ import time
 from typing import Final, Protocol
 
 from proxy.core.asked import TOKEN
-from proxy.core.identity import fold
+from proxy.core.claims import fold
 from proxy.core.reasons import Reason
 from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
 from proxy.gateway.clock import HttpClock

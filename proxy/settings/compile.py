@@ -2,6 +2,7 @@
 
 from functools import reduce
 
+from proxy.core.claims import fold
 from proxy.core.identity import IdentityNames, names_from
 from proxy.core.routes import Route, RouteTable
 from proxy.core.target import Allowance
@@ -32,6 +33,7 @@ def _route(index: int, route: RouteSettings) -> Route:
         host=route.host,
         allow=int(reduce(lambda bits, word: bits | Allowance[word.upper()], route.allow, Allowance.NONE)),
         enforce=route.enforce,
+        second_targets=frozenset(fold(name.encode("ascii")) for name in route.second_targets),
     )
 
 

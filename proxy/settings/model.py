@@ -23,6 +23,7 @@ from pydantic import (
 
 from proxy.core.identity import IdentityField
 from proxy.core.model import Access
+from proxy.core.second_targets import UNJUDGED
 from proxy.settings.addresses import (
     Bind,
     BindAddress,
@@ -35,12 +36,14 @@ from proxy.settings.addresses import (
 from proxy.settings.names import (
     Brand,
     EntityName,
+    HeaderName,
     HostPattern,
     Method,
     Name,
     OperationName,
     PathPattern,
     PermissionText,
+    TrustedClaim,
 )
 from proxy.settings.secret import SECRET_KEY_BYTES, decode_key, decode_webhook_secret
 from proxy.settings.values import Duration, Size, Statuses, StatusRange, Whole
@@ -79,7 +82,7 @@ class Tls(Section):
 
 
 HeaderBytes = Annotated[Size, Field(ge=1024, le=1024 * 1024)]
-Headers = Annotated[Whole, Field(ge=8, le=10_000)]
+HeaderCount = Annotated[Whole, Field(ge=8, le=10_000)]
 RequestLine = Annotated[Size, Field(ge=256, le=1024 * 1024)]
 Connections = Annotated[Whole, Field(ge=1, le=1_000_000)]
 
@@ -87,7 +90,7 @@ Connections = Annotated[Whole, Field(ge=1, le=1_000_000)]
 class ListenerLimits(Section):
     header_bytes: HeaderBytes | None = None
     """Instead of limits.header_bytes."""
-    headers: Headers | None = None
+    headers: HeaderCount | None = None
     """Instead of limits.headers."""
     request_line: RequestLine | None = None
     """Instead of limits.request_line."""
@@ -102,6 +105,8 @@ class ProxyListener(Section):
     """Serve HTTPS with this certificate; without it, HTTP."""
     trusted: tuple[TrustedNetwork, ...] = ()
     """Peers whose own X-Forwarded-For, -Proto and -Host are believed; from all others they are dropped."""
+    trusted_claims: tuple[TrustedClaim, ...] = ()
+    """More headers that a trusted peer may send on to backends, such as X-Real-Ip; dropped from all others."""
     proxy_protocol: tuple[TrustedNetwork, ...] = ()
     """Peers whose every connection must begin with the PROXY protocol's header, which says who the client is."""
     connections: Connections | None = None
@@ -203,6 +208,8 @@ class RouteSettings(Section):
     """Match this Host only: a name, or *.example.com."""
     allow: tuple[Literal["encoded_slash", "semicolon", "empty_segment"], ...] = ()
     """Ambiguous path forms that the backend is known to read as patgate does."""
+    second_targets: tuple[HeaderName, ...] = ()
+    """Headers of headers.second_targets that this route's backend judges itself: they are passed on unjudged."""
     enforce: bool = True
     """false: only report what would have been refused."""
 
@@ -212,6 +219,15 @@ class Identity(Section):
     """Which headers tell the backend who is asking."""
     names: dict[IdentityField, str] | None = None
     """The headers one by one, instead of a preset."""
+
+
+class Headers(Section):
+    dropped: tuple[HeaderName, ...] = ()
+    """More headers that no client may send to a backend, dropped in every spelling."""
+    second_targets: tuple[HeaderName, ...] = ("Destination", "If", *UNJUDGED)
+    """Headers that name a second resource: Destination and If are judged, all others are refused."""
+    misplaced_tokens: Literal["refuse", "drop"] = "refuse"
+    """A token in any other header than its own: refuse the request, or drop that header."""
 
 
 class Policy(Section):
@@ -236,7 +252,7 @@ class Policy(Section):
 class Limits(Section):
     header_bytes: HeaderBytes = 32 * 1024
     """Longest header section of a request; beyond it 431."""
-    headers: Headers = 100
+    headers: HeaderCount = 100
     """Most header fields of a request; beyond it 431."""
     request_line: RequestLine = 8 * 1024
     """Longest request line; beyond it 414."""
@@ -395,6 +411,8 @@ class Settings(Section):
     """First match wins; what matches none is refused."""
     identity: Identity = Identity()
     """The headers that tell a backend who is asking."""
+    headers: Headers = Headers()
+    """What a client may say to a backend in headers."""
     policy: Policy = Policy()
     """What new tokens must keep to."""
     limits: Limits = Limits()

@@ -9,6 +9,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
+from proxy.core.claims import may_be_believed
+from proxy.core.identity import IdentityNameError, check_field_name
 from proxy.core.permissions import Permission, PermissionSyntaxError, valid_operation
 from proxy.core.routes import PatternError, validate_pattern
 from proxy.core.token import TokenFormat
@@ -89,6 +91,23 @@ def _method(text: str) -> str:
     return text
 
 
+def _header(text: str) -> str:
+    try:
+        check_field_name(text)
+    except IdentityNameError as error:
+        raise ValueError(f"{quoted(text)} {error}") from None
+    return text
+
+
+def _trusted_claim(text: str) -> str:
+    if not may_be_believed(text):
+        raise ValueError(
+            f"{quoted(text)} is not a header that a trusted peer may send on; "
+            "docs/backends.md lists those that say the client's address or transport"
+        )
+    return text
+
+
 Brand = Annotated[str, AfterValidator(_brand)]
 Name = Annotated[str, AfterValidator(_name)]
 PermissionText = Annotated[str, AfterValidator(_permission)]
@@ -96,4 +115,6 @@ EntityName = Annotated[str, AfterValidator(_entity)]
 OperationName = Annotated[str, AfterValidator(_operation)]
 PathPattern = Annotated[str, AfterValidator(_pattern)]
 HostPattern = Annotated[str, AfterValidator(_host)]
+HeaderName = Annotated[str, AfterValidator(_header)]
+TrustedClaim = Annotated[str, AfterValidator(_trusted_claim)]
 Method = Annotated[str, AfterValidator(_method)]

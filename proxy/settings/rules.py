@@ -14,6 +14,7 @@ from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Final
 
+from proxy.core.claims import fold
 from proxy.core.identity import IdentityNameError, names_from
 from proxy.core.model import Access
 from proxy.core.routes import REST, captures
@@ -211,6 +212,20 @@ def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[Violation]:
         yield Violation(loc=(*loc, "entity"), message="is given beside {entity} in the path; keep one of the two")
 
 
+def _second_targets(candidate: Candidate) -> Iterator[Violation]:
+    """A route can pass on only what would be judged or refused without it."""
+    if not candidate.sound(("headers",)):
+        return
+    known = {fold(name.encode("ascii")) for name in candidate.settings.headers.second_targets}
+    for index, route in enumerate(candidate.settings.routes):
+        for place, name in enumerate(route.second_targets):
+            loc: Loc = ("routes", index, "second_targets", place)
+            if fold(name.encode("ascii")) not in known and candidate.sound(loc):
+                yield Violation(
+                    loc=loc, message=f"{quoted(name)} is not in headers.second_targets, so it passes anyway"
+                )
+
+
 def _unreachable(candidate: Candidate) -> Iterator[Violation]:
     # A route can only be covered by one whose literal beginning it shares; thousands of routes stay quick to check.
     seen: dict[tuple[str, ...], list[int]] = {}
@@ -348,6 +363,7 @@ RULES: Final[tuple[Callable[[Candidate], Iterator[Violation]], ...]] = (
     _files,
     _upstreams,
     _routes,
+    _second_targets,
     _unreachable,
     _no_repeats,
     _identity,

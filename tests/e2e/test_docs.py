@@ -21,8 +21,10 @@ import pytest
 import yaml
 
 from proxy.cli.main import COMMANDS, patgate
-from proxy.core.identity import PRESETS, STRIPPED, IdentityField, fold
+from proxy.core.claims import CLAIMS, FAMILIES, ClaimKind, fold
+from proxy.core.identity import PRESETS, STRIPPED, IdentityField
 from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.core.second_targets import UNJUDGED
 from proxy.core.token import TokenFormat
 from tests.support.gateway import ROOT, clean_environ
 from tests.support.process import Process, free_port
@@ -291,9 +293,21 @@ def test_the_headers_of_every_preset_are_documented() -> None:
 
 def test_every_header_that_is_dropped_is_documented() -> None:
     text = DOCUMENTS["docs/backends.md"].read_text("utf-8")
-    section = text.partition("## What you may rely on")[2].partition("Three things")[0]
+    section = text.partition("## What you may rely on")[2].partition("A star stands")[0]
+    rows = [line.split("|")[2] for line in section.splitlines() if line.startswith("| a")]
+    assert [(re.findall(r"`([\w-]+)`", row), re.findall(r"`([\w-]+)\*`", row)) for row in rows] == [
+        (list(CLAIMS[kind]), list(FAMILIES[kind])) for kind in ClaimKind
+    ]
     of_presets = {fold(name.encode()) for preset in PRESETS.values() for _, name in preset.headers}
-    assert {fold(name.encode()) for name in re.findall(r"`([\w-]+)`[,.]", section)} | of_presets == STRIPPED
+    whole = {fold(name.encode()) for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+    assert whole | of_presets | {b"x-request-id"} == STRIPPED
+
+
+def test_every_header_that_names_a_second_resource_is_documented() -> None:
+    text = DOCUMENTS["docs/backends.md"].read_text("utf-8")
+    section = text.partition("### A second resource in a header")[2].partition("A second target that")[0]
+    row = next(line for line in section.splitlines() if "Refused with" in line)
+    assert re.findall(r"`([\w-]+)`", row.split("|")[1]) == list(UNJUDGED)
 
 
 def test_the_token_that_is_shown_is_one() -> None:

@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 
 from proxy.core.asked import read_line
 from proxy.core.reasons import Reason
+from proxy.core.token import TokenFormat
+from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.parse import HeadParser
+
+SEARCH = TokenSearch(TokenFormat("acme"))
 
 LONGEST = 60
 HOST = b"api.example"
@@ -27,7 +31,14 @@ methods = st.sampled_from((b"GET", b"POST", b"OPTIONS", b"CONNECT", b"get", b"PU
 @example(method=b"GET", target=b"/" + b"a" * (LONGEST - 14))
 @example(method=b"GET", target=b"/" + b"a" * (LONGEST - 13))
 def test_a_line_by_itself_is_read_as_in_a_head(method: bytes, target: bytes) -> None:
-    parser = HeadParser(stripped=(), api_key=True, max_headers=10, max_request_line=LONGEST, max_body=None)
+    parser = HeadParser(
+        search=SEARCH,
+        stripped=(),
+        api_key=True,
+        max_headers=10,
+        max_request_line=LONGEST,
+        max_body=None,
+    )
     x = Exchange(None, 0, b"")
     refusal = parser.parse(x, b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, HOST))
     found = read_line(method, target, HOST, LONGEST)

@@ -8,13 +8,13 @@ from urllib.parse import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.claims import fold
 from proxy.core.identity import (
     PRESETS,
     STRIPPED,
     IdentityField,
     IdentityNameError,
     encode_value,
-    fold,
     identity_lines,
     names_from,
     stripped_names,

@@ -10,11 +10,22 @@ from hypothesis import strategies as st
 
 from proxy.core.reasons import Reason
 from proxy.core.target import _examine, canonical_path
+from proxy.core.token import TokenFormat
+from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import head_lines, trimmed
 from proxy.gateway.parse import HeadParser
 
-PARSER = HeadParser(stripped=(), api_key=True, max_headers=9, max_request_line=9000, max_body=None)
+SEARCH = TokenSearch(TokenFormat("acme"))
+
+PARSER = HeadParser(
+    search=SEARCH,
+    stripped=(),
+    api_key=True,
+    max_headers=9,
+    max_request_line=9000,
+    max_body=None,
+)
 LINE = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) ([\x21-\x3e\x40-\x7e\x80-\xff]++)(\?[\x21\x22\x24-\x7e]*+)? HTTP/1\.([01])"
 )

@@ -12,6 +12,8 @@ from proxy.core.policy import decide
 from proxy.core.reasons import TABLE, Challenge, Reason
 from proxy.core.routes import Route, RouteTable
 from proxy.core.target import Allowance
+from proxy.core.token import TokenFormat
+from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.parse import HeadParser
 from proxy.gateway.respond import Responder
@@ -21,6 +23,8 @@ from proxy.services import grants
 from proxy.services.explanation import Asked, Gateway, explain
 from proxy.services.steps import FAILED, Result, Step, Subject
 from proxy.store.records import OrgGrantRow, TokenGrantRow
+
+SEARCH = TokenSearch(TokenFormat("acme"))
 
 NOW = 1_800_000_000.0
 LONGEST = 60
@@ -109,7 +113,14 @@ def decided(table: RouteTable, asked: Asked, found: Grant | RefusedGrant) -> tup
     x = Exchange(None, 0, b"abc")
     x.keep_alive = True
     line = f"{asked.method} {asked.target} HTTP/1.1\r\nHost: {asked.host}".encode()
-    parser = HeadParser(stripped=(), api_key=True, max_headers=10, max_request_line=LONGEST, max_body=None)
+    parser = HeadParser(
+        search=SEARCH,
+        stripped=(),
+        api_key=True,
+        max_headers=10,
+        max_request_line=LONGEST,
+        max_body=None,
+    )
     reason = parser.parse(x, line) or route(table, x)
     if reason is not None:
         return x, reason, Outcome.REFUSED

@@ -16,9 +16,12 @@ from typing import Any, Final
 
 import httptools
 
-from proxy.core.identity import PRESETS, fold, stripped_names
+from proxy.core.claims import FAMILY_NAMES, fold
+from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.reasons import Reason
 from proxy.core.target import canonical_path
+from proxy.core.token import TokenFormat
+from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grammar import HEAD_END
 from proxy.gateway.parse import FORWARDED_FIELDS, HeadParser
@@ -41,7 +44,13 @@ Fields = list[tuple[bytes, bytes]]
 
 def make_parser() -> HeadParser:
     return HeadParser(
-        stripped=STRIPPED, api_key=True, max_headers=100, max_request_line=8192, max_body=None, pseudonym=b"patgate"
+        search=TokenSearch(TokenFormat("acme")),
+        stripped=STRIPPED,
+        api_key=True,
+        max_headers=100,
+        max_request_line=8192,
+        max_body=None,
+        pseudonym=b"patgate",
     )
 
 
@@ -97,7 +106,12 @@ def kept_of(fields: Fields, *, method: bytes, version: int) -> Fields:
     kept = []
     for name, value in fields:
         folded, lower = fold(name), name.lower()
-        if folded in DROPPED or (folded in SPECIAL and lower != folded) or lower in nominated:
+        if (
+            folded in DROPPED
+            or folded.startswith(FAMILY_NAMES)
+            or (folded in SPECIAL and lower != folded)
+            or lower in nominated
+        ):
             continue
         if lower == b"expect" and not version:
             continue

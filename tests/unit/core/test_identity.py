@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.core.claims import fold
 from proxy.core.identity import (
     PRESETS,
     STRIPPED,
     IdentityNameError,
     encode_value,
-    fold,
     identity_lines,
     names_from,
     stripped_names,

@@ -18,6 +18,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from proxy.core.claims import fold
 from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.model import Access, Grant, Kind, OrgGrant, Reach
 from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
@@ -36,7 +37,7 @@ from proxy.gateway.record import Recorder
 from proxy.gateway.respond import Responder
 from proxy.observe.logs import get_logger
 from proxy.settings.addresses import Server as Address
-from proxy.settings.model import Log
+from proxy.settings.model import Headers, Log
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.client import Answer as Answer
 from tests.unit.gateway.client import Client as Client
@@ -259,6 +260,7 @@ class Gateway:
         access: Literal["off", "refusals", "all"] = "refusals",
         upstream: UpstreamSettings | None = None,
         client_rate: int = 0,
+        drop_misplaced: bool = False,
         entrance: Entrance | None = None,
     ) -> None:
         credentials = tuple(credentials)
@@ -309,6 +311,9 @@ class Gateway:
             parser=HeadParser(
                 stripped=stripped_names(NAMES),
                 api_key="x-api-key" in credentials,
+                search=self.authenticator.search,
+                second_targets=frozenset(fold(name.encode()) for name in Headers().second_targets),
+                drop_misplaced=drop_misplaced,
                 max_headers=max_headers,
                 max_request_line=max_request_line,
                 max_body=max_body,

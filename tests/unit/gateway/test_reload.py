@@ -13,6 +13,7 @@ from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.model import Access, Kind
 from proxy.core.page import SLOT_LEASE
 from proxy.core.routes import Route, RouteTable
+from proxy.core.token_search import TokenSearch
 from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.parse import HeadParser
@@ -314,6 +315,7 @@ def listener(pipeline: ProxyPipeline, number: int) -> Listener:
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
+            search=TokenSearch(TOKENS),
             stripped=stripped_names(NAMES), api_key=True, max_headers=8, max_request_line=256, max_body=None,
             pseudonym=b"x",
         ),

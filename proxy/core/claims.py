@@ -1,0 +1,120 @@
+"""Claims: the header fields by which a client could tell a backend what patgate has not judged.
+
+1. This is the one table. Every field in it, under every alias, is dropped on every route, trailers included.
+2. Names are compared folded: letter case, and every punctuation character of a field name (``_``, ``.``, ``-`` and the
+   rest of RFC 9110's tchar) count as one. CGI and WSGI fold ``-`` and ``_``; other servers fold more.
+3. A name in ``FAMILIES`` stands for every field that begins with it.
+4. Only the kinds in ``FROM_TRUSTED`` may come from somebody else: a trusted peer knows the client's address and the
+   transport that it used. Nobody in front of patgate knows a path, a method or an identity that patgate has not judged.
+5. Identity headers that patgate itself can send are in ``identity.PRESETS`` and are dropped in the same way.
+
+Sources: RFC 3875 section 4.1 (CGI variables, which gunicorn also takes as ``SCRIPT_NAME`` and ``PATH_INFO``), RFC 7239,
+RFC 9440, and the documentation of the proxies and frameworks that write or believe each field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class ClaimKind(StrEnum):
+    """What a field claims."""
+
+    PATH = "path"
+    METHOD = "method"
+    CLIENT = "client"
+    TRANSPORT = "transport"
+    IDENTITY = "identity"
+
+
+CLAIMS: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
+    {
+        ClaimKind.PATH: (
+            "Script-Name", "Path-Info", "Path-Translated", "Request-Uri", "Document-Uri", "Document-Root",
+            "Query-String", "Script-Filename", "Script-Uri", "Script-Url", "X-Script-Name", "X-Forwarded-Prefix",
+            "X-Forwarded-Path", "X-Forwarded-Uri", "X-Envoy-Original-Path", "X-Replaced-Path", "X-Matched-Path",
+            "X-Original-Url", "X-Original-Uri", "X-Rewrite-Url", "X-Waws-Unencoded-Url", "X-Sendfile",
+            "X-Sendfile-Type",
+        ),
+        ClaimKind.METHOD: (
+            "Request-Method", "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Method",
+            "Method-Override", "X-Original-Method", "X-Forwarded-Method",
+        ),
+        ClaimKind.CLIENT: (
+            "Forwarded", "Forwarded-For", "X-Forwarded", "X-Forwarded-For", "X-Forwarded-By",
+            "X-Original-Forwarded-For", "X-Real-Ip", "True-Client-Ip", "Client-Ip", "X-Client-Ip",
+            "X-Cluster-Client-Ip", "Fastly-Client-Ip", "Fly-Client-Ip", "Cf-Connecting-Ip", "Cf-Connecting-Ipv6",
+            "Cf-Pseudo-Ipv4", "Do-Connecting-Ip", "Incap-Client-Ip", "Proxy-Client-Ip", "Wl-Proxy-Client-Ip",
+            "X-Appengine-User-Ip", "X-Azure-Clientip", "X-Azure-Socketip", "X-Envoy-External-Address",
+            "X-Envoy-Internal", "X-Nf-Client-Connection-Ip", "X-Originating-Ip", "X-Remote-Addr", "X-Remote-Ip",
+            "X-Vercel-Forwarded-For", "Remote-Addr", "Remote-Host", "Remote-Port",
+        ),
+        ClaimKind.TRANSPORT: (
+            "Proxy", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Scheme", "X-Forwarded-Ssl",
+            "X-Forwarded-Https", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Server", "X-Scheme",
+            "X-Url-Scheme", "X-Host", "X-Host-Override", "X-Original-Host", "X-Original-Proto", "Front-End-Https",
+            "Cf-Visitor", "Cloudfront-Forwarded-Proto", "X-Arr-Ssl", "Https", "Request-Scheme", "Gateway-Interface",
+            "Server-Name", "Server-Addr", "Server-Port", "Server-Protocol", "Server-Software",
+        ),
+        ClaimKind.IDENTITY: (
+            "Auth-Type", "Remote-Ident", "X-Forwarded-Access-Token", "X-Forwarded-Client-Cert", "Client-Cert",
+            "Client-Cert-Chain", "X-Client-Cert", "X-Client-Dn", "X-Client-Verify", "X-Arr-Clientcert",
+            "X-Authenticated-User", "X-Authenticated-Userid", "X-Authenticated-Email", "X-Authenticated-Groups",
+            "X-Anonymous-Consumer", "X-Credential-Identifier", "X-Userinfo", "X-Apigateway-Api-Userinfo",
+            "X-Endpoint-Api-Userinfo",
+        ),
+    }
+)  # fmt: skip
+"""Whole names, by what they claim. ``Proxy`` becomes ``HTTP_PROXY`` in CGI (httpoxy, CVE-2016-5385)."""
+
+FAMILIES: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
+    {
+        ClaimKind.PATH: ("X-Original-", "X-Rewrite-", "X-Middleware-", "X-Invoke-", "X-Accel-"),
+        ClaimKind.METHOD: (),
+        ClaimKind.CLIENT: ("X-Forwarded-",),
+        ClaimKind.TRANSPORT: (),
+        ClaimKind.IDENTITY: (
+            "X-Auth-Request-", "X-Remote-", "X-Webauth-", "X-Goog-Iap-", "X-Goog-Authenticated-User-", "X-Authentik-",
+            "X-Amzn-Oidc-", "X-Ms-Client-Principal", "X-Ms-Token-", "Cf-Access-", "X-Consumer-", "X-Pomerium-",
+            "X-Vouch-", "Tailscale-User-", "Oidc-", "Shib-", "X-Shib-", "Mellon-", "Ssl-Client-", "X-Ssl-Client-",
+        ),
+    }
+)  # fmt: skip
+"""Beginnings of names, by what such fields claim."""
+
+FROM_TRUSTED: Final = frozenset((ClaimKind.CLIENT, ClaimKind.TRANSPORT))
+"""The kinds that an operator may let a trusted peer say (``listen.proxy.trusted_claims``)."""
+
+_NEVER_BELIEVED: Final = frozenset(
+    (b"proxy", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+)
+"""No proxy has a reason to send ``Proxy``. The others are built by patgate itself from what a trusted peer says."""
+
+_FOLD: Final = bytes(
+    ord("-") if chr(byte) in "!#$%&'*+.^_`|~" else byte + 32 if 65 <= byte <= 90 else byte for byte in range(256)
+)
+
+
+def fold(name: bytes) -> bytes:
+    """A field name as it is compared: lower case, with ``_``, ``.`` and all other punctuation as ``-``."""
+    return name.translate(_FOLD)
+
+
+def _folded(names: Mapping[ClaimKind, tuple[str, ...]]) -> dict[bytes, ClaimKind]:
+    return {fold(name.encode("ascii")): kind for kind, of_kind in names.items() for name in of_kind}
+
+
+KIND_OF: Final[Mapping[bytes, ClaimKind]] = MappingProxyType(_folded(CLAIMS))
+"""The folded whole names, with their kinds."""
+
+FAMILY_NAMES: Final[tuple[bytes, ...]] = tuple(sorted(_folded(FAMILIES)))
+"""The folded beginnings: a name that begins with one of these is a claim, too."""
+
+
+def may_be_believed(name: str) -> bool:
+    """Whether an operator may let trusted peers send this field on to backends: a whole name of the right kind."""
+    folded = fold(name.encode("ascii", "replace"))
+    return KIND_OF.get(folded) in FROM_TRUSTED and folded not in _NEVER_BELIEVED

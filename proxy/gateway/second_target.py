@@ -1,0 +1,56 @@
+"""The second-target phase: what fields of the request name beside its target, judged like the target itself.
+
+Runs only for requests that have such a field, after the request's own target has been allowed
+(`core/second_targets.py` has the rules).
+"""
+
+from __future__ import annotations
+
+import time
+
+from proxy.core.model import Access
+from proxy.core.policy import decide
+from proxy.core.reasons import Reason
+from proxy.core.routes import Match, RouteTable
+from proxy.core.second_targets import JUDGED, judge_second, read_field, same_host
+from proxy.gateway.exchange import Exchange
+
+Refusal = tuple[Match | None, Reason]
+
+
+def second_target(table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], ports: bool) -> Refusal | None:
+    """None when everything that `x` names may be reached, else the match that refuses, if there is one, and why.
+
+    `hosts` are the values of `Host` that count as this one, compared with their ports if `ports`.
+    """
+    own, fields = x.match, x.second
+    assert own is not None and fields is not None
+    passed_on = own.route.second_targets
+    names = [name for name, _ in fields if name not in passed_on]
+    for name, value in fields:
+        if name in passed_on:
+            continue
+        if name not in JUDGED:
+            return own, Reason.SECOND_TARGET
+        targets = read_field(name, value)
+        if targets is None or names.count(name) > 1:
+            return own, Reason.SECOND_TARGET_INVALID
+        for target in targets:
+            if target.authority is not None and not same_host(target.authority, hosts, ports=ports):
+                return own, Reason.SECOND_TARGET_INVALID
+            match, reason = judge_second(table, own, x.host_name, target)
+            if reason is None and match is not None:
+                reason = _granted(match, x)
+            if reason is not None:
+                return match, reason
+    return None
+
+
+def _granted(match: Match, x: Exchange) -> Reason | None:
+    """Why the grant of `x` does not reach what `match` asks for; None where it does, or where no grant is needed."""
+    if match.route.access is not Access.TOKEN:
+        return None
+    if x.entry is None:
+        return Reason.NO_CREDENTIAL
+    reason = decide(match, x.entry.grant, time.time())
+    return None if reason is Reason.ALLOWED else reason

@@ -1,0 +1,301 @@
+"""threats.md §2, second targets: a resource that a header names is judged like the request's own, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.core.second_targets import UNJUDGED
+from tests.support.gateway import Patgate, Token, token_of
+from tests.support.rawhttp import Connection, Response
+from tests.support.recorder import Recorder
+
+OWNER = "olga@example.org"
+ROUTES = [
+    {"path": "/dav/locked/**", "upstream": "app", "access": "denied"},
+    {
+        "path": "/dav/orgs/{org}/{id}",
+        "upstream": "app",
+        "entity": "files",
+        "operations": {"GET": "read", "PUT": "update", "DELETE": "delete", "COPY": "read", "MOVE": "delete"},
+    },
+    {
+        "path": "/dav/archive/{id}",
+        "upstream": "app",
+        "entity": "archive",
+        "operations": {"GET": "read", "COPY": "read"},
+    },
+    {"path": "/dav/free/{id}", "upstream": "app", "entity": "free", "operations": {"COPY": "duplicate"}},
+    {"path": "/dav/other/{id}", "upstream": "elsewhere", "entity": "files", "operations": {"PUT": "update"}},
+    {"path": "/dav/watched/{id}", "upstream": "app", "entity": "watched", "enforce": False},
+    {"path": "/public/**", "upstream": "app", "access": "public"},
+    {"path": "/ui/**", "upstream": "app", "access": "passthrough"},
+    {"path": "/s3/{id}", "upstream": "app", "entity": "objects", "second_targets": ["x-amz-copy-source"]},
+    {"path": "/v1/{entity}/{id}", "upstream": "app"},
+]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+    config = {
+        "workers": 1,
+        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
+        "upstreams": {"app": {"servers": [backend.url]}, "elsewhere": {"servers": [backend.url]}},
+        "roles": {"editor": ["files:*", "archive:read", "free:duplicate", "objects:*", "things:read"]},
+        "routes": ROUTES,
+    }
+    with Patgate(tmp_path_factory.mktemp("second"), config) as node:
+        with node.control_socket() as control:
+            for org in ("a", "b"):
+                control.call("POST", "/orgs", {"name": org})
+        node.cli("user", "add", OWNER, "--role", "editor", "--org", "a")
+        yield node
+
+
+def mint(node: Patgate, *scopes: str) -> Token:
+    """A token of the owner for organisation a."""
+    with node.control_socket() as control:
+        asked = {"user": OWNER, "name": "dav", "org": "a", "scopes": list(scopes) or None}
+        return token_of(control.call("POST", "/tokens", asked))
+
+
+@pytest.fixture(scope="module")
+def token(node: Patgate) -> Token:
+    return mint(node)
+
+
+@pytest.fixture(scope="module")
+def reader(node: Patgate) -> Token:
+    return mint(node, "files:read", "things:read")
+
+
+def ask(
+    node: Patgate, method: str, target: str, *lines: str, token: Token | None, host: str = "dav.example", port: int = 0
+) -> Response:
+    login = () if token is None else (f"Authorization: Bearer {token.value}",)
+    head = "\r\n".join((f"{method} {target} HTTP/1.1", f"Host: {host}", *lines, *login, "", ""))
+    with Connection(port or node.port) as connection:
+        return connection.exchange(head.encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "/dav/orgs/a/copy",
+        "http://dav.example/dav/orgs/a/copy",
+        "https://dav.example/dav/orgs/a/copy",
+        "http://DAV.example:80/dav/orgs/a/copy",
+        "/dav/orgs/a/%7Ecopy%20of%20f",
+    ],
+)
+@pytest.mark.parametrize("method", ["COPY", "MOVE"])
+def test_a_destination_within_reach_is_passed_on_as_it_came(
+    method: str, destination: str, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    assert ask(node, method, "/dav/orgs/a/f", f"Destination: {destination}", token=token).status == 200
+    assert recorder.last().only("Destination") == destination
+
+
+@pytest.mark.parametrize(
+    ("destination", "status", "reason"),
+    [
+        ("/dav/orgs/b/f", 403, "org_mismatch"),
+        ("http://dav.example/dav/orgs/b/f", 403, "org_mismatch"),
+        ("/dav/locked/s", 403, "route_denied"),
+        ("/nowhere/f", 403, "no_route"),
+        ("/dav/archive/f", 403, "operation_unmapped"),
+        ("/v1/secrets/f", 403, "role_denies"),
+        ("/dav/other/f", 403, "second_target"),
+        ("/public/f", 403, "second_target"),
+        ("/ui/f", 403, "second_target"),
+        ("/dav/orgs/a/../b/f", 400, "target_not_canonical"),
+        ("/dav/orgs/a//f", 400, "target_not_canonical"),
+        ("/dav/orgs/%61/%2e%2e/f", 400, "target_not_canonical"),
+        ("http://evil.example/dav/orgs/a/f", 400, "second_target_invalid"),
+        ("http://dav.example:8080/dav/orgs/a/f", 400, "second_target_invalid"),
+        ("http://dav.example@evil.example/dav/orgs/a/f", 400, "second_target_invalid"),
+        ("//evil.example/dav/orgs/a/f", 400, "target_not_canonical"),
+        ("ftp://dav.example/dav/orgs/a/f", 400, "second_target_invalid"),
+        ("dav/orgs/a/f", 400, "second_target_invalid"),
+        ("*", 400, "second_target_invalid"),
+        ("", 400, "second_target_invalid"),
+        ("http://dav.example", 400, "second_target_invalid"),
+        ("/dav/orgs/a/f#x", 400, "target_not_canonical"),
+        ("/dav/orgs/a/f, /dav/orgs/b/f", 400, "target_not_canonical"),
+    ],
+)
+@pytest.mark.parametrize("method", ["COPY", "MOVE"])
+def test_a_destination_that_is_not_allowed_is_refused_and_nothing_arrives(
+    method: str, destination: str, status: int, reason: str, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    response = ask(node, method, "/dav/orgs/a/f", f"Destination: {destination}", token=token)
+    assert (response.status, response.json()["reason"]) == (status, reason)
+    assert recorder.requests == []
+
+
+def test_a_destination_named_twice_is_refused(node: Patgate, recorder: Recorder, token: Token) -> None:
+    lines = ("Destination: /dav/orgs/a/f", "destination: /dav/orgs/a/g")
+    response = ask(node, "COPY", "/dav/orgs/a/f", *lines, token=token)
+    assert (response.status, response.json()["reason"]) == (400, "second_target_invalid")
+    assert recorder.requests == []
+
+
+def test_scopes_and_their_challenge_are_those_of_the_destination(
+    node: Patgate, recorder: Recorder, reader: Token
+) -> None:
+    """Reading the source is within the token's scopes; writing the destination is not."""
+    assert ask(node, "COPY", "/dav/orgs/a/f", token=reader).status == 200
+    recorder.clear()
+    response = ask(node, "COPY", "/dav/orgs/a/f", "Destination: /dav/orgs/a/g", token=reader)
+    assert (response.status, response.json()["reason"]) == (403, "scope_denies")
+    assert 'scope="files:update"' in (response.get("WWW-Authenticate") or "")
+    assert recorder.requests == []
+
+
+def test_a_method_that_only_reads_does_not_stand_for_writing(node: Patgate, recorder: Recorder, token: Token) -> None:
+    """The archive may be copied from. It knows no PUT, so nothing may be copied into it."""
+    assert ask(node, "COPY", "/dav/archive/f", "Destination: /dav/orgs/a/f", token=token).status == 200
+    recorder.clear()
+    response = ask(node, "COPY", "/dav/archive/f", "Destination: /dav/archive/g", token=token)
+    assert (response.status, response.json()["reason"]) == (403, "operation_unmapped")
+    assert recorder.requests == []
+
+
+def test_the_routes_own_operation_stands_for_writing_where_it_knows_no_put(
+    node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    assert ask(node, "COPY", "/dav/free/f", "Destination: /dav/free/g", token=token).status == 200
+    response = ask(node, "MOVE", "/dav/orgs/a/f", "Destination: /dav/free/g", token=token)
+    assert (response.status, response.json()["reason"]) == (403, "operation_unmapped")
+
+
+def test_without_a_token_only_what_is_as_open_can_be_written(node: Patgate, recorder: Recorder) -> None:
+    assert ask(node, "COPY", "/public/f", "Destination: /public/g", token=None).status == 200
+    recorder.clear()
+    for target, destination in (
+        ("/public/f", "/dav/orgs/a/f"),
+        ("/public/f", "/ui/f"),
+        ("/ui/f", "/dav/orgs/a/f"),
+        ("/public/f", "/dav/locked/f"),
+    ):
+        response = ask(node, "COPY", target, f"Destination: {destination}", token=None)
+        assert response.status == 403, (target, destination)
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("name", UNJUDGED)
+@pytest.mark.parametrize("target", ["/v1/things/1", "/public/x", "/ui/x"])
+def test_a_header_that_cannot_be_judged_is_refused_under_every_alias(
+    target: str, name: str, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    for spelling in (name, name.lower(), name.replace("-", "_"), name.upper().replace("-", ".")):
+        response = ask(node, "GET", target, f"{spelling}: /bucket/secret", token=token)
+        assert (response.status, response.json()["reason"]) == (403, "second_target"), spelling
+    assert recorder.requests == []
+
+
+def test_a_route_may_pass_one_on_to_a_backend_that_judges_it(node: Patgate, recorder: Recorder, token: Token) -> None:
+    assert ask(node, "PUT", "/s3/7", "x-amz-copy-source: /b/k", "Content-Length: 0", token=token).status == 200
+    assert recorder.last().only("x-amz-copy-source") == "/b/k"
+    recorder.clear()
+    response = ask(node, "PUT", "/s3/7", "x-ms-copy-source: /b/k", "Content-Length: 0", token=token)
+    assert response.json()["reason"] == "second_target"
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        ("(<opaquelocktoken:1>)", 200),
+        ('(<opaquelocktoken:1> ["etag"]) (Not <DAV:no-lock>)', 200),
+        ("</dav/orgs/a/f> (<opaquelocktoken:1>)", 200),
+        ("<http://dav.example/dav/orgs/a/f> (<opaquelocktoken:1>) </dav/orgs/a/g> (Not <DAV:no-lock>)", 200),
+        ("</dav/orgs/b/f> (<opaquelocktoken:1>)", 403),
+        ("</dav/orgs/a/f> (<opaquelocktoken:1>) </dav/locked/s> (<opaquelocktoken:1>)", 403),
+        ("<http://evil.example/dav/orgs/a/f> (<opaquelocktoken:1>)", 400),
+        ("</dav/orgs/a/f (<opaquelocktoken:1>)", 400),
+        ("(", 400),
+        ("something else", 400),
+    ],
+)
+def test_the_resources_that_an_if_names_are_judged_as_reads(
+    value: str, status: int, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    """RFC 4918 section 10.4: a tagged list makes the answer depend on another resource."""
+    assert ask(node, "GET", "/dav/orgs/a/f", f"If: {value}", token=token).status == status
+    assert len(recorder.requests) == (status == 200)
+
+
+def test_a_route_that_only_reports_lets_it_through_and_counts_it(
+    node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    response = ask(node, "PUT", "/dav/watched/f", "x-amz-copy-source: /b/k", "Content-Length: 0", token=token)
+    assert response.status == 200
+    response = ask(node, "PUT", "/dav/watched/f", "Destination: /dav/locked/s", "Content-Length: 0", token=token)
+    assert (response.status, response.json()["reason"]) == (403, "route_denied")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("Destination: /dav/orgs/a/g", 200),
+        ("Destination: http://dav.example:8443/dav/orgs/a/g", 200),
+        ("Destination: /dav/orgs/b/g", 403),
+        ("Destination: /dav/locked/s", 403),
+        ("Destination: http://evil.example/dav/orgs/a/g", 400),
+        ("x-amz-copy-source: /b/k", 403),
+    ],
+)
+@pytest.mark.parametrize("shape", ["nginx", "caddy"])
+def test_forward_auth_judges_them_too(shape: str, line: str, status: int, node: Patgate, token: Token) -> None:
+    family, method, uri = ("Original", "Method", "URI") if shape == "nginx" else ("Forwarded", "Method", "Uri")
+    described = (f"X-{family}-{method}: COPY", f"X-{family}-{uri}: /dav/orgs/a/f", "X-Forwarded-Host: dav.example")
+    response = ask(node, "GET", f"/{shape}", *described, line, token=token, port=node.forward_auth_port)
+    assert response.status == status
+
+
+def test_a_second_target_behind_a_trusted_proxy_may_have_the_public_name(
+    tmp_path_factory: pytest.TempPathFactory, recorder: Recorder
+) -> None:
+    config = {
+        "workers": 1,
+        "listen": {"proxy": {"trusted": ["127.0.0.1/32"]}},
+        "upstreams": {"app": {"servers": [recorder.url]}},
+        "routes": [{"path": "/**", "upstream": "app", "access": "public"}],
+    }
+    with Patgate(tmp_path_factory.mktemp("trusted"), config) as behind:
+        for destination, status in (("http://files.example/b", 200), ("http://inner/b", 200), ("http://x/b", 400)):
+            lines = ("X-Forwarded-Host: files.example", f"Destination: {destination}")
+            assert ask(behind, "COPY", "/a", *lines, token=None, host="inner").status == status
+
+
+def test_a_revoked_token_has_no_second_target_either(node: Patgate, recorder: Recorder) -> None:
+    token = mint(node)
+    assert ask(node, "COPY", "/dav/orgs/a/f", "Destination: /dav/orgs/a/g", token=token).status == 200
+    node.run("token", "revoke", token.id)
+    recorder.clear()
+    assert ask(node, "COPY", "/dav/orgs/a/f", "Destination: /dav/orgs/a/g", token=token).status == 401
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("name", ["Host", "Content-Length", "Authorization", "not a name", ""])
+def test_a_header_with_a_meaning_of_its_own_is_no_second_target(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    node = Patgate(tmp_path_factory.mktemp("bad"), {"headers": {"second_targets": [name], "dropped": [name]}})
+    done = node.run("check")
+    assert done.returncode == 1
+    assert "headers.second_targets[0]" in done.stdout + done.stderr
+    assert "headers.dropped[0]" in done.stdout + done.stderr
+
+
+def test_a_route_can_only_pass_on_what_would_be_judged(tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = {
+        "upstreams": {"app": {"servers": ["http://127.0.0.1:1"]}},
+        "routes": [{"path": "/**", "upstream": "app", "access": "public", "second_targets": ["X-Mine"]}],
+    }
+    node = Patgate(tmp_path_factory.mktemp("bad"), config)
+    done = node.run("check")
+    assert done.returncode == 1
+    assert "routes[0].second_targets[0]" in done.stdout + done.stderr
