@@ -20,7 +20,7 @@ from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorded, Recorder
 from tests.support.remote import Remote
 from tests.support.websocket import TEXT, Client
-from tests.threats.cases import CLAIMS, aliases
+from tests.threats.cases import CLAIMS, FAMILIES, aliases
 
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
@@ -46,6 +46,28 @@ NOMINATIONS = {
 
 #: Targets of every kind of route that reaches the application, and whether a token is needed.
 OPEN = {"/v1/things/1": True, "/healthz": False, "/ui/x": False}
+
+ORDINARY = (
+    *("Accept", "Accept-Encoding", "Accept-Language", "Cookie", "User-Agent", "Referer", "Origin", "Content-Type"),
+    *(
+        "If-None-Match",
+        "If-Match",
+        "If-Modified-Since",
+        "Range",
+        "Cache-Control",
+        "Pragma",
+        "Prefer",
+        "Dnt",
+        "Priority",
+    ),
+    *("Sec-Fetch-Site", "Sec-Ch-Ua", "Traceparent", "Tracestate", "Baggage", "X-B3-Traceid", "X-Correlation-Id"),
+    *("Request-Id", "X-Requested-With", "X-Csrf-Token", "X-Xsrf-Token", "Idempotency-Key", "X-Api-Version", "Depth"),
+    *("Overwrite", "Lock-Token", "Timeout", "Last-Event-Id", "Mcp-Session-Id", "Mcp-Protocol-Version", "Git-Protocol"),
+    *("X-Amz-Date", "X-Amz-Content-Sha256", "X-Goog-Api-Client", "X-Ms-Version", "X-Ms-Client-Request-Id"),
+    *("X-Client-Version", "X-Client-Data", "X-Azure-Fdid", "X-Hub-Signature-256", "X-Github-Event", "X-Gitlab-Event"),
+    *("X-Server-Id", "X-Remoteness", "Proxying", "Https-Wanted"),
+)
+"""Headers of real clients, and a few that only look like claims."""
 
 BATCH = 40
 """With the fields that go with them, under the hundred that patgate takes by default."""
@@ -88,7 +110,8 @@ def test_no_claim_of_a_client_reaches_the_application(
 ) -> None:
     token = editor if OPEN[target] else None
     arrived = []
-    for names in batches([alias for name in CLAIMS[kind] for alias in aliases(name)]):
+    claims = [*CLAIMS[kind], *(FAMILIES.get(kind, ()) if ingress.patterns else ())]
+    for names in batches([alias for name in claims for alias in aliases(name)]):
         behind.clear()
         marks = {name: f"mallory-{number}-" for number, name in enumerate(names)}
         extra = "".join(f"{name}: {mark}\r\n" for name, mark in marks.items())
@@ -96,6 +119,15 @@ def test_no_claim_of_a_client_reaches_the_application(
         assert behind.last().all("X-Ordinary") == [b"kept"]
         arrived += [name for name, mark in marks.items() if any(mark.encode() in data for data in behind.received)]
     assert arrived == []
+
+
+def test_every_other_header_reaches_the_application(ingress: Ingress, behind: Recorder, editor: Token) -> None:
+    """The patterns of a file take away no more than claims: what clients of real applications send passes."""
+    ordinary = {name: f"{number}-passes" for number, name in enumerate(ORDINARY)}
+    assert ask(ingress, editor, "".join(f"{name}: {value}\r\n" for name, value in ordinary.items())).status == 200
+    assert {name: behind.last().all(name) for name in ordinary} == {
+        name: [value.encode()] for name, value in ordinary.items()
+    }
 
 
 def test_a_claim_that_is_sent_twice_does_not_reach_the_application(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Ingress:
     port: int
     http2_port: int
     whole_refusals: bool
+    patterns: bool
+    """Whether its file can drop every header whose name begins in some way."""
 
     def refuses_with(self, status: int) -> int:
         """The status that a client sees where our verdict has this one."""
@@ -81,12 +84,13 @@ def nginx(directory: Path, *, application: int, forward_auth: int, names: Mappin
         names,
     )
     (directory / "site.conf").write_text(site)
+    shutil.copy(INGRESS / "nginx-claims.conf", directory)
     (directory / "nginx.conf").write_text(NGINX_MAIN.format(directory=directory, user=getpass.getuser()))
     argv = [program("nginx"), "-c", str(directory / "nginx.conf"), "-p", str(directory), "-e", "stderr"]
     with Process(argv, name="nginx", directory=directory) as process:
         wait_until(lambda: accepts(port), "nginx listening", process=process)
         assert "[warn]" not in process.output, process.tail()
-        yield Ingress(name="nginx", port=port, http2_port=http2_port, whole_refusals=False)
+        yield Ingress(name="nginx", port=port, http2_port=http2_port, whole_refusals=False, patterns=False)
 
 
 @contextmanager
@@ -107,7 +111,7 @@ def caddy(directory: Path, *, application: int, forward_auth: int, names: Mappin
     argv = [program("caddy"), "run", "--config", str(directory / "Caddyfile"), "--adapter", "caddyfile"]
     with Process(argv, name="caddy", directory=directory, environ=environ) as process:
         wait_until(lambda: accepts(port), "Caddy listening", process=process)
-        yield Ingress(name="caddy", port=port, http2_port=port, whole_refusals=True)
+        yield Ingress(name="caddy", port=port, http2_port=port, whole_refusals=True, patterns=True)
 
 
 INGRESSES: Mapping[str, Callable[..., AbstractContextManager[Ingress]]] = {"nginx": nginx, "caddy": caddy}

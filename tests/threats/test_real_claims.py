@@ -16,7 +16,7 @@ from tests.support.plugin import EDITOR
 from tests.support.process import wait_until
 from tests.support.rawhttp import Response
 from tests.support.realservers import RealServer, believed, told
-from tests.threats.cases import CLAIMS, aliases
+from tests.threats.cases import CLAIMS, FAMILIES, aliases
 
 BATCH: Final = 40
 
@@ -27,6 +27,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "client": ("203.0.113.9", "for=203.0.113.9"),
     "transport": ("https", "ssl", "on", "evil.example", "http://evil.example:3128"),
     "identity": ("mallory",),
+    "request id": ("mallory",),
 }
 """What each kind of claim says where it is believed."""
 
@@ -100,7 +101,7 @@ def test_what_a_server_believes_is_the_same_with_any_claim_of_that_kind(
     assert expected["REMOTE_USER"] == ""
     passed = []
     for value in VALUES[kind]:
-        for names in batches([alias for name in CLAIMS[kind] for alias in aliases(name)]):
+        for names in batches([alias for name in (*CLAIMS[kind], *FAMILIES.get(kind, ())) for alias in aliases(name)]):
             response = ask(front, server, target, "".join(f"{name}: {value}\r\n" for name in names), token=login)
             assert believed(response) == expected, (value, names)
             facts = told(response)
