@@ -174,11 +174,12 @@ class HeadParser:
             x.keep_alive = False
         if len(lines) - 1 > self._max_headers:
             return Reason.HEAD_TOO_LARGE
-        if self._search.contains(parts[1]):
-            x.misplaced = True
         refusal = self._fields_of(x, lines)
         if refusal is not None:
             return refusal
+        # One search for both, because what a search costs is mostly its beginning.
+        if self._search.contains(parts[1] + x.kept):
+            self._misplaced(x, parts[1])
         if path[0] == 0x2F:
             x.path = path
             return None
@@ -233,8 +234,6 @@ class HeadParser:
         if not host_seen:
             return Reason.HOST_INVALID
         x.kept = b"\r\n".join(kept)
-        if self._search.contains(x.kept):
-            self._misplaced(x)
         if connection is None:
             x.websocket = False
         elif connection != b"keep-alive" or x.websocket or not x.version:
@@ -259,9 +258,9 @@ class HeadParser:
             self._codes[name] = code
         return code
 
-    def _misplaced(self, x: Exchange) -> None:
-        """Leave out the fields of `x` that hold a token, or have the request refused."""
-        if self._drop_misplaced:
+    def _misplaced(self, x: Exchange, target: bytes) -> None:
+        """Leave out the fields of `x` that hold a token, or have the request refused; a target is never changed."""
+        if self._drop_misplaced and not self._search.contains(target):
             x.kept = self._search.without(x.kept)
         else:
             x.misplaced = True
