@@ -6,11 +6,13 @@ refused leaves every file as it was.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from tests.differential.targets import KIND, LENIENT, STEPS, fit
 from tests.support.gateway import Patgate, Token, token_of
 from tests.support.rawhttp import Response
 from tests.support.realservers import FILE_SERVERS, RealServer, real_servers
@@ -23,9 +25,16 @@ FILES = {
     "dav/orgs/shop/f": "the shop's file",
     "dav/orgs/club/f": "the club's file",
     "dav/locked/s": "a secret",
+    "dav/shared/x": "for everybody",
+    "dav/shared/secret": "for nobody",
+    "dav/shared/private/p": "for nobody either",
 }
 
 SOURCE = "/dav/orgs/lab/f"
+WRITABLE = ("dav/orgs/lab/f", "dav/orgs/lab/kept", "dav/shared/x")
+FORBIDDEN = ("/dav/orgs/shop/f", "/dav/orgs/club/f", "/dav/locked/s", "/dav/shared/secret", "/dav/shared/private/p")
+
+AT_MOST = 200
 
 ROLES = {"writer": ["files:*"], "reader": ["files:read", "files:copy"]}
 
@@ -36,6 +45,9 @@ def routes_of(server: RealServer) -> list[dict[str, Any]]:
         {"host": server.host, "upstream": server.name} | route
         for route in (
             {"path": "/dav/locked/**", "access": "denied"},
+            {"path": "/dav/shared/secret", "access": "denied"},
+            {"path": "/dav/shared/private/**", "access": "denied"},
+            {"path": "/dav/shared/**", "entity": "files", "operations": operations},
             {"path": "/dav/orgs/{org}/{id}", "entity": "files", "operations": operations},
         )
     ]
@@ -56,7 +68,7 @@ def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServe
         "routes": [route for server in servers.values() for route in routes_of(server)],
     }
     with Patgate(tmp_path_factory.mktemp("dav-gateway"), config) as node:
-        node.add_user(MEMBER, "reader")
+        node.add_user(MEMBER, "writer")
         with node.control_socket() as control:
             for org in ("lab", "shop", "club"):
                 control.call("POST", "/orgs", {"name": org})
@@ -81,16 +93,23 @@ def made(front: Patgate, name: str, scopes: Sequence[str] | None = None) -> Toke
 def server(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> RealServer:
     """With the same files for each test."""
     chosen = servers[request.param]
-    for path in sorted(chosen.files.rglob("*"), reverse=True):
+    restore(chosen)
+    return chosen
+
+
+def restore(server: RealServer) -> None:
+    """Make the files of a server `FILES` again, if they are not."""
+    if files(server) == FILES:
+        return
+    for path in sorted(server.files.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     for name, text in FILES.items():
-        path = chosen.files / name
+        path = server.files / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for path in chosen.files.rglob("*"):
+    for path in server.files.rglob("*"):
         # The server may run as another user.
         path.chmod(0o777 if path.is_dir() else 0o666)
-    return chosen
 
 
 def files(server: RealServer) -> dict[str, str]:
@@ -235,3 +254,43 @@ def test_a_second_resource_that_patgate_cannot_judge_is_refused(
     response = ask(front, server, "PUT", f"{name}: /shop/f\r\nContent-Length: 0\r\n", token)
     assert files(server) == FILES
     assert (response.status, response.json()["reason"]) == (403, "second_target")
+
+
+def tricks() -> list[bytes]:
+    """Ways from every place that the token may write to every one that it may not, and disguises of those: a sample."""
+    found: dict[bytes, None] = {}
+    for step in STEPS:
+        for base in ("/dav/orgs/lab/", "/dav/orgs/lab/new", "/dav/shared/", "/dav/shared/x"):
+            for goal in ("", "/shop/f", "/orgs/shop/f", "/locked/s", "/secret", "/private/p"):
+                found[fit(f"{base}{step}{goal}")] = None
+    for place in FORBIDDEN:
+        for piece in (*STEPS, *KIND, *LENIENT):
+            found[fit(place + piece)] = None
+            found[fit(place.replace("/dav/", f"/dav/{piece}/"))] = None
+            found[fit(f"/dav/shared/x{piece}{place}")] = None
+        for at, byte in enumerate(place.encode()):
+            for escape in (f"%{byte:02x}", f"%25{byte:02x}", f"%u{byte:04x}"):
+                found[fit(place[:at] + escape + place[at + 1 :])] = None
+    known = [place + piece for place in FORBIDDEN for piece in ("%3F", "%3Fx", "%3f/x", "%23", "%3B", ";x", "%20", ".")]
+    chosen = random.Random(8).sample(list(found), AT_MOST)
+    return [*(fit(text) for text in (*known, "/dav/orgs/lab/..%3F", "/dav/shared/..%3fx")), *chosen]
+
+
+@pytest.mark.parametrize("form", ["", "http://{host}"], ids=["path", "whole"])
+def test_no_trick_in_a_destination_writes_what_the_token_may_not(
+    form: str, server: RealServer, front: Patgate, token: Token
+) -> None:
+    """The server's reading of `Destination` and patgate's differ for none of these, or patgate refuses it."""
+    protected = {name: text for name, text in FILES.items() if name not in WRITABLE}
+    written = []
+    for trick in tricks():
+        restore(server)
+        destination = form.replace("{host}", server.host).encode() + trick
+        head = f"COPY {SOURCE} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {token.value}\r\nDestination: "
+        with front.connect() as connection:
+            connection.exchange(head.encode() + destination + b"\r\n\r\n")
+        found = files(server)
+        inside = {name for name in found if name.startswith(("dav/orgs/lab/", "dav/shared/"))} - protected.keys()
+        if {name: text for name, text in found.items() if name not in inside} != protected:
+            written.append(destination)
+    assert written == []
