@@ -12,7 +12,9 @@ Rules of this module:
 4. A resource that ``If`` names (a tagged list) is read, so it needs what GET needs there.
 5. Another host is refused, and so is a route with another access or another upstream: what a backend would do with a
    path that patgate sends elsewhere is not known.
-6. Nothing here raises.
+6. A path with an escaped ``?`` or ``#``, or with ``;`` in any form, is refused: some servers decode a ``Destination``
+   before they split it (wsgidav), and then write what stands before that character.
+7. Nothing here raises.
 
 Sources: RFC 4918 sections 8.3, 10.3 and 10.4 (WebDAV), and the documentation of the stores that define each field.
 """
@@ -63,6 +65,7 @@ _WRITE: Final = b"PUT"
 _READ: Final = b"GET"
 _READING: Final = frozenset(("read", "list", "subscribe"))
 _DEFAULT_PORTS: Final = frozenset((b"80", b"443"))
+_SPLIT_AFTER_DECODING: Final = re.compile(rb"%3[Ff]|%23|%3[Bb]|;")
 _TAG: Final = re.compile(rb"<([^<>]*+)>")
 _LISTS: Final = re.compile(rb"\([^()]*+\)")
 
@@ -98,7 +101,9 @@ def read_field(name: bytes, value: bytes) -> list[SecondTarget] | None:
 
 def _target(text: bytes, *, written: bool) -> SecondTarget | None:
     parts = split_target(text)
-    return None if parts is None else SecondTarget(parts[0], parts[1], written=written)
+    if parts is None or _SPLIT_AFTER_DECODING.search(parts[1]) is not None:
+        return None
+    return SecondTarget(parts[0], parts[1], written=written)
 
 
 def same_host(authority: bytes, hosts: Iterable[bytes], *, ports: bool) -> bool:

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 
 UPGRADE = (
-    b"GET %b HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET %b HTTP/1.1\r\nHost: gateway\r\nConnection: %b\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%b\r\n"
 )
 ACCEPTED = (
@@ -60,9 +60,9 @@ class Client:
         self._socket = sock
         self._buffer = b""
 
-    def open(self, target: bytes, headers: bytes = b"") -> int:
-        """Ask for the upgrade; the status."""
-        self._socket.sendall(UPGRADE % (target, headers))
+    def open(self, target: bytes, headers: bytes = b"", *, connection: bytes = b"Upgrade") -> int:
+        """Ask for the upgrade; the status. `connection` is the value of that field."""
+        self._socket.sendall(UPGRADE % (target, connection, headers))
         while b"\r\n\r\n" not in self._buffer:
             self._fill()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")

@@ -2,6 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
+from proxy.core import claims
+from proxy.core.identity import PRESETS
+
+KNOWN_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "X-Original-": ("Url", "Uri", "Path", "Method", "Host", "Proto", "Scheme", "Forwarded-For", "Remote-Addr"),
+    "X-Rewrite-": ("Url", "Uri"),
+    "X-Middleware-": ("Subrequest", "Subrequest-Id", "Invoke", "Next", "Rewrite", "Redirect", "Override-Headers"),
+    "X-Invoke-": ("Path", "Query", "Status", "Output", "Error"),
+    "X-Accel-": ("Redirect", "Mapping", "Buffering", "Charset", "Expires", "Limit-Rate", "Internal"),
+    "X-Forwarded-": ("Context", "Roles", "Client-Ip", "Tls-Client-Cert", "Tls-Client-Cert-Info"),
+    "X-Auth-Request-": ("User", "Email", "Groups", "Preferred-Username", "Access-Token", "Redirect"),
+    "X-Remote-": ("User", "User-Id", "Email", "Name", "Group", "Groups", "Role", "Uid"),
+    "X-Webauth-": ("User", "Email", "Name", "Groups", "Role", "Login"),
+    "X-Goog-Iap-": ("Jwt-Assertion",),
+    "X-Goog-Authenticated-User-": ("Id", "Email"),
+    "X-Authentik-": ("Username", "Email", "Name", "Uid", "Groups", "Entitlements", "Jwt"),
+    "X-Amzn-Oidc-": ("Identity", "Data", "Accesstoken"),
+    "X-Ms-Client-Principal": ("", "-Id", "-Name", "-Idp"),
+    "X-Ms-Token-": ("Aad-Id-Token", "Aad-Access-Token", "Aad-Refresh-Token", "Aad-Expires-On"),
+    "Cf-Access-": ("Jwt-Assertion", "Authenticated-User-Email", "Client-Id", "Client-Secret", "Token"),
+    "X-Consumer-": ("Id", "Custom-Id", "Username", "Groups"),
+    "X-Pomerium-": ("Jwt-Assertion", "Claim-Email", "Claim-User", "Claim-Groups", "Claim-Name"),
+    "X-Vouch-": ("User", "Success", "Idp-Accesstoken", "Idp-Idtoken"),
+    "Tailscale-User-": ("Login", "Name", "Profile-Pic"),
+    "Oidc-": ("Claim-Sub", "Claim-Email", "Claim-Name", "Claim-Groups", "Claim-Roles", "Access-Token", "Id-Token"),
+    "Shib-": ("Session-Id", "Identity-Provider", "Application-Id", "Authentication-Method"),
+    "X-Shib-": ("Session-Id", "Identity-Provider", "Uid", "Mail"),
+    "Mellon-": ("Name-Id", "Uid", "Email", "Groups"),
+    "Ssl-Client-": ("Cert", "Verify", "S-Dn", "S-Dn-Cn", "I-Dn", "M-Serial"),
+    "X-Ssl-Client-": ("Cert", "Verify", "Dn", "S-Dn", "Cn", "Serial", "Fingerprint"),
+}
+"""Members of the families of claims that real gateways send or real applications believe, without the beginning."""
+
+CLAIMS: Final[Mapping[str, tuple[str, ...]]] = {
+    kind.value: (
+        *names,
+        *(family + member for family in claims.FAMILIES[kind] for member in KNOWN_MEMBERS[family]),
+        *((name for preset in PRESETS.values() for _, name in preset.headers) if kind == "identity" else ()),
+    )
+    for kind, names in claims.CLAIMS.items()
+} | {"request id": ("X-Request-Id",)}
+"""Headers by which a client could claim what only a gateway may say, by what they are about."""
+
+FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
+    kind.value: tuple(family + "Anything" for family in families) for kind, families in claims.FAMILIES.items()
+}
+"""A member that nobody knows of each family of claims."""
+
+
+def aliases(name: str) -> list[str]:
+    """Spellings of a header's name that some backend reads as the same: case, and punctuation for the hyphens."""
+    found = [name, name.lower(), name.upper(), name.upper().replace("-", "_"), name.replace("-", "_", 1)]
+    found += [name.replace("-", mark) for mark in "_.~!#$%&'*+^`|"]
+    return list(dict.fromkeys([*found, "_".join(name.rsplit("-", 1))]))
+
+
 UPGRADES = {
     "h2c": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
     "h2c without settings": "Connection: Upgrade\r\nUpgrade: h2c\r\n",

@@ -26,6 +26,13 @@ def test_what_is_no_target_cannot_be_read(value: bytes) -> None:
     assert read_field(DESTINATION, value) is None
 
 
+@pytest.mark.parametrize("value", [b"/a%3F", b"/a%3fb", b"/a%23", b"/a/..%3F", b"/a;b", b"/a%3B", b"http://h/a%3F"])
+def test_a_path_that_servers_split_after_decoding_cannot_be_read(value: bytes) -> None:
+    """wsgidav decodes a Destination and then splits it: what is left is another resource."""
+    assert read_field(DESTINATION, value) is None
+    assert read_field(IF, b"<" + value + b"> (<urn:x>)") is None
+
+
 def test_an_if_names_the_resources_outside_of_its_lists() -> None:
     assert read_field(IF, b'(<urn:x>) (Not <urn:y> [W/"e"])') == []
     named = read_field(IF, b"</a> (<urn:x>) (<urn:y>) <http://h/b> (Not <DAV:no-lock>)") or []

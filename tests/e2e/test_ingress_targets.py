@@ -1,0 +1,81 @@
+"""Through every ingress file patgate still sees where else a token stands and what else a request is about.
+
+In forward auth it judges the headers that the ingress passes on to it, so no file may hide one from patgate that it
+leaves to the application.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.gateway import Token
+from tests.support.ingress import Ingress
+from tests.support.rawhttp import Connection, Response
+from tests.support.recorder import Recorder
+
+#: Fields that `Connection` names are removed by some ingresses, then from both requests or from neither.
+NOMINATIONS = ["", "Connection: {name}\r\n", "Connection: keep-alive, {name}\r\n"]
+
+
+def ask(ingress: Ingress, method: str, target: str, extra: str) -> Response:
+    head = f"{method} {target} HTTP/1.1\r\nHost: gateway\r\nX-Ordinary: kept\r\n{extra}\r\n"
+    with Connection(ingress.port) as connection:
+        return connection.exchange(head.encode("latin-1"))
+
+
+@pytest.mark.parametrize("place", ["PRIVATE-TOKEN: {token}", "Cookie: a=b; session={token}", "X-Other: see {token}"])
+@pytest.mark.parametrize("target", ["/public/x", "/ui/x", "/v1/things/1"])
+@pytest.mark.parametrize("login", [True, False], ids=["presented", "not presented"])
+def test_a_token_that_stands_elsewhere_does_not_reach_the_application(
+    place: str, target: str, login: bool, ingress: Ingress, behind: Recorder, editor: Token
+) -> None:
+    presented = f"Authorization: Bearer {editor.value}\r\n" if login else ""
+    response = ask(ingress, "GET", target, presented + place.format(token=editor.value) + "\r\n")
+    assert response.status == ingress.refuses_with(400)
+    if ingress.whole_refusals:
+        assert response.json()["reason"] == "token_misplaced"
+    assert behind.requests == []
+
+
+@pytest.mark.parametrize("target", ["/public/x?t={token}", "/ui/x?a=b&private_token={token}", "/v1/things/1?{token}"])
+def test_a_token_in_the_query_does_not_reach_the_application(
+    target: str, ingress: Ingress, behind: Recorder, editor: Token
+) -> None:
+    login = f"Authorization: Bearer {editor.value}\r\n"
+    assert ask(ingress, "GET", target.format(token=editor.value), login).status == ingress.refuses_with(400)
+    assert behind.requests == []
+
+
+@pytest.mark.parametrize("nomination", NOMINATIONS)
+@pytest.mark.parametrize(
+    ("destination", "status"),
+    [
+        ("http://gateway/public/b", 200),
+        ("/public/b", 200),
+        ("http://gateway/billing/b", 403),
+        ("http://gateway/nowhere/b", 403),
+        ("http://elsewhere/public/b", 400),
+        ("http://gateway/public/../billing/b", 400),
+        ("", 400),
+    ],
+)
+def test_a_destination_is_judged_before_the_application_sees_it(
+    destination: str, status: int, nomination: str, ingress: Ingress, behind: Recorder
+) -> None:
+    lines = f"Destination: {destination}\r\n" + nomination.format(name="Destination")
+    response = ask(ingress, "COPY", "/public/a", lines)
+    if status == 200:
+        assert response.status == 200
+        assert behind.last().all("Destination") == [destination.encode()]
+    else:
+        assert response.status == ingress.refuses_with(status)
+        assert behind.requests == []
+
+
+@pytest.mark.parametrize("nomination", NOMINATIONS)
+def test_a_copy_source_that_patgate_cannot_judge_does_not_reach_the_application(
+    nomination: str, ingress: Ingress, behind: Recorder
+) -> None:
+    lines = "X-Amz-Copy-Source: /bucket/secret\r\n" + nomination.format(name="x-amz-copy-source")
+    assert ask(ingress, "PUT", "/public/a", lines + "Content-Length: 0\r\n").status == 403
+    assert behind.requests == []

@@ -1,0 +1,165 @@
+"""threats.md §3 in front of real servers: they read numbers and bodies as patgate has read them, and stay in step."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+import pytest
+
+from tests.support.gateway import Patgate
+from tests.support.process import wait_until
+from tests.support.rawhttp import Connection
+from tests.support.realservers import RealServer, told
+
+SMUGGLED: Final = b"GET /ui/smuggled HTTP/1.1\r\nHost: smuggled\r\nX-Smuggled: "
+OCTAL: Final = 0o200
+BODY: Final = (b"a" * OCTAL + SMUGGLED).ljust(200, b"b")
+"""Two hundred bytes. A reader that takes 0200 for octal finds a request behind the first 128 of them."""
+
+ANSWERING: Final = ("nginx", "node", "apache")
+"""Servers that are told to answer with a status of their own."""
+
+
+def head(server: RealServer, method: str, path: str, *lines: str) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {server.host}", *lines, "", ""]).encode()
+
+
+def wait_for(server: RealServer, last: str, before: int) -> list[str]:
+    """What the server was asked since, when it has written down `last`."""
+    wait_until(lambda: server.requests()[before:][-1:] == [last], f"{last} in the server's own log")
+    return server.requests()[before:]
+
+
+def digest(server: RealServer, facts: dict[str, str]) -> str:
+    """The digest of the body that the server has read; nginx reads past it without a look."""
+    return facts["BODY_SHA256"] if server.name != "nginx" else sha256(BODY).hexdigest()
+
+
+@pytest.mark.parametrize("length", ["200", "0200", "00200", "000000000000000200"])
+def test_a_length_reaches_each_server_as_the_number_that_was_read(
+    length: str, server: RealServer, front: Patgate
+) -> None:
+    """threats.md §3: numbers go on as parsed, never as received."""
+    before = len(server.requests())
+    with front.connect() as connection:
+        connection.send(head(server, "POST", "/ui/first", f"Content-Length: {length}") + BODY)
+        connection.send(head(server, "GET", "/ui/second"))
+        first, second = told(connection.read_response("POST")), told(connection.read_response("GET"))
+    assert first["CONTENT_LENGTH"] == "200"
+    assert first["PATH_INFO"] == "/ui/first"
+    assert digest(server, first) == sha256(BODY).hexdigest()
+    assert second["PATH_INFO"] == "/ui/second"
+    assert wait_for(server, "GET /ui/second", before) == ["POST /ui/first", "GET /ui/second"]
+
+
+@pytest.mark.parametrize("size", ["5;x=y", '5;x="y;z"', "5;x", "0005"])
+def test_a_chunk_that_the_grammar_allows_reaches_each_server_as_its_data(
+    size: str, server: RealServer, front: Patgate
+) -> None:
+    before = len(server.requests())
+    with front.connect() as connection:
+        request = head(server, "POST", "/ui/chunks", "Transfer-Encoding: chunked")
+        facts = told(connection.exchange(request + f"{size}\r\nhello\r\n0\r\n\r\n".encode()))
+    if server.name != "nginx":
+        assert facts["BODY_SHA256"] == sha256(b"hello").hexdigest()
+    assert wait_for(server, "POST /ui/chunks", before) == ["POST /ui/chunks"]
+
+
+@pytest.mark.parametrize(
+    "size", ["5;", "5;[x=y", "5;=y", '5;x="y', "5;x=", "5;x=y z", "5,x", "5;x=y;", "0x5", "+5", "5 5"]
+)
+def test_a_chunk_outside_the_grammar_is_refused_and_no_server_is_asked(
+    size: str, server: RealServer, front: Patgate
+) -> None:
+    before = len(server.requests())
+    with front.connect() as connection:
+        request = head(server, "POST", "/ui/chunks", "Transfer-Encoding: chunked")
+        response = connection.exchange(request + f"{size}\r\nhello\r\n0\r\n\r\n".encode() + SMUGGLED + b"x\r\n\r\n")
+        assert response.status == 400
+        assert connection.ended()
+    with front.connect() as connection:
+        assert told(connection.exchange(head(server, "GET", "/ui/afterwards")))["PATH_INFO"] == "/ui/afterwards"
+    assert wait_for(server, "GET /ui/afterwards", before) == ["GET /ui/afterwards"]
+
+
+def test_a_kept_connection_stays_in_step_through_every_kind_of_body(server: RealServer, front: Patgate) -> None:
+    before = len(server.requests())
+    expected: list[str] = []
+    with front.connect() as connection:
+        for number in range(10):
+            for method, lines, body in (
+                ("POST", ["Content-Length: 0200"], BODY),
+                ("POST", ["Transfer-Encoding: chunked"], b"00C8;x=y\r\n" + BODY + b"\r\n0\r\nX-Trailer: y\r\n\r\n"),
+                ("GET", [], b""),
+                ("GET", ["Content-Length: 0"], b""),
+                ("PUT", ["Content-Length: 00"], b""),
+            ):
+                path = f"/ui/step-{number}-{len(expected)}"
+                facts = told(connection.exchange(head(server, method, path, *lines) + body))
+                assert (facts["REQUEST_METHOD"], facts["PATH_INFO"]) == (method, path)
+                if body:
+                    assert digest(server, facts) == sha256(BODY).hexdigest()
+                expected.append(f"{method} {path}")
+    assert wait_for(server, expected[-1], before) == expected
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_an_answer_that_asks_for_an_upgrade_says_to_what(
+    name: str, servers: dict[str, RealServer], front: Patgate
+) -> None:
+    """RFC 9110 section 15.5.22: a 426 without `Upgrade` is no help."""
+    with front.connect() as connection:
+        response = connection.exchange(head(servers[name], "GET", "/answer/426"))
+    assert response.status == 426
+    assert response.get("Upgrade") == "TLS/1.0"
+    assert "upgrade" in (response.get("Connection") or "").lower()
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_an_answer_that_asks_for_proxy_credentials_says_which(
+    name: str, servers: dict[str, RealServer], front: Patgate
+) -> None:
+    """RFC 9110 section 15.5.8: a 407 without `Proxy-Authenticate` is not valid."""
+    with front.connect() as connection:
+        response = connection.exchange(head(servers[name], "GET", "/answer/407"))
+    assert response.status == 407
+    assert response.get("Proxy-Authenticate") == f'Basic realm="{name}"'
+
+
+def test_an_answer_has_a_date_although_its_server_nominates_it(servers: dict[str, RealServer], front: Patgate) -> None:
+    with front.connect() as connection:
+        response = connection.exchange(head(servers["node"], "GET", "/answer/date"))
+    assert response.status == 200
+    assert response.get("Date") not in (None, "Thu, 01 Jan 1970 00:00:00 GMT")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "host", "status"),
+    [
+        ("CONNECT / HTTP/1.1", None, 405),
+        ("CONNECT {host} HTTP/1.1", None, 405),
+        ("GET /ui/x HTTP/1.1", "{host}:99999", 400),
+        ("GET /ui/x HTTP/1.1", "{host}:65536", 400),
+        ("GET /ui/x HTTP/1.1", "[:::::::]", 400),
+        ("GET /ui/x HTTP/1.1", "[1:2:3]", 400),
+    ],
+)
+def test_what_no_server_should_be_asked_ends_at_the_gateway(
+    request_line: str, host: str | None, status: int, server: RealServer, front: Patgate
+) -> None:
+    before = len(server.requests())
+    lines = f"{request_line}\r\nHost: {host or '{host}'}\r\n\r\n".replace("{host}", server.host)
+    with front.connect() as connection:
+        assert connection.exchange(lines.encode()).status == status
+        assert connection.ended()
+    with front.connect() as connection:
+        told(connection.exchange(head(server, "GET", "/ui/afterwards")))
+    assert wait_for(server, "GET /ui/afterwards", before) == ["GET /ui/afterwards"]
+
+
+def test_the_port_of_a_host_may_have_any_value_that_ports_have(server: RealServer, front: Patgate) -> None:
+    for port in ("1", "80", "65535"):
+        with Connection(front.port) as connection:
+            lines = f"GET /ui/x HTTP/1.1\r\nHost: {server.host}:{port}\r\n\r\n"
+            assert told(connection.exchange(lines.encode()))["HTTP_HOST"] == f"{server.host}:{port}"
