@@ -73,8 +73,8 @@ def test_what_a_search_costs_grows_with_the_text_and_not_faster() -> None:
         small, large = piece * 200, piece * 3200
         costs = []
         for text in (small, large):
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(20):
                 assert not SEARCH.contains_credential(text)
-            costs.append(time.perf_counter() - began)
-        assert costs[1] < 0.05 + 64 * costs[0], piece
+            costs.append(time.process_time() - began)
+        assert costs[1] < 0.1 + 64 * costs[0], piece
