@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.authority.authority import Authority
+from proxy.authority.authority import Authority, Standing
 from proxy.authority.orders import ControlPort, OrderBook, ServeControl
 from proxy.authority.sockets import bind_unix
 from proxy.core.child import BEAT_SECONDS, READY, Orders
@@ -94,6 +94,7 @@ async def serve(boot: Boot) -> None:
             path = boot.settings.data_dir / CONTROL_SOCKET
             unix = stack.enter_context(bind_unix(path))
             stack.callback(path.unlink, missing_ok=True)
+            authority.show(Standing(starting=True))  # until the supervisor says otherwise
             _say_ready(boot.ready_fd)
             _log.info("authority is ready", epoch=authority.epoch)
             # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.

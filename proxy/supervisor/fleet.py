@@ -25,6 +25,7 @@ class Fleet:
         self._log = log
         self._stderr_fd = stderr_fd
         self._gate = Gate()
+        self._starting = True
         self._draining = False
         self._reload_ok = True
         self._reload_time = 0.0
@@ -51,6 +52,8 @@ class Fleet:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        self._starting = False
+        self.show()
 
     def keep(self, group: asyncio.TaskGroup) -> None:
         """Replace whatever dies, from now on, in tasks of `group`."""
@@ -118,8 +121,17 @@ class Fleet:
         await keeper.stop(self.generation.settings.timeouts.drain + RETIRE_MARGIN_SECONDS)
         self._retiring.remove(keeper)
 
-    def give_up_starting(self) -> None:
-        """End the workers that are not ready: one that cannot be must not hold up the end of a reload, and of all."""
+    @property
+    def started(self) -> bool:
+        """Whether everything was started; `/readyz` says 503 until then."""
+        return not self._starting
+
+    async def give_up_starting(self) -> None:
+        """End the workers that are not ready: one that cannot be must not hold up the end of a reload, and of all.
+
+        A reload that has yet to begin is refused.
+        """
+        await self._gate.close()
         for keeper in self.workers:
             if keeper.serving is None:
                 keeper.kill()
@@ -162,6 +174,7 @@ class Fleet:
     def _introduce(self, authority: Child) -> None:
         authority.line.tell(
             OrderName.STATE,
+            starting=self._starting,
             draining=self._draining,
             workers=len(self.workers),
             reload_ok=self._reload_ok,
