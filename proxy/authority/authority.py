@@ -275,6 +275,8 @@ class Authority:
         )
         self._lease = LeaseKeeper(self._page, settings.lease, owned=self._page.is_in_place)
         if self._linked:
+            # The first question of a process takes long; this is one that nobody asked, about a token that cannot be.
+            await source.resolve((settings.brand,))
             await self._admit_workers(stack)
 
     async def _admit_workers(self, stack: AsyncExitStack) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
-from proxy.core.child import OrderName
+from proxy.core.child import OrderName, OrderRefused
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
 from proxy.supervisor.errors import StartError
@@ -13,6 +15,8 @@ from proxy.supervisor.processes import Child, Gate, Keeper
 from proxy.supervisor.reload import Crew, Turn, close_others
 from proxy.supervisor.spares import Spares
 
+LOADED_SECONDS = 120.0
+"""How long the first authority may take to load the control plane before the start is complete without it."""
 RETIRE_MARGIN_SECONDS = 5.0
 """How much longer than `timeouts.drain` a worker that is too many may take before it is killed."""
 
@@ -53,7 +57,11 @@ class Fleet:
             if isinstance(result, BaseException):
                 raise result
         self._starting = False
-        self.show()
+        if (child := self.authority.serving) is not None:
+            # Its answer comes once it has loaded everything; until then its decisions are slow. One that dies instead
+            # is replaced.
+            with suppress(OrderRefused):
+                await child.line.ask(OrderName.STATE, seconds=LOADED_SECONDS, **self._standing())
 
     def keep(self, group: asyncio.TaskGroup) -> None:
         """Replace whatever dies, from now on, in tasks of `group`."""
@@ -123,7 +131,7 @@ class Fleet:
 
     @property
     def started(self) -> bool:
-        """Whether everything was started; `/readyz` says 503 until then."""
+        """Whether everything was started, though the authority may have some of itself to load."""
         return not self._starting
 
     async def give_up_starting(self) -> None:
@@ -172,11 +180,13 @@ class Fleet:
         )
 
     def _introduce(self, authority: Child) -> None:
-        authority.line.tell(
-            OrderName.STATE,
-            starting=self._starting,
-            draining=self._draining,
-            workers=len(self.workers),
-            reload_ok=self._reload_ok,
-            reload_time=self._reload_time,
-        )
+        authority.line.tell(OrderName.STATE, **self._standing())
+
+    def _standing(self) -> dict[str, Any]:
+        return {
+            "starting": self._starting,
+            "draining": self._draining,
+            "workers": len(self.workers),
+            "reload_ok": self._reload_ok,
+            "reload_time": self._reload_time,
+        }

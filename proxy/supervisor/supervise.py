@@ -219,7 +219,7 @@ class Supervisor:
             await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-            return start.done()
+            return fleet.started
         finally:
             start.cancel()
             stop.cancel()
