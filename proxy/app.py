@@ -89,10 +89,11 @@ def _load(options: argparse.Namespace) -> Settings:
 
         worker.loop_factory()
     else:
-        from proxy.authority import process  # noqa: F401 - loaded here, used later
+        from proxy.authority import process
 
         if options.orders_fd is not None:
             _load_control()
+            process.prepare()
     settings = read_settings(options.boot_fd)
     gc.freeze()
     gc.enable()

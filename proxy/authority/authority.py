@@ -72,6 +72,8 @@ READY_LAG: Final = 64
 class Standing:
     """What the supervisor knows of the gateway and the authority shows. `workers` 0: as many as the settings say."""
 
+    starting: bool = False
+    """Whether the supervisor has yet to finish its start: until then a stop waits for no load balancer."""
     draining: bool = False
     workers: int = 0
     reload_ok: bool = True
@@ -217,6 +219,8 @@ class Authority:
     async def unready(self) -> Mapping[str, str]:
         """Why requests cannot be served now: a sentence for each failed check; empty when they can."""
         reasons: dict[str, str] = {}
+        if self._standing.starting:
+            reasons["starting"] = "the gateway is still starting"
         if self._standing.draining:
             reasons["draining"] = "the gateway is about to end"
         try:
@@ -271,6 +275,8 @@ class Authority:
         )
         self._lease = LeaseKeeper(self._page, settings.lease, owned=self._page.is_in_place)
         if self._linked:
+            # The first question of a process takes long; this is one that nobody asked, about a token that cannot be.
+            await source.resolve((settings.brand,))
             await self._admit_workers(stack)
 
     async def _admit_workers(self, stack: AsyncExitStack) -> None:

@@ -100,6 +100,7 @@ class OrderBook:
             details = order.details
             self._authority.show(
                 Standing(
+                    starting=bool(details["starting"]),
                     draining=bool(details["draining"]),
                     workers=int(details["workers"]),
                     reload_ok=bool(details["reload_ok"]),

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.authority.authority import Authority
+from proxy.authority.authority import Authority, Standing
 from proxy.authority.orders import ControlPort, OrderBook, ServeControl
 from proxy.authority.sockets import bind_unix
 from proxy.core.child import BEAT_SECONDS, READY, Orders
 from proxy.core.errors import DataDirLost
+from proxy.core.wire import PREFIXES_AT_ONCE
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
+from proxy.store import grants
 
 CONTROL_SOCKET: Final = "control.sock"
 COMMAND_SOCKET: Final = "command.sock"
@@ -94,12 +96,14 @@ async def serve(boot: Boot) -> None:
             path = boot.settings.data_dir / CONTROL_SOCKET
             unix = stack.enter_context(bind_unix(path))
             stack.callback(path.unlink, missing_ok=True)
+            authority.show(Standing(starting=True))  # until the supervisor says otherwise
             _say_ready(boot.ready_fd)
             _log.info("authority is ready", epoch=authority.epoch)
             # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.
             beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
             stack.callback(beating.cancel)
             serve_control = await asyncio.to_thread(boot.load_control)
+            await asyncio.to_thread(prepare)
             await stack.enter_async_context(serve_control(authority, tcp=(), unix=[unix], hosts=()))
             entrance = ControlPort(authority, serve_control)
             stack.push_async_callback(entrance.close)
@@ -134,6 +138,11 @@ async def offline(settings: Settings, load_control: LoadControl) -> AsyncIterato
         stack.callback(path.unlink, missing_ok=True)
         await stack.enter_async_context(load_control()(authority, tcp=(), unix=[unix], hosts=()))
         yield path
+
+
+def prepare() -> None:
+    """Do what does not need the store before the first question comes. Takes a while, so not in the event loop."""
+    grants.prepare(PREFIXES_AT_ONCE)
 
 
 async def _until_told(stop: asyncio.Event, authority: Authority) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from proxy import __version__
+from proxy.cli import early
 
 COMMANDS: Final = {
     "quickstart": "proxy.cli.quickstart:quickstart",
@@ -52,6 +53,9 @@ def patgate() -> None:
 
 def main() -> None:
     """The console script. Exit statuses: 0, 1 (refused, said on standard error), 2 (usage)."""
+    early.listen()
+    if sys.argv[1:2] == ["serve"]:
+        early.keep_hangups()
     try:
         patgate(prog_name="patgate")
     except BrokenPipeError:  # `patgate token list | head`

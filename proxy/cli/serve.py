@@ -4,6 +4,7 @@ import asyncio
 
 import click
 
+from proxy.cli import early
 from proxy.cli.options import Invocation, command
 from proxy.observe import logs
 from proxy.settings import rules
@@ -50,6 +51,14 @@ def serve(invocation: Invocation, workers: int | None, accept_older_store: bool)
     supervisor = Supervisor(settings, accept_older_store=accept_older_store, load=load)
 
     async def serving(addresses: object) -> None:
+        if early.hung_up():
+            supervisor.reload()
         invocation.out.document({"addresses": addresses})
 
-    asyncio.run(supervisor.run(serving))
+    async def run() -> None:
+        try:
+            await supervisor.run(serving)
+        finally:
+            early.ignore()
+
+    asyncio.run(run())

@@ -47,7 +47,7 @@ class OrderName(StrEnum):
     LEAVE = "leave"
     """Let every answer close its connection, because this process will end soon."""
     STATE = "state"
-    """For the authority, to be shown: the details `draining`, `workers` (how many there
+    """For the authority, to be shown: the details `starting`, `draining`, `workers` (how many there
     should be), `reload_ok` and `reload_time` (unix seconds of the last one that succeeded, or null)."""
 
 

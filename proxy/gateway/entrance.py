@@ -107,6 +107,11 @@ def limits_of(name: str, settings: Settings) -> Limits:
     return settings.limits.under(_own(name, settings).limits)
 
 
+def patience(settings: Settings) -> float:
+    """Seconds that the authority may take to tell of a token that forward auth is asked about."""
+    return (settings.listen.forward_auth or ForwardAuthListener()).timeout
+
+
 def _own(name: str, settings: Settings) -> ProxyListener | ForwardAuthListener:
     if name == PROXY:
         return settings.listen.proxy

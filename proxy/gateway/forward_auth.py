@@ -6,6 +6,7 @@ Rules of this module:
 3. The described target passes the same checks and the same phases as a proxied one.
 4. Allowed is exactly 200 with every identity header, empty where unknown, so that nothing a client sent survives.
    Organisation and role are those of the organisation that the described request touches.
+5. An ingress does not wait long: an authority that does not answer in `patience` seconds is unavailable.
 
 Shapes, by path: `/nginx` (X-Original-Method, X-Original-URI), `/traefik` and `/caddy` (X-Forwarded-Method, -Uri,
 -Host), `/envoy` in front of the original path (method and Host are the request's own), and `/`: the one family that is
@@ -51,15 +52,16 @@ class ForwardAuthPipeline(Decider):
         recorder: Recorder,
         empty_lines: bytes,
         max_request_line: int,
+        patience: float,
     ) -> None:
         super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
-        self._empty_lines = empty_lines
-        self._max_request_line = max_request_line
+        self.describe(empty_lines, max_request_line, patience)
 
-    def describe(self, empty_lines: bytes, max_request_line: int) -> None:
-        """Answer with these headers, and take targets so long, from now on."""
+    def describe(self, empty_lines: bytes, max_request_line: int, patience: float) -> None:
+        """Answer with these headers, take targets so long, and wait so long for the authority, from now on."""
         self._empty_lines = empty_lines
         self._max_request_line = max_request_line
+        self.patience = patience
 
     def begin(self, x: Exchange) -> None:
         reason = self._translate(x)

@@ -3,7 +3,7 @@
 Rules of this module:
 1. Who asks for a prefix that waits already, in the queue or under way, waits with it. What is shared is the grant,
    never a verdict on a credential.
-2. Every waiter has a future of its own: one that goes away disturbs nobody.
+2. Every waiter has a future of its own: one that goes away disturbs nobody and leaves nothing behind.
 3. An answer may cover the first of its prefixes only; the others stay in front and are asked about again.
 4. A question that fails fails its own prefixes and no others; whatever ends the asking, nobody waits for ever.
 """
@@ -39,7 +39,7 @@ class LookupQueue:
 
     def __init__(self, ask: Asking) -> None:
         self._ask: Final = ask
-        self._waiting: dict[str, list[asyncio.Future[Answer]]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[Answer], None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -51,11 +51,17 @@ class LookupQueue:
     async def answer(self, prefix: str) -> Answer:
         """What is known of `prefix`. Raises AuthorityUnavailable, AuthorityOverloaded."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(prefix, []).append(future)
+        self._waiting.setdefault(prefix, {})[future] = None
         if self._task is None:
             # It begins a turn of the loop from now, and so finds all the prefixes of this turn.
             self._task = asyncio.create_task(self._run(), name="grant lookups")
-        return await future
+        try:
+            return await future
+        finally:
+            if (others := self._waiting.get(prefix)) is not None and future in others:
+                del others[future]
+                if not others:
+                    del self._waiting[prefix]
 
     async def close(self) -> None:
         """Ask nothing more; who waits gets AuthorityUnavailable."""

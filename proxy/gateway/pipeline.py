@@ -46,6 +46,8 @@ class Decider(ABC):
         self.authenticator = authenticator
         self.responder = responder
         self.recorder = recorder
+        self.patience: float | None = None
+        """Seconds that the authority may take to tell of a credential; None leaves it to the link's own deadlines."""
         self._settling: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._held = False
@@ -182,7 +184,11 @@ class Decider(ABC):
 
     async def _settle(self, x: Exchange) -> None:
         generation = self._generation
-        reason = await self.authenticator.settle(x)
+        try:
+            async with asyncio.timeout(self.patience):
+                reason = await self.authenticator.settle(x)
+        except TimeoutError:
+            reason = Reason.AUTHORITY_UNAVAILABLE
         if self._held:
             self._postponed.append(x)
         elif generation != self._generation:

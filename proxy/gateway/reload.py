@@ -24,7 +24,7 @@ from proxy.core.identity import IdentityNames
 from proxy.core.routes import RouteTable
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.cache import GrantCache
-from proxy.gateway.entrance import FORWARD_AUTH, PROXY, limits_of
+from proxy.gateway.entrance import FORWARD_AUTH, PROXY, limits_of, patience
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
@@ -198,7 +198,8 @@ class Reloader:
         running.proxy.follow(new.routes, responder)
         running.proxy.forward_to(worker.mutator(new.names), new.upstreams)
         running.entry.follow(new.routes, responder)
-        running.entry.describe(empty_lines(new.names), limits_of(FORWARD_AUTH, settings).request_line)
+        request_line = limits_of(FORWARD_AUTH, settings).request_line
+        running.entry.describe(empty_lines(new.names), request_line, patience(settings))
         before, running.settings = running.settings, settings
         logs.change(level=settings.log.level, line_format=settings.log.format)
         await self._exchange_ports(new, before)

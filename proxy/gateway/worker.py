@@ -203,6 +203,7 @@ class Worker:
             recorder=recorder,
             empty_lines=empty_lines(names),
             max_request_line=entrance.limits_of(FORWARD_AUTH, settings).request_line,
+            patience=entrance.patience(settings),
         )
         return Running(
             settings=settings,

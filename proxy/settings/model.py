@@ -122,6 +122,8 @@ class ForwardAuthListener(Section):
     """Address that an ingress asks before it forwards a request itself."""
     trusted: tuple[TrustedNetwork, ...] = ()
     """The ingresses. Required: a peer that is not listed here gets no answer but a refusal."""
+    timeout: Timeout = 1.0
+    """Longest wait for the authority, where it takes that to decide; then 503. Shorter than the ingress waits."""
     connections: Connections | None = None
     """Most open connections of one worker; null is as many as its descriptors allow, 16384 at most."""
     limits: ListenerLimits = ListenerLimits()

@@ -81,6 +81,14 @@ def _query(size: int) -> Prepared:
     return Prepared(_select(size))
 
 
+def prepare(most: int) -> None:
+    """Compile the queries for up to `most` ids, so that the first of each size is as fast as the next."""
+    size = 1
+    while size <= most:
+        _query(size)
+        size *= 2
+
+
 def _names(size: int) -> list[str]:
     return [f"id_{n}" for n in range(size)]
 

@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
-from proxy.core.child import OrderName
+from proxy.core.child import OrderName, OrderRefused
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
 from proxy.supervisor.errors import StartError
@@ -13,6 +15,8 @@ from proxy.supervisor.processes import Child, Gate, Keeper
 from proxy.supervisor.reload import Crew, Turn, close_others
 from proxy.supervisor.spares import Spares
 
+LOADED_SECONDS = 120.0
+"""How long the first authority may take to load the control plane before the start is complete without it."""
 RETIRE_MARGIN_SECONDS = 5.0
 """How much longer than `timeouts.drain` a worker that is too many may take before it is killed."""
 
@@ -25,6 +29,7 @@ class Fleet:
         self._log = log
         self._stderr_fd = stderr_fd
         self._gate = Gate()
+        self._starting = True
         self._draining = False
         self._reload_ok = True
         self._reload_time = 0.0
@@ -51,6 +56,12 @@ class Fleet:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        self._starting = False
+        if (child := self.authority.serving) is not None:
+            # Its answer comes once it has loaded everything; until then its decisions are slow. One that dies instead
+            # is replaced.
+            with suppress(OrderRefused):
+                await child.line.ask(OrderName.STATE, seconds=LOADED_SECONDS, **self._standing())
 
     def keep(self, group: asyncio.TaskGroup) -> None:
         """Replace whatever dies, from now on, in tasks of `group`."""
@@ -118,8 +129,17 @@ class Fleet:
         await keeper.stop(self.generation.settings.timeouts.drain + RETIRE_MARGIN_SECONDS)
         self._retiring.remove(keeper)
 
-    def give_up_starting(self) -> None:
-        """End the workers that are not ready: one that cannot be must not hold up the end of a reload, and of all."""
+    @property
+    def started(self) -> bool:
+        """Whether everything was started, though the authority may have some of itself to load."""
+        return not self._starting
+
+    async def give_up_starting(self) -> None:
+        """End the workers that are not ready: one that cannot be must not hold up the end of a reload, and of all.
+
+        A reload that has yet to begin is refused.
+        """
+        await self._gate.close()
         for keeper in self.workers:
             if keeper.serving is None:
                 keeper.kill()
@@ -160,10 +180,13 @@ class Fleet:
         )
 
     def _introduce(self, authority: Child) -> None:
-        authority.line.tell(
-            OrderName.STATE,
-            draining=self._draining,
-            workers=len(self.workers),
-            reload_ok=self._reload_ok,
-            reload_time=self._reload_time,
-        )
+        authority.line.tell(OrderName.STATE, **self._standing())
+
+    def _standing(self) -> dict[str, Any]:
+        return {
+            "starting": self._starting,
+            "draining": self._draining,
+            "workers": len(self.workers),
+            "reload_ok": self._reload_ok,
+            "reload_time": self._reload_time,
+        }

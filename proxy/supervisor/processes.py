@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
@@ -23,7 +23,7 @@ from proxy.channel import Line
 from proxy.core.child import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
 from proxy.supervisor import notify
-from proxy.supervisor.errors import StartupRefused
+from proxy.supervisor.errors import ReloadRefused, StartupRefused
 
 if TYPE_CHECKING:
     from proxy.supervisor.spares import Spares
@@ -120,12 +120,24 @@ class Child:
         """Start it, for the first time or `later`. Raises `OSError` when the system cannot."""
         ready_in, ready_out = os.pipe()
         ours, theirs = channel.pair()
-        try:
+        said = os.fdopen(ready_in, "rb", buffering=0)
+        reader = asyncio.StreamReader()
+        with ExitStack() as passed, ExitStack() as kept:
+            passed.callback(os.close, ready_out)
+            passed.callback(theirs.close)
+            kept.callback(ours.close)
+            kept.callback(said.close)
+            # Nothing is awaited once the process is there, so that a start that is given up leaves none behind.
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), said
+            )
+            kept.callback(transport.close)
             pipes = (
                 *("--lifeline-fd", str(spec.lifeline_fd)),
                 *("--ready-fd", str(ready_out)),
                 *("--channel-fd", str(theirs.fileno())),
             )
+            # Cancelled, it ends the process itself.
             process = await asyncio.create_subprocess_exec(
                 *spec.command,
                 *(spec.later if later else spec.first),
@@ -136,17 +148,7 @@ class Child:
                 pass_fds=(*spec.fds, spec.lifeline_fd, ready_out, theirs.fileno()),
                 env=_environment(),
             )
-        except OSError:
-            os.close(ready_in)
-            ours.close()
-            raise
-        finally:
-            os.close(ready_out)
-            theirs.close()
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ready_in, "rb", buffering=0)
-        )
+            kept.pop_all()
         line = Line(ours)
         line.open()
         return cls(process, reader, transport, pipes, line)
@@ -216,7 +218,14 @@ class Gate:
     def __init__(self) -> None:
         self._replacing = 0
         self._reloading = False
+        self._closed = False
         self._moved = asyncio.Condition()
+
+    async def close(self) -> None:
+        """Let no reload begin any more, those that wait for it neither."""
+        async with self._moved:
+            self._closed = True
+            self._moved.notify_all()
 
     @asynccontextmanager
     async def replacing(self) -> AsyncIterator[None]:
@@ -233,9 +242,11 @@ class Gate:
 
     @asynccontextmanager
     async def reloading(self) -> AsyncIterator[None]:
-        """Have no child replaced meanwhile."""
+        """Have no child replaced meanwhile. Raises `ReloadRefused` once it is closed."""
         async with self._moved:
-            await self._moved.wait_for(lambda: not self._reloading and not self._replacing)
+            await self._moved.wait_for(lambda: self._closed or not (self._reloading or self._replacing))
+            if self._closed:
+                raise ReloadRefused("The configuration was not reloaded: patgate is about to end.")
             self._reloading = True
         try:
             yield

@@ -1,6 +1,8 @@
 """Reloads, one after the other, as they are asked for, and what is said of each."""
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -57,18 +59,48 @@ class Reloads:
                 if stop.is_set():
                     return
                 asked.clear()
-                await self._reload(stop)
+                await self._reload(stopped)
         finally:
             stopped.cancel()
 
-    async def _reload(self, stop: asyncio.Event) -> None:
+    async def _loaded(self, stopped: asyncio.Task[bool]) -> Settings | None:
+        """The configuration, or `None` when told to stop before it is read. Raises `ConfigurationError`."""
+        loop = asyncio.get_running_loop()
+        loaded: asyncio.Future[Settings] = loop.create_future()
+
+        def settle(settings: Settings | None, error: BaseException | None) -> None:
+            if loaded.done():
+                return
+            if settings is not None:
+                loaded.set_result(settings)
+            elif error is not None:
+                loaded.set_exception(error)
+
+        def load() -> None:
+            settings, failure = None, None
+            try:
+                settings = self._load()
+            except BaseException as error:  # noqa: BLE001 - raised again in the event loop
+                failure = error
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(settle, settings, failure)
+
+        # A thread of its own, which the end of the process does not wait for: a file system may hang.
+        threading.Thread(target=load, name="load configuration", daemon=True).start()
+        await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not loaded.done():
+            loaded.cancel()
+            return None
+        return loaded.result()
+
+    async def _reload(self, stopped: asyncio.Task[bool]) -> None:
         self._notifier.reloading()
         self._log.info("reloading", config=str(self._load.path))
         status = "reload refused: the configuration of before goes on"
         ok = False
         try:
-            settings = await asyncio.to_thread(self._load)
-            if stop.is_set():
+            settings = await self._loaded(stopped)
+            if settings is None or stopped.done():
                 return
             refuse_fixed(self._fleet.generation.settings, settings)
             generation = await self._fleet.turn(settings, self._ground)

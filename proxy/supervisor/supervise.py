@@ -9,6 +9,8 @@ balancers to see it, no new connections, spares, workers drain, authority, lock.
    everything ends.
 3. Nothing here reads the store or a request: there is nothing to go wrong that could take the others down.
 4. A reload (`reload`) ends in one of two ways: every process runs on the new configuration, or every one on the old.
+5. A signal counts from the first line of `run` to its end. A stop takes the same way at any moment, in the middle of a
+   start or of a reload too: it is logged at once, and what has begun to serve drains.
 """
 
 import asyncio
@@ -38,6 +40,9 @@ DRAIN_MARGIN_SECONDS: Final = 5.0
 """How much longer than `timeouts.drain` a worker may take before it is killed."""
 AUTHORITY_SECONDS: Final = 5.0
 """How long the authority may take to put the store away; it loses nothing when killed."""
+
+HEARD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals that mean something to a gateway."""
 
 Serving = Callable[[Mapping[str, str]], Coroutine[Any, Any, None]]
 
@@ -90,6 +95,8 @@ class Supervisor:
                 stack.callback(loop.remove_signal_handler, signum)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
             stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+            # Blocked signals are inherited, and whoever started this process may have blocked some.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
             datadir.prepare(settings.data_dir)
             held = stack.enter_context(await datadir.lock(settings.data_dir, self._purpose))
             datadir.forget_addresses(settings.data_dir)
@@ -120,6 +127,10 @@ class Supervisor:
             raise self._failure
         return 0
 
+    def reload(self) -> None:
+        """Read the configuration again and run on it, as soon as everything is started."""
+        self._hung_up.set()
+
     def _on_hangup(self, had_terminal: bool) -> None:
         """SIGHUP: the terminal is gone, and this with it, or somebody wants the configuration reloaded."""
         if had_terminal and not os.isatty(0):
@@ -129,7 +140,7 @@ class Supervisor:
         elif self._load is None:
             self._log.warning("SIGHUP reloads nothing here: there is no configuration file to read again")
         else:
-            self._hung_up.set()
+            self.reload()
 
     def _lost_directory(self, status: int) -> bool:
         """Whether the authority ended because there is no data directory of ours any more; then everything ends."""
@@ -139,7 +150,7 @@ class Supervisor:
             f"The data directory {self._settings.data_dir} was removed or replaced while it was in use; "
             "patgate has ended, because nobody can say any more which tokens are valid."
         )
-        self.stop()
+        self._stop.set()
         return True
 
     def _directory_is_ours(self) -> bool:
@@ -151,6 +162,7 @@ class Supervisor:
 
     async def _serve(self, fleet: Fleet, ground: Ground, serving: Serving | None) -> None:
         if not await self._started(fleet):
+            await self._end(fleet)
             return
         if self._lost_directory(0):  # while everything was being started
             return
@@ -169,12 +181,7 @@ class Supervisor:
                 reloads = Reloads(fleet, ground, self._load, self._notifier, self._log, published=self._publish)
                 reloading = group.create_task(reloads.take(self._hung_up, self._stop), name="reloads")
             await self._stop.wait()
-            self._notifier.stopping()
-            fleet.show(draining=True)
-            fleet.give_up_starting()
-            if reloading is not None:
-                await reloading  # one that goes on comes to an end, so that no worker is left on hold
-            await self._drain(fleet)
+            await self._end(fleet, reloading)
             for task in others:
                 task.cancel()
 
@@ -204,30 +211,39 @@ class Supervisor:
 
     async def _started(self, fleet: Fleet) -> bool:
         """Start all in order; `False` when told to stop meanwhile."""
+        if self._stop.is_set():
+            return False
         start = asyncio.create_task(fleet.start(), name="start")
         stop = asyncio.create_task(self._stop.wait(), name="told to stop")
         try:
             await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-            return start.done()
+            return fleet.started
         finally:
             start.cancel()
             stop.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
 
-    async def _drain(self, fleet: Fleet) -> None:
+    async def _end(self, fleet: Fleet, reloading: asyncio.Task[None] | None = None) -> None:
+        """Drain and end everything; from now on a second signal ends it at once, whatever is waited for."""
         timeouts = fleet.generation.settings.timeouts
         drain_seconds = timeouts.drain + DRAIN_MARGIN_SECONDS
-        self._log.info("stopping", within_seconds=drain_seconds + timeouts.grace)
+        grace = timeouts.grace if self._failure is None and fleet.started else 0.0
+        self._log.info("stopping", within_seconds=drain_seconds + grace)
+        self._notifier.stopping()
+        fleet.show(draining=True)
         self._forget_addresses()
-        await fleet.end_spares()
         async with asyncio.TaskGroup() as group:
             hurry = group.create_task(self._hurry.wait(), name="told to hurry")
             hurry.add_done_callback(lambda task: None if task.cancelled() else fleet.kill())
-            if timeouts.grace and self._failure is None:
+            if reloading is not None:
+                await fleet.give_up_starting()
+                await reloading  # one that goes on comes to an end, so that no worker is left on hold
+            await fleet.end_spares()
+            if grace:
                 fleet.leave()
-                await asyncio.wait((hurry,), timeout=timeouts.grace)
+                await asyncio.wait((hurry,), timeout=grace)
             for name, listener in self._listeners.items():
                 if name != CONTROL:
                     listener.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -80,17 +82,24 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.entries[grant.prefix] is entry
 
     @precondition(lambda self: self.entries)
-    @rule(data=st.data(), credential=credentials)
-    def remember(self, data: st.DataObject, credential: bytes) -> None:
-        """Also for an entry that was replaced or evicted meanwhile, and for one credential again and again."""
-        entry = data.draw(st.sampled_from(self.entries[-10:]))
+    @rule(back=st.integers(1, 10), credential=credentials)
+    def remember(self, back: int, credential: bytes) -> None:
+        """Also for an entry that was replaced or evicted meanwhile, and for one credential again and again.
+
+        `back` counts the entries from the youngest.
+        """
+        entry = self.entries[-min(back, len(self.entries))]
         known = self.credentials.get(credential)
         if known is not None and known.grant.prefix != entry.grant.prefix:
             return  # one credential is one token
+        before = dict(self.cache.by_credential)
         self.cache.remember(entry, credential)
-        self.credentials[credential] = entry
         if self.cache.entries.get(entry.grant.prefix) is entry:
+            self.credentials[credential] = entry
             assert self.cache.by_credential[credential] is entry
+        else:
+            # Whatever the credential has been found to be since, it stays.
+            assert self.cache.by_credential == before
 
     @rule(kind=kinds, token_id=ids)
     def store_refused(self, kind: str, token_id: str) -> None:
@@ -191,6 +200,21 @@ class CacheMachine(RuleBasedStateMachine):
 
 CacheMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 TestCache = CacheMachine.TestCase
+
+
+def test_a_credential_verified_for_a_grant_that_was_replaced_meanwhile_finds_the_one_that_replaced_it() -> None:
+    machine = CacheMachine()
+    steps: list[Callable[[], object]] = [
+        lambda: machine.store("pat", "id1", frozenset()),
+        lambda: machine.remember(1, b"credential 1"),
+        lambda: machine.store("pat", "id1", frozenset()),
+        lambda: machine.remember(1, b"credential 1"),
+        lambda: machine.remember(2, b"credential 1"),
+    ]
+    for step in steps:
+        step()
+        machine.nothing_is_found_that_may_not_be()
+    assert machine.cache.by_credential == {b"credential 1": machine.entries[1]}
 
 
 def test_the_entry_used_least_makes_room() -> None:

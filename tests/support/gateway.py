@@ -96,6 +96,11 @@ class Patgate:
     # --- life ---
 
     def start(self) -> None:
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         self._process = Process(
             [*self.prefix, sys.executable, "-m", "proxy", "serve", "--config", str(self.config_file)],
             name="patgate",
@@ -103,7 +108,6 @@ class Patgate:
             environ=self.environ,
             cwd=ROOT,
         )
-        self.wait_ready()
 
     def wait_ready(self, seconds: float = 60.0) -> None:
         wait_until(self.is_ready, "patgate ready", seconds=seconds, process=self.process)

@@ -1,4 +1,4 @@
-"""Which process serves a TCP connection, read from /proc (proc(5): /proc/net/tcp and /proc/PID/fd).
+"""TCP connections as /proc shows them (proc(5), tcp(7)): which process serves one, how much the kernel keeps of one.
 
 Workers share a port with SO_REUSEPORT and say nothing of themselves in a response, so this is how a test finds both.
 """
@@ -12,6 +12,12 @@ from pathlib import Path
 from tests.support.process import wait_until
 
 ESTABLISHED = "01"
+
+
+def kernel_keeps() -> int:
+    """The most bytes that this machine's kernel keeps of one direction of a connection whose reader does not read."""
+    maxima = (Path(f"/proc/sys/net/ipv4/tcp_{buffer}").read_text().split()[2] for buffer in ("rmem", "wmem"))
+    return sum(map(int, maxima))
 
 
 def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 5.0) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,7 +20,7 @@ from tests.support.backends import program
 from tests.support.gateway import ControlClient, Patgate, Token, token_of
 from tests.support.load import Load
 from tests.support.process import wait_until
-from tests.support.rawhttp import ConnectionEnded, request_bytes
+from tests.support.rawhttp import Connection, ConnectionEnded, Response, request_bytes
 from tests.support.recorder import Recorder
 from tests.support.scripted import Peer, Plan, ScriptedBackend, echo, response
 
@@ -401,3 +405,67 @@ def test_when_the_clock_steps_expiry_follows_it_and_leases_do_not(
         assert load.statuses() == {200}, "a step of the wall clock ended a lease"
         for connection in connections:
             connection.close()
+
+
+# --- an authority that stands still ---
+
+ASKED = {"X-Original-Method": "GET", "X-Original-URI": TARGET}
+WITHIN_SECONDS = 1.0
+MARGIN_SECONDS = 1.5
+"""What a loaded machine may add to it; without a deadline of its own, forward auth waits for 5 seconds and more."""
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[Patgate]:
+    config = {
+        "workers": 1,
+        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
+        "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
+        "roles": {"editor": ["things:*"]},
+        "routes": ROUTES,
+    }
+    with Patgate(tmp_path, config) as gateway:
+        gateway.add_user(OWNER, "editor")
+        yield gateway
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def ask(node: Patgate, token: Token) -> tuple[Response, float]:
+    """Forward auth's answer, and how long it took in seconds."""
+    begun = time.monotonic()
+    with Connection(node.forward_auth_port, seconds=20) as connection:
+        answer = connection.request("GET", "/nginx", headers={**ASKED, **token.bearer})
+    return answer, time.monotonic() - begun
+
+
+@pytest.mark.alone
+def test_a_frozen_authority_keeps_forward_auth_for_a_second_at_most(asked: Patgate) -> None:
+    """Cached tokens go on while the lease runs; of others nobody can tell, and when it has run out, of none."""
+    cached, cold = asked.token(OWNER, name="cached"), asked.token(OWNER, name="cold")
+    assert ask(asked, cached)[0].status == 200
+    with frozen(asked.authority_pid()):
+        begun = time.monotonic()
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(pool.map(lambda _: ask(asked, cold), range(20)))
+        for answer, took in answers:
+            assert (answer.status, answer.json()["reason"]) == (503, "authority_unavailable")
+            assert [int(value) >= 1 for value in answer.all("retry-after")] == [True]
+            assert took < WITHIN_SECONDS + MARGIN_SECONDS
+        answer, _ = ask(asked, cached)
+        # What the lease of five seconds has left when a renewal is missed is four of them at least.
+        assert answer.status == 200 or time.monotonic() - begun > 3.5
+        wait_until(lambda: ask(asked, cached)[0].status == 503, "the lease run out", seconds=10)
+        for token in (cached, cold):
+            answer, took = ask(asked, token)
+            assert (answer.status, answer.json()["reason"]) == (503, "authority_unavailable")
+            assert took < WITHIN_SECONDS / 2 + MARGIN_SECONDS
+    wait_until(lambda: ask(asked, cold)[0].status == 200, "decisions again", seconds=20)
+    assert ask(asked, cached)[0].status == 200

@@ -26,6 +26,7 @@ async def entry(
     """A gateway without a backend whose listener answers an ingress, as `worker.Worker` opens it beside the proxy's."""
     gateway = Gateway(9, routes=routes, trusted=trusted, max_request_line=max_request_line, **facts)
     pipeline = ForwardAuthPipeline(
+        patience=30.0,
         routes=gateway.pipeline.routes,
         authenticator=gateway.authenticator,
         responder=gateway.pipeline.responder,

@@ -57,3 +57,24 @@ async def test_a_failure_fails_those_that_were_asked_about_and_the_others_are_as
     assert failures[0] is not failures[1]
     assert (await second).found.prefix == "two"
     assert asked == [["one"], ["two"]]
+
+
+async def test_who_gives_up_leaves_nothing_behind() -> None:
+    never = asyncio.Event()
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        await never.wait()
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    staying = asyncio.create_task(queue.answer("one"), name="staying")
+    await asyncio.sleep(0)
+    for _ in range(3):
+        leaving = [asyncio.create_task(queue.answer(prefix), name="leaving") for prefix in ("one", "two")]
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+    assert (len(queue), sum(map(len, queue._waiting.values()))) == (1, 1)
+    never.set()
+    assert (await staying).found.prefix == "one"

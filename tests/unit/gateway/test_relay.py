@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from proxy.gateway.upstream import WRITE_HIGH_WATER
+from tests.support.sockets import kernel_keeps
 from tests.unit.gateway.kit import (
     BackendConnection,
     Gateway,
@@ -295,7 +296,7 @@ async def test_bytes_on_an_idle_upstream_connection_are_thrown_away_with_it() ->
 
 
 async def test_a_slow_reader_pauses_the_backend_and_memory_stays_bounded() -> None:
-    size = 32 * 1024 * 1024
+    size = kernel_keeps() + 8 * 1024 * 1024
     sent = 0
 
     async def handle(connection: BackendConnection) -> None:

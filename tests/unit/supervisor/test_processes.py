@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from proxy.observe.logs import get_logger
-from proxy.supervisor.errors import StartupRefused
-from proxy.supervisor.processes import ChildSpec, Keeper, delay_before, in_memory, lifeline
+from proxy.supervisor.errors import ReloadRefused, StartupRefused
+from proxy.supervisor.processes import Child, ChildSpec, Gate, Keeper, delay_before, in_memory, lifeline
+from tests.support.process import children
 
 # A child that says what its first argument is and then lives until its lifeline ends or it is told to go.
 WELL_BEHAVED = """
@@ -93,6 +94,48 @@ async def test_a_keeper_that_is_killed_while_the_system_starts_its_child_does_no
         async with asyncio.timeout(60):
             with pytest.raises(StartupRefused, match="killed by SIGKILL"):
                 await start
+
+
+async def test_a_start_that_is_given_up_leaves_no_process(tmp_path: Path) -> None:
+    lifeline_in, lifeline_out = lifeline()
+    spec = ChildSpec(
+        name="child",
+        command=(sys.executable, "-S", "-c", WELL_BEHAVED, str(tmp_path / "diary")),
+        fds=(),
+        lifeline_fd=lifeline_in,
+    )
+    before = set(children(os.getpid()))
+    for turns in range(40):
+        start = asyncio.create_task(Child.spawn(spec), name="start")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        start.cancel()
+        (outcome,) = await asyncio.gather(start, return_exceptions=True)
+        if isinstance(outcome, Child):
+            outcome.send(signal.SIGKILL)
+            await outcome.ended()
+            outcome.let_go()
+        assert set(children(os.getpid())) <= before, f"after {turns} turns of the loop"
+    os.close(lifeline_in)
+    os.close(lifeline_out)
+
+
+async def test_a_reload_that_waits_for_a_child_is_refused_when_the_stop_begins() -> None:
+    gate = Gate()
+
+    async def reload() -> None:
+        async with gate.reloading():
+            raise AssertionError("a child is being replaced")
+
+    async with gate.replacing():
+        waiting = asyncio.create_task(reload(), name="reload")
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await gate.close()
+        with pytest.raises(ReloadRefused, match="about to end"):
+            await waiting
+    with pytest.raises(ReloadRefused, match="about to end"):
+        await reload()
 
 
 async def test_a_killed_child_is_back_within_a_second(tmp_path: Path) -> None:
