@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from proxy import channel, spare
 from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX, Orders
 from proxy.core.errors import DataDirLost, PatgateError
-from proxy.observe import logs
+from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
 
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logs.configure(process=_name(options))
+    defects.hook_process()
     # The role closes its descriptor once it is ready, and the number may then be another file's.
     ready_fd = os.dup(options.ready_fd)
     try:
@@ -45,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings, options = ordered
         else:
             return 0
-        logs.configure(process=_name(options), level=settings.log.level, line_format=settings.log.format)
+        logs.configure(
+            process=_name(options),
+            level=settings.log.level,
+            line_format=settings.log.format,
+            processes=settings.workers if options.role == "gateway" else 1,
+        )
         return _gateway(settings, options) if options.role == "gateway" else _authority(settings, options)
     except PatgateError as error:
         if not _said(ready_fd, str(error)):

@@ -25,6 +25,7 @@ from proxy.authority.orders import ControlPort, OrderBook, ServeControl
 from proxy.authority.sockets import bind_unix
 from proxy.core.child import BEAT_SECONDS, READY, Orders
 from proxy.core.errors import DataDirLost
+from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
 
@@ -83,6 +84,7 @@ def run(
 async def serve(boot: Boot) -> None:
     """Serve until told to stop.  Raises PatgateError when the start fails or the data directory is lost."""
     loop = asyncio.get_running_loop()
+    defects.install(loop)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(boot.lifeline_fd, stop.set)

@@ -19,7 +19,7 @@ from proxy.cli.client import Control, ControlRefused, Json, segment
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.recipe import ADMIN, DEMO_BACKEND, Step, configuration, demo_steps, perform, upstream_steps
 from proxy.cli.whoami import DEFAULT as WHOAMI
-from proxy.observe import logs
+from proxy.observe import defects, logs
 from proxy.settings.addresses import Bind
 from proxy.settings.load import load
 from proxy.settings.model import Settings
@@ -51,6 +51,7 @@ def quickstart(invocation: Invocation, upstream: str | None, data: Path, port: i
     datadir.prepare(data)
     with (data / LOG).open("a", encoding="utf-8") as log:
         logs.configure(process="supervisor", stream=log)
+        defects.hook_process()
         run = _Quickstart(invocation, data, once)
         expected = asyncio.run(run.run(upstream, port, log.fileno()))
     if not expected:

@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from proxy.cli.options import Invocation, command
-from proxy.observe import logs
+from proxy.observe import defects, logs
 from proxy.settings import rules
 from proxy.settings.compile import identity_names, route_table
 from proxy.settings.model import Settings
@@ -45,6 +45,7 @@ def serve(invocation: Invocation, workers: int | None, accept_older_store: bool)
     load = Configuration(invocation, workers)
     settings = load()
     logs.configure(process="supervisor", level=settings.log.level, line_format=settings.log.format)
+    defects.hook_process()
     for warning in rules.warnings(settings):
         logs.get_logger("configuration").warning(warning.message, setting=path_of(warning.loc))
     supervisor = Supervisor(settings, accept_older_store=accept_older_store, load=load)

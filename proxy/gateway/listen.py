@@ -108,8 +108,7 @@ class ClientConnection(asyncio.Protocol):
         listener = self.listener
         listener.connections.discard(self)
         listener.pipeline.recorder.connections -= 1
-        x = self.exchange
-        if x is not None:
+        if (x := self.exchange) is not None:
             self.exchange = None
             listener.pipeline.left(x)
         if self.lingers is not None:
@@ -199,13 +198,14 @@ class ClientConnection(asyncio.Protocol):
 
     def part(self) -> None:
         """Say to both ends of a WebSocket that the gateway goes away (RFC 6455 section 7.4.1), once a frame ends."""
-        x = self.exchange
+        x, ours = self.exchange, self.transport
         connection = None if x is None or not x.tunnel else x.upstream_connection
-        if x is None or connection is None or self.transport is None or connection.transport is None:
+        if x is None or ours is None or connection is None or connection.transport is None:
             return
-        if isinstance(x.body, WebSocketBody) and isinstance(connection.body, WebSocketBody):
-            x.bytes_out += connection.body.part(self.transport, masked=False)
-            x.body.part(connection.transport, masked=True)
+        theirs, outward, inward = connection.transport, connection.body, x.body
+        if isinstance(inward, WebSocketBody) and isinstance(outward, WebSocketBody):
+            x.bytes_out += outward.part(ours, masked=False)
+            inward.part(theirs, masked=True)
 
     def told(self) -> bool:
         """Whether the client of a WebSocket has been told that it ends."""
@@ -362,7 +362,7 @@ class ClientConnection(asyncio.Protocol):
         if rest:
             if reason is None and x.body is not None:
                 self._body(x, rest)
-                if self.exchange is not x:
+                if x.client is None:  # it has ended
                     return b""
             else:
                 self.buffer = rest
