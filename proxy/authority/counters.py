@@ -13,7 +13,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.observe import defects
 from proxy.observe.metrics import Metric
 from proxy.observe.snapshot import Labels, Snapshot, merge
 
@@ -64,7 +63,7 @@ class Counters:
 
     def total(self) -> Snapshot:
         own = Snapshot(counters={name: dict(series) for name, series in self._own.items()})
-        return merge((own, defects.snapshot(), self._retired, *self._ended.values(), *self._living.values()))
+        return merge((own, self._retired, *self._ended.values(), *self._living.values()))
 
 
 def _went_back(before: Snapshot, after: Snapshot) -> bool:

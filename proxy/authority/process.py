@@ -100,6 +100,7 @@ async def serve(boot: Boot) -> None:
             _log.info("authority is ready", epoch=authority.epoch)
             # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.
             beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
+            beating.add_done_callback(defects.noted)
             stack.callback(beating.cancel)
             serve_control = await asyncio.to_thread(boot.load_control)
             await stack.enter_async_context(serve_control(authority, tcp=(), unix=[unix], hosts=()))
@@ -110,6 +111,7 @@ async def serve(boot: Boot) -> None:
             boot.orders.serve(OrderBook(authority, entrance).handle)
             stack.push_async_callback(boot.orders.end)
             chores = asyncio.create_task(authority.housekeeping.run(), name="housekeeping")
+            chores.add_done_callback(defects.noted)
 
             async def end_chores() -> None:
                 chores.cancel()

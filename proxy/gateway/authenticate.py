@@ -29,6 +29,7 @@ from proxy.core.token import TokenFormat, verify_digest
 from proxy.gateway.cache import Entry, GrantCache
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.link import AuthorityLink
+from proxy.observe import defects
 
 _ATTEMPTS: Final = 8
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
@@ -128,6 +129,9 @@ class Authenticator:
             return Reason.AUTHORITY_UNAVAILABLE
         except AuthorityOverloaded:
             return Reason.OVERLOADED
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer, and it is no yes
+            defects.report("a token could not be judged", error)
+            return Reason.AUTHORITY_UNAVAILABLE
 
     async def _settle(self, x: Exchange) -> Reason | None:
         token = self.token_of(x)

@@ -29,6 +29,7 @@ from proxy.gateway.relay import Relay
 from proxy.gateway.respond import Responder
 from proxy.gateway.route import route
 from proxy.gateway.upstream import Upstream, UpstreamConnection
+from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 
 # Looking a member up in its enumeration costs more than the comparison with it.
@@ -67,6 +68,7 @@ class Decider(ABC):
             task = asyncio.create_task(self._settle(x), name="settle")
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+            task.add_done_callback(defects.noted)
         else:
             self._judge(x, answer)
 

@@ -151,6 +151,7 @@ class Worker:
                 self._link.send_counters(self._counted(page).to_wire())
 
             sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
+            sweeper.add_done_callback(defects.noted)
             stack.callback(sweeper.cancel)
             orders.serve(Reloader(self, self._log).handle)
             stack.push_async_callback(orders.end)
