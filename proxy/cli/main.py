@@ -51,7 +51,7 @@ def patgate() -> None:
 
 
 def main() -> None:
-    """The console script. Exit statuses: 0, 1 (refused, said on standard error), 2 (usage)."""
+    """What `proxy.__main__` runs. Exit statuses: 0, 1 (refused, said on standard error), 2 (usage)."""
     try:
         patgate(prog_name="patgate")
     except BrokenPipeError:  # `patgate token list | head`
