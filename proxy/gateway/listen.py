@@ -305,8 +305,7 @@ class ClientConnection(asyncio.Protocol):
 
     def go_on(self) -> None:
         """Begin what has come while nothing was begun."""
-        if self.paused:
-            self._resume()
+        self._resume()
         if self.buffer and not self.busy:
             data, self.buffer = self.buffer, b""
             self._heads(data)
@@ -379,9 +378,10 @@ class ClientConnection(asyncio.Protocol):
         return b""
 
     def _body(self, x: Exchange, data: bytes) -> None:
-        assert x.body is not None
+        body = x.body
+        assert body is not None
         try:
-            pieces, rest = x.body.feed(data)
+            pieces, rest = body.feed(data)
         except FramingError:
             self._body_refused(x, Reason.REQUEST_MALFORMED)
             return
@@ -390,7 +390,7 @@ class ClientConnection(asyncio.Protocol):
             if not self.full:
                 # Whoever does not read gets no more time for what it sends.
                 self.touch()
-        elif x.body.done:
+        elif body.done:
             x.body_done = True
             if self.pace is not None:
                 self.pace.body_ended()
@@ -491,8 +491,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _unread(self) -> None:
         """Remember what the client has yet to read."""
-        if self.transport is not None:
-            self._paced().left_unread(unread(self.transport), time.monotonic_ns())
+        if (transport := self.transport) is not None:
+            self._paced().left_unread(unread(transport), time.monotonic_ns())
 
     def _paced(self) -> Pace:
         if self.pace is None:

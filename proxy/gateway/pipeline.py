@@ -312,14 +312,15 @@ class ProxyPipeline(Decider):
         if reason is not None:
             x.match = before
             return reason
-        assert x.match is not None
-        if x.match.route.access is not Access.TOKEN:
+        match = x.match
+        assert match is not None
+        if match.route.access is not Access.TOKEN:
             return None
         x.epoch = self.authenticator.epoch
         reason = await self.authenticator.settle(x)
         if reason is None:
             reason = authorise(x)
-        return None if reason is not None and only_reported(x.match, reason) else reason
+        return None if reason is not None and only_reported(match, reason) else reason
 
     def hang_up(self, x: Exchange) -> None:
         self._detach(x)

@@ -43,7 +43,7 @@ def expect(log: Path, *events: str) -> None:
 
 def unexpected() -> list[str]:
     """Each line of level error that no test expects, once for each log and event, with the test that began the log."""
-    found = {}
+    found: dict[tuple[Path, str], str] = {}
     for path, log in LOGS.items():
         if path.is_file():
             for line in path.read_text(errors="replace").splitlines():
