@@ -41,6 +41,8 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         ],
     }
     with Patgate(tmp_path_factory.mktemp("faults"), config) as gateway:
+        # One that is killed again before it is ready did not start.
+        gateway.expects("child ended", "child did not start")
         gateway.add_user(OWNER, "editor")
         yield gateway
 
@@ -307,6 +309,7 @@ def test_a_data_directory_taken_away_is_said_once_and_everything_ends(
 ) -> None:
     config = {"upstreams": {"app": {"servers": [backend.url]}}, "roles": {"editor": ["things:*"]}, "lease": "1s"}
     with Patgate(tmp_path, config) as node:
+        node.expects("process ends", "the data directory is no longer ours; the lease is not renewed")
         wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")
         if taken == "removed":
             shutil.rmtree(node.data)
