@@ -54,6 +54,8 @@ class Process:
         self.log = directory / f"{name}.log"
         if "proxy" in argv and {"serve", "quickstart"} & {*argv}:
             errors.watch(self.log)
+        if "quickstart" in argv and "--data" in argv:
+            errors.watch((cwd or directory) / argv[argv.index("--data") + 1] / "patgate.log")
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
                 list(argv),
