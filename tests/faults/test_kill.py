@@ -162,7 +162,7 @@ def test_an_authority_that_is_killed_under_lookups_is_no_defect_of_its_workers(n
             for _ in range(2):
                 victim = node.authority_pid()
                 os.kill(victim, signal.SIGKILL)
-                wait_until(lambda gone=victim: node.authority_pid() != gone, "another authority", seconds=60)
+                wait_until(partial(_is_another, node, victim), "another authority", seconds=60)
         finally:
             over.set()
         for each in asking:
@@ -170,6 +170,10 @@ def test_an_authority_that_is_killed_under_lookups_is_no_defect_of_its_workers(n
     assert statuses <= {401, 503}, statuses
     errors = [error_in(line) for line in node.log.splitlines()[began:]]
     assert {event for event in errors if event is not None} <= {"child ended", "child did not start"}
+
+
+def _is_another(node: Patgate, victim: int) -> bool:
+    return node.authority_pid() != victim
 
 
 def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one(node: Patgate) -> None:
