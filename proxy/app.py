@@ -1,6 +1,6 @@
 """The composition root: what each process of a gateway is made of.
 
-`python -m proxy.app gateway|authority …` is how the supervisor starts a child. Each role imports its own half of the
+`python -P -m proxy.app gateway|authority …` is how the supervisor starts a child. Each role imports its own half of the
 package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its memory.
 Only descriptors are on the command line; the configuration is read from the one called boot. A spare (`proxy.spare`)
 loads the same half, and gets the rest of its command line when it is needed.
@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy import channel, spare
+from proxy import channel, spare, startup
 from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX, Orders
 from proxy.core.errors import DataDirLost, PatgateError
-from proxy.observe import logs
+from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
 
@@ -30,12 +30,17 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one child to its end; the exit status. A start that fails says why over the ready pipe."""
+    if not startup.is_same_package():
+        print(f"patgate: a child process found another package, {startup.PACKAGE}", file=sys.stderr)
+        return 1
+    startup.harden()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     # Ctrl-C reaches the whole process group; the supervisor alone answers to it and stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logs.configure(process=_name(options))
+    defects.hook_process()
     # The role closes its descriptor once it is ready, and the number may then be another file's.
     ready_fd = os.dup(options.ready_fd)
     try:
@@ -45,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings, options = ordered
         else:
             return 0
-        logs.configure(process=_name(options), level=settings.log.level, line_format=settings.log.format)
+        logs.configure(
+            process=_name(options),
+            level=settings.log.level,
+            line_format=settings.log.format,
+            processes=settings.workers if options.role == "gateway" else 1,
+        )
         return _gateway(settings, options) if options.role == "gateway" else _authority(settings, options)
     except PatgateError as error:
         if not _said(ready_fd, str(error)):
@@ -166,6 +176,7 @@ async def offline_control(settings: Settings) -> AsyncIterator[Path]:
     """
     from proxy.authority import process
 
+    startup.harden()
     async with process.offline(settings, _load_control) as path:
         yield path
 

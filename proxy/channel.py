@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from proxy.core.child import Order, OrderRefused
 from proxy.core.errors import PatgateError
+from proxy.observe import defects
 
 _MESSAGE_BYTES: Final = 64 * 1024
 MOST_DESCRIPTORS: Final = 250
@@ -117,6 +118,7 @@ class Orders(_End):
         self._waiting.append((int(message.get("id", 0)), order))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work(), name="orders")
+            self._worker.add_done_callback(defects.noted)
 
     async def _work(self) -> None:
         while self._waiting:

@@ -36,7 +36,7 @@ from proxy.core.challenge import Challenges
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.observe import metrics
+from proxy.observe import defects, metrics
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
 from proxy.services.audit import AuditLog
@@ -214,7 +214,7 @@ class Authority:
             metrics.TOKENS_EXPIRING.name: {(str(days),): n for days, n in self.housekeeping.expiring.items()},
             metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
         }
-        return merge((self.counters.total(), Snapshot(gauges=gauges)))
+        return merge((self.counters.total(), defects.snapshot(), Snapshot(gauges=gauges)))
 
     async def unready(self) -> Mapping[str, str]:
         """Why requests cannot be served now: a sentence for each failed check; empty when they can."""
@@ -286,6 +286,7 @@ class Authority:
         await self._link.start()
         self._lease.renew()
         keeper = asyncio.create_task(self._keep_lease(), name="lease")
+        keeper.add_done_callback(defects.noted)
 
         async def end_lease() -> None:
             keeper.cancel()

@@ -36,7 +36,7 @@ from proxy.authority.sockets import bind_unix, peer_uid
 from proxy.core.errors import AuthorityOverloaded, PatgateError, WireError
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire, texts_of
-from proxy.observe import metrics
+from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import SnapshotError, from_wire
 
@@ -145,8 +145,7 @@ class LinkServer:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._links[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a worker link failed", error=error)
+        defects.noted(task)
 
 
 class _Link:

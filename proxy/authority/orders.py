@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from proxy.authority.authority import Authority, Standing
 from proxy.core.child import Order, OrderName, OrderRefused
-from proxy.observe import logs
+from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
 
@@ -125,6 +125,7 @@ class OrderBook:
             return
         # What is being asked there has a while to end; the workers must not wait for it.
         self._closing = asyncio.create_task(former.aclose(), name="former control listener")
+        self._closing.add_done_callback(defects.noted)
 
     def _drop(self) -> None:
         prepared, self._prepared = self._prepared, None

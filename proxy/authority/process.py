@@ -26,6 +26,7 @@ from proxy.authority.sockets import bind_unix
 from proxy.core.child import BEAT_SECONDS, READY, Orders
 from proxy.core.errors import DataDirLost
 from proxy.core.wire import PREFIXES_AT_ONCE
+from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
 from proxy.store import grants
@@ -85,6 +86,7 @@ def run(
 async def serve(boot: Boot) -> None:
     """Serve until told to stop.  Raises PatgateError when the start fails or the data directory is lost."""
     loop = asyncio.get_running_loop()
+    defects.install(loop)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(boot.lifeline_fd, stop.set)
@@ -101,6 +103,7 @@ async def serve(boot: Boot) -> None:
             _log.info("authority is ready", epoch=authority.epoch)
             # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.
             beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
+            beating.add_done_callback(defects.noted)
             stack.callback(beating.cancel)
             serve_control = await asyncio.to_thread(boot.load_control)
             await asyncio.to_thread(prepare)
@@ -112,6 +115,7 @@ async def serve(boot: Boot) -> None:
             boot.orders.serve(OrderBook(authority, entrance).handle)
             stack.push_async_callback(boot.orders.end)
             chores = asyncio.create_task(authority.housekeeping.run(), name="housekeeping")
+            chores.add_done_callback(defects.noted)
 
             async def end_chores() -> None:
                 chores.cancel()

@@ -30,7 +30,7 @@ from proxy.authority.counters import Counters
 from proxy.authority.told import Nonsense
 from proxy.core.errors import PatgateError, StoreUnavailable
 from proxy.core.wire import Message
-from proxy.observe import metrics
+from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.store.audit import Event
 from proxy.store.reports import Report
@@ -122,6 +122,7 @@ class RequestRecorder:
     def start(self) -> None:
         """Begin to write."""
         self._writer = asyncio.create_task(self._run(), name="request recorder")
+        self._writer.add_done_callback(defects.noted)
 
     async def close(self) -> None:
         """Write what waits and end. What cannot be written in time is lost."""

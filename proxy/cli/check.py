@@ -1,11 +1,12 @@
 """`patgate check`: everything that is wrong with a configuration, at once."""
 
+import os
 from collections.abc import Mapping
 
 import click
 
 from proxy.cli.options import Invocation, command
-from proxy.settings import rules
+from proxy.settings import environment, rules
 from proxy.settings.compile import identity_names, route_table
 from proxy.settings.model import Settings
 from proxy.settings.problems import path_of
@@ -25,6 +26,9 @@ def check(invocation: Invocation) -> None:
     ]
     listeners = _listeners(settings)
     warnings = [{"path": path_of(warning.loc), "message": warning.message} for warning in rules.warnings(settings)]
+    warnings += [
+        {"path": name, "message": "names no setting, and is ignored"} for name in environment.ignored(os.environ)
+    ]
     invocation.out.document(
         {
             "ok": True,

@@ -52,7 +52,7 @@ def patgate() -> None:
 
 
 def main() -> None:
-    """The console script. Exit statuses: 0, 1 (refused, said on standard error), 2 (usage)."""
+    """What `proxy.__main__` runs. Exit statuses: 0, 1 (refused, said on standard error), 2 (usage)."""
     early.listen()
     if sys.argv[1:2] == ["serve"]:
         early.keep_hangups()

@@ -7,7 +7,6 @@ the configuration and the people, and gives the token a new secret, because the 
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Final
 
 import click
 
+from proxy import startup
 from proxy.cli.client import Control, ControlRefused, Json, segment
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.recipe import ADMIN, DEMO_BACKEND, Step, configuration, demo_steps, perform, upstream_steps
 from proxy.cli.whoami import DEFAULT as WHOAMI
-from proxy.observe import logs
+from proxy.observe import defects, logs
 from proxy.settings.addresses import Bind
 from proxy.settings.load import load
 from proxy.settings.model import Settings
@@ -47,10 +47,12 @@ LOG: Final = "patgate.log"
 @command
 def quickstart(invocation: Invocation, upstream: str | None, data: Path, port: int | None, once: bool) -> None:
     """A running gateway with one admin and one token, and nothing to configure."""
+    startup.harden()
     data = data.resolve()
     datadir.prepare(data)
     with (data / LOG).open("a", encoding="utf-8") as log:
         logs.configure(process="supervisor", stream=log)
+        defects.hook_process()
         run = _Quickstart(invocation, data, once)
         expected = asyncio.run(run.run(upstream, port, log.fileno()))
     if not expected:
@@ -201,13 +203,15 @@ async def _echo_on(bind: Bind, log_fd: int) -> AsyncIterator[str | None]:
     lifeline_in, lifeline_out = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "whoami", "--json"),
+            *startup.program("proxy"),
+            *("whoami", "--json"),
             *("--bind", str(bind), "--lifeline-fd", str(lifeline_in)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=log_fd,
             pass_fds=(lifeline_in,),
             process_group=0,
+            env=startup.environment(os.environ),
         )
         try:
             stdout = process.stdout

@@ -1,13 +1,15 @@
 """`patgate serve`: run the gateway."""
 
 import asyncio
+import os
 
 import click
 
+from proxy import startup
 from proxy.cli import early
 from proxy.cli.options import Invocation, command
-from proxy.observe import logs
-from proxy.settings import rules
+from proxy.observe import defects, logs
+from proxy.settings import environment, rules
 from proxy.settings.compile import identity_names, route_table
 from proxy.settings.model import Settings
 from proxy.settings.problems import path_of
@@ -46,8 +48,12 @@ def serve(invocation: Invocation, workers: int | None, accept_older_store: bool)
     load = Configuration(invocation, workers)
     settings = load()
     logs.configure(process="supervisor", level=settings.log.level, line_format=settings.log.format)
+    defects.hook_process()
+    startup.harden()
     for warning in rules.warnings(settings):
         logs.get_logger("configuration").warning(warning.message, setting=path_of(warning.loc))
+    for name in environment.ignored(os.environ):
+        logs.get_logger("configuration").warning("a variable names no setting and is ignored", variable=name)
     supervisor = Supervisor(settings, accept_older_store=accept_older_store, load=load)
 
     async def serving(addresses: object) -> None:

@@ -11,6 +11,7 @@ import click
 from aiohttp import web
 
 from proxy.cli.options import Invocation, command
+from proxy.observe import defects, logs
 from proxy.settings.addresses import Bind
 from proxy.supervisor import listeners
 from proxy.supervisor.errors import ListenerRefused
@@ -60,6 +61,9 @@ def whoami(invocation: Invocation, bind: Bind, lifeline_fd: int | None) -> None:
 
     Answers every request with JSON: method, path and headers as they arrived, and the length of the body.
     """
+    # What a client causes is bounded here too; standard output belongs to the answer.
+    logs.configure(process="whoami")
+    defects.hook_process()
     asyncio.run(_run(invocation, bind, lifeline_fd))
 
 
@@ -70,6 +74,7 @@ async def _run(invocation: Invocation, bind: Bind, lifeline_fd: int | None) -> N
     runner = web.ServerRunner(web.Server(echo(listener.address), auto_decompress=False, access_log=None))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    defects.install(loop)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     if lifeline_fd is not None:

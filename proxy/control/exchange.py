@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from proxy.control.problems import DEFECT, Refusal, problem, refusal_of
+from proxy.observe import defects
 from proxy.observe.logs import get_logger
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
@@ -80,7 +81,8 @@ def exchanges(realm: str, refused: Refused) -> Middleware:
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer is a problem; a defect is logged
             known = refusal_of(error)
             if known is None:
-                _log.exception("a request failed by a defect", decision=request_id, operation=request.get(NAME, "-"))
+                operation = request.get(NAME, "-")
+                defects.report("a request of the control API failed", error, decision=request_id, operation=operation)
             refusal = known or DEFECT
         refused(request, refusal)
         return problem(refusal, realm=realm, decision=request_id)

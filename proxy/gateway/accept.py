@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from proxy.gateway.listener import Listener, is_within
 from proxy.gateway.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
+from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from proxy.observe.snapshot import Labels, Snapshot
@@ -177,6 +178,7 @@ class Acceptor:
         task = asyncio.get_running_loop().create_task(self._connect(sock, host), name="client connection")
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(defects.noted)
 
     def introduced(self, introduction: _Introduction) -> None:
         """An introduction has ended, well or not."""

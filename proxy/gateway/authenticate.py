@@ -30,6 +30,7 @@ from proxy.core.token_search import TokenSearch
 from proxy.gateway.cache import Entry, GrantCache
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.link import AuthorityLink
+from proxy.observe import defects
 
 _ATTEMPTS: Final = 8
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*")
@@ -127,6 +128,9 @@ class Authenticator:
             return Reason.AUTHORITY_UNAVAILABLE
         except AuthorityOverloaded:
             return Reason.OVERLOADED
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer, and it is no yes
+            defects.report("a token could not be judged", error)
+            return Reason.AUTHORITY_UNAVAILABLE
 
     async def _settle(self, x: Exchange) -> Reason | None:
         token = self.token_of(x)

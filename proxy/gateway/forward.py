@@ -14,6 +14,7 @@ from proxy.core.reasons import Reason
 from proxy.gateway.body import encode_chunks
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.upstream import Server, UpstreamConnection
+from proxy.observe import defects
 
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
@@ -113,6 +114,7 @@ class Forwarder:
         task = asyncio.create_task(self._connect_and_send(x, server), name="upstream connect")
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(defects.noted)
 
     async def _connect_and_send(self, x: Exchange, server: Server) -> None:
         """Connect to `server` or, since nothing has been sent, to any other that takes the connection."""

@@ -20,6 +20,7 @@ from typing import Final, cast
 
 from proxy.gateway.grammar import HEAD_END, STATUS_LINE, head_lines
 from proxy.gateway.upstream import Server, Upstream
+from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.settings.model import UpstreamHealth
 
@@ -152,6 +153,7 @@ class HealthChecks:
                 if checked.task is None and now >= checked.due:
                     task = asyncio.create_task(self._check(upstream, server, health, checked), name="health check")
                     checked.task = task
+                    task.add_done_callback(defects.noted)
         self._forget()
 
     async def close(self) -> None:

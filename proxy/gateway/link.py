@@ -23,6 +23,7 @@ from proxy.core.errors import AuthorityError, AuthorityOverloaded, AuthorityUnav
 from proxy.core.wire import Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.gateway.cache import GrantCache
 from proxy.gateway.lookups import Answer, LookupQueue, Outcome
+from proxy.observe import defects
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 0.25
@@ -32,6 +33,8 @@ _ANSWER_SECONDS: Final = 5.0
 _PENDING_LIMIT: Final = 1024
 _BUFFERED: Final = 1024 * 1024
 """Bytes on their way to an authority that does not read them, before it is told no more."""
+_CLOSED: Final = (OSError, RuntimeError)
+"""What a transport raises that has ended before its stream heard of it. uvloop's raise RuntimeError then."""
 _LOST: Final = "the link to the authority is down"
 _UNREADABLE: Final = "the authority's answer cannot be read"
 
@@ -74,6 +77,7 @@ class AuthorityLink:
     def start(self) -> None:
         """Begin to connect, and to reconnect whenever the link is lost."""
         self._runner = asyncio.create_task(self._run(), name="authority link")
+        self._runner.add_done_callback(defects.noted)
 
     async def close(self) -> None:
         """Stop reconnecting and close the connection."""
@@ -142,15 +146,16 @@ class AuthorityLink:
     def tell(self, message: bytes) -> None:
         """Send a framed message that nobody answers; without a link it is lost (`has_room`)."""
         if self.up and self._writer is not None:
-            self._writer.write(message)
+            with contextlib.suppress(_LinkLost):
+                self._send(self._writer, message)
 
     async def flush(self, seconds: float) -> None:
         """Wait until everything is on its way, for so long at most."""
         writer = self._writer
         if writer is None:
             return
-        writer.transport.set_write_buffer_limits(high=0)
-        with contextlib.suppress(OSError, TimeoutError):
+        with contextlib.suppress(*_CLOSED, TimeoutError):
+            writer.transport.set_write_buffer_limits(high=0)
             async with asyncio.timeout(seconds):
                 await writer.drain()
 
@@ -212,10 +217,10 @@ class AuthorityLink:
             raise _LinkLost(_LOST)
         self._number += 1
         number = self._number
+        self._send(writer, frame({"id": number, **request}))
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            writer.write(frame({"id": number, **request}))
             async with asyncio.timeout(seconds):
                 answer = await future
         except TimeoutError:
@@ -227,6 +232,17 @@ class AuthorityLink:
                 raise AuthorityOverloaded("the authority has no capacity left")
             raise AuthorityUnavailable("the authority could not answer")
         return answer
+
+    def _send(self, writer: asyncio.StreamWriter, message: bytes) -> None:
+        """Write a message on the present connection. Raises _LinkLost and nothing else, and then the link is down."""
+        try:
+            if writer.is_closing():
+                raise ConnectionResetError
+            writer.write(message)
+        except _CLOSED:
+            # Not only when its reader finds out: until then, who asks again would ask on the same connection.
+            self._lost()
+            raise _LinkLost(_LOST) from None
 
     async def _run(self) -> None:
         pause = _SHORTEST_PAUSE_SECONDS
@@ -254,6 +270,8 @@ class AuthorityLink:
         except (OSError, AuthorityError, WireError, KeyError, ValueError):
             # Whatever broke it, the cure is the same: close, tell the waiters, connect anew.
             pass
+        except Exception as error:  # noqa: BLE001 - a worker that never links again refuses everything for ever
+            defects.report("the link to the authority failed", error)
         finally:
             self._lost()
         return greeted
@@ -302,6 +320,7 @@ class AuthorityLink:
                 self._moved()
         elif self._syncing is None or self._syncing.done():
             self._syncing = asyncio.create_task(self._sync_quietly(), name="change sync")
+            self._syncing.add_done_callback(defects.noted)
 
     async def _sync_quietly(self) -> None:
         try:

@@ -208,13 +208,14 @@ class ClientConnection(asyncio.Protocol):
 
     def part(self) -> None:
         """Say to both ends of a WebSocket that the gateway goes away (RFC 6455 section 7.4.1), once a frame ends."""
-        x = self.exchange
+        x, ours = self.exchange, self.transport
         connection = None if x is None or not x.tunnel else x.upstream_connection
-        if x is None or connection is None or self.transport is None or connection.transport is None:
+        if x is None or ours is None or connection is None or connection.transport is None:
             return
-        if isinstance(x.body, WebSocketBody) and isinstance(connection.body, WebSocketBody):
-            x.bytes_out += connection.body.part(self.transport, masked=False)
-            x.body.part(connection.transport, masked=True)
+        theirs, outward, inward = connection.transport, connection.body, x.body
+        if isinstance(inward, WebSocketBody) and isinstance(outward, WebSocketBody):
+            x.bytes_out += outward.part(ours, masked=False)
+            inward.part(theirs, masked=True)
 
     def respond(self, x: Exchange, response: bytes) -> None:
         """Write a whole response of the gateway's own and finish `x`."""
@@ -302,8 +303,7 @@ class ClientConnection(asyncio.Protocol):
 
     def go_on(self) -> None:
         """Begin what has come while nothing was begun."""
-        if self.paused:
-            self._resume()
+        self._resume()
         if self.buffer and not self.busy:
             data, self.buffer = self.buffer, b""
             self._heads(data)
@@ -362,7 +362,7 @@ class ClientConnection(asyncio.Protocol):
         if rest:
             if reason is None and x.body is not None:
                 self._body(x, rest)
-                if self.exchange is not x:
+                if x.client is None:  # it has ended
                     return b""
             else:
                 self.buffer = rest
@@ -379,9 +379,10 @@ class ClientConnection(asyncio.Protocol):
         return b""
 
     def _body(self, x: Exchange, data: bytes) -> None:
-        assert x.body is not None
+        body = x.body
+        assert body is not None
         try:
-            pieces, rest = x.body.feed(data)
+            pieces, rest = body.feed(data)
         except FramingError:
             self._body_refused(x, Reason.REQUEST_MALFORMED)
             return
@@ -390,7 +391,7 @@ class ClientConnection(asyncio.Protocol):
             if not self.full:
                 # Whoever does not read gets no more time for what it sends.
                 self.touch()
-        elif x.body.done:
+        elif body.done:
             x.body_done = True
             if self.pace is not None:
                 self.pace.body_ended()
@@ -490,8 +491,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _unread(self) -> None:
         """Remember what the client has yet to read."""
-        if self.transport is not None:
-            self._paced().left_unread(unread(self.transport), time.monotonic_ns())
+        if (transport := self.transport) is not None:
+            self._paced().left_unread(unread(transport), time.monotonic_ns())
 
     def _paced(self) -> Pace:
         if self.pace is None:

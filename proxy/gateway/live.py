@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from proxy.core.reasons import Reason
 from proxy.gateway.cache import Entry
 from proxy.gateway.exchange import Exchange
+from proxy.observe import defects
 
 
 class LiveExchanges:
@@ -95,10 +96,16 @@ class LiveExchanges:
         task = asyncio.create_task(self._rejudge(x), name="judge again")
         self._judging.add(task)
         task.add_done_callback(self._judging.discard)
+        task.add_done_callback(defects.noted)
 
     async def _rejudge(self, x: Exchange) -> None:
         old = x.entry
-        reason = await self._judge(x)
+        reason: Reason | None
+        try:
+            reason = await self._judge(x)
+        except Exception as error:  # noqa: BLE001 - rule 1
+            defects.report("an exchange could not be judged again", error)
+            reason = Reason.AUTHORITY_UNAVAILABLE
         if x not in self._watched:
             return
         entry = x.entry

@@ -18,6 +18,7 @@ from typing import Final
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.wire import PREFIXES_AT_ONCE
+from proxy.observe import defects
 
 
 class Answer:
@@ -55,6 +56,7 @@ class LookupQueue:
         if self._task is None:
             # It begins a turn of the loop from now, and so finds all the prefixes of this turn.
             self._task = asyncio.create_task(self._run(), name="grant lookups")
+            self._task.add_done_callback(defects.noted)
         try:
             return await future
         finally:

@@ -30,6 +30,7 @@ from proxy.gateway.respond import Responder
 from proxy.gateway.route import route
 from proxy.gateway.second_target import second_target
 from proxy.gateway.upstream import Upstream, UpstreamConnection
+from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 
 # Looking a member up in its enumeration costs more than the comparison with it.
@@ -73,6 +74,7 @@ class Decider(ABC):
             task = asyncio.create_task(self._settle(x), name="settle")
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+            task.add_done_callback(defects.noted)
         else:
             self._judge(x, answer)
 
@@ -350,14 +352,15 @@ class ProxyPipeline(Decider):
         if reason is not None:
             x.match = before
             return reason
-        assert x.match is not None
-        if x.match.route.access is not Access.TOKEN:
+        match = x.match
+        assert match is not None
+        if match.route.access is not Access.TOKEN:
             return self._judge_second(x) if x.second is not None else None
         x.epoch = self.authenticator.epoch
         reason = await self.authenticator.settle(x)
         if reason is None:
             reason = authorise(x)
-        if reason is not None and not only_reported(x.match, reason):
+        if reason is not None and not only_reported(match, reason):
             return reason
         return self._judge_second(x) if x.second is not None else None
 

@@ -129,7 +129,8 @@ class Relay:
         x = connection.exchange
         assert x is not None
         client = x.client
-        if client is None or client.transport is None:
+        transport = None if client is None else client.transport
+        if client is None or transport is None:
             connection.close()
             return
         body = connection.body
@@ -148,7 +149,7 @@ class Relay:
         out = self._encode(x, pieces, last=body.done)
         if out:
             x.bytes_out += len(out)
-            client.transport.write(out)
+            transport.write(out)
         client.touch()
         if body.done:
             self._done(connection, x, clean=not rest)
@@ -225,7 +226,9 @@ class Relay:
     def _switch(self, connection: UpstreamConnection, x: Exchange, line: _StatusLine, kept: bytes, rest: bytes) -> None:
         """Turn both connections into a tunnel (RFC 9110 section 7.8, RFC 6455 section 4.2.2)."""
         client = x.client
-        assert client is not None and client.transport is not None
+        assert client is not None
+        transport = client.transport
+        assert transport is not None
         connection.keep = False
         connection.body = body = WebSocketBody()
         body.feed(rest)
@@ -236,7 +239,7 @@ class Relay:
         x.keep_alive = False
         out = b"".join((line.text, kept, _UPGRADED, rest))
         x.bytes_out = len(out)
-        client.transport.write(out)
+        transport.write(out)
         self._ending.goes_on(x)
         client.switch(x)
 
@@ -245,7 +248,9 @@ class Relay:
     ) -> None:
         """Send the head of the final answer, in the client's framing, and what has come of the body, in one write."""
         client = x.client
-        assert client is not None and client.transport is not None
+        assert client is not None
+        transport = client.transport
+        assert transport is not None
         kept, length, chunked, connection.keep, upgrade = fields
         x.status = status = line.status
         x.answered = time.monotonic_ns()
@@ -268,7 +273,7 @@ class Relay:
             x.response_started = True
             out = b"".join((line.text, kept, b"\r\nContent-Length: ", length, b"\r\n\r\n", rest))
             x.bytes_out = len(out)
-            client.transport.write(out)
+            transport.write(out)
             self._done(connection, x, clean=True)
             return
         framing = b""
@@ -309,7 +314,7 @@ class Relay:
         x.response_started = True
         out = b"".join((line.text, kept, framing, b"\r\n\r\n", self._encode(x, pieces, last=body.done)))
         x.bytes_out = len(out)
-        client.transport.write(out)
+        transport.write(out)
         if body.done:
             self._done(connection, x, clean=not behind)
         else:

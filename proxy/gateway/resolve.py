@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from proxy.gateway.upstream import Upstream
+from proxy.observe import defects
 from proxy.observe.logs import Logger
 
 _SHORTEST_PAUSE_SECONDS: Final = 1.0
@@ -151,7 +152,8 @@ class Lookups:
         """Ask for every name whose time has come; `now` in monotonic seconds."""
         for name in self._names.values():
             if name.task is None and now >= name.due:
-                name.task = asyncio.create_task(self._look_up(name), name="look up")
+                name.task = task = asyncio.create_task(self._look_up(name), name="look up")
+                task.add_done_callback(defects.noted)
 
     async def answered(self, seconds: float) -> None:
         """Return when every name that has no address yet has been asked for once, or after `seconds`."""

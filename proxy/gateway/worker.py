@@ -40,6 +40,7 @@ from proxy.gateway.resolve import SystemResolver
 from proxy.gateway.respond import Responder
 from proxy.gateway.upstream import Upstream
 from proxy.gateway.watch import UpstreamWatch
+from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.settings.compile import identity_names, route_table, token_format
@@ -116,6 +117,7 @@ class Worker:
         """Serve the inherited sockets until told to stop."""
         settings = self._settings
         loop = asyncio.get_running_loop()
+        defects.install(loop)
         async with AsyncExitStack() as stack:
             page = PageReader(settings.data_dir / "page")
             stack.callback(page.close)
@@ -149,6 +151,7 @@ class Worker:
                 self._link.send_counters(self._counted(page).to_wire())
 
             sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
+            sweeper.add_done_callback(defects.noted)
             stack.callback(sweeper.cancel)
             orders.serve(Reloader(self, self._log).handle)
             stack.push_async_callback(orders.end)
@@ -240,7 +243,7 @@ class Worker:
         counted = running.recorder.snapshot(
             hits=authenticator.hits, misses=authenticator.misses, entries=len(self._cache), lag=lag
         )
-        return merge((counted, self._watch.snapshot(), self._tally.snapshot()))
+        return merge((counted, self._watch.snapshot(), self._tally.snapshot(), defects.snapshot()))
 
     def responder(self, settings: Settings) -> Responder:
         """What makes responses of the gateway's own."""
@@ -290,8 +293,8 @@ class Worker:
             await asyncio.sleep(seconds)
             try:
                 action()
-            except Exception:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
-                self._log.exception("a sweep failed")
+            except Exception as error:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
+                defects.report("a sweep failed", error)
 
     def _lifeline(self, fd: int) -> None:
         if not os.read(fd, 1):

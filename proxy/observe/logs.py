@@ -7,7 +7,9 @@ Rules of this module:
 3. What is written is ASCII; every control character is escaped, so that no value can begin a line or drive a terminal.
 4. A line never fails its caller, nor holds it up: what cannot be serialised is described by its type, and a thread of
    its own writes it (`writer`).
-5. The one exception to 1 are lines that are made in large numbers (`write_lines`): whoever makes them keeps 2 and 3.
+5. What each kind of line may take of the log is bounded (`room`), except for debug lines.
+6. The one exception to 1 and 5 are lines that are made in large numbers (`write_lines`): who makes them keeps 2 and 3,
+   and bounds them.
 
 The lines are made with the standard library.  structlog was measured at 190 ms of import per process (it loads rich),
 which is a quarter of the time in which a killed process has to be back.
@@ -15,6 +17,7 @@ which is a quarter of the time in which a killed process has to be back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -25,6 +28,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Final
 from urllib.parse import unquote
 
+from proxy.observe.room import Room
 from proxy.observe.writer import LineWriter
 
 LEVELS: Final = {
@@ -138,15 +142,23 @@ def get_logger(name: str, /, **fields: object) -> Logger:
     return Logger(logging.getLogger(f"patgate.{name}"), {"logger": name, **fields})
 
 
-def configure(*, process: str, level: str = "info", line_format: str = "json", stream: IO[str] | None = None) -> None:
+def configure(
+    *,
+    process: str,
+    level: str = "info",
+    line_format: str = "json",
+    stream: IO[str] | None = None,
+    processes: int = 1,
+) -> None:
     """Send every log line of this process to `stream` (standard error by default).  Later calls replace earlier ones.
 
-    `line_format` is `json`, or `text` for people: time, level, event, then `field=value` with each value as JSON. What
-    has not been written when the process ends gets a second; what was written to an earlier stream is written there.
+    `processes` is how many processes share the bytes that a kind of line may take. `line_format` is `json`, or `text`
+    for people: time, level, event, then `field=value` with each value as JSON. What has not been written when the
+    process ends gets a second; what was written to an earlier stream is written there.
     """
     root = logging.getLogger()
     formatter = _Formatter(process, render_text if line_format == "text" else render)
-    handler = _Handler(stream if stream is not None else sys.stderr, formatter)
+    handler = _Handler(stream if stream is not None else sys.stderr, formatter, Room(processes))
     for earlier in root.handlers:
         if isinstance(earlier, _Handler):
             earlier.flush()
@@ -167,7 +179,7 @@ def change(*, level: str, line_format: str) -> None:
 
 
 def write_lines(lines: bytes) -> None:
-    """Write finished lines, each with its end, where this process logs (rule 5). They are kept in their order."""
+    """Write finished lines, each with its end, where this process logs (rule 6). They are kept in their order."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.writer.put(lines)
@@ -182,31 +194,60 @@ def flush() -> None:
 class _Handler(logging.Handler):
     """Hands lines to a writer; `logging.shutdown` flushes and closes it when the process ends, whatever ends it."""
 
-    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter) -> None:
+    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter, room: Room) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.writer = LineWriter(stream, self._notice)
+        self._room = room
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.writer.put(self.format(record).encode("ascii") + b"\n")
+        if record.levelno <= logging.DEBUG:
+            self.writer.put(self._line(record))
+            return
+        kind = _kind(record)
+        if not self._room.has(kind):
+            return
+        left_out = self._room.left_out(kind)
+        if left_out:
+            record.patgate_left_out = left_out
+        line = self._line(record)
+        self._room.take(kind, len(line))
+        self.writer.put(line)
 
     def flush(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            left_out = self._room.all_left_out()
+        if left_out:
+            self.writer.put(self._counted("log lines left out", left_out))
         self.writer.flush(_EXIT_SECONDS)
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode("ascii") + b"\n"
 
     def close(self) -> None:
         self.writer.close()
         super().close()
 
     def _notice(self, count: int) -> bytes:
+        return self._counted("log lines dropped", count)
+
+    def _counted(self, event: str, count: int) -> bytes:
         record = logging.makeLogRecord(
             {
                 "levelno": logging.WARNING,
                 "levelname": "WARNING",
-                "msg": "log lines dropped",
+                "msg": event,
                 "patgate_fields": {"logger": "log", "count": count},
             }
         )
-        return self.format(record).encode("ascii") + b"\n"
+        return self._line(record)
+
+
+def _kind(record: logging.LogRecord) -> tuple[object, ...]:
+    """Which lines share an allowance with this one; nothing of it comes from a client."""
+    if hasattr(record, "patgate_fields") and isinstance(record.args, tuple):
+        return record.name, *record.args
+    return record.name, record.pathname, record.lineno
 
 
 class _Formatter(logging.Formatter):
@@ -222,6 +263,9 @@ class _Formatter(logging.Formatter):
             fields.update(own)
         else:
             fields["logger"] = record.name
+        left_out = getattr(record, "patgate_left_out", None)
+        if left_out is not None:
+            fields["left_out"] = left_out
         if record.exc_info and record.exc_info[1] is not None:
             fields["exception"] = self._exception(record.exc_info[1])
         try:

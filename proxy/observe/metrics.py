@@ -208,6 +208,11 @@ AUDIT_LOST = Metric(
     help="Events of requests that the authority dropped, by cause (overflow, invalid, refused).",
     labels=("cause",),
 )
+DEFECTS = Metric(
+    name="patgate_defects_total",
+    kind=MetricKind.COUNTER,
+    help="Exceptions that no code of patgate was prepared for, in the workers and the authority; each is in the log.",
+)
 BUILD_INFO = Metric(
     name="patgate_build_info",
     kind=MetricKind.GAUGE,
@@ -242,6 +247,7 @@ METRICS: tuple[Metric, ...] = (
     NOTICES,
     AUDIT_OMITTED,
     AUDIT_LOST,
+    DEFECTS,
     BUILD_INFO,
 )
 BY_NAME: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})

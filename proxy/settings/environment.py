@@ -4,11 +4,16 @@ pydantic-settings is not used for this: its sources merge values before validati
 so a problem could name neither the variable nor the line; it ignores variables that name no setting; and it parses
 JSON for nested values only. What is left for it to do is the forty lines of ``overlay``.
 
+Not every variable with our prefix is ours: users keep a token in ``PATGATE_TOKEN``. One that names a way into a section
+(``__``), and one whose name is a setting's or nearly so, is meant as a setting and wrong if it is none; any other
+belongs to somebody else, and is ignored with a warning (``ignored``).
+
 A value is read as YAML (so also as JSON), except where the setting is text: that is taken as it stands, so that a
 ``secret_key`` of digits stays text and ``[::]:8080`` is no list.
 """
 
 import base64
+import difflib
 import re
 import types
 from collections.abc import Mapping
@@ -25,8 +30,10 @@ from proxy.settings.problems import Loc, Origins
 from proxy.settings.values import quoted
 
 PREFIX: Final = "PATGATE_"
-RESERVED: Final = frozenset({"PATGATE_CONFIG", "PATGATE_BOOT_FD"})
+RESERVED: Final = frozenset({"PATGATE_CONFIG", "PATGATE_BOOT_FD", "PATGATE_PACKAGE"})
 """Variables of ours that are no settings: where the file is, and the hand-over from the supervisor."""
+_NEAR: Final = 0.8
+"""How alike (difflib, 0 to 1) a name is to a setting's for it to count as that one misspelled."""
 FROM_FILE: Final[Mapping[str, Loc]] = {
     "PATGATE_SECRET_KEY_FILE": ("secret_key",),
     "PATGATE_STORE_FILE": ("store",),
@@ -44,13 +51,14 @@ _MAX_FILE_BYTES: Final = 64 * 1024
 def overlay(tree: dict[str, Tree], origins: Origins, environ: Mapping[str, str]) -> list[Problem]:
     """Put the settings of the environment over those of the file, in place; returns the problems met on the way.
 
-    Unknown names are put into the tree like any other, for validation to report with a suggestion.
+    Unknown names that are meant as settings are put into the tree like any other, for validation to report with a
+    suggestion.
     """
     problems: list[Problem] = []
     names = [name for name in environ if name.startswith(PREFIX) and name not in RESERVED and name not in FROM_FILE]
     # Sections before what is in them, so that PATGATE_LISTEN and PATGATE_LISTEN__PROXY__BIND both count.
     for name in sorted(names, key=lambda each: (each.count("__"), each)):
-        if not _KUBERNETES.fullmatch(name):
+        if not _is_foreign(name):
             _set(tree, origins, name, environ[name], problems)
     for name, loc in FROM_FILE.items():
         if name not in environ:
@@ -66,6 +74,22 @@ def overlay(tree: dict[str, Tree], origins: Origins, environ: Mapping[str, str])
             _put(tree, loc, content)
             origins.override(loc, name)
     return problems
+
+
+def ignored(environ: Mapping[str, str]) -> list[str]:
+    """The variables with our prefix that belong to somebody else, without those that Kubernetes makes by itself."""
+    names = [name for name in environ if name.startswith(PREFIX) and name not in RESERVED and name not in FROM_FILE]
+    return sorted(name for name in names if _is_foreign(name) and not _KUBERNETES.fullmatch(name))
+
+
+def _is_foreign(name: str) -> bool:
+    meant = name.removeprefix(PREFIX).lower()
+    if not meant or "__" in meant:
+        return False
+    known = [*Settings.model_fields, *(each.removeprefix(PREFIX).lower() for each in FROM_FILE)]
+    # Of a short name with two letters swapped little is alike, but they are the same letters.
+    swapped = any(sorted(meant) == sorted(each) for each in known)
+    return not swapped and not difflib.get_close_matches(meant, known, n=1, cutoff=_NEAR)
 
 
 def _set(tree: dict[str, Tree], origins: Origins, name: str, value: str, problems: list[Problem]) -> None:

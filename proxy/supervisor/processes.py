@@ -1,6 +1,6 @@
 """One child process and the keeper that replaces it when it dies.
 
-A child is `python -m proxy.app ROLE …` with descriptors, never secrets, on its command line. It says `ready` or
+A child is `python -P -m proxy.app ROLE …` with descriptors, never secrets, on its command line. It says `ready` or
 `error: SENTENCE` once, over its ready pipe, and ends by itself when the lifeline's other end closes, which the kernel
 does even for a supervisor that was killed. Exits are awaited, not polled for. Once it is ready a child takes orders and
 says that it still turns (`proxy.channel`); one that says so no more hangs, and is ended and replaced.
@@ -11,14 +11,13 @@ import contextlib
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from proxy import channel
+from proxy import channel, startup
 from proxy.channel import Line
 from proxy.core.child import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
@@ -65,7 +64,7 @@ class Refusal:
     sentence: str | None
 
 
-PROGRAM: Final = (sys.executable, "-m", "proxy.app")
+PROGRAM: Final = startup.program("proxy.app")
 """A child of this package, with the interpreter that runs now."""
 
 
@@ -83,12 +82,8 @@ def delay_before(quick_deaths: int) -> float:
 
 def _environment() -> dict[str, str]:
     """What a child inherits: nothing of ours, since that may be a secret and all that it needs comes over its pipes."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PATGATE_") and not notify.is_private(name)
-    }
-    return {**kept, **ENVIRONMENT}
+    kept = {name: value for name, value in os.environ.items() if not notify.is_private(name)}
+    return {**startup.environment(kept), **ENVIRONMENT}
 
 
 class Child:

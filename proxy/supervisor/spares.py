@@ -14,6 +14,7 @@ import os
 import signal
 from typing import Final
 
+from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.supervisor.processes import STDERR_FD, Child, ChildSpec
 
@@ -109,6 +110,7 @@ class Spares:
         if self._stands_by:
             self._log.info("spare stands by", child_pid=child.pid)
         ended = asyncio.create_task(child.ended(), name="spare ended")
+        ended.add_done_callback(defects.noted)
         taken = asyncio.create_task(self._taken.wait(), name="spare taken")
         try:
             await asyncio.wait((ended, taken), return_when=asyncio.FIRST_COMPLETED)

@@ -24,6 +24,7 @@ from typing import Any, Final
 from proxy.core.child import DATA_DIR_LOST
 from proxy.core.errors import DataDirLost, PatgateError
 from proxy.gateway.build import is_compiled
+from proxy.observe import defects
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor import activation, datadir
@@ -88,6 +89,7 @@ class Supervisor:
         Raises `PatgateError` (data directory busy, port taken, the authority's own reason) with nothing left running.
         """
         loop = asyncio.get_running_loop()
+        defects.install(loop)
         settings = self._settings
         async with AsyncExitStack() as stack:
             for signum in (signal.SIGTERM, signal.SIGINT):

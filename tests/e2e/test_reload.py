@@ -40,6 +40,7 @@ OWNER = "eve@example.org"
 TARGET = "/v1/things/1"
 ROUTES = routes({"path": "/v1/{entity}/{id}"}, {"path": "/public/**", "access": "public"})
 ROLES = {"editor": ["things:*"], "viewer": ["things:read"]}
+REFUSAL = "reload refused: the configuration of before goes on"
 OK_METRIC = "patgate_config_last_reload_successful"
 TIME_METRIC = "patgate_config_last_reload_success_timestamp_seconds"
 
@@ -48,6 +49,8 @@ TIME_METRIC = "patgate_config_last_reload_success_timestamp_seconds"
 def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
     config = {"upstreams": {"app": {"servers": [backend.url]}}, "roles": ROLES, "routes": ROUTES}
     with Patgate(tmp_path_factory.mktemp("reload"), config) as gateway:
+        gateway.expects("configuration problem", REFUSAL, "the addresses of the listeners are not published")
+        gateway.expects("child ended", "worker does not follow a reload and is ended")
         gateway.add_user(OWNER, "editor")
         yield gateway
 
@@ -332,6 +335,7 @@ def test_a_reload_that_cannot_publish_its_addresses_is_in_use_all_the_same(node:
 def test_a_reload_without_descriptors_is_refused_and_keeps_none(tmp_path: Path, backend: Recorder) -> None:
     config = {"upstreams": {"app": {"servers": [backend.url]}}, "roles": ROLES, "routes": ROUTES}
     with Patgate(tmp_path, config) as gateway:
+        gateway.expects(REFUSAL)
         # Whatever is being started has descriptors that come and go.
         settle_spares(gateway)
         pid = gateway.process.pid
@@ -352,6 +356,7 @@ def test_a_reload_without_descriptors_is_refused_and_keeps_none(tmp_path: Path, 
 def test_the_end_does_not_wait_for_workers_that_a_reload_starts_in_vain(tmp_path: Path, backend: Recorder) -> None:
     config = {"upstreams": {"app": {"servers": [backend.url]}}, "routes": ROUTES, "workers": 1}
     with Patgate(tmp_path, config) as gateway:
+        gateway.expects("worker does not start yet")
         (gateway.data / "link.sock").rename(gateway.data / "moved.sock")
         write(gateway, workers=2)
         gateway.process.signal(signal.SIGHUP)

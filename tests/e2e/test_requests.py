@@ -38,6 +38,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         ],
     }
     with Patgate(tmp_path_factory.mktemp("requests"), config) as gateway:
+        gateway.expects("child ended", "child did not start")
         gateway.add_user(OWNER, "editor")
         yield gateway
 

@@ -8,19 +8,22 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.support.errors import error_in
 from tests.support.gateway import ControlClient, Patgate, Token
 from tests.support.load import Load
 from tests.support.operate import settle_spares
 from tests.support.process import accepts, wait_until
-from tests.support.rawhttp import ConnectionEnded
+from tests.support.rawhttp import ConnectionEnded, request_bytes
 from tests.support.recorder import Recorder
 from tests.support.sockets import serving_pid
+from tests.support.tokens import forged, unknown_prefix
 
 OWNER = "eve@example.org"
 TARGET = "/v1/things/1"
@@ -41,6 +44,8 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         ],
     }
     with Patgate(tmp_path_factory.mktemp("faults"), config) as gateway:
+        # One that is killed again before it is ready did not start.
+        gateway.expects("child ended", "child did not start")
         gateway.add_user(OWNER, "editor")
         yield gateway
 
@@ -134,6 +139,41 @@ def test_valid_tokens_never_notice_that_the_authority_was_killed(node: Patgate, 
     assert node.worker_pids() == workers, "the workers lived through it"
     for load in loads:
         assert load.statuses() == {200}, f"{load.count(503)} of {len(load.answers)} answers were 503"
+
+
+def test_an_authority_that_is_killed_under_lookups_is_no_defect_of_its_workers(node: Patgate) -> None:
+    """Strangers' tokens are looked up meanwhile; each gets a refusal, and no exception goes unhandled."""
+    settle_spares(node)
+    began = node.log.count("\n")
+    over = threading.Event()
+    statuses: set[int] = set()
+
+    def ask() -> None:
+        with node.connect() as connection:
+            while not over.wait(0.01):
+                bearers = [{"Authorization": f"Bearer {forged(unknown_prefix())}"} for _ in range(5)]
+                connection.send(b"".join(request_bytes("GET", TARGET, headers=bearer) for bearer in bearers))
+                statuses.update(connection.read_response().status for _ in bearers)
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        try:
+            wait_until(lambda: statuses, "the first answers")
+            for _ in range(2):
+                victim = node.authority_pid()
+                os.kill(victim, signal.SIGKILL)
+                wait_until(partial(_is_another, node, victim), "another authority", seconds=60)
+        finally:
+            over.set()
+        for each in asking:
+            each.result()
+    assert statuses <= {401, 503}, statuses
+    errors = [error_in(line) for line in node.log.splitlines()[began:]]
+    assert {event for event in errors if event is not None} <= {"child ended", "child did not start"}
+
+
+def _is_another(node: Patgate, victim: int) -> bool:
+    return node.authority_pid() != victim
 
 
 def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one(node: Patgate) -> None:
@@ -307,6 +347,7 @@ def test_a_data_directory_taken_away_is_said_once_and_everything_ends(
 ) -> None:
     config = {"upstreams": {"app": {"servers": [backend.url]}}, "roles": {"editor": ["things:*"]}, "lease": "1s"}
     with Patgate(tmp_path, config) as node:
+        node.expects("process ends", "the data directory is no longer ours; the lease is not renewed")
         wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")
         if taken == "removed":
             shutil.rmtree(node.data)

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from tests.support import errors
 from tests.support.leaks import DIRECTORIES, SECRETS
 from tests.support.process import (
     LOOPBACK,
@@ -135,6 +136,10 @@ class Patgate:
     @property
     def log(self) -> str:
         return (self.directory / "patgate.log").read_text(errors="replace")
+
+    def expects(self, *events: str) -> None:
+        """A test causes these events of level error; without that they fail the run (`support.errors`)."""
+        errors.expect(self.directory / "patgate.log", *events)
 
     def records(self) -> list[dict[str, Any]]:
         """The log lines that are JSON objects."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.support import leaks, sentinel, turns
+from tests.support import errors, leaks, sentinel, turns
 from tests.support.gateway import Patgate
 from tests.support.process import RUNNING
 from tests.support.recorder import Recorder, answer_ok
@@ -117,6 +117,7 @@ def last_look() -> Iterator[None]:
     assert not leaks.SENT
     assert not sentinel.FOUND
     assert not leaks.files_with_secrets()
+    assert not errors.unexpected(), "a gateway logged an error that no test expects"
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from tests.support import errors
+
 T = TypeVar("T")
 
 POLL_SECONDS = 0.01
@@ -50,6 +52,10 @@ class Process:
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
+        if "proxy" in argv and {"serve", "quickstart"} & {*argv}:
+            errors.watch(self.log)
+        if "quickstart" in argv and "--data" in argv:
+            errors.watch((cwd or directory) / argv[argv.index("--data") + 1] / "patgate.log")
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
                 list(argv),

@@ -161,7 +161,7 @@ def test_core_imports_nothing_but_itself_and_the_standard_library() -> None:
 def test_the_distribution_and_command_are_patgate_and_the_package_is_proxy() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["name"] == "patgate"
-    assert project["scripts"] == {"patgate": "proxy.cli.main:main"}
+    assert project["scripts"] == {"patgate": "proxy.__main__:main"}
     assert project["requires-python"] == ">=3.11"
 
 
@@ -193,3 +193,38 @@ def test_a_skipped_test_fails_the_run_in_ci_and_only_there(tmp_path: Path, ci: s
     expected = outcome if place == "body" else outcome.replace("failed", "error")
     assert expected in run.stdout.splitlines()[-1]
     assert not ci or run.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _tasks(function: ast.AST) -> Iterator[ast.expr | None]:
+    """What each task that a function starts by itself, in no group, is assigned to."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("asyncio.create_task", ").create_task")):
+            assigned = [
+                each.targets for each in ast.walk(function) if isinstance(each, ast.Assign) and each.value is node
+            ]
+            yield from (target[-1] for target in assigned) if assigned else (None,)
+
+
+#: Callbacks that retrieve a task's exception.
+LOOK_AT_FAILURES = ("defects.noted", "self._ended", "_retrieved", "self._forget(key)")
+
+
+def test_every_task_is_awaited_where_it_is_started_or_reports_its_failure() -> None:
+    """A failed task that nobody looks at is found by the garbage collector, if at all."""
+    left_alone = []
+    for path in OURS:
+        for function in _functions(path):
+            text = ast.unparse(function)
+            awaited = " ".join(ast.unparse(node) for node in ast.walk(function) if isinstance(node, ast.Await))
+            for target in _tasks(function):
+                name = "?" if target is None else ast.unparse(target)
+                looked_at = [f"{name}.add_done_callback({callback})" in text for callback in LOOK_AT_FAILURES]
+                if not any(looked_at) and not re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", awaited):
+                    left_alone.append(f"{named(path)}: {function.name}: {name}")
+    assert not left_alone

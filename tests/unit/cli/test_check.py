@@ -2,8 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 
-from tests.unit.cli.running import CONFIGURATION, Desk
+from tests.unit.cli.running import CONFIGURATION, Desk, environment
 
 
 def test_a_good_configuration_is_summed_up(bare: Desk) -> None:
@@ -29,6 +31,22 @@ def test_what_is_probably_not_meant_is_a_warning_and_no_mistake(bare: Desk) -> N
     document = bare.document("check")
     assert document["ok"] is True
     assert [warning["path"] for warning in document["warnings"]] == ["routes[0].path"]
+
+
+def test_a_variable_of_somebody_elses_is_a_warning_that_does_not_show_its_value(bare: Desk) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "check", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment() | {"PATGATE_CONFIG": str(bare.config), "PATGATE_TOKEN": "acme_pat_secret"},
+    )
+    assert json.loads(done.stdout)["warnings"] == [
+        {"path": "PATGATE_TOKEN", "message": "names no setting, and is ignored"}
+    ]
+    assert "secret" not in done.stdout + done.stderr
+    assert "PATGATE_TOKEN" in done.stderr
 
 
 def test_every_problem_has_its_line_and_nothing_is_started(bare: Desk) -> None:

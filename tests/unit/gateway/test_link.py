@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import tempfile
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 from proxy.core.errors import AuthorityUnavailable
 from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.core.wire import PREFIXES_AT_ONCE, Message
+from proxy.core.wire import PREFIXES_AT_ONCE, Message, frame
 from proxy.gateway.link import AuthorityLink
+from proxy.gateway.worker import loop_factory as loop_factory_of_workers
 from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
 from tests.unit.gateway.scripted import Authority, authority_at
 from tests.unit.gateway.test_authenticate import world
@@ -346,3 +349,49 @@ async def test_who_waits_for_changes_goes_on_when_a_push_brings_them() -> None:
         w.authority.push({"push": "changes", "since": 1, "epoch": 2, "keys": ["token:two"]})
         assert await asyncio.wait_for(later, 1.0) is None
         assert w.authority.asked["changes"] == 1
+
+
+def test_an_authority_that_dies_at_any_moment_is_unavailable_and_nothing_else_on_either_event_loop() -> None:
+    """uvloop's transports raise RuntimeError as soon as they are closed, which is before the stream hears of it."""
+    failures: list[str] = []
+    for loop_factory in (asyncio.new_event_loop, loop_factory_of_workers()):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: failures.append(str(context)))
+            answered = runner.run(_asking_while_it_dies())
+        gc.collect()
+        assert failures == []
+        assert answered > 50
+
+
+async def _asking_while_it_dies() -> int:
+    """Questions and reports without a pause to an authority that hangs up a hundred times; how many were answered."""
+    answered = 0
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        async with authority_at(path) as authority:
+            link = AuthorityLink(path, slot=0, cache=make_cache())
+            link.start()
+            over = False
+
+            async def ask(number: int) -> None:
+                nonlocal answered
+                while not over:
+                    with contextlib.suppress(AuthorityUnavailable):
+                        await link.lookup(f"acme_pat_{number:012d}")
+                        answered += 1
+                    link.tell(frame({"op": "counters", "snapshot": {}}))
+                    await asyncio.sleep(0)
+
+            async with asyncio.TaskGroup() as asking:
+                for number in range(20):
+                    asking.create_task(ask(number))
+                for _ in range(100):
+                    await until(lambda: link.up)
+                    authority.hang_up()
+                    await asyncio.sleep(0)
+                    await link.flush(1.0)
+                over = True
+            await until(lambda: link.up)
+            assert (await link.lookup("acme_pat_000000000000")).found.prefix == "acme_pat_000000000000"
+            await link.close()
+    return answered

@@ -32,4 +32,7 @@ async def test_a_sweep_that_fails_is_reported_and_the_next_one_comes(
         sweeper.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sweeper
-    assert [record.getMessage() for record in caplog.records] == ["a sweep failed"]
+    [record] = caplog.records
+    assert record.getMessage() == "defect"
+    fields = record.__dict__["patgate_fields"]
+    assert (fields["what"], fields["exception"]) == ("a sweep failed", "RuntimeError: one sweep failed")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import ConfigurationError, Problem
+from proxy.settings.environment import ignored
 from proxy.settings.load import load
 from proxy.settings.model import Settings
 
@@ -146,6 +147,44 @@ def test_reserved_and_kubernetes_variables_are_no_settings() -> None:
         PATGATE_CONTROL_SERVICE_HOST="10.0.0.2",
         PATGATE_CONTROL_PORT_8081_TCP_PROTO="tcp",
     )
+
+
+#: What users and their tools call their own things.
+FOREIGN = (
+    "PATGATE_API_KEY", "PATGATE_APP_TOKEN", "PATGATE_HOME", "PATGATE_TOKEN", "PATGATE_URL", "PATGATE_USER",
+    "PATGATE_VERSION",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_variable_that_is_not_meant_as_a_setting_is_ignored_and_told_of(name: str) -> None:
+    assert settings(**{name: "anything"}) == settings()
+    assert ignored({name: "anything", "PATGATE_SERVICE_HOST": "10.0.0.1", "PATGATE_WORKERS": "2"}) == [name]
+
+
+@pytest.mark.parametrize("name", [*Settings.model_fields, "secret_key_file", "store_file"])
+def test_a_setting_with_two_letters_swapped_left_out_or_doubled_is_a_mistake(name: str) -> None:
+    """It must not be ignored: the operator believes that it is in force."""
+    known = {*Settings.model_fields, "secret_key_file", "store_file"}
+    middle = len(name) // 2
+    wrong = {
+        name[:middle] + name[middle + 1] + name[middle] + name[middle + 2 :],
+        name[:middle] + name[middle] + name[middle:],
+        name + "s",
+        name.replace("_", ""),
+    }
+    if len(name) > 4:
+        wrong.add(name[:middle] + name[middle + 1 :])
+    for each in wrong - known:
+        variable = f"PATGATE_{each.upper()}"
+        assert [problem.path for problem in problems(**{variable: "1"})] == [variable]
+        assert ignored({variable: "1"}) == []
+
+
+@pytest.mark.parametrize("name", ["PATGATE_LISTEN__PROXI__BIND", "PATGATE_TOKEN__VALUE", "PATGATE_X__SERVICE_HOST"])
+def test_a_variable_with_two_underscores_is_meant_as_a_setting(name: str) -> None:
+    assert [problem.path for problem in problems(**{name: "1"})] == [name]
+    assert ignored({name: "1"}) == []
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
