@@ -1,4 +1,4 @@
-"""One gateway in front of real servers: the tests of threats.md that ask what a backend believes of a request."""
+"""What the tests of threats.md share: a gateway in front of real servers, and one in front of a scripted backend."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import Patgate
-from tests.support.plugin import EDITOR, ROLES
+from tests.support.plugin import EDITOR, ROLES, ROUTES
 from tests.support.realservers import COMMANDS, RealServer, real_servers
+from tests.support.scripted import ScriptedBackend, echo
 
 
 def routes_of(server: RealServer) -> list[dict[str, Any]]:
@@ -50,3 +51,29 @@ def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServe
 @pytest.fixture(params=COMMANDS)
 def server(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> RealServer:
     return servers[request.param]
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[ScriptedBackend]:
+    with ScriptedBackend() as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
+    """One worker, so that one pool of upstream connections serves every client."""
+    config = {
+        "workers": 1,
+        "upstreams": {"app": {"servers": [scripted.url], "response_timeout": "10s"}},
+        "roles": ROLES,
+        "routes": ROUTES,
+    }
+    with Patgate(tmp_path_factory.mktemp("reuse"), config) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def misbehaving(scripted: ScriptedBackend) -> Iterator[ScriptedBackend]:
+    scripted.use(echo)
+    yield scripted
+    scripted.use(echo)

@@ -4,46 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.gateway import Patgate
-from tests.support.plugin import ROLES, ROUTES
-from tests.support.process import wait_until
 from tests.support.rawhttp import request_bytes
-from tests.support.recorder import Recorder
 from tests.support.scripted import Peer, Plan, ScriptedBackend, echo, response
 from tests.threats.cases import DESYNCHRONISING, UPGRADES
 
 SMUGGLED = b"GET /public/smuggled HTTP/1.1\r\nHost: gateway\r\n\r\n"
 POISON = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
-
-
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[ScriptedBackend]:
-    with ScriptedBackend() as backend:
-        yield backend
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
-    """One worker, so that one pool of upstream connections serves every client."""
-    config = {
-        "workers": 1,
-        "upstreams": {"app": {"servers": [scripted.url], "response_timeout": "10s"}},
-        "roles": ROLES,
-        "routes": ROUTES,
-    }
-    with Patgate(tmp_path_factory.mktemp("reuse"), config) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def misbehaving(scripted: ScriptedBackend) -> Iterator[ScriptedBackend]:
-    scripted.use(echo)
-    yield scripted
-    scripted.use(echo)
 
 
 def once(answer: bytes) -> Plan:
@@ -342,65 +312,6 @@ def test_an_answer_that_is_none_is_a_502_and_its_connection_is_closed(
     assert misbehaving.peers[0].targets == ["/public/first"]
 
 
-def test_a_client_that_leaves_takes_its_upstream_connection_along(node: Patgate, misbehaving: ScriptedBackend) -> None:
-    """The rest of an answer that nobody waits for must not be the beginning of another's."""
-    asked = threading.Event()
-
-    def plan(peer: Peer) -> None:
-        if peer.number == 0:
-            peer.head()
-            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nfirst bytes")
-            asked.set()
-            peer.rest()
-            peer.send(POISON)
-        echo(peer)
-
-    misbehaving.use(plan)
-    with node.connect() as connection:
-        connection.send(request_bytes("GET", "/public/left"))
-        assert asked.wait(20)
-        assert connection.socket.recv(10)
-    assert misbehaving.peers[0].ended.wait(20)
-    assert_own_answers(node)
-    assert misbehaving.peers[0].targets == ["/public/left"]
-
-
-def logged(node: Patgate) -> list[tuple[int, str]]:
-    """Status and reason of the requests that were given up, as the log has them."""
-    return [(line["status"], line["reason"]) for line in node.records() if line.get("path") == "/public/gave-up"]
-
-
-@pytest.mark.parametrize("ahead", [0, 20], ids=["alone", "with much sent ahead"])
-def test_a_client_that_leaves_before_its_answer_takes_its_upstream_connection_along(
-    ahead: int, node: Patgate, misbehaving: ScriptedBackend
-) -> None:
-    """curl gives up; the backend would have answered later than the test waits. The log says 499 and not 200."""
-    asked, noticed, before = threading.Event(), threading.Event(), len(logged(node))
-
-    def plan(peer: Peer) -> None:
-        if peer.number == 0:
-            peer.head()
-            asked.set()
-            peer.rest()
-            noticed.set()
-            peer.send(POISON)
-        echo(peer)
-
-    misbehaving.use(plan)
-    with node.connect() as connection:
-        connection.send(request_bytes("GET", "/public/gave-up"))
-        assert asked.wait(20)
-        connection.send(request_bytes("GET", "/public/ahead", headers={"X-Fill": "a" * 8000}) * ahead)
-        left = time.monotonic()
-    assert noticed.wait(20)
-    # A second, and what a machine that is busy with other things takes; the answer's time is ten.
-    assert time.monotonic() - left < 4
-    assert_own_answers(node)
-    assert misbehaving.peers[0].targets == ["/public/gave-up"]
-    wait_until(lambda: len(logged(node)) > before, "the line of the request", seconds=20)
-    assert logged(node)[before:] == [(499, "client_left")]
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -445,28 +356,6 @@ def test_the_length_of_an_answer_goes_on_as_the_number_that_was_read(
         assert connection.request("GET", "/public/second").body == b"/public/second"
 
 
-def test_a_client_that_leaves_inside_its_body_leaves_no_half_request_behind(
-    node: Patgate, misbehaving: ScriptedBackend
-) -> None:
-    ended: list[bytes] = []
-
-    def plan(peer: Peer) -> None:
-        if peer.number == 0:
-            peer.head()
-            ended.append(peer.rest())
-        echo(peer)
-
-    misbehaving.use(plan)
-    with node.connect() as connection:
-        connection.send(
-            b"POST /public/half HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
-        )
-        wait_until(lambda: misbehaving.targets, "the head at the backend", seconds=20)
-    wait_until(lambda: ended, "the connection's end at the backend", seconds=20)
-    assert not ended[0].endswith(b"0\r\n\r\n"), "the half body was made to look whole"
-    assert_own_answers(node)
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -490,19 +379,6 @@ def test_a_clean_exchange_keeps_its_connection(node: Patgate, misbehaving: Scrip
     """Otherwise none of the tests above would show anything."""
     assert_own_answers(node, 5)
     assert len(misbehaving.peers) == 1
-
-
-def test_a_client_may_leave_at_any_time_of_a_pipelined_exchange(gateway: Patgate, recorder: Recorder) -> None:
-    """Requests that were sent ahead by a client that has gone never mix with anybody else's."""
-    ahead = b"".join(request_bytes("GET", f"/public/gone-{number}") for number in range(10))
-    for cut in range(0, len(ahead), 97):
-        with gateway.connect() as connection:
-            connection.send(ahead[: len(ahead) - cut])
-    for number in range(5):
-        with gateway.connect() as connection:
-            assert connection.request("GET", f"/public/own-{number}").status == 200
-    own = [request.target for request in recorder.requests if request.target.startswith(b"/public/own")]
-    assert own == [b"/public/own-%d" % number for number in range(5)]
 
 
 # --- the only upgrade there is ---
