@@ -59,9 +59,10 @@ async def own_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
     """
     grant = asker.grant
     if grant is not None and grant.reach in (Reach.PERSONAL, Reach.ACCOUNT):
-        found = await org(rows, reference)
-        if await rows.members.get(found.id, grant.user_id) is not None:
-            return found
+        # Among one's own: the same statements, whatever other organisations there are.
+        for one in await rows.members.of_user(grant.user_id):
+            if reference in (one.org_id, one.org_name):
+                return await org(rows, one.org_id)
     return await visible_org(rows, asker, reference)
 
 
@@ -93,11 +94,15 @@ async def member(rows: Rows, organisation: OrgRow, reference: str) -> tuple[User
 
     Raises NotFound in the same words, and after the same statements, for another user and for nobody.
     """
-    if names.is_user_id(reference):
-        membership = await rows.members.get(organisation.id, reference)
-    else:
-        membership = await rows.members.by_email_key(organisation.id, names.email_key(reference))
+    membership = await membership_of(rows, organisation.id, reference)
     found = None if membership is None else await rows.users.by_id(membership.user_id)
     if membership is None or found is None:
         raise NotFound(NO_MEMBER)
     return found, membership
+
+
+async def membership_of(rows: Rows, org_id: str, reference: str) -> MemberRow | None:
+    """The membership of the user with this email or id, by one statement."""
+    if names.is_user_id(reference):
+        return await rows.members.get(org_id, reference)
+    return await rows.members.by_email_key(org_id, names.email_key(reference))

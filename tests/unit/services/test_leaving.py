@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from proxy.core.errors import Forbidden, NotFound, PatgateError
 from proxy.core.model import Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
+from proxy.services.filters import TokenFilter
 from proxy.services.minting import NewToken
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -171,3 +174,40 @@ async def test_who_may_create_users_and_members_by_a_role_in_the_account_adds_pe
     assert (await kit.users.add(office, DAN, "viewer", org="shop")).email == DAN
     assert (await kit.members.set(office, "shop", NOBODY, "viewer")).email == NOBODY
     assert (await said(kit.users.add(office, "x@example.org", "admin", org="team")))[0] is Forbidden
+
+
+async def test_a_stranger_and_nobody_are_told_apart_by_no_statement_that_is_run(kit: Kit) -> None:
+    """threats 7: neither by words nor by how long an answer takes."""
+    actor = kit.acting(await kit.mint(ANN, "t", org="team"))
+    database = kit.store._database
+    ran: list[str] = []
+
+    def executed(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        ran.append(statement)
+
+    verbs: tuple[Callable[[str], Awaitable[object]], ...] = (
+        lambda email: kit.invitations.invite(actor, "team", email, "viewer"),
+        lambda email: kit.invitations.invite(actor, "team", email, "viewer"),
+        lambda email: kit.members.set(actor, "team", email, "viewer"),
+        lambda email: kit.members.remove(actor, "team", email),
+        lambda email: kit.users.add(actor, email, "viewer", org="team"),
+        lambda email: kit.users.set_role(actor, email, "viewer", org="team"),
+        lambda email: kit.users.show(actor, email),
+        lambda email: kit.tokens.list(actor, TokenFilter(user=email)),
+        lambda email: kit.tokens.delete_all(actor, email),
+    )
+    for engine in (database._writer, database._readers):
+        sa.event.listen(engine.sync_engine, "before_cursor_execute", executed)
+    try:
+        for number, verb in enumerate(verbs):
+            seen = []
+            for email in (DAN, NOBODY):
+                ran.clear()
+                with suppress(PatgateError):
+                    await verb(email)
+                seen.append(list(ran))
+            assert seen[0] == seen[1], number
+            assert seen[0]
+    finally:
+        for engine in (database._writer, database._readers):
+            sa.event.remove(engine.sync_engine, "before_cursor_execute", executed)
