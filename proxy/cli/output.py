@@ -103,9 +103,10 @@ class Output:
         if widths is None:
             lines.insert(0, list(columns.values()))
             widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-            lines.insert(1, ["─" * width for width in widths])
-        text = ("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-        click.echo("\n".join(line.rstrip() for line in text))
+        text = [" " + "   ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        if len(lines) > len(rows):
+            text.insert(1, " " + "─" * (sum(widths) + 3 * (len(widths) - 1)))
+        click.echo("\n".join(text))
         return list(widths)
 
     def facts(self, title: str, facts: Iterable[tuple[str, object]]) -> None:
