@@ -1,17 +1,17 @@
-"""Invitations: how people who are asked become members of an organisation.
+"""Invitations: how people join an organisation.
 
 Rules:
 
 1. An invitation is addressed to an email. Whether a user has it is never looked at before the answer, so inviting tells
    an organisation nothing about who there is: the same answer, after the same statements.
-2. It is answered by the person, with a token of theirs that is bound to no organisation, or for them by an
-   administrator of the account.
-3. Accepting is judged as if the invitation were made at that moment, by the token that made it: that token may have
-   expired, but its owner, its role and its scopes still give the role, and it was neither revoked nor replaced nor
-   deleted meanwhile. Anything else is a refusal.
-4. A member joins with the role of the invitation as the role is then.
-5. An organisation has one open invitation of an email, and so many of all as the deployment allows. A row lives until
-   the answer, or until its time is over and the organisation invites somebody else.
+2. The person answers it with a token of theirs that is bound to no organisation, or an administrator of the account
+   answers for them.
+3. Accepting is judged as if the token that invited were inviting at that moment: its owner, role and scopes must still
+   give the role, and it must not have been revoked, replaced or deleted meanwhile. It may have expired. Everything
+   else is refused.
+4. The new member gets the role of the invitation with the permissions that it has then.
+5. An organisation has one open invitation for each email, and at most ``per_org`` in all. A row is deleted with the
+   answer, or, once it has expired, when the organisation next invites somebody.
 6. Nothing of the person is on the organisation's log before they accept: a refusal is on the log of their own account.
 """
 

@@ -1,4 +1,4 @@
-"""Invitations: how people who are asked become members of an organisation."""
+"""Invitations: how people join an organisation."""
 
 from __future__ import annotations
 

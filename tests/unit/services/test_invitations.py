@@ -1,4 +1,4 @@
-"""Invitations: nobody joins who did not agree, and nobody is invited by who could not invite them at that moment."""
+"""Invitations: people join only when they accept, and only while the inviter could still invite them."""
 
 from __future__ import annotations
 
