@@ -42,6 +42,7 @@ from proxy.services import keys
 from proxy.services.audit import AuditLog
 from proxy.services.explain import Explain
 from proxy.services.explanation import Gateway
+from proxy.services.invitations import Invitations
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.minting import Minter
@@ -91,6 +92,7 @@ class Authority:
     users: Users
     orgs: Orgs
     members: Members
+    invitations: Invitations
     me: Me
     notices: Notices
     policies: Policies
@@ -311,6 +313,8 @@ class Authority:
         self.explain = Explain(self._store, time.time, gateway=gateway, tokens=token_format(self._settings))
         self.reports = Reports(self._store, time.time, gateway.routes)
         self.members = Members(self._store, time.time)
+        asked = self._settings.invitations
+        self.invitations = Invitations(self._store, time.time, lifetime=asked.lifetime, per_org=asked.per_org)
         self.me = Me(self._store, time.time)
         self.notices = Notices(self._store, time.time, self._settings.notices.days)
         self.policies = Policies(self._store, time.time, _policy(self._settings))

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from proxy.cli.client import Control, ControlRefused, Json, ask
+from proxy.cli.listing import SHOWN
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.output import plain, sentence
 from proxy.core.errors import AuthorityUnavailable, Invalid
@@ -84,9 +85,10 @@ def filtered(callback: Callback) -> Callback:
 @click.group(invoke_without_command=True)
 @filtered
 @click.option("--limit", type=click.IntRange(1, 10_000), help="At most so many events: 100, or 10 before --follow.")
+@click.option("--cursor", metavar="C", help="Go on, with older events, where an earlier list ended.")
 @click.option("--follow", is_flag=True, help="Go on with what happens, until interrupted.")
 @command
-def audit(invocation: Invocation, /, limit: int | None, follow: bool, **filters: Any) -> None:
+def audit(invocation: Invocation, /, limit: int | None, cursor: str | None, follow: bool, **filters: Any) -> None:
     """What happened: events of the audit log, the newest last."""
     context = click.get_current_context()
     if context.invoked_subcommand is not None:
@@ -94,6 +96,8 @@ def audit(invocation: Invocation, /, limit: int | None, follow: bool, **filters:
         if any(source is ParameterSource.COMMANDLINE for source in given):
             raise click.UsageError(f"Options stand behind `{context.invoked_subcommand}`.")
         return
+    if follow and cursor is not None:
+        raise click.UsageError("--follow begins with the newest events: leave out --cursor.")
     asked = _asked(filters)
     settings = invocation.settings()
     if follow:
@@ -101,9 +105,11 @@ def audit(invocation: Invocation, /, limit: int | None, follow: bool, **filters:
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(follow_log(Control(settings.data_dir / datadir.CONTROL_SOCKET), asked, limit or 10, show))
         return
-    events = ask(settings, lambda control: _newest(control, asked, limit or 100))
+    events, older = ask(settings, lambda control: _newest(control, asked, limit or SHOWN, cursor))
     invocation.out.document(events)
     invocation.out.table(COLUMNS, [_row(event) for event in events], "There are no such events.")
+    if older is not None:
+        invocation.out.note(f"There may be older ones: go on with --cursor {older}, or use `patgate audit export`.")
 
 
 @audit.command()
@@ -159,7 +165,7 @@ async def follow_log(control: Control, asked: Asked, limit: int, show: Show) -> 
         try:
             if cursor is None:
                 begin = (await control.get("/audit", {**asked, "after": NOW}))["next_cursor"]
-                newest = await _newest(control, asked, limit)
+                newest, _ = await _newest(control, asked, limit)
                 shown = {event["number"] for event in newest}
                 for event in newest:
                     show(event)
@@ -181,18 +187,18 @@ async def follow_log(control: Control, asked: Asked, limit: int, show: Show) -> 
             await asyncio.sleep(FOLLOW_SECONDS)
 
 
-async def _newest(control: Control, asked: Asked, limit: int) -> list[Json]:
-    """The newest ``limit`` events, the newest last."""
+async def _newest(
+    control: Control, asked: Asked, limit: int, cursor: str | None = None
+) -> tuple[list[Json], str | None]:
+    """The newest ``limit`` events, or those before a cursor, the newest last; and where older ones are."""
     events: list[Json] = []
-    cursor: str | None = None
     while True:
         wanted = str(min(limit - len(events), LIMIT_MOST))
         page = await control.get("/audit", {**asked, "limit": wanted, "cursor": cursor})
         events.extend(page["items"])
         cursor = page["next_cursor"]
         if cursor is None or len(events) >= limit:
-            break
-    return events[::-1]
+            return events[::-1], cursor
 
 
 def _asked(filters: Mapping[str, Any]) -> Asked:

@@ -7,6 +7,7 @@ import click
 
 from proxy.cli.client import ask, segment
 from proxy.cli.life import add_delete, add_verbs, path_of, show_made, show_view
+from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
 
 COLUMNS: Final = {
@@ -77,12 +78,11 @@ def create(
 @click.option("--org", help="Only those of this organisation.")
 @click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those.")
 @command
-def list_keys(invocation: Invocation, org: str | None, status: str | None) -> None:
+@listed()
+def list_keys(invocation: Invocation, part: Part, org: str | None, status: str | None) -> None:
     """List keys by their public prefix."""
     path = "/keys" if org is None else f"/orgs/{segment(org)}/keys"
-    rows = ask(invocation.settings(), lambda control: control.every(path, {"status": status}))
-    invocation.out.document(rows)
-    invocation.out.table(COLUMNS, rows, "There are no such keys.")
+    show_list(invocation, path, {"status": status}, part, COLUMNS, "There are no such keys.")
 
 
 add_verbs(key, "keys", "key")

@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "config": "proxy.cli.config:config",
     "user": "proxy.cli.user:user",
     "org": "proxy.cli.org:org",
+    "invitation": "proxy.cli.invitation:invitation",
     "role": "proxy.cli.role:role",
     "token": "proxy.cli.token:token",
     "key": "proxy.cli.key:key",

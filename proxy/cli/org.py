@@ -3,7 +3,9 @@
 import click
 
 from proxy.cli.client import Json, ask, segment
-from proxy.cli.options import Invocation, command
+from proxy.cli.invitation import show_invitation
+from proxy.cli.listing import Part, listed, show_list
+from proxy.cli.options import DURATION, Invocation, command
 
 COLUMNS = {"name": "NAME", "id": "ID", "status": "STATUS", "members": "MEMBERS", "created_at": "CREATED"}
 
@@ -25,11 +27,11 @@ def add(invocation: Invocation, name: str) -> None:
 
 @org.command("list")
 @command
-def list_orgs(invocation: Invocation) -> None:
-    """List the organisations."""
-    rows = ask(invocation.settings(), lambda control: control.every("/orgs"))
-    invocation.out.document(rows)
-    invocation.out.table(COLUMNS, rows, "There are no organisations yet; add one with `patgate org add NAME`.")
+@listed()
+def list_orgs(invocation: Invocation, part: Part) -> None:
+    """List the organisations, oldest first."""
+    empty = "There are no organisations yet; add one with `patgate org add NAME`."
+    show_list(invocation, "/orgs", {}, part, COLUMNS, empty)
 
 
 @org.command()
@@ -59,13 +61,23 @@ def resume(invocation: Invocation, name: str) -> None:
 @org.command()
 @click.argument("name")
 @command
-def members(invocation: Invocation, name: str) -> None:
+@listed()
+def members(invocation: Invocation, part: Part, name: str) -> None:
     """List who is in an organisation, with their roles there."""
-    rows = ask(invocation.settings(), lambda control: control.every(f"/orgs/{segment(name)}/members"))
-    invocation.out.document(rows)
-    invocation.out.table(
-        MEMBERS, rows, "Nobody is in it; add people with `patgate user add EMAIL --role ROLE --org ORG`."
-    )
+    empty = "Nobody is in it; invite people with `patgate org invite NAME EMAIL --role ROLE`."
+    show_list(invocation, f"/orgs/{segment(name)}/members", {}, part, MEMBERS, empty)
+
+
+@org.command()
+@click.argument("name")
+@click.argument("email")
+@click.option("--role", required=True, help="The role that they have there by accepting.")
+@click.option("--expires", type=DURATION, help="How long the invitation is open, such as 7d.")
+@command
+def invite(invocation: Invocation, name: str, email: str, role: str, expires: float | None) -> None:
+    """Invite somebody to an organisation; they are a member when they have accepted."""
+    path, body = f"/orgs/{segment(name)}/invitations", {"email": email, "role": role, "expires": expires}
+    show_invitation(invocation, ask(invocation.settings(), lambda control: control.post(path, body)))
 
 
 @org.command("remove-member")

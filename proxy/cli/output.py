@@ -77,6 +77,9 @@ class Output:
         if not rows:
             self.note(empty)
             return
+        if not sys.stdout.isatty():
+            self.columns(columns, rows)
+            return
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -88,6 +91,23 @@ class Output:
             cells = {key: plain(row.get(key)) for key in columns}
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells.values()))
         self._console().print(table)
+
+    def columns(
+        self, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]], widths: Sequence[int] | None = None
+    ) -> list[int]:
+        """Rows as plain text, a line each, under a head; under what had these widths, without one. The widths.
+
+        Where nobody looks at a screen, and for what is longer than one: a thousand times as fast as a drawn table.
+        """
+        lines = [[plain(row.get(key)) for key in columns] for row in rows]
+        if widths is None:
+            lines.insert(0, list(columns.values()))
+            widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+        text = [" " + "   ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        if len(lines) > len(rows):
+            text.insert(1, " " + "─" * (sum(widths) + 3 * (len(widths) - 1)))
+        click.echo("\n".join(text))
+        return list(widths)
 
     def facts(self, title: str, facts: Iterable[tuple[str, object]]) -> None:
         """One thing and what is known of it, for people."""
@@ -130,6 +150,39 @@ class Output:
         from rich.console import Console
 
         return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _ENDLESS, highlight=False, markup=False)
+
+
+class ListPrinter:
+    """A list, printed as its pages arrive: rows for people, the items of one array for machines."""
+
+    def __init__(self, out: Output, columns: Mapping[str, str], empty: str) -> None:
+        self._out = out
+        self._columns = columns
+        self._empty = empty
+        self._count = 0
+        self._widths: list[int] | None = None
+
+    def add(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """The next items."""
+        if not rows:
+            return
+        if self._out.as_json:
+            texts = [json.dumps(row, indent=2, ensure_ascii=False) for row in rows]
+            indented = (f"  {line}" for line in ",\n".join(texts).split("\n"))
+            click.echo(("," if self._count else "[") + "\n" + _quiet("\n".join(indented)), nl=False)
+        elif self._count or not sys.stdout.isatty():
+            self._widths = self._out.columns(self._columns, rows, self._widths)
+        else:
+            self._out.table(self._columns, rows, self._empty)
+            self._widths = [0] * len(self._columns)
+        self._count += len(rows)
+
+    def end(self) -> None:
+        """There are no more."""
+        if self._out.as_json:
+            click.echo("\n]" if self._count else "[]")
+        elif not self._count:
+            self._out.note(self._empty)
 
 
 _STYLES: Final = {

@@ -6,6 +6,7 @@ import click
 
 from proxy.cli.client import Control, Json, ask, segment
 from proxy.cli.life import counted
+from proxy.cli.listing import Part, listed, say_more, walk
 from proxy.cli.options import DURATION, Invocation, command
 from proxy.cli.output import plain, sentence
 
@@ -113,18 +114,22 @@ def set_policy(
 @policy.command()
 @click.option("--org", help="Only tokens of this organisation.")
 @command
-def check(invocation: Invocation, org: str | None) -> None:
+@listed()
+def check(invocation: Invocation, part: Part, org: str | None) -> None:
     """List the living tokens that break the policy of now, and which of its rules."""
+    out = invocation.out
+    rows: list[Json] = []
 
-    async def look(control: Control) -> tuple[list[Json], list[Json]]:
-        rows = await control.every("/policy/violations", {"org": org})
-        return rows, await control.every("/policy/crowded") if org is None else []
+    async def look(control: Control) -> tuple[str | None, list[Json]]:
+        cursor = await walk(control, "/policy/violations", {"org": org}, part, out.as_json, rows.extend)
+        return cursor, await control.every("/policy/crowded") if org is None else []
 
-    rows, crowded = ask(invocation.settings(), look)
-    invocation.out.document({"violations": rows, "crowded": crowded})
-    invocation.out.table(COLUMNS, rows, "Every living token keeps to the policy.")
+    cursor, crowded = ask(invocation.settings(), look)
+    out.document({"violations": rows, "crowded": crowded, "next_cursor": cursor})
+    out.table(COLUMNS, rows, "Every living token keeps to the policy.")
     for user in crowded:
-        invocation.out.note(f"{plain(user['user'])} has {user['tokens']} living tokens: more than tokens_per_user.")
+        out.note(f"{plain(user['user'])} has {user['tokens']} living tokens: more than tokens_per_user.")
+    say_more(invocation, cursor)
 
 
 @policy.command()

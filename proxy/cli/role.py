@@ -3,6 +3,7 @@
 import click
 
 from proxy.cli.client import Json, ask, segment
+from proxy.cli.listing import Part, listed, show_whole
 from proxy.cli.options import Invocation, command
 
 COLUMNS = {"name": "ROLE", "permissions": "PERMISSIONS", "source": "FROM", "updated_at": "CHANGED"}
@@ -15,12 +16,12 @@ def role() -> None:
 
 @role.command("list")
 @command
-def list_roles(invocation: Invocation) -> None:
+@listed(cursor=False)
+def list_roles(invocation: Invocation, part: Part) -> None:
     """List the roles and what each permits."""
     rows = ask(invocation.settings(), lambda control: control.every("/roles"))
-    invocation.out.document(rows)
     empty = "There are no roles yet; name them in the configuration or with `patgate role set`."
-    invocation.out.table(COLUMNS, rows, empty)
+    show_whole(invocation, rows, part, COLUMNS, empty)
 
 
 @role.command()

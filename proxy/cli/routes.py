@@ -1,11 +1,13 @@
 """`patgate routes`: the routes as configured, and what those that only report would have refused."""
 
+from dataclasses import replace
 from typing import Final
 
 import click
 
 from proxy.cli.audit import MOMENT
 from proxy.cli.client import Json, ask
+from proxy.cli.listing import Part, listed, show_whole
 from proxy.cli.options import Invocation, command
 
 _ROUTES: Final = {
@@ -39,21 +41,11 @@ def routes() -> None:
 
 @routes.command("list")
 @command
-def list_routes(invocation: Invocation) -> None:
+@listed(cursor=False)
+def list_routes(invocation: Invocation, part: Part) -> None:
     """List the routes in the order in which they are tried; the first that fits counts."""
     rows = ask(invocation.settings(), lambda control: control.every("/routes"))
-    invocation.out.document(rows)
-    shown = [
-        {
-            **row,
-            "enforced": row["enforce"] if row["access"] == "token" else None,
-            "does": [f"{method}:{name}" for method, name in row["operations"].items()]
-            if row["access"] == "token"
-            else None,
-        }
-        for row in rows
-    ]
-    invocation.out.table(_ROUTES, shown, "There are no routes: every request is refused.")
+    show_whole(invocation, rows, part, _ROUTES, "There are no routes: every request is refused.", _route)
 
 
 @routes.command()
@@ -61,7 +53,8 @@ def list_routes(invocation: Invocation) -> None:
 @click.option("--route", metavar="ROUTE", help="Only this route, as `patgate routes list` names it.")
 @click.option("--clear", is_flag=True, help="Forget what is shown, and count from nothing.")
 @command
-def report(invocation: Invocation, since: str | None, route: str | None, clear: bool) -> None:
+@listed(cursor=False)
+def report(invocation: Invocation, part: Part, since: str | None, route: str | None, clear: bool) -> None:
     """List what routes with `enforce: false` would have refused, by route and reason.
 
     Counts are those since the gateway was set up, or since the last --clear.
@@ -76,11 +69,17 @@ def report(invocation: Invocation, since: str | None, route: str | None, clear: 
     ]
     if clear:
         ask(settings, lambda control: control.delete("/routes/report", {"route": route}))
-    invocation.out.document(rows)
-    empty = "Nothing would have been refused."
-    invocation.out.table(_REPORT, [_shown(row) for row in rows], empty)
+    # What is forgotten is shown, however much it is.
+    part = replace(part, everything=True) if clear else part
+    show_whole(invocation, rows, part, _REPORT, "Nothing would have been refused.", _shown)
     if clear and rows:
         invocation.out.note("This is forgotten now.")
+
+
+def _route(row: Json) -> Json:
+    tokens = row["access"] == "token"
+    does = [f"{method}:{name}" for method, name in row["operations"].items()]
+    return {**row, "enforced": row["enforce"] if tokens else None, "does": does if tokens else None}
 
 
 def _shown(row: Json) -> Json:

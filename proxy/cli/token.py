@@ -6,6 +6,7 @@ import click
 
 from proxy.cli.client import ask
 from proxy.cli.life import add_verbs, counted, removed, show_made
+from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
 from proxy.settings.compile import token_format
 
@@ -72,8 +73,10 @@ def create(
 @click.option("--unused", type=DURATION, help="Only those that nobody has used for so long, such as 90d.")
 @click.option("--parent", metavar="ID", help="Only those that this token minted.")
 @command
+@listed()
 def list_tokens(
     invocation: Invocation,
+    part: Part,
     email: str | None,
     org: str | None,
     status: str | None,
@@ -90,9 +93,7 @@ def list_tokens(
         "unused_for": None if unused is None else f"{unused:.0f}",
         "parent": parent,
     }
-    rows = ask(invocation.settings(), lambda control: control.every("/tokens", query))
-    invocation.out.document(rows)
-    invocation.out.table(COLUMNS, rows, "There are no such tokens.")
+    show_list(invocation, "/tokens", query, part, COLUMNS, "There are no such tokens.")
 
 
 @token.command()

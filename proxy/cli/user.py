@@ -3,6 +3,7 @@
 import click
 
 from proxy.cli.client import Json, ask, segment
+from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import Invocation, command
 
 COLUMNS = {"email": "EMAIL", "name": "NAME", "role": "ROLE", "status": "STATUS", "id": "ID", "created_at": "CREATED"}
@@ -28,11 +29,11 @@ def add(invocation: Invocation, email: str, role: str, org: str | None, name: st
 
 @user.command("list")
 @command
-def list_users(invocation: Invocation) -> None:
-    """List everybody."""
-    rows = ask(invocation.settings(), lambda control: control.every("/users"))
-    invocation.out.document(rows)
-    invocation.out.table(COLUMNS, rows, "There are no users yet; add one with `patgate user add EMAIL --role ROLE`.")
+@listed()
+def list_users(invocation: Invocation, part: Part) -> None:
+    """List everybody, oldest first."""
+    empty = "There are no users yet; add one with `patgate user add EMAIL --role ROLE`."
+    show_list(invocation, "/users", {}, part, COLUMNS, empty)
 
 
 @user.command()

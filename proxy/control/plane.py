@@ -9,6 +9,7 @@ from proxy.core.model import Grant, RefusedGrant
 from proxy.observe.snapshot import Snapshot
 from proxy.services.audit import AuditLog
 from proxy.services.explain import Explain
+from proxy.services.invitations import Invitations
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.orgkeys import OrgKeys
@@ -31,6 +32,9 @@ class Plane(Protocol):
 
     @property
     def members(self) -> Members: ...
+
+    @property
+    def invitations(self) -> Invitations: ...
 
     @property
     def policies(self) -> Policies: ...

@@ -32,6 +32,11 @@ def memberships_key(user_id: str) -> str:
     return "members:" + user_id
 
 
+def invitation_key(invitation_id: str) -> str:
+    """An invitation to an organisation: no grant depends on it."""
+    return "invitation:" + invitation_id
+
+
 def role_key(name: str) -> str:
     """The role row: its permissions, or that there is no such role."""
     return "role:" + name

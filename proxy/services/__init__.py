@@ -4,6 +4,7 @@ Data flows from the control API or the command line through one service method i
 checks the policy, names everything its change touches, and returns a frozen view; secrets appear only in the answer of
 the method that makes them.
 
-Primitives: ``Users``, ``Orgs``, ``Roles``, ``Tokens`` (each built from a store and a clock), ``grants`` (rows into the
-grant that a gateway decides from), ``hashing`` (the protocol that the authority's argon2 pool implements).
+Primitives: ``Users``, ``Orgs``, ``Members``, ``Invitations``, ``Roles``, ``Tokens`` (each built from a store and a
+clock), ``grants`` (rows into the grant that a gateway decides from), ``hashing`` (the protocol that the authority's
+argon2 pool implements).
 """

@@ -84,6 +84,12 @@ class Standing:
             return True
         return grant.scopes.allows(entity.value, None, operation.value)
 
+    def require_scope(self, entity: Entity, operation: Operation) -> None:
+        """Raises Forbidden unless ``scopes_allow``: for what people do for themselves, without any role."""
+        if not self.scopes_allow(entity, operation):
+            permission = f"{entity.value}:{operation.value}"
+            raise Forbidden(f"this needs the scope {permission}", permission=permission)
+
     def may(self, entity: Entity, operation: Operation, org_id: str = "") -> bool:
         """Whether a role allows this (everywhere, or in the organisation with this id) and the scopes do."""
         grant = self.grant

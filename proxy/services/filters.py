@@ -70,11 +70,15 @@ async def query(rows: Rows, asker: Standing, policies: Policies, wanted: TokenFi
 
 
 async def user_in_sight(rows: Rows, asker: Standing, reference: str) -> UserRow:
-    """The user with this email or id, if ``asker`` may know of some of their tokens. Raises NotFound."""
-    found = await lookup.user(rows, reference)
-    if found.id == asker.user_id or asker.may(Entity.TOKENS, Operation.LIST):
-        return found
+    """The user with this email or id, if ``asker`` may know of some of their tokens.
+
+    Raises NotFound, after the same statements for somebody who is none of the asker's business and for nobody.
+    """
+    if asker.may(Entity.TOKENS, Operation.LIST):
+        return await lookup.user(rows, reference)
     for org_id in sorted(asker.org_ids):
-        if asker.may(Entity.TOKENS, Operation.LIST, org_id) and await rows.members.get(org_id, found.id) is not None:
-            return found
+        if asker.may(Entity.TOKENS, Operation.LIST, org_id):
+            member = await lookup.membership_of(rows, org_id, reference)
+            if member is not None:
+                return await lookup.user(rows, member.user_id)
     return await lookup.visible_user(rows, asker, reference)

@@ -14,6 +14,8 @@ Rules:
 6. A token that reaches several organisations has what counts in each: the membership's role, or the permissions that
    it was attached with. A suspended organisation is none of them; the others are not touched by that.
 7. A token attached to organisations has permissions there only: in the account it has none.
+8. An account-wide token does not reach an organisation whose own policy it breaks. That is judged here and not where
+   the token is made: an organisation restricts what acts in it, and not what its members make for themselves.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from proxy.core.depends import member_key, memberships_key, org_key, role_key, t
 from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, TokenStatus, UserStatus, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
+from proxy.services import policy
 from proxy.store.records import OrgGrantRow, TokenGrantRow
 from proxy.store.store import Store
 
@@ -133,8 +136,20 @@ def _grant(row: TokenGrantRow, depends: tuple[str, ...]) -> Grant:
     )
 
 
+def broken_policy(row: TokenGrantRow, org: OrgGrantRow) -> tuple[str, ...]:
+    """The rules of an organisation's own policy that an account-wide token breaks; it does not reach it then.
+
+    How long it has been unused is none of them: that changes with every request.
+    """
+    if row.reach is not Reach.ACCOUNT or not org.policy:
+        return ()
+    lifetime = policy.lifetime(created_at=row.created_at, rotated_at=row.rotated_at, expires_at=row.expires_at)
+    return policy.Policy.of_org(org.policy).broken(lifetime=lifetime, scopes=row.scopes)
+
+
 def _orgs(row: TokenGrantRow) -> dict[str, OrgGrant]:
-    active = sorted((org for org in row.orgs if org.status == ORG_ACTIVE), key=_org_id)
+    reached = (org for org in row.orgs if org.status == ORG_ACTIVE and not broken_policy(row, org))
+    active = sorted(reached, key=_org_id)
     return by_org(
         OrgGrant(
             org_id=org.org_id,

@@ -120,12 +120,9 @@ async def require_usable(rows: Rows, found: Found) -> None:
         raise Conflict("the owner of the token is not a member of its organisation any more")
 
 
-async def policed_by(rows: Rows, found: Found) -> list[str]:
-    """The organisations whose policies a token keeps to, beside the deployment's: all that it reaches."""
-    row = found.row
-    if row.reach is Reach.ACCOUNT and row.user_id is not None:
-        return [member.org_id for member in await rows.members.of_user(row.user_id)]
-    return list(found.target.org_ids)
+def policed_by(found: Found) -> tuple[str, ...]:
+    """The organisations whose policies a token keeps to, beside the deployment's: those that it belongs to."""
+    return found.target.org_ids
 
 
 async def roles(rows: Rows, found: Found) -> list[PermissionSet]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
-from proxy.core.model import UserStatus
+from proxy.core.model import Reach, UserStatus
 from proxy.core.permissions import PermissionSet
 from proxy.services import names
 from proxy.services.access import Entity, Operation, Standing
@@ -18,7 +18,7 @@ from proxy.store.records import MemberRow, OrgRow, RoleRow, UserRow
 NO_ROLE: Final = ""
 """The account role of a user who has roles in organisations only: it allows nothing."""
 _NO_USER: Final = "there is no user with this email or id"
-_NO_MEMBER: Final = "there is no member with this email or id in this organisation"
+NO_MEMBER: Final = "there is no member with this email or id in this organisation"
 _NO_ORG: Final = "there is no organisation with this name or id"
 
 
@@ -53,6 +53,19 @@ async def visible_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
     return found
 
 
+async def own_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
+    """As ``visible_org``; also one that the owner of the token presented is a member of, unless the token is bound to
+    another organisation.
+    """
+    grant = asker.grant
+    if grant is not None and grant.reach in (Reach.PERSONAL, Reach.ACCOUNT):
+        # Among one's own: the same statements, whatever other organisations there are.
+        for one in await rows.members.of_user(grant.user_id):
+            if reference in (one.org_id, one.org_name):
+                return await org(rows, one.org_id)
+    return await visible_org(rows, asker, reference)
+
+
 async def visible_user(rows: Rows, asker: Standing, reference: str) -> UserRow:
     """The user with this email or id, if ``asker`` is that user or may read users. Raises NotFound, likewise."""
     found = await user(rows, reference)
@@ -77,12 +90,19 @@ async def role(rows: Rows, name: str) -> RoleRow:
 
 
 async def member(rows: Rows, organisation: OrgRow, reference: str) -> tuple[UserRow, MemberRow]:
-    """The member with this email or id. Raises NotFound in the same words where there is no such user at all."""
-    try:
-        found = await user(rows, reference)
-    except NotFound:
-        raise NotFound(_NO_MEMBER) from None
-    membership = await rows.members.get(organisation.id, found.id)
-    if membership is None:
-        raise NotFound(_NO_MEMBER)
+    """The member with this email or id.
+
+    Raises NotFound in the same words, and after the same statements, for another user and for nobody.
+    """
+    membership = await membership_of(rows, organisation.id, reference)
+    found = None if membership is None else await rows.users.by_id(membership.user_id)
+    if membership is None or found is None:
+        raise NotFound(NO_MEMBER)
     return found, membership
+
+
+async def membership_of(rows: Rows, org_id: str, reference: str) -> MemberRow | None:
+    """The membership of the user with this email or id, by one statement."""
+    if names.is_user_id(reference):
+        return await rows.members.get(org_id, reference)
+    return await rows.members.by_email_key(org_id, names.email_key(reference))

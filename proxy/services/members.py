@@ -4,10 +4,13 @@ Rules:
 
 1. Whoever gives, changes or ends a role in an organisation may do all that the role permits there, the former one as
    the new one: nobody raises somebody above himself, or puts down somebody who may more.
-2. An administrator of an organisation sees its members and nothing else of them: not their role in the account, not the
-   other organisations that they are in. Somebody who is no member is named by email: an id that is none of the asker's
-   business is answered like one that there is not.
-3. Every change touches the membership and the list of the user's memberships, which account-wide tokens depend on.
+2. People join by an invitation that they accept (``invitations``). Only an administrator of the account adds somebody
+   without asking (``adds_directly``), and only that administrator learns from it whether there is such a user.
+3. Anyone leaves by themselves, whatever their role; the account's administrators remain where the last one of an
+   organisation leaves.
+4. An administrator of an organisation sees its members and nothing else of them: not their role in the account, not the
+   other organisations that they are in. Somebody who is no member is answered like somebody that there is not.
+5. Every change touches the membership and the list of the user's memberships, which account-wide tokens depend on.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from proxy.core.depends import member_key, memberships_key, user_key
+from proxy.core.depends import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
-from proxy.core.model import Actor, UserStatus
+from proxy.core.model import Actor, Kind, UserStatus
 from proxy.services import lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, read_cursor, write_cursor
@@ -25,6 +28,7 @@ from proxy.store.change import Change, Rows
 from proxy.store.records import MemberRow, OrgRow, UserRow
 from proxy.store.store import Store
 
+_INVITE: Final = f"{lookup.NO_MEMBER}: invite people who are none"
 _ROLE_TOO_WIDE: Final = "this role permits more in the organisation than you may do there"
 
 
@@ -52,56 +56,99 @@ class Members:
         return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].user_id) if more else None)
 
     async def set(self, actor: Actor, org: str, user: str, role: str) -> MemberView:
-        """Give a user, by email or id, this role in an organisation: a member from now on. Raises Invalid (role,
-        email).
+        """Give a member, by email or id, another role there. Raises Invalid (role, email).
 
-        An email that nobody has yet becomes a user without a role in the account.
+        An administrator of the account adds somebody who is no member; an email that nobody has yet becomes a user
+        without a role in the account.
         """
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             organisation = await lookup.visible_org(change, asker, org)
             # Before anybody is looked for: whoever may do neither does not learn who is a member.
-            if not asker.may(Entity.MEMBERS, Operation.CREATE, organisation.id):
+            direct = adds_directly(asker)
+            if not direct:
                 asker.require(Entity.MEMBERS, Operation.UPDATE, organisation.id)
-            known = await _known(change, asker, organisation, user)
-            former = None if known is None else await change.members.get(organisation.id, known.id)
-            if known is None or former is None:
-                known = await join(change, asker, organisation, known or user, role)
+            try:
+                known, former = await lookup.member(change, organisation, user)
+            except NotFound:
+                if not direct:
+                    raise NotFound(_INVITE) from None
+                known = await join(change, asker, organisation, await _known(change, asker, user) or user, role)
             else:
                 await change_role(change, asker, organisation, known, former, role)
             found, member = await lookup.member(change, organisation, known.id)
             return MemberView.of(member, found)
 
     async def remove(self, actor: Actor, org: str, user: str) -> MemberView:
-        """End a membership: the user's tokens of that organisation are refused from now on."""
+        """End a membership: the user's tokens of that organisation are refused from now on.
+
+        One's own needs no permission: whoever is a member may leave, with a token of that organisation or of none.
+        """
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
-            organisation = await lookup.visible_org(change, asker, org)
-            asker.require(Entity.MEMBERS, Operation.DELETE, organisation.id)
+            own = is_self(asker, user)
+            organisation = await (lookup.own_org if own else lookup.visible_org)(change, asker, org)
+            if own:
+                asker.require_scope(Entity.MEMBERS, Operation.DELETE)
+            else:
+                asker.require(Entity.MEMBERS, Operation.DELETE, organisation.id)
             found, member = await lookup.member(change, organisation, user)
-            await require_within(change, asker, organisation, member.role)
+            if not own:
+                await require_within(change, asker, organisation, member.role)
             view = MemberView.of(member, found)
             await change.members.delete(organisation.id, found.id)
             touch(change, organisation.id, found.id)
-            tell(change, "account.member.remove", found, organisation, {"before": member.role})
+            action = "account.member.leave" if own else "account.member.remove"
+            tell(change, action, found, organisation, {"before": member.role})
             return view
 
 
+def is_self(asker: Standing, reference: str) -> bool:
+    """Whether this email or id is that of the owner of the token presented. Compared as text: nobody is looked up."""
+    grant = asker.grant
+    if grant is None or grant.kind is not Kind.PAT:
+        return False
+    return reference == grant.user_id or names.email_key(reference) == names.email_key(grant.email)
+
+
+def adds_directly(asker: Standing) -> bool:
+    """Whether the asker adds people to organisations without asking them: the operator, and whoever may create both
+    users and members by a role in the account.
+    """
+    return asker.may(Entity.USERS, Operation.CREATE) and asker.may(Entity.MEMBERS, Operation.CREATE)
+
+
+def require_adding(asker: Standing) -> None:
+    """Raises Forbidden unless ``adds_directly``."""
+    if not adds_directly(asker):
+        permission = f"{Entity.USERS.value}:{Operation.CREATE.value}"
+        raise Forbidden("only an administrator of the account adds people: invite them", permission=permission)
+
+
 async def join(change: Change, asker: Standing, organisation: OrgRow, user: UserRow | str, role: str) -> UserRow:
-    """Make a user, or the user with a new email, a member. Raises Invalid, Conflict, Forbidden."""
-    asker.require(Entity.MEMBERS, Operation.CREATE, organisation.id)
+    """Make a user, or the user with a new email, a member, without asking. Raises Invalid, Conflict, Forbidden."""
+    require_adding(asker)
     await lookup.role(change, role)
     await require_within(change, asker, organisation, role)
     found = await new_user(change, names.email(user), "", lookup.NO_ROLE) if isinstance(user, str) else user
-    if await change.members.get(organisation.id, found.id) is not None:
-        raise Conflict("the user is a member of this organisation already")
-    await change.members.add(
-        MemberRow(org_id=organisation.id, user_id=found.id, role=role, created_at=change.now, updated_at=change.now)
-    )
-    change.touched(user_key(found.id))
-    touch(change, organisation.id, found.id)
+    await enter(change, organisation, found, role)
     tell(change, "account.user.add", found, organisation, {"role": role, "org": organisation.name})
     return found
+
+
+async def enter(change: Change, organisation: OrgRow, user: UserRow, role: str) -> None:
+    """Make the row of a membership; an open invitation is over with it. The event is the caller's. Raises Conflict."""
+    if await change.members.get(organisation.id, user.id) is not None:
+        raise Conflict("the user is a member of this organisation already")
+    await change.members.add(
+        MemberRow(org_id=organisation.id, user_id=user.id, role=role, created_at=change.now, updated_at=change.now)
+    )
+    change.touched(user_key(user.id))
+    touch(change, organisation.id, user.id)
+    invited = await change.invitations.of(organisation.id, user.email_key, change.now)
+    if invited is not None:
+        await change.invitations.delete(invited.id)
+        change.touched(invitation_key(invited.id))
 
 
 async def change_role(
@@ -162,15 +209,13 @@ def tell(
     )
 
 
-async def _known(rows: Rows, asker: Standing, organisation: OrgRow, reference: str) -> UserRow | None:
-    """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has, or nobody who is a
-    member or whom the asker may see.
+async def _known(rows: Rows, asker: Standing, reference: str) -> UserRow | None:
+    """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has, or nobody whom the
+    asker may see.
     """
-    if not names.is_user_id(reference):
-        try:
-            return await lookup.user(rows, reference)
-        except NotFound:
-            return None
-    if await rows.members.get(organisation.id, reference) is not None:
+    if names.is_user_id(reference):
+        return await lookup.visible_user(rows, asker, reference)
+    try:
         return await lookup.user(rows, reference)
-    return await lookup.visible_user(rows, asker, reference)
+    except NotFound:
+        return None

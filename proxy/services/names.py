@@ -33,6 +33,10 @@ def new_org_id() -> str:
     return "org_" + _random()
 
 
+def new_invitation_id() -> str:
+    return "inv_" + _random()
+
+
 def is_user_id(text: str) -> bool:
     return _USER_ID.fullmatch(text) is not None
 

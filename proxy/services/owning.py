@@ -5,7 +5,8 @@ Rules:
 1. A personal access token makes tokens for its own owner: for anybody else it would act as them.
 2. What a token makes is contained in it (`custody`), and says so field by field where it would not be.
 3. Everything is read in the caller's transaction, and read again in the one that stores the token.
-4. An account-wide token reaches every organisation of its owner, so it keeps to the policies of all of them.
+4. An account-wide token is its owner's: the deployment's policy alone says whether it may be made. An organisation
+   whose policy it breaks is out of its reach, and whoever makes it is told.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ async def plan(
     members = await rows.members.of_user(user.id)
     org = None if new.org is None else await _org(rows, asker, new.org, {member.org_id for member in members})
     org_ids = [org.id] if org is not None else [one.org_id for one in members] if reach is Reach.ACCOUNT else []
-    policy = await policies.of(rows, *org_ids)
+    policy = await policies.of(rows, None if org is None else org.id)
     fields = Fields()
     lives = lifetime(policy, draft.expires, fields)
     for fault in policy.scope_faults(draft.scopes):
@@ -80,12 +81,15 @@ async def plan(
     await require_room(rows, policies, user.id, None if org is None else org.id, now)
     roles = [] if org is not None else [user.role]
     roles += [one.role for one in members if one.org_id in org_ids]
+    warnings = lives.warnings + beyond([await lookup.permissions(rows, role) for role in roles], draft.scopes)
+    if reach is Reach.ACCOUNT:
+        warnings += await policies.kept_out(rows, user.id, lifetime=lives.seconds, scopes=draft.scopes)
     return Plan(
         user=user,
         org=org,
         reach=reach,
         expires_at=expires_at,
-        warnings=lives.warnings + beyond([await lookup.permissions(rows, role) for role in roles], draft.scopes),
+        warnings=warnings,
     )
 
 

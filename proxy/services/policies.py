@@ -5,7 +5,8 @@ Rules:
 1. The deployment's policy is the configuration's and changes with it. An organisation's own is stored with it, and only
    narrows.
 2. A living token keeps to the policies of the organisations that it belongs to: its own, or all that it is attached to.
-   An account-wide token belongs to none: an organisation that somebody is put into cannot end what is theirs.
+   An account-wide token belongs to none: no organisation can end it or keep somebody from making it. It does not reach
+   an organisation whose policy it breaks (``grants``).
 3. Where one organisation is asked about, only its policy and the deployment's are told of. A token that is attached to
    others as well is ended there by whoever may set the policies of all of them.
 4. What ends is what breaks the policy in the very transaction that ends it, each token with its event; the token that
@@ -25,7 +26,7 @@ from proxy.core.model import Actor, Reach
 from proxy.services import lookup
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
-from proxy.services.policy import AdminRight, Policy
+from proxy.services.policy import AdminRight, Policy, lifetime
 from proxy.services.roles import permission_texts
 from proxy.services.views import LIMIT_DEFAULT, Page, check_limit, read_cursor, rfc3339, write_cursor
 from proxy.store.change import Change, Rows
@@ -124,6 +125,21 @@ class Policies:
                 policy = policy.stricter(Policy.of_org(row.policy))
         return policy
 
+    async def kept_out(
+        self, rows: Rows, user_id: str, *, lifetime: float | None, scopes: Sequence[str] | None
+    ) -> tuple[str, ...]:
+        """A sentence for each organisation of a user that an account-wide token of this lifetime and these scopes does
+        not reach, because it breaks the policy there.
+        """
+        found = []
+        for member in await rows.members.of_user(user_id):
+            row = await rows.orgs.by_id(member.org_id)
+            if row is not None and row.policy:
+                rules = Policy.of_org(row.policy).broken(lifetime=lifetime, scopes=scopes)
+                if rules:
+                    found.append(f"it does not reach {row.name}, whose policy it breaks: {', '.join(rules)}")
+        return tuple(found)
+
     async def show(self, actor: Actor, org: str | None = None) -> PolicyView:
         """What counts, and where it comes from. Raises NotFound (org), Unauthenticated."""
         async with self._store.read() as rows:
@@ -164,14 +180,19 @@ class Policies:
     async def violations(
         self, actor: Actor, org: str | None = None, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None
     ) -> Page[Violation]:
-        """Living tokens that break the policy of now, oldest first: those among the next ``limit`` living tokens.
+        """Living tokens that break the policy of now, oldest first: at most ``limit`` of those among the next so many
+        living tokens.
 
         A page may be empty and still have a next one. Raises NotFound, Forbidden, Invalid, Unauthenticated.
         """
         now = self._clock()
         async with self._store.read() as rows:
             org_id = await self._judged(rows, actor, org, Operation.LIST)
-            page, last = await self._broken(rows, read_cursor(cursor), check_limit(limit), now, org_id)
+            looked_at = max(check_limit(limit), _AT_ONCE)
+            page, last = await self._broken(rows, read_cursor(cursor), looked_at, now, org_id)
+        if len(page) > limit:
+            page = page[:limit]
+            last = Cursor(created_at=page[-1].token.created_at, id=page[-1].token.id)
         return Page(items=page, next_cursor=None if last is None else write_cursor(last.created_at, last.id))
 
     async def crowded(self, actor: Actor) -> list[Crowded]:
@@ -326,7 +347,7 @@ def _rules(policy: Policy, token: LivingToken, org_ids: tuple[str, ...], now: fl
         given = (text for one in token.attached if one.org_id in org_ids for text in one.permissions)
         scopes = [*(scopes or ()), *given]
     return policy.broken(
-        lifetime=None if token.expires_at is None else token.expires_at - begun,
+        lifetime=lifetime(created_at=token.created_at, rotated_at=token.rotated_at, expires_at=token.expires_at),
         scopes=scopes,
         unused=now - max(begun, token.last_used_at or 0.0),
     )

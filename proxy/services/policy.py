@@ -5,7 +5,9 @@ Rules:
 1. The stricter wins, field by field: an organisation can only narrow what the deployment allows.
 2. A policy is held against a token where the token is made or made anew. Tokens from before are left alone until
    somebody asks for them to be ended (``broken``), but for those that nobody has used for too long.
-3. Where scopes are forbidden a token must name its scopes: without them it would have all of its role's.
+3. An account-wide token is made by the deployment's policy alone. An organisation whose policy it breaks is out of its
+   reach for as long as it does (``grants``).
+4. Where scopes are forbidden a token must name its scopes: without them it would have all of its role's.
 """
 
 from __future__ import annotations
@@ -129,6 +131,14 @@ class Policy:
             forbidden_scopes=tuple(scopes),
             admin_rights=_EVERY_RIGHT if rights is None else frozenset(map(AdminRight, rights)),
         )
+
+
+def lifetime(*, created_at: float, rotated_at: float | None, expires_at: float | None) -> float | None:
+    """How long a token's present value lives in all, in seconds to the millisecond; ``None`` for ever.
+
+    Cut there, because the difference of two times is not exactly the duration that one of them was made with.
+    """
+    return None if expires_at is None else round(expires_at - (created_at if rotated_at is None else rotated_at), 3)
 
 
 @lru_cache(maxsize=64)

@@ -38,7 +38,7 @@ async def renewal(
     if found.status(now) is TokenStatus.ACTIVE:
         raise Conflict("the token is active: rotate it, or revoke it first")
     await handling.require_usable(rows, found)
-    policy = await policies.of(rows, *await handling.policed_by(rows, found))
+    policy = await policies.of(rows, *handling.policed_by(found))
     fields = Fields()
     lives = _lifetime(policy, row, expires, fields)
     named = () if row.scopes is None and row.reach is Reach.ORGS else row.scopes
@@ -54,7 +54,10 @@ async def renewal(
         await owning.require_room(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:
         await require_seats(rows, policies, one.org_id, now)
-    return Renewal(expires_at=expires_at, warnings=lives.warnings)
+    warnings = lives.warnings
+    if row.reach is Reach.ACCOUNT and row.user_id is not None:
+        warnings += await policies.kept_out(rows, row.user_id, lifetime=lives.seconds, scopes=row.scopes)
+    return Renewal(expires_at=expires_at, warnings=warnings)
 
 
 def _lifetime(policy: Policy, row: TokenRow, expires: float | None, fields: Fields) -> Lifetime:

@@ -98,7 +98,7 @@ async def require(
     rows: Rows, asker: Standing, policies: Policies, found: Found, wanted: tuple[str, ...], edited: Scopes
 ) -> None:
     """Whether ``asker`` may make this of a token. Raises Invalid (policy) and Forbidden (rule 4)."""
-    faults = (await policies.of(rows, *await handling.policed_by(rows, found))).scope_faults(wanted)
+    faults = (await policies.of(rows, *handling.policed_by(found))).scope_faults(wanted)
     if len(edited.after) > SCOPES_MOST:
         faults.append(("scopes", f"a token has at most {SCOPES_MOST} scopes"))
     if faults:

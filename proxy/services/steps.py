@@ -232,7 +232,9 @@ def _reach(row: TokenGrantRow) -> str:
     if row.reach is Reach.ORG:
         return f"the token reaches {row.org_name} only"
     names = _listed(sorted(org.org_name for org in row.orgs))
-    return f"the token reaches {names}, those of them that are active"
+    if row.reach is Reach.ORGS:
+        return f"the token reaches {names}, those of them that are active"
+    return f"the token reaches {names}, those of them that are active and whose policy it keeps to"
 
 
 def _clause(sentence: str) -> str:

@@ -4,8 +4,8 @@ Rules:
 
 1. Every token of a user depends on ``user:<id>`` and a team token also on ``member:<org>/<user>``: suspending, removing
    and lowering reach all of them with one key.
-2. Removal is one transaction: the status, every membership. The row stays for the audit log; its tokens are refused for
-   good, since the same email added again is another user with another id.
+2. Removal is one transaction: the status, every membership, every open invitation. The row stays for the audit log;
+   its tokens are refused for good, since the same email added again is another user with another id.
 3. Whoever gives or takes a role in the account may do all that the role permits; whoever stops somebody, all that this
    person may do anywhere.
 """
@@ -13,11 +13,12 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from proxy.core.depends import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, Reach, UserStatus
-from proxy.services import idempotency, lookup, members, names
+from proxy.services import idempotency, invitations, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.idempotency import Retry
@@ -59,16 +60,17 @@ class Users:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             await idempotency.require_new(change, retry)
-            known = await change.users.by_email_key(names.email_key(address))
             if org is not None:
                 organisation = await lookup.visible_org(change, asker, org)
+                members.require_adding(asker)
+                known = await change.users.by_email_key(names.email_key(address))
                 if known is None:
-                    asker.require(Entity.MEMBERS, Operation.CREATE, organisation.id)
                     known = await members.new_user(change, address, title, lookup.NO_ROLE)
                 await members.join(change, asker, organisation, known, role)
                 await idempotency.remember(change, retry, known.id)
                 return await _view(change, asker, known.id)
             asker.require(Entity.USERS, Operation.CREATE)
+            known = await change.users.by_email_key(names.email_key(address))
             await lookup.role(change, role)
             await require_within(change, asker, None, role)
             if known is not None:
@@ -144,6 +146,7 @@ class Users:
             memberships = await change.members.of_user(found.id)
             await _require_within_all(change, asker, memberships)
             await change.members.delete_of_user(found.id)
+            await invitations.withdraw_all(change, found.email_key)
             await change.users.set_status(found.id, UserStatus.REMOVED, change.now)
             change.touched(user_key(found.id), memberships_key(found.id))
             change.touched(*(member_key(row.org_id, found.id) for row in memberships))
@@ -195,5 +198,10 @@ async def _view(rows: Rows, asker: Standing, user_id: str) -> UserView:
             for one in memberships
             if asker.may(Entity.MEMBERS, Operation.LIST, one.org_id) or (own and asker.reaches_org(one.org_id))
         ]
-        return UserView.of(row, memberships, with_role=False)
+        view = UserView.of(row, memberships, with_role=False)
+        if not own and memberships:
+            # When they were added to the account, and changed there, is no business of an organisation.
+            begun = min(one.created_at for one in memberships)
+            view = replace(view, created_at=begun, updated_at=max(one.updated_at for one in memberships))
+        return view
     return UserView.of(row, memberships)

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from proxy.core.errors import Invalid
 from proxy.core.model import Reach, TokenStatus, UserStatus
-from proxy.store.records import Cursor, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
+from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 from proxy.store.token_orgs import AttachedRow
 
 T = TypeVar("T")
@@ -123,6 +123,42 @@ class MemberView:
             "status": self.status.value,
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InvitationView:
+    """An open invitation: what the inviter said, and nothing of the person who has that email."""
+
+    id: str
+    org_id: str
+    org_name: str
+    email: str
+    role: str
+    created_at: float
+    expires_at: float
+
+    @classmethod
+    def of(cls, row: InvitationRow) -> InvitationView:
+        return cls(
+            id=row.id,
+            org_id=row.org_id,
+            org_name=row.org_name,
+            email=row.email,
+            role=row.role,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "org_id": self.org_id,
+            "org": self.org_name,
+            "email": self.email,
+            "role": self.role,
+            "created_at": rfc3339(self.created_at),
+            "expires_at": rfc3339(self.expires_at),
         }
 
 

@@ -253,6 +253,13 @@ class Policy(Section):
     """What administrators may do to the tokens of others, beside seeing them."""
 
 
+class Invitations(Section):
+    lifetime: Annotated[Duration, Field(ge=60.0, le=366 * _DAY)] = 14 * _DAY
+    """How long an invitation to an organisation is open, where its request says nothing."""
+    per_org: Annotated[Whole, Field(ge=1, le=1_000_000)] = 100
+    """Most open invitations an organisation may have."""
+
+
 class Limits(Section):
     header_bytes: HeaderBytes = 32 * 1024
     """Longest header section of a request; beyond it 431."""
@@ -419,6 +426,8 @@ class Settings(Section):
     """What a client may say to a backend in headers."""
     policy: Policy = Policy()
     """What new tokens must keep to."""
+    invitations: Invitations = Invitations()
+    """How people are asked to join an organisation."""
     limits: Limits = Limits()
     """How large a request may be."""
     timeouts: Timeouts = Timeouts()

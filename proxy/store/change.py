@@ -20,6 +20,7 @@ from proxy.store import audit, feed, grants
 from proxy.store.audit import Event, Occurred
 from proxy.store.ending import Ending
 from proxy.store.idempotency import Idempotency
+from proxy.store.invitations import Invitations
 from proxy.store.living import Living
 from proxy.store.log import Log
 from proxy.store.orgs import Orgs
@@ -42,6 +43,7 @@ class Rows:
         self.users = Users(connection)
         self.orgs = Orgs(connection)
         self.members = Members(connection)
+        self.invitations = Invitations(connection)
         self.roles = Roles(connection)
         self.tokens = Tokens(connection)
         self.token_orgs = TokenOrgs(connection)

@@ -62,6 +62,9 @@ def _select(size: int) -> sa.Select[*tuple[Any, ...]]:
         _EACH.c.role,
         _THERE.c.permissions,
         _ATTACHED.c.permissions,
+        _T.c.created_at,
+        _T.c.rotated_at,
+        _REACHED.c.policy,
     )
     return sa.select(*columns).select_from(
         _EPOCH.outerjoin(_T, _T.c.id.in_(ids))
@@ -128,7 +131,12 @@ def _gathered(rows: Sequence[tuple[Any, ...]]) -> GrantRows:
 def _org(row: tuple[Any, ...]) -> OrgGrantRow:
     role = row[22]
     return OrgGrantRow(
-        org_id=row[19], org_name=row[20], status=row[21], role=role, permissions=row[24] if role is None else row[23]
+        org_id=row[19],
+        org_name=row[20],
+        status=row[21],
+        role=role,
+        permissions=row[24] if role is None else row[23],
+        policy=row[27],
     )
 
 
@@ -153,4 +161,6 @@ def _token(row: tuple[Any, ...], orgs: tuple[OrgGrantRow, ...]) -> TokenGrantRow
         role=row[17],
         permissions=row[18],
         orgs=orgs,
+        created_at=row[25],
+        rotated_at=row[26],
     )

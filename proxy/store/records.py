@@ -47,6 +47,21 @@ class MemberRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class InvitationRow:
+    """``token_id`` is the token that invited; ``None`` for the operator."""
+
+    id: str
+    org_id: str
+    email: str
+    email_key: str
+    role: str
+    token_id: str | None
+    created_at: float
+    expires_at: float
+    org_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RoleRow:
     name: str
     permissions: Sequence[str]
@@ -134,6 +149,8 @@ class TokenGrantRow:
     role: str | None
     permissions: Sequence[str] | None
     orgs: tuple[OrgGrantRow, ...] = ()
+    created_at: float = 0.0
+    rotated_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +158,7 @@ class OrgGrantRow:
     """One of the organisations that a token reaches: through its owner's membership, or because it is attached to it.
 
     ``role`` is the membership's, ``None`` for an attached token. ``permissions`` are what that role holds (``None``
-    where there is no such role), or those that the token was attached with.
+    where there is no such role), or those that the token was attached with. ``policy`` is the organisation's own.
     """
 
     org_id: str
@@ -149,6 +166,7 @@ class OrgGrantRow:
     status: str
     role: str | None
     permissions: Sequence[str] | None
+    policy: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

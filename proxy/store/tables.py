@@ -113,6 +113,26 @@ members = sa.Table(
     sa.Index(None, "user_id"),
 )
 
+# Open invitations to become a member: a row is deleted with its answer. They are addressed to an email and not to a
+# user, so that nothing here depends on whether there is one. ``token_id`` is the token that invited, null for the
+# operator; no foreign key: its row may be deleted, the fact stays.
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("org_id", sa.String(32), sa.ForeignKey("orgs.id"), nullable=False),
+    sa.Column("email", sa.String(320), nullable=False),
+    sa.Column("email_key", sa.String(320), nullable=False),
+    sa.Column("role", sa.String(128), nullable=False),
+    sa.Column("token_id", sa.String(32)),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.UniqueConstraint("org_id", "email_key"),
+    sa.Index(None, "created_at", "id"),
+    sa.Index(None, "org_id", "created_at", "id"),
+    sa.Index(None, "email_key", "created_at", "id"),
+)
+
 roles = sa.Table(
     "roles",
     metadata,

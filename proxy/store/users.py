@@ -80,6 +80,13 @@ class Members:
         row = (await self._connection.execute(query)).mappings().one_or_none()
         return None if row is None else MemberRow(**row)
 
+    async def by_email_key(self, org_id: str, key: str) -> MemberRow | None:
+        """The membership of the user with this folded email: one statement, whether there is such a user or not."""
+        query = _MEMBERS.join(_T, _T.c.id == _M.c.user_id)
+        query = query.where(_M.c.org_id == org_id, _T.c.email_key == key, _T.c.removed_at.is_(None))
+        row = (await self._connection.execute(query)).mappings().one_or_none()
+        return None if row is None else MemberRow(**row)
+
     async def of_user(self, user_id: str) -> list[MemberRow]:
         return await self._all(_MEMBERS.where(_M.c.user_id == user_id))
 

@@ -14,6 +14,7 @@ from proxy.core.depends import token_key
 from proxy.core.model import Actor, ActorKind, Credential, Grant, Kind, Reach, RefusedGrant, TokenStatus
 from proxy.core.token import TokenFormat, digest
 from proxy.services import grants, keys
+from proxy.services.invitations import Invitations
 from proxy.services.members import Members
 from proxy.services.minting import Minter, NewToken
 from proxy.services.orgkeys import OrgKeys
@@ -80,6 +81,10 @@ class Kit:
     @property
     def members(self) -> Members:
         return Members(self.store, self.clock)
+
+    @property
+    def invitations(self) -> Invitations:
+        return Invitations(self.store, self.clock)
 
     @property
     def roles(self) -> Roles:

@@ -53,10 +53,16 @@ def test_b1_a_token_never_expires_unless_the_administrator_says_so(node: Patgate
     kim.call("PUT", "/orgs/lab/policy", {"require_expiry": True, "max_lifetime": 3600})
     assert kim.call("GET", "/orgs/lab/policy")["effective"]["require_expiry"] is True
     assert cli(node, "policy", "show", "--org", "lab")["effective"]["max_lifetime"] == 3600
+    team = Api(node, before)
     for wanted in ({"expires": 3601}, {"expires": 1e9}):
-        assert eve.refusal("POST", "/tokens", {"name": "too long", "org": "lab", **wanted}) == (422, ["expires"])
-    assert eve.refusal("POST", "/tokens", {"name": "for ever", "org": "lab"}) == (422, ["expires"])
-    assert status(node, "GET", LAB, eve.mint("an hour", org="lab", expires=3600)) == 200
+        assert team.refusal("POST", "/tokens", {"name": "too long", "org": "lab", **wanted}) == (422, ["expires"])
+    assert team.refusal("POST", "/tokens", {"name": "for ever", "org": "lab"}) == (422, ["expires"])
+    assert status(node, "GET", LAB, team.mint("an hour", org="lab", expires=3600)) == 200
+    # An account-wide token is its owner's to make; the organisation whose policy it breaks is out of its reach.
+    assert status(node, "GET", LAB, eve.token) == 403
+    assert status(node, "GET", LAB.replace("lab", "shop"), eve.token) == 200
+    assert eve.call("POST", "/tokens", {"name": "master", "reach": "account"})["expires_at"] is None
+    assert status(node, "GET", LAB, eve.mint("master", reach="account", expires=3600)) == 200
     assert eve.call("POST", "/tokens", {"name": "elsewhere", "org": "shop"})["expires_at"] is None
     # Those from before go on until somebody says otherwise.
     assert status(node, "GET", LAB, before) == 200

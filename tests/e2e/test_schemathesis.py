@@ -42,7 +42,7 @@ SHORT = """\
 [[operations]]
 # Every model of a body and every kind of a query once: what the others do with theirs is the same code.
 include-operation-id-regex = "^(?!(tokens[.](create|list|show|remove_scopes)|keys[.](create|attach)|orgs[.]add|\
-members[.]set|users[.](add|set_role)|roles[.]set|policy[.]set_of_org|audit[.]list)$)"
+members[.]set|invitations[.]create|users[.](add|set_role)|roles[.]set|policy[.]set_of_org|audit[.]list)$)"
 phases.coverage.enabled = false
 """
 AUTHENTICATION = """\

@@ -40,6 +40,7 @@ BODIES: Mapping[str, object] = {
     "keys.attach": {"permissions": READ},
     "orgs.add": {"name": "fresh"},
     "members.set": {"role": "viewer"},
+    "invitations.create": {"email": "guest@example.org", "role": "viewer"},
     "users.add": {"email": "fresh@example.org", "role": "viewer"},
     "users.set_role": {"role": "viewer"},
     "roles.set": {"permissions": READ},
@@ -63,7 +64,14 @@ class World:
     """Name, method and path of every operation."""
 
 
-UNKNOWN = {"token": "A" * 12, "key": "A" * 12, "org": "org_" + "A" * 12, "user": "usr_" + "A" * 12, "role": "nobodys"}
+UNKNOWN = {
+    "token": "A" * 12,
+    "key": "A" * 12,
+    "org": "org_" + "A" * 12,
+    "user": "usr_" + "A" * 12,
+    "role": "nobodys",
+    "invitation": "inv_" + "A" * 12,
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +100,10 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
         keys = {
             org: token_of(control.call("POST", "/keys", {"name": "k", "org": org, "role": "admin"})) for org in orgs
         }
+        invited = {
+            org: control.call("POST", f"/orgs/{org}/invitations", {"email": "ida@example.org", "role": "viewer"})["id"]
+            for org in orgs
+        }
         sol = minted(SOL, org="shop")
         team = minted(MEL, org="lab")
         document = node.control("GET", "/api/v1/openapi.json").json()
@@ -102,8 +114,22 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
             team=Api(node, team),
             key=Api(node, keys["lab"]),
             mel_id=ids[MEL],
-            own={"token": team.id, "key": keys["lab"].id, "org": orgs["lab"], "user": ids[MEL], "role": "viewer"},
-            foreign={"token": sol.id, "key": keys["shop"].id, "org": orgs["shop"], "user": ids[SOL], "role": "viewer"},
+            own={
+                "token": team.id,
+                "key": keys["lab"].id,
+                "org": orgs["lab"],
+                "user": ids[MEL],
+                "role": "viewer",
+                "invitation": invited["lab"],
+            },
+            foreign={
+                "token": sol.id,
+                "key": keys["shop"].id,
+                "org": orgs["shop"],
+                "user": ids[SOL],
+                "role": "viewer",
+                "invitation": invited["shop"],
+            },
             operations=tuple(
                 (operation["operationId"], method, path.removeprefix("/api/v1"))
                 for path, methods in document["paths"].items()
@@ -232,23 +258,22 @@ def test_a_token_gives_no_role_that_is_more_than_itself(world: World, narrow: Ap
         ("PUT", "/roles/viewer", {"permissions": ["*:*"]}),
         ("PUT", "/roles/nothing", {"permissions": READ}),
         ("PUT", "/roles/fresh", {"permissions": READ}),
-        ("PUT", "/orgs/lab/members/friend@example.org", {"role": "admin"}),
+        ("POST", "/orgs/lab/invitations", {"email": "friend@example.org", "role": "admin"}),
         ("PUT", f"/orgs/lab/members/{MEL}", {"role": "admin"}),
         ("POST", f"/users/{MEL}/role", {"role": "admin"}),
         ("POST", "/users", {"email": "friend@example.org", "role": "admin"}),
         ("POST", "/users", {"email": "friend@example.org", "role": "admin", "org": "lab"}),
-        ("DELETE", f"/orgs/lab/members/{MEL}", None),
     ):
         assert narrow.refusal(method, path, body)[0] == 403, path
     # Nor does one without scopes outside its organisation: its owner's role there counts there.
-    for method, path, body in (
+    for method, path, sent in (
         ("PUT", "/roles/viewer", {"permissions": ["*:*"]}),
         ("POST", f"/users/{MEL}/role", {"role": "admin"}),
         ("POST", "/orgs", {"name": "shop"}),
         ("POST", "/orgs/lab/suspend", None),
         ("POST", f"/users/{MEL}/suspend", None),
     ):
-        assert world.team.refusal(method, path, body)[0] == 403, path
+        assert world.team.refusal(method, path, sent)[0] == 403, path
     assert world.root.call("GET", f"/users/{MEL}")["role"] == "nothing"
 
 
@@ -273,8 +298,8 @@ def test_a_key_that_may_do_everything_changes_nothing(world: World) -> None:
 def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, object, object]]:
     """Name, method, and path and body twice: of what is another organisation's, and of what nobody has."""
     for name, method, path in world.operations:
-        for parameter in ("token", "key", "org", "user"):
-            if "{" + parameter + "}" not in path or (name == "members.set" and parameter == "user"):
+        for parameter in ("token", "key", "org", "user", "invitation"):
+            if "{" + parameter + "}" not in path:
                 continue
             one, other = (path.format_map({**world.own, parameter: ids[parameter]}) for ids in (world.foreign, UNKNOWN))
             yield name, method.upper(), one, other, BODIES.get(name), BODIES.get(name)
@@ -285,6 +310,7 @@ def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, obje
         ("DELETE", "/tokens?user={}", "user"),
         ("GET", "/keys?org={}", "org"),
         ("GET", "/policy?org={}", "org"),
+        ("GET", "/invitations?org={}", "org"),
         ("GET", "/policy/violations?org={}", "org"),
         ("POST", "/policy/expire?org={}", "org"),
         ("GET", "/audit?org={}", "org"),
@@ -313,12 +339,15 @@ def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, obje
         yield f"{path} {field}", "POST", path, path, bodies[0], bodies[1]
     grants = [{"name": "x", "grants": {ids["org"]: READ}} for ids in (world.foreign, UNKNOWN)]
     yield "/keys grants", "POST", "/keys", "/keys", grants[0], grants[1]
-    members = [f"/orgs/lab/members/{ids['user']}" for ids in (world.foreign, UNKNOWN)]
-    yield "members.set", "PUT", members[0], members[1], {"role": "viewer"}, {"role": "viewer"}
+    emails = [f"/orgs/lab/members/{email}" for email in (SOL, "nobody@example.org")]
+    for method, sent in (("PUT", {"role": "viewer"}), ("DELETE", None)):
+        yield f"members {method}", method, emails[0], emails[1], sent, sent
     roles = [{"role": "viewer", "org": ids["org"]} for ids in (world.foreign, UNKNOWN)]
     yield "users.set_role org", "POST", f"/users/{MEL}/role", f"/users/{MEL}/role", roles[0], roles[1]
     people = [{"email": "x@example.org", **role} for role in roles]
     yield "users.add org", "POST", "/users", "/users", people[0], people[1]
+    people = [{"email": email, "role": "viewer", "org": "lab"} for email in (SOL, "nobody@example.org")]
+    yield "users.add email", "POST", "/users", "/users", people[0], people[1]
 
 
 @pytest.mark.parametrize("asker", ["team", "key"])
@@ -338,7 +367,7 @@ def test_what_is_anothers_is_answered_like_what_there_is_not(asker: str, world: 
 @pytest.mark.parametrize("asker", ["team", "key"])
 def test_no_answer_has_anything_of_another_organisation(asker: str, world: World) -> None:
     api: Api = getattr(world, asker)
-    theirs = [world.foreign["token"], world.foreign["key"], world.foreign["org"], world.foreign["user"], SOL, "shop"]
+    theirs = [*(world.foreign[name] for name in ("token", "key", "org", "user", "invitation")), SOL, "shop"]
     for name, method, path in world.operations:
         if method != "get":
             continue

@@ -20,7 +20,7 @@ PATH: Final = "/api/v1/openapi.json"
 _JSON: Final = "application/json"
 _PROBLEM: Final = "application/problem+json"
 _REF: Final = "#/components/schemas/{model}"
-_OWNERS: Final = {"tokens": "token", "keys": "key", "users": "user", "orgs": "org"}
+_OWNERS: Final = {"tokens": "token", "keys": "key", "users": "user", "orgs": "org", "invitations": "invitation"}
 """By tag, the parameter that names what an operation of it makes."""
 
 _ALWAYS: Final = (400, 401, 403, 404, 421, 422, 429, 500, 503)
@@ -162,7 +162,7 @@ def _success(row: Operation[Any, Any], rows: tuple[Operation[Any, Any], ...]) ->
         "content": {_JSON: {"schema": _ref(row.answer)}},
     }
     parameter = _OWNERS.get(row.tag)
-    if row.creates and parameter is not None:
+    if row.creates and parameter is not None and "id" in row.answer.model_fields:
         found["links"] = {
             other.name.replace(".", "_"): {
                 "operationId": other.name,

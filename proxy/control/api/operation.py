@@ -192,6 +192,12 @@ PARAMETERS: Mapping[str, Parameter] = {
         description="An organisation's id or name.",
         missing="there is no organisation with this name or id",
     ),
+    "invitation": Parameter(
+        pattern="^[0-9A-Za-z_]+$",
+        longest=32,
+        description="An invitation's id.",
+        missing="there is no open invitation with this id",
+    ),
     "role": Parameter(
         pattern="^[0-9A-Za-z][0-9A-Za-z._-]*$",
         longest=128,

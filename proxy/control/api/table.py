@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from proxy.control.api import audit, explain, keys, me, orgs, policy, roles, routes, tokens, users
+from proxy.control.api import audit, explain, invitations, keys, me, orgs, policy, roles, routes, tokens, users
 from proxy.control.api.operation import Operation
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
@@ -12,6 +12,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     *tokens.OPERATIONS,
     *keys.OPERATIONS,
     *orgs.OPERATIONS,
+    *invitations.OPERATIONS,
     *users.OPERATIONS,
     *roles.OPERATIONS,
     *policy.OPERATIONS,

@@ -94,3 +94,26 @@ def test_nothing_stays_behind_but_the_store(desk: Desk) -> None:
     desk.document("user", "add", "ada@example.com", "--role", "editor")
     assert not (desk.data / "control.sock").exists()
     assert (desk.data.stat().st_mode & 0o777) == 0o700
+
+
+def test_somebody_is_invited_and_accepts_declines_or_is_not_invited_any_more(desk: Desk) -> None:
+    desk.document("org", "add", "engineering")
+    desk.document("user", "add", "ada@example.com", "--role", "viewer")
+    invited = desk.document("org", "invite", "engineering", "ada@example.com", "--role", "editor", "--expires", "7d")
+    assert (invited["org"], invited["email"], invited["role"]) == ("engineering", "ada@example.com", "editor")
+    assert (
+        desk.document("invitation", "list") == [invited] == desk.document("invitation", "list", "--org", "engineering")
+    )
+    assert desk.document("invitation", "list", "--email", "bob@example.com") == []
+    assert desk.document("invitation", "show", invited["id"]) == invited
+    assert desk.document("org", "members", "engineering") == []
+    assert "ada@example.com is a member now, with the role editor." in desk.lines("invitation", "accept", invited["id"])
+    assert [member["email"] for member in desk.document("org", "members", "engineering")] == ["ada@example.com"]
+    assert desk.refused("invitation", "accept", invited["id"]) == "There is no open invitation with this id."
+    for verb, said in (("decline", "declined"), ("withdraw", "withdrawn")):
+        again = desk.document("org", "invite", "engineering", "bob@example.com", "--role", "viewer")
+        assert desk.lines("invitation", verb, again["id"]) == [
+            f"The invitation of bob@example.com to engineering is {said}."
+        ]
+    assert desk.document("invitation", "list") == []
+    assert desk.patgate("invitation", "list").stderr == "There are no open invitations.\n"

@@ -61,12 +61,12 @@ async def test_no_handler_is_without_an_operation(world: World) -> None:
 
 def test_every_path_that_the_command_line_asks_for_has_an_operation() -> None:
     """The command line is one client of the API among others: it can do nothing that they cannot."""
-    call = re.compile(r"control\.(get|post|put|patch|delete|every)\(\s*f?\"(/[^\"]*)\"")
+    call = re.compile(r"(?:control\.(get|post|put|patch|delete|every)|(?:show_list|walk)\(\w+,)\(?\s*f?\"(/[^\"]*)\"")
     places = [(row.method.value, re.sub(r"\{\w+\}", "[^/]+", row.path)) for row in OPERATIONS]
     asked = set()
     for module in sorted((REPOSITORY / "proxy" / "cli").glob("*.py")):
         for verb, path in call.findall(module.read_text()):
-            asked.add(("GET" if verb == "every" else verb.upper(), path.partition("?")[0]))
+            asked.add(("GET" if verb in ("every", "") else verb.upper(), path.partition("?")[0]))
     assert len(asked) > 10
     for method, path in sorted(asked):
         # What a command fills in may be the noun as well as the name of a thing.

@@ -166,15 +166,19 @@ async def test_narrowing_needs_no_containment(kit: Kit) -> None:
         await kit.tokens.set_scopes(narrow, wide, READ)
 
 
-async def test_account_wide_tokens_keep_to_the_policy_of_every_organisation_that_they_reach(kit: Kit) -> None:
+async def test_an_organisations_policy_is_for_its_own_tokens_and_the_deployments_for_all(kit: Kit) -> None:
     await kit.policies.set(ADMIN, "team", {"max_lifetime": 3600.0, "require_scopes": True})
+    with pytest.raises(Invalid) as raised:
+        await kit.mint(ANN, "t", expires=3601.0, org="team")
+    assert [field for field, _ in raised.value.errors] == ["expires", "scopes"], "all at once"
+    assert (await kit.mint(ANN, "t", scopes=READ, org="team")).view.expires_at == START + 3600
     assert (await kit.mint(ANN, "personal")).warnings == (NEVER_ENDS,)
-    for where in ({"org": "team"}, {"reach": Reach.ACCOUNT}):
-        with pytest.raises(Invalid) as raised:
-            await kit.mint(ANN, "t", expires=3601.0, **where)
-        assert [field for field, _ in raised.value.errors] == ["expires", "scopes"], "all at once"
-        made = await kit.mint(ANN, "t", scopes=READ, **where)
-        assert made.view.expires_at == START + 3600
+    out = "it does not reach team, whose policy it breaks: max_lifetime, require_scopes"
+    assert (await kit.mint(ANN, "wide", reach=Reach.ACCOUNT)).warnings == (NEVER_ENDS, out)
+    kit.policy = Policy(max_lifetime=60.0, require_expiry=True)
+    for where in ({}, {"reach": Reach.ACCOUNT}):
+        with pytest.raises(Invalid):
+            await kit.mint(ANN, "t", expires=61.0, **where)
 
 
 async def test_an_organisation_counts_the_tokens_for_itself_and_the_deployment_all(kit: Kit) -> None:

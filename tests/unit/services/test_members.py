@@ -57,14 +57,15 @@ async def test_nobody_gives_a_role_that_permits_more_than_theirs(kit: Kit, reach
     """A3, D7: in the organisation, whichever token of theirs asks."""
     actor = await acting(kit, ANN, org="team" if reach is Reach.ORG else None, reach=reach)
     members, before = Members(kit.store, kit.clock), await _roles(kit, "team")
-    for user, role in ((CAT, "admin"), ("new@example.org", "admin"), (ANN, "admin"), (BOB, "viewer")):
+    for user, role in ((CAT, "admin"), (ANN, "admin"), (BOB, "viewer")):
         kind, words = await refusal(members.set(actor, "team", user, role))
         assert (kind, words) == (Forbidden, "this role permits more in the organisation than you may do there")
     assert (await refusal(members.remove(actor, "team", BOB)))[0] is Forbidden
     assert await _roles(kit, "team") == before
     assert (await members.set(actor, "team", CAT, "chief")).role == "chief"
-    assert (await members.set(actor, "team", "new@example.org", "editor")).role == "editor"
-    assert (await members.remove(actor, "team", "new@example.org")).email == "new@example.org"
+    assert (await members.remove(actor, "team", CAT)).email == CAT
+    kind, words = await refusal(kit.invitations.invite(actor, "team", "new@example.org", "admin"))
+    assert (kind, words) == (Forbidden, "this role permits more in the organisation than you may do there")
     await kit.intact()
 
 
@@ -100,25 +101,31 @@ async def test_scopes_bound_what_is_given_too(kit: Kit) -> None:
     made = await kit.mint(ANN, "t", org="team", scopes=["patgate.members:*", "things:read"])
     members = Members(kit.store, kit.clock)
     assert (await refusal(members.set(kit.acting(made), "team", CAT, "editor")))[0] is Forbidden
-    assert (await refusal(members.set(kit.acting(made), "team", "new@example.org", "viewer")))[0] is Forbidden
+    assert (await refusal(kit.invitations.invite(kit.acting(made), "team", DAN, "viewer")))[0] is Forbidden
     await kit.roles.set(ADMIN, "reader", ["things:read"])
-    assert (await members.set(kit.acting(made), "team", "new@example.org", "reader")).role == "reader"
+    assert (await kit.invitations.invite(kit.acting(made), "team", DAN, "reader")).role == "reader"
 
 
 async def test_administrators_see_the_members_and_nothing_else_of_them(kit: Kit) -> None:
     """A4: not their role in the account, not their other organisations, not other people."""
     await kit.users.add(ADMIN, CAT, "viewer", org="other")
+    kit.clock.now += 1
+    await kit.users.add(ADMIN, "eve@example.org", "editor")
+    kit.clock.now += 1
+    await kit.users.add(ADMIN, "eve@example.org", "viewer", org="team")
     actor, members = await acting(kit, ANN, org="team"), Members(kit.store, kit.clock)
     page = await members.list(actor, "team")
-    assert [view.email for view in page.items] == [ANN, BOB, CAT]
+    assert [view.email for view in page.items] == [ANN, BOB, CAT, "eve@example.org"]
+    eve = await kit.users.set_role(actor, "eve@example.org", "editor", org="team")
+    assert eve.created_at == page.items[-1].created_at > (await kit.users.show(ADMIN, "eve@example.org")).created_at
     for view in page.items:
         assert set(view.as_dict()) == {"user_id", "email", "name", "role", "status", "created_at", "updated_at"}
-    await kit.users.add(ADMIN, "eve@example.org", "editor")
-    added = await kit.users.add(actor, "eve@example.org", "viewer", org="team")
-    assert added.role == ""
-    assert [one.org_name for one in added.memberships] == ["team"]
+    joined = {view.email: view.created_at for view in page.items}
+    kit.clock.now += 1
     cat = await kit.users.set_role(actor, CAT, "editor", org="team")
     assert [one.org_name for one in cat.memberships] == ["team"]
+    # When they were added to the account is none of it either.
+    assert (cat.role, cat.created_at, cat.updated_at) == ("", joined[CAT], kit.clock.now)
     assert (await refusal(kit.users.list(actor)))[0] is Forbidden
 
 
@@ -176,12 +183,12 @@ async def test_whoever_may_not_manage_members_does_not_learn_who_is_one(kit: Kit
     assert (await refusal(members.list(actor, "team")))[0] is Forbidden
 
 
-async def test_a_member_is_named_by_id_and_somebody_else_by_email(kit: Kit) -> None:
+async def test_a_member_is_named_by_id_or_email_and_somebody_else_is_not_found(kit: Kit) -> None:
     actor, members = await acting(kit, ANN, org="team"), Members(kit.store, kit.clock)
     cat = (await kit.users.show(ADMIN, CAT)).id
     assert (await members.set(actor, "team", cat, "editor")).email == CAT
-    assert (await members.set(actor, "team", DAN, "viewer")).email == DAN
     assert (await members.remove(actor, "team", cat)).email == CAT
+    assert (await refusal(members.set(actor, "team", cat, "viewer")))[0] is NotFound
     # The operator may see everybody, and so name everybody by id.
     assert (await members.set(ADMIN, "team", cat, "viewer")).email == CAT
 
@@ -189,9 +196,13 @@ async def test_a_member_is_named_by_id_and_somebody_else_by_email(kit: Kit) -> N
 async def test_roles_that_are_not_there_are_refused_with_those_that_are(kit: Kit) -> None:
     members = Members(kit.store, kit.clock)
     for user in (CAT, "new@example.org"):
-        with pytest.raises(Invalid, match="the roles are admin, chief") as raised:
-            await members.set(ADMIN, "team", user, "captain")
-        assert [field for field, _ in raised.value.errors] == ["role"]
+        for work in (
+            members.set(ADMIN, "team", user, "captain"),
+            kit.invitations.invite(ADMIN, "team", "new@example.org", "captain"),
+        ):
+            with pytest.raises(Invalid, match="the roles are admin, chief") as raised:
+                await work
+            assert [field for field, _ in raised.value.errors] == ["role"]
     with pytest.raises(Invalid):
         await members.set(ADMIN, "team", "no email", "viewer")
 

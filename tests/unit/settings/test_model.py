@@ -4,7 +4,7 @@ import json
 import re
 import types
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -146,13 +146,16 @@ def _fields(model: type[BaseModel], above: str) -> list[tuple[str, str | None]]:
     return found
 
 
+DAY: Final = 86400.0
+
+
 def _short(default: object) -> str | None:
     if default is None:
         return "null"
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, float):
-        return f"{default:g}s"
+        return f"{default / DAY:g}d" if default >= DAY and default % DAY == 0 else f"{default:g}s"
     return str(default) if isinstance(default, str) else None
 
 

@@ -28,7 +28,7 @@ from proxy.store.audit import Event, Occurred
 from proxy.store.change import Rows
 from proxy.store.listing import TokenQuery, Within
 from proxy.store.log import EventQuery, Order, Place
-from proxy.store.records import Cursor, MemberRow, OrgRow, RoleRow, TokenRow, UserRow
+from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenRow, UserRow
 from proxy.store.reports import Report
 from proxy.store.requests import RequestEvent
 from proxy.store.usage import Use
@@ -36,7 +36,7 @@ from proxy.store.usage import Use
 NOW: Final = 1_790_000_000.0
 ROW: Final = "new000000000"
 GROWS: Final = frozenset(
-    {"tokens", "token_usage", "token_orgs", "users", "members", "changes", "audit_events", "idempotency"}
+    {"tokens", "token_usage", "token_orgs", "users", "members", "invitations", "changes", "audit_events", "idempotency"}
 )
 #: Goes through all tokens by what it is for, in an index alone.
 THROUGH_ALL: Final = frozenset({"living.crowded"})
@@ -232,6 +232,7 @@ async def _people(rows: Any, recorder: Recorder) -> None:
         MemberRow(org_id="org_new", user_id="usr_new", role="viewer", created_at=NOW, updated_at=NOW)
     )
     await rows.members.get(org, user)
+    await rows.members.by_email_key(org, email(1))
     await rows.members.of_user(user)
     await rows.members.of_users([user, filled.users[2]])
     for cursor in (None, after):
@@ -240,6 +241,25 @@ async def _people(rows: Any, recorder: Recorder) -> None:
     await rows.members.set_role(org, user, "viewer", NOW)
     await rows.members.delete(org, user)
     await rows.members.delete_of_user(user)
+    await rows.invitations.add(
+        InvitationRow(
+            id="inv_new",
+            org_id=org,
+            email="i",
+            email_key="i",
+            role="r",
+            token_id=None,
+            created_at=NOW,
+            expires_at=NOW,
+        )
+    )
+    await rows.invitations.get("inv_new", NOW)
+    await rows.invitations.of(org, "i", NOW)
+    for org_id, key, cursor in product((None, org), (None, "i"), (None, after)):
+        await rows.invitations.page(after=cursor, limit=10, now=NOW, org_id=org_id, email_key=key)
+    await rows.invitations.count(org)
+    await rows.invitations.delete_expired(org, NOW)
+    await rows.invitations.delete("inv_new")
     await rows.roles.add(
         RoleRow(name="new", permissions=["*:read"], config_permissions=None, created_at=NOW, updated_at=NOW)
     )

@@ -1,0 +1,143 @@
+"""Lists: so many items at a time, whether there are more, and how to go on.
+
+1. People get 100 items unless they say otherwise, and a last line on standard error where there are more.
+2. `--json` is one array, as long as the list unless `--limit` says otherwise, written page by page: a script that reads
+   everything keeps on doing so, and neither side holds the whole list.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Concatenate, Final, ParamSpec
+
+import click
+
+from proxy.cli.client import Control, Json, ask
+from proxy.cli.options import Invocation
+from proxy.cli.output import ListPrinter
+from proxy.services.views import LIMIT_MOST
+
+P = ParamSpec("P")
+
+SHOWN: Final = 100
+"""Items that people get without a word."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Which part of a list is asked for. `limit` None: what a person or a program gets without a word."""
+
+    limit: int | None
+    cursor: str | None
+    everything: bool
+
+    def most(self, *, as_json: bool) -> int | None:
+        """How many items; None for all."""
+        if self.everything or (as_json and self.limit is None):
+            return None
+        return self.limit or SHOWN
+
+
+def listed(
+    *, cursor: bool = True
+) -> Callable[[Callable[Concatenate[Invocation, Part, P], None]], Callable[Concatenate[Invocation, P], None]]:
+    """Give a command `--limit`, `--cursor` and `--all`; the callback's second argument is the `Part`.
+
+    `cursor` false: for a list that the control API has on one page.
+    """
+
+    def decorate(
+        callback: Callable[Concatenate[Invocation, Part, P], None],
+    ) -> Callable[Concatenate[Invocation, P], None]:
+        @functools.wraps(callback)
+        def wrapped(invocation: Invocation, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            limit: Any = kwargs.pop("limit")
+            everything = bool(kwargs.pop("everything"))
+            after: Any = kwargs.pop("cursor", None)
+            if everything and limit is not None:
+                raise click.UsageError("--all is without a limit: leave out --limit.")
+            callback(invocation, Part(limit=limit, cursor=after, everything=everything), *args, **kwargs)
+
+        options = [
+            click.option("--limit", type=click.IntRange(min=1), help=f"At most so many: {SHOWN}, or all with --json."),
+            click.option("--all", "everything", is_flag=True, help="Everything, however much."),
+        ]
+        if cursor:
+            options.insert(1, click.option("--cursor", metavar="C", help="Go on where an earlier list ended."))
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def as_it_is(row: Json) -> Mapping[str, object]:
+    """An item as people see it, where that is what the control API answers."""
+    return row
+
+
+def show_list(
+    invocation: Invocation,
+    path: str,
+    query: Mapping[str, str | None],
+    part: Part,
+    columns: Mapping[str, str],
+    empty: str,
+    shown: Callable[[Json], Mapping[str, object]] = as_it_is,
+) -> None:
+    """Print this part of the list at `path`; `empty` is the sentence for no items."""
+    out = invocation.out
+    printer = ListPrinter(out, columns, empty)
+
+    def add(rows: list[Json]) -> None:
+        printer.add(rows if out.as_json else [shown(row) for row in rows])
+
+    cursor = ask(invocation.settings(), lambda control: walk(control, path, query, part, out.as_json, add))
+    printer.end()
+    say_more(invocation, cursor)
+
+
+async def walk(
+    control: Control,
+    path: str,
+    query: Mapping[str, str | None],
+    part: Part,
+    as_json: bool,
+    add: Callable[[list[Json]], object],
+) -> str | None:
+    """Hand the items of this part to `add`, page by page; where the list goes on, None at its end."""
+    left = part.most(as_json=as_json)
+    cursor: str | None = part.cursor
+    while True:
+        size = LIMIT_MOST if left is None else min(left, LIMIT_MOST)
+        page = await control.get(path, {**query, "limit": str(size), "cursor": cursor})
+        add(page["items"])
+        cursor = page["next_cursor"]
+        left = None if left is None else left - len(page["items"])
+        if cursor is None or left == 0:
+            return cursor
+
+
+def show_whole(
+    invocation: Invocation,
+    rows: list[Json],
+    part: Part,
+    columns: Mapping[str, str],
+    empty: str,
+    shown: Callable[[Json], Mapping[str, object]] = as_it_is,
+) -> None:
+    """Print this part of a list that is here already."""
+    out = invocation.out
+    most = part.most(as_json=out.as_json)
+    printed = rows if most is None else rows[:most]
+    printer = ListPrinter(out, columns, empty)
+    printer.add(printed if out.as_json else [shown(row) for row in printed])
+    printer.end()
+    if len(printed) < len(rows):
+        out.note(f"{len(rows) - len(printed)} more: --all lists everything.")
+
+
+def say_more(invocation: Invocation, cursor: str | None) -> None:
+    """The last line, where a list goes on."""
+    if cursor is not None:
+        invocation.out.note(f"There are more: go on with --cursor {cursor}, or list everything with --all.")

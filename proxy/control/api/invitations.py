@@ -1,0 +1,165 @@
+"""Invitations: how people join an organisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.orgs import Member
+from proxy.control.models import Answer, Body, Email, Listing, PageQuery, Reference, Time
+from proxy.services.idempotency import Retry
+from proxy.services.invitations import LONGEST, SHORTEST
+
+Lifetime = Annotated[
+    float, Field(ge=SHORTEST, le=LONGEST, allow_inf_nan=False, description="How long it is open, in seconds.")
+]
+
+
+class NewInvitation(Body):
+    """An email, and the role that whoever has it gets by accepting."""
+
+    email: Email
+    role: Reference
+    expires: Lifetime | None = None
+
+
+class InvitationQuery(PageQuery):
+    """Which invitations."""
+
+    org: Annotated[Reference | None, Field(description="To this organisation (id or name).")] = None
+    email: Annotated[Reference | None, Field(description="Of this email.")] = None
+
+
+class Invitation(Answer):
+    """An open invitation: what the inviter said, and nothing of the person who has that email."""
+
+    id: str
+    org_id: str
+    org: str
+    email: str
+    role: str
+    created_at: Time
+    expires_at: Time
+
+
+class Invitations(Listing):
+    """Open invitations, oldest first."""
+
+    items: list[Invitation]
+
+
+async def create(call: Call[NewInvitation, NoQuery]) -> View:
+    body, invitations = call.body, call.plane.invitations
+
+    async def make(again: Retry | None) -> View:
+        return await invitations.invite(
+            call.actor, call.path["org"], body.email, body.role, expires=body.expires, retry=again
+        )
+
+    return await once(call, make, invitations.made_before)
+
+
+async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
+    query = call.query
+    page = await call.plane.invitations.list(
+        call.actor, query.org, email=query.email, limit=query.limit, cursor=query.cursor
+    )
+    return listing(page)
+
+
+async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
+    query = call.query
+    page = await call.plane.invitations.list(call.actor, call.path["org"], limit=query.limit, cursor=query.cursor)
+    return listing(page)
+
+
+async def show(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.invitations.show(call.actor, call.path["invitation"])
+
+
+async def accept(call: Call[NoBody, NoQuery]) -> View:
+    invitations = call.plane.invitations
+
+    async def make(again: Retry | None) -> View:
+        return await invitations.accept(call.actor, call.path["invitation"], retry=again)
+
+    return await once(call, make, invitations.accepted_before)
+
+
+async def decline(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.invitations.decline(call.actor, call.path["invitation"])
+
+
+async def withdraw(call: Call[NoBody, NoQuery]) -> View:
+    return await call.plane.invitations.withdraw(call.actor, call.path["invitation"])
+
+
+OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
+    Operation(
+        name="invitations.list",
+        method=Method.GET,
+        path="/invitations",
+        summary="List open invitations: one's own, or all of the account",
+        run=list_invitations,
+        query=InvitationQuery,
+        answer=Invitations,
+    ),
+    Operation(
+        name="invitations.list_of_org",
+        method=Method.GET,
+        path="/orgs/{org}/invitations",
+        summary="List the open invitations to an organisation",
+        run=list_of_org,
+        query=PageQuery,
+        answer=Invitations,
+    ),
+    Operation(
+        name="invitations.create",
+        method=Method.POST,
+        path="/orgs/{org}/invitations",
+        summary="Invite an email to an organisation",
+        run=create,
+        body=NewInvitation,
+        answer=Invitation,
+        status=201,
+        conflicts=True,
+        creates=True,
+    ),
+    Operation(
+        name="invitations.show",
+        method=Method.GET,
+        path="/invitations/{invitation}",
+        summary="Show an open invitation",
+        run=show,
+        answer=Invitation,
+    ),
+    Operation(
+        name="invitations.withdraw",
+        method=Method.DELETE,
+        path="/invitations/{invitation}",
+        summary="Take an invitation back",
+        run=withdraw,
+        answer=Invitation,
+    ),
+    Operation(
+        name="invitations.accept",
+        method=Method.POST,
+        path="/invitations/{invitation}/accept",
+        summary="Accept an invitation: a member from now on",
+        run=accept,
+        answer=Member,
+        status=201,
+        conflicts=True,
+        creates=True,
+    ),
+    Operation(
+        name="invitations.decline",
+        method=Method.POST,
+        path="/invitations/{invitation}/decline",
+        summary="Decline an invitation",
+        run=decline,
+        answer=Invitation,
+    ),
+)

@@ -1,0 +1,165 @@
+"""Every list of the command line: so many items, whether there are more, and how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import click
+import pytest
+
+from bench.store_fill import fill
+from proxy.cli.listing import SHOWN
+from tests.unit.cli.running import CONFIGURATION, Desk, Done, environment
+from tests.unit.cli.test_documentation import LEAVES
+
+NOW = 1_790_000_000.0
+TOKENS, PEOPLE, ORGS, ROLES, INVITED = 1_200, 200, 200, 110, 101
+CURSOR = re.compile(r"--cursor (\S+?)[, ]")
+#: Lists that are not called so.
+OTHERS = {"patgate org members", "patgate routes report", "patgate policy check"}
+WHOLE = {"patgate role list", "patgate routes list", "patgate routes report"}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A store with more of everything than a list shows by itself."""
+    desk = Desk(directory=tmp_path_factory.mktemp("full"))
+    roles = "".join(f'  role{number}: ["things:read"]\n' for number in range(ROLES))
+    limits = f"invitations: {{ per_org: {INVITED} }}\npolicy: {{ require_scopes: true }}\n"
+    desk.config.write_text(CONFIGURATION.replace("routes:\n", f"{roles}routes:\n") + limits)
+    filled = fill(desk.data, tokens=TOKENS, seed=3, now=NOW)
+    assert len(filled.users) == PEOPLE and len(filled.orgs) == ORGS
+    for number in range(3):
+        desk.document("org", "invite", filled.orgs[-1], f"guest{number}@example.org", "--role", "viewer")
+    (desk.directory / "org").write_text(filled.orgs[0])
+    return desk
+
+
+def arguments(full: Desk, name: str) -> list[str]:
+    words = name.split()[1:]
+    return [*words, (full.directory / "org").read_text()] if words == ["org", "members"] else words
+
+
+LISTS = sorted({name for name in LEAVES if name.endswith(" list")} | OTHERS - {"patgate routes report"})
+
+
+def items(document: Any) -> list[Any]:
+    found: list[Any] = document["violations"] if isinstance(document, dict) else document
+    return found
+
+
+def rows(done: Done) -> list[str]:
+    """The lines of a list for people, without its head."""
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[2:]
+
+
+@pytest.mark.parametrize("name", sorted({name for name in LEAVES if name.endswith(" list")} | OTHERS))
+def test_every_list_takes_a_limit_and_can_be_had_whole(name: str) -> None:
+    """A list that is added is tried here, too."""
+    options = {option for parameter in LEAVES[name].params for option in parameter.opts}
+    assert {"--limit", "--all"} <= options
+    assert ("--cursor" in options) == (name not in WHOLE)
+
+
+def test_every_command_that_asks_for_a_list_is_a_list() -> None:
+    limited = {
+        name
+        for name, command in LEAVES.items()
+        if any(isinstance(one, click.Option) and "--limit" in one.opts for one in command.params)
+    }
+    assert limited == {name for name in LEAVES if name.endswith(" list")} | OTHERS | {"patgate audit"}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_says_in_its_last_line_that_there_are_more_and_goes_on_there(full: Desk, name: str) -> None:
+    command = arguments(full, name)
+    whole = items(full.document(*command))
+    assert len(whole) >= 3, "nothing to go on with"
+    limit = max(1, len(whole) // 3)
+    done = full.patgate(*command, "--limit", str(limit))
+    assert len(rows(done)) == limit
+    (note,) = [line for line in done.stderr.splitlines() if "more" in line and "--all" in line]
+    if name in WHOLE:
+        assert note == f"{len(whole) - limit} more: --all lists everything."
+        return
+    seen: list[Any] = []
+    cursor: list[str] = []
+    while True:
+        part = full.patgate(*command, "--json", "--limit", str(limit), *cursor)
+        page = items(json.loads(part.stdout))
+        assert len(page) <= limit
+        seen += page
+        found = CURSOR.search(part.stderr)
+        if found is None:
+            break
+        cursor = ["--cursor", found[1]]
+    assert seen == whole
+
+
+@pytest.mark.parametrize("name", ["patgate token list", "patgate user list", "patgate org list", "patgate role list"])
+def test_people_get_a_screen_or_two_and_machines_the_whole_array(full: Desk, name: str) -> None:
+    command = arguments(full, name)
+    first = full.patgate(*command)
+    assert len(rows(first)) == SHOWN
+    assert len(first.stderr.splitlines()) == 1
+    whole = full.patgate(*command, "--json")
+    assert whole.stderr == ""
+    everything = full.patgate(*command, "--all")
+    assert everything.stderr == ""
+    assert len(rows(everything)) == len(json.loads(whole.stdout)) > SHOWN
+
+
+def test_an_array_is_written_as_it_always_was(full: Desk) -> None:
+    """Page by page, and byte for byte what one call of `json.dumps` makes of all."""
+    done = full.patgate("token", "list", "--json")
+    assert done.stdout == json.dumps(json.loads(done.stdout), indent=2, ensure_ascii=False) + "\n"
+
+
+def test_what_is_no_part_of_a_list_is_refused(full: Desk) -> None:
+    for wrong in (["--limit", "0"], ["--limit", "-1"], ["--limit", "3", "--all"], ["--limit", "x"]):
+        assert full.patgate("token", "list", *wrong).returncode == 2
+    done = full.patgate("token", "list", "--cursor", "nonsense", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["errors"][0]["field"] == "cursor"
+
+
+def test_older_events_go_on_from_the_cursor_of_the_newer_ones(full: Desk) -> None:
+    whole = full.document("audit", "--limit", "10000")
+    seen: list[Any] = []
+    cursor: list[str] = []
+    while True:
+        part = full.patgate("audit", "--limit", "2", "--json", *cursor)
+        seen = json.loads(part.stdout) + seen
+        found = CURSOR.search(part.stderr)
+        if found is None:
+            break
+        cursor = ["--cursor", found[1]]
+    assert len(whole) > 3
+    assert seen == whole
+    assert full.patgate("audit", "--follow", "--cursor", "x").returncode == 2
+
+
+@pytest.mark.parametrize(("form", "read"), [([], 1), (["--json"], 0)])
+def test_a_reader_that_leaves_early_is_left_in_peace(full: Desk, form: list[str], read: int) -> None:
+    """`patgate token list --all | head -1`: no trace of it on standard error."""
+    out, into = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxy", "token", "list", "--all", *form],
+        stdout=into,
+        stderr=subprocess.PIPE,
+        cwd=full.directory,
+        env=environment() | {"PATGATE_CONFIG": str(full.config)},
+    ) as process:
+        os.close(into)
+        os.read(out, read)
+        os.close(out)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 1
+    assert full.patgate("token", "list", "--limit", "1").returncode == 0
