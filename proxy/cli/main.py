@@ -1,6 +1,7 @@
 """The `patgate` command and its nouns, each imported only when it is used: a health check loads no table printer."""
 
 import importlib
+import os
 import sys
 from typing import Final
 
@@ -52,6 +53,8 @@ def patgate() -> None:
 
 def main() -> None:
     """The console script. Exit statuses: 0, 1 (refused, said on standard error), 2 (usage)."""
+    # What patgate and its children write is for their user alone, whatever the shell or the service manager has set.
+    os.umask(0o077)
     try:
         patgate(prog_name="patgate")
     except BrokenPipeError:  # `patgate token list | head`
