@@ -280,6 +280,7 @@ class Authority:
             recorder=self._recorder,
         )
         self._lease = LeaseKeeper(self._page, settings.lease, owned=self._owned)
+        self._store.when_lost(self._lease.look)
         if self._linked:
             await self._admit_workers(stack)
 

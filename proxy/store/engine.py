@@ -128,6 +128,8 @@ class Database:
         self._kept_open: AsyncConnection | None = None
         self._place: wal.Place | None = None
         self._settled = True
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when the files are found to be gone, before DataDirLost is raised."""
 
     @property
     def settled(self) -> bool:
@@ -180,6 +182,7 @@ class Database:
         except OSError as error:
             raise StoreUnavailable(f"the store cannot be used now: {error.strerror}") from error
         if not kept:
+            self.on_lost()
             raise DataDirLost("the store's files were removed or replaced while they were in use")
 
     @asynccontextmanager

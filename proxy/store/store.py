@@ -47,7 +47,7 @@ _PRUNED_AT_ONCE: Final = 500
 """Rows in one transaction of pruning: those who wait for the writer wait some milliseconds."""
 
 
-_VOID: Final = "store.change.void"
+_VOID: Final = "account.store.void"
 _STORE: Final = (ActorKind.SYSTEM.value, "store", "store")
 
 
@@ -94,7 +94,8 @@ class Store:
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey where ``key_fingerprint`` (``services.keys``) is not the
         one that the store was made with.
         """
-        store = cls(Database(sqlite_path(url), readers=readers))
+        path = sqlite_path(url)
+        store = cls(Database(path, readers=readers))
         if on_commit is not None:
             store.on_commit = on_commit
         try:
@@ -104,6 +105,11 @@ class Store:
                 store.store_id = await _identify(connection, key_fingerprint)
                 store._announced = await feed.epoch(connection)
                 await store._database.commit(connection)
+        except StoreUnavailable as error:
+            await store.close()
+            if str(path) in str(error):
+                raise
+            raise StoreUnavailable(f"{error}: {path}") from error
         except BaseException:
             # Whatever it is, a cancellation too, is passed on; the connections' threads must not stay behind.
             await store.close()
@@ -138,6 +144,10 @@ class Store:
     def in_doubt(self) -> frozenset[str]:
         """What the one change whose outcome is unknown has touched; mostly nothing."""
         return frozenset() if self._doubt is None else self._doubt.keys
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have this called as soon as a change finds the store's files gone."""
+        self._database.on_lost = call
 
     def is_in_place(self) -> bool:
         """Whether the store's files are still those that were opened (``wal.Place``)."""
