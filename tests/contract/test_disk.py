@@ -21,10 +21,17 @@ ONCE, FOR_GOOD = 1, 0
 
 
 def case(
-    verb: str, calls: Calls, *, times: int, error: int = errno.EIO, nth: int = EVERY, written: Written = Written.NOTHING
+    verb: str,
+    calls: Calls,
+    *,
+    times: int,
+    error: int = errno.EIO,
+    nth: int = EVERY,
+    written: Written = Written.NOTHING,
+    restarted: bool = False,
 ) -> tuple[str, dict[str, int]]:
     what = {"calls": int(calls), "nth": nth, "times": times, "error": error, "written": int(written)}
-    return verb, what
+    return verb, what | {"restarted": int(restarted)}
 
 
 def crashes(directory: Path, *cases: tuple[str, dict[str, int]]) -> list[str]:
@@ -50,6 +57,15 @@ def test_a_change_whose_sync_fails_once_is_refused_for_good(tmp_path: Path) -> N
     """What it left in the log is written over before anybody hears that it was refused."""
     said = crashes(tmp_path, *(case(verb, Calls.SYNC, times=ONCE, nth=1) for verb in VERBS))
     assert said == [REFUSED] * len(VERBS)
+
+
+def test_the_same_holds_for_the_first_change_in_a_log_that_begins_again(tmp_path: Path) -> None:
+    said = crashes(tmp_path, case("resume", Calls.SYNC, times=ONCE, restarted=True))
+    assert said and set(said) == {REFUSED}
+    (tmp_path / "for good").mkdir()
+    said = crashes(tmp_path / "for good", case("resume", Calls.SYNC, times=FOR_GOOD, restarted=True))
+    assert said[0] == REFUSED, "without the log's first lines nothing of the change is there"
+    assert said[-1] == UNKNOWN
 
 
 def test_while_the_disk_takes_no_sync_the_outcome_is_said_to_be_unknown_and_nothing_else_is_written(
