@@ -317,7 +317,10 @@ class Authority:
             try:
                 await self._store.settle()
             except StoreError as error:
-                _log.error("the outcome of a change is unknown, and what it touched is refused", error=error)
+                if doubtful:
+                    _log.error("the outcome of a change is unknown, and what it touched is refused", error=error)
+            except Exception:  # noqa: BLE001 - a defect must not leave a doubt for ever
+                _log.exception("the store's log could not be settled")
             else:
                 if doubtful and not self._store.in_doubt:
                     _log.warning("the outcome of every change is known again")
