@@ -211,6 +211,7 @@ class Authority:
             metrics.ARGON2_PENDING.name: {(): self._hasher.pending},
             metrics.WORKERS.name: {(): len(self._link.workers())},
             metrics.LEASE_SECONDS.name: {(): self._lease.remaining()},
+            metrics.STORE_IN_DOUBT.name: {(): int(bool(self._store.in_doubt))},
             metrics.RELOAD_OK.name: {(): int(standing.reload_ok)},
             metrics.RELOAD_TIME.name: {(): standing.reload_time},
             metrics.TOKENS_EXPIRING.name: {(str(days),): n for days, n in self.housekeeping.expiring.items()},

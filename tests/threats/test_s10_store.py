@@ -84,11 +84,13 @@ def test_a_revocation_whose_outcome_is_unknown_is_refused_at_once_and_ends_when_
         disk.fail(Calls.SYNC)
         assert refusal(control, f"/tokens/{token.id}/revoke") == (503, "outcome_unknown")
         assert statuses(node, token) == {503}
+        assert b"\npatgate_store_in_doubt 1" in node.control("GET", "/metrics").body
         assert statuses(node, kept) == {200}
         assert refusal(control, f"/tokens/{kept.id}/revoke") == (503, "store_unavailable")
         assert statuses(node, kept) == {200}
         disk.work()
         wait_until(lambda: statuses(node, token) == {200}, "the token is not revoked", process=node.process)
+        assert b"\npatgate_store_in_doubt 0" in node.control("GET", "/metrics").body
         events = control.call("GET", "/audit?action=account.store.")["items"]
         assert len(events) == 2, events
         control.revoke(token)
