@@ -33,10 +33,11 @@ from proxy.authority.recorder import RequestRecorder
 from proxy.authority.resolver import Resolver
 from proxy.authority.webhook import Endpoint
 from proxy.core.challenge import Challenges
-from proxy.core.errors import StoreUnavailable
+from proxy.core.errors import StoreError, StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.observe import defects, metrics
+from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
 from proxy.services.audit import AuditLog
@@ -65,8 +66,11 @@ CONFIGURATION: Final = Actor(kind=ActorKind.SYSTEM, id="configuration", name="co
 """Who changes the roles when the configuration did."""
 STORE_SECONDS: Final = 2.0
 """How long the store may take to answer before it counts as not reachable."""
+SETTLE_SECONDS: Final = 1.0
 READY_LAG: Final = 64
 """Changes that a worker may have yet to apply and still count as in step."""
+
+_log = get_logger("authority")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,6 +215,7 @@ class Authority:
             metrics.ARGON2_PENDING.name: {(): self._hasher.pending},
             metrics.WORKERS.name: {(): len(self._link.workers())},
             metrics.LEASE_SECONDS.name: {(): self._lease.remaining()},
+            metrics.STORE_IN_DOUBT.name: {(): int(bool(self._store.in_doubt))},
             metrics.RELOAD_OK.name: {(): int(standing.reload_ok)},
             metrics.RELOAD_TIME.name: {(): standing.reload_time},
             metrics.TOKENS_EXPIRING.name: {(str(days),): n for days, n in self.housekeeping.expiring.items()},
@@ -261,6 +266,12 @@ class Authority:
         stack.callback(self._page.close)
         broadcast = Broadcast(self._page, counted=lambda changes: self.counters.count(metrics.CHANGES, by=changes))
         self._store.on_commit = broadcast.on_commit
+        self._store.on_doubt = self._page.doubt
+        if self._page.in_doubt:
+            # A change was announced in doubt by who was here before. Whether it is stored is known now; if it is not,
+            # its number is used up all the same.
+            await self._store.skip_to(self._page.epoch)
+            self._page.doubt(0)
         self._serve_verbs(cache_key)
         await self.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
@@ -275,7 +286,8 @@ class Authority:
             cache_key=cache_key,
             recorder=self._recorder,
         )
-        self._lease = LeaseKeeper(self._page, settings.lease, owned=self._page.is_in_place)
+        self._lease = LeaseKeeper(self._page, settings.lease, owned=self._owned)
+        self._store.when_lost(self._lease.look)
         if self._linked:
             # The first question of a process takes long; this is one that nobody asked, about a token that cannot be.
             await source.resolve((settings.brand,))
@@ -287,18 +299,40 @@ class Authority:
         stack.push_async_callback(self._link.close)
         await self._link.start()
         self._lease.renew()
-        keeper = asyncio.create_task(self._keep_lease(), name="lease")
-        keeper.add_done_callback(defects.noted)
+        lease = asyncio.create_task(self._keep_lease(), name="lease")
+        lease.add_done_callback(defects.noted)
+        settling = asyncio.create_task(self._keep_settled(), name="settle the store")
+        settling.add_done_callback(defects.noted)
 
         async def end_lease() -> None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            lease.cancel()
+            settling.cancel()
+            await asyncio.gather(lease, settling, return_exceptions=True)
 
         stack.push_async_callback(end_lease)
 
     async def _keep_lease(self) -> None:
         await self._lease.run()
         self._ended.set()
+
+    def _owned(self) -> bool:
+        return self._page.is_in_place() and self._store.is_in_place()
+
+    async def _keep_settled(self) -> None:
+        """End a doubt about a change as soon as the disk permits: tokens that it touched are refused meanwhile."""
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS)
+            doubtful = bool(self._store.in_doubt)
+            try:
+                await self._store.settle()
+            except StoreError as error:
+                if doubtful:
+                    _log.error("the outcome of a change is unknown, and what it touched is refused", error=error)
+            except Exception:  # noqa: BLE001 - a defect must not leave a doubt for ever
+                _log.exception("the store's log could not be settled")
+            else:
+                if doubtful and not self._store.in_doubt:
+                    _log.warning("the outcome of every change is known again")
 
     def _close_hashers(self) -> None:
         for hasher in (*self._retired, self._hasher):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from proxy.core.model import Grant, RefusedGrant
+from proxy.core.reasons import Reason
 from proxy.services import grants
 from proxy.store.store import Store
 
@@ -17,7 +18,14 @@ class StoreGrants:
         self._clock = clock
 
     async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
-        return await grants.resolve(self._store, prefixes, self._clock())
+        as_of, found = await grants.resolve(self._store, prefixes, self._clock())
+        return as_of, [self._unless_in_doubt(outcome) for outcome in found]
+
+    def _unless_in_doubt(self, outcome: Grant | RefusedGrant) -> Grant | RefusedGrant:
+        """No grant depends on what a change has touched of which nobody can say now whether it counts."""
+        if isinstance(outcome, RefusedGrant) or self._store.in_doubt.isdisjoint(outcome.depends):
+            return outcome
+        return RefusedGrant(prefix=outcome.prefix, reason=Reason.AUTHORITY_UNAVAILABLE, depends=outcome.depends)
 
     async def secret_hash(self, token_id: str) -> str | None:
         return await self._store.token_hash(token_id)

@@ -47,6 +47,10 @@ class LeaseKeeper:
         self._moved.set()
         self.renew()
 
+    def look(self) -> None:
+        """Renew soon, not when the time has come: whether the store is ours is in question."""
+        self._moved.set()
+
     def remaining(self) -> float:
         """Seconds that the lease has left; 0 when it has run out."""
         return max(0.0, (self._page.lease_until_ns - time.monotonic_ns()) / 1e9)

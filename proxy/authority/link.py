@@ -32,7 +32,7 @@ from proxy.authority.broadcast import Broadcast
 from proxy.authority.counters import Counters, WorkerKey
 from proxy.authority.recorder import RequestRecorder
 from proxy.authority.resolver import Resolver
-from proxy.authority.sockets import bind_unix, peer_uid
+from proxy.authority.sockets import bind_unix, keep_bound, peer_uid
 from proxy.core.errors import AuthorityOverloaded, PatgateError, WireError
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire, texts_of
@@ -100,14 +100,26 @@ class LinkServer:
         self._cache_key = cache_key
         self._recorder = recorder
         self._server: asyncio.Server | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._links: dict[asyncio.Task[None], _Link] = {}
 
     async def start(self) -> None:
         """Raises ConfigurationError or DataDirBusy."""
-        listener = bind_unix(self._path)
-        self._server = await asyncio.start_unix_server(self._accept, sock=listener)
+        await self._listen(bind_unix(self._path))
+        self._keeper = asyncio.create_task(keep_bound(self._path, self._listen), name="keep the link bound")
+        self._keeper.add_done_callback(defects.noted)
+
+    async def _listen(self, listener: socket.socket) -> None:
+        former = self._server
+        # Not `start_unix_server`, which from Python 3.13 on removes a name that may be the next one's.
+        self._server = await asyncio.start_server(self._accept, sock=listener)
+        if former is not None:
+            former.close()
 
     async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)

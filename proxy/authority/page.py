@@ -10,6 +10,9 @@ Rules of this module:
 3. An epoch in the page that is higher than the store's means that the store is an older one.  It is refused.  When
    the operator accepts it, the page is replaced by a new file: a worker that still maps the old one never gets a
    lease again.
+4. One higher number is none that the store must have: that of a change announced in doubt, whose outcome the store
+   did not know. The caller then lets the store skip it.
+5. The file has its room on disk before it is mapped: a full disk is an error here, and not a signal later.
 """
 
 from __future__ import annotations
@@ -51,6 +54,13 @@ class PageWriter:
     def raise_epoch(self, epoch: int) -> None:
         self._view.raise_epoch(epoch)
 
+    @property
+    def in_doubt(self) -> int:
+        return self._view.in_doubt
+
+    def doubt(self, number: int) -> None:
+        self._view.doubt(number)
+
     def renew(self, until_ns: int) -> None:
         self._view.renew(until_ns)
 
@@ -69,7 +79,7 @@ class PageWriter:
 
 
 def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, successor: bool = False) -> PageWriter:
-    """Take over or create the page of `data_dir` and raise its epoch to the store's.
+    """Take over or create the page of `data_dir` and raise its epoch to the store's. It may be one higher (rule 4).
 
     The lease is zero afterwards, or, for a successor (rule 2), what it was.
 
@@ -78,8 +88,8 @@ def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, s
     path = data_dir / PAGE_FILE
     try:
         page = _open(path, keep_lease=successor)
-        if page.epoch > store_epoch:
-            seen = page.epoch
+        seen = page.epoch - 1 if 0 < page.epoch == page.in_doubt else page.epoch
+        if seen > store_epoch:
             page.close()
             if not accept_older:
                 raise StoreBehind(
@@ -102,8 +112,10 @@ def _open(path: Path, *, keep_lease: bool) -> PageWriter:
         if not stat.S_ISREG(status.st_mode):
             raise StoreUnavailable("the shared page in the data directory is not a regular file")
         os.fchmod(descriptor, 0o600)
+        if status.st_uid != os.geteuid():
+            raise StoreUnavailable("the shared page in the data directory belongs to another user")
         if status.st_size < PAGE_SIZE:
-            os.ftruncate(descriptor, PAGE_SIZE)
+            os.pwrite(descriptor, bytes(PAGE_SIZE - status.st_size), status.st_size)
         return PageWriter(path, descriptor, keep_lease=keep_lease)
     finally:
         os.close(descriptor)

@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from typing import Final
 
 from proxy.authority.authority import Authority, Standing
 from proxy.authority.orders import ControlPort, OrderBook, ServeControl
-from proxy.authority.sockets import bind_unix
+from proxy.authority.sockets import bind_unix, keep_bound
 from proxy.core.child import BEAT_SECONDS, READY, Orders
 from proxy.core.errors import DataDirLost
 from proxy.core.wire import PREFIXES_AT_ONCE
@@ -107,7 +109,12 @@ async def serve(boot: Boot) -> None:
             stack.callback(beating.cancel)
             serve_control = await asyncio.to_thread(boot.load_control)
             await asyncio.to_thread(prepare)
-            await stack.enter_async_context(serve_control(authority, tcp=(), unix=[unix], hosts=()))
+            control = _ControlSocket(authority, serve_control)
+            stack.push_async_callback(control.close)
+            await control.serve(unix)
+            keeper = asyncio.create_task(keep_bound(path, control.serve), name="keep the control socket bound")
+            keeper.add_done_callback(defects.noted)
+            stack.callback(keeper.cancel)
             entrance = ControlPort(authority, serve_control)
             stack.push_async_callback(entrance.close)
             if boot.control_fd is not None:
@@ -127,6 +134,28 @@ async def serve(boot: Boot) -> None:
     finally:
         loop.remove_reader(boot.lifeline_fd)
         loop.remove_signal_handler(signal.SIGTERM)
+
+
+class _ControlSocket:
+    """The control plane on the unix socket, which may be bound again while connections of before go on."""
+
+    def __init__(self, authority: Authority, serve_control: ServeControl) -> None:
+        self._authority = authority
+        self._serve_control = serve_control
+        self._serving: deque[AsyncExitStack] = deque()
+
+    async def serve(self, unix: socket.socket) -> None:
+        """Serve on this one too; of those before it, the last goes on with what is connected to it."""
+        async with AsyncExitStack() as stack:
+            stack.enter_context(unix)
+            await stack.enter_async_context(self._serve_control(self._authority, tcp=(), unix=[unix], hosts=()))
+            self._serving.append(stack.pop_all())
+        while len(self._serving) > 2:
+            await self._serving.popleft().aclose()
+
+    async def close(self) -> None:
+        while self._serving:
+            await self._serving.popleft().aclose()
 
 
 @asynccontextmanager

@@ -1,19 +1,29 @@
-"""Unix sockets in the data directory: file permissions are the credential, so they are right from the first moment."""
+"""Unix sockets in the data directory: file permissions are the credential, so they are right from the first moment.
+
+A socket whose name was removed, or given to another file, serves nobody who comes new: `keep_bound` binds it again.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
 import struct
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from proxy.core.errors import ConfigurationError, DataDirBusy
+from proxy.core.errors import ConfigurationError, DataDirBusy, PatgateError
+from proxy.observe.logs import get_logger
 
 BACKLOG: Final = 128
+LOOK_SECONDS: Final = 0.5
+"""How often the name of a socket is looked at."""
 _PATH_LIMIT: Final = 107
 """Bytes of a socket's path (unix(7): `sun_path` holds 108 with the final NUL)."""
+
+_log = get_logger("authority.sockets")
 
 
 def bind_unix(path: Path) -> socket.socket:
@@ -43,6 +53,37 @@ def bind_unix(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+async def keep_bound(path: Path, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
+    """Bind `path` again whenever it no longer leads to the socket that it leads to now, and have that served.
+
+    Never returns. What is connected already stays connected.
+    """
+    bound = _identity(path)
+    failing = False
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if bound is not None and _identity(path) == bound:
+            continue
+        try:
+            await serve(bind_unix(path))
+        except (PatgateError, OSError) as error:
+            if not failing:
+                _log.error("a socket was removed and cannot be bound again", socket=path.name, error=error)
+            failing = True
+            continue
+        bound, failing = _identity(path), False
+        _log.warning("a socket was removed and is bound again", socket=path.name)
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    # The time too: a number of a file that was removed is soon another's.
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def peer_uid(connection: socket.socket) -> int:

@@ -6,6 +6,7 @@ this process takes the data directory's lock, runs the same API on a private soc
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from proxy.app import offline_control
+from proxy.authority.sockets import peer_uid
 from proxy.core.errors import AuthorityUnavailable, DataDirBusy, Origin, PatgateError
 from proxy.settings.model import Settings
 from proxy.supervisor import datadir
@@ -56,6 +58,8 @@ class _Exchange(HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+        if peer_uid(self.sock) not in (os.geteuid(), 0):
+            raise PermissionError(f"{self._path} is served by another user")
 
     async def run(self, method: str, target: str, body: bytes | None = None) -> tuple[int, bytes]:
         """The status and the body of the answer. Raises `OSError` and `HTTPException`."""

@@ -50,13 +50,17 @@ def quickstart(invocation: Invocation, upstream: str | None, data: Path, port: i
     startup.harden()
     data = data.resolve()
     datadir.prepare(data)
-    with (data / LOG).open("a", encoding="utf-8") as log:
+    with open(data / LOG, "a", encoding="utf-8", opener=_private) as log:
         logs.configure(process="supervisor", stream=log)
         defects.hook_process()
         run = _Quickstart(invocation, data, once)
         expected = asyncio.run(run.run(upstream, port, log.fileno()))
     if not expected:
         raise SystemExit(REFUSED)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 class _Quickstart:

@@ -21,9 +21,11 @@ from proxy.core.errors import (
     AuthorityOverloaded,
     AuthorityUnavailable,
     Conflict,
+    DataDirLost,
     Forbidden,
     Invalid,
     NotFound,
+    OutcomeUnknown,
     PatgateError,
     StoreUnavailable,
     Unauthenticated,
@@ -55,6 +57,9 @@ _KINDS: Final[Mapping[type[PatgateError], Kind]] = MappingProxyType(
         Unauthenticated: Kind(
             status=401, reason="invalid_token", title="Token not accepted", challenge=Challenge.INVALID_TOKEN
         ),
+        # Before what it is a kind of.
+        OutcomeUnknown: Kind(status=503, reason="outcome_unknown", title="Whether this was done is not known"),
+        DataDirLost: Kind(status=503, reason="store_lost", title="The store is gone"),
         StoreUnavailable: Kind(status=503, reason="store_unavailable", title="The store cannot be used now"),
         AuthorityOverloaded: Kind(status=503, reason="overloaded", title="Too much is waiting already"),
         AuthorityUnavailable: Kind(status=503, reason="unavailable", title="This cannot be answered now"),

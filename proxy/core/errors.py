@@ -4,6 +4,7 @@
     ├── ConfigurationError          the operator's configuration; carries every problem found
     ├── StoreError
     │   ├── StoreUnavailable        the database does not answer or cannot write (retryable)
+    │   │   └── OutcomeUnknown      whether the change is stored cannot be said before the disk answers again
     │   ├── StoreNewerSchema        the store was written by a newer patgate
     │   ├── StoreBehind             the store's epoch is lower than one that was already seen
     │   ├── DataDirBusy             another patgate holds the data directory
@@ -87,9 +88,15 @@ class StoreError(PatgateError):
 
 
 class StoreUnavailable(StoreError):
-    """The database does not answer or cannot write; nothing was changed."""
+    """The database does not answer or cannot write; nothing was changed, unless it is an `OutcomeUnknown`."""
 
     retryable = True
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """A change was neither acknowledged nor undone: it may or may not be in force after the next start."""
+
+    retryable = False
 
 
 class StoreNewerSchema(StoreError):

@@ -8,7 +8,8 @@ Layout: 64 bytes, unsigned 64-bit integers in native byte order, each at a multi
 | 1 | 8 | epoch: the number of the last committed change |
 | 2 | 16 | lease: CLOCK_MONOTONIC nanoseconds until which decisions may be made; 0 is never |
 | 3 | 24 | incarnation: which start of the authority wrote the page |
-| 4-7 | 32 | reserved, zero |
+| 4 | 32 | doubt: the number of a change that was announced without being known to be stored; 0 is none |
+| 5-7 | 40 | reserved, zero |
 
 1. One process writes (the authority), any number read; there is no lock, because each slot is one aligned 8-byte
    word that is copied whole on the platforms that patgate runs on (x86-64, AArch64).
@@ -29,6 +30,7 @@ SLOT_MAGIC: Final = 0
 SLOT_EPOCH: Final = 1
 SLOT_LEASE: Final = 2
 SLOT_INCARNATION: Final = 3
+SLOT_DOUBT: Final = 4
 
 _WORD_MAX: Final = 2**64 - 1
 
@@ -62,6 +64,7 @@ class PageView:
             words[SLOT_LEASE] = 0
         if words[SLOT_MAGIC] != MAGIC:
             words[SLOT_EPOCH] = 0
+            words[SLOT_DOUBT] = 0
         words[SLOT_INCARNATION] = incarnation
         # Last, so that no reader takes a half-written page for a page.
         words[SLOT_MAGIC] = MAGIC
@@ -88,6 +91,15 @@ class PageView:
             raise PageError("the epoch does not fit the shared page")
         if epoch > self.words[SLOT_EPOCH]:
             self.words[SLOT_EPOCH] = epoch
+
+    @property
+    def in_doubt(self) -> int:
+        """The number of a change that was announced without being known to be stored; 0 is none."""
+        return self.words[SLOT_DOUBT]
+
+    def doubt(self, number: int) -> None:
+        """Remember that this number is announced in doubt, before it is announced; 0 ends that."""
+        self.words[SLOT_DOUBT] = number
 
     def renew(self, until_ns: int) -> None:
         """Let decisions be made until this CLOCK_MONOTONIC time in nanoseconds; 0 stops them at once."""

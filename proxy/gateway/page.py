@@ -17,7 +17,7 @@ class PageReader:
     """A read-only mapping of `path`. Raises OSError if it cannot be mapped, PageError if it is no page."""
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._map = mmap.mmap(descriptor, PAGE_SIZE, prot=mmap.PROT_READ)
         finally:

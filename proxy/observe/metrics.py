@@ -155,6 +155,11 @@ LEASE_SECONDS = Metric(
     kind=MetricKind.GAUGE,
     help="Seconds for which workers may still serve from their caches; 0 when the lease has run out.",
 )
+STORE_IN_DOUBT = Metric(
+    name="patgate_store_in_doubt",
+    kind=MetricKind.GAUGE,
+    help="1 while the disk failed under a change and nobody can say whether it is stored; what it touched is refused.",
+)
 UPSTREAM_UP = Metric(
     name="patgate_upstream_server_up",
     kind=MetricKind.GAUGE,
@@ -238,6 +243,7 @@ METRICS: tuple[Metric, ...] = (
     API_REFUSALS,
     WORKERS,
     LEASE_SECONDS,
+    STORE_IN_DOUBT,
     RELOAD_OK,
     RELOAD_TIME,
     UPSTREAM_UP,

@@ -10,13 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     FieldSerializationInfo,
     SecretStr,
-    ValidationInfo,
     field_serializer,
     model_validator,
 )
@@ -46,32 +42,11 @@ from proxy.settings.names import (
     TrustedClaim,
 )
 from proxy.settings.secret import SECRET_KEY_BYTES, decode_key, decode_webhook_secret
+from proxy.settings.section import FilePath, Section, Timeout
 from proxy.settings.values import Duration, Size, Statuses, StatusRange, Whole
 
 _BOOT: Final = "boot"
 _DAY: Final = 86400.0
-
-
-class Section(BaseModel):
-    """What every section shares: unknown names are mistakes, and nothing changes after loading."""
-
-    # Only the validator of the whole is used, and that has those of the sections in it: none of them is built alone.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
-
-
-def _not_empty(value: object) -> object:
-    if value == "" or (isinstance(value, str) and "\0" in value):
-        raise ValueError("must be a file path")
-    return value
-
-
-def _absolute(path: Path, info: ValidationInfo) -> Path:
-    base = (info.context or {}).get("base")
-    return path if base is None else Path(base) / path
-
-
-FilePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
-Timeout = Annotated[Duration, Field(gt=0.0, le=7 * _DAY)]
 
 
 class Tls(Section):
@@ -414,9 +389,9 @@ class Settings(Section):
         "x-api-key",
     )
     """Where a token may be presented."""
-    upstreams: dict[Name, Upstream] = {}
+    upstreams: dict[Name, Upstream] = {}  # noqa: RUF012 - pydantic copies defaults
     """The backends, by name."""
-    roles: dict[Name, tuple[PermissionText, ...]] = {}
+    roles: dict[Name, tuple[PermissionText, ...]] = {}  # noqa: RUF012 - pydantic copies defaults
     """The permissions of each role."""
     routes: tuple[RouteSettings, ...] = ()
     """First match wins; what matches none is refused."""

@@ -9,12 +9,18 @@ Rules (stock SQLite before 3.51.3 can corrupt a WAL that two connections write o
    the store recovers by itself once the cause (full disk, I/O error) has gone.
 5. What must not stop half way (a commit, giving a connection back) runs in a task of its own, and a cancelled caller
    waits for its end.
+6. A commit that failed may have left its frames in the log, whole: this process does not see them, but the next start
+   would. So the log is looked at, and where they are there it is *settled* before anything else is said or written:
+   another transaction is committed over them, and since each frame's checksum covers all frames before it, nothing
+   behind counts any more. Where that fails too, the outcome is unknown, and nothing is written until the log could be
+   settled (docs/decisions/0010).
+7. While the database is open one connection stays open: were the last one closed, the next would read the log anew.
+8. Nothing is committed, and no commit is acknowledged, unless the files are still in their place (``wal.Place``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +30,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import aiosqlite as dialect_module
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from proxy.core.errors import StoreUnavailable
+from proxy.core.errors import DataDirLost, OutcomeUnknown, StoreUnavailable
+from proxy.store import wal
 from proxy.store.errors import mapped
 
 if TYPE_CHECKING:
@@ -41,7 +48,7 @@ _WRITER_PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA temp_store=MEMORY",
     # The file is truncated to this after a checkpoint, so that one large change does not keep the disk for ever.
-    "PRAGMA journal_size_limit=67108864",
+    f"PRAGMA journal_size_limit={wal.JOURNAL_SIZE_LIMIT}",
 )
 _READER_PRAGMAS: Final = (
     "PRAGMA wal_autocheckpoint=0",
@@ -115,35 +122,124 @@ class Database:
         # In front of the pool, which is slow and unfair when many wait, and gives up on those who waited long.
         self._turn = asyncio.Semaphore(readers)
         self._writer = _engine(path, size=1, pragmas=_WRITER_PRAGMAS, begin="BEGIN IMMEDIATE", always=True)
-        self._readers = _engine(path, size=readers, pragmas=_READER_PRAGMAS, begin="BEGIN", always=False)
+        # One more than have a turn: the one that stays open.
+        self._readers = _engine(path, size=readers + 1, pragmas=_READER_PRAGMAS, begin="BEGIN", always=False)
         self._snapshots = self._readers.execution_options(**{_SNAPSHOT: True})
+        self._kept_open: AsyncConnection | None = None
+        self._place: wal.Place | None = None
+        self._settled = True
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when the files are found to be gone, before DataDirLost is raised."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether what this process reads is all that a next start would read."""
+        return self._settled
 
     async def open(self) -> None:
-        """Make the file (mode 0600; SQLite gives its WAL the same mode) and try the writer. Raises StoreUnavailable."""
-        try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise StoreUnavailable(f"the store's file cannot be opened: {error.strerror}") from error
-        async with self.write() as connection:
-            await connection.commit()
+        """Make the file where there is none, and try the writer. Raises StoreUnavailable.
+
+        What a dead process left in the log is on disk before it is read (``wal.rewrite``).
+        """
+        wal.prepare(self._path)
+        self._settled = await asyncio.to_thread(wal.rewrite, wal.log_of(self._path))
+        with mapped():
+            async with self._lock:
+                connection = await self._writer.connect()
+                try:
+                    await connection.begin()
+                    await connection.commit()
+                finally:
+                    await undisturbed(_give_back(connection), name="store-give-back")
+            self._kept_open = await self._readers.connect()
+            await self._kept_open.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+            await self._kept_open.rollback()
+        self._place = wal.Place(self._path)
 
     async def close(self) -> None:
         """Close the readers, then the writer, which checkpoints."""
+        if self._kept_open is not None:
+            await self._kept_open.close()
+            self._kept_open = None
         await self._readers.dispose()
         async with self._lock:
             await self._writer.dispose()
+        if self._place is not None:
+            self._place.close()
+            self._place = None
+
+    def is_in_place(self) -> bool:
+        """Whether the files are still those that were opened, under their names, as far as can be seen now."""
+        try:
+            return self._place is None or self._place.is_kept()
+        except OSError:
+            return True  # the disk fails; that is another matter than files that are gone
+
+    def require_in_place(self) -> None:
+        """Raise DataDirLost or StoreUnavailable where nothing may be acknowledged (rule 8)."""
+        try:
+            kept = self._place is None or self._place.is_kept()
+        except OSError as error:
+            raise StoreUnavailable(f"the store cannot be used now: {error.strerror}") from error
+        if not kept:
+            self.on_lost()
+            raise DataDirLost("the store's files were removed or replaced while they were in use")
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """The writer inside ``BEGIN IMMEDIATE``. The body commits; what it left uncommitted is rolled back."""
+        """The writer inside ``BEGIN IMMEDIATE``. The body commits with ``commit``; the rest is rolled back.
+
+        Raises StoreUnavailable and DataDirLost, with nothing written.
+        """
         async with self._lock:
+            self.require_in_place()
             with mapped():
                 connection = await self._writer.connect()
                 try:
+                    if not self._settled:
+                        await undisturbed(self._settle(connection), name="store-settle")
                     await connection.begin()
                     yield connection
                 finally:
                     await undisturbed(_give_back(connection), name="store-give-back")
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """Commit what the body of ``write`` did; it goes on to its end even if the caller is cancelled.
+
+        Raises StoreUnavailable where nothing of it is stored, now or after any crash; OutcomeUnknown where that cannot
+        be said (rule 6); DataDirLost where it is stored in files that have lost their place.
+        """
+        await undisturbed(self._commit(connection), name="store-commit")
+
+    async def _commit(self, connection: AsyncConnection) -> None:
+        self.require_in_place()
+        try:
+            await connection.commit()
+        except Exception:
+            self._settled = False
+            try:
+                await connection.rollback()  # nothing, where there is nothing to be rolled back
+                if self._place is not None and not await asyncio.to_thread(self._place.has_tail):
+                    self._settled = True
+                else:
+                    await self._settle(connection)
+            except Exception as error:
+                raise OutcomeUnknown(
+                    "the disk failed while the change was written, so nobody can say now whether it is stored"
+                ) from error
+            raise
+        try:
+            self.require_in_place()
+        except StoreUnavailable as error:
+            raise OutcomeUnknown("the change is stored, but its files could not be looked at afterwards") from error
+
+    async def _settle(self, connection: AsyncConnection) -> None:
+        """Write over what a failed commit left in the log (rule 6)."""
+        await connection.begin()
+        # The smallest transaction that always writes a page, whatever the schema; nothing reads this number.
+        await connection.exec_driver_sql("PRAGMA user_version=0")
+        await connection.commit()
+        self._settled = True
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:

@@ -28,6 +28,8 @@ _SQLITE_CAUSES: Final = {
     14: "it cannot be opened",
     26: "it is not a database",
 }
+# Where the index beside the log could not be given its size: it is always the disk that has no room for it.
+_NO_ROOM_FOR_INDEX: Final = 4874
 
 
 def _cause(error: BaseException) -> str:
@@ -38,6 +40,8 @@ def _cause(error: BaseException) -> str:
         if isinstance(original, sqlite3.Error):
             # Errors that the driver raises by itself, such as for a closed connection, have no code.
             code = getattr(original, "sqlite_errorcode", None)
+            if code == _NO_ROOM_FOR_INDEX:
+                code = 13
             return "" if code is None else _SQLITE_CAUSES.get(code & 0xFF, "")
         if isinstance(original, sa.exc.TimeoutError):
             return "all its connections are busy"

@@ -5,7 +5,10 @@ Rules:
 1. Opening migrates an older schema, and refuses a newer one and a key other than the one it was made with.
 2. Every mutation goes through ``change``; the only writes beside it are ones that no decision depends on.
 3. ``on_commit`` is called once a change is durable, in the order of the epochs, while the writer is still held: it must
-   not start a change itself. A change whose commit or announcement failed in doubt is announced before the next begins.
+   not start a change itself. A change whose announcement failed is announced before the next begins.
+4. A change whose outcome is unknown is announced too, under its number: what depends on anything that it touched is
+   ``in_doubt`` until the log is settled, and must be refused. Then rows without effect take its number, so that no
+   number ever stands for two changes, and the next one, under which everybody forgets what was refused in doubt.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.errors import WrongKey
-from proxy.core.model import Actor
+from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
+from proxy.core.model import Actor, ActorKind
 from proxy.store import audit, feed, grants, meta, migrate, requests, usage
-from proxy.store.audit import Mark, Occurred, Outdated, Verified
+from proxy.store.audit import Event, Mark, Occurred, Outdated, Verified
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, sqlite_path, undisturbed
 from proxy.store.errors import mapped
@@ -32,6 +36,7 @@ from proxy.store.requests import RequestEvent
 from proxy.store.usage import Use
 
 OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
+OnDoubt = Callable[[int], None]
 
 CHANGES_LIMIT: Final = 10_000
 """More changes than this are not told one by one: forgetting everything is cheaper."""
@@ -42,7 +47,23 @@ _PRUNED_AT_ONCE: Final = 500
 """Rows in one transaction of pruning: those who wait for the writer wait some milliseconds."""
 
 
+_VOID: Final = "account.store.void"
+_STORE: Final = (ActorKind.SYSTEM.value, "store", "store")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doubt:
+    """A change that may or may not be stored: the number that it was announced under, and what it touched."""
+
+    number: int
+    keys: frozenset[str]
+
+
 async def _nobody_to_tell(_epoch: int, _keys: Sequence[str]) -> None:
+    return None
+
+
+def _nobody_to_warn(_number: int) -> None:
     return None
 
 
@@ -55,6 +76,9 @@ class Store:
         self.store_id = ""
         self.on_commit: OnCommit = _nobody_to_tell
         """Called with the new epoch and the keys touched since the last call, before a change is acknowledged."""
+        self.on_doubt: OnDoubt = _nobody_to_warn
+        """Called with the number of a change before it is announced in doubt, and with 0 once that has ended."""
+        self._doubt: Doubt | None = None
 
     @classmethod
     async def open(
@@ -70,7 +94,8 @@ class Store:
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey where ``key_fingerprint`` (``services.keys``) is not the
         one that the store was made with.
         """
-        store = cls(Database(sqlite_path(url), readers=readers))
+        path = sqlite_path(url)
+        store = cls(Database(path, readers=readers))
         if on_commit is not None:
             store.on_commit = on_commit
         try:
@@ -79,7 +104,12 @@ class Store:
                 await migrate.run(connection)
                 store.store_id = await _identify(connection, key_fingerprint)
                 store._announced = await feed.epoch(connection)
-                await connection.commit()
+                await store._database.commit(connection)
+        except StoreUnavailable as error:
+            await store.close()
+            if str(path) in str(error):
+                raise
+            raise StoreUnavailable(f"{error}: {path}") from error
         except BaseException:
             # Whatever it is, a cancellation too, is passed on; the connections' threads must not stay behind.
             await store.close()
@@ -97,17 +127,70 @@ class Store:
 
         Leaving the block commits and announces it; an exception undoes all of it.
 
-        Raises StoreUnavailable (then nothing is acknowledged) and Conflict.
+        Raises Conflict and StoreUnavailable, with nothing changed; OutcomeUnknown where that cannot be said; and
+        DataDirLost where the store's files are gone. Nothing is acknowledged then.
         """
         async with self._database.write() as connection:
-            if await feed.epoch(connection) != self._announced:
-                # An earlier commit, which raised or could not be announced, was durable after all. Whatever a retry of
-                # it is told, that there is nothing to do or nothing to be found, the caches must know before.
-                await undisturbed(self._announce(connection), name="store-announce")
+            await self._catch_up(connection)
             change = Change(connection, actor, time.time() if now is None else now)
             yield change
-            if not change.empty:
-                await undisturbed(self._finish(change), name="store-commit")
+            if change.empty:
+                # What the caller saw, and is about to say, is only true of files that are still there.
+                self._database.require_in_place()
+            else:
+                await undisturbed(self._finish(change), name="store-change")
+
+    @property
+    def in_doubt(self) -> frozenset[str]:
+        """What the one change whose outcome is unknown has touched; mostly nothing."""
+        return frozenset() if self._doubt is None else self._doubt.keys
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Have this called as soon as a change finds the store's files gone."""
+        self._database.on_lost = call
+
+    def is_in_place(self) -> bool:
+        """Whether the store's files are still those that were opened (``wal.Place``)."""
+        return self._database.is_in_place()
+
+    async def settle(self) -> None:
+        """End the doubt about a change, if there is one and the disk permits. Raises as ``change`` does."""
+        if self._doubt is not None or not self._database.settled:
+            async with self._database.write() as connection:
+                await self._catch_up(connection)
+
+    async def skip_to(self, epoch: int) -> None:
+        """Give away the numbers up to ``epoch``, at start: a change that was announced in doubt is not stored.
+
+        Raises as ``change`` does.
+        """
+        async with self._database.write() as connection:
+            for number in range(await feed.epoch(connection) + 1, epoch + 1):
+                await _void(connection, number, ())
+            await self._database.commit(connection)
+        self._announced = max(self._announced, epoch)
+
+    async def _catch_up(self, connection: AsyncConnection) -> None:
+        """Bring the feed and what was announced in line. The log is settled here: what is read is what is stored."""
+        if self._doubt is not None:
+            await undisturbed(self._end_doubt(connection, self._doubt), name="store-doubt")
+        elif await feed.epoch(connection) != self._announced:
+            # An earlier change could not be announced. Whatever a retry of it is told, that there is nothing to do or
+            # nothing to be found, the caches must know before.
+            await undisturbed(self._announce(connection), name="store-announce")
+
+    async def _end_doubt(self, connection: AsyncConnection, doubt: Doubt) -> None:
+        keys = sorted(doubt.keys)
+        for number in range(await feed.epoch(connection) + 1, doubt.number + 2):
+            await _void(connection, number, keys)
+        try:
+            await self._database.commit(connection)
+        except OutcomeUnknown as error:
+            raise StoreUnavailable("the store cannot be used now because the disk fails") from error
+        await connection.begin()
+        self._doubt = None
+        self.on_doubt(0)
+        await self._tell(doubt.number + 1, keys)
 
     async def _announce(self, connection: AsyncConnection) -> None:
         last = await feed.epoch(connection)
@@ -117,8 +200,26 @@ class Store:
     async def _finish(self, change: Change) -> None:
         epoch = self._announced + 1
         await change.record(epoch)
-        await change.connection.commit()
-        await self.on_commit(epoch, tuple(change.keys))
+        keys = tuple(change.keys)
+        try:
+            await self._database.commit(change.connection)
+        except OutcomeUnknown:
+            self._doubt = Doubt(number=epoch, keys=frozenset(keys))
+            self.on_doubt(epoch)
+            await self._tell(epoch, keys)
+            raise
+        except DBAPIError:
+            # The log is settled. What it says counts, whatever was reported of the commit.
+            await change.connection.begin()
+            if await feed.epoch(change.connection) != epoch:
+                raise
+        await self._tell(epoch, keys)
+
+    async def _tell(self, epoch: int, keys: Sequence[str]) -> None:
+        try:
+            await self.on_commit(epoch, keys)
+        except Exception as error:
+            raise OutcomeUnknown("the change is stored, but could not be announced yet") from error
         self._announced = epoch
 
     @asynccontextmanager
@@ -131,7 +232,8 @@ class Store:
         """Everything that decides about these tokens (one at least), and the epoch that it is as of: one statement,
         one snapshot.
         """
-        return await grants.read(self._database, token_ids)
+        found = await grants.read(self._database, token_ids)
+        return found if self._doubt is None else replace(found, as_of=self._as_announced(found.as_of))
 
     async def epoch(self) -> int:
         """The number of the last committed change."""
@@ -141,7 +243,15 @@ class Store:
     async def changes_since(self, epoch: int, limit: int = CHANGES_LIMIT) -> Changes:
         """What was touched after ``epoch``, or that this cannot be said (``complete`` false)."""
         async with self._database.snapshot() as connection:
-            return await feed.since(connection, epoch, limit)
+            found = await feed.since(connection, min(epoch, await feed.epoch(connection)), limit)
+            if (doubt := self._doubt) is None or self._as_announced(found.epoch) == found.epoch:
+                return found if epoch <= found.epoch else replace(found, complete=False)
+            return replace(found, epoch=doubt.number, keys=(*found.keys, *doubt.keys))
+
+    def _as_announced(self, epoch: int) -> int:
+        """The number of a state that was read: while a change is in doubt, the state before it has that number."""
+        doubt = self._doubt
+        return doubt.number if doubt is not None and epoch == doubt.number - 1 else epoch
 
     async def token_hash(self, token_id: str) -> str | None:
         """The slow hash of a token's value; ``None`` for an unknown token."""
@@ -155,20 +265,20 @@ class Store:
         """
         async with self._database.write() as connection:
             written = await Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
-            await connection.commit()
+            await self._database.commit(connection)
             return written
 
     async def add_uses(self, uses: Sequence[Use]) -> None:
         """Add up what tokens were used for, in one transaction; no change row, since nothing is decided by it."""
         async with self._database.write() as connection:
             await usage.add(connection, uses)
-            await connection.commit()
+            await self._database.commit(connection)
 
     async def add_reports(self, reports: Sequence[Report]) -> None:
         """Add up what report-only routes would have refused, in one transaction."""
         async with self._database.write() as connection:
             await Reports(connection).add(reports)
-            await connection.commit()
+            await self._database.commit(connection)
 
     async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
         """Add events of requests to the audit log, all or none; ``again`` if that failed before, in doubt."""
@@ -176,13 +286,13 @@ class Store:
             if again and await requests.holds(connection, events):
                 return
             await requests.append(connection, events)
-            await connection.commit()
+            await self._database.commit(connection)
 
     async def mark_notified(self, given: Sequence[tuple[str, float, int]]) -> None:
         """Remember which notices of a token's end were given (``Ending.mark``). No decision depends on it."""
         async with self._database.write() as connection:
             await Rows(connection).ending.mark(given)
-            await connection.commit()
+            await self._database.commit(connection)
 
     async def prune(self, now: float) -> None:
         """Forget old changes and file the tokens that have passed their time, a few rows in each transaction.
@@ -198,7 +308,7 @@ class Store:
             while done >= _PRUNED_AT_ONCE:
                 async with self._database.write() as connection:
                     done = await step(Rows(connection))
-                    await connection.commit()
+                    await self._database.commit(connection)
 
     async def verify_audit(
         self, after: Mark | None = None, expected: Mark | None = None, limit: int | None = None
@@ -227,8 +337,16 @@ class Store:
             if told is not None:
                 await audit.append_many(connection, (told,))
             removed = await audit.trim(connection, through, limit)
-            await connection.commit()
+            await self._database.commit(connection)
             return removed
+
+
+async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -> None:
+    """Let a change without effect have this number, which was announced for one that is not stored."""
+    at = time.time()
+    await feed.append(connection, number, keys, at)
+    event = Event(action=_VOID, target_kind="store", target_id="", details={"change": number})
+    await audit.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
 
 
 async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:

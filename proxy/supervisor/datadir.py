@@ -1,13 +1,18 @@
 """The data directory as a place: who may be in it, and the few files in it that are not the store's.
 
+The directory belongs to the user that patgate runs as, and so does every file that is opened in it; none is a symbolic
+link, because what it leads to would be read, cut short or written over.
+
 The lock is an ``flock`` on ``lock``. Its descriptor is inherited by every process of a gateway, so it is free only when
 the last of them is gone: a supervisor that was killed does not let a second one in while its children still drain.
 """
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
@@ -53,10 +58,22 @@ class DataDirLock:
 
 
 def prepare(data_dir: Path) -> None:
-    """Make the directory, readable by its owner alone (mode 0700). Raises ``StoreUnavailable``."""
+    """Make the directory, readable by its owner alone (mode 0700), who is this user. Raises ``StoreUnavailable``."""
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data_dir.chmod(0o700)
+        for missing in reversed([parent for parent in data_dir.parents if not parent.exists()]):
+            missing.mkdir(mode=0o755, exist_ok=True)
+        data_dir.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            owner = os.fstat(fd).st_uid
+            if owner != os.geteuid():
+                raise StoreUnavailable(
+                    f"The data directory {data_dir} belongs to another user (user id {owner}): run patgate as that "
+                    f"user, or give the directory and what is in it to user id {os.geteuid()}."
+                )
+            os.fchmod(fd, 0o700)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise StoreUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
 
@@ -64,20 +81,27 @@ def prepare(data_dir: Path) -> None:
 def try_lock(data_dir: Path, purpose: str) -> DataDirLock | None:
     """Take the lock now, or ``None`` when another process has it. ``purpose`` is what the file says of its holder."""
     try:
-        fd = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StoreUnavailable(f"The data directory {data_dir} cannot be locked: {error.strerror}.") from error
+        cause = "its lock is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise StoreUnavailable(f"The data directory {data_dir} cannot be locked: {cause}.") from error
+    held = DataDirLock(fd)
     try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            held.release()
+            raise StoreUnavailable(f"The data directory {data_dir} cannot be locked: its lock is not a file of ours.")
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchmod(fd, 0o600)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {purpose}\n".encode(), 0)
     except BlockingIOError:
-        os.close(fd)
+        held.release()
         return None
     except OSError as error:
-        os.close(fd)
+        held.release()
         raise StoreUnavailable(f"The data directory {data_dir} cannot be locked: {error.strerror}.") from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()} {purpose}\n".encode(), 0)
-    return DataDirLock(fd)
+    return held
 
 
 async def lock(data_dir: Path, purpose: str, patience: float = PATIENCE_SECONDS) -> DataDirLock:
@@ -107,7 +131,10 @@ def write_addresses(data_dir: Path, addresses: Mapping[str, str]) -> None:
     """
     draft = data_dir / f".{ADDRESSES}.{os.getpid()}"
     try:
-        draft.write_text(json.dumps(dict(addresses), indent=2) + "\n", "utf-8")
+        draft.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(draft, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(json.dumps(dict(addresses), indent=2) + "\n")
         draft.replace(data_dir / ADDRESSES)
     except OSError as error:
         raise StoreUnavailable(f"The data directory {data_dir} cannot be written to: {error.strerror}.") from error

@@ -39,6 +39,6 @@ async def _make(path: Path) -> None:
         await database.open()
         async with database.write() as connection:
             await migrate.run(connection)
-            await connection.commit()
+            await database.commit(connection)
     finally:
         await database.close()

@@ -147,3 +147,25 @@ async def test_a_shorter_lease_is_renewed_in_its_own_time_from_the_first(tmp_pat
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         page.close()
+
+
+def test_a_number_announced_in_doubt_is_none_that_the_store_must_have(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=4)
+    page.doubt(5)
+    page.raise_epoch(5)
+    page.close()
+    page = open_page(tmp_path, store_epoch=4)
+    assert (page.epoch, page.in_doubt) == (5, 5), "numbers only rise: the store is to skip this one"
+    page.close()
+    with pytest.raises(StoreBehind, match="number 3, but this node has already seen number 4"):
+        open_page(tmp_path, store_epoch=3)
+
+
+def test_once_the_doubt_has_ended_every_number_counts(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=4)
+    page.doubt(5)
+    page.raise_epoch(5)
+    page.doubt(0)
+    page.close()
+    with pytest.raises(StoreBehind):
+        open_page(tmp_path, store_epoch=4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.depends import token_key, user_key
-from proxy.core.errors import Conflict, NotFound, StoreUnavailable
+from proxy.core.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
+from proxy.store import wal
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN = "ann@example.org"
@@ -25,8 +28,9 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         yield kit
 
 
-async def in_doubt(verb: Callable[[], Awaitable[object]]) -> None:
-    """Run a verb whose commit reaches the disk and is then reported as failed, as an I/O error can have it."""
+@contextmanager
+def reported_as_failed() -> Iterator[pytest.MonkeyPatch]:
+    """Commits reach the disk and are then reported as failed."""
     commit = AsyncConnection.commit
 
     async def durable_and_raises(self: AsyncConnection) -> None:
@@ -35,8 +39,28 @@ async def in_doubt(verb: Callable[[], Awaitable[object]]) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(AsyncConnection, "commit", durable_and_raises)
-        with pytest.raises(StoreUnavailable):
+        yield patched
+
+
+async def in_doubt(verb: Callable[[], Awaitable[object]]) -> None:
+    """Run a verb whose commit is stored and reported as failed, while the log cannot be read either."""
+
+    def unreadable(_place: wal.Place) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with reported_as_failed() as patched:
+        patched.setattr(wal.Place, "has_tail", unreadable)
+        with pytest.raises(OutcomeUnknown):
             await verb()
+
+
+async def test_a_commit_that_is_stored_is_acknowledged_whatever_was_reported_of_it(kit: Kit) -> None:
+    made = await kit.mint(ANN, "t")
+    kit.announced.clear()
+    with reported_as_failed():
+        view = (await kit.tokens.revoke(ADMIN, made.view.id)).view
+    assert view.status.value == "revoked"
+    assert kit.announced == [(await kit.intact(), (token_key(made.view.id),))]
 
 
 async def test_a_retry_that_finds_it_done_is_answered_after_the_announcement(kit: Kit) -> None:
@@ -44,32 +68,30 @@ async def test_a_retry_that_finds_it_done_is_answered_after_the_announcement(kit
     kit.announced.clear()
     await in_doubt(lambda: kit.tokens.revoke(ADMIN, made.view.id))
     epoch = await kit.store.epoch()
-    assert kit.announced == []
+    assert kit.announced == [(epoch, (token_key(made.view.id),))], "told at once, so that it is refused meanwhile"
     view = (await kit.tokens.revoke(ADMIN, made.view.id)).view
     assert view.status.value == "revoked"
-    assert kit.announced == [(epoch, (token_key(made.view.id),))]
+    assert kit.announced[1:] == [(epoch + 1, (token_key(made.view.id),))]
     await kit.tokens.revoke(ADMIN, made.view.id)
-    assert len(kit.announced) == 1
-    assert await kit.intact() == epoch
+    assert len(kit.announced) == 2
+    assert await kit.intact() == epoch + 1
 
 
 async def test_a_retry_that_finds_nothing_any_more_is_answered_after_the_announcement(kit: Kit) -> None:
     made = await kit.mint(ANN, "t")
     kit.announced.clear()
     await in_doubt(lambda: kit.tokens.delete(ADMIN, made.view.id))
-    assert kit.announced == []
     with pytest.raises(NotFound):
         await kit.tokens.delete(ADMIN, made.view.id)
-    assert kit.announced == [(await kit.store.epoch(), (token_key(made.view.id),))]
+    assert kit.announced[-1] == (await kit.store.epoch(), (token_key(made.view.id),))
 
 
 async def test_a_retry_that_conflicts_with_itself_is_answered_after_the_announcement(kit: Kit) -> None:
     await in_doubt(lambda: kit.users.add(ADMIN, "bob@example.org", "viewer"))
-    assert kit.announced == []
     with pytest.raises(Conflict):
         await kit.users.add(ADMIN, "bob@example.org", "viewer")
     bob = await kit.users.show(ADMIN, "bob@example.org")
-    assert kit.announced == [(await kit.store.epoch(), (user_key(bob.id),))]
+    assert kit.announced[-1] == (await kit.store.epoch(), (user_key(bob.id),))
 
 
 async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_number(kit: Kit) -> None:
@@ -77,7 +99,8 @@ async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_
     await in_doubt(lambda: kit.users.suspend(ADMIN, ANN))
     made = await kit.users.add(ADMIN, "bob@example.org", "viewer")
     epoch = await kit.store.epoch()
-    assert kit.announced == [(epoch - 1, (user_key(ann.id),)), (epoch, (user_key(made.id),))]
+    assert [epoch for epoch, _ in kit.announced] == [epoch - 2, epoch - 1, epoch]
+    assert [keys for _, keys in kit.announced] == [(user_key(ann.id),), (user_key(ann.id),), (user_key(made.id),)]
     assert await kit.intact() == epoch
 
 

@@ -89,6 +89,40 @@ def test_addresses_are_published_whole_and_forgotten(tmp_path: Path) -> None:
         datadir.write_addresses(tmp_path / "gone", {"proxy": "127.0.0.1:8080"})
 
 
+def test_a_directory_of_another_user_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: data.stat().st_uid + 1)
+    with pytest.raises(StoreUnavailable, match=rf"belongs to another user .user id {data.stat().st_uid}.: run"):
+        datadir.prepare(data)
+    assert stat.S_IMODE(data.stat().st_mode) == 0o755
+
+
+def test_a_lock_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lock").write_text("kept")
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(StoreUnavailable, match="not a file of ours"):
+        datadir.try_lock(tmp_path, "serve")
+    assert (tmp_path / "lock").read_text() == "kept"
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("kept")
+    (tmp_path / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(StoreUnavailable, match=r"its lock is a symbolic link\.$"):
+        datadir.try_lock(tmp_path, "serve")
+    assert (tmp_path / "victim").read_text() == "kept"
+
+
+def test_what_stands_in_the_way_of_the_addresses_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("kept")
+    for name in ("addresses.json", f".addresses.json.{os.getpid()}"):
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    datadir.write_addresses(tmp_path, {"proxy": "127.0.0.1:8080"})
+    assert (tmp_path / "victim").read_text() == "kept"
+    assert stat.S_IMODE((tmp_path / "addresses.json").lstat().st_mode) == 0o600
+
+
 _HOLDER = """
 import sys
 from pathlib import Path

@@ -1,0 +1,32 @@
+"""What every section of the settings is made of: its base, and the kinds of values that many sections have."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from proxy.settings.values import Duration
+
+_DAY: Final = 86400.0
+
+
+class Section(BaseModel):
+    """What every section shares: unknown names are mistakes, and nothing changes after loading."""
+
+    # Only the validator of the whole is used, and that has those of the sections in it: none of them is built alone.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
+
+
+def _not_empty(value: object) -> object:
+    if value == "" or (isinstance(value, str) and "\0" in value):
+        raise ValueError("must be a file path")
+    return value
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base")
+    return path if base is None else Path(base) / path
+
+
+FilePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
+Timeout = Annotated[Duration, Field(gt=0.0, le=7 * _DAY)]

@@ -1,0 +1,102 @@
+"""A disk that fails on command: a library before libc, and the orders that it reads from a file shared with us."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import mmap
+import os
+import struct
+import subprocess
+import tempfile
+from enum import IntEnum, IntFlag
+from pathlib import Path
+
+from tests.support.backends import program
+
+SOURCE = Path(__file__).with_suffix(".c")
+_LAYOUT = struct.Struct("=10I")
+
+
+class Calls(IntFlag):
+    """The system calls that may fail, on the store's files only."""
+
+    WRITE = 1
+    SYNC = 2
+    TRUNCATE = 4
+    LOCK = 8
+    MAP = 16
+    READ = 32
+
+
+ALL = Calls.WRITE | Calls.SYNC | Calls.TRUNCATE | Calls.LOCK | Calls.MAP | Calls.READ
+
+
+class Written(IntEnum):
+    """What is in the file of a write that fails."""
+
+    NOTHING = 0
+    HALF = 1
+    WHOLE = 2
+
+
+@functools.cache
+def library() -> Path:
+    """The compiled library, made once for each run."""
+    directory = Path(tempfile.mkdtemp(prefix="failing-disk-"))
+    made = directory / "disk.so"
+    command = [os.environ.get("CC") or program("gcc"), "-shared", "-fPIC", "-O1", "-o", str(made), str(SOURCE), "-ldl"]
+    subprocess.run(command, check=True)
+    return made
+
+
+class FailingDisk:
+    """The orders for every process that is started with ``environ``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "failing-disk"
+        self.file.write_bytes(bytes(mmap.PAGESIZE))
+        self._map = _mapped(self.file)
+        self.environ = {"LD_PRELOAD": str(library()), "FAILING_DISK": str(self.file)}
+
+    @classmethod
+    def here(cls) -> FailingDisk:
+        """Of a process that was started with ``environ``: its own disk."""
+        disk = cls.__new__(cls)
+        disk.file = Path(os.environ["FAILING_DISK"])
+        disk._map = _mapped(disk.file)
+        disk.environ = {}
+        return disk
+
+    def fail(
+        self,
+        calls: Calls = Calls.SYNC,
+        *,
+        nth: int = 1,
+        times: int = 0,
+        error: int = errno.EIO,
+        written: Written = Written.NOTHING,
+    ) -> None:
+        """Let the ``nth`` of these calls from now on fail, and those after it: ``times`` of them, or 0 for all."""
+        self.work()
+        _LAYOUT.pack_into(self._map, 0, 0, calls, nth, times, error, written, 0, 0, self.unsynced, 0)
+        struct.pack_into("=I", self._map, 0, 1)
+
+    def work(self) -> None:
+        """Let nothing fail any more."""
+        struct.pack_into("=I", self._map, 0, 0)
+
+    @property
+    def failed(self) -> int:
+        """Calls that have failed since ``fail``."""
+        return int(_LAYOUT.unpack_from(self._map)[7])
+
+    @property
+    def unsynced(self) -> int:
+        """Writes to the log since it was last synced."""
+        return int(_LAYOUT.unpack_from(self._map)[8])
+
+
+def _mapped(file: Path) -> mmap.mmap:
+    with file.open("r+b") as opened:
+        return mmap.mmap(opened.fileno(), mmap.PAGESIZE)

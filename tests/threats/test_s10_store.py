@@ -1,0 +1,216 @@
+"""threats.md §10: the disk under the store fails, or the store's files are taken away, under a running gateway."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.disk import Calls, FailingDisk
+from tests.support.gateway import ControlClient, Patgate, Token
+from tests.support.process import wait_until
+from tests.support.recorder import Recorder
+
+OWNER, OTHER = "eve@example.org", "mallory@example.org"
+TARGET = "/v1/things/1"
+
+
+def config(backend: Recorder) -> dict[str, object]:
+    return {
+        "upstreams": {"app": {"servers": [backend.url]}},
+        "roles": {"editor": ["things:*"], "viewer": ["things:list"]},
+        "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],
+    }
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> FailingDisk:
+    return FailingDisk(tmp_path)
+
+
+@pytest.fixture
+def node(tmp_path: Path, backend: Recorder, disk: FailingDisk) -> Iterator[Patgate]:
+    with Patgate(tmp_path / "node", config(backend), environ=disk.environ) as gateway:
+        for user in (OWNER, OTHER):
+            gateway.add_user(user, "editor")
+        yield gateway
+
+
+def refusal(control: ControlClient, path: str) -> tuple[int, str]:
+    """Status and reason of a change that is not acknowledged."""
+    with pytest.raises(AssertionError) as raised:
+        control.call("POST", path)
+    status = re.search(r": (\d{3}) b'", str(raised.value))
+    reason = re.search(r'"reason": "(\w+)"', str(raised.value))
+    assert status and reason, raised.value
+    return int(status[1]), reason[1]
+
+
+def statuses(node: Patgate, token: Token) -> set[int]:
+    """What each worker answers."""
+    found = set()
+    for connection in node.connection_to_each_worker().values():
+        with connection:
+            found.add(connection.request("GET", TARGET, headers=token.bearer).status)
+    return found
+
+
+def test_what_a_failed_sync_refused_is_not_in_force_after_a_crash(node: Patgate, disk: FailingDisk) -> None:
+    token = node.token(OTHER)
+    with node.control_socket() as control:
+        control.suspend(OTHER)
+        disk.fail(Calls.SYNC, times=1)
+        assert refusal(control, f"/users/{OTHER}/resume") == (503, "store_unavailable")
+        assert disk.failed == 1
+        assert statuses(node, token) == {401}
+    node.kill_everything()
+    node.stop()
+    node.start()
+    assert statuses(node, token) == {401}
+
+
+def test_a_revocation_whose_outcome_is_unknown_is_refused_at_once_and_ends_when_the_disk_is_well(
+    node: Patgate, disk: FailingDisk
+) -> None:
+    """Tokens that it did not touch keep working, nothing else is changed, and nothing needs a restart."""
+    token, kept = node.token(OWNER), node.token(OWNER)
+    assert statuses(node, token) == statuses(node, kept) == {200}
+    with node.control_socket() as control:
+        disk.fail(Calls.SYNC)
+        assert refusal(control, f"/tokens/{token.id}/revoke") == (503, "outcome_unknown")
+        assert statuses(node, token) == {503}
+        assert b"\npatgate_store_in_doubt 1" in node.control("GET", "/metrics").body
+        assert statuses(node, kept) == {200}
+        assert refusal(control, f"/tokens/{kept.id}/revoke") == (503, "store_unavailable")
+        assert statuses(node, kept) == {200}
+        disk.work()
+        wait_until(lambda: statuses(node, token) == {200}, "the token is not revoked", process=node.process)
+        assert b"\npatgate_store_in_doubt 0" in node.control("GET", "/metrics").body
+        events = control.call("GET", "/audit?action=account.store.")["items"]
+        assert len(events) == 2, events
+        control.revoke(token)
+        assert statuses(node, token) == {401}
+        assert statuses(node, kept) == {200}
+
+
+def test_a_node_killed_while_an_outcome_is_unknown_finds_it_out_at_its_start(node: Patgate, disk: FailingDisk) -> None:
+    token, kept = node.token(OWNER), node.token(OWNER)
+    with node.control_socket() as control:
+        disk.fail(Calls.SYNC)
+        assert refusal(control, f"/tokens/{token.id}/revoke") == (503, "outcome_unknown")
+    node.kill_everything()
+    node.stop()
+    disk.work()
+    node.start()
+    assert statuses(node, token) in ({200}, {401})
+    assert statuses(node, kept) == {200}
+    with node.control_socket() as control:
+        control.revoke(token)
+    assert statuses(node, token) == {401}
+
+
+def test_an_authority_killed_while_an_outcome_is_unknown_is_replaced(node: Patgate, disk: FailingDisk) -> None:
+    token, kept = node.token(OWNER), node.token(OWNER)
+    with node.control_socket() as control:
+        disk.fail(Calls.SYNC)
+        assert refusal(control, f"/tokens/{token.id}/revoke") == (503, "outcome_unknown")
+    disk.work()
+    old = node.authority_pid()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: node.authority_pid() != old and node.is_ready(), "another authority", process=node.process)
+    wait_until(lambda: statuses(node, kept) == {200}, "the other token works", process=node.process)
+    wait_until(lambda: statuses(node, token) in ({200}, {401}), "the outcome is known", process=node.process)
+    with node.control_socket() as control:
+        control.revoke(token)
+    assert statuses(node, token) == {401}
+
+
+def _database(data: Path) -> Path:
+    return data / "patgate.db"
+
+
+def _remove_all(data: Path) -> None:
+    for file in data.glob("patgate.db*"):
+        file.unlink()
+
+
+def _remove_log(data: Path) -> None:
+    (data / "patgate.db-wal").unlink()
+
+
+def _replace(data: Path) -> None:
+    shutil.copy(_database(data), data / "copy")
+    (data / "copy").replace(_database(data))
+
+
+def _replace_log(data: Path) -> None:
+    shutil.copy(data / "patgate.db-wal", data / "copy")
+    (data / "copy").replace(data / "patgate.db-wal")
+
+
+def _cut_short(data: Path) -> None:
+    os.truncate(_database(data), 4096)
+
+
+def _cut_log_short(data: Path) -> None:
+    os.truncate(data / "patgate.db-wal", 0)
+
+
+def _move(data: Path) -> None:
+    data.rename(data.with_name("elsewhere"))
+
+
+def _remove_directory(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+TAKEN: list[Callable[[Path], None]] = [
+    _remove_all,
+    _remove_log,
+    _replace,
+    _replace_log,
+    _cut_short,
+    _cut_log_short,
+    _move,
+    _remove_directory,
+]
+
+
+@pytest.mark.parametrize("take", TAKEN, ids=lambda take: take.__name__.strip("_"))
+def test_nothing_is_acknowledged_in_files_that_were_taken_away(
+    tmp_path: Path, backend: Recorder, take: Callable[[Path], None]
+) -> None:
+    """And everything ends, because nobody can say any more which tokens are valid."""
+    # With so long a lease nothing but the change itself notices in time.
+    with Patgate(tmp_path / "node", {**config(backend), "lease": "60s"}) as node:
+        wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")
+        node.add_user(OWNER, "editor")
+        token = node.token(OWNER)
+        with node.control_socket() as control:
+            take(node.data)
+            assert refusal(control, f"/tokens/{token.id}/revoke") == (503, "store_lost")
+        assert node.process.wait() == 1
+        said = [line for line in node.log.splitlines() if not line.startswith("{")]
+        assert len(said) == 1 and str(node.data) in said[0] and "removed or replaced" in said[0], said
+
+
+@pytest.mark.parametrize("name", ["control.sock", "link.sock"])
+def test_a_socket_that_was_removed_is_bound_again_and_what_is_connected_stays(node: Patgate, name: str) -> None:
+    token = node.token(OWNER)
+    with node.control_socket() as before:
+        for number in range(2):
+            (node.data / name).unlink()
+            wait_until((node.data / name).exists, f"{name} is back", seconds=5, process=node.process)
+            assert (node.data / name).stat().st_mode & 0o777 == 0o600
+            if number == 0:
+                assert before.call("GET", "/users")["items"], "the connection of before goes on"
+        with node.control_socket() as control:
+            assert control.call("GET", "/users")["items"]
+    os.kill(node.all_workers()[0], signal.SIGKILL)
+    wait_until(node.is_ready, "a new worker has linked", process=node.process)
+    assert statuses(node, token) == {200}
