@@ -185,3 +185,14 @@ async def test_the_verbs_of_tokens_are_those_of_keys(kit: Kit) -> None:
     async with kit.store.read() as rows:
         verbs = [event.action.rpartition(".")[2] for event in await rows.log.newest(limit=6)]
     assert verbs == ["delete", "scopes", "regenerate", "revoke", "rotate", "mint"]
+
+
+async def test_a_token_attaches_no_key_that_lives_longer_than_itself(kit: Kit) -> None:
+    short = await ann(kit, expires=100.0)
+    long = (await kit.keys.create(ADMIN, NewKey(name="long", grants={"team": READ}))).view.id
+    with pytest.raises(Forbidden) as raised:
+        await kit.keys.attach(short, long, "other", READ)
+    assert [field for field, _ in raised.value.errors] == ["expires"]
+    assert [org.org_name for org in (await kit.tokens.show(ADMIN, long)).orgs or ()] == ["team"]
+    brief = (await kit.keys.create(ADMIN, NewKey(name="brief", grants={"team": READ}, expires=100.0))).view.id
+    await kit.keys.attach(short, brief, "other", READ)
