@@ -91,6 +91,8 @@ def _is_no_rule(node: ast.AST) -> bool:
             return True
         case ast.FunctionDef(name="__repr__"):
             return True
+        case ast.Call(func=ast.Name(id="field" | "dataclass"), args=[]):
+            return True
     return False
 
 

@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services.minting import NewKey
+from proxy.services.minting import NewKey, NewToken
 from proxy.services.policy import Policy
 from tests.contract.kit import ADMIN, START, Kit, opened
 
@@ -196,3 +196,12 @@ async def test_a_token_attaches_no_key_that_lives_longer_than_itself(kit: Kit) -
     assert [org.org_name for org in (await kit.tokens.show(ADMIN, long)).orgs or ()] == ["team"]
     brief = (await kit.keys.create(ADMIN, NewKey(name="brief", grants={"team": READ}, expires=100.0))).view.id
     await kit.keys.attach(short, brief, "other", READ)
+
+
+async def test_a_token_with_scopes_lists_the_tokens_that_it_made_and_not_the_keys(kit: Kit) -> None:
+    """Its own and those that it made are its owner's tokens; a key that it made is the organisation's."""
+    maker = await ann(kit, scopes=["patgate.keys:create", "things:read"])
+    await kit.keys.create(maker, NewKey(name="k", grants={"team": READ}))
+    own = (await kit.tokens.create(maker, NewToken(name="t", scopes=READ))).view.id
+    await kit.mint(ANN, "another")
+    assert {view.id for view in (await kit.tokens.list(maker)).items} == {maker.id, own}
