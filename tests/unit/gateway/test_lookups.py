@@ -73,7 +73,8 @@ async def test_one_that_goes_away_disturbs_nobody_who_waits_for_the_same_answer(
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     release.set()
-    assert [(await waiter).found.prefix for waiter in (second, third)] == ["one", "two"]
+    answers = await asyncio.wait_for(asyncio.gather(second, third), 20)
+    assert [answer.found.prefix for answer in answers] == ["one", "two"]
     assert len(queue) == 0
 
 
@@ -85,7 +86,7 @@ async def test_what_an_answer_leaves_out_is_asked_about_again_in_its_place() -> 
         return [unknown(prefixes[0])]
 
     queue = LookupQueue(ask)
-    answers = await asyncio.gather(*(queue.answer(prefix) for prefix in ("a", "b", "c", "a")))
+    answers = await asyncio.wait_for(asyncio.gather(*(queue.answer(prefix) for prefix in ("a", "b", "c", "a"))), 20)
     assert [answer.found.prefix for answer in answers] == ["a", "b", "c", "a"]
     assert asked == [["a", "b", "c"], ["b", "c"], ["c"]]
 

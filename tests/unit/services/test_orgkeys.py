@@ -205,3 +205,14 @@ async def test_a_token_with_scopes_lists_the_tokens_that_it_made_and_not_the_key
     own = (await kit.tokens.create(maker, NewToken(name="t", scopes=READ))).view.id
     await kit.mint(ANN, "another")
     assert {view.id for view in (await kit.tokens.list(maker)).items} == {maker.id, own}
+
+
+async def test_a_token_whose_scopes_only_look_ends_none_of_its_owners_tokens_that_it_did_not_make(kit: Kit) -> None:
+    looking = await ann(kit, scopes=["patgate.tokens:read", "things:read"])
+    other = (await kit.mint(ANN, "another")).view.id
+    assert (await kit.tokens.show(looking, other)).id == other
+    for work in (kit.tokens.revoke(looking, other), kit.tokens.rotate(looking, other)):
+        with pytest.raises(Forbidden, match="the scopes of the token presented"):
+            await work
+    ending = await ann(kit, scopes=["patgate.tokens:update", "things:read"])
+    await kit.tokens.revoke(ending, other)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from proxy.settings.addresses import Bind, BindAddress, ServerAddress, collides
+from proxy.settings.addresses import Bind, BindAddress, ServerAddress, collides, parse_network
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,8 @@ def test_listeners_fight_for_one_port_of_one_address_or_of_every_address_of_its_
 def test_what_is_no_text_is_no_address_and_is_told_how_to_write_one(kind: Any, value: object) -> None:
     with pytest.raises(ValidationError, match="must be an address such as"):
         TypeAdapter(kind).validate_python(value)
+
+
+def test_a_network_that_was_read_already_is_the_same_network() -> None:
+    network = parse_network("192.0.2.0/24")
+    assert parse_network(network) == network
