@@ -60,7 +60,17 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
 }
 
 #: Mutants that change nothing that anybody could see: by module, the line as it is and as it becomes, and why.
-EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {}
+EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
+    "proxy/core/permissions.py": {
+        ("if entity_id is None or self._by_id is None:", "if (self._by_id is None):"): "None is the id of no table",
+    },
+    "proxy/core/routes.py": {
+        ("self._by_host[host] = roots", "pass"): "what is kept is only not made again",
+    },
+    "proxy/settings/secret.py": {
+        ("file.write(key)", "file.flush()"): "closing the file flushes it; only a loss of power tells them apart",
+    },
+}
 
 
 def paths(packages: Sequence[str] = ()) -> list[str]:
