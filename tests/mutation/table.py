@@ -43,6 +43,10 @@ FAR: Final[Mapping[str, Sequence[str]]] = {
 #: Tests of a module whose names do not show it.
 NEAR: Final[Mapping[str, Sequence[str]]] = {
     "proxy/core/asked.py": ("tests/unit/gateway/test_forward_auth.py",),
+    "proxy/core/identity.py": ("tests/unit/core/test_identity_reserved.py",),
+    "proxy/authority/lease.py": ("tests/unit/authority/test_page.py",),
+    "proxy/gateway/live.py": ("tests/unit/gateway/test_live_exchanges.py",),
+    "proxy/gateway/mutate.py": ("tests/unit/gateway/test_forwarded.py",),
     "proxy/core/reasons.py": ("tests/unit/gateway/test_refusals.py",),
     "proxy/gateway/authorise.py": ("tests/unit/gateway/test_orgs.py",),
     "proxy/gateway/body.py": ("tests/property/test_gateway_bodies.py", "tests/unit/gateway/test_messages.py"),
@@ -54,7 +58,7 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
     "proxy/services/names.py": ("tests/unit/services/test_people.py",),
     "proxy/services/owning.py": ("tests/unit/services/test_containment.py", "tests/unit/services/test_tokens.py"),
     "proxy/services/regeneration.py": ("tests/unit/services/test_tokens_life.py",),
-    "proxy/control/exchange.py": ("tests/unit/control/test_api.py",),
+    "proxy/control/exchange.py": ("tests/unit/control/test_refusal_log.py", "tests/unit/control/test_api.py"),
     "proxy/control/hosts.py": ("tests/unit/control/test_api.py",),
     "proxy/control/requests.py": ("tests/unit/control/test_api.py",),
 }
