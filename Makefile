@@ -6,9 +6,14 @@ PYTEST_ARGS ?=
 # So many tests at a time: one more than cores, because most of them wait for something; few, where cores are shared out.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
 SOAK_ARGS ?=
+MUTATE_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 BENCH_ARGS ?=
+# What `make bench` measures with: the distribution's own, because it is built with profile-guided optimisation.
+SPEED_PYTHON ?= /usr/bin/python3
+# A commit whose cost per request is measured beside ours: printed, not written.
+AGAINST ?=
 # Where it is set (images do), a suite that starts a thousand processes compiles every module in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -17,10 +22,12 @@ BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
 FUZZ     := .venv-fuzz
 PEERS    := .venv-bench
+SPEED    := .venv-speed
 # A command, or a command and the package that has it.
 TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
 CHECKED  := proxy tests $(wildcard bench)
 COMPILED := build/compiled
+OTHER     = build/against/$(AGAINST)
 SOURCES   = $(shell find proxy -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
 PIP_LOCK := -m pip --disable-pip-version-check install -qq --require-hashes
 COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --quiet --no-header --generate-hashes \
@@ -37,7 +44,7 @@ COMPILED_TESTS ?= tests/unit/gateway tests/fuzz tests/e2e/test_build.py tests/e2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test soak fuzz check format compiled bench lock clean tools compiler
+.PHONY: help venv install demo test soak fuzz mutate check format compiled bench lock clean tools compiler compiler-speed interpreter
 
 help:  ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +76,11 @@ fuzz: $(FUZZ)/.ready compiled  ## Fuzz both builds of the parsers, FUZZ_SECONDS 
 	echo "the compiled package:"; PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)):$(CURDIR) \
 		$(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) || status=1; exit $$status
 
+# Not in CI: a sample of a hundred takes about an hour. A survivor is a rule without a test, or changes nothing; the first
+# gets a test, the second a line in tests/mutation/table.py.
+mutate: install tools  ## Put faults into the rules and see that tests fail; MUTATE_ARGS="--seed N --sample 100 proxy/core"
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.mutation $(MUTATE_ARGS)
+
 check: install  ## Lint, format, types and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,8 +94,8 @@ format: install  ## Apply the formatter and the safe fixes of the linter
 compiled: install $(COMPILED)/.ready  ## The package with its hot modules compiled, in build/compiled
 
 bench: TOOLS += haproxy wrk
-bench: install $(PEERS)/.ready tools compiled  ## Measure all that is promised into docs/benchmarks.md; BENCH_ARGS="cpu" one part
-	@$(BIN)/python -m bench --write $(BENCH_ARGS)
+bench: $(SPEED)/.ready-dev $(PEERS)/.ready tools $(COMPILED)-speed/.ready $(if $(AGAINST),$(OTHER)/.ready)  ## Measure all that is promised into docs/benchmarks.md; BENCH_ARGS="cpu" one part
+	@$(SPEED)/bin/python -m bench $(if $(AGAINST),--against $(OTHER),--write) $(BENCH_ARGS)
 
 venv: $(VENV)/.ready  ## The environment that patgate runs in
 
@@ -100,7 +112,7 @@ lock: install  ## Raise every pinned version to the newest that pyproject.toml a
 	cd bench && $(COMPILE) --upgrade -o requirements.lock requirements.in
 
 clean:  ## Remove the environments and every cache
-	rm -rf $(VENV) $(BACKENDS) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BACKENDS) $(PEERS) $(SPEED) $(FUZZ) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find proxy tests $(wildcard bench) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp of the larger environment serves for the smaller: its lock is compiled under the other's constraints.
@@ -111,19 +123,36 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(BIN)/python
 		$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation -e . ; fi
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.lock pyproject.toml | $(BIN)/python
-	@echo "installing patgate and its development tools into $(VENV)"
-	@$(BIN)/python $(PIP_LOCK) -r requirements-dev.lock
-	@$(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation -e .
+$(VENV)/.ready-dev $(SPEED)/.ready-dev: %/.ready-dev: requirements-dev.lock pyproject.toml | %/bin/python
+	@echo "installing patgate and its development tools into $*"
+	@$*/bin/python $(PIP_LOCK) -r requirements-dev.lock
+	@$*/bin/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 # Beside the sources and never among them, so that nobody runs a binary older than its source without asking for it.
-# The stamp is made before the build begins: what is edited meanwhile is newer.
+# The stamp is made before the build begins: what is edited meanwhile is newer. `compile` is given the environment, the
+# checkout and the place below it.
+define compile
+	@echo "compiling the gateway's hot modules into $(2)$(3)"
+	@rm -rf $(2)$(3).new && mkdir -p $(2)$(3).new && touch $(2)$(3).new/.ready
+	@cd ./$(2) && CC="$${CC:-gcc}" PATGATE_COMPILE=1 $(abspath $(1))/bin/python setup.py -q build \
+		--build-base $(subst compiled,objects,$(3)) --build-lib $(3).new
+	@rm -rf $(2)$(3) && mv $(2)$(3).new $(2)$(3)
+endef
+
 $(COMPILED)/.ready: setup.py pyproject.toml $(VENV)/.ready-dev $(SOURCES) | compiler
-	@echo "compiling the gateway's hot modules into $(COMPILED)"
-	@rm -rf $(COMPILED).new && mkdir -p $(COMPILED).new && touch $(COMPILED).new/.ready
-	@CC="$${CC:-gcc}" PATGATE_COMPILE=1 $(BIN)/python setup.py -q build --build-base build/objects --build-lib $(COMPILED).new
-	@rm -rf $(COMPILED) && mv $(COMPILED).new $(COMPILED)
+	$(call compile,$(VENV),,$(COMPILED))
+
+$(COMPILED)-speed/.ready: setup.py pyproject.toml $(SPEED)/.ready-dev $(SOURCES) | compiler-speed
+	$(call compile,$(SPEED),,$(COMPILED)-speed)
+
+# Another commit's whole tree, which installs itself (bench/peers/patgate.py), with the package compiled for the same
+# interpreter. A branch moves: name a commit.
+$(OTHER)/.ready: $(SPEED)/.ready-dev | compiler-speed
+	@rm -rf $(OTHER) && mkdir -p $(OTHER)
+	@git archive $(AGAINST) | tar -x -C $(OTHER)
+	$(call compile,$(SPEED),$(OTHER)/,$(COMPILED)-speed)
+	@touch $@
 
 $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
 	@echo "installing the third-party backends of the tests into $(BACKENDS)"
@@ -140,6 +169,9 @@ $(FUZZ)/.ready: requirements.lock tests/fuzz/requirements.lock | $(FUZZ)/bin/pyt
 	@$(FUZZ)/bin/python $(PIP_LOCK) -r requirements.lock
 	@$(FUZZ)/bin/python $(PIP_LOCK) -r tests/fuzz/requirements.lock
 	@touch $@
+
+$(SPEED)/bin/python: PYTHON = $(SPEED_PYTHON)
+$(SPEED)/bin/python: | interpreter
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -159,13 +191,24 @@ tools:
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
 	else echo "tests and benchmark need$$missing: install with the system's package manager" >&2; exit 1; fi
 
-# A C compiler and the headers of the C library and of the environment's Python: installed where we may.
+# A C compiler and the headers of the C library and of an environment's Python: installed where we may.
 compiler: | $(BIN)/python
-	@include="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
+compiler-speed: | $(SPEED)/bin/python
+compiler compiler-speed:
+	@python=$(firstword $|); include="$$($$python -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
 	works() { echo '#include <Python.h>' | $${CC:-gcc} -E -I"$$include" - >/dev/null 2>&1; }; \
 	if works; then exit 0; fi; \
 	headers=""; [ -e "$$include/Python.h" ] || headers="$$(basename "$$include")-dev"; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing gcc libc6-dev $$headers" && apt-get -qq update && \
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev $$headers >/dev/null; fi; \
-	works || { echo "compiling needs gcc and the C headers of $$($(BIN)/python -V): install with the system's package manager" >&2; exit 1; }
+	works || { echo "compiling needs gcc and the C headers of $$($$python -V): install with the system's package manager" >&2; exit 1; }
+
+# The interpreter that is measured with, and its means to make environments: installed where we may.
+interpreter:
+	@works() { $(SPEED_PYTHON) -c 'import ensurepip, venv' 2>/dev/null; }; \
+	if works; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing python3 python3-venv" && apt-get -qq update && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3 python3-venv >/dev/null; fi; \
+	works || { echo "measuring needs $(SPEED_PYTHON) and its venv package, or another: make bench SPEED_PYTHON=python3.13" >&2; exit 1; }

@@ -20,6 +20,7 @@ from bench import (
     compare,
     flood,
     idle,
+    interpreter,
     latency,
     memory,
     report,
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--events", type=int, help="store: events in the audit log")
     parser.add_argument("--peers", help="cpu, latency: which ones, separated by commas; nginx is always among them")
     parser.add_argument("--pure", action="store_true", help="measure the sources and not the compiled package")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="cpu: also the patgate of another checkout, built")
     parser.add_argument("--together", action="store_true", help="load generator and backend on the measured core too")
     return parser
 
@@ -98,6 +100,7 @@ def _measure(name: str, options: argparse.Namespace) -> Part:
                 entries=options.entries,
                 events=options.events,
                 peers=tuple(options.peers.split(",")) if options.peers else None,
+                against=options.against,
             )
         )
 
@@ -118,13 +121,17 @@ def main(arguments: Sequence[str]) -> int:
         began = time.monotonic()
         try:
             require_linux()
-            machine = facts(build.choose(pure=options.pure))
+            if options.write:
+                interpreter.require_optimised(interpreter.running())
+            machine = facts(build.choose(pure=options.pure).name)
             part = _measure(name, options)
         except (BenchError, OSError) as error:
             print(f"bench {name}: {error}", file=sys.stderr)
             status = 1
             continue
         print(f"bench {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        if warning := report.warning([name], machine):
+            print(f"bench {name}: {warning}", file=sys.stderr, flush=True)
         if options.json:
             print(json.dumps({"name": name, "machine": machine, "part": dataclasses.asdict(part)}), flush=True)
         else:

@@ -113,3 +113,5 @@ class Run:
     events: int | None = None
     """Events in the audit log."""
     peers: tuple[str, ...] | None = None
+    against: Path | None = None
+    """Another checkout of patgate, built, whose cost is set beside ours."""

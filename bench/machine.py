@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from bench import interpreter
 from bench.errors import BenchError
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -103,12 +103,6 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _optimised() -> str:
-    """How the interpreter was configured: one built without profile and link-time optimisation is markedly slower."""
-    options = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
-    return f"configured {'with' if '--enable-optimizations' in options else 'without'} --enable-optimizations"
-
-
 def _version(program: str, argument: str, pattern: str) -> str:
     path = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_PLACES]))
     if path is None:
@@ -133,7 +127,7 @@ def facts(build: str) -> dict[str, str]:
     return {
         "processor": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
-        "Python": f"{platform.python_implementation()} {platform.python_version()}, {_optimised()}",
+        **interpreter.running().facts(),
         "patgate": f"{_packages(['patgate'])} ({build}), {_packages(['uvloop', 'httptools'])}",
         "peers": ", ".join(f"{name} {version}" for name, version in _peers()),
         "wrk": _version("wrk", "-v", r"wrk (\S+)"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.figures import Better, Figure, Part
+from bench.interpreter import YES
 from bench.results import Result
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -16,7 +17,11 @@ This document is written by the commands that measure (`bench/report.py`, from `
 edited by hand. What is measured, and how, stands in the docstrings of `bench/`.
 
     make bench                            # every part but those that take many minutes, about ten minutes
-    .venv/bin/python -m bench cpu         # one part; --write puts it into this document, --help shows the rest
+    .venv-speed/bin/python -m bench cpu   # one part; --write puts it into this document, --help shows the rest
+    make bench AGAINST=<commit> BENCH_ARGS="cpu --peers patgate --rounds 20"  # beside another commit, only printed
+
+It measures with the system's interpreter, which is built with profile-guided optimisation, in an environment of its own
+(`.venv-speed`; `SPEED_PYTHON` names another). Figures of an interpreter without it are not written here.
 
 A figure is the median of its rounds, with the smallest and the largest in parentheses.
 """
@@ -63,10 +68,26 @@ def machine_text(facts: Mapping[str, str]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
+def warning(parts: Sequence[str], facts: Mapping[str, str]) -> str:
+    """What a reader of these parts' figures has to know before any of them; empty where there is nothing."""
+    if facts.get("Python optimised") == YES:
+        return ""
+    names = ", ".join(f"`{name}`" for name in parts)
+    return (
+        f"**Not what an operator sees: {names} ran on an interpreter built without optimisation "
+        f"({facts.get('Python', 'unknown')}), which runs our code up to one and a half times as long.**"
+    )
+
+
 def document_text(every: Mapping[str, Result], titles: Mapping[str, str]) -> str:
     """The whole document: all figures, then each part, then the machines they were taken on."""
     held = {name: every[name] for name in titles if name in every}
     blocks = [_PREFACE.rstrip()]
+    slow: dict[str, list[str]] = {}
+    for name, result in held.items():
+        if result.machine.get("Python optimised") != YES:
+            slow.setdefault(result.machine.get("Python", ""), []).append(name)
+    blocks += [warning(names, held[names[0]].machine) for names in slow.values()]
     blocks.append(figures_text([figure for result in held.values() for figure in result.part.figures]))
     machines: dict[str, list[str]] = {}
     for name, result in held.items():

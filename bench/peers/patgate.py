@@ -1,6 +1,6 @@
 """patgate itself: one worker, the embedded store, everything on except the access log, as `patgate serve` runs it."""
 
-import os
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.build import compiled_was_chosen
+from bench.build import Build, chosen
 from bench.errors import BenchError
 from bench.load import ask
 from bench.machine import command_line, descendants, pin, until
@@ -43,6 +43,18 @@ routes:
   - {{ path: "/v1/{{entity}}/{{id}}", upstream: origin }}
   - {{ path: "/orgs/{{org}}/things/{{id}}", upstream: origin, entity: things }}
 log: {{ access: "{access}" }}
+"""
+#: Run by another checkout's own modules.
+_INSTALL = """
+import json, sys
+from pathlib import Path
+from bench.peers.patgate import install
+from bench.seed import fill
+told = json.loads(sys.argv[1])
+made = install(Path(told["directory"]), told["origin"])
+fill(made.data_dir, Path(told["tokens"]).read_text().split())
+ports = {"port": made.port, "control": made.control}
+print(json.dumps({"config": str(made.config), "data_dir": str(made.data_dir), **ports}))
 """
 
 
@@ -86,12 +98,14 @@ def install(directory: Path, origin_port: int, *, access: str = "off") -> Instal
     return Installation(config=config, data_dir=data_dir, port=port, control=control)
 
 
-def start(installation: Installation) -> subprocess.Popen[bytes]:
-    """Execute `patgate serve`; its log goes beside its configuration."""
+def start(installation: Installation, build: Build | None = None) -> subprocess.Popen[bytes]:
+    """Execute `patgate serve` of ``build``, or of the chosen one; its log goes beside its configuration."""
     command = [sys.executable, "-m", "proxy", "serve", "--config", str(installation.config)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
     with installation.config.with_name("serve.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment)
+        return subprocess.Popen(
+            command, cwd=installation.config.parent, stdout=subprocess.DEVNULL, stderr=log,
+            env=(build or chosen()).environ(),
+        )  # fmt: skip
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -119,9 +133,9 @@ def processes(supervisor: int) -> Mapping[str, int]:
 
 
 @contextmanager
-def running(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
+def running(installation: Installation, build: Build | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """`patgate serve` from ready until the context ends. Raises BenchError with the end of its log when it fails."""
-    process = start(installation)
+    process = start(installation, build)
     try:
         try:
             until(lambda: process.poll() is not None or installation.ready(), "patgate answers 200 on /readyz", 60)
@@ -130,19 +144,14 @@ def running(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
         if process.poll() is not None:
             raise BenchError(f"patgate ended with status {process.returncode}. Its log ends: {installation.log_end()}")
         until(lambda: installation.compiled() is not None, "patgate says which build it is")
-        if installation.compiled() != compiled_was_chosen():
-            raise BenchError("patgate runs another build than the one that is to be measured.")
+        (build or chosen()).check(processes(process.pid)["gateway"])
         yield process
     finally:
         stop(process)
 
 
 class Patgate:
-    """This checkout's patgate."""
-
-    def __init__(self, name: str = "patgate", *, access: str = "off") -> None:
-        self.name = name
-        self._access = access
+    """A patgate: this checkout's, or that of another's ``build``."""
 
     does = (
         "patgate refuses non-canonical targets, strips every alias of the identity headers, verifies the token by its "
@@ -150,14 +159,37 @@ class Patgate:
         "identity and forwarding headers, and counts."
     )
 
+    def __init__(self, name: str = "patgate", *, access: str = "off", build: Build | None = None) -> None:
+        self.name = name
+        self._access = access
+        self._build = build
+
     @contextmanager
     def serve(self, site: Site) -> Iterator[Serving]:
-        installation = install(site.directory / self.name, site.origin_port, access=self._access)
-        fill(installation.data_dir, site.workload.tokens)
-        with running(installation) as process:
+        installation = self._installed(site)
+        with running(installation, self._build) as process:
             found = processes(process.pid)
             pin(found["gateway"], site.cores.subject)
             for pid in (found["authority"], process.pid):
                 pin(pid, site.cores.rest)
             yield Serving(port=installation.port, workers=(found["gateway"],),
                           beside={"authority": found["authority"], "supervisor": process.pid})  # fmt: skip
+
+    def _installed(self, site: Site) -> Installation:
+        directory = site.directory / self.name
+        if self._build is None:
+            installation = install(directory, site.origin_port, access=self._access)
+            fill(installation.data_dir, site.workload.tokens)
+            return installation
+        # Its settings and its store's schema may be others than ours, so it is installed by its own checkout.
+        told = {"directory": str(directory), "origin": site.origin_port, "tokens": str(site.workload.tokens_file)}
+        done = subprocess.run(
+            [sys.executable, "-c", _INSTALL, json.dumps(told)],
+            env={**self._build.environ(), "PYTHONPATH": str(self._build.root)},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise BenchError(f"{self.name} could not be installed: {done.stderr.strip()[-1500:]}")
+        made = json.loads(done.stdout)
+        return Installation(config=Path(made["config"]), data_dir=Path(made["data_dir"]), port=made["port"],
+                            control=made["control"])  # fmt: skip

@@ -30,6 +30,7 @@ from proxy.core.reasons import Reason
 from proxy.core.wire import MAX_MESSAGE, PREFIXES_AT_ONCE, Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot
+from tests.support.users import as_another
 from tests.unit.authority.memory import CACHE_KEY, TOKENS, MemoryGrants, MemoryRequests
 from tests.unit.authority.waiting import until
 
@@ -335,3 +336,24 @@ async def test_what_a_worker_told_last_is_taken_when_the_authority_ends(world: W
     await worker.writer.drain()
     await world.server.close()
     assert world.recorder.waiting == 200
+
+
+async def test_a_process_of_another_user_is_told_nothing_and_closes_no_other_link(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the socket's mode: it would be given the key of the cache and every grant."""
+    ours = await world.link()
+    await ours.hello()
+    world.path.chmod(0o666)
+    world.path.parent.chmod(0o711)
+    stranger = socket.socket(socket.AF_UNIX)
+    with as_another(monkeypatch):
+        stranger.connect(str(world.path))
+    worker = Worker(*await asyncio.open_unix_connection(sock=stranger))
+    try:
+        with pytest.raises((EOFError, ConnectionError)):
+            await worker.hello(worker=1)
+        assert [one.key.worker for one in world.server.workers()] == [0]
+        assert "cache_key" in await ours.hello()
+    finally:
+        worker.writer.close()

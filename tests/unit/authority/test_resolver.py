@@ -15,6 +15,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import digest
 from proxy.observe.metrics import HashOutcome
 from tests.unit.authority.memory import CACHE_KEY, TOKENS, MemoryGrants
+from tests.unit.authority.waiting import until
 
 
 class World:
@@ -141,3 +142,34 @@ async def test_a_broken_store_is_an_error_not_a_refusal(world: World) -> None:
         await world.resolver.resolve([prefix])
     with pytest.raises(StoreUnavailable):
         await world.resolver.verify(prefix, token)
+
+
+async def test_one_that_goes_away_while_a_token_is_proved_fails_nobody_else(world: World) -> None:
+    prefix, token = await world.mint()
+    gate = Gate(world.hasher)
+    world.resolver.verifier = gate
+    first, second = (asyncio.create_task(world.resolver.verify(prefix, token), name=f"waiter {n}") for n in range(2))
+    await gate.entered.wait()
+    await until(lambda: world.resolver._proofs and second.get_coro() is not None)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert first.cancelled()
+    gate.open.set()
+    assert reason(await second) is Reason.ALLOWED
+    assert len(world.computations) == 1
+
+
+async def test_a_proof_goes_on_when_all_who_waited_for_it_have_gone(world: World) -> None:
+    """Its place in the queue is given back when it ends, and not before."""
+    prefix, token = await world.mint()
+    gate = Gate(world.hasher)
+    world.resolver.verifier = gate
+    waiter = asyncio.create_task(world.resolver.verify(prefix, token), name="waiter")
+    await gate.entered.wait()
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    assert world.resolver._by_prefix == {prefix: 1}
+    gate.open.set()
+    await until(lambda: not world.resolver._proofs)
+    assert world.resolver._by_prefix == {}
+    assert len(world.computations) == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from proxy.authority.authority import CONFIGURATION
-from proxy.control.throttle import AT_ONCE
+from proxy.control.authenticate import Authenticator
+from proxy.control.throttle import AT_ONCE, Throttle
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.token import checksum
 from proxy.observe import metrics
@@ -225,3 +227,30 @@ async def _forget_digest(world: World, token: str) -> None:
 def _hashes(world: World) -> float:
     counted = world.authority.metrics().counters.get(metrics.ARGON2.name, {})
     return sum(value for (outcome,), value in counted.items() if outcome in ("matched", "mismatched"))
+
+
+async def test_a_request_that_breaks_off_while_its_token_is_proved_costs_its_address_nothing(world: World) -> None:
+    """Whatever ends the proof, a cancellation too: nothing was found wrong with the token."""
+    token = await admin(world)
+    await _forget_digest(world, token)
+    throttle = Throttle(time.monotonic, per_second=0.0)
+    authenticator = Authenticator(world.authority, throttle)
+    verify, entered = world.authority.verify, asyncio.Event()
+
+    async def never(token: str, *, prove: bool) -> Grant | RefusedGrant | None:
+        if not prove:
+            return await verify(token, prove=False)
+        entered.set()
+        await asyncio.Event().wait()
+        return None
+
+    world.authority.verify = never  # type: ignore[method-assign]  # to break a request off in the middle
+    for _ in range(AT_ONCE + 1):
+        entered.clear()
+        task = asyncio.create_task(authenticator._verdict(token, "192.0.2.1"), name="breaks off")
+        await entered.wait()
+        assert len(throttle) == 1, "it is counted while it is proved"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+        assert len(throttle) == 0

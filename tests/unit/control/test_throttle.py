@@ -79,3 +79,16 @@ def test_a_clock_that_stands_still_or_goes_back_gives_nothing(clock: Clock) -> N
     assert throttle.take("192.0.2.1")
     clock.now -= 100
     assert not throttle.take("192.0.2.1")
+
+
+def test_the_address_that_was_touched_longest_ago_makes_room_and_not_the_one_that_came_first(clock: Clock) -> None:
+    throttle = Throttle(clock, at_once=1)
+    addresses = [f"10.0.{number >> 8}.{number & 255}" for number in range(ADDRESSES)]
+    assert all([throttle.take(address) for address in addresses])
+    assert not throttle.take(addresses[0]), "its one failure is taken, and it was touched again"
+    assert throttle.take("192.0.2.1")
+    assert not throttle.take(addresses[0]), "whoever goes on failing is not forgotten"
+    assert not throttle.take(addresses[2])
+    assert not throttle.take("192.0.2.1")
+    assert throttle.take(addresses[1]), "of this one nothing was heard for longest"
+    assert len(throttle) == ADDRESSES

@@ -161,3 +161,10 @@ def test_entries_for_every_entity_are_not_copied_into_each_that_is_named() -> No
 @pytest.mark.parametrize("text", ["things:read", "things/%2A:read", "a%62c:read", "things/*:read", "*/x:read", "*/*:*"])
 def test_the_canonical_text_is_that_of_the_permission_read(text: str) -> None:
     assert Permission.canonical(text) == str(Permission.parse(text))
+
+
+def test_sets_of_other_permissions_are_not_equal() -> None:
+    one, same, other = (PermissionSet.of(texts) for texts in (["things:read"], ["things:read"], ["things:list"]))
+    assert one == one == same
+    assert one != other
+    assert one != "things:read"

@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -225,6 +225,16 @@ async def test_a_drain_waits_for_those_that_are_arriving() -> None:
         await until(gateway.listener.empty.is_set)
 
 
+async def test_a_drain_is_over_when_the_last_that_was_arriving_never_comes() -> None:
+    async with serving(answering(response()), entrance=Entrance(introduced_by=(BALANCER,))) as (gateway, _):
+        client = await connected(gateway, BALANCER)
+        await until(lambda: gateway.listener.open)
+        gateway.listener.drain()
+        gateway.acceptor.close()
+        client.send(b"nonsense\r\n\r\n")
+        await until(gateway.listener.empty.is_set)
+
+
 # --- introductions ---
 
 
@@ -343,6 +353,47 @@ async def test_a_balancer_may_try_the_port_and_go(beginning: bytes, count: int) 
         client.writer.close()
         await until(lambda: not gateway.listener.open and not gateway.acceptor._introductions)
         assert dropped(gateway, Drop.PROXY_HEADER) == count
+
+
+async def _nonsense(client: Client) -> None:
+    client.send(b"nonsense\r\n\r\n")
+
+
+async def _goes(client: Client) -> None:
+    client.writer.close()
+
+
+async def _breaks_off(client: Client) -> None:
+    client.send(b"PROXY TCP4 192")
+    client.writer.write_eof()
+
+
+async def _resets(client: Client) -> None:
+    client.writer.transport.abort()
+
+
+@pytest.mark.parametrize("fail", [_nonsense, _goes, _breaks_off, _resets], ids=lambda fail: fail.__name__.strip("_"))
+async def test_at_the_limit_an_introduction_that_fails_makes_room_for_the_next(
+    fail: Callable[[Client], Awaitable[None]],
+) -> None:
+    entrance = Entrance(introduced_by=(f"{BALANCER}/32",), connections=1)
+    async with serving(answering(echo_source), entrance=entrance) as (gateway, _):
+        silent = await connected(gateway, BALANCER)
+        waiting = await connected(gateway, BALANCER)
+        await until(lambda: gateway.acceptor._introductions and paused(gateway, Pause.LIMIT))
+        # At once, and not when the next look at deadlines comes.
+        gateway._sweeper.cancel()
+        await fail(silent)
+        assert (await asked(waiting, V1 + get("/open/a"))).body == b"192.0.2.7"
+
+
+async def test_at_the_limit_an_introduction_that_is_late_makes_room_for_the_next() -> None:
+    entrance = Entrance(introduced_by=(f"{BALANCER}/32",), connections=1, handshake_seconds=0.5)
+    async with serving(answering(echo_source), entrance=entrance) as (gateway, _):
+        await connected(gateway, BALANCER)
+        waiting = await connected(gateway, BALANCER)
+        await until(lambda: gateway.acceptor._introductions and paused(gateway, Pause.LIMIT))
+        assert (await asked(waiting, V1 + get("/open/a"))).body == b"192.0.2.7"
 
 
 # --- TLS ---

@@ -395,3 +395,28 @@ async def _asking_while_it_dies() -> int:
             assert (await link.lookup("acme_pat_000000000000")).found.prefix == "acme_pat_000000000000"
             await link.close()
     return answered
+
+
+async def test_a_push_before_the_greeting_is_of_no_use_and_starts_nothing() -> None:
+    """Until it is greeted a worker has no key and no place to begin at: what it knows comes with the answer."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        async with authority_at(path) as authority:
+            authority.change("user:usr1")
+
+            def early(message: Message) -> Message | None:
+                for since in (0, 5):
+                    authority.push({"push": "changes", "since": since, "epoch": 7, "keys": ["user:usr1"]})
+                return authority.usual(message)
+
+            authority.answers["hello"] = early
+            cache = make_cache()
+            link = AuthorityLink(path, slot=0, cache=cache)
+            link.start()
+            try:
+                await until(lambda: link.up)
+                await link.lookup("acme_pat_000000000000")
+                assert cache.applied == 1
+                assert authority.asked["changes"] == 0
+            finally:
+                await link.close()

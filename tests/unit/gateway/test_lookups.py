@@ -78,3 +78,47 @@ async def test_who_gives_up_leaves_nothing_behind() -> None:
     assert (len(queue), sum(map(len, queue._waiting.values()))) == (1, 1)
     never.set()
     assert (await staying).found.prefix == "one"
+
+
+async def test_one_that_goes_away_disturbs_nobody_who_waits_for_the_same_answer() -> None:
+    release = asyncio.Event()
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        await release.wait()
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    first, second = (asyncio.create_task(queue.answer("one"), name=f"waiter {number}") for number in range(2))
+    third = asyncio.create_task(queue.answer("two"), name="behind")
+    await until(lambda: len(queue) == 2)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    release.set()
+    answers = await asyncio.wait_for(asyncio.gather(second, third), 20)
+    assert [answer.found.prefix for answer in answers] == ["one", "two"]
+    assert len(queue) == 0
+
+
+async def test_what_an_answer_leaves_out_is_asked_about_again_in_its_place() -> None:
+    asked: list[list[str]] = []
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asked.append(prefixes)
+        return [unknown(prefixes[0])]
+
+    queue = LookupQueue(ask)
+    answers = await asyncio.wait_for(asyncio.gather(*(queue.answer(prefix) for prefix in ("a", "b", "c", "a"))), 20)
+    assert [answer.found.prefix for answer in answers] == ["a", "b", "c", "a"]
+    assert asked == [["a", "b", "c"], ["b", "c"], ["c"]]
+
+
+async def test_whatever_ends_the_asking_nobody_waits_for_ever() -> None:
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]  # as when the worker ends
+        await asyncio.sleep(0)
+        return []
+
+    queue = LookupQueue(ask)
+    with pytest.raises(AuthorityUnavailable):
+        await asyncio.wait_for(queue.answer("one"), 20)
+    assert len(queue) == 0

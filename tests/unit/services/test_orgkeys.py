@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services.minting import NewKey
+from proxy.services.minting import NewKey, NewToken
 from proxy.services.policy import Policy
 from tests.contract.kit import ADMIN, START, Kit, opened
 
@@ -185,3 +185,34 @@ async def test_the_verbs_of_tokens_are_those_of_keys(kit: Kit) -> None:
     async with kit.store.read() as rows:
         verbs = [event.action.rpartition(".")[2] for event in await rows.log.newest(limit=6)]
     assert verbs == ["delete", "scopes", "regenerate", "revoke", "rotate", "mint"]
+
+
+async def test_a_token_attaches_no_key_that_lives_longer_than_itself(kit: Kit) -> None:
+    short = await ann(kit, expires=100.0)
+    long = (await kit.keys.create(ADMIN, NewKey(name="long", grants={"team": READ}))).view.id
+    with pytest.raises(Forbidden) as raised:
+        await kit.keys.attach(short, long, "other", READ)
+    assert [field for field, _ in raised.value.errors] == ["expires"]
+    assert [org.org_name for org in (await kit.tokens.show(ADMIN, long)).orgs or ()] == ["team"]
+    brief = (await kit.keys.create(ADMIN, NewKey(name="brief", grants={"team": READ}, expires=100.0))).view.id
+    await kit.keys.attach(short, brief, "other", READ)
+
+
+async def test_a_token_with_scopes_lists_the_tokens_that_it_made_and_not_the_keys(kit: Kit) -> None:
+    """Its own and those that it made are its owner's tokens; a key that it made is the organisation's."""
+    maker = await ann(kit, scopes=["patgate.keys:create", "things:read"])
+    await kit.keys.create(maker, NewKey(name="k", grants={"team": READ}))
+    own = (await kit.tokens.create(maker, NewToken(name="t", scopes=READ))).view.id
+    await kit.mint(ANN, "another")
+    assert {view.id for view in (await kit.tokens.list(maker)).items} == {maker.id, own}
+
+
+async def test_a_token_whose_scopes_only_look_ends_none_of_its_owners_tokens_that_it_did_not_make(kit: Kit) -> None:
+    looking = await ann(kit, scopes=["patgate.tokens:read", "things:read"])
+    other = (await kit.mint(ANN, "another")).view.id
+    assert (await kit.tokens.show(looking, other)).id == other
+    for work in (kit.tokens.revoke(looking, other), kit.tokens.rotate(looking, other)):
+        with pytest.raises(Forbidden, match="the scopes of the token presented"):
+            await work
+    ending = await ann(kit, scopes=["patgate.tokens:update", "things:read"])
+    await kit.tokens.revoke(ending, other)

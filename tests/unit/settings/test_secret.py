@@ -9,6 +9,7 @@ import pytest
 
 from proxy.core.errors import ConfigurationError
 from proxy.settings.secret import KEY_FILE, decode_key, load_or_create
+from tests.support.users import give_away
 
 RAW = bytes(range(32))
 
@@ -89,3 +90,12 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"^The secret key .* cannot be used: Not a directory\.$"):
         load_or_create(tmp_path / "file" / "data")
+
+
+def test_a_key_of_another_user_is_refused_though_nobody_else_may_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_or_create(tmp_path)
+    give_away(tmp_path / KEY_FILE, monkeypatch)
+    with pytest.raises(ConfigurationError, match=r"belongs to another user\.$"):
+        load_or_create(tmp_path)

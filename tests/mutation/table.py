@@ -1,0 +1,133 @@
+"""Which modules are mutated, which tests are nearest to each, and which mutants are known to change nothing."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+#: By package: where security rests, and where what is true is decided.
+MODULES: Final[Mapping[str, Sequence[str]]] = {
+    "core": ("asked", "identity", "permissions", "policy", "reasons", "routes", "target", "token"),
+    "gateway": (
+        "accept", "authenticate", "authorise", "body", "cache", "forward_auth", "link", "live", "lookups", "mutate",
+        "parse", "proxy_protocol",
+    ),
+    "services": (
+        "access", "custody", "ending", "fields", "members", "minting", "names", "owning", "policies", "policy",
+        "regeneration", "scoping",
+    ),
+    "store": ("audit", "change", "engine", "feed", "living", "tokens"),
+    "authority": ("hashing", "lease", "link", "orders", "page", "resolver", "told", "webhook"),
+    "control": ("authenticate", "exchange", "hosts", "requests", "throttle"),
+    "settings": ("addresses", "environment", "rules", "secret"),
+    "supervisor": ("datadir",),
+}  # fmt: skip
+
+#: What is asked last, by package: contracts and threats that go through it.
+FAR: Final[Mapping[str, Sequence[str]]] = {
+    "core": ("tests/property/test_containment.py", "tests/unit/services/test_containment.py"),
+    "gateway": ("tests/threats/test_s2_identity.py", "tests/threats/test_s3_framing.py"),
+    "services": ("tests/contract/test_reach.py", "tests/threats/test_s7_escalation.py"),
+    "store": ("tests/contract",),
+    "authority": ("tests/contract/test_grants.py", "tests/threats/test_s6_stale.py"),
+    "control": ("tests/threats/test_s7_api.py",),
+    "settings": (),
+    "supervisor": (),
+}
+
+#: Tests of a module whose names do not show it.
+NEAR: Final[Mapping[str, Sequence[str]]] = {
+    "proxy/core/asked.py": ("tests/unit/gateway/test_forward_auth.py",),
+    "proxy/core/identity.py": ("tests/unit/core/test_identity_reserved.py",),
+    "proxy/authority/lease.py": ("tests/unit/authority/test_page.py",),
+    "proxy/gateway/live.py": ("tests/unit/gateway/test_live_exchanges.py",),
+    "proxy/gateway/mutate.py": ("tests/unit/gateway/test_forwarded.py",),
+    "proxy/core/reasons.py": ("tests/unit/gateway/test_refusals.py",),
+    "proxy/gateway/authorise.py": ("tests/unit/gateway/test_orgs.py",),
+    "proxy/gateway/body.py": ("tests/property/test_gateway_bodies.py", "tests/unit/gateway/test_messages.py"),
+    "proxy/gateway/cache.py": ("tests/unit/gateway/test_resolve.py", "tests/unit/gateway/test_authority_link.py"),
+    "proxy/gateway/parse.py": ("tests/property/test_gateway_heads.py", "tests/unit/gateway/test_messages.py"),
+    "proxy/services/custody.py": ("tests/unit/services/test_containment.py", "tests/unit/services/test_orgkeys.py"),
+    "proxy/services/ending.py": ("tests/unit/services/test_tokens_life.py",),
+    "proxy/services/fields.py": ("tests/unit/services/test_people.py",),
+    "proxy/services/names.py": ("tests/unit/services/test_people.py",),
+    "proxy/services/owning.py": ("tests/unit/services/test_containment.py", "tests/unit/services/test_tokens.py"),
+    "proxy/services/regeneration.py": ("tests/unit/services/test_tokens_life.py",),
+    "proxy/control/exchange.py": ("tests/unit/control/test_refusal_log.py", "tests/unit/control/test_api.py"),
+    "proxy/control/hosts.py": ("tests/unit/control/test_api.py",),
+    "proxy/control/requests.py": ("tests/unit/control/test_api.py",),
+}
+
+#: Mutants that change nothing that anybody could see: by module, the line as it is and as it becomes, and why.
+EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
+    "proxy/core/permissions.py": {
+        ("if entity_id is None or self._by_id is None:", "if (self._by_id is None):"): "None is the id of no table",
+    },
+    "proxy/core/routes.py": {
+        ("self._by_host[host] = roots", "pass"): "what is kept is only not made again",
+    },
+    "proxy/settings/secret.py": {
+        ("file.write(key)", "file.flush()"): "closing the file flushes it; only a loss of power tells them apart",
+    },
+}
+
+
+def paths(packages: Sequence[str] = ()) -> list[str]:
+    """The modules of these packages ("core" or "proxy/core"), or these modules themselves; all without.
+
+    Raises KeyError for what is none.
+    """
+    every = [f"proxy/{package}/{name}.py" for package, names in MODULES.items() for name in names]
+    if not packages:
+        return every
+    found = []
+    for wanted in (one.rstrip("/").removeprefix("proxy/") for one in packages):
+        some = [path for path in every if path.startswith(f"proxy/{wanted}/")]
+        some = some or [path for path in every if path == f"proxy/{wanted.removesuffix('.py')}.py"]
+        if not some:
+            raise KeyError(wanted)
+        found += some
+    return list(dict.fromkeys(found))
+
+
+def stages(path: str, root: Path = ROOT) -> list[list[str]]:
+    """The tests of one module, the nearest first: its own; those that import it; its package's, contracts, threats."""
+    _, package, name = path.removesuffix(".py").split("/")
+    own = [f"tests/unit/{package}/test_{name}.py", f"tests/property/test_{package}_{name}.py", *NEAR.get(path, ())]
+    own = [one for one in own if (root / one).exists()]
+    module = path.removesuffix(".py").replace("/", ".")
+    importing = [test for test, names in _imports(root).items() if module in names and test not in own]
+    seen = {*own, *importing}
+    rest = [
+        test
+        for place in (f"tests/unit/{package}", *FAR[package])
+        for test in _modules(root / place, root)
+        if test not in seen
+    ]
+    return [stage for stage in (own, importing, rest) if stage]
+
+
+def _modules(place: Path, root: Path) -> list[str]:
+    found = [place] if place.is_file() else sorted(place.glob("test_*.py"))
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+@cache
+def _imports(root: Path) -> Mapping[str, frozenset[str]]:
+    """By test module of tests/unit, tests/property and tests/contract: what of ours it imports, as dotted names."""
+    found = {}
+    for place in ("unit", "property", "contract"):
+        for path in sorted((root / "tests" / place).rglob("test_*.py")):
+            names = set()
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                elif isinstance(node, ast.Import):
+                    names |= {alias.name for alias in node.names}
+            found[path.relative_to(root).as_posix()] = frozenset(names)
+    return found
