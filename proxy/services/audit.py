@@ -188,7 +188,7 @@ class AuditLog:
         old = await self._store.outdated_audit(before, now)
         if not old.events:
             return Retained(events=0, until=before)
-        details = {"events": old.events, "through": old.through, "until": rfc3339(before)}
+        details = {"events": old.events, "through": old.through, "change": old.change, "until": rfc3339(before)}
         told = Occurred(
             event=Event(action=RETAIN, target_kind="log", target_id=LOG_ID, details=details),
             actor=(actor.kind.value, actor.id, actor.name),

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import ActorKind
 from proxy.store import tables
-from proxy.store.audit import Event, Occurred, append_many
+from proxy.store.audit import Appended, Event, Occurred, append_many
 
 _T = tables.tokens
 _NOBODY = (ActorKind.SYSTEM.value, "", "")
@@ -45,13 +45,13 @@ class _Known(NamedTuple):
     org_id: str
 
 
-async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) -> None:
+async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) -> Appended | None:
     """Add the events to the audit log, in this order."""
     ids = {_id(event.prefix) for event in events if event.prefix}
     query = sa.select(_T.c.prefix, _T.c.name, _T.c.user_id, _T.c.org_id).where(_T.c.id.in_(ids))
     rows = (await connection.execute(query)).all() if ids else []
     known = {prefix: _Known(name, user_id or "", org_id or "") for prefix, name, user_id, org_id in rows}
-    await append_many(connection, [_attributed(event, known.get(event.prefix)) for event in events])
+    return await append_many(connection, [_attributed(event, known.get(event.prefix)) for event in events])
 
 
 async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> bool:
