@@ -3,6 +3,7 @@
 import click
 
 from proxy.cli.client import Json, ask, segment
+from proxy.cli.life import warn
 from proxy.cli.options import Invocation, command
 
 COLUMNS = {"name": "NAME", "id": "ID", "status": "STATUS", "members": "MEMBERS", "created_at": "CREATED"}
@@ -81,6 +82,7 @@ def remove_member(invocation: Invocation, name: str, email: str) -> None:
 
 
 def _show(invocation: Invocation, view: Json) -> None:
+    warn(invocation, view)
     invocation.out.document(view)
     facts = [(title.lower(), view.get(key)) for key, title in COLUMNS.items() if key != "name" and key in view]
     invocation.out.facts(str(view.get("name", "")), facts)
