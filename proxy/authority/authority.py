@@ -25,6 +25,7 @@ from proxy.authority.broadcast import Broadcast
 from proxy.authority.counters import Counters
 from proxy.authority.grants import StoreGrants
 from proxy.authority.hashing import Argon2Hasher, HashParameters
+from proxy.authority.heads import HeadWatch
 from proxy.authority.housekeeping import Housekeeping
 from proxy.authority.lease import LeaseKeeper
 from proxy.authority.link import LinkServer
@@ -40,6 +41,7 @@ from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
 from proxy.services.audit import AuditLog
+from proxy.services.audit_reads import AuditReads
 from proxy.services.explain import Explain
 from proxy.services.explanation import Gateway
 from proxy.services.me import Me
@@ -58,6 +60,7 @@ from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.secret import decode_webhook_secret, load_or_create
 from proxy.store.engine import store_url
+from proxy.store.requests import RequestEvent
 from proxy.store.store import Store
 
 CONFIGURATION: Final = Actor(kind=ActorKind.SYSTEM, id="configuration", name="configuration")
@@ -118,6 +121,8 @@ class Authority:
         self._hasher: Argon2Hasher
         self._page: PageWriter
         self._recorder: RequestRecorder
+        self._reads = AuditReads(self)
+        self._audit_log: HeadWatch
         self._link: LinkServer
         self._lease: LeaseKeeper
 
@@ -161,6 +166,19 @@ class Authority:
         """Count a refused request of the control API."""
         self.counters.count(metrics.API_REFUSALS, reason)
 
+    @property
+    def records_refusals(self) -> bool:
+        """Whether refused requests leave events in the audit log."""
+        return self._settings.audit.requests != "off"
+
+    def record(self, event: RequestEvent) -> None:
+        """Have an event of the control plane written with those of requests."""
+        self._recorder.record(event)
+
+    def omit(self, count: int) -> None:
+        """Have it said in the audit log that so many events were left out."""
+        self._recorder.omit(count)
+
     async def lost(self) -> None:
         """Return when the data directory is no longer ours; the process must end then."""
         await self._ended.wait()
@@ -195,6 +213,10 @@ class Authority:
         """For how many seconds audit events are kept; None for ever."""
         return self._settings.audit.retention
 
+    async def watch_audit_head(self) -> None:
+        """Log the newest audit event where there is a newer one, and what is wrong with the end of the log."""
+        await self._audit_log.look()
+
     def show(self, standing: Standing) -> None:
         """Say this of the gateway, in readiness and metrics, from now on."""
         self._standing = standing
@@ -210,6 +232,8 @@ class Authority:
             metrics.RELOAD_OK.name: {(): int(standing.reload_ok)},
             metrics.RELOAD_TIME.name: {(): standing.reload_time},
             metrics.TOKENS_EXPIRING.name: {(str(days),): n for days, n in self.housekeeping.expiring.items()},
+            metrics.AUDIT_LAST.name: {(): self._store.audit_head.n},
+            metrics.AUDIT_WHOLE.name: {(): int(self._audit_log.problem is None)},
             metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
         }
         return merge((self.counters.total(), Snapshot(gauges=gauges)))
@@ -255,11 +279,11 @@ class Authority:
         stack.callback(self._page.close)
         broadcast = Broadcast(self._page, counted=lambda changes: self.counters.count(metrics.CHANGES, by=changes))
         self._store.on_commit = broadcast.on_commit
+        self._recorder = RequestRecorder(self._store, self.counters)
         self._serve_verbs(cache_key)
         await self.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
         self._resolver = Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
-        self._recorder = RequestRecorder(self._store, self.counters)
         self._link = LinkServer(
             settings.data_dir,
             resolver=self._resolver,
@@ -270,12 +294,17 @@ class Authority:
             recorder=self._recorder,
         )
         self._lease = LeaseKeeper(self._page, settings.lease, owned=self._page.is_in_place)
+        self._audit_log = HeadWatch(self._store)
+        if self._linked:
+            await self._audit_log.look()
+            # The last word of a stop, when the recorder has written what waited.
+            stack.callback(self._audit_log.say)
+        self._recorder.start()
+        stack.push_async_callback(self._recorder.close)
         if self._linked:
             await self._admit_workers(stack)
 
     async def _admit_workers(self, stack: AsyncExitStack) -> None:
-        self._recorder.start()
-        stack.push_async_callback(self._recorder.close)
         stack.push_async_callback(self._link.close)
         await self._link.start()
         self._lease.renew()
@@ -299,7 +328,7 @@ class Authority:
         minter = Minter(format=token_format(self._settings), hasher=self._hasher, cache_key=cache_key)
         self.users = Users(self._store, time.time)
         self.orgs = Orgs(self._store, time.time)
-        self.audit = AuditLog(self._store, time.time)
+        self.audit = AuditLog(self._store, time.time, self._reads)
         gateway = _gateway(self._settings)
         self.explain = Explain(self._store, time.time, gateway=gateway, tokens=token_format(self._settings))
         self.reports = Reports(self._store, time.time, gateway.routes)

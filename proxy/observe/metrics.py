@@ -208,6 +208,18 @@ AUDIT_LOST = Metric(
     help="Events of requests that the authority dropped, by cause (overflow, invalid, refused).",
     labels=("cause",),
 )
+AUDIT_LAST = Metric(
+    name="patgate_audit_last_sequence",
+    kind=MetricKind.GAUGE,
+    help="Number of the newest event of the audit log; it never gets smaller while the log is whole.",
+    merge=Merge.MAX,
+)
+AUDIT_WHOLE = Metric(
+    name="patgate_audit_end_whole",
+    kind=MetricKind.GAUGE,
+    help="1 while the end of the audit log is as it was written, looked at once a minute; 0 where events are missing.",
+    merge=Merge.MIN,
+)
 BUILD_INFO = Metric(
     name="patgate_build_info",
     kind=MetricKind.GAUGE,
@@ -242,6 +254,8 @@ METRICS: tuple[Metric, ...] = (
     NOTICES,
     AUDIT_OMITTED,
     AUDIT_LOST,
+    AUDIT_LAST,
+    AUDIT_WHOLE,
     BUILD_INFO,
 )
 BY_NAME: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})

@@ -28,13 +28,14 @@ _NOBODY = (ActorKind.SYSTEM.value, "", "")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestEvent:
     """What a request leaves: ``prefix`` is the public prefix that it presented ("" for none), ``proven`` if it was
-    the token itself; ``at`` in unix seconds.
+    the token itself; ``at`` in unix seconds. ``actor`` (kind, id, name) is who sent it, where that is known already.
     """
 
     event: Event
     prefix: str
     proven: bool
     at: float
+    actor: tuple[str, str, str] | None = None
 
 
 class _Known(NamedTuple):
@@ -68,6 +69,8 @@ async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> 
 
 def _attributed(one: RequestEvent, token: _Known | None) -> Occurred:
     event = one.event
+    if one.actor is not None:
+        return Occurred(event=event, actor=one.actor, at=one.at)
     if token is not None:
         actor = (_kind(one.prefix), _id(one.prefix), token.name)
         event = replace(event, user_id=token.user_id, org_id=event.org_id or token.org_id)

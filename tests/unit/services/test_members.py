@@ -112,8 +112,8 @@ async def test_administrators_see_the_members_and_nothing_else_of_them(kit: Kit)
     page = await members.list(actor, "team")
     assert [view.email for view in page.items] == [ANN, BOB, CAT]
     for view in page.items:
-            shown = {"user_id", "email", "name", "role", "status", "created_at", "updated_at", "warnings"}
-            assert set(view.as_dict()) == shown
+        shown = {"user_id", "email", "name", "role", "status", "created_at", "updated_at", "warnings"}
+        assert set(view.as_dict()) == shown
     await kit.users.add(ADMIN, "eve@example.org", "editor")
     added = await kit.users.add(actor, "eve@example.org", "viewer", org="team")
     assert added.role == ""
