@@ -16,8 +16,10 @@ import pytest
 
 from tests.support.api import Api, status, through
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.process import wait_until
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorder
+from tests.support.tokens import forged
 
 ROOT, MEL, SOL = "root@example.org", "mel@example.org", "sol@example.org"
 READ = ["things:read"]
@@ -453,3 +455,31 @@ def test_a_whole_token_in_the_place_of_an_id_is_not_repeated(world: World, sibli
         assert value[-20:].encode() not in answer.body, path
         assert answer.status < 500
     assert world.node.control("GET", f"/api/v1/me?access_token={value}").status == 401
+
+
+def test_who_was_refused_what_is_in_the_audit_log(world: World, narrow: Api) -> None:
+    """An escalation, what is another's, a credential that is none: each under the decision that the answer names."""
+    wrong = Api(world.node, Token(id=narrow.token.id, prefix=narrow.token.prefix, value=forged(narrow.token.prefix)))
+    wider = {"name": "x", "org": "lab", "scopes": ["*:*"]}
+    asked = [
+        (narrow.ask("POST", "/tokens", wider), "api.tokens.create", "forbidden", narrow.token.id),
+        (narrow.ask("GET", f"/tokens/{world.foreign['token']}"), "api.tokens.show", "not_found", narrow.token.id),
+        (narrow.ask("GET", f"/orgs/{world.foreign['org']}"), "api.orgs.show", "not_found", narrow.token.id),
+        (world.key.ask("POST", "/tokens", wider), "api.tokens.create", "forbidden", world.key.token.id),
+        (wrong.ask("GET", "/me"), "api.me.show", "token_wrong_secret", narrow.token.id),
+    ]
+    for answer, action, reason, actor in asked:
+        decision = answer.json()["decision"]
+
+        def found(decision: str = decision) -> list[Any]:
+            return world.root.items("/audit", request=decision)
+
+        (event,) = wait_until(found, "the event", seconds=20, process=world.node.process)
+        assert (event["action"], event["reason"], event["actor_id"], event["outcome"]) == (
+            action,
+            reason,
+            actor,
+            "refused",
+        )
+        # Nothing of it is on the log of those whose it is.
+        assert world.sol.items("/audit", request=decision) == []
