@@ -59,12 +59,15 @@ from proxy.services.users import Users
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.secret import decode_webhook_secret, load_or_create
+from proxy.store.audit import Event
 from proxy.store.engine import store_url
 from proxy.store.requests import RequestEvent
 from proxy.store.store import Store
 
 CONFIGURATION: Final = Actor(kind=ActorKind.SYSTEM, id="configuration", name="configuration")
 """Who changes the roles when the configuration did."""
+OLDER_STORE: Final = "account.store.accept_older"
+"""The action of the event that says that the store is an older one, with the numbers of the changes."""
 STORE_SECONDS: Final = 2.0
 """How long the store may take to answer before it counts as not reachable."""
 READY_LAG: Final = 64
@@ -270,9 +273,10 @@ class Authority:
         url = store_url(settings.store, settings.data_dir)
         self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
         stack.push_async_callback(self._store.close)
+        epoch = await self._store.epoch()
         self._page = open_page(
             settings.data_dir,
-            store_epoch=await self._store.epoch(),
+            store_epoch=epoch,
             accept_older=self._accept_older_store,
             successor=self._successor,
         )
@@ -301,8 +305,17 @@ class Authority:
             stack.callback(self._audit_log.say)
         self._recorder.start()
         stack.push_async_callback(self._recorder.close)
+        if self._page.overtaken:
+            self._recorder.record(self._older_store(epoch))
         if self._linked:
             await self._admit_workers(stack)
+
+    def _older_store(self, epoch: int) -> RequestEvent:
+        """The event of an older store, such as a backup, that the operator has accepted as of this change."""
+        details = {"seen": self._page.overtaken, "accepted": epoch}
+        event = Event(action=OLDER_STORE, target_kind="store", target_id=self._store.store_id, details=details)
+        actor = (CONFIGURATION.kind.value, CONFIGURATION.id, CONFIGURATION.name)
+        return RequestEvent(event=event, prefix="", proven=False, at=time.time(), actor=actor)
 
     async def _admit_workers(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self._link.close)
