@@ -184,7 +184,7 @@ async def test_no_text_that_holds_a_token_is_stored_and_the_field_is_named(how: 
 
 @pytest.mark.parametrize(
     "text",
-    [TOKEN.rpartition("_")[0], f"replaces {TOKEN.rpartition('_')[0]}", "a_pat_on_the_back"],
+    [PREFIX, f"replaces {PREFIX}", "a_pat_on_the_back"],
     ids=["prefix", "words", "none"],
 )
 def test_a_public_prefix_may_stand_in_a_text(text: str) -> None:
