@@ -25,6 +25,7 @@ from proxy.authority.broadcast import Broadcast
 from proxy.authority.counters import Counters
 from proxy.authority.grants import StoreGrants
 from proxy.authority.hashing import Argon2Hasher, HashParameters
+from proxy.authority.heads import HeadWatch
 from proxy.authority.housekeeping import Housekeeping
 from proxy.authority.lease import LeaseKeeper
 from proxy.authority.link import LinkServer
@@ -41,6 +42,7 @@ from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import keys
 from proxy.services.audit import AuditLog
+from proxy.services.audit_reads import AuditReads
 from proxy.services.explain import Explain
 from proxy.services.explanation import Gateway
 from proxy.services.invitations import Invitations
@@ -59,11 +61,15 @@ from proxy.services.users import Users
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.secret import decode_webhook_secret, load_or_create
+from proxy.store.audit import Event
 from proxy.store.engine import store_url
+from proxy.store.requests import RequestEvent
 from proxy.store.store import Store
 
 CONFIGURATION: Final = Actor(kind=ActorKind.SYSTEM, id="configuration", name="configuration")
 """Who changes the roles when the configuration did."""
+OLDER_STORE: Final = "account.store.accept_older"
+"""The action of the event that says that the store is an older one, with the numbers of the changes."""
 STORE_SECONDS: Final = 2.0
 """How long the store may take to answer before it counts as not reachable."""
 SETTLE_SECONDS: Final = 1.0
@@ -126,6 +132,8 @@ class Authority:
         self._hasher: Argon2Hasher
         self._page: PageWriter
         self._recorder: RequestRecorder
+        self._reads = AuditReads(self)
+        self._audit_log: HeadWatch
         self._link: LinkServer
         self._lease: LeaseKeeper
 
@@ -169,6 +177,19 @@ class Authority:
         """Count a refused request of the control API."""
         self.counters.count(metrics.API_REFUSALS, reason)
 
+    @property
+    def records_refusals(self) -> bool:
+        """Whether refused requests leave events in the audit log."""
+        return self._settings.audit.requests != "off"
+
+    def record(self, event: RequestEvent) -> None:
+        """Have an event of the control plane written with those of requests."""
+        self._recorder.record(event)
+
+    def omit(self, count: int) -> None:
+        """Have it said in the audit log that so many events were left out."""
+        self._recorder.omit(count)
+
     async def lost(self) -> None:
         """Return when the data directory is no longer ours; the process must end then."""
         await self._ended.wait()
@@ -203,6 +224,10 @@ class Authority:
         """For how many seconds audit events are kept; None for ever."""
         return self._settings.audit.retention
 
+    async def watch_audit_head(self) -> None:
+        """Log the newest audit event where there is a newer one, and what is wrong with the end of the log."""
+        await self._audit_log.look()
+
     def show(self, standing: Standing) -> None:
         """Say this of the gateway, in readiness and metrics, from now on."""
         self._standing = standing
@@ -219,6 +244,8 @@ class Authority:
             metrics.RELOAD_OK.name: {(): int(standing.reload_ok)},
             metrics.RELOAD_TIME.name: {(): standing.reload_time},
             metrics.TOKENS_EXPIRING.name: {(str(days),): n for days, n in self.housekeeping.expiring.items()},
+            metrics.AUDIT_LAST.name: {(): self._store.audit_head.n},
+            metrics.AUDIT_WHOLE.name: {(): int(self._audit_log.problem is None)},
             metrics.BUILD_INFO.name: {(__version__, platform.python_version()): 1},
         }
         return merge((self.counters.total(), defects.snapshot(), Snapshot(gauges=gauges)))
@@ -257,9 +284,10 @@ class Authority:
         url = store_url(settings.store, settings.data_dir)
         self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
         stack.push_async_callback(self._store.close)
+        epoch = await self._store.epoch()
         self._page = open_page(
             settings.data_dir,
-            store_epoch=await self._store.epoch(),
+            store_epoch=epoch,
             accept_older=self._accept_older_store,
             successor=self._successor,
         )
@@ -272,11 +300,11 @@ class Authority:
             # its number is used up all the same.
             await self._store.skip_to(self._page.epoch)
             self._page.doubt(0)
+        self._recorder = RequestRecorder(self._store, self.counters)
         self._serve_verbs(cache_key)
         await self.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
         self._resolver = Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
-        self._recorder = RequestRecorder(self._store, self.counters)
         self._link = LinkServer(
             settings.data_dir,
             resolver=self._resolver,
@@ -288,14 +316,28 @@ class Authority:
         )
         self._lease = LeaseKeeper(self._page, settings.lease, owned=self._owned)
         self._store.when_lost(self._lease.look)
+        self._audit_log = HeadWatch(self._store)
+        if self._linked:
+            await self._audit_log.look()
+            # The last word of a stop, when the recorder has written what waited.
+            stack.callback(self._audit_log.say)
+        self._recorder.start()
+        stack.push_async_callback(self._recorder.close)
+        if self._page.overtaken:
+            self._recorder.record(self._older_store(epoch))
         if self._linked:
             # The first question of a process takes long; this is one that nobody asked, about a token that cannot be.
             await source.resolve((settings.brand,))
             await self._admit_workers(stack)
 
+    def _older_store(self, epoch: int) -> RequestEvent:
+        """The event of an older store, such as a backup, that the operator has accepted as of this change."""
+        details = {"seen": self._page.overtaken, "accepted": epoch}
+        event = Event(action=OLDER_STORE, target_kind="store", target_id=self._store.store_id, details=details)
+        actor = (CONFIGURATION.kind.value, CONFIGURATION.id, CONFIGURATION.name)
+        return RequestEvent(event=event, prefix="", proven=False, at=time.time(), actor=actor)
+
     async def _admit_workers(self, stack: AsyncExitStack) -> None:
-        self._recorder.start()
-        stack.push_async_callback(self._recorder.close)
         stack.push_async_callback(self._link.close)
         await self._link.start()
         self._lease.renew()
@@ -342,7 +384,7 @@ class Authority:
         minter = Minter(format=token_format(self._settings), hasher=self._hasher, cache_key=cache_key)
         self.users = Users(self._store, time.time)
         self.orgs = Orgs(self._store, time.time)
-        self.audit = AuditLog(self._store, time.time)
+        self.audit = AuditLog(self._store, time.time, self._reads)
         gateway = _gateway(self._settings)
         self.explain = Explain(self._store, time.time, gateway=gateway, tokens=token_format(self._settings))
         self.reports = Reports(self._store, time.time, gateway.routes)

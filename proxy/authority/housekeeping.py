@@ -74,6 +74,10 @@ class Household(Protocol):
         """Remove what the store keeps for a while only."""
         ...
 
+    async def watch_audit_head(self) -> None:
+        """Log the newest audit event where there is a newer one, and what is wrong with the end of the log."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chore:
@@ -111,6 +115,7 @@ class Housekeeping:
         self._chores: tuple[Chore, ...] = (
             Chore(name="unused tokens", every=60.0, work=self.end_unused),
             Chore(name="policy", every=10.0, work=self.count_breaking),
+            Chore(name="audit head", every=60.0, work=household.watch_audit_head),
             Chore(name="retention", every=3600.0, work=self.retain),
             Chore(name="pruning", every=600.0, work=household.prune),
         )

@@ -72,5 +72,7 @@ class LeaseKeeper:
             if not self.renew():
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), self._every)
+                # Not wait_for: up to Python 3.11 it overlooks a cancellation at the moment of a change.
+                async with asyncio.timeout(self._every):
+                    await self._moved.wait()
         _log.error("the data directory is no longer ours; the lease is not renewed")

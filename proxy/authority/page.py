@@ -36,6 +36,8 @@ class PageWriter:
         self._path = path
         self._identity = _identity(os.fstat(descriptor))
         self._map = mmap.mmap(descriptor, PAGE_SIZE, access=mmap.ACCESS_WRITE)
+        self.overtaken = 0
+        """The epoch that was announced here before the operator accepted an older store; 0 where none was."""
         incarnation = int.from_bytes(os.urandom(8), "big") >> 1
         self._view = PageView.format(memoryview(self._map), incarnation, keep_lease=keep_lease)
 
@@ -98,6 +100,7 @@ def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, s
                 )
             path.unlink()
             page = _open(path, keep_lease=False)
+            page.overtaken = seen
     except OSError as error:
         raise StoreUnavailable(f"the shared page in the data directory cannot be used: {error.strerror}") from error
     page.raise_epoch(store_epoch)

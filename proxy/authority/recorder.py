@@ -1,4 +1,4 @@
-"""What requests leave behind, on its way from the workers into the store.
+"""What requests leave behind, on its way from the workers and the control API into the store.
 
 Rules of this module:
 1. What a worker tells is taken at once and looked at (`told`); what makes no sense is counted and dropped, and closes
@@ -110,14 +110,27 @@ class RequestRecorder:
             except Nonsense:
                 nonsense += 1
         try:
-            self._omit(told.integer(message.get("omitted", 0)))
+            self.omit(told.integer(message.get("omitted", 0)))
         except Nonsense:
             nonsense += 1
         if nonsense:
             self._lost("invalid", nonsense)
             _log.warning("what a worker tells of requests makes no sense", count=nonsense)
+
+    def record(self, event: RequestEvent) -> None:
+        """Take an event that was made in this process."""
+        if len(self._events) >= EVENTS:
+            self._lost("overflow", 1)
+            return
+        self._events.append(event)
         if len(self._events) >= BATCH:
             self._full.set()
+
+    def omit(self, count: int) -> None:
+        """Have it said that so many events were left out."""
+        if count:
+            self._omitted += count
+            self._counters.count(metrics.AUDIT_OMITTED, by=count)
 
     def start(self) -> None:
         """Begin to write."""
@@ -209,16 +222,7 @@ class RequestRecorder:
         return True
 
     def _take_event(self, row: object) -> None:
-        event = told.event(row)
-        if len(self._events) >= EVENTS:
-            self._lost("overflow", 1)
-        else:
-            self._events.append(event)
-
-    def _omit(self, count: int) -> None:
-        if count:
-            self._omitted += count
-            self._counters.count(metrics.AUDIT_OMITTED, by=count)
+        self.record(told.event(row))
 
     def _omission(self) -> RequestEvent:
         count, self._omitted = self._omitted, 0

@@ -4,6 +4,7 @@ import click
 
 from proxy.cli.client import Json, ask, segment
 from proxy.cli.invitation import show_invitation
+from proxy.cli.life import warn
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
 
@@ -93,6 +94,7 @@ def remove_member(invocation: Invocation, name: str, email: str) -> None:
 
 
 def _show(invocation: Invocation, view: Json) -> None:
+    warn(invocation, view)
     invocation.out.document(view)
     facts = [(title.lower(), view.get(key)) for key, title in COLUMNS.items() if key != "name" and key in view]
     invocation.out.facts(str(view.get("name", "")), facts)

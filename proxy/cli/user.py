@@ -3,6 +3,7 @@
 import click
 
 from proxy.cli.client import Json, ask, segment
+from proxy.cli.life import warn
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import Invocation, command
 
@@ -82,6 +83,7 @@ def remove(invocation: Invocation, email: str) -> None:
 
 
 def _show(invocation: Invocation, view: Json) -> None:
+    warn(invocation, view)
     invocation.out.document(view)
     memberships = [f"{m['org']}: {m['role']}" for m in view.get("memberships", ())]
     facts = [(title.lower(), view.get(key)) for key, title in COLUMNS.items() if key != "email"]

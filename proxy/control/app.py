@@ -1,6 +1,7 @@
 """The two applications: one for the TCP listener, one for the control socket.
 
-Both serve the same table.  On TCP a token says who asks; who may open the socket is the operator.
+Both serve the same table.  On TCP a token says who asks; who may open the socket is the operator, known by the user of
+the operating system.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ from aiohttp import web
 from proxy.control.api.endpoint import Identify, routes
 from proxy.control.api.openapi import Specification
 from proxy.control.api.table import OPERATIONS
-from proxy.control.authenticate import Authenticator, operator
+from proxy.control.authenticate import Authenticator
 from proxy.control.connections import Connection
-from proxy.control.exchange import RefusalLog, exchanges, finish
+from proxy.control.exchange import exchanges, finish
 from proxy.control.health import Health
 from proxy.control.hosts import only_hosts
+from proxy.control.peer import Peers
 from proxy.control.plane import Plane
 from proxy.control.problems import Refusal
+from proxy.control.refusals import Refusals
 from proxy.control.requests import BODY_LIMIT
 from proxy.control.throttle import Throttle
 from proxy.control.turns import Turns
 from proxy.core.model import Actor
 
-REFUSED: Final = web.AppKey("refused", RefusalLog)
+REFUSED: Final = web.AppKey("refused", Refusals)
 
 
 def tcp_app(plane: Plane, hosts: Iterable[str]) -> web.Application:
     """Everything, for whoever reaches the listener under one of `hosts`; the API for who has a token."""
     authenticator, turns = Authenticator(plane, Throttle(time.monotonic)), Turns()
-    refused = RefusalLog(plane.refused)
+    refused = Refusals(plane)
     app = web.Application(middlewares=[exchanges(plane.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT)
 
     async def identify(request: web.Request, request_id: str) -> Actor:
@@ -52,7 +55,7 @@ def tcp_app(plane: Plane, hosts: Iterable[str]) -> web.Application:
 def socket_app(plane: Plane) -> web.Application:
     """Everything, for whoever may open the control socket."""
     app = web.Application(middlewares=[exchanges(plane.brand, _unnoticed)], client_max_size=BODY_LIMIT)
-    _serve(app, plane, _operator)
+    _serve(app, plane, Peers().actor)
     return app
 
 
@@ -61,10 +64,6 @@ def _serve(app: web.Application, plane: Plane, identify: Identify, turns: Turns 
     app.add_routes(routes(plane, OPERATIONS, identify, turns))
     app.add_routes(Specification(OPERATIONS, plane.brand).routes())
     app.on_response_prepare.append(finish)
-
-
-async def _operator(_request: web.Request, request_id: str) -> Actor:
-    return operator(request_id)
 
 
 def _unnoticed(_request: web.BaseRequest, _refusal: Refusal) -> None:

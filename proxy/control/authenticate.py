@@ -25,16 +25,10 @@ from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant
 from proxy.core.model import Kind as TokenKind
 from proxy.core.reasons import TABLE, Reason
 
-SOCKET_ID: Final = "control-socket"
 TOO_MANY: Final = Kind(status=429, reason="too_many_failures", title="Too many credentials were refused")
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*", re.ASCII)
 _KINDS: Final = {TokenKind.PAT: ActorKind.PAT, TokenKind.KEY: ActorKind.KEY}
-
-
-def operator(request_id: str) -> Actor:
-    """Who acts over the control socket: whoever may open the file."""
-    return Actor(kind=ActorKind.SYSTEM, id=SOCKET_ID, name=SOCKET_ID, request_id=request_id)
 
 
 class Authenticator:
@@ -61,7 +55,12 @@ class Authenticator:
             return found
         # Taken before the slow hash is asked: as many at once as may fail, and no more.
         if not self._throttle.take(address):
-            raise RequestRefused(TOO_MANY, "Wait before you try another one.", retry_after=self._throttle.wait(address))
+            raise RequestRefused(
+                TOO_MANY,
+                "Wait before you try another one.",
+                retry_after=self._throttle.wait(address),
+                prefix=self._plane.prefix_of(token),
+            )
         if found is None:
             try:
                 found = await self._plane.verify(token, prove=True)

@@ -3,13 +3,12 @@
 Rules of this module:
 1. Every request gets an id of ours, whatever it brought: `X-Request-Id`, and `decision` in problems, log and audit.
 2. Every answer that is not a success is made here, from what was raised; a defect is logged and shown as nothing more.
-3. Refusals are counted, and logged at a rate that nobody can raise.
+3. `refused` is told of each refusal (`refusals`).
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -17,53 +16,20 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from proxy.control.problems import DEFECT, Refusal, problem, refusal_of
+from proxy.core.model import Actor
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 NAME: Final = web.RequestKey("operation", str)
+ACTOR: Final = web.RequestKey("actor", Actor)
+"""Who sent it, once that is known."""
 ID_HEADER: Final = "X-Request-Id"
-LINES_AT_ONCE: Final = 50
-LINES_PER_SECOND: Final = 5.0
-"""Of some 400 bytes each: 120 kB a minute, whatever is sent."""
 
 _log = get_logger("control")
 
 Refused = Callable[[web.BaseRequest, Refusal], None]
 """Told of every refusal."""
-
-
-class RefusalLog:
-    """Counts refusals by reason (`count`) and logs them, within bounds by the clock given."""
-
-    def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._count = count
-        self._clock = clock
-        self._lines = float(LINES_AT_ONCE)
-        self._at = clock()
-        self._left_out = 0
-
-    def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
-        because = refusal.because or refusal.kind.reason
-        self._count(because)
-        now = self._clock()
-        self._lines = min(float(LINES_AT_ONCE), self._lines + (now - self._at) * LINES_PER_SECOND)
-        self._at = now
-        if self._lines < 1.0:
-            self._left_out += 1
-            return
-        self._lines -= 1.0
-        left_out, self._left_out = self._left_out, 0
-        _log.info(
-            "api request refused",
-            decision=request.get(REQUEST_ID, ""),
-            operation=request.get(NAME, "-"),
-            status=refusal.kind.status,
-            reason=because,
-            token=refusal.prefix or None,
-            peer=request.remote or "",
-            **({"left_out": left_out} if left_out else {}),
-        )
 
 
 def exchanges(realm: str, refused: Refused) -> Middleware:

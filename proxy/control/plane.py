@@ -19,6 +19,7 @@ from proxy.services.reports import Reports
 from proxy.services.roles import Roles
 from proxy.services.tokens import Tokens
 from proxy.services.users import Users
+from proxy.store.requests import RequestEvent
 
 
 class Plane(Protocol):
@@ -78,6 +79,19 @@ class Plane(Protocol):
 
     def refused(self, reason: str) -> None:
         """Count a request of the API that was refused."""
+        ...
+
+    @property
+    def records_refusals(self) -> bool:
+        """Whether refused requests leave events in the audit log (`audit.requests`)."""
+        ...
+
+    def record(self, event: RequestEvent) -> None:
+        """Have an event written with others, soon."""
+        ...
+
+    def omit(self, count: int) -> None:
+        """Have it said in the audit log that so many events were left out."""
         ...
 
     def metrics(self) -> Snapshot:

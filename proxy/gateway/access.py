@@ -48,7 +48,7 @@ _NOTICE_BYTES: Final = 200
 _METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 # Without % = : $ and white space there is nothing for the redactor but a token, and a token has underscores.
 _ODD: Final = re.compile(rb"[^!#&-9;<>-\[\]^`-~]").search
-_SECRET: Final = re.compile(rb"[^!#&-9;<>-\[\]-~]|_(?:pat|key)_").search
+_SECRET: Final = re.compile(rb"[^!#&-9;<>-\[\]-~]|_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_").search
 _UNPRINTED: Final = re.compile(rb"[^!#-\[\]-~]")
 
 # Times are whole nanoseconds with an exponent: exact, and made without a division.

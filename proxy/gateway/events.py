@@ -20,6 +20,7 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
+from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, Allowance
 from proxy.core.permissions import Permission
 from proxy.core.policy import reached
 from proxy.core.reasons import Reason
@@ -28,9 +29,6 @@ from proxy.gateway.exchange import Exchange
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
 
-STRANGERS: Final = 5
-STRANGERS_BURST: Final = 20
-REFUSALS: Final = 40
 OPEN: Final = 40
 ALLOWED: Final = 2000
 WAITING: Final = 4000
@@ -57,30 +55,6 @@ _EVENT: Final = (
 )
 
 
-class _Allowance:
-    """So many a sweep, and what was not used up to `most`, which is one at least."""
-
-    __slots__ = ("_left", "_more", "_most")
-
-    def __init__(self, more: float, most: float) -> None:
-        self._more = more
-        self._most = self._left = max(1.0, most)
-
-    def take(self) -> bool:
-        """Use one up, if one is left."""
-        if self._left >= 1:
-            self._left -= 1
-            return True
-        return False
-
-    def share(self, more: float, most: float) -> None:
-        """Give so many from now on."""
-        self._more, self._most = more, max(1.0, most)
-
-    def renew(self) -> None:
-        self._left = min(self._most, self._left + self._more)
-
-
 class RequestEvents:
     """Makes the events that `requests` (one of `LEVELS`) asks for, in one of `workers`; `prefix_of` gives the public
     prefix that a request presents.
@@ -89,10 +63,10 @@ class RequestEvents:
     def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None], workers: int = 1) -> None:
         self._prefix_of = prefix_of
         self._level = LEVELS.index(requests)
-        self._strangers = _Allowance(STRANGERS / workers, STRANGERS_BURST / workers)
-        self._refusals = _Allowance(REFUSALS, REFUSALS)
-        self._open = _Allowance(OPEN, OPEN)
-        self._allowed = _Allowance(ALLOWED, ALLOWED)
+        self._strangers = Allowance(STRANGERS / workers, STRANGERS_BURST / workers)
+        self._refusals = Allowance(REFUSALS, REFUSALS)
+        self._open = Allowance(OPEN, OPEN)
+        self._allowed = Allowance(ALLOWED, ALLOWED)
         self._waiting: list[bytes] = []
         self._size = 0
         self._omitted = 0
@@ -150,7 +124,7 @@ class RequestEvents:
         omitted, self._omitted = self._omitted, 0
         return taken, omitted
 
-    def _make(self, allowance: _Allowance, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
+    def _make(self, allowance: Allowance, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
         if len(self._waiting) >= WAITING or self._size >= WAITING_BYTES or not allowance.take():
             self._omitted += 1
             return

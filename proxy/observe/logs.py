@@ -48,8 +48,10 @@ _UNQUOTED: Final = 3
 _Record = dict[str, object]
 
 # Not anchored on the left: whatever stands before a token, an escape's last digit for one, it stays a token. So does
-# one behind the beginning of another, whose secret it would otherwise be taken for.
-_TOKEN = re.compile(r"(_(?:pat|key)_[0-9A-Za-z]{12})_(?!(?:pat|key)_)[0-9A-Za-z]+")
+# one behind the beginning of another, whose secret it would otherwise be taken for. In any letter case: whoever has a
+# secret in the wrong case has few to try, and the checksum tells which is right.
+_KIND = r"_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_"
+_TOKEN = re.compile(rf"({_KIND}[0-9A-Za-z]{{12}})_(?!{_KIND[1:]})[0-9A-Za-z]+")
 _CREDENTIAL = re.compile(
     r"""(?i)\b(authorization|x-api-key|cookie)(["']?\s*[:=]\s*["']?)(?:(?:basic|bearer)\s+)?[^\s"',;]+"""
     r"""|\b(basic|bearer)\s+[0-9A-Za-z+/=._~-]{8,}"""
@@ -60,6 +62,14 @@ _URL_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 
 def redact(text: str) -> str:
     """`text` without secrets; of a token only the public prefix stays."""
+    text = without_tokens(text)
+    text = _CREDENTIAL.sub(_without_value, text)
+    text = _ARGON2.sub("$argon2[redacted]", text)
+    return _URL_PASSWORD.sub(r"\1[redacted]@", text)
+
+
+def without_tokens(text: str) -> str:
+    """`text` with the public prefix alone of every token in it, also where it is percent-encoded."""
     plain = text
     for _ in range(_UNQUOTED):
         if "%" not in plain:
@@ -67,10 +77,7 @@ def redact(text: str) -> str:
         plain = unquote(plain, errors="replace")
         if _TOKEN.search(plain):
             text = plain
-    text = _TOKEN.sub(r"\1", text)
-    text = _CREDENTIAL.sub(_without_value, text)
-    text = _ARGON2.sub("$argon2[redacted]", text)
-    return _URL_PASSWORD.sub(r"\1[redacted]@", text)
+    return _TOKEN.sub(r"\1", text)
 
 
 def _without_value(match: re.Match[str]) -> str:

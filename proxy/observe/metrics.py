@@ -218,6 +218,18 @@ DEFECTS = Metric(
     kind=MetricKind.COUNTER,
     help="Exceptions that no code of patgate was prepared for, in the workers and the authority; each is in the log.",
 )
+AUDIT_LAST = Metric(
+    name="patgate_audit_last_sequence",
+    kind=MetricKind.GAUGE,
+    help="Number of the newest event of the audit log; it never gets smaller while the log is whole.",
+    merge=Merge.MAX,
+)
+AUDIT_WHOLE = Metric(
+    name="patgate_audit_end_whole",
+    kind=MetricKind.GAUGE,
+    help="1 while the end of the audit log is as it was written, looked at once a minute; 0 where events are missing.",
+    merge=Merge.MIN,
+)
 BUILD_INFO = Metric(
     name="patgate_build_info",
     kind=MetricKind.GAUGE,
@@ -254,6 +266,8 @@ METRICS: tuple[Metric, ...] = (
     AUDIT_OMITTED,
     AUDIT_LOST,
     DEFECTS,
+    AUDIT_LAST,
+    AUDIT_WHOLE,
     BUILD_INFO,
 )
 BY_NAME: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in METRICS})

@@ -7,7 +7,8 @@ Rules:
    of their own account as far as their token reaches (``_Reader``).
 2. An organisation that is not there and one that is not to be seen are refused in the same words; so are users.
 3. A page costs a bounded amount of work whatever is asked for (``store.log``), and so does a step of a verification.
-4. Retention is told in the log before it removes anything, and only what it told of can be gone from the beginning.
+4. Whoever reads more than their own account's log leaves an event of it (``audit_reads``).
+5. Retention is told in the log before it removes anything, and only what it told of can be gone from the beginning.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from proxy.services.audit_filter import (
     read_place,
     write_place,
 )
+from proxy.services.audit_reads import AuditReads
 from proxy.services.fields import Fields
 from proxy.services.views import LIMIT_DEFAULT, Page, check_limit, rfc3339
 from proxy.store.audit import LOG_ID, RETAIN, Event, Mark, Occurred
@@ -121,9 +123,11 @@ class _Reader:
 class AuditLog:
     """The verbs of the audit log; all raise StoreUnavailable, and Unauthenticated for a credential that has ended."""
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], reads: AuditReads | None = None) -> None:
+        """``reads`` is told of what is read; None for a log of which nobody wants to know that."""
         self._store = store
         self._clock = clock
+        self._reads = reads
 
     async def list(
         self,
@@ -154,6 +158,9 @@ class AuditLog:
             if place is None and order is Order.RECORDED:
                 place = Place(at=0.0, n=(await rows.log.head()).n if number is None else number)
             found = await rows.log.page(query, order, place, limit)
+        own = actor.user_id != "" and query.user_id == actor.user_id
+        if self._reads is not None and not own:
+            self._reads.page(actor, wanted, order, query.org_id or "", now)
         views = [AuditView(entry=entry) for entry in found.entries]
         return Page(items=views, next_cursor=None if found.place is None else write_place(order, found.place))
 
@@ -188,7 +195,7 @@ class AuditLog:
         old = await self._store.outdated_audit(before, now)
         if not old.events:
             return Retained(events=0, until=before)
-        details = {"events": old.events, "through": old.through, "until": rfc3339(before)}
+        details = {"events": old.events, "through": old.through, "change": old.change, "until": rfc3339(before)}
         told = Occurred(
             event=Event(action=RETAIN, target_kind="log", target_id=LOG_ID, details=details),
             actor=(actor.kind.value, actor.id, actor.name),

@@ -47,7 +47,7 @@ _SINCE_LIMIT: Final = 20
 """Changes since a decision that are told of."""
 _PATH_LIMIT: Final = 512
 """The audit log cuts paths here."""
-_CUT: Final = re.compile(r"\[redacted\]|_(?:pat|key)_[0-9A-Za-z]{12}")
+_CUT: Final = re.compile(r"\[redacted\]|_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_[0-9A-Za-z]{12}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

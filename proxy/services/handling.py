@@ -12,7 +12,7 @@ from proxy.core.depends import token_key
 from proxy.core.errors import Conflict, FieldError, Forbidden, NotFound
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet
-from proxy.services import custody, lookup
+from proxy.services import custody, lookalikes, lookup
 from proxy.services.access import Entity, Operation, Standing
 from proxy.services.custody import NO_TOKEN, Ruling, Target, Verb
 from proxy.services.grants import ORG_ACTIVE
@@ -168,6 +168,12 @@ async def replayed(rows: Rows, asker: Standing, token_id: str, now: float) -> Cr
     custody.require(custody.judge(asker, (await at_hand(rows, asker, entry)).target, Verb.SHOW, ()))
     (view,) = await views(rows, asker, (entry,), now)
     return Created(view=view, token=None, warnings=(SHOWN_ONCE,), replayed=True)
+
+
+def mixed(texts: Mapping[str, str]) -> dict[str, object]:
+    """What the event says of texts that may be read as others."""
+    found = lookalikes.mixed_fields(texts)
+    return {"mixed_scripts": found} if found else {}
 
 
 def record(

@@ -21,9 +21,9 @@ from typing import Final
 from proxy.core.depends import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, Kind, UserStatus
-from proxy.services import lookup, names
+from proxy.services import lookalikes, lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, read_cursor, write_cursor
+from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, person_texts, read_cursor, write_cursor
 from proxy.store.change import Change, Rows
 from proxy.store.records import MemberRow, OrgRow, UserRow
 from proxy.store.store import Store
@@ -198,6 +198,7 @@ def tell(
     change: Change, action: str, user: UserRow, organisation: OrgRow | None, details: Mapping[str, object]
 ) -> None:
     """Leave the event of a change to a user: on the organisation's log where it is about a membership."""
+    mixed = lookalikes.mixed_fields(person_texts(user.email, user.name))
     change.audit(
         action,
         target_kind="user",
@@ -205,7 +206,7 @@ def tell(
         target_name=user.email,
         org_id="" if organisation is None else organisation.id,
         user_id=user.id,
-        details=details,
+        details={**details, "mixed_scripts": mixed} if mixed else details,
     )
 
 

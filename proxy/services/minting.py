@@ -90,6 +90,11 @@ class Draft:
         )
 
     @property
+    def texts(self) -> dict[str, str]:
+        """What others read of it: for warnings of look-alikes."""
+        return {"name": self.name}
+
+    @property
     def stored_scopes(self) -> list[str] | None:
         return None if self.scopes is None else canonical(self.scopes)
 
@@ -109,7 +114,10 @@ def permissions(fields: Fields, texts: Iterable[str], place: str) -> tuple[str, 
             fields.fault(place, f"at most {SCOPES_MOST} permissions")
             break
         try:
+            names.refuse_tokens(text, f"{place}[{position}]")
             found.append(str(Permission.parse(text)))
+        except Invalid as error:
+            fields.fault(*error.errors[0])
         except PermissionSyntaxError as error:
             fields.fault(f"{place}[{position}]", str(error))
     return tuple(found)

@@ -2,25 +2,32 @@
 
 1. An id is ``usr_`` or ``org_`` and 12 base62 characters from the system's CSPRNG. An email has an ``@`` and an
    organisation's name has no ``_``, so a reference is never both an id and a name.
-2. Emails are compared without regard to case; the domain is stored in lower case, the rest as given.
+2. Emails are compared as ``emails`` says.
+3. No name, description or email that is stored holds a token, in any letter case, encoded or in full-width letters: it
+   would be shown to others. Whoever gives one is told which field it is, and nothing is repeated.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
 import unicodedata
+from collections.abc import Iterator
 from typing import Final
 
 from proxy.core.errors import Invalid
 from proxy.core.token import ALPHABET, ID_LENGTH
+from proxy.observe.logs import without_tokens
+from proxy.services import emails
 
 _USER_ID: Final = re.compile(r"usr_[0-9A-Za-z]{12}", re.ASCII)
 _ORG_ID: Final = re.compile(r"org_[0-9A-Za-z]{12}", re.ASCII)
 _ORG_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _ROLE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
-_EMAIL: Final = re.compile(r"[^@\s<>(),;:\\\"\[\]]{1,64}@[^@\s<>(),;:\\\"\[\]]{1,253}")
-EMAIL_LENGTH: Final = 320
+_BASE64: Final = re.compile(r"[0-9A-Za-z+/_-]{60,}", re.ASCII)
+"""Long enough for a token in base64."""
+EMAIL_LENGTH: Final = emails.LENGTH
 NAME_LENGTH: Final = 200
 DESCRIPTION_LENGTH: Final = 2000
 
@@ -47,18 +54,34 @@ def is_org_id(text: str) -> bool:
 
 def email(text: str) -> str:
     """The email as it is stored. Raises Invalid."""
-    stripped = text.strip()
-    if len(stripped) > EMAIL_LENGTH or not stripped.isprintable() or _EMAIL.fullmatch(stripped) is None:
-        raise Invalid("email", "an email is name@domain, without spaces")
-    local, _, domain = stripped.rpartition("@")
-    if domain.startswith((".", "-")) or domain.endswith((".", "-")) or ".." in domain:
-        raise Invalid("email", "the domain is empty between two dots or at an end")
-    return f"{local}@{domain.lower()}"
+    refuse_tokens(text, "email")
+    return emails.stored(text)
 
 
 def email_key(text: str) -> str:
-    """The form in which emails are compared: two that differ in case only are one."""
-    return unicodedata.normalize("NFC", text.strip()).casefold()
+    """The form in which emails are compared: two that differ in case, width or encoding only are one."""
+    return emails.key(text)
+
+
+def refuse_tokens(text: str, field: str) -> None:
+    """Raises Invalid where a text that is to be stored holds a token."""
+    if holds_token(text):
+        raise Invalid(field, "a token must not stand here: it would be stored, and shown to others")
+
+
+def holds_token(text: str) -> bool:
+    """Whether the redactor would take a token out of ``text``, as it is, in NFKC or decoded from base64."""
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    if without_tokens(plain) != plain:
+        return True
+    return any(without_tokens(decoded) != decoded for run in _BASE64.findall(plain) for decoded in _decoded(run))
+
+
+def _decoded(run: str) -> Iterator[str]:
+    """What a run of base64's letters stands for, wherever in it the encoded text begins."""
+    run = run.replace("-", "+").replace("_", "/")
+    for begin in range(4):
+        yield base64.b64decode(run[begin : begin + (len(run) - begin) // 4 * 4]).decode("latin-1")
 
 
 def org_name(text: str) -> str:
@@ -70,6 +93,7 @@ def org_name(text: str) -> str:
 
 def role_name(text: str) -> str:
     """The name itself. Raises Invalid."""
+    refuse_tokens(text, "name")
     if _ROLE_NAME.fullmatch(text) is None:
         raise Invalid(
             "name", "a role's name is 1 to 128 letters, digits, '.', '_' and '-', beginning with one of the first two"
@@ -79,6 +103,7 @@ def role_name(text: str) -> str:
 
 def title(text: str, field: str, *, required: bool = True) -> str:
     """A name for people on one line, stripped. Raises Invalid naming ``field``."""
+    refuse_tokens(text, field)
     stripped = text.strip()
     if required and not stripped:
         raise Invalid(field, "a name is needed")
@@ -89,6 +114,7 @@ def title(text: str, field: str, *, required: bool = True) -> str:
 
 def description(text: str) -> str:
     """Free text of a few lines. Raises Invalid."""
+    refuse_tokens(text, "description")
     if len(text) > DESCRIPTION_LENGTH or not all(char.isprintable() or char in "\n\t" for char in text):
         raise Invalid("description", f"at most {DESCRIPTION_LENGTH} printable characters")
     return text

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
 from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services import custody, handling, idempotency, lookup
+from proxy.services import custody, handling, idempotency, lookalikes, lookup
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.custody import Verb
 from proxy.services.fields import Fields
@@ -106,9 +106,10 @@ class OrgKeys:
                 await change.token_orgs.add(row.id, org.id, sorted(set(texts)), change.now)
             await idempotency.remember(change, retry, row.id)
             details: dict[str, object] = {"role": row.role, "scopes": row.scopes, "expires_at": row.expires_at}
+            details.update(handling.mixed(draft.texts))
             handling.record(change, "mint", row, details, [org.id for org in plan.orgs])
             view = await handling.show(change, asker, row.id, change.now)
-        return Created(view=view, token=value.token, warnings=plan.warnings)
+        return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
         self, actor: Actor, wanted: TokenFilter | None = None, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from proxy.core.depends import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
-from proxy.services import idempotency, lookup, names
+from proxy.services import idempotency, lookalikes, lookup, names
 from proxy.services.access import Entity, Operation, standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
@@ -50,7 +50,9 @@ class Orgs:
             await change.orgs.add(row)
             await idempotency.remember(change, retry, row.id)
             change.touched(org_key(row.id))
-            change.audit("account.org.add", target_kind="org", target_id=row.id, target_name=name)
+            mixed = lookalikes.mixed_fields({"display_name": row.display_name})
+            details = {"mixed_scripts": mixed} if mixed else {}
+            change.audit("account.org.add", target_kind="org", target_id=row.id, target_name=name, details=details)
             return OrgView.of(row, 0)
 
     async def made_before(self, actor: Actor, retry: Retry) -> OrgView | None:

@@ -28,6 +28,7 @@ def permission_texts(texts: Iterable[str], field: str) -> list[str]:
     """Permissions in their canonical text, sorted, without repeats. Raises Invalid naming the field and position."""
     checked = list(texts)
     for position, text in enumerate(checked):
+        names.refuse_tokens(text, f"{field}[{position}]")
         try:
             PermissionSet.of((text,))
         except PermissionSyntaxError as error:

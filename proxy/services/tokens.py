@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import ending, filters, handling, idempotency, names, owning, scoping
+from proxy.services import ending, filters, handling, idempotency, lookalikes, names, owning, scoping
 from proxy.services.access import Standing, standing
 from proxy.services.custody import Verb
 from proxy.services.fields import Fields
@@ -88,10 +88,11 @@ class Tokens:
             )
             await change.tokens.add(row)
             await idempotency.remember(change, retry, row.id)
-            details = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
-            handling.record(change, "mint", row, {**details, "expires_at": row.expires_at})
+            details: dict[str, object] = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
+            details.update({"expires_at": row.expires_at, **handling.mixed(draft.texts)})
+            handling.record(change, "mint", row, details)
             view = await handling.show(change, asker, row.id, change.now)
-        return Created(view=view, token=value.token, warnings=plan.warnings)
+        return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
         self,
@@ -127,7 +128,7 @@ class Tokens:
 
     async def update(
         self, actor: Actor, token: str, *, name: str | None = None, description: str | None = None
-    ) -> TokenView:
+    ) -> Changed:
         """Another name or description. Raises NotFound, Forbidden, Invalid."""
         fields = Fields()
         title = None if name is None else fields.check(lambda: names.title(name, "name"))
@@ -141,8 +142,10 @@ class Tokens:
             after.update({} if text is None else {"description": text})
             if after != before:
                 await change.tokens.describe(found.row.id, now=change.now, **after)
-                handling.record_found(change, "update", found, {"before": before, "after": after})
-            return await handling.show(change, asker, found.row.id, change.now)
+                details = {"before": before, "after": after, **handling.mixed({"name": after["name"]})}
+                handling.record_found(change, "update", found, details)
+            view = await handling.show(change, asker, found.row.id, change.now)
+            return Changed(view=view, warnings=lookalikes.warnings({"name": view.name}))
 
     async def rotate(self, actor: Actor, token: str) -> Created:
         """A new value for a token that works, in place; the old one is refused at once.

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from proxy.core.errors import Invalid
 from proxy.core.model import Reach, TokenStatus, UserStatus
+from proxy.services import emails, lookalikes
 from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 from proxy.store.token_orgs import AttachedRow
 
@@ -36,6 +37,11 @@ class Page(Generic[T]):
 
     items: Sequence[T]
     next_cursor: str | None
+
+
+def person_texts(email: str, name: str) -> dict[str, str]:
+    """What others know a person by, as it is read: for warnings of look-alikes."""
+    return {"email": emails.readable(email), "name": name}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +93,7 @@ class UserView:
             "memberships": [membership.as_dict() for membership in self.memberships],
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
+            "warnings": list(lookalikes.warnings(person_texts(self.email, self.name))),
         }
 
 
@@ -123,6 +130,7 @@ class MemberView:
             "status": self.status.value,
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
+            "warnings": list(lookalikes.warnings(person_texts(self.email, self.name))),
         }
 
 
@@ -193,6 +201,7 @@ class OrgView:
             "status": self.status,
             "created_at": rfc3339(self.created_at),
             "updated_at": rfc3339(self.updated_at),
+            "warnings": list(lookalikes.warnings({"display_name": self.display_name})),
         }
         if self.members is not None:
             document["members"] = self.members

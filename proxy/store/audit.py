@@ -12,6 +12,10 @@ Rules:
 5. Only retention moves the beginning, never further than an event of its own, written before, says.
 6. A check reads pages, each a snapshot by itself, so that a long one holds nothing up. Behind a checked event the chain
    only grows, and where retention comes past it the check goes on from the new beginning.
+7. Every change leaves an event with its number, so the newest of these is the number of the store's last change. A log
+   that was cut at its end, with a head to match, lacks it. Events of requests have no such number: the process that
+   wrote them remembers the newest (``written``).
+8. No text that is stored here holds a token (``observe.logs.without_tokens``), whoever hands it in.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import Conflict, StoreUnavailable
-from proxy.store import tables
+from proxy.observe.logs import without_tokens
+from proxy.store import feed, tables
 
 _T = tables.audit_events
 _CHAIN = tables.audit_chain
@@ -100,10 +105,14 @@ class Verified:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outdated:
-    """Events that are older than the log is to hold: those behind number ``base``, up to ``through``."""
+    """Events that are older than the log is to hold: those behind number ``base``, up to ``through``.
+
+    ``change`` is the number of the last change whose event is among them or was removed before; 0 for none.
+    """
 
     base: int
     through: int
+    change: int = 0
 
     @property
     def events(self) -> int:
@@ -126,16 +135,26 @@ class Occurred:
     at: float
 
 
-async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred], *, epoch: int = 0) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Appended:
+    """The newest event before and after events were added."""
+
+    before: Mark
+    head: Mark
+
+
+async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred], *, epoch: int = 0) -> Appended | None:
     """Add events at the head of the chain, in this order; ``epoch`` 0 is for events of requests, which change nothing.
+    Returns None where there are no events.
 
     The head is read and written once, so many events at a time cost little more than one. Raises StoreUnavailable where
     what is in the log contradicts them, too: there is nothing that whoever asked could do otherwise.
     """
     if not occurred:
-        return
+        return None
     head = (await connection.execute(sa.select(_CHAIN.c.head_n, _CHAIN.c.head_hash))).one_or_none()
     number, hash_ = (0, "") if head is None else (head[0], head[1])
+    before = Mark(n=number, hash=hash_)
     rows = []
     for one in occurred:
         number += 1
@@ -151,12 +170,13 @@ async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred],
         await connection.execute(_CHAIN.insert().values(id=_CHAIN_ID, base_n=0, base_hash="", **chain))
     else:
         await connection.execute(_CHAIN.update().values(**chain))
+    return Appended(before=before, head=Mark(n=number, hash=hash_))
 
 
 def _values(one: Occurred, number: int, epoch: int) -> dict[str, object]:
     event = one.event
     kind, id_, name = one.actor
-    return {
+    values: dict[str, object] = {
         "n": number,
         "at": one.at,
         "level": event.level,
@@ -177,6 +197,17 @@ def _values(one: Occurred, number: int, epoch: int) -> dict[str, object]:
         "details": dict(event.details),
         "user_id": event.user_id,
     }
+    return {column: _without_tokens(value) for column, value in values.items()}
+
+
+def _without_tokens(value: object) -> object:
+    if isinstance(value, str):
+        return without_tokens(value)
+    if isinstance(value, Mapping):
+        return {_without_tokens(key): _without_tokens(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tokens(inner) for inner in value]
+    return value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,10 +230,19 @@ async def head(connection: AsyncConnection) -> Mark:
     return (await _Chain.read(connection)).head
 
 
-async def verify(connection: AsyncConnection, after: Mark | None, expected: Mark | None, limit: int) -> Verified:
+async def verify(
+    connection: AsyncConnection,
+    after: Mark | None,
+    expected: Mark | None,
+    limit: int,
+    *,
+    written: Mark | None = None,
+    change: int = 0,
+) -> Verified:
     """Check at most ``limit`` events behind ``after``, or from the log's first one on; ``connection`` is a snapshot.
 
-    ``expected`` is an event that somebody remembers: where the walk comes past it, it must be that one still.
+    ``expected`` is an event that somebody remembers, ``written`` the newest one that this process has written: where
+    the walk comes past them, they must be those still. ``change`` is the last change that this process acknowledged.
     """
     chain = await _Chain.read(connection)
     start = chain.base if after is None else after
@@ -222,9 +262,14 @@ async def verify(connection: AsyncConnection, after: Mark | None, expected: Mark
         if expected is not None and following.n == expected.n and following.hash != expected.hash:
             problem = f"event {following.n} is another than the one whose hash was given"
             return Verified(events=index, problem=problem, last=last, head=chain.head, done=True)
+        if written is not None and following.n == written.n and following.hash != written.hash:
+            problem = f"event {following.n} is another than the one that this process wrote"
+            return Verified(events=index, problem=problem, last=last, head=chain.head, done=True)
         last = following
     done = len(rows) < limit
-    problem = _end(last, chain.head, expected) if done else None
+    problem = None
+    if done:
+        problem = _end(last, chain.head, expected, written) or await _unlogged(connection, change)
     return Verified(events=len(rows), problem=problem, last=last, head=chain.head, done=done)
 
 
@@ -245,11 +290,34 @@ def _follows(last: Mark, row: sa.Row[Any]) -> Mark | str:
     return Mark(n=number, hash=hash_) if whole else f"event {number} was altered"
 
 
-def _end(last: Mark, head_: Mark, expected: Mark | None) -> str | None:
+def _end(last: Mark, head_: Mark, expected: Mark | None, written: Mark | None) -> str | None:
     if last != head_:
         return f"the log ends at event {last.n} but its head is event {head_.n}"
     if expected is not None and expected.n > last.n:
         return f"the log ends at event {last.n}, before event {expected.n} whose hash was given"
+    if written is not None and written.n > last.n:
+        return f"the log ends at event {last.n}, but this process has written event {written.n}"
+    return None
+
+
+async def tail_problem(connection: AsyncConnection, *, written: Mark | None = None, change: int = 0) -> str | None:
+    """What is wrong with the end of the log, as far as its last event, its head and the last change say (rule 7)."""
+    chain = await _Chain.read(connection)
+    newest = (await connection.execute(sa.select(_T.c.n, _T.c.hash).order_by(_T.c.n.desc()).limit(1))).one_or_none()
+    last = chain.base if newest is None else Mark(n=newest[0], hash=newest[1])
+    if written is not None and last.n == written.n and last.hash != written.hash:
+        return f"event {last.n} is another than the one that this process wrote"
+    return _end(last, chain.head, None, written) or await _unlogged(connection, change)
+
+
+async def _unlogged(connection: AsyncConnection, acknowledged: int) -> str | None:
+    """Whether the event of the store's last change is missing."""
+    last = max(await feed.epoch(connection), acknowledged)
+    logged = (await connection.execute(sa.select(sa.func.max(_T.c.epoch)).where(tables.EVENT_CHANGED))).scalar_one()
+    if logged is None:
+        logged = (await _removed(connection)).change
+    if logged is not None and logged < last:
+        return f"the log ends before the event of change {last}, which the store has made"
     return None
 
 
@@ -261,27 +329,40 @@ async def _beginning(connection: AsyncConnection, chain: _Chain, expected: Mark 
     first = (await connection.execute(sa.select(sa.func.min(_T.c.n)))).scalar_one()
     if first is not None and first <= base.n:
         return f"event {first} is from before the beginning of the log"
-    if base.n and base.n > await _removed_through(connection):
+    if base.n and base.n > (await _removed(connection)).through:
         return f"the events up to {base.n} were removed, but not by retention"
     return None
 
 
-async def _removed_through(connection: AsyncConnection) -> int:
-    """The last event that retention said it would remove; 0 where it never did."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Removed:
+    """The last event that retention said it would remove, and the last change whose event was among them.
+
+    ``change`` is None where an event of retention does not say: it is older than this rule.
+    """
+
+    through: int = 0
+    change: int | None = 0
+
+
+async def _removed(connection: AsyncConnection) -> _Removed:
     query = (
         sa.select(sa.type_coerce(_T.c.details, sa.Text))
         .where(tables.EVENT_HAS["target_id"], _T.c.target_id == LOG_ID, _T.c.action == RETAIN)
         .order_by(_T.c.at.desc(), _T.c.n.desc())
         .limit(_RETAINED_LOOKED_AT)
     )
-    through = 0
+    through, change, silent = 0, 0, False
     for (text,) in await connection.execute(query):
         try:
-            said = json.loads(text)["through"]
-        except (ValueError, TypeError, KeyError, RecursionError):
+            details = json.loads(text)
+            said, changed = details["through"], details.get("change")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # altered: the walk will say so
         through = max(through, said if type(said) is int else 0)
-    return through
+        change = max(change, changed if type(changed) is int else 0)
+        silent = silent or type(changed) is not int
+    return _Removed(through=through, change=None if silent and not change else change)
 
 
 async def outdated(connection: AsyncConnection, before: float, now: float) -> Outdated:
@@ -303,7 +384,9 @@ async def outdated(connection: AsyncConnection, before: float, now: float) -> Ou
         if kept is not None:
             break
         looked += _OUTDATED_PAGE
-    return Outdated(base=chain.base.n, through=through)
+    removed = sa.select(sa.func.max(_T.c.epoch)).where(tables.EVENT_CHANGED, _T.c.n <= through)
+    change = (await connection.execute(removed)).scalar_one() or (await _removed(connection)).change or 0
+    return Outdated(base=chain.base.n, through=through, change=change)
 
 
 async def trim(connection: AsyncConnection, through: int, limit: int) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
 from proxy.store import audit, feed, grants
-from proxy.store.audit import Event, Occurred
+from proxy.store.audit import Appended, Event, Occurred
 from proxy.store.ending import Ending
 from proxy.store.idempotency import Idempotency
 from proxy.store.invitations import Invitations
@@ -109,10 +109,13 @@ class Change(Rows):
             raise RuntimeError("a change names what it touched and leaves an audit event")
         return not self.keys
 
-    async def record(self, epoch: int) -> None:
+    async def record(self, epoch: int) -> tuple[Appended, ...]:
         """Write the change row and the audit events under this epoch; the commit is the caller's."""
         await feed.append(self.connection, epoch, tuple(self.keys), self.now)
         actor = (self.actor.kind.value, self.actor.id, self.actor.name)
         events = [Occurred(event=event, actor=actor, at=self.now) for event in self._events]
+        appended = []
         for start in range(0, len(events), _EVENTS_AT_ONCE):
-            await audit.append_many(self.connection, events[start : start + _EVENTS_AT_ONCE], epoch=epoch)
+            some = events[start : start + _EVENTS_AT_ONCE]
+            appended.append(await audit.append_many(self.connection, some, epoch=epoch))
+        return tuple(one for one in appended if one is not None)

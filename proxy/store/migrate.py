@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import StoreNewerSchema
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """Every revision that this version knows, oldest first. A test holds it against the scripts."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import ActorKind
 from proxy.store import tables
-from proxy.store.audit import Event, Occurred, append_many
+from proxy.store.audit import Appended, Event, Occurred, append_many
 
 _T = tables.tokens
 _NOBODY = (ActorKind.SYSTEM.value, "", "")
@@ -28,13 +28,14 @@ _NOBODY = (ActorKind.SYSTEM.value, "", "")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestEvent:
     """What a request leaves: ``prefix`` is the public prefix that it presented ("" for none), ``proven`` if it was
-    the token itself; ``at`` in unix seconds.
+    the token itself; ``at`` in unix seconds. ``actor`` (kind, id, name) is who sent it, where that is known already.
     """
 
     event: Event
     prefix: str
     proven: bool
     at: float
+    actor: tuple[str, str, str] | None = None
 
 
 class _Known(NamedTuple):
@@ -45,13 +46,13 @@ class _Known(NamedTuple):
     org_id: str
 
 
-async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) -> None:
+async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) -> Appended | None:
     """Add the events to the audit log, in this order."""
     ids = {_id(event.prefix) for event in events if event.prefix}
     query = sa.select(_T.c.prefix, _T.c.name, _T.c.user_id, _T.c.org_id).where(_T.c.id.in_(ids))
     rows = (await connection.execute(query)).all() if ids else []
     known = {prefix: _Known(name, user_id or "", org_id or "") for prefix, name, user_id, org_id in rows}
-    await append_many(connection, [_attributed(event, known.get(event.prefix)) for event in events])
+    return await append_many(connection, [_attributed(event, known.get(event.prefix)) for event in events])
 
 
 async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> bool:
@@ -68,6 +69,8 @@ async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> 
 
 def _attributed(one: RequestEvent, token: _Known | None) -> Occurred:
     event = one.event
+    if one.actor is not None:
+        return Occurred(event=event, actor=one.actor, at=one.at)
     if token is not None:
         actor = (_kind(one.prefix), _id(one.prefix), token.name)
         event = replace(event, user_id=token.user_id, org_id=event.org_id or token.org_id)

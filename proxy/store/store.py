@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
 from proxy.core.model import Actor, ActorKind
 from proxy.store import audit, feed, grants, meta, migrate, requests, usage
-from proxy.store.audit import Event, Mark, Occurred, Outdated, Verified
+from proxy.store.audit import Appended, Event, Mark, Occurred, Outdated, Verified
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, sqlite_path, undisturbed
 from proxy.store.errors import mapped
@@ -73,6 +73,9 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._announced = 0
+        self._head = Mark(n=0, hash="")
+        self._lost: Mark | None = None
+        """An event that this process wrote, and that was not the newest any more when it wrote the next one."""
         self.store_id = ""
         self.on_commit: OnCommit = _nobody_to_tell
         """Called with the new epoch and the keys touched since the last call, before a change is acknowledged."""
@@ -104,6 +107,7 @@ class Store:
                 await migrate.run(connection)
                 store.store_id = await _identify(connection, key_fingerprint)
                 store._announced = await feed.epoch(connection)
+                store._head = await audit.head(connection)
                 await store._database.commit(connection)
         except StoreUnavailable as error:
             await store.close()
@@ -165,9 +169,12 @@ class Store:
         Raises as ``change`` does.
         """
         async with self._database.write() as connection:
-            for number in range(await feed.epoch(connection) + 1, epoch + 1):
-                await _void(connection, number, ())
+            voided = [
+                await _void(connection, number, ()) for number in range(await feed.epoch(connection) + 1, epoch + 1)
+            ]
             await self._database.commit(connection)
+        for one in voided:
+            self._logged(one)
         self._announced = max(self._announced, epoch)
 
     async def _catch_up(self, connection: AsyncConnection) -> None:
@@ -181,12 +188,14 @@ class Store:
 
     async def _end_doubt(self, connection: AsyncConnection, doubt: Doubt) -> None:
         keys = sorted(doubt.keys)
-        for number in range(await feed.epoch(connection) + 1, doubt.number + 2):
-            await _void(connection, number, keys)
+        after = await feed.epoch(connection) + 1
+        voided = [await _void(connection, number, keys) for number in range(after, doubt.number + 2)]
         try:
             await self._database.commit(connection)
         except OutcomeUnknown as error:
             raise StoreUnavailable("the store cannot be used now because the disk fails") from error
+        for one in voided:
+            self._logged(one)
         await connection.begin()
         self._doubt = None
         self.on_doubt(0)
@@ -199,7 +208,7 @@ class Store:
 
     async def _finish(self, change: Change) -> None:
         epoch = self._announced + 1
-        await change.record(epoch)
+        appended = await change.record(epoch)
         keys = tuple(change.keys)
         try:
             await self._database.commit(change.connection)
@@ -213,6 +222,8 @@ class Store:
             await change.connection.begin()
             if await feed.epoch(change.connection) != epoch:
                 raise
+        for one in appended:
+            self._logged(one)
         await self._tell(epoch, keys)
 
     async def _tell(self, epoch: int, keys: Sequence[str]) -> None:
@@ -285,8 +296,9 @@ class Store:
         async with self._database.write() as connection:
             if again and await requests.holds(connection, events):
                 return
-            await requests.append(connection, events)
+            appended = await requests.append(connection, events)
             await self._database.commit(connection)
+            self._logged(appended)
 
     async def mark_notified(self, given: Sequence[tuple[str, float, int]]) -> None:
         """Remember which notices of a token's end were given (``Ending.mark``). No decision depends on it."""
@@ -316,12 +328,39 @@ class Store:
         """Check the chain of audit events behind ``after``, at least ``limit`` of them or all (``audit.verify``)."""
         events = 0
         while True:
+            # Looked at before the snapshot begins, which then has them.
+            written, change = self._written, self._announced
             async with self._database.snapshot() as connection:
-                found = await audit.verify(connection, after, expected, VERIFY_PAGE)
+                found = await audit.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
             events += found.events
             after = found.last
             if found.done or (limit is not None and events >= limit):
                 return replace(found, events=events)
+
+    @property
+    def audit_head(self) -> Mark:
+        """The newest event of the audit log that this process has read at the start or written since."""
+        return self._head
+
+    async def audit_tail_problem(self) -> str | None:
+        """What is wrong with the end of the audit log; a few reads, where ``verify_audit`` reads all of it."""
+        written, change = self._written, self._announced
+        async with self._database.snapshot() as connection:
+            return await audit.tail_problem(connection, written=written, change=change)
+
+    @property
+    def _written(self) -> Mark | None:
+        return self._lost or (self._head if self._head.n else None)
+
+    def _logged(self, appended: Appended | None) -> None:
+        """Remember the newest event, now that it is committed; and one before it that had gone."""
+        if appended is None:
+            return
+        before = appended.before
+        # Another writer may have added events, and a commit that failed may have counted; none takes any away.
+        if self._lost is None and (before.n < self._head.n or (before.n == self._head.n and before != self._head)):
+            self._lost = self._head
+        self._head = appended.head
 
     async def outdated_audit(self, before: float, now: float) -> Outdated:
         """Which events are older than ``before``; both times in unix seconds."""
@@ -334,19 +373,19 @@ class Store:
         No change row: nothing is decided by the log. Raises Conflict where the chain is broken there.
         """
         async with self._database.write() as connection:
-            if told is not None:
-                await audit.append_many(connection, (told,))
+            appended = None if told is None else await audit.append_many(connection, (told,))
             removed = await audit.trim(connection, through, limit)
             await self._database.commit(connection)
+            self._logged(appended)
             return removed
 
 
-async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -> None:
+async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -> Appended | None:
     """Let a change without effect have this number, which was announced for one that is not stored."""
     at = time.time()
     await feed.append(connection, number, keys, at)
     event = Event(action=_VOID, target_kind="store", target_id="", details={"change": number})
-    await audit.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
+    return await audit.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
 
 
 async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:

@@ -278,6 +278,10 @@ EVENT_ASKED: Final = sa.and_(
 )
 sa.Index("ix_audit_events_request_id_asked", audit_events.c.request_id, sqlite_where=EVENT_ASKED)
 
+# Events of changes: with these a log that was cut at its end is told from a whole one (``store.audit``).
+EVENT_CHANGED: Final = audit_events.c.epoch > sa.literal_column("0")
+sa.Index("ix_audit_events_epoch_changed", audit_events.c.epoch, sqlite_where=EVENT_CHANGED)
+
 # One row. ``base_*`` is the last event that retention removed (0 and "" at first), ``head_*`` the newest: an event cut
 # off at either end is found as surely as one taken from the middle.
 audit_chain = sa.Table(

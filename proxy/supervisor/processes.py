@@ -200,7 +200,8 @@ class Child:
         """Ask it to end, then make it."""
         self.send(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self.ended(), deadline_seconds)
+            async with asyncio.timeout(deadline_seconds):
+                await self.ended()
         except TimeoutError:
             self.send(signal.SIGKILL)
             await self.ended()
@@ -374,7 +375,8 @@ class Keeper:
         if seconds <= 0:
             return self._stopping.is_set()
         try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
         except TimeoutError:
             return False
         return True

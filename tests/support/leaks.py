@@ -40,10 +40,15 @@ def secret_part(token: str) -> str:
     return found[1]
 
 
-def leaks(content: bytes, tokens: Iterable[str]) -> bool:
-    """Whether a secret is in there, in any spelling. Its time grows with the content, not with the tokens."""
+def leaks(content: bytes, tokens: Iterable[str], *, any_case: bool = False) -> bool:
+    """Whether a secret is in there, in any spelling; with ``any_case``, whatever the case of its letters.
+
+    Its time grows with the content, not with the tokens.
+    """
     values = list(tokens)
     heads = {secret_part(value)[:_HEAD_BYTES].encode() for value in values}
+    if any_case and not {head.lower() for head in heads}.isdisjoint(_pieces(content.lower(), _OF_HEADS, _HEAD_BYTES)):
+        return True
     credentials = [base64.b64encode(f"{user}:{value}".encode()) for value in values for user in _USERS]
     basics = {coded[-_BASIC_BYTES - 4 : -4] for coded in credentials}
     return not (
@@ -62,4 +67,4 @@ def _pieces(content: bytes, table: bytes, length: int) -> Iterator[bytes]:
 def files_with_secrets() -> list[str]:
     """The names of the files in `DIRECTORIES` that have one."""
     files = [file for directory in DIRECTORIES for file in directory.rglob("*") if file.is_file()]
-    return sorted(file.name for file in files if leaks(file.read_bytes(), SECRETS))
+    return sorted(file.name for file in files if leaks(file.read_bytes(), SECRETS, any_case=True))

@@ -16,36 +16,17 @@ import pytest
 
 from tests.support.api import Api, status, through
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.process import wait_until
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorder
+from tests.support.tokens import forged
+from tests.threats.api_bodies import BODIES, READ
 
 ROOT, MEL, SOL = "root@example.org", "mel@example.org", "sol@example.org"
-READ = ["things:read"]
 LAB_THING = "/orgs/lab/things/7"
 WRITES = ("post", "put", "patch", "delete")
 OWN_WORDS = frozenset({"x-request-id", "date", "content-length"})
 """Headers that differ from answer to answer; the length is that of the body, which is compared."""
-
-BODIES: Mapping[str, object] = {
-    "tokens.create": {"name": "x", "org": "lab", "scopes": READ},
-    "tokens.create_in_org": {"name": "x", "scopes": READ},
-    "tokens.update": {"name": "x"},
-    "tokens.add_scopes": {"scopes": READ},
-    "tokens.set_scopes": {"scopes": READ},
-    "keys.create": {"name": "x", "org": "lab", "role": "viewer"},
-    "keys.create_in_org": {"name": "x", "role": "viewer"},
-    "keys.update": {"name": "x"},
-    "keys.add_scopes": {"scopes": READ},
-    "keys.set_scopes": {"scopes": READ},
-    "keys.attach": {"permissions": READ},
-    "orgs.add": {"name": "fresh"},
-    "members.set": {"role": "viewer"},
-    "invitations.create": {"email": "guest@example.org", "role": "viewer"},
-    "users.add": {"email": "fresh@example.org", "role": "viewer"},
-    "users.set_role": {"role": "viewer"},
-    "roles.set": {"permissions": READ},
-    "policy.set_of_org": {},
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -316,8 +297,9 @@ def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, obje
         ("GET", "/audit?org={}", "org"),
         ("GET", "/audit?user={}", "user"),
         ("GET", "/audit?actor={}", "token"),
-        ("GET", "/audit?target={}", "token"),
-        ("GET", "/audit?target={}", "org"),
+        # Among changes: what the asker was refused is in its log with the ids that it asked for.
+        ("GET", "/audit?action=account.&target={}", "token"),
+        ("GET", "/audit?action=account.&target={}", "org"),
         ("GET", "/audit?after=0&actor={}", "token"),
         ("GET", "/explain?token={}&method=GET&path=/v1/things/1", "token"),
     ):
@@ -372,7 +354,11 @@ def test_no_answer_has_anything_of_another_organisation(asker: str, world: World
         if method != "get":
             continue
         answer = api.ask("GET", path.format_map(world.own), query=None)
-        found = [one for one in theirs if one.encode() in answer.body]
+        shown = answer.json()
+        if name.startswith("audit."):
+            # What an asker of this organisation was refused is there, with the ids that it asked for itself.
+            shown["items"] = [event for event in shown["items"] if not event["action"].startswith("api.")]
+        found = [one for one in theirs if one in json.dumps(shown)]
         assert found == [], name
 
 
@@ -482,3 +468,31 @@ def test_a_whole_token_in_the_place_of_an_id_is_not_repeated(world: World, sibli
         assert value[-20:].encode() not in answer.body, path
         assert answer.status < 500
     assert world.node.control("GET", f"/api/v1/me?access_token={value}").status == 401
+
+
+def test_who_was_refused_what_is_in_the_audit_log(world: World, narrow: Api) -> None:
+    """An escalation, what is another's, a credential that is none: each under the decision that the answer names."""
+    wrong = Api(world.node, Token(id=narrow.token.id, prefix=narrow.token.prefix, value=forged(narrow.token.prefix)))
+    wider = {"name": "x", "org": "lab", "scopes": ["*:*"]}
+    asked = [
+        (narrow.ask("POST", "/tokens", wider), "api.tokens.create", "forbidden", narrow.token.id),
+        (narrow.ask("GET", f"/tokens/{world.foreign['token']}"), "api.tokens.show", "not_found", narrow.token.id),
+        (narrow.ask("GET", f"/orgs/{world.foreign['org']}"), "api.orgs.show", "not_found", narrow.token.id),
+        (world.key.ask("POST", "/tokens", wider), "api.tokens.create", "forbidden", world.key.token.id),
+        (wrong.ask("GET", "/me"), "api.me.show", "token_wrong_secret", narrow.token.id),
+    ]
+    for answer, action, reason, actor in asked:
+        decision = answer.json()["decision"]
+
+        def found(decision: str = decision) -> list[Any]:
+            return world.root.items("/audit", request=decision)
+
+        (event,) = wait_until(found, "the event", seconds=20, process=world.node.process)
+        assert (event["action"], event["reason"], event["actor_id"], event["outcome"]) == (
+            action,
+            reason,
+            actor,
+            "refused",
+        )
+        # Nothing of it is on the log of those whose it is.
+        assert world.sol.items("/audit", request=decision) == []

@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,45 @@ def test_log_values_are_escaped(gateway: Patgate, recorder: Recorder) -> None:
     wait_until(lambda: decision in gateway.log, "the refusal in the log", seconds=20)
     assert "\x1b" not in gateway.log
     assert not any(line.startswith("forged") for line in gateway.log.splitlines())
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase], ids=lambda change: change.__name__)
+def test_a_token_in_another_letter_case_is_in_no_log_and_no_row(change: Any, gateway: Patgate, token: Token) -> None:
+    """The letters alone leave few to try, and the checksum tells which are right."""
+    written = change(token.value)
+    escaped = written.replace("_", "%5F")
+    lines = f"User-Agent: {written}\r\nReferer: https://x.example/?t={written}\r\nX-Other: {escaped}\r\n".encode()
+    for path in (f"/nowhere/{written}", f"/nowhere/{escaped}", f"/v1/things/{written}?t={written}"):
+        response = ask(gateway, lines, path)
+        assert secret_part(token.value)[:8].lower() not in response.body.decode().lower()
+        decision = response.json()["decision"]
+
+        def logged(decision: str = decision) -> bool:
+            return decision in gateway.log
+
+        wait_until(logged, "the line of the refusal", seconds=20)
+
+        def told(decision: str = decision) -> list[Any]:
+            with gateway.control_socket() as control:
+                return list(control.call("GET", f"/audit?request={decision}")["items"])
+
+        (event,) = wait_until(told, "the event of the refusal", seconds=20)
+        assert secret_part(token.value)[:8].lower() not in str(event).lower()
+    assert secret_part(token.value)[:8].lower() not in gateway.log.lower()
+
+
+@pytest.mark.parametrize("field", ["name", "description", "user"])
+def test_a_token_given_as_a_text_is_refused_and_not_repeated(field: str, gateway: Patgate, token: Token) -> None:
+    body = {"user": EDITOR, "name": "x", field: f"{token.value}@x" if field == "user" else f"old: {token.value}"}
+    with gateway.control_socket() as control:
+        before = control.call("GET", "/tokens?limit=1000")["items"]
+    done = gateway.run("token", "create", *(f"--{name}={value}" for name, value in body.items()))
+    assert done.returncode == 1
+    assert secret_part(token.value)[:8] not in done.stdout + done.stderr
+    if field != "user":
+        assert f"{field}: a token must not stand here" in done.stderr.lower()
+    with gateway.control_socket() as control:
+        assert control.call("GET", "/tokens?limit=1000")["items"] == before
 
 
 def test_nothing_that_any_gateway_wrote_has_a_secret(gateway: Patgate, token: Token) -> None:

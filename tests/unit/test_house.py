@@ -215,6 +215,14 @@ def _tasks(function: ast.AST) -> Iterator[ast.expr | None]:
 LOOK_AT_FAILURES = ("defects.noted", "self._ended", "_retrieved", "self._forget(key)")
 
 
+def test_no_module_waits_in_a_way_that_overlooks_a_cancellation() -> None:
+    """`asyncio.wait_for` of Python 3.11 loses one that comes with the end of the wait; `asyncio.timeout` does not."""
+    users = [
+        named(path) for path in MODULES if named(path).startswith("proxy") and "asyncio.wait_for" in path.read_text()
+    ]
+    assert users == []
+
+
 def test_every_task_is_awaited_where_it_is_started_or_reports_its_failure() -> None:
     """A failed task that nobody looks at is found by the garbage collector, if at all."""
     left_alone = []

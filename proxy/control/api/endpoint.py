@@ -19,7 +19,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from proxy.control.api.operation import PARAMETERS, Call, Method, Operation, Replayed
-from proxy.control.exchange import NAME, REQUEST_ID
+from proxy.control.exchange import ACTOR, NAME, REQUEST_ID
 from proxy.control.plane import Plane
 from proxy.control.problems import Kind, RequestRefused
 from proxy.control.requests import idempotency_key, read
@@ -58,7 +58,7 @@ def _handler(
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[NAME] = row.name
-        actor = await identify(request, request[REQUEST_ID])
+        actor = request[ACTOR] = await identify(request, request[REQUEST_ID])
         path = _parameters(request)
         key = idempotency_key(request)
         if key and not row.creates:

@@ -31,6 +31,7 @@ class Org(Answer):
     status: Literal["active", "suspended"]
     created_at: Time
     updated_at: Time
+    warnings: list[str]
     members: int | None = None
 
 
@@ -50,6 +51,7 @@ class Member(Answer):
     status: Literal["active", "suspended", "removed"]
     created_at: Time
     updated_at: Time
+    warnings: list[str]
 
 
 class Members(Listing):

@@ -300,7 +300,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         summary="Give a token another name or description",
         run=update,
         body=TokenText,
-        answer=Token,
+        answer=ChangedToken,
     ),
     Operation(
         name="tokens.delete",

@@ -44,6 +44,7 @@ class User(Answer):
     memberships: list[Membership]
     created_at: Time
     updated_at: Time
+    warnings: list[str]
 
 
 class Users(Listing):

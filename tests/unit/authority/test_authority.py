@@ -17,6 +17,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import digest
 from proxy.core.wire import grant_from_wire, refused_from_wire
 from proxy.observe import metrics
+from proxy.services.audit_filter import AuditFilter
 from proxy.services.minting import NewToken
 from proxy.settings.model import Settings
 from tests.unit.authority.test_link import Worker
@@ -126,6 +127,7 @@ async def test_a_restored_older_store_is_refused_until_accepted(settings: Settin
     backup = (data_dir / "patgate.db").read_bytes()
     async with Authority(settings) as authority:
         await authority.tokens.revoke(ACTOR, created.view.id)
+        head, seen = str((await authority.audit.verify(ACTOR)).head), authority.epoch
     for path in data_dir.glob("patgate.db*"):
         path.unlink()
     (data_dir / "patgate.db").write_bytes(backup)
@@ -135,8 +137,13 @@ async def test_a_restored_older_store_is_refused_until_accepted(settings: Settin
                 pass
     async with Authority(settings, accept_older_store=True) as authority:
         assert authority.epoch > 0
-    async with Authority(settings):
-        pass
+    async with Authority(settings) as authority:
+        # The log says so itself, and the head of before tells it from the one that was there.
+        (event,) = (await authority.audit.list(ACTOR, AuditFilter(action="account.store."))).items
+        assert event.entry.action == "account.store.accept_older"
+        assert event.entry.details == {"seen": seen, "accepted": seen - 1}
+        assert (await authority.audit.verify(ACTOR)).problem is None
+        assert (await authority.audit.verify(ACTOR, head=head)).problem is not None
 
 
 async def test_another_key_is_refused(settings: Settings, data_dir: Path) -> None:

@@ -52,6 +52,9 @@ class Household:
     def audit(self) -> AuditLog:
         return AuditLog(self.kit.store, self.kit.clock)
 
+    async def watch_audit_head(self) -> None:
+        pass
+
     async def prune(self) -> None:
         self.pruned += 1
         self.tidy.set()

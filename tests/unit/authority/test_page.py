@@ -124,6 +124,19 @@ def test_a_worker_maps_what_the_authority_writes(tmp_path: Path) -> None:
     page.close()
 
 
+async def test_an_end_at_the_moment_of_another_lease_is_not_overlooked(tmp_path: Path) -> None:
+    page = open_page(tmp_path, store_epoch=1)
+    keeper = LeaseKeeper(page, 60.0, owned=page.is_in_place)
+    running = asyncio.create_task(keeper.run())
+    await until(lambda: page.lease_until_ns > 0)
+    keeper.last(30.0)
+    await asyncio.sleep(0)  # the keeper is about to be woken, and has not been yet
+    running.cancel()
+    done, _ = await asyncio.wait((running,), timeout=10)
+    page.close()
+    assert done and running.cancelled()
+
+
 async def test_a_shorter_lease_is_renewed_in_its_own_time_from_the_first(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=1)
     keeper = LeaseKeeper(page, 60.0, owned=page.is_in_place)

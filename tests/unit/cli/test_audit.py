@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sqlite3
 import tempfile
@@ -36,18 +37,18 @@ def used(desk: Desk) -> Desk:
 
 
 def test_the_newest_event_is_last_for_people_and_for_machines(used: Desk) -> None:
-    events = used.document("audit")
+    events = used.document("audit", "--action", "account.")
     assert [event["action"] for event in events][-3:] == [
         "account.user.add",
         "account.org.add",
         "account.user.set_role",
     ]
     assert [event["number"] for event in events] == list(range(1, len(events) + 1))
-    lines = [line for line in used.lines("audit") if re.search(r"\d{4}-\d\d-\d\dT", line)]
+    lines = [line for line in used.lines("audit", "--action", "account.") if re.search(r"\d{4}-\d\d-\d\dT", line)]
     assert len(lines) == len(events)
     assert "account.user.set_role" in lines[-1]
     assert ADA in lines[-1]
-    assert used.document("audit", "--limit", "2") == events[-2:]
+    assert used.document("audit", "--action", "account.", "--limit", "2") == events[-2:]
 
 
 def test_filters_narrow_and_what_they_leave_nothing_of_is_said(used: Desk) -> None:
@@ -59,12 +60,13 @@ def test_filters_narrow_and_what_they_leave_nothing_of_is_said(used: Desk) -> No
     assert actions("--target", user) == ["account.user.add", "account.user.set_role"]
     assert actions("--action", "account.org.") == actions("--target-kind", "org") == ["account.org.add"]
     assert actions("--since", "1h", "--target", user, "--action", "account.user.add") == ["account.user.add"]
-    everything = actions()
+    everything = actions("--action", "account.")
     assert actions("--until", "1h") == actions("--denied") == actions("--outcome", "failed") == []
-    assert actions("--actor-kind", "system") == actions("--outcome", "done", "--since", "1h") == everything
+    assert actions("--actor-kind", "system", "--action", "account.") == everything
+    assert actions("--outcome", "done", "--since", "1h") == everything
     for filters in (("--token", "ci"), ("--reason", "scope_denies"), ("--address", "192.0.2.1"), ("--decision", "x")):
         assert actions(*filters) == []
-    assert actions("--level", "account", "--actor", "control-socket")
+    assert actions("--level", "account", "--actor", f"uid:{os.geteuid()}")
     done = used.patgate("audit", "--denied")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "There are no such events.\n")
     assert used.refused("audit", "--org", "nowhere") == "There is no organisation with this name or id."
@@ -89,7 +91,7 @@ def test_a_mistake_is_one_of_usage(desk: Desk, arguments: tuple[str, ...]) -> No
 def test_an_export_is_one_document_a_line_the_oldest_first(used: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.cli.audit.PAGE", 2)
     exported = [json.loads(line) for line in used.lines("audit", "export")]
-    assert exported == used.document("audit")
+    assert exported == used.document("audit")[:-1], "all but the event of this very export"
     some = [json.loads(line) for line in used.lines("audit", "export", "--action", "account.user.", "--json")]
     assert some == [event for event in exported if event["action"].startswith("account.user.")]
     assert used.lines("audit", "export", "--denied") == []

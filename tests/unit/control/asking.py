@@ -52,7 +52,7 @@ async def ask(
             assert row is not None
             assert answer.status == row.status
             row.answer.model_validate(document)
-            assert row.secret or '"token": "acme' not in await answer.text()
+            assert row.secret or re.search(r'"acme_[a-z]+_\w{12}_', await answer.text()) is None
         return answer.status, document, answer
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import time
 
 import pytest
@@ -44,7 +46,8 @@ async def test_a_token_is_let_in_by_either_header(world: World) -> None:
 
 async def test_the_socket_is_the_operators(world: World) -> None:
     me = await ok(world, "GET", "/me")
-    assert (me["kind"], me["name"], me["user"], me["token"]) == ("system", "control-socket", None, None)
+    user = f"{pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()})"
+    assert (me["kind"], me["name"], me["user"], me["token"]) == ("system", user, None, None)
 
 
 @pytest.mark.parametrize(

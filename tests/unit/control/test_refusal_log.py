@@ -8,8 +8,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from proxy.control.authenticate import refusal
-from proxy.control.exchange import LINES_AT_ONCE, LINES_PER_SECOND, RefusalLog
 from proxy.control.problems import refusal_of
+from proxy.control.refusals import LINES_AT_ONCE, LINES_PER_SECOND, RefusalLog
 from proxy.core.reasons import Reason
 
 

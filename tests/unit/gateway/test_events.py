@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from proxy.authority import told
+from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
 from proxy.core.model import Access, Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
@@ -17,7 +18,7 @@ from proxy.core.routes import Match
 from proxy.core.token import Minted
 from proxy.gateway import events as module
 from proxy.gateway.cache import Entry
-from proxy.gateway.events import ALLOWED, LEVELS, REFUSALS, STRANGERS, STRANGERS_BURST, WAITING
+from proxy.gateway.events import ALLOWED, LEVELS, WAITING
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.record import Recorder
 from proxy.observe.logs import get_logger

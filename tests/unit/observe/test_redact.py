@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -44,6 +45,17 @@ def test_of_a_token_only_the_public_prefix_stays_whatever_stands_around_it(text:
     for tail in (SECRET, SECRET.replace("S", "%53"), "S" * 8, "%53" * 8, "%2553" * 8):
         assert tail not in redacted
     assert f"_pat_{ID}" in redacted or redacted.endswith("Bearer [redacted]")
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase, str.title], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("around", ["/open/{}", "/open/X{}", "name {} and more", "{}{}"])
+def test_of_a_token_in_another_letter_case_only_the_public_prefix_stays(change: Any, around: str) -> None:
+    """Whoever has the letters in the wrong case has few to try, and the checksum tells which are right."""
+    written = change(TOKEN)
+    for text in (around.format(written, written), around.format(written.replace("_", "%5F"), written)):
+        redacted = logs.redact(text)
+        assert "s" * 8 not in redacted.lower()
+        assert change(f"_pat_{ID}").lower() in redacted.lower()
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.sets(st.integers(0, len(TOKEN) - 1)), st.integers(0, 2))

@@ -410,7 +410,13 @@ async def test_retention_removes_what_is_old_and_says_so(
     assert [entry.n for entry in left[1:]] == [entry.n for entry in before if entry not in old]
     event = left[0]
     assert (event.action, event.actor_name, event.at) == ("account.audit.retain", "housekeeping", START + 100)
-    assert event.details == {"events": len(old), "through": len(old), "until": "2023-11-14T22:13:28.000Z"}
+    change = max(entry.epoch for entry in old)
+    assert event.details == {
+        "events": len(old),
+        "through": len(old),
+        "change": change,
+        "until": "2023-11-14T22:13:28.000Z",
+    }
     whole = await log.verify(ADMIN)
     assert (whole.events, whole.problem) == (len(left), None)
     assert (await log.retain(SYSTEM, START + 8)).events == 0

@@ -185,7 +185,7 @@ async def test_all_of_a_user_are_deleted_as_far_as_the_one_who_asks_reaches(kit:
 
 async def test_another_name_and_description_leave_the_rest(kit: Kit) -> None:
     made = await kit.mint(ANN, "t", description="d", scopes=["things:read"])
-    view = await kit.tokens.update(ADMIN, made.view.id, name=" new ")
+    view = (await kit.tokens.update(ADMIN, made.view.id, name=" new ")).view
     assert (view.name, view.description, view.scopes) == ("new", "d", ("things:read",))
     grant = await kit.resolve(made.view.prefix)
     assert isinstance(grant, Grant) and grant.token_name == "new"

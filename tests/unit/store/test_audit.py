@@ -18,12 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict
+from proxy.core.model import Kind
 from proxy.store import audit, migrate, tables
 from proxy.store.audit import Event, Mark, Occurred, Verified
 from proxy.store.engine import Database
 from proxy.store.log import EventQuery, Order
+from proxy.store.requests import RequestEvent
 from proxy.store.store import Store
-from tests.contract.kit import ADMIN, FINGERPRINT, Kit, opened
+from tests.contract.kit import ADMIN, FINGERPRINT, FORMAT, Kit, opened
 
 START = 1_700_000_000.123456
 EVENTS = 12
@@ -145,8 +147,109 @@ def test_a_chain_that_was_written_anew_is_found_by_a_head_that_was_kept_elsewher
         "DELETE FROM audit_events WHERE n > 4",
         f"UPDATE audit_chain SET head_n=4, head_hash='{_hash_of(written, 4)}'",
     )
-    assert tampered(*cut).problem is None, "nothing in the file says that there was more"
     assert tampered(*cut, expected=kept).problem == "the log ends at event 4, before event 5 whose hash was given"
+
+
+def test_a_log_cut_at_its_end_with_a_head_to_match_is_found_by_the_number_of_the_last_change(
+    written: Path, tampered: Callable[..., Verified]
+) -> None:
+    for n in range(EVENTS):
+        cut = (
+            f"DELETE FROM audit_events WHERE n > {n}",
+            f"UPDATE audit_chain SET head_n={n}, head_hash='{_hash_of(written, n) if n else ''}'",
+        )
+        assert tampered(*cut).problem == f"the log ends before the event of change {EVENTS}, which the store has made"
+    nothing = tampered("DELETE FROM audit_events", "DELETE FROM audit_chain")
+    assert nothing.problem == f"the log ends before the event of change {EVENTS}, which the store has made"
+
+
+async def test_a_cut_of_events_without_a_change_is_found_by_the_process_that_wrote_them(tmp_path: Path) -> None:
+    async with opened(tmp_path) as kit:
+        await _fill(kit, 3)
+        await kit.store.append_requests([_asked(number) for number in range(4)])
+        head = kit.store.audit_head
+        assert head.n == 7
+        _cut(tmp_path, 5)
+        found = await kit.store.verify_audit()
+        assert found.problem == "the log ends at event 5, but this process has written event 7"
+        assert await kit.store.audit_tail_problem() == found.problem
+        # Whatever is written since, also so much that the number is reached again.
+        await kit.store.append_requests([_asked(number) for number in range(4, 9)])
+        found = await kit.store.verify_audit()
+        assert found.problem == "event 7 is another than the one that this process wrote"
+
+
+async def test_the_changes_of_a_store_cut_with_its_log_are_missed_by_the_process_that_made_them(tmp_path: Path) -> None:
+    async with opened(tmp_path) as kit:
+        await _fill(kit, 5)
+        _cut(tmp_path, 4)
+        _file(tmp_path, "DELETE FROM changes WHERE epoch > 4")
+        found = await kit.store.verify_audit()
+        assert found.problem == "the log ends at event 4, but this process has written event 5"
+
+
+async def test_a_log_that_retention_took_the_last_change_from_is_whole_and_a_cut_one_is_not(tmp_path: Path) -> None:
+    async with opened(tmp_path) as kit:
+        await _fill(kit, 4)
+        old = await kit.store.outdated_audit(START + 100, START + 100)
+        assert (old.through, old.change) == (4, 4)
+        await kit.store.trim_audit(4, 100, _told(through=4, change=old.change))
+        assert (await kit.store.verify_audit()).problem is None
+        again = await kit.store.outdated_audit(START + 100, START + 100)
+        assert again.change == 4, "what an earlier retention removed counts for the next one"
+    _file(tmp_path, "INSERT INTO changes (epoch, touched, at) VALUES (5, '[]', 1)")
+    assert (await _verified(tmp_path)).problem == "the log ends before the event of change 5, which the store has made"
+
+
+async def test_a_log_is_whole_whose_last_change_was_removed_before_retention_told_of_changes(tmp_path: Path) -> None:
+    async with opened(tmp_path) as kit:
+        await _fill(kit, 4)
+        await kit.store.trim_audit(4, 100, _told(through=4))
+        assert (await kit.store.verify_audit()).problem is None
+
+
+async def test_the_end_of_the_log_is_checked_without_reading_all_of_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as kit:
+        assert await kit.store.audit_tail_problem() is None
+        await _fill(kit, 6)
+        assert await kit.store.audit_tail_problem() is None
+        _file(tmp_path, "DELETE FROM audit_events WHERE n = 6")
+        assert await kit.store.audit_tail_problem() == "the log ends at event 5 but its head is event 6"
+
+
+async def test_no_text_of_an_event_holds_a_token(tmp_path: Path) -> None:
+    token = FORMAT.mint(Kind.PAT).token
+    shown = token.rpartition("_")[0]
+    async with opened(tmp_path) as kit:
+        async with kit.store.change(ADMIN, START) as change:
+            change.touched("test")
+            change.audit(
+                "test.change",
+                target_kind="test",
+                target_id=token,
+                target_name=f"x {token.upper()}",
+                details={token: [token.lower(), {"x": f"%5f{token.replace('_', '%5F')}"}], "n": 1},
+            )
+        async with kit.store.read() as rows:
+            (event,) = (await rows.log.page(EventQuery(), Order.NEWEST, None, 1)).entries
+        assert (await kit.store.verify_audit()).problem is None
+    assert (event.target_id, event.target_name) == (shown, f"x {shown.upper()}")
+    assert event.details == {shown: [shown.lower(), {"x": f"_{shown}"}], "n": 1}
+
+
+def _asked(number: int) -> RequestEvent:
+    event = Event(action="request", target_kind="route", target_id="", outcome="refused", decision_id=f"d{number}")
+    return RequestEvent(event=event, prefix="", proven=False, at=START)
+
+
+def _cut(directory: Path, last: int) -> None:
+    """Take the events behind ``last`` away, and say in the chain that there were none."""
+    hash_ = f"(SELECT hash FROM audit_events WHERE n = {last})"
+    _file(
+        directory,
+        f"UPDATE audit_chain SET head_n = {last}, head_hash = {hash_}",
+        f"DELETE FROM audit_events WHERE n > {last}",
+    )
 
 
 _VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -222,8 +325,9 @@ async def test_a_check_goes_on_in_steps_while_events_are_added_and_retention_com
         assert gone.problem == "event 5, whose hash was given, is not in the log any more"
 
 
-def _told(*, through: int) -> Occurred:
-    event = Event(action=audit.RETAIN, target_kind="log", target_id=audit.LOG_ID, details={"through": through})
+def _told(*, through: int, change: int | None = None) -> Occurred:
+    details = {"through": through, **({} if change is None else {"change": change})}
+    event = Event(action=audit.RETAIN, target_kind="log", target_id=audit.LOG_ID, details=details)
     return Occurred(event=event, actor=("system", "test", "test"), at=START)
 
 
