@@ -273,10 +273,10 @@ async def test_request_ids_are_ours_and_never_repeat() -> None:
 
 async def test_the_upstreams_own_host_replaces_the_clients_where_it_is_not_preserved() -> None:
     async with serving(answering(mirror), preserve_host=False) as (gateway, backend):
-        data = b"GET /open/a HTTP/1.1\r\nX-Host: gateway\r\nHost: gateway\r\nX-Copy: Host: gateway\r\n\r\n"
+        data = b"GET /open/a HTTP/1.1\r\nX-Its-Host: gateway\r\nHost: gateway\r\nX-Copy: Host: gateway\r\n\r\n"
         head = await seen(gateway, data)
         assert field_lines(head, "host") == [f"127.0.0.1:{backend.port}".encode()]
-        assert field_lines(head, "x-host") == [b"gateway"]
+        assert field_lines(head, "x-its-host") == [b"gateway"]
         assert field_lines(head, "x-copy") == [b"Host: gateway"]
         assert field_lines(head, "x-forwarded-host") == [b"gateway"]
 
