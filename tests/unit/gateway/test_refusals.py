@@ -160,14 +160,16 @@ async def test_a_line_shows_the_public_prefix_and_never_the_secret() -> None:
     async with serving(answering(response())) as (gateway, _):
         client = await gateway.client()
         minted = gateway.admit(permissions=())
-        await client.ask(get("/v1/things?q=" + minted.token, f"Authorization: Bearer {minted.token}"))
-        gateway.recorder.flush()
-        (fields,) = gateway.access
-        assert fields["token"] == minted.prefix
-        assert (fields["reason"], fields["status"], fields["route"]) == ("role_denies", 403, "/v1/{entity}")
-        assert (fields["operation"], fields["peer"], fields["method"]) == ("list", "127.0.0.1", "GET")
-        assert minted.token not in str(fields)
-        assert CACHE_KEY.hex() not in str(fields)
+        for query, reason, status in (("a", "role_denies", 403), (minted.token, "token_misplaced", 400)):
+            gateway.access.clear()
+            await client.ask(get("/v1/things?q=" + query, f"Authorization: Bearer {minted.token}"))
+            gateway.recorder.flush()
+            (fields,) = gateway.access
+            assert fields["token"] == minted.prefix
+            assert (fields["reason"], fields["status"], fields["route"]) == (reason, status, "/v1/{entity}")
+            assert (fields["operation"], fields["peer"], fields["method"]) == ("list", "127.0.0.1", "GET")
+            assert minted.token not in str(fields)
+            assert CACHE_KEY.hex() not in str(fields)
 
 
 async def test_an_exchange_whose_client_left_is_counted_once() -> None:
