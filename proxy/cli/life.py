@@ -56,7 +56,7 @@ def warn(invocation: Invocation, view: Json) -> None:
 
 def show_facts(invocation: Invocation, view: Json) -> None:
     """What is known of a token or key, for people."""
-    facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) is not None]
+    facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) not in (None, [])]
     scopes = view.get("scopes")
     if scopes == []:
         facts.append(("scopes", "none: it may do nothing"))
