@@ -377,7 +377,7 @@ class Settings(Section):
     data_dir: Annotated[FilePath, Field(validate_default=True)] = Path("data")
     """Directory of the embedded store, keys and sockets; relative to the configuration file."""
     store: Annotated[str, AfterValidator(_store), Field(repr=False)] = "sqlite"
-    """sqlite: embedded, in data_dir. postgresql://user@host/database is reserved; this version refuses to start with it."""
+    """sqlite: embedded, in data_dir. postgresql://user@host/database is reserved: this version refuses it."""
     # What two listeners of each come to must fit into one message of descriptors (SCM_MAX_FD, unix(7)).
     workers: Annotated[Whole, Field(ge=1, le=120)] = 2
     """Gateway processes."""
