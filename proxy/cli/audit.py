@@ -69,9 +69,9 @@ _OPTIONS: Final = (
     click.option("--denied", is_flag=True, help="What was refused, or would have been (report-only routes)."),
     click.option("--reason", metavar="R", help="Events with this reason, such as scope_denies."),
     click.option("--address", metavar="IP", help="What was asked for from this address."),
-    click.option("--decision", "request", metavar="ID", help="What a request or decision with this id left."),
+    click.option("--decision", "request", metavar="ID", help="The events of the request or decision with this id."),
     click.option("--since", type=MOMENT, metavar="T", help="From this time on: 24h, or 2026-01-31T12:00:00Z."),
-    click.option("--until", type=MOMENT, metavar="T", help="Up to this time."),
+    click.option("--until", type=MOMENT, metavar="T", help="Up to this time, not included."),
 )
 
 
@@ -84,12 +84,14 @@ def filtered(callback: Callback) -> Callback:
 
 @click.group(invoke_without_command=True)
 @filtered
-@click.option("--limit", type=click.IntRange(1, 10_000), help="At most so many events: 100, or 10 before --follow.")
-@click.option("--cursor", metavar="C", help="Go on, with older events, where an earlier list ended.")
-@click.option("--follow", is_flag=True, help="Go on with what happens, until interrupted.")
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), help="At most so many events; by default 100, or 10 before --follow."
+)
+@click.option("--cursor", metavar="C", help="Continue with older events where an earlier list ended.")
+@click.option("--follow", is_flag=True, help="Then print new events until interrupted.")
 @command
 def audit(invocation: Invocation, /, limit: int | None, cursor: str | None, follow: bool, **filters: Any) -> None:
-    """What happened: events of the audit log, the newest last."""
+    """Print events of the audit log, the newest last."""
     context = click.get_current_context()
     if context.invoked_subcommand is not None:
         given = (context.get_parameter_source(name) for name in context.params)
@@ -134,10 +136,14 @@ def export(invocation: Invocation, /, **filters: Any) -> None:
 
 
 @audit.command()
-@click.option("--head", metavar="N:HASH", help="What an earlier verification ended with: it must be there still.")
+@click.option(
+    "--head",
+    metavar="N:HASH",
+    help="The head that an earlier verification printed: that event must still be there, unchanged.",
+)
 @command
 def verify(invocation: Invocation, head: str | None) -> None:
-    """Check that no event was removed or altered; the first that was is named, and the exit status 1."""
+    """Check that no event was removed or altered; if one was, name the first and exit with 1."""
 
     async def run(control: Control) -> Json:
         events, after = 0, None

@@ -21,7 +21,7 @@ _SINCE: Final = {"at": "TIME", "action": "ACTION", "target": "TARGET", "by": "BY
 
 @click.command()
 @click.argument("asked", nargs=-1, required=True, metavar="TOKEN_ID METHOD PATH | DECISION_ID")
-@click.option("--host", metavar="HOST", help="The host that is asked, where routes depend on it.")
+@click.option("--host", metavar="HOST", help="The host of the request, if routes depend on it.")
 @command
 def explain(invocation: Invocation, asked: tuple[str, ...], host: str | None) -> None:
     """Explain what a token gets for a method and path, or a decision by its id.

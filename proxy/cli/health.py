@@ -10,7 +10,7 @@ from proxy.supervisor.datadir import CONTROL_SOCKET
 
 
 @click.command()
-@click.option("--ready", is_flag=True, help="Ask whether it can serve requests, not only whether it lives.")
+@click.option("--ready", is_flag=True, help="Ask whether it can serve requests, not only whether it is alive.")
 @command
 def health(invocation: Invocation, ready: bool) -> None:
     """Exit 0 when the gateway of this configuration answers, 1 when it does not."""

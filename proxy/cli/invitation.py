@@ -26,7 +26,7 @@ def invitation() -> None:
 
 @invitation.command("list")
 @click.option("--org", help="Only those to this organisation.")
-@click.option("--email", metavar="EMAIL", help="Only those of this email.")
+@click.option("--email", metavar="EMAIL", help="Only those for this email.")
 @command
 @listed()
 def list_invitations(invocation: Invocation, part: Part, org: str | None, email: str | None) -> None:
@@ -48,7 +48,7 @@ def show(invocation: Invocation, reference: str) -> None:
 @click.argument("reference", metavar="ID")
 @command
 def accept(invocation: Invocation, reference: str) -> None:
-    """Accept an invitation for the person who has the email: a member from now on."""
+    """Accept an invitation on behalf of the person with that email, who becomes a member."""
     path = f"/invitations/{segment(reference)}/accept"
     view = ask(invocation.settings(), lambda control: control.post(path))
     invocation.out.document(view)
@@ -59,7 +59,7 @@ def accept(invocation: Invocation, reference: str) -> None:
 @click.argument("reference", metavar="ID")
 @command
 def decline(invocation: Invocation, reference: str) -> None:
-    """Decline an invitation for the person who has the email."""
+    """Decline an invitation on behalf of the person with that email."""
     path = f"/invitations/{segment(reference)}/decline"
     _ended(invocation, ask(invocation.settings(), lambda control: control.post(path)), "declined")
 

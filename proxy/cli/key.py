@@ -24,7 +24,7 @@ COLUMNS: Final = {
 
 @click.group()
 def key() -> None:
-    """Keys of organisations: no person's, they outlive whoever made them and cannot mint.
+    """Keys of organisations: they belong to no person, outlive the person who made them and cannot mint tokens.
 
     An API key has one organisation and a role there. An organisation token is attached to several organisations, with
     permissions for each. ID is the 12 characters of the public prefix, or the whole prefix.
@@ -44,7 +44,7 @@ def key() -> None:
 )
 @click.option("--expires", type=DURATION, help="How long it works, such as 365d.")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Narrow it, such as things:read; repeatable.")
-@click.option("--description", default="", help="More words about what it is for.")
+@click.option("--description", default="", help="A longer description.")
 @command
 def create(
     invocation: Invocation,
@@ -94,7 +94,7 @@ add_delete(key, "keys", "key")
 @click.argument("grant", metavar="ORG=PERMISSION,...")
 @command
 def attach(invocation: Invocation, reference: str, grant: str) -> None:
-    """Attach an organisation token to one more organisation, or say anew what it may do there."""
+    """Attach an organisation token to one more organisation, or replace what it may do there."""
     ((org, permissions),) = _grants([grant]).items()
     path = f"{path_of('keys', reference)}/orgs/{segment(org)}"
     body = {"permissions": permissions}
@@ -106,7 +106,7 @@ def attach(invocation: Invocation, reference: str, grant: str) -> None:
 @click.argument("org")
 @command
 def detach(invocation: Invocation, reference: str, org: str) -> None:
-    """Detach an organisation token from an organisation, whose seat is free then."""
+    """Detach an organisation token from an organisation, which frees its seat there."""
     path = f"{path_of('keys', reference)}/orgs/{segment(org)}"
     show_view(invocation, ask(invocation.settings(), lambda control: control.delete(path)))
 

@@ -56,7 +56,7 @@ def warn(invocation: Invocation, view: Json) -> None:
 
 def show_facts(invocation: Invocation, view: Json) -> None:
     """What is known of a token or key, for people."""
-    facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) is not None]
+    facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) not in (None, [])]
     scopes = view.get("scopes")
     if scopes == []:
         facts.append(("scopes", "none: it may do nothing"))
@@ -97,7 +97,9 @@ def add_verbs(group: click.Group, collection: str, noun: str) -> None:
 
     @group.command()
     @click.argument("reference", metavar="ID")
-    @click.option("--descendants", is_flag=True, help="Everything that it minted too, and what that minted.")
+    @click.option(
+        "--descendants", is_flag=True, help="Also end the tokens that it minted, and those that these minted."
+    )
     @command
     def revoke(invocation: Invocation, reference: str, descendants: bool) -> None:
         path, body = f"{path_of(collection, reference)}/revoke", {"descendants": descendants}

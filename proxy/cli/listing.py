@@ -59,11 +59,15 @@ def listed(
             callback(invocation, Part(limit=limit, cursor=after, everything=everything), *args, **kwargs)
 
         options = [
-            click.option("--limit", type=click.IntRange(min=1), help=f"At most so many: {SHOWN}, or all with --json."),
-            click.option("--all", "everything", is_flag=True, help="Everything, however much."),
+            click.option(
+                "--limit",
+                type=click.IntRange(min=1),
+                help=f"Print at most so many; by default {SHOWN}, or all with --json.",
+            ),
+            click.option("--all", "everything", is_flag=True, help="Print everything."),
         ]
         if cursor:
-            options.insert(1, click.option("--cursor", metavar="C", help="Go on where an earlier list ended."))
+            options.insert(1, click.option("--cursor", metavar="C", help="Continue where an earlier list ended."))
         for option in reversed(options):
             wrapped = option(wrapped)
         return wrapped

@@ -72,11 +72,11 @@ def members(invocation: Invocation, part: Part, name: str) -> None:
 @org.command()
 @click.argument("name")
 @click.argument("email")
-@click.option("--role", required=True, help="The role that they have there by accepting.")
+@click.option("--role", required=True, help="The role that they get there by accepting.")
 @click.option("--expires", type=DURATION, help="How long the invitation is open, such as 7d.")
 @command
 def invite(invocation: Invocation, name: str, email: str, role: str, expires: float | None) -> None:
-    """Invite somebody to an organisation; they are a member when they have accepted."""
+    """Invite somebody to an organisation; they become a member when they accept."""
     path, body = f"/orgs/{segment(name)}/invitations", {"email": email, "role": role, "expires": expires}
     show_invitation(invocation, ask(invocation.settings(), lambda control: control.post(path, body)))
 

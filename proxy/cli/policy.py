@@ -38,10 +38,10 @@ def policy() -> None:
 
 
 @policy.command()
-@click.option("--org", help="What counts for tokens of this organisation.")
+@click.option("--org", help="The policy for tokens of this organisation.")
 @command
 def show(invocation: Invocation, org: str | None) -> None:
-    """Show what counts and where it comes from."""
+    """Show the policy in force, and where each limit comes from."""
     path = "/policy" if org is None else f"/orgs/{segment(org)}/policy"
     _show(invocation, ask(invocation.settings(), lambda control: control.get(path)))
 
@@ -49,8 +49,10 @@ def show(invocation: Invocation, org: str | None) -> None:
 @policy.command("set")
 @click.argument("org")
 @click.option("--max-lifetime", type=_Limit(DURATION), help="Longest lifetime of a new token, such as 90d, or none.")
-@click.option("--require-expiry/--no-require-expiry", default=None, help="Whether a new token must end some day.")
-@click.option("--inactive-after", type=_Limit(DURATION), help="End tokens that nobody has used for so long, or none.")
+@click.option("--require-expiry/--no-require-expiry", default=None, help="Whether a new token must have an expiry.")
+@click.option(
+    "--inactive-after", type=_Limit(DURATION), help="End tokens that have not been used for this long, or none."
+)
 @click.option("--tokens-per-user", type=_Limit(click.INT), help="Most living tokens of a user, or none.")
 @click.option("--org-tokens", type=_Limit(click.INT), help="Most organisation tokens attached to it, or none.")
 @click.option("--require-scopes/--no-require-scopes", default=None, help="Whether a new token must name its scopes.")
@@ -79,9 +81,9 @@ def set_policy(
     rights: tuple[str, ...],
     expire: bool,
 ) -> None:
-    """Change an organisation's own policy: what is not named here stays as it is.
+    """Change an organisation's own policy; limits that are not named stay as they are.
 
-    Tokens that there are already go on, and you are told how many of them break it now; --expire ends those.
+    Existing tokens keep working; the command says how many of them break the new policy. --expire ends those.
     """
     said = {
         "max_lifetime": max_lifetime,
@@ -116,7 +118,7 @@ def set_policy(
 @command
 @listed()
 def check(invocation: Invocation, part: Part, org: str | None) -> None:
-    """List the living tokens that break the policy of now, and which of its rules."""
+    """List the living tokens that break the current policy, and the rules that each breaks."""
     out = invocation.out
     rows: list[Json] = []
 
@@ -136,7 +138,7 @@ def check(invocation: Invocation, part: Part, org: str | None) -> None:
 @click.option("--org", help="Only tokens of this organisation.")
 @command
 def expire(invocation: Invocation, org: str | None) -> None:
-    """End the living tokens that break the policy of now. Their owners can regenerate them by what it allows."""
+    """End the living tokens that break the current policy. Their owners can regenerate them within what it allows."""
     path = "/policy/expire" if org is None else f"/policy/expire?org={segment(org)}"
     found = ask(invocation.settings(), lambda control: control.post(path))
     invocation.out.document(found)

@@ -46,7 +46,7 @@ LOG: Final = "patgate.log"
 @click.option("--once", is_flag=True, help="Make the printed requests, show what came back, and end.")
 @command
 def quickstart(invocation: Invocation, upstream: str | None, data: Path, port: int | None, once: bool) -> None:
-    """A running gateway with one admin and one token, and nothing to configure."""
+    """Start a gateway with one admin and one token, without any configuration."""
     startup.harden()
     data = data.resolve()
     datadir.prepare(data)

@@ -37,7 +37,7 @@ def show(invocation: Invocation, name: str) -> None:
 @click.argument("permissions", nargs=-1, required=True, metavar="PERMISSION...")
 @command
 def set_role(invocation: Invocation, name: str, permissions: tuple[str, ...]) -> None:
-    """Say what a role permits from now on, such as `things:read` or `*:*`; made if it is new.
+    """Set what a role permits from now on, such as `things:read` or `*:*`; a new role is created.
 
     Everybody who has the role has the new permissions from the next request on.
     """

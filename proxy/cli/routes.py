@@ -36,14 +36,14 @@ _SHOWN: Final = 3
 
 @click.group()
 def routes() -> None:
-    """Routes: what is configured, and what enforcing the ones that only report would break."""
+    """Routes: the configured ones, and what the report-only ones would have refused."""
 
 
 @routes.command("list")
 @command
 @listed(cursor=False)
 def list_routes(invocation: Invocation, part: Part) -> None:
-    """List the routes in the order in which they are tried; the first that fits counts."""
+    """List the routes in the order in which they are tried; the first match wins."""
     rows = ask(invocation.settings(), lambda control: control.every("/routes"))
     show_whole(invocation, rows, part, _ROUTES, "There are no routes: every request is refused.", _route)
 
@@ -51,7 +51,7 @@ def list_routes(invocation: Invocation, part: Part) -> None:
 @routes.command()
 @click.option("--since", type=MOMENT, metavar="T", help="Only what was seen since then: 7d, or 2026-01-31T12:00:00Z.")
 @click.option("--route", metavar="ROUTE", help="Only this route, as `patgate routes list` names it.")
-@click.option("--clear", is_flag=True, help="Forget what is shown, and count from nothing.")
+@click.option("--clear", is_flag=True, help="Print the report, then reset it.")
 @command
 @listed(cursor=False)
 def report(invocation: Invocation, part: Part, since: str | None, route: str | None, clear: bool) -> None:

@@ -37,7 +37,7 @@ class Configuration:
 @click.option(
     "--accept-older-store",
     is_flag=True,
-    help="Serve a restored backup of the store: what was revoked since may be back.",
+    help="Serve a restored backup of the store; tokens revoked since then may work again.",
 )
 @command
 def serve(invocation: Invocation, workers: int | None, accept_older_store: bool) -> None:

@@ -29,13 +29,19 @@ def token() -> None:
 
 
 @token.command()
-@click.option("--user", "email", required=True, metavar="EMAIL", help="Whose token it is; it acts with their role.")
+@click.option(
+    "--user",
+    "email",
+    required=True,
+    metavar="EMAIL",
+    help="Its owner; it acts with the role that they have at each request.",
+)
 @click.option("--name", required=True, help="What it is for.")
 @click.option("--org", help="Bind it to this organisation; it reaches that one only.")
 @click.option("--account", is_flag=True, help="Let it reach every organisation that its owner is in.")
 @click.option("--expires", type=DURATION, help="How long it works, such as 30d.")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Narrow it, such as things:read; repeatable.")
-@click.option("--description", default="", help="More words about what it is for.")
+@click.option("--description", default="", help="A longer description.")
 @command
 def create(
     invocation: Invocation,
@@ -69,8 +75,14 @@ def create(
 @click.option("--user", "email", metavar="EMAIL", help="Only this person's.")
 @click.option("--org", help="Only those of this organisation.")
 @click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those.")
-@click.option("--expiring", type=DURATION, is_flag=False, flag_value=SOON, help="Only those that end soon: in 14d.")
-@click.option("--unused", type=DURATION, help="Only those that nobody has used for so long, such as 90d.")
+@click.option(
+    "--expiring",
+    type=DURATION,
+    is_flag=False,
+    flag_value=SOON,
+    help="Only those that expire within this time; 14d if none is given.",
+)
+@click.option("--unused", type=DURATION, help="Only those that have not been used for this long, such as 90d.")
 @click.option("--parent", metavar="ID", help="Only those that this token minted.")
 @command
 @listed()
@@ -99,10 +111,10 @@ def list_tokens(
 @token.command()
 @click.argument("reference", metavar="[ID]", required=False)
 @click.option("--all", "everything", is_flag=True, help="All tokens of --user.")
-@click.option("--user", "email", metavar="EMAIL", help="Whose, with --all.")
+@click.option("--user", "email", metavar="EMAIL", help="Whose tokens --all deletes.")
 @command
 def delete(invocation: Invocation, reference: str | None, everything: bool, email: str | None) -> None:
-    """End a token, or with --all every token of a user, and forget it; the audit log keeps what it did."""
+    """End a token, or with --all all tokens of a user, and remove it from lists; the audit log keeps what it did."""
     if reference is not None and not everything and email is None:
         removed(invocation, "tokens", reference)
     elif reference is None and everything and email is not None:

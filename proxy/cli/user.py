@@ -17,9 +17,9 @@ def user() -> None:
 
 @user.command()
 @click.argument("email")
-@click.option("--role", required=True, help="The role they have; see `patgate role list`.")
-@click.option("--org", help="In this organisation, of which they become a member.")
-@click.option("--name", default="", help="How people call them.")
+@click.option("--role", required=True, help="Their role, in the account or with --org there; see `patgate role list`.")
+@click.option("--org", help="Make them a member of this organisation.")
+@click.option("--name", default="", help="Their name.")
 @command
 def add(invocation: Invocation, email: str, role: str, org: str | None, name: str) -> None:
     """Add a person; with --org, make them a member of an organisation."""
@@ -48,10 +48,10 @@ def show(invocation: Invocation, email: str) -> None:
 @user.command("set-role")
 @click.argument("email")
 @click.argument("role")
-@click.option("--org", help="Their role in this organisation.")
+@click.option("--org", help="Change their role in this organisation, instead of the account.")
 @command
 def set_role(invocation: Invocation, email: str, role: str, org: str | None) -> None:
-    """Give a person another role; every token of theirs has it from the next request on."""
+    """Give a person another role; it applies to all their tokens from the next request on."""
     body = {"role": role, "org": org}
     _show(invocation, ask(invocation.settings(), lambda control: control.post(f"/users/{segment(email)}/role", body)))
 

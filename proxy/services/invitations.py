@@ -95,7 +95,7 @@ class Invitations:
             if await change.members.by_email_key(organisation.id, key) is not None:
                 raise Conflict("the user is a member of this organisation already")
             if await change.invitations.of(organisation.id, key, change.now) is not None:
-                raise Conflict("there is an open invitation of this email already: withdraw it first")
+                raise Conflict("there is an open invitation for this email already: withdraw it first")
             await change.invitations.delete_expired(organisation.id, change.now)
             if await change.invitations.count(organisation.id) >= self._per_org:
                 raise Conflict(

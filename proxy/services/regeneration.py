@@ -65,4 +65,5 @@ def _lifetime(policy: Policy, row: TokenRow, expires: float | None, fields: Fiel
         return lifetime(policy, expires, fields)
     longest = policy.max_lifetime
     seconds = row.lifetime if longest is None else min(row.lifetime, longest)
-    return Lifetime(seconds=seconds, warnings=(f"it ends after {seconds:g} seconds, as it was made to",))
+    given = "the lifetime it was made with" if seconds == row.lifetime else "the longest that the policy allows"
+    return Lifetime(seconds=seconds, warnings=(f"no lifetime was named, so it gets {given}",))

@@ -233,8 +233,8 @@ def _reach(row: TokenGrantRow) -> str:
         return f"the token reaches {row.org_name} only"
     names = _listed(sorted(org.org_name for org in row.orgs))
     if row.reach is Reach.ORGS:
-        return f"the token reaches {names}, those of them that are active"
-    return f"the token reaches {names}, those of them that are active and whose policy it keeps to"
+        return f"the token reaches {names}, except organisations that are suspended"
+    return f"the token reaches {names}, except organisations that are suspended or whose policy it breaks"
 
 
 def _clause(sentence: str) -> str:

@@ -83,26 +83,26 @@ class ProxyListener(Section):
     trusted_claims: tuple[TrustedClaim, ...] = ()
     """More headers that a trusted peer may send on to backends, such as X-Real-Ip; dropped from all others."""
     proxy_protocol: tuple[TrustedNetwork, ...] = ()
-    """Peers whose every connection must begin with the PROXY protocol's header, which says who the client is."""
+    """Peers whose connections must all begin with a PROXY protocol header, which names the client."""
     half_close: bool = False
-    """Answer a client that has ended its sending side after its request; without it, such a client has left."""
+    """Answer a client that closes its sending side after its request; false treats such a client as gone."""
     connections: Connections | None = None
-    """Most open connections of one worker; null is as many as its descriptors allow, 16384 at most."""
+    """Most open connections of one worker; null is as many as its file descriptors allow, 16384 at most."""
     limits: ListenerLimits = ListenerLimits()
-    """Limits of this listener alone; what is null is as in limits."""
+    """Limits of this listener alone; null takes the value from limits."""
 
 
 class ForwardAuthListener(Section):
     bind: BindAddress = Bind(host="127.0.0.1", port=8082)
-    """Address that an ingress asks before it forwards a request itself."""
+    """Address at which an ingress asks for a verdict before it forwards a request."""
     trusted: tuple[TrustedNetwork, ...] = ()
-    """The ingresses. Required: a peer that is not listed here gets no answer but a refusal."""
+    """The addresses of the ingresses. Required: every other peer gets 403."""
     timeout: Timeout = 1.0
-    """Longest wait for the authority, where it takes that to decide; then 503. Shorter than the ingress waits."""
+    """Longest wait for the authority when a verdict needs it; then 503. Keep it below the ingress's own timeout."""
     connections: Connections | None = None
-    """Most open connections of one worker; null is as many as its descriptors allow, 16384 at most."""
+    """Most open connections of one worker; null is as many as its file descriptors allow, 16384 at most."""
     limits: ListenerLimits = ListenerLimits()
-    """Limits of this listener alone; what is null is as in limits."""
+    """Limits of this listener alone; null takes the value from limits."""
 
 
 class ControlListener(Section):
@@ -134,11 +134,11 @@ class UpstreamTls(Section):
 
 class UpstreamHealth(Section):
     path: RequestTarget
-    """What each server is asked for, with GET."""
+    """Path that each check requests with GET."""
     host: HostField | None = None
     """Host to ask with, instead of each server's own."""
     interval: Timeout = 5.0
-    """From one check of a server to the next, a tenth more or less."""
+    """Time between two checks of a server, give or take a tenth."""
     timeout: Timeout = 2.0
     """Longest wait for the head of the answer, the connection included."""
     rise: Annotated[Whole, Field(ge=1, le=1000)] = 2
@@ -163,9 +163,9 @@ class Upstream(Section):
     preserve_host: bool = True
     """Send the client's Host; false sends the server's own name."""
     resolve_interval: Timeout = 30.0
-    """How long the addresses of a server's name are used before they are asked for again."""
+    """How long the addresses of a server's name are used before the name is resolved again."""
     health: UpstreamHealth | None = None
-    """Ask the servers whether they are well, and send requests only to those that are; off unless given."""
+    """Check the servers' health and send requests only to healthy ones; off unless given."""
     tls: UpstreamTls = UpstreamTls()
     """For https servers."""
 
@@ -211,15 +211,15 @@ class Headers(Section):
 
 class Policy(Section):
     max_lifetime: Annotated[Duration, Field(gt=0.0)] | None = None
-    """Longest lifetime a new token may have; none where null."""
+    """Longest lifetime that a new token may have; null is no limit."""
     require_expiry: bool = False
     """Refuse new tokens that never expire."""
     tokens_per_user: Annotated[Whole, Field(ge=1)] | None = None
-    """Most living tokens a user may have; no limit where null."""
+    """Most living tokens that a user may have; null is no limit."""
     org_tokens_per_org: Annotated[Whole, Field(ge=1)] | None = None
-    """Most living organisation tokens an organisation may have; no limit where null."""
+    """Most living organisation tokens that an organisation may have; null is no limit."""
     inactive_after: Annotated[Duration, Field(ge=60.0)] | None = None
-    """End tokens that nobody has used for so long; none where null."""
+    """End tokens that have not been used for this long; null ends none."""
     require_scopes: bool = False
     """Refuse new tokens that name no scopes."""
     forbidden_scopes: tuple[PermissionText, ...] = ()
@@ -230,9 +230,9 @@ class Policy(Section):
 
 class Invitations(Section):
     lifetime: Annotated[Duration, Field(ge=60.0, le=366 * _DAY)] = 14 * _DAY
-    """How long an invitation to an organisation is open, where its request says nothing."""
+    """How long an invitation stays open, unless its request says otherwise."""
     per_org: Annotated[Whole, Field(ge=1, le=1_000_000)] = 100
-    """Most open invitations an organisation may have."""
+    """Most open invitations that an organisation may have."""
 
 
 class Limits(Section):
@@ -243,7 +243,7 @@ class Limits(Section):
     request_line: RequestLine = 8 * 1024
     """Longest request line; beyond it 414."""
     body: Size | None = None
-    """Longest request body; beyond it 413; no limit where null."""
+    """Longest request body; beyond it 413; null is no limit."""
 
     def under(self, own: ListenerLimits) -> "Limits":
         """The limits of a listener that has some of its own."""
@@ -263,7 +263,7 @@ class Timeouts(Section):
     request_body_idle: Timeout = 30.0
     """Longest pause inside a request body."""
     client_rate: Size = 240
-    """Fewest bytes a second, on average, in which a client may send a body or read an answer; 0 is any."""
+    """Fewest bytes per second, on average, at which a client may send a body or read an answer; 0 is no minimum."""
     keepalive: Timeout = 75.0
     """How long a client connection may stay idle between requests."""
     tunnel: Timeout = 3600.0
@@ -302,16 +302,16 @@ class Log(Section):
     format: Literal["json", "text"] = "json"
     """One JSON document a line, or text for people."""
     access: Literal["off", "refusals", "all"] = "refusals"
-    """Which requests get a line: none, those that are refused or fail, or each; whatever the level is."""
+    """Which requests get a line, whatever the level is: none, those that are refused or fail, or all."""
     access_format: Literal["json", "combined"] = "json"
     """JSON with everything, or the combined format of web servers."""
 
 
 class Audit(Section):
     requests: Literal["off", "refused", "writes", "all"] = "writes"
-    """Which requests leave an event: none, those refused, writes that a token was allowed too, or all."""
+    """Which requests leave an event: none; those refused, by the control API too; allowed writes as well; or all."""
     retention: Annotated[Duration, Field(ge=3600.0)] | None = None
-    """How long events are kept; for ever where null."""
+    """How long events are kept; null is for ever."""
 
 
 def _webhook(text: str) -> str:
@@ -334,9 +334,9 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
 
 class Notices(Section):
     days: Annotated[tuple[Annotated[Whole, Field(ge=1, le=365)], ...], Field(min_length=1, max_length=8)] = (14, 7, 1)
-    """So many days before a token ends, a notice of it is due."""
+    """How many days before a token expires a notice of it is sent."""
     webhook: Annotated[Annotated[str, AfterValidator(_webhook)] | None, Field(repr=False)] = None
-    """Where notices are sent, each once; nowhere where null."""
+    """URL to which each notice is sent once; null sends none."""
     secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
     """Key that notices are signed with (Standard Webhooks): whsec_ and the base64 of 24 to 64 random bytes."""
 
@@ -377,7 +377,7 @@ class Settings(Section):
     data_dir: Annotated[FilePath, Field(validate_default=True)] = Path("data")
     """Directory of the embedded store, keys and sockets; relative to the configuration file."""
     store: Annotated[str, AfterValidator(_store), Field(repr=False)] = "sqlite"
-    """sqlite (embedded, in data_dir) or postgresql://user@host/database."""
+    """sqlite: embedded, in data_dir. postgresql://user@host/database is reserved: this version refuses it."""
     # What two listeners of each come to must fit into one message of descriptors (SCM_MAX_FD, unix(7)).
     workers: Annotated[Whole, Field(ge=1, le=120)] = 2
     """Gateway processes."""
@@ -418,7 +418,7 @@ class Settings(Section):
     log: Log = Log()
     """What is logged, and how."""
     notices: Notices = Notices()
-    """Telling of tokens that are about to end."""
+    """Notices of tokens that are about to expire."""
     audit: Audit = Audit()
     """What the audit log holds, and for how long."""
 

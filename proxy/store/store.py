@@ -395,5 +395,7 @@ async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:
         await meta.write(connection, meta.KEY_FINGERPRINT, key_fingerprint)
         await meta.write(connection, meta.STORE_ID, uuid.uuid4().hex)
     elif known != key_fingerprint:
-        raise WrongKey("the store was made with another secret key than the one that is configured")
+        raise WrongKey(
+            "the store was made with another secret key than this one (secret_key, or secret.key in data_dir)"
+        )
     return await meta.read(connection, meta.STORE_ID) or ""

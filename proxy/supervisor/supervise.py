@@ -149,8 +149,8 @@ class Supervisor:
         if status != DATA_DIR_LOST and self._directory_is_ours():
             return False
         self._failure = DataDirLost(
-            f"The data directory {self._settings.data_dir} was removed or replaced while it was in use; "
-            "patgate has ended, because nobody can say any more which tokens are valid."
+            f"The data directory {self._settings.data_dir} was removed or replaced, "
+            "or can no longer be opened; patgate has ended, because it can no longer know which tokens are valid."
         )
         self._stop.set()
         return True
