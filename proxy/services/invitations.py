@@ -24,7 +24,7 @@ from proxy.core.depends import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import grants, idempotency, lookup, members, names
+from proxy.services import grants, idempotency, lookalikes, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
@@ -35,6 +35,7 @@ from proxy.services.views import (
     MemberView,
     Page,
     check_limit,
+    person_texts,
     read_cursor,
     write_cursor,
 )
@@ -242,13 +243,14 @@ def record(
 ) -> None:
     """The key and the event of what became of an invitation, on the organisation's log unless it is to be on none."""
     change.touched(invitation_key(row.id))
+    mixed = lookalikes.mixed_fields(person_texts(row.email, ""))
     change.audit(
         f"account.invitation.{verb}",
         target_kind="invitation",
         target_id=row.id,
         target_name=row.email,
         org_id=row.org_id if org_id is None else org_id,
-        details=details,
+        details={**details, "mixed_scripts": mixed} if mixed else details,
     )
 
 
