@@ -12,7 +12,8 @@ Rules:
 4. The new member gets the role of the invitation with the permissions that it has then.
 5. An organisation has one open invitation for each email, and at most ``per_org`` in all. A row is deleted with the
    answer, or, once it has expired, when the organisation next invites somebody.
-6. Nothing of the person is on the organisation's log before they accept: a refusal is on the log of their own account.
+6. Nothing of the person is on the organisation's log before they accept: a refusal is on the log of their own account,
+   and that an invitation ended with the person is on that of who removed them.
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ async def withdraw_all(change: Change, email_key: str) -> None:
         found = await change.invitations.page(after=None, limit=_WITHDRAWN_AT_ONCE, now=change.now, email_key=email_key)
         for row in found:
             await change.invitations.delete(row.id)
-            record(change, "withdraw", row, {"role": row.role})
+            record(change, "withdraw", row, {"org": row.org_name, "role": row.role}, org_id="")
         if len(found) < _WITHDRAWN_AT_ONCE:
             return
 
