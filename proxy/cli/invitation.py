@@ -5,6 +5,7 @@ from typing import Final
 import click
 
 from proxy.cli.client import Json, ask, segment
+from proxy.cli.life import warn
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import Invocation, command
 from proxy.cli.output import plain
@@ -75,6 +76,7 @@ def withdraw(invocation: Invocation, reference: str) -> None:
 
 def show_invitation(invocation: Invocation, view: Json) -> None:
     """An invitation."""
+    warn(invocation, view)
     invocation.out.document(view)
     facts = [(title.lower(), view[key]) for key, title in COLUMNS.items() if key != "email"]
     invocation.out.facts(str(view["email"]), facts)

@@ -12,7 +12,8 @@ Rules:
 4. The new member gets the role of the invitation with the permissions that it has then.
 5. An organisation has one open invitation for each email, and at most ``per_org`` in all. A row is deleted with the
    answer, or, once it has expired, when the organisation next invites somebody.
-6. Nothing of the person is on the organisation's log before they accept: a refusal is on the log of their own account.
+6. Nothing of the person is on the organisation's log before they accept: a refusal is on the log of their own account,
+   and that an invitation ended with the person is on that of who removed them.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Final
 
 from proxy.core.depends import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Kind, Reach, RefusedGrant
+from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import grants, idempotency, lookup, members, names
+from proxy.services import grants, idempotency, lookalikes, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
@@ -35,6 +36,7 @@ from proxy.services.views import (
     MemberView,
     Page,
     check_limit,
+    person_texts,
     read_cursor,
     write_cursor,
 )
@@ -152,7 +154,7 @@ class Invitations:
                 org_id = (await lookup.visible_org(rows, asker, org)).id
                 asker.require(Entity.MEMBERS, Operation.LIST, org_id)
             elif not asker.may(Entity.MEMBERS, Operation.LIST):
-                own = _own_key(asker)
+                own = await _own_key(rows, asker)
                 if own is None:
                     asker.require(Entity.MEMBERS, Operation.LIST)
                 asker.require_scope(Entity.MEMBERS, Operation.LIST)
@@ -178,7 +180,7 @@ class Invitations:
             asker = await standing(change, actor, change.now)
             await idempotency.require_new(change, retry)
             row = await _visible(change, asker, invitation, change.now)
-            own = _answers(asker, row, Operation.CREATE)
+            own = await _answers(change, asker, row, Operation.CREATE)
             user = await _invited(change, row)
             organisation = await lookup.org(change, row.org_id)
             if organisation.status != ORG_ACTIVE:
@@ -221,7 +223,7 @@ class Invitations:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             row = await _visible(change, asker, invitation, change.now)
-            _answers(asker, row, Operation.DELETE)
+            await _answers(change, asker, row, Operation.DELETE)
             await change.invitations.delete(row.id)
             record(change, "decline", row, {"org": row.org_name, "role": row.role}, org_id="")
             return InvitationView.of(row)
@@ -242,13 +244,14 @@ def record(
 ) -> None:
     """The key and the event of what became of an invitation, on the organisation's log unless it is to be on none."""
     change.touched(invitation_key(row.id))
+    mixed = lookalikes.mixed_fields(person_texts(row.email, ""))
     change.audit(
         f"account.invitation.{verb}",
         target_kind="invitation",
         target_id=row.id,
         target_name=row.email,
         org_id=row.org_id if org_id is None else org_id,
-        details=details,
+        details={**details, "mixed_scripts": mixed} if mixed else details,
     )
 
 
@@ -258,24 +261,23 @@ async def withdraw_all(change: Change, email_key: str) -> None:
         found = await change.invitations.page(after=None, limit=_WITHDRAWN_AT_ONCE, now=change.now, email_key=email_key)
         for row in found:
             await change.invitations.delete(row.id)
-            record(change, "withdraw", row, {"role": row.role})
+            record(change, "withdraw", row, {"org": row.org_name, "role": row.role}, org_id="")
         if len(found) < _WITHDRAWN_AT_ONCE:
             return
 
 
-def _own_key(asker: Standing) -> str | None:
+async def _own_key(rows: Rows, asker: Standing) -> str | None:
     """The folded email of the person for whom the token presented answers invitations; None for every other token."""
-    grant = asker.grant
-    if grant is None or grant.kind is not Kind.PAT or grant.reach not in (Reach.PERSONAL, Reach.ACCOUNT):
+    if asker.grant is None or asker.grant.reach not in (Reach.PERSONAL, Reach.ACCOUNT):
         return None
-    return names.email_key(grant.email)
+    return await lookup.own_email_key(rows, asker)
 
 
 async def _visible(rows: Rows, asker: Standing, invitation: str, now: float) -> InvitationRow:
     row = await rows.invitations.get(invitation, now)
     if row is None:
         raise NotFound(_NO_INVITATION)
-    own = row.email_key == _own_key(asker) and any(
+    own = row.email_key == await _own_key(rows, asker) and any(
         asker.scopes_allow(Entity.MEMBERS, operation) for operation in (*_LOOKS, Operation.CREATE, Operation.DELETE)
     )
     if not own and not any(
@@ -285,9 +287,9 @@ async def _visible(rows: Rows, asker: Standing, invitation: str, now: float) -> 
     return row
 
 
-def _answers(asker: Standing, row: InvitationRow, operation: Operation) -> bool:
+async def _answers(rows: Rows, asker: Standing, row: InvitationRow, operation: Operation) -> bool:
     """Whether the asker is the person invited; an administrator of the account is not. Raises Forbidden for others."""
-    if row.email_key == _own_key(asker):
+    if row.email_key == await _own_key(rows, asker):
         asker.require_scope(Entity.MEMBERS, operation)
         return True
     if not members.adds_directly(asker):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
-from proxy.core.model import Reach, UserStatus
+from proxy.core.model import Kind, Reach, UserStatus
 from proxy.core.permissions import PermissionSet
 from proxy.services import names
 from proxy.services.access import Entity, Operation, Standing
@@ -64,6 +64,18 @@ async def own_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
             if reference in (one.org_id, one.org_name):
                 return await org(rows, one.org_id)
     return await visible_org(rows, asker, reference)
+
+
+async def own_email_key(rows: Rows, asker: Standing) -> str | None:
+    """The form in which the email of the token's owner is compared; None for what is no personal access token.
+
+    As it is stored: of two users from before whose emails are one now, the newer one has another than is made now.
+    """
+    grant = asker.grant
+    if grant is None or grant.kind is not Kind.PAT:
+        return None
+    found = await rows.users.by_id(grant.user_id)
+    return None if found is None else found.email_key
 
 
 async def visible_user(rows: Rows, asker: Standing, reference: str) -> UserRow:

@@ -20,7 +20,7 @@ from typing import Final
 
 from proxy.core.depends import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
-from proxy.core.model import Actor, Kind, UserStatus
+from proxy.core.model import Actor, UserStatus
 from proxy.services import lookalikes, lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, person_texts, read_cursor, write_cursor
@@ -86,7 +86,7 @@ class Members:
         """
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
-            own = is_self(asker, user)
+            own = await is_self(change, asker, user)
             organisation = await (lookup.own_org if own else lookup.visible_org)(change, asker, org)
             if own:
                 asker.require_scope(Entity.MEMBERS, Operation.DELETE)
@@ -103,12 +103,10 @@ class Members:
             return view
 
 
-def is_self(asker: Standing, reference: str) -> bool:
-    """Whether this email or id is that of the owner of the token presented. Compared as text: nobody is looked up."""
-    grant = asker.grant
-    if grant is None or grant.kind is not Kind.PAT:
-        return False
-    return reference == grant.user_id or names.email_key(reference) == names.email_key(grant.email)
+async def is_self(rows: Rows, asker: Standing, reference: str) -> bool:
+    """Whether this email or id is that of the owner of the token presented. Nobody else is looked up."""
+    key = await lookup.own_email_key(rows, asker)
+    return key is not None and (reference == asker.user_id or names.email_key(reference) == key)
 
 
 def adds_directly(asker: Standing) -> bool:

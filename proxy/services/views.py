@@ -167,6 +167,7 @@ class InvitationView:
             "role": self.role,
             "created_at": rfc3339(self.created_at),
             "expires_at": rfc3339(self.expires_at),
+            "warnings": list(lookalikes.warnings(person_texts(self.email, ""))),
         }
 
 

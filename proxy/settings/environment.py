@@ -32,6 +32,7 @@ from proxy.settings.values import quoted
 PREFIX: Final = "PATGATE_"
 RESERVED: Final = frozenset({"PATGATE_CONFIG", "PATGATE_BOOT_FD", "PATGATE_PACKAGE"})
 """Variables of ours that are no settings: where the file is, and the hand-over from the supervisor."""
+_FILE: Final = "_file"
 _NEAR: Final = 0.8
 """How alike (difflib, 0 to 1) a name is to a setting's for it to count as that one misspelled."""
 FROM_FILE: Final[Mapping[str, Loc]] = {
@@ -87,6 +88,9 @@ def _is_foreign(name: str) -> bool:
     if not meant or "__" in meant:
         return False
     known = [*Settings.model_fields, *(each.removeprefix(PREFIX).lower() for each in FROM_FILE)]
+    if meant.endswith(_FILE):
+        # Judged by what it holds: by its last word alone TOKEN_FILE would be like STORE_FILE.
+        meant, known = meant.removesuffix(_FILE), [each.removesuffix(_FILE) for each in known if each.endswith(_FILE)]
     # Of a short name with two letters swapped little is alike, but they are the same letters.
     swapped = any(sorted(meant) == sorted(each) for each in known)
     return not swapped and not difflib.get_close_matches(meant, known, n=1, cutoff=_NEAR)

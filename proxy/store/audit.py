@@ -107,12 +107,13 @@ class Verified:
 class Outdated:
     """Events that are older than the log is to hold: those behind number ``base``, up to ``through``.
 
-    ``change`` is the number of the last change whose event is among them or was removed before; 0 for none.
+    ``change`` is the number of the last change whose event is among them or was removed before; 0 for none, None where
+    nobody can say any more.
     """
 
     base: int
     through: int
-    change: int = 0
+    change: int | None = 0
 
     @property
     def events(self) -> int:
@@ -338,7 +339,7 @@ async def _beginning(connection: AsyncConnection, chain: _Chain, expected: Mark 
 class _Removed:
     """The last event that retention said it would remove, and the last change whose event was among them.
 
-    ``change`` is None where an event of retention does not say: it is older than this rule.
+    ``change`` is None where an event of retention does not say: it, or the one before it, is older than this rule.
     """
 
     through: int = 0
@@ -385,7 +386,9 @@ async def outdated(connection: AsyncConnection, before: float, now: float) -> Ou
             break
         looked += _OUTDATED_PAGE
     removed = sa.select(sa.func.max(_T.c.epoch)).where(tables.EVENT_CHANGED, _T.c.n <= through)
-    change = (await connection.execute(removed)).scalar_one() or (await _removed(connection)).change or 0
+    change = (await connection.execute(removed)).scalar_one()
+    if change is None:
+        change = (await _removed(connection)).change
     return Outdated(base=chain.base.n, through=through, change=change)
 
 

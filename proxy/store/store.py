@@ -329,7 +329,7 @@ class Store:
         events = 0
         while True:
             # Looked at before the snapshot begins, which then has them.
-            written, change = self._written, self._announced
+            written, change = self._written, self._acknowledged
             async with self._database.snapshot() as connection:
                 found = await audit.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
             events += found.events
@@ -344,9 +344,14 @@ class Store:
 
     async def audit_tail_problem(self) -> str | None:
         """What is wrong with the end of the audit log; a few reads, where ``verify_audit`` reads all of it."""
-        written, change = self._written, self._announced
+        written, change = self._written, self._acknowledged
         async with self._database.snapshot() as connection:
             return await audit.tail_problem(connection, written=written, change=change)
+
+    @property
+    def _acknowledged(self) -> int:
+        """The number of the last change that is certainly stored: one in doubt need not have an event."""
+        return self._announced if self._doubt is None else min(self._announced, self._doubt.number - 1)
 
     @property
     def _written(self) -> Mark | None:

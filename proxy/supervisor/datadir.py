@@ -78,6 +78,17 @@ def prepare(data_dir: Path) -> None:
         raise StoreUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file of the directory is there. Raises ``StoreUnavailable`` where it is a link or somebody else's."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
+        raise StoreUnavailable(f"{path} in the data directory is not a file of ours.")
+    return True
+
+
 def try_lock(data_dir: Path, purpose: str) -> DataDirLock | None:
     """Take the lock now, or ``None`` when another process has it. ``purpose`` is what the file says of its holder."""
     try:

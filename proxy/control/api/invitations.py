@@ -42,6 +42,7 @@ class Invitation(Answer):
     role: str
     created_at: Time
     expires_at: Time
+    warnings: list[str]
 
 
 class Invitations(Listing):

@@ -56,6 +56,22 @@ def test_it_goes_as_printed_and_runs_again_on_the_same_directory(desk: Desk) -> 
     assert token.rpartition("_")[2] not in (data / "patgate.log").read_text()
 
 
+@pytest.mark.parametrize("name", ["patgate.yaml", "patgate.log"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_the_place_of_its_files_is_not_followed(desk: Desk, name: str, there: bool) -> None:
+    data, target = desk.directory / "patgate-data", desk.directory / "victim"
+    data.mkdir(mode=0o700)
+    (data / name).symlink_to(target)
+    if there:
+        target.write_text("routes: []\n")
+    command = [sys.executable, "-m", "proxy", "quickstart", "--once"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=desk.directory, env=environment()
+    )
+    assert done.returncode == 1 and f"{name} in the data directory is not a file of ours" in done.stderr
+    assert target.exists() == there and (not there or target.read_text() == "routes: []\n")
+
+
 def test_it_serves_an_upstream_of_yours_until_told_to_stop(desk: Desk) -> None:
     backend = subprocess.Popen(
         [sys.executable, "-m", "proxy", "whoami", "--bind", "127.0.0.1:0"],

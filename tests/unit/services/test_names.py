@@ -224,16 +224,19 @@ async def test_a_look_alike_is_warned_of_in_the_answer_and_in_the_event(tmp_path
         renamed = await kit.tokens.update(ADMIN, token.view.id, name="d\u0435ploy 2")
         user = await kit.users.add(ADMIN, "b@xn--pypal-4ve.com", "viewer")
         org = await kit.orgs.add(ADMIN, "fresh", "Fr\u0435sh")
+        asked = await kit.invitations.invite(ADMIN, "team", "d\u0435@example.org", "viewer")
         plain = await kit.users.add(ADMIN, "c@example.org", "viewer", name="C")
         made: Any
-        for made, word in ((token, "name"), (key, "name"), (renamed, "name"), (user, "email"), (org, "display name")):
+        words = ("name", "name", "name", "email", "display name", "email")
+        for made, word in zip((token, key, renamed, user, org, asked), words, strict=True):
             (warning,) = [one for one in made.as_dict()["warnings"] if "scripts" in one]
             assert f"the {word} mixes" in warning
         assert plain.as_dict()["warnings"] == []
         async with kit.store.read() as rows:
-            entries = (await rows.log.page(EventQuery(), Order.NEWEST, None, 6)).entries
+            entries = (await rows.log.page(EventQuery(), Order.NEWEST, None, 7)).entries
     assert [(entry.action, entry.details.get("mixed_scripts")) for entry in entries] == [
         ("account.user.add", None),
+        ("account.invitation.create", ["email"]),
         ("account.org.add", ["display_name"]),
         ("account.user.add", ["email"]),
         ("account.pat.update", ["name"]),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from proxy.core.depends import member_key, memberships_key, org_key, role_key, user_key
-from proxy.core.errors import Conflict, Invalid, NotFound
+from proxy.core.errors import Conflict, Invalid, NotFound, PatgateError
 from proxy.core.model import Grant, RefusedGrant, UserStatus
 from proxy.core.reasons import Reason
 from proxy.services import keys, names
@@ -88,6 +90,30 @@ async def test_what_is_no_email_is_refused_without_repeating_it(kit: Kit, email:
         await kit.users.add(ADMIN, email, "viewer")
     assert raised.value.errors[0][0] == "email"
     assert len(email) < 3 or email not in str(raised.value)
+
+
+async def test_of_two_users_from_before_whose_emails_are_one_now_neither_acts_for_the_other(
+    kit: Kit, tmp_path: Path
+) -> None:
+    """threats 7: migration 0004 leaves such a pair, and the newer one keeps the key that it had."""
+    wide = "ａnn@example.org"  # noqa: RUF001 - a full-width letter
+    await kit.orgs.add(ADMIN, "shop")
+    await kit.users.add(ADMIN, "other@example.org", "viewer", org="team")
+    with closing(sqlite3.connect(tmp_path / "patgate.db", isolation_level=None)) as file:
+        file.execute("UPDATE users SET email = ?, email_key = ? WHERE email = ?", (wide, wide, "other@example.org"))
+    twin_id = next(one.user_id for one in (await kit.members.list(ADMIN, "team")).items if one.email == wide)
+    twin = kit.acting(await kit.mint(twin_id, "t"))
+    invited = await kit.invitations.invite(ADMIN, "shop", ANN, "viewer")
+    assert (await kit.invitations.list(twin)).items == []
+    for verb in (kit.invitations.show, kit.invitations.accept, kit.invitations.decline):
+        with pytest.raises(NotFound):
+            await verb(twin, invited.id)
+    for reference in (wide, ANN):
+        with pytest.raises(PatgateError):
+            await kit.members.remove(twin, "team", reference)
+    assert {one.email for one in (await kit.members.list(ADMIN, "team")).items} == {ANN, wide}
+    assert (await kit.members.remove(twin, "team", twin_id)).email == wide, "by id they leave as anyone does"
+    assert (await kit.invitations.accept(kit.acting(await kit.mint(ANN, "a")), invited.id)).email == ANN
 
 
 async def test_a_removed_user_is_gone_and_the_email_makes_another_one(kit: Kit) -> None:

@@ -151,8 +151,8 @@ def test_reserved_and_kubernetes_variables_are_no_settings() -> None:
 
 #: What users and their tools call their own things.
 FOREIGN = (
-    "PATGATE_API_KEY", "PATGATE_APP_TOKEN", "PATGATE_HOME", "PATGATE_TOKEN", "PATGATE_URL", "PATGATE_USER",
-    "PATGATE_VERSION",
+    "PATGATE_API_KEY", "PATGATE_APP_TOKEN", "PATGATE_HOME", "PATGATE_LOG_FILE", "PATGATE_TOKEN", "PATGATE_TOKEN_FILE",
+    "PATGATE_URL", "PATGATE_USER", "PATGATE_VERSION",
 )  # fmt: skip
 
 

@@ -104,6 +104,34 @@ async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_
     assert await kit.intact() == epoch
 
 
+@contextmanager
+def failing_and_unreadable() -> Iterator[None]:
+    """Commits do not reach the disk, and the log cannot be read either."""
+
+    def unreadable(_place: wal.Place) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def raises(_connection: AsyncConnection) -> None:
+        raise sa.exc.OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AsyncConnection, "commit", raises)
+        patched.setattr(wal.Place, "has_tail", unreadable)
+        yield
+
+
+async def test_the_audit_log_is_whole_while_a_change_is_in_doubt_and_afterwards(kit: Kit) -> None:
+    with failing_and_unreadable():
+        with pytest.raises(OutcomeUnknown):
+            await kit.users.suspend(ADMIN, ANN)
+        assert kit.store.in_doubt
+        assert await kit.store.audit_tail_problem() is None
+        assert (await kit.store.verify_audit()).problem is None
+    await kit.store.settle()
+    assert await kit.store.audit_tail_problem() is None
+    await kit.intact()
+
+
 async def test_while_nobody_can_be_told_no_retry_is_answered(kit: Kit) -> None:
     ann = await kit.users.show(ADMIN, ANN)
     tell = kit.store.on_commit
