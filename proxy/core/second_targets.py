@@ -124,14 +124,15 @@ def judge_second(table: RouteTable, own: Match, host: str, target: SecondTarget)
     """What a second target asks for, and why it is refused before any grant is looked at.
 
     ``own`` is the match of the request's own target, ``host`` the host's name of both. Without a refusal there is a
-    match, whose operation the grant must reach where its route's access is ``token``.
+    match, whose operation the grant must reach where its route's access is ``token``. A match that only reports is
+    returned where both do, or where the second target's alone refuses.
     """
     match, reason = judge(table, _WRITE if target.written else _READ, host, target.path)
     if reason is not None or match is None:
         return match, reason or Reason.NO_ROUTE
     route = match.route
     if route.access is not own.route.access or route.upstream != own.route.upstream:
-        return own, Reason.SECOND_TARGET
+        return own if own.route.enforce else match, Reason.SECOND_TARGET
     if target.written and match.operation is None and route is own.route and own.operation not in _READING:
         match = match._replace(operation=own.operation)
     if match.operation is None and route.access is Access.TOKEN:

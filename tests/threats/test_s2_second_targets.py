@@ -236,6 +236,42 @@ def test_a_route_that_only_reports_lets_it_through_and_counts_it(
     assert (response.status, response.json()["reason"]) == (403, "route_denied")
 
 
+REPORTED = "If: </dav/watched/f> (<urn:x>)"
+"""A resource that the token does not reach, on a route that only reports."""
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ((REPORTED, "Destination: /dav/orgs/b/f"), "org_mismatch"),
+        ((REPORTED, "Destination: /dav/locked/s"), "route_denied"),
+        ((REPORTED, "Destination: /dav/orgs/a/g", "destination: /dav/orgs/a/h"), "second_target_invalid"),
+        ((REPORTED, "x-amz-copy-source: /b/k"), "second_target"),
+        (("Destination: /dav/watched/f", "If: </dav/orgs/b/f> (<urn:x>)"), "org_mismatch"),
+        ((REPORTED + " </dav/orgs/b/f> (<urn:x>)",), "org_mismatch"),
+    ],
+)
+def test_what_is_only_reported_hides_no_other_resource(
+    lines: tuple[str, ...], reason: str, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    assert ask(node, "COPY", "/dav/orgs/a/f", REPORTED, token=token).status == 200
+    recorder.clear()
+    response = ask(node, "COPY", "/dav/orgs/a/f", *lines, token=token)
+    assert response.json()["reason"] == reason
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("destination", ["/dav/locked/s", "/dav/orgs/b/f", "/dav/other/f"])
+def test_a_route_that_only_reports_opens_no_route_that_does_not(
+    destination: str, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    for lines in ((f"Destination: {destination}",), ("x-amz-copy-source: /b/k", f"Destination: {destination}")):
+        for credential in (token, None):
+            response = ask(node, "PUT", "/dav/watched/f", *lines, "Content-Length: 0", token=credential)
+            assert response.status in (401, 403), lines
+    assert recorder.requests == []
+
+
 @pytest.mark.parametrize(
     ("line", "status"),
     [
