@@ -45,6 +45,8 @@ def places(value: str) -> dict[str, str]:
         "proxy authorization": f"Proxy-Authorization: Basic {basic}",
         "other authorization": f"X-Authorization: Basic {basic}",
         "registry": f"X-Registry-Auth: {registry}",
+        "versioned credential": f"X-Credential: v1/{basic}",
+        "named secret": f"X-Client-Secret: basic-{basic}",
         "websocket protocol": "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io."
         + base64.urlsafe_b64encode(value.encode()).decode().rstrip("="),
         "destination": f"Destination: /v1/things/{value}",
