@@ -37,7 +37,7 @@ CLAIMS: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
             "Query-String", "Script-Filename", "Script-Uri", "Script-Url", "X-Script-Name", "X-Forwarded-Prefix",
             "X-Forwarded-Path", "X-Forwarded-Uri", "X-Envoy-Original-Path", "X-Replaced-Path", "X-Matched-Path",
             "X-Original-Url", "X-Original-Uri", "X-Rewrite-Url", "X-Waws-Unencoded-Url", "X-Sendfile",
-            "X-Sendfile-Type",
+            "X-Sendfile-Type", "X-Now-Route-Matches",
         ),
         ClaimKind.METHOD: (
             "Request-Method", "X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Method",
@@ -47,24 +47,26 @@ CLAIMS: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
             "Forwarded", "Forwarded-For", "X-Forwarded", "X-Forwarded-For", "X-Forwarded-By",
             "X-Original-Forwarded-For", "X-Real-Ip", "True-Client-Ip", "Client-Ip", "X-Client-Ip",
             "X-Cluster-Client-Ip", "Fastly-Client-Ip", "Fly-Client-Ip", "Cf-Connecting-Ip", "Cf-Connecting-Ipv6",
-            "Cf-Pseudo-Ipv4", "Do-Connecting-Ip", "Incap-Client-Ip", "Proxy-Client-Ip", "Wl-Proxy-Client-Ip",
-            "X-Appengine-User-Ip", "X-Azure-Clientip", "X-Azure-Socketip", "X-Envoy-External-Address",
-            "X-Envoy-Internal", "X-Nf-Client-Connection-Ip", "X-Originating-Ip", "X-Remote-Addr", "X-Remote-Ip",
-            "X-Vercel-Forwarded-For", "Remote-Addr", "Remote-Host", "Remote-Port",
+            "Cf-Pseudo-Ipv4", "Cloudfront-Viewer-Address", "Do-Connecting-Ip", "Incap-Client-Ip", "Proxy-Client-Ip",
+            "Wl-Proxy-Client-Ip", "X-Appengine-User-Ip", "X-Appengine-Remote-Addr", "X-Azure-Clientip",
+            "X-Azure-Socketip", "X-Envoy-External-Address", "X-Envoy-Internal", "X-Nf-Client-Connection-Ip",
+            "X-Originating-Ip", "X-Remote-Addr", "X-Remote-Ip", "X-Vercel-Forwarded-For", "Remote-Addr",
+            "Remote-Host", "Remote-Port",
         ),
         ClaimKind.TRANSPORT: (
             "Proxy", "X-Forwarded-Proto", "X-Forwarded-Protocol", "X-Forwarded-Scheme", "X-Forwarded-Ssl",
             "X-Forwarded-Https", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Server", "X-Scheme",
-            "X-Url-Scheme", "X-Host", "X-Host-Override", "X-Original-Host", "X-Original-Proto", "Front-End-Https",
-            "Cf-Visitor", "Cloudfront-Forwarded-Proto", "X-Arr-Ssl", "Https", "Request-Scheme", "Gateway-Interface",
+            "X-Url-Scheme", "X-Host", "X-Host-Override", "X-Http-Host-Override", "X-Original-Host",
+            "X-Original-Proto", "Front-End-Https", "Cf-Visitor", "Cloudfront-Forwarded-Proto", "X-Arr-Ssl",
+            "X-Proxied-Https", "Proxy-Ssl-Id", "Wl-Proxy-Ssl", "Https", "Request-Scheme", "Gateway-Interface",
             "Server-Name", "Server-Addr", "Server-Port", "Server-Protocol", "Server-Software",
         ),
         ClaimKind.IDENTITY: (
             "Auth-Type", "Remote-Ident", "X-Forwarded-Access-Token", "X-Forwarded-Client-Cert", "Client-Cert",
-            "Client-Cert-Chain", "X-Client-Cert", "X-Client-Dn", "X-Client-Verify", "X-Arr-Clientcert",
-            "X-Authenticated-User", "X-Authenticated-Userid", "X-Authenticated-Email", "X-Authenticated-Groups",
-            "X-Anonymous-Consumer", "X-Credential-Identifier", "X-Userinfo", "X-Apigateway-Api-Userinfo",
-            "X-Endpoint-Api-Userinfo",
+            "Client-Cert-Chain", "Proxy-Auth-Cert", "Wl-Proxy-Client-Cert", "X-Client-Cert", "X-Client-Dn",
+            "X-Client-Verify", "X-Arr-Clientcert", "X-Authenticated-User", "X-Authenticated-Userid",
+            "X-Authenticated-Email", "X-Authenticated-Groups", "X-Anonymous-Consumer", "X-Credential-Identifier",
+            "X-Userinfo", "X-Apigateway-Api-Userinfo", "X-Endpoint-Api-Userinfo",
         ),
     }
 )  # fmt: skip
@@ -75,7 +77,7 @@ FAMILIES: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
         ClaimKind.PATH: ("X-Original-", "X-Rewrite-", "X-Middleware-", "X-Invoke-", "X-Accel-"),
         ClaimKind.METHOD: (),
         ClaimKind.CLIENT: ("X-Forwarded-",),
-        ClaimKind.TRANSPORT: (),
+        ClaimKind.TRANSPORT: ("$WS",),
         ClaimKind.IDENTITY: (
             "X-Auth-Request-", "X-Remote-", "X-Webauth-", "X-Goog-Iap-", "X-Goog-Authenticated-User-", "X-Authentik-",
             "X-Amzn-Oidc-", "X-Ms-Client-Principal", "X-Ms-Token-", "Cf-Access-", "X-Consumer-", "X-Pomerium-",
@@ -83,7 +85,8 @@ FAMILIES: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""Beginnings of names, by what such fields claim."""
+"""Beginnings of names, by what such fields claim. ``$WS`` begins what IBM's web server plug-in says of a request: Open
+Liberty by default believes it from everybody, and chooses the virtual host by it rather than by ``Host``."""
 
 FROM_TRUSTED: Final = frozenset((ClaimKind.CLIENT, ClaimKind.TRANSPORT))
 """The kinds that an operator may let a trusted peer say (``listen.proxy.trusted_claims``)."""

@@ -13,8 +13,10 @@ Rules of this module:
 5. Another host is refused, and so is a route with another access or another upstream: what a backend would do with a
    path that patgate sends elsewhere is not known.
 6. A path with an escaped ``?`` or ``#``, or with ``;`` in any form, is refused: some servers decode a ``Destination``
-   before they split it (wsgidav), and then write what stands before that character.
-7. Nothing here raises.
+   before they split it (wsgidav), and then write what stands before that character. So is one that begins with ``//``,
+   whatever its route allows: in a URI reference that is a host (RFC 3986 section 4.2), which most servers leave out.
+7. At most ``_MOST_TAGS`` resources are judged: a head has room for thousands, and each costs what a request costs.
+8. Nothing here raises.
 
 Sources: RFC 4918 sections 8.3, 10.3 and 10.4 (WebDAV), and the documentation of the stores that define each field.
 """
@@ -41,8 +43,10 @@ UNJUDGED: Final = (
     "X-Amz-Rename-Source",
     "X-Ms-Copy-Source",
     "X-Ms-Rename-Source",
+    "X-Ms-File-Rename-Source",
     "X-Goog-Copy-Source",
     "X-Oss-Copy-Source",
+    "X-Oss-Symlink-Target",
     "X-Cos-Copy-Source",
     "X-Obs-Copy-Source",
     "X-Bce-Copy-Source",
@@ -67,6 +71,7 @@ _READING: Final = frozenset(("read", "list", "subscribe"))
 _DEFAULT_PORTS: Final = frozenset((b"80", b"443"))
 _SPLIT_AFTER_DECODING: Final = re.compile(rb"%3[Ff]|%23|%3[Bb]|;")
 _TAG: Final = re.compile(rb"<([^<>]*+)>")
+_MOST_TAGS: Final = 64
 _LISTS: Final = re.compile(rb"\([^()]*+\)")
 
 
@@ -90,8 +95,11 @@ def read_field(name: bytes, value: bytes) -> list[SecondTarget] | None:
     outside = _LISTS.sub(b" ", value)
     if not outside.strip(b" \t"):
         return []
+    tags: list[bytes] = _TAG.findall(outside)
+    if len(tags) > _MOST_TAGS:
+        return None
     targets = []
-    for tag in _TAG.findall(outside):
+    for tag in tags:
         target = _target(tag, written=False)
         if target is None:
             return None
@@ -101,7 +109,7 @@ def read_field(name: bytes, value: bytes) -> list[SecondTarget] | None:
 
 def _target(text: bytes, *, written: bool) -> SecondTarget | None:
     parts = split_target(text)
-    if parts is None or _SPLIT_AFTER_DECODING.search(parts[1]) is not None:
+    if parts is None or parts[1].startswith(b"//") or _SPLIT_AFTER_DECODING.search(parts[1]) is not None:
         return None
     return SecondTarget(parts[0], parts[1], written=written)
 
@@ -124,14 +132,15 @@ def judge_second(table: RouteTable, own: Match, host: str, target: SecondTarget)
     """What a second target asks for, and why it is refused before any grant is looked at.
 
     ``own`` is the match of the request's own target, ``host`` the host's name of both. Without a refusal there is a
-    match, whose operation the grant must reach where its route's access is ``token``.
+    match, whose operation the grant must reach where its route's access is ``token``. A match that only reports is
+    returned where both do, or where the second target's alone refuses.
     """
     match, reason = judge(table, _WRITE if target.written else _READ, host, target.path)
     if reason is not None or match is None:
         return match, reason or Reason.NO_ROUTE
     route = match.route
     if route.access is not own.route.access or route.upstream != own.route.upstream:
-        return own, Reason.SECOND_TARGET
+        return own if own.route.enforce else match, Reason.SECOND_TARGET
     if target.written and match.operation is None and route is own.route and own.operation not in _READING:
         match = match._replace(operation=own.operation)
     if match.operation is None and route.access is Access.TOKEN:

@@ -47,7 +47,8 @@ class TokenSearch:
         if value[:5].lower() == b"basic":
             # What is not quite base64 must not carry a token past here either: some backends skip foreign bytes.
             encoded.append(value[5:].translate(None, _NOT_BASE64))
-        return any(self._token.search(_decoded(run)) is not None for run in encoded)
+        # What stands in front ("v1/…", "k8s-…") may be of the same alphabet: any of four characters may be the first.
+        return any(self._token.search(_decoded(run[at:])) is not None for run in encoded for at in range(4))
 
     def without(self, lines: bytes) -> bytes:
         """Field lines (each after a CRLF) without those that hold a token."""

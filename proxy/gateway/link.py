@@ -113,16 +113,18 @@ class AuthorityLink:
         """Return when the cache has the changes up to `epoch`, pushed or fetched. Raises AuthorityUnavailable."""
         if self._cache.applied >= epoch:
             return
-        if self._syncing is None or self._syncing.done():
-            self._syncing = asyncio.create_task(self._sync(), name="change sync")
-            self._syncing.add_done_callback(_retrieved)
+        syncing = self._syncing
+        if syncing is None or syncing.done():
+            self._syncing = syncing = asyncio.create_task(self._sync(), name="change sync")
+            syncing.add_done_callback(_retrieved)
         moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = (epoch, moved)
         self._behind.append(waiting)
         try:
-            await asyncio.wait((moved, self._syncing), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((moved, syncing), return_when=asyncio.FIRST_COMPLETED)
             if not moved.done():
-                await self._syncing
+                # It has ended. Another may have begun since: whoever gave up waiting for that would end it for all.
+                await syncing
         finally:
             self._behind.remove(waiting)
 

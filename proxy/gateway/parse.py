@@ -261,8 +261,11 @@ class HeadParser:
         return code
 
     def _misplaced(self, x: Exchange, target: bytes) -> None:
-        """Leave out the fields of `x` that hold a token, or have the request refused; a target is never changed."""
-        if self._drop_misplaced and not self._search.contains(target):
+        """Leave out the fields of `x` that hold a token, or have the request refused; a target is never changed.
+
+        `Host` is part of the target (RFC 9110 section 7.1), and backends are told of it in a second field.
+        """
+        if self._drop_misplaced and not self._search.contains(target + b" " + x.host):
             x.kept = self._search.without(x.kept)
         else:
             x.misplaced = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 
+from proxy.core.asked import only_reported
 from proxy.core.model import Access
 from proxy.core.policy import decide
 from proxy.core.reasons import Reason
@@ -21,17 +22,22 @@ Refusal = tuple[Match | None, Reason]
 def second_target(table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], ports: bool) -> Refusal | None:
     """None when everything that `x` names may be reached, else the match that refuses, if there is one, and why.
 
-    `hosts` are the values of `Host` that count as this one, compared with their ports if `ports`.
+    A refusal that its route only reports is the answer only where no other resource is refused in earnest. `hosts` are
+    the values of `Host` that count as this one, compared with their ports if `ports`.
     """
     own, fields = x.match, x.second
     assert own is not None and fields is not None
     passed_on = own.route.second_targets
     names = [name for name, _ in fields if name not in passed_on]
+    reported: Refusal | None = None
     for name, value in fields:
         if name in passed_on:
             continue
         if name not in JUDGED:
-            return own, Reason.SECOND_TARGET
+            if not only_reported(own, Reason.SECOND_TARGET):
+                return own, Reason.SECOND_TARGET
+            reported = reported or (own, Reason.SECOND_TARGET)
+            continue
         targets = read_field(name, value)
         if targets is None or names.count(name) > 1:
             return own, Reason.SECOND_TARGET_INVALID
@@ -41,9 +47,12 @@ def second_target(table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], p
             match, reason = judge_second(table, own, x.host_name, target)
             if reason is None and match is not None:
                 reason = _granted(match, x)
-            if reason is not None:
+            if reason is None:
+                continue
+            if match is None or not only_reported(match, reason):
                 return match, reason
-    return None
+            reported = reported or (match, reason)
+    return reported
 
 
 def _granted(match: Match, x: Exchange) -> Reason | None:

@@ -15,6 +15,7 @@ KNOWN_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "X-Invoke-": ("Path", "Query", "Status", "Output", "Error"),
     "X-Accel-": ("Redirect", "Mapping", "Buffering", "Charset", "Expires", "Limit-Rate", "Internal"),
     "X-Forwarded-": ("Context", "Roles", "Client-Ip", "Tls-Client-Cert", "Tls-Client-Cert-Info"),
+    "$WS": ("SN", "SP", "SC", "IS", "PR", "RA", "RH", "RU", "AT", "CC"),
     "X-Auth-Request-": ("User", "Email", "Groups", "Preferred-Username", "Access-Token", "Redirect"),
     "X-Remote-": ("User", "User-Id", "Email", "Name", "Group", "Groups", "Role", "Uid"),
     "X-Webauth-": ("User", "Email", "Name", "Groups", "Role", "Login"),

@@ -45,6 +45,8 @@ def places(value: str) -> dict[str, str]:
         "proxy authorization": f"Proxy-Authorization: Basic {basic}",
         "other authorization": f"X-Authorization: Basic {basic}",
         "registry": f"X-Registry-Auth: {registry}",
+        "versioned credential": f"X-Credential: v1/{basic}",
+        "named secret": f"X-Client-Secret: basic-{basic}",
         "websocket protocol": "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io."
         + base64.urlsafe_b64encode(value.encode()).decode().rstrip("="),
         "destination": f"Destination: /v1/things/{value}",
@@ -145,4 +147,16 @@ def test_a_target_is_refused_even_then_because_it_is_never_rewritten(dropping: P
     token = dropping.token(EDITOR)
     response = ask(dropping, f"/v1/things/1?t={token.value}", f"Authorization: Bearer {token.value}")
     assert (response.status, response.json()["reason"]) == (400, "token_misplaced")
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_token_as_host_is_refused_even_then(target: str, dropping: Patgate, recorder: Recorder) -> None:
+    """Without its Host a request is none, and X-Forwarded-Host would tell the backend all the same."""
+    value = dropping.token(EDITOR).value
+    for host in (value, f"{value}:80", f"a.{value}.example"):
+        head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {value}\r\n\r\n"
+        with dropping.connect() as connection:
+            response = connection.exchange(head.encode())
+        assert (response.status, response.json()["reason"]) == (400, "token_misplaced")
     assert recorder.requests == []

@@ -33,6 +33,8 @@ ROUTES = [
     {"path": "/ui/**", "upstream": "app", "access": "passthrough"},
     {"path": "/s3/{id}", "upstream": "app", "entity": "objects", "second_targets": ["x-amz-copy-source"]},
     {"path": "/v1/{entity}/{id}", "upstream": "app"},
+    {"path": "/loose/**", "upstream": "app", "access": "public", "allow": ["empty_segment"]},
+    {"path": "/**", "upstream": "app", "access": "public", "host": "loose.example", "allow": ["empty_segment"]},
 ]
 
 
@@ -115,7 +117,7 @@ def test_a_destination_within_reach_is_passed_on_as_it_came(
         ("http://evil.example/dav/orgs/a/f", 400, "second_target_invalid"),
         ("http://dav.example:8080/dav/orgs/a/f", 400, "second_target_invalid"),
         ("http://dav.example@evil.example/dav/orgs/a/f", 400, "second_target_invalid"),
-        ("//evil.example/dav/orgs/a/f", 400, "target_not_canonical"),
+        ("//evil.example/dav/orgs/a/f", 400, "second_target_invalid"),
         ("ftp://dav.example/dav/orgs/a/f", 400, "second_target_invalid"),
         ("dav/orgs/a/f", 400, "second_target_invalid"),
         ("*", 400, "second_target_invalid"),
@@ -234,6 +236,55 @@ def test_a_route_that_only_reports_lets_it_through_and_counts_it(
     assert response.status == 200
     response = ask(node, "PUT", "/dav/watched/f", "Destination: /dav/locked/s", "Content-Length: 0", token=token)
     assert (response.status, response.json()["reason"]) == (403, "route_denied")
+
+
+REPORTED = "If: </dav/watched/f> (<urn:x>)"
+"""A resource that the token does not reach, on a route that only reports."""
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ((REPORTED, "Destination: /dav/orgs/b/f"), "org_mismatch"),
+        ((REPORTED, "Destination: /dav/locked/s"), "route_denied"),
+        ((REPORTED, "Destination: /dav/orgs/a/g", "destination: /dav/orgs/a/h"), "second_target_invalid"),
+        ((REPORTED, "x-amz-copy-source: /b/k"), "second_target"),
+        (("Destination: /dav/watched/f", "If: </dav/orgs/b/f> (<urn:x>)"), "org_mismatch"),
+        ((REPORTED + " </dav/orgs/b/f> (<urn:x>)",), "org_mismatch"),
+    ],
+)
+def test_what_is_only_reported_hides_no_other_resource(
+    lines: tuple[str, ...], reason: str, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    assert ask(node, "COPY", "/dav/orgs/a/f", REPORTED, token=token).status == 200
+    recorder.clear()
+    response = ask(node, "COPY", "/dav/orgs/a/f", *lines, token=token)
+    assert response.json()["reason"] == reason
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("destination", ["/dav/locked/s", "/dav/orgs/b/f", "/dav/other/f"])
+def test_a_route_that_only_reports_opens_no_route_that_does_not(
+    destination: str, node: Patgate, recorder: Recorder, token: Token
+) -> None:
+    for lines in ((f"Destination: {destination}",), ("x-amz-copy-source: /b/k", f"Destination: {destination}")):
+        for credential in (token, None):
+            response = ask(node, "PUT", "/dav/watched/f", *lines, "Content-Length: 0", token=credential)
+            assert response.status in (401, 403), lines
+    assert recorder.requests == []
+
+
+@pytest.mark.parametrize("destination", ["//dav.example/dav/locked/s", "//loose.example/dav/locked/s", "//x"])
+def test_what_servers_read_as_a_host_is_no_path_whatever_the_route_allows(
+    destination: str, node: Patgate, recorder: Recorder
+) -> None:
+    """RFC 3986 section 4.2: `//host/path` is a reference with a host, and so wsgidav, for one, reads it."""
+    assert ask(node, "COPY", "/loose//f", "Destination: /loose//g", token=None).status == 200
+    recorder.clear()
+    for line in (f"Destination: {destination}", f"If: <{destination}> (<urn:x>)"):
+        response = ask(node, "COPY", "/loose/f", line, token=None, host="loose.example")
+        assert (response.status, response.json()["reason"]) == (400, "second_target_invalid")
+    assert recorder.requests == []
 
 
 @pytest.mark.parametrize(

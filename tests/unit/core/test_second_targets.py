@@ -26,6 +26,18 @@ def test_what_is_no_target_cannot_be_read(value: bytes) -> None:
     assert read_field(DESTINATION, value) is None
 
 
+@pytest.mark.parametrize("value", [b"//h/a", b"//a", b"http://h//a"])
+def test_a_path_that_is_read_as_a_host_cannot_be_read(value: bytes) -> None:
+    assert read_field(DESTINATION, value) is None
+    assert read_field(IF, b"<" + value + b"> (<urn:x>)") is None
+
+
+def test_an_if_names_no_more_resources_than_can_be_judged_in_passing() -> None:
+    """A head has room for ten thousand of them, and each would cost what a request costs."""
+    assert len(read_field(IF, b"</a> (<urn:x>) " * 64) or []) == 64
+    assert read_field(IF, b"</a> (<urn:x>) " * 65) is None
+
+
 @pytest.mark.parametrize("value", [b"/a%3F", b"/a%3fb", b"/a%23", b"/a/..%3F", b"/a;b", b"/a%3B", b"http://h/a%3F"])
 def test_a_path_that_servers_split_after_decoding_cannot_be_read(value: bytes) -> None:
     """wsgidav decodes a Destination and then splits it: what is left is another resource."""

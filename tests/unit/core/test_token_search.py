@@ -58,6 +58,14 @@ def test_a_login_is_searched_in_either_alphabet_of_base64_padded_or_not(token: b
             assert SEARCH.contains_credential(value), value
 
 
+@pytest.mark.parametrize("before", [b"v1/", b"v1-", b"basic/", b"k8s-io_", b"AB", b"A"])
+def test_a_login_is_found_behind_letters_of_the_same_alphabet(token: bytes, before: bytes) -> None:
+    """Whoever takes what stands in front away, and decodes the rest, has the token."""
+    encoded = base64.b64encode(b"git:" + token)
+    assert SEARCH.contains_credential(before + encoded)
+    assert SEARCH.contains_credential(b"Basic " + before + b" " + encoded)
+
+
 def test_a_basic_login_is_read_as_leniently_as_any_backend_might(token: bytes) -> None:
     encoded = base64.b64encode(b"git:" + token)
     assert SEARCH.contains_credential(b"bAsIc   " + encoded[:20] + b" !\t" + encoded[20:])

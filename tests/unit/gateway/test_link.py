@@ -119,6 +119,32 @@ async def test_a_push_behind_a_gap_is_not_applied_but_fetched() -> None:
         assert w.authority.asked["changes"] == 1
 
 
+async def test_who_gives_up_waiting_for_changes_ends_nobody_elses_question() -> None:
+    """A forward-auth caller gives up after a second. The question that it waits for may be another's by then."""
+    async with world() as w:
+        answers: list[asyncio.Future[Message]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        waiting = iter(answers)
+        w.authority.answers["changes"] = lambda _: next(waiting)
+        w.authority.change("token:x")
+        first = asyncio.create_task(w.link.sync(1))
+        await until(lambda: w.authority.asked["changes"] == 1)
+        later: list[asyncio.Task[None]] = []
+        assert w.link._syncing is not None
+        w.link._syncing.add_done_callback(lambda _: later.append(asyncio.create_task(w.link.sync(1))))
+        impatient = asyncio.create_task(w.link.sync(1))
+        await asyncio.sleep(0)
+        answers[0].set_result({"error": "unavailable"})
+        await until(lambda: w.authority.asked["changes"] == 2)
+        impatient.cancel()
+        with pytest.raises(AuthorityUnavailable):
+            await first
+        with pytest.raises(AuthorityUnavailable):
+            await impatient
+        answers[1].set_result({"epoch": 1, "keys": ["token:x"], "reset": False})
+        await later[0]
+        assert w.cache.applied == 1
+
+
 async def test_a_push_of_the_past_changes_nothing() -> None:
     async with world() as w:
         minted = w.known()
