@@ -117,7 +117,8 @@ def last_look() -> Iterator[None]:
     assert not leaks.SENT
     assert not sentinel.FOUND
     assert not leaks.files_with_secrets()
-    assert not errors.unexpected(), "a gateway logged an error that no test expects"
+    found = errors.unexpected()
+    assert not found, "\n".join(("a gateway logged an error that no test expects", *found))
 
 
 @pytest.fixture(scope="session")

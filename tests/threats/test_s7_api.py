@@ -364,9 +364,11 @@ def test_no_answer_has_anything_of_another_organisation(asker: str, world: World
 
 def test_a_cursor_of_another_list_shows_no_more(world: World) -> None:
     """A cursor is a place, and no more than that: whose list it goes on in is asked anew."""
+    # Among changes: what the asker was refused is on its organisation's log, with the ids that it asked for.
+    changes = "/audit?action=account."
     for path in ("/tokens", "/keys", "/orgs", "/users", "/audit", "/orgs/lab/members"):
         cursor = world.root.call("GET", path, limit="1")["next_cursor"]
-        for target in ("/tokens", "/keys", "/orgs", "/orgs/lab/members", "/audit", "/policy/violations?org=lab"):
+        for target in ("/tokens", "/keys", "/orgs", "/orgs/lab/members", changes, "/policy/violations?org=lab"):
             if cursor is None:
                 continue
             joint = "&" if "?" in target else "?"

@@ -12,6 +12,7 @@ from proxy.core.errors import Unauthenticated
 from proxy.core.model import Actor
 from proxy.services.minting import NewToken
 from proxy.services.views import Created
+from proxy.store.audit import Appended
 from proxy.store.change import Change
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -89,9 +90,9 @@ async def test_between_two_transactions_others_have_their_turn(kit: Kit, monkeyp
     begun = asyncio.Event()
     record = Change.record
 
-    async def noted(change: Change, epoch: int) -> None:
+    async def noted(change: Change, epoch: int) -> tuple[Appended, ...]:
         begun.set()
-        await record(change, epoch)
+        return await record(change, epoch)
 
     monkeypatch.setattr(Change, "record", noted)
     deletion = asyncio.create_task(kit.tokens.delete_all(ADMIN, ANN), name="deletion")
@@ -109,13 +110,13 @@ async def test_whoever_asks_is_judged_in_each_transaction_and_a_retry_does_the_r
     await family(kit, root, 8)
     record, changes = Change.record, 0
 
-    async def then_revoked(change: Change, epoch: int) -> None:
+    async def then_revoked(change: Change, epoch: int) -> tuple[Appended, ...]:
         nonlocal changes
         changes += 1
         if changes == 2:
             # In the transaction of the second step, as if it came right behind it.
             await change.tokens.revoke(acting.view.id, change.now)
-        await record(change, epoch)
+        return await record(change, epoch)
 
     monkeypatch.setattr(Change, "record", then_revoked)
     actor: Actor = kit.acting(acting)

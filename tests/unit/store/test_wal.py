@@ -131,7 +131,8 @@ def test_a_pipe_in_a_files_place_is_refused_and_does_not_hang(database: Path) ->
 
 
 def test_a_file_of_another_user_is_refused_and_left_alone(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    database.touch(0o644)
+    database.touch()
+    database.chmod(0o644)
     monkeypatch.setattr(os, "geteuid", lambda: database.stat().st_uid + 1)
     with pytest.raises(StoreUnavailable, match="belongs to another user"):
         wal.prepare(database)

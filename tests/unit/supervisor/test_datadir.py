@@ -91,7 +91,8 @@ def test_addresses_are_published_whole_and_forgotten(tmp_path: Path) -> None:
 
 def test_a_directory_of_another_user_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
-    data.mkdir(mode=0o755)
+    data.mkdir()
+    data.chmod(0o755)
     monkeypatch.setattr(os, "geteuid", lambda: data.stat().st_uid + 1)
     with pytest.raises(StoreUnavailable, match=rf"belongs to another user .user id {data.stat().st_uid}.: run"):
         datadir.prepare(data)
