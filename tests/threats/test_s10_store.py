@@ -121,6 +121,7 @@ def test_an_authority_killed_while_an_outcome_is_unknown_is_replaced(node: Patga
         assert refusal(control, f"/tokens/{token.id}/revoke") == (503, "outcome_unknown")
     disk.work()
     old = node.authority_pid()
+    node.expects("child ended")
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: node.authority_pid() != old and node.is_ready(), "another authority", process=node.process)
     wait_until(lambda: statuses(node, kept) == {200}, "the other token works", process=node.process)
@@ -188,6 +189,7 @@ def test_nothing_is_acknowledged_in_files_that_were_taken_away(
     """And everything ends, because nobody can say any more which tokens are valid."""
     # With so long a lease nothing but the change itself notices in time.
     with Patgate(tmp_path / "node", {**config(backend), "lease": "60s"}) as node:
+        node.expects("process ends", "the data directory is no longer ours; the lease is not renewed")
         wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")
         node.add_user(OWNER, "editor")
         token = node.token(OWNER)
@@ -211,6 +213,7 @@ def test_a_socket_that_was_removed_is_bound_again_and_what_is_connected_stays(no
                 assert before.call("GET", "/users")["items"], "the connection of before goes on"
         with node.control_socket() as control:
             assert control.call("GET", "/users")["items"]
+    node.expects("child ended")
     os.kill(node.all_workers()[0], signal.SIGKILL)
     wait_until(node.is_ready, "a new worker has linked", process=node.process)
     assert statuses(node, token) == {200}
