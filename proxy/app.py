@@ -14,11 +14,12 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy import channel, spare, startup
-from proxy.core.child import DATA_DIR_LOST, SPARE_SUFFIX, Orders
+from proxy.core.child import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, Orders
 from proxy.core.errors import DataDirLost, PatgateError
 from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
@@ -41,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logs.configure(process=_name(options))
     defects.hook_process()
-    # The role closes its descriptor once it is ready, and the number may then be another file's.
-    ready_fd = os.dup(options.ready_fd)
+    ready_fd = options.ready_fd
     try:
         if options.orders_fd is None:
             settings = _load(options)
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return _gateway(settings, options) if options.role == "gateway" else _authority(settings, options)
     except PatgateError as error:
-        if not _said(ready_fd, str(error)):
+        if not _said(ready_fd, ERROR + " ".join(str(error).split()).encode() + b"\n"):
             logs.get_logger("app").error("process ends", problem=str(error))
         return DATA_DIR_LOST if isinstance(error, DataDirLost) else 1
     finally:
@@ -137,7 +137,7 @@ def _gateway(settings: Settings, options: argparse.Namespace) -> int:
         options.slot,
         {"proxy": options.proxy_fd, "forward_auth": options.forward_auth_fd},
         options.lifeline_fd,
-        options.ready_fd,
+        partial(_said, options.ready_fd, READY),
         options.pseudonym,
         _orders(options),
     )
@@ -150,7 +150,7 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
         settings,
         options.control_fd,
         options.lifeline_fd,
-        options.ready_fd,
+        partial(_said, options.ready_fd, READY),
         options.accept_older_store,
         successor=options.successor,
         load_control=_load_control,
@@ -181,10 +181,10 @@ async def offline_control(settings: Settings) -> AsyncIterator[Path]:
         yield path
 
 
-def _said(ready_fd: int, sentence: str) -> bool:
-    """Tell the supervisor why this start failed; `False` when it no longer waits for a word, which is after a start."""
+def _said(ready_fd: int, line: bytes) -> bool:
+    """Say to the supervisor how this start ended; `False` when it does not listen: after a start, or when it stops."""
     try:
-        os.write(ready_fd, f"error: {' '.join(sentence.split())}\n".encode())
+        os.write(ready_fd, line)
     except OSError:
         return False
     return True

@@ -12,7 +12,6 @@ Rules of this module:
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 from collections import deque
@@ -25,7 +24,7 @@ from typing import Final
 from proxy.authority.authority import Authority, Standing
 from proxy.authority.orders import ControlPort, OrderBook, ServeControl
 from proxy.authority.sockets import bind_unix, keep_bound
-from proxy.core.child import BEAT_SECONDS, READY, Orders
+from proxy.core.child import BEAT_SECONDS, Orders
 from proxy.core.errors import DataDirLost
 from proxy.core.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
@@ -51,7 +50,7 @@ class Boot:
     settings: Settings
     control_fd: int | None
     lifeline_fd: int
-    ready_fd: int
+    say_ready: Callable[[], object]
     accept_older_store: bool
     successor: bool
     """Whether it takes the place of an authority that died under the same supervisor."""
@@ -63,7 +62,7 @@ def run(
     settings: Settings,
     control_fd: int | None,
     lifeline_fd: int,
-    ready_fd: int,
+    say_ready: Callable[[], object],
     accept_older_store: bool = False,
     *,
     successor: bool = False,
@@ -75,7 +74,7 @@ def run(
         settings=settings,
         control_fd=control_fd,
         lifeline_fd=lifeline_fd,
-        ready_fd=ready_fd,
+        say_ready=say_ready,
         accept_older_store=accept_older_store,
         successor=successor,
         load_control=load_control,
@@ -101,7 +100,7 @@ async def serve(boot: Boot) -> None:
             unix = stack.enter_context(bind_unix(path))
             stack.callback(path.unlink, missing_ok=True)
             authority.show(Standing(starting=True))  # until the supervisor says otherwise
-            _say_ready(boot.ready_fd)
+            boot.say_ready()
             _log.info("authority is ready", epoch=authority.epoch)
             # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.
             beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
@@ -195,12 +194,3 @@ async def _beat(orders: Orders) -> None:
     while True:
         orders.beat()
         await asyncio.sleep(BEAT_SECONDS)
-
-
-def _say_ready(descriptor: int) -> None:
-    try:
-        os.write(descriptor, READY)
-    except BrokenPipeError:
-        return  # nobody waits for it; the lifeline says whether anybody is left at all
-    finally:
-        os.close(descriptor)

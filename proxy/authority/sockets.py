@@ -69,9 +69,10 @@ async def keep_bound(path: Path, serve: Callable[[socket.socket], Awaitable[None
         try:
             await serve(bind_unix(path))
         except (PatgateError, OSError) as error:
-            if not failing:
+            # Where the directory itself is gone, whoever renews the lease finds out, says so and ends the process.
+            if not failing and path.parent.exists():
                 _log.error("a socket was removed and cannot be bound again", socket=path.name, error=error)
-            failing = True
+                failing = True
             continue
         bound, failing = _identity(path), False
         _log.warning("a socket was removed and is bound again", socket=path.name)

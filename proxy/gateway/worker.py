@@ -71,18 +71,18 @@ def run(
     slot: int,
     sockets: Mapping[str, Sequence[int]],
     lifeline_fd: int,
-    ready_fd: int,
+    say_ready: Callable[[], object],
     pseudonym: str,
     orders: Orders,
 ) -> int:
-    """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and pipe ends.
+    """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and the lifeline.
 
     `sockets` are those of each listener by its name; `pseudonym` is what all workers of this node call themselves in
     `Via`; `orders` is where the supervisor's come from.
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(settings, slot, pseudonym)
-        return runner.run(worker.serve(sockets, lifeline_fd, ready_fd, orders))
+        return runner.run(worker.serve(sockets, lifeline_fd, say_ready, orders))
 
 
 class Worker:
@@ -113,7 +113,13 @@ class Worker:
             settings.data_dir / "link.sock", slot=slot, cache=self._cache, on_state=self._link_state
         )
 
-    async def serve(self, sockets: Mapping[str, Sequence[int]], lifeline_fd: int, ready_fd: int, orders: Orders) -> int:
+    async def serve(
+        self,
+        sockets: Mapping[str, Sequence[int]],
+        lifeline_fd: int,
+        say_ready: Callable[[], object],
+        orders: Orders,
+    ) -> int:
         """Serve the inherited sockets until told to stop."""
         settings = self._settings
         loop = asyncio.get_running_loop()
@@ -155,7 +161,9 @@ class Worker:
             stack.callback(sweeper.cancel)
             orders.serve(Reloader(self, self._log).handle)
             stack.push_async_callback(orders.end)
-            await self._announce(ready_fd)
+            # Requests can be decided once the authority has greeted this worker. One that must go says it as well.
+            await self._greeted()
+            say_ready()
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
@@ -273,12 +281,6 @@ class Worker:
         port.servers[:] = [acceptor]
         for server in former:
             server.close()
-
-    async def _announce(self, ready_fd: int) -> None:
-        """Tell the supervisor that requests can be decided: the authority has greeted this worker, or it must go."""
-        await self._greeted()
-        os.write(ready_fd, b"ready\n")
-        os.close(ready_fd)
 
     async def _greeted(self, seconds: float | None = None) -> None:
         """Return when the authority has greeted this worker, when it must go, or after `seconds`."""

@@ -36,23 +36,31 @@ def test_a_gateway_worker_has_no_database_no_slow_hash_and_no_control_plane_in_i
     assert [name for name in loaded if name.startswith(FORBIDDEN)] == []
 
 
-def test_a_start_that_fails_says_why_over_the_ready_pipe(tmp_path: Path) -> None:
+def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive: bool) -> tuple[int, str, str]:
+    """The exit status of a child, what it said over its ready pipe, and its log.
+
+    `before` runs in its process first. Not `heard`: nobody reads the ready pipe. Not `alive`: its supervisor is gone.
+    """
     ready_in, ready_out = os.pipe()
     lifeline_in, lifeline_out = os.pipe()
     ours, theirs = pair()
     channel_fd = theirs.fileno()
-    nowhere = str(tmp_path / "nowhere" / "data")
     script = (
         "import sys\n"
         "from proxy.settings.model import Settings\n"
         "from proxy.supervisor.processes import in_memory\n"
         "from proxy import app\n"
-        f"settings = Settings.model_validate({{'data_dir': {nowhere!r}}})\n"
+        f"{before}\n"
+        f"settings = Settings.model_validate({{'data_dir': {str(data_dir)!r}}})\n"
         "boot = str(in_memory(settings.to_boot_json().encode()))\n"
         f"pipes = ['--lifeline-fd', '{lifeline_in}', '--ready-fd', '{ready_out}', '--channel-fd', '{channel_fd}']\n"
-        "sys.exit(app.main(['authority', '--boot-fd', boot, *pipes]))\n"
+        f"sys.exit(app.main(['{role}', '--boot-fd', boot, *pipes]))\n"
     )
-    (tmp_path / "nowhere").write_text("a file, not a directory")
+    ready = os.fdopen(ready_in, "rb")
+    if not heard:
+        ready.close()
+    if not alive:
+        os.close(lifeline_out)
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -63,12 +71,29 @@ def test_a_start_that_fails_says_why_over_the_ready_pipe(tmp_path: Path) -> None
         pass_fds=(ready_out, lifeline_in, channel_fd),
     )
     os.close(ready_out)
-    with open(ready_in, "rb") as ready:
-        said = ready.read().decode()
-    for fd in (lifeline_in, lifeline_out):
+    said = ready.read().decode() if heard else ""
+    ready.close()
+    for fd in (lifeline_in, lifeline_out) if alive else (lifeline_in,):
         os.close(fd)
     ours.close()
     theirs.close()
-    assert done.returncode == 1, done.stderr
+    return done.returncode, said, done.stderr
+
+
+def test_a_start_that_fails_says_why_over_the_ready_pipe(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").write_text("a file, not a directory")
+    status, said, log = run_child("authority", tmp_path / "nowhere" / "data", heard=True, alive=True)
+    assert status == 1, log
     assert said.startswith("error: ")
     assert said.count("\n") == 1
+
+
+def test_a_worker_that_is_ready_when_nobody_waits_for_it_any_more_ends_without_a_defect(tmp_path: Path) -> None:
+    """A supervisor that is told to stop lets go of a child that it has just started."""
+    page = (
+        "import pathlib\n"
+        "from proxy.authority.page import open_page\n"
+        f"open_page(pathlib.Path({str(tmp_path)!r}), store_epoch=1)\n"
+    )
+    status, _, log = run_child("gateway", tmp_path, page, heard=False, alive=False)
+    assert (status, "defect" in log) == (0, False), log

@@ -1,0 +1,95 @@
+"""Unix sockets whose names are removed: bound again, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.authority import sockets
+from proxy.authority.sockets import bind_unix, keep_bound
+from tests.unit.authority.waiting import until
+
+FAILED = "a socket was removed and cannot be bound again"
+BOUND = "a socket was removed and is bound again"
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a path short enough for a socket."""
+    monkeypatch.setattr(sockets, "LOOK_SECONDS", 0.01)
+    return Path(tempfile.mkdtemp(prefix="patgate-"))
+
+
+@asynccontextmanager
+async def kept(path: Path) -> AsyncIterator[list[socket.socket]]:
+    """The sockets that were bound at `path` again meanwhile."""
+    first = bind_unix(path)
+    bound = [first]
+
+    async def serve(listener: socket.socket) -> None:
+        bound.append(listener)
+
+    task = asyncio.create_task(keep_bound(path, serve))
+    await asyncio.sleep(0)  # it has looked at the first one
+    try:
+        yield bound
+    finally:
+        task.cancel()
+        for listener in bound:
+            listener.close()
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "patgate.authority.sockets"]
+
+
+def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often binding was tried."""
+    tried: list[Path] = []
+
+    def bind(path: Path) -> socket.socket:
+        tried.append(path)
+        return bind_unix(path)
+
+    monkeypatch.setattr(sockets, "bind_unix", bind)
+    return lambda: len(tried)
+
+
+async def test_a_name_that_something_else_holds_is_said_once_and_bound_when_it_is_free(
+    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "patgate")
+    path = data / "control.sock"
+    tried = looks(monkeypatch)
+    async with kept(path) as bound:
+        path.unlink()
+        path.write_text("a file")
+        await until(lambda: tried() >= 3)
+        assert events(caplog) == [FAILED]
+        path.unlink()
+        await until(lambda: len(bound) == 2)
+        await until(lambda: events(caplog) == [FAILED, BOUND])
+
+
+async def test_a_directory_that_is_gone_is_said_by_whoever_renews_the_lease_and_not_once_for_each_socket(
+    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "patgate")
+    path = data / "control.sock"
+    tried = looks(monkeypatch)
+    async with kept(path) as bound:
+        shutil.rmtree(data)
+        await until(lambda: tried() >= 3)
+        assert (events(caplog), len(bound)) == ([], 1)
+        # Back again, though with something in the way: now it is said.
+        path.mkdir(parents=True)
+        await until(lambda: events(caplog) == [FAILED])
