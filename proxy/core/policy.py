@@ -11,16 +11,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.core.model import Access, Grant, OrgGrant, Reach
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 
-_DENIED = Access.DENIED
-_ORG = Reach.ORG
-_ORGS = Reach.ORGS
-_ALLOWED = Reason.ALLOWED
+_DENIED: Final = Access.DENIED
+_ORG: Final = Reach.ORG
+_ORGS: Final = Reach.ORGS
+_ALLOWED: Final = Reason.ALLOWED
 
 
 def decide(match: Match, grant: Grant, now: float) -> Reason:

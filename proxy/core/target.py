@@ -66,8 +66,10 @@ def canonical_path(path: bytes) -> tuple[str, int] | None:
     """The form of an origin-form path (no query) that routes match, and the `Allowance` bits it needs; None refuses
     it.
     """
-    if path[:1] == b"/" and path.translate(_PLAIN) == path and path.find(b"//") < 0 and path.find(b"/.") < 0:
-        return path.decode(), 0
+    if path and path[0] == 0x2F and path.translate(_PLAIN) == path:
+        text = path.decode()
+        if "//" not in text and "/." not in text:
+            return text, 0
     return _examine(path)
 
 

@@ -35,9 +35,10 @@ class TokenSearch:
 
     def contains(self, text: bytes) -> bool:
         """Whether a token stands in ``text``, as it is or percent-encoded once."""
-        if text.find(b"_") >= 0 and text.find(self._start) >= 0:
+        # The number of a byte, because looking for a single one so is a sixth of what a call of `find` costs.
+        if 0x5F in text and text.find(self._start) >= 0:
             return self._examine(text)
-        return text.find(b"%") >= 0 and self._escaped.search(text) is not None and self._examine(text)
+        return 0x25 in text and self._escaped.search(text) is not None and self._examine(text)
 
     def contains_credential(self, value: bytes) -> bool:
         """Whether the value of a field that may carry a login holds a token, also in base64."""
@@ -56,7 +57,7 @@ class TokenSearch:
 
     def _examine(self, text: bytes) -> bool:
         return self._token.search(text) is not None or (
-            text.find(b"%") >= 0 and self._token.search(unquote_to_bytes(text)) is not None
+            0x25 in text and self._token.search(unquote_to_bytes(text)) is not None
         )
 
 

@@ -11,6 +11,8 @@ from proxy.gateway.exchange import Exchange
 
 # Looking a member up in its enumeration costs more than the comparison with it.
 _ALLOWED: Final = Reason.ALLOWED
+# Looking a function up in its module costs twice what this one does.
+_now: Final = time.time
 
 
 def authorise(x: Exchange) -> Reason | None:
@@ -18,5 +20,5 @@ def authorise(x: Exchange) -> Reason | None:
     match, entry = x.match, x.entry
     if match is None or entry is None:
         return Reason.NO_ROUTE
-    reason = decide(match, entry.grant, time.time())
+    reason = decide(match, entry.grant, _now())
     return None if reason is _ALLOWED else reason

@@ -21,15 +21,20 @@ HEAD_END: Final = b"\r\n\r\n"
 NAME_MEMO: Final = 4096
 """How many field names a reader remembers, at most, and how long the longest of them may be."""
 NAME_MEMO_LENGTH: Final = 64
-_CLEAN: Final = bytes([byte ^ (byte == 0x7F or (byte < 0x20 and byte != 0x09)) for byte in range(256)])
-"""Changes every control but HTAB, and nothing else."""
+_CLEAN: Final = bytes([byte ^ (byte == 0x7F or (byte < 0x20 and byte not in b"\t\r\n")) for byte in range(256)])
+"""Changes every control but HTAB, CR and LF, and nothing else."""
 
 
 def head_lines(head: bytes) -> list[bytes] | None:
     """The lines of a head that comes without its last two CRLF; None if a CR, LF or other control is out of place."""
-    lines = head.split(b"\r\n")
-    text = b"".join(lines)
-    return lines if text.translate(_CLEAN) == text else None
+    if not head or (head[-1] < 0x20 and head[-1] != 0x09) or head.translate(_CLEAN) != head:
+        return None
+    lines = head.splitlines()
+    # A line ends at a lone CR or LF too, but no two lines are then as far apart as a CRLF is long.
+    length = 2 * len(lines) - 2
+    for line in lines:
+        length += len(line)
+    return lines if length == len(head) else None
 
 
 def without_fields(lines: bytes, names: Set[bytes]) -> bytes:

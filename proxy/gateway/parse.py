@@ -156,7 +156,7 @@ class HeadParser:
             return Reason.REQUEST_MALFORMED
         x.method = method = parts[0]
         path, mark, after = parts[1].partition(b"?")
-        if not path or path.find(b"\t") >= 0:
+        if not path or 0x09 in path:
             return Reason.REQUEST_MALFORMED
         if mark:
             if not is_query(after):

@@ -33,6 +33,8 @@ from proxy.gateway.upstream import Upstream, UpstreamConnection
 from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 
+# Looking a function up in its module costs twice what this one does.
+_now_ns: Final = time.monotonic_ns
 # Looking a member up in its enumeration costs more than the comparison with it.
 _TOKEN: Final = Access.TOKEN
 
@@ -116,7 +118,7 @@ class Decider(ABC):
         client = x.client
         if client is None:
             return
-        now_ns = time.monotonic_ns()
+        now_ns = _now_ns()
         self.recorder.record(x, now_ns)
         x.client = None
         client.finished(x, now_ns)
@@ -130,7 +132,7 @@ class Decider(ABC):
         if x.reason is None and not x.tunnel:
             x.reason = Reason.CLIENT_LEFT
             x.status = TABLE[Reason.CLIENT_LEFT].status
-        self.recorder.record(x, time.monotonic_ns())
+        self.recorder.record(x, _now_ns())
         x.client = None
 
     def timed_out(self, x: Exchange) -> None:
@@ -203,7 +205,7 @@ class Decider(ABC):
         if x.client is not None:
             x.entry = None
             # As if it had come now: the lease that counts is the one of now.
-            x.started = time.monotonic_ns()
+            x.started = _now_ns()
             Decider.begin(self, x)
 
     def hang_up(self, x: Exchange) -> None:

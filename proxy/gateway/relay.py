@@ -72,6 +72,8 @@ _NEVER_NOMINATED: Final = frozenset(
 )  # fmt: skip
 """Fields that a backend's `Connection` cannot remove: what the content is, who may keep it, where to go on, who is to
 log in. They are for every recipient, and may not be nominated (RFC 9110 section 7.6.1)."""
+# Looking a function up in its module costs twice what this one does.
+_now_ns: Final = time.monotonic_ns
 _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
 """The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocols that
 `Upgrade` names."""
@@ -233,7 +235,7 @@ class Relay:
         connection.body = body = WebSocketBody()
         body.feed(rest)
         x.status = 101
-        x.answered = time.monotonic_ns()
+        x.answered = _now_ns()
         x.response_started = True
         x.tunnel = True
         x.keep_alive = False
@@ -253,7 +255,7 @@ class Relay:
         assert transport is not None
         kept, length, chunked, connection.keep, upgrade = fields
         x.status = status = line.status
-        x.answered = time.monotonic_ns()
+        x.answered = _now_ns()
         if not x.body_done or client.closing or x.websocket or client.listener.draining:
             # The answer came before the whole request: what is left of it must not become the next one. Or the worker
             # is to end, and the client is told not to send more.
