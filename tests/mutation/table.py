@@ -12,10 +12,13 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 #: By package: where security rests, and where what is true is decided.
 MODULES: Final[Mapping[str, Sequence[str]]] = {
-    "core": ("asked", "identity", "permissions", "policy", "reasons", "routes", "target", "token"),
+    "core": (
+        "allowance", "asked", "claims", "identity", "permissions", "policy", "reasons", "routes", "second_targets",
+        "target", "token", "token_search",
+    ),
     "gateway": (
-        "accept", "authenticate", "authorise", "body", "cache", "forward_auth", "link", "live", "lookups", "mutate",
-        "parse", "proxy_protocol",
+        "accept", "authenticate", "authorise", "body", "cache", "forward_auth", "grammar", "incomplete", "leaving",
+        "link", "live", "lookups", "mutate", "parse", "proxy_protocol", "relay", "second_target",
     ),
     "services": (
         "access", "custody", "ending", "fields", "members", "minting", "names", "owning", "policies", "policy",
