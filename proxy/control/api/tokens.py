@@ -224,14 +224,16 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    return listing(await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    return listing(await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def delete_all(call: Call[NoBody, MineQuery]) -> View:
