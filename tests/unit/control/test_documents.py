@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -100,6 +101,33 @@ async def test_a_compressed_body_is_refused(world: World) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "identity"}
     async with world.socket.post("/api/v1/orgs", data=b'{"name": "a"}', headers=headers) as answer:
         assert answer.status == 415
+
+
+async def test_a_count_is_of_what_the_asker_may_list_and_of_nothing_else(world: World) -> None:
+    for org in ("lab", "shop"):
+        for number in range(3):
+            await person(world, f"{org}{number}@example.org", "admin", org)
+            await minted(world, f"{org}{number}@example.org", org=org)
+        await ok(world, "POST", f"/orgs/{org}/keys", {"name": "k", "role": "viewer"})
+        for number in range(2):
+            invited = {"email": f"{org}-guest{number}@example.org", "role": "viewer"}
+            await ok(world, "POST", f"/orgs/{org}/invitations", invited)
+    team = (await minted(world, "lab0@example.org", org="lab"))["token"]
+    paths = ("/tokens", "/tokens?status=active", "/keys", "/orgs", "/users", "/invitations", "/policy/violations")
+    of_lab = ("/orgs/lab/tokens", "/orgs/lab/members", "/orgs/lab/keys", "/orgs/lab/invitations", "/audit?org=lab")
+    counted: dict[str, list[int]] = {"": [], team: []}
+    for token, path in product(counted, (*paths, *of_lab)):
+        joint = "&" if "?" in path else "?"
+        status, whole, _ = await ask(world, "GET", f"{path}{joint}limit=1000", token=token)
+        if status != 200:
+            assert token and status in (403, 404), path
+            continue
+        assert "remaining" not in whole, "nobody asked"
+        page = await ok(world, "GET", f"{path}{joint}limit=1&count=true", token=token)
+        assert (page["remaining"], page["remaining_exact"]) == (len(whole["items"]) - len(page["items"]), True), path
+        counted[token].append(page["remaining"])
+    assert sum(map(bool, counted[""])) > 7
+    assert sum(map(bool, counted[team])) > 3
 
 
 async def test_a_list_stands_still_while_things_are_added_and_removed(world: World) -> None:
