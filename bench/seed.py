@@ -18,7 +18,7 @@ from proxy.core.token import TokenFormat, digest
 from proxy.services import keys
 from proxy.settings.secret import load_or_create
 from proxy.store import tables
-from proxy.store.engine import sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 
 ROLES = ("admin", "editor", "viewer")

@@ -39,7 +39,7 @@ from bench.workload import BRAND
 from proxy.core.token import TokenFormat
 from proxy.services import keys
 from proxy.settings.secret import load_or_create
-from proxy.store.engine import sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 
 TOKENS: Final = 1_000_000

@@ -25,7 +25,7 @@ from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.token import ALPHABET, ID_LENGTH, SECRET_LENGTH, checksum, digest
 from proxy.services import keys
 from proxy.settings.secret import load_or_create
-from proxy.store.engine import sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 
 USERS_SHARE: Final = 20

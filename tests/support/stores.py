@@ -11,7 +11,8 @@ from pathlib import Path
 
 from proxy.settings.secret import load_or_create
 from proxy.store import migrate
-from proxy.store.engine import Database, sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
+from proxy.store.engine import Database
 
 
 def migrated(directory: Path, *, key: bool = False) -> str:

@@ -14,7 +14,7 @@ from proxy.core.model import Grant, TokenStatus
 from proxy.core.token import TokenFormat, verify_digest
 from proxy.services import grants, keys
 from proxy.settings.secret import load_or_create
-from proxy.store.engine import sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
 from proxy.store.listing import TokenQuery
 from proxy.store.log import EventQuery, Order
 from proxy.store.store import Store
