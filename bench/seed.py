@@ -18,7 +18,7 @@ from proxy.core.token import TokenFormat, digest
 from proxy.services import keys
 from proxy.settings.secret import load_or_create
 from proxy.store import tables
-from proxy.store.engine import sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 
 ROLES = ("admin", "editor", "viewer")
@@ -38,8 +38,8 @@ def fill(data_dir: Path, tokens: Sequence[str]) -> None:
     Users have the roles of ``ROLES`` in turn; every fourth token is narrowed by scopes. Nobody may have the store open.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    secret_key = load_or_create(data_dir)
     url = store_url("sqlite", data_dir)
+    secret_key = load_or_create(data_dir, sqlite_path(url))
     asyncio.run(_create(url, keys.fingerprint(secret_key)))
     cache_key = keys.cache_key(secret_key)
     token_format, now = TokenFormat(BRAND), time.time()

@@ -25,7 +25,7 @@ from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.token import ALPHABET, ID_LENGTH, SECRET_LENGTH, checksum, digest
 from proxy.services import keys
 from proxy.settings.secret import load_or_create
-from proxy.store.engine import sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 
 USERS_SHARE: Final = 20
@@ -83,8 +83,8 @@ def fill(data_dir: Path, *, tokens: int, seed: int, now: float) -> Filled:
     The indexes are as ``Store.open`` made them. Audit events are added by ``store_events``.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    secret_key = load_or_create(data_dir)
     url = store_url("sqlite", data_dir)
+    secret_key = load_or_create(data_dir, sqlite_path(url))
     asyncio.run(_create(url, keys.fingerprint(secret_key)))
     filled = Filled(database=sqlite_path(url), now=now)
     rng = random.Random(seed)

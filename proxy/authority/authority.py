@@ -61,8 +61,8 @@ from proxy.services.users import Users
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.secret import decode_webhook_secret, load_or_create
+from proxy.store.address import sqlite_path, store_url
 from proxy.store.audit import Event
-from proxy.store.engine import store_url
 from proxy.store.requests import RequestEvent
 from proxy.store.store import Store
 
@@ -277,11 +277,11 @@ class Authority:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        secret = settings.secret_key_bytes() or load_or_create(settings.data_dir)
+        url = store_url(settings.store, settings.data_dir)
+        secret = settings.secret_key_bytes() or load_or_create(settings.data_dir, sqlite_path(url))
         self._cache_key = cache_key = keys.cache_key(secret)
         self._hasher = _hasher(settings, self.counters)
         stack.callback(self._close_hashers)
-        url = store_url(settings.store, settings.data_dir)
         self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
         stack.push_async_callback(self._store.close)
         epoch = await self._store.epoch()

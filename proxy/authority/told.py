@@ -42,7 +42,7 @@ class Nonsense(Exception):
 
 def event(row: object) -> RequestEvent:
     """An event of a request, as `gateway.events` makes it. Raises Nonsense."""
-    if not isinstance(row, dict) or row.keys() != _EVENT:
+    if not isinstance(row, dict) or row.keys() - {"second"} != _EVENT:
         raise Nonsense
     action, proven, decision = text(row["action"], 64), row["proven"], text(row["decision"], 64)
     if not isinstance(proven, bool) or (action != "request" and not action.startswith("request.")) or action == OMITTED:
@@ -64,6 +64,7 @@ def event(row: object) -> RequestEvent:
                 "method": text(row["method"], 64),
                 **({"host": host} if host else {}),
                 "path": text(row["path"], _PATH),
+                **({"second_target": _second(row["second"])} if "second" in row else {}),
                 "status": integer(row["status"]),
             },
         ),
@@ -71,6 +72,14 @@ def event(row: object) -> RequestEvent:
         proven=proven,
         at=_time(row["at"]),
     )
+
+
+def _second(row: object) -> dict[str, str]:
+    """The second target that was refused: the header that names it and, where it was judged, as which request."""
+    if not isinstance(row, dict) or row.keys() not in ({"header"}, {"header", "method", "path"}):
+        raise Nonsense
+    limits = {"header": 64, "method": 64, "path": _PATH}
+    return {name: text(value, limits[name]) for name, value in row.items()}
 
 
 def use(row: object) -> Use:

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from proxy.cli.client import Control, ControlRefused, Json, ask
-from proxy.cli.listing import SHOWN
+from proxy.cli.listing import SHOWN, Rest
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.output import plain, sentence
 from proxy.core.errors import AuthorityUnavailable, Invalid
@@ -110,8 +110,9 @@ def audit(invocation: Invocation, /, limit: int | None, cursor: str | None, foll
     events, older = ask(settings, lambda control: _newest(control, asked, limit or SHOWN, cursor))
     invocation.out.document(events)
     invocation.out.table(COLUMNS, [_row(event) for event in events], "There are no such events.")
-    if older is not None:
-        invocation.out.note(f"There may be older ones: go on with --cursor {older}, or use `patgate audit export`.")
+    if older is not None and (older.count or not older.exact):
+        how = f"continue with --cursor {older.cursor}, or use `patgate audit export`."
+        invocation.out.note(f"{older.words('older')}: {how}")
 
 
 @audit.command()
@@ -171,7 +172,7 @@ async def follow_log(control: Control, asked: Asked, limit: int, show: Show) -> 
         try:
             if cursor is None:
                 begin = (await control.get("/audit", {**asked, "after": NOW}))["next_cursor"]
-                newest, _ = await _newest(control, asked, limit)
+                newest, _ = await _newest(control, asked, limit, count=False)
                 shown = {event["number"] for event in newest}
                 for event in newest:
                     show(event)
@@ -194,17 +195,20 @@ async def follow_log(control: Control, asked: Asked, limit: int, show: Show) -> 
 
 
 async def _newest(
-    control: Control, asked: Asked, limit: int, cursor: str | None = None
-) -> tuple[list[Json], str | None]:
-    """The newest ``limit`` events, or those before a cursor, the newest last; and where older ones are."""
+    control: Control, asked: Asked, limit: int, cursor: str | None = None, *, count: bool = True
+) -> tuple[list[Json], Rest | None]:
+    """The newest ``limit`` events, or those before a cursor, the newest last; and, with ``count``, what is older."""
     events: list[Json] = []
     while True:
-        wanted = str(min(limit - len(events), LIMIT_MOST))
-        page = await control.get("/audit", {**asked, "limit": wanted, "cursor": cursor})
+        wanted = min(limit - len(events), LIMIT_MOST)
+        counted = "true" if count and wanted == limit - len(events) else None
+        page = await control.get("/audit", {**asked, "limit": str(wanted), "cursor": cursor, "count": counted})
         events.extend(page["items"])
         cursor = page["next_cursor"]
-        if cursor is None or len(events) >= limit:
-            return events[::-1], cursor
+        if cursor is None or (len(events) >= limit and not count):
+            return events[::-1], None
+        if len(events) >= limit:
+            return events[::-1], Rest(cursor=cursor, count=page["remaining"], exact=page["remaining_exact"])
 
 
 def _asked(filters: Mapping[str, Any]) -> Asked:

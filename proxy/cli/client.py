@@ -19,6 +19,7 @@ from proxy.app import offline_control
 from proxy.authority.sockets import peer_uid
 from proxy.core.errors import AuthorityUnavailable, DataDirBusy, Origin, PatgateError
 from proxy.settings.model import Settings
+from proxy.store.address import sqlite_path, store_url
 from proxy.supervisor import datadir
 
 T = TypeVar("T")
@@ -158,8 +159,14 @@ def segment(text: str) -> str:
 
 
 @asynccontextmanager
-async def control(settings: Settings) -> AsyncIterator[Control]:
-    """The control API of a store, whether a gateway runs or not. Raises `PatgateError` when neither way is open."""
+async def control(settings: Settings, *, makes_store: bool = False) -> AsyncIterator[Control]:
+    """The control API of a store, whether a gateway runs or not. Raises `PatgateError` when neither way is open.
+
+    Without `makes_store` there must be a store already: in a wrong directory a command must not make an empty one and
+    answer from it.
+    """
+    if not makes_store:
+        datadir.require_store(settings.data_dir, sqlite_path(store_url(settings.store, settings.data_dir)))
     datadir.prepare(settings.data_dir)
     async with AsyncExitStack() as stack:
         held = await _lock_or_server(settings.data_dir)
@@ -186,11 +193,11 @@ async def _lock_or_server(data_dir: Path) -> datadir.DataDirLock | None:
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # another command is at work, or a gateway is starting
 
 
-def ask(settings: Settings, question: Callable[[Control], Awaitable[T]]) -> T:
-    """Run one conversation with the control API to its end."""
+def ask(settings: Settings, question: Callable[[Control], Awaitable[T]], *, makes_store: bool = False) -> T:
+    """Run one conversation with the control API to its end; `makes_store` where it may be the first with a store."""
 
     async def talk() -> T:
-        async with control(settings) as client:
+        async with control(settings, makes_store=makes_store) as client:
             return await question(client)
 
     return asyncio.run(talk())

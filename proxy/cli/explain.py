@@ -58,6 +58,7 @@ def _decision(out: Output, told: Json) -> None:
     facts = [
         ("at", then["at"]),
         ("request", f"{then['method'] or '?'} {then['host'] or ''}{then['path'] or '?'}"),
+        ("second target", _second(then["second_target"])),
         ("route", then["route"]),
         ("token", _named(then["token_name"], then["token_id"]) or None),
         ("of", then["user"]),
@@ -83,6 +84,7 @@ def _decision(out: Output, told: Json) -> None:
 def _request(out: Output, told: Json) -> None:
     facts = [
         ("request", f"{told['method']} {told['host'] or ''}{told['path']}"),
+        ("second target", _second(told["second_target"])),
         ("route", told["route"]),
         ("upstream", told["upstream"]),
         ("needs", told["permission"]),
@@ -101,6 +103,14 @@ def _request(out: Output, told: Json) -> None:
         out.line("The backend gets")
         for header in told["identity"]:
             out.line(f"  {header['name']}: {plain(header['value'])}".rstrip())
+
+
+def _second(named: Json | None) -> str | None:
+    """The second target that was refused, and the header that names it."""
+    if named is None:
+        return None
+    judged = "" if named["path"] is None else f" ({named['method']} {named['path']})"
+    return f"of the header {named['header']}{judged}"
 
 
 def _headline(told: Json) -> str:

@@ -1,6 +1,7 @@
-"""Lists: so many items at a time, whether there are more, and how to go on.
+"""Lists: so many items at a time, how many more there are, and how to continue.
 
-1. People get 100 items unless they say otherwise, and a last line on standard error where there are more.
+1. People get 100 items unless they say otherwise, and a last line on standard error that says how many more there
+   are.
 2. `--json` is one array, as long as the list unless `--limit` says otherwise, written page by page: a script that reads
    everything keeps on doing so, and neither side holds the whole list.
 """
@@ -36,6 +37,21 @@ class Part:
         if self.everything or (as_json and self.limit is None):
             return None
         return self.limit or SHOWN
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rest:
+    """What follows the part that was printed: where it begins, and how many items; `exact` false: at least so many."""
+
+    cursor: str
+    count: int
+    exact: bool
+
+    def words(self, more: str) -> str:
+        """How many, as the beginning of a sentence."""
+        if self.exact:
+            return f"{self.count} {more}"
+        return f"At least {self.count} {more}" if self.count else f"There may be {more}"
 
 
 def listed(
@@ -96,9 +112,9 @@ def show_list(
     def add(rows: list[Json]) -> None:
         printer.add(rows if out.as_json else [shown(row) for row in rows])
 
-    cursor = ask(invocation.settings(), lambda control: walk(control, path, query, part, out.as_json, add))
+    rest = ask(invocation.settings(), lambda control: walk(control, path, query, part, out.as_json, add))
     printer.end()
-    say_more(invocation, cursor)
+    say_more(invocation, rest)
 
 
 async def walk(
@@ -108,18 +124,21 @@ async def walk(
     part: Part,
     as_json: bool,
     add: Callable[[list[Json]], object],
-) -> str | None:
-    """Hand the items of this part to `add`, page by page; where the list goes on, None at its end."""
+) -> Rest | None:
+    """Hand the items of this part to `add`, page by page; what follows, None at the end of the list."""
     left = part.most(as_json=as_json)
     cursor: str | None = part.cursor
     while True:
         size = LIMIT_MOST if left is None else min(left, LIMIT_MOST)
-        page = await control.get(path, {**query, "limit": str(size), "cursor": cursor})
+        count = "true" if size == left else None  # the last page, unless it has fewer items than it may have
+        page = await control.get(path, {**query, "limit": str(size), "cursor": cursor, "count": count})
         add(page["items"])
         cursor = page["next_cursor"]
         left = None if left is None else left - len(page["items"])
-        if cursor is None or left == 0:
-            return cursor
+        if cursor is None:
+            return None
+        if left == 0:
+            return Rest(cursor=cursor, count=page["remaining"], exact=page["remaining_exact"])
 
 
 def show_whole(
@@ -141,7 +160,8 @@ def show_whole(
         out.note(f"{len(rows) - len(printed)} more: --all lists everything.")
 
 
-def say_more(invocation: Invocation, cursor: str | None) -> None:
-    """The last line, where a list goes on."""
-    if cursor is not None:
-        invocation.out.note(f"There are more: go on with --cursor {cursor}, or list everything with --all.")
+def say_more(invocation: Invocation, rest: Rest | None) -> None:
+    """The last line, where there are more items: how many, and how to list them."""
+    if rest is not None and (rest.count or not rest.exact):
+        how = f"continue with --cursor {rest.cursor}, or list everything with --all."
+        invocation.out.note(f"{rest.words('more')}: {how}")

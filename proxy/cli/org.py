@@ -23,7 +23,8 @@ def org() -> None:
 @command
 def add(invocation: Invocation, name: str) -> None:
     """Add an organisation."""
-    _show(invocation, ask(invocation.settings(), lambda control: control.post("/orgs", {"name": name})))
+    view = ask(invocation.settings(), lambda control: control.post("/orgs", {"name": name}), makes_store=True)
+    _show(invocation, view)
 
 
 @org.command("list")

@@ -6,7 +6,7 @@ import click
 
 from proxy.cli.client import Control, Json, ask, segment
 from proxy.cli.life import counted
-from proxy.cli.listing import Part, listed, say_more, walk
+from proxy.cli.listing import Part, Rest, listed, say_more, walk
 from proxy.cli.options import DURATION, Invocation, command
 from proxy.cli.output import plain, sentence
 
@@ -122,16 +122,16 @@ def check(invocation: Invocation, part: Part, org: str | None) -> None:
     out = invocation.out
     rows: list[Json] = []
 
-    async def look(control: Control) -> tuple[str | None, list[Json]]:
-        cursor = await walk(control, "/policy/violations", {"org": org}, part, out.as_json, rows.extend)
-        return cursor, await control.every("/policy/crowded") if org is None else []
+    async def look(control: Control) -> tuple[Rest | None, list[Json]]:
+        rest = await walk(control, "/policy/violations", {"org": org}, part, out.as_json, rows.extend)
+        return rest, await control.every("/policy/crowded") if org is None else []
 
-    cursor, crowded = ask(invocation.settings(), look)
-    out.document({"violations": rows, "crowded": crowded, "next_cursor": cursor})
+    rest, crowded = ask(invocation.settings(), look)
+    out.document({"violations": rows, "crowded": crowded, "next_cursor": None if rest is None else rest.cursor})
     out.table(COLUMNS, rows, "Every living token keeps to the policy.")
     for user in crowded:
         out.note(f"{plain(user['user'])} has {user['tokens']} living tokens: more than tokens_per_user.")
-    say_more(invocation, cursor)
+    say_more(invocation, rest)
 
 
 @policy.command()

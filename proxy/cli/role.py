@@ -42,7 +42,8 @@ def set_role(invocation: Invocation, name: str, permissions: tuple[str, ...]) ->
     Everybody who has the role has the new permissions from the next request on.
     """
     body = {"permissions": list(permissions)}
-    _show(invocation, ask(invocation.settings(), lambda control: control.put(f"/roles/{segment(name)}", body)))
+    path = f"/roles/{segment(name)}"
+    _show(invocation, ask(invocation.settings(), lambda control: control.put(path, body), makes_store=True))
 
 
 def _show(invocation: Invocation, view: Json) -> None:

@@ -24,7 +24,7 @@ def user() -> None:
 def add(invocation: Invocation, email: str, role: str, org: str | None, name: str) -> None:
     """Add a person; with --org, make them a member of an organisation."""
     body = {"email": email, "role": role, "org": org, "name": name}
-    view = ask(invocation.settings(), lambda control: control.post("/users", body))
+    view = ask(invocation.settings(), lambda control: control.post("/users", body), makes_store=True)
     _show(invocation, view)
 
 

@@ -51,6 +51,13 @@ class Listing(Answer):
     """One page of a list.  Subclasses say what `items` are."""
 
     next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last one.")]
+    remaining: Annotated[
+        int, Field(ge=0, description="Only with `count=true`: how many items the pages after this one have.")
+    ] = 0
+    remaining_exact: Annotated[
+        bool,
+        Field(description="Only with `count=true`: false where `remaining` is a lower bound, counted up to a limit."),
+    ] = True
 
 
 def checked(check: Callable[[str], object]) -> AfterValidator:
@@ -145,6 +152,7 @@ class PageQuery(Query):
 
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor = None
+    count: Annotated[Flag, Field(description="Say how many more items there are behind this page.")] = False
 
 
 _PLAIN: Final[Mapping[str, str]] = {

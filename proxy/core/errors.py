@@ -7,6 +7,7 @@
     │   │   └── OutcomeUnknown      whether the change is stored cannot be said before the disk answers again
     │   ├── StoreNewerSchema        the store was written by a newer patgate
     │   ├── StoreBehind             the store's epoch is lower than one that was already seen
+    │   ├── NoStore                 there is no store where a command was told to look for one
     │   ├── DataDirBusy             another patgate holds the data directory
     │   ├── DataDirLost             the data directory was taken away while it was in use
     │   └── WrongKey                the store belongs to another secret key
@@ -107,6 +108,12 @@ class StoreNewerSchema(StoreError):
 
 class StoreBehind(StoreError):
     """The store's epoch went backwards: an older store was restored."""
+
+    origin = Origin.OPERATOR
+
+
+class NoStore(StoreError):
+    """There is no store in the data directory, and the command is not one that makes one."""
 
     origin = Origin.OPERATOR
 

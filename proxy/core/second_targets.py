@@ -85,6 +85,11 @@ class SecondTarget:
         self.path = path
         self.written = written
 
+    @property
+    def method(self) -> bytes:
+        """The method that the target is judged with."""
+        return _WRITE if self.written else _READ
+
 
 def read_field(name: bytes, value: bytes) -> list[SecondTarget] | None:
     """The targets that a judged field names; none for an ``If`` without tags; None if the value cannot be read."""
@@ -135,7 +140,7 @@ def judge_second(table: RouteTable, own: Match, host: str, target: SecondTarget)
     match, whose operation the grant must reach where its route's access is ``token``. A match that only reports is
     returned where both do, or where the second target's alone refuses.
     """
-    match, reason = judge(table, _WRITE if target.written else _READ, host, target.path)
+    match, reason = judge(table, target.method, host, target.path)
     if reason is not None or match is None:
         return match, reason or Reason.NO_ROUTE
     route = match.route

@@ -2,8 +2,9 @@
 
 Rules of this module:
 1. Of what a client sent, an event has the method, the path, the host where routes depend on it, and the id of what was
-   asked for, redacted and cut as the access log does it; never the query, another field or the body. Of a token it has
-   the public prefix.
+   asked for, redacted and cut as the access log does it; never the query, another field or the body. Where a second
+   target was refused, it has the name of its field and the path that was judged, likewise. Of a token it has the public
+   prefix.
 2. Between two sweeps at most so many events are made: by all workers together `STRANGERS` of requests that were refused
    and that no proven token stands behind (and a small burst, since anybody can send any number of them and the log is
    kept), and by each worker `REFUSALS` of a proven token, `OPEN` of requests that needed no token, `ALLOWED` of those
@@ -24,6 +25,7 @@ from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, Allowance
 from proxy.core.permissions import Permission
 from proxy.core.policy import reached
 from proxy.core.reasons import Reason
+from proxy.core.second_targets import SecondTarget
 from proxy.gateway.access import method_shown, path_shown
 from proxy.gateway.exchange import Exchange
 from proxy.observe.logs import redact
@@ -45,6 +47,7 @@ ROUTE_LIMIT: Final = 200
 """What is kept of a route's name, which is its pattern and may be as long as people like."""
 _TARGET_LIMIT: Final = 128
 _ACTION_LIMIT: Final = 64
+_HEADER_LIMIT: Final = 64
 _SECOND_NS: Final = 1_000_000_000
 # What a usual name or id is made of; without an underscore there is no token in it.
 _PLAIN: Final = re.compile(r"[0-9A-Za-z.~-]+").fullmatch
@@ -153,7 +156,18 @@ class RequestEvents:
             _quoted(_kept(path_shown(x.path))),
             x.status,
         )
+        if x.refused_second is not None:
+            event = f"{event[:-1]},{_second(*x.refused_second)}}}"
         return event.encode("ascii")
+
+
+def _second(field: bytes, target: SecondTarget | None) -> str:
+    """The member of an event that names the second target that was refused: the header, and what was judged."""
+    named = _quoted(field.decode("latin-1")[:_HEADER_LIMIT])
+    if target is None:
+        return f'"second":{{"header":{named}}}'
+    path = _quoted(_kept(path_shown(target.path)))
+    return f'"second":{{"header":{named},"method":"{target.method.decode("ascii")}","path":{path}}}'
 
 
 def entity_shown(entity: str, entity_id: str | None) -> str:
@@ -171,8 +185,8 @@ def _kept(text: str) -> str:
 
 
 def _host(x: Exchange) -> str:
-    """The host that `x` asks for where that has a part in which route it came to; else ""."""
-    if x.match is not None and x.match.route.host is None:
+    """The host that `x` asks for where that has a part in which route it, or a second target, came to; else ""."""
+    if x.match is not None and x.match.route.host is None and x.refused_second is None:
         return ""
     return redact(x.host_name) if "_" in x.host_name else x.host_name
 

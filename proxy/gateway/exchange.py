@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from proxy.core.reasons import Reason
     from proxy.core.routes import Match
+    from proxy.core.second_targets import SecondTarget
     from proxy.gateway.body import Body
     from proxy.gateway.cache import Entry
     from proxy.gateway.listen import ClientConnection
@@ -51,6 +52,7 @@ class Exchange:
         "pending_body",
         "query",
         "reason",
+        "refused_second",
         "reported",
         "request_id",
         "response_started",
@@ -101,6 +103,8 @@ class Exchange:
         # authorise (or whichever phase refused)
         self.reason: Reason | None = None
         self.reported: Reason | None = None
+        self.refused_second: tuple[bytes, SecondTarget | None] | None = None
+        """The field that names the second target of `reason` (or `reported`), and what was judged, if anything was."""
         # forward
         self.upstream: Upstream | None = None
         self.server: Server | None = None

@@ -170,11 +170,14 @@ class Decider(ABC):
         refusal = second_target(self.routes, x, hosts=self.hosts(x), ports=self.compares_ports())
         if refusal is None:
             return None
-        match, reason = refusal
+        match, reason = refusal.match, refusal.reason
+        if match is not None and only_reported(match, reason):
+            if x.reported is None:
+                x.reported = reason
+                x.refused_second = (refusal.field, refusal.target)
+            return None
+        x.refused_second = (refusal.field, refusal.target)
         if match is not None:
-            if only_reported(match, reason):
-                x.reported = x.reported or reason
-                return None
             x.match = match
         return reason
 
@@ -350,6 +353,7 @@ class ProxyPipeline(Decider):
 
     async def _judge_again(self, x: Exchange) -> Reason | None:
         before = x.match
+        x.refused_second = None
         reason = route(self.routes, x)
         if reason is not None:
             x.match = before

@@ -7,20 +7,30 @@ Runs only for requests that have such a field, after the request's own target ha
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from proxy.core.asked import only_reported
 from proxy.core.model import Access
 from proxy.core.policy import decide
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, RouteTable
-from proxy.core.second_targets import JUDGED, judge_second, read_field, same_host
+from proxy.core.second_targets import JUDGED, SecondTarget, judge_second, read_field, same_host
 from proxy.gateway.exchange import Exchange
 
-Refusal = tuple[Match | None, Reason]
+
+class Refusal(NamedTuple):
+    """Why a second target is refused: the match that refuses, if there is one, and the field. `target` is the one that
+    was judged; None where what the field names could not be judged.
+    """
+
+    match: Match | None
+    reason: Reason
+    field: bytes
+    target: SecondTarget | None
 
 
 def second_target(table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], ports: bool) -> Refusal | None:
-    """None when everything that `x` names may be reached, else the match that refuses, if there is one, and why.
+    """None when everything that `x` names may be reached, else why it may not.
 
     A refusal that its route only reports is the answer only where no other resource is refused in earnest. `hosts` are
     the values of `Host` that count as this one, compared with their ports if `ports`.
@@ -35,23 +45,23 @@ def second_target(table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], p
             continue
         if name not in JUDGED:
             if not only_reported(own, Reason.SECOND_TARGET):
-                return own, Reason.SECOND_TARGET
-            reported = reported or (own, Reason.SECOND_TARGET)
+                return Refusal(own, Reason.SECOND_TARGET, name, None)
+            reported = reported or Refusal(own, Reason.SECOND_TARGET, name, None)
             continue
         targets = read_field(name, value)
         if targets is None or names.count(name) > 1:
-            return own, Reason.SECOND_TARGET_INVALID
+            return Refusal(own, Reason.SECOND_TARGET_INVALID, name, None)
         for target in targets:
             if target.authority is not None and not same_host(target.authority, hosts, ports=ports):
-                return own, Reason.SECOND_TARGET_INVALID
+                return Refusal(own, Reason.SECOND_TARGET_INVALID, name, None)
             match, reason = judge_second(table, own, x.host_name, target)
             if reason is None and match is not None:
                 reason = _granted(match, x)
             if reason is None:
                 continue
             if match is None or not only_reported(match, reason):
-                return match, reason
-            reported = reported or (match, reason)
+                return Refusal(match, reason, name, target)
+            reported = reported or Refusal(match, reason, name, target)
     return reported
 
 

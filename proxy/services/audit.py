@@ -31,8 +31,9 @@ from proxy.services.audit_filter import (
     write_place,
 )
 from proxy.services.audit_reads import AuditReads
+from proxy.services.counting import COUNT_MOST
 from proxy.services.fields import Fields
-from proxy.services.views import LIMIT_DEFAULT, Page, check_limit, rfc3339
+from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
 from proxy.store.audit import LOG_ID, RETAIN, Event, Mark, Occurred
 from proxy.store.change import Rows
 from proxy.store.log import Entry, EventQuery, Order, Place
@@ -138,18 +139,23 @@ class AuditLog:
         after: str | None = None,
         limit: int = LIMIT_DEFAULT,
         cursor: str | None = None,
+        count: bool = False,
     ) -> Page[AuditView]:
         """A page of the log, by time, the newest first or the oldest.
 
         ``after`` (a number, or ``NOW``) lists what was recorded after that event, by number: whoever keeps asking for
         the next page follows the log. A page can have fewer events than there are, or none, and say where to go on all
-        the same. Raises Invalid, NotFound (user, org), Forbidden.
+        the same. ``count`` asks how many more there are, which a log that is followed cannot say.
+
+        Raises Invalid, NotFound (user, org), Forbidden.
         """
         now = self._clock()
         fields = Fields()
         query = read_filter(wanted, now, fields)
         order = order if after is None else Order.RECORDED
         fields.check(lambda: check_limit(limit))
+        if count and order is Order.RECORDED:
+            fields.fault("count", "a list that follows the log has no end to count to")
         number = None if after is None else fields.check(lambda: read_number(after))
         place = None if cursor is None else fields.check(lambda: read_place(cursor, order))
         fields.done()
@@ -158,11 +164,13 @@ class AuditLog:
             if place is None and order is Order.RECORDED:
                 place = Place(at=0.0, n=(await rows.log.head()).n if number is None else number)
             found = await rows.log.page(query, order, place, limit)
+            left = await _remaining(rows, query, order, found.place) if count else None
         own = actor.user_id != "" and query.user_id == actor.user_id
         if self._reads is not None and not own:
             self._reads.page(actor, wanted, order, query.org_id or "", now)
         views = [AuditView(entry=entry) for entry in found.entries]
-        return Page(items=views, next_cursor=None if found.place is None else write_place(order, found.place))
+        following = None if found.place is None else write_place(order, found.place)
+        return Page(items=views, next_cursor=following, remaining=left)
 
     async def verify(
         self, actor: Actor, *, after: str | None = None, head: str | None = None, limit: int = VERIFY_AT_ONCE
@@ -220,6 +228,20 @@ class AuditLog:
             raise NotFound(_NO_USER)
         # Whoever sees one organisation's log learns nothing of who else there is.
         return replace(query, user_id=user_id or _NO_ONE)
+
+
+async def _remaining(rows: Rows, query: EventQuery, order: Order, place: Place | None) -> Remaining:
+    """How many events there are behind ``place``, as far as a bounded number of pages finds them."""
+    if place is None:
+        return NOTHING_MORE
+    count = 0
+    for _ in range(COUNT_MOST // LIMIT_MOST):
+        found = await rows.log.page(query, order, place, LIMIT_MOST)
+        count += len(found.entries)
+        if found.place is None:
+            return Remaining(count=count, exact=True)
+        place = found.place
+    return Remaining(count=count, exact=False)
 
 
 _NO_USER: Final = "there is no user with this email or id"

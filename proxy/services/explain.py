@@ -26,7 +26,7 @@ from proxy.observe.metrics import Outcome
 from proxy.services import custody, grants, handling
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.custody import NO_TOKEN, Ruling, Verb
-from proxy.services.explanation import Asked, Explanation, Gateway, explain
+from proxy.services.explanation import Asked, Explanation, Gateway, Second, explain
 from proxy.services.steps import FAILED, Subject
 from proxy.services.views import TokenView, rfc3339
 from proxy.store.change import Rows
@@ -89,6 +89,7 @@ class Decision:
                 "method": details.get("method"),
                 "path": details.get("path"),
                 "host": details.get("host") or None,
+                "second_target": _second_shown(entry),
                 "route": entry.target_name or None,
                 "action": entry.action,
                 "target": entry.target_id or None,
@@ -157,7 +158,7 @@ class Explain:
             there = await rows.tokens.get(entry.actor_id)
             note = "you may not see the token" if there else "the token has been deleted"
             return Decision(entry=entry, now=None, differences=(), notes=(note,), since=())
-        asked = Asked(**{field: str(entry.details.get(key) or "") for field, key in _DETAILS})
+        asked = Asked(**{field: str(entry.details.get(key) or "") for field, key in _DETAILS}, second=_second(entry))
         if not asked.method or not asked.target:
             return Decision(entry=entry, now=None, differences=(), notes=(_UNREAD,), since=())
         explained = self._explained(asker, asked, subject, now, _nobody(entry))
@@ -214,6 +215,29 @@ def _of_request(entry: Entry) -> bool:
     return entry.action == "request" or entry.action.startswith("request.")
 
 
+def _second(entry: Entry) -> Second | None:
+    """The second target that was refused, where it was judged."""
+    named = entry.details.get("second_target")
+    if not isinstance(named, dict) or "path" not in named:
+        return None
+    return Second(header=str(named.get("header")), method=str(named.get("method")), path=str(named["path"]))
+
+
+def _second_shown(entry: Entry) -> dict[str, object] | None:
+    """The second target that was refused; without method and path where it could not be judged."""
+    named = entry.details.get("second_target")
+    if not isinstance(named, dict):
+        return None
+    return {key: named.get(key) for key in ("header", "method", "path")}
+
+
+def _is_comparable(entry: Entry) -> bool:
+    """Whether the reason is found again from what the log has of the request, and from the token."""
+    if entry.outcome == Outcome.FAILED:
+        return False
+    return entry.reason in _ABOUT_TOKENS or (entry.reason == Reason.SECOND_TARGET and _second(entry) is not None)
+
+
 def _nobody(entry: Entry) -> Reason:
     """Why a request without a token that is there is refused where one is needed: as it was, if it was for that."""
     return next((reason for reason in FAILED if reason.value == entry.reason), Reason.NO_CREDENTIAL)
@@ -225,7 +249,7 @@ def _differences(entry: Entry, now: Explanation) -> tuple[str, ...]:
     route = "" if judged.match is None else judged.match.route.name
     if route != entry.target_name:
         found.append(f"the route was {entry.target_name or 'none'}, now it is {route or 'none'}")
-    if entry.outcome == Outcome.FAILED or entry.reason not in _ABOUT_TOKENS:
+    if not _is_comparable(entry):
         return ()
     if judged.outcome.value != entry.outcome:
         found.append(f"it was {entry.outcome}, now it would be {judged.outcome.value}")
@@ -240,9 +264,10 @@ def _notes(entry: Entry, asked: Asked) -> list[str]:
     reason = entry.reason
     if reason == Reason.TOKEN_WRONG_SECRET:
         notes.append("the value presented was not that of the token, or not any more: this is about its value of now")
-    elif entry.outcome == Outcome.FAILED or reason not in _ABOUT_TOKENS:
+    elif not _is_comparable(entry):
         notes.append(_UNREAD)
-    if len(asked.target) >= _PATH_LIMIT or _CUT.search(asked.target) is not None:
+    paths = (asked.target,) if asked.second is None else (asked.target, asked.second.path)
+    if any(len(path) >= _PATH_LIMIT or _CUT.search(path) is not None for path in paths):
         notes.append("the log has the path cut or redacted, so this may be about another path")
     return notes
 

@@ -12,17 +12,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.core.asked import judge, only_reported, read_line
+from proxy.core.asked import host_name, judge, only_reported, read_line
 from proxy.core.challenge import Challenges
 from proxy.core.identity import IdentityNames, identity_lines, seen_in
 from proxy.core.model import Access, Grant, RefusedGrant
 from proxy.core.policy import decision, needed_permission, reached
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Match, RouteTable
+from proxy.core.second_targets import SecondTarget, judge_second
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
 from proxy.services.steps import Findings, Subject
 from proxy.services.views import rfc3339
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Second:
+    """A second target of a request: the header that names it, and the method and the path that it is judged by, as the
+    audit log has them.
+    """
+
+    header: str
+    method: str
+    path: str
+
+    def as_dict(self) -> dict[str, object]:
+        return {"header": self.header, "method": self.method, "path": redact(self.path)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +47,7 @@ class Asked:
     method: str
     target: str
     host: str = ""
+    second: Second | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +102,7 @@ class Explanation:
             "method": redact(self.asked.method),
             "path": redact(self.asked.target.partition("?")[0]),
             "host": redact(self.asked.host) or None,
+            "second_target": None if self.asked.second is None else self.asked.second.as_dict(),
             **_asked(judged.match),
             **_counted(findings),
             "token": None if findings.subject is None else _token(findings.subject),
@@ -97,8 +114,27 @@ class Explanation:
 def judged(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, now: float) -> Judged:
     """The verdict on a request with the token of which ``found`` is known, at ``now`` (unix seconds).
 
-    The order is that of the gateway's phases: parse, route, authenticate, authorise.
+    The order is that of the gateway's phases: parse, route, authenticate, authorise, second target.
     """
+    own = _judged_alone(gateway, asked, found, now)
+    if asked.second is None or own.match is None or own.outcome is Outcome.REFUSED:
+        return own
+    host = host_name(asked.host.encode("utf-8", "surrogatepass")) or ""
+    path = asked.second.path.encode("utf-8", "surrogatepass")
+    target = SecondTarget(None, path, written=asked.second.method != "GET")
+    match, reason = judge_second(gateway.routes, own.match, host, target)
+    if reason is None and match is not None and match.route.access is Access.TOKEN:
+        # A request that failed authentication is passed on as one of nobody.
+        reason = Reason.NO_CREDENTIAL if isinstance(found, RefusedGrant) else decision(match, found, now).reason
+    if reason is None or reason is Reason.ALLOWED:
+        return own
+    if match is None or not only_reported(match, reason):
+        return Judged(match=match or own.match, reason=reason, outcome=Outcome.REFUSED)
+    return own if own.outcome is Outcome.REPORTED else Judged(match=match, reason=reason, outcome=Outcome.REPORTED)
+
+
+def _judged_alone(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, now: float) -> Judged:
+    """The verdict on the request's own target."""
     method, target, host = (text.encode("utf-8", "surrogatepass") for text in (asked.method, asked.target, asked.host))
     line = read_line(method, target, host, gateway.longest)
     if isinstance(line, Reason):

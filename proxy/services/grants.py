@@ -3,8 +3,9 @@
 Rules:
 
 1. A token is found by its whole prefix: brand, kind and id must be exactly those of the row.
-2. The refusals are asked in one order, the first one counts: unknown, revoked, expired, owner removed, owner suspended,
-   organisation suspended, member removed.
+2. The refusals are asked in one order, the first one counts: unknown, revoked, expired, owner removed, member removed,
+   owner suspended, organisation suspended. An organisation's log has the reasons of its tokens, and whether a former
+   member is suspended is not its business. (A removed user is a member of nothing.)
 3. The role that counts is the one of now: the owner's in the account for a personal token, the membership's in the
    token's organisation for a team token, the one fixed at creation for a key. A role that is gone allows nothing.
 4. ``depends`` names every row that this verdict was read from, the missing ones too, so that any change that could
@@ -108,9 +109,9 @@ def refusal(row: TokenGrantRow, now: float) -> Reason | None:
         (row.status is not TokenStatus.ACTIVE, Reason.TOKEN_REVOKED),
         (row.expires_at is not None and row.expires_at <= now, Reason.TOKEN_EXPIRED),
         (row.kind is Kind.PAT and row.user_status in (None, UserStatus.REMOVED), Reason.OWNER_REMOVED),
+        (row.kind is Kind.PAT and row.reach is Reach.ORG and row.member_role is None, Reason.MEMBER_REMOVED),
         (row.kind is Kind.PAT and row.user_status is not UserStatus.ACTIVE, Reason.OWNER_SUSPENDED),
         (row.reach is Reach.ORG and row.org_status != ORG_ACTIVE, Reason.ORG_SUSPENDED),
-        (row.kind is Kind.PAT and row.reach is Reach.ORG and row.member_role is None, Reason.MEMBER_REMOVED),
     )
     return next((reason for refused, reason in checks if refused), None)
 

@@ -19,29 +19,31 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from proxy.core.depends import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import grants, idempotency, lookalikes, lookup, members, names
+from proxy.services import counting, grants, idempotency, lookalikes, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.views import (
     LIMIT_DEFAULT,
+    NOTHING_MORE,
     InvitationView,
     MemberView,
     Page,
     check_limit,
+    cursor_behind,
     person_texts,
     read_cursor,
-    write_cursor,
 )
 from proxy.store.change import Change, Rows
-from proxy.store.records import InvitationRow, UserRow
+from proxy.store.records import Cursor, InvitationRow, UserRow
 from proxy.store.store import Store
 
 SHORTEST: Final = 60.0
@@ -140,6 +142,7 @@ class Invitations:
         email: str | None = None,
         limit: int = LIMIT_DEFAULT,
         cursor: str | None = None,
+        count: bool = False,
     ) -> Page[InvitationView]:
         """Open invitations, oldest first: to an organisation, or those that the actor may know of in all, which are
         one's own without a role in the account. Raises NotFound (org), Forbidden, Invalid (limit, cursor).
@@ -159,12 +162,15 @@ class Invitations:
                     asker.require(Entity.MEMBERS, Operation.LIST)
                 asker.require_scope(Entity.MEMBERS, Operation.LIST)
                 if key not in (None, own):
-                    return Page(items=[], next_cursor=None)
+                    return Page(items=[], next_cursor=None, remaining=NOTHING_MORE if count else None)
                 key = own
             found = await rows.invitations.page(after=after, limit=limit + 1, now=now, org_id=org_id, email_key=key)
+            more = len(found) > limit
+            last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
+            behind = partial(rows.invitations.count_behind, now=now, org_id=org_id, email_key=key)
+            left = await counting.remaining(asker, last, behind) if count else None
         views = [InvitationView.of(row) for row in found[:limit]]
-        more = len(found) > limit
-        return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].id) if more else None)
+        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def show(self, actor: Actor, invitation: str) -> InvitationView:
         """One open invitation: of one's own email, or to an organisation whose members one may see. Raises NotFound."""

@@ -16,16 +16,17 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from proxy.core.depends import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
-from proxy.services import lookalikes, lookup, names
+from proxy.services import counting, lookalikes, lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, person_texts, read_cursor, write_cursor
+from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
 from proxy.store.change import Change, Rows
-from proxy.store.records import MemberRow, OrgRow, UserRow
+from proxy.store.records import Cursor, MemberRow, OrgRow, UserRow
 from proxy.store.store import Store
 
 _INVITE: Final = f"{lookup.NO_MEMBER}: invite people who are none"
@@ -42,18 +43,24 @@ class Members:
         self._clock = clock
 
     async def list(
-        self, actor: Actor, org: str, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None
+        self, actor: Actor, org: str, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
     ) -> Page[MemberView]:
-        """The members of an organisation in the order in which they joined. Raises Invalid (limit, cursor)."""
+        """The members of an organisation in the order in which they joined; with ``count``, how many more there are.
+
+        Raises Invalid (limit, cursor).
+        """
         after = read_cursor(cursor)
         async with self._store.read() as rows:
             asker = await standing(rows, actor, self._clock())
             organisation = await lookup.visible_org(rows, asker, org)
             asker.require(Entity.MEMBERS, Operation.LIST, organisation.id)
             found = await rows.members.page(organisation.id, after=after, limit=check_limit(limit) + 1)
-        views = [MemberView.of(member, user) for member, user in found[:limit]]
-        more = len(found) > limit
-        return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].user_id) if more else None)
+            views = [MemberView.of(member, user) for member, user in found[:limit]]
+            more = len(found) > limit
+            last = Cursor(created_at=views[-1].created_at, id=views[-1].user_id) if more else None
+            behind = partial(rows.members.count_behind, organisation.id)
+            left = await counting.remaining(asker, last, behind) if count else None
+        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def set(self, actor: Actor, org: str, user: str, role: str) -> MemberView:
         """Give a member, by email or id, another role there. Raises Invalid (role, email).

@@ -112,11 +112,17 @@ class OrgKeys:
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
-        self, actor: Actor, wanted: TokenFilter | None = None, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None
+        self,
+        actor: Actor,
+        wanted: TokenFilter | None = None,
+        *,
+        limit: int = LIMIT_DEFAULT,
+        cursor: str | None = None,
+        count: bool = False,
     ) -> Page[TokenView]:
-        """Keys that ``actor`` may know of, oldest first. Raises NotFound (org), Invalid."""
+        """Keys that ``actor`` may know of, oldest first; ``count``: how many more. Raises NotFound (org), Invalid."""
         only = replace(wanted or TokenFilter(), kind=Kind.KEY)
-        return await self._tokens.list(actor, only, limit=limit, cursor=cursor)
+        return await self._tokens.list(actor, only, limit=limit, cursor=cursor, count=count)
 
     async def attach(self, actor: Actor, key: str, org: str, granted: Iterable[str]) -> Changed:
         """Give an organisation token these permissions, and no others, in an organisation.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from proxy.core.depends import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
-from proxy.services import idempotency, lookalikes, lookup, names
+from proxy.services import counting, idempotency, lookalikes, lookup, names
 from proxy.services.access import Entity, Operation, standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
-from proxy.services.views import LIMIT_DEFAULT, OrgView, Page, check_limit, read_cursor, write_cursor
-from proxy.store.records import OrgRow
+from proxy.services.views import LIMIT_DEFAULT, OrgView, Page, check_limit, cursor_behind, read_cursor
+from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
 
 ORG_SUSPENDED = "suspended"
@@ -61,16 +62,24 @@ class Orgs:
             made = await idempotency.made_before(rows, actor, retry, self._clock())
         return None if made is None else await self.show(actor, made)
 
-    async def list(self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[OrgView]:
-        """Organisations that the actor may know of, oldest first. Raises Invalid (limit, cursor), Unauthenticated."""
+    async def list(
+        self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
+    ) -> Page[OrgView]:
+        """Organisations that the actor may know of, oldest first; with ``count``, how many more there are.
+
+        Raises Invalid (limit, cursor), Unauthenticated.
+        """
         after = read_cursor(cursor)
         async with self._store.read() as rows:
             asker = await standing(rows, actor, self._clock())
             ids = None if asker.may(Entity.ORGS, Operation.LIST) else asker.org_ids
             found = await rows.orgs.page(after=after, limit=check_limit(limit) + 1, ids=ids)
+            more = len(found) > limit
+            last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
+            behind = partial(rows.orgs.count_behind, ids=ids)
+            left = await counting.remaining(asker, last, behind) if count else None
         views = [OrgView.of(row) for row in found[:limit]]
-        more = len(found) > limit
-        return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].id) if more else None)
+        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def show(self, actor: Actor, org: str) -> OrgView:
         """One organisation, with the number of its members. Raises NotFound, Unauthenticated."""

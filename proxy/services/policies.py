@@ -28,7 +28,17 @@ from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.policy import AdminRight, Policy, lifetime
 from proxy.services.roles import permission_texts
-from proxy.services.views import LIMIT_DEFAULT, Page, check_limit, read_cursor, rfc3339, write_cursor
+from proxy.services.views import (
+    LIMIT_DEFAULT,
+    NOTHING_MORE,
+    Page,
+    Remaining,
+    check_limit,
+    cursor_behind,
+    read_cursor,
+    rfc3339,
+    write_cursor,
+)
 from proxy.store.change import Change, Rows
 from proxy.store.living import LivingToken
 from proxy.store.records import Cursor, OrgRow
@@ -178,10 +188,16 @@ class Policies:
         return replace(view, breaking=breaking, expired=expired, warnings=_told(breaking, all_of_them))
 
     async def violations(
-        self, actor: Actor, org: str | None = None, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None
+        self,
+        actor: Actor,
+        org: str | None = None,
+        *,
+        limit: int = LIMIT_DEFAULT,
+        cursor: str | None = None,
+        count: bool = False,
     ) -> Page[Violation]:
         """Living tokens that break the policy of now, oldest first: at most ``limit`` of those among the next so many
-        living tokens.
+        living tokens; with ``count``, how many more there are.
 
         A page may be empty and still have a next one. Raises NotFound, Forbidden, Invalid, Unauthenticated.
         """
@@ -193,7 +209,11 @@ class Policies:
         if len(page) > limit:
             page = page[:limit]
             last = Cursor(created_at=page[-1].token.created_at, id=page[-1].token.id)
-        return Page(items=page, next_cursor=None if last is None else write_cursor(last.created_at, last.id))
+        left = NOTHING_MORE if count else None
+        if count and last is not None:
+            breaking, all_of_them = await self._count(org_id, last)
+            left = Remaining(count=breaking, exact=all_of_them)
+        return Page(items=page, next_cursor=cursor_behind(last), remaining=left)
 
     async def crowded(self, actor: Actor) -> list[Crowded]:
         """Users with more living tokens than ``tokens_per_user``, a hundred at most. Raises Forbidden,
@@ -244,9 +264,9 @@ class Policies:
                 return count, None
         return count, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
 
-    async def _count(self, org_id: str) -> tuple[int, bool]:
-        """How many living tokens of an organisation break its policy, and whether those are all."""
-        count, cursor = 0, None
+    async def _count(self, org_id: str | None, cursor: Cursor | None = None) -> tuple[int, bool]:
+        """How many living tokens behind a cursor, of one organisation or all, break the policy; are those all?"""
+        count = 0
         for _ in range(0, _LOOKED_AT, _AT_ONCE):
             found, cursor = await self._look(cursor, org_id)
             count += len(found)

@@ -14,10 +14,11 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import ending, filters, handling, idempotency, lookalikes, names, owning, scoping
+from proxy.services import counting, ending, filters, handling, idempotency, lookalikes, names, owning, scoping
 from proxy.services.access import Standing, standing
 from proxy.services.custody import Verb
 from proxy.services.fields import Fields
@@ -35,8 +36,8 @@ from proxy.services.views import (
     Page,
     TokenView,
     check_limit,
+    cursor_behind,
     read_cursor,
-    write_cursor,
 )
 from proxy.store.change import Rows
 from proxy.store.store import Store
@@ -101,8 +102,12 @@ class Tokens:
         *,
         limit: int = LIMIT_DEFAULT,
         cursor: str | None = None,
+        count: bool = False,
     ) -> Page[TokenView]:
-        """Tokens that ``actor`` may know of, oldest first. Raises NotFound (user, org, parent), Invalid."""
+        """Tokens that ``actor`` may know of, oldest first; with ``count``, how many more there are.
+
+        Raises NotFound (user, org, parent), Invalid.
+        """
         after = read_cursor(cursor)
         check_limit(limit)
         wanted = wanted or TokenFilter()
@@ -113,10 +118,10 @@ class Tokens:
             query = await filters.query(rows, asker, self._policies, wanted, now)
             found = await rows.tokens.page(query, after=after, limit=limit + 1, now=now)
             views = await handling.views(rows, asker, found[:limit], now)
-        if len(found) <= limit:
-            return Page(items=views, next_cursor=None)
-        last = query.position(found[limit - 1])
-        return Page(items=views, next_cursor=write_cursor(last.created_at, last.id))
+            last = query.position(found[limit - 1]) if len(found) > limit else None
+            behind = partial(rows.tokens.count_behind, query, now=now)
+            left = await counting.remaining(asker, last, behind) if count else None
+        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def show(self, actor: Actor, token: str) -> TokenView:
         """One token. Raises NotFound."""

@@ -18,14 +18,14 @@ from dataclasses import replace
 from proxy.core.depends import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, Reach, UserStatus
-from proxy.services import idempotency, invitations, lookup, members, names
+from proxy.services import counting, idempotency, invitations, lookup, members, names
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.idempotency import Retry
 from proxy.services.members import require_within, tell
-from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, read_cursor, write_cursor
+from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, cursor_behind, read_cursor
 from proxy.store.change import Rows
-from proxy.store.records import MemberRow
+from proxy.store.records import Cursor, MemberRow
 from proxy.store.store import Store
 
 
@@ -87,19 +87,24 @@ class Users:
             made = await idempotency.made_before(rows, actor, retry, self._clock())
         return None if made is None else await self.show(actor, made)
 
-    async def list(self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None) -> Page[UserView]:
-        """Users that are not removed, oldest first. Raises Invalid (limit, cursor)."""
+    async def list(
+        self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
+    ) -> Page[UserView]:
+        """Users that are not removed, oldest first; with ``count``, how many more. Raises Invalid (limit, cursor)."""
         after = read_cursor(cursor)
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(Entity.USERS, Operation.LIST)
+            asker = await standing(rows, actor, self._clock())
+            asker.require(Entity.USERS, Operation.LIST)
             found = await rows.users.page(after=after, limit=check_limit(limit) + 1)
             memberships = await rows.members.of_users([user.id for user in found])
+            more = len(found) > limit
+            last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
+            left = await counting.remaining(asker, last, rows.users.count_behind) if count else None
         by_user: dict[str, list[MemberRow]] = {}
         for member in memberships:
             by_user.setdefault(member.user_id, []).append(member)
         views = [UserView.of(user, by_user.get(user.id, ())) for user in found[:limit]]
-        more = len(found) > limit
-        return Page(items=views, next_cursor=write_cursor(views[-1].created_at, views[-1].id) if more else None)
+        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def show(self, actor: Actor, user: str) -> UserView:
         """One user: oneself, or anybody for whoever may read users. Raises NotFound."""

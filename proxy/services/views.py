@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from proxy.core.errors import Invalid
 from proxy.core.model import Reach, TokenStatus, UserStatus
@@ -32,11 +32,23 @@ def rfc3339(at: float | None) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Remaining:
+    """How many items a list has behind a page: ``count`` of them, or where not ``exact`` at least so many."""
+
+    count: int
+    exact: bool
+
+
+NOTHING_MORE: Final = Remaining(count=0, exact=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Page(Generic[T]):
-    """Some of a list. ``next_cursor`` asks for the rest; ``None`` at the end."""
+    """Some of a list. ``next_cursor`` asks for the rest; ``None`` at the end. ``remaining`` is there if asked for."""
 
     items: Sequence[T]
     next_cursor: str | None
+    remaining: Remaining | None = None
 
 
 def person_texts(email: str, name: str) -> dict[str, str]:
@@ -395,6 +407,11 @@ class Changed:
 def write_cursor(created_at: float, row_id: str) -> str:
     """A cursor that asks for what follows the row with this time and id."""
     return base64.urlsafe_b64encode(json.dumps([created_at, row_id]).encode()).rstrip(b"=").decode("ascii")
+
+
+def cursor_behind(last: Cursor | None) -> str | None:
+    """A cursor that asks for what follows ``last``; none where nothing does."""
+    return None if last is None else write_cursor(last.created_at, last.id)
 
 
 def read_cursor(text: str | None) -> Cursor | None:

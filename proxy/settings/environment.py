@@ -5,8 +5,9 @@ so a problem could name neither the variable nor the line; it ignores variables 
 JSON for nested values only. What is left for it to do is the forty lines of ``overlay``.
 
 Not every variable with our prefix is ours: users keep a token in ``PATGATE_TOKEN``. One that names a way into a section
-(``__``), and one whose name is a setting's or nearly so, is meant as a setting and wrong if it is none; any other
-belongs to somebody else, and is ignored with a warning (``ignored``).
+(``__``), one whose name is a setting's or nearly so, and one with a setting's words and one underscore where two are
+needed (``spelling``), are meant as settings and wrong if they are none. Any other belongs to somebody else, and is
+ignored with a warning (``ignored``).
 
 A value is read as YAML (so also as JSON), except where the setting is text: that is taken as it stands, so that a
 ``secret_key`` of digits stays text and ``[::]:8080`` is no list.
@@ -15,10 +16,9 @@ A value is read as YAML (so also as JSON), except where the setting is text: tha
 import base64
 import difflib
 import re
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
@@ -27,6 +27,7 @@ from proxy.settings.addresses import Bind
 from proxy.settings.document import Tree, scalar
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, Origins
+from proxy.settings.spelling import plain_type, two_underscores
 from proxy.settings.values import quoted
 
 PREFIX: Final = "PATGATE_"
@@ -59,7 +60,10 @@ def overlay(tree: dict[str, Tree], origins: Origins, environ: Mapping[str, str])
     names = [name for name in environ if name.startswith(PREFIX) and name not in RESERVED and name not in FROM_FILE]
     # Sections before what is in them, so that PATGATE_LISTEN and PATGATE_LISTEN__PROXY__BIND both count.
     for name in sorted(names, key=lambda each: (each.count("__"), each)):
-        if not _is_foreign(name):
+        if (meant := _one_underscore(name)) is not None:
+            message = f"names no setting; write {meant} (two underscores between a section and what is in it)"
+            problems.append(Problem(path=name, line=None, message=message))
+        elif not _is_foreign(name):
             _set(tree, origins, name, environ[name], problems)
     for name, loc in FROM_FILE.items():
         if name not in environ:
@@ -83,9 +87,17 @@ def ignored(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in names if _is_foreign(name) and not _KUBERNETES.fullmatch(name))
 
 
+def _one_underscore(name: str) -> str | None:
+    """The variable that is meant by one with a setting's words and too few underscores; None for any other."""
+    words = name.removeprefix(PREFIX)
+    if "__" in words or _KUBERNETES.fullmatch(name) or words.lower() in Settings.model_fields:
+        return None
+    return two_underscores(words, FROM_FILE, PREFIX)
+
+
 def _is_foreign(name: str) -> bool:
     meant = name.removeprefix(PREFIX).lower()
-    if not meant or "__" in meant:
+    if not meant or "__" in meant or _one_underscore(name) is not None:
         return False
     known = [*Settings.model_fields, *(each.removeprefix(PREFIX).lower() for each in FROM_FILE)]
     if meant.endswith(_FILE):
@@ -111,7 +123,7 @@ def _locate(tree: Tree, parts: list[str]) -> tuple[Loc, Any, str | None]:
     annotation: Any = Settings
     here: Tree = tree
     for part in parts:
-        annotation = _plain(annotation)
+        annotation = plain_type(annotation)
         step: str | int = part.lower()
         if not part:
             return tuple(loc), None, "names no setting; write PATGATE_SECTION__KEY"
@@ -167,7 +179,7 @@ def _put(tree: dict[str, Tree], loc: Loc, value: Tree) -> None:
 
 
 def _value(annotation: Any, text: str) -> Tree:
-    plain = _plain(annotation)
+    plain = plain_type(annotation)
     if plain is Path and text:
         # The file's relative paths start at the file; the environment's where the process was started.
         return str(Path.cwd() / text)
@@ -176,21 +188,6 @@ def _value(annotation: Any, text: str) -> Tree:
     if plain in (str, Path, Bind):
         return None if text == "null" and plain is not annotation else text
     return scalar(text)
-
-
-def _plain(annotation: Any) -> Any:
-    """The type inside ``Annotated[…]`` and ``… | None``."""
-    while True:
-        origin = get_origin(annotation)
-        if origin is Annotated:
-            annotation = get_args(annotation)[0]
-        elif origin in (Union, types.UnionType):
-            inner = [each for each in get_args(annotation) if each is not type(None)]
-            if len(inner) != 1:
-                return annotation
-            annotation = inner[0]
-        else:
-            return annotation
 
 
 def _content(path: Path) -> str | None:

@@ -4,7 +4,7 @@
 2. One text has one key: hex or base64 of at least 32 bytes stands for those bytes; anything else is its own UTF-8.
 3. A key file is ours and readable by nobody else, or it is refused.
 4. A key file appears whole or not at all, and an existing one is never replaced: a node with another key could read
-   no digest of its store.
+   no digest of its store. So none is made beside a store either: it has a key, which is missing.
 """
 
 import base64
@@ -58,15 +58,22 @@ def decode_webhook_secret(text: str) -> bytes | None:
     return key if 24 <= len(key) <= 64 else None
 
 
-def load_or_create(data_dir: Path) -> bytes:
+def load_or_create(data_dir: Path, store: Path) -> bytes:
     """The node's own key from ``data_dir/secret.key``; made on the first start, mode 0600.
 
-    For nodes whose settings name no ``secret_key``. Raises ConfigurationError where the file cannot be made or read,
-    is not ours alone, or holds less than 32 bytes.
+    For nodes whose settings name no ``secret_key``. ``store`` is the database file: where it exists, no key is made,
+    because the store belongs to the key that it was made with. Raises ConfigurationError where the key is missing then,
+    or its file cannot be made or read, is not ours alone, or holds less than 32 bytes.
     """
     path = data_dir / KEY_FILE
     try:
-        if not path.is_symlink() and not path.exists():
+        if not os.path.lexists(path):
+            if any(os.path.lexists(store.with_name(store.name + suffix)) for suffix in ("", "-wal")):
+                raise ConfigurationError(
+                    f"The secret key {path} of the store {store} is missing, and another key cannot open it: put the "
+                    f"file back, or set secret_key if the store was made with a configured key. To begin with a new "
+                    f"store, move {store.name} and the files beside it away."
+                )
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             _create(path)
         return _load(path)

@@ -9,10 +9,25 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
+from proxy.store.counting import count_most
 from proxy.store.records import Cursor, InvitationRow
 
 _T = tables.invitations
 _NAMED = sa.select(_T, tables.orgs.c.name.label("org_name")).join_from(_T, tables.orgs)
+
+
+def _in_order(
+    query: sa.Select[Any], after: Cursor | None, now: float, org_id: str | None, email_key: str | None
+) -> sa.Select[Any]:
+    """These columns of open invitations, oldest first."""
+    query = query.where(_T.c.expires_at > now).order_by(_T.c.created_at, _T.c.id)
+    if org_id is not None:
+        query = query.where(_T.c.org_id == org_id)
+    if email_key is not None:
+        query = query.where(_T.c.email_key == email_key)
+    if after is not None:
+        query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
+    return query
 
 
 class Invitations:
@@ -38,14 +53,13 @@ class Invitations:
         self, *, after: Cursor | None, limit: int, now: float, org_id: str | None = None, email_key: str | None = None
     ) -> list[InvitationRow]:
         """Open invitations, oldest first: to an organisation, of an email, or all."""
-        query = _NAMED.where(_T.c.expires_at > now)
-        if org_id is not None:
-            query = query.where(_T.c.org_id == org_id)
-        if email_key is not None:
-            query = query.where(_T.c.email_key == email_key)
-        if after is not None:
-            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
-        return await self._all(query.order_by(_T.c.created_at, _T.c.id).limit(limit))
+        return await self._all(_in_order(_NAMED, after, now, org_id, email_key).limit(limit))
+
+    async def count_behind(
+        self, after: Cursor, most: int, *, now: float, org_id: str | None = None, email_key: str | None = None
+    ) -> int:
+        """How many invitations ``page`` lists behind this one; ``most`` where there are more."""
+        return await count_most(self._connection, _in_order(sa.select(_T.c.id), after, now, org_id, email_key), most)
 
     async def count(self, org_id: str) -> int:
         """How many rows an organisation has."""

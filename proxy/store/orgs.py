@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
+from proxy.store.counting import count_most
 from proxy.store.records import Cursor, OrgRow
 
 _T = tables.orgs
+
+
+def _in_order(query: sa.Select[Any], after: Cursor | None, ids: Collection[str] | None) -> sa.Select[Any]:
+    """These columns of organisations in the order of their creation."""
+    query = query.order_by(_T.c.created_at, _T.c.id)
+    if ids is not None:
+        query = query.where(_T.c.id.in_(ids))
+    if after is not None:
+        query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
+    return query
 
 
 class Orgs:
@@ -31,12 +43,12 @@ class Orgs:
 
     async def page(self, *, after: Cursor | None, limit: int, ids: Collection[str] | None = None) -> list[OrgRow]:
         """Organisations in the order of their creation, those with these ids where given."""
-        query = sa.select(_T).order_by(_T.c.created_at, _T.c.id).limit(limit)
-        if ids is not None:
-            query = query.where(_T.c.id.in_(ids))
-        if after is not None:
-            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
+        query = _in_order(sa.select(_T), after, ids).limit(limit)
         return [OrgRow(**row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def count_behind(self, after: Cursor, most: int, ids: Collection[str] | None = None) -> int:
+        """How many organisations ``page`` lists behind this one; ``most`` where there are more."""
+        return await count_most(self._connection, _in_order(sa.select(_T.c.id), after, ids), most)
 
     async def set_status(self, org_id: str, status: str, now: float) -> None:
         await self._connection.execute(_T.update().where(_T.c.id == org_id).values(status=status, updated_at=now))

@@ -26,9 +26,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
 from proxy.core.model import Actor, ActorKind
 from proxy.store import audit, feed, grants, meta, migrate, requests, usage
+from proxy.store.address import sqlite_path
 from proxy.store.audit import Appended, Event, Mark, Occurred, Outdated, Verified
 from proxy.store.change import Change, Rows
-from proxy.store.engine import Database, sqlite_path, undisturbed
+from proxy.store.engine import Database, undisturbed
 from proxy.store.errors import mapped
 from proxy.store.records import Changes, GrantRows
 from proxy.store.reports import Report, Reports
@@ -92,7 +93,7 @@ class Store:
         on_commit: OnCommit | None = None,
         readers: int = 4,
     ) -> Store:
-        """Open the database at ``url`` (``engine.store_url``), making or migrating it where needed.
+        """Open the database at ``url`` (``address.store_url``), making or migrating it where needed.
 
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey where ``key_fingerprint`` (``services.keys``) is not the
         one that the store was made with.

@@ -88,6 +88,13 @@ class Tokens:
         found = _entries(page.outerjoin(_T, _T.c.id == page.c.id)).order_by(page.c.at, page.c.id)
         return [_entry(row) for row in (await self._connection.execute(found)).mappings()]
 
+    async def count_behind(self, query: TokenQuery, after: Cursor, most: int, now: float) -> int:
+        """How many tokens ``page`` lists behind this one; ``most`` where there are more."""
+        page = listing.page_ids(query, after=after, limit=most, now=now)
+        if page is None:
+            return 0
+        return int((await self._connection.execute(sa.select(sa.func.count()).select_from(page))).scalar_one())
+
     async def count_active(self, user_id: str, now: float, org_id: str | None = None) -> int:
         """How many tokens of this owner, in one organisation where given, could be used now, were nobody suspended."""
         query = sa.select(sa.func.count()).where(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import UserStatus
 from proxy.store import tables
+from proxy.store.counting import count_most
 from proxy.store.records import Cursor, MemberRow, UserRow
 from proxy.store.tokens import Tokens
 
@@ -19,6 +21,14 @@ _MEMBERS = sa.select(_M, tables.orgs.c.name.label("org_name")).join_from(_M, tab
 
 def _user(row: sa.RowMapping) -> UserRow:
     return UserRow(**{**row, "status": UserStatus(row["status"])})
+
+
+def _in_order(query: sa.Select[Any], after: Cursor | None, *, removed: bool = False) -> sa.Select[Any]:
+    """These columns of users in the order of their creation."""
+    query = query.order_by(_T.c.created_at, _T.c.id)
+    if after is not None:
+        query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
+    return query if removed else query.where(_T.c.removed_at.is_(None))
 
 
 class Users:
@@ -43,12 +53,12 @@ class Users:
 
     async def page(self, *, after: Cursor | None, limit: int, removed: bool = False) -> list[UserRow]:
         """Users in the order of their creation; the removed ones only when asked for."""
-        query = sa.select(_T).order_by(_T.c.created_at, _T.c.id).limit(limit)
-        if after is not None:
-            query = query.where(sa.tuple_(_T.c.created_at, _T.c.id) > sa.tuple_(after.created_at, after.id))
-        if not removed:
-            query = query.where(_T.c.removed_at.is_(None))
+        query = _in_order(sa.select(_T), after, removed=removed).limit(limit)
         return [_user(row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def count_behind(self, after: Cursor, most: int) -> int:
+        """How many users that are not removed ``page`` lists behind this one; ``most`` where there are more."""
+        return await count_most(self._connection, _in_order(sa.select(_T.c.id), after), most)
 
     async def set_role(self, user_id: str, role: str, now: float) -> None:
         await self._update(user_id, role=role, updated_at=now)
@@ -62,6 +72,14 @@ class Users:
 
     async def _update(self, user_id: str, **values: object) -> None:
         await self._connection.execute(_T.update().where(_T.c.id == user_id).values(**values))
+
+
+def _as_joined(org_id: str, after: Cursor | None) -> sa.Select[Any]:
+    """The ids of an organisation's members in the order in which they joined."""
+    query = sa.select(_M.c.user_id, _M.c.created_at).where(_M.c.org_id == org_id)
+    if after is not None:
+        query = query.where(sa.tuple_(_M.c.created_at, _M.c.user_id) > sa.tuple_(after.created_at, after.id))
+    return query.order_by(_M.c.created_at, _M.c.user_id)
 
 
 class Members:
@@ -96,16 +114,17 @@ class Members:
 
     async def page(self, org_id: str, *, after: Cursor | None, limit: int) -> list[tuple[MemberRow, UserRow]]:
         """Members of an organisation in the order in which they joined, then by their ids."""
-        query = sa.select(_M.c.user_id, _M.c.created_at).where(_M.c.org_id == org_id)
-        query = query.order_by(_M.c.created_at, _M.c.user_id).limit(limit)
-        if after is not None:
-            query = query.where(sa.tuple_(_M.c.created_at, _M.c.user_id) > sa.tuple_(after.created_at, after.id))
+        query = _as_joined(org_id, after).limit(limit)
         ids = [row[0] for row in await self._connection.execute(query)]
         users = (await self._connection.execute(sa.select(_T).where(_T.c.id.in_(ids)))).mappings()
         by_id = {row["id"]: _user(row) for row in users}
         rows = await self._all(_MEMBERS.where(_M.c.org_id == org_id, _M.c.user_id.in_(ids)))
         found = {row.user_id: row for row in rows}
         return [(found[user_id], by_id[user_id]) for user_id in ids]
+
+    async def count_behind(self, org_id: str, after: Cursor, most: int) -> int:
+        """How many members ``page`` lists behind this one; ``most`` where there are more."""
+        return await count_most(self._connection, _as_joined(org_id, after), most)
 
     async def count(self, org_id: str) -> int:
         query = sa.select(sa.func.count()).select_from(_M).where(_M.c.org_id == org_id)

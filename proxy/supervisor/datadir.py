@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
-from proxy.core.errors import DataDirBusy, StoreUnavailable
+from proxy.core.errors import DataDirBusy, NoStore, StoreUnavailable
 
 LOCK: Final = "lock"
 ADDRESSES: Final = "addresses.json"
@@ -65,17 +65,51 @@ def prepare(data_dir: Path) -> None:
         data_dir.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            owner = os.fstat(fd).st_uid
-            if owner != os.geteuid():
-                raise StoreUnavailable(
-                    f"The data directory {data_dir} belongs to another user (user id {owner}): run patgate as that "
-                    f"user, or give the directory and what is in it to user id {os.geteuid()}."
-                )
+            _require_owner(data_dir, os.fstat(fd).st_uid)
             os.fchmod(fd, 0o700)
         finally:
             os.close(fd)
     except OSError as error:
         raise StoreUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
+
+
+def _require_owner(data_dir: Path, owner: int) -> None:
+    if owner != os.geteuid():
+        raise StoreUnavailable(
+            f"The data directory {data_dir} belongs to another user (user id {owner}): run patgate as that "
+            f"user, or give the directory and what is in it to user id {os.geteuid()}."
+        )
+
+
+def require_store(data_dir: Path, database: Path) -> None:
+    """Raise ``NoStore`` where there is no store and no patgate that is making one. Makes and changes nothing."""
+    try:
+        _require_owner(data_dir, data_dir.stat().st_uid)
+        if os.path.lexists(database) or _is_locked(data_dir):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise StoreUnavailable(f"The data directory {data_dir} cannot be used: {error.strerror}.") from error
+    raise NoStore(
+        f"There is no store in the data directory {data_dir}: check data_dir in the configuration. A new store is made "
+        "by patgate serve, quickstart, user add, org add and role set."
+    )
+
+
+def _is_locked(data_dir: Path) -> bool:
+    """Whether another process holds the lock, which is not made if it is not there."""
+    try:
+        fd = os.open(data_dir / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def is_there(path: Path) -> bool:

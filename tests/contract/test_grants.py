@@ -309,12 +309,14 @@ class Grants(RuleBasedStateMachine):
             return Reason.TOKEN_EXPIRED
         if model.user:
             status = self.model_users[model.user].status
+            if status == "removed":
+                return Reason.OWNER_REMOVED
+            if model.org and (model.org, model.user) not in self.model_members:
+                return Reason.MEMBER_REMOVED
             if status != "active":
-                return Reason.OWNER_REMOVED if status == "removed" else Reason.OWNER_SUSPENDED
+                return Reason.OWNER_SUSPENDED
         if model.org and self.model_orgs[model.org] != "active":
             return Reason.ORG_SUSPENDED
-        if model.user and model.org and (model.org, model.user) not in self.model_members:
-            return Reason.MEMBER_REMOVED
         if not model.user:
             role = model.role
         else:

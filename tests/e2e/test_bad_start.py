@@ -138,6 +138,24 @@ def test_a_wrong_key_is_said_and_not_repeated(tmp_path: Path, recorder: Recorder
     assert right not in sentence and wrong not in sentence
 
 
+@pytest.mark.parametrize("command", [("serve",), ("user", "list"), ("user", "add", "a@example.org", "--role", "admin")])
+def test_a_store_without_its_key_is_said_and_gets_no_new_one(tmp_path: Path, command: tuple[str, ...]) -> None:
+    file = tmp_path / "patgate.yaml"
+    config = complete(plain(["http://127.0.0.1:1"]), tmp_path)
+    file.write_text(yaml.safe_dump(config))
+    add = ("org", "add", "lab", "--config", str(file))
+    assert patgate(*add, environ=clean_environ(None)).returncode == 0
+    key = Path(config["data_dir"]) / "secret.key"
+    kept = key.read_bytes()
+    key.unlink()
+    sentence = said(patgate(*command, "--config", str(file), environ=clean_environ(None), seconds=30))
+    assert str(key) in sentence and "missing" in sentence and "put the file back" in sentence
+    assert not key.exists()
+    key.write_bytes(kept)
+    key.chmod(0o600)
+    assert patgate("org", "show", "lab", "--config", str(file), environ=clean_environ(None)).returncode == 0
+
+
 def test_a_short_key_is_said_and_not_repeated(tmp_path: Path) -> None:
     file = tmp_path / "patgate.yaml"
     file.write_text(yaml.safe_dump(complete(plain(["http://127.0.0.1:1"]), tmp_path)))

@@ -76,7 +76,10 @@ class Patgate:
         self.data = Path(self.config["data_dir"])
         if not self.data.exists():
             self.data.mkdir(0o700)
-            migrated(self.data)
+            configured = "secret_key" in self.config or any(
+                name.startswith("PATGATE_SECRET_KEY") for name in environ or ()
+            )
+            migrated(self.data, key=not configured)
         self.port = port_of(listen["proxy"])
         self.control_port = port_of(listen["control"])
         self.forward_auth_port = port_of(listen["forward_auth"]) if "forward_auth" in listen else 0

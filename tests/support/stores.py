@@ -9,14 +9,21 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from proxy.settings.secret import load_or_create
 from proxy.store import migrate
-from proxy.store.engine import Database, sqlite_path, store_url
+from proxy.store.address import sqlite_path, store_url
+from proxy.store.engine import Database
 
 
-def migrated(directory: Path) -> str:
-    """The URL of the store in ``directory``: the one that is there, else a new one, migrated and of no key yet."""
+def migrated(directory: Path, *, key: bool = False) -> str:
+    """The URL of the store in ``directory``: the one that is there, else a new one, migrated and of no key yet.
+
+    With ``key`` the key that it is going to have is made first: patgate makes none for a store that exists.
+    """
     url = store_url("sqlite", directory)
     try:
+        if key and directory.exists():
+            load_or_create(directory, sqlite_path(url))
         descriptor = os.open(sqlite_path(url), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except (FileExistsError, FileNotFoundError):
         return url  # no directory either: whoever opens the store is told so

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.core.second_targets import UNJUDGED
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.process import wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
@@ -319,6 +320,50 @@ def test_a_second_target_behind_a_trusted_proxy_may_have_the_public_name(
         for destination, status in (("http://files.example/b", 200), ("http://inner/b", 200), ("http://x/b", 400)):
             lines = ("X-Forwarded-Host: files.example", f"Destination: {destination}")
             assert ask(behind, "COPY", "/a", *lines, token=None, host="inner").status == status
+
+
+@pytest.mark.parametrize(
+    ("line", "who", "reason", "named"),
+    [
+        ("Destination: /dav/orgs/b/f", "token", "org_mismatch", ("destination", "PUT", "/dav/orgs/b/f")),
+        (
+            "Destination: http://dav.example/dav/locked/s",
+            "token",
+            "route_denied",
+            ("destination", "PUT", "/dav/locked/s"),
+        ),
+        ("Destination: /nowhere", "token", "no_route", ("destination", "PUT", "/nowhere")),
+        ("Destination: /dav/other/f", "token", "second_target", ("destination", "PUT", "/dav/other/f")),
+        ("Destination: /dav/orgs/a/g", "reader", "scope_denies", ("destination", "PUT", "/dav/orgs/a/g")),
+        ("If: </dav/orgs/b/f> (<urn:x>)", "token", "org_mismatch", ("if", "GET", "/dav/orgs/b/f")),
+        ("Destination: http://other.example/f", "token", "second_target_invalid", ("destination", None, None)),
+        ("x-amz-copy-source: /b/k", "token", "second_target", ("x-amz-copy-source", None, None)),
+    ],
+)
+def test_the_decision_names_the_second_target_and_is_explained_with_it(
+    line: str, who: str, reason: str, named: object, node: Patgate, request: pytest.FixtureRequest
+) -> None:
+    response = ask(node, "COPY", "/dav/orgs/a/f", line, token=request.getfixturevalue(who))
+    decision = response.json()["decision"]
+    assert response.json()["reason"] == reason
+    with node.control_socket() as control:
+        wait_until(
+            lambda: control.call("GET", f"/audit?request={decision}")["items"],
+            f"the decision {decision}",
+            seconds=60.0,
+            process=node.process,
+        )
+        told = control.call("GET", f"/explain?decision={decision}")
+    then, now = told["then"], told["now"]
+    assert (then["reason"], then["method"], then["path"]) == (reason, "COPY", "/dav/orgs/a/f")
+    assert tuple(then["second_target"][key] for key in ("header", "method", "path")) == named
+    assert told["differences"] == []
+    if then["second_target"]["path"] is None:
+        assert told["notes"] != []
+        return
+    assert (now["verdict"], now["reason"], now["second_target"]) == ("refused", reason, then["second_target"])
+    assert (now["route"], told["notes"]) == (then["route"], [])
+    assert f"header {then['second_target']['header']} (" in node.run("explain", decision).stdout
 
 
 def test_a_revoked_token_has_no_second_target_either(node: Patgate, recorder: Recorder) -> None:

@@ -127,7 +127,7 @@ async def list_events_of_org(call: Call[NoBody, EventQuery]) -> View:
 
 
 async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> View:
-    values = query.model_dump(exclude={"order", "after", "limit", "cursor", "org"})
+    values = query.model_dump(exclude={"order", "after", "limit", "cursor", "count", "org"})
     page = await call.plane.audit.list(
         call.actor,
         AuditFilter(org=org, **values),
@@ -135,6 +135,7 @@ async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> 
         after=query.after,
         limit=query.limit,
         cursor=query.cursor,
+        count=query.count,
     )
     return listing(page)
 

@@ -60,6 +60,14 @@ class ExplainedHeader(Answer):
     value: str
 
 
+class SecondTarget(Answer):
+    """A resource that a header of the request names, which was the reason of a refusal."""
+
+    header: str
+    method: Annotated[str | None, Field(description="It is judged as a request with this method; null: not judged.")]
+    path: str | None
+
+
 class ExplainedRequest(Answer):
     """What a token gets for a request now.
 
@@ -78,6 +86,7 @@ class ExplainedRequest(Answer):
     method: str
     path: str
     host: str | None
+    second_target: Annotated[SecondTarget | None, Field(description="Of a decision: judged beside the request.")]
     route: Annotated[str | None, Field(description="The pattern of the route that was matched.")]
     access: Literal["token", "public", "passthrough", "denied"] | None
     upstream: str | None
@@ -108,6 +117,7 @@ class DecidedThen(Answer):
     method: str | None
     path: str | None
     host: str | None
+    second_target: SecondTarget | None
     route: str | None
     action: str
     target: str | None

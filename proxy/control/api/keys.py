@@ -110,14 +110,16 @@ async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
         expiring_within=query.expiring_within,
         unused_for=query.unused_for,
     )
-    return listing(await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status)
-    return listing(await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def attach(call: Call[AttachedPermissions, NoQuery]) -> View:

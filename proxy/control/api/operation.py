@@ -78,7 +78,10 @@ class Document:
 def listing(page: Page[Any]) -> Document:
     """A page of a list as a view."""
     items = [view.as_dict() for view in page.items]
-    return Document(members={"items": items, "next_cursor": page.next_cursor})
+    members: dict[str, object] = {"items": items, "next_cursor": page.next_cursor}
+    if page.remaining is not None:
+        members |= {"remaining": page.remaining.count, "remaining_exact": page.remaining.exact}
+    return Document(members=members)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,7 +70,9 @@ async def add(call: Call[NewOrg, NoQuery]) -> View:
 
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
-    return listing(await call.plane.orgs.list(call.actor, limit=call.query.limit, cursor=call.query.cursor))
+    query = call.query
+    page = await call.plane.orgs.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
@@ -87,7 +89,10 @@ async def resume(call: Call[NoBody, NoQuery]) -> View:
 
 async def list_members(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    return listing(await call.plane.members.list(call.actor, call.path["org"], limit=query.limit, cursor=query.cursor))
+    page = await call.plane.members.list(
+        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
+    )
+    return listing(page)
 
 
 async def set_member(call: Call[MemberRole, NoQuery]) -> View:

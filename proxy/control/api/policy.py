@@ -131,7 +131,10 @@ async def set_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
 
 async def violations(call: Call[NoBody, ViolationQuery]) -> View:
     query = call.query
-    return listing(await call.plane.policies.violations(call.actor, query.org, limit=query.limit, cursor=query.cursor))
+    page = await call.plane.policies.violations(
+        call.actor, query.org, limit=query.limit, cursor=query.cursor, count=query.count
+    )
+    return listing(page)
 
 
 async def crowded(call: Call[NoBody, NoQuery]) -> View:

@@ -46,12 +46,11 @@ Scopes = Annotated[
 ]
 
 
-class NewToken(Body):
-    """A personal access token to be made.  Without scopes it may do all that its owner's role allows."""
+class NewOrgToken(Body):
+    """A team token to be made in the organisation that the path names; a body that names one is refused."""
 
     name: Title
     user: Annotated[Reference | None, Field(description="Whose it is (id or email); null for whoever asks.")] = None
-    org: Annotated[Reference | None, Field(description="The one organisation that it reaches (id or name).")] = None
     reach: Annotated[
         Literal["personal", "org", "account"] | None,
         Field(description="`account`: every organisation of its owner.  Null: as `org` says."),
@@ -59,6 +58,12 @@ class NewToken(Body):
     expires: Lifetime | None = None
     scopes: Scopes | None = None
     description: Description = ""
+
+
+class NewToken(NewOrgToken):
+    """A personal access token to be made.  Without scopes it may do all that its owner's role allows."""
+
+    org: Annotated[Reference | None, Field(description="The one organisation that it reaches (id or name).")] = None
 
 
 class TokenText(Body):
@@ -200,12 +205,20 @@ def reference(call: Call[Any, Any]) -> str:
 
 
 async def create(call: Call[NewToken, NoQuery]) -> View:
-    body = call.body
+    return await _create(call, call.body.org)
+
+
+async def create_in_org(call: Call[NewOrgToken, NoQuery]) -> View:
+    return await _create(call, call.path["org"])
+
+
+async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
+    body: NewOrgToken = call.body
     new = minting.NewToken(
         name=body.name,
         user=body.user,
         description=body.description,
-        org=call.path.get("org", body.org),
+        org=org,
         reach=None if body.reach is None else Reach(body.reach),
         expires=body.expires,
         scopes=body.scopes,
@@ -224,14 +237,16 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    return listing(await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    return listing(await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor))
+    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def delete_all(call: Call[NoBody, MineQuery]) -> View:
@@ -429,6 +444,8 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.create_in_org",
         path="/orgs/{org}/tokens",
         summary="Make a team token of an organisation",
+        run=create_in_org,
+        body=NewOrgToken,
     ),
     *VERBS,
 )

@@ -63,7 +63,9 @@ async def add(call: Call[NewUser, NoQuery]) -> View:
 
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:
-    return listing(await call.plane.users.list(call.actor, limit=call.query.limit, cursor=call.query.cursor))
+    query = call.query
+    page = await call.plane.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:

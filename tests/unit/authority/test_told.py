@@ -54,6 +54,12 @@ def test_what_is_right_is_taken() -> None:
         {"status": 2**53},
         {"status": True},
         {"status": 200.0},
+        {"second": None},
+        {"second": {}},
+        {"second": {"header": "if", "path": "/"}},
+        {"second": {"header": "x" * 65}},
+        {"second": {"header": "if", "method": "GET", "path": "x" * 1537}},
+        {"second": {"header": "if", "method": 1, "path": "/"}},
     ],
     ids=repr,
 )

@@ -19,5 +19,5 @@ def bare(tmp_path: Path) -> Desk:
 def desk(bare: Desk) -> Desk:
     """One with an empty store."""
     bare.data.mkdir(0o700)
-    migrated(bare.data)
+    migrated(bare.data, key=True)
     return bare

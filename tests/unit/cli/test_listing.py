@@ -1,4 +1,4 @@
-"""Every list of the command line: so many items, whether there are more, and how to go on."""
+"""Every list of the command line: so many items, how many more there are, and how to continue."""
 
 from __future__ import annotations
 
@@ -77,14 +77,15 @@ def test_every_command_that_asks_for_a_list_is_a_list() -> None:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_says_in_its_last_line_that_there_are_more_and_goes_on_there(full: Desk, name: str) -> None:
+def test_a_list_says_in_its_last_line_how_many_more_there_are_and_continues_there(full: Desk, name: str) -> None:
     command = arguments(full, name)
     whole = items(full.document(*command))
     assert len(whole) >= 3, "nothing to go on with"
     limit = max(1, len(whole) // 3)
     done = full.patgate(*command, "--limit", str(limit))
     assert len(rows(done)) == limit
-    (note,) = [line for line in done.stderr.splitlines() if "more" in line and "--all" in line]
+    note = done.stderr.splitlines()[-1]
+    assert note.startswith(f"{len(whole) - limit} more: ") and "--all" in note
     if name in WHOLE:
         assert note == f"{len(whole) - limit} more: --all lists everything."
         return
@@ -97,7 +98,9 @@ def test_a_list_says_in_its_last_line_that_there_are_more_and_goes_on_there(full
         seen += page
         found = CURSOR.search(part.stderr)
         if found is None:
+            assert part.stderr == ""
             break
+        assert part.stderr.splitlines()[-1].startswith(f"{len(whole) - len(seen)} more: ")
         cursor = ["--cursor", found[1]]
     assert seen == whole
 
@@ -142,6 +145,7 @@ def test_older_events_go_on_from_the_cursor_of_the_newer_ones(full: Desk) -> Non
         if found is None:
             break
         cursor = ["--cursor", found[1]]
+        assert part.stderr.splitlines()[-1].startswith(f"{len(whole) - len(seen)} older: ")
     assert len(whole) > 3
     assert seen == whole
     assert full.patgate("audit", "--follow", "--cursor", "x").returncode == 2

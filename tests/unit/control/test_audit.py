@@ -41,6 +41,8 @@ async def test_pages_go_on_and_the_log_is_followed(world: World) -> None:
     page = await ok(world, "GET", "/audit?after=now")
     assert (page["items"], page["next_cursor"] is None) == ([], False)
     await person(world, "bob@example.org", "editor")
+    problem = await refused(world, "GET", "/audit?after=now&count=true")
+    assert [error["field"] for error in problem["errors"]] == ["count"]
     page = await ok(world, "GET", f"/audit?after=now&cursor={page['next_cursor']}")
     assert [event["target_name"] for event in page["items"]] == ["bob@example.org"]
     last = page["items"][-1]["number"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from itertools import product
 from typing import Any
 
 import pytest
 
+from proxy.control.api.table import OPERATIONS
 from tests.unit.control.asking import ask, minted, ok, person, refused
 from tests.unit.control.conftest import World
 
@@ -100,6 +103,59 @@ async def test_a_compressed_body_is_refused(world: World) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "identity"}
     async with world.socket.post("/api/v1/orgs", data=b'{"name": "a"}', headers=headers) as answer:
         assert answer.status == 415
+
+
+async def test_a_body_that_names_another_thing_than_the_path_is_refused_and_nothing_is_made(world: World) -> None:
+    for org in ("lab", "other"):
+        await person(world, "ada@example.org", "editor", org)
+    key = await ok(world, "POST", "/orgs/lab/keys", {"name": "k", "role": "viewer"})
+    body = {"name": "ci", "user": "ada@example.org"}
+    for named in ("other", "lab", "nowhere", key["org_id"]):
+        problem = await refused(world, "POST", "/orgs/lab/tokens", {**body, "org": named})
+        assert (problem["status"], [error["field"] for error in problem["errors"]]) == (422, ["org"]), named
+    for reach in ("account", "personal"):
+        problem = await refused(world, "POST", "/orgs/lab/tokens", {**body, "reach": reach})
+        assert problem["status"] == 422, reach
+    assert (await ok(world, "GET", "/tokens?kind=pat"))["items"] == []
+    assert (await ok(world, "POST", "/orgs/lab/tokens", body))["org"] == "lab"
+
+
+def test_no_operation_takes_in_its_body_or_query_what_its_path_names() -> None:
+    """`POST /orgs/lab/tokens {"org": "other"}`: one of the two would be ignored."""
+    taken = {}
+    for row in OPERATIONS:
+        named = set(re.findall(r"{(\w+)}", row.path))
+        both = named & {*row.body.model_fields, *row.query.model_fields}
+        if both:
+            taken[row.name] = both
+    assert taken == {}
+
+
+async def test_a_count_is_of_what_the_asker_may_list_and_of_nothing_else(world: World) -> None:
+    for org in ("lab", "shop"):
+        for number in range(3):
+            await person(world, f"{org}{number}@example.org", "admin", org)
+            await minted(world, f"{org}{number}@example.org", org=org)
+        await ok(world, "POST", f"/orgs/{org}/keys", {"name": "k", "role": "viewer"})
+        for number in range(2):
+            invited = {"email": f"{org}-guest{number}@example.org", "role": "viewer"}
+            await ok(world, "POST", f"/orgs/{org}/invitations", invited)
+    team = (await minted(world, "lab0@example.org", org="lab"))["token"]
+    paths = ("/tokens", "/tokens?status=active", "/keys", "/orgs", "/users", "/invitations", "/policy/violations")
+    of_lab = ("/orgs/lab/tokens", "/orgs/lab/members", "/orgs/lab/keys", "/orgs/lab/invitations", "/audit?org=lab")
+    counted: dict[str, list[int]] = {"": [], team: []}
+    for token, path in product(counted, (*paths, *of_lab)):
+        joint = "&" if "?" in path else "?"
+        status, whole, _ = await ask(world, "GET", f"{path}{joint}limit=1000", token=token)
+        if status != 200:
+            assert token and status in (403, 404), path
+            continue
+        assert "remaining" not in whole, "nobody asked"
+        page = await ok(world, "GET", f"{path}{joint}limit=1&count=true", token=token)
+        assert (page["remaining"], page["remaining_exact"]) == (len(whole["items"]) - len(page["items"]), True), path
+        counted[token].append(page["remaining"])
+    assert sum(map(bool, counted[""])) > 7
+    assert sum(map(bool, counted[team])) > 3
 
 
 async def test_a_list_stands_still_while_things_are_added_and_removed(world: World) -> None:

@@ -15,6 +15,7 @@ from proxy.core.model import Access, Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
+from proxy.core.second_targets import SecondTarget
 from proxy.core.token import Minted
 from proxy.gateway import events as module
 from proxy.gateway.cache import Entry
@@ -131,6 +132,22 @@ async def test_the_host_is_there_where_it_had_a_part_in_the_route(match: Match |
     x.match, x.host_name = match, "api.example"
     journal.record(x)
     assert journal.one()["host"] == host
+
+
+async def test_a_second_target_that_was_refused_is_named_redacted_and_cut() -> None:
+    journal = Journal()
+    x = journal.refused(Reason.ROLE_DENIES)
+    path = b"/v1/" + MINTED.token.encode() + b"/" + b"x" * 1000
+    x.refused_second = (b"destination", SecondTarget(None, path, written=True))
+    journal.recorder.record(x, time.monotonic_ns())
+    x = journal.refused(Reason.SECOND_TARGET)
+    x.refused_second = (b"x-amz-copy-source", None)
+    journal.recorder.record(x, time.monotonic_ns())
+    judged, unjudged = (told.event(row).event.details["second_target"] for row in journal.taken()[0])
+    assert isinstance(judged, dict)
+    assert (judged["header"], judged["method"], judged["path"][:4]) == ("destination", "PUT", "/v1/")
+    assert MINTED.token not in judged["path"] and len(judged["path"]) <= 512 + len("[redacted]")
+    assert unjudged == {"header": "x-amz-copy-source"}
 
 
 async def test_a_token_in_the_host_is_redacted() -> None:

@@ -37,9 +37,9 @@ GOOD = TokenGrantRow(
 FAULTS: list[tuple[Reason, dict[str, Any]]] = [
     (Reason.TOKEN_REVOKED, {"status": TokenStatus.REVOKED}),
     (Reason.TOKEN_EXPIRED, {"expires_at": NOW}),
+    (Reason.MEMBER_REMOVED, {"member_role": None}),
     (Reason.OWNER_SUSPENDED, {"user_status": UserStatus.SUSPENDED}),
     (Reason.ORG_SUSPENDED, {"org_status": "suspended"}),
-    (Reason.MEMBER_REMOVED, {"member_role": None}),
 ]
 
 
@@ -50,7 +50,9 @@ def test_nothing_is_refused_without_a_fault() -> None:
 
 @pytest.mark.parametrize("first", range(len(FAULTS)))
 def test_of_several_faults_the_one_that_is_told_is_the_first_of_the_order(first: int) -> None:
-    """The token's own before its owner's, the owner's before the organisation's, that before the membership's."""
+    """The token's own first; then the membership's, because the status of a former member is not the organisation's
+    business; then the owner's, and the organisation's.
+    """
     reason, fault = FAULTS[first]
     assert refusal(replace(GOOD, **fault), NOW) is reason
     for _, other in FAULTS[first + 1 :]:

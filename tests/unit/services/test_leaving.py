@@ -79,6 +79,21 @@ async def test_an_organisations_policy_keeps_nobody_from_an_account_wide_token_a
     assert {org.org_name for org in (grant.orgs or {}).values()} == {"shop", "team"}
 
 
+async def test_the_log_of_an_organisation_does_not_say_that_a_former_member_was_suspended(kit: Kit) -> None:
+    team = await kit.mint(BOB, "of team", org="team")
+    await kit.users.suspend(ADMIN, BOB)
+    assert reason_of(await kit.resolve(team.view.prefix)) is Reason.OWNER_SUSPENDED
+    await kit.members.remove(ADMIN, "team", BOB)
+    assert reason_of(await kit.resolve(team.view.prefix)) is Reason.MEMBER_REMOVED
+    await kit.orgs.suspend(ADMIN, "team")
+    assert reason_of(await kit.resolve(team.view.prefix)) is Reason.MEMBER_REMOVED
+
+
+def reason_of(found: Grant | RefusedGrant) -> Reason:
+    assert isinstance(found, RefusedGrant)
+    return found.reason
+
+
 @pytest.mark.parametrize("reach", [Reach.PERSONAL, Reach.ORG, Reach.ACCOUNT])
 async def test_anyone_leaves_by_themselves_and_their_tokens_there_stop(kit: Kit, reach: Reach) -> None:
     team = await kit.mint(BOB, "of team", org="team")

@@ -11,8 +11,10 @@ from proxy.core.errors import Conflict, Invalid, NotFound
 from proxy.core.model import Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
 from proxy.core.token import verify_digest
+from proxy.services import counting
 from proxy.services.filters import TokenFilter
 from proxy.services.policy import Policy
+from proxy.services.views import Remaining
 from tests.contract.kit import ADMIN, CACHE_KEY, FORMAT, START, Kit, opened
 
 ANN = "ann@example.org"
@@ -189,6 +191,23 @@ async def test_lists_are_pages_that_stay_stable_while_tokens_are_added(kit: Kit)
         seen += [view.id for view in page.items]
         cursor = page.next_cursor
     assert sorted(seen) == sorted(names) and len(seen) == 6
+
+
+async def test_a_count_ends_at_a_bound_and_says_so(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [await kit.mint(ANN, f"t{number}") for number in range(6)]
+    monkeypatch.setattr(counting, "COUNT_MOST", 3)
+    found = {}
+    for limit in (1, 2, 3, 6):
+        page = await kit.tokens.list(kit.acting(made[0]), limit=limit, count=True)
+        found[limit] = page.remaining
+    assert found == {
+        1: Remaining(count=3, exact=False),
+        2: Remaining(count=3, exact=False),
+        3: Remaining(count=3, exact=True),
+        6: Remaining(count=0, exact=True),
+    }
+    assert (await kit.tokens.list(ADMIN, limit=1, count=True)).remaining == Remaining(count=5, exact=True)
+    assert (await kit.tokens.list(ADMIN, limit=1)).remaining is None
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "bm8", "W10", "WzEsMl0", "é", "[" * 9, "W25hbiwgIngiXQ"])

@@ -4,11 +4,14 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from proxy.core.errors import ConfigurationError, Problem
-from proxy.settings.environment import ignored
+from proxy.settings.document import Tree
+from proxy.settings.environment import ignored, overlay
 from proxy.settings.load import load
 from proxy.settings.model import Settings
+from proxy.settings.problems import Origins
 
 KEY = "0123456789abcdef" * 4
 
@@ -211,3 +214,60 @@ def test_a_secrets_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None
     short.write_text(KEY)
     [problem] = problems(PATGATE_SECRET_KEY_FILE=str(short), PATGATE_SECRET_KEY=KEY)
     assert problem.message == "is set beside PATGATE_SECRET_KEY; set one of the two"
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("PATGATE_POLICY_MAX_LIFETIME", "PATGATE_POLICY__MAX_LIFETIME"),
+        ("PATGATE_LISTEN_PROXY_BIND", "PATGATE_LISTEN__PROXY__BIND"),
+        ("PATGATE_LISTEN_FORWARD_AUTH_TRUSTED", "PATGATE_LISTEN__FORWARD_AUTH__TRUSTED"),
+        ("PATGATE_AUDIT_REQUESTS", "PATGATE_AUDIT__REQUESTS"),
+        ("PATGATE_NOTICES_SECRET_FILE", "PATGATE_NOTICES__SECRET_FILE"),
+        ("PATGATE_ROUTES_0_ENFORCE", "PATGATE_ROUTES__0__ENFORCE"),
+        ("PATGATE_UPSTREAMS_MY_APP_SERVERS", "PATGATE_UPSTREAMS__MY_APP__SERVERS"),
+        ("PATGATE_UPSTREAMS_MY_APP_RESPONSE_TIMEOUT", "PATGATE_UPSTREAMS__MY_APP__RESPONSE_TIMEOUT"),
+    ],
+)
+def test_a_settings_words_with_one_underscore_are_a_mistake_that_names_the_right_variable(
+    name: str, right: str
+) -> None:
+    tree: dict[str, Tree] = {}
+    (problem,) = overlay(tree, Origins(), {name: "x"})
+    assert problem.path == name
+    assert f"write {right} " in problem.message
+    assert tree == {}
+    assert ignored({name: "x"}) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PATGATE_TOKEN",
+        "PATGATE_TOKEN_FILE",
+        "PATGATE_URL",
+        "PATGATE_POLICY_NOTE",
+        "PATGATE_SERVICE_HOST",
+        "PATGATE_PORT_8080_TCP",
+        "PATGATE_PORT_8080_TCP_ADDR",
+        "PATGATE_LISTEN_PROXY_SERVICE_PORT",
+        "PATGATE_UPSTREAMS_APP_PORT",
+    ],
+)
+def test_other_words_are_of_somebody_else(name: str) -> None:
+    tree: dict[str, Tree] = {}
+    assert overlay(tree, Origins(), {name: "x"}) == []
+    assert tree == {}
+
+
+def test_every_setting_in_a_section_is_known_with_one_underscore() -> None:
+    """From the model itself, so that a setting which is added is known too."""
+    found = 0
+    for section, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for name in field.annotation.model_fields:
+                variable = f"PATGATE_{section}_{name}".upper()
+                (problem,) = overlay({}, Origins(), {variable: "1"})
+                assert f"write PATGATE_{section.upper()}__{name.upper()} " in problem.message
+                found += 1
+    assert found > 30

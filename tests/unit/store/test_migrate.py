@@ -17,7 +17,7 @@ from tests.contract.kit import opened
 
 _START = """
 import asyncio, pathlib, sys
-from proxy.store.engine import store_url
+from proxy.store.address import store_url
 from proxy.store.store import Store
 
 async def main():

@@ -196,6 +196,9 @@ async def _pages(rows: Any, recorder: Recorder) -> None:
         await rows.tokens.page(query, after=after, limit=10, now=NOW)
         unused = replace(query, unused_since=NOW - 1, but=token)
         await rows.tokens.page(unused, after=after, limit=10, now=NOW)
+        if after is not None:
+            await rows.tokens.count_behind(query, after, 10, NOW)
+            await rows.tokens.count_behind(unused, after, 10, NOW)
 
 
 async def _people(rows: Any, recorder: Recorder) -> None:
@@ -216,6 +219,7 @@ async def _people(rows: Any, recorder: Recorder) -> None:
     await rows.users.by_email_key(email(1))
     for removed, cursor in product((False, True), (None, after)):
         await rows.users.page(after=cursor, limit=10, removed=removed)
+    await rows.users.count_behind(after, 10)
     await rows.users.set_role(user, "viewer", NOW)
     await rows.users.set_status(user, UserStatus.REMOVED, NOW)
     await rows.orgs.add(
@@ -225,6 +229,8 @@ async def _people(rows: Any, recorder: Recorder) -> None:
     await rows.orgs.by_name(filled.orgs[0])
     await rows.orgs.page(after=after, limit=10)
     await rows.orgs.page(after=None, limit=10, ids=[org])
+    for ids in (None, [org]):
+        await rows.orgs.count_behind(after, 10, ids=ids)
     await rows.orgs.policies()
     await rows.orgs.set_status(org, "active", NOW)
     await rows.orgs.set_policy(org, {}, NOW)
@@ -237,6 +243,7 @@ async def _people(rows: Any, recorder: Recorder) -> None:
     await rows.members.of_users([user, filled.users[2]])
     for cursor in (None, after):
         await rows.members.page(org, after=cursor, limit=10)
+    await rows.members.count_behind(org, after, 10)
     await rows.members.count(org)
     await rows.members.set_role(org, user, "viewer", NOW)
     await rows.members.delete(org, user)
@@ -257,6 +264,7 @@ async def _people(rows: Any, recorder: Recorder) -> None:
     await rows.invitations.of(org, "i", NOW)
     for org_id, key, cursor in product((None, org), (None, "i"), (None, after)):
         await rows.invitations.page(after=cursor, limit=10, now=NOW, org_id=org_id, email_key=key)
+        await rows.invitations.count_behind(after, 10, now=NOW, org_id=org_id, email_key=key)
     await rows.invitations.count(org)
     await rows.invitations.delete_expired(org, NOW)
     await rows.invitations.delete("inv_new")

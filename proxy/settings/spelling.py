@@ -1,0 +1,69 @@
+"""Variables that have the words of a setting, but one underscore where a section ends instead of two.
+
+``PATGATE_POLICY_MAX_LIFETIME`` is no setting, and nobody else's either: the operator believes that it is in force.
+"""
+
+import re
+import types
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from proxy.settings.model import Settings
+
+_NAME: Final = "([A-Z0-9_]*[A-Z0-9])"
+_PLACE: Final = "([0-9]{1,6})"
+
+
+def plain_type(annotation: Any) -> Any:
+    """The type inside ``Annotated[…]`` and ``… | None``."""
+    while True:
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            annotation = get_args(annotation)[0]
+        elif origin in (Union, types.UnionType):
+            inner = [each for each in get_args(annotation) if each is not type(None)]
+            if len(inner) != 1:
+                return annotation
+            annotation = inner[0]
+        else:
+            return annotation
+
+
+def two_underscores(words: str, files: Mapping[str, tuple[str | int, ...]], prefix: str) -> str | None:
+    """The variable that was meant by one with these words (without the prefix), if they are those of a setting.
+
+    ``files`` are the variables that name a file which holds the value, and ``prefix`` is how every variable begins.
+    """
+    words = words.upper()
+    if not words.lower().startswith(tuple(f"{section}_" for section in Settings.model_fields)):
+        return None
+    for variable in files:
+        if variable.removeprefix(prefix).replace("__", "_") == words and "__" in variable:
+            return variable
+    for parts, pattern in _patterns():
+        if (found := pattern.fullmatch(words)) is not None:
+            named = iter(found.groups())
+            return prefix + "__".join(next(named) if part in (_NAME, _PLACE) else part for part in parts)
+    return None
+
+
+@cache
+def _patterns() -> tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]:
+    """Every way into a section, those with the most words of the model first: names in a map can be anything."""
+    ways = sorted(_ways(Settings, ()), key=lambda way: -sum(part not in (_NAME, _PLACE) for part in way))
+    return tuple((way, re.compile("_".join(way))) for way in ways if len(way) > 1)
+
+
+def _ways(annotation: Any, way: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    yield way
+    annotation = plain_type(annotation)
+    if get_origin(annotation) is tuple:
+        yield from _ways(get_args(annotation)[0], (*way, _PLACE))
+    elif get_origin(annotation) is dict:
+        yield from _ways(get_args(annotation)[1], (*way, _NAME))
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            yield from _ways(field.annotation, (*way, name.upper()))

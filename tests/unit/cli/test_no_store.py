@@ -1,0 +1,82 @@
+"""Commands on a data directory that has no store: a wrong ``data_dir``, most often."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+from proxy.core.errors import NoStore
+from proxy.supervisor import datadir
+from tests.unit.cli.running import Desk
+from tests.unit.cli.test_documentation import LEAVES
+
+MAKE_ONE = {"patgate user add": ["a@example.org", "--role", "admin"], "patgate org add": ["lab"]}
+MAKE_ONE["patgate role set"] = ["auditor", "things:read"]
+#: These ask no store, or are about files and other servers; `serve` and `quickstart` make one.
+NO_CLIENTS = {
+    "patgate serve",
+    "patgate quickstart",
+    "patgate check",
+    "patgate health",
+    "patgate whoami",
+    "patgate config schema",
+    "patgate token pattern",
+}
+NEEDED = {"patgate token create": ["--user", "a@example.org", "--name", "ci"]}
+NEEDED["patgate token delete"] = ["abcdefghijkl"]
+NEEDED["patgate audit"] = []
+NEEDED["patgate key create"] = ["--org", "lab", "--name", "ci", "--role", "viewer"]
+NEEDED["patgate key attach"] = ["abcdefghijkl", "lab=things:read"]
+VALUES = {"email": "a@example.org", "role": "admin", "org": "lab", "name": "x", "permissions": "things:read"}
+
+
+def arguments(name: str) -> list[str]:
+    """The command with something for each thing that it needs."""
+    words = name.split()[1:]
+    if name in NEEDED:
+        return [*words, *NEEDED[name]]
+    for parameter in LEAVES[name].params:
+        if parameter.required:
+            value = VALUES.get(str(parameter.name), "lab")
+            words += [parameter.opts[0], value] if isinstance(parameter, click.Option) else [value]
+    return words
+
+
+@pytest.mark.parametrize("name", sorted(set(LEAVES) - NO_CLIENTS - set(MAKE_ONE)))
+@pytest.mark.parametrize("there", [False, True], ids=["no directory", "another directory"])
+def test_a_command_that_makes_no_store_refuses_a_directory_without_one(name: str, there: bool, bare: Desk) -> None:
+    """A command that is added is tried here, too."""
+    if there:
+        bare.data.mkdir()
+        bare.data.chmod(0o755)
+        (bare.data / "lock").write_text("of another program")
+    sentence = bare.refused(*arguments(name))
+    assert "no store" in sentence and str(bare.data) in sentence and "data_dir" in sentence
+    if there:
+        assert os.listdir(bare.data) == ["lock"]
+        assert (bare.data / "lock").read_text() == "of another program"
+        assert bare.data.stat().st_mode & 0o777 == 0o755
+    else:
+        assert not bare.data.exists()
+
+
+@pytest.mark.parametrize("name", sorted(MAKE_ONE))
+def test_a_command_that_adds_the_first_things_makes_the_store(name: str, bare: Desk) -> None:
+    bare.document(*name.split()[1:], *MAKE_ONE[name])
+    assert (bare.data / "patgate.db").exists()
+    assert bare.document("token", "list") == []
+
+
+def test_a_gateway_that_is_making_its_store_is_waited_for(tmp_path: Path) -> None:
+    database = tmp_path / "patgate.db"
+    with pytest.raises(NoStore):
+        datadir.require_store(tmp_path, database)
+    with open(tmp_path / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        datadir.require_store(tmp_path, database)
+    with pytest.raises(NoStore):
+        datadir.require_store(tmp_path, database)
