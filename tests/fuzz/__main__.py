@@ -13,7 +13,9 @@ from tests.fuzz.table import TARGETS
 from tests.fuzz.targets.target import Target
 
 BUILD: Final = Path(__file__).resolve().parents[2] / "build" / "fuzz"
-_DONE: Final = re.compile(r"^#(\d+)\s.*\bcov: (\d+) .*\bcorp: (\d+)", re.MULTILINE)
+_RUNS: Final = re.compile(r"^stat::number_of_executed_units:\s+(\d+)$", re.MULTILINE)
+_COVERED: Final = re.compile(r"^#\d+\s.*\bcov: (\d+) .*\bcorp: (\d+)", re.MULTILINE)
+"""A compiled target has no branches to count, and where nothing of its own is interpreted it has no such line."""
 _ENGINE_NOISE: Final = re.compile(r"^(?:INFO|#\d|MS:|\s+NEW_FUNC|==\d+==|SUMMARY|Base64|artifact_prefix|0x|Dictionary)")
 SLOW_SECONDS: Final = 20
 """For one input: beyond it something is not linear."""
@@ -58,10 +60,11 @@ def fuzz(target: Target, *, seconds: int, seed: int) -> bool:
         errors="replace",
     )  # fmt: skip
     (place / "log").write_text(ended.stdout)
-    statistics = _DONE.findall(ended.stdout)
-    runs, covered, kept = statistics[-1] if statistics else ("0", "0", "0")
+    counted = _RUNS.search(ended.stdout)
+    runs = int(counted[1]) if counted else 0
+    covered, kept = (_COVERED.findall(ended.stdout) or [("0", "0")])[-1]
     inputs = sorted(place.glob("found-*"))
-    clean = ended.returncode == 0 and not inputs and statistics != []
+    clean = ended.returncode == 0 and not inputs and runs > 0
     print(
         f"{target.name:15} {runs:>9} inputs, {covered:>5} branches, {kept:>5} kept: {'clean' if clean else 'FOUND'}",
         flush=True,
