@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.support import errors, leaks, sentinel, turns
+from tests.support import errors, leaks, order, sentinel, turns
 from tests.support.gateway import Patgate
 from tests.support.process import RUNNING
 from tests.support.recorder import Recorder, answer_ok
@@ -75,6 +75,12 @@ def pytest_configure_node(node: Worker) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if LOCKS in config.stash:
         shutil.rmtree(config.stash[LOCKS])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if TURNS in config.stash:
+        items.sort(key=lambda item: order.place(item.nodeid))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
