@@ -7,6 +7,7 @@ and secrets, and judges them itself; whose turn it is they agree upon by locks.
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -60,6 +61,10 @@ TURNS = pytest.StashKey[turns.Turns]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{turns.MARK}: holds a promise about time; no other test runs meanwhile")
+    for number in (signal.SIGHUP, signal.SIGINT):
+        # What a test starts begins with the default, although `nohup make test &` leaves these ignored.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     given = getattr(config, "workerinput", {}).get("locks")
     if given is not None:
         config.stash[TURNS] = turns.Turns(Path(given))
