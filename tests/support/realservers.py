@@ -158,7 +158,7 @@ front of one of a kind; what another kind makes of what is sent is found in fron
 """
 
 
-def tested(commands: Commands) -> Commands:
+def of_this_build(commands: Commands) -> Commands:
     """Those that the build under test is put in front of."""
     return {name: command for name, command in commands.items() if name in IN_BOTH_BUILDS or not is_compiled()}
 
