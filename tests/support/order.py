@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
 LONGEST: Final = (
     "tests/threats/test_s10_store.py",
     "tests/e2e/test_docs.py",
@@ -47,19 +49,42 @@ LONGEST: Final = (
     "tests/threats/test_s9_leaks.py",
     "tests/e2e/test_freshness.py",
     "tests/threats/test_s8_log.py",
-    # Tests that run alone (support.turns) wait for those that run, so late among these, when those are short ones.
+)
+"""Measured, and not true to the second: a file whose time has changed a lot moves."""
+
+TOGETHER: Final = (
     "tests/threats/test_s10_faults.py",
     "tests/faults/test_kill.py",
     "tests/threats/test_s8_exhaustion.py",
     "tests/e2e/test_mcp.py",
     "tests/e2e/test_event_streams.py",
     "tests/e2e/test_websocket_clients.py",
+    "tests/unit/gateway/test_live.py",
+    "tests/unit/gateway/test_listen.py",
+    "tests/unit/gateway/test_authority_link.py",
 )
-"""Measured, and not true to the second: a file whose time has changed a lot moves."""
+"""The files with tests that run alone (`support.turns`): one worker has them all, or they would wait for each other."""
 
-_PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(LONGEST)}
+_LONGER: Final = 20
+"""So many files begin before these, which last longer than any other by then."""
+
+_ORDER: Final = (*LONGEST[:_LONGER], *TOGETHER, *LONGEST[_LONGER:])
+_PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_ORDER)}
 
 
 def place(test: str) -> int:
     """Where the file of a test (its node id) stands; the same for all that are not named, which keep their order."""
-    return _PLACE.get(test.partition("::")[0], len(LONGEST))
+    return _PLACE.get(file_of(test), len(_ORDER))
+
+
+def file_of(test: str) -> str:
+    """The file of a test's node id."""
+    return test.partition("::")[0]
+
+
+class Files(LoadFileScheduling):  # type: ignore[misc]
+    """A worker is given a file at a time, or all of `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return TOGETHER[0] if file in TOGETHER else file

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -75,6 +75,11 @@ def pytest_configure_node(node: Worker) -> None:
     if LOCKS not in node.config.stash:
         node.config.stash[LOCKS] = Path(mkdtemp(prefix="patgate-turns-"))
     node.workerinput["locks"] = str(node.config.stash[LOCKS])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> order.Files | None:
+    return order.Files(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
