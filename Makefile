@@ -3,8 +3,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# So many tests at a time: one more than cores, because most of them wait for something; few, where cores are shared out.
-WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+# So many tests at a time: two more than cores, because most of them wait for something; few, where cores are shared out.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 4)))
 SOAK_ARGS ?=
 MUTATE_ARGS ?=
 FUZZ_SECONDS ?= 60
@@ -53,8 +53,8 @@ demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 	@$(BIN)/patgate quickstart
 
 # The environments and the compiled package are made side by side. Its tests come first, so that the summary of the
-# whole suite is the last line. A file's tests stay together, because they share what they start; no order but the
-# tree's, in which the slow ones come first.
+# whole suite is the last line. A file's tests stay together, because they share what they start; in the order of
+# tests/support/order.py, in which the longest begin first.
 test: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: tools compiler  ## Install what is missing and run the whole test suite
 	@$(MAKE) --no-print-directory -j3 install $(BACKENDS)/.ready $(if $(COMPILED_TESTS),compiled)

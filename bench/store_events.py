@@ -16,7 +16,8 @@ from hashlib import sha256
 from typing import Any, Final
 
 from bench.store_fill import YEARS, Filled, Known, bulk, insert, without_indexes
-from proxy.store.audit import LEVEL_ACCOUNT, LEVEL_ORGANISATION, event_hash
+from proxy.store.audit import event_hash
+from proxy.store.records import LEVEL_ACCOUNT, LEVEL_ORGANISATION
 
 _CHANGE_SHARE: Final = 10
 _REFUSED_SHARE: Final = 20

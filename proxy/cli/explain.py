@@ -10,7 +10,7 @@ from proxy.cli.client import Json, ask
 from proxy.cli.options import Invocation, command
 from proxy.cli.output import Output, plain, sentence
 from proxy.core.errors import Invalid
-from proxy.services.explain import WHOLE_TOKEN
+from proxy.core.token import WHOLE_TOKEN
 from proxy.settings.compile import token_format
 from proxy.settings.model import Settings
 

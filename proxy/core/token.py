@@ -30,6 +30,9 @@ SECRET_LENGTH: Final = 32
 CHECKSUM_LENGTH: Final = 6
 DIGEST_SIZE: Final = 32
 
+WHOLE_TOKEN: Final = "this is a whole token: give only its id or public prefix, and replace the token if others saw it"  # noqa: S105
+"""What is said where one was given in the place of its id."""
+
 BRAND: Final = re.compile(r"[a-z][a-z0-9]{1,19}", re.ASCII)
 _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}", re.ASCII)
 

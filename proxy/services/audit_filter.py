@@ -10,26 +10,18 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from proxy.core.errors import Invalid
-from proxy.core.model import ActorKind
 from proxy.observe.metrics import Outcome
+from proxy.services.audit_words import ACTOR_KINDS, LEVELS, NOW, OUTCOMES, read_moment
 from proxy.services.fields import Fields
-from proxy.settings.values import parse_duration
-from proxy.store.audit import LEVEL_ACCOUNT, LEVEL_ORGANISATION, Mark
+from proxy.store.audit import Mark
 from proxy.store.log import EventQuery, Order, Place
 
-ACTOR_KINDS: Final = tuple(kind.value for kind in ActorKind)
-LEVELS: Final = (LEVEL_ACCOUNT, LEVEL_ORGANISATION)
-OUTCOMES: Final = ("done", *(outcome.value for outcome in Outcome))
 DENIED: Final = (Outcome.REFUSED.value, Outcome.REPORTED.value)
-NOW: Final = "now"
-"""In the place of an event's number: the newest one."""
 
 _PREFIX: Final = re.compile(r"[^_]+_(?:pat|key)_([0-9A-Za-z]+)", re.ASCII)
-_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _MARK: Final = re.compile(r"(\d{1,15}):([0-9a-f]{64})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
 
@@ -108,21 +100,6 @@ def read_address(text: str | None) -> str | None:
         return None if text is None else str(ipaddress.ip_address(text))
     except ValueError:
         raise Invalid("address", "an IPv4 or IPv6 address") from None
-
-
-def read_moment(text: str | None, now: float, field: str) -> float | None:
-    """Unix seconds of RFC 3339 text, or of a duration such as ``24h`` before ``now``. Raises Invalid."""
-    if text is None:
-        return None
-    try:
-        if _MOMENT.fullmatch(text):
-            return datetime.fromisoformat(text.upper()).timestamp()
-        moment = now - parse_duration(text)
-    except (ValueError, OverflowError):
-        moment = math.inf
-    if not math.isfinite(moment):
-        raise Invalid(field, "a duration such as 24h or 30d, or a time such as 2026-01-31T12:00:00Z")
-    return moment
 
 
 def read_number(text: str) -> int | None:

@@ -21,7 +21,7 @@ from typing import Final
 from proxy.core.errors import Invalid, NotFound
 from proxy.core.model import Actor, ActorKind, Reach
 from proxy.core.reasons import Reason
-from proxy.core.token import TokenFormat
+from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
 from proxy.services import custody, grants, handling
 from proxy.services.access import Entity, Operation, Standing, standing
@@ -33,7 +33,6 @@ from proxy.store.change import Rows
 from proxy.store.log import Entry, EventQuery, Order
 from proxy.store.store import Store
 
-WHOLE_TOKEN: Final = "this is a whole token: give only its id or public prefix, and replace the token if others saw it"  # noqa: S105
 NO_DECISION: Final = (
     "the audit log has no decision with this id; the setting audit.requests says which requests it keeps, and every "
     "refusal that is logged has its id in the gateway's log"

@@ -21,8 +21,7 @@ from proxy.services.policies import Policies
 from proxy.services.policy import AdminRight
 from proxy.services.views import Created, TokenView
 from proxy.store.change import Change, Rows
-from proxy.store.records import TokenEntry, TokenRow
-from proxy.store.token_orgs import AttachedRow
+from proxy.store.records import AttachedRow, TokenEntry, TokenRow
 
 KEYS_MAKE_NOTHING = "an API key or an organisation token makes no tokens and no keys"
 _MORE = "this token may do more, or lives longer, than the one presented"

@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import Conflict, StoreUnavailable
 from proxy.observe.logs import without_tokens
 from proxy.store import feed, tables
+from proxy.store.records import LEVEL_ACCOUNT, LEVEL_ORGANISATION
 
 _T = tables.audit_events
 _CHAIN = tables.audit_chain
@@ -50,9 +51,6 @@ LOG_ID: Final = "audit"
 """The log itself as a target."""
 RETAIN: Final = "account.audit.retain"
 """The action of an event that says up to which number (``through``) retention removes events."""
-
-LEVEL_ACCOUNT: Final = "account"
-LEVEL_ORGANISATION: Final = "organisation"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import listing, tables
 from proxy.store.listing import TokenQuery, Within
-from proxy.store.records import Cursor
-from proxy.store.token_orgs import AttachedRow, TokenOrgs
+from proxy.store.records import AttachedRow, Cursor
+from proxy.store.token_orgs import TokenOrgs
 
 _T, _U, _S = tables.tokens, tables.users, tables.token_usage
 _FIELDS = (

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+
+LEVEL_ACCOUNT: Final = "account"
+LEVEL_ORGANISATION: Final = "organisation"
+"""Whose audit log an event is on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +103,16 @@ class TokenRow:
     lifetime: float | None = None
     revoked_at: float | None = None
     notified_days: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttachedRow:
+    """One organisation of a token, and what it may do there."""
+
+    token_id: str
+    org_id: str
+    org_name: str
+    permissions: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import TokenStatus
 from proxy.store import tables
+from proxy.store.records import AttachedRow
 
 _T, _O, _K = tables.token_orgs, tables.orgs, tables.tokens
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttachedRow:
-    """One organisation of a token, and what it may do there."""
-
-    token_id: str
-    org_id: str
-    org_name: str
-    permissions: Sequence[str]
 
 
 class TokenOrgs:

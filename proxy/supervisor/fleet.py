@@ -13,7 +13,7 @@ from proxy.supervisor.errors import StartError
 from proxy.supervisor.generation import Generation, Ground
 from proxy.supervisor.processes import Child, Gate, Keeper
 from proxy.supervisor.reload import Crew, Turn, close_others
-from proxy.supervisor.spares import Spares
+from proxy.supervisor.spares import FIRST_SECONDS, Spares
 
 LOADED_SECONDS = 120.0
 """How long the first authority may take to load the control plane before the start is complete without it."""
@@ -70,7 +70,7 @@ class Fleet:
         for worker in self.workers:
             group.create_task(worker.keep(), name=f"keep {worker.spec.name}")
         self._keeping = [
-            group.create_task(spares.keep(), name="keep spare")
+            group.create_task(spares.keep(after=FIRST_SECONDS), name="keep spare")
             for spares in (self._spare_authority, self._spare_worker)
         ]
 

@@ -2,8 +2,8 @@
 
 Rules (what the spare itself keeps to is in `proxy.spare`):
 
-1. There is one spare of a kind at most. It is started when what serves has been started, and again when what took the
-   last one's place is ready or has failed.
+1. There is one spare of a kind at most. It is started a moment after what serves has been started, and again when what
+   took the last one's place is ready or has failed.
 2. Only a spare that has said that it stands by is given orders; before that, a new process is as quick.
 3. A spare is a convenience: one that cannot be started or dies is said once and tried again after a while, and no slot
    counts that as a death of its own.
@@ -20,6 +20,8 @@ from proxy.supervisor.processes import STDERR_FD, Child, ChildSpec
 
 AGAIN_SECONDS: Final = 10.0
 """How long after a spare that died another one is started."""
+FIRST_SECONDS: Final = 2.0
+"""How long after a start the first spare is started: until then what serves has the processor for itself."""
 
 
 class Spares:
@@ -67,8 +69,10 @@ class Spares:
         self._outdated = self._child is not None
         await self.end()
 
-    async def keep(self) -> None:
-        """Have a spare from now on, until cancelled."""
+    async def keep(self, *, after: float = 0.0) -> None:
+        """Have a spare from now on, the first one so many seconds later, until cancelled."""
+        if after:
+            await asyncio.sleep(after)
         while True:
             try:
                 was_taken = await self._have_one()

@@ -63,16 +63,16 @@ def test_a_log_whose_end_was_cut_off_is_found_by_the_heads_that_the_gateway_logg
         last = heads(node)[-1]
         assert last != first, "said at the end, with what came last"
         for head in (first, last):
-            assert node.run("audit", "verify", "--head", head).returncode == 0
+            assert node.here("audit", "verify", "--head", head).returncode == 0
         # What requests left: no change is missing.
         cut(node, 2)
-        assert node.run("audit", "verify").returncode == 0
-        done = node.run("audit", "verify", "--head", last)
+        assert node.here("audit", "verify").returncode == 0
+        done = node.here("audit", "verify", "--head", last)
         assert done.returncode == 1
         assert f"before event {last.partition(':')[0]} whose hash was given" in done.stderr
         # A change, too.
         cut(node, 2)
-        done = node.run("audit", "verify")
+        done = node.here("audit", "verify")
         assert done.returncode == 1
         assert "the event of change" in done.stderr
         node.start()

@@ -46,7 +46,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tree(checkout: Path, tmp_path: Path) -> Tree:
+def tree(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    # Loading plugins that its tests do not use would be most of each run.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "copy").mkdir()
     return Tree(tmp_path / "copy", checkout)
 

@@ -20,6 +20,11 @@ def origin(module: str) -> Path:
     return Path(spec.origin)
 
 
+def is_compiled() -> bool:
+    """Whether this process tests the compiled package."""
+    return all(origin(name).suffix == ".so" for name in COMPILED)
+
+
 def problem_of_the_compiled_build() -> str | None:
     """Why this process does not test the compiled package as it would be made now; None if it does."""
     pure = [name for name in COMPILED if origin(name).suffix != ".so" or not origin(name).is_relative_to(BUILT)]

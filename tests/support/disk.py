@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
 import mmap
 import os
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -44,6 +46,7 @@ class Written(IntEnum):
 def library() -> Path:
     """The compiled library, made once for each run."""
     directory = Path(tempfile.mkdtemp(prefix="failing-disk-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = directory / "disk.so"
     command = [os.environ.get("CC") or program("gcc"), "-shared", "-fPIC", "-O1", "-o", str(made), str(SOURCE), "-ldl"]
     subprocess.run(command, check=True)

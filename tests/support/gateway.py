@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from tests.support import errors
+from tests.support.command import command
 from tests.support.leaks import DIRECTORIES, SECRETS
 from tests.support.process import (
     LOOPBACK,
@@ -205,12 +206,16 @@ class Patgate:
     # --- the operator's tools ---
 
     def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """A patgate command with this node's configuration, whatever its exit code."""
+        """A patgate command with this node's configuration, whatever its exit code; a process of its own."""
         return patgate(*arguments, "--config", str(self.config_file), environ=self.environ, seconds=seconds)
 
+    def here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same in this process, which takes a tenth of the time."""
+        return command(*arguments, "--config", str(self.config_file), environ=self.environ)
+
     def cli(self, *arguments: str) -> Any:
-        """The JSON document of a command that succeeds."""
-        done = self.run(*arguments, "--json")
+        """The JSON document of a command that succeeds, in this process."""
+        done = self.here(*arguments, "--json")
         if done.returncode != 0:
             raise CommandFailed(f"patgate {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         document = json.loads(done.stdout)

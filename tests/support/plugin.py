@@ -7,14 +7,15 @@ and secrets, and judges them itself; whose turn it is they agree upon by locks.
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from tests.support import errors, leaks, sentinel, turns
+from tests.support import errors, leaks, order, sentinel, turns
 from tests.support.gateway import Patgate
 from tests.support.process import RUNNING
 from tests.support.recorder import Recorder, answer_ok
@@ -60,6 +61,10 @@ TURNS = pytest.StashKey[turns.Turns]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{turns.MARK}: holds a promise about time; no other test runs meanwhile")
+    for number in (signal.SIGHUP, signal.SIGINT):
+        # What a test starts begins with the default, although `nohup make test &` leaves these ignored.
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     given = getattr(config, "workerinput", {}).get("locks")
     if given is not None:
         config.stash[TURNS] = turns.Turns(Path(given))
@@ -72,9 +77,20 @@ def pytest_configure_node(node: Worker) -> None:
     node.workerinput["locks"] = str(node.config.stash[LOCKS])
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> order.Files | None:
+    return order.Files(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if LOCKS in config.stash:
         shutil.rmtree(config.stash[LOCKS])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if TURNS in config.stash:
+        items.sort(key=lambda item: order.place(item.nodeid))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

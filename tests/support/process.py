@@ -209,16 +209,16 @@ def accepts(port: int, host: str = LOOPBACK) -> bool:
 def children(pid: int) -> list[int]:
     """The living direct children of a process, oldest first."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            stat = (entry / "stat").read_text()
+            # What is waited for is looked at a hundred times a second: pathlib would take three times as long.
+            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
+                stat = file.read(4096)
         except OSError:
             continue  # it ended between the listing and the reading
-        state, parent = stat.rpartition(")")[2].split()[:2]
-        if int(parent) == pid and state != "Z":
-            found.append(int(entry.name))
+        state, parent = stat.rpartition(b")")[2].split(maxsplit=2)[:2]
+        if int(parent) == pid and state != b"Z":
+            found.append(int(name))
     return sorted(found)
 
 

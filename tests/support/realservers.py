@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.support.backends import program
+from tests.support.builds import is_compiled
 from tests.support.gateway import ROOT
 from tests.support.pathservers import APACHE_MODULES
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
@@ -133,7 +134,9 @@ def _apache_dav(place: _Place) -> list[str]:
     return [program("apache2"), "-f", str(place.configured("apache-dav.conf")), "-D", "FOREGROUND"]
 
 
-COMMANDS: Mapping[str, Callable[[_Place], list[str]]] = {
+Commands = Mapping[str, Callable[[_Place], list[str]]]
+
+COMMANDS: Commands = {
     "gunicorn": _gunicorn,
     "waitress": _waitress,
     "nginx": _nginx,
@@ -141,17 +144,27 @@ COMMANDS: Mapping[str, Callable[[_Place], list[str]]] = {
     "apache": _apache,
 }
 
-FILE_SERVERS: Mapping[str, Callable[[_Place], list[str]]] = {
+FILE_SERVERS: Commands = {
     "wsgidav": _wsgidav,
     "nginx-dav": _nginx_dav,
     "apache-dav": _apache_dav,
 }
 
+IN_BOTH_BUILDS = ("gunicorn", "node", "wsgidav")
+"""What the compiled package is put in front of too: who believes the most, who reads the strictest, who has files.
+
+Both builds have the same sources, and a server sees only what was sent. What the compiled one sends wrongly shows in
+front of one of a kind; what another kind makes of what is sent is found in front of the pure one.
+"""
+
+
+def of_this_build(commands: Commands) -> Commands:
+    """Those that the build under test is put in front of."""
+    return {name: command for name, command in commands.items() if name in IN_BOTH_BUILDS or not is_compiled()}
+
 
 @contextmanager
-def real_servers(
-    directory: Path, commands: Mapping[str, Callable[[_Place], list[str]]] = COMMANDS
-) -> Iterator[dict[str, RealServer]]:
+def real_servers(directory: Path, commands: Commands) -> Iterator[dict[str, RealServer]]:
     """All of them, running, by name; each with a directory of its own below `directory`."""
     with ExitStack() as stack:
         found = {}

@@ -30,8 +30,11 @@ def run(directory: Path, planted: str) -> tuple[int, str]:
     (directory / "conftest.py").write_text('pytest_plugins = ["tests.support.plugin"]\n')
     (directory / "test_other.py").write_text(BEGINNING)
     (directory / "test_planted.py").write_text(BEGINNING.replace("other", "one_more") + planted)
-    argv = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "--rootdir", str(directory)]
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n", "2", "-p", "no:cacheprovider"]
+    argv += ["--rootdir", str(directory)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    # Loading plugins that its tests do not use would be most of each run.
+    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run([*argv, str(directory)], cwd=directory, env=environ, capture_output=True, text=True)
     return done.returncode, done.stdout
 

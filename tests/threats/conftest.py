@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.gateway import Patgate
 from tests.support.plugin import EDITOR, ROLES, ROUTES
-from tests.support.realservers import COMMANDS, RealServer, real_servers
+from tests.support.realservers import COMMANDS, RealServer, of_this_build, real_servers
 from tests.support.scripted import ScriptedBackend, echo
 
 
@@ -30,7 +30,7 @@ def routes_of(server: RealServer) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealServer]]:
-    with real_servers(tmp_path_factory.mktemp("servers")) as running:
+    with real_servers(tmp_path_factory.mktemp("servers"), of_this_build(COMMANDS)) as running:
         yield running
 
 
@@ -48,7 +48,7 @@ def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServe
         yield node
 
 
-@pytest.fixture(params=COMMANDS)
+@pytest.fixture(params=of_this_build(COMMANDS))
 def server(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> RealServer:
     return servers[request.param]
 

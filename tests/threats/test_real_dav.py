@@ -15,7 +15,7 @@ import pytest
 from tests.differential.targets import KIND, LENIENT, STEPS, fit
 from tests.support.gateway import Patgate, Token, token_of
 from tests.support.rawhttp import Response
-from tests.support.realservers import FILE_SERVERS, RealServer, real_servers
+from tests.support.realservers import FILE_SERVERS, RealServer, of_this_build, real_servers
 
 MEMBER = "eve@example.org"
 
@@ -55,7 +55,7 @@ def routes_of(server: RealServer) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealServer]]:
-    with real_servers(tmp_path_factory.mktemp("dav"), FILE_SERVERS) as running:
+    with real_servers(tmp_path_factory.mktemp("dav"), of_this_build(FILE_SERVERS)) as running:
         yield running
 
 
@@ -89,7 +89,7 @@ def made(front: Patgate, name: str, scopes: Sequence[str] | None = None) -> Toke
         return token_of(control.call("POST", "/tokens", asked))
 
 
-@pytest.fixture(params=FILE_SERVERS)
+@pytest.fixture(params=of_this_build(FILE_SERVERS))
 def server(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> RealServer:
     """With the same files for each test."""
     chosen = servers[request.param]

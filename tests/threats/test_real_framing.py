@@ -10,14 +10,14 @@ import pytest
 from tests.support.gateway import Patgate
 from tests.support.process import wait_until
 from tests.support.rawhttp import Connection
-from tests.support.realservers import RealServer, told
+from tests.support.realservers import COMMANDS, RealServer, of_this_build, told
 
 SMUGGLED: Final = b"GET /ui/smuggled HTTP/1.1\r\nHost: smuggled\r\nX-Smuggled: "
 OCTAL: Final = 0o200
 BODY: Final = (b"a" * OCTAL + SMUGGLED).ljust(200, b"b")
 """Two hundred bytes. A reader that takes 0200 for octal finds a request behind the first 128 of them."""
 
-ANSWERING: Final = ("nginx", "node", "apache")
+ANSWERING: Final = [name for name in ("nginx", "node", "apache") if name in of_this_build(COMMANDS)]
 """Servers that are told to answer with a status of their own."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.api import Api, status, through
+from tests.support.api import Api, both, status, through
 from tests.support.gateway import Patgate, Token, token_of
 from tests.support.process import wait_until
 from tests.support.rawhttp import Response
@@ -337,7 +337,7 @@ def test_what_is_anothers_is_answered_like_what_there_is_not(asker: str, world: 
     api: Api = getattr(world, asker)
     shown = []
     for name, method, one, other, body, another in foreign_and_unknown(world):
-        theirs, nobodys = (api.ask(method, path, sent) for path, sent in ((one, body), (other, another)))
+        theirs, nobodys = both(api, method, (one, body), (other, another))
         assert said(theirs) == said(nobodys), name
         if theirs.status < 300:
             shown.append((name, theirs.json().get("items")))

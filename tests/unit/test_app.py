@@ -24,6 +24,7 @@ FORBIDDEN = (
     "click",
     "rich",
 )
+LARGE = ("proxy.store.store", "sqlalchemy", "aiosqlite", "alembic", "argon2", "aiohttp", "prometheus_client", "rich")
 
 
 def test_a_gateway_worker_has_no_database_no_slow_hash_and_no_control_plane_in_its_memory() -> None:
@@ -34,6 +35,20 @@ def test_a_gateway_worker_has_no_database_no_slow_hash_and_no_control_plane_in_i
     loaded = done.stdout.split()
     assert "proxy.gateway.worker" in loaded
     assert [name for name in loaded if name.startswith(FORBIDDEN)] == []
+
+
+def test_a_command_loads_neither_the_store_nor_a_web_framework_unless_it_serves() -> None:
+    """Loading them takes longer than the rest of a command that asks a running gateway."""
+    serving = {"quickstart", "recipe", "whoami"}
+    names = {path.stem for path in (ROOT / "proxy" / "cli").glob("*.py")} - serving
+    script = "".join(f"import proxy.cli.{name}\n" for name in sorted(names - {"__init__"}))
+    script += "import sys\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
+    )
+    loaded = done.stdout.split()
+    assert "proxy.cli.listing" in loaded
+    assert [name for name in loaded if name.startswith(LARGE)] == []
 
 
 def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive: bool) -> tuple[int, str, str]:

@@ -6,11 +6,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
-from click.testing import CliRunner
-
-from proxy.cli.main import patgate
+from tests.support.command import command
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -41,15 +40,6 @@ def environment() -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Done:
-    """How a command ended and what it said."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Desk:
     """A directory with a configuration in it, and the commands run there."""
 
@@ -63,18 +53,14 @@ class Desk:
     def data(self) -> Path:
         return self.directory / "data"
 
-    def patgate(self, *arguments: str, configured: bool = True) -> Done:
+    def patgate(self, *arguments: str, configured: bool = True) -> CompletedProcess[str]:
         """One command with this configuration, whatever its exit status; in this process, for speed."""
-        environ = {name: None for name in os.environ if name.startswith("PATGATE_")}
         named = {"PATGATE_CONFIG": str(self.config)} if configured else {}
-        result = CliRunner(env=environ | {"NO_COLOR": "1"} | named).invoke(patgate, list(arguments))
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Done(returncode=result.exit_code, stdout=result.stdout, stderr=result.stderr)
+        return command(*arguments, environ={"NO_COLOR": "1"} | named)
 
-    def process(self, *arguments: str) -> Done:
+    def process(self, *arguments: str) -> CompletedProcess[str]:
         """The same as a process of its own, as operators run it."""
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-m", "proxy", *arguments],
             capture_output=True,
             text=True,
@@ -83,7 +69,6 @@ class Desk:
             cwd=self.directory,
             env=environment() | {"PATGATE_CONFIG": str(self.config)},
         )
-        return Done(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def document(self, *arguments: str) -> Any:
         """The one JSON document of a command that succeeds."""
@@ -102,7 +87,7 @@ class Desk:
         return only_sentence(self.patgate(*arguments))
 
 
-def only_sentence(done: Done) -> str:
+def only_sentence(done: CompletedProcess[str]) -> str:
     """What a refused command says, which is one sentence on standard error."""
     assert done.returncode == 1, done.stdout
     assert done.stdout == ""

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from subprocess import CompletedProcess
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ import pytest
 
 from bench.store_fill import fill
 from proxy.cli.listing import SHOWN
-from tests.unit.cli.running import CONFIGURATION, Desk, Done, environment
+from tests.unit.cli.running import CONFIGURATION, Desk, environment
 from tests.unit.cli.test_documentation import LEAVES
 
 NOW = 1_790_000_000.0
@@ -53,7 +54,7 @@ def items(document: Any) -> list[Any]:
     return found
 
 
-def rows(done: Done) -> list[str]:
+def rows(done: CompletedProcess[str]) -> list[str]:
     """The lines of a list for people, without its head."""
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[2:]

@@ -12,7 +12,8 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Actor, ActorKind, Reach
 from proxy.services.audit import AuditLog, AuditView
-from proxy.services.audit_filter import NOW, AuditFilter, read_moment
+from proxy.services.audit_filter import AuditFilter
+from proxy.services.audit_words import NOW, read_moment
 from proxy.services.minting import NewKey
 from proxy.services.views import Created
 from proxy.store.audit import Event

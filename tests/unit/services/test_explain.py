@@ -15,10 +15,11 @@ from proxy.core.identity import PRESETS
 from proxy.core.model import Access, Reach
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable
+from proxy.core.token import WHOLE_TOKEN
 from proxy.observe.metrics import Outcome
 from proxy.services import lookup
 from proxy.services.custody import NO_TOKEN
-from proxy.services.explain import NO_DECISION, NO_ORG, WHOLE_TOKEN, Decision, Explain
+from proxy.services.explain import NO_DECISION, NO_ORG, Decision, Explain
 from proxy.services.explanation import Explanation, Gateway
 from proxy.services.members import Members
 from proxy.services.minting import NewKey

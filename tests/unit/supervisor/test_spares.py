@@ -106,6 +106,23 @@ async def test_a_spare_that_is_outdated_while_it_starts_is_followed_at_once_by_a
         os.close(lifeline_out)
 
 
+async def test_the_first_spare_leaves_the_processor_for_a_while_to_what_has_just_started(tmp_path: Path) -> None:
+    lifeline_in, lifeline_out = lifeline()
+    spares = Spares(spec(STANDS_BY, tmp_path / "diary", lifeline_in), get_logger("test"))
+    began = asyncio.get_running_loop().time()
+    keeping = asyncio.create_task(spares.keep(after=1.0), name="keep spare")
+    try:
+        await until(lambda: spares._child is not None or spares.pid is not None)
+        assert asyncio.get_running_loop().time() - began >= 1.0
+        await until(lambda: spares.pid is not None)
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await spares.end()
+        os.close(lifeline_in)
+        os.close(lifeline_out)
+
+
 async def test_a_slot_that_is_hopeless_is_not_filled_again(tmp_path: Path) -> None:
     lifeline_in, lifeline_out = lifeline()
     seen: list[int] = []

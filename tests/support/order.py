@@ -1,0 +1,90 @@
+"""In which order the files of a run begin where its tests are shared out among workers: the longest first.
+
+A worker is given a whole file at a time. One that takes a minute and begins last keeps one worker busy while the others
+have nothing left. What is not named here takes some seconds and follows in the order of the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+LONGEST: Final = (
+    "tests/threats/test_s10_store.py",
+    "tests/e2e/test_docs.py",
+    "tests/e2e/test_signals.py",
+    "tests/e2e/test_audit_log.py",
+    "tests/differential/test_paths.py",
+    "tests/e2e/test_schemathesis.py",
+    "tests/e2e/test_bench.py",
+    "tests/contract/test_disk.py",
+    "tests/threats/test_s14_host.py",
+    "tests/threats/test_s6_stale.py",
+    "tests/e2e/test_bad_start.py",
+    "tests/e2e/test_demo.py",
+    "tests/e2e/test_drain.py",
+    "tests/e2e/test_notices.py",
+    "tests/threats/test_real_claims.py",
+    "tests/e2e/test_entrance.py",
+    "tests/support/test_plugin.py",
+    "tests/threats/test_s14_data_directory.py",
+    "tests/e2e/test_requests.py",
+    "tests/e2e/test_reload.py",
+    "tests/threats/test_s7_api.py",
+    "tests/e2e/test_kinto.py",
+    "tests/property/test_gateway_heads.py",
+    "tests/threats/test_s2_second_targets.py",
+    "tests/threats/test_s7_escalation.py",
+    "tests/mutation/test_tree.py",
+    "tests/e2e/test_git.py",
+    "tests/e2e/test_pip.py",
+    "tests/e2e/test_upstreams.py",
+    "tests/threats/test_s2_claims.py",
+    "tests/threats/test_real_dav.py",
+    "tests/fuzz/test_targets.py",
+    "tests/e2e/test_explain.py",
+    "tests/e2e/test_systemd.py",
+    "tests/threats/test_s9_leaks.py",
+    "tests/e2e/test_freshness.py",
+    "tests/threats/test_s8_log.py",
+)
+"""Measured, and not true to the second: a file whose time has changed a lot moves."""
+
+TOGETHER: Final = (
+    "tests/threats/test_s10_faults.py",
+    "tests/faults/test_kill.py",
+    "tests/threats/test_s8_exhaustion.py",
+    "tests/e2e/test_mcp.py",
+    "tests/e2e/test_event_streams.py",
+    "tests/e2e/test_websocket_clients.py",
+    "tests/unit/gateway/test_live.py",
+    "tests/unit/gateway/test_listen.py",
+    "tests/unit/gateway/test_authority_link.py",
+)
+"""The files with tests that run alone (`support.turns`): one worker has them all, or they would wait for each other."""
+
+_LONGER: Final = 20
+"""So many files begin before these, which last longer than any other by then."""
+
+_ORDER: Final = (*LONGEST[:_LONGER], *TOGETHER, *LONGEST[_LONGER:])
+_PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_ORDER)}
+
+
+def place(test: str) -> int:
+    """Where the file of a test (its node id) stands; the same for all that are not named, which keep their order."""
+    return _PLACE.get(file_of(test), len(_ORDER))
+
+
+def file_of(test: str) -> str:
+    """The file of a test's node id."""
+    return test.partition("::")[0]
+
+
+class Files(LoadFileScheduling):  # type: ignore[misc]
+    """A worker is given a file at a time, or all of `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return TOGETHER[0] if file in TOGETHER else file

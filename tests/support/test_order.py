@@ -1,0 +1,26 @@
+"""The order in which a run that is shared out begins its files."""
+
+from __future__ import annotations
+
+from tests.support import turns
+from tests.support.builds import ROOT
+from tests.support.order import LONGEST, TOGETHER, place
+
+
+def test_every_file_that_begins_early_exists_and_is_named_once() -> None:
+    named = [*LONGEST, *TOGETHER]
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+    assert len(set(named)) == len(named)
+
+
+def test_the_longest_files_begin_first_and_all_others_keep_their_order() -> None:
+    others = ["tests/contract/test_a.py::test", "tests/zoo/test_z.py::test[1]", "tests/contract/test_b.py::test"]
+    first, second = (f"{name}::test_anything" for name in LONGEST[:2])
+    assert sorted([others[0], second, *others[1:], first], key=place) == [first, second, *others]
+
+
+def test_one_worker_has_every_test_that_runs_alone() -> None:
+    """Two that have some wait for each other, and all the others with them."""
+    mark = f"pytest.mark.{turns.MARK}"
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py") if mark in path.read_text()}
+    assert found - {"tests/support/test_plugin.py"} == {*TOGETHER}
