@@ -154,7 +154,8 @@ async def test_a_client_that_leaves_inside_its_answer_closes_the_backends_connec
 async def upload_until_nobody_reads(client: Client, gateway: Gateway) -> None:
     """Send of a body until the gateway reads no more, and let the kernel there have all of it."""
     client.send(UPLOAD)
-    await until(lambda: gateway.listener.connections)
+    # While the connection to the backend is being made, the client is read no further either, and that is another case.
+    await until(lambda: gateway.active and gateway.listener.connections)
     while not connection_of(gateway).paused:
         client.send(b"b" * 65536)
         await until(lambda: not unread(cast(asyncio.Transport, client.writer.transport)))
