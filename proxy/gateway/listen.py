@@ -299,7 +299,7 @@ class ClientConnection(asyncio.Protocol):
         elif x is not None:
             self.listener.pipeline.timed_out(x)
         elif self.buffer:
-            self._refuse_head(Reason.REQUEST_TIMEOUT)
+            self._refuse_head(Reason.REQUEST_TIMEOUT, self.buffer)
         else:
             self.leave()
 
@@ -371,6 +371,7 @@ class ClientConnection(asyncio.Protocol):
         if reason is not None:
             # The end of this message cannot be known for certain, so nothing after it is read.
             x.keep_alive = False
+            _expect_no_body(x, head)
             listener.pipeline.refuse(x, reason)
             return b""
         if listener.draining or (self.half_closed and not self.buffer):
@@ -434,7 +435,7 @@ class ClientConnection(asyncio.Protocol):
         if reason is None and data.find(HEAD_END, since) >= 0:
             reason = Reason.REQUEST_MALFORMED
         if reason is not None:
-            self._refuse_head(reason)
+            self._refuse_head(reason, data)
         elif self.half_closed:
             self.shut()
         else:
@@ -445,9 +446,10 @@ class ClientConnection(asyncio.Protocol):
                 self.deadline = _now_ns() + listener.head_ns
             self.buffer = data
 
-    def _refuse_head(self, reason: Reason) -> None:
+    def _refuse_head(self, reason: Reason, data: bytes) -> None:
         x = Exchange(self, _now_ns(), self.listener.next_id())
         x.keep_alive = False
+        _expect_no_body(x, data)
         self.exchange = x
         self.listener.pipeline.refuse(x, reason)
 
@@ -500,3 +502,11 @@ class ClientConnection(asyncio.Protocol):
         if self.pace is None:
             self.pace = Pace()
         return self.pace
+
+
+def _expect_no_body(x: Exchange, head: bytes) -> None:
+    """A client that asked with HEAD reads no body behind the answer, whatever else of its head is wrong (RFC 9110
+    section 9.3.2).
+    """
+    if head.startswith(b"HEAD "):
+        x.method, x.head_only = b"HEAD", True

@@ -317,6 +317,7 @@ TARGET: Final = Target(
     name="connection",
     run=run,
     seeds=(
+        b"\x17\x01GET /open/a HTTP/1.1\r\nHost: g\r\n\r\nHEAD  HTTP/1.1\r\nHost: g\r\n\r\n",
         b"\x00\x00GET /v1/things/7?a=b HTTP/1.1\r\n" + _LOGIN + b"\r\n",
         b"\x07\x01GET /open/a" + _END + b"HEAD /ui/b" + _END + b"GET /shut/" + _END,
         b"\x01\x40POST /v1/things HTTP/1.1\r\n" + _LOGIN + b"Content-Length: 5\r\n\r\nhelloGET /open/" + _END,

@@ -64,6 +64,36 @@ def test_an_answer_to_head_has_no_body_and_says_how_long_it_would_be() -> None:
     assert responder.refusal(exchange(head_only=True), Reason.NO_ROUTE) == full[: full.index(b"\r\n\r\n") + 4]
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HEAD  HTTP/1.1\r\nHost: g\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: g\r\nno field\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: g\x00\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1 \r\nHost: g\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: g\r\n\r\n", 414),
+        (b"HEAD / HTTP/1.1\r\nHost: g\r\nA: " + b"a" * 40000 + b"\r\n\r\n", 431),
+        (b"HEAD /unknown HTTP/1.1\r\nHost: g\r\n\r\n", 403),
+    ],
+)
+async def test_a_refusal_of_head_has_no_body_whatever_else_is_wrong(head: bytes, status: int) -> None:
+    async with serving(answering(response())) as (gateway, _):
+        for cut in (len(head), 5, 12):
+            client = await gateway.client()
+            client.send(head[:cut])
+            if head[cut:]:
+                await until(lambda: any(each.buffer for each in gateway.listener.connections))
+                client.send(head[cut:])
+            answer = await client.answer("HEAD")
+            assert answer.status == status
+            assert answer.closes == (status != 403)
+            if answer.closes:
+                assert await client.rest() == b""
+        await until(lambda: len(gateway.access) == 3)
+        assert {line["method"] for line in gateway.access} == {"HEAD"}
+
+
 def test_the_connection_is_said_to_close_or_to_stay() -> None:
     responder = Responder(realm="acme", basic=True)
     assert b"\r\nConnection: close\r\n" in responder.refusal(exchange(keep_alive=False), Reason.NO_ROUTE)
