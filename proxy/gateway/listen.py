@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
 from proxy.gateway.body import FramingError
-from proxy.gateway.exchange import Exchange
+from proxy.gateway.exchange import Exchange, end_after
 from proxy.gateway.grammar import HEAD_END
 from proxy.gateway.leaving import break_off
 from proxy.gateway.linger import Linger
@@ -82,12 +82,10 @@ class ClientConnection(asyncio.Protocol):
         self.lingers: Linger | None = None
         address = ip_address(host)
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-        self.peer = peer = str(mapped or address)
+        self.peer = str(mapped or address)
         self.peer_trusted = listener.trusts(address)
-        self.forwarded_lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (
-            peer.encode("ascii"),
-            listener.scheme,
-        )
+        lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s"
+        self.forwarded_lines = lines % (self.peer.encode("ascii"), listener.scheme)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         listener = self.listener
@@ -187,14 +185,14 @@ class ClientConnection(asyncio.Protocol):
 
     def touch(self) -> None:
         """Something moved: the exchange gets its whole time again."""
-        x = self.exchange
+        x, listener = self.exchange, self.listener
+        given = listener.answer_ns
         if x is not None and (x.tunnel or x.stream) and not self.full:
             # Both ends may be silent for long; a client that does not read may not.
-            self.deadline = _now_ns() + (self.listener.tunnel_ns if x.tunnel else self.listener.stream_ns)
+            given = listener.tunnel_ns if x.tunnel else listener.stream_ns
         elif x is not None and x.upstream is not None:
-            self.deadline = _now_ns() + x.upstream.response_ns
-        else:
-            self.deadline = _now_ns() + self.listener.answer_ns
+            given = x.upstream.response_ns
+        self.deadline = _now_ns() + given
 
     def switch(self, x: Exchange) -> None:
         """The connection is a tunnel from now on; what the client has sent ahead is the tunnel's (RFC 6455, 4.1)."""
@@ -370,8 +368,7 @@ class ClientConnection(asyncio.Protocol):
                 self.buffer = rest
         if reason is not None:
             # The end of this message cannot be known for certain, so nothing after it is read.
-            x.keep_alive = False
-            _expect_no_body(x, head)
+            end_after(x, head)
             listener.pipeline.refuse(x, reason)
             return b""
         if listener.draining or (self.half_closed and not self.buffer):
@@ -448,8 +445,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse_head(self, reason: Reason, data: bytes) -> None:
         x = Exchange(self, _now_ns(), self.listener.next_id())
-        x.keep_alive = False
-        _expect_no_body(x, data)
+        end_after(x, data)
         self.exchange = x
         self.listener.pipeline.refuse(x, reason)
 
@@ -502,11 +498,3 @@ class ClientConnection(asyncio.Protocol):
         if self.pace is None:
             self.pace = Pace()
         return self.pace
-
-
-def _expect_no_body(x: Exchange, head: bytes) -> None:
-    """A client that asked with HEAD reads no body behind the answer, whatever else of its head is wrong (RFC 9110
-    section 9.3.2).
-    """
-    if head.startswith(b"HEAD "):
-        x.method, x.head_only = b"HEAD", True
