@@ -69,7 +69,7 @@ async def keep_bound(path: Path, serve: Callable[[socket.socket], Awaitable[None
         try:
             await serve(bind_unix(path))
         except (PatgateError, OSError) as error:
-            # Where the directory itself is gone, whoever renews the lease finds out, says so and ends the process.
+            # If the directory itself is gone, the renewal of the lease notices it, logs it and ends the process.
             if not failing and not _is_gone(path.parent):
                 _log.error("a socket was removed and cannot be bound again", socket=path.name, error=error)
                 failing = True
