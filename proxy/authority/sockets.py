@@ -69,13 +69,23 @@ async def keep_bound(path: Path, serve: Callable[[socket.socket], Awaitable[None
         try:
             await serve(bind_unix(path))
         except (PatgateError, OSError) as error:
-            # Where the directory itself is gone, whoever renews the lease finds out, says so and ends the process.
-            if not failing and path.parent.exists():
+            # If the directory itself is gone, the renewal of the lease notices it, logs it and ends the process.
+            if not failing and not _is_gone(path.parent):
                 _log.error("a socket was removed and cannot be bound again", socket=path.name, error=error)
                 failing = True
             continue
         bound, failing = _identity(path), False
         _log.warning("a socket was removed and is bound again", socket=path.name)
+
+
+def _is_gone(directory: Path) -> bool:
+    try:
+        directory.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # there is one, and it cannot be looked at
+    return False
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

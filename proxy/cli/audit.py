@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from proxy.cli.client import Control, ControlRefused, Json, ask
-from proxy.cli.listing import SHOWN, Rest
+from proxy.cli.listing import SHOWN, Rest, rest_behind
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.output import plain, sentence
 from proxy.core.errors import AuthorityUnavailable, Invalid
@@ -200,15 +200,14 @@ async def _newest(
     """The newest ``limit`` events, or those before a cursor, the newest last; and, with ``count``, what is older."""
     events: list[Json] = []
     while True:
-        wanted = min(limit - len(events), LIMIT_MOST)
-        counted = "true" if count and wanted == limit - len(events) else None
-        page = await control.get("/audit", {**asked, "limit": str(wanted), "cursor": cursor, "count": counted})
+        wanted = str(min(limit - len(events), LIMIT_MOST))
+        page = await control.get("/audit", {**asked, "limit": wanted, "cursor": cursor})
         events.extend(page["items"])
         cursor = page["next_cursor"]
         if cursor is None or (len(events) >= limit and not count):
             return events[::-1], None
         if len(events) >= limit:
-            return events[::-1], Rest(cursor=cursor, count=page["remaining"], exact=page["remaining_exact"])
+            return events[::-1], await rest_behind(control, "/audit", asked, cursor)
 
 
 def _asked(filters: Mapping[str, Any]) -> Asked:

@@ -109,8 +109,8 @@ def _second(named: Json | None) -> str | None:
     """The second target that was refused, and the header that names it."""
     if named is None:
         return None
-    judged = "" if named["path"] is None else f" ({named['method']} {named['path']})"
-    return f"of the header {named['header']}{judged}"
+    judged = "" if named["path"] is None else f" (judged as {named['method']} {named['path']})"
+    return f"in the header {named['header']}{judged}"
 
 
 def _headline(told: Json) -> str:

@@ -130,15 +130,24 @@ async def walk(
     cursor: str | None = part.cursor
     while True:
         size = LIMIT_MOST if left is None else min(left, LIMIT_MOST)
-        count = "true" if size == left else None  # the last page, unless it has fewer items than it may have
-        page = await control.get(path, {**query, "limit": str(size), "cursor": cursor, "count": count})
+        page = await control.get(path, {**query, "limit": str(size), "cursor": cursor})
         add(page["items"])
         cursor = page["next_cursor"]
         left = None if left is None else left - len(page["items"])
         if cursor is None:
             return None
         if left == 0:
-            return Rest(cursor=cursor, count=page["remaining"], exact=page["remaining_exact"])
+            return await rest_behind(control, path, query, cursor)
+
+
+async def rest_behind(control: Control, path: str, query: Mapping[str, str | None], cursor: str) -> Rest:
+    """How many items follow behind a cursor.
+
+    It is asked for once, after the part is full: a page may have few items or none, and counting behind each of many
+    such pages would take far longer than the list.
+    """
+    page = await control.get(path, {**query, "limit": "1", "cursor": cursor, "count": "true"})
+    return Rest(cursor=cursor, count=len(page["items"]) + page["remaining"], exact=page["remaining_exact"])
 
 
 def show_whole(

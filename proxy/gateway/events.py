@@ -156,8 +156,9 @@ class RequestEvents:
             _quoted(_kept(path_shown(x.path))),
             x.status,
         )
-        if x.refused_second is not None:
-            event = f"{event[:-1]},{_second(*x.refused_second)}}}"
+        second = x.refused_second
+        if second is not None and second[0] is reason:
+            event = f"{event[:-1]},{_second(second[1], second[2])}}}"
         return event.encode("ascii")
 
 

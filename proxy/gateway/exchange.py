@@ -103,8 +103,10 @@ class Exchange:
         # authorise (or whichever phase refused)
         self.reason: Reason | None = None
         self.reported: Reason | None = None
-        self.refused_second: tuple[bytes, SecondTarget | None] | None = None
-        """The field that names the second target of `reason` (or `reported`), and what was judged, if anything was."""
+        self.refused_second: tuple[Reason, bytes, SecondTarget | None] | None = None
+        """Why a second target was refused or reported, the field that names it, and what was judged, if anything was.
+        What ends the exchange may have another reason.
+        """
         # forward
         self.upstream: Upstream | None = None
         self.server: Server | None = None

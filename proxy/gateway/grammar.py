@@ -30,7 +30,7 @@ def head_lines(head: bytes) -> list[bytes] | None:
     if not head or (head[-1] < 0x20 and head[-1] != 0x09) or head.translate(_CLEAN) != head:
         return None
     lines = head.splitlines()
-    # A line ends at a lone CR or LF too, but no two lines are then as far apart as a CRLF is long.
+    # `splitlines` also splits at a lone CR or LF. Then the head is shorter than its lines with a CRLF between each two.
     length = 2 * len(lines) - 2
     for line in lines:
         length += len(line)

@@ -164,13 +164,31 @@ class AuditLog:
             if place is None and order is Order.RECORDED:
                 place = Place(at=0.0, n=(await rows.log.head()).n if number is None else number)
             found = await rows.log.page(query, order, place, limit)
-            left = await _remaining(rows, query, order, found.place) if count else None
+        left = await self._remaining(query, order, found.place) if count else None
         own = actor.user_id != "" and query.user_id == actor.user_id
         if self._reads is not None and not own:
             self._reads.page(actor, wanted, order, query.org_id or "", now)
         views = [AuditView(entry=entry) for entry in found.entries]
         following = None if found.place is None else write_place(order, found.place)
         return Page(items=views, next_cursor=following, remaining=left)
+
+    async def _remaining(self, query: EventQuery, order: Order, place: Place | None) -> Remaining:
+        """How many events there are behind ``place``, as far as a bounded number of pages finds them.
+
+        Each page is read by itself: it may take a second from a slow disk, and whoever else needs a reader is served
+        between two of them.
+        """
+        if place is None:
+            return NOTHING_MORE
+        count = 0
+        for _ in range(COUNT_MOST // LIMIT_MOST):
+            async with self._store.read() as rows:
+                found = await rows.log.page(query, order, place, LIMIT_MOST)
+            count += len(found.entries)
+            if found.place is None:
+                return Remaining(count=count, exact=True)
+            place = found.place
+        return Remaining(count=count, exact=False)
 
     async def verify(
         self, actor: Actor, *, after: str | None = None, head: str | None = None, limit: int = VERIFY_AT_ONCE
@@ -228,20 +246,6 @@ class AuditLog:
             raise NotFound(_NO_USER)
         # Whoever sees one organisation's log learns nothing of who else there is.
         return replace(query, user_id=user_id or _NO_ONE)
-
-
-async def _remaining(rows: Rows, query: EventQuery, order: Order, place: Place | None) -> Remaining:
-    """How many events there are behind ``place``, as far as a bounded number of pages finds them."""
-    if place is None:
-        return NOTHING_MORE
-    count = 0
-    for _ in range(COUNT_MOST // LIMIT_MOST):
-        found = await rows.log.page(query, order, place, LIMIT_MOST)
-        count += len(found.entries)
-        if found.place is None:
-            return Remaining(count=count, exact=True)
-        place = found.place
-    return Remaining(count=count, exact=False)
 
 
 _NO_USER: Final = "there is no user with this email or id"

@@ -1,8 +1,8 @@
 """How many items a list has behind a page.
 
-A count reads the rows that the next pages would list, with the same filter, in the same transaction; so it shows
-nothing that the pages would not show. It ends at a bound: a token that may list must not keep a reader of the store
-busy.
+A count reads the rows that the next pages would list, with the same filter; so it shows nothing that the pages would
+not show. It ends at a bound: a token that may list must not keep a reader of the store busy. Where it takes several
+queries (the audit log, policy violations), each has a transaction of its own.
 """
 
 from __future__ import annotations

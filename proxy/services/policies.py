@@ -23,7 +23,7 @@ from typing import Final
 from proxy.core.depends import org_key, token_key
 from proxy.core.errors import Invalid
 from proxy.core.model import Actor, Reach
-from proxy.services import lookup
+from proxy.services import counting, lookup
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.policy import AdminRight, Policy, lifetime
@@ -51,7 +51,7 @@ _AT_ONCE: Final = 500
 """Tokens that one transaction ends, or one snapshot looks at: nobody else's change waits long for it."""
 _CROWDED: Final = 100
 _LOOKED_AT: Final = 100_000
-"""Tokens that are counted in an answer: of more, it says that there are at least so many."""
+"""Tokens that are looked at to count in an answer: of more, it says that there are at least so many."""
 _SHORTEST: Final = 60.0
 _LONGEST: Final = 1e10
 
@@ -211,7 +211,8 @@ class Policies:
             last = Cursor(created_at=page[-1].token.created_at, id=page[-1].token.id)
         left = NOTHING_MORE if count else None
         if count and last is not None:
-            breaking, all_of_them = await self._count(org_id, last)
+            most = _LOOKED_AT if actor.credential is None else counting.COUNT_MOST
+            breaking, all_of_them = await self._count(org_id, last, most)
             left = Remaining(count=breaking, exact=all_of_them)
         return Page(items=page, next_cursor=cursor_behind(last), remaining=left)
 
@@ -264,10 +265,14 @@ class Policies:
                 return count, None
         return count, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
 
-    async def _count(self, org_id: str | None, cursor: Cursor | None = None) -> tuple[int, bool]:
-        """How many living tokens behind a cursor, of one organisation or all, break the policy; are those all?"""
+    async def _count(
+        self, org_id: str | None, cursor: Cursor | None = None, most: int = _LOOKED_AT
+    ) -> tuple[int, bool]:
+        """How many of the next ``most`` living tokens behind a cursor, of one organisation or all, break the policy;
+        and whether those are all.
+        """
         count = 0
-        for _ in range(0, _LOOKED_AT, _AT_ONCE):
+        for _ in range(0, most, _AT_ONCE):
             found, cursor = await self._look(cursor, org_id)
             count += len(found)
             if cursor is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from proxy.core.second_targets import UNJUDGED
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.operate import reload
 from tests.support.process import wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
@@ -364,6 +366,30 @@ def test_the_decision_names_the_second_target_and_is_explained_with_it(
     assert (now["verdict"], now["reason"], now["second_target"]) == ("refused", reason, then["second_target"])
     assert (now["route"], told["notes"]) == (then["route"], [])
     assert f"header {then['second_target']['header']} (" in node.run("explain", decision).stdout
+
+
+def test_a_second_target_that_is_only_reported_is_named_also_when_the_request_is_judged_again(
+    node: Patgate, token: Token, recorder: Recorder
+) -> None:
+    lines = (f"Authorization: Bearer {token.value}", REPORTED, "Content-Length: 2")
+    head = "\r\n".join(("COPY /dav/orgs/a/again HTTP/1.1", "Host: dav.example", *lines, "", ""))
+    with Connection(node.port) as connection:
+        connection.send(head.encode() + b"1")
+        # Its body has begun, so it is watched, and a reload judges it again.
+        wait_until(lambda: any(recorder.received), "the backend's connection", seconds=60.0, process=node.process)
+        reload(node)
+        assert ask(node, "GET", "/dav/orgs/a/f", token=token).status == 200
+        connection.send(b"2")
+        response = connection.read_response()
+    assert response.status == 200
+    with node.control_socket() as control:
+
+        def events() -> list[dict[str, Any]]:
+            found = control.call("GET", "/audit?action=request.read&outcome=reported")["items"]
+            return [event for event in found if event["details"]["path"] == "/dav/orgs/a/again"]
+
+        wait_until(events, "the event", seconds=60.0, process=node.process)
+        assert events()[0]["details"]["second_target"] == {"header": "if", "method": "GET", "path": "/dav/watched/f"}
 
 
 def test_a_revoked_token_has_no_second_target_either(node: Patgate, recorder: Recorder) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +78,28 @@ async def test_a_name_that_something_else_holds_is_said_once_and_bound_when_it_i
         path.write_text("a file")
         await until(lambda: tried() >= 3)
         assert events(caplog) == [FAILED]
+        path.unlink()
+        await until(lambda: len(bound) == 2)
+        await until(lambda: events(caplog) == [FAILED, BOUND])
+
+
+async def test_a_directory_that_cannot_be_looked_into_for_a_while_is_said_and_does_not_end_the_watch(
+    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "patgate")
+    path = data / "control.sock"
+    stat = os.stat
+
+    def closed(name: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(data):
+            raise PermissionError(errno.EACCES, "Permission denied", str(name))
+        return stat(name, *arguments, **options)
+
+    async with kept(path) as bound:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", closed)
+            patched.setattr(os, "lstat", closed)
+            await until(lambda: events(caplog) == [FAILED])
         path.unlink()
         await until(lambda: len(bound) == 2)
         await until(lambda: events(caplog) == [FAILED, BOUND])

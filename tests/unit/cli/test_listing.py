@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -14,7 +15,10 @@ import click
 import pytest
 
 from bench.store_fill import fill
+from proxy.cli.client import Control
 from proxy.cli.listing import SHOWN
+from proxy.services import policies
+from proxy.store import log
 from tests.unit.cli.running import CONFIGURATION, Desk, environment
 from tests.unit.cli.test_documentation import LEAVES
 
@@ -104,6 +108,31 @@ def test_a_list_says_in_its_last_line_how_many_more_there_are_and_continues_ther
         assert part.stderr.splitlines()[-1].startswith(f"{len(whole) - len(seen)} more: ")
         cursor = ["--cursor", found[1]]
     assert seen == whole
+
+
+@pytest.mark.parametrize("words", [("policy", "check"), ("audit", "--action", "account.")])
+def test_what_follows_is_counted_once_however_few_items_each_page_has(
+    full: Desk, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """A count may look at far more than a page does."""
+    monkeypatch.setattr(policies, "_AT_ONCE", 50)
+    monkeypatch.setattr(log, "LOOKED_AT", 1)
+    whole = items(full.document(*words, "--limit", "1000"))
+    limit = len(whole) - 1
+    asked: list[Mapping[str, str | None]] = []
+    get = Control.get
+
+    async def noted(control: Control, path: str, query: Mapping[str, str | None] | None = None) -> Any:
+        if path in ("/audit", "/policy/violations"):
+            asked.append(query or {})
+        return await get(control, path, query)
+
+    monkeypatch.setattr(Control, "get", noted)
+    done = full.patgate(*words, "--limit", str(limit))
+    assert len(rows(done)) == limit
+    assert done.stderr.splitlines()[-1].startswith(f"{len(whole) - limit} ")
+    assert len(asked) > 2, "the list has pages with few items"
+    assert len([query for query in asked if query.get("count")]) == 1
 
 
 @pytest.mark.parametrize("name", ["patgate token list", "patgate user list", "patgate org list", "patgate role list"])

@@ -13,7 +13,7 @@ from proxy.authority import told
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
 from proxy.core.model import Access, Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
-from proxy.core.reasons import Reason
+from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Match
 from proxy.core.second_targets import SecondTarget
 from proxy.core.token import Minted
@@ -138,16 +138,28 @@ async def test_a_second_target_that_was_refused_is_named_redacted_and_cut() -> N
     journal = Journal()
     x = journal.refused(Reason.ROLE_DENIES)
     path = b"/v1/" + MINTED.token.encode() + b"/" + b"x" * 1000
-    x.refused_second = (b"destination", SecondTarget(None, path, written=True))
+    x.refused_second = (Reason.ROLE_DENIES, b"destination", SecondTarget(None, path, written=True))
     journal.recorder.record(x, time.monotonic_ns())
     x = journal.refused(Reason.SECOND_TARGET)
-    x.refused_second = (b"x-amz-copy-source", None)
+    x.refused_second = (Reason.SECOND_TARGET, b"x-amz-copy-source", None)
     journal.recorder.record(x, time.monotonic_ns())
     judged, unjudged = (told.event(row).event.details["second_target"] for row in journal.taken()[0])
     assert isinstance(judged, dict)
     assert (judged["header"], judged["method"], judged["path"][:4]) == ("destination", "PUT", "/v1/")
     assert MINTED.token not in judged["path"] and len(judged["path"]) <= 512 + len("[redacted]")
     assert unjudged == {"header": "x-amz-copy-source"}
+
+
+@pytest.mark.parametrize("reason", [Reason.UPSTREAM_TIMEOUT, Reason.TOKEN_EXPIRED])
+async def test_a_second_target_that_was_only_reported_is_no_part_of_what_ends_the_request_later(reason: Reason) -> None:
+    journal = Journal()
+    x = journal.refused(reason)
+    x.status = TABLE[reason].status
+    x.reported = Reason.ROLE_DENIES
+    x.refused_second = (Reason.ROLE_DENIES, b"destination", SecondTarget(None, b"/v1/things/8", written=True))
+    journal.recorder.record(x, time.monotonic_ns())
+    (row,) = journal.taken()[0]
+    assert "second_target" not in told.event(row).event.details
 
 
 async def test_a_token_in_the_host_is_redacted() -> None:

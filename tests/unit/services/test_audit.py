@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,27 @@ async def _requests(kit: Kit, made: Created, count: int, *, org: str = "", **mor
         )
         events.append(RequestEvent(event=replace(event, **more), prefix=made.view.prefix, proven=True, at=kit.clock()))
     await kit.store.append_requests(events)
+
+
+async def test_counts_of_the_log_leave_the_readers_of_the_store_to_others_in_between(
+    kit: Kit, log: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.store.log.LOOKED_AT", 2)
+    await _requests(kit, await kit.mint(ANN, "t"), 20)
+    ended: list[str] = []
+
+    async def counted() -> None:
+        page = await log.list(ADMIN, AuditFilter(address="192.0.2.1"), limit=1, count=True)
+        assert page.remaining is not None and page.remaining.count > 10
+        ended.append("count")
+
+    async def other() -> None:
+        async with kit.store.read() as rows:
+            await rows.log.head()
+        ended.append("other")
+
+    await asyncio.gather(*(counted() for _ in range(8)), other())
+    assert ended.index("other") < 4
 
 
 async def _all(

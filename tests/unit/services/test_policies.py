@@ -10,11 +10,11 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Actor, Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services import policies
+from proxy.services import counting, policies
 from proxy.services.minting import NewKey
 from proxy.services.notices import DAY
 from proxy.services.policy import AdminRight, Policy
-from proxy.services.views import Created
+from proxy.services.views import Created, Remaining
 from proxy.store.log import Entry
 from proxy.store.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
@@ -256,6 +256,19 @@ async def test_administrators_of_an_organisation_reach_what_is_its_own_alone(kit
     assert states == [False, False, True, True, True]
     assert await kit.policies.expire(ADMIN, "team") == 1
     assert not await works(kit, both)
+
+
+async def test_a_token_has_fewer_tokens_looked_at_for_a_count_than_the_operator(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policies, "_AT_ONCE", 2)
+    monkeypatch.setattr(counting, "COUNT_MOST", 4)
+    actor = kit.acting(await kit.mint(ANN, "admins", org="team"))
+    for number in range(7):
+        await kit.mint(ANN, f"t{number}", org="team")
+    kit.policy = Policy(require_expiry=True)
+    for asker, remaining in ((ADMIN, Remaining(count=7, exact=True)), (actor, Remaining(count=4, exact=False))):
+        assert (await kit.policies.violations(asker, "team", limit=1, count=True)).remaining == remaining
 
 
 async def test_members_without_the_permission_set_and_list_nothing(kit: Kit) -> None:
