@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# So many tests at a time: two more than cores, because most of them wait for something; few, where cores are shared out.
+# So many tests at a time: four, because most of them wait for something; three where there is one core.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 4)))
 SOAK_ARGS ?=
 MUTATE_ARGS ?=

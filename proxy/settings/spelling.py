@@ -52,9 +52,16 @@ def two_underscores(words: str, files: Mapping[str, tuple[str | int, ...]], pref
 
 @cache
 def _patterns() -> tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]:
-    """Every way into a section, those with the most words of the model first: names in a map can be anything."""
-    ways = sorted(_ways(Settings, ()), key=lambda way: -sum(part not in (_NAME, _PLACE) for part in way))
-    return tuple((way, re.compile("_".join(way))) for way in ways if len(way) > 1)
+    """Every way into a section by two words of the model or more, those with the most first.
+
+    Names in a map can be anything: ``PATGATE_ROLES_FILE`` is more likely somebody's own than a role.
+    """
+    ways = sorted(((-_words(way), way) for way in _ways(Settings, ())), key=lambda counted: counted[0])
+    return tuple((way, re.compile("_".join(way))) for words, way in ways if words < -1)
+
+
+def _words(way: tuple[str, ...]) -> int:
+    return sum(part not in (_NAME, _PLACE) for part in way)
 
 
 def _ways(annotation: Any, way: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

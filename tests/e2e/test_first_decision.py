@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.gateway import Patgate, Token
@@ -15,8 +16,11 @@ STARTS = 3
 
 def seconds_used(pids: Sequence[int]) -> float:
     """CPU of these processes since they began (proc(5), schedstat): time that others took from them is not in it."""
-    tasks = [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    total = 0
+    for task in [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]:
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
 
 
 def decided(node: Patgate, token: Token) -> float:

@@ -15,8 +15,8 @@ from tests.support.gateway import Patgate, clean_environ, complete, patgate
 from tests.support.recorder import Recorder
 
 STRANGER = 12_345
-USER_ADD = ("user", "add", "--email", "ann@example.org", "--role", "viewer")
-"""A command that makes the store."""
+ROLE_SET = ("role", "set", "viewer", "things:read")
+"""A command that may make the store."""
 
 
 def config_file(directory: Path) -> tuple[Path, Path]:
@@ -98,7 +98,7 @@ def test_with_umask_0_directories_on_the_way_are_not_open_for_writing(tmp_path: 
     data.rmdir()
     deep = tmp_path / "a" / "b" / "data"
     done = subprocess.run(
-        [program("sh"), "-c", 'umask 0; exec "$@"', "sh", program("python"), "-m", "proxy", *USER_ADD],
+        [program("sh"), "-c", 'umask 0; exec "$@"', "sh", program("python"), "-m", "proxy", *ROLE_SET],
         env=clean_environ({"PATGATE_CONFIG": str(file), "PATGATE_DATA_DIR": str(deep)}),
         capture_output=True,
         text=True,

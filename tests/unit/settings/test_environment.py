@@ -252,6 +252,9 @@ def test_a_settings_words_with_one_underscore_are_a_mistake_that_names_the_right
         "PATGATE_PORT_8080_TCP_ADDR",
         "PATGATE_LISTEN_PROXY_SERVICE_PORT",
         "PATGATE_UPSTREAMS_APP_PORT",
+        "PATGATE_UPSTREAMS_FILE",
+        "PATGATE_ROLES_FILE",
+        "PATGATE_ROLES_ADMIN",
     ],
 )
 def test_other_words_are_of_somebody_else(name: str) -> None:
