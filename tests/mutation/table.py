@@ -50,7 +50,9 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
     "proxy/authority/lease.py": ("tests/unit/authority/test_page.py",),
     "proxy/gateway/live.py": ("tests/unit/gateway/test_live_exchanges.py",),
     "proxy/gateway/mutate.py": ("tests/unit/gateway/test_forwarded.py",),
+    "proxy/core/claims.py": ("tests/threats/test_s2_claims.py",),
     "proxy/core/reasons.py": ("tests/unit/gateway/test_refusals.py",),
+    "proxy/gateway/second_target.py": ("tests/threats/test_s2_second_targets.py",),
     "proxy/gateway/authorise.py": ("tests/unit/gateway/test_orgs.py",),
     "proxy/gateway/body.py": ("tests/property/test_gateway_bodies.py", "tests/unit/gateway/test_messages.py"),
     "proxy/gateway/cache.py": ("tests/unit/gateway/test_resolve.py", "tests/unit/gateway/test_authority_link.py"),
@@ -73,6 +75,12 @@ EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
     },
     "proxy/core/routes.py": {
         ("self._by_host[host] = roots", "pass"): "what is kept is only not made again",
+    },
+    "proxy/gateway/second_target.py": {
+        (
+            "if reason is None and match is not None:",
+            "if (reason is None):",
+        ): "without a reason there is a match",
     },
     "proxy/settings/secret.py": {
         ("file.write(key)", "file.flush()"): "closing the file flushes it; only a loss of power tells them apart",
