@@ -49,7 +49,7 @@ def bind_unix(path: Path) -> socket.socket:
         listener.close()
         raise DataDirBusy(f"{path.name} in the data directory cannot be bound: {error.strerror}") from error
     except BaseException:
-        # Whatever it is, a cancellation too, is passed on; the descriptor must not stay behind.
+        # Cancellations too: the error is raised again, and the descriptor must not stay open.
         listener.close()
         raise
     return listener

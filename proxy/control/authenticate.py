@@ -65,7 +65,7 @@ class Authenticator:
             try:
                 found = await self._plane.verify(token, prove=True)
             except BaseException:
-                # Whatever it is, a cancellation too, is passed on; nothing was found wrong with the token.
+                # Cancellations too: the error is raised again, and it says nothing against the token.
                 self._throttle.give_back(address)
                 raise
         if isinstance(found, Grant):

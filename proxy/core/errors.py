@@ -7,7 +7,7 @@
     │   │   └── OutcomeUnknown      whether the change is stored cannot be said before the disk answers again
     │   ├── StoreNewerSchema        the store was written by a newer patgate
     │   ├── StoreBehind             the store's epoch is lower than one that was already seen
-    │   ├── NoStore                 there is no store where a command was told to look for one
+    │   ├── NoStore                 the data directory has no store
     │   ├── DataDirBusy             another patgate holds the data directory
     │   ├── DataDirLost             the data directory was taken away while it was in use
     │   └── WrongKey                the store belongs to another secret key

@@ -128,8 +128,7 @@ class Exchange:
 def end_after(x: Exchange, head: bytes) -> None:
     """Read nothing behind a head that is refused, and send no body with the refusal of a HEAD (RFC 9110 section 9.3.2).
 
-    The method counts whatever else of the head is wrong: a client that asked with HEAD would read a body as the next
-    answer.
+    This holds for every malformed head that begins with HEAD: its client would take a body for the next answer.
     """
     x.keep_alive = False
     if head.startswith(b"HEAD "):

@@ -359,7 +359,7 @@ class ProxyPipeline(Decider):
         return self._judge_second(x) if x.second is not None else None
 
     async def _judge_own_again(self, x: Exchange) -> Reason | None:
-        """The verdict of now on the request's own target."""
+        """The current verdict on the request's own target."""
         before = x.match
         reason = route(self.routes, x)
         if reason is not None:

@@ -39,7 +39,7 @@ NO_ROUTE_LABEL: Final = "-"
 _GET: Final = b"GET"
 _BOUNDS_NS: Final = tuple(int(second * 1e9) for second in SECONDS)
 _USUAL: Final = 4
-"""So many bounds are looked at one by one, which costs less than the search that the slower requests get."""
+"""How many bounds are compared one by one: for fast requests that costs less than a binary search."""
 
 
 class _RouteTally:

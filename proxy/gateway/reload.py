@@ -172,7 +172,7 @@ class Reloader:
             close_all(sockets)
             raise OrderRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
         except BaseException:
-            # Whatever it was, a cancellation too, is passed on; the descriptors must not stay behind.
+            # Cancellations too: the error is raised again, and the descriptors must not stay open.
             close_all(sockets)
             raise
         return _Prepared(

@@ -161,7 +161,7 @@ class Worker:
             stack.callback(sweeper.cancel)
             orders.serve(Reloader(self, self._log).handle)
             stack.push_async_callback(orders.end)
-            # Requests can be decided once the authority has greeted this worker. One that must go says it as well.
+            # This worker can decide requests once the authority has greeted it. One that must stop says so too.
             await self._greeted()
             say_ready()
             gc.collect()

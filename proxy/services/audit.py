@@ -175,8 +175,8 @@ class AuditLog:
     async def _remaining(self, query: EventQuery, order: Order, place: Place | None) -> Remaining:
         """How many events there are behind ``place``, as far as a bounded number of pages finds them.
 
-        Each page is read by itself: it may take a second from a slow disk, and whoever else needs a reader is served
-        between two of them.
+        Each page is read by itself: it may take a second from a slow disk, and other questions get the reader
+        between two pages.
         """
         if place is None:
             return NOTHING_MORE

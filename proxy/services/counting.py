@@ -25,7 +25,7 @@ async def remaining(
 ) -> Remaining:
     """How many items ``count_behind`` finds behind the ``last`` of a page; ``None``: the list ends there.
 
-    ``count_behind`` counts at most as many items as it is told.
+    ``count_behind`` gets the position and a limit, at which it stops counting.
     """
     if last is None:
         return NOTHING_MORE

@@ -216,7 +216,7 @@ class Database:
         try:
             await connection.commit()
         except Exception:
-            # Whatever failed is passed on. Before that the log must be settled, for it may hold the whole transaction.
+            # The error is raised again. The log must be settled first, because it may hold the whole transaction.
             self._settled = False
             try:
                 await connection.rollback()  # nothing, where there is nothing to be rolled back

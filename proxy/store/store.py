@@ -116,7 +116,7 @@ class Store:
                 raise
             raise StoreUnavailable(f"{error}: {path}") from error
         except BaseException:
-            # Whatever it is, a cancellation too, is passed on; the connections' threads must not stay behind.
+            # Cancellations too: the error is raised again, and the connections' threads must end.
             await store.close()
             raise
         return store

@@ -121,7 +121,7 @@ class Turn:
             self._undo(new)
             raise ReloadRefused(f"The configuration was not reloaded: {error}.") from error
         except BaseException:
-            # Whatever it was, a cancellation too, is passed on; nothing of the new generation must stay.
+            # Cancellations too: the error is raised again, and the new generation must not stay.
             self._undo(new)
             raise
         return new

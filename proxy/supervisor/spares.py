@@ -2,8 +2,8 @@
 
 Rules (what the spare itself keeps to is in `proxy.spare`):
 
-1. There is one spare of a kind at most. It is started a moment after what serves has been started, and again when what
-   took the last one's place is ready or has failed.
+1. There is one spare of a kind at most. The first is started a moment after the gateway has started, the next when the
+   process that took its place is ready or has failed.
 2. Only a spare that has said that it stands by is given orders; before that, a new process is as quick.
 3. A spare is a convenience: one that cannot be started or dies is said once and tried again after a while, and no slot
    counts that as a death of its own.

@@ -206,7 +206,7 @@ class Patgate:
     # --- the operator's tools ---
 
     def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """A patgate command with this node's configuration, whatever its exit code; a process of its own."""
+        """Run a patgate command with this node's configuration in a process of its own. Any exit code is returned."""
         return patgate(*arguments, "--config", str(self.config_file), environ=self.environ, seconds=seconds)
 
     def here(self, *arguments: str) -> subprocess.CompletedProcess[str]:

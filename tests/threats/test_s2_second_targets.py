@@ -355,16 +355,16 @@ def test_the_decision_names_the_second_target_and_is_explained_with_it(
             seconds=60.0,
             process=node.process,
         )
-        told = control.call("GET", f"/explain?decision={decision}")
-    then, now = told["then"], told["now"]
+        explained = control.call("GET", f"/explain?decision={decision}")
+    then, now = explained["then"], explained["now"]
     assert (then["reason"], then["method"], then["path"]) == (reason, "COPY", "/dav/orgs/a/f")
     assert tuple(then["second_target"][key] for key in ("header", "method", "path")) == named
-    assert told["differences"] == []
+    assert explained["differences"] == []
     if then["second_target"]["path"] is None:
-        assert told["notes"] != []
+        assert explained["notes"] != []
         return
     assert (now["verdict"], now["reason"], now["second_target"]) == ("refused", reason, then["second_target"])
-    assert (now["route"], told["notes"]) == (then["route"], [])
+    assert (now["route"], explained["notes"]) == (then["route"], [])
     assert f"header {then['second_target']['header']} (" in node.run("explain", decision).stdout
 
 

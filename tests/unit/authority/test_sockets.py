@@ -25,10 +25,11 @@ BOUND = "a socket was removed and is bound again"
 
 
 @pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a path short enough for a socket."""
+def path(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
+    """Where a socket is kept bound: in a directory of its own, with a path short enough for a socket."""
     monkeypatch.setattr(sockets, "LOOK_SECONDS", 0.01)
-    return Path(tempfile.mkdtemp(prefix="patgate-"))
+    caplog.set_level(logging.INFO, "patgate")
+    return Path(tempfile.mkdtemp(prefix="patgate-")) / "control.sock"
 
 
 @asynccontextmanager
@@ -46,6 +47,7 @@ async def kept(path: Path) -> AsyncIterator[list[socket.socket]]:
         yield bound
     finally:
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
         for listener in bound:
             listener.close()
         shutil.rmtree(path.parent, ignore_errors=True)
@@ -68,10 +70,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 async def test_a_name_that_something_else_holds_is_said_once_and_bound_when_it_is_free(
-    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "patgate")
-    path = data / "control.sock"
     tried = looks(monkeypatch)
     async with kept(path) as bound:
         path.unlink()
@@ -84,14 +84,12 @@ async def test_a_name_that_something_else_holds_is_said_once_and_bound_when_it_i
 
 
 async def test_a_directory_that_cannot_be_looked_into_for_a_while_is_said_and_does_not_end_the_watch(
-    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "patgate")
-    path = data / "control.sock"
     stat = os.stat
 
     def closed(name: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        if isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(data):
+        if isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(path.parent):
             raise PermissionError(errno.EACCES, "Permission denied", str(name))
         return stat(name, *arguments, **options)
 
@@ -105,14 +103,12 @@ async def test_a_directory_that_cannot_be_looked_into_for_a_while_is_said_and_do
         await until(lambda: events(caplog) == [FAILED, BOUND])
 
 
-async def test_a_directory_that_is_gone_is_said_by_whoever_renews_the_lease_and_not_once_for_each_socket(
-    data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_a_directory_that_is_gone_is_left_to_the_renewal_of_the_lease_to_log(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "patgate")
-    path = data / "control.sock"
     tried = looks(monkeypatch)
     async with kept(path) as bound:
-        shutil.rmtree(data)
+        shutil.rmtree(path.parent)
         await until(lambda: tried() >= 3)
         assert (events(caplog), len(bound)) == ([], 1)
         # Back again, though with something in the way: now it is said.

@@ -35,23 +35,32 @@ def spec(script: str, diary: Path, lifeline_fd: int) -> ChildSpec:
 
 
 @asynccontextmanager
-async def standing_by(diary: Path) -> AsyncIterator[tuple[Spares, Keeper]]:
-    """A keeper whose child is alive and whose spare stands by."""
+async def kept(diary: Path, *, after: float = 0.0) -> AsyncIterator[tuple[Spares, int]]:
+    """Spares that are kept, and their lifeline."""
     lifeline_in, lifeline_out = lifeline()
     spares = Spares(spec(STANDS_BY, diary, lifeline_in), get_logger("test"))
-    keeper = Keeper(spec(WELL_BEHAVED, diary, lifeline_in), get_logger("test"), spares=spares)
-    keeping = asyncio.create_task(spares.keep(), name="keep spare")
+    keeping = asyncio.create_task(spares.keep(after=after), name="keep spare")
     try:
-        await keeper.start()
-        await until(lambda: spares.pid is not None)
-        yield spares, keeper
+        yield spares, lifeline_in
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
         await spares.end()
-        await keeper.end()
         os.close(lifeline_in)
         os.close(lifeline_out)
+
+
+@asynccontextmanager
+async def standing_by(diary: Path) -> AsyncIterator[tuple[Spares, Keeper]]:
+    """A keeper whose child is alive and whose spare stands by."""
+    async with kept(diary) as (spares, lifeline_in):
+        keeper = Keeper(spec(WELL_BEHAVED, diary, lifeline_in), get_logger("test"), spares=spares)
+        try:
+            await keeper.start()
+            await until(lambda: spares.pid is not None)
+            yield spares, keeper
+        finally:
+            await keeper.end()
 
 
 async def test_the_spare_takes_the_place_of_the_dead_and_the_next_spare_follows(tmp_path: Path) -> None:
@@ -85,10 +94,7 @@ async def test_a_death_while_no_spare_stands_by_is_mended_by_a_new_process(tmp_p
 
 async def test_a_spare_that_is_outdated_while_it_starts_is_followed_at_once_by_another(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    lifeline_in, lifeline_out = lifeline()
-    spares = Spares(spec(STANDS_BY, old, lifeline_in), get_logger("test"))
-    keeping = asyncio.create_task(spares.keep(), name="keep spare")
-    try:
+    async with kept(old) as (spares, lifeline_in):
         await asyncio.sleep(0)  # the system has been asked for a process and has yet to say that there is one
         await spares.replace(spec(STANDS_BY, new, lifeline_in))
 
@@ -98,29 +104,14 @@ async def test_a_spare_that_is_outdated_while_it_starts_is_followed_at_once_by_a
             return False
 
         await until(stands_by, AGAIN_SECONDS - 1)
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-        await spares.end()
-        os.close(lifeline_in)
-        os.close(lifeline_out)
 
 
 async def test_the_first_spare_leaves_the_processor_for_a_while_to_what_has_just_started(tmp_path: Path) -> None:
-    lifeline_in, lifeline_out = lifeline()
-    spares = Spares(spec(STANDS_BY, tmp_path / "diary", lifeline_in), get_logger("test"))
     began = asyncio.get_running_loop().time()
-    keeping = asyncio.create_task(spares.keep(after=1.0), name="keep spare")
-    try:
+    async with kept(tmp_path / "diary", after=1.0) as (spares, _):
         await until(lambda: spares._child is not None or spares.pid is not None)
         assert asyncio.get_running_loop().time() - began >= 1.0
         await until(lambda: spares.pid is not None)
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-        await spares.end()
-        os.close(lifeline_in)
-        os.close(lifeline_out)
 
 
 async def test_a_slot_that_is_hopeless_is_not_filled_again(tmp_path: Path) -> None:
