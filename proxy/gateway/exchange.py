@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from proxy.core.reasons import Reason
     from proxy.core.routes import Match
     from proxy.core.second_targets import SecondTarget
-    from proxy.gateway.body import Body
     from proxy.gateway.cache import Entry
+    from proxy.gateway.http1.body import Body
     from proxy.gateway.listen import ClientConnection
     from proxy.gateway.upstream import Server, Upstream, UpstreamConnection
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.core.reasons import Reason
-from proxy.gateway.body import encode_chunks
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.http1.body import encode_chunks
 from proxy.gateway.upstream import Server, UpstreamConnection
 from proxy.observe import defects
 

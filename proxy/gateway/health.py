@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
-from proxy.gateway.grammar import HEAD_END, STATUS_LINE, head_lines
+from proxy.gateway.http1.grammar import HEAD_END, STATUS_LINE, head_lines
 from proxy.gateway.upstream import Server, Upstream
 from proxy.observe import defects
 from proxy.observe.logs import Logger

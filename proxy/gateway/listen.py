@@ -17,13 +17,13 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
-from proxy.gateway.body import FramingError
 from proxy.gateway.exchange import Exchange, end_after
-from proxy.gateway.grammar import HEAD_END
+from proxy.gateway.http1.body import FramingError
+from proxy.gateway.http1.grammar import HEAD_END
+from proxy.gateway.http1.websocket import WebSocketBody
 from proxy.gateway.leaving import break_off
 from proxy.gateway.linger import Linger
 from proxy.gateway.pace import Pace, unread
-from proxy.gateway.websocket import WebSocketBody
 
 if TYPE_CHECKING:
     from proxy.gateway.listener import Listener

@@ -10,12 +10,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.core.reasons import Reason
-from proxy.gateway.incomplete import request_refusal
+from proxy.gateway.http1.partial_head import request_refusal
+from proxy.gateway.http1.websocket import WebSocketBody
 from proxy.gateway.leaving import has_left
 from proxy.gateway.linger import Linger
 from proxy.gateway.listen import ClientConnection
 from proxy.gateway.parse import HeadParser
-from proxy.gateway.websocket import WebSocketBody
 
 if TYPE_CHECKING:
     from proxy.gateway.pipeline import Decider

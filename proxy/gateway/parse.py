@@ -25,9 +25,9 @@ from proxy.core.asked import TOKEN, host_name, is_connect, is_query, other_form
 from proxy.core.claims import FAMILY_NAMES, fold
 from proxy.core.reasons import Reason
 from proxy.core.token_search import TokenSearch
-from proxy.gateway.body import ChunkedBody, LengthBody
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import NAME_MEMO, NAME_MEMO_LENGTH, head_lines, trimmed, without_fields
+from proxy.gateway.http1.body import ChunkedBody, LengthBody
+from proxy.gateway.http1.grammar import NAME_MEMO, NAME_MEMO_LENGTH, head_lines, trimmed, without_fields
 
 _MEMO_LIMIT: Final = 4096
 _MAX_LENGTH_DIGITS: Final = 18

@@ -18,10 +18,10 @@ from typing import Final, Protocol
 from proxy.core.asked import TOKEN
 from proxy.core.claims import fold
 from proxy.core.reasons import Reason
-from proxy.gateway.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
-from proxy.gateway.clock import HttpClock
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import (
+from proxy.gateway.http1.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
+from proxy.gateway.http1.date import HttpClock
+from proxy.gateway.http1.grammar import (
     HEAD_END,
     NAME_MEMO,
     NAME_MEMO_LENGTH,
@@ -30,9 +30,9 @@ from proxy.gateway.grammar import (
     trimmed,
     without_fields,
 )
-from proxy.gateway.incomplete import answer_possible
+from proxy.gateway.http1.partial_head import answer_possible
+from proxy.gateway.http1.websocket import WebSocketBody
 from proxy.gateway.upstream import UpstreamConnection
-from proxy.gateway.websocket import WebSocketBody
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
 """Longest head of an answer, in bytes, without the two CRLF at its end."""

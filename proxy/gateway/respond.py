@@ -11,8 +11,8 @@ from typing import Final
 
 from proxy.core.challenge import Challenges
 from proxy.core.reasons import TABLE, Reason
-from proxy.gateway.clock import HttpClock
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.http1.date import HttpClock
 
 _RETRY_AFTER_SECONDS: Final = 1
 _PHRASES: Final = {

@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, cast
 
-from proxy.gateway.body import Body, CloseBody
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.http1.body import Body, CloseBody
 from proxy.settings.addresses import Server as Address
 from proxy.settings.model import Upstream as UpstreamSettings
 

@@ -10,26 +10,74 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-#: By package: where security rests, and where what is true is decided.
-MODULES: Final[Mapping[str, Sequence[str]]] = {
-    "core": (
-        "allowance", "asked", "claims", "identity", "permissions", "policy", "reasons", "routes", "second_targets",
-        "target", "token", "token_search",
-    ),
-    "gateway": (
-        "accept", "authenticate", "authorise", "body", "cache", "forward_auth", "grammar", "incomplete", "leaving",
-        "link", "live", "lookups", "mutate", "parse", "proxy_protocol", "relay", "second_target",
-    ),
-    "services": (
-        "access", "custody", "ending", "fields", "members", "minting", "names", "owning", "policies", "policy",
-        "regeneration", "scoping",
-    ),
-    "store": ("audit", "change", "engine", "feed", "living", "tokens"),
-    "authority": ("hashing", "lease", "link", "orders", "page", "resolver", "told", "webhook"),
-    "control": ("authenticate", "exchange", "hosts", "requests", "throttle"),
-    "settings": ("addresses", "environment", "rules", "secret"),
-    "supervisor": ("datadir",),
-}  # fmt: skip
+#: The modules on which security rests, and those that decide what is true.
+MODULES: Final = (
+    "proxy/core/allowance.py",
+    "proxy/core/asked.py",
+    "proxy/core/claims.py",
+    "proxy/core/identity.py",
+    "proxy/core/permissions.py",
+    "proxy/core/policy.py",
+    "proxy/core/reasons.py",
+    "proxy/core/routes.py",
+    "proxy/core/second_targets.py",
+    "proxy/core/target.py",
+    "proxy/core/token.py",
+    "proxy/core/token_search.py",
+    "proxy/gateway/accept.py",
+    "proxy/gateway/authenticate.py",
+    "proxy/gateway/authorise.py",
+    "proxy/gateway/http1/body.py",
+    "proxy/gateway/cache.py",
+    "proxy/gateway/forward_auth.py",
+    "proxy/gateway/http1/grammar.py",
+    "proxy/gateway/http1/partial_head.py",
+    "proxy/gateway/leaving.py",
+    "proxy/gateway/link.py",
+    "proxy/gateway/live.py",
+    "proxy/gateway/lookups.py",
+    "proxy/gateway/mutate.py",
+    "proxy/gateway/parse.py",
+    "proxy/gateway/proxy_protocol.py",
+    "proxy/gateway/relay.py",
+    "proxy/gateway/second_target.py",
+    "proxy/services/access.py",
+    "proxy/services/custody.py",
+    "proxy/services/ending.py",
+    "proxy/services/fields.py",
+    "proxy/services/members.py",
+    "proxy/services/minting.py",
+    "proxy/services/names.py",
+    "proxy/services/owning.py",
+    "proxy/services/policies.py",
+    "proxy/services/policy.py",
+    "proxy/services/regeneration.py",
+    "proxy/services/scoping.py",
+    "proxy/store/audit.py",
+    "proxy/store/change.py",
+    "proxy/store/engine.py",
+    "proxy/store/feed.py",
+    "proxy/store/living.py",
+    "proxy/store/tokens.py",
+    "proxy/authority/hashing.py",
+    "proxy/authority/lease.py",
+    "proxy/authority/link.py",
+    "proxy/authority/orders.py",
+    "proxy/authority/page.py",
+    "proxy/authority/resolver.py",
+    "proxy/authority/told.py",
+    "proxy/authority/webhook.py",
+    "proxy/control/authenticate.py",
+    "proxy/control/exchange.py",
+    "proxy/control/hosts.py",
+    "proxy/control/requests.py",
+    "proxy/control/throttle.py",
+    "proxy/settings/addresses.py",
+    "proxy/settings/environment.py",
+    "proxy/settings/rules.py",
+    "proxy/settings/secret.py",
+    "proxy/supervisor/datadir.py",
+)
 
 #: What is asked last, by package: contracts and threats that go through it.
 FAR: Final[Mapping[str, Sequence[str]]] = {
@@ -54,16 +102,34 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
     "proxy/core/reasons.py": ("tests/unit/gateway/test_refusals.py",),
     "proxy/gateway/second_target.py": ("tests/threats/test_s2_second_targets.py",),
     "proxy/gateway/authorise.py": ("tests/unit/gateway/test_orgs.py",),
-    "proxy/gateway/body.py": ("tests/property/test_gateway_bodies.py", "tests/unit/gateway/test_messages.py"),
-    "proxy/gateway/cache.py": ("tests/unit/gateway/test_resolve.py", "tests/unit/gateway/test_authority_link.py"),
-    "proxy/gateway/parse.py": ("tests/property/test_gateway_heads.py", "tests/unit/gateway/test_messages.py"),
-    "proxy/services/custody.py": ("tests/unit/services/test_containment.py", "tests/unit/services/test_orgkeys.py"),
+    "proxy/gateway/http1/body.py": (
+        "tests/property/test_gateway_bodies.py",
+        "tests/unit/gateway/http1/test_messages.py",
+    ),
+    "proxy/gateway/cache.py": (
+        "tests/unit/gateway/test_resolve.py",
+        "tests/unit/gateway/test_authority_link.py",
+    ),
+    "proxy/gateway/parse.py": (
+        "tests/property/test_gateway_heads.py",
+        "tests/unit/gateway/http1/test_messages.py",
+    ),
+    "proxy/services/custody.py": (
+        "tests/unit/services/test_containment.py",
+        "tests/unit/services/test_orgkeys.py",
+    ),
     "proxy/services/ending.py": ("tests/unit/services/test_tokens_life.py",),
     "proxy/services/fields.py": ("tests/unit/services/test_people.py",),
     "proxy/services/names.py": ("tests/unit/services/test_people.py",),
-    "proxy/services/owning.py": ("tests/unit/services/test_containment.py", "tests/unit/services/test_tokens.py"),
+    "proxy/services/owning.py": (
+        "tests/unit/services/test_containment.py",
+        "tests/unit/services/test_tokens.py",
+    ),
     "proxy/services/regeneration.py": ("tests/unit/services/test_tokens_life.py",),
-    "proxy/control/exchange.py": ("tests/unit/control/test_refusal_log.py", "tests/unit/control/test_api.py"),
+    "proxy/control/exchange.py": (
+        "tests/unit/control/test_refusal_log.py",
+        "tests/unit/control/test_api.py",
+    ),
     "proxy/control/hosts.py": ("tests/unit/control/test_api.py",),
     "proxy/control/requests.py": ("tests/unit/control/test_api.py",),
 }
@@ -93,13 +159,12 @@ def paths(packages: Sequence[str] = ()) -> list[str]:
 
     Raises KeyError for what is none.
     """
-    every = [f"proxy/{package}/{name}.py" for package, names in MODULES.items() for name in names]
     if not packages:
-        return every
+        return list(MODULES)
     found = []
     for wanted in (one.rstrip("/").removeprefix("proxy/") for one in packages):
-        some = [path for path in every if path.startswith(f"proxy/{wanted}/")]
-        some = some or [path for path in every if path == f"proxy/{wanted.removesuffix('.py')}.py"]
+        some = [path for path in MODULES if path.startswith(f"proxy/{wanted}/")]
+        some = some or [path for path in MODULES if path == f"proxy/{wanted.removesuffix('.py')}.py"]
         if not some:
             raise KeyError(wanted)
         found += some
@@ -108,8 +173,12 @@ def paths(packages: Sequence[str] = ()) -> list[str]:
 
 def stages(path: str, root: Path = ROOT) -> list[list[str]]:
     """The tests of one module, the nearest first: its own; those that import it; its package's, contracts, threats."""
-    _, package, name = path.removesuffix(".py").split("/")
-    own = [f"tests/unit/{package}/test_{name}.py", f"tests/property/test_{package}_{name}.py", *NEAR.get(path, ())]
+    _, package, *rooms, name = path.removesuffix(".py").split("/")
+    own = [
+        "/".join(("tests/unit", package, *rooms, f"test_{name}.py")),
+        f"tests/property/test_{package}_{name}.py",
+        *NEAR.get(path, ()),
+    ]
     own = [one for one in own if (root / one).exists()]
     module = path.removesuffix(".py").replace("/", ".")
     importing = [test for test, names in _imports(root).items() if module in names and test not in own]
@@ -124,7 +193,7 @@ def stages(path: str, root: Path = ROOT) -> list[list[str]]:
 
 
 def _modules(place: Path, root: Path) -> list[str]:
-    found = [place] if place.is_file() else sorted(place.glob("test_*.py"))
+    found = [place] if place.is_file() else sorted(place.rglob("test_*.py"))
     return [path.relative_to(root).as_posix() for path in found]
 
 

@@ -14,7 +14,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gateway.body import (
+from proxy.gateway.http1.body import (
     EXTENSION_LIMIT,
     LINE_LIMIT,
     TRAILER_LIMIT,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.asked import TOKEN
-from proxy.gateway.grammar import head_lines, without_fields
+from proxy.gateway.http1.grammar import head_lines, without_fields
 from proxy.gateway.relay import Relay
 from tests.fuzz.targets import response_head
 from tests.fuzz.targets.request_head import KNOWN, check, make_parser

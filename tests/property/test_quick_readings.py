@@ -13,7 +13,7 @@ from proxy.core.target import _examine, canonical_path
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import head_lines, trimmed
+from proxy.gateway.http1.grammar import head_lines, trimmed
 from proxy.gateway.parse import HeadParser
 
 SEARCH = TokenSearch(TokenFormat("acme"))

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.unit.gateway.http1.test_partial_head import NO_ANSWERS
 from tests.unit.gateway.kit import (
     BackendConnection,
     Handler,
@@ -16,7 +17,6 @@ from tests.unit.gateway.kit import (
     serving,
     until,
 )
-from tests.unit.gateway.test_incomplete import NO_ANSWERS
 
 DATE = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

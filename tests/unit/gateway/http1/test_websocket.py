@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gateway.websocket import WebSocketBody
+from proxy.gateway.http1.websocket import WebSocketBody
 from tests.support.websocket import BINARY, CLOSE, GOING_AWAY, TEXT, frame, read_frame
 from tests.unit.gateway.transports import Transport
 

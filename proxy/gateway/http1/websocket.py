@@ -12,7 +12,7 @@ import asyncio
 import os
 from typing import Final
 
-from proxy.gateway.body import TunnelBody
+from proxy.gateway.http1.body import TunnelBody
 
 _GOING_AWAY: Final = b"\x03\xe9"
 """1001 (RFC 6455 section 7.4.1)."""

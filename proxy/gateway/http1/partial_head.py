@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 from proxy.core.reasons import Reason
-from proxy.gateway.grammar import HEAD_END, STATUS_LINE
+from proxy.gateway.http1.grammar import HEAD_END, STATUS_LINE
 
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|\0")
 """LF or CR that is not part of a CRLF, and NUL."""

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from proxy.gateway.grammar import head_lines
+from proxy.gateway.http1.grammar import head_lines
 
 #: Lines of anything but control characters and with HTAB, between them CRLF and nothing else.
 HEAD = re.compile(rb"[^\0-\x08\x0a-\x1f\x7f]+(?:\r\n[^\0-\x08\x0a-\x1f\x7f]+)*")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from proxy.core.reasons import Reason
-from proxy.gateway.incomplete import answer_possible, request_refusal
+from proxy.gateway.http1.partial_head import answer_possible, request_refusal
 from tests.unit.gateway.ingress import connected
 from tests.unit.gateway.kit import Gateway
 
