@@ -27,9 +27,9 @@ from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat, verify_digest
 from proxy.core.token_search import TokenSearch
-from proxy.gateway.cache import Entry, GrantCache
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.link import AuthorityLink
+from proxy.gateway.grants.authority_client import AuthorityLink
+from proxy.gateway.grants.cache import Entry, GrantCache
 from proxy.observe import defects
 
 _ATTEMPTS: Final = 8

@@ -13,7 +13,7 @@ from typing import Final
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.body import encode_chunks
-from proxy.gateway.upstream import Server, UpstreamConnection
+from proxy.gateway.upstream.pool import Server, UpstreamConnection
 from proxy.observe import defects
 
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))

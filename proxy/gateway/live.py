@@ -17,8 +17,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from proxy.core.reasons import Reason
-from proxy.gateway.cache import Entry
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import Entry
 from proxy.observe import defects
 
 

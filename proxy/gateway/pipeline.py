@@ -29,7 +29,7 @@ from proxy.gateway.relay import Relay
 from proxy.gateway.respond import Responder
 from proxy.gateway.route import route
 from proxy.gateway.second_target import second_target
-from proxy.gateway.upstream import Upstream, UpstreamConnection
+from proxy.gateway.upstream.pool import Upstream, UpstreamConnection
 from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 

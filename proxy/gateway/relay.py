@@ -32,7 +32,7 @@ from proxy.gateway.http1.grammar import (
 )
 from proxy.gateway.http1.partial_head import answer_possible
 from proxy.gateway.http1.websocket import WebSocketBody
-from proxy.gateway.upstream import UpstreamConnection
+from proxy.gateway.upstream.pool import UpstreamConnection
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
 """Longest head of an answer, in bytes, without the two CRLF at its end."""

@@ -23,15 +23,15 @@ from proxy.core.child import Order, OrderName, OrderRefused
 from proxy.core.identity import IdentityNames
 from proxy.core.routes import RouteTable
 from proxy.gateway.authenticate import Authenticator
-from proxy.gateway.cache import GrantCache
 from proxy.gateway.entrance import FORWARD_AUTH, PROXY, limits_of, patience
 from proxy.gateway.forward_auth import ForwardAuthPipeline
+from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.record import Recorder
 from proxy.gateway.respond import Responder
-from proxy.gateway.upstream import Upstream
+from proxy.gateway.upstream.pool import Upstream
 from proxy.observe import logs
 from proxy.settings.boot import read_settings
 from proxy.settings.compile import identity_names, route_table

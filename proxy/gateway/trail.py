@@ -20,9 +20,9 @@ from typing import Final, Protocol
 from proxy.core.reasons import Reason
 from proxy.core.wire import frame, frame_body
 from proxy.gateway.access import method_shown
-from proxy.gateway.cache import Entry
 from proxy.gateway.events import ROUTE_LIMIT, RequestEvents, entity_shown
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import Entry
 
 USES: Final = 2500
 EVENTS: Final = 256

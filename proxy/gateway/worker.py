@@ -25,21 +25,21 @@ from proxy.core.page import SLOT_EPOCH
 from proxy.gateway import entrance
 from proxy.gateway.accept import Tally
 from proxy.gateway.authenticate import Authenticator
-from proxy.gateway.cache import GrantCache
 from proxy.gateway.drain import drain
 from proxy.gateway.entrance import FORWARD_AUTH, PROXY
 from proxy.gateway.forward_auth import ForwardAuthPipeline
-from proxy.gateway.link import AuthorityLink
+from proxy.gateway.grants.authority_client import AuthorityLink
+from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.grants.shared_memory import PageReader
 from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
-from proxy.gateway.page import PageReader
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.record import Recorder
 from proxy.gateway.reload import Port, Reloader, Running, empty_lines, server_context
-from proxy.gateway.resolve import SystemResolver
 from proxy.gateway.respond import Responder
-from proxy.gateway.upstream import Upstream
-from proxy.gateway.watch import UpstreamWatch
+from proxy.gateway.upstream.dns import SystemResolver
+from proxy.gateway.upstream.monitor import UpstreamWatch
+from proxy.gateway.upstream.pool import Upstream
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge

@@ -12,8 +12,8 @@ from proxy.core.identity import PRESETS
 from proxy.core.model import Grant, Kind, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-from proxy.gateway.cache import Entry, GrantCache
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import Entry, GrantCache
 
 CAPACITY = 5
 ABSENT = 3

@@ -61,7 +61,7 @@ TOGETHER: Final = (
     "tests/e2e/test_websocket_clients.py",
     "tests/unit/gateway/test_live.py",
     "tests/unit/gateway/test_listen.py",
-    "tests/unit/gateway/test_authority_link.py",
+    "tests/unit/gateway/grants/test_authority_ends.py",
 )
 """The files with tests that run alone (`support.turns`): one worker has them all, or they would wait for each other."""
 

@@ -27,8 +27,8 @@ from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
 from proxy.gateway.accept import Acceptor, Tally
 from proxy.gateway.authenticate import Authenticator
-from proxy.gateway.cache import GrantCache
-from proxy.gateway.link import AuthorityLink
+from proxy.gateway.grants.authority_client import AuthorityLink
+from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.parse import HeadParser

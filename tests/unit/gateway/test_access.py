@@ -17,8 +17,8 @@ from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.core.token import Minted
 from proxy.gateway.access import BATCH, LINES_PER_SWEEP, PATH_LIMIT, WAITING_BYTES, WAITING_LINES
-from proxy.gateway.cache import Entry
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import Entry
 from proxy.gateway.record import Recorder
 from proxy.observe.logs import get_logger, redact
 from proxy.settings.model import Log

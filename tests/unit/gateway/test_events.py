@@ -18,9 +18,9 @@ from proxy.core.routes import Match
 from proxy.core.second_targets import SecondTarget
 from proxy.core.token import Minted
 from proxy.gateway import events as module
-from proxy.gateway.cache import Entry
 from proxy.gateway.events import ALLOWED, LEVELS, WAITING
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import Entry
 from proxy.gateway.record import Recorder
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Audit, Log

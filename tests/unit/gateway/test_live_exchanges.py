@@ -10,8 +10,8 @@ import pytest
 from proxy.core.model import Access, Kind
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
-from proxy.gateway.cache import Entry
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import Entry
 from proxy.gateway.live import LiveExchanges
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant, make_route, until
 

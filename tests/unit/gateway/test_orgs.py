@@ -17,7 +17,7 @@ from proxy.core.page import SLOT_EPOCH
 from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route
 from proxy.core.token import Minted
-from proxy.gateway.cache import Entry
+from proxy.gateway.grants.cache import Entry
 from tests.unit.gateway.ingress import entry
 from tests.unit.gateway.kit import (
     NAMES,

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from proxy.gateway.upstream import WRITE_HIGH_WATER
+from proxy.gateway.upstream.pool import WRITE_HIGH_WATER
 from tests.support.sockets import kernel_keeps
 from tests.unit.gateway.kit import (
     BackendConnection,

@@ -13,8 +13,8 @@ from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.core.wire import Deframer
 from proxy.gateway import trail as module
-from proxy.gateway.cache import Entry
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import Entry
 from proxy.gateway.record import Recorder
 from proxy.gateway.trail import EVENTS, SWEEPS
 from proxy.observe.logs import get_logger

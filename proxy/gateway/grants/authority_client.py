@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from proxy.core.errors import AuthorityError, AuthorityOverloaded, AuthorityUnavailable, WireError
 from proxy.core.wire import Deframer, frame, grant_from_wire, refused_from_wire
-from proxy.gateway.cache import GrantCache
-from proxy.gateway.lookups import Answer, LookupQueue, Outcome
+from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.grants.lookup_queue import Answer, LookupQueue, Outcome
 from proxy.observe import defects
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.05

@@ -16,7 +16,7 @@ from proxy.authority.page import open_page
 from proxy.core.errors import AuthorityUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.gateway.link import AuthorityLink
+from proxy.gateway.grants.authority_client import AuthorityLink
 from tests.unit.authority.test_link import World
 from tests.unit.authority.waiting import until
 from tests.unit.gateway.kit import make_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.gateway.cache import Entry, GrantCache
+from proxy.gateway.grants.cache import Entry, GrantCache
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from proxy.gateway.health import HealthChecks, explain
-from proxy.gateway.resolve import Lookups, Resolver
-from proxy.gateway.upstream import Server, Upstream
+from proxy.gateway.upstream.dns import Lookups, Resolver
+from proxy.gateway.upstream.health_check import HealthChecks, explain
+from proxy.gateway.upstream.pool import Server, Upstream
 from proxy.observe.logs import Logger
 from proxy.observe.metrics import UPSTREAM_ADDRESSES, UPSTREAM_CHECKS, UPSTREAM_UP
 from proxy.observe.snapshot import Snapshot

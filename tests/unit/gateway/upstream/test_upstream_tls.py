@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.certificates import Pair, pair
 from tests.unit.gateway.kit import BackendConnection, field_lines, get, response, until
-from tests.unit.gateway.watched import backend_at, fields, told, watched
+from tests.unit.gateway.upstream.watched import backend_at, fields, told, watched
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.gateway.health import HealthChecks
-from proxy.gateway.upstream import Upstream
+from proxy.gateway.upstream.health_check import HealthChecks
+from proxy.gateway.upstream.pool import Upstream
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import (
@@ -25,8 +25,8 @@ from tests.unit.gateway.kit import (
     response,
     until,
 )
-from tests.unit.gateway.test_upstream import backend, port_of, refusing, silent
-from tests.unit.gateway.watched import Watched, fields, told, watched
+from tests.unit.gateway.upstream.test_pool import backend, port_of, refusing, silent
+from tests.unit.gateway.upstream.watched import Watched, fields, told, watched
 
 OFTEN = {"path": "/up", "interval": 0.02, "timeout": 2.0}
 CHECK = b"GET /up "

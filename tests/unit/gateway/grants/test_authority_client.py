@@ -14,7 +14,7 @@ from proxy.core.errors import AuthorityUnavailable
 from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.core.wire import PREFIXES_AT_ONCE, Message, frame
-from proxy.gateway.link import AuthorityLink
+from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.worker import loop_factory as loop_factory_of_workers
 from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
 from tests.unit.gateway.scripted import Authority, authority_at
@@ -268,7 +268,7 @@ async def test_counters_are_sent_while_there_is_a_link_and_never_kept() -> None:
 
 async def test_counters_do_not_pile_up_before_an_authority_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world() as w:
-        monkeypatch.setattr("proxy.gateway.link._BUFFERED", 1)
+        monkeypatch.setattr("proxy.gateway.grants.authority_client._BUFFERED", 1)
         assert w.link._writer is not None
         transport = w.link._writer.transport
         snapshot = {"counters": {"x" * 100_000: [1]}}

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from proxy.gateway.resolve import Resolver, TableResolver
-from proxy.gateway.upstream import Server, Upstream
-from proxy.gateway.watch import UpstreamWatch
+from proxy.gateway.upstream.dns import Resolver, TableResolver
+from proxy.gateway.upstream.monitor import UpstreamWatch
+from proxy.gateway.upstream.pool import Server, Upstream
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import Backend, Gateway, Handler

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
 from proxy.gateway.http1.grammar import HEAD_END, STATUS_LINE, head_lines
-from proxy.gateway.upstream import Server, Upstream
+from proxy.gateway.upstream.pool import Server, Upstream
 from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.settings.model import UpstreamHealth

@@ -10,7 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
 
-from proxy.gateway.upstream import Server
+from proxy.gateway.upstream.pool import Server
 from tests.unit.gateway.kit import (
     HOST,
     Backend,

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.gateway.resolve import SystemResolver, TableResolver
-from proxy.gateway.upstream import Upstream
+from proxy.gateway.upstream.dns import SystemResolver, TableResolver
+from proxy.gateway.upstream.pool import Upstream
 from tests.support.process import free_port
 from tests.unit.gateway.kit import Backend, BackendConnection, Client, answering, get, reset, response, until
-from tests.unit.gateway.watched import Watched, backend_at, fields, told, watched
+from tests.unit.gateway.upstream.watched import Watched, backend_at, fields, told, watched
 
 ONE, TWO, THREE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 OFTEN = 0.02

@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.gateway.lookups import Answer, LookupQueue, Outcome
+from proxy.gateway.grants.lookup_queue import Answer, LookupQueue, Outcome
 from tests.unit.gateway.kit import until
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from proxy.gateway.upstream import Upstream
+from proxy.gateway.upstream.pool import Upstream
 from proxy.observe import defects
 from proxy.observe.logs import Logger
 
