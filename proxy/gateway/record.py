@@ -12,11 +12,11 @@ from typing import Final
 
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route
-from proxy.gateway.access import BATCH, AccessLog
-from proxy.gateway.events import READS, RequestEvents
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
-from proxy.gateway.trail import Trail
+from proxy.gateway.telemetry.access_log import BATCH, AccessLog
+from proxy.gateway.telemetry.audit_events import READS, RequestEvents
+from proxy.gateway.telemetry.usage_reporter import Trail
 from proxy.observe.logs import Logger, write_lines
 from proxy.observe.metrics import (
     CACHE_ENTRIES,

@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from proxy.core.reasons import Reason
-from proxy.gateway.access import SWEEPS_PER_MINUTE
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.record import Recorder
+from proxy.gateway.telemetry.access_log import SWEEPS_PER_MINUTE
 from proxy.observe.logs import compose, get_logger, render
 
 MEGABYTE = 1_000_000

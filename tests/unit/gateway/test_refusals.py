@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from proxy.core.reasons import TABLE, Reason
-from proxy.gateway.access import LINES_PER_SWEEP
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.respond import Responder
+from proxy.gateway.telemetry.access_log import LINES_PER_SWEEP
 from proxy.observe.metrics import CACHE_HITS, REQUEST_SECONDS, REQUESTS
 from tests.unit.gateway.kit import CACHE_KEY, Gateway, answering, get, response, serving, until
 

@@ -12,11 +12,11 @@ from proxy.core.model import Access, Kind
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.core.wire import Deframer
-from proxy.gateway import trail as module
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
 from proxy.gateway.record import Recorder
-from proxy.gateway.trail import EVENTS, SWEEPS
+from proxy.gateway.telemetry import usage_reporter as module
+from proxy.gateway.telemetry.usage_reporter import EVENTS, SWEEPS
 from proxy.observe.logs import get_logger
 from tests.unit.gateway.kit import NAMES, TOKENS, Gateway, make_grant, make_route
 

@@ -19,10 +19,10 @@ from typing import Final, Protocol
 
 from proxy.core.reasons import Reason
 from proxy.core.wire import frame, frame_body
-from proxy.gateway.access import method_shown
-from proxy.gateway.events import ROUTE_LIMIT, RequestEvents, entity_shown
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
+from proxy.gateway.telemetry.access_log import method_shown
+from proxy.gateway.telemetry.audit_events import ROUTE_LIMIT, RequestEvents, entity_shown
 
 USES: Final = 2500
 EVENTS: Final = 256

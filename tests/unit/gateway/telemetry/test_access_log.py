@@ -16,10 +16,10 @@ from proxy.core.model import Access, Kind
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.core.token import Minted
-from proxy.gateway.access import BATCH, LINES_PER_SWEEP, PATH_LIMIT, WAITING_BYTES, WAITING_LINES
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
 from proxy.gateway.record import Recorder
+from proxy.gateway.telemetry.access_log import BATCH, LINES_PER_SWEEP, PATH_LIMIT, WAITING_BYTES, WAITING_LINES
 from proxy.observe.logs import get_logger, redact
 from proxy.settings.model import Log
 from tests.unit.gateway.kit import HOST, TOKENS, Gateway, answering, get, make_grant, make_route, response, serving

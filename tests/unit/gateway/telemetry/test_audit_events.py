@@ -17,11 +17,11 @@ from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Match
 from proxy.core.second_targets import SecondTarget
 from proxy.core.token import Minted
-from proxy.gateway import events as module
-from proxy.gateway.events import ALLOWED, LEVELS, WAITING
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
 from proxy.gateway.record import Recorder
+from proxy.gateway.telemetry import audit_events as module
+from proxy.gateway.telemetry.audit_events import ALLOWED, LEVELS, WAITING
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Audit, Log
 from tests.unit.gateway.kit import TOKENS, Gateway, make_grant, make_route

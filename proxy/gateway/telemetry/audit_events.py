@@ -26,8 +26,8 @@ from proxy.core.permissions import Permission
 from proxy.core.policy import reached
 from proxy.core.reasons import Reason
 from proxy.core.second_targets import SecondTarget
-from proxy.gateway.access import method_shown, path_shown
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.telemetry.access_log import method_shown, path_shown
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
 
