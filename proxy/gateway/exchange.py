@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from proxy.core.reasons import Reason
     from proxy.core.routes import Match
     from proxy.core.second_targets import SecondTarget
+    from proxy.gateway.downstream.connection import ClientConnection
     from proxy.gateway.grants.cache import Entry
     from proxy.gateway.http1.body import Body
-    from proxy.gateway.listen import ClientConnection
     from proxy.gateway.upstream.pool import Server, Upstream, UpstreamConnection
 
 NO_BODY: Final = -1

@@ -23,10 +23,10 @@ from proxy.core.child import Order, OrderName, OrderRefused
 from proxy.core.identity import IdentityNames
 from proxy.core.routes import RouteTable
 from proxy.gateway.authenticate import Authenticator
-from proxy.gateway.entrance import FORWARD_AUTH, PROXY, limits_of, patience
+from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.cache import GrantCache
-from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.record import Recorder

@@ -22,16 +22,16 @@ from proxy.core.errors import ConfigurationError, Problem
 from proxy.core.identity import IdentityNames
 from proxy.core.model import Kind
 from proxy.core.page import SLOT_EPOCH
-from proxy.gateway import entrance
-from proxy.gateway.accept import Tally
 from proxy.gateway.authenticate import Authenticator
+from proxy.gateway.downstream import listener_factory
+from proxy.gateway.downstream.acceptor import Tally
+from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY
 from proxy.gateway.drain import drain
-from proxy.gateway.entrance import FORWARD_AUTH, PROXY
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.grants.shared_memory import PageReader
-from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.record import Recorder
@@ -213,8 +213,8 @@ class Worker:
             responder=responder,
             recorder=recorder,
             empty_lines=empty_lines(names),
-            max_request_line=entrance.limits_of(FORWARD_AUTH, settings).request_line,
-            patience=entrance.patience(settings),
+            max_request_line=listener_factory.limits_of(FORWARD_AUTH, settings).request_line,
+            patience=listener_factory.patience(settings),
         )
         return Running(
             settings=settings,
@@ -271,12 +271,14 @@ class Worker:
 
     def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener:
         """What the connections of the listener of this name share."""
-        return entrance.listener(name, pipeline, names, settings, pseudonym=self._pseudonym)
+        return listener_factory.listener(name, pipeline, names, settings, pseudonym=self._pseudonym)
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
         """Accept from all sockets of `port`, instead of what did before."""
         former = list(port.servers)
-        acceptor = entrance.acceptor(name, port.listener, port.fds, settings, context, tally=self._tally, log=self._log)
+        acceptor = listener_factory.acceptor(
+            name, port.listener, port.fds, settings, context, tally=self._tally, log=self._log
+        )
         acceptor.start()
         port.servers[:] = [acceptor]
         for server in former:

@@ -29,7 +29,7 @@ from proxy.observe.metrics import Outcome
 from proxy.settings.model import Log
 
 if TYPE_CHECKING:
-    from proxy.gateway.listen import ClientConnection
+    from proxy.gateway.downstream.connection import ClientConnection
 
 LINES_PER_SWEEP: Final = 40
 BYTES_PER_MINUTE: Final = 900_000

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.core.routes import Route
+from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.forward_auth import ForwardAuthPipeline
-from proxy.gateway.listen import ClientConnection
 from tests.unit.gateway.kit import HOST, NAMES, Gateway
 
 TRUSTED = (f"{HOST}/32",)

@@ -25,11 +25,11 @@ from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
-from proxy.gateway.accept import Acceptor, Tally
 from proxy.gateway.authenticate import Authenticator
+from proxy.gateway.downstream.acceptor import Acceptor, Tally
+from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
-from proxy.gateway.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.parse import HeadParser
 from proxy.gateway.pipeline import ProxyPipeline

@@ -14,7 +14,7 @@ from proxy.core.model import Access, Kind
 from proxy.core.page import SLOT_LEASE
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
-from proxy.gateway.listener import Listener
+from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.mutate import Mutator
 from proxy.gateway.parse import HeadParser
 from proxy.gateway.pipeline import ProxyPipeline

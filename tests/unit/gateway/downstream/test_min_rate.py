@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.gateway.pace import Pace
+from proxy.gateway.downstream.min_rate import Pace
 
 SECOND = 1_000_000_000
 IDLE = 30 * SECOND

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from proxy.gateway.proxy_protocol import MAX_HEADER, Header, ProxyHeaderError, crc32c, parse
+from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, Header, ProxyHeaderError, crc32c, parse
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 TCP4 = bytes((192, 0, 2, 7, 10, 0, 0, 1)) + struct.pack("!HH", 4711, 443)

@@ -23,8 +23,8 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
-from proxy.gateway.listener import Listener, is_within
-from proxy.gateway.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
+from proxy.gateway.downstream.listener import Listener, is_within
+from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
 from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED

@@ -10,11 +10,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.core.reasons import Reason
+from proxy.gateway.downstream.connection import ClientConnection
+from proxy.gateway.downstream.disconnect import has_left
+from proxy.gateway.downstream.lingering_close import Linger
 from proxy.gateway.http1.partial_head import request_refusal
 from proxy.gateway.http1.websocket import WebSocketBody
-from proxy.gateway.leaving import has_left
-from proxy.gateway.linger import Linger
-from proxy.gateway.listen import ClientConnection
 from proxy.gateway.parse import HeadParser
 
 if TYPE_CHECKING:

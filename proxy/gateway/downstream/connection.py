@@ -17,16 +17,16 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
+from proxy.gateway.downstream.disconnect import break_off
+from proxy.gateway.downstream.lingering_close import Linger
+from proxy.gateway.downstream.min_rate import Pace, unread
 from proxy.gateway.exchange import Exchange, end_after
 from proxy.gateway.http1.body import FramingError
 from proxy.gateway.http1.grammar import HEAD_END
 from proxy.gateway.http1.websocket import WebSocketBody
-from proxy.gateway.leaving import break_off
-from proxy.gateway.linger import Linger
-from proxy.gateway.pace import Pace, unread
 
 if TYPE_CHECKING:
-    from proxy.gateway.listener import Listener
+    from proxy.gateway.downstream.listener import Listener
 
 # A call through the module, `time.x()`, costs twice as much.
 _now_ns: Final = time.monotonic_ns

@@ -18,8 +18,8 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.gateway.accept import Drop, Pause, _Introduction
-from proxy.gateway.listener import Listener
+from proxy.gateway.downstream.acceptor import Drop, Pause, _Introduction
+from proxy.gateway.downstream.listener import Listener
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from tests.support.certificates import pair
 from tests.unit.gateway.kit import (

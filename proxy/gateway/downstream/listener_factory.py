@@ -11,9 +11,9 @@ from typing import Final
 
 from proxy.core.claims import fold
 from proxy.core.identity import IdentityNames, stripped_names
-from proxy.gateway.accept import Acceptor, Tally
-from proxy.gateway.descriptors import connections, raise_limit
-from proxy.gateway.listener import Listener
+from proxy.gateway.downstream.acceptor import Acceptor, Tally
+from proxy.gateway.downstream.fd_limits import connections, raise_limit
+from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.gateway.descriptors import GENEROUS, OWN, Room, connections, raise_limit
+from proxy.gateway.downstream.fd_limits import GENEROUS, OWN, Room, connections, raise_limit
 from proxy.settings.model import Settings
 
 TRUSTED = {"trusted": ["127.0.0.1"]}

@@ -16,8 +16,9 @@ from typing import Any, cast
 import pytest
 
 from proxy.core.model import Kind
-from proxy.gateway.pace import unread
+from proxy.gateway.downstream.min_rate import unread
 from tests.support.certificates import pair
+from tests.unit.gateway.downstream.test_connection import connection_of
 from tests.unit.gateway.ingress import entry
 from tests.unit.gateway.kit import (
     HOST,
@@ -34,7 +35,6 @@ from tests.unit.gateway.kit import (
     until,
 )
 from tests.unit.gateway.scripted import authority_at
-from tests.unit.gateway.test_listen import connection_of
 
 BODY = 16_000_000
 UPLOAD = b"POST /open/a HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n" % BODY

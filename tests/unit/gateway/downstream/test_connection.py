@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.gateway.listen import ClientConnection
+from proxy.gateway.downstream.connection import ClientConnection
 from tests.unit.gateway.kit import (
     BackendConnection,
     Client,
