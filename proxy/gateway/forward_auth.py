@@ -21,11 +21,11 @@ from typing import Final
 from proxy.core.asked import TOKEN, host_name
 from proxy.core.reasons import Reason
 from proxy.core.routes import RouteTable
-from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider
-from proxy.gateway.record import Recorder
-from proxy.gateway.respond import Responder
 
 _ORIGINAL: Final = (b"x-original-method", b"x-original-uri")
 _FORWARDED: Final = (b"x-forwarded-method", b"x-forwarded-uri")

@@ -18,17 +18,17 @@ from proxy.core.asked import only_reported
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import RouteTable
-from proxy.gateway.authenticate import PENDING, Authenticator
-from proxy.gateway.authorise import authorise
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.forward import Forwarder
-from proxy.gateway.live import LiveExchanges
-from proxy.gateway.mutate import Mutator, forwarded_host
-from proxy.gateway.record import Recorder
-from proxy.gateway.relay import Relay
-from proxy.gateway.respond import Responder
-from proxy.gateway.route import route
-from proxy.gateway.second_target import second_target
+from proxy.gateway.phases.authenticate import PENDING, Authenticator
+from proxy.gateway.phases.authorise import authorise
+from proxy.gateway.phases.forward import Forwarder
+from proxy.gateway.phases.mutate import Mutator, forwarded_host
+from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.relay import Relay
+from proxy.gateway.phases.respond import Responder
+from proxy.gateway.phases.revalidate import LiveExchanges
+from proxy.gateway.phases.route import route
+from proxy.gateway.phases.second_target import second_target
 from proxy.gateway.upstream.pool import Upstream, UpstreamConnection
 from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings

@@ -22,15 +22,15 @@ from typing import Final, Protocol
 from proxy.core.child import Order, OrderName, OrderRefused
 from proxy.core.identity import IdentityNames
 from proxy.core.routes import RouteTable
-from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.cache import GrantCache
-from proxy.gateway.mutate import Mutator
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
-from proxy.gateway.record import Recorder
-from proxy.gateway.respond import Responder
 from proxy.gateway.upstream.pool import Upstream
 from proxy.observe import logs
 from proxy.settings.boot import read_settings

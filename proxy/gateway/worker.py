@@ -22,7 +22,6 @@ from proxy.core.errors import ConfigurationError, Problem
 from proxy.core.identity import IdentityNames
 from proxy.core.model import Kind
 from proxy.core.page import SLOT_EPOCH
-from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import Tally
 from proxy.gateway.downstream.listener import Listener
@@ -32,11 +31,12 @@ from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.grants.shared_memory import PageReader
-from proxy.gateway.mutate import Mutator
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
-from proxy.gateway.record import Recorder
 from proxy.gateway.reload import Port, Reloader, Running, empty_lines, server_context
-from proxy.gateway.respond import Responder
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import Upstream

@@ -115,7 +115,7 @@ def test_a_part_of_the_table_is_named_by_package_or_module() -> None:
     core = [path for path in table.MODULES if path.startswith("proxy/core/")]
     assert core
     assert table.paths(["core"]) == table.paths(["proxy/core"]) == core
-    assert table.paths(["proxy/gateway/live.py", "gateway/live"]) == ["proxy/gateway/live.py"]
+    assert table.paths(["proxy/gateway/phases/revalidate.py", "gateway/live"]) == ["proxy/gateway/phases/revalidate.py"]
     with pytest.raises(KeyError):
         table.paths(["nowhere"])
 

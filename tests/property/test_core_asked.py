@@ -10,7 +10,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.phases.parse import HeadParser
 
 SEARCH = TokenSearch(TokenFormat("acme"))
 

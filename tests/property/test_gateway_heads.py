@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.core.asked import TOKEN
 from proxy.gateway.http1.grammar import head_lines, without_fields
-from proxy.gateway.relay import Relay
+from proxy.gateway.phases.relay import Relay
 from tests.fuzz.targets import response_head
 from tests.fuzz.targets.request_head import KNOWN, check, make_parser
 from tests.fuzz.targets.response_head import Nobody

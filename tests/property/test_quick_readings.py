@@ -14,7 +14,7 @@ from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.grammar import head_lines, trimmed
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.phases.parse import HeadParser
 
 SEARCH = TokenSearch(TokenFormat("acme"))
 

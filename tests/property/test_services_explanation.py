@@ -15,9 +15,9 @@ from proxy.core.target import Allowance
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.parse import HeadParser
-from proxy.gateway.respond import Responder
-from proxy.gateway.route import route
+from proxy.gateway.phases.parse import HeadParser
+from proxy.gateway.phases.respond import Responder
+from proxy.gateway.phases.route import route
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
 from proxy.services.explanation import Asked, Gateway, explain

@@ -15,7 +15,7 @@ from proxy.gateway.downstream.disconnect import has_left
 from proxy.gateway.downstream.lingering_close import Linger
 from proxy.gateway.http1.partial_head import request_refusal
 from proxy.gateway.http1.websocket import WebSocketBody
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.phases.parse import HeadParser
 
 if TYPE_CHECKING:
     from proxy.gateway.pipeline import Decider

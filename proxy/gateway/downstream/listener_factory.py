@@ -14,7 +14,7 @@ from proxy.core.identity import IdentityNames, stripped_names
 from proxy.gateway.downstream.acceptor import Acceptor, Tally
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
 from proxy.settings.model import ForwardAuthListener, Limits, ProxyListener, Settings

@@ -25,7 +25,7 @@ from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.grammar import HEAD_END
-from proxy.gateway.parse import FORWARDED_FIELDS, HeadParser
+from proxy.gateway.phases.parse import FORWARDED_FIELDS, HeadParser
 from tests.fuzz.targets.target import Target
 from tests.support.sentinel import REG_NAME
 

@@ -13,7 +13,7 @@ import httptools
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.grammar import HEAD_END, head_lines
-from proxy.gateway.relay import Relay
+from proxy.gateway.phases.relay import Relay
 from proxy.gateway.upstream.pool import UpstreamConnection
 from tests.fuzz.targets.request_head import Read, fields_of, named
 from tests.fuzz.targets.target import Target

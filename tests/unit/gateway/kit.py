@@ -25,16 +25,16 @@ from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
-from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.downstream.acceptor import Acceptor, Tally
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
-from proxy.gateway.mutate import Mutator
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.parse import HeadParser
+from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
-from proxy.gateway.record import Recorder
-from proxy.gateway.respond import Responder
 from proxy.observe.logs import get_logger
 from proxy.settings.addresses import Server as Address
 from proxy.settings.model import Headers, Log

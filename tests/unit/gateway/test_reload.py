@@ -15,10 +15,10 @@ from proxy.core.page import SLOT_LEASE
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.mutate import Mutator
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.parse import HeadParser
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
-from proxy.gateway.respond import Responder
 from proxy.settings.addresses import Server as Address
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings

@@ -17,8 +17,8 @@ from proxy.core.wire import PREFIXES_AT_ONCE, Message, frame
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.worker import loop_factory as loop_factory_of_workers
 from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
+from tests.unit.gateway.phases.test_authenticate import world
 from tests.unit.gateway.scripted import Authority, authority_at
-from tests.unit.gateway.test_authenticate import world
 
 
 async def test_the_greeting_says_who_is_there_and_brings_the_key() -> None:

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from proxy.gateway.relay import MAX_RESPONSE_HEAD
+from proxy.gateway.phases.relay import MAX_RESPONSE_HEAD
 from tests.unit.gateway.kit import (
     BackendConnection,
     Client,

@@ -18,7 +18,7 @@ from proxy.core.routes import Match
 from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
-from proxy.gateway.record import Recorder
+from proxy.gateway.phases.record import Recorder
 from proxy.gateway.telemetry.access_log import BATCH, LINES_PER_SWEEP, PATH_LIMIT, WAITING_BYTES, WAITING_LINES
 from proxy.observe.logs import get_logger, redact
 from proxy.settings.model import Log

@@ -19,7 +19,7 @@ from proxy.core.second_targets import SecondTarget
 from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
-from proxy.gateway.record import Recorder
+from proxy.gateway.phases.record import Recorder
 from proxy.gateway.telemetry import audit_events as module
 from proxy.gateway.telemetry.audit_events import ALLOWED, LEVELS, WAITING
 from proxy.observe.logs import get_logger

@@ -14,7 +14,7 @@ from proxy.core.routes import Match
 from proxy.core.wire import Deframer
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
-from proxy.gateway.record import Recorder
+from proxy.gateway.phases.record import Recorder
 from proxy.gateway.telemetry import usage_reporter as module
 from proxy.gateway.telemetry.usage_reporter import EVENTS, SWEEPS
 from proxy.observe.logs import get_logger

@@ -24,7 +24,7 @@ from tests.unit.gateway.kit import (
     serving,
     until,
 )
-from tests.unit.gateway.test_live import UPGRADE, echo_tunnel
+from tests.unit.gateway.phases.test_revalidate import UPGRADE, echo_tunnel
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.record import Recorder
+from proxy.gateway.phases.record import Recorder
 from proxy.gateway.telemetry.access_log import SWEEPS_PER_MINUTE
 from proxy.observe.logs import compose, get_logger, render
 

@@ -17,10 +17,10 @@ from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
 from proxy.core.token import Minted, checksum
 from proxy.core.wire import Message
-from proxy.gateway.authenticate import PENDING, Authenticator
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.phases.authenticate import PENDING, Authenticator
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant, make_page, until
 from tests.unit.gateway.scripted import Authority, authority_at
 

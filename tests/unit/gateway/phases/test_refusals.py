@@ -11,7 +11,7 @@ import pytest
 
 from proxy.core.reasons import TABLE, Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.respond import Responder
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.telemetry.access_log import LINES_PER_SWEEP
 from proxy.observe.metrics import CACHE_HITS, REQUEST_SECONDS, REQUESTS
 from tests.unit.gateway.kit import CACHE_KEY, Gateway, answering, get, response, serving, until

@@ -12,7 +12,7 @@ from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
-from proxy.gateway.live import LiveExchanges
+from proxy.gateway.phases.revalidate import LiveExchanges
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant, make_route, until
 
 
