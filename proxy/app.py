@@ -95,7 +95,7 @@ def _load(options: argparse.Namespace) -> Settings:
     # Modules are made to stay; a collector that looks for garbage among them is a tenth of a start.
     gc.disable()
     if options.role.removesuffix(SPARE_SUFFIX) == "gateway":
-        from proxy.gateway import worker
+        from proxy.gateway.process import worker
 
         worker.loop_factory()
     else:
@@ -130,7 +130,7 @@ def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settin
 
 
 def _gateway(settings: Settings, options: argparse.Namespace) -> int:
-    from proxy.gateway import worker
+    from proxy.gateway.process import worker
 
     return worker.run(
         settings,

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from proxy.core.child import DATA_DIR_LOST
 from proxy.core.errors import DataDirLost, PatgateError
-from proxy.gateway.build import is_compiled
+from proxy.gateway.process.build import is_compiled
 from proxy.observe import defects
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings

@@ -28,12 +28,12 @@ LARGE = ("proxy.store.store", "sqlalchemy", "aiosqlite", "alembic", "argon2", "a
 
 
 def test_a_gateway_worker_has_no_database_no_slow_hash_and_no_control_plane_in_its_memory() -> None:
-    script = "import sys, proxy.app, proxy.gateway.worker; print('\\n'.join(sys.modules))"
+    script = "import sys, proxy.app, proxy.gateway.process.worker; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
     )
     loaded = done.stdout.split()
-    assert "proxy.gateway.worker" in loaded
+    assert "proxy.gateway.process.worker" in loaded
     assert [name for name in loaded if name.startswith(FORBIDDEN)] == []
 
 

@@ -15,7 +15,7 @@ from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.core.wire import PREFIXES_AT_ONCE, Message, frame
 from proxy.gateway.grants.authority_client import AuthorityLink
-from proxy.gateway.worker import loop_factory as loop_factory_of_workers
+from proxy.gateway.process.worker import loop_factory as loop_factory_of_workers
 from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
 from tests.unit.gateway.phases.test_authenticate import world
 from tests.unit.gateway.scripted import Authority, authority_at

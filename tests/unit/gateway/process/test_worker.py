@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.gateway.worker import Worker
+from proxy.gateway.process.worker import Worker
 from proxy.settings.model import Settings
 from tests.unit.gateway.kit import until
 

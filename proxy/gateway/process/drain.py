@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from typing import Final
 
-from proxy.gateway.reload import Running
+from proxy.gateway.process.reload import Running
 
 _ARRIVED_SECONDS: Final = 0.05
 """Time in which what has arrived is accepted and read, several turns of the event loop."""

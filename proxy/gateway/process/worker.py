@@ -26,7 +26,6 @@ from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import Tally
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY
-from proxy.gateway.drain import drain
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
@@ -36,7 +35,8 @@ from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.record import Recorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
-from proxy.gateway.reload import Port, Reloader, Running, empty_lines, server_context
+from proxy.gateway.process.drain import drain
+from proxy.gateway.process.reload import Port, Reloader, Running, empty_lines, server_context
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import Upstream

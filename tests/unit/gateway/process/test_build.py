@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.gateway.build import is_compiled
+from proxy.gateway.process.build import is_compiled
 from tests.support.builds import COMPILED, ROOT
 from tests.support.process import run
 
