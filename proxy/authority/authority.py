@@ -48,15 +48,15 @@ from proxy.services.explanation import Gateway
 from proxy.services.invitations import Invitations
 from proxy.services.me import Me
 from proxy.services.members import Members
-from proxy.services.minting import Minter
-from proxy.services.notices import Notices
 from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.policy import AdminRight, Policy
 from proxy.services.reports import Reports
 from proxy.services.roles import Roles
-from proxy.services.tokens import Tokens
+from proxy.services.tokens.expiry_notices import Notices
+from proxy.services.tokens.issuance import Minter
+from proxy.services.tokens.service import Tokens
 from proxy.services.users import Users
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings

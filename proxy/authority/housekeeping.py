@@ -22,8 +22,8 @@ from proxy.core.errors import PatgateError
 from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
 from proxy.observe.logs import get_logger
-from proxy.services.notices import Notice, Notices
 from proxy.services.policy import Policy
+from proxy.services.tokens.expiry_notices import Notice, Notices
 
 if TYPE_CHECKING:
     from proxy.authority.counters import Counters

@@ -17,7 +17,7 @@ from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.reports import Reports
 from proxy.services.roles import Roles
-from proxy.services.tokens import Tokens
+from proxy.services.tokens.service import Tokens
 from proxy.services.users import Users
 from proxy.store.requests import RequestEvent
 

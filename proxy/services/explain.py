@@ -23,11 +23,12 @@ from proxy.core.model import Actor, ActorKind, Reach
 from proxy.core.reasons import Reason
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
-from proxy.services import custody, grants, handling
+from proxy.services import grants
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.custody import NO_TOKEN, Ruling, Verb
 from proxy.services.explanation import Asked, Explanation, Gateway, Second, explain
 from proxy.services.steps import FAILED, Subject
+from proxy.services.tokens import authorization, loading
+from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Verb
 from proxy.services.views import TokenView, rfc3339
 from proxy.store.change import Rows
 from proxy.store.log import Entry, EventQuery, Order
@@ -174,8 +175,8 @@ class Explain:
         entry = await rows.tokens.get(token.rpartition("_")[2])
         if entry is None or token not in (entry.token.id, entry.token.prefix):
             return None
-        at_hand = await handling.at_hand(rows, asker, entry)
-        if custody.judge(asker, at_hand.target, Verb.SHOW, ()) is not Ruling.ALLOWED:
+        at_hand = await loading.at_hand(rows, asker, entry)
+        if authorization.judge(asker, at_hand.target, Verb.SHOW, ()) is not Ruling.ALLOWED:
             return None
         row = (await rows.grant_rows([entry.token.id])).tokens[entry.token.id]
         return Subject(

@@ -20,18 +20,19 @@ from dataclasses import dataclass, replace
 from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
 from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services import custody, handling, idempotency, lookalikes, lookup
+from proxy.services import idempotency, lookalikes, lookup
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.custody import Verb
 from proxy.services.fields import Fields
-from proxy.services.filters import TokenFilter
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.handling import KEYS_MAKE_NOTHING, Found
 from proxy.services.idempotency import Retry
-from proxy.services.minting import ORGS_MOST, Draft, Minter, NewKey, beyond, lifetime, new_row, permissions
 from proxy.services.policies import Policies
 from proxy.services.seats import require_seats
-from proxy.services.tokens import Tokens
+from proxy.services.tokens import authorization, loading
+from proxy.services.tokens.authorization import Verb
+from proxy.services.tokens.issuance import ORGS_MOST, Draft, Minter, NewKey, beyond, lifetime, new_row, permissions
+from proxy.services.tokens.loading import KEYS_MAKE_NOTHING, Found
+from proxy.services.tokens.queries import TokenFilter
+from proxy.services.tokens.service import Tokens
 from proxy.services.views import LIMIT_DEFAULT, Changed, Created, Page, TokenView
 from proxy.store.change import Change, Rows
 from proxy.store.records import OrgRow, TokenRow
@@ -80,14 +81,14 @@ class OrgKeys:
             asker = await standing(rows, actor, now)
             made = await idempotency.made_before(rows, actor, retry, now)
             if made is not None:
-                return await handling.replayed(rows, asker, made, now)
+                return await loading.replayed(rows, asker, made, now)
             await self._plan(rows, asker, new, draft, grants, now)
         value = await self._minter.value(actor, Kind.KEY)
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             made = await idempotency.made_before(change, actor, retry, change.now)
             if made is not None:
-                return await handling.replayed(change, asker, made, change.now)
+                return await loading.replayed(change, asker, made, change.now)
             plan = await self._plan(change, asker, new, draft, grants, change.now)
             one = plan.role is not None
             row = new_row(
@@ -106,9 +107,9 @@ class OrgKeys:
                 await change.token_orgs.add(row.id, org.id, sorted(set(texts)), change.now)
             await idempotency.remember(change, retry, row.id)
             details: dict[str, object] = {"role": row.role, "scopes": row.scopes, "expires_at": row.expires_at}
-            details.update(handling.mixed(draft.texts))
-            handling.record(change, "mint", row, details, [org.id for org in plan.orgs])
-            view = await handling.show(change, asker, row.id, change.now)
+            details.update(loading.mixed(draft.texts))
+            loading.record(change, "mint", row, details, [org.id for org in plan.orgs])
+            view = await loading.show(change, asker, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
@@ -147,7 +148,7 @@ class OrgKeys:
             if before is None or list(before.permissions) != after:
                 was = None if before is None else list(before.permissions)
                 _record(change, "attach", found.row, organisation, {"before": was, "after": after})
-            return Changed(view=await handling.show(change, asker, found.row.id, change.now))
+            return Changed(view=await loading.show(change, asker, found.row.id, change.now))
 
     async def detach(self, actor: Actor, key: str, org: str) -> Changed:
         """Take an organisation token away from an organisation; from where it is not, is done already.
@@ -162,13 +163,13 @@ class OrgKeys:
                     raise Conflict("this is the last organisation of the token: delete the token instead")
                 await change.token_orgs.remove(found.row.id, organisation.id)
                 _record(change, "detach", found.row, organisation, {"before": list(before.permissions)})
-            return Changed(view=await handling.show(change, asker, found.row.id, change.now))
+            return Changed(view=await loading.show(change, asker, found.row.id, change.now))
 
     async def _at(
         self, change: Change, actor: Actor, key: str, org: str, operation: Operation
     ) -> tuple[Standing, Found, OrgRow]:
         asker = await standing(change, actor, change.now)
-        found = await handling.find(change, asker, self._policies, key, Verb.SHOW)
+        found = await loading.find(change, asker, self._policies, key, Verb.SHOW)
         organisation = await lookup.visible_org(change, asker, org)
         asker.require(Entity.KEYS, operation, organisation.id)
         if found.row.reach is not Reach.ORGS:
@@ -189,7 +190,7 @@ class OrgKeys:
         begun = row.created_at if row.rotated_at is None else row.rotated_at
         if policy.broken(lifetime=None if row.expires_at is None else row.expires_at - begun, scopes=()):
             raise Conflict("the token lives longer than the policy of the organisation allows")
-        too_much = [] if asker.grant is None else custody.longer(asker.grant, row.expires_at)
+        too_much = [] if asker.grant is None else authorization.longer(asker.grant, row.expires_at)
         if not asker.may_give(PermissionSet.of(texts), organisation.id):
             too_much.append(("permissions", _TOO_MUCH))
         if too_much:
@@ -229,8 +230,8 @@ class OrgKeys:
         expires_at = lives.end(now)
         faults: list[FieldError] = []
         if asker.grant is not None:
-            faults += custody.longer(asker.grant, expires_at)
-            faults += custody.wider(asker.grant, () if role is None else draft.scopes)
+            faults += authorization.longer(asker.grant, expires_at)
+            faults += authorization.wider(asker.grant, () if role is None else draft.scopes)
         for org, held in zip(orgs, given, strict=True):
             if not asker.may_give(held, org.id):
                 faults.append(("role" if role is not None else f"grants.{org.name}", _TOO_MUCH))
@@ -279,4 +280,4 @@ def _require_active(org: OrgRow) -> None:
 
 
 def _record(change: Change, verb: str, row: TokenRow, org: OrgRow, details: dict[str, object]) -> None:
-    handling.record(change, verb, row, {"org": org.name, **details}, (org.id,))
+    loading.record(change, verb, row, {"org": org.name, **details}, (org.id,))

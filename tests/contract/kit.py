@@ -16,13 +16,13 @@ from proxy.core.token import TokenFormat, digest
 from proxy.services import grants, keys
 from proxy.services.invitations import Invitations
 from proxy.services.members import Members
-from proxy.services.minting import Minter, NewToken
 from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.policy import Policy
 from proxy.services.roles import Roles
-from proxy.services.tokens import Tokens
+from proxy.services.tokens.issuance import Minter, NewToken
+from proxy.services.tokens.service import Tokens
 from proxy.services.users import Users
 from proxy.services.views import Created
 from proxy.store.records import TokenRow

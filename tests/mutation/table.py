@@ -42,17 +42,17 @@ MODULES: Final = (
     "proxy/gateway/phases/relay.py",
     "proxy/gateway/phases/second_target.py",
     "proxy/services/access.py",
-    "proxy/services/custody.py",
-    "proxy/services/ending.py",
+    "proxy/services/tokens/authorization.py",
+    "proxy/services/tokens/revocation.py",
     "proxy/services/fields.py",
     "proxy/services/members.py",
-    "proxy/services/minting.py",
+    "proxy/services/tokens/issuance.py",
     "proxy/services/names.py",
-    "proxy/services/owning.py",
+    "proxy/services/tokens/ownership.py",
     "proxy/services/policies.py",
     "proxy/services/policy.py",
-    "proxy/services/regeneration.py",
-    "proxy/services/scoping.py",
+    "proxy/services/tokens/regeneration.py",
+    "proxy/services/tokens/scope_changes.py",
     "proxy/store/audit.py",
     "proxy/store/change.py",
     "proxy/store/engine.py",
@@ -81,7 +81,7 @@ MODULES: Final = (
 
 #: What is asked last, by package: contracts and threats that go through it.
 FAR: Final[Mapping[str, Sequence[str]]] = {
-    "core": ("tests/property/test_containment.py", "tests/unit/services/test_containment.py"),
+    "core": ("tests/property/test_containment.py", "tests/unit/services/tokens/test_containment.py"),
     "gateway": ("tests/threats/test_s2_identity.py", "tests/threats/test_s3_framing.py"),
     "services": ("tests/contract/test_reach.py", "tests/threats/test_s7_escalation.py"),
     "store": ("tests/contract",),
@@ -114,18 +114,18 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
         "tests/property/test_gateway_heads.py",
         "tests/unit/gateway/http1/test_messages.py",
     ),
-    "proxy/services/custody.py": (
-        "tests/unit/services/test_containment.py",
+    "proxy/services/tokens/authorization.py": (
+        "tests/unit/services/tokens/test_containment.py",
         "tests/unit/services/test_orgkeys.py",
     ),
-    "proxy/services/ending.py": ("tests/unit/services/test_tokens_life.py",),
+    "proxy/services/tokens/revocation.py": ("tests/unit/services/tokens/test_lifecycle.py",),
     "proxy/services/fields.py": ("tests/unit/services/test_people.py",),
     "proxy/services/names.py": ("tests/unit/services/test_people.py",),
-    "proxy/services/owning.py": (
-        "tests/unit/services/test_containment.py",
-        "tests/unit/services/test_tokens.py",
+    "proxy/services/tokens/ownership.py": (
+        "tests/unit/services/tokens/test_containment.py",
+        "tests/unit/services/tokens/test_service.py",
     ),
-    "proxy/services/regeneration.py": ("tests/unit/services/test_tokens_life.py",),
+    "proxy/services/tokens/regeneration.py": ("tests/unit/services/tokens/test_lifecycle.py",),
     "proxy/control/exchange.py": (
         "tests/unit/control/test_refusal_log.py",
         "tests/unit/control/test_api.py",

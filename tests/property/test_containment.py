@@ -23,7 +23,7 @@ from proxy.core.model import Actor, Grant, Kind, Reach
 from proxy.core.policy import decide
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
-from proxy.services.minting import NewKey, NewToken
+from proxy.services.tokens.issuance import NewKey, NewToken
 from proxy.services.views import Created
 from tests.contract.kit import ADMIN, Kit, opened
 

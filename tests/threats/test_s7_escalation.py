@@ -14,9 +14,9 @@ import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach
-from proxy.services.filters import TokenFilter
-from proxy.services.minting import NewKey, NewToken
 from proxy.services.policy import AdminRight, Policy
+from proxy.services.tokens.issuance import NewKey, NewToken
+from proxy.services.tokens.queries import TokenFilter
 from proxy.services.views import Created
 from tests.contract.kit import ADMIN, Kit, opened
 

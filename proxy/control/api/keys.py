@@ -24,8 +24,8 @@ from proxy.control.api.tokens import (
 from proxy.control.models import Body, Description, PageQuery, PermissionText, QuerySeconds, Reference, Title
 from proxy.core.errors import NotFound
 from proxy.core.model import Kind, TokenStatus
-from proxy.services import minting
-from proxy.services.filters import TokenFilter
+from proxy.services.tokens import issuance
+from proxy.services.tokens.queries import TokenFilter
 
 OrgReference = Annotated[str, Field(pattern=PARAMETERS["org"].pattern, max_length=PARAMETERS["org"].longest)]
 Granted = Annotated[tuple[PermissionText, ...], Field(min_length=1, max_length=1000)]
@@ -49,7 +49,7 @@ class NewKey(Body):
     role: Annotated[Reference | None, Field(description="What an API key may do there.")] = None
     grants: Annotated[
         dict[OrgReference, Granted] | None,
-        Field(min_length=1, max_length=minting.ORGS_MOST, description="What an organisation token may do, and where."),
+        Field(min_length=1, max_length=issuance.ORGS_MOST, description="What an organisation token may do, and where."),
     ] = None
     expires: Lifetime | None = None
     scopes: Scopes | None = None
@@ -77,7 +77,7 @@ class KeyQuery(PageQuery):
 
 async def create(call: Call[NewKey, NoQuery]) -> View:
     body = call.body
-    new = minting.NewKey(
+    new = issuance.NewKey(
         name=body.name,
         description=body.description,
         org=body.org,
@@ -91,7 +91,7 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
 
 async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
     body = call.body
-    new = minting.NewKey(
+    new = issuance.NewKey(
         name=body.name,
         description=body.description,
         org=call.path["org"],

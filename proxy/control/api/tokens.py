@@ -35,8 +35,8 @@ from proxy.control.models import (
     Title,
 )
 from proxy.core.model import Kind, Reach, TokenStatus
-from proxy.services import minting
-from proxy.services.filters import TokenFilter
+from proxy.services.tokens import issuance
+from proxy.services.tokens.queries import TokenFilter
 
 Status = Literal["active", "expired", "revoked"]
 Lifetime = Annotated[Seconds, Field(description="A lifetime in seconds; null for what the policy gives.")]
@@ -214,7 +214,7 @@ async def create_in_org(call: Call[NewOrgToken, NoQuery]) -> View:
 
 async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
     body: NewOrgToken = call.body
-    new = minting.NewToken(
+    new = issuance.NewToken(
         name=body.name,
         user=body.user,
         description=body.description,

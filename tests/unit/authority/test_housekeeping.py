@@ -19,9 +19,9 @@ from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
 from proxy.services.audit import AuditLog
-from proxy.services.notices import DAY, Notices
 from proxy.services.policies import Policies
 from proxy.services.policy import Policy
+from proxy.services.tokens.expiry_notices import DAY, Notices
 from tests.contract.kit import ADMIN, START, Kit, opened
 from tests.unit.authority.waiting import until
 

@@ -13,7 +13,7 @@ from proxy.core.permissions import PermissionSet
 from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.members import Members
-from proxy.services.minting import NewKey
+from proxy.services.tokens.issuance import NewKey
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN = "ann@example.org"

@@ -15,7 +15,7 @@ from proxy.core.model import Actor, ActorKind, Reach
 from proxy.services.audit import AuditLog, AuditView
 from proxy.services.audit_filter import AuditFilter
 from proxy.services.audit_words import NOW, read_moment
-from proxy.services.minting import NewKey
+from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created
 from proxy.store.audit import Event
 from proxy.store.log import Entry, Order

@@ -18,12 +18,12 @@ from proxy.core.routes import Route, RouteTable
 from proxy.core.token import WHOLE_TOKEN
 from proxy.observe.metrics import Outcome
 from proxy.services import lookup
-from proxy.services.custody import NO_TOKEN
 from proxy.services.explain import NO_DECISION, NO_ORG, Decision, Explain
 from proxy.services.explanation import Explanation, Gateway
 from proxy.services.members import Members
-from proxy.services.minting import NewKey
 from proxy.services.steps import Result, Step
+from proxy.services.tokens.authorization import NO_TOKEN
+from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created
 from proxy.store.audit import Event
 from proxy.store.requests import RequestEvent

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.services.idempotency import KEPT, SHOWN_ONCE, Retry
-from proxy.services.minting import NewKey, NewToken
+from proxy.services.tokens.issuance import NewKey, NewToken
 from proxy.store import tables
 from tests.contract.kit import ADMIN, Kit, opened
 

@@ -11,8 +11,8 @@ from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, PatgateErr
 from proxy.core.model import Actor, Grant, Reach
 from proxy.services.idempotency import Retry
 from proxy.services.invitations import LONGEST, PER_ORG, Invitations
-from proxy.services.minting import NewKey
-from proxy.services.notices import DAY
+from proxy.services.tokens.expiry_notices import DAY
+from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created, InvitationView
 from proxy.store.log import Entry
 from tests.contract.kit import ADMIN, Kit, opened

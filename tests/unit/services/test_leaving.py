@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from proxy.core.errors import Forbidden, NotFound, PatgateError
 from proxy.core.model import Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services.filters import TokenFilter
-from proxy.services.minting import NewToken
+from proxy.services.tokens.issuance import NewToken
+from proxy.services.tokens.queries import TokenFilter
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN, BOB, DAN, NOBODY = (f"{name}@example.org" for name in ("ann", "bob", "dan", "nobody"))

@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid, NotFound, PatgateError
 from proxy.core.model import Actor, Grant, Reach
 from proxy.services.members import Members
-from proxy.services.minting import NewKey
+from proxy.services.tokens.issuance import NewKey
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN, BOB, CAT, DAN = (f"{name}@example.org" for name in ("ann", "bob", "cat", "dan"))

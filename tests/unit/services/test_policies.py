@@ -11,9 +11,9 @@ from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Actor, Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services import counting, policies
-from proxy.services.minting import NewKey
-from proxy.services.notices import DAY
 from proxy.services.policy import AdminRight, Policy
+from proxy.services.tokens.expiry_notices import DAY
+from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created, Remaining
 from proxy.store.log import Entry
 from proxy.store.usage import Use

@@ -19,11 +19,11 @@ from typing import Final
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.core.permissions import PermissionSet
-from proxy.services import custody, handling
 from proxy.services.access import Standing
-from proxy.services.handling import Found
-from proxy.services.minting import SCOPES_MOST, canonical
 from proxy.services.policies import Policies
+from proxy.services.tokens import authorization, loading
+from proxy.services.tokens.issuance import SCOPES_MOST, canonical
+from proxy.services.tokens.loading import Found
 from proxy.store.change import Rows
 
 _ALL_ALREADY: Final = (
@@ -98,17 +98,17 @@ async def require(
     rows: Rows, asker: Standing, policies: Policies, found: Found, wanted: tuple[str, ...], edited: Scopes
 ) -> None:
     """Whether ``asker`` may make this of a token. Raises Invalid (policy) and Forbidden (rule 4)."""
-    faults = (await policies.of(rows, *handling.policed_by(found))).scope_faults(wanted)
+    faults = (await policies.of(rows, *loading.policed_by(found))).scope_faults(wanted)
     if len(edited.after) > SCOPES_MOST:
         faults.append(("scopes", f"a token has at most {SCOPES_MOST} scopes"))
     if faults:
         raise Invalid(*faults[0], *faults[1:])
     if not edited.added:
         return
-    wider = [] if asker.grant is None else custody.wider(asker.grant, wanted)
+    wider = [] if asker.grant is None else authorization.wider(asker.grant, wanted)
     if wider:
         raise Forbidden("a token cannot be given more than the one presented may do", *wider)
-    await handling.require_within(rows, asker, found, expires_at=found.row.expires_at, scopes=edited.after)
+    await loading.require_within(rows, asker, found, expires_at=found.row.expires_at, scopes=edited.after)
 
 
 def _new(before: Sequence[str], wanted: Iterable[str]) -> tuple[str, ...]:

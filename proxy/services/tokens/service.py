@@ -18,17 +18,18 @@ from functools import partial
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import counting, ending, filters, handling, idempotency, lookalikes, names, owning, scoping
+from proxy.services import counting, idempotency, lookalikes, names
 from proxy.services.access import Standing, standing
-from proxy.services.custody import Verb
 from proxy.services.fields import Fields
-from proxy.services.filters import TokenFilter
-from proxy.services.handling import Found
 from proxy.services.idempotency import Retry
-from proxy.services.minting import Draft, Minter, NewToken, beyond, new_row, permissions, seconds
 from proxy.services.policies import Policies
-from proxy.services.regeneration import renewal
-from proxy.services.scoping import Edit
+from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
+from proxy.services.tokens.authorization import Verb
+from proxy.services.tokens.issuance import Draft, Minter, NewToken, beyond, new_row, permissions, seconds
+from proxy.services.tokens.loading import Found
+from proxy.services.tokens.queries import TokenFilter
+from proxy.services.tokens.regeneration import renewal
+from proxy.services.tokens.scope_changes import Edit
 from proxy.services.views import (
     LIMIT_DEFAULT,
     Changed,
@@ -60,22 +61,22 @@ class Tokens:
         """
         fields = Fields()
         draft = Draft.of(new, fields)
-        reach = owning.reach_of(new, fields)
+        reach = ownership.reach_of(new, fields)
         fields.done()
         async with self._store.read() as rows:
             now = self._clock()
             asker = await standing(rows, actor, now)
             made = await idempotency.made_before(rows, actor, retry, now)
             if made is not None:
-                return await handling.replayed(rows, asker, made, now)
-            await owning.plan(rows, asker, self._policies, new, draft, reach, now)
+                return await loading.replayed(rows, asker, made, now)
+            await ownership.plan(rows, asker, self._policies, new, draft, reach, now)
         value = await self._minter.value(actor, Kind.PAT)
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             made = await idempotency.made_before(change, actor, retry, change.now)
             if made is not None:
-                return await handling.replayed(change, asker, made, change.now)
-            plan = await owning.plan(change, asker, self._policies, new, draft, reach, change.now)
+                return await loading.replayed(change, asker, made, change.now)
+            plan = await ownership.plan(change, asker, self._policies, new, draft, reach, change.now)
             row = new_row(
                 value,
                 draft,
@@ -90,9 +91,9 @@ class Tokens:
             await change.tokens.add(row)
             await idempotency.remember(change, retry, row.id)
             details: dict[str, object] = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
-            details.update({"expires_at": row.expires_at, **handling.mixed(draft.texts)})
-            handling.record(change, "mint", row, details)
-            view = await handling.show(change, asker, row.id, change.now)
+            details.update({"expires_at": row.expires_at, **loading.mixed(draft.texts)})
+            loading.record(change, "mint", row, details)
+            view = await loading.show(change, asker, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
@@ -115,9 +116,9 @@ class Tokens:
         now = self._clock()
         async with self._store.read() as rows:
             asker = await standing(rows, actor, now)
-            query = await filters.query(rows, asker, self._policies, wanted, now)
+            query = await queries.query(rows, asker, self._policies, wanted, now)
             found = await rows.tokens.page(query, after=after, limit=limit + 1, now=now)
-            views = await handling.views(rows, asker, found[:limit], now)
+            views = await loading.views(rows, asker, found[:limit], now)
             last = query.position(found[limit - 1]) if len(found) > limit else None
             behind = partial(rows.tokens.count_behind, query, now=now)
             left = await counting.remaining(asker, last, behind) if count else None
@@ -128,8 +129,8 @@ class Tokens:
         async with self._store.read() as rows:
             now = self._clock()
             asker = await standing(rows, actor, now)
-            found = await handling.find(rows, asker, self._policies, token, Verb.SHOW)
-            return (await handling.views(rows, asker, (found.entry,), now))[0]
+            found = await loading.find(rows, asker, self._policies, token, Verb.SHOW)
+            return (await loading.views(rows, asker, (found.entry,), now))[0]
 
     async def update(
         self, actor: Actor, token: str, *, name: str | None = None, description: str | None = None
@@ -141,15 +142,15 @@ class Tokens:
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
-            found = await handling.find(change, asker, self._policies, token, Verb.UPDATE)
+            found = await loading.find(change, asker, self._policies, token, Verb.UPDATE)
             before = {"name": found.row.name, "description": found.row.description}
             after = {**before, **({} if title is None else {"name": title})}
             after.update({} if text is None else {"description": text})
             if after != before:
                 await change.tokens.describe(found.row.id, now=change.now, **after)
-                details = {"before": before, "after": after, **handling.mixed({"name": after["name"]})}
-                handling.record_found(change, "update", found, details)
-            view = await handling.show(change, asker, found.row.id, change.now)
+                details = {"before": before, "after": after, **loading.mixed({"name": after["name"]})}
+                loading.record_found(change, "update", found, details)
+            view = await loading.show(change, asker, found.row.id, change.now)
             return Changed(view=view, warnings=lookalikes.warnings({"name": view.name}))
 
     async def rotate(self, actor: Actor, token: str) -> Created:
@@ -165,8 +166,8 @@ class Tokens:
             asker = await standing(change, actor, change.now)
             found = await self._rotatable(change, asker, token, change.now)
             await change.tokens.replace_secret(found.row.id, hash=value.hash, digest=value.digest, now=change.now)
-            handling.record_found(change, "rotate", found)
-            view = await handling.show(change, asker, found.row.id, change.now)
+            loading.record_found(change, "rotate", found)
+            view = await loading.show(change, asker, found.row.id, change.now)
         return Created(view=view, token=value.token)
 
     async def regenerate(self, actor: Actor, token: str, *, expires: float | None = None) -> Created:
@@ -179,12 +180,12 @@ class Tokens:
         async with self._store.read() as rows:
             now = self._clock()
             asker = await standing(rows, actor, now)
-            found = await handling.find(rows, asker, self._policies, token, Verb.REGENERATE)
+            found = await loading.find(rows, asker, self._policies, token, Verb.REGENERATE)
             await renewal(rows, asker, self._policies, found, expires, now)
         value = await self._minter.value(actor, found.row.kind, found.row.id)
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
-            found = await handling.find(change, asker, self._policies, token, Verb.REGENERATE)
+            found = await loading.find(change, asker, self._policies, token, Verb.REGENERATE)
             renewed = await renewal(change, asker, self._policies, found, expires, change.now)
             await change.tokens.regenerate(
                 found.row.id,
@@ -194,8 +195,8 @@ class Tokens:
                 now=change.now,
             )
             details = {"expires_at": renewed.expires_at, "before": {"expires_at": found.row.expires_at}}
-            handling.record_found(change, "regenerate", found, details)
-            view = await handling.show(change, asker, found.row.id, change.now)
+            loading.record_found(change, "regenerate", found, details)
+            view = await loading.show(change, asker, found.row.id, change.now)
         return Created(view=view, token=value.token, warnings=renewed.warnings)
 
     async def revoke(self, actor: Actor, token: str, *, descendants: bool = False) -> Changed:
@@ -203,19 +204,19 @@ class Tokens:
 
         Raises NotFound, Forbidden.
         """
-        revocation = ending.Revocation()
+        bulk = revocation.Revocation()
         while True:
             async with self._store.change(actor, self._clock()) as change:
                 asker = await standing(change, actor, change.now)
-                found = await handling.find(change, asker, self._policies, token, Verb.REVOKE)
+                found = await loading.find(change, asker, self._policies, token, Verb.REVOKE)
                 if descendants:
-                    await revocation.step(change, asker, self._policies, found)
+                    await bulk.step(change, asker, self._policies, found)
                 elif found.row.status is not TokenStatus.REVOKED:
                     await change.tokens.revoke(found.row.id, change.now)
-                    handling.record_found(change, "revoke", found)
-                if revocation.done or not descendants:
-                    left = await ending.still_working(change, found)
-                    return Changed(view=await handling.show(change, asker, found.row.id, change.now), warnings=left)
+                    loading.record_found(change, "revoke", found)
+                if bulk.done or not descendants:
+                    left = await revocation.still_working(change, found)
+                    return Changed(view=await loading.show(change, asker, found.row.id, change.now), warnings=left)
 
     async def delete(self, actor: Actor, token: str) -> Changed:
         """Remove a token's row; returns it as it last was. The audit log keeps what happened.
@@ -224,11 +225,11 @@ class Tokens:
         """
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
-            found = await handling.find(change, asker, self._policies, token, Verb.DELETE)
-            (view,) = await handling.views(change, asker, (found.entry,), change.now)
-            left = await ending.still_working(change, found)
+            found = await loading.find(change, asker, self._policies, token, Verb.DELETE)
+            (view,) = await loading.views(change, asker, (found.entry,), change.now)
+            left = await revocation.still_working(change, found)
             await change.tokens.delete(found.row.id)
-            handling.record_found(change, "delete", found)
+            loading.record_found(change, "delete", found)
             return Changed(view=view, warnings=left)
 
     async def delete_all(self, actor: Actor, user: str | None = None, *, keep_current: bool = False) -> int:
@@ -238,57 +239,57 @@ class Tokens:
         ``keep_current`` leaves out the token presented. Raises NotFound (user), Forbidden, Invalid.
         """
         keep = actor.credential.token_id if keep_current and actor.credential is not None else None
-        deletion: ending.Deletion | None = None
+        deletion: revocation.Deletion | None = None
         while deletion is None or not deletion.done:
             async with self._store.change(actor, self._clock()) as change:
                 asker = await standing(change, actor, change.now)
                 if deletion is None:
                     if user is None and not asker.user_id:
                         raise Invalid("user", "say whose tokens")
-                    user_id = asker.user_id if user is None else (await filters.user_in_sight(change, asker, user)).id
-                    deletion = ending.Deletion(user_id=user_id, keep=keep)
+                    user_id = asker.user_id if user is None else (await queries.user_in_sight(change, asker, user)).id
+                    deletion = revocation.Deletion(user_id=user_id, keep=keep)
                 await deletion.step(change, asker, self._policies)
         return deletion.deleted
 
     async def add_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
         """Let a token with scopes do these as well. Raises NotFound, Forbidden, Invalid, Conflict (without scopes)."""
         wanted = _scopes(scopes)
-        return await self._edit(actor, token, "add", wanted, scoping.adding(wanted))
+        return await self._edit(actor, token, "add", wanted, scope_changes.adding(wanted))
 
     async def remove_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
         """Take these from a token. Raises NotFound, Forbidden, Invalid, Conflict (without scopes, still covered)."""
-        return await self._edit(actor, token, "remove", (), scoping.removing(_scopes(scopes)))
+        return await self._edit(actor, token, "remove", (), scope_changes.removing(_scopes(scopes)))
 
     async def clear_scopes(self, actor: Actor, token: str) -> Changed:
         """Leave a token no scopes: it may do nothing. Raises NotFound, Forbidden."""
-        return await self._edit(actor, token, "clear", (), scoping.setting(()))
+        return await self._edit(actor, token, "clear", (), scope_changes.setting(()))
 
     async def set_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
         """These scopes and no others. Raises NotFound, Forbidden, Invalid."""
         wanted = _scopes(scopes)
-        return await self._edit(actor, token, "set", wanted, scoping.setting(wanted))
+        return await self._edit(actor, token, "set", wanted, scope_changes.setting(wanted))
 
     async def _edit(self, actor: Actor, token: str, how: str, wanted: tuple[str, ...], edit: Edit) -> Changed:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
-            found = await handling.find(change, asker, self._policies, token, Verb.SCOPES)
+            found = await loading.find(change, asker, self._policies, token, Verb.SCOPES)
             edited = edit(found.row.scopes)
-            await scoping.require(change, asker, self._policies, found, wanted, edited)
+            await scope_changes.require(change, asker, self._policies, found, wanted, edited)
             before = None if found.row.scopes is None else list(found.row.scopes)
             if edited.after != before:
                 await change.tokens.set_scopes(found.row.id, edited.after, change.now)
-                handling.record_found(change, "scopes", found, {"how": how, "before": before, "after": edited.after})
-            roles = await handling.roles(change, found)
+                loading.record_found(change, "scopes", found, {"how": how, "before": before, "after": edited.after})
+            roles = await loading.roles(change, found)
             warnings = edited.warnings + beyond(roles, wanted)
-            return Changed(view=await handling.show(change, asker, found.row.id, change.now), warnings=warnings)
+            return Changed(view=await loading.show(change, asker, found.row.id, change.now), warnings=warnings)
 
     async def _rotatable(self, rows: Rows, asker: Standing, token: str, now: float) -> Found:
-        found = await handling.find(rows, asker, self._policies, token, Verb.ROTATE)
+        found = await loading.find(rows, asker, self._policies, token, Verb.ROTATE)
         status = found.status(now)
         if status is not TokenStatus.ACTIVE:
             raise Conflict(f"the token is {status.value}: only an active token can be rotated")
         row = found.row
-        await handling.require_within(rows, asker, found, expires_at=row.expires_at, scopes=row.scopes)
+        await loading.require_within(rows, asker, found, expires_at=row.expires_at, scopes=row.scopes)
         return found
 
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
-from proxy.services import scoping
-from proxy.services.minting import SCOPES_MOST
 from proxy.services.policy import Policy
+from proxy.services.tokens import scope_changes
+from proxy.services.tokens.issuance import SCOPES_MOST
 from tests.contract.kit import ADMIN, Kit, opened
 
 HELD = [f"e{number}:op{number}" for number in range(SCOPES_MOST)]
 WORK: dict[str, Callable[[], object]] = {
-    "adding": lambda: scoping.adding([f"{text}x" for text in HELD])(HELD),
-    "setting": lambda: scoping.setting([f"{text}x" for text in HELD])(HELD),
-    "removing what is not there": lambda: scoping.removing([f"n{text}" for text in HELD])(HELD),
-    "removing all": lambda: scoping.removing(HELD)(HELD),
-    "removing what others are parts of": lambda: scoping.removing([f"*:op{n}" for n in range(SCOPES_MOST)])(HELD),
+    "adding": lambda: scope_changes.adding([f"{text}x" for text in HELD])(HELD),
+    "setting": lambda: scope_changes.setting([f"{text}x" for text in HELD])(HELD),
+    "removing what is not there": lambda: scope_changes.removing([f"n{text}" for text in HELD])(HELD),
+    "removing all": lambda: scope_changes.removing(HELD)(HELD),
+    "removing what others are parts of": lambda: scope_changes.removing([f"*:op{n}" for n in range(SCOPES_MOST)])(HELD),
     "a policy": lambda: Policy(forbidden_scopes=tuple(f"e{n}/1:x" for n in range(SCOPES_MOST))).scope_faults(HELD),
 }
 
@@ -35,11 +35,11 @@ def test_the_most_scopes_that_there_may_be_do_not_hold_up_the_process(what: str)
 
 def test_a_scope_that_another_one_still_allows_is_not_said_to_be_gone() -> None:
     with pytest.raises(Conflict, match=r"things:\*, which covers it"):
-        scoping.removing(["things:read"])(["things:*", "things:list"])
+        scope_changes.removing(["things:read"])(["things:*", "things:list"])
 
 
 def test_removing_says_what_still_covers_and_what_remains() -> None:
-    edited = scoping.removing(["things:read", "things:read"])(["*:read", "things:read", "things/7:read"])
+    edited = scope_changes.removing(["things:read", "things:read"])(["*:read", "things:read", "things/7:read"])
     assert edited.after == ["*:read", "things/7:read"]
     assert edited.warnings == ("*:read still covers things:read", "things/7:read remain, as parts of what was removed")
 

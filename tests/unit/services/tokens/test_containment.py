@@ -10,9 +10,9 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services import custody
-from proxy.services.minting import NEVER_ENDS, NewToken
 from proxy.services.policy import Policy
+from proxy.services.tokens import authorization
+from proxy.services.tokens.issuance import NEVER_ENDS, NewToken
 from tests.contract.kit import ADMIN, START, Kit, opened
 from tests.unit.core.grants import grant
 
@@ -59,7 +59,7 @@ def test_every_reach_is_held_against_every_other() -> None:
     for (maker, made), expected in WITHIN.items():
         held = grant(kind=Kind.PAT, reach=maker, org_id="org_1" if maker is Reach.ORG else "")
         for org_id in ("org_1", "org_2") if made is Reach.ORG else (None,):
-            reached = custody.reaches(held, made, org_id)
+            reached = authorization.reaches(held, made, org_id)
             assert reached is (expected == "y" or (expected == "s" and org_id == "org_1")), (maker, made, org_id)
 
 
@@ -80,7 +80,7 @@ def test_scopes_are_covered_one_by_one_and_none_asks_for_all(
     scopes: tuple[str, ...] | None, asked: tuple[str, ...] | None, faults: list[str]
 ) -> None:
     held = grant(scopes=None if scopes is None else PermissionSet.of(scopes))
-    assert [field for field, _ in custody.wider(held, asked)] == faults
+    assert [field for field, _ in authorization.wider(held, asked)] == faults
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_scopes_are_covered_one_by_one_and_none_asks_for_all(
     [(None, None, True), (None, 9.0, True), (9.0, 9.0, True), (9.0, 8.9, True), (9.0, 9.1, False), (9.0, None, False)],
 )
 def test_no_end_is_later_than_the_makers(end: float | None, asked: float | None, contained: bool) -> None:
-    assert (custody.longer(grant(expires_at=end), asked) == []) is contained
+    assert (authorization.longer(grant(expires_at=end), asked) == []) is contained
 
 
 async def test_everything_that_is_too_much_is_named_at_once(kit: Kit) -> None:

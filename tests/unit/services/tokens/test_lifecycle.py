@@ -11,9 +11,9 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Grant, Reach, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
-from proxy.services.filters import TokenFilter
-from proxy.services.minting import NewKey, NewToken
 from proxy.services.policy import Policy
+from proxy.services.tokens.issuance import NewKey, NewToken
+from proxy.services.tokens.queries import TokenFilter
 from tests.contract.kit import ADMIN, START, Kit, ScryptHasher, opened
 
 ANN = "ann@example.org"

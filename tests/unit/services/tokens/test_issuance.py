@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.errors import AuthorityOverloaded
 from proxy.core.model import Actor, ActorKind, Credential, Kind
-from proxy.services.minting import AT_ONCE, Minter
+from proxy.services.tokens.issuance import AT_ONCE, Minter
 from tests.contract.kit import ADMIN, CACHE_KEY, FORMAT, ScryptHasher
 from tests.unit.authority.waiting import until
 

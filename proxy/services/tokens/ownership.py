@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.core.model import Kind, Reach, UserStatus
-from proxy.services import custody, lookup, names
+from proxy.services import lookup, names
 from proxy.services.access import Standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.handling import KEYS_MAKE_NOTHING
-from proxy.services.minting import Draft, NewToken, beyond, lifetime
 from proxy.services.policies import Policies
+from proxy.services.tokens import authorization
+from proxy.services.tokens.issuance import Draft, NewToken, beyond, lifetime
+from proxy.services.tokens.loading import KEYS_MAKE_NOTHING
 from proxy.store.change import Rows
 from proxy.store.records import OrgRow, UserRow
 
@@ -75,7 +76,9 @@ async def plan(
     expires_at = lives.end(now)
     if grant is not None:
         org_id = None if org is None else org.id
-        faults = custody.uncontained(grant, reach=reach, org_id=org_id, expires_at=expires_at, scopes=draft.scopes)
+        faults = authorization.uncontained(
+            grant, reach=reach, org_id=org_id, expires_at=expires_at, scopes=draft.scopes
+        )
         if faults:
             raise Forbidden("a token cannot make one that may do more, or lives longer, than itself", *faults)
     await require_room(rows, policies, user.id, None if org is None else org.id, now)

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.core.errors import Unauthenticated
 from proxy.core.model import Actor
-from proxy.services.minting import NewToken
+from proxy.services.tokens.issuance import NewToken
 from proxy.services.views import Created
 from proxy.store.audit import Appended
 from proxy.store.change import Change
@@ -21,7 +21,7 @@ ANN = "ann@example.org"
 
 @pytest.fixture
 async def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kit]:
-    monkeypatch.setattr("proxy.services.ending.AT_ONCE", 3)
+    monkeypatch.setattr("proxy.services.tokens.revocation.AT_ONCE", 3)
     async with opened(tmp_path) as kit:
         await kit.basics()
         yield kit

@@ -10,12 +10,13 @@ import math
 from dataclasses import dataclass
 
 from proxy.core.model import Kind, TokenStatus
-from proxy.services import custody, handling, lookup
+from proxy.services import lookup
 from proxy.services.access import Entity, Operation, Standing
-from proxy.services.custody import Verb
 from proxy.services.fields import Fields
-from proxy.services.minting import LONGEST
 from proxy.services.policies import Policies
+from proxy.services.tokens import authorization, loading
+from proxy.services.tokens.authorization import Verb
+from proxy.services.tokens.issuance import LONGEST
 from proxy.store.change import Rows
 from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import UserRow
@@ -52,15 +53,15 @@ async def query(rows: Rows, asker: Standing, policies: Policies, wanted: TokenFi
     """The tokens in sight that are wanted. Raises NotFound (user, org, parent)."""
     user_id = None if wanted.user is None else (await user_in_sight(rows, asker, wanted.user)).id
     org_id = None if wanted.org is None else (await lookup.visible_org(rows, asker, wanted.org)).id
-    sights = custody.sight(asker)
+    sights = authorization.sight(asker)
     lineage = None
     if wanted.parent is not None:
-        parent = await handling.find(rows, asker, policies, wanted.parent, Verb.SHOW)
+        parent = await loading.find(rows, asker, policies, wanted.parent, Verb.SHOW)
         lineage = parent.row.id
         if not (parent.made or (asker.grant is not None and asker.grant.token_id == lineage)):
             sights = tuple(one for one in sights if one.lineage is None)
     return TokenQuery(
-        within=custody.narrowed(sights, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
+        within=authorization.narrowed(sights, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
         kind=wanted.kind,
         status=wanted.status,
         expires_by=None if wanted.expiring_within is None else now + wanted.expiring_within,

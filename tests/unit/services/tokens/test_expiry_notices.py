@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.services.minting import NewKey
-from proxy.services.notices import DAY, Notices
+from proxy.services.tokens.expiry_notices import DAY, Notices
+from proxy.services.tokens.issuance import NewKey
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN, BOB = "ann@example.org", "bob@example.org"

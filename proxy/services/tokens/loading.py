@@ -12,13 +12,14 @@ from proxy.core.depends import token_key
 from proxy.core.errors import Conflict, FieldError, Forbidden, NotFound
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet
-from proxy.services import custody, lookalikes, lookup
+from proxy.services import lookalikes, lookup
 from proxy.services.access import Entity, Operation, Standing
-from proxy.services.custody import NO_TOKEN, Ruling, Target, Verb
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import SHOWN_ONCE
 from proxy.services.policies import Policies
 from proxy.services.policy import AdminRight
+from proxy.services.tokens import authorization
+from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Target, Verb
 from proxy.services.views import Created, TokenView
 from proxy.store.change import Change, Rows
 from proxy.store.records import AttachedRow, TokenEntry, TokenRow
@@ -56,7 +57,7 @@ async def find(rows: Rows, asker: Standing, policies: Policies, reference: str, 
     if entry is None or reference not in (entry.token.id, entry.token.prefix):
         raise NotFound(NO_TOKEN)
     found = await at_hand(rows, asker, entry)
-    custody.require(await judge(rows, asker, policies, found, verb))
+    authorization.require(await judge(rows, asker, policies, found, verb))
     return found
 
 
@@ -64,7 +65,7 @@ async def at_hand(rows: Rows, asker: Standing, entry: TokenEntry) -> Found:
     row, grant = entry.token, asker.grant
     attached = tuple(await rows.token_orgs.of((row.id,))) if row.reach is Reach.ORGS else ()
     # Only of one's own, and only where scopes make a difference of it.
-    asked = grant is not None and asker.scoped and custody.owns(grant, row)
+    asked = grant is not None and asker.scoped and authorization.owns(grant, row)
     made = grant is not None and asked and await rows.tokens.descends(row.id, grant.token_id)
     return Found(entry=entry, attached=attached, made=made)
 
@@ -74,7 +75,7 @@ async def judge(rows: Rows, asker: Standing, policies: Policies, found: Found, v
     rights: frozenset[AdminRight] = frozenset()
     if not asker.operator and verb in (Verb.REVOKE, Verb.DELETE):
         rights = (await policies.of(rows, found.row.org_id)).admin_rights
-    return custody.judge(asker, found.target, verb, rights)
+    return authorization.judge(asker, found.target, verb, rights)
 
 
 async def require_within(
@@ -85,9 +86,14 @@ async def require_within(
     if grant is None:
         return
     if row.kind is Kind.PAT:
-        faults = custody.uncontained(grant, reach=row.reach, org_id=row.org_id, expires_at=expires_at, scopes=scopes)
+        faults = authorization.uncontained(
+            grant, reach=row.reach, org_id=row.org_id, expires_at=expires_at, scopes=scopes
+        )
     else:
-        faults = [*custody.longer(grant, expires_at), *custody.wider(grant, () if row.reach is Reach.ORGS else scopes)]
+        faults = [
+            *authorization.longer(grant, expires_at),
+            *authorization.wider(grant, () if row.reach is Reach.ORGS else scopes),
+        ]
         faults += await _role_faults(rows, asker, found)
     if faults:
         raise Forbidden(_MORE, *faults)
@@ -164,7 +170,7 @@ async def replayed(rows: Rows, asker: Standing, token_id: str, now: float) -> Cr
     entry = await rows.tokens.get(token_id)
     if entry is None:
         raise Conflict("what an earlier request with the same key made has been deleted")
-    custody.require(custody.judge(asker, (await at_hand(rows, asker, entry)).target, Verb.SHOW, ()))
+    authorization.require(authorization.judge(asker, (await at_hand(rows, asker, entry)).target, Verb.SHOW, ()))
     (view,) = await views(rows, asker, (entry,), now)
     return Created(view=view, token=None, warnings=(SHOWN_ONCE,), replayed=True)
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from proxy.core.errors import Conflict
 from proxy.core.model import Kind, Reach, TokenStatus
-from proxy.services import handling, owning
 from proxy.services.access import Standing
 from proxy.services.fields import Fields
-from proxy.services.handling import Found
-from proxy.services.minting import Lifetime, lifetime
 from proxy.services.policies import Policies
 from proxy.services.policy import Policy
 from proxy.services.seats import require_seats
+from proxy.services.tokens import loading, ownership
+from proxy.services.tokens.issuance import Lifetime, lifetime
+from proxy.services.tokens.loading import Found
 from proxy.store.change import Rows
 from proxy.store.records import TokenRow
 
@@ -37,8 +37,8 @@ async def renewal(
     row = found.row
     if found.status(now) is TokenStatus.ACTIVE:
         raise Conflict("the token is active: rotate it, or revoke it first")
-    await handling.require_usable(rows, found)
-    policy = await policies.of(rows, *handling.policed_by(found))
+    await loading.require_usable(rows, found)
+    policy = await policies.of(rows, *loading.policed_by(found))
     fields = Fields()
     lives = _lifetime(policy, row, expires, fields)
     named = () if row.scopes is None and row.reach is Reach.ORGS else row.scopes
@@ -49,9 +49,9 @@ async def renewal(
             fields.fault(f"grants.{one.org_name}", problem)
     fields.done()
     expires_at = lives.end(now)
-    await handling.require_within(rows, asker, found, expires_at=expires_at, scopes=row.scopes)
+    await loading.require_within(rows, asker, found, expires_at=expires_at, scopes=row.scopes)
     if row.kind is Kind.PAT and row.user_id is not None:
-        await owning.require_room(rows, policies, row.user_id, row.org_id, now)
+        await ownership.require_room(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:
         await require_seats(rows, policies, one.org_id, now)
     warnings = lives.warnings

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.model import TokenStatus
-from proxy.services import custody, handling
 from proxy.services.access import Operation, Standing
-from proxy.services.custody import Ruling, Verb
-from proxy.services.handling import Found
 from proxy.services.policies import Policies
+from proxy.services.tokens import authorization, loading
+from proxy.services.tokens.authorization import Ruling, Verb
+from proxy.services.tokens.loading import Found
 from proxy.store.change import Change
 from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import Cursor, TokenEntry, TokenRow
@@ -55,15 +55,15 @@ class Revocation:
             self._after = Cursor(created_at=page[-1].token.created_at, id=page[-1].token.id)
         if found.row.status is not TokenStatus.REVOKED and (self.done or found.row.id != own):
             await change.tokens.revoke(found.row.id, change.now)
-            handling.record_found(change, "revoke", found)
+            loading.record_found(change, "revoke", found)
         ended: list[str] = []
         for entry in entries:
-            one = await handling.at_hand(change, asker, entry)
+            one = await loading.at_hand(change, asker, entry)
             if one.status(change.now) is not TokenStatus.ACTIVE:
                 continue
-            if await handling.judge(change, asker, policies, one, Verb.REVOKE) is Ruling.ALLOWED:
+            if await loading.judge(change, asker, policies, one, Verb.REVOKE) is Ruling.ALLOWED:
                 ended.append(one.row.id)
-                handling.record_found(change, "revoke", one, {"with": found.row.prefix})
+                loading.record_found(change, "revoke", one, {"with": found.row.prefix})
         await change.tokens.revoke_many(ended, change.now)
 
 
@@ -87,8 +87,8 @@ class Deletion:
         Raises Forbidden where there are some in sight, of somebody else, and none that may be deleted.
         """
         own = _presented(change)
-        sights = custody.sight(asker) + custody.sight(asker, Operation.DELETE)
-        query = TokenQuery(within=custody.narrowed(sights, Within(user_id=self.user_id)))
+        sights = authorization.sight(asker) + authorization.sight(asker, Operation.DELETE)
+        query = TokenQuery(within=authorization.narrowed(sights, Within(user_id=self.user_id)))
         page = await change.tokens.page(query, after=self._after, limit=AT_ONCE, now=change.now)
         self.done = len(page) < AT_ONCE
         entries = [entry for entry in page if entry.token.id != own]
@@ -99,18 +99,18 @@ class Deletion:
             entries += await _one(change, own)
         deleted: list[TokenRow] = []
         for entry in entries:
-            one = await handling.at_hand(change, asker, entry)
+            one = await loading.at_hand(change, asker, entry)
             if one.row.id == self.keep:
                 continue
-            ruling = await handling.judge(change, asker, policies, one, Verb.DELETE)
+            ruling = await loading.judge(change, asker, policies, one, Verb.DELETE)
             if ruling is Ruling.ALLOWED:
-                handling.record_found(change, "delete", one)
+                loading.record_found(change, "delete", one)
                 deleted.append(one.row)
             else:
                 self._refused = ruling
         self.deleted += len(deleted)
         if self.done and not self.deleted and self._refused is not Ruling.ALLOWED and self.user_id != asker.user_id:
-            custody.require(self._refused)
+            authorization.require(self._refused)
         await change.tokens.delete_many(deleted)
 
 
