@@ -37,7 +37,7 @@ from bench.store_fill import Filled, email, fill
 from bench.store_queries import audit_lists, token_lists
 from bench.workload import BRAND
 from proxy.core.token import TokenFormat
-from proxy.services import keys
+from proxy.services import derived_secrets
 from proxy.settings.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
@@ -283,7 +283,7 @@ def _verify(data_dir: Path, authority: int, events: int) -> float:
 
 async def _resolve_alone(data_dir: Path, filled: Filled, rounds: int) -> list[Timed]:
     """What the authority asks the store for a token, without the way there; patgate is down."""
-    fingerprint = keys.fingerprint(load_or_create(data_dir, sqlite_path(store_url("sqlite", data_dir))))
+    fingerprint = derived_secrets.fingerprint(load_or_create(data_dir, sqlite_path(store_url("sqlite", data_dir))))
     store = await Store.open(store_url("sqlite", data_dir), key_fingerprint=fingerprint)
     try:
         parsed = [TokenFormat(BRAND).parse(token) for token in filled.genuine[: rounds * 10]]

@@ -40,15 +40,15 @@ from proxy.core.reasons import Reason
 from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
-from proxy.services import keys
+from proxy.services import derived_secrets
 from proxy.services.audit import AuditLog
 from proxy.services.audit_reads import AuditReads
 from proxy.services.explain import Explain
 from proxy.services.explanation import Gateway
 from proxy.services.invitations import Invitations
+from proxy.services.keys.service import OrgKeys
 from proxy.services.me import Me
 from proxy.services.members import Members
-from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.policy import AdminRight, Policy
@@ -279,10 +279,10 @@ class Authority:
         settings = self._settings
         url = store_url(settings.store, settings.data_dir)
         secret = settings.secret_key_bytes() or load_or_create(settings.data_dir, sqlite_path(url))
-        self._cache_key = cache_key = keys.cache_key(secret)
+        self._cache_key = cache_key = derived_secrets.cache_key(secret)
         self._hasher = _hasher(settings, self.counters)
         stack.callback(self._close_hashers)
-        self._store = await Store.open(url, key_fingerprint=keys.fingerprint(secret))
+        self._store = await Store.open(url, key_fingerprint=derived_secrets.fingerprint(secret))
         stack.push_async_callback(self._store.close)
         epoch = await self._store.epoch()
         self._page = open_page(

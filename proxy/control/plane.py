@@ -10,9 +10,9 @@ from proxy.observe.snapshot import Snapshot
 from proxy.services.audit import AuditLog
 from proxy.services.explain import Explain
 from proxy.services.invitations import Invitations
+from proxy.services.keys.service import OrgKeys
 from proxy.services.me import Me
 from proxy.services.members import Members
-from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.reports import Reports

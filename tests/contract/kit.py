@@ -13,10 +13,10 @@ from pathlib import Path
 from proxy.core.depends import token_key
 from proxy.core.model import Actor, ActorKind, Credential, Grant, Kind, Reach, RefusedGrant, TokenStatus
 from proxy.core.token import TokenFormat, digest
-from proxy.services import grants, keys
+from proxy.services import derived_secrets, grants
 from proxy.services.invitations import Invitations
+from proxy.services.keys.service import OrgKeys
 from proxy.services.members import Members
-from proxy.services.orgkeys import OrgKeys
 from proxy.services.orgs import Orgs
 from proxy.services.policies import Policies
 from proxy.services.policy import Policy
@@ -30,8 +30,8 @@ from proxy.store.store import Store
 from tests.support.stores import migrated
 
 SECRET_KEY = b"k" * 32
-CACHE_KEY = keys.cache_key(SECRET_KEY)
-FINGERPRINT = keys.fingerprint(SECRET_KEY)
+CACHE_KEY = derived_secrets.cache_key(SECRET_KEY)
+FINGERPRINT = derived_secrets.fingerprint(SECRET_KEY)
 FORMAT = TokenFormat("acme")
 ADMIN = Actor(kind=ActorKind.PERSON, id="usr_000000000000", name="root@example.org")
 START = 1_700_000_000.0

@@ -116,7 +116,7 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
     ),
     "proxy/services/tokens/authorization.py": (
         "tests/unit/services/tokens/test_containment.py",
-        "tests/unit/services/test_orgkeys.py",
+        "tests/unit/services/keys/test_service.py",
     ),
     "proxy/services/tokens/revocation.py": ("tests/unit/services/tokens/test_lifecycle.py",),
     "proxy/services/fields.py": ("tests/unit/services/test_people.py",),

@@ -12,9 +12,9 @@ from proxy.core.errors import Conflict
 from proxy.core.model import Kind, Reach, TokenStatus
 from proxy.services.access import Standing
 from proxy.services.fields import Fields
+from proxy.services.keys.seat_limit import require_seats
 from proxy.services.policies import Policies
 from proxy.services.policy import Policy
-from proxy.services.seats import require_seats
 from proxy.services.tokens import loading, ownership
 from proxy.services.tokens.issuance import Lifetime, lifetime
 from proxy.services.tokens.loading import Found

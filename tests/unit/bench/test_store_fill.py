@@ -12,7 +12,7 @@ from bench.store_fill import Filled, fill
 from bench.workload import BRAND
 from proxy.core.model import Grant, TokenStatus
 from proxy.core.token import TokenFormat, verify_digest
-from proxy.services import grants, keys
+from proxy.services import derived_secrets, grants
 from proxy.settings.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.listing import TokenQuery
@@ -34,7 +34,7 @@ async def _opened(filled: Filled) -> Store:
     directory = filled.database.parent
     url = store_url("sqlite", directory)
     key = load_or_create(directory, sqlite_path(url))
-    return await Store.open(url, key_fingerprint=keys.fingerprint(key))
+    return await Store.open(url, key_fingerprint=derived_secrets.fingerprint(key))
 
 
 async def test_the_log_holds_and_has_what_was_asked_for(made: tuple[Filled, Logged]) -> None:
@@ -65,7 +65,7 @@ async def test_the_tokens_are_of_every_status_and_the_known_ones_work(made: tupl
                 found[status] = len(page)
         assert min(found.values()) > 0
         assert found.total() == TOKENS
-        cache_key = keys.cache_key(load_or_create(filled.database.parent, filled.database))
+        cache_key = derived_secrets.cache_key(load_or_create(filled.database.parent, filled.database))
         parsed = [TokenFormat(BRAND).parse(token) for token in filled.genuine]
         _, verdicts = await grants.resolve(store, [one.prefix for one in parsed if one is not None], NOW)
         assert len(verdicts) > 100

@@ -13,7 +13,7 @@ from proxy.core.depends import member_key, memberships_key, org_key, role_key, u
 from proxy.core.errors import Conflict, Invalid, NotFound, PatgateError
 from proxy.core.model import Grant, RefusedGrant, UserStatus
 from proxy.core.reasons import Reason
-from proxy.services import keys, names
+from proxy.services import derived_secrets, names
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN = "ann@example.org"
@@ -249,5 +249,5 @@ async def test_documents_have_times_in_utc_and_lists_as_lists(kit: Kit) -> None:
 
 def test_derived_keys_differ_from_each_other_and_from_their_source() -> None:
     secret = b"s" * 32
-    assert len({secret, keys.cache_key(secret), bytes.fromhex(keys.fingerprint(secret))}) == 3
-    assert keys.fingerprint(b"t" * 32) != keys.fingerprint(secret)
+    assert len({secret, derived_secrets.cache_key(secret), bytes.fromhex(derived_secrets.fingerprint(secret))}) == 3
+    assert derived_secrets.fingerprint(b"t" * 32) != derived_secrets.fingerprint(secret)
