@@ -50,8 +50,8 @@ from proxy.services.keys.service import OrgKeys
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.orgs import Orgs
-from proxy.services.policies import Policies
-from proxy.services.policy import AdminRight, Policy
+from proxy.services.policy.model import AdminRight, Policy
+from proxy.services.policy.service import Policies
 from proxy.services.reports import Reports
 from proxy.services.roles import Roles
 from proxy.services.tokens.expiry_notices import Notices

@@ -22,13 +22,13 @@ from proxy.core.errors import PatgateError
 from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
 from proxy.observe.logs import get_logger
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
 from proxy.services.tokens.expiry_notices import Notice, Notices
 
 if TYPE_CHECKING:
     from proxy.authority.counters import Counters
     from proxy.services.audit import AuditLog
-    from proxy.services.policies import Policies
+    from proxy.services.policy.service import Policies
 
 HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")
 TICK_SECONDS: Final = 5.0

@@ -14,7 +14,7 @@ from proxy.services.keys.service import OrgKeys
 from proxy.services.me import Me
 from proxy.services.members import Members
 from proxy.services.orgs import Orgs
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.services.reports import Reports
 from proxy.services.roles import Roles
 from proxy.services.tokens.service import Tokens

@@ -28,7 +28,7 @@ from proxy.core.depends import member_key, memberships_key, org_key, role_key, t
 from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, TokenStatus, UserStatus, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-from proxy.services import policy
+from proxy.services.policy import model
 from proxy.store.records import OrgGrantRow, TokenGrantRow
 from proxy.store.store import Store
 
@@ -144,8 +144,8 @@ def broken_policy(row: TokenGrantRow, org: OrgGrantRow) -> tuple[str, ...]:
     """
     if row.reach is not Reach.ACCOUNT or not org.policy:
         return ()
-    lifetime = policy.lifetime(created_at=row.created_at, rotated_at=row.rotated_at, expires_at=row.expires_at)
-    return policy.Policy.of_org(org.policy).broken(lifetime=lifetime, scopes=row.scopes)
+    lifetime = model.lifetime(created_at=row.created_at, rotated_at=row.rotated_at, expires_at=row.expires_at)
+    return model.Policy.of_org(org.policy).broken(lifetime=lifetime, scopes=row.scopes)
 
 
 def _orgs(row: TokenGrantRow) -> dict[str, OrgGrant]:

@@ -18,8 +18,8 @@ from proxy.services.invitations import Invitations
 from proxy.services.keys.service import OrgKeys
 from proxy.services.members import Members
 from proxy.services.orgs import Orgs
-from proxy.services.policies import Policies
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
+from proxy.services.policy.service import Policies
 from proxy.services.roles import Roles
 from proxy.services.tokens.issuance import Minter, NewToken
 from proxy.services.tokens.service import Tokens

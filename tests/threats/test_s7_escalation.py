@@ -14,7 +14,7 @@ import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach
-from proxy.services.policy import AdminRight, Policy
+from proxy.services.policy.model import AdminRight, Policy
 from proxy.services.tokens.issuance import NewKey, NewToken
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.views import Created

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.core.errors import Conflict
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.store.change import Rows
 
 

@@ -26,7 +26,7 @@ from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.keys.seat_limit import require_seats
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
 from proxy.services.tokens.issuance import ORGS_MOST, Draft, Minter, NewKey, beyond, lifetime, new_row, permissions

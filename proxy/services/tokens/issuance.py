@@ -26,7 +26,7 @@ from proxy.core.token import TokenFormat, digest
 from proxy.services import names
 from proxy.services.fields import Fields
 from proxy.services.hashing import SecretHasher
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
 from proxy.store.records import TokenRow
 
 LONGEST: Final = 1e10

@@ -16,8 +16,8 @@ from proxy.services import lookalikes, lookup
 from proxy.services.access import Entity, Operation, Standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import SHOWN_ONCE
-from proxy.services.policies import Policies
-from proxy.services.policy import AdminRight
+from proxy.services.policy.model import AdminRight
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization
 from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Target, Verb
 from proxy.services.views import Created, TokenView

@@ -19,7 +19,7 @@ from proxy.services import lookup, names
 from proxy.services.access import Standing
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization
 from proxy.services.tokens.issuance import Draft, NewToken, beyond, lifetime
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING

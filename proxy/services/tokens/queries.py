@@ -13,7 +13,7 @@ from proxy.core.model import Kind, TokenStatus
 from proxy.services import lookup
 from proxy.services.access import Entity, Operation, Standing
 from proxy.services.fields import Fields
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
 from proxy.services.tokens.issuance import LONGEST

@@ -13,8 +13,8 @@ from proxy.core.model import Kind, Reach, TokenStatus
 from proxy.services.access import Standing
 from proxy.services.fields import Fields
 from proxy.services.keys.seat_limit import require_seats
-from proxy.services.policies import Policies
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import loading, ownership
 from proxy.services.tokens.issuance import Lifetime, lifetime
 from proxy.services.tokens.loading import Found

@@ -17,7 +17,7 @@ from typing import Final
 
 from proxy.core.model import TokenStatus
 from proxy.services.access import Operation, Standing
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Ruling, Verb
 from proxy.services.tokens.loading import Found

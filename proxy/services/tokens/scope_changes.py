@@ -20,7 +20,7 @@ from typing import Final
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.core.permissions import PermissionSet
 from proxy.services.access import Standing
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.issuance import SCOPES_MOST, canonical
 from proxy.services.tokens.loading import Found

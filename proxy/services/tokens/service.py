@@ -22,7 +22,7 @@ from proxy.services import counting, idempotency, lookalikes, names
 from proxy.services.access import Standing, standing
 from proxy.services.fields import Fields
 from proxy.services.idempotency import Retry
-from proxy.services.policies import Policies
+from proxy.services.policy.service import Policies
 from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
 from proxy.services.tokens.authorization import Verb
 from proxy.services.tokens.issuance import Draft, Minter, NewToken, beyond, new_row, permissions, seconds

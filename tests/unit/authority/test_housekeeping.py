@@ -19,8 +19,8 @@ from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
 from proxy.services.audit import AuditLog
-from proxy.services.policies import Policies
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
+from proxy.services.policy.service import Policies
 from proxy.services.tokens.expiry_notices import DAY, Notices
 from tests.contract.kit import ADMIN, START, Kit, opened
 from tests.unit.authority.waiting import until
@@ -238,7 +238,7 @@ async def test_a_broken_policy_is_told_of_once_and_again_when_it_changes(
 
     monkeypatch.setattr("proxy.authority.housekeeping._log", Log())
     monkeypatch.setattr("proxy.authority.housekeeping.TOKENS_AT_ONCE", 1)
-    monkeypatch.setattr("proxy.services.policies._AT_ONCE", 1)
+    monkeypatch.setattr("proxy.services.policy.service._AT_ONCE", 1)
     keeper = Housekeeping(household)
 
     async def turns() -> list[int]:

@@ -17,7 +17,7 @@ import pytest
 from bench.store_fill import fill
 from proxy.cli.client import Control
 from proxy.cli.listing import SHOWN
-from proxy.services import policies
+from proxy.services.policy import service
 from proxy.store import log
 from tests.unit.cli.running import CONFIGURATION, Desk, environment
 from tests.unit.cli.test_documentation import LEAVES
@@ -115,7 +115,7 @@ def test_what_follows_is_counted_once_however_few_items_each_page_has(
     full: Desk, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     """A count may look at far more than a page does."""
-    monkeypatch.setattr(policies, "_AT_ONCE", 50)
+    monkeypatch.setattr(service, "_AT_ONCE", 50)
     monkeypatch.setattr(log, "LOOKED_AT", 1)
     whole = items(full.document(*words, "--limit", "1000"))
     limit = len(whole) - 1

@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
 from proxy.services.tokens.issuance import NewKey, NewToken
 from tests.contract.kit import ADMIN, START, Kit, opened
 

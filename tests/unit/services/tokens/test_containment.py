@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
 from proxy.services.tokens import authorization
 from proxy.services.tokens.issuance import NEVER_ENDS, NewToken
 from tests.contract.kit import ADMIN, START, Kit, opened

@@ -11,7 +11,7 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Grant, Reach, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
 from proxy.services.tokens.issuance import NewKey, NewToken
 from proxy.services.tokens.queries import TokenFilter
 from tests.contract.kit import ADMIN, START, Kit, ScryptHasher, opened

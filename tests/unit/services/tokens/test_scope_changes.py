@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
 from proxy.services.tokens import scope_changes
 from proxy.services.tokens.issuance import SCOPES_MOST
 from tests.contract.kit import ADMIN, Kit, opened

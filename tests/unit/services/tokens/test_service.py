@@ -12,7 +12,7 @@ from proxy.core.model import Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
 from proxy.core.token import verify_digest
 from proxy.services import counting
-from proxy.services.policy import Policy
+from proxy.services.policy.model import Policy
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.views import Remaining
 from tests.contract.kit import ADMIN, CACHE_KEY, FORMAT, START, Kit, opened

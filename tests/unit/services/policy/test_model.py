@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.services.policy import AdminRight, Policy
+from proxy.services.policy.model import AdminRight, Policy
 
 LIMITS = st.none() | st.integers(1, 50)
 POLICIES = st.builds(

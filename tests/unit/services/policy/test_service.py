@@ -10,8 +10,9 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Actor, Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services import counting, policies
-from proxy.services.policy import AdminRight, Policy
+from proxy.services import counting
+from proxy.services.policy import service
+from proxy.services.policy.model import AdminRight, Policy
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created, Remaining
@@ -168,7 +169,7 @@ async def test_setting_a_policy_says_how_many_break_it_and_ends_them_when_told_t
 
 async def test_expiring_ends_exactly_what_breaks_each_with_its_event(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """C8: over several transactions, each one whole."""
-    monkeypatch.setattr(policies, "_AT_ONCE", 3)
+    monkeypatch.setattr(service, "_AT_ONCE", 3)
     bad = [await kit.mint(ANN, f"bad{number}", org="team") for number in range(7)]
     good = [await kit.mint(ANN, f"good{number}", org="team", expires=DAY) for number in range(4)]
     key = await kit.keys.create(ADMIN, NewKey(name="key", org="team", role="viewer"))
@@ -224,7 +225,7 @@ async def test_what_no_longer_breaks_it_when_it_would_be_ended_is_left_alone(kit
 async def test_whoever_asks_with_a_token_that_breaks_it_too_ends_all_of_them(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "_AT_ONCE", 2)
+    monkeypatch.setattr(service, "_AT_ONCE", 2)
     mine = await kit.mint(ANN, "mine", org="team")
     others = [await kit.mint(ANN, f"other{number}", org="team") for number in range(5)]
     actor = kit.acting(mine)
@@ -261,7 +262,7 @@ async def test_administrators_of_an_organisation_reach_what_is_its_own_alone(kit
 async def test_a_token_has_fewer_tokens_looked_at_for_a_count_than_the_operator(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policies, "_AT_ONCE", 2)
+    monkeypatch.setattr(service, "_AT_ONCE", 2)
     monkeypatch.setattr(counting, "COUNT_MOST", 4)
     actor = kit.acting(await kit.mint(ANN, "admins", org="team"))
     for number in range(7):
@@ -328,7 +329,7 @@ async def test_unused_tokens_end_are_regenerated_and_not_ended_again_at_once(kit
 
 
 async def test_looking_for_unused_tokens_goes_on_where_it_stopped(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "_AT_ONCE", 2)
+    monkeypatch.setattr(service, "_AT_ONCE", 2)
     for number in range(7):
         kit.clock.now += 1
         await kit.mint(ANN, f"t{number}")
