@@ -41,23 +41,23 @@ from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import derived_secrets
+from proxy.services.accounts.invitations import Invitations
+from proxy.services.accounts.me import Me
+from proxy.services.accounts.members import Members
+from proxy.services.accounts.orgs import Orgs
+from proxy.services.accounts.roles import Roles
+from proxy.services.accounts.users import Users
 from proxy.services.audit import AuditLog
 from proxy.services.audit_reads import AuditReads
 from proxy.services.explain import Explain
 from proxy.services.explanation import Gateway
-from proxy.services.invitations import Invitations
 from proxy.services.keys.service import OrgKeys
-from proxy.services.me import Me
-from proxy.services.members import Members
-from proxy.services.orgs import Orgs
 from proxy.services.policy.model import AdminRight, Policy
 from proxy.services.policy.service import Policies
 from proxy.services.reports import Reports
-from proxy.services.roles import Roles
 from proxy.services.tokens.expiry_notices import Notices
 from proxy.services.tokens.issuance import Minter
 from proxy.services.tokens.service import Tokens
-from proxy.services.users import Users
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.secret import decode_webhook_secret, load_or_create

@@ -7,18 +7,18 @@ from typing import Protocol
 
 from proxy.core.model import Grant, RefusedGrant
 from proxy.observe.snapshot import Snapshot
+from proxy.services.accounts.invitations import Invitations
+from proxy.services.accounts.me import Me
+from proxy.services.accounts.members import Members
+from proxy.services.accounts.orgs import Orgs
+from proxy.services.accounts.roles import Roles
+from proxy.services.accounts.users import Users
 from proxy.services.audit import AuditLog
 from proxy.services.explain import Explain
-from proxy.services.invitations import Invitations
 from proxy.services.keys.service import OrgKeys
-from proxy.services.me import Me
-from proxy.services.members import Members
-from proxy.services.orgs import Orgs
 from proxy.services.policy.service import Policies
 from proxy.services.reports import Reports
-from proxy.services.roles import Roles
 from proxy.services.tokens.service import Tokens
-from proxy.services.users import Users
 from proxy.store.requests import RequestEvent
 
 

@@ -19,7 +19,7 @@ from typing import Final
 from proxy.core.errors import Invalid
 from proxy.core.token import ALPHABET, ID_LENGTH
 from proxy.observe.logs import without_tokens
-from proxy.services import emails
+from proxy.services.accounts import emails
 
 _USER_ID: Final = re.compile(r"usr_[0-9A-Za-z]{12}", re.ASCII)
 _ORG_ID: Final = re.compile(r"org_[0-9A-Za-z]{12}", re.ASCII)

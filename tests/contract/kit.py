@@ -14,16 +14,16 @@ from proxy.core.depends import token_key
 from proxy.core.model import Actor, ActorKind, Credential, Grant, Kind, Reach, RefusedGrant, TokenStatus
 from proxy.core.token import TokenFormat, digest
 from proxy.services import derived_secrets, grants
-from proxy.services.invitations import Invitations
+from proxy.services.accounts.invitations import Invitations
+from proxy.services.accounts.members import Members
+from proxy.services.accounts.orgs import Orgs
+from proxy.services.accounts.roles import Roles
+from proxy.services.accounts.users import Users
 from proxy.services.keys.service import OrgKeys
-from proxy.services.members import Members
-from proxy.services.orgs import Orgs
 from proxy.services.policy.model import Policy
 from proxy.services.policy.service import Policies
-from proxy.services.roles import Roles
 from proxy.services.tokens.issuance import Minter, NewToken
 from proxy.services.tokens.service import Tokens
-from proxy.services.users import Users
 from proxy.services.views import Created
 from proxy.store.records import TokenRow
 from proxy.store.store import Store

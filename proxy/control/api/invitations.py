@@ -9,8 +9,8 @@ from pydantic import Field
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
 from proxy.control.api.orgs import Member
 from proxy.control.models import Answer, Body, Email, Listing, PageQuery, Reference, Time
+from proxy.services.accounts.invitations import LONGEST, SHORTEST
 from proxy.services.idempotency import Retry
-from proxy.services.invitations import LONGEST, SHORTEST
 
 Lifetime = Annotated[
     float, Field(ge=SHORTEST, le=LONGEST, allow_inf_nan=False, description="How long it is open, in seconds.")

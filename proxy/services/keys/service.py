@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
 from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services import idempotency, lookalikes, lookup
+from proxy.services import idempotency, lookup
 from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.accounts import lookalikes
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry

@@ -25,9 +25,9 @@ from proxy.core.errors import Invalid
 from proxy.core.model import Actor, Reach
 from proxy.services import counting, lookup
 from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.accounts.roles import permission_texts
 from proxy.services.fields import Fields
 from proxy.services.policy.model import AdminRight, Policy, lifetime
-from proxy.services.roles import permission_texts
 from proxy.services.views import (
     LIMIT_DEFAULT,
     NOTHING_MORE,

@@ -18,8 +18,9 @@ from functools import partial
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import counting, idempotency, lookalikes, names
+from proxy.services import counting, idempotency, names
 from proxy.services.access import Standing, standing
+from proxy.services.accounts import lookalikes
 from proxy.services.fields import Fields
 from proxy.services.idempotency import Retry
 from proxy.services.policy.service import Policies

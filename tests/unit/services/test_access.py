@@ -11,8 +11,8 @@ from proxy.core.errors import Forbidden, Invalid, Unauthenticated
 from proxy.core.model import Actor, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.accounts.members import Members
 from proxy.services.fields import Fields
-from proxy.services.members import Members
 from proxy.services.tokens.issuance import NewKey
 from tests.contract.kit import ADMIN, Kit, opened
 

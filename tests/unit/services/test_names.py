@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Kind
-from proxy.services import emails, lookalikes, names
+from proxy.services import names
+from proxy.services.accounts import emails, lookalikes
 from proxy.services.tokens.issuance import NewKey, NewToken
 from proxy.store import migrate
 from proxy.store.log import EventQuery, Order

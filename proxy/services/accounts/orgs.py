@@ -8,8 +8,9 @@ from functools import partial
 from proxy.core.depends import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
-from proxy.services import counting, idempotency, lookalikes, lookup, names
+from proxy.services import counting, idempotency, lookup, names
 from proxy.services.access import Entity, Operation, standing
+from proxy.services.accounts import lookalikes
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry

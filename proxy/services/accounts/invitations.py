@@ -26,8 +26,9 @@ from proxy.core.depends import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import counting, grants, idempotency, lookalikes, lookup, members, names
+from proxy.services import counting, grants, idempotency, lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.accounts import lookalikes, members
 from proxy.services.fields import Fields
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry

@@ -22,8 +22,9 @@ from typing import Final
 from proxy.core.depends import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
-from proxy.services import counting, lookalikes, lookup, names
+from proxy.services import counting, lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.accounts import lookalikes
 from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, MemberRow, OrgRow, UserRow

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound, PatgateError
 from proxy.core.model import Actor, Grant, Reach
-from proxy.services.members import Members
+from proxy.services.accounts.members import Members
 from proxy.services.tokens.issuance import NewKey
 from tests.contract.kit import ADMIN, Kit, opened
 

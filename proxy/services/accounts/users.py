@@ -18,11 +18,12 @@ from dataclasses import replace
 from proxy.core.depends import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, Reach, UserStatus
-from proxy.services import counting, idempotency, invitations, lookup, members, names
+from proxy.services import counting, idempotency, lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.accounts import invitations, members
+from proxy.services.accounts.members import require_within, tell
 from proxy.services.fields import Fields
 from proxy.services.idempotency import Retry
-from proxy.services.members import require_within, tell
 from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, cursor_behind, read_cursor
 from proxy.store.change import Rows
 from proxy.store.records import Cursor, MemberRow

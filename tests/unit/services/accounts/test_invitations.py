@@ -9,8 +9,8 @@ import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, PatgateError
 from proxy.core.model import Actor, Grant, Reach
+from proxy.services.accounts.invitations import LONGEST, PER_ORG, Invitations
 from proxy.services.idempotency import Retry
-from proxy.services.invitations import LONGEST, PER_ORG, Invitations
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created, InvitationView
