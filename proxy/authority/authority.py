@@ -47,8 +47,8 @@ from proxy.services.accounts.members import Members
 from proxy.services.accounts.orgs import Orgs
 from proxy.services.accounts.roles import Roles
 from proxy.services.accounts.users import Users
-from proxy.services.audit import AuditLog
-from proxy.services.audit_reads import AuditReads
+from proxy.services.audit.reads import AuditReads
+from proxy.services.audit.service import AuditLog
 from proxy.services.explain import Explain
 from proxy.services.explanation import Gateway
 from proxy.services.keys.service import OrgKeys

@@ -27,7 +27,7 @@ from proxy.services.tokens.expiry_notices import Notice, Notices
 
 if TYPE_CHECKING:
     from proxy.authority.counters import Counters
-    from proxy.services.audit import AuditLog
+    from proxy.services.audit.service import AuditLog
     from proxy.services.policy.service import Policies
 
 HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Answer, Body, Listing, PageQuery, Reference, Time, checked
-from proxy.services.audit_filter import AuditFilter, read_address, read_mark, read_number
-from proxy.services.audit_words import read_moment
+from proxy.services.audit.filters import AuditFilter, read_address, read_mark, read_number
+from proxy.services.audit.vocabulary import read_moment
 from proxy.store.log import Order
 
 ActorKind = Literal["person", "pat", "key", "system"]

@@ -17,7 +17,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import digest
 from proxy.core.wire import grant_from_wire, refused_from_wire
 from proxy.observe import metrics
-from proxy.services.audit_filter import AuditFilter
+from proxy.services.audit.filters import AuditFilter
 from proxy.services.tokens.issuance import NewToken
 from proxy.settings.model import Settings
 from tests.unit.authority.test_link import Worker

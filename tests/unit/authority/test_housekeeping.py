@@ -18,7 +18,7 @@ from proxy.authority.webhook import Endpoint, signature
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
-from proxy.services.audit import AuditLog
+from proxy.services.audit.service import AuditLog
 from proxy.services.policy.model import Policy
 from proxy.services.policy.service import Policies
 from proxy.services.tokens.expiry_notices import DAY, Notices

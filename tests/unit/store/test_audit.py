@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict
 from proxy.core.model import Kind
-from proxy.services.audit import AuditLog
+from proxy.services.audit.service import AuditLog
 from proxy.store import audit, migrate, tables
 from proxy.store.audit import Event, Mark, Occurred, Verified
 from proxy.store.engine import Database

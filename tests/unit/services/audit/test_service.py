@@ -12,9 +12,9 @@ import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Actor, ActorKind, Reach
-from proxy.services.audit import AuditLog, AuditView
-from proxy.services.audit_filter import AuditFilter
-from proxy.services.audit_words import NOW, read_moment
+from proxy.services.audit.filters import AuditFilter
+from proxy.services.audit.service import AuditLog, AuditView
+from proxy.services.audit.vocabulary import NOW, read_moment
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created
 from proxy.store.audit import Event
@@ -422,7 +422,7 @@ async def test_a_verification_is_for_who_sees_everything_and_goes_in_steps(kit: 
 async def test_retention_removes_what_is_old_and_says_so(
     kit: Kit, log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.services.audit.RETAIN_AT_ONCE", 4)
+    monkeypatch.setattr("proxy.services.audit.service.RETAIN_AT_ONCE", 4)
     await _busy(kit)
     before = await _all(log, AuditFilter(), limit=1000)
     old = [entry for entry in before if entry.at < START + 8]

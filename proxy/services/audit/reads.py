@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from proxy.core.allowance import TimedAllowance
 from proxy.core.model import Actor
 from proxy.observe.metrics import Outcome
-from proxy.services.audit_filter import AuditFilter
+from proxy.services.audit.filters import AuditFilter
 from proxy.store.audit import LOG_ID, Event
 from proxy.store.log import Order
 from proxy.store.requests import RequestEvent

@@ -21,7 +21,7 @@ from proxy.core.errors import Forbidden, NotFound
 from proxy.core.model import Actor, Reach
 from proxy.services import lookup, names
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.audit_filter import (
+from proxy.services.audit.filters import (
     EVERYTHING,
     AuditFilter,
     read_filter,
@@ -30,7 +30,7 @@ from proxy.services.audit_filter import (
     read_place,
     write_place,
 )
-from proxy.services.audit_reads import AuditReads
+from proxy.services.audit.reads import AuditReads
 from proxy.services.counting import COUNT_MOST
 from proxy.services.fields import Fields
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
