@@ -49,12 +49,12 @@ from proxy.services.accounts.roles import Roles
 from proxy.services.accounts.users import Users
 from proxy.services.audit.reads import AuditReads
 from proxy.services.audit.service import AuditLog
-from proxy.services.explain import Explain
-from proxy.services.explanation import Gateway
+from proxy.services.explain.explanation import Gateway
+from proxy.services.explain.report_only import Reports
+from proxy.services.explain.service import Explain
 from proxy.services.keys.service import OrgKeys
 from proxy.services.policy.model import AdminRight, Policy
 from proxy.services.policy.service import Policies
-from proxy.services.reports import Reports
 from proxy.services.tokens.expiry_notices import Notices
 from proxy.services.tokens.issuance import Minter
 from proxy.services.tokens.service import Tokens

@@ -14,10 +14,10 @@ from proxy.services.accounts.orgs import Orgs
 from proxy.services.accounts.roles import Roles
 from proxy.services.accounts.users import Users
 from proxy.services.audit.service import AuditLog
-from proxy.services.explain import Explain
+from proxy.services.explain.report_only import Reports
+from proxy.services.explain.service import Explain
 from proxy.services.keys.service import OrgKeys
 from proxy.services.policy.service import Policies
-from proxy.services.reports import Reports
 from proxy.services.tokens.service import Tokens
 from proxy.store.requests import RequestEvent
 

@@ -20,8 +20,8 @@ from proxy.gateway.phases.respond import Responder
 from proxy.gateway.phases.route import route
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
-from proxy.services.explanation import Asked, Gateway, explain
-from proxy.services.steps import FAILED, Result, Step, Subject
+from proxy.services.explain.explanation import Asked, Gateway, explain
+from proxy.services.explain.steps import FAILED, Result, Step, Subject
 from proxy.store.records import OrgGrantRow, TokenGrantRow
 
 SEARCH = TokenSearch(TokenFormat("acme"))

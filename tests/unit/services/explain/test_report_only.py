@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid
 from proxy.core.model import Access
 from proxy.core.routes import Route, RouteTable
-from proxy.services.reports import TOKENS_SHOWN, Reports
+from proxy.services.explain.report_only import TOKENS_SHOWN, Reports
 from proxy.store.reports import Report
 from tests.contract.kit import ADMIN, START, Kit, opened
 

@@ -19,9 +19,9 @@ from proxy.core.token import WHOLE_TOKEN
 from proxy.observe.metrics import Outcome
 from proxy.services import lookup
 from proxy.services.accounts.members import Members
-from proxy.services.explain import NO_DECISION, NO_ORG, Decision, Explain
-from proxy.services.explanation import Explanation, Gateway
-from proxy.services.steps import Result, Step
+from proxy.services.explain.explanation import Explanation, Gateway
+from proxy.services.explain.service import NO_DECISION, NO_ORG, Decision, Explain
+from proxy.services.explain.steps import Result, Step
 from proxy.services.tokens.authorization import NO_TOKEN
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created

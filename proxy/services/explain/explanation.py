@@ -22,7 +22,7 @@ from proxy.core.routes import Match, RouteTable
 from proxy.core.second_targets import SecondTarget, judge_second
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
-from proxy.services.steps import Findings, Subject
+from proxy.services.explain.steps import Findings, Subject
 from proxy.services.views import rfc3339
 
 

@@ -25,8 +25,8 @@ from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
 from proxy.services.access import Entity, Operation, Standing, standing
-from proxy.services.explanation import Asked, Explanation, Gateway, Second, explain
-from proxy.services.steps import FAILED, Subject
+from proxy.services.explain.explanation import Asked, Explanation, Gateway, Second, explain
+from proxy.services.explain.steps import FAILED, Subject
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Verb
 from proxy.services.views import TokenView, rfc3339
