@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from proxy.core.errors import Invalid
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
-from proxy.services import names
+from proxy.services import identifiers
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
 
 # No validator is built before it is used: most never are, and a start would wait for a hundred of them.
@@ -109,17 +109,19 @@ def _shown(**schema: JsonValue) -> Any:
 
 
 Title = Annotated[
-    str, checked(lambda text: names.title(text, "name")), _shown(minLength=1, maxLength=names.NAME_LENGTH)
+    str, checked(lambda text: identifiers.title(text, "name")), _shown(minLength=1, maxLength=identifiers.NAME_LENGTH)
 ]
 """A name for people, on one line."""
 OptionalTitle = Annotated[
-    str, checked(lambda text: names.title(text, "name", required=False)), _shown(maxLength=names.NAME_LENGTH)
+    str,
+    checked(lambda text: identifiers.title(text, "name", required=False)),
+    _shown(maxLength=identifiers.NAME_LENGTH),
 ]
-Description = Annotated[str, checked(names.description), _shown(maxLength=names.DESCRIPTION_LENGTH)]
-Email = Annotated[str, checked(names.email), _shown(format="email", maxLength=names.EMAIL_LENGTH)]
-OrgName = Annotated[str, checked(names.org_name), _shown(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
-RoleName = Annotated[str, checked(names.role_name), _shown(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-Reference = Annotated[str, Field(min_length=1, max_length=names.EMAIL_LENGTH)]
+Description = Annotated[str, checked(identifiers.description), _shown(maxLength=identifiers.DESCRIPTION_LENGTH)]
+Email = Annotated[str, checked(identifiers.email), _shown(format="email", maxLength=identifiers.EMAIL_LENGTH)]
+OrgName = Annotated[str, checked(identifiers.org_name), _shown(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+RoleName = Annotated[str, checked(identifiers.role_name), _shown(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Reference = Annotated[str, Field(min_length=1, max_length=identifiers.EMAIL_LENGTH)]
 """A name or an id of something."""
 PermissionText = Annotated[
     str,

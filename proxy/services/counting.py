@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from proxy.services.access import Standing
+from proxy.services.caller import Standing
 from proxy.services.views import NOTHING_MORE, Remaining
 from proxy.store.records import Cursor
 

@@ -10,8 +10,8 @@ from typing import Final
 from proxy.core.errors import Invalid, NotFound
 from proxy.core.model import Kind, Reach, UserStatus
 from proxy.core.permissions import PermissionSet
-from proxy.services import names
-from proxy.services.access import Entity, Operation, Standing
+from proxy.services import identifiers
+from proxy.services.caller import Entity, Operation, Standing
 from proxy.store.change import Rows
 from proxy.store.records import MemberRow, OrgRow, RoleRow, UserRow
 
@@ -24,10 +24,10 @@ _NO_ORG: Final = "there is no organisation with this name or id"
 
 async def user(rows: Rows, reference: str) -> UserRow:
     """The user with this email or id. Raises NotFound, also for a removed one."""
-    if names.is_user_id(reference):
+    if identifiers.is_user_id(reference):
         found = await rows.users.by_id(reference)
     else:
-        found = await rows.users.by_email_key(names.email_key(reference))
+        found = await rows.users.by_email_key(identifiers.email_key(reference))
     if found is None or found.status is UserStatus.REMOVED:
         raise NotFound(_NO_USER)
     return found
@@ -35,7 +35,7 @@ async def user(rows: Rows, reference: str) -> UserRow:
 
 async def org(rows: Rows, reference: str) -> OrgRow:
     """The organisation with this name or id. Raises NotFound."""
-    by_id = names.is_org_id(reference)
+    by_id = identifiers.is_org_id(reference)
     found = await (rows.orgs.by_id(reference) if by_id else rows.orgs.by_name(reference))
     if found is None:
         raise NotFound(_NO_ORG)
@@ -115,6 +115,6 @@ async def member(rows: Rows, organisation: OrgRow, reference: str) -> tuple[User
 
 async def membership_of(rows: Rows, org_id: str, reference: str) -> MemberRow | None:
     """The membership of the user with this email or id, by one statement."""
-    if names.is_user_id(reference):
+    if identifiers.is_user_id(reference):
         return await rows.members.get(org_id, reference)
-    return await rows.members.by_email_key(org_id, names.email_key(reference))
+    return await rows.members.by_email_key(org_id, identifiers.email_key(reference))

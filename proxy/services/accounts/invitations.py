@@ -26,12 +26,12 @@ from proxy.core.depends import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import counting, grants, idempotency, lookup, names
-from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services import counting, grants, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes, members
-from proxy.services.fields import Fields
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
+from proxy.services.validation import Fields
 from proxy.services.views import (
     LIMIT_DEFAULT,
     NOTHING_MORE,
@@ -86,7 +86,7 @@ class Invitations:
         Conflict (a member or invited already, too many invitations, or made by an earlier request with the same key).
         """
         fields = Fields()
-        address = fields.check(lambda: names.email(email)) or ""
+        address = fields.check(lambda: identifiers.email(email)) or ""
         lives = fields.check(lambda: _lifetime(expires)) or self._lifetime
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
@@ -96,7 +96,7 @@ class Invitations:
             await idempotency.require_new(change, retry)
             await lookup.role(change, role)
             await members.require_within(change, asker, organisation, role)
-            key = names.email_key(address)
+            key = identifiers.email_key(address)
             if await change.members.by_email_key(organisation.id, key) is not None:
                 raise Conflict("the user is a member of this organisation already")
             if await change.invitations.of(organisation.id, key, change.now) is not None:
@@ -107,7 +107,7 @@ class Invitations:
                     f"the organisation has {self._per_org} open invitations, which is the most: withdraw some"
                 )
             row = InvitationRow(
-                id=names.new_invitation_id(),
+                id=identifiers.new_invitation_id(),
                 org_id=organisation.id,
                 email=address,
                 email_key=key,
@@ -153,7 +153,7 @@ class Invitations:
         now = self._clock()
         async with self._store.read() as rows:
             asker = await standing(rows, actor, now)
-            org_id, key = None, None if email is None else names.email_key(email)
+            org_id, key = None, None if email is None else identifiers.email_key(email)
             if org is not None:
                 org_id = (await lookup.visible_org(rows, asker, org)).id
                 asker.require(Entity.MEMBERS, Operation.LIST, org_id)

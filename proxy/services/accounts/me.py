@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from proxy.core.model import Actor, Grant, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services.access import standing
+from proxy.services.caller import standing
 from proxy.services.views import TokenView, UserView
 from proxy.store.change import Rows
 from proxy.store.store import Store

@@ -22,9 +22,9 @@ from typing import Final
 from proxy.core.depends import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
-from proxy.services import counting, lookup, names
-from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services import counting, identifiers, lookup
 from proxy.services.accounts import lookalikes
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, MemberRow, OrgRow, UserRow
@@ -114,7 +114,7 @@ class Members:
 async def is_self(rows: Rows, asker: Standing, reference: str) -> bool:
     """Whether this email or id is that of the owner of the token presented. Nobody else is looked up."""
     key = await lookup.own_email_key(rows, asker)
-    return key is not None and (reference == asker.user_id or names.email_key(reference) == key)
+    return key is not None and (reference == asker.user_id or identifiers.email_key(reference) == key)
 
 
 def adds_directly(asker: Standing) -> bool:
@@ -136,7 +136,7 @@ async def join(change: Change, asker: Standing, organisation: OrgRow, user: User
     require_adding(asker)
     await lookup.role(change, role)
     await require_within(change, asker, organisation, role)
-    found = await new_user(change, names.email(user), "", lookup.NO_ROLE) if isinstance(user, str) else user
+    found = await new_user(change, identifiers.email(user), "", lookup.NO_ROLE) if isinstance(user, str) else user
     await enter(change, organisation, found, role)
     tell(change, "account.user.add", found, organisation, {"role": role, "org": organisation.name})
     return found
@@ -182,9 +182,9 @@ async def require_within(rows: Rows, asker: Standing, organisation: OrgRow | Non
 async def new_user(change: Change, address: str, name: str, role: str) -> UserRow:
     """Add the row of a user whose email nobody has; what it touches and the event are the caller's."""
     row = UserRow(
-        id=names.new_user_id(),
+        id=identifiers.new_user_id(),
         email=address,
-        email_key=names.email_key(address),
+        email_key=identifiers.email_key(address),
         name=name,
         role=role,
         status=UserStatus.ACTIVE,
@@ -220,7 +220,7 @@ async def _known(rows: Rows, asker: Standing, reference: str) -> UserRow | None:
     """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has, or nobody whom the
     asker may see.
     """
-    if names.is_user_id(reference):
+    if identifiers.is_user_id(reference):
         return await lookup.visible_user(rows, asker, reference)
     try:
         return await lookup.user(rows, reference)

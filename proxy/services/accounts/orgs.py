@@ -8,12 +8,12 @@ from functools import partial
 from proxy.core.depends import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
-from proxy.services import counting, idempotency, lookup, names
-from proxy.services.access import Entity, Operation, standing
+from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.fields import Fields
+from proxy.services.caller import Entity, Operation, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
+from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, OrgView, Page, check_limit, cursor_behind, read_cursor
 from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
@@ -33,8 +33,8 @@ class Orgs:
         Forbidden, Unauthenticated.
         """
         fields = Fields()
-        fields.check(lambda: names.org_name(name))
-        title = fields.check(lambda: names.title(display_name or name, "display_name"))
+        fields.check(lambda: identifiers.org_name(name))
+        title = fields.check(lambda: identifiers.title(display_name or name, "display_name"))
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             (await standing(change, actor, change.now)).require(Entity.ORGS, Operation.CREATE)
@@ -42,7 +42,7 @@ class Orgs:
             if await change.orgs.by_name(name) is not None:
                 raise Conflict("there is an organisation with this name already")
             row = OrgRow(
-                id=names.new_org_id(),
+                id=identifiers.new_org_id(),
                 name=name,
                 display_name=title or name,
                 status=ORG_ACTIVE,

@@ -16,9 +16,9 @@ from proxy.core.depends import role_key
 from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet, PermissionSyntaxError
-from proxy.services import lookup, names
-from proxy.services.access import Entity, Operation, standing
-from proxy.services.fields import Fields
+from proxy.services import identifiers, lookup
+from proxy.services.caller import Entity, Operation, standing
+from proxy.services.validation import Fields
 from proxy.services.views import RoleView
 from proxy.store.records import RoleRow
 from proxy.store.store import Store
@@ -28,7 +28,7 @@ def permission_texts(texts: Iterable[str], field: str) -> list[str]:
     """Permissions in their canonical text, sorted, without repeats. Raises Invalid naming the field and position."""
     checked = list(texts)
     for position, text in enumerate(checked):
-        names.refuse_tokens(text, f"{field}[{position}]")
+        identifiers.refuse_tokens(text, f"{field}[{position}]")
         try:
             PermissionSet.of((text,))
         except PermissionSyntaxError as error:
@@ -45,7 +45,9 @@ class Roles:
 
     async def sync_config(self, actor: Actor, roles: Mapping[str, Iterable[str]]) -> list[str]:
         """Apply the configuration's roles where it changed. Returns the names that changed, sorted. Raises Invalid."""
-        wanted = {names.role_name(name): permission_texts(texts, f"roles.{name}") for name, texts in roles.items()}
+        wanted = {
+            identifiers.role_name(name): permission_texts(texts, f"roles.{name}") for name, texts in roles.items()
+        }
         async with self._store.change(actor, self._clock()) as change:
             known = {row.name: row for row in await change.roles.all()}
             added, changed, removed = [], [], []
@@ -104,7 +106,7 @@ class Roles:
         Unauthenticated.
         """
         fields = Fields()
-        fields.check(lambda: names.role_name(name))
+        fields.check(lambda: identifiers.role_name(name))
         texts = fields.check(lambda: permission_texts(permissions, "permissions")) or []
         fields.done()
         async with self._store.change(actor, self._clock()) as change:

@@ -18,12 +18,12 @@ from dataclasses import replace
 from proxy.core.depends import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, Reach, UserStatus
-from proxy.services import counting, idempotency, lookup, names
-from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import invitations, members
 from proxy.services.accounts.members import require_within, tell
-from proxy.services.fields import Fields
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.idempotency import Retry
+from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, cursor_behind, read_cursor
 from proxy.store.change import Rows
 from proxy.store.records import Cursor, MemberRow
@@ -55,8 +55,8 @@ class Users:
         made by an earlier request with the same key).
         """
         fields = Fields()
-        address = fields.check(lambda: names.email(email)) or ""
-        title = fields.check(lambda: names.title(name, "name", required=False)) or ""
+        address = fields.check(lambda: identifiers.email(email)) or ""
+        title = fields.check(lambda: identifiers.title(name, "name", required=False)) or ""
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
@@ -64,14 +64,14 @@ class Users:
             if org is not None:
                 organisation = await lookup.visible_org(change, asker, org)
                 members.require_adding(asker)
-                known = await change.users.by_email_key(names.email_key(address))
+                known = await change.users.by_email_key(identifiers.email_key(address))
                 if known is None:
                     known = await members.new_user(change, address, title, lookup.NO_ROLE)
                 await members.join(change, asker, organisation, known, role)
                 await idempotency.remember(change, retry, known.id)
                 return await _view(change, asker, known.id)
             asker.require(Entity.USERS, Operation.CREATE)
-            known = await change.users.by_email_key(names.email_key(address))
+            known = await change.users.by_email_key(identifiers.email_key(address))
             await lookup.role(change, role)
             await require_within(change, asker, None, role)
             if known is not None:

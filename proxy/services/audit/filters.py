@@ -15,7 +15,7 @@ from typing import Final
 from proxy.core.errors import Invalid
 from proxy.observe.metrics import Outcome
 from proxy.services.audit.vocabulary import ACTOR_KINDS, LEVELS, NOW, OUTCOMES, read_moment
-from proxy.services.fields import Fields
+from proxy.services.validation import Fields
 from proxy.store.audit import Mark
 from proxy.store.log import EventQuery, Order, Place
 

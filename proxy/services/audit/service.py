@@ -19,8 +19,7 @@ from typing import Final
 
 from proxy.core.errors import Forbidden, NotFound
 from proxy.core.model import Actor, Reach
-from proxy.services import lookup, names
-from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services import identifiers, lookup
 from proxy.services.audit.filters import (
     EVERYTHING,
     AuditFilter,
@@ -31,8 +30,9 @@ from proxy.services.audit.filters import (
     write_place,
 )
 from proxy.services.audit.reads import AuditReads
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.counting import COUNT_MOST
-from proxy.services.fields import Fields
+from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
 from proxy.store.audit import LOG_ID, RETAIN, Event, Mark, Occurred
 from proxy.store.change import Rows
@@ -271,8 +271,8 @@ async def _reader(rows: Rows, asker: Standing, org: str | None) -> _Reader:
 
 async def _user_id(rows: Rows, reference: str) -> str | None:
     """The id of the user with this email or id; a removed one is found by id. ``None`` for nobody."""
-    if names.is_user_id(reference):
+    if identifiers.is_user_id(reference):
         found = await rows.users.by_id(reference)
     else:
-        found = await rows.users.by_email_key(names.email_key(reference))
+        found = await rows.users.by_email_key(identifiers.email_key(reference))
     return None if found is None else found.id

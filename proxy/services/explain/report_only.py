@@ -10,8 +10,8 @@ from proxy.core.depends import ROUTE_REPORTS
 from proxy.core.model import Actor
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable
-from proxy.services.access import Entity, Operation, standing
 from proxy.services.audit.vocabulary import read_moment
+from proxy.services.caller import Entity, Operation, standing
 from proxy.services.views import rfc3339
 from proxy.store.reports import NamedReport, Report
 from proxy.store.store import Store

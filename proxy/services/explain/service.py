@@ -24,7 +24,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
-from proxy.services.access import Entity, Operation, Standing, standing
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.explain.explanation import Asked, Explanation, Gateway, Second, explain
 from proxy.services.explain.steps import FAILED, Subject
 from proxy.services.tokens import authorization, loading

@@ -21,9 +21,8 @@ from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
 from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.services import idempotency, lookup
-from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.accounts import lookalikes
-from proxy.services.fields import Fields
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.keys.seat_limit import require_seats
@@ -34,6 +33,7 @@ from proxy.services.tokens.issuance import ORGS_MOST, Draft, Minter, NewKey, bey
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING, Found
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.service import Tokens
+from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, Changed, Created, Page, TokenView
 from proxy.store.change import Change, Rows
 from proxy.store.records import OrgRow, TokenRow

@@ -24,10 +24,10 @@ from proxy.core.depends import org_key, token_key
 from proxy.core.errors import Invalid
 from proxy.core.model import Actor, Reach
 from proxy.services import counting, lookup
-from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.accounts.roles import permission_texts
-from proxy.services.fields import Fields
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.policy.model import AdminRight, Policy, lifetime
+from proxy.services.validation import Fields
 from proxy.services.views import (
     LIMIT_DEFAULT,
     NOTHING_MORE,

@@ -25,7 +25,7 @@ from typing import Final
 
 from proxy.core.errors import FieldError, Forbidden, NotFound
 from proxy.core.model import Grant, Kind, Reach
-from proxy.services.access import Entity, Operation, Standing
+from proxy.services.caller import Entity, Operation, Standing
 from proxy.services.policy.model import AdminRight
 from proxy.store.listing import Within
 from proxy.store.records import TokenRow

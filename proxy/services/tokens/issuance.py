@@ -23,10 +23,10 @@ from proxy.core.errors import AuthorityOverloaded, Invalid
 from proxy.core.model import Actor, Kind, Reach, TokenStatus
 from proxy.core.permissions import Permission, PermissionSet, PermissionSyntaxError
 from proxy.core.token import TokenFormat, digest
-from proxy.services import names
-from proxy.services.fields import Fields
+from proxy.services import identifiers
 from proxy.services.hashing import SecretHasher
 from proxy.services.policy.model import Policy
+from proxy.services.validation import Fields
 from proxy.store.records import TokenRow
 
 LONGEST: Final = 1e10
@@ -83,8 +83,8 @@ class Draft:
     def of(cls, new: NewToken | NewKey, fields: Fields) -> Draft:
         """Faults go to ``fields``; before ``fields.done`` the draft may hold anything."""
         return cls(
-            name=fields.check(lambda: names.title(new.name, "name")) or "",
-            description=fields.check(lambda: names.description(new.description)) or "",
+            name=fields.check(lambda: identifiers.title(new.name, "name")) or "",
+            description=fields.check(lambda: identifiers.description(new.description)) or "",
             expires=fields.check(lambda: seconds(new.expires)),
             scopes=None if new.scopes is None else permissions(fields, new.scopes, "scopes"),
         )
@@ -114,7 +114,7 @@ def permissions(fields: Fields, texts: Iterable[str], place: str) -> tuple[str, 
             fields.fault(place, f"at most {SCOPES_MOST} permissions")
             break
         try:
-            names.refuse_tokens(text, f"{place}[{position}]")
+            identifiers.refuse_tokens(text, f"{place}[{position}]")
             found.append(str(Permission.parse(text)))
         except Invalid as error:
             fields.fault(*error.errors[0])

@@ -13,8 +13,8 @@ from proxy.core.errors import Conflict, FieldError, Forbidden, NotFound
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet
 from proxy.services import lookup
-from proxy.services.access import Entity, Operation, Standing
 from proxy.services.accounts import lookalikes
+from proxy.services.caller import Entity, Operation, Standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import SHOWN_ONCE
 from proxy.services.policy.model import AdminRight

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.core.model import Kind, Reach, UserStatus
-from proxy.services import lookup, names
-from proxy.services.access import Standing
-from proxy.services.fields import Fields
+from proxy.services import identifiers, lookup
+from proxy.services.caller import Standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization
 from proxy.services.tokens.issuance import Draft, NewToken, beyond, lifetime
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING
+from proxy.services.validation import Fields
 from proxy.store.change import Rows
 from proxy.store.records import OrgRow, UserRow
 
@@ -116,7 +116,9 @@ async def _owner(rows: Rows, asker: Standing, reference: str | None) -> UserRow:
             raise Invalid("user", "say whose token it is")
         return await lookup.user(rows, reference)
     # Compared as text, so that nobody learns here which other users there are.
-    mine = reference in (None, grant.user_id) or names.email_key(reference or "") == names.email_key(grant.email)
+    mine = reference in (None, grant.user_id) or identifiers.email_key(reference or "") == identifiers.email_key(
+        grant.email
+    )
     if not mine:
         raise Forbidden(_FOR_OTHERS, ("user", _FOR_OTHERS))
     return await lookup.user(rows, grant.user_id)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from proxy.core.model import Kind, TokenStatus
 from proxy.services import lookup
-from proxy.services.access import Entity, Operation, Standing
-from proxy.services.fields import Fields
+from proxy.services.caller import Entity, Operation, Standing
 from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
 from proxy.services.tokens.issuance import LONGEST
+from proxy.services.validation import Fields
 from proxy.store.change import Rows
 from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import UserRow

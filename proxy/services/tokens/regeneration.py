@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from proxy.core.errors import Conflict
 from proxy.core.model import Kind, Reach, TokenStatus
-from proxy.services.access import Standing
-from proxy.services.fields import Fields
+from proxy.services.caller import Standing
 from proxy.services.keys.seat_limit import require_seats
 from proxy.services.policy.model import Policy
 from proxy.services.policy.service import Policies
 from proxy.services.tokens import loading, ownership
 from proxy.services.tokens.issuance import Lifetime, lifetime
 from proxy.services.tokens.loading import Found
+from proxy.services.validation import Fields
 from proxy.store.change import Rows
 from proxy.store.records import TokenRow
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.model import TokenStatus
-from proxy.services.access import Operation, Standing
+from proxy.services.caller import Operation, Standing
 from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Ruling, Verb

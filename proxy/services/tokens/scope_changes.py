@@ -19,7 +19,7 @@ from typing import Final
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.core.permissions import PermissionSet
-from proxy.services.access import Standing
+from proxy.services.caller import Standing
 from proxy.services.policy.service import Policies
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.issuance import SCOPES_MOST, canonical

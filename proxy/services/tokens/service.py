@@ -18,10 +18,9 @@ from functools import partial
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import counting, idempotency, names
-from proxy.services.access import Standing, standing
+from proxy.services import counting, idempotency, identifiers
 from proxy.services.accounts import lookalikes
-from proxy.services.fields import Fields
+from proxy.services.caller import Standing, standing
 from proxy.services.idempotency import Retry
 from proxy.services.policy.service import Policies
 from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
@@ -31,6 +30,7 @@ from proxy.services.tokens.loading import Found
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.regeneration import renewal
 from proxy.services.tokens.scope_changes import Edit
+from proxy.services.validation import Fields
 from proxy.services.views import (
     LIMIT_DEFAULT,
     Changed,
@@ -138,8 +138,8 @@ class Tokens:
     ) -> Changed:
         """Another name or description. Raises NotFound, Forbidden, Invalid."""
         fields = Fields()
-        title = None if name is None else fields.check(lambda: names.title(name, "name"))
-        text = None if description is None else fields.check(lambda: names.description(description))
+        title = None if name is None else fields.check(lambda: identifiers.title(name, "name"))
+        text = None if description is None else fields.check(lambda: identifiers.description(description))
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)

@@ -13,7 +13,7 @@ from proxy.core.depends import member_key, memberships_key, org_key, role_key, u
 from proxy.core.errors import Conflict, Invalid, NotFound, PatgateError
 from proxy.core.model import Grant, RefusedGrant, UserStatus
 from proxy.core.reasons import Reason
-from proxy.services import derived_secrets, names
+from proxy.services import derived_secrets, identifiers
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN = "ann@example.org"
@@ -183,7 +183,7 @@ async def test_organisations_have_slugs_that_are_never_ids(kit: Kit) -> None:
     with pytest.raises(Conflict):
         await kit.orgs.add(ADMIN, "team")
     made = await kit.orgs.add(ADMIN, "a" * 63)
-    assert names.is_org_id(made.id) and (await kit.orgs.show(ADMIN, made.id)).name == "a" * 63
+    assert identifiers.is_org_id(made.id) and (await kit.orgs.show(ADMIN, made.id)).name == "a" * 63
     assert (await kit.orgs.show(ADMIN, "team")).as_dict()["members"] == 1
 
 

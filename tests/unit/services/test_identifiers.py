@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Kind
-from proxy.services import names
+from proxy.services import identifiers
 from proxy.services.accounts import emails, lookalikes
 from proxy.services.tokens.issuance import NewKey, NewToken
 from proxy.store import migrate
@@ -56,8 +56,8 @@ WRITTEN = {
 
 @pytest.mark.parametrize("text", SAME)
 def test_an_email_is_one_however_its_letters_and_its_domain_are_encoded(text: str) -> None:
-    assert names.email_key(text) == SAME[0]
-    assert names.email_key(names.email(text)) == SAME[0]
+    assert identifiers.email_key(text) == SAME[0]
+    assert identifiers.email_key(identifiers.email(text)) == SAME[0]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_email_is_one_however_its_letters_and_its_domain_are_encoded(text: st
     ],
 )
 def test_emails_of_different_domains_stay_different(one: str, other: str) -> None:
-    assert names.email_key(one) != names.email_key(other)
+    assert identifiers.email_key(one) != identifiers.email_key(other)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_emails_of_different_domains_stay_different(one: str, other: str) -> Non
 )
 def test_a_domain_that_is_no_name_of_the_internet_is_refused(text: str) -> None:
     with pytest.raises(Invalid) as raised:
-        names.email(text)
+        identifiers.email(text)
     assert raised.value.errors[0][0] == "email"
     assert text not in str(raised.value)
 
@@ -189,8 +189,8 @@ async def test_no_text_that_holds_a_token_is_stored_and_the_field_is_named(how: 
     ids=["prefix", "words", "none"],
 )
 def test_a_public_prefix_may_stand_in_a_text(text: str) -> None:
-    assert names.title(text, "name") == text
-    assert names.description(text) == text
+    assert identifiers.title(text, "name") == text
+    assert identifiers.description(text) == text
 
 
 @pytest.mark.parametrize("text", ["p\u0430ypal", "admin\u0456strator", "\u0391pple", "dep\u043bo\u0443 2", "x\u0561y"])

@@ -10,10 +10,10 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid, Unauthenticated
 from proxy.core.model import Actor, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services.access import Entity, Operation, Standing, standing
 from proxy.services.accounts.members import Members
-from proxy.services.fields import Fields
+from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.tokens.issuance import NewKey
+from proxy.services.validation import Fields
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN = "ann@example.org"
