@@ -35,7 +35,7 @@ from proxy.observe.logs import get_logger
 from proxy.store.audit import Event
 from proxy.store.reports import Report
 from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens.usage import Use
 
 EVENTS: Final = 20_000
 TOKENS: Final = 200_000

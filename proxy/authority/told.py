@@ -16,7 +16,7 @@ from proxy.observe.metrics import Outcome
 from proxy.store.audit import Event
 from proxy.store.reports import Report
 from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens.usage import Use
 
 OMITTED: Final = "request.omitted"
 """The action of the event that says how many requests left none, since there were too many."""

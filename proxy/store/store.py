@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
 from proxy.core.model import Actor, ActorKind
-from proxy.store import audit, feed, grants, meta, migrate, requests, usage
+from proxy.store import audit, feed, grants, meta, migrate, requests
 from proxy.store.address import sqlite_path
 from proxy.store.audit import Appended, Event, Mark, Occurred, Outdated, Verified
 from proxy.store.change import Change, Rows
@@ -34,7 +34,8 @@ from proxy.store.errors import mapped
 from proxy.store.records import Changes, GrantRows
 from proxy.store.reports import Report, Reports
 from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens import usage
+from proxy.store.tokens.usage import Use
 
 OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
 OnDoubt = Callable[[int], None]

@@ -12,7 +12,7 @@ from proxy.core.model import UserStatus
 from proxy.store import tables
 from proxy.store.counting import count_most
 from proxy.store.records import Cursor, MemberRow, UserRow
-from proxy.store.tokens import Tokens
+from proxy.store.tokens.tokens import Tokens
 
 _T = tables.users
 _M = tables.members

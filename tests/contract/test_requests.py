@@ -14,7 +14,7 @@ from proxy.store.audit import Event
 from proxy.store.log import Entry, EventQuery, Order
 from proxy.store.reports import Report
 from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, Kit, opened
 
 ONE, TWO, GONE = "a" * 12, "b" * 12, "c" * 12

@@ -40,9 +40,9 @@ from proxy.services.views import (
     write_cursor,
 )
 from proxy.store.change import Change, Rows
-from proxy.store.living import LivingToken
 from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
+from proxy.store.tokens.active import LivingToken
 
 BECAUSE_POLICY: Final = "policy"
 BECAUSE_INACTIVE: Final = "inactive"

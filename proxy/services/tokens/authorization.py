@@ -27,8 +27,8 @@ from proxy.core.errors import FieldError, Forbidden, NotFound
 from proxy.core.model import Grant, Kind, Reach
 from proxy.services.caller import Entity, Operation, Standing
 from proxy.services.policy.model import AdminRight
-from proxy.store.listing import Within
 from proxy.store.records import TokenRow
+from proxy.store.tokens.queries import Within
 
 NO_TOKEN: Final = "there is no token with this id or prefix"  # noqa: S105 - a sentence
 

@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Final
 
 from proxy.services.views import rfc3339
-from proxy.store.ending import EndingToken
 from proxy.store.store import Store
+from proxy.store.tokens.expiring import EndingToken
 
 DAY: Final = 86400.0
 

@@ -18,8 +18,8 @@ from proxy.services.tokens.authorization import Verb
 from proxy.services.tokens.issuance import LONGEST
 from proxy.services.validation import Fields
 from proxy.store.change import Rows
-from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import UserRow
+from proxy.store.tokens.queries import TokenQuery, Within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,8 +22,8 @@ from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Ruling, Verb
 from proxy.services.tokens.loading import Found
 from proxy.store.change import Change
-from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import Cursor, TokenEntry, TokenRow
+from proxy.store.tokens.queries import TokenQuery, Within
 
 AT_ONCE: Final = 500
 

@@ -14,7 +14,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat
 from proxy.store.reports import Report
 from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens.usage import Use
 
 TOKENS = TokenFormat("acme")
 CACHE_KEY = b"k" * 32

@@ -15,9 +15,9 @@ from proxy.core.token import TokenFormat, verify_digest
 from proxy.services import derived_secrets, grants
 from proxy.settings.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
-from proxy.store.listing import TokenQuery
 from proxy.store.log import EventQuery, Order
 from proxy.store.store import Store
+from proxy.store.tokens.queries import TokenQuery
 
 NOW = 1_790_000_000.0
 TOKENS, EVENTS = 3000, 5000

@@ -23,15 +23,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from bench.store_events import Logged, fill_log
 from bench.store_fill import Filled, email, fill
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
-from proxy.store import audit, feed, requests, usage
+from proxy.store import audit, feed, requests
 from proxy.store.audit import Event, Occurred
 from proxy.store.change import Rows
-from proxy.store.listing import TokenQuery, Within
 from proxy.store.log import EventQuery, Order, Place
 from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenRow, UserRow
 from proxy.store.reports import Report
 from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens import usage
+from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.usage import Use
 
 NOW: Final = 1_790_000_000.0
 ROW: Final = "new000000000"

@@ -17,7 +17,7 @@ from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created, Remaining
 from proxy.store.log import Entry
-from proxy.store.usage import Use
+from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN, BOB = "ann@example.org", "bob@example.org"

@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
-from proxy.store import listing, tables
-from proxy.store.listing import TokenQuery, Within
+from proxy.store import tables
 from proxy.store.records import AttachedRow, Cursor
-from proxy.store.token_orgs import TokenOrgs
+from proxy.store.tokens import queries
+from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.token_orgs import TokenOrgs
 
 _T, _U, _S = tables.tokens, tables.users, tables.token_usage
 _FIELDS = (
@@ -77,7 +78,7 @@ class Living:
         on. ``None`` for where to go on is the end.
         """
         query = TokenQuery(within=(Within(org_id=org_id),), status=TokenStatus.ACTIVE)
-        page = listing.page_ids(query, after=after, limit=limit, now=now)
+        page = queries.page_ids(query, after=after, limit=limit, now=now)
         if page is None:
             return [], None
         found = _from(page.outerjoin(_T, _T.c.id == page.c.id)).order_by(page.c.at, page.c.id)

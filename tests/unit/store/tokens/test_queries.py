@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import tables
 from proxy.store.change import Change
-from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import Cursor, OrgRow, TokenEntry, TokenRow, UserRow
-from proxy.store.tokens import Tokens
-from proxy.store.usage import Use
+from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.tokens import Tokens
+from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ORGS = ("org_a", "org_b")

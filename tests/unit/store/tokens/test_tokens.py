@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 from proxy.core.model import Kind, Reach, TokenStatus
-from proxy.store.listing import TokenQuery, Within
 from proxy.store.records import TokenEntry, TokenRow
-from proxy.store.tokens import Tokens
+from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.tokens import Tokens
 from tests.contract.kit import ADMIN, START, opened
 
 COUNT = 60

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
-from proxy.store import listing, tables
-from proxy.store.listing import TokenQuery
+from proxy.store import tables
 from proxy.store.records import Cursor, TokenEntry, TokenRow
+from proxy.store.tokens import queries
+from proxy.store.tokens.queries import TokenQuery
 
 _T = tables.tokens
 _U = tables.users
@@ -81,7 +82,7 @@ class Tokens:
 
     async def page(self, query: TokenQuery, *, after: Cursor | None, limit: int, now: float) -> list[TokenEntry]:
         """A page in the order of ``query``, which also says where the next one begins (``query.position``)."""
-        page = listing.page_ids(query, after=after, limit=limit, now=now)
+        page = queries.page_ids(query, after=after, limit=limit, now=now)
         if page is None:
             return []
         # From the page to the rows, never the other way round.
@@ -90,7 +91,7 @@ class Tokens:
 
     async def count_behind(self, query: TokenQuery, after: Cursor, most: int, now: float) -> int:
         """How many tokens ``page`` lists behind this one; ``most`` where there are more."""
-        page = listing.page_ids(query, after=after, limit=most, now=now)
+        page = queries.page_ids(query, after=after, limit=most, now=now)
         if page is None:
             return 0
         return int((await self._connection.execute(sa.select(sa.func.count()).select_from(page))).scalar_one())
@@ -232,7 +233,7 @@ def _above(parents: Mapping[str, str | None], token_id: str) -> str:
 def _working(maker: str, now: float) -> tuple[sa.ColumnElement[bool], ...]:
     """What holds of the tokens that ``maker`` made, directly or through others, and that could be used now."""
     return (
-        _T.c.id.in_(listing.lineage(maker)),
+        _T.c.id.in_(queries.lineage(maker)),
         _T.c.id != maker,
         _T.c.listed_as != TokenStatus.REVOKED.value,
         sa.or_(_T.c.expires_at.is_(None), _T.c.expires_at > now),
