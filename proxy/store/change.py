@@ -17,19 +17,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
 from proxy.store import audit, feed, grants
+from proxy.store.accounts.invitations import Invitations
+from proxy.store.accounts.orgs import Orgs
+from proxy.store.accounts.roles import Roles
+from proxy.store.accounts.users import Members, Users
 from proxy.store.audit import Appended, Event, Occurred
 from proxy.store.idempotency import Idempotency
-from proxy.store.invitations import Invitations
 from proxy.store.log import Log
-from proxy.store.orgs import Orgs
 from proxy.store.records import GrantRows
 from proxy.store.reports import Reports
-from proxy.store.roles import Roles
 from proxy.store.tokens.active import Living
 from proxy.store.tokens.expiring import Ending
 from proxy.store.tokens.token_orgs import TokenOrgs
 from proxy.store.tokens.tokens import Tokens
-from proxy.store.users import Members, Users
 
 _EVENTS_AT_ONCE: Final = 200
 """Making so many takes some milliseconds, in which nothing else runs: no lookup, and no lease that is renewed."""
