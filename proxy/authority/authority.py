@@ -62,8 +62,8 @@ from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.secret import decode_webhook_secret, load_or_create
 from proxy.store.address import sqlite_path, store_url
-from proxy.store.audit import Event
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import Event
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.store import Store
 
 CONFIGURATION: Final = Actor(kind=ActorKind.SYSTEM, id="configuration", name="configuration")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy.observe.logs import get_logger
-from proxy.store.audit import Mark
+from proxy.store.audit.chain import Mark
 
 _log = get_logger("authority.audit")
 

@@ -32,9 +32,9 @@ from proxy.core.errors import PatgateError, StoreUnavailable
 from proxy.core.wire import Message
 from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
-from proxy.store.audit import Event
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import Event
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
 
 EVENTS: Final = 20_000

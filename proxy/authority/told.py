@@ -13,9 +13,9 @@ from typing import Final
 
 from proxy.core.reasons import Reason
 from proxy.observe.metrics import Outcome
-from proxy.store.audit import Event
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import Event
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
 
 OMITTED: Final = "request.omitted"

@@ -19,7 +19,7 @@ from proxy.services.explain.service import Explain
 from proxy.services.keys.service import OrgKeys
 from proxy.services.policy.service import Policies
 from proxy.services.tokens.service import Tokens
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.request_events import RequestEvent
 
 
 class Plane(Protocol):

@@ -23,8 +23,8 @@ from proxy.control.problems import Refusal
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedAllowance
 from proxy.observe.logs import get_logger, redact
 from proxy.observe.metrics import Outcome
-from proxy.store.audit import Event
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import Event
+from proxy.store.audit.request_events import RequestEvent
 
 LINES_AT_ONCE: Final = 50
 LINES_PER_SECOND: Final = 5.0

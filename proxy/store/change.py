@@ -16,16 +16,17 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
-from proxy.store import audit, feed, grants
+from proxy.store import feed, grants
 from proxy.store.accounts.invitations import Invitations
 from proxy.store.accounts.orgs import Orgs
 from proxy.store.accounts.roles import Roles
 from proxy.store.accounts.users import Members, Users
-from proxy.store.audit import Appended, Event, Occurred
+from proxy.store.audit import chain
+from proxy.store.audit.chain import Appended, Event, Occurred
+from proxy.store.audit.queries import Log
+from proxy.store.audit.reports import Reports
 from proxy.store.idempotency import Idempotency
-from proxy.store.log import Log
 from proxy.store.records import GrantRows
-from proxy.store.reports import Reports
 from proxy.store.tokens.active import Living
 from proxy.store.tokens.expiring import Ending
 from proxy.store.tokens.token_orgs import TokenOrgs
@@ -117,5 +118,5 @@ class Change(Rows):
         appended = []
         for start in range(0, len(events), _EVENTS_AT_ONCE):
             some = events[start : start + _EVENTS_AT_ONCE]
-            appended.append(await audit.append_many(self.connection, some, epoch=epoch))
+            appended.append(await chain.append_many(self.connection, some, epoch=epoch))
         return tuple(one for one in appended if one is not None)

@@ -25,15 +25,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
 from proxy.core.model import Actor, ActorKind
-from proxy.store import audit, feed, grants, meta, migrate, requests
+from proxy.store import feed, grants, meta, migrate
 from proxy.store.address import sqlite_path
-from proxy.store.audit import Appended, Event, Mark, Occurred, Outdated, Verified
+from proxy.store.audit import chain, request_events
+from proxy.store.audit.chain import Appended, Event, Mark, Occurred, Outdated, Verified
+from proxy.store.audit.reports import Report, Reports
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, undisturbed
 from proxy.store.errors import mapped
 from proxy.store.records import Changes, GrantRows
-from proxy.store.reports import Report, Reports
-from proxy.store.requests import RequestEvent
 from proxy.store.tokens import usage
 from proxy.store.tokens.usage import Use
 
@@ -109,7 +110,7 @@ class Store:
                 await migrate.run(connection)
                 store.store_id = await _identify(connection, key_fingerprint)
                 store._announced = await feed.epoch(connection)
-                store._head = await audit.head(connection)
+                store._head = await chain.head(connection)
                 await store._database.commit(connection)
         except StoreUnavailable as error:
             await store.close()
@@ -296,9 +297,9 @@ class Store:
     async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
         """Add events of requests to the audit log, all or none; ``again`` if that failed before, in doubt."""
         async with self._database.write() as connection:
-            if again and await requests.holds(connection, events):
+            if again and await request_events.holds(connection, events):
                 return
-            appended = await requests.append(connection, events)
+            appended = await request_events.append(connection, events)
             await self._database.commit(connection)
             self._logged(appended)
 
@@ -333,7 +334,7 @@ class Store:
             # Looked at before the snapshot begins, which then has them.
             written, change = self._written, self._acknowledged
             async with self._database.snapshot() as connection:
-                found = await audit.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
+                found = await chain.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
             events += found.events
             after = found.last
             if found.done or (limit is not None and events >= limit):
@@ -348,7 +349,7 @@ class Store:
         """What is wrong with the end of the audit log; a few reads, where ``verify_audit`` reads all of it."""
         written, change = self._written, self._acknowledged
         async with self._database.snapshot() as connection:
-            return await audit.tail_problem(connection, written=written, change=change)
+            return await chain.tail_problem(connection, written=written, change=change)
 
     @property
     def _acknowledged(self) -> int:
@@ -372,7 +373,7 @@ class Store:
     async def outdated_audit(self, before: float, now: float) -> Outdated:
         """Which events are older than ``before``; both times in unix seconds."""
         async with self._database.snapshot() as connection:
-            return await audit.outdated(connection, before, now)
+            return await chain.outdated(connection, before, now)
 
     async def trim_audit(self, through: int, limit: int, told: Occurred | None = None) -> int:
         """Add ``told``, then remove the oldest events up to number ``through``, at most ``limit``; how many went.
@@ -380,8 +381,8 @@ class Store:
         No change row: nothing is decided by the log. Raises Conflict where the chain is broken there.
         """
         async with self._database.write() as connection:
-            appended = None if told is None else await audit.append_many(connection, (told,))
-            removed = await audit.trim(connection, through, limit)
+            appended = None if told is None else await chain.append_many(connection, (told,))
+            removed = await chain.trim(connection, through, limit)
             await self._database.commit(connection)
             self._logged(appended)
             return removed
@@ -392,7 +393,7 @@ async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -
     at = time.time()
     await feed.append(connection, number, keys, at)
     event = Event(action=_VOID, target_kind="store", target_id="", details={"change": number})
-    return await audit.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
+    return await chain.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
 
 
 async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from proxy.store import reports, tables
-from proxy.store.audit import Event
-from proxy.store.log import Entry, EventQuery, Order
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
+from proxy.store import tables
+from proxy.store.audit import reports
+from proxy.store.audit.chain import Event
+from proxy.store.audit.queries import Entry, EventQuery, Order
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, Kit, opened
 

@@ -53,7 +53,7 @@ MODULES: Final = (
     "proxy/services/policy/model.py",
     "proxy/services/tokens/regeneration.py",
     "proxy/services/tokens/scope_changes.py",
-    "proxy/store/audit.py",
+    "proxy/store/audit/chain.py",
     "proxy/store/change.py",
     "proxy/store/engine.py",
     "proxy/store/feed.py",

@@ -10,7 +10,7 @@ from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation
 from proxy.control.models import Answer, Body, Listing, PageQuery, Reference, Time, checked
 from proxy.services.audit.filters import AuditFilter, read_address, read_mark, read_number
 from proxy.services.audit.vocabulary import read_moment
-from proxy.store.log import Order
+from proxy.store.audit.queries import Order
 
 ActorKind = Literal["person", "pat", "key", "system"]
 Level = Literal["account", "organisation"]

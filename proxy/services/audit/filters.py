@@ -16,8 +16,8 @@ from proxy.core.errors import Invalid
 from proxy.observe.metrics import Outcome
 from proxy.services.audit.vocabulary import ACTOR_KINDS, LEVELS, NOW, OUTCOMES, read_moment
 from proxy.services.validation import Fields
-from proxy.store.audit import Mark
-from proxy.store.log import EventQuery, Order, Place
+from proxy.store.audit.chain import Mark
+from proxy.store.audit.queries import EventQuery, Order, Place
 
 DENIED: Final = (Outcome.REFUSED.value, Outcome.REPORTED.value)
 

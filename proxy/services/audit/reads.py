@@ -20,9 +20,9 @@ from proxy.core.allowance import TimedAllowance
 from proxy.core.model import Actor
 from proxy.observe.metrics import Outcome
 from proxy.services.audit.filters import AuditFilter
-from proxy.store.audit import LOG_ID, Event
-from proxy.store.log import Order
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import LOG_ID, Event
+from proxy.store.audit.queries import Order
+from proxy.store.audit.request_events import RequestEvent
 
 ACTION: Final = "api.audit.list"
 WINDOW: Final = 600.0

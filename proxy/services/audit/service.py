@@ -34,9 +34,9 @@ from proxy.services.caller import Entity, Operation, Standing, standing
 from proxy.services.counting import COUNT_MOST
 from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
-from proxy.store.audit import LOG_ID, RETAIN, Event, Mark, Occurred
+from proxy.store.audit.chain import LOG_ID, RETAIN, Event, Mark, Occurred
+from proxy.store.audit.queries import Entry, EventQuery, Order, Place
 from proxy.store.change import Rows
-from proxy.store.log import Entry, EventQuery, Order, Place
 from proxy.store.store import Store
 
 RETAIN_AT_ONCE: Final = 1000

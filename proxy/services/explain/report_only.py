@@ -13,7 +13,7 @@ from proxy.core.routes import Route, RouteTable
 from proxy.services.audit.vocabulary import read_moment
 from proxy.services.caller import Entity, Operation, standing
 from proxy.services.views import rfc3339
-from proxy.store.reports import NamedReport, Report
+from proxy.store.audit.reports import NamedReport, Report
 from proxy.store.store import Store
 
 TOKENS_SHOWN: Final = 20

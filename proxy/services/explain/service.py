@@ -30,8 +30,8 @@ from proxy.services.explain.steps import FAILED, Subject
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Verb
 from proxy.services.views import TokenView, rfc3339
+from proxy.store.audit.queries import Entry, EventQuery, Order
 from proxy.store.change import Rows
-from proxy.store.log import Entry, EventQuery, Order
 from proxy.store.store import Store
 
 NO_DECISION: Final = (

@@ -12,8 +12,8 @@ from proxy.core.model import Grant, Kind, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
 
 TOKENS = TokenFormat("acme")

@@ -15,7 +15,7 @@ from proxy.authority.recorder import RequestRecorder
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
-from proxy.store.log import EventQuery, Order
+from proxy.store.audit.queries import EventQuery, Order
 from tests.contract.kit import ADMIN, Kit, opened
 from tests.unit.authority.test_recorder import row
 from tests.unit.authority.waiting import until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.authority.heads import HeadWatch
-from proxy.store.audit import Mark
+from proxy.store.audit.chain import Mark
 
 
 @dataclass

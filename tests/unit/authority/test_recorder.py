@@ -15,7 +15,7 @@ from proxy.authority.counters import Counters
 from proxy.authority.recorder import BATCH, RequestRecorder
 from proxy.core.errors import Conflict, StoreUnavailable
 from proxy.observe import metrics
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.request_events import RequestEvent
 from tests.unit.authority.memory import MemoryRequests
 from tests.unit.authority.waiting import until
 

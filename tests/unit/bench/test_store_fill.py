@@ -15,7 +15,7 @@ from proxy.core.token import TokenFormat, verify_digest
 from proxy.services import derived_secrets, grants
 from proxy.settings.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
-from proxy.store.log import EventQuery, Order
+from proxy.store.audit.queries import EventQuery, Order
 from proxy.store.store import Store
 from proxy.store.tokens.queries import TokenQuery
 

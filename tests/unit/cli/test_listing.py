@@ -18,7 +18,7 @@ from bench.store_fill import fill
 from proxy.cli.client import Control
 from proxy.cli.listing import SHOWN
 from proxy.services.policy import service
-from proxy.store import log
+from proxy.store.audit import queries
 from tests.unit.cli.running import CONFIGURATION, Desk, environment
 from tests.unit.cli.test_documentation import LEAVES
 
@@ -116,7 +116,7 @@ def test_what_follows_is_counted_once_however_few_items_each_page_has(
 ) -> None:
     """A count may look at far more than a page does."""
     monkeypatch.setattr(service, "_AT_ONCE", 50)
-    monkeypatch.setattr(log, "LOOKED_AT", 1)
+    monkeypatch.setattr(queries, "LOOKED_AT", 1)
     whole = items(full.document(*words, "--limit", "1000"))
     limit = len(whole) - 1
     asked: list[Mapping[str, str | None]] = []

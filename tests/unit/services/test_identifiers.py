@@ -22,7 +22,7 @@ from proxy.services import identifiers
 from proxy.services.accounts import emails, lookalikes
 from proxy.services.tokens.issuance import NewKey, NewToken
 from proxy.store import migrate
-from proxy.store.log import EventQuery, Order
+from proxy.store.audit.queries import EventQuery, Order
 from proxy.store.store import Store
 from tests.contract.kit import ADMIN, FINGERPRINT, FORMAT, opened
 

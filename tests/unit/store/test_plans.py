@@ -23,13 +23,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from bench.store_events import Logged, fill_log
 from bench.store_fill import Filled, email, fill
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
-from proxy.store import audit, feed, requests
-from proxy.store.audit import Event, Occurred
+from proxy.store import feed
+from proxy.store.audit import chain, request_events
+from proxy.store.audit.chain import Event, Occurred
+from proxy.store.audit.queries import EventQuery, Order, Place
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Rows
-from proxy.store.log import EventQuery, Order, Place
 from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenRow, UserRow
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
 from proxy.store.tokens import usage
 from proxy.store.tokens.queries import TokenQuery, Within
 from proxy.store.tokens.usage import Use
@@ -328,14 +329,14 @@ async def _functions(connection: AsyncConnection, recorder: Recorder) -> None:
         lambda: feed.since(connection, 100, 1000),
         lambda: feed.append(connection, 100_000, ["token:x"], NOW),
         lambda: feed.prune(connection, 10, kept=10),
-        lambda: audit.append_many(connection, [Occurred(event=event, actor=("system", "", ""), at=NOW)]),
-        lambda: audit.head(connection),
-        lambda: audit.verify(connection, None, None, 10),
-        lambda: audit.outdated(connection, NOW - 1000, NOW),
-        lambda: audit.trim(connection, 10, 10),
+        lambda: chain.append_many(connection, [Occurred(event=event, actor=("system", "", ""), at=NOW)]),
+        lambda: chain.head(connection),
+        lambda: chain.verify(connection, None, None, 10),
+        lambda: chain.outdated(connection, NOW - 1000, NOW),
+        lambda: chain.trim(connection, 10, 10),
         lambda: usage.add(connection, [Use(token_id=token.id, count=1, at=NOW, ip="192.0.2.1")]),
-        lambda: requests.append(connection, [asked]),
-        lambda: requests.holds(connection, [asked]),
+        lambda: request_events.append(connection, [asked]),
+        lambda: request_events.holds(connection, [asked]),
     ]
     for step in steps:
         await recorder.run("function", step())

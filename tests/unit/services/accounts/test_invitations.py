@@ -14,7 +14,7 @@ from proxy.services.idempotency import Retry
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created, InvitationView
-from proxy.store.log import Entry
+from proxy.store.audit.queries import Entry
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN, BOB, CAT, DAN, NOBODY = (f"{name}@example.org" for name in ("ann", "bob", "cat", "dan", "nobody"))

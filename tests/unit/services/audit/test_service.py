@@ -17,9 +17,9 @@ from proxy.services.audit.service import AuditLog, AuditView
 from proxy.services.audit.vocabulary import NOW, read_moment
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created
-from proxy.store.audit import Event
-from proxy.store.log import Entry, Order
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import Event
+from proxy.store.audit.queries import Entry, Order
+from proxy.store.audit.request_events import RequestEvent
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN, BOB, EVE = "ann@example.org", "bob@example.org", "eve@example.org"
@@ -68,7 +68,7 @@ async def _requests(kit: Kit, made: Created, count: int, *, org: str = "", **mor
 async def test_counts_of_the_log_leave_the_readers_of_the_store_to_others_in_between(
     kit: Kit, log: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.store.log.LOOKED_AT", 2)
+    monkeypatch.setattr("proxy.store.audit.queries.LOOKED_AT", 2)
     await _requests(kit, await kit.mint(ANN, "t"), 20)
     ended: list[str] = []
 
@@ -156,8 +156,8 @@ async def test_every_filter_finds_what_it_says_in_every_order(kit: Kit, log: Aud
         # However few events a page looks at, none is left out.
         for looked_at in (50_000, 7):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("proxy.store.log.LOOKED_AT", looked_at)
-                patch.setattr("proxy.store.log.LOOKED_UP", looked_at)
+                patch.setattr("proxy.store.audit.queries.LOOKED_AT", looked_at)
+                patch.setattr("proxy.store.audit.queries.LOOKED_UP", looked_at)
                 assert [entry.n for entry in await _all(log, wanted)] == right, name
                 oldest = await _all(log, wanted, order=Order.OLDEST)
                 assert [entry.n for entry in oldest] == right[::-1], name

@@ -11,7 +11,7 @@ from proxy.core.errors import Forbidden, Invalid
 from proxy.core.model import Access
 from proxy.core.routes import Route, RouteTable
 from proxy.services.explain.report_only import TOKENS_SHOWN, Reports
-from proxy.store.reports import Report
+from proxy.store.audit.reports import Report
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN = "ann@example.org"

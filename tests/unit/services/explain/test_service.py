@@ -25,8 +25,8 @@ from proxy.services.explain.steps import Result, Step
 from proxy.services.tokens.authorization import NO_TOKEN
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created
-from proxy.store.audit import Event
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import Event
+from proxy.store.audit.request_events import RequestEvent
 from tests.contract.kit import ADMIN, FORMAT, Kit, opened
 
 ANN = "ann@example.org"

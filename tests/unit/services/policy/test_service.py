@@ -16,7 +16,7 @@ from proxy.services.policy.model import AdminRight, Policy
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import NewKey
 from proxy.services.views import Created, Remaining
-from proxy.store.log import Entry
+from proxy.store.audit.queries import Entry
 from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
 

@@ -12,7 +12,7 @@ from proxy.core.errors import Unauthenticated
 from proxy.core.model import Actor
 from proxy.services.tokens.issuance import NewToken
 from proxy.services.views import Created
-from proxy.store.audit import Appended
+from proxy.store.audit.chain import Appended
 from proxy.store.change import Change
 from tests.contract.kit import ADMIN, Kit, opened
 

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
-from proxy.store.audit import Mark, head, unindexed
+from proxy.store.audit.chain import Mark, head, unindexed
 
 _T, _U, _O = tables.audit_events, tables.users, tables.orgs
 LOOKED_AT: Final = 50_000

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import ActorKind
 from proxy.store import tables
-from proxy.store.audit import Appended, Event, Occurred, append_many
+from proxy.store.audit.chain import Appended, Event, Occurred, append_many
 
 _T = tables.tokens
 _NOBODY = (ActorKind.SYSTEM.value, "", "")

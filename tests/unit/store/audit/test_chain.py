@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from proxy.core.errors import Conflict
 from proxy.core.model import Kind
 from proxy.services.audit.service import AuditLog
-from proxy.store import audit, migrate, tables
-from proxy.store.audit import Event, Mark, Occurred, Verified
+from proxy.store import migrate, tables
+from proxy.store.audit import chain
+from proxy.store.audit.chain import Event, Mark, Occurred, Verified
+from proxy.store.audit.queries import EventQuery, Order
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.engine import Database
-from proxy.store.log import EventQuery, Order
-from proxy.store.requests import RequestEvent
 from proxy.store.store import Store
 from tests.contract.kit import ADMIN, FINGERPRINT, FORMAT, Kit, opened
 
@@ -305,7 +306,7 @@ async def _found_in(file: sqlite3.Connection) -> Verified:
         raw = await connection.get_raw_connection()
         driver: Any = raw.driver_connection
         await driver.executescript(text)
-        found = await audit.verify(connection, None, None, 1000)
+        found = await chain.verify(connection, None, None, 1000)
     await engine.dispose()
     return found
 
@@ -334,7 +335,7 @@ async def test_a_check_goes_on_in_steps_while_events_are_added_and_retention_com
 
 def _told(*, through: int, change: int | None = None) -> Occurred:
     details = {"through": through, **({} if change is None else {"change": change})}
-    event = Event(action=audit.RETAIN, target_kind="log", target_id=audit.LOG_ID, details=details)
+    event = Event(action=chain.RETAIN, target_kind="log", target_id=chain.LOG_ID, details=details)
     return Occurred(event=event, actor=("system", "test", "test"), at=START)
 
 
@@ -399,7 +400,7 @@ async def test_a_log_from_before_events_had_an_account_stays_whole(tmp_path: Pat
                 **{name: f"{name}-{n}"[:16] for name in COLUMNS if name not in ("user_id", "prev_hash", "hash")},
                 **{"n": n, "at": START + n, "epoch": n, "details": {"n": n}},
             }
-            hash_ = audit.event_hash(last, values)
+            hash_ = chain.event_hash(last, values)
             connection.execute(events.insert().values(**values, prev_hash=last, hash=hash_))
             last = hash_
         connection.execute(
