@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
 from proxy.core.model import Actor, ActorKind
-from proxy.store import feed, grants, meta, migrate
+from proxy.store import feed, grants, migrate, store_info
 from proxy.store.address import sqlite_path
 from proxy.store.audit import chain, request_events
 from proxy.store.audit.chain import Appended, Event, Mark, Occurred, Outdated, Verified
@@ -398,12 +398,12 @@ async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -
 
 async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:
     """Check the key's fingerprint, or write it into a new store. Returns the store's id."""
-    known = await meta.read(connection, meta.KEY_FINGERPRINT)
+    known = await store_info.read(connection, store_info.KEY_FINGERPRINT)
     if known is None:
-        await meta.write(connection, meta.KEY_FINGERPRINT, key_fingerprint)
-        await meta.write(connection, meta.STORE_ID, uuid.uuid4().hex)
+        await store_info.write(connection, store_info.KEY_FINGERPRINT, key_fingerprint)
+        await store_info.write(connection, store_info.STORE_ID, uuid.uuid4().hex)
     elif known != key_fingerprint:
         raise WrongKey(
             "the store was made with another secret key than this one (secret_key, or secret.key in data_dir)"
         )
-    return await meta.read(connection, meta.STORE_ID) or ""
+    return await store_info.read(connection, store_info.STORE_ID) or ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store import wal
+from proxy.store.dialects import sqlite_wal
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def undone(database: Path, writer: sqlite3.Connection, work: Callable[[], None],
     index = database.with_name("patgate.db-shm")
     before = index.read_bytes()[:136]
     work()
-    log = wal.log_of(database).read_bytes()
+    log = sqlite_wal.log_of(database).read_bytes()
     with index.open("r+b") as file:
         if restarted:
             file.seek(16)
@@ -55,7 +55,7 @@ def undone(database: Path, writer: sqlite3.Connection, work: Callable[[], None],
 def test_a_transaction_that_the_index_does_not_know_is_found(
     database: Path, writer: sqlite3.Connection, checkpointed: bool, size: int
 ) -> None:
-    place = wal.Place(database)
+    place = sqlite_wal.Place(database)
     if checkpointed:
         writer.execute("PRAGMA wal_checkpoint(RESTART)")
     assert not place.has_tail()
@@ -65,42 +65,42 @@ def test_a_transaction_that_the_index_does_not_know_is_found(
 
 
 def test_a_transaction_without_its_end_is_not_found(database: Path, writer: sqlite3.Connection) -> None:
-    place = wal.Place(database)
-    length = wal.log_of(database).stat().st_size
+    place = sqlite_wal.Place(database)
+    length = sqlite_wal.log_of(database).stat().st_size
     log = undone(database, writer, lambda: insert(writer, 20_000))
     assert place.has_tail()
     for cut in range(length, len(log), 1000):
-        os.truncate(wal.log_of(database), cut)
+        os.truncate(sqlite_wal.log_of(database), cut)
         assert not place.has_tail(), cut
     for flipped in range(length, len(log), 997):
         broken = bytearray(log)
         broken[flipped] ^= 1
-        wal.log_of(database).write_bytes(broken)
+        sqlite_wal.log_of(database).write_bytes(broken)
         assert not place.has_tail(), flipped
-    wal.log_of(database).write_bytes(log)
+    sqlite_wal.log_of(database).write_bytes(log)
     assert place.has_tail()
     place.close()
 
 
 def test_the_log_is_written_over_with_its_own_bytes(database: Path, writer: sqlite3.Connection) -> None:
     insert(writer, 3_000_000)
-    before = wal.log_of(database).read_bytes()
-    assert wal.rewrite(wal.log_of(database))
-    assert wal.log_of(database).read_bytes() == before
-    assert wal.rewrite(database.with_name("none"))
+    before = sqlite_wal.log_of(database).read_bytes()
+    assert sqlite_wal.rewrite(sqlite_wal.log_of(database))
+    assert sqlite_wal.log_of(database).read_bytes() == before
+    assert sqlite_wal.rewrite(database.with_name("none"))
 
 
 def test_a_log_that_is_a_link_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"x")
     (tmp_path / "log").symlink_to(tmp_path / "target")
     with pytest.raises(StoreUnavailable, match="log cannot be opened"):
-        wal.rewrite(tmp_path / "log")
+        sqlite_wal.rewrite(tmp_path / "log")
 
 
 def test_files_are_kept_while_the_store_works_and_not_when_they_are_others(
     database: Path, writer: sqlite3.Connection
 ) -> None:
-    place = wal.Place(database)
+    place = sqlite_wal.Place(database)
     for number in range(30):
         insert(writer, 100_000)
         if number % 10 == 0:
@@ -120,14 +120,14 @@ def test_files_are_kept_while_the_store_works_and_not_when_they_are_others(
 def test_files_of_before_are_closed_to_others(database: Path, mode: int) -> None:
     database.touch()
     database.chmod(mode)
-    wal.prepare(database)
+    sqlite_wal.prepare(database)
     assert database.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_pipe_in_a_files_place_is_refused_and_does_not_hang(database: Path) -> None:
     os.mkfifo(database)
     with pytest.raises(StoreUnavailable, match="is not a regular file"):
-        wal.prepare(database)
+        sqlite_wal.prepare(database)
 
 
 def test_a_file_of_another_user_is_refused_and_left_alone(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,5 +135,5 @@ def test_a_file_of_another_user_is_refused_and_left_alone(database: Path, monkey
     database.chmod(0o644)
     monkeypatch.setattr(os, "geteuid", lambda: database.stat().st_uid + 1)
     with pytest.raises(StoreUnavailable, match="belongs to another user"):
-        wal.prepare(database)
+        sqlite_wal.prepare(database)
     assert database.stat().st_mode & 0o777 == 0o644
