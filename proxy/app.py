@@ -26,7 +26,7 @@ from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
 
 if TYPE_CHECKING:
-    from proxy.authority.orders import ServeControl
+    from proxy.authority.control_commands import ServeControl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from proxy.services.policy.model import Policy
 from proxy.services.tokens.expiry_notices import Notice, Notices
 
 if TYPE_CHECKING:
-    from proxy.authority.counters import Counters
+    from proxy.authority.workers.metrics_aggregator import Counters
     from proxy.services.audit.service import AuditLog
     from proxy.services.policy.service import Policies
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.authority.authority import Authority, Standing
-from proxy.authority.orders import ControlPort, OrderBook, ServeControl
+from proxy.authority.control_commands import ControlPort, OrderBook, ServeControl
+from proxy.authority.runtime import Authority, Standing
 from proxy.authority.sockets import bind_unix, keep_bound
 from proxy.core.child import BEAT_SECONDS, Orders
 from proxy.core.errors import DataDirLost

@@ -122,7 +122,7 @@ def test_a_part_of_the_table_is_named_by_package_or_module() -> None:
 
 def test_what_is_known_to_change_nothing_is_a_mutant_still() -> None:
     assert command.unknown() == []
-    assert command.unknown({"proxy/authority/lease.py": {("no such line", "another"): "for this test"}}) != []
+    assert command.unknown({"proxy/authority/grants/lease.py": {("no such line", "another"): "for this test"}}) != []
 
 
 def test_a_seed_repeats_its_sample(capsys: pytest.CaptureFixture[str]) -> None:

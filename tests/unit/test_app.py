@@ -107,7 +107,7 @@ def test_a_worker_that_is_ready_when_nobody_waits_for_it_any_more_ends_without_a
     """A supervisor that is told to stop lets go of a child that it has just started."""
     page = (
         "import pathlib\n"
-        "from proxy.authority.page import open_page\n"
+        "from proxy.authority.grants.shared_memory import open_page\n"
         f"open_page(pathlib.Path({str(tmp_path)!r}), store_epoch=1)\n"
     )
     status, _, log = run_child("gateway", tmp_path, page, heard=False, alive=False)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from proxy.authority import recorder as module
-from proxy.authority.counters import Counters
-from proxy.authority.recorder import RequestRecorder
+from proxy.authority.workers import recorder as module
+from proxy.authority.workers.metrics_aggregator import Counters
+from proxy.authority.workers.recorder import RequestRecorder
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
 from proxy.store.audit.queries import EventQuery, Order
 from tests.contract.kit import ADMIN, Kit, opened
-from tests.unit.authority.test_recorder import row
 from tests.unit.authority.waiting import until
+from tests.unit.authority.workers.test_recorder import row
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from proxy.authority.counters import Counters
 from proxy.authority.housekeeping import HOUSEKEEPING, Chore, Housekeeping
 from proxy.authority.webhook import Endpoint, signature
+from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics

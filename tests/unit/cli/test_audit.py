@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxy.authority.authority import Authority
+from proxy.authority.runtime import Authority
 from proxy.authority.sockets import bind_unix
 from proxy.cli.audit import follow_log
 from proxy.cli.client import Control

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.authority.authority import Authority
+from proxy.authority.runtime import Authority
 from proxy.authority.sockets import bind_unix
 from proxy.control import server
 from proxy.control.connections import Listener

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from proxy.authority.authority import CONFIGURATION
+from proxy.authority.runtime import CONFIGURATION
 from proxy.control.authenticate import Authenticator
 from proxy.control.throttle import AT_ONCE, Throttle
 from proxy.core.model import Grant, RefusedGrant

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.authority.authority import Authority
+from proxy.authority.runtime import Authority
 from proxy.authority.sockets import bind_unix
 from proxy.control import peer
 from proxy.control.app import socket_app

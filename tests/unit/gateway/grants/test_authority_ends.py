@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.authority.page import open_page
+from proxy.authority.grants.shared_memory import open_page
 from proxy.core.errors import AuthorityUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.gateway.grants.authority_client import AuthorityLink
-from tests.unit.authority.test_link import World
 from tests.unit.authority.waiting import until
+from tests.unit.authority.workers.test_server import World
 from tests.unit.gateway.kit import make_cache
 
 PREFIX = "acme_pat_000000000000"

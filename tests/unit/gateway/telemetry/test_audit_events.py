@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from proxy.authority import told
+from proxy.authority.workers import report_parsing
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
 from proxy.core.model import Access, Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
@@ -68,7 +68,7 @@ class Journal:
         events, omitted = self.recorder.trail.events.take(1_000_000)
         found = [json.loads(event) for event in events]
         for event in found:
-            told.event(event)
+            report_parsing.event(event)
         return found, omitted
 
     def one(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ async def test_a_second_target_that_was_refused_is_named_redacted_and_cut() -> N
     x = journal.refused(Reason.SECOND_TARGET)
     x.refused_second = (Reason.SECOND_TARGET, b"x-amz-copy-source", None)
     journal.recorder.record(x, time.monotonic_ns())
-    judged, unjudged = (told.event(row).event.details["second_target"] for row in journal.taken()[0])
+    judged, unjudged = (report_parsing.event(row).event.details["second_target"] for row in journal.taken()[0])
     assert isinstance(judged, dict)
     assert (judged["header"], judged["method"], judged["path"][:4]) == ("destination", "PUT", "/v1/")
     assert MINTED.token not in judged["path"] and len(judged["path"]) <= 512 + len("[redacted]")
@@ -159,7 +159,7 @@ async def test_a_second_target_that_was_only_reported_is_no_part_of_what_ends_th
     x.refused_second = (Reason.ROLE_DENIES, b"destination", SecondTarget(None, b"/v1/things/8", written=True))
     journal.recorder.record(x, time.monotonic_ns())
     (row,) = journal.taken()[0]
-    assert "second_target" not in told.event(row).event.details
+    assert "second_target" not in report_parsing.event(row).event.details
 
 
 async def test_a_token_in_the_host_is_redacted() -> None:
@@ -279,7 +279,7 @@ async def test_a_route_of_any_length_leaves_events_and_reports() -> None:
     events, _ = journal.taken()
     assert [event["route"] for event in events] == [f"/{'v' * 199}"] * 2
     ((reported,),) = (journal.recorder.trail._take_reports(0),)
-    assert told.report(list(reported)).route == f"/{'v' * 199}"
+    assert report_parsing.report(list(reported)).route == f"/{'v' * 199}"
 
 
 async def test_strangers_have_a_small_burst_and_then_a_few_a_sweep_and_the_rest_is_counted() -> None:

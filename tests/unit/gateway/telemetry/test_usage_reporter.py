@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from proxy.authority import told
+from proxy.authority.workers import report_parsing
 from proxy.core.model import Access, Kind
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
@@ -36,8 +36,8 @@ class Link:
 
     def tell(self, message: bytes) -> None:
         self.room -= 1
-        (told,) = Deframer().feed(message)
-        self.messages.append(told)
+        (report_parsing,) = Deframer().feed(message)
+        self.messages.append(report_parsing)
 
     async def flush(self, seconds: float) -> None:
         assert seconds > 0
@@ -83,7 +83,7 @@ async def test_uses_are_counted_on_the_entry_and_told_of_once() -> None:
     assert entry.grant.prefix.endswith(f"_{token_id}")
     assert (count, ip) == (3, "192.0.2.3")
     assert before - 1 <= at <= time.time() + 1
-    told.use(link.rows("uses")[0])
+    report_parsing.use(link.rows("uses")[0])
     assert world.send(Link()).messages == [], "nothing is told of twice"
     world.use(entry)
     ((_, count, _, _),) = world.send(Link()).rows("uses")
@@ -211,7 +211,7 @@ async def test_reports_are_added_up_by_route_reason_permission_and_token() -> No
     world.recorder.record(x, time.monotonic_ns())
     rows = world.send(Link()).rows("reports")
     for row in rows:
-        told.report(row)
+        report_parsing.report(row)
     token_id = entry.grant.prefix.rpartition("_")[2]
     assert [row[:5] for row in rows] == [
         ["/v1/{entity}/{id}", "role_denies", "things:read", token_id, 2],

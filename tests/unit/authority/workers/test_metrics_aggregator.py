@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.authority.counters import ENDED_KEPT, Counters, WorkerKey
+from proxy.authority.workers.metrics_aggregator import ENDED_KEPT, Counters, WorkerKey
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot, Tally
 

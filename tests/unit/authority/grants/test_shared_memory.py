@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.authority.lease import LeaseKeeper
-from proxy.authority.page import PAGE_FILE, open_page
+from proxy.authority.grants.lease import LeaseKeeper
+from proxy.authority.grants.shared_memory import PAGE_FILE, open_page
 from proxy.core.errors import StoreBehind, StoreUnavailable
 from proxy.core.page import PAGE_SIZE, PageView
 from tests.unit.authority.waiting import until

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from proxy.authority.page import PageWriter
+from proxy.authority.grants.shared_memory import PageWriter
 from proxy.observe.logs import get_logger
 
 RENEWALS_PER_LEASE: Final = 5

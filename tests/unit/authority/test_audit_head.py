@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.authority.heads import HeadWatch
+from proxy.authority.audit_head import HeadWatch
 from proxy.store.audit.chain import Mark
 
 

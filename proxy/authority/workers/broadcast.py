@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from proxy.authority.page import PageWriter
+from proxy.authority.grants.shared_memory import PageWriter
 from proxy.core.errors import WireError
 from proxy.core.wire import frame
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.authority.hashing import Argon2Hasher, HashParameters
-from proxy.authority.resolver import PROOFS_PER_PREFIX, Resolution, Resolver
+from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.authority.grants.resolver import PROOFS_PER_PREFIX, Resolution, Resolver
 from proxy.core.errors import AuthorityOverloaded, StoreUnavailable
 from proxy.core.model import Grant, Kind, RefusedGrant
 from proxy.core.reasons import Reason

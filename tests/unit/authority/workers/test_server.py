@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from proxy.authority.broadcast import Broadcast
-from proxy.authority.counters import Counters
-from proxy.authority.hashing import Argon2Hasher, HashParameters
-from proxy.authority.link import CHANGES_LIMIT, IN_FLIGHT, TEXTS_AT_ONCE, LinkServer
-from proxy.authority.page import PageWriter, open_page
-from proxy.authority.recorder import RequestRecorder
-from proxy.authority.resolver import Resolver
+from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.authority.grants.resolver import Resolver
+from proxy.authority.grants.shared_memory import PageWriter, open_page
 from proxy.authority.sockets import bind_unix, peer_uid
+from proxy.authority.workers.broadcast import Broadcast
+from proxy.authority.workers.metrics_aggregator import Counters
+from proxy.authority.workers.recorder import RequestRecorder
+from proxy.authority.workers.server import CHANGES_LIMIT, IN_FLIGHT, TEXTS_AT_ONCE, LinkServer
 from proxy.core.errors import ConfigurationError, DataDirBusy
 from proxy.core.model import Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet

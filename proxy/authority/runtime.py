@@ -21,18 +21,18 @@ from types import TracebackType
 from typing import Final, Self
 
 from proxy import __version__
-from proxy.authority.broadcast import Broadcast
-from proxy.authority.counters import Counters
-from proxy.authority.grants import StoreGrants
-from proxy.authority.hashing import Argon2Hasher, HashParameters
-from proxy.authority.heads import HeadWatch
+from proxy.authority.audit_head import HeadWatch
+from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.authority.grants.lease import LeaseKeeper
+from proxy.authority.grants.resolver import Resolver
+from proxy.authority.grants.shared_memory import PageWriter, open_page
+from proxy.authority.grants.store_adapter import StoreGrants
 from proxy.authority.housekeeping import Housekeeping
-from proxy.authority.lease import LeaseKeeper
-from proxy.authority.link import LinkServer
-from proxy.authority.page import PageWriter, open_page
-from proxy.authority.recorder import RequestRecorder
-from proxy.authority.resolver import Resolver
 from proxy.authority.webhook import Endpoint
+from proxy.authority.workers.broadcast import Broadcast
+from proxy.authority.workers.metrics_aggregator import Counters
+from proxy.authority.workers.recorder import RequestRecorder
+from proxy.authority.workers.server import LinkServer
 from proxy.core.challenge import Challenges
 from proxy.core.errors import StoreError, StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from proxy.authority.lease import LeaseKeeper
-from proxy.authority.page import open_page
+from proxy.authority.grants.lease import LeaseKeeper
+from proxy.authority.grants.shared_memory import open_page
 
 LEASE = 5.0
 

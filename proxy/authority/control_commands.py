@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Protocol
 
-from proxy.authority.authority import Authority, Standing
+from proxy.authority.runtime import Authority, Standing
 from proxy.core.child import Order, OrderName, OrderRefused
 from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings

@@ -28,11 +28,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from proxy.authority.broadcast import Broadcast
-from proxy.authority.counters import Counters, WorkerKey
-from proxy.authority.recorder import RequestRecorder
-from proxy.authority.resolver import Resolver
+from proxy.authority.grants.resolver import Resolver
 from proxy.authority.sockets import bind_unix, keep_bound, peer_uid
+from proxy.authority.workers.broadcast import Broadcast
+from proxy.authority.workers.metrics_aggregator import Counters, WorkerKey
+from proxy.authority.workers.recorder import RequestRecorder
 from proxy.core.errors import AuthorityOverloaded, PatgateError, WireError
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire, texts_of

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from proxy.authority import told
-from proxy.authority.told import Nonsense
-from tests.unit.authority.test_recorder import report, row
+from proxy.authority.workers import report_parsing
+from proxy.authority.workers.report_parsing import Nonsense
+from tests.unit.authority.workers.test_recorder import report, row
 
 USE: list[Any] = ["a" * 12, 1, 2.0, "::1"]
 
 
 def test_what_is_right_is_taken() -> None:
-    assert told.event(row()).event.reason == "role_denies"
-    assert told.event(row(action="request", prefix="", proven=False)).event.action == "request"
-    assert told.event(row(host="api.example")).event.details["host"] == "api.example"
-    assert told.use(USE).at == 2.0
-    assert told.report(report()).token_id == "a" * 12
+    assert report_parsing.event(row()).event.reason == "role_denies"
+    assert report_parsing.event(row(action="request", prefix="", proven=False)).event.action == "request"
+    assert report_parsing.event(row(host="api.example")).event.details["host"] == "api.example"
+    assert report_parsing.use(USE).at == 2.0
+    assert report_parsing.report(report()).token_id == "a" * 12
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_what_is_right_is_taken() -> None:
 )
 def test_an_event_with_a_field_that_makes_no_sense_is_none(changes: dict[str, Any]) -> None:
     with pytest.raises(Nonsense):
-        told.event(row() | changes)
+        report_parsing.event(row() | changes)
 
 
 @pytest.mark.parametrize("name", sorted(row()))
@@ -73,12 +73,12 @@ def test_an_event_that_lacks_a_field_is_none(name: str) -> None:
     lacking = row()
     del lacking[name]
     with pytest.raises(Nonsense):
-        told.event(lacking)
+        report_parsing.event(lacking)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [[]]], ids=repr)
 def test_what_is_no_row_at_all_is_nonsense(value: object) -> None:
-    for read in (told.event, told.use, told.report):
+    for read in (report_parsing.event, report_parsing.use, report_parsing.report):
         with pytest.raises(Nonsense):
             read(value)
 
@@ -87,11 +87,11 @@ def test_what_is_no_row_at_all_is_nonsense(value: object) -> None:
 @pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
 def test_uses_with_a_field_that_makes_no_sense_are_none(place: int, value: object) -> None:
     with pytest.raises(Nonsense):
-        told.use([*USE[:place], value, *USE[place + 1 :]])
+        report_parsing.use([*USE[:place], value, *USE[place + 1 :]])
 
 
 @pytest.mark.parametrize("place", range(9))
 @pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
 def test_a_report_with_a_field_that_makes_no_sense_is_none(place: int, value: object) -> None:
     with pytest.raises(Nonsense):
-        told.report([*report()[:place], value, *report()[place + 1 :]])
+        report_parsing.report([*report()[:place], value, *report()[place + 1 :]])

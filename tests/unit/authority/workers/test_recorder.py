@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from proxy.authority import recorder as module
-from proxy.authority.counters import Counters
-from proxy.authority.recorder import BATCH, RequestRecorder
+from proxy.authority.workers import recorder as module
+from proxy.authority.workers.metrics_aggregator import Counters
+from proxy.authority.workers.recorder import BATCH, RequestRecorder
 from proxy.core.errors import Conflict, StoreUnavailable
 from proxy.observe import metrics
 from proxy.store.audit.request_events import RequestEvent

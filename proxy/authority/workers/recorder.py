@@ -25,9 +25,9 @@ from functools import partial
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
-from proxy.authority import told
-from proxy.authority.counters import Counters
-from proxy.authority.told import Nonsense
+from proxy.authority.workers import report_parsing
+from proxy.authority.workers.metrics_aggregator import Counters
+from proxy.authority.workers.report_parsing import Nonsense
 from proxy.core.errors import PatgateError, StoreUnavailable
 from proxy.core.wire import Message
 from proxy.observe import defects, metrics
@@ -110,7 +110,7 @@ class RequestRecorder:
             except Nonsense:
                 nonsense += 1
         try:
-            self.omit(told.integer(message.get("omitted", 0)))
+            self.omit(report_parsing.integer(message.get("omitted", 0)))
         except Nonsense:
             nonsense += 1
         if nonsense:
@@ -222,15 +222,15 @@ class RequestRecorder:
         return True
 
     def _take_event(self, row: object) -> None:
-        self.record(told.event(row))
+        self.record(report_parsing.event(row))
 
     def _omission(self) -> RequestEvent:
         count, self._omitted = self._omitted, 0
-        event = Event(action=told.OMITTED, target_kind="route", target_id="", details={"count": count})
+        event = Event(action=report_parsing.OMITTED, target_kind="route", target_id="", details={"count": count})
         return RequestEvent(event=event, prefix="", proven=False, at=self._clock())
 
     def _take_use(self, row: object) -> None:
-        self._add_use(told.use(row))
+        self._add_use(report_parsing.use(row))
 
     def _add_use(self, use: Use) -> None:
         held = self._uses.get(use.token_id)
@@ -240,7 +240,7 @@ class RequestRecorder:
             self._uses[use.token_id] = use
 
     def _take_report(self, row: object) -> None:
-        self._add_report(told.report(row))
+        self._add_report(report_parsing.report(row))
 
     def _add_report(self, report: Report) -> None:
         held = self._reports.get(report.key)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.authority.authority import CONFIGURATION, Authority
+from proxy.authority.runtime import CONFIGURATION, Authority
 from proxy.core.errors import ConfigurationError, StoreBehind, WrongKey
 from proxy.core.model import Actor, ActorKind
 from proxy.core.page import PageView
@@ -20,7 +20,7 @@ from proxy.observe import metrics
 from proxy.services.audit.filters import AuditFilter
 from proxy.services.tokens.issuance import NewToken
 from proxy.settings.model import Settings
-from tests.unit.authority.test_link import Worker
+from tests.unit.authority.workers.test_server import Worker
 
 ACTOR = Actor(kind=ActorKind.SYSTEM, id="test", name="test")
 
