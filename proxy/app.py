@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy import channel, spare, startup
-from proxy.core.child import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, Orders
 from proxy.core.errors import DataDirLost, PatgateError
+from proxy.core.ipc.child_protocol import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, Orders
 from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings

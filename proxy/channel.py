@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from proxy.core.child import Order, OrderRefused
 from proxy.core.errors import PatgateError
+from proxy.core.ipc.child_protocol import Order, OrderRefused
 from proxy.observe import defects
 
 _MESSAGE_BYTES: Final = 64 * 1024

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from proxy.core.child import SPARE
+from proxy.core.ipc.child_protocol import SPARE
 
 T = TypeVar("T")
 

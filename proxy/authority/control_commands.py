@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Protocol
 
 from proxy.authority.runtime import Authority, Standing
-from proxy.core.child import Order, OrderName, OrderRefused
+from proxy.core.ipc.child_protocol import Order, OrderName, OrderRefused
 from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings

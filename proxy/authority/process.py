@@ -24,9 +24,9 @@ from typing import Final
 from proxy.authority.control_commands import ControlPort, OrderBook, ServeControl
 from proxy.authority.runtime import Authority, Standing
 from proxy.authority.sockets import bind_unix, keep_bound
-from proxy.core.child import BEAT_SECONDS, Orders
 from proxy.core.errors import DataDirLost
-from proxy.core.wire import PREFIXES_AT_ONCE
+from proxy.core.ipc.child_protocol import BEAT_SECONDS, Orders
+from proxy.core.ipc.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings

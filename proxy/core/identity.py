@@ -18,8 +18,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from proxy.core.claims import FAMILIES, KIND_OF, ClaimKind, fold
 from proxy.core.model import Grant, OrgGrant
+from proxy.core.request.claims import FAMILIES, KIND_OF, ClaimKind, fold
 
 
 class IdentityField(StrEnum):

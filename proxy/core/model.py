@@ -115,7 +115,7 @@ class Grant:
     `permissions` are the role's, now; `scopes` narrow them, None narrows nothing. `orgs` are the organisations that a
     token of reach `account` or `orgs` reaches, each under its id and under its name; None for the other reaches.
     `expires_at` is in unix seconds. `digest` is None until the token was verified once. `depends` holds the keys of
-    `proxy.core.depends` whose change voids this grant.
+    `proxy.core.dependency_keys` whose change voids this grant.
     """
 
     prefix: str

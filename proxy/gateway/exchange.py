@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from proxy.core.reasons import Reason
+    from proxy.core.request.second_targets import SecondTarget
     from proxy.core.routes import Match
-    from proxy.core.second_targets import SecondTarget
     from proxy.gateway.downstream.connection import ClientConnection
     from proxy.gateway.grants.cache import Entry
     from proxy.gateway.http1.body import Body

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.core.asked import TOKEN, host_name
 from proxy.core.reasons import Reason
+from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator

@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from proxy.core.asked import only_reported
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.request_reading import only_reported
 from proxy.core.routes import RouteTable
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import PENDING, Authenticator

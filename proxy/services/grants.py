@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from proxy.core.depends import member_key, memberships_key, org_key, role_key, token_key, user_key
+from proxy.core.dependency_keys import member_key, memberships_key, org_key, role_key, token_key, user_key
 from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, TokenStatus, UserStatus, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason

@@ -2,10 +2,10 @@
 
 from functools import reduce
 
-from proxy.core.claims import fold
 from proxy.core.identity import IdentityNames, names_from
+from proxy.core.request.claims import fold
+from proxy.core.request.target import Allowance
 from proxy.core.routes import Route, RouteTable
-from proxy.core.target import Allowance
 from proxy.core.token import TokenFormat
 from proxy.settings.model import RouteSettings, Settings
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from proxy.core.identity import IdentityField
 from proxy.core.model import Access
-from proxy.core.second_targets import UNJUDGED
+from proxy.core.request.second_targets import UNJUDGED
 from proxy.settings.addresses import (
     Bind,
     BindAddress,

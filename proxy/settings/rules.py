@@ -14,9 +14,9 @@ from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Final
 
-from proxy.core.claims import fold
 from proxy.core.identity import IdentityNameError, names_from
 from proxy.core.model import Access
+from proxy.core.request.claims import fold
 from proxy.core.routes import REST, captures
 from proxy.settings.addresses import Bind, collides, trusts_everyone
 from proxy.settings.certificate import validity

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from proxy.core.child import OrderName, OrderRefused
+from proxy.core.ipc.child_protocol import OrderName, OrderRefused
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
 from proxy.supervisor.errors import StartError

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from proxy.core.child import SPARE_SUFFIX
+from proxy.core.ipc.child_protocol import SPARE_SUFFIX
 from proxy.settings.model import Settings
 from proxy.supervisor.listeners import Listener
 from proxy.supervisor.processes import ChildSpec, command, in_memory

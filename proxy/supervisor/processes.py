@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy import channel, startup
 from proxy.channel import Line
-from proxy.core.child import ERROR, READY, SPARE
+from proxy.core.ipc.child_protocol import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
 from proxy.supervisor import notify
 from proxy.supervisor.errors import ReloadRefused, StartupRefused

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proxy.core.child import OrderName, OrderRefused
+from proxy.core.ipc.child_protocol import OrderName, OrderRefused
 from proxy.observe.logs import Logger
 from proxy.settings.addresses import Bind
 from proxy.settings.model import Settings

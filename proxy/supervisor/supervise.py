@@ -21,8 +21,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from proxy.core.child import DATA_DIR_LOST
 from proxy.core.errors import DataDirLost, PatgateError
+from proxy.core.ipc.child_protocol import DATA_DIR_LOST
 from proxy.gateway.process.build import is_compiled
 from proxy.observe import defects
 from proxy.observe.logs import Logger, get_logger

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.core.depends import token_key
+from proxy.core.dependency_keys import token_key
 from proxy.core.model import Actor, ActorKind, Credential, Grant, Kind, Reach, RefusedGrant, TokenStatus
 from proxy.core.token import TokenFormat, digest
 from proxy.services import derived_secrets, grants

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.core.model import Access
+from proxy.core.request.target import canonical_path, split_target
 from proxy.core.routes import RouteTable
-from proxy.core.target import canonical_path, split_target
 from tests.support.pathservers import PathServer
 
 #: What each server is known to read as we do, and a route in front of it may therefore allow.

@@ -21,10 +21,10 @@ import pytest
 import yaml
 
 from proxy.cli.main import COMMANDS, patgate
-from proxy.core.claims import CLAIMS, FAMILIES, ClaimKind, fold
 from proxy.core.identity import PRESETS, STRIPPED, IdentityField
 from proxy.core.reasons import TABLE, Challenge, Reason
-from proxy.core.second_targets import UNJUDGED
+from proxy.core.request.claims import CLAIMS, FAMILIES, ClaimKind, fold
+from proxy.core.request.second_targets import UNJUDGED
 from proxy.core.token import TokenFormat
 from tests.support.gateway import ROOT, clean_environ
 from tests.support.process import Process, free_port

@@ -13,15 +13,15 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 #: The modules on which security rests, and those that decide what is true.
 MODULES: Final = (
     "proxy/core/allowance.py",
-    "proxy/core/asked.py",
-    "proxy/core/claims.py",
+    "proxy/core/request/request_reading.py",
+    "proxy/core/request/claims.py",
     "proxy/core/identity.py",
     "proxy/core/permissions.py",
-    "proxy/core/policy.py",
+    "proxy/core/decision.py",
     "proxy/core/reasons.py",
     "proxy/core/routes.py",
-    "proxy/core/second_targets.py",
-    "proxy/core/target.py",
+    "proxy/core/request/second_targets.py",
+    "proxy/core/request/target.py",
     "proxy/core/token.py",
     "proxy/core/token_search.py",
     "proxy/gateway/downstream/acceptor.py",
@@ -93,12 +93,12 @@ FAR: Final[Mapping[str, Sequence[str]]] = {
 
 #: Tests of a module whose names do not show it.
 NEAR: Final[Mapping[str, Sequence[str]]] = {
-    "proxy/core/asked.py": ("tests/unit/gateway/test_forward_auth.py",),
+    "proxy/core/request/request_reading.py": ("tests/unit/gateway/test_forward_auth.py",),
     "proxy/core/identity.py": ("tests/unit/core/test_identity_reserved.py",),
     "proxy/authority/grants/lease.py": ("tests/unit/authority/grants/test_shared_memory.py",),
     "proxy/gateway/phases/revalidate.py": ("tests/unit/gateway/phases/test_revalidate_exchanges.py",),
     "proxy/gateway/phases/mutate.py": ("tests/unit/gateway/phases/test_forwarded_scheme.py",),
-    "proxy/core/claims.py": ("tests/threats/test_s2_claims.py",),
+    "proxy/core/request/claims.py": ("tests/threats/test_s2_claims.py",),
     "proxy/core/reasons.py": ("tests/unit/gateway/phases/test_refusals.py",),
     "proxy/gateway/phases/second_target.py": ("tests/threats/test_s2_second_targets.py",),
     "proxy/gateway/phases/authorise.py": ("tests/unit/gateway/phases/test_organisations.py",),

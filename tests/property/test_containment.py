@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core.decision import decide
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Grant, Kind, Reach
-from proxy.core.policy import decide
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
 from proxy.services.tokens.issuance import NewKey, NewToken

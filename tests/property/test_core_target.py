@@ -9,7 +9,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.core.target import Allowance, canonical_path, split_target
+from proxy.core.request.target import Allowance, canonical_path, split_target
 
 PIECES = [
     *(

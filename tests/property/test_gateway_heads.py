@@ -10,7 +10,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.asked import TOKEN
+from proxy.core.request.request_reading import TOKEN
 from proxy.gateway.http1.grammar import head_lines, without_fields
 from proxy.gateway.phases.relay import Relay
 from tests.fuzz.targets import response_head

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.reasons import Reason
-from proxy.core.target import _examine, canonical_path
+from proxy.core.request.target import _examine, canonical_path
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange

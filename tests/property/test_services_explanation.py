@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.challenge import Challenges
+from proxy.core.decision import decide
 from proxy.core.identity import PRESETS
 from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus, UserStatus
-from proxy.core.policy import decide
 from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.core.request.target import Allowance
 from proxy.core.routes import Route, RouteTable
-from proxy.core.target import Allowance
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange

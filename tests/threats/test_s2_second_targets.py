@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.second_targets import UNJUDGED
+from proxy.core.request.second_targets import UNJUDGED
 from tests.support.gateway import ControlClient, Patgate, Token, token_of
 from tests.support.operate import reload
 from tests.support.process import wait_until

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from proxy.channel import Line, Orders, pair
-from proxy.core.child import Order, OrderRefused
 from proxy.core.errors import Invalid
+from proxy.core.ipc.child_protocol import Order, OrderRefused
 from tests.unit.gateway.kit import until
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from proxy.core.depends import token_key
+from proxy.core.dependency_keys import token_key
 from proxy.core.errors import AuthorityOverloaded, StoreUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason

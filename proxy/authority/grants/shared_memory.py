@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.core.errors import StoreBehind, StoreUnavailable
-from proxy.core.page import PAGE_SIZE, PageView
+from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 
 PAGE_FILE: Final = "page"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from proxy.authority.grants.shared_memory import PageWriter
 from proxy.core.errors import WireError
-from proxy.core.wire import frame
+from proxy.core.ipc.wire import frame
 
 Sender = Callable[[bytes], None]
 """Takes a framed message; must not block."""

@@ -29,7 +29,7 @@ from proxy.authority.workers import report_parsing
 from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.authority.workers.report_parsing import Nonsense
 from proxy.core.errors import PatgateError, StoreUnavailable
-from proxy.core.wire import Message
+from proxy.core.ipc.wire import Message
 from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.store.audit.chain import Event

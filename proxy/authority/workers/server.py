@@ -34,8 +34,8 @@ from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters, WorkerKey
 from proxy.authority.workers.recorder import RequestRecorder
 from proxy.core.errors import AuthorityOverloaded, PatgateError, WireError
+from proxy.core.ipc.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire, texts_of
 from proxy.core.model import Grant, RefusedGrant
-from proxy.core.wire import PREFIXES_AT_ONCE, Deframer, Message, frame, grant_to_wire, refused_to_wire, texts_of
 from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import SnapshotError, from_wire

@@ -9,8 +9,8 @@ import ssl
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from proxy.core.claims import fold
 from proxy.core.identity import IdentityNames, stripped_names
+from proxy.core.request.claims import fold
 from proxy.gateway.downstream.acceptor import Acceptor, Tally
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.listener import Listener

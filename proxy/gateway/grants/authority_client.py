@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from proxy.core.errors import AuthorityError, AuthorityOverloaded, AuthorityUnavailable, WireError
-from proxy.core.wire import Deframer, frame, grant_from_wire, refused_from_wire
+from proxy.core.ipc.wire import Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.grants.lookup_queue import Answer, LookupQueue, Outcome
 from proxy.observe import defects

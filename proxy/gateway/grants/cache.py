@@ -21,9 +21,9 @@ from dataclasses import replace
 from sys import intern
 from typing import TYPE_CHECKING, Final
 
+from proxy.core.decision import reached
 from proxy.core.identity import IdentityNames, identity_lines, seen_in
 from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
-from proxy.core.policy import reached
 
 if TYPE_CHECKING:
     from proxy.gateway.exchange import Exchange

@@ -16,8 +16,8 @@ from itertools import islice
 from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
+from proxy.core.ipc.wire import PREFIXES_AT_ONCE
 from proxy.core.model import Grant, RefusedGrant
-from proxy.core.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
 
 

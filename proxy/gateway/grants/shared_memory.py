@@ -10,7 +10,7 @@ import mmap
 import os
 from pathlib import Path
 
-from proxy.core.page import PAGE_SIZE, PageView
+from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 
 
 class PageReader:

@@ -22,8 +22,8 @@ from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
 from proxy.core.identity import IdentityNames
+from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.model import RefusedGrant
-from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat, verify_digest
 from proxy.core.token_search import TokenSearch

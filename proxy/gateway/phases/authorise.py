@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from proxy.core.policy import decide
+from proxy.core.decision import decide
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from proxy.core.asked import host_name
 from proxy.core.model import Access
+from proxy.core.request.request_reading import host_name
 from proxy.gateway.exchange import Exchange
 
 _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

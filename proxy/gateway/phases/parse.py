@@ -1,7 +1,8 @@
 """The parse phase: the bytes of a request head become the first slots of an `Exchange`.
 
 Rules of this module:
-1. The grammar decides (`grammar.py`, `core/asked.py`); what it does not take is refused, and the connection closes.
+1. The grammar decides (`http1/grammar.py`, `core/request/request_reading.py`). What it does not take is refused, and
+   the connection closes.
 2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
    `Transfer-Encoding: chunked` on HTTP/1.1, or no body. Anything else is refused.
 3. A field that another reader could take for one that decides something here, because it differs only in case or in
@@ -21,9 +22,9 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
-from proxy.core.asked import TOKEN, host_name, is_connect, is_query, other_form
-from proxy.core.claims import FAMILY_NAMES, fold
 from proxy.core.reasons import Reason
+from proxy.core.request.claims import FAMILY_NAMES, fold
+from proxy.core.request.request_reading import TOKEN, host_name, is_connect, is_query, other_form
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.body import ChunkedBody, LengthBody

@@ -15,9 +15,9 @@ import re
 import time
 from typing import Final, Protocol
 
-from proxy.core.asked import TOKEN
-from proxy.core.claims import fold
 from proxy.core.reasons import Reason
+from proxy.core.request.claims import fold
+from proxy.core.request.request_reading import TOKEN
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
 from proxy.gateway.http1.date import HttpClock

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.core.asked import judge
 from proxy.core.reasons import Reason
+from proxy.core.request.request_reading import judge
 from proxy.core.routes import RouteTable
 from proxy.gateway.exchange import Exchange
 

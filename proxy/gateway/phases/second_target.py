@@ -1,7 +1,7 @@
 """The second-target phase: what fields of the request name beside its target, judged like the target itself.
 
 Runs only for requests that have such a field, after the request's own target has been allowed
-(`core/second_targets.py` has the rules).
+(`core/request/second_targets.py` has the rules).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from proxy.core.asked import only_reported
+from proxy.core.decision import decide
 from proxy.core.model import Access
-from proxy.core.policy import decide
 from proxy.core.reasons import Reason
+from proxy.core.request.request_reading import only_reported
+from proxy.core.request.second_targets import JUDGED, SecondTarget, judge_second, read_field, same_host
 from proxy.core.routes import Match, RouteTable
-from proxy.core.second_targets import JUDGED, SecondTarget, judge_second, read_field, same_host
 from proxy.gateway.exchange import Exchange
 
 

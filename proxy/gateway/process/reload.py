@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from proxy.core.child import Order, OrderName, OrderRefused
 from proxy.core.identity import IdentityNames
+from proxy.core.ipc.child_protocol import Order, OrderName, OrderRefused
 from proxy.core.routes import RouteTable
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
-from proxy.core.child import Orders
 from proxy.core.errors import ConfigurationError, Problem
 from proxy.core.identity import IdentityNames
+from proxy.core.ipc.child_protocol import Orders
+from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.model import Kind
-from proxy.core.page import SLOT_EPOCH
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import Tally
 from proxy.gateway.downstream.listener import Listener

@@ -22,10 +22,10 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, Allowance
+from proxy.core.decision import reached
 from proxy.core.permissions import Permission
-from proxy.core.policy import reached
 from proxy.core.reasons import Reason
-from proxy.core.second_targets import SecondTarget
+from proxy.core.request.second_targets import SecondTarget
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.telemetry.access_log import method_shown, path_shown
 from proxy.observe.logs import redact

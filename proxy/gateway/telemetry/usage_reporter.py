@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from proxy.core.ipc.wire import frame, frame_body
 from proxy.core.reasons import Reason
-from proxy.core.wire import frame, frame_body
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
 from proxy.gateway.telemetry.access_log import method_shown

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from proxy.core.depends import invitation_key
+from proxy.core.dependency_keys import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
-from proxy.core.depends import invitation_key, member_key, memberships_key, user_key
+from proxy.core.dependency_keys import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
 from proxy.services import counting, identifiers, lookup

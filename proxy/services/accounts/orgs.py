@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from proxy.core.depends import org_key
+from proxy.core.dependency_keys import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services import counting, idempotency, identifiers, lookup

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from proxy.core.depends import role_key
+from proxy.core.dependency_keys import role_key
 from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet, PermissionSyntaxError

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from proxy.core.depends import member_key, memberships_key, user_key
+from proxy.core.dependency_keys import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, Reach, UserStatus
 from proxy.services import counting, idempotency, identifiers, lookup

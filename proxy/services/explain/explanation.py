@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.core.asked import host_name, judge, only_reported, read_line
 from proxy.core.challenge import Challenges
+from proxy.core.decision import decision, needed_permission, reached
 from proxy.core.identity import IdentityNames, identity_lines, seen_in
 from proxy.core.model import Access, Grant, RefusedGrant
-from proxy.core.policy import decision, needed_permission, reached
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
+from proxy.core.request.second_targets import SecondTarget, judge_second
 from proxy.core.routes import Match, RouteTable
-from proxy.core.second_targets import SecondTarget, judge_second
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
 from proxy.services.explain.steps import Findings, Subject

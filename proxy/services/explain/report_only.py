@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.depends import ROUTE_REPORTS
+from proxy.core.dependency_keys import ROUTE_REPORTS
 from proxy.core.model import Actor
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable

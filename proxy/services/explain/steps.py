@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from proxy.core.decision import Verdict, needed_permission, reached
 from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus
-from proxy.core.policy import Verdict, needed_permission, reached
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Match, RouteTable
 from proxy.services.views import rfc3339

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from proxy.core.depends import org_key, token_key
+from proxy.core.dependency_keys import org_key, token_key
 from proxy.core.errors import Invalid
 from proxy.core.model import Actor, Reach
 from proxy.services import counting, lookup

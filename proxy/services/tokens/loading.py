@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.core.depends import token_key
+from proxy.core.dependency_keys import token_key
 from proxy.core.errors import Conflict, FieldError, Forbidden, NotFound
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet

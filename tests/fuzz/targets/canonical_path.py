@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import httptools
 
-from proxy.core.target import Allowance, canonical_path, split_target
+from proxy.core.request.target import Allowance, canonical_path, split_target
 from tests.fuzz.targets.target import Target
 
 _SAFE: Final = "/-._~!$&'()*+,;=:@[]|^"

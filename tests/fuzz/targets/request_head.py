@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import httptools
 
-from proxy.core.claims import FAMILY_NAMES, fold
 from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.reasons import Reason
-from proxy.core.target import canonical_path
+from proxy.core.request.claims import FAMILY_NAMES, fold
+from proxy.core.request.target import canonical_path
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from proxy.core.depends import token_key
+from proxy.core.dependency_keys import token_key
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant, Kind, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet

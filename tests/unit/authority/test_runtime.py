@@ -11,11 +11,11 @@ import pytest
 
 from proxy.authority.runtime import CONFIGURATION, Authority
 from proxy.core.errors import ConfigurationError, StoreBehind, WrongKey
+from proxy.core.ipc.shared_memory import PageView
+from proxy.core.ipc.wire import grant_from_wire, refused_from_wire
 from proxy.core.model import Actor, ActorKind
-from proxy.core.page import PageView
 from proxy.core.reasons import Reason
 from proxy.core.token import digest
-from proxy.core.wire import grant_from_wire, refused_from_wire
 from proxy.observe import metrics
 from proxy.services.audit.filters import AuditFilter
 from proxy.services.tokens.issuance import NewToken

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.claims import fold
 from proxy.core.identity import (
     PRESETS,
     STRIPPED,
@@ -16,6 +15,7 @@ from proxy.core.identity import (
 )
 from proxy.core.model import Reach
 from proxy.core.permissions import PermissionSet
+from proxy.core.request.claims import fold
 from tests.unit.core.grants import grant
 
 

@@ -18,11 +18,11 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from proxy.core.claims import fold
 from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.model import Access, Grant, Kind, OrgGrant, Reach
-from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.permissions import PermissionSet
+from proxy.core.request.claims import fold
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
 from proxy.gateway.downstream.acceptor import Acceptor, Tally

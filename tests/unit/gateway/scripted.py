@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from proxy.core.ipc.wire import Deframer, Message, frame, grant_to_wire, refused_to_wire
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.core.wire import Deframer, Message, frame, grant_to_wire, refused_to_wire
 from tests.unit.gateway.kit import CACHE_KEY
 
 Answering = Callable[[Message], Awaitable[Message | None] | Message | None]

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.identity import PRESETS
 from proxy.core.model import Access
-from proxy.core.target import Allowance
+from proxy.core.request.target import Allowance
 from tests.unit.gateway.ingress import connected, entry
 from tests.unit.gateway.kit import Answer, Client, Gateway, get, make_route
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.core.identity import PRESETS, IdentityField
 from proxy.core.model import Kind
-from proxy.core.target import Allowance
+from proxy.core.request.target import Allowance
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load
 from proxy.settings.model import RouteSettings, Settings, without_password

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.depends import token_key, user_key
+from proxy.core.dependency_keys import token_key, user_key
 from proxy.core.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
 from proxy.store.dialects import sqlite_wal
 from tests.contract.kit import ADMIN, Kit, opened

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.child import SPARE_SUFFIX
+from proxy.core.ipc.child_protocol import SPARE_SUFFIX
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor.processes import Child, ChildSpec, Keeper, command, in_memory, lifeline

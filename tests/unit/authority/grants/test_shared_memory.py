@@ -12,7 +12,7 @@ import pytest
 from proxy.authority.grants.lease import LeaseKeeper
 from proxy.authority.grants.shared_memory import PAGE_FILE, open_page
 from proxy.core.errors import StoreBehind, StoreUnavailable
-from proxy.core.page import PAGE_SIZE, PageView
+from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 from tests.unit.authority.waiting import until
 
 

@@ -24,10 +24,10 @@ from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.authority.workers.recorder import RequestRecorder
 from proxy.authority.workers.server import CHANGES_LIMIT, IN_FLIGHT, TEXTS_AT_ONCE, LinkServer
 from proxy.core.errors import ConfigurationError, DataDirBusy
+from proxy.core.ipc.wire import MAX_MESSAGE, PREFIXES_AT_ONCE, Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.core.model import Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-from proxy.core.wire import MAX_MESSAGE, PREFIXES_AT_ONCE, Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot
 from tests.support.users import as_another

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import AuthorityUnavailable
+from proxy.core.ipc.wire import PREFIXES_AT_ONCE, Message, frame
 from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.core.wire import PREFIXES_AT_ONCE, Message, frame
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.process.worker import loop_factory as loop_factory_of_workers
 from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
+from proxy.core.ipc.wire import Message
 from proxy.core.model import Kind, RefusedGrant
-from proxy.core.page import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.reasons import Reason
 from proxy.core.token import Minted, checksum
-from proxy.core.wire import Message
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.ipc.shared_memory import SLOT_LEASE
 from proxy.core.model import Access, Kind
-from proxy.core.page import SLOT_LEASE
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.downstream.listener import Listener

@@ -14,8 +14,8 @@ from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
 from proxy.core.model import Access, Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.second_targets import SecondTarget
 from proxy.core.routes import Match
-from proxy.core.second_targets import SecondTarget
 from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry

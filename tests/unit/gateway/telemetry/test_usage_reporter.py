@@ -8,10 +8,10 @@ from typing import Any, Final
 import pytest
 
 from proxy.authority.workers import report_parsing
+from proxy.core.ipc.wire import Deframer
 from proxy.core.model import Access, Kind
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
-from proxy.core.wire import Deframer
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import Entry
 from proxy.gateway.phases.record import Recorder
@@ -36,8 +36,8 @@ class Link:
 
     def tell(self, message: bytes) -> None:
         self.room -= 1
-        (report_parsing,) = Deframer().feed(message)
-        self.messages.append(report_parsing)
+        (decoded,) = Deframer().feed(message)
+        self.messages.append(decoded)
 
     async def flush(self, seconds: float) -> None:
         assert seconds > 0

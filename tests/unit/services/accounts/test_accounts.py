@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.depends import member_key, memberships_key, org_key, role_key, user_key
+from proxy.core.dependency_keys import member_key, memberships_key, org_key, role_key, user_key
 from proxy.core.errors import Conflict, Invalid, NotFound, PatgateError
 from proxy.core.model import Grant, RefusedGrant, UserStatus
 from proxy.core.reasons import Reason

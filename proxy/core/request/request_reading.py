@@ -15,8 +15,8 @@ from typing import Final
 
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.target import canonical_path, split_target
 from proxy.core.routes import Match, RouteTable
-from proxy.core.target import canonical_path, split_target
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 """A method or a field name (RFC 9110 section 5.6.2)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.claims import CLAIMS, FAMILIES, FAMILY_NAMES, KIND_OF, ClaimKind, may_be_believed
 from proxy.core.identity import IdentityNameError, names_from
+from proxy.core.request.claims import CLAIMS, FAMILIES, FAMILY_NAMES, KIND_OF, ClaimKind, may_be_believed
 
 
 def test_every_kind_has_names_and_no_name_stands_twice() -> None:

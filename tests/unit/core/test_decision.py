@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from proxy.core.decision import decide, decision, needed_permission, reached
 from proxy.core.model import Access, Grant, OrgGrant, Reach, by_org
 from proxy.core.permissions import Permission, PermissionSet
-from proxy.core.policy import decide, decision, needed_permission, reached
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
 from tests.unit.core.grants import grant

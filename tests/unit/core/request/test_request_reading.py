@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.asked import host_name, judge, only_reported, read_line
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
 from proxy.core.routes import Route, RouteTable
 
 LABEL = b"a" * 63

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.page import PAGE_SIZE, PageView
+from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 
 words = st.integers(0, 2**64 - 1)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from proxy.core.errors import PageError
-from proxy.core.page import MAGIC, PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
+from proxy.core.ipc.shared_memory import MAGIC, PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 
 
 def mapping() -> memoryview:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.second_targets import DESTINATION, IF, read_field, same_host
+from proxy.core.request.second_targets import DESTINATION, IF, read_field, same_host
 
 
 @pytest.mark.parametrize(

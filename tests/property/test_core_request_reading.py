@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.core.asked import read_line
 from proxy.core.reasons import Reason
+from proxy.core.request.request_reading import read_line
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange

@@ -27,11 +27,11 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from proxy.core.asked import host_name, judge
 from proxy.core.model import Access
 from proxy.core.reasons import Reason
+from proxy.core.request.request_reading import host_name, judge
+from proxy.core.request.target import split_target
 from proxy.core.routes import Match, RouteTable
-from proxy.core.target import split_target
 
 DESTINATION: Final = b"destination"
 IF: Final = b"if"

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import WireError
-from proxy.core.model import Grant, OrgGrant, Reach, RefusedGrant, by_org
-from proxy.core.permissions import PermissionSet
-from proxy.core.reasons import Reason
-from proxy.core.wire import (
+from proxy.core.ipc.wire import (
     MAX_MESSAGE,
     Deframer,
     frame,
@@ -21,6 +18,9 @@ from proxy.core.wire import (
     refused_to_wire,
     texts_of,
 )
+from proxy.core.model import Grant, OrgGrant, Reach, RefusedGrant, by_org
+from proxy.core.permissions import PermissionSet
+from proxy.core.reasons import Reason
 from tests.unit.core.grants import grant
 
 REFUSED = RefusedGrant(prefix="acme_pat_x", reason=Reason.TOKEN_REVOKED, depends=("token:x",))

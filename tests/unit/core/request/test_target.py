@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.target import Allowance, canonical_path, split_target
+from proxy.core.request.target import Allowance, canonical_path, split_target
 
 REFUSED = {
     "dot-dot segment": b"/public/../admin",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.core.depends import member_key, org_key, role_key, token_key, user_key
+from proxy.core.dependency_keys import member_key, org_key, role_key, token_key, user_key
 
 
 def test_the_keys_are_spelt_as_the_change_feed_spells_them() -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core.decision import decide, decision
 from proxy.core.model import Access, Grant, OrgGrant, Reach, by_org
 from proxy.core.permissions import Permission, PermissionSet
-from proxy.core.policy import decide, decision
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
 from tests.unit.core.grants import grant
