@@ -14,19 +14,19 @@ from aiohttp import web
 
 from proxy.control.api.endpoint import Identify, routes
 from proxy.control.api.openapi import Specification
-from proxy.control.api.table import OPERATIONS
+from proxy.control.api.operations import OPERATIONS
 from proxy.control.authenticate import Authenticator
+from proxy.control.concurrency import Turns
 from proxy.control.connections import Connection
-from proxy.control.exchange import exchanges, finish
 from proxy.control.health import Health
-from proxy.control.hosts import only_hosts
+from proxy.control.host_check import only_hosts
+from proxy.control.middleware import exchanges, finish
 from proxy.control.peer import Peers
-from proxy.control.plane import Plane
 from proxy.control.problems import Refusal
 from proxy.control.refusals import Refusals
-from proxy.control.requests import BODY_LIMIT
+from proxy.control.request_parsing import BODY_LIMIT
+from proxy.control.services import Plane
 from proxy.control.throttle import Throttle
-from proxy.control.turns import Turns
 from proxy.core.model import Actor
 
 REFUSED: Final = web.AppKey("refused", Refusals)

@@ -18,8 +18,8 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.control.plane import Plane
 from proxy.control.problems import Kind, RequestRefused
+from proxy.control.services import Plane
 from proxy.control.throttle import Throttle
 from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant
 from proxy.core.model import Kind as TokenKind

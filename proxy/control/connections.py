@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.control.exchange import Refused
+from proxy.control.middleware import Refused
 from proxy.control.problems import MALFORMED, problem, refusal_of
 
 MOST: Final = 512

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy.control.plane import Plane
+from proxy.control.services import Plane
 from proxy.observe.exposition import CONTENT_TYPE, render
 
 _NO_STORE = {"Cache-Control": "no-store"}

@@ -17,9 +17,9 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.control.exchange import ACTOR, NAME, REQUEST_ID
-from proxy.control.plane import Plane
+from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import Refusal
+from proxy.control.services import Plane
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedAllowance
 from proxy.observe.logs import get_logger, redact
 from proxy.observe.metrics import Outcome

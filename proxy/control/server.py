@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.control.app import REFUSED, socket_app, tcp_app
 from proxy.control.connections import KEEPALIVE_SECONDS, Listener, Site
-from proxy.control.plane import Plane
+from proxy.control.services import Plane
 
 SHUTDOWN_SECONDS: Final = 2.0
 """How long a request that has begun may take to end when the plane is taken down."""

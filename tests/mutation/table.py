@@ -68,9 +68,9 @@ MODULES: Final = (
     "proxy/authority/workers/report_parsing.py",
     "proxy/authority/webhook.py",
     "proxy/control/authenticate.py",
-    "proxy/control/exchange.py",
-    "proxy/control/hosts.py",
-    "proxy/control/requests.py",
+    "proxy/control/middleware.py",
+    "proxy/control/host_check.py",
+    "proxy/control/request_parsing.py",
     "proxy/control/throttle.py",
     "proxy/settings/addresses.py",
     "proxy/settings/environment.py",
@@ -126,12 +126,12 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
         "tests/unit/services/tokens/test_service.py",
     ),
     "proxy/services/tokens/regeneration.py": ("tests/unit/services/tokens/test_lifecycle.py",),
-    "proxy/control/exchange.py": (
+    "proxy/control/middleware.py": (
         "tests/unit/control/test_refusal_log.py",
         "tests/unit/control/test_api.py",
     ),
-    "proxy/control/hosts.py": ("tests/unit/control/test_api.py",),
-    "proxy/control/requests.py": ("tests/unit/control/test_api.py",),
+    "proxy/control/host_check.py": ("tests/unit/control/test_api.py",),
+    "proxy/control/request_parsing.py": ("tests/unit/control/test_api.py",),
 }
 
 #: Mutants that change nothing that anybody could see: by module, the line as it is and as it becomes, and why.

@@ -19,11 +19,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from proxy.control.api.operation import PARAMETERS, Call, Method, Operation, Replayed
-from proxy.control.exchange import ACTOR, NAME, REQUEST_ID
-from proxy.control.plane import Plane
+from proxy.control.concurrency import Turns
+from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import Kind, RequestRefused
-from proxy.control.requests import idempotency_key, read
-from proxy.control.turns import Turns
+from proxy.control.request_parsing import idempotency_key, read
+from proxy.control.services import Plane
 from proxy.core.errors import AuthorityUnavailable, NotFound
 from proxy.core.model import Actor
 from proxy.services.views import Created

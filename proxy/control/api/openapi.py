@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from proxy import __version__
 from proxy.control.api.operation import PARAMETERS, Operation
 from proxy.control.models import Answer
-from proxy.control.requests import KEY_HEADER
+from proxy.control.request_parsing import KEY_HEADER
 
 PATH: Final = "/api/v1/openapi.json"
 _JSON: Final = "application/json"

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.control.models import Answer, Body, Query
-from proxy.control.plane import Plane
+from proxy.control.services import Plane
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services.idempotency import Retry

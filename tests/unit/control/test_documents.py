@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.control.api.table import OPERATIONS
+from proxy.control.api.operations import OPERATIONS
 from tests.unit.control.asking import ask, minted, ok, person, refused
 from tests.unit.control.conftest import World
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from proxy.control.turns import AT_ONCE, EACH, KNOCKING, WAITING, Turns
+from proxy.control.concurrency import AT_ONCE, EACH, KNOCKING, WAITING, Turns
 from proxy.core.errors import AuthorityOverloaded
 from tests.unit.authority.waiting import until
 

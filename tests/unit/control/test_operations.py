@@ -11,7 +11,7 @@ import pytest
 from proxy.control.api.endpoint import ROOT
 from proxy.control.api.openapi import document, statuses
 from proxy.control.api.operation import PARAMETERS, Method, Operation
-from proxy.control.api.table import OPERATIONS
+from proxy.control.api.operations import OPERATIONS
 from proxy.control.app import tcp_app
 from proxy.control.models import Listing
 from tests.support.gateway import ROOT as REPOSITORY
