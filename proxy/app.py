@@ -2,7 +2,7 @@
 
 `python -P -m proxy.app gateway|authority …` is how the supervisor starts a child. Each role imports its own half of the
 package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its memory.
-Only descriptors are on the command line; the configuration is read from the one called boot. A spare (`proxy.spare`)
+Only descriptors are on the command line; the configuration is read from the one called boot. A spare (`proxy.standby`)
 loads the same half, and gets the rest of its command line when it is needed.
 """
 
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy import channel, spare, startup
+from proxy import standby, startup, supervisor_channel
 from proxy.core.errors import DataDirLost, PatgateError
 from proxy.core.ipc.child_protocol import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, Orders
 from proxy.observe import defects, logs
@@ -112,7 +112,7 @@ def _load(options: argparse.Namespace) -> Settings:
 
 def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settings, argparse.Namespace] | None:
     """Wait to be needed; the settings and what a child that is started anew would have been given, or `None`."""
-    needed = spare.stand_by(
+    needed = standby.stand_by(
         lambda: _load(options),
         orders_fd=options.orders_fd,
         lifeline_fd=options.lifeline_fd,
@@ -122,7 +122,7 @@ def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settin
         return None
     settings, arguments = needed
     ordered = _parser().parse_args(arguments)
-    spare.retitle(given, arguments)
+    standby.retitle(given, arguments)
     # A socket that belongs to another slot must not seem to have somebody who accepts from it.
     for fd in {*options.held_fds}.difference(ordered.proxy_fd, ordered.forward_auth_fd):
         os.close(fd)
@@ -159,7 +159,7 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _orders(options: argparse.Namespace) -> Orders:
-    return channel.Orders(socket.socket(fileno=options.channel_fd))
+    return supervisor_channel.Orders(socket.socket(fileno=options.channel_fd))
 
 
 def _load_control() -> "ServeControl":

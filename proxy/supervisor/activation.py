@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from typing import Final
 
 from proxy.settings.addresses import Bind
+from proxy.supervisor.config_generation import CONTROL
 from proxy.supervisor.errors import ListenerRefused
-from proxy.supervisor.generation import CONTROL
 from proxy.supervisor.listeners import Listener
 
 FIRST_FD: Final = 3

@@ -3,7 +3,7 @@
 A child is `python -P -m proxy.app ROLE …` with descriptors, never secrets, on its command line. It says `ready` or
 `error: SENTENCE` once, over its ready pipe, and ends by itself when the lifeline's other end closes, which the kernel
 does even for a supervisor that was killed. Exits are awaited, not polled for. Once it is ready a child takes orders and
-says that it still turns (`proxy.channel`); one that says so no more hangs, and is ended and replaced.
+says that it still turns (`proxy.supervisor_channel`); one that says so no more hangs, and is ended and replaced.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from proxy import channel, startup
-from proxy.channel import Line
+from proxy import startup, supervisor_channel
 from proxy.core.ipc.child_protocol import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
-from proxy.supervisor import notify
+from proxy.supervisor import sd_notify
 from proxy.supervisor.errors import ReloadRefused, StartupRefused
+from proxy.supervisor_channel import Line
 
 if TYPE_CHECKING:
-    from proxy.supervisor.spares import Spares
+    from proxy.supervisor.standby import Spares
 
 STDERR_FD: Final = 2
 
@@ -82,7 +82,7 @@ def delay_before(quick_deaths: int) -> float:
 
 def _environment() -> dict[str, str]:
     """What a child inherits: nothing of ours, since that may be a secret and all that it needs comes over its pipes."""
-    kept = {name: value for name, value in os.environ.items() if not notify.is_private(name)}
+    kept = {name: value for name, value in os.environ.items() if not sd_notify.is_private(name)}
     return {**startup.environment(kept), **ENVIRONMENT}
 
 
@@ -114,7 +114,7 @@ class Child:
     async def spawn(cls, spec: ChildSpec, stderr_fd: int = STDERR_FD, *, later: bool = False) -> "Child":
         """Start it, for the first time or `later`. Raises `OSError` when the system cannot."""
         ready_in, ready_out = os.pipe()
-        ours, theirs = channel.pair()
+        ours, theirs = supervisor_channel.pair()
         said = os.fdopen(ready_in, "rb", buffering=0)
         reader = asyncio.StreamReader()
         with ExitStack() as passed, ExitStack() as kept:

@@ -23,8 +23,8 @@ from proxy.observe.logs import Logger
 from proxy.settings.addresses import Bind
 from proxy.settings.model import Settings
 from proxy.supervisor import listeners
+from proxy.supervisor.config_generation import CONTROL, Generation, Ground
 from proxy.supervisor.errors import ReloadRefused
-from proxy.supervisor.generation import CONTROL, Generation, Ground
 from proxy.supervisor.listeners import Listener
 from proxy.supervisor.processes import Child, Keeper
 

@@ -28,14 +28,14 @@ from proxy.observe import defects
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor import activation, datadir
+from proxy.supervisor.children import Fleet
+from proxy.supervisor.config_generation import CONTROL, Generation, Ground
 from proxy.supervisor.datadir import DataDirLock
-from proxy.supervisor.fleet import Fleet
-from proxy.supervisor.generation import CONTROL, Generation, Ground
 from proxy.supervisor.listeners import Listener
-from proxy.supervisor.notify import Notifier
 from proxy.supervisor.processes import LOOK_SECONDS, STDERR_FD, lifeline
 from proxy.supervisor.reload import binds, close_others, listeners_for
-from proxy.supervisor.reloads import Load, Reloads
+from proxy.supervisor.reload_queue import Load, Reloads
+from proxy.supervisor.sd_notify import Notifier
 
 DRAIN_MARGIN_SECONDS: Final = 5.0
 """How much longer than `timeouts.drain` a worker may take before it is killed."""

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from proxy.channel import pair
+from proxy.supervisor_channel import pair
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = (

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from proxy.channel import pair
 from proxy.settings.model import Settings
+from proxy.supervisor_channel import pair
 
 
 class AuthorityProcess:

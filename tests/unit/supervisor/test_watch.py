@@ -7,8 +7,8 @@ import os
 import signal
 from pathlib import Path
 
-from proxy.channel import Line
 from proxy.supervisor.processes import HUNG_LOOKS, Gate
+from proxy.supervisor_channel import Line
 from tests.unit.supervisor.test_processes import WELL_BEHAVED, keeping, starts, until
 
 BEATING = """

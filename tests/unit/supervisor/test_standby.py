@@ -14,7 +14,7 @@ from proxy.core.ipc.child_protocol import SPARE_SUFFIX
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor.processes import Child, ChildSpec, Keeper, command, in_memory, lifeline
-from proxy.supervisor.spares import AGAIN_SECONDS, Spares
+from proxy.supervisor.standby import AGAIN_SECONDS, Spares
 from tests.unit.supervisor.test_processes import WELL_BEHAVED, starts, until
 
 # Stands by like a spare, and then is a well-behaved child under the arguments that it was ordered to have.

@@ -11,10 +11,10 @@ from proxy.core.errors import ConfigurationError, PatgateError
 from proxy.observe import logs
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
-from proxy.supervisor.fleet import Fleet
-from proxy.supervisor.generation import Generation, Ground
-from proxy.supervisor.notify import Notifier
+from proxy.supervisor.children import Fleet
+from proxy.supervisor.config_generation import Generation, Ground
 from proxy.supervisor.reload import refuse_fixed
+from proxy.supervisor.sd_notify import Notifier
 
 
 class Load(Protocol):

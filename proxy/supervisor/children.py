@@ -9,11 +9,11 @@ from typing import Any
 from proxy.core.ipc.child_protocol import OrderName, OrderRefused
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
+from proxy.supervisor.config_generation import Generation, Ground
 from proxy.supervisor.errors import StartError
-from proxy.supervisor.generation import Generation, Ground
 from proxy.supervisor.processes import Child, Gate, Keeper
 from proxy.supervisor.reload import Crew, Turn, close_others
-from proxy.supervisor.spares import FIRST_SECONDS, Spares
+from proxy.supervisor.standby import FIRST_SECONDS, Spares
 
 LOADED_SECONDS = 120.0
 """How long the first authority may take to load the control plane before the start is complete without it."""

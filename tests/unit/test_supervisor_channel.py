@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.channel import Line, Orders, pair
 from proxy.core.errors import Invalid
 from proxy.core.ipc.child_protocol import Order, OrderRefused
+from proxy.supervisor_channel import Line, Orders, pair
 from tests.unit.gateway.kit import until
 
 

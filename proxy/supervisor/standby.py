@@ -1,6 +1,6 @@
 """A process that stands by for each kind of child, so that a dead one is replaced without the time that loading takes.
 
-Rules (what the spare itself keeps to is in `proxy.spare`):
+Rules (what the spare itself keeps to is in `proxy.standby`):
 
 1. There is one spare of a kind at most. The first is started a moment after the gateway has started, the next when the
    process that took its place is ready or has failed.
