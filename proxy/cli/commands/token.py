@@ -5,7 +5,7 @@ from typing import Final
 import click
 
 from proxy.cli.client import ask
-from proxy.cli.life import add_verbs, counted, removed, show_made
+from proxy.cli.commands.token_lifecycle import add_verbs, counted, removed, show_made
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
 from proxy.settings.compile import token_format

@@ -5,7 +5,7 @@ from typing import Final
 import click
 
 from proxy.cli.client import Control, Json, ask, segment
-from proxy.cli.life import counted
+from proxy.cli.commands.token_lifecycle import counted
 from proxy.cli.listing import Part, Rest, listed, say_more, walk
 from proxy.cli.options import DURATION, Invocation, command
 from proxy.cli.output import plain, sentence

@@ -5,7 +5,7 @@ from typing import Final
 import click
 
 from proxy.cli.client import Json, ask, segment
-from proxy.cli.life import warn
+from proxy.cli.commands.token_lifecycle import warn
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import Invocation, command
 from proxy.cli.output import plain

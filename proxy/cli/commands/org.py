@@ -3,8 +3,8 @@
 import click
 
 from proxy.cli.client import Json, ask, segment
-from proxy.cli.invitation import show_invitation
-from proxy.cli.life import warn
+from proxy.cli.commands.invitation import show_invitation
+from proxy.cli.commands.token_lifecycle import warn
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
 

@@ -6,7 +6,7 @@ from typing import Final
 import click
 
 from proxy.cli.client import ask, segment
-from proxy.cli.life import add_delete, add_verbs, path_of, show_made, show_view
+from proxy.cli.commands.token_lifecycle import add_delete, add_verbs, path_of, show_made, show_view
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
 

@@ -5,8 +5,8 @@ from typing import Final
 
 import click
 
-from proxy.cli.audit import MOMENT
 from proxy.cli.client import Json, ask
+from proxy.cli.commands.audit import MOMENT
 from proxy.cli.listing import Part, listed, show_whole
 from proxy.cli.options import Invocation, command
 

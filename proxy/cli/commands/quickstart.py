@@ -16,9 +16,17 @@ import click
 
 from proxy import startup
 from proxy.cli.client import Control, ControlRefused, Json, segment
+from proxy.cli.commands.quickstart_steps import (
+    ADMIN,
+    DEMO_BACKEND,
+    Step,
+    configuration,
+    demo_steps,
+    perform,
+    upstream_steps,
+)
+from proxy.cli.commands.whoami import DEFAULT as WHOAMI
 from proxy.cli.options import REFUSED, Invocation, command
-from proxy.cli.recipe import ADMIN, DEMO_BACKEND, Step, configuration, demo_steps, perform, upstream_steps
-from proxy.cli.whoami import DEFAULT as WHOAMI
 from proxy.observe import defects, logs
 from proxy.settings.addresses import Bind
 from proxy.settings.load import load

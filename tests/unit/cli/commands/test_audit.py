@@ -16,8 +16,8 @@ import pytest
 
 from proxy.authority.runtime import Authority
 from proxy.authority.sockets import bind_unix
-from proxy.cli.audit import follow_log
 from proxy.cli.client import Control
+from proxy.cli.commands.audit import follow_log
 from proxy.control.server import serving
 from proxy.settings.model import Argon2, Settings
 from tests.contract.kit import ADMIN
@@ -89,7 +89,7 @@ def test_a_mistake_is_one_of_usage(desk: Desk, arguments: tuple[str, ...]) -> No
 
 
 def test_an_export_is_one_document_a_line_the_oldest_first(used: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.cli.audit.PAGE", 2)
+    monkeypatch.setattr("proxy.cli.commands.audit.PAGE", 2)
     exported = [json.loads(line) for line in used.lines("audit", "export")]
     assert exported == used.document("audit")[:-1], "all but the event of this very export"
     some = [json.loads(line) for line in used.lines("audit", "export", "--action", "account.user.", "--json")]
@@ -128,7 +128,7 @@ def test_what_others_wrote_into_an_event_does_not_drive_the_terminal(desk: Desk)
 
 
 async def test_who_follows_sees_the_newest_and_what_is_recorded_over_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.cli.audit.FOLLOW_SECONDS", 0.02)
+    monkeypatch.setattr("proxy.cli.commands.audit.FOLLOW_SECONDS", 0.02)
     shown: list[Any] = []
     with tempfile.TemporaryDirectory(prefix="pg") as name:
         path = Path(name) / "control.sock"

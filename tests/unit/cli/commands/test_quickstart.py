@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cli.quickstart import _echo_backend
-from proxy.cli.recipe import configuration, demo_steps, upstream_steps
+from proxy.cli.commands.quickstart import _echo_backend
+from proxy.cli.commands.quickstart_steps import configuration, demo_steps, upstream_steps
 from proxy.settings.load import load
 from tests.unit.cli.running import Desk, environment
 
@@ -135,7 +135,7 @@ async def test_the_echo_backend_goes_elsewhere_when_its_port_is_taken_at_the_las
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, (tmp_path / "log").open("w") as log:
-        monkeypatch.setattr("proxy.cli.quickstart.WHOAMI", f"127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setattr("proxy.cli.commands.quickstart.WHOAMI", f"127.0.0.1:{taken.getsockname()[1]}")
         # As it was when it was asked.
         monkeypatch.setattr("proxy.supervisor.listeners.free", lambda *_: True)
         async with _echo_backend(log.fileno()) as url:
