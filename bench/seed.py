@@ -16,7 +16,7 @@ from bench.workload import BRAND
 from proxy.core.model import ActorKind, Reach, TokenStatus, UserStatus
 from proxy.core.token import TokenFormat, digest
 from proxy.services import derived_secrets
-from proxy.settings.secret import load_or_create
+from proxy.settings.sources.secret import load_or_create
 from proxy.store import tables
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store

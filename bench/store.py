@@ -38,7 +38,7 @@ from bench.store_queries import audit_lists, token_lists
 from bench.workload import BRAND
 from proxy.core.token import TokenFormat
 from proxy.services import derived_secrets
-from proxy.settings.secret import load_or_create
+from proxy.settings.sources.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 

@@ -24,7 +24,7 @@ from bench.workload import BRAND
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.token import ALPHABET, ID_LENGTH, SECRET_LENGTH, checksum, digest
 from proxy.services import derived_secrets
-from proxy.settings.secret import load_or_create
+from proxy.settings.sources.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 

@@ -60,7 +60,7 @@ from proxy.services.tokens.issuance import Minter
 from proxy.services.tokens.service import Tokens
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
-from proxy.settings.secret import decode_webhook_secret, load_or_create
+from proxy.settings.sources.secret import decode_webhook_secret, load_or_create
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.audit.chain import Event
 from proxy.store.audit.request_events import RequestEvent

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.core.errors import ConfigurationError, Problem
-from proxy.settings import document
-from proxy.settings.environment import overlay
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, Origins, sentence
 from proxy.settings.rules import Candidate, violations
+from proxy.settings.sources import document
+from proxy.settings.sources.environment import overlay
 from proxy.settings.values import quoted_path
 
 _MAX_FILE_BYTES: Final = 16 * 2**20

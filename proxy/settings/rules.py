@@ -19,9 +19,9 @@ from proxy.core.model import Access
 from proxy.core.request.claims import fold
 from proxy.core.routes import REST, captures
 from proxy.settings.addresses import Bind, collides, trusts_everyone
-from proxy.settings.certificate import validity
 from proxy.settings.model import RouteSettings, Settings, UpstreamTls
 from proxy.settings.problems import Loc, path_of, suggestion
+from proxy.settings.sources.certificate import validity
 from proxy.settings.values import quoted, quoted_path
 
 

@@ -73,9 +73,9 @@ MODULES: Final = (
     "proxy/control/request_parsing.py",
     "proxy/control/throttle.py",
     "proxy/settings/addresses.py",
-    "proxy/settings/environment.py",
+    "proxy/settings/sources/environment.py",
     "proxy/settings/rules.py",
-    "proxy/settings/secret.py",
+    "proxy/settings/sources/secret.py",
     "proxy/supervisor/datadir.py",
 )
 
@@ -148,7 +148,7 @@ EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
             "if (reason is None):",
         ): "without a reason there is a match",
     },
-    "proxy/settings/secret.py": {
+    "proxy/settings/sources/secret.py": {
         ("file.write(key)", "file.flush()"): "closing the file flushes it; only a loss of power tells them apart",
     },
 }

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import click
 
 from proxy.cli.options import Invocation, command
-from proxy.settings import environment, rules
+from proxy.settings import rules
 from proxy.settings.compile import identity_names, route_table
 from proxy.settings.model import Settings
 from proxy.settings.problems import path_of
+from proxy.settings.sources import environment
 
 
 @click.command()

@@ -9,10 +9,11 @@ from proxy import startup
 from proxy.cli import early
 from proxy.cli.options import Invocation, command
 from proxy.observe import defects, logs
-from proxy.settings import environment, rules
+from proxy.settings import rules
 from proxy.settings.compile import identity_names, route_table
 from proxy.settings.model import Settings
 from proxy.settings.problems import path_of
+from proxy.settings.sources import environment
 from proxy.supervisor import Supervisor
 
 

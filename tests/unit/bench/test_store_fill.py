@@ -13,7 +13,7 @@ from bench.workload import BRAND
 from proxy.core.model import Grant, TokenStatus
 from proxy.core.token import TokenFormat, verify_digest
 from proxy.services import derived_secrets, grants
-from proxy.settings.secret import load_or_create
+from proxy.settings.sources.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.audit.queries import EventQuery, Order
 from proxy.store.store import Store

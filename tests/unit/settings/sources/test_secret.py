@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import ConfigurationError
-from proxy.settings.secret import KEY_FILE, decode_key, load_or_create
+from proxy.settings.sources.secret import KEY_FILE, decode_key, load_or_create
 from tests.support.users import give_away
 
 DATABASE = "patgate.db"

@@ -24,10 +24,10 @@ from pydantic import BaseModel, SecretStr
 
 from proxy.core.errors import Problem
 from proxy.settings.addresses import Bind
-from proxy.settings.document import Tree, scalar
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, Origins
-from proxy.settings.spelling import plain_type, two_underscores
+from proxy.settings.sources.document import Tree, scalar
+from proxy.settings.sources.spelling import plain_type, two_underscores
 from proxy.settings.values import quoted
 
 PREFIX: Final = "PATGATE_"

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from proxy.settings.document import parse, scalar
+from proxy.settings.sources.document import parse, scalar
 
 
 def test_plain_values_follow_yaml_1_2() -> None:

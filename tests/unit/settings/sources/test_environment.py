@@ -7,11 +7,11 @@ import pytest
 from pydantic import BaseModel
 
 from proxy.core.errors import ConfigurationError, Problem
-from proxy.settings.document import Tree
-from proxy.settings.environment import ignored, overlay
 from proxy.settings.load import load
 from proxy.settings.model import Settings
 from proxy.settings.problems import Origins
+from proxy.settings.sources.document import Tree
+from proxy.settings.sources.environment import ignored, overlay
 
 KEY = "0123456789abcdef" * 4
 

@@ -10,9 +10,9 @@ import yaml
 
 from proxy.core.errors import ConfigurationError
 from proxy.settings import rules
-from proxy.settings.certificate import validity
 from proxy.settings.load import load
 from proxy.settings.model import Settings
+from proxy.settings.sources.certificate import validity
 from tests.support.certificates import Pair, pair
 
 
