@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Final
 from urllib.parse import unquote
 
-from proxy.observe.room import Room
+from proxy.observe.log_quota import Room
 from proxy.observe.writer import LineWriter
 
 LEVELS: Final = {

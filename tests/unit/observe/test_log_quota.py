@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.observe.room import KIND_BYTES, KINDS_AT_ONCE, LEAST_KIND_BYTES, MOST_KINDS, Room
+from proxy.observe.log_quota import KIND_BYTES, KINDS_AT_ONCE, LEAST_KIND_BYTES, MOST_KINDS, Room
 
 LINE = 1000
 
