@@ -1,5 +1,5 @@
 # Every task of the project; `make` lists them and CI calls the same ones.
-# Environments are built from hashed locks and rebuilt only when a lock changes (docs/decisions/0001-the-house.md).
+# Environments are built from hashed locks and rebuilt only when a lock changes (docs/decisions/0001-build-and-locks.md).
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
