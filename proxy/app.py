@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from proxy import standby, startup, supervisor_channel
 from proxy.core.errors import DataDirLost, PatgateError
-from proxy.core.ipc.child_protocol import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, Orders
+from proxy.core.ipc.child_protocol import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, CommandSource
 from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
@@ -158,8 +158,8 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
     )
 
 
-def _orders(options: argparse.Namespace) -> Orders:
-    return supervisor_channel.Orders(socket.socket(fileno=options.channel_fd))
+def _orders(options: argparse.Namespace) -> CommandSource:
+    return supervisor_channel.ChildChannel(socket.socket(fileno=options.channel_fd))
 
 
 def _load_control() -> "ServeControl":

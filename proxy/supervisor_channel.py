@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from proxy.core.errors import PatgateError
-from proxy.core.ipc.child_protocol import Order, OrderRefused
+from proxy.core.ipc.child_protocol import CommandRefused, ControlCommand
 from proxy.observe import defects
 
 _MESSAGE_BYTES: Final = 64 * 1024
@@ -83,16 +83,16 @@ class _End(ABC):
         self.close()
 
 
-class Orders(_End):
+class ChildChannel(_End):
     """The child's end (`core.child.Orders`)."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        self._handle: Callable[[Order], Any] | None = None
-        self._waiting: deque[tuple[int, Order]] = deque()
+        self._handle: Callable[[ControlCommand], Any] | None = None
+        self._waiting: deque[tuple[int, ControlCommand]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    def serve(self, handle: Callable[[Order], Any]) -> None:
+    def serve(self, handle: Callable[[ControlCommand], Any]) -> None:
         """Have `handle` (a coroutine function) carry out each order from now on."""
         self._handle = handle
         self.open()
@@ -114,7 +114,7 @@ class Orders(_End):
         self._waiting.clear()
 
     def _received(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
-        order = Order(name=str(message.get("order")), details=message, fds=fds)
+        order = ControlCommand(name=str(message.get("order")), details=message, fds=fds)
         self._waiting.append((int(message.get("id", 0)), order))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work(), name="orders")
@@ -135,7 +135,7 @@ class Orders(_End):
                 self._socket.send(json.dumps({"id": number, "error": error}).encode())
 
 
-class Line(_End):
+class SupervisorChannel(_End):
     """The supervisor's end."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -161,11 +161,11 @@ class Line(_End):
                 error = await answer
         except (OSError, TimeoutError) as failed:
             why = f"it did not answer within {seconds:g} s" if self._open else "it has ended"
-            raise OrderRefused(why, answered=False) from failed
+            raise CommandRefused(why, answered=False) from failed
         finally:
             del self._asked[number]
         if error is not None:
-            raise OrderRefused(error)
+            raise CommandRefused(error)
 
     def tell(self, order: str, **details: object) -> None:
         """Give an order without waiting for its answer; one that cannot be given is left out."""

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Protocol
 
-from proxy.authority.runtime import Authority, Standing
-from proxy.core.ipc.child_protocol import Order, OrderName, OrderRefused
+from proxy.authority.runtime import Authority, GatewayStatus
+from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
 from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
@@ -73,7 +73,7 @@ class ControlPort:
         await self._serving.aclose()
 
 
-class OrderBook:
+class CommandHandler:
     """Carries out the orders of the supervisor, one after the other."""
 
     def __init__(self, authority: Authority, entrance: ControlPort) -> None:
@@ -82,9 +82,9 @@ class OrderBook:
         self._prepared: tuple[Settings, int] | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    async def handle(self, order: Order) -> None:
+    async def handle(self, order: ControlCommand) -> None:
         """Carry one order out. Raises PatgateError where it cannot be."""
-        if order.name == OrderName.PREPARE:
+        if order.name == CommandName.PREPARE:
             self._drop()
             document, control = order.fds
             settings = await asyncio.to_thread(read_settings, document)
@@ -92,14 +92,14 @@ class OrderBook:
             return
         for fd in order.fds:
             os.close(fd)
-        if order.name == OrderName.COMMIT:
+        if order.name == CommandName.COMMIT:
             await self._commit()
-        elif order.name == OrderName.ABORT:
+        elif order.name == CommandName.ABORT:
             self._drop()
-        elif order.name == OrderName.STATE:
+        elif order.name == CommandName.STATE:
             details = order.details
             self._authority.show(
-                Standing(
+                GatewayStatus(
                     starting=bool(details["starting"]),
                     draining=bool(details["draining"]),
                     workers=int(details["workers"]),
@@ -108,11 +108,11 @@ class OrderBook:
                 )
             )
         else:
-            raise OrderRefused("it does not know this order")
+            raise CommandRefused("it does not know this order")
 
     async def _commit(self) -> None:
         if self._prepared is None:
-            raise OrderRefused("nothing was prepared")
+            raise CommandRefused("nothing was prepared")
         (settings, control), self._prepared = self._prepared, None
         await self._authority.follow(settings)
         logs.change(level=settings.log.level, line_format=settings.log.format)

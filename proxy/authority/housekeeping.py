@@ -22,13 +22,13 @@ from proxy.core.errors import PatgateError
 from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
 from proxy.observe.logs import get_logger
-from proxy.services.policy.model import Policy
-from proxy.services.tokens.expiry_notices import Notice, Notices
+from proxy.services.policy.model import TokenPolicy
+from proxy.services.tokens.expiry_notices import ExpiryNotices, Notice
 
 if TYPE_CHECKING:
     from proxy.authority.workers.metrics_aggregator import Counters
-    from proxy.services.audit.service import AuditLog
-    from proxy.services.policy.service import Policies
+    from proxy.services.audit.service import AuditService
+    from proxy.services.policy.service import PolicyService
 
 HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")
 TICK_SECONDS: Final = 5.0
@@ -49,10 +49,10 @@ class Household(Protocol):
     """What is kept: the authority, whose services and settings may become others at a reload."""
 
     @property
-    def policies(self) -> Policies: ...
+    def policies(self) -> PolicyService: ...
 
     @property
-    def notices(self) -> Notices: ...
+    def notices(self) -> ExpiryNotices: ...
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -63,7 +63,7 @@ class Household(Protocol):
     def counters(self) -> Counters: ...
 
     @property
-    def audit(self) -> AuditLog: ...
+    def audit(self) -> AuditService: ...
 
     @property
     def audit_retention(self) -> float | None:
@@ -91,7 +91,7 @@ class Chore:
 class _Counted:
     """How many tokens break this policy, of those up to the cursor ``after``."""
 
-    policy: Policy
+    policy: TokenPolicy
     done: bool
     count: int = 0
     after: str | None = None
@@ -150,7 +150,7 @@ class Housekeeping:
         """
         policies = self._household.policies
         if self._counted is None or self._counted.policy != policies.deployment:
-            self._counted = _Counted(policy=policies.deployment, done=policies.deployment == Policy())
+            self._counted = _Counted(policy=policies.deployment, done=policies.deployment == TokenPolicy())
         counted = self._counted
         if counted.done:
             return
@@ -187,7 +187,7 @@ class Housekeeping:
         if wanted:
             await self._send(notices, endpoint, wanted)
 
-    async def _send(self, notices: Notices, endpoint: Endpoint, wanted: list[Notice]) -> None:
+    async def _send(self, notices: ExpiryNotices, endpoint: Endpoint, wanted: list[Notice]) -> None:
         async with courier(NOTICES_TOGETHER) as carrier:
             failures = 0
             for first in range(0, len(wanted), NOTICES_TOGETHER):
@@ -202,7 +202,7 @@ class Housekeeping:
                 if failures >= _GIVE_UP and not all(failed is None or failed.rejected for failed in outcomes):
                     return
 
-    async def _mark(self, notices: Notices) -> None:
+    async def _mark(self, notices: ExpiryNotices) -> None:
         if self._taken:
             await notices.given(self._taken)
             self._taken = []

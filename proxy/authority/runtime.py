@@ -24,7 +24,7 @@ from proxy import __version__
 from proxy.authority.audit_head import HeadWatch
 from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
 from proxy.authority.grants.lease import LeaseKeeper
-from proxy.authority.grants.resolver import Resolver
+from proxy.authority.grants.resolver import GrantResolver
 from proxy.authority.grants.shared_memory import PageWriter, open_page
 from proxy.authority.grants.store_adapter import StoreGrants
 from proxy.authority.housekeeping import Housekeeping
@@ -41,23 +41,23 @@ from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import derived_secrets
-from proxy.services.accounts.invitations import Invitations
-from proxy.services.accounts.me import Me
-from proxy.services.accounts.members import Members
-from proxy.services.accounts.orgs import Orgs
-from proxy.services.accounts.roles import Roles
-from proxy.services.accounts.users import Users
+from proxy.services.accounts.invitations import InvitationService
+from proxy.services.accounts.me import MeService
+from proxy.services.accounts.members import MemberService
+from proxy.services.accounts.orgs import OrgService
+from proxy.services.accounts.roles import RoleService
+from proxy.services.accounts.users import UserService
 from proxy.services.audit.reads import AuditReads
-from proxy.services.audit.service import AuditLog
+from proxy.services.audit.service import AuditService
 from proxy.services.explain.explanation import Gateway
-from proxy.services.explain.report_only import Reports
-from proxy.services.explain.service import Explain
-from proxy.services.keys.service import OrgKeys
-from proxy.services.policy.model import AdminRight, Policy
-from proxy.services.policy.service import Policies
-from proxy.services.tokens.expiry_notices import Notices
+from proxy.services.explain.report_only import ReportService
+from proxy.services.explain.service import ExplainService
+from proxy.services.keys.service import KeyService
+from proxy.services.policy.model import AdminRight, TokenPolicy
+from proxy.services.policy.service import PolicyService
+from proxy.services.tokens.expiry_notices import ExpiryNotices
 from proxy.services.tokens.issuance import Minter
-from proxy.services.tokens.service import Tokens
+from proxy.services.tokens.service import TokenService
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.sources.secret import decode_webhook_secret, load_or_create
@@ -80,7 +80,7 @@ _log = get_logger("authority")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class GatewayStatus:
     """What the supervisor knows of the gateway and the authority shows. `workers` 0: as many as the settings say."""
 
     starting: bool = False
@@ -99,19 +99,19 @@ class Authority:
     The services (`users` and the others) are there inside the block only.
     """
 
-    users: Users
-    orgs: Orgs
-    members: Members
-    invitations: Invitations
-    me: Me
-    notices: Notices
-    policies: Policies
-    roles: Roles
-    tokens: Tokens
-    audit: AuditLog
-    explain: Explain
-    reports: Reports
-    keys: OrgKeys
+    users: UserService
+    orgs: OrgService
+    members: MemberService
+    invitations: InvitationService
+    me: MeService
+    notices: ExpiryNotices
+    policies: PolicyService
+    roles: RoleService
+    tokens: TokenService
+    audit: AuditService
+    explain: ExplainService
+    reports: ReportService
+    keys: KeyService
 
     def __init__(
         self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True, successor: bool = False
@@ -124,10 +124,10 @@ class Authority:
         self.counters = Counters()
         self.housekeeping = Housekeeping(self)
         self._ended = asyncio.Event()
-        self._standing = Standing()
+        self._standing = GatewayStatus()
         self._retired: list[Argon2Hasher] = []
         self._cache_key = b""
-        self._resolver: Resolver
+        self._resolver: GrantResolver
         self._store: Store
         self._hasher: Argon2Hasher
         self._page: PageWriter
@@ -228,7 +228,7 @@ class Authority:
         """Log the newest audit event where there is a newer one, and what is wrong with the end of the log."""
         await self._audit_log.look()
 
-    def show(self, standing: Standing) -> None:
+    def show(self, standing: GatewayStatus) -> None:
         """Say this of the gateway, in readiness and metrics, from now on."""
         self._standing = standing
 
@@ -304,7 +304,7 @@ class Authority:
         self._serve_verbs(cache_key)
         await self.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
-        self._resolver = Resolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
+        self._resolver = GrantResolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
         self._link = LinkServer(
             settings.data_dir,
             resolver=self._resolver,
@@ -382,21 +382,21 @@ class Authority:
 
     def _serve_verbs(self, cache_key: bytes) -> None:
         minter = Minter(format=token_format(self._settings), hasher=self._hasher, cache_key=cache_key)
-        self.users = Users(self._store, time.time)
-        self.orgs = Orgs(self._store, time.time)
-        self.audit = AuditLog(self._store, time.time, self._reads)
+        self.users = UserService(self._store, time.time)
+        self.orgs = OrgService(self._store, time.time)
+        self.audit = AuditService(self._store, time.time, self._reads)
         gateway = _gateway(self._settings)
-        self.explain = Explain(self._store, time.time, gateway=gateway, tokens=token_format(self._settings))
-        self.reports = Reports(self._store, time.time, gateway.routes)
-        self.members = Members(self._store, time.time)
+        self.explain = ExplainService(self._store, time.time, gateway=gateway, tokens=token_format(self._settings))
+        self.reports = ReportService(self._store, time.time, gateway.routes)
+        self.members = MemberService(self._store, time.time)
         asked = self._settings.invitations
-        self.invitations = Invitations(self._store, time.time, lifetime=asked.lifetime, per_org=asked.per_org)
-        self.me = Me(self._store, time.time)
-        self.notices = Notices(self._store, time.time, self._settings.notices.days)
-        self.policies = Policies(self._store, time.time, _policy(self._settings))
-        self.roles = Roles(self._store, time.time)
-        self.tokens = Tokens(self._store, time.time, minter=minter, policies=self.policies)
-        self.keys = OrgKeys(self._store, time.time, minter=minter, policies=self.policies, tokens=self.tokens)
+        self.invitations = InvitationService(self._store, time.time, lifetime=asked.lifetime, per_org=asked.per_org)
+        self.me = MeService(self._store, time.time)
+        self.notices = ExpiryNotices(self._store, time.time, self._settings.notices.days)
+        self.policies = PolicyService(self._store, time.time, _policy(self._settings))
+        self.roles = RoleService(self._store, time.time)
+        self.tokens = TokenService(self._store, time.time, minter=minter, policies=self.policies)
+        self.keys = KeyService(self._store, time.time, minter=minter, policies=self.policies, tokens=self.tokens)
 
 
 def _gateway(settings: Settings) -> Gateway:
@@ -409,9 +409,9 @@ def _gateway(settings: Settings) -> Gateway:
     )
 
 
-def _policy(settings: Settings) -> Policy:
+def _policy(settings: Settings) -> TokenPolicy:
     chosen = settings.policy
-    return Policy(
+    return TokenPolicy(
         max_lifetime=chosen.max_lifetime,
         require_expiry=chosen.require_expiry,
         tokens_per_user=chosen.tokens_per_user,

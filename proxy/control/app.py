@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.control.api.endpoint import Identify, routes
 from proxy.control.api.openapi import Specification
 from proxy.control.api.operations import OPERATIONS
-from proxy.control.authenticate import Authenticator
+from proxy.control.authenticate import ApiAuthenticator
 from proxy.control.concurrency import Turns
 from proxy.control.connections import Connection
 from proxy.control.health import Health
@@ -25,16 +25,16 @@ from proxy.control.peer import Peers
 from proxy.control.problems import Refusal
 from proxy.control.refusals import Refusals
 from proxy.control.request_parsing import BODY_LIMIT
-from proxy.control.services import Plane
+from proxy.control.services import ControlServices
 from proxy.control.throttle import Throttle
 from proxy.core.model import Actor
 
 REFUSED: Final = web.AppKey("refused", Refusals)
 
 
-def tcp_app(plane: Plane, hosts: Iterable[str]) -> web.Application:
+def tcp_app(plane: ControlServices, hosts: Iterable[str]) -> web.Application:
     """Everything, for whoever reaches the listener under one of `hosts`; the API for who has a token."""
-    authenticator, turns = Authenticator(plane, Throttle(time.monotonic)), Turns()
+    authenticator, turns = ApiAuthenticator(plane, Throttle(time.monotonic)), Turns()
     refused = Refusals(plane)
     app = web.Application(middlewares=[exchanges(plane.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT)
 
@@ -52,14 +52,14 @@ def tcp_app(plane: Plane, hosts: Iterable[str]) -> web.Application:
     return app
 
 
-def socket_app(plane: Plane) -> web.Application:
+def socket_app(plane: ControlServices) -> web.Application:
     """Everything, for whoever may open the control socket."""
     app = web.Application(middlewares=[exchanges(plane.brand, _unnoticed)], client_max_size=BODY_LIMIT)
     _serve(app, plane, Peers().actor)
     return app
 
 
-def _serve(app: web.Application, plane: Plane, identify: Identify, turns: Turns | None = None) -> None:
+def _serve(app: web.Application, plane: ControlServices, identify: Identify, turns: Turns | None = None) -> None:
     app.add_routes(Health(plane).routes())
     app.add_routes(routes(plane, OPERATIONS, identify, turns))
     app.add_routes(Specification(OPERATIONS, plane.brand).routes())

@@ -18,23 +18,23 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.control.problems import Kind, RequestRefused
-from proxy.control.services import Plane
+from proxy.control.problems import ProblemKind, RequestRefused
+from proxy.control.services import ControlServices
 from proxy.control.throttle import Throttle
 from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant
 from proxy.core.model import Kind as TokenKind
 from proxy.core.reasons import TABLE, Reason
 
-TOO_MANY: Final = Kind(status=429, reason="too_many_failures", title="Too many credentials were refused")
+TOO_MANY: Final = ProblemKind(status=429, reason="too_many_failures", title="Too many credentials were refused")
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*", re.ASCII)
 _KINDS: Final = {TokenKind.PAT: ActorKind.PAT, TokenKind.KEY: ActorKind.KEY}
 
 
-class Authenticator:
+class ApiAuthenticator:
     """Finds the actor of a request on TCP."""
 
-    def __init__(self, plane: Plane, throttle: Throttle) -> None:
+    def __init__(self, plane: ControlServices, throttle: Throttle) -> None:
         self._plane = plane
         self._throttle = throttle
 
@@ -111,5 +111,5 @@ def presented(request: web.Request) -> str | Reason:
 def refusal(reason: Reason, *, prefix: str = "") -> RequestRefused:
     """The refusal that the table of reasons has for this; `prefix` is for the log."""
     entry = TABLE[reason]
-    kind = Kind(status=entry.status, reason=entry.public, title=entry.title, challenge=entry.challenge)
+    kind = ProblemKind(status=entry.status, reason=entry.public, title=entry.title, challenge=entry.challenge)
     return RequestRefused(kind, entry.detail, because=reason.value, prefix=prefix)

@@ -31,7 +31,7 @@ LINGER_SECONDS: Final = 2.0
 """How long the rest of a body that nobody wants is read, so that the answer can arrive (RFC 9112 section 9.6)."""
 
 
-class Listener:
+class ServerConnections:
     """The connections of one server; `refused` is told of what is no request."""
 
     def __init__(self, server: web.Server, refused: Refused, most: int = MOST) -> None:
@@ -87,7 +87,7 @@ class Connection(RequestHandler):
 
     __slots__ = ("_answer_timer", "_listener", "_open_transport")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: ServerConnections) -> None:
         super().__init__(
             listener.server,
             loop=asyncio.get_running_loop(),
@@ -173,7 +173,7 @@ class Site(web.BaseSite):
 
     __slots__ = ("_bound", "_listener")
 
-    def __init__(self, runner: web.BaseRunner, bound: socket.socket, listener: Listener) -> None:
+    def __init__(self, runner: web.BaseRunner, bound: socket.socket, listener: ServerConnections) -> None:
         super().__init__(runner)
         self._bound = bound
         self._listener = listener

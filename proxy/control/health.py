@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy.control.services import Plane
+from proxy.control.services import ControlServices
 from proxy.observe.exposition import CONTENT_TYPE, render
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -17,7 +17,7 @@ _NO_STORE = {"Cache-Control": "no-store"}
 class Health:
     """The handlers over one plane."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: ControlServices) -> None:
         self._plane = plane
 
     def routes(self) -> list[web.RouteDef]:

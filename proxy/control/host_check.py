@@ -17,9 +17,9 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from proxy.control.problems import Kind, RequestRefused
+from proxy.control.problems import ProblemKind, RequestRefused
 
-_MISDIRECTED: Final = Kind(status=421, reason="host_invalid", title="The Host is not one of this listener")
+_MISDIRECTED: Final = ProblemKind(status=421, reason="host_invalid", title="The Host is not one of this listener")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::[0-9]{1,5})?", re.ASCII)
 
 

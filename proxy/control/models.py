@@ -26,7 +26,7 @@ from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
 _SHAPE: Final = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class Body(BaseModel):
+class RequestModel(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(**_SHAPE, hide_input_in_errors=True, strict=True)
@@ -38,7 +38,7 @@ class Query(BaseModel):
     model_config = ConfigDict(**_SHAPE, hide_input_in_errors=True)
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """The body of an answer.  It documents what the views of the services are; a test holds them to it.
 
     Members may be added later: clients ignore what they do not know.
@@ -47,7 +47,7 @@ class Answer(BaseModel):
     model_config = _SHAPE
 
 
-class Listing(Answer):
+class Listing(ResponseModel):
     """One page of a list.  Subclasses say what `items` are."""
 
     next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last one.")]

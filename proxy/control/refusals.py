@@ -19,8 +19,8 @@ from aiohttp import web
 
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import Refusal
-from proxy.control.services import Plane
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedAllowance
+from proxy.control.services import ControlServices
+from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedEventQuota
 from proxy.observe.logs import get_logger, redact
 from proxy.observe.metrics import Outcome
 from proxy.store.audit.chain import Event
@@ -45,7 +45,7 @@ _log = get_logger("control")
 class Refusals:
     """Told of every refusal."""
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: ControlServices) -> None:
         self._each = (RefusalLog(plane.refused), RefusalEvents(plane))
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
@@ -89,11 +89,11 @@ class RefusalLog:
 class RefusalEvents:
     """Leaves an event of each refusal in the audit log, as many as the bounds allow; the rest is counted there."""
 
-    def __init__(self, plane: Plane, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, plane: ControlServices, clock: Callable[[], float] = time.monotonic) -> None:
         self._plane = plane
         self._clock = clock
-        self._strangers = TimedAllowance(STRANGERS, STRANGERS_BURST, clock())
-        self._refusals = TimedAllowance(REFUSALS, REFUSALS, clock())
+        self._strangers = TimedEventQuota(STRANGERS, STRANGERS_BURST, clock())
+        self._refusals = TimedEventQuota(REFUSALS, REFUSALS, clock())
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
         if refusal.kind.status >= 500 or not self._plane.records_refusals:

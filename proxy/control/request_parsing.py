@@ -20,18 +20,18 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from proxy.control.connections import Connection
-from proxy.control.models import Body, Query, plain
-from proxy.control.problems import Kind, RequestRefused, invalid
+from proxy.control.models import Query, RequestModel, plain
+from proxy.control.problems import ProblemKind, RequestRefused, invalid
 
 BODY_LIMIT: Final = 64 * 1024
 BODY_SECONDS: Final = 10.0
 KEY_HEADER: Final = "Idempotency-Key"
 
-_NOT_JSON: Final = Kind(status=400, reason="request_malformed", title="The body is not a JSON object")
-_TWICE: Final = Kind(status=400, reason="request_malformed", title="The body names a field twice")
-_MEDIA: Final = Kind(status=415, reason="media_type", title="The body must be application/json")
-_SLOW: Final = Kind(status=408, reason="request_timeout", title="The body did not arrive in time")
-_KEY: Final = Kind(
+_NOT_JSON: Final = ProblemKind(status=400, reason="request_malformed", title="The body is not a JSON object")
+_TWICE: Final = ProblemKind(status=400, reason="request_malformed", title="The body names a field twice")
+_MEDIA: Final = ProblemKind(status=415, reason="media_type", title="The body must be application/json")
+_SLOW: Final = ProblemKind(status=408, reason="request_timeout", title="The body did not arrive in time")
+_KEY: Final = ProblemKind(
     status=400,
     reason="idempotency_key",
     title="An Idempotency-Key is given once and has 1 to 255 visible ASCII characters",
@@ -39,7 +39,7 @@ _KEY: Final = Kind(
 _HARMLESS: Final = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
 _KEY_FORM: Final = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
-_Body = TypeVar("_Body", bound=Body)
+_Body = TypeVar("_Body", bound=RequestModel)
 _Query = TypeVar("_Query", bound=Query)
 Faults = list[tuple[str, str]]
 

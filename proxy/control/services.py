@@ -7,59 +7,59 @@ from typing import Protocol
 
 from proxy.core.model import Grant, RefusedGrant
 from proxy.observe.snapshot import Snapshot
-from proxy.services.accounts.invitations import Invitations
-from proxy.services.accounts.me import Me
-from proxy.services.accounts.members import Members
-from proxy.services.accounts.orgs import Orgs
-from proxy.services.accounts.roles import Roles
-from proxy.services.accounts.users import Users
-from proxy.services.audit.service import AuditLog
-from proxy.services.explain.report_only import Reports
-from proxy.services.explain.service import Explain
-from proxy.services.keys.service import OrgKeys
-from proxy.services.policy.service import Policies
-from proxy.services.tokens.service import Tokens
+from proxy.services.accounts.invitations import InvitationService
+from proxy.services.accounts.me import MeService
+from proxy.services.accounts.members import MemberService
+from proxy.services.accounts.orgs import OrgService
+from proxy.services.accounts.roles import RoleService
+from proxy.services.accounts.users import UserService
+from proxy.services.audit.service import AuditService
+from proxy.services.explain.report_only import ReportService
+from proxy.services.explain.service import ExplainService
+from proxy.services.keys.service import KeyService
+from proxy.services.policy.service import PolicyService
+from proxy.services.tokens.service import TokenService
 from proxy.store.audit.request_events import RequestEvent
 
 
-class Plane(Protocol):
+class ControlServices(Protocol):
     """Implemented by the authority."""
 
     @property
-    def users(self) -> Users: ...
+    def users(self) -> UserService: ...
 
     @property
-    def orgs(self) -> Orgs: ...
+    def orgs(self) -> OrgService: ...
 
     @property
-    def members(self) -> Members: ...
+    def members(self) -> MemberService: ...
 
     @property
-    def invitations(self) -> Invitations: ...
+    def invitations(self) -> InvitationService: ...
 
     @property
-    def policies(self) -> Policies: ...
+    def policies(self) -> PolicyService: ...
 
     @property
-    def me(self) -> Me: ...
+    def me(self) -> MeService: ...
 
     @property
-    def roles(self) -> Roles: ...
+    def roles(self) -> RoleService: ...
 
     @property
-    def tokens(self) -> Tokens: ...
+    def tokens(self) -> TokenService: ...
 
     @property
-    def keys(self) -> OrgKeys: ...
+    def keys(self) -> KeyService: ...
 
     @property
-    def audit(self) -> AuditLog: ...
+    def audit(self) -> AuditService: ...
 
     @property
-    def explain(self) -> Explain: ...
+    def explain(self) -> ExplainService: ...
 
     @property
-    def reports(self) -> Reports: ...
+    def reports(self) -> ReportService: ...
 
     @property
     def brand(self) -> str:

@@ -52,7 +52,7 @@ class PatgateError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
+class ConfigurationProblem:
     """One mistake in the configuration: where (`routes[3].upstream`), on which line (1-based), and what."""
 
     path: str
@@ -75,10 +75,10 @@ class ConfigurationError(PatgateError):
 
     origin = Origin.OPERATOR
 
-    def __init__(self, problems: Iterable[Problem] | str) -> None:
+    def __init__(self, problems: Iterable[ConfigurationProblem] | str) -> None:
         if isinstance(problems, str):
-            problems = (Problem(path="", line=None, message=problems),)
-        self.problems: tuple[Problem, ...] = tuple(problems)
+            problems = (ConfigurationProblem(path="", line=None, message=problems),)
+        self.problems: tuple[ConfigurationProblem, ...] = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

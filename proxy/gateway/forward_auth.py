@@ -23,7 +23,7 @@ from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider
 
@@ -49,7 +49,7 @@ class ForwardAuthPipeline(Decider):
         routes: RouteTable,
         authenticator: Authenticator,
         responder: Responder,
-        recorder: Recorder,
+        recorder: ExchangeRecorder,
         empty_lines: bytes,
         max_request_line: int,
         patience: float,

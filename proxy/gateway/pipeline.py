@@ -23,13 +23,13 @@ from proxy.gateway.phases.authenticate import PENDING, Authenticator
 from proxy.gateway.phases.authorise import authorise
 from proxy.gateway.phases.forward import Forwarder
 from proxy.gateway.phases.mutate import Mutator, forwarded_host
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.relay import Relay
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.phases.revalidate import LiveExchanges
 from proxy.gateway.phases.route import route
 from proxy.gateway.phases.second_target import second_target
-from proxy.gateway.upstream.pool import Upstream, UpstreamConnection
+from proxy.gateway.upstream.pool import UpstreamConnection, UpstreamPool
 from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 
@@ -43,7 +43,7 @@ class Decider(ABC):
     """The phases up to the verdict, which the proxy and the forward-auth entry share."""
 
     def __init__(
-        self, *, routes: RouteTable, authenticator: Authenticator, responder: Responder, recorder: Recorder
+        self, *, routes: RouteTable, authenticator: Authenticator, responder: Responder, recorder: ExchangeRecorder
     ) -> None:
         self.routes = routes
         self.authenticator = authenticator
@@ -225,7 +225,7 @@ class ProxyPipeline(Decider):
         routes: RouteTable,
         authenticator: Authenticator,
         responder: Responder,
-        recorder: Recorder,
+        recorder: ExchangeRecorder,
         mutator: Mutator,
         upstreams: Mapping[str, UpstreamSettings],
     ) -> None:
@@ -234,15 +234,15 @@ class ProxyPipeline(Decider):
         self._forwarder = Forwarder(fail=self.fail)
         self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
         self._relay = Relay(self)
-        self._upstreams = {name: Upstream(name, settings, self._relay) for name, settings in upstreams.items()}
-        self._retired: list[Upstream] = []
+        self._upstreams = {name: UpstreamPool(name, settings, self._relay) for name, settings in upstreams.items()}
+        self._retired: list[UpstreamPool] = []
 
-    def prepared(self, upstreams: Mapping[str, UpstreamSettings]) -> dict[str, Upstream]:
+    def prepared(self, upstreams: Mapping[str, UpstreamSettings]) -> dict[str, UpstreamPool]:
         """The upstreams that other settings ask for: those of now where nothing of theirs can have changed.
 
         Raises OSError and ssl.SSLError for certificates that cannot be loaded.
         """
-        found: dict[str, Upstream] = {}
+        found: dict[str, UpstreamPool] = {}
         for name, settings in upstreams.items():
             known = self._upstreams.get(name)
             # Files behind the same names may have changed.
@@ -250,17 +250,17 @@ class ProxyPipeline(Decider):
             if known is not None and known.settings == settings and plain:
                 found[name] = known
             else:
-                found[name] = Upstream(name, settings, self._relay)
+                found[name] = UpstreamPool(name, settings, self._relay)
         return found
 
-    def forget(self, prepared: Mapping[str, Upstream]) -> None:
+    def forget(self, prepared: Mapping[str, UpstreamPool]) -> None:
         """Let go of what was prepared and is not wanted."""
         kept = self._upstreams.values()
         for upstream in prepared.values():
             if upstream not in kept:
                 upstream.close()
 
-    def forward_to(self, mutator: Mutator, upstreams: dict[str, Upstream]) -> None:
+    def forward_to(self, mutator: Mutator, upstreams: dict[str, UpstreamPool]) -> None:
         """Forward with these from now on. Exchanges that run end where they are."""
         before, self._upstreams = self._upstreams, upstreams
         self._mutator = mutator
@@ -279,7 +279,7 @@ class ProxyPipeline(Decider):
         self.live.judge_all()
 
     @property
-    def upstreams(self) -> Sequence[Upstream]:
+    def upstreams(self) -> Sequence[UpstreamPool]:
         """Every upstream, for whoever watches over their servers."""
         return tuple(self._upstreams.values())
 

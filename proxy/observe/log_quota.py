@@ -41,7 +41,7 @@ class _Allowance:
         self._at = now
 
 
-class Room:
+class LogQuota:
     """The allowances of one process, which is one of `processes` that share them."""
 
     def __init__(self, processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:

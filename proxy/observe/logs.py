@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Final
 from urllib.parse import unquote
 
-from proxy.observe.log_quota import Room
+from proxy.observe.log_quota import LogQuota
 from proxy.observe.writer import LineWriter
 
 LEVELS: Final = {
@@ -165,7 +165,7 @@ def configure(
     """
     root = logging.getLogger()
     formatter = _Formatter(process, render_text if line_format == "text" else render)
-    handler = _Handler(stream if stream is not None else sys.stderr, formatter, Room(processes))
+    handler = _Handler(stream if stream is not None else sys.stderr, formatter, LogQuota(processes))
     for earlier in root.handlers:
         if isinstance(earlier, _Handler):
             earlier.flush()
@@ -201,7 +201,7 @@ def flush() -> None:
 class _Handler(logging.Handler):
     """Hands lines to a writer; `logging.shutdown` flushes and closes it when the process ends, whatever ends it."""
 
-    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter, room: Room) -> None:
+    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter, room: LogQuota) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.writer = LineWriter(stream, self._notice)

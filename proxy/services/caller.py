@@ -29,7 +29,7 @@ from proxy.services import grants
 from proxy.store.change import Rows
 
 
-class Entity(StrEnum):
+class AccountEntity(StrEnum):
     """Patgate's own entities, as permissions name them."""
 
     TOKENS = "patgate.tokens"
@@ -43,7 +43,7 @@ class Entity(StrEnum):
     ROUTES = "patgate.routes"
 
 
-class Operation(StrEnum):
+class AccountOperation(StrEnum):
     """What is done to them."""
 
     CREATE = "create"
@@ -53,11 +53,11 @@ class Operation(StrEnum):
     DELETE = "delete"
 
 
-_READS: Final = frozenset({Operation.READ, Operation.LIST})
+_READS: Final = frozenset({AccountOperation.READ, AccountOperation.LIST})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class Caller:
     """What an actor may do now. ``grant`` is None for the operator, else that of the credential it acts by."""
 
     actor: Actor
@@ -77,20 +77,20 @@ class Standing:
         """Whether the credential is narrowed by scopes of its own."""
         return self.grant is not None and self.grant.scopes is not None
 
-    def scopes_allow(self, entity: Entity, operation: Operation) -> bool:
+    def scopes_allow(self, entity: AccountEntity, operation: AccountOperation) -> bool:
         """Whether the credential's scopes, if any, allow this: all that is asked for about one's own things."""
         grant = self.grant
         if grant is None or grant.scopes is None:
             return True
         return grant.scopes.allows(entity.value, None, operation.value)
 
-    def require_scope(self, entity: Entity, operation: Operation) -> None:
+    def require_scope(self, entity: AccountEntity, operation: AccountOperation) -> None:
         """Raises Forbidden unless ``scopes_allow``: for what people do for themselves, without any role."""
         if not self.scopes_allow(entity, operation):
             permission = f"{entity.value}:{operation.value}"
             raise Forbidden(f"this needs the scope {permission}", permission=permission)
 
-    def may(self, entity: Entity, operation: Operation, org_id: str = "") -> bool:
+    def may(self, entity: AccountEntity, operation: AccountOperation, org_id: str = "") -> bool:
         """Whether a role allows this (everywhere, or in the organisation with this id) and the scopes do."""
         grant = self.grant
         if grant is None:
@@ -100,7 +100,7 @@ class Standing:
         allowed = any(role.allows(entity.value, None, operation.value) for role in self._roles(org_id))
         return allowed and self.scopes_allow(entity, operation)
 
-    def require(self, entity: Entity, operation: Operation, org_id: str = "") -> None:
+    def require(self, entity: AccountEntity, operation: AccountOperation, org_id: str = "") -> None:
         """Raises Forbidden unless ``may``; only for what the actor may know of anyway."""
         if not self.may(entity, operation, org_id):
             permission = f"{entity.value}:{operation.value}"
@@ -141,19 +141,19 @@ class Standing:
             yield grant.orgs[org_id].permissions
 
 
-async def standing(rows: Rows, actor: Actor, now: float) -> Standing:
+async def standing(rows: Rows, actor: Actor, now: float) -> Caller:
     """What ``actor`` may do as of the transaction of ``rows`` (``now`` in unix seconds).
 
     Raises Unauthenticated where its credential is not what it was when the request was let in.
     """
     credential = actor.credential
     if credential is None:
-        return Standing(actor=actor, grant=None)
+        return Caller(actor=actor, grant=None)
     row = (await rows.grant_rows([credential.token_id])).tokens.get(credential.token_id)
     verdict = grants.verdict(credential.prefix, credential.token_id, row, now)
     if isinstance(verdict, RefusedGrant) or not _same(verdict.digest, credential.digest):
         raise Unauthenticated("the token presented is not valid here")
-    return Standing(actor=actor, grant=verdict)
+    return Caller(actor=actor, grant=verdict)
 
 
 def _same(stored: bytes | None, verified: bytes) -> bool:

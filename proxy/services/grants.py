@@ -145,7 +145,7 @@ def broken_policy(row: TokenGrantRow, org: OrgGrantRow) -> tuple[str, ...]:
     if row.reach is not Reach.ACCOUNT or not org.policy:
         return ()
     lifetime = model.lifetime(created_at=row.created_at, rotated_at=row.rotated_at, expires_at=row.expires_at)
-    return model.Policy.of_org(org.policy).broken(lifetime=lifetime, scopes=row.scopes)
+    return model.TokenPolicy.of_org(org.policy).broken(lifetime=lifetime, scopes=row.scopes)
 
 
 def _orgs(row: TokenGrantRow) -> dict[str, OrgGrant]:

@@ -11,7 +11,7 @@ from proxy.core.errors import Invalid, NotFound
 from proxy.core.model import Kind, Reach, UserStatus
 from proxy.core.permissions import PermissionSet
 from proxy.services import identifiers
-from proxy.services.caller import Entity, Operation, Standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.store.change import Rows
 from proxy.store.records import MemberRow, OrgRow, RoleRow, UserRow
 
@@ -42,18 +42,18 @@ async def org(rows: Rows, reference: str) -> OrgRow:
     return found
 
 
-async def visible_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
+async def visible_org(rows: Rows, asker: Caller, reference: str) -> OrgRow:
     """The organisation with this name or id, if ``asker`` may know of it: it acts in it, or may read organisations.
 
     Raises NotFound in the same words for one that there is not and one that is not to be seen.
     """
     found = await org(rows, reference)
-    if not asker.reaches_org(found.id) and not asker.may(Entity.ORGS, Operation.READ, found.id):
+    if not asker.reaches_org(found.id) and not asker.may(AccountEntity.ORGS, AccountOperation.READ, found.id):
         raise NotFound(_NO_ORG)
     return found
 
 
-async def own_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
+async def own_org(rows: Rows, asker: Caller, reference: str) -> OrgRow:
     """As ``visible_org``; also one that the owner of the token presented is a member of, unless the token is bound to
     another organisation.
     """
@@ -66,7 +66,7 @@ async def own_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
     return await visible_org(rows, asker, reference)
 
 
-async def own_email_key(rows: Rows, asker: Standing) -> str | None:
+async def own_email_key(rows: Rows, asker: Caller) -> str | None:
     """The form in which the email of the token's owner is compared; None for what is no personal access token.
 
     As it is stored: of two users from before whose emails are one now, the newer one has another than is made now.
@@ -78,10 +78,10 @@ async def own_email_key(rows: Rows, asker: Standing) -> str | None:
     return None if found is None else found.email_key
 
 
-async def visible_user(rows: Rows, asker: Standing, reference: str) -> UserRow:
+async def visible_user(rows: Rows, asker: Caller, reference: str) -> UserRow:
     """The user with this email or id, if ``asker`` is that user or may read users. Raises NotFound, likewise."""
     found = await user(rows, reference)
-    if found.id != asker.user_id and not asker.may(Entity.USERS, Operation.READ):
+    if found.id != asker.user_id and not asker.may(AccountEntity.USERS, AccountOperation.READ):
         raise NotFound(_NO_USER)
     return found
 

@@ -4,7 +4,7 @@ from functools import reduce
 
 from proxy.core.identity import IdentityNames, names_from
 from proxy.core.request.claims import fold
-from proxy.core.request.target import Allowance
+from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import TokenFormat
 from proxy.settings.model import RouteSettings, Settings
@@ -31,7 +31,7 @@ def _route(index: int, route: RouteSettings) -> Route:
         operations=dict(route.operations or {}),
         methods=None if route.methods is None else frozenset(route.methods),
         host=route.host,
-        allow=int(reduce(lambda bits, word: bits | Allowance[word.upper()], route.allow, Allowance.NONE)),
+        allow=int(reduce(lambda bits, word: bits | PathAllowance[word.upper()], route.allow, PathAllowance.NONE)),
         enforce=route.enforce,
         second_targets=frozenset(fold(name.encode("ascii")) for name in route.second_targets),
     )

@@ -17,20 +17,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
 from proxy.store import feed, grants
-from proxy.store.accounts.invitations import Invitations
-from proxy.store.accounts.orgs import Orgs
-from proxy.store.accounts.roles import Roles
-from proxy.store.accounts.users import Members, Users
+from proxy.store.accounts.invitations import InvitationsTable
+from proxy.store.accounts.orgs import OrgsTable
+from proxy.store.accounts.roles import RolesTable
+from proxy.store.accounts.users import MembersTable, UsersTable
 from proxy.store.audit import chain
 from proxy.store.audit.chain import Appended, Event, Occurred
-from proxy.store.audit.queries import Log
-from proxy.store.audit.reports import Reports
+from proxy.store.audit.queries import AuditQueries
+from proxy.store.audit.reports import ReportsTable
 from proxy.store.idempotency import Idempotency
 from proxy.store.records import GrantRows
-from proxy.store.tokens.active import Living
-from proxy.store.tokens.expiring import Ending
+from proxy.store.tokens.active import ActiveTokens
+from proxy.store.tokens.expiring import ExpiringTokens
 from proxy.store.tokens.token_orgs import TokenOrgs
-from proxy.store.tokens.tokens import Tokens
+from proxy.store.tokens.tokens import TokensTable
 
 _EVENTS_AT_ONCE: Final = 200
 """Making so many takes some milliseconds, in which nothing else runs: no lookup, and no lease that is renewed."""
@@ -41,18 +41,18 @@ class Rows:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
-        self.users = Users(connection)
-        self.orgs = Orgs(connection)
-        self.members = Members(connection)
-        self.invitations = Invitations(connection)
-        self.roles = Roles(connection)
-        self.tokens = Tokens(connection)
+        self.users = UsersTable(connection)
+        self.orgs = OrgsTable(connection)
+        self.members = MembersTable(connection)
+        self.invitations = InvitationsTable(connection)
+        self.roles = RolesTable(connection)
+        self.tokens = TokensTable(connection)
         self.token_orgs = TokenOrgs(connection)
         self.idempotency = Idempotency(connection)
-        self.living = Living(connection)
-        self.ending = Ending(connection)
-        self.log = Log(connection)
-        self.reports = Reports(connection)
+        self.living = ActiveTokens(connection)
+        self.ending = ExpiringTokens(connection)
+        self.log = AuditQueries(connection)
+        self.reports = ReportsTable(connection)
 
     async def grant_rows(self, token_ids: Sequence[str]) -> GrantRows:
         """Everything that decides about these tokens (one at least), as this transaction sees it."""

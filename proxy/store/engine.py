@@ -126,7 +126,7 @@ class Database:
         self._readers = _engine(path, size=readers + 1, pragmas=_READER_PRAGMAS, begin="BEGIN", always=False)
         self._snapshots = self._readers.execution_options(**{_SNAPSHOT: True})
         self._kept_open: AsyncConnection | None = None
-        self._place: sqlite_wal.Place | None = None
+        self._place: sqlite_wal.WalPosition | None = None
         self._settled = True
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the files are found to be gone, before DataDirLost is raised."""
@@ -154,7 +154,7 @@ class Database:
             self._kept_open = await self._readers.connect()
             await self._kept_open.exec_driver_sql("SELECT count(*) FROM sqlite_master")
             await self._kept_open.rollback()
-        self._place = sqlite_wal.Place(self._path)
+        self._place = sqlite_wal.WalPosition(self._path)
 
     async def close(self) -> None:
         """Close the readers, then the writer, which checkpoints."""

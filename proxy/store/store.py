@@ -28,8 +28,8 @@ from proxy.core.model import Actor, ActorKind
 from proxy.store import feed, grants, migrate, store_info
 from proxy.store.address import sqlite_path
 from proxy.store.audit import chain, request_events
-from proxy.store.audit.chain import Appended, Event, Mark, Occurred, Outdated, Verified
-from proxy.store.audit.reports import Report, Reports
+from proxy.store.audit.chain import Appended, ChainVerification, Event, Mark, Occurred, Outdated
+from proxy.store.audit.reports import Report, ReportsTable
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, undisturbed
@@ -291,7 +291,7 @@ class Store:
     async def add_reports(self, reports: Sequence[Report]) -> None:
         """Add up what report-only routes would have refused, in one transaction."""
         async with self._database.write() as connection:
-            await Reports(connection).add(reports)
+            await ReportsTable(connection).add(reports)
             await self._database.commit(connection)
 
     async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
@@ -327,7 +327,7 @@ class Store:
 
     async def verify_audit(
         self, after: Mark | None = None, expected: Mark | None = None, limit: int | None = None
-    ) -> Verified:
+    ) -> ChainVerification:
         """Check the chain of audit events behind ``after``, at least ``limit`` of them or all (``audit.verify``)."""
         events = 0
         while True:

@@ -15,7 +15,7 @@ from typing import Final
 from proxy.settings.addresses import Bind
 from proxy.supervisor.config_generation import CONTROL
 from proxy.supervisor.errors import ListenerRefused
-from proxy.supervisor.listeners import Listener
+from proxy.supervisor.listeners import ListeningSockets
 
 FIRST_FD: Final = 3
 """SD_LISTEN_FDS_START."""
@@ -40,12 +40,15 @@ def passed(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
     return [(name, FIRST_FD + place) for place, name in enumerate(names)]
 
 
-def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str, Listener]:
+def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str, ListeningSockets]:
     """The listeners that the passed sockets are for, out of those in `binds`. Raises `ListenerRefused`."""
     with ExitStack() as stack:
         found = _adopted(sockets, binds, stack)
         stack.pop_all()
-    return {name: Listener(name=name, address=_text(socks[0]), sockets=tuple(socks)) for name, socks in found.items()}
+    return {
+        name: ListeningSockets(name=name, address=_text(socks[0]), sockets=tuple(socks))
+        for name, socks in found.items()
+    }
 
 
 def _adopted(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from proxy.core.ipc.child_protocol import OrderName, OrderRefused
+from proxy.core.ipc.child_protocol import CommandName, CommandRefused
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
 from proxy.supervisor.config_generation import Generation, Ground
@@ -60,8 +60,8 @@ class Fleet:
         if (child := self.authority.serving) is not None:
             # Its answer comes once it has loaded everything; until then its decisions are slow. One that dies instead
             # is replaced.
-            with suppress(OrderRefused):
-                await child.line.ask(OrderName.STATE, seconds=LOADED_SECONDS, **self._standing())
+            with suppress(CommandRefused):
+                await child.line.ask(CommandName.STATE, seconds=LOADED_SECONDS, **self._standing())
 
     def keep(self, group: asyncio.TaskGroup) -> None:
         """Replace whatever dies, from now on, in tasks of `group`."""
@@ -148,7 +148,7 @@ class Fleet:
         """Have every answer of the workers close its connection."""
         for keeper in self.workers:
             if (child := keeper.serving) is not None:
-                child.line.tell(OrderName.LEAVE)
+                child.line.tell(CommandName.LEAVE)
 
     async def stop_workers(self, seconds: float) -> None:
         """Let all workers drain, for at most so long each."""
@@ -180,7 +180,7 @@ class Fleet:
         )
 
     def _introduce(self, authority: Child) -> None:
-        authority.line.tell(OrderName.STATE, **self._standing())
+        authority.line.tell(CommandName.STATE, **self._standing())
 
     def _standing(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from proxy.core.ipc.child_protocol import SPARE_SUFFIX
 from proxy.settings.model import Settings
-from proxy.supervisor.listeners import Listener
+from proxy.supervisor.listeners import ListeningSockets
 from proxy.supervisor.processes import ChildSpec, command, in_memory
 
 CONTROL = "control"
@@ -29,7 +29,7 @@ class Ground:
 class Generation:
     """`settings` on `listeners`. The documents are closed by `close`, the sockets by their owner."""
 
-    def __init__(self, settings: Settings, listeners: Mapping[str, Listener], ground: Ground) -> None:
+    def __init__(self, settings: Settings, listeners: Mapping[str, ListeningSockets], ground: Ground) -> None:
         self.settings = settings
         self.listeners = dict(listeners)
         self._ground = ground

@@ -20,7 +20,7 @@ _PROBE_AGAIN_SECONDS: Final = 0.1  # a process that was just killed gives its so
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listener:
+class ListeningSockets:
     """The sockets of one listener, one per slot, and the address that they really have."""
 
     name: str
@@ -50,7 +50,7 @@ class Listener:
             return tuple(sock.fileno() for sock in self.sockets)  # one queue, from which all accept
         return tuple(sock.fileno() for sock in self.sockets[slot::slots])
 
-    def grown(self, slots: int) -> "Listener":
+    def grown(self, slots: int) -> "ListeningSockets":
         """This listener with a socket for each of so many slots; those of now stay, so nobody in a queue is lost.
 
         Raises `ListenerRefused`.
@@ -76,7 +76,7 @@ class Listener:
 
 def listen(
     name: str, host: str, port: int, slots: int = 1, shared: bool = False, *, beside_ours: bool = False
-) -> Listener:
+) -> ListeningSockets:
     """Bind `slots` sockets to one address, `shared` ones by `SO_REUSEPORT`; port 0 is chosen once, for all of them.
 
     `beside_ours` says that a shared listener of this process has the port, on another address, so that it is not taken.
@@ -100,7 +100,7 @@ def listen(
         for sock in sockets:
             sock.close()
         raise ListenerRefused(f"The {name} listener cannot use {where}: {_because(error)}.") from error
-    return Listener(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets), bind=where)
+    return ListeningSockets(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets), bind=where)
 
 
 def free(host: str, port: int) -> bool:

@@ -22,7 +22,7 @@ from proxy.core.ipc.child_protocol import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
 from proxy.supervisor import sd_notify
 from proxy.supervisor.errors import ReloadRefused, StartupRefused
-from proxy.supervisor_channel import Line
+from proxy.supervisor_channel import SupervisorChannel
 
 if TYPE_CHECKING:
     from proxy.supervisor.standby import Spares
@@ -58,7 +58,7 @@ class ChildSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
+class StartRefusal:
     """A child that is not ready: in its own words, or `None` when it ended without any."""
 
     sentence: str | None
@@ -95,7 +95,7 @@ class Child:
         ready: asyncio.StreamReader,
         transport: asyncio.ReadTransport,
         pipes: tuple[str, ...],
-        line: Line,
+        line: SupervisorChannel,
     ) -> None:
         self.line = line
         self._process = process
@@ -144,7 +144,7 @@ class Child:
                 env=_environment(),
             )
             kept.pop_all()
-        line = Line(ours)
+        line = SupervisorChannel(ours)
         line.open()
         return cls(process, reader, transport, pipes, line)
 
@@ -157,7 +157,7 @@ class Child:
         arguments = (*spec.command[len(PROGRAM) :], *spec.later, *self._pipes)
         os.write(orders_fd, json.dumps(arguments).encode() + b"\n")
 
-    async def ready(self) -> Refusal | None:
+    async def ready(self) -> StartRefusal | None:
         """Wait for its one line: `None` when it is ready, else why it is not."""
         try:
             line = await self._ready.readline()
@@ -166,8 +166,8 @@ class Child:
         if line == READY:
             return None
         if line.startswith(ERROR):
-            return Refusal(sentence=line[len(ERROR) :].decode("utf-8", "replace").strip())
-        return Refusal(sentence=None)
+            return StartRefusal(sentence=line[len(ERROR) :].decode("utf-8", "replace").strip())
+        return StartRefusal(sentence=None)
 
     def let_go(self) -> None:
         """Stop listening to a child that nobody waits for any more."""
@@ -360,7 +360,7 @@ class Keeper:
         self._log.error("child did not start", child_pid=child.pid, problem=refusal.sentence)
         return False
 
-    async def _readiness(self, child: Child) -> Refusal | None:
+    async def _readiness(self, child: Child) -> StartRefusal | None:
         """As `Child.ready`, of a child that the system has just started; `kill` did not see it until now."""
         if self._stopping.is_set():
             child.send(signal.SIGKILL)

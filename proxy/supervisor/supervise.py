@@ -31,7 +31,7 @@ from proxy.supervisor import activation, datadir
 from proxy.supervisor.children import Fleet
 from proxy.supervisor.config_generation import CONTROL, Generation, Ground
 from proxy.supervisor.datadir import DataDirLock
-from proxy.supervisor.listeners import Listener
+from proxy.supervisor.listeners import ListeningSockets
 from proxy.supervisor.processes import LOOK_SECONDS, STDERR_FD, lifeline
 from proxy.supervisor.reload import binds, close_others, listeners_for
 from proxy.supervisor.reload_queue import Load, Reloads
@@ -73,7 +73,7 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._hung_up = asyncio.Event()
         self._notifier = Notifier.from_environment(os.environ, os.getpid())
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[str, ListeningSockets] = {}
         self._lock: DataDirLock | None = None
         self._failure: PatgateError | None = None
 

@@ -23,7 +23,7 @@ from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Grant, Kind, Reach
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
-from proxy.services.tokens.issuance import NewKey, NewToken
+from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.services.views import Created
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -138,11 +138,11 @@ class Runs:
         tokens = self.kit.tokens
         org, reach = attempt.place
         if attempt.verb == "mint":
-            new = NewToken(name="t", org=org, reach=reach, expires=attempt.expires, scopes=attempt.scopes)
+            new = TokenRequest(name="t", org=org, reach=reach, expires=attempt.expires, scopes=attempt.scopes)
             return await tokens.create(actor, new)
         if attempt.verb == "key":
             read = attempt.scopes or ("things:read",)
-            new_key = NewKey(name="k", grants=dict.fromkeys(ORGS, read), expires=attempt.expires)
+            new_key = KeyRequest(name="k", grants=dict.fromkeys(ORGS, read), expires=attempt.expires)
             return await self.kit.keys.create(actor, new_key)
         if attempt.verb == "rotate":
             return await tokens.rotate(actor, on.view.id)

@@ -18,7 +18,7 @@ from proxy.gateway.http1.body import (
     EXTENSION_LIMIT,
     LINE_LIMIT,
     TRAILER_LIMIT,
-    Body,
+    BodyReader,
     ChunkedBody,
     CloseBody,
     FramingError,
@@ -49,7 +49,7 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return wire + b"\r\n", b"".join(payload)
 
 
-def feed(body: Body, *pieces: bytes) -> tuple[bytes, bytes]:
+def feed(body: BodyReader, *pieces: bytes) -> tuple[bytes, bytes]:
     """The payload in `pieces` and what lies behind the body, which ends in the last of them or not at all."""
     payload, behind = b"", b""
     for piece in pieces:

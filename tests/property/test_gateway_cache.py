@@ -13,7 +13,7 @@ from proxy.core.model import Grant, Kind, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry, GrantCache
+from proxy.gateway.grants.cache import CacheEntry, GrantCache
 
 CAPACITY = 5
 ABSENT = 3
@@ -54,7 +54,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.evicted: list[Entry] = []
+        self.evicted: list[CacheEntry] = []
         self.cache = GrantCache(
             capacity=CAPACITY,
             absent_capacity=ABSENT,
@@ -65,11 +65,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.on_change = self.evicted.append
         self.epoch = 0
         self.now = 0.0
-        self.held: dict[str, Entry] = {}
+        self.held: dict[str, CacheEntry] = {}
         self.depends: dict[str, frozenset[str]] = {}
         self.refusals: dict[str, tuple[float, RefusedGrant]] = {}
-        self.credentials: dict[bytes, Entry] = {}
-        self.entries: list[Entry] = []
+        self.credentials: dict[bytes, CacheEntry] = {}
+        self.entries: list[CacheEntry] = []
 
     @rule(kind=kinds, token_id=ids, depends=st.frozensets(shared_keys, max_size=3))
     def store(self, kind: str, token_id: str, depends: frozenset[str]) -> None:

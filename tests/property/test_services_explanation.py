@@ -10,7 +10,7 @@ from proxy.core.decision import decide
 from proxy.core.identity import PRESETS
 from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus, UserStatus
 from proxy.core.reasons import TABLE, Challenge, Reason
-from proxy.core.request.target import Allowance
+from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
@@ -53,7 +53,7 @@ routes = st.lists(
         st.sampled_from((None, "things")),
         st.sampled_from((None, None, None, frozenset({"GET"}), frozenset({"POST", "PURGE"}))),
         st.sampled_from((None, None, "api.example")),
-        st.sampled_from((0, int(Allowance.SEMICOLON))),
+        st.sampled_from((0, int(PathAllowance.SEMICOLON))),
         st.booleans(),
         st.sampled_from(({}, {"GET": "subscribe"})),
     ),

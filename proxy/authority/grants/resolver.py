@@ -59,7 +59,7 @@ class Resolution:
     outcome: Grant | RefusedGrant
 
 
-class Resolver:
+class GrantResolver:
     """Answers the workers' two questions.  Errors of the store pass through."""
 
     def __init__(self, source: GrantSource, verifier: SecretVerifier, *, tokens: TokenFormat, cache_key: bytes) -> None:

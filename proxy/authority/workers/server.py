@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from proxy.authority.grants.resolver import Resolver
+from proxy.authority.grants.resolver import GrantResolver
 from proxy.authority.sockets import bind_unix, keep_bound, peer_uid
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters, WorkerKey
@@ -85,7 +85,7 @@ class LinkServer:
         self,
         data_dir: Path,
         *,
-        resolver: Resolver,
+        resolver: GrantResolver,
         feed: ChangeFeed,
         broadcast: Broadcast,
         counters: Counters,
@@ -163,7 +163,7 @@ class LinkServer:
 class _Link:
     def __init__(
         self,
-        resolver: Resolver,
+        resolver: GrantResolver,
         feed: ChangeFeed,
         broadcast: Broadcast,
         counters: Counters,

@@ -19,7 +19,7 @@ from proxy.cli.client import Control, ControlRefused, Json, segment
 from proxy.cli.commands.quickstart_steps import (
     ADMIN,
     DEMO_BACKEND,
-    Step,
+    QuickstartStep,
     configuration,
     demo_steps,
     perform,
@@ -158,7 +158,7 @@ class _Quickstart:
             verdict = "as expected" if went else f"expected {step.expect}"
             self._out.line(f"{result['status']} {result['reason']}  {step.method} {step.path}  ({verdict})")
 
-    def _print(self, address: str, token: str, renewed: bool, steps: tuple[Step, ...]) -> None:
+    def _print(self, address: str, token: str, renewed: bool, steps: tuple[QuickstartStep, ...]) -> None:
         line = self._out.line
         line(f"\npatgate answers on http://{address}\n")
         line(f"The token of {ADMIN}, shown this once:\n")

@@ -48,7 +48,7 @@ def configuration(*, data_dir: Path, proxy: str, control: str, upstream: str, de
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class QuickstartStep:
     """One request to try: what to send, the status that must come back, and why."""
 
     method: str
@@ -79,7 +79,7 @@ class Step:
         return {"curl": self.curl, "method": self.method, "url": self.url, "expect": self.expect, "why": self.why}
 
 
-def demo_steps(address: str, token: str) -> tuple[Step, ...]:
+def demo_steps(address: str, token: str) -> tuple[QuickstartStep, ...]:
     """Requests for the echo backend: two that are allowed and one that is not."""
     bearer = (("Authorization", f"Bearer {token}"),)
     return (
@@ -112,7 +112,7 @@ def demo_steps(address: str, token: str) -> tuple[Step, ...]:
     )
 
 
-def upstream_steps(address: str, token: str) -> tuple[Step, ...]:
+def upstream_steps(address: str, token: str) -> tuple[QuickstartStep, ...]:
     """Requests for a backend that nothing is known of: only the refusal has a status that can be foretold."""
     return (
         _step(
@@ -136,11 +136,11 @@ def upstream_steps(address: str, token: str) -> tuple[Step, ...]:
     )
 
 
-def _step(address: str, method: str, path: str, **rest: Any) -> Step:
-    return Step(method=method, url=f"http://{address}{path}", path=path, **rest)
+def _step(address: str, method: str, path: str, **rest: Any) -> QuickstartStep:
+    return QuickstartStep(method=method, url=f"http://{address}{path}", path=path, **rest)
 
 
-async def perform(steps: Sequence[Step]) -> list[dict[str, Any]]:
+async def perform(steps: Sequence[QuickstartStep]) -> list[dict[str, Any]]:
     """Make the requests, one after the other; status, reason and body of each answer."""
     results: list[dict[str, Any]] = []
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:

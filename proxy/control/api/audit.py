@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.models import Answer, Body, Listing, PageQuery, Reference, Time, checked
+from proxy.control.models import Listing, PageQuery, Reference, RequestModel, ResponseModel, Time, checked
 from proxy.services.audit.filters import AuditFilter, read_address, read_mark, read_number
 from proxy.services.audit.vocabulary import read_moment
-from proxy.store.audit.queries import Order
+from proxy.store.audit.queries import SortOrder
 
 ActorKind = Literal["person", "pat", "key", "system"]
 Level = Literal["account", "organisation"]
@@ -72,7 +72,7 @@ class AuditQuery(EventQuery):
     org: Annotated[Reference | None, Field(description="Of this organisation (id or name).")] = None
 
 
-class AuditEvent(Answer):
+class AuditEvent(ResponseModel):
     """Something that happened.  Names are those of then; `org` and `user` are those of now."""
 
     number: int
@@ -103,14 +103,14 @@ class AuditEvents(Listing):
     items: list[AuditEvent]
 
 
-class Verification(Body):
+class Verification(RequestModel):
     """Where to go on, and what an earlier verification ended with."""
 
     after: Annotated[MarkText | None, Field(description="`next` of the step before.")] = None
     head: Annotated[MarkText | None, Field(description="An event that must be the same still.")] = None
 
 
-class Verified(Answer):
+class Verified(ResponseModel):
     """One step of a verification: how many events hold, and the first one that does not."""
 
     events: int
@@ -132,7 +132,7 @@ async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> 
     page = await call.plane.audit.list(
         call.actor,
         AuditFilter(org=org, **values),
-        order=Order(query.order),
+        order=SortOrder(query.order),
         after=query.after,
         limit=query.limit,
         cursor=query.cursor,

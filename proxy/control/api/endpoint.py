@@ -21,16 +21,16 @@ from aiohttp import web
 from proxy.control.api.operation import PARAMETERS, Call, Method, Operation, Replayed
 from proxy.control.concurrency import Turns
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
-from proxy.control.problems import Kind, RequestRefused
+from proxy.control.problems import ProblemKind, RequestRefused
 from proxy.control.request_parsing import idempotency_key, read
-from proxy.control.services import Plane
+from proxy.control.services import ControlServices
 from proxy.core.errors import AuthorityUnavailable, NotFound
 from proxy.core.model import Actor
 from proxy.services.views import Created
 
 ROOT: Final = "/api/v1"
 REPLAYED: Final = "Idempotency-Replayed"
-_KEYLESS: Final = Kind(
+_KEYLESS: Final = ProblemKind(
     status=400, reason="idempotency_key", title="An Idempotency-Key is taken where something is made, and nowhere else"
 )
 
@@ -39,7 +39,7 @@ Identify = Callable[[web.Request, str], Awaitable[Actor]]
 
 
 def routes(
-    plane: Plane, table: Iterable[Operation[Any, Any]], identify: Identify, turns: Turns | None = None
+    plane: ControlServices, table: Iterable[Operation[Any, Any]], identify: Identify, turns: Turns | None = None
 ) -> list[web.RouteDef]:
     """A route for every row, served from `plane`; without `turns` each at once."""
     return [
@@ -54,7 +54,7 @@ def routes(
 
 
 def _handler(
-    plane: Plane, row: Operation[Any, Any], identify: Identify, turns: Turns | None
+    plane: ControlServices, row: Operation[Any, Any], identify: Identify, turns: Turns | None
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[NAME] = row.name

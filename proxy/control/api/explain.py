@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, RootModel
 
 from proxy.control.api.operation import Call, Method, NoBody, Operation, View
-from proxy.control.models import Answer, Query, Time
+from proxy.control.models import Query, ResponseModel, Time
 from proxy.core.errors import Invalid
 
 Verdict = Literal["allowed", "refused", "reported"]
@@ -26,7 +26,7 @@ class ExplainQuery(Query):
     decision: Annotated[Name | None, Field(description="The id of a decision, as refusals and logs have it.")] = None
 
 
-class ExplainedToken(Answer):
+class ExplainedToken(ResponseModel):
     """The token, without its value, and whose it is."""
 
     id: str
@@ -45,7 +45,7 @@ class ExplainedToken(Answer):
     revoked_at: Time | None
 
 
-class ExplainedStep(Answer):
+class ExplainedStep(ResponseModel):
     """One of the questions that are asked of a request, in their order."""
 
     step: Literal["route", "token", "expiry", "owner", "organisation", "operation", "role", "scopes"]
@@ -53,14 +53,14 @@ class ExplainedStep(Answer):
     text: str
 
 
-class ExplainedHeader(Answer):
+class ExplainedHeader(ResponseModel):
     """A header that the backend gets."""
 
     name: str
     value: str
 
 
-class SecondTarget(Answer):
+class SecondTarget(ResponseModel):
     """A resource that a header of the request names, which was the reason of a refusal."""
 
     header: str
@@ -68,7 +68,7 @@ class SecondTarget(Answer):
     path: str | None
 
 
-class ExplainedRequest(Answer):
+class ExplainedRequest(ResponseModel):
     """What a token gets for a request now.
 
     Where the route only reports, `verdict` is `reported`, and status and challenge are those that there would be if it
@@ -107,7 +107,7 @@ class ExplainedRequest(Answer):
     identity: Annotated[list[ExplainedHeader], Field(description="The identity headers that the backend gets.")]
 
 
-class DecidedThen(Answer):
+class DecidedThen(ResponseModel):
     """What the audit log has of a decision."""
 
     at: Time
@@ -128,7 +128,7 @@ class DecidedThen(Answer):
     address: str | None
 
 
-class ChangedSince(Answer):
+class ChangedSince(ResponseModel):
     """A change since then to the token or to what it depends on."""
 
     at: Time
@@ -137,7 +137,7 @@ class ChangedSince(Answer):
     by: str
 
 
-class ExplainedDecision(Answer):
+class ExplainedDecision(ResponseModel):
     """A decision, and what the same request would get now (null where that cannot be said, or not to you)."""
 
     decision: str

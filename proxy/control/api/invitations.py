@@ -8,7 +8,7 @@ from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
 from proxy.control.api.orgs import Member
-from proxy.control.models import Answer, Body, Email, Listing, PageQuery, Reference, Time
+from proxy.control.models import Email, Listing, PageQuery, Reference, RequestModel, ResponseModel, Time
 from proxy.services.accounts.invitations import LONGEST, SHORTEST
 from proxy.services.idempotency import Retry
 
@@ -17,7 +17,7 @@ Lifetime = Annotated[
 ]
 
 
-class NewInvitation(Body):
+class NewInvitation(RequestModel):
     """An email, and the role that whoever has it gets by accepting."""
 
     email: Email
@@ -32,7 +32,7 @@ class InvitationQuery(PageQuery):
     email: Annotated[Reference | None, Field(description="Of this email.")] = None
 
 
-class Invitation(Answer):
+class Invitation(ResponseModel):
     """An open invitation: what the inviter said, and nothing of the person who has that email."""
 
     id: str

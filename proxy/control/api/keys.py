@@ -21,7 +21,7 @@ from proxy.control.api.tokens import (
     Status,
     Tokens,
 )
-from proxy.control.models import Body, Description, PageQuery, PermissionText, QuerySeconds, Reference, Title
+from proxy.control.models import Description, PageQuery, PermissionText, QuerySeconds, Reference, RequestModel, Title
 from proxy.core.errors import NotFound
 from proxy.core.model import Kind, TokenStatus
 from proxy.services.tokens import issuance
@@ -31,7 +31,7 @@ OrgReference = Annotated[str, Field(pattern=PARAMETERS["org"].pattern, max_lengt
 Granted = Annotated[tuple[PermissionText, ...], Field(min_length=1, max_length=1000)]
 
 
-class NewOrgKey(Body):
+class NewOrgKey(RequestModel):
     """A key of the organisation that the path names, with a role that is fixed from now on."""
 
     name: Title
@@ -41,7 +41,7 @@ class NewOrgKey(Body):
     description: Description = ""
 
 
-class NewKey(Body):
+class NewKey(RequestModel):
     """A key of one organisation (`org`, `role`), or an organisation token: permissions by organisation (`grants`)."""
 
     name: Title
@@ -56,7 +56,7 @@ class NewKey(Body):
     description: Description = ""
 
 
-class AttachedPermissions(Body):
+class AttachedPermissions(RequestModel):
     """What an organisation token may do in one organisation, and nothing else there."""
 
     permissions: Granted
@@ -77,7 +77,7 @@ class KeyQuery(PageQuery):
 
 async def create(call: Call[NewKey, NoQuery]) -> View:
     body = call.body
-    new = issuance.NewKey(
+    new = issuance.KeyRequest(
         name=body.name,
         description=body.description,
         org=body.org,
@@ -91,7 +91,7 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
 
 async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
     body = call.body
-    new = issuance.NewKey(
+    new = issuance.KeyRequest(
         name=body.name,
         description=body.description,
         org=call.path["org"],

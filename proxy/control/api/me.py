@@ -9,10 +9,10 @@ from pydantic import Field
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View
 from proxy.control.api.tokens import Token
 from proxy.control.api.users import User
-from proxy.control.models import Answer
+from proxy.control.models import ResponseModel
 
 
-class Allowance(Answer):
+class Allowance(ResponseModel):
     """A role and what it permits now, in the account (`org` null) or in an organisation."""
 
     org_id: str | None
@@ -21,7 +21,7 @@ class Allowance(Answer):
     permissions: list[str]
 
 
-class Me(Answer):
+class Me(ResponseModel):
     """The token presented, its owner, and what it may do: what a role in `allowed` permits and `scopes` do."""
 
     kind: Literal["person", "pat", "key", "system"]

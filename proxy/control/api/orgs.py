@@ -5,24 +5,33 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
-from proxy.control.models import Answer, Body, Listing, OptionalTitle, OrgName, PageQuery, Reference, Time
+from proxy.control.models import (
+    Listing,
+    OptionalTitle,
+    OrgName,
+    PageQuery,
+    Reference,
+    RequestModel,
+    ResponseModel,
+    Time,
+)
 from proxy.services.idempotency import Retry
 
 
-class NewOrg(Body):
+class NewOrg(RequestModel):
     """An organisation; its name is for paths and commands, `display_name` for people."""
 
     name: OrgName
     display_name: OptionalTitle = ""
 
 
-class MemberRole(Body):
+class MemberRole(RequestModel):
     """The role of a member."""
 
     role: Reference
 
 
-class Org(Answer):
+class Org(ResponseModel):
     """An organisation."""
 
     id: str
@@ -41,7 +50,7 @@ class Orgs(Listing):
     items: list[Org]
 
 
-class Member(Answer):
+class Member(ResponseModel):
     """A user as a member of one organisation, with the role there."""
 
     user_id: str

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.models import Answer, Body, Listing, Permissions, Time
+from proxy.control.models import Listing, Permissions, RequestModel, ResponseModel, Time
 from proxy.services.views import Page
 
 
-class RolePermissions(Body):
+class RolePermissions(RequestModel):
     """What a role permits, and nothing else from now on."""
 
     permissions: Permissions
 
 
-class Role(Answer):
+class Role(ResponseModel):
     """A role.  `source` is `config` where the configuration's definition holds, `store` where it was set by hand."""
 
     name: str

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from proxy.control.api.operation import (
     Call,
-    Document,
+    DictView,
     Method,
     NoBody,
     NoQuery,
@@ -19,8 +19,6 @@ from proxy.control.api.operation import (
     retry,
 )
 from proxy.control.models import (
-    Answer,
-    Body,
     Description,
     Flag,
     Listing,
@@ -30,6 +28,8 @@ from proxy.control.models import (
     Query,
     QuerySeconds,
     Reference,
+    RequestModel,
+    ResponseModel,
     Seconds,
     Time,
     Title,
@@ -46,7 +46,7 @@ Scopes = Annotated[
 ]
 
 
-class NewOrgToken(Body):
+class NewOrgToken(RequestModel):
     """A team token to be made in the organisation that the path names; a body that names one is refused."""
 
     name: Title
@@ -66,14 +66,14 @@ class NewToken(NewOrgToken):
     org: Annotated[Reference | None, Field(description="The one organisation that it reaches (id or name).")] = None
 
 
-class TokenText(Body):
+class TokenText(RequestModel):
     """What people call a token.  Null leaves it as it is."""
 
     name: Title | None = None
     description: Description | None = None
 
 
-class Renewal(Body):
+class Renewal(RequestModel):
     """A new end for a token that has ended."""
 
     expires: Annotated[
@@ -81,7 +81,7 @@ class Renewal(Body):
     ] = None
 
 
-class Revocation(Body):
+class Revocation(RequestModel):
     """How far a revocation goes."""
 
     descendants: Annotated[bool, Field(description="Also every token that it made, directly or through others.")] = (
@@ -89,7 +89,7 @@ class Revocation(Body):
     )
 
 
-class TokenScopes(Body):
+class TokenScopes(RequestModel):
     """Scopes of a token."""
 
     scopes: Permissions
@@ -130,7 +130,7 @@ class ScopeQuery(Query):
     scope: Annotated[tuple[PermissionText, ...], Field(description="Only these; without any, all.")] = ()
 
 
-class Attachment(Answer):
+class Attachment(ResponseModel):
     """An organisation that an organisation token is attached to, and what it may do there."""
 
     org_id: str
@@ -138,7 +138,7 @@ class Attachment(Answer):
     permissions: list[str]
 
 
-class Token(Answer):
+class Token(ResponseModel):
     """A token, without its value."""
 
     id: str
@@ -187,13 +187,13 @@ class Tokens(Listing):
     items: list[Token]
 
 
-class ScopesOf(Answer):
+class ScopesOf(ResponseModel):
     """The scopes of a token."""
 
     scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows.  Empty: nothing.")]
 
 
-class Deleted(Answer):
+class Deleted(ResponseModel):
     """How many tokens were deleted."""
 
     deleted: int
@@ -214,7 +214,7 @@ async def create_in_org(call: Call[NewOrgToken, NoQuery]) -> View:
 
 async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
     body: NewOrgToken = call.body
-    new = issuance.NewToken(
+    new = issuance.TokenRequest(
         name=body.name,
         user=body.user,
         description=body.description,
@@ -252,7 +252,7 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
 async def delete_all(call: Call[NoBody, MineQuery]) -> View:
     query = call.query
     deleted = await call.plane.tokens.delete_all(call.actor, query.user, keep_current=query.keep_current)
-    return Document(members={"deleted": deleted})
+    return DictView(members={"deleted": deleted})
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
@@ -282,7 +282,7 @@ async def regenerate(call: Call[Renewal, NoQuery]) -> View:
 
 async def show_scopes(call: Call[NoBody, NoQuery]) -> View:
     scopes = (await call.plane.tokens.show(call.actor, reference(call))).scopes
-    return Document(members={"scopes": None if scopes is None else list(scopes)})
+    return DictView(members={"scopes": None if scopes is None else list(scopes)})
 
 
 async def add_scopes(call: Call[TokenScopes, NoQuery]) -> View:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
-from proxy.control.models import Answer, Body, Email, Listing, OptionalTitle, PageQuery, Reference, Time
+from proxy.control.models import Email, Listing, OptionalTitle, PageQuery, Reference, RequestModel, ResponseModel, Time
 from proxy.services.idempotency import Retry
 
 
-class NewUser(Body):
+class NewUser(RequestModel):
     """A user with a role in the account; with `org`, a member with a role there, made a user where needed."""
 
     email: Email
@@ -18,14 +18,14 @@ class NewUser(Body):
     name: OptionalTitle = ""
 
 
-class NewRole(Body):
+class NewRole(RequestModel):
     """Another role for a user, in the account or in `org`."""
 
     role: Reference
     org: Reference | None = None
 
 
-class Membership(Answer):
+class Membership(ResponseModel):
     """An organisation that a user is a member of, and the role there."""
 
     org_id: str
@@ -33,7 +33,7 @@ class Membership(Answer):
     role: str
 
 
-class User(Answer):
+class User(ResponseModel):
     """A user, as far as whoever asks may know."""
 
     id: str

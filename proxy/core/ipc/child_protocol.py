@@ -32,7 +32,7 @@ BEAT_SECONDS: Final = 0.5
 """How often a child says that it still turns."""
 
 
-class OrderName(StrEnum):
+class CommandName(StrEnum):
     """What a child can be ordered to do."""
 
     PREPARE = "prepare"
@@ -52,7 +52,7 @@ class OrderName(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
+class ControlCommand:
     """An order as it came; its descriptors belong to whoever handles it."""
 
     name: str
@@ -60,7 +60,7 @@ class Order:
     fds: tuple[int, ...] = ()
 
 
-class OrderRefused(PatgateError):
+class CommandRefused(PatgateError):
     """A child did not do what it was ordered to; the message says why. `answered`: it said so itself."""
 
     origin = Origin.OPERATOR
@@ -70,10 +70,10 @@ class OrderRefused(PatgateError):
         self.answered = answered
 
 
-class Orders(Protocol):
+class CommandSource(Protocol):
     """The child's end of its channel."""
 
-    def serve(self, handle: Callable[[Order], Awaitable[None]]) -> None:
+    def serve(self, handle: Callable[[ControlCommand], Awaitable[None]]) -> None:
         """Have `handle` carry out each order from now on, one after the other; what it raises is the answer."""
         ...
 

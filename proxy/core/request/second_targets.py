@@ -75,7 +75,7 @@ _MOST_TAGS: Final = 64
 _LISTS: Final = re.compile(rb"\([^()]*+\)")
 
 
-class SecondTarget:
+class NamedTarget:
     """A path that a field names. ``written`` says whether the request writes it."""
 
     __slots__ = ("authority", "path", "written")
@@ -91,7 +91,7 @@ class SecondTarget:
         return _WRITE if self.written else _READ
 
 
-def read_field(name: bytes, value: bytes) -> list[SecondTarget] | None:
+def read_field(name: bytes, value: bytes) -> list[NamedTarget] | None:
     """The targets that a judged field names; none for an ``If`` without tags; None if the value cannot be read."""
     if name == DESTINATION:
         found = _target(value, written=True)
@@ -112,11 +112,11 @@ def read_field(name: bytes, value: bytes) -> list[SecondTarget] | None:
     return None if _TAG.sub(b"", outside).strip(b" \t") else targets
 
 
-def _target(text: bytes, *, written: bool) -> SecondTarget | None:
+def _target(text: bytes, *, written: bool) -> NamedTarget | None:
     parts = split_target(text)
     if parts is None or parts[1].startswith(b"//") or _SPLIT_AFTER_DECODING.search(parts[1]) is not None:
         return None
-    return SecondTarget(parts[0], parts[1], written=written)
+    return NamedTarget(parts[0], parts[1], written=written)
 
 
 def same_host(authority: bytes, hosts: Iterable[bytes], *, ports: bool) -> bool:
@@ -133,7 +133,7 @@ def _port(authority: bytes) -> bytes:
     return port if colon and not port.endswith(b"]") and port not in _DEFAULT_PORTS else b""
 
 
-def judge_second(table: RouteTable, own: Match, host: str, target: SecondTarget) -> tuple[Match | None, Reason | None]:
+def judge_second(table: RouteTable, own: Match, host: str, target: NamedTarget) -> tuple[Match | None, Reason | None]:
     """What a second target asks for, and why it is refused before any grant is looked at.
 
     ``own`` is the match of the request's own target, ``host`` the host's name of both. Without a refusal there is a

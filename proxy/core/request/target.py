@@ -26,7 +26,7 @@ from enum import IntFlag
 from typing import Final
 
 
-class Allowance(IntFlag):
+class PathAllowance(IntFlag):
     """What a route may permit in a path because its backend is known to read it the same way."""
 
     NONE = 0

@@ -86,7 +86,7 @@ _SAID: Final = {
 }
 
 
-class Tally:
+class AcceptCounters:
     """What happened at the entrances of one worker, however often they are exchanged."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Acceptor:
         context: ssl.SSLContext | None,
         introduced_by: Sequence[IPv4Network | IPv6Network],
         handshake_seconds: float,
-        tally: Tally,
+        tally: AcceptCounters,
         log: Logger,
     ) -> None:
         self._listener = listener

@@ -21,7 +21,7 @@ _ENDLESS: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
+class ConnectionLimits:
     """How many connections each listener of a worker may have."""
 
     proxy: int
@@ -36,7 +36,7 @@ def raise_limit() -> int:
     return _ENDLESS if hard == resource.RLIM_INFINITY else hard
 
 
-def connections(settings: Settings, files: int) -> Room:
+def connections(settings: Settings, files: int) -> ConnectionLimits:
     """The connections that each listener may have out of `files` descriptors: what the settings say, or less."""
     listen = settings.listen
     free = max(files - OWN, 4)
@@ -46,7 +46,9 @@ def connections(settings: Settings, files: int) -> Room:
         # Its requests go nowhere, so that one descriptor is all that each takes.
         forward_auth = max(1, min(listen.forward_auth.connections or GENEROUS, free // 4))
         free -= forward_auth
-    return Room(proxy=max(1, min(listen.proxy.connections or GENEROUS, free // 2)), forward_auth=forward_auth)
+    return ConnectionLimits(
+        proxy=max(1, min(listen.proxy.connections or GENEROUS, free // 2)), forward_auth=forward_auth
+    )
 
 
 def _idle(upstreams: Iterable[Upstream]) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from proxy.core.identity import IdentityNames, stripped_names
 from proxy.core.request.claims import fold
-from proxy.gateway.downstream.acceptor import Acceptor, Tally
+from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.phases.parse import HeadParser
@@ -74,7 +74,7 @@ def acceptor(
     settings: Settings,
     context: ssl.SSLContext | None,
     *,
-    tally: Tally,
+    tally: AcceptCounters,
     log: Logger,
 ) -> Acceptor:
     """What accepts for `served` from the inherited sockets `fds`, of which it has copies. It is not started."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 from proxy.core.errors import AuthorityError, AuthorityOverloaded, AuthorityUnavailable, WireError
 from proxy.core.ipc.wire import Deframer, frame, grant_from_wire, refused_from_wire
 from proxy.gateway.grants.cache import GrantCache
-from proxy.gateway.grants.lookup_queue import Answer, LookupQueue, Outcome
+from proxy.gateway.grants.lookup_queue import LookupAnswer, LookupQueue, Outcome
 from proxy.observe import defects
 
 _SHORTEST_PAUSE_SECONDS: Final = 0.05
@@ -88,7 +88,7 @@ class AuthorityLink:
         await asyncio.gather(*tasks, self._strangers.close(), self._acquainted.close(), return_exceptions=True)
         self._lost()
 
-    async def lookup(self, prefix: str, *, known: bool = False) -> Answer:
+    async def lookup(self, prefix: str, *, known: bool = False) -> LookupAnswer:
         """Ask for the grant of `prefix`; `known` if it was good lately.
 
         Raises AuthorityUnavailable, AuthorityOverloaded.
@@ -99,13 +99,13 @@ class AuthorityLink:
             raise AuthorityOverloaded("too many lookups of unknown prefixes are waiting")
         return await self._strangers.answer(prefix)
 
-    async def verify(self, prefix: str, token: str) -> Answer:
+    async def verify(self, prefix: str, token: str) -> LookupAnswer:
         """Have the authority verify `token` with its hash at rest. Raises AuthorityUnavailable, AuthorityOverloaded."""
         if len(self._waiting) + self._patient >= _PENDING_LIMIT:
             raise AuthorityOverloaded("too many questions to the authority are waiting")
         answer = await self._ask({"op": "verify", "prefix": prefix, "token": token}, seconds=15.0)
         found = _answer(prefix, answer, answer.get("as_of"))
-        if isinstance(found, Answer):
+        if isinstance(found, LookupAnswer):
             return found
         raise found
 
@@ -347,7 +347,7 @@ class AuthorityLink:
                 future.set_exception(_LinkLost(_LOST))
 
 
-def _answer(prefix: str, answer: dict[str, Any], as_of: object) -> Answer | AuthorityUnavailable:
+def _answer(prefix: str, answer: dict[str, Any], as_of: object) -> LookupAnswer | AuthorityUnavailable:
     """The grant or refusal of `prefix` as it crossed the link, or that it cannot be read."""
     try:
         found = grant_from_wire(answer["grant"]) if "grant" in answer else refused_from_wire(answer["refused"])
@@ -355,7 +355,7 @@ def _answer(prefix: str, answer: dict[str, Any], as_of: object) -> Answer | Auth
         return AuthorityUnavailable(_UNREADABLE)
     if found.prefix != prefix or not isinstance(as_of, int):
         return AuthorityUnavailable(_UNREADABLE)
-    return Answer(as_of, found)
+    return LookupAnswer(as_of, found)
 
 
 def _retrieved(task: asyncio.Task[None]) -> None:

@@ -62,7 +62,7 @@ class OrgLines:
         return made
 
 
-class Entry:
+class CacheEntry:
     """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys.
 
     `uses` are the requests that have yet to be told of (`trail`), the last of them at `used_ns` (CLOCK_MONOTONIC) from
@@ -103,8 +103,8 @@ class GrantCache:
         prefix_heads: Iterable[str],
     ) -> None:
         self.applied = -1
-        self.entries: OrderedDict[str, Entry] = OrderedDict()
-        self.by_credential: dict[bytes, Entry] = {}
+        self.entries: OrderedDict[str, CacheEntry] = OrderedDict()
+        self.by_credential: dict[bytes, CacheEntry] = {}
         self._dependents: dict[str, str | set[str]] = {}
         self._absent: OrderedDict[str, tuple[float, RefusedGrant]] = OrderedDict()
         self._capacity = capacity
@@ -115,7 +115,7 @@ class GrantCache:
         # personalisation the same 32 secret bytes begin the state (BLAKE2, section 2.8): a credential is one block.
         self._hasher = hashlib.blake2b(digest_size=16, salt=credential_key[:16], person=credential_key[16:])
         self._prefix_heads = tuple(prefix_heads)
-        self.on_change: Callable[[Entry], None] | None = None
+        self.on_change: Callable[[CacheEntry], None] | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -139,7 +139,7 @@ class GrantCache:
         hasher.update(credential)
         return hasher.digest()
 
-    def store(self, grant: Grant, names: IdentityNames) -> Entry:
+    def store(self, grant: Grant, names: IdentityNames) -> CacheEntry:
         """Keep `grant` (replacing an older one of the same prefix), with its identity lines under these names, and
         return its entry.
         """
@@ -155,13 +155,13 @@ class GrantCache:
         org_lines = None
         if lean.orgs is not None:
             org_lines = OrgLines(replace(grant, orgs=lean.orgs), names, lines)
-        entry = Entry(lean, lines, org_lines)
+        entry = CacheEntry(lean, lines, org_lines)
         self.entries[prefix] = entry
         for key in entry.grant.depends:
             self._index(key, prefix)
         return entry
 
-    def remember(self, entry: Entry, credential: bytes) -> None:
+    def remember(self, entry: CacheEntry, credential: bytes) -> None:
         """Let the verified `credential` (its first-level digest) find `entry` without further checks."""
         if self.entries.get(entry.grant.prefix) is not entry:
             return
@@ -237,7 +237,7 @@ class GrantCache:
         for entry in entries:
             self._changed(entry)
 
-    def evict(self, prefix: str) -> Entry | None:
+    def evict(self, prefix: str) -> CacheEntry | None:
         """Remove the grant of `prefix`, if held, from every map."""
         entry = self.entries.pop(prefix, None)
         if entry is None:
@@ -260,7 +260,7 @@ class GrantCache:
         if entry is not None:
             self._changed(entry)
 
-    def _changed(self, entry: Entry) -> None:
+    def _changed(self, entry: CacheEntry) -> None:
         entry.changed = True
         self._lately[entry.grant.prefix] = None
         if len(self._lately) > _LATELY:

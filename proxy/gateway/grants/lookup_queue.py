@@ -21,7 +21,7 @@ from proxy.core.model import Grant, RefusedGrant
 from proxy.observe import defects
 
 
-class Answer:
+class LookupAnswer:
     """What the authority says of one prefix, and the number of the last change that the answer takes into account."""
 
     __slots__ = ("as_of", "found")
@@ -31,7 +31,7 @@ class Answer:
         self.found = found
 
 
-Outcome = Answer | AuthorityUnavailable | AuthorityOverloaded
+Outcome = LookupAnswer | AuthorityUnavailable | AuthorityOverloaded
 Asking = Callable[[list[str]], Awaitable[Sequence[Outcome]]]
 
 
@@ -40,7 +40,7 @@ class LookupQueue:
 
     def __init__(self, ask: Asking) -> None:
         self._ask: Final = ask
-        self._waiting: dict[str, dict[asyncio.Future[Answer], None]] = {}
+        self._waiting: dict[str, dict[asyncio.Future[LookupAnswer], None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -49,9 +49,9 @@ class LookupQueue:
     def __contains__(self, prefix: str) -> bool:
         return prefix in self._waiting
 
-    async def answer(self, prefix: str) -> Answer:
+    async def answer(self, prefix: str) -> LookupAnswer:
         """What is known of `prefix`. Raises AuthorityUnavailable, AuthorityOverloaded."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[LookupAnswer] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(prefix, {})[future] = None
         if self._task is None:
             # It begins a turn of the loop from now, and so finds all the prefixes of this turn.
@@ -91,7 +91,7 @@ class LookupQueue:
         for future in self._waiting.pop(prefix, ()):
             if future.done():
                 continue
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, LookupAnswer):
                 future.set_result(outcome)
             else:
                 # One each: what is raised gathers the places that it came through.

@@ -35,7 +35,7 @@ class FramingError(PatgateError):
     """The body is not what RFC 9112 section 7.1 allows; the connection that carried it must be closed."""
 
 
-class Body(Protocol):
+class BodyReader(Protocol):
     """A machine that finds the end of one body in a stream of bytes."""
 
     done: bool

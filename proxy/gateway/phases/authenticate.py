@@ -29,7 +29,7 @@ from proxy.core.token import TokenFormat, verify_digest
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.authority_client import AuthorityLink
-from proxy.gateway.grants.cache import Entry, GrantCache
+from proxy.gateway.grants.cache import CacheEntry, GrantCache
 from proxy.observe import defects
 
 _ATTEMPTS: Final = 8
@@ -212,7 +212,7 @@ class Authenticator:
         cache = self._cache
         if cache.applied < x.epoch:
             return PENDING
-        entry: Entry | None = cache.entries.get(prefix)
+        entry: CacheEntry | None = cache.entries.get(prefix)
         if entry is None:
             refused = cache.refused(prefix, time.monotonic())
             return PENDING if refused is None else refused.reason

@@ -13,7 +13,7 @@ from typing import Final
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry
+from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.telemetry.access_log import BATCH, AccessLog
 from proxy.gateway.telemetry.audit_events import READS, RequestEvents
 from proxy.gateway.telemetry.usage_reporter import Trail
@@ -51,7 +51,7 @@ class _RouteTally:
         self.sum_ns = 0
 
 
-class Recorder:
+class ExchangeRecorder:
     """Counts exchanges by route, outcome and reason, and has them logged as `settings` asks (`access.AccessLog`).
 
     `prefix_of` gives the public prefix that a request presents; `process` is one of `workers` that share the log. What
@@ -82,7 +82,7 @@ class Recorder:
         self._events = RequestEvents(requests=audit.requests, prefix_of=prefix_of, workers=workers)
         self._writes, self._reads = self._events.writes, self._events.reads
         self.trail = Trail(self._events)
-        self._touched: list[Entry] = self.trail.touched
+        self._touched: list[CacheEntry] = self.trail.touched
         self._others: dict[tuple[str, Outcome, Reason], int] = {}
         self._unrouted = _RouteTally()
         self.connections = 0

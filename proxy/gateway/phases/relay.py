@@ -19,7 +19,15 @@ from proxy.core.reasons import Reason
 from proxy.core.request.claims import fold
 from proxy.core.request.request_reading import TOKEN
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.http1.body import Body, ChunkedBody, CloseBody, FramingError, LengthBody, TunnelBody, encode_chunks
+from proxy.gateway.http1.body import (
+    BodyReader,
+    ChunkedBody,
+    CloseBody,
+    FramingError,
+    LengthBody,
+    TunnelBody,
+    encode_chunks,
+)
 from proxy.gateway.http1.date import HttpClock
 from proxy.gateway.http1.grammar import (
     HEAD_END,
@@ -102,7 +110,7 @@ class _StatusLine:
         self.text = text
 
 
-class Ending(Protocol):
+class RelayObserver(Protocol):
     """What the relay reports: the end of an exchange, good or bad."""
 
     def complete(self, x: Exchange) -> None:
@@ -121,7 +129,7 @@ class Ending(Protocol):
 class Relay:
     """Takes what arrives on upstream connections (`upstream.Receiver`)."""
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: RelayObserver) -> None:
         self._ending = ending
         self._codes: dict[bytes, int] = {}
         self._clock = HttpClock()
@@ -279,7 +287,7 @@ class Relay:
             self._done(connection, x, clean=True)
             return
         framing = b""
-        body: Body
+        body: BodyReader
         if x.head_only or status in _BODILESS:
             body = LengthBody(0)
             if chunked or length not in _NO_LENGTH or (length is None and x.head_only):

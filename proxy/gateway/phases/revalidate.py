@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry
+from proxy.gateway.grants.cache import CacheEntry
 from proxy.observe import defects
 
 
@@ -64,7 +64,7 @@ class LiveExchanges:
             if not entry.live:
                 entry.live = None
 
-    def changed(self, entry: Entry) -> None:
+    def changed(self, entry: CacheEntry) -> None:
         """A change removed `entry` from the cache: judge again what runs under it."""
         if self.held:
             return

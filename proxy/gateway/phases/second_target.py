@@ -13,12 +13,12 @@ from proxy.core.decision import decide
 from proxy.core.model import Access
 from proxy.core.reasons import Reason
 from proxy.core.request.request_reading import only_reported
-from proxy.core.request.second_targets import JUDGED, SecondTarget, judge_second, read_field, same_host
+from proxy.core.request.second_targets import JUDGED, NamedTarget, judge_second, read_field, same_host
 from proxy.core.routes import Match, RouteTable
 from proxy.gateway.exchange import Exchange
 
 
-class Refusal(NamedTuple):
+class SecondTargetRefusal(NamedTuple):
     """Why a second target is refused: the match that refuses, if there is one, and the field. `target` is the one that
     was judged; None where what the field names could not be judged.
     """
@@ -26,10 +26,12 @@ class Refusal(NamedTuple):
     match: Match | None
     reason: Reason
     field: bytes
-    target: SecondTarget | None
+    target: NamedTarget | None
 
 
-def second_target(table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], ports: bool) -> Refusal | None:
+def second_target(
+    table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], ports: bool
+) -> SecondTargetRefusal | None:
     """None when everything that `x` names may be reached, else why it may not.
 
     A refusal that its route only reports is the answer only where no other resource is refused in earnest. `hosts` are
@@ -39,29 +41,29 @@ def second_target(table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], p
     assert own is not None and fields is not None
     passed_on = own.route.second_targets
     names = [name for name, _ in fields if name not in passed_on]
-    reported: Refusal | None = None
+    reported: SecondTargetRefusal | None = None
     for name, value in fields:
         if name in passed_on:
             continue
         if name not in JUDGED:
             if not only_reported(own, Reason.SECOND_TARGET):
-                return Refusal(own, Reason.SECOND_TARGET, name, None)
-            reported = reported or Refusal(own, Reason.SECOND_TARGET, name, None)
+                return SecondTargetRefusal(own, Reason.SECOND_TARGET, name, None)
+            reported = reported or SecondTargetRefusal(own, Reason.SECOND_TARGET, name, None)
             continue
         targets = read_field(name, value)
         if targets is None or names.count(name) > 1:
-            return Refusal(own, Reason.SECOND_TARGET_INVALID, name, None)
+            return SecondTargetRefusal(own, Reason.SECOND_TARGET_INVALID, name, None)
         for target in targets:
             if target.authority is not None and not same_host(target.authority, hosts, ports=ports):
-                return Refusal(own, Reason.SECOND_TARGET_INVALID, name, None)
+                return SecondTargetRefusal(own, Reason.SECOND_TARGET_INVALID, name, None)
             match, reason = judge_second(table, own, x.host_name, target)
             if reason is None and match is not None:
                 reason = _granted(match, x)
             if reason is None:
                 continue
             if match is None or not only_reported(match, reason):
-                return Refusal(match, reason, name, target)
-            reported = reported or Refusal(match, reason, name, target)
+                return SecondTargetRefusal(match, reason, name, target)
+            reported = reported or SecondTargetRefusal(match, reason, name, target)
     return reported
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from proxy.core.identity import IdentityNames
-from proxy.core.ipc.child_protocol import Order, OrderName, OrderRefused
+from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
 from proxy.core.routes import RouteTable
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
@@ -28,10 +28,10 @@ from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.mutate import Mutator
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
-from proxy.gateway.upstream.pool import Upstream
+from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import logs
 from proxy.settings.boot import read_settings
 from proxy.settings.compile import identity_names, route_table
@@ -41,7 +41,7 @@ _RESOLVE_SECONDS: Final = 2.0
 """How long a reload waits for the addresses of servers that are new; requests to them get 502 until they are known."""
 
 
-class Server(Protocol):
+class ListeningServer(Protocol):
     """Whatever accepts connections from one listening socket."""
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Port:
 
     listener: Listener
     fds: tuple[int, ...]
-    servers: list[Server] = field(default_factory=list)
+    servers: list[ListeningServer] = field(default_factory=list)
 
     def close(self) -> None:
         """Accept no more."""
@@ -83,7 +83,7 @@ class Running:
     """Every route's name so far, by its index (`settings.compile.route_table`)."""
     cache: GrantCache
     authenticator: Authenticator
-    recorder: Recorder
+    recorder: ExchangeRecorder
     proxy: ProxyPipeline
     entry: ForwardAuthPipeline
     """There also where nothing listens for it."""
@@ -92,7 +92,7 @@ class Running:
     """Listeners that are no more, with connections that have yet to end."""
 
 
-class Worker(Protocol):
+class ReloadableWorker(Protocol):
     """What a reload needs of the worker."""
 
     running: Running
@@ -107,7 +107,7 @@ class Worker(Protocol):
         """Accept from all sockets of `port`, instead of what did before."""
         ...
 
-    async def resolve(self, upstreams: Sequence[Upstream], seconds: float) -> None: ...
+    async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +115,7 @@ class _Prepared:
     settings: Settings
     names: IdentityNames
     routes: RouteTable
-    upstreams: dict[str, Upstream]
+    upstreams: dict[str, UpstreamPool]
     context: ssl.SSLContext | None
     fds: dict[str, tuple[int, ...]]
 
@@ -123,42 +123,42 @@ class _Prepared:
 class Reloader:
     """Carries out the orders of one worker, one after the other."""
 
-    def __init__(self, worker: Worker, log: logs.Logger) -> None:
+    def __init__(self, worker: ReloadableWorker, log: logs.Logger) -> None:
         self._worker = worker
         self._log = log
         self._prepared: _Prepared | None = None
 
-    async def handle(self, order: Order) -> None:
+    async def handle(self, order: ControlCommand) -> None:
         """Carry one order out. Raises PatgateError where it cannot be."""
         running = self._worker.running
-        if order.name == OrderName.PREPARE:
+        if order.name == CommandName.PREPARE:
             self._drop()
             self._prepared = await self._prepare(order)
             return
         close_all(order.fds)
-        if order.name == OrderName.HOLD:
+        if order.name == CommandName.HOLD:
             for port in (*running.ports.values(), *running.leaving):
                 port.listener.hold()
             running.proxy.hold()
             running.entry.hold()
-        elif order.name == OrderName.COMMIT:
+        elif order.name == CommandName.COMMIT:
             await self._commit()
-        elif order.name == OrderName.ABORT:
+        elif order.name == CommandName.ABORT:
             self._drop()
             self._release()
-        elif order.name == OrderName.LEAVE:
+        elif order.name == CommandName.LEAVE:
             for port in running.ports.values():
                 port.listener.leave()
         else:
-            raise OrderRefused("it does not know this order")
+            raise CommandRefused("it does not know this order")
 
-    async def _prepare(self, order: Order) -> _Prepared:
+    async def _prepare(self, order: ControlCommand) -> _Prepared:
         running = self._worker.running
         document, *sockets = order.fds
         fds: dict[str, tuple[int, ...]] = {}
         for name, fd in zip(order.details["sockets"], sockets, strict=True):
             fds[name] = (*fds.get(name, ()), fd)
-        upstreams: dict[str, Upstream] = {}
+        upstreams: dict[str, UpstreamPool] = {}
         try:
             # In a thread, because a large configuration takes longer than a request may wait.
             settings = await asyncio.to_thread(read_settings, document)
@@ -170,7 +170,7 @@ class Reloader:
         except (OSError, ssl.SSLError) as error:
             running.proxy.forget(upstreams)
             close_all(sockets)
-            raise OrderRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
+            raise CommandRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
         except BaseException:
             # Cancellations too: the error is raised again, and the descriptors must not stay open.
             close_all(sockets)
@@ -187,7 +187,7 @@ class Reloader:
     async def _commit(self) -> None:
         new, running, worker = self._prepared, self._worker.running, self._worker
         if new is None:
-            raise OrderRefused("nothing was prepared")
+            raise CommandRefused("nothing was prepared")
         self._prepared = None
         settings = new.settings
         responder = worker.responder(settings)

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
-from proxy.core.errors import ConfigurationError, Problem
+from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.core.identity import IdentityNames
-from proxy.core.ipc.child_protocol import Orders
+from proxy.core.ipc.child_protocol import CommandSource
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.model import Kind
 from proxy.gateway.downstream import listener_factory
-from proxy.gateway.downstream.acceptor import Tally
+from proxy.gateway.downstream.acceptor import AcceptCounters
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY
 from proxy.gateway.forward_auth import ForwardAuthPipeline
@@ -32,14 +32,14 @@ from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.grants.shared_memory import PageReader
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.mutate import Mutator
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.process.drain import drain
 from proxy.gateway.process.reload import Port, Reloader, Running, empty_lines, server_context
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
-from proxy.gateway.upstream.pool import Upstream
+from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
@@ -73,7 +73,7 @@ def run(
     lifeline_fd: int,
     say_ready: Callable[[], object],
     pseudonym: str,
-    orders: Orders,
+    orders: CommandSource,
 ) -> int:
     """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and the lifeline.
 
@@ -107,7 +107,7 @@ class Worker:
             prefix_heads=[f"{settings.brand}_{kind.value}" for kind in Kind],
         )
         self._tokens = tokens
-        self._tally = Tally()
+        self._tally = AcceptCounters()
         self._watch = UpstreamWatch(SystemResolver(), self._log)
         self._link = AuthorityLink(
             settings.data_dir / "link.sock", slot=slot, cache=self._cache, on_state=self._link_state
@@ -118,7 +118,7 @@ class Worker:
         sockets: Mapping[str, Sequence[int]],
         lifeline_fd: int,
         say_ready: Callable[[], object],
-        orders: Orders,
+        orders: CommandSource,
     ) -> int:
         """Serve the inherited sockets until told to stop."""
         settings = self._settings
@@ -188,7 +188,7 @@ class Worker:
             schemes=settings.credentials,
         )
         self._foreign_credentials = authenticator.foreign_credentials
-        recorder = Recorder(
+        recorder = ExchangeRecorder(
             routes.routes,
             self._log,
             prefix_of=authenticator.prefix_of,
@@ -240,7 +240,7 @@ class Worker:
                 except (OSError, ValueError):
                     # They were judged when patgate started; this process comes later, and they are no pair now.
                     message = "the certificate and its key cannot be read, or are not a PEM pair without password"
-                    problem = Problem(path="listen.proxy.tls", line=None, message=message)
+                    problem = ConfigurationProblem(path="listen.proxy.tls", line=None, message=message)
                     raise ConfigurationError((problem,)) from None
                 await self.accept(name, port, settings, context)
 
@@ -265,7 +265,7 @@ class Worker:
             pseudonym=self._pseudonym,
         )
 
-    async def resolve(self, upstreams: Sequence[Upstream], seconds: float) -> None:
+    async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
         """Learn the addresses of servers that are new, as far as they come in time."""
         await self._watch.prepare(upstreams, seconds)
 

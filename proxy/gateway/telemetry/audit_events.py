@@ -21,11 +21,11 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, Allowance
+from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.decision import reached
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
-from proxy.core.request.second_targets import SecondTarget
+from proxy.core.request.second_targets import NamedTarget
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.telemetry.access_log import method_shown, path_shown
 from proxy.observe.logs import redact
@@ -66,10 +66,10 @@ class RequestEvents:
     def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None], workers: int = 1) -> None:
         self._prefix_of = prefix_of
         self._level = LEVELS.index(requests)
-        self._strangers = Allowance(STRANGERS / workers, STRANGERS_BURST / workers)
-        self._refusals = Allowance(REFUSALS, REFUSALS)
-        self._open = Allowance(OPEN, OPEN)
-        self._allowed = Allowance(ALLOWED, ALLOWED)
+        self._strangers = EventQuota(STRANGERS / workers, STRANGERS_BURST / workers)
+        self._refusals = EventQuota(REFUSALS, REFUSALS)
+        self._open = EventQuota(OPEN, OPEN)
+        self._allowed = EventQuota(ALLOWED, ALLOWED)
         self._waiting: list[bytes] = []
         self._size = 0
         self._omitted = 0
@@ -127,7 +127,7 @@ class RequestEvents:
         omitted, self._omitted = self._omitted, 0
         return taken, omitted
 
-    def _make(self, allowance: Allowance, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
+    def _make(self, allowance: EventQuota, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
         if len(self._waiting) >= WAITING or self._size >= WAITING_BYTES or not allowance.take():
             self._omitted += 1
             return
@@ -162,7 +162,7 @@ class RequestEvents:
         return event.encode("ascii")
 
 
-def _second(field: bytes, target: SecondTarget | None) -> str:
+def _second(field: bytes, target: NamedTarget | None) -> str:
     """The member of an event that names the second target that was refused: the header, and what was judged."""
     named = _quoted(field.decode("latin-1")[:_HEADER_LIMIT])
     if target is None:

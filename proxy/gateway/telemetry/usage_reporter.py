@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from proxy.core.ipc.wire import frame, frame_body
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry
+from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.telemetry.access_log import method_shown
 from proxy.gateway.telemetry.audit_events import ROUTE_LIMIT, RequestEvents, entity_shown
 
@@ -64,7 +64,7 @@ class Trail:
 
     def __init__(self, events: RequestEvents) -> None:
         self.events = events
-        self.touched: list[Entry] = []
+        self.touched: list[CacheEntry] = []
         """Entries with uses to tell of. It is always this list, which the record phase adds to."""
         self._reports: dict[tuple[str, str, str, str], _Reported] = {}
         self._sweeps = 0

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from proxy.gateway.upstream.pool import Upstream
+from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import Logger
 
@@ -31,7 +31,7 @@ _THREADS: Final = 16
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
-class Resolver(Protocol):
+class DnsResolver(Protocol):
     """Knows the addresses of names."""
 
     async def resolve(self, host: str) -> Sequence[str]:
@@ -112,7 +112,7 @@ class _Name:
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self.places: list[tuple[Upstream, int]] = []
+        self.places: list[tuple[UpstreamPool, int]] = []
         self.interval = float("inf")
         self.addresses: tuple[str, ...] = ()
         self.failures = 0
@@ -123,12 +123,12 @@ class _Name:
 class Lookups:
     """Keeps the servers of upstreams whose host is a name at the addresses of that name."""
 
-    def __init__(self, resolver: Resolver, log: Logger) -> None:
+    def __init__(self, resolver: DnsResolver, log: Logger) -> None:
         self._names: dict[str, _Name] = {}
         self._resolver = resolver
         self._log = log
 
-    def follow(self, upstreams: Iterable[Upstream]) -> None:
+    def follow(self, upstreams: Iterable[UpstreamPool]) -> None:
         """Look after the names in these from now on. What is known of them already is used at once."""
         before, self._names = self._names, {}
         for upstream in upstreams:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
 from proxy.gateway.http1.grammar import HEAD_END, STATUS_LINE, head_lines
-from proxy.gateway.upstream.pool import Server, Upstream
+from proxy.gateway.upstream.pool import Server, UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.settings.model import UpstreamHealth
@@ -114,7 +114,7 @@ class HealthChecks:
     """Checks the servers of those upstreams that have a `health` section, and marks them."""
 
     def __init__(self, log: Logger) -> None:
-        self._upstreams: tuple[Upstream, ...] = ()
+        self._upstreams: tuple[UpstreamPool, ...] = ()
         self._servers: dict[Server, _Checked] = {}
         self._log = log
         self._counts: dict[tuple[str, ...], float] = {}
@@ -124,7 +124,7 @@ class HealthChecks:
         """Checks made, by upstream, server and outcome."""
         return self._counts
 
-    def follow(self, upstreams: Iterable[Upstream]) -> None:
+    def follow(self, upstreams: Iterable[UpstreamPool]) -> None:
         """Check the servers of these from now on. One that was found ill stays so in an upstream that is made anew."""
         # Not by server alone: another upstream asks the same one for something else.
         ill = {
@@ -173,7 +173,7 @@ class HealthChecks:
                 if checked.task is None:
                     del self._servers[server]
 
-    async def _check(self, upstream: Upstream, server: Server, health: UpstreamHealth, checked: _Checked) -> None:
+    async def _check(self, upstream: UpstreamPool, server: Server, health: UpstreamHealth, checked: _Checked) -> None:
         begun = time.monotonic()
         probe: Probe | None = None
         status: int | None = None
@@ -200,7 +200,7 @@ class HealthChecks:
             checked.task = None
 
     def _note(
-        self, upstream: Upstream, server: Server, health: UpstreamHealth, checked: _Checked, why: str | None
+        self, upstream: UpstreamPool, server: Server, health: UpstreamHealth, checked: _Checked, why: str | None
     ) -> None:
         """Count a check, which failed for `why` or passed, and mark the server where that changes what it is."""
         key = (upstream.name, server.name, _PASSED if why is None else _FAILED)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from proxy.gateway.upstream.dns import Lookups, Resolver
+from proxy.gateway.upstream.dns import DnsResolver, Lookups
 from proxy.gateway.upstream.health_check import HealthChecks, explain
-from proxy.gateway.upstream.pool import Server, Upstream
+from proxy.gateway.upstream.pool import Server, UpstreamPool
 from proxy.observe.logs import Logger
 from proxy.observe.metrics import UPSTREAM_ADDRESSES, UPSTREAM_CHECKS, UPSTREAM_UP
 from proxy.observe.snapshot import Snapshot
@@ -16,14 +16,14 @@ from proxy.observe.snapshot import Snapshot
 class UpstreamWatch:
     """Watches over the upstreams that it follows, driven by the worker's sweep. Constructing it does no I/O."""
 
-    def __init__(self, resolver: Resolver, log: Logger) -> None:
-        self._upstreams: tuple[Upstream, ...] = ()
-        self._prepared: tuple[Upstream, ...] = ()
+    def __init__(self, resolver: DnsResolver, log: Logger) -> None:
+        self._upstreams: tuple[UpstreamPool, ...] = ()
+        self._prepared: tuple[UpstreamPool, ...] = ()
         self._lookups = Lookups(resolver, log)
         self._checks = HealthChecks(log)
         self._log = log
 
-    def follow(self, upstreams: Sequence[Upstream]) -> None:
+    def follow(self, upstreams: Sequence[UpstreamPool]) -> None:
         """Watch over these from now on, and what is being prepared. What is known of names and servers is kept."""
         followed = (*upstreams, *[each for each in self._prepared if each not in upstreams])
         if self._upstreams == followed:
@@ -34,7 +34,7 @@ class UpstreamWatch:
         self._lookups.follow(followed)
         self._checks.follow(followed)
 
-    async def prepare(self, upstreams: Sequence[Upstream], seconds: float) -> None:
+    async def prepare(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
         """Resolve the names in these before requests come, waiting at most so long.
 
         Requests for an upstream without any address get 502.
@@ -47,7 +47,7 @@ class UpstreamWatch:
             # They have their addresses now, and may never be used.
             self._prepared = ()
 
-    def sweep(self, now: float, upstreams: Sequence[Upstream]) -> None:
+    def sweep(self, now: float, upstreams: Sequence[UpstreamPool]) -> None:
         """Begin what is due for `upstreams`, which are all that there are; `now` in monotonic seconds."""
         self.follow(upstreams)
         self._lookups.sweep(now)

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar, cast
 
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.http1.body import Body, CloseBody
-from proxy.settings.addresses import Server as Address
+from proxy.gateway.http1.body import BodyReader, CloseBody
+from proxy.settings.addresses import ServerAddress as Address
 from proxy.settings.model import Upstream as UpstreamSettings
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
@@ -54,7 +54,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
         self.buffer = b""
-        self.body: Body | None = None
+        self.body: BodyReader | None = None
         self.keep = True
         self.fresh = True
         self.eof = False
@@ -247,7 +247,7 @@ class Server:
             self.idle.pop().close()
 
 
-class Upstream:
+class UpstreamPool:
     """A named group of servers that answer the same requests. The one with the fewest exchanges open is next."""
 
     def __init__(self, name: str, settings: UpstreamSettings, receiver: Receiver) -> None:

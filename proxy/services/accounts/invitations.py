@@ -28,7 +28,7 @@ from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.services import counting, grants, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes, members
-from proxy.services.caller import Entity, Operation, Standing, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.validation import Fields
@@ -54,11 +54,11 @@ PER_ORG: Final = 100
 _NO_INVITATION: Final = "there is no open invitation with this id"
 _NOT_YOURS: Final = "an invitation is answered by the person invited, or by an administrator of the account"
 _VOID: Final = "whoever invited may not give this role any more: ask for another invitation"
-_LOOKS: Final = (Operation.LIST, Operation.READ)
+_LOOKS: Final = (AccountOperation.LIST, AccountOperation.READ)
 _WITHDRAWN_AT_ONCE: Final = 500
 
 
-class Invitations:
+class InvitationService:
     """The verbs of invitations; all raise StoreUnavailable and Unauthenticated.
 
     ``lifetime`` is how long one is open, in seconds, where nobody says; ``per_org`` how many of an organisation may be.
@@ -92,7 +92,7 @@ class Invitations:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             organisation = await lookup.visible_org(change, asker, org)
-            asker.require(Entity.MEMBERS, Operation.CREATE, organisation.id)
+            asker.require(AccountEntity.MEMBERS, AccountOperation.CREATE, organisation.id)
             await idempotency.require_new(change, retry)
             await lookup.role(change, role)
             await members.require_within(change, asker, organisation, role)
@@ -156,12 +156,12 @@ class Invitations:
             org_id, key = None, None if email is None else identifiers.email_key(email)
             if org is not None:
                 org_id = (await lookup.visible_org(rows, asker, org)).id
-                asker.require(Entity.MEMBERS, Operation.LIST, org_id)
-            elif not asker.may(Entity.MEMBERS, Operation.LIST):
+                asker.require(AccountEntity.MEMBERS, AccountOperation.LIST, org_id)
+            elif not asker.may(AccountEntity.MEMBERS, AccountOperation.LIST):
                 own = await _own_key(rows, asker)
                 if own is None:
-                    asker.require(Entity.MEMBERS, Operation.LIST)
-                asker.require_scope(Entity.MEMBERS, Operation.LIST)
+                    asker.require(AccountEntity.MEMBERS, AccountOperation.LIST)
+                asker.require_scope(AccountEntity.MEMBERS, AccountOperation.LIST)
                 if key not in (None, own):
                     return Page(items=[], next_cursor=None, remaining=NOTHING_MORE if count else None)
                 key = own
@@ -187,7 +187,7 @@ class Invitations:
             asker = await standing(change, actor, change.now)
             await idempotency.require_new(change, retry)
             row = await _visible(change, asker, invitation, change.now)
-            own = await _answers(change, asker, row, Operation.CREATE)
+            own = await _answers(change, asker, row, AccountOperation.CREATE)
             user = await _invited(change, row)
             organisation = await lookup.org(change, row.org_id)
             if organisation.status != ORG_ACTIVE:
@@ -230,7 +230,7 @@ class Invitations:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             row = await _visible(change, asker, invitation, change.now)
-            await _answers(change, asker, row, Operation.DELETE)
+            await _answers(change, asker, row, AccountOperation.DELETE)
             await change.invitations.delete(row.id)
             record(change, "decline", row, {"org": row.org_name, "role": row.role}, org_id="")
             return InvitationView.of(row)
@@ -240,7 +240,7 @@ class Invitations:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             row = await _visible(change, asker, invitation, change.now)
-            asker.require(Entity.MEMBERS, Operation.CREATE, row.org_id)
+            asker.require(AccountEntity.MEMBERS, AccountOperation.CREATE, row.org_id)
             await change.invitations.delete(row.id)
             record(change, "withdraw", row, {"role": row.role})
             return InvitationView.of(row)
@@ -273,31 +273,32 @@ async def withdraw_all(change: Change, email_key: str) -> None:
             return
 
 
-async def _own_key(rows: Rows, asker: Standing) -> str | None:
+async def _own_key(rows: Rows, asker: Caller) -> str | None:
     """The folded email of the person for whom the token presented answers invitations; None for every other token."""
     if asker.grant is None or asker.grant.reach not in (Reach.PERSONAL, Reach.ACCOUNT):
         return None
     return await lookup.own_email_key(rows, asker)
 
 
-async def _visible(rows: Rows, asker: Standing, invitation: str, now: float) -> InvitationRow:
+async def _visible(rows: Rows, asker: Caller, invitation: str, now: float) -> InvitationRow:
     row = await rows.invitations.get(invitation, now)
     if row is None:
         raise NotFound(_NO_INVITATION)
     own = row.email_key == await _own_key(rows, asker) and any(
-        asker.scopes_allow(Entity.MEMBERS, operation) for operation in (*_LOOKS, Operation.CREATE, Operation.DELETE)
+        asker.scopes_allow(AccountEntity.MEMBERS, operation)
+        for operation in (*_LOOKS, AccountOperation.CREATE, AccountOperation.DELETE)
     )
     if not own and not any(
-        asker.may(Entity.MEMBERS, operation, row.org_id) for operation in (*_LOOKS, Operation.CREATE)
+        asker.may(AccountEntity.MEMBERS, operation, row.org_id) for operation in (*_LOOKS, AccountOperation.CREATE)
     ):
         raise NotFound(_NO_INVITATION)
     return row
 
 
-async def _answers(rows: Rows, asker: Standing, row: InvitationRow, operation: Operation) -> bool:
+async def _answers(rows: Rows, asker: Caller, row: InvitationRow, operation: AccountOperation) -> bool:
     """Whether the asker is the person invited; an administrator of the account is not. Raises Forbidden for others."""
     if row.email_key == await _own_key(rows, asker):
-        asker.require_scope(Entity.MEMBERS, operation)
+        asker.require_scope(AccountEntity.MEMBERS, operation)
         return True
     if not members.adds_directly(asker):
         raise Forbidden(_NOT_YOURS)
@@ -323,8 +324,10 @@ async def _holds(change: Change, row: InvitationRow, permissions: PermissionSet)
     found = grants.verdict(entry.token.prefix, row.token_id, stored, row.created_at)
     if isinstance(found, RefusedGrant):
         return False
-    inviter = Standing(actor=change.actor, grant=found)
-    return inviter.may(Entity.MEMBERS, Operation.CREATE, row.org_id) and inviter.may_give(permissions, row.org_id)
+    inviter = Caller(actor=change.actor, grant=found)
+    return inviter.may(AccountEntity.MEMBERS, AccountOperation.CREATE, row.org_id) and inviter.may_give(
+        permissions, row.org_id
+    )
 
 
 def _lifetime(expires: float | None) -> float | None:

@@ -14,7 +14,7 @@ from proxy.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Allowance:
+class AllowanceView:
     """A role, and what it permits now: in the account (``org_id`` "") or in an organisation."""
 
     org_id: str
@@ -42,7 +42,7 @@ class MeView:
     name: str
     user: UserView | None = None
     token: TokenView | None = None
-    allowances: tuple[Allowance, ...] = ()
+    allowances: tuple[AllowanceView, ...] = ()
     scopes: tuple[str, ...] | None = None
 
     def as_dict(self) -> dict[str, object]:
@@ -56,7 +56,7 @@ class MeView:
         }
 
 
-class Me:
+class MeService:
     """The one verb about oneself."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
@@ -73,11 +73,11 @@ class Me:
             entry = await rows.tokens.get(grant.token_id)
             orgs = () if grant.orgs is None else {org.org_id: org for org in grant.orgs.values()}.values()
             allowances = [
-                Allowance(org_id=org.org_id, org_name=org.org_name, role=org.role, permissions=org.permissions)
+                AllowanceView(org_id=org.org_id, org_name=org.org_name, role=org.role, permissions=org.permissions)
                 for org in orgs
             ]
             if grant.reach is not Reach.ORGS:
-                own = Allowance(
+                own = AllowanceView(
                     org_id=grant.org_id, org_name=grant.org_name, role=grant.role, permissions=grant.permissions
                 )
                 allowances.insert(0, own)

@@ -24,7 +24,7 @@ from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
 from proxy.services import counting, identifiers, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import Entity, Operation, Standing, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, MemberRow, OrgRow, UserRow
@@ -34,7 +34,7 @@ _INVITE: Final = f"{lookup.NO_MEMBER}: invite people who are none"
 _ROLE_TOO_WIDE: Final = "this role permits more in the organisation than you may do there"
 
 
-class Members:
+class MemberService:
     """The verbs of memberships. ``org`` is a name or an id, ``user`` an email or an id; all raise StoreUnavailable,
     Unauthenticated, NotFound and Forbidden.
     """
@@ -54,7 +54,7 @@ class Members:
         async with self._store.read() as rows:
             asker = await standing(rows, actor, self._clock())
             organisation = await lookup.visible_org(rows, asker, org)
-            asker.require(Entity.MEMBERS, Operation.LIST, organisation.id)
+            asker.require(AccountEntity.MEMBERS, AccountOperation.LIST, organisation.id)
             found = await rows.members.page(organisation.id, after=after, limit=check_limit(limit) + 1)
             views = [MemberView.of(member, user) for member, user in found[:limit]]
             more = len(found) > limit
@@ -75,7 +75,7 @@ class Members:
             # Before anybody is looked for: whoever may do neither does not learn who is a member.
             direct = adds_directly(asker)
             if not direct:
-                asker.require(Entity.MEMBERS, Operation.UPDATE, organisation.id)
+                asker.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
             try:
                 known, former = await lookup.member(change, organisation, user)
             except NotFound:
@@ -97,9 +97,9 @@ class Members:
             own = await is_self(change, asker, user)
             organisation = await (lookup.own_org if own else lookup.visible_org)(change, asker, org)
             if own:
-                asker.require_scope(Entity.MEMBERS, Operation.DELETE)
+                asker.require_scope(AccountEntity.MEMBERS, AccountOperation.DELETE)
             else:
-                asker.require(Entity.MEMBERS, Operation.DELETE, organisation.id)
+                asker.require(AccountEntity.MEMBERS, AccountOperation.DELETE, organisation.id)
             found, member = await lookup.member(change, organisation, user)
             if not own:
                 await require_within(change, asker, organisation, member.role)
@@ -111,27 +111,29 @@ class Members:
             return view
 
 
-async def is_self(rows: Rows, asker: Standing, reference: str) -> bool:
+async def is_self(rows: Rows, asker: Caller, reference: str) -> bool:
     """Whether this email or id is that of the owner of the token presented. Nobody else is looked up."""
     key = await lookup.own_email_key(rows, asker)
     return key is not None and (reference == asker.user_id or identifiers.email_key(reference) == key)
 
 
-def adds_directly(asker: Standing) -> bool:
+def adds_directly(asker: Caller) -> bool:
     """Whether the asker adds people to organisations without asking them: the operator, and whoever may create both
     users and members by a role in the account.
     """
-    return asker.may(Entity.USERS, Operation.CREATE) and asker.may(Entity.MEMBERS, Operation.CREATE)
+    return asker.may(AccountEntity.USERS, AccountOperation.CREATE) and asker.may(
+        AccountEntity.MEMBERS, AccountOperation.CREATE
+    )
 
 
-def require_adding(asker: Standing) -> None:
+def require_adding(asker: Caller) -> None:
     """Raises Forbidden unless ``adds_directly``."""
     if not adds_directly(asker):
-        permission = f"{Entity.USERS.value}:{Operation.CREATE.value}"
+        permission = f"{AccountEntity.USERS.value}:{AccountOperation.CREATE.value}"
         raise Forbidden("only an administrator of the account adds people: invite them", permission=permission)
 
 
-async def join(change: Change, asker: Standing, organisation: OrgRow, user: UserRow | str, role: str) -> UserRow:
+async def join(change: Change, asker: Caller, organisation: OrgRow, user: UserRow | str, role: str) -> UserRow:
     """Make a user, or the user with a new email, a member, without asking. Raises Invalid, Conflict, Forbidden."""
     require_adding(asker)
     await lookup.role(change, role)
@@ -158,10 +160,10 @@ async def enter(change: Change, organisation: OrgRow, user: UserRow, role: str) 
 
 
 async def change_role(
-    change: Change, asker: Standing, organisation: OrgRow, user: UserRow, member: MemberRow, role: str
+    change: Change, asker: Caller, organisation: OrgRow, user: UserRow, member: MemberRow, role: str
 ) -> None:
     """Give a member another role there. Raises Invalid (role), Forbidden."""
-    asker.require(Entity.MEMBERS, Operation.UPDATE, organisation.id)
+    asker.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
     await lookup.role(change, role)
     await require_within(change, asker, organisation, role)
     await require_within(change, asker, organisation, member.role)
@@ -172,7 +174,7 @@ async def change_role(
     tell(change, "account.user.set_role", user, organisation, {"role": role, "before": member.role})
 
 
-async def require_within(rows: Rows, asker: Standing, organisation: OrgRow | None, role: str) -> None:
+async def require_within(rows: Rows, asker: Caller, organisation: OrgRow | None, role: str) -> None:
     """Raises Forbidden where the role permits more (there, or in the account) than the asker may do."""
     if not asker.may_give(await lookup.permissions(rows, role), "" if organisation is None else organisation.id):
         message = "this role permits more than you may do" if organisation is None else _ROLE_TOO_WIDE
@@ -216,7 +218,7 @@ def tell(
     )
 
 
-async def _known(rows: Rows, asker: Standing, reference: str) -> UserRow | None:
+async def _known(rows: Rows, asker: Caller, reference: str) -> UserRow | None:
     """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has, or nobody whom the
     asker may see.
     """

@@ -10,7 +10,7 @@ from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import Entity, Operation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.validation import Fields
@@ -21,7 +21,7 @@ from proxy.store.store import Store
 ORG_SUSPENDED = "suspended"
 
 
-class Orgs:
+class OrgService:
     """The verbs of organisations. ``org`` arguments are a name or an id; all raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
@@ -37,7 +37,7 @@ class Orgs:
         title = fields.check(lambda: identifiers.title(display_name or name, "display_name"))
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            (await standing(change, actor, change.now)).require(Entity.ORGS, Operation.CREATE)
+            (await standing(change, actor, change.now)).require(AccountEntity.ORGS, AccountOperation.CREATE)
             await idempotency.require_new(change, retry)
             if await change.orgs.by_name(name) is not None:
                 raise Conflict("there is an organisation with this name already")
@@ -73,7 +73,7 @@ class Orgs:
         after = read_cursor(cursor)
         async with self._store.read() as rows:
             asker = await standing(rows, actor, self._clock())
-            ids = None if asker.may(Entity.ORGS, Operation.LIST) else asker.org_ids
+            ids = None if asker.may(AccountEntity.ORGS, AccountOperation.LIST) else asker.org_ids
             found = await rows.orgs.page(after=after, limit=check_limit(limit) + 1, ids=ids)
             more = len(found) > limit
             last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
@@ -101,7 +101,7 @@ class Orgs:
             asker = await standing(change, actor, change.now)
             row = await lookup.visible_org(change, asker, org)
             # In the account, not in the organisation: an administrator of it could not undo this.
-            asker.require(Entity.ORGS, Operation.UPDATE)
+            asker.require(AccountEntity.ORGS, AccountOperation.UPDATE)
             if row.status != status:
                 await change.orgs.set_status(row.id, status, change.now)
                 change.touched(org_key(row.id))

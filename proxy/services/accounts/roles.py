@@ -17,7 +17,7 @@ from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet, PermissionSyntaxError
 from proxy.services import identifiers, lookup
-from proxy.services.caller import Entity, Operation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, standing
 from proxy.services.validation import Fields
 from proxy.services.views import RoleView
 from proxy.store.records import RoleRow
@@ -36,7 +36,7 @@ def permission_texts(texts: Iterable[str], field: str) -> list[str]:
     return list(PermissionSet.of(checked).texts)
 
 
-class Roles:
+class RoleService:
     """The verbs of roles. All raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
@@ -87,13 +87,13 @@ class Roles:
         async with self._store.read() as rows:
             asker = await standing(rows, actor, self._clock())
             org_id = "" if org is None else (await lookup.visible_org(rows, asker, org)).id
-            asker.require(Entity.ROLES, Operation.LIST, org_id)
+            asker.require(AccountEntity.ROLES, AccountOperation.LIST, org_id)
             return [RoleView.of(row) for row in await rows.roles.all()]
 
     async def show(self, actor: Actor, name: str) -> RoleView:
         """One role. Raises NotFound, Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(Entity.ROLES, Operation.READ)
+            (await standing(rows, actor, self._clock())).require(AccountEntity.ROLES, AccountOperation.READ)
             row = await rows.roles.get(name)
         if row is None:
             raise NotFound("there is no role of this name")
@@ -112,7 +112,7 @@ class Roles:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             before = await change.roles.get(name)
-            asker.require(Entity.ROLES, Operation.CREATE if before is None else Operation.UPDATE)
+            asker.require(AccountEntity.ROLES, AccountOperation.CREATE if before is None else AccountOperation.UPDATE)
             if not asker.may_give(PermissionSet.of(texts)):
                 raise Forbidden("a role cannot be given more than you may do", ("permissions", "more than you may do"))
             if before is not None and not asker.may_give(PermissionSet.of(before.permissions)):

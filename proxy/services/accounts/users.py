@@ -21,7 +21,7 @@ from proxy.core.model import Actor, Reach, UserStatus
 from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import invitations, members
 from proxy.services.accounts.members import require_within, tell
-from proxy.services.caller import Entity, Operation, Standing, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.idempotency import Retry
 from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, cursor_behind, read_cursor
@@ -30,7 +30,7 @@ from proxy.store.records import Cursor, MemberRow
 from proxy.store.store import Store
 
 
-class Users:
+class UserService:
     """The verbs of users. ``user`` arguments are an email or an id; all raise StoreUnavailable, Unauthenticated and
     Forbidden.
     """
@@ -70,7 +70,7 @@ class Users:
                 await members.join(change, asker, organisation, known, role)
                 await idempotency.remember(change, retry, known.id)
                 return await _view(change, asker, known.id)
-            asker.require(Entity.USERS, Operation.CREATE)
+            asker.require(AccountEntity.USERS, AccountOperation.CREATE)
             known = await change.users.by_email_key(identifiers.email_key(address))
             await lookup.role(change, role)
             await require_within(change, asker, None, role)
@@ -95,7 +95,7 @@ class Users:
         after = read_cursor(cursor)
         async with self._store.read() as rows:
             asker = await standing(rows, actor, self._clock())
-            asker.require(Entity.USERS, Operation.LIST)
+            asker.require(AccountEntity.USERS, AccountOperation.LIST)
             found = await rows.users.page(after=after, limit=check_limit(limit) + 1)
             memberships = await rows.members.of_users([user.id for user in found])
             more = len(found) > limit
@@ -119,12 +119,12 @@ class Users:
             asker = await standing(change, actor, change.now)
             if org is not None:
                 organisation = await lookup.visible_org(change, asker, org)
-                asker.require(Entity.MEMBERS, Operation.UPDATE, organisation.id)
+                asker.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
                 found, member = await lookup.member(change, organisation, user)
                 await members.change_role(change, asker, organisation, found, member, role)
                 return await _view(change, asker, found.id)
             found = await lookup.visible_user(change, asker, user)
-            asker.require(Entity.USERS, Operation.UPDATE)
+            asker.require(AccountEntity.USERS, AccountOperation.UPDATE)
             await lookup.role(change, role)
             await require_within(change, asker, None, role)
             await require_within(change, asker, None, found.role)
@@ -147,7 +147,7 @@ class Users:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             found = await lookup.visible_user(change, asker, user)
-            asker.require(Entity.USERS, Operation.DELETE)
+            asker.require(AccountEntity.USERS, AccountOperation.DELETE)
             await require_within(change, asker, None, found.role)
             memberships = await change.members.of_user(found.id)
             await _require_within_all(change, asker, memberships)
@@ -161,7 +161,7 @@ class Users:
 
     async def remove_member(self, actor: Actor, user: str, org: str) -> UserView:
         """End a membership, as ``Members.remove``; the user as they are then. Raises NotFound."""
-        await members.Members(self._store, self._clock).remove(actor, org, user)
+        await members.MemberService(self._store, self._clock).remove(actor, org, user)
         async with self._store.read() as rows:
             asker = await standing(rows, actor, self._clock())
             return await _view(rows, asker, (await lookup.user(rows, user)).id)
@@ -170,7 +170,7 @@ class Users:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             found = await lookup.visible_user(change, asker, user)
-            asker.require(Entity.USERS, Operation.UPDATE)
+            asker.require(AccountEntity.USERS, AccountOperation.UPDATE)
             await require_within(change, asker, None, found.role)
             await _require_within_all(change, asker, await change.members.of_user(found.id))
             if found.status is not status:
@@ -180,14 +180,14 @@ class Users:
             return await _view(change, asker, found.id)
 
 
-async def _require_within_all(rows: Rows, asker: Standing, memberships: list[MemberRow]) -> None:
+async def _require_within_all(rows: Rows, asker: Caller, memberships: list[MemberRow]) -> None:
     """Raises Forbidden where somebody may do more in one of these organisations than the asker."""
     for one in memberships:
         if not asker.may_give(await lookup.permissions(rows, one.role), one.org_id):
             raise Forbidden("this user may do more in an organisation than you may")
 
 
-async def _view(rows: Rows, asker: Standing, user_id: str) -> UserView:
+async def _view(rows: Rows, asker: Caller, user_id: str) -> UserView:
     """A user as the asker may see them: all of it, or the memberships only where the asker may list members.
 
     To a token of one organisation its own owner is no more than a member of it.
@@ -198,11 +198,12 @@ async def _view(rows: Rows, asker: Standing, user_id: str) -> UserView:
     memberships = await rows.members.of_user(user_id)
     own = user_id == asker.user_id
     team = asker.grant is not None and asker.grant.reach is Reach.ORG
-    if (team or not own) and not asker.may(Entity.USERS, Operation.READ):
+    if (team or not own) and not asker.may(AccountEntity.USERS, AccountOperation.READ):
         memberships = [
             one
             for one in memberships
-            if asker.may(Entity.MEMBERS, Operation.LIST, one.org_id) or (own and asker.reaches_org(one.org_id))
+            if asker.may(AccountEntity.MEMBERS, AccountOperation.LIST, one.org_id)
+            or (own and asker.reaches_org(one.org_id))
         ]
         view = UserView.of(row, memberships, with_role=False)
         if not own and memberships:

@@ -17,7 +17,7 @@ from proxy.observe.metrics import Outcome
 from proxy.services.audit.vocabulary import ACTOR_KINDS, LEVELS, NOW, OUTCOMES, read_moment
 from proxy.services.validation import Fields
 from proxy.store.audit.chain import Mark
-from proxy.store.audit.queries import EventQuery, Order, Place
+from proxy.store.audit.queries import LogPosition, LogQuery, SortOrder
 
 DENIED: Final = (Outcome.REFUSED.value, Outcome.REPORTED.value)
 
@@ -57,14 +57,14 @@ class AuditFilter:
 EVERYTHING: Final = AuditFilter()
 
 
-def read_filter(wanted: AuditFilter, now: float, fields: Fields) -> EventQuery:
+def read_filter(wanted: AuditFilter, now: float, fields: Fields) -> LogQuery:
     """What the filter says by itself (whose log is not looked up); faults are left in ``fields``."""
     outcomes: tuple[str, ...] | None = DENIED if wanted.denied else None
     if wanted.outcome is not None:
         fields.check(lambda: _one_of(OUTCOMES, wanted.outcome, "outcome"))
         # Both may be asked for; then both must hold.
         outcomes = tuple(value for value in outcomes or OUTCOMES if value == wanted.outcome)
-    return EventQuery(
+    return LogQuery(
         target_id=_id(wanted.target),
         actor_id=_id(wanted.actor),
         actor_name=wanted.actor_name,
@@ -119,26 +119,26 @@ def read_mark(text: str, field: str = "head") -> Mark:
     return Mark(n=int(found[1]), hash=found[2])
 
 
-_PLACES: Final[Mapping[Order, tuple[type, ...]]] = {
-    Order.NEWEST: (float, int),
-    Order.OLDEST: (float, int, int),
-    Order.RECORDED: (int,),
+_PLACES: Final[Mapping[SortOrder, tuple[type, ...]]] = {
+    SortOrder.NEWEST: (float, int),
+    SortOrder.OLDEST: (float, int, int),
+    SortOrder.RECORDED: (int,),
 }
 """What a cursor of each order holds: the time and number of an event, and the last one that is listed at all."""
 
 
-def write_place(order: Order, place: Place) -> str:
+def write_place(order: SortOrder, place: LogPosition) -> str:
     """A cursor of this order."""
     values = {
-        Order.NEWEST: (place.at, place.n),
-        Order.OLDEST: (place.at, place.n, place.last),
-        Order.RECORDED: (place.n,),
+        SortOrder.NEWEST: (place.at, place.n),
+        SortOrder.OLDEST: (place.at, place.n, place.last),
+        SortOrder.RECORDED: (place.n,),
     }[order]
     text = json.dumps([order.value, *values], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode("ascii")).rstrip(b"=").decode("ascii")
 
 
-def read_place(text: str, order: Order) -> Place:
+def read_place(text: str, order: SortOrder) -> LogPosition:
     """The inverse of ``write_place``. Raises Invalid for what it did not write for this order."""
     try:
         name, *values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
@@ -147,6 +147,6 @@ def read_place(text: str, order: Order) -> Place:
     fits = name == order.value and tuple(type(value) for value in values) == _PLACES[order]
     if not fits or not all(math.isfinite(value) and abs(value) < 2**62 for value in values):
         raise Invalid("cursor", "this is not a cursor of this list")
-    if order is Order.RECORDED:
-        return Place(at=0.0, n=values[0])
-    return Place(at=values[0], n=values[1], last=values[2] if order is Order.OLDEST else None)
+    if order is SortOrder.RECORDED:
+        return LogPosition(at=0.0, n=values[0])
+    return LogPosition(at=values[0], n=values[1], last=values[2] if order is SortOrder.OLDEST else None)

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
-from proxy.core.allowance import TimedAllowance
+from proxy.core.allowance import TimedEventQuota
 from proxy.core.model import Actor
 from proxy.observe.metrics import Outcome
 from proxy.services.audit.filters import AuditFilter
 from proxy.store.audit.chain import LOG_ID, Event
-from proxy.store.audit.queries import Order
+from proxy.store.audit.queries import SortOrder
 from proxy.store.audit.request_events import RequestEvent
 
 ACTION: Final = "api.audit.list"
@@ -32,7 +32,7 @@ _KEPT: Final = 1000
 _TEXT: Final = 200
 
 
-class Recorder(Protocol):
+class EventRecorder(Protocol):
     """Where events go."""
 
     def record(self, event: RequestEvent) -> None: ...
@@ -49,13 +49,13 @@ class _Read:
 class AuditReads:
     """Leaves the events of what is read; ``monotonic`` gives seconds."""
 
-    def __init__(self, recorder: Recorder, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, recorder: EventRecorder, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
         self._monotonic = monotonic
         self._reads: dict[tuple[str, ...], _Read] = {}
-        self._allowance = TimedAllowance(READS, READS_BURST, monotonic())
+        self._allowance = TimedEventQuota(READS, READS_BURST, monotonic())
 
-    def page(self, actor: Actor, wanted: AuditFilter, order: Order, org_id: str, at: float) -> None:
+    def page(self, actor: Actor, wanted: AuditFilter, order: SortOrder, org_id: str, at: float) -> None:
         """A page was read at ``at`` (unix seconds), of the log of the organisation with this id, or "" for all."""
         asked = {name: value for name, value in asdict(wanted).items() if value}
         key = (actor.kind.value, actor.id, order.value, org_id, repr(sorted(asked.items())))
@@ -75,7 +75,9 @@ class AuditReads:
             del self._reads[next(iter(self._reads))]
 
 
-def _event(actor: Actor, asked: dict[str, object], order: Order, org_id: str, at: float, pages: int) -> RequestEvent:
+def _event(
+    actor: Actor, asked: dict[str, object], order: SortOrder, org_id: str, at: float, pages: int
+) -> RequestEvent:
     shown = {name: value[:_TEXT] if isinstance(value, str) else value for name, value in asked.items()}
     event = Event(
         action=ACTION,

@@ -30,12 +30,12 @@ from proxy.services.audit.filters import (
     write_place,
 )
 from proxy.services.audit.reads import AuditReads
-from proxy.services.caller import Entity, Operation, Standing, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.counting import COUNT_MOST
 from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
 from proxy.store.audit.chain import LOG_ID, RETAIN, Event, Mark, Occurred
-from proxy.store.audit.queries import Entry, EventQuery, Order, Place
+from proxy.store.audit.queries import LogEntry, LogPosition, LogQuery, SortOrder
 from proxy.store.change import Rows
 from proxy.store.store import Store
 
@@ -44,7 +44,7 @@ RETAIN_AT_ONCE: Final = 1000
 VERIFY_AT_ONCE: Final = 20_000
 """Events that one step of a verification checks: half a second."""
 
-_PERMISSION: Final = f"this needs the permission {Entity.AUDIT.value}:{Operation.LIST.value}"
+_PERMISSION: Final = f"this needs the permission {AccountEntity.AUDIT.value}:{AccountOperation.LIST.value}"
 _NO_ONE: Final = "-"
 """An id that nobody has."""
 
@@ -53,7 +53,7 @@ _NO_ONE: Final = "-"
 class AuditView:
     """One event. ``at`` is in unix seconds; texts are "" where there is nothing."""
 
-    entry: Entry
+    entry: LogEntry
 
     def as_dict(self) -> dict[str, object]:
         entry = self.entry
@@ -121,7 +121,7 @@ class _Reader:
     user_id: str | None = None
 
 
-class AuditLog:
+class AuditService:
     """The verbs of the audit log; all raise StoreUnavailable, and Unauthenticated for a credential that has ended."""
 
     def __init__(self, store: Store, clock: Callable[[], float], reads: AuditReads | None = None) -> None:
@@ -135,7 +135,7 @@ class AuditLog:
         actor: Actor,
         wanted: AuditFilter = EVERYTHING,
         *,
-        order: Order = Order.NEWEST,
+        order: SortOrder = SortOrder.NEWEST,
         after: str | None = None,
         limit: int = LIMIT_DEFAULT,
         cursor: str | None = None,
@@ -152,17 +152,17 @@ class AuditLog:
         now = self._clock()
         fields = Fields()
         query = read_filter(wanted, now, fields)
-        order = order if after is None else Order.RECORDED
+        order = order if after is None else SortOrder.RECORDED
         fields.check(lambda: check_limit(limit))
-        if count and order is Order.RECORDED:
+        if count and order is SortOrder.RECORDED:
             fields.fault("count", "a list that follows the log has no end to count to")
         number = None if after is None else fields.check(lambda: read_number(after))
         place = None if cursor is None else fields.check(lambda: read_place(cursor, order))
         fields.done()
         async with self._store.read() as rows:
             query = await self._visible(rows, await standing(rows, actor, now), wanted, query)
-            if place is None and order is Order.RECORDED:
-                place = Place(at=0.0, n=(await rows.log.head()).n if number is None else number)
+            if place is None and order is SortOrder.RECORDED:
+                place = LogPosition(at=0.0, n=(await rows.log.head()).n if number is None else number)
             found = await rows.log.page(query, order, place, limit)
         left = await self._remaining(query, order, found.place) if count else None
         own = actor.user_id != "" and query.user_id == actor.user_id
@@ -172,7 +172,7 @@ class AuditLog:
         following = None if found.place is None else write_place(order, found.place)
         return Page(items=views, next_cursor=following, remaining=left)
 
-    async def _remaining(self, query: EventQuery, order: Order, place: Place | None) -> Remaining:
+    async def _remaining(self, query: LogQuery, order: SortOrder, place: LogPosition | None) -> Remaining:
         """How many events there are behind ``place``, as far as a bounded number of pages finds them.
 
         Each page is read by itself: it may take a second from a slow disk, and other questions get the reader
@@ -203,7 +203,7 @@ class AuditLog:
         expected = None if head is None else fields.check(lambda: read_mark(head, "head"))
         fields.done()
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(Entity.AUDIT, Operation.LIST)
+            (await standing(rows, actor, self._clock())).require(AccountEntity.AUDIT, AccountOperation.LIST)
         found = await self._store.verify_audit(last, expected, limit)
         more = not found.done and found.problem is None
         return VerifyView(
@@ -232,7 +232,7 @@ class AuditLog:
             removed += more
         return Retained(events=removed, until=before)
 
-    async def _visible(self, rows: Rows, asker: Standing, wanted: AuditFilter, query: EventQuery) -> EventQuery:
+    async def _visible(self, rows: Rows, asker: Caller, wanted: AuditFilter, query: LogQuery) -> LogQuery:
         """The query, kept to what ``asker`` may see (rule 1). Raises NotFound, Forbidden."""
         reader = await _reader(rows, asker, wanted.org)
         query = replace(query, org_id=reader.org_id, user_id=reader.user_id)
@@ -251,19 +251,23 @@ class AuditLog:
 _NO_USER: Final = "there is no user with this email or id"
 
 
-async def _reader(rows: Rows, asker: Standing, org: str | None) -> _Reader:
+async def _reader(rows: Rows, asker: Caller, org: str | None) -> _Reader:
     if org is not None:
         found = await lookup.org(rows, org)
-        if asker.may(Entity.AUDIT, Operation.LIST, found.id):
+        if asker.may(AccountEntity.AUDIT, AccountOperation.LIST, found.id):
             return _Reader(org_id=found.id)
         await lookup.visible_org(rows, asker, org)
         raise Forbidden(_PERMISSION)
-    if asker.may(Entity.AUDIT, Operation.LIST):
+    if asker.may(AccountEntity.AUDIT, AccountOperation.LIST):
         return _Reader()
     grant = asker.grant
-    if grant is not None and grant.reach is Reach.ORG and asker.may(Entity.AUDIT, Operation.LIST, grant.org_id):
+    if (
+        grant is not None
+        and grant.reach is Reach.ORG
+        and asker.may(AccountEntity.AUDIT, AccountOperation.LIST, grant.org_id)
+    ):
         return _Reader(org_id=grant.org_id)
-    if grant is None or not grant.user_id or not asker.scopes_allow(Entity.AUDIT, Operation.LIST):
+    if grant is None or not grant.user_id or not asker.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
         raise Forbidden(_PERMISSION)
     reached = {Reach.PERSONAL: "", Reach.ORG: grant.org_id}.get(grant.reach)
     return _Reader(user_id=grant.user_id, org_id=reached)

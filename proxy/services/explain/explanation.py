@@ -18,7 +18,7 @@ from proxy.core.identity import IdentityNames, identity_lines, seen_in
 from proxy.core.model import Access, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
-from proxy.core.request.second_targets import SecondTarget, judge_second
+from proxy.core.request.second_targets import NamedTarget, judge_second
 from proxy.core.routes import Match, RouteTable
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
@@ -121,7 +121,7 @@ def judged(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, now: flo
         return own
     host = host_name(asked.host.encode("utf-8", "surrogatepass")) or ""
     path = asked.second.path.encode("utf-8", "surrogatepass")
-    target = SecondTarget(None, path, written=asked.second.method != "GET")
+    target = NamedTarget(None, path, written=asked.second.method != "GET")
     match, reason = judge_second(gateway.routes, own.match, host, target)
     if reason is None and match is not None and match.route.access is Access.TOKEN:
         # A request that failed authentication is passed on as one of nobody.

@@ -11,7 +11,7 @@ from proxy.core.model import Actor
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable
 from proxy.services.audit.vocabulary import read_moment
-from proxy.services.caller import Entity, Operation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, standing
 from proxy.services.views import rfc3339
 from proxy.store.audit.reports import NamedReport, Report
 from proxy.store.store import Store
@@ -102,7 +102,7 @@ class ReportView:
 _STATUS: Final = {reason.value: TABLE[reason].status for reason in Reason}
 
 
-class Reports:
+class ReportService:
     """The verbs of routes and of what they report. ``routes`` are those in use; all raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float], routes: RouteTable) -> None:
@@ -113,7 +113,7 @@ class Reports:
     async def routes(self, actor: Actor) -> list[RouteView]:
         """Every route, in the order in which they are tried. Raises Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(Entity.ROUTES, Operation.LIST)
+            (await standing(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
         return [RouteView(number=place, route=route) for place, route in enumerate(self._routes, 1)]
 
     async def list(self, actor: Actor, since: str | None = None) -> list[ReportView]:
@@ -124,7 +124,7 @@ class Reports:
         """
         after = read_moment(since, self._clock(), "since")
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(Entity.ROUTES, Operation.LIST)
+            (await standing(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
             found = await rows.reports.named(after)
         return sorted(map(self._view, _grouped(found)), key=_most_first)
 
@@ -134,7 +134,7 @@ class Reports:
         Raises Forbidden, Unauthenticated.
         """
         async with self._store.change(actor, self._clock()) as change:
-            (await standing(change, actor, change.now)).require(Entity.ROUTES, Operation.DELETE)
+            (await standing(change, actor, change.now)).require(AccountEntity.ROUTES, AccountOperation.DELETE)
             count = await change.reports.clear(route)
             if count:
                 change.touched(ROUTE_REPORTS)

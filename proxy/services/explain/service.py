@@ -24,13 +24,13 @@ from proxy.core.reasons import Reason
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
-from proxy.services.caller import Entity, Operation, Standing, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.explain.explanation import Asked, Explanation, Gateway, Second, explain
 from proxy.services.explain.steps import FAILED, Subject
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Verb
 from proxy.services.views import TokenView, rfc3339
-from proxy.store.audit.queries import Entry, EventQuery, Order
+from proxy.store.audit.queries import LogEntry, LogQuery, SortOrder
 from proxy.store.change import Rows
 from proxy.store.store import Store
 
@@ -39,7 +39,7 @@ NO_DECISION: Final = (
     "refusal that is logged has its id in the gateway's log"
 )
 NO_ORG: Final = "there is no organisation with this name or id"
-_LOOKS: Final = (Operation.READ, Operation.LIST)
+_LOOKS: Final = (AccountOperation.READ, AccountOperation.LIST)
 _METHOD_LIMIT: Final = 64
 _TARGET_LIMIT: Final = 65_536
 _HOST_LIMIT: Final = 512
@@ -71,7 +71,7 @@ class Decision:
     ``notes`` are sentences; ``since`` are changes to the token, its owner, role and organisation in the meantime.
     """
 
-    entry: Entry
+    entry: LogEntry
     now: Explanation | None
     differences: tuple[str, ...]
     notes: tuple[str, ...]
@@ -106,7 +106,7 @@ class Decision:
         }
 
 
-class Explain:
+class ExplainService:
     """The verbs of explaining. ``gateway`` is what the configuration in use makes; all raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float], *, gateway: Gateway, tokens: TokenFormat) -> None:
@@ -140,7 +140,7 @@ class Explain:
         now = self._clock()
         async with self._store.read() as rows:
             asker = await standing(rows, actor, now)
-            page = await rows.log.page(EventQuery(request_id=decision), Order.OLDEST, None, _SINCE_LIMIT)
+            page = await rows.log.page(LogQuery(request_id=decision), SortOrder.OLDEST, None, _SINCE_LIMIT)
             found = [entry for entry in page.entries if _of_request(entry)] if decision else []
             for entry in found:
                 told = await self._decided(rows, asker, entry, now)
@@ -148,7 +148,7 @@ class Explain:
                     return told
         raise NotFound(NO_DECISION)
 
-    async def _decided(self, rows: Rows, asker: Standing, entry: Entry, now: float) -> Decision | None:
+    async def _decided(self, rows: Rows, asker: Caller, entry: LogEntry, now: float) -> Decision | None:
         """The decision of this event; None for who may know neither of the event nor of the token."""
         named = entry.actor_kind != ActorKind.SYSTEM
         subject = await self._subject(rows, asker, entry.actor_id, now) if named else None
@@ -170,7 +170,7 @@ class Explain:
             since=() if subject is None else await _since(rows, asker, entry, subject),
         )
 
-    async def _subject(self, rows: Rows, asker: Standing, token: str, now: float) -> Subject | None:
+    async def _subject(self, rows: Rows, asker: Caller, token: str, now: float) -> Subject | None:
         """The token with this id or prefix as ``asker`` may see it; None where there is none to be seen."""
         entry = await rows.tokens.get(token.rpartition("_")[2])
         if entry is None or token not in (entry.token.id, entry.token.prefix):
@@ -187,14 +187,14 @@ class Explain:
         )
 
     def _explained(
-        self, asker: Standing, asked: Asked, subject: Subject | None, now: float, nobody: Reason = Reason.NO_CREDENTIAL
+        self, asker: Caller, asked: Asked, subject: Subject | None, now: float, nobody: Reason = Reason.NO_CREDENTIAL
     ) -> Explanation:
         told = explain(self._gateway, asked, subject, now, nobody)
         if subject is None or subject.row.reach is not Reach.ORGS or asker.operator:
             return told
         match = told.judged.match
         seen = tuple(
-            one for one in subject.row.orgs if any(asker.may(Entity.KEYS, look, one.org_id) for look in _LOOKS)
+            one for one in subject.row.orgs if any(asker.may(AccountEntity.KEYS, look, one.org_id) for look in _LOOKS)
         )
         org = None if match is None else match.org
         if org is not None and not any(org in (one.org_id, one.org_name) for one in seen):
@@ -211,11 +211,11 @@ _UNREAD: Final = "the reason lies in how the request came or went, not in what t
 _DETAILS: Final = (("method", "method"), ("target", "path"), ("host", "host"))
 
 
-def _of_request(entry: Entry) -> bool:
+def _of_request(entry: LogEntry) -> bool:
     return entry.action == "request" or entry.action.startswith("request.")
 
 
-def _second(entry: Entry) -> Second | None:
+def _second(entry: LogEntry) -> Second | None:
     """The second target that was refused, where it was judged."""
     named = entry.details.get("second_target")
     if not isinstance(named, dict) or "path" not in named:
@@ -223,7 +223,7 @@ def _second(entry: Entry) -> Second | None:
     return Second(header=str(named.get("header")), method=str(named.get("method")), path=str(named["path"]))
 
 
-def _second_shown(entry: Entry) -> dict[str, object] | None:
+def _second_shown(entry: LogEntry) -> dict[str, object] | None:
     """The second target that was refused; without method and path where it could not be judged."""
     named = entry.details.get("second_target")
     if not isinstance(named, dict):
@@ -231,19 +231,19 @@ def _second_shown(entry: Entry) -> dict[str, object] | None:
     return {key: named.get(key) for key in ("header", "method", "path")}
 
 
-def _is_comparable(entry: Entry) -> bool:
+def _is_comparable(entry: LogEntry) -> bool:
     """Whether the reason is found again from what the log has of the request, and from the token."""
     if entry.outcome == Outcome.FAILED:
         return False
     return entry.reason in _ABOUT_TOKENS or (entry.reason == Reason.SECOND_TARGET and _second(entry) is not None)
 
 
-def _nobody(entry: Entry) -> Reason:
+def _nobody(entry: LogEntry) -> Reason:
     """Why a request without a token that is there is refused where one is needed: as it was, if it was for that."""
     return next((reason for reason in FAILED if reason.value == entry.reason), Reason.NO_CREDENTIAL)
 
 
-def _differences(entry: Entry, now: Explanation) -> tuple[str, ...]:
+def _differences(entry: LogEntry, now: Explanation) -> tuple[str, ...]:
     """What is not as it was, in sentences; nothing where the same request has the same answer, or it cannot be said."""
     judged, found = now.judged, []
     route = "" if judged.match is None else judged.match.route.name
@@ -258,7 +258,7 @@ def _differences(entry: Entry, now: Explanation) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _notes(entry: Entry, asked: Asked) -> list[str]:
+def _notes(entry: LogEntry, asked: Asked) -> list[str]:
     """What to heed about the comparison."""
     notes = []
     reason = entry.reason
@@ -287,26 +287,26 @@ _ABOUT_TOKENS: Final = frozenset(
 """Reasons that are found again from method, path and token alone."""
 
 
-def _may_read(asker: Standing, entry: Entry) -> bool:
+def _may_read(asker: Caller, entry: LogEntry) -> bool:
     """Whether the audit log would show this event to ``asker`` (``audit`` rule 1)."""
-    if asker.may(Entity.AUDIT, Operation.LIST, entry.org_id):
+    if asker.may(AccountEntity.AUDIT, AccountOperation.LIST, entry.org_id):
         return True
     grant = asker.grant
     if grant is None or not grant.user_id or entry.user_id != grant.user_id:
         return False
-    if not asker.scopes_allow(Entity.AUDIT, Operation.LIST):
+    if not asker.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
         return False
     return grant.reach is Reach.ACCOUNT or entry.org_id == grant.org_id
 
 
-async def _since(rows: Rows, asker: Standing, entry: Entry, subject: Subject) -> tuple[Happened, ...]:
+async def _since(rows: Rows, asker: Caller, entry: LogEntry, subject: Subject) -> tuple[Happened, ...]:
     """Changes since then to the token and to what it depends on, oldest first, as far as the asker may read them."""
     row = subject.row
-    queries = [EventQuery(target_id=id_, since=entry.at) for id_ in (row.id, row.user_id, row.role, row.org_id) if id_]
-    queries.append(EventQuery(target_id="*", action="account.roles.sync", since=entry.at))
-    found: dict[int, Entry] = {}
+    queries = [LogQuery(target_id=id_, since=entry.at) for id_ in (row.id, row.user_id, row.role, row.org_id) if id_]
+    queries.append(LogQuery(target_id="*", action="account.roles.sync", since=entry.at))
+    found: dict[int, LogEntry] = {}
     for query in queries:
-        page = await rows.log.page(query, Order.OLDEST, None, _SINCE_LIMIT)
+        page = await rows.log.page(query, SortOrder.OLDEST, None, _SINCE_LIMIT)
         found.update((one.n, one) for one in page.entries if one.epoch and _may_read(asker, one))
     return tuple(
         Happened(at=one.at, action=one.action, name=one.target_name or one.target_id, by=one.actor_name or one.actor_id)

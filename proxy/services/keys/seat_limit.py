@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from proxy.core.errors import Conflict
-from proxy.services.policy.service import Policies
+from proxy.services.policy.service import PolicyService
 from proxy.store.change import Rows
 
 
-async def require_seats(rows: Rows, policies: Policies, org_id: str, now: float) -> None:
+async def require_seats(rows: Rows, policies: PolicyService, org_id: str, now: float) -> None:
     """Whether one more organisation token may be attached to this organisation. Raises Conflict."""
     seats = (await policies.of(rows, org_id)).org_tokens_per_org
     if seats is not None and await rows.token_orgs.seats(org_id, now) >= seats:

@@ -22,17 +22,17 @@ from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.services import idempotency, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import Entity, Operation, Standing, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.keys.seat_limit import require_seats
-from proxy.services.policy.service import Policies
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
-from proxy.services.tokens.issuance import ORGS_MOST, Draft, Minter, NewKey, beyond, lifetime, new_row, permissions
+from proxy.services.tokens.issuance import ORGS_MOST, Draft, KeyRequest, Minter, beyond, lifetime, new_row, permissions
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING, Found
 from proxy.services.tokens.queries import TokenFilter
-from proxy.services.tokens.service import Tokens
+from proxy.services.tokens.service import TokenService
 from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, Changed, Created, Page, TokenView
 from proxy.store.change import Change, Rows
@@ -54,13 +54,13 @@ class _Plan:
     warnings: tuple[str, ...]
 
 
-class OrgKeys:
+class KeyService:
     """``key`` arguments are an id or a public prefix, ``org`` a name or an id. All raise StoreUnavailable and
     Unauthenticated.
     """
 
     def __init__(
-        self, store: Store, clock: Callable[[], float], *, minter: Minter, policies: Policies, tokens: Tokens
+        self, store: Store, clock: Callable[[], float], *, minter: Minter, policies: PolicyService, tokens: TokenService
     ) -> None:
         self._store = store
         self._clock = clock
@@ -68,7 +68,7 @@ class OrgKeys:
         self._policies = policies
         self._tokens = tokens
 
-    async def create(self, actor: Actor, new: NewKey, *, retry: Retry | None = None) -> Created:
+    async def create(self, actor: Actor, new: KeyRequest, *, retry: Retry | None = None) -> Created:
         """Make a key of one organisation, or one that is attached to several.
 
         Raises Invalid, NotFound (org), Forbidden, Conflict (suspended, no seat), AuthorityOverloaded.
@@ -135,7 +135,7 @@ class OrgKeys:
         texts = _granted(fields, granted, "permissions")
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            asker, found, organisation = await self._at(change, actor, key, org, Operation.UPDATE)
+            asker, found, organisation = await self._at(change, actor, key, org, AccountOperation.UPDATE)
             before = next((one for one in found.attached if one.org_id == organisation.id), None)
             await self._require_attachable(change, asker, found, organisation, texts)
             after = sorted(set(texts))
@@ -157,7 +157,7 @@ class OrgKeys:
         Raises NotFound, Forbidden, Conflict (not an organisation token, the last one).
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker, found, organisation = await self._at(change, actor, key, org, Operation.DELETE)
+            asker, found, organisation = await self._at(change, actor, key, org, AccountOperation.DELETE)
             before = next((one for one in found.attached if one.org_id == organisation.id), None)
             if before is not None:
                 if len(found.attached) == 1:
@@ -167,18 +167,18 @@ class OrgKeys:
             return Changed(view=await loading.show(change, asker, found.row.id, change.now))
 
     async def _at(
-        self, change: Change, actor: Actor, key: str, org: str, operation: Operation
-    ) -> tuple[Standing, Found, OrgRow]:
+        self, change: Change, actor: Actor, key: str, org: str, operation: AccountOperation
+    ) -> tuple[Caller, Found, OrgRow]:
         asker = await standing(change, actor, change.now)
         found = await loading.find(change, asker, self._policies, key, Verb.SHOW)
         organisation = await lookup.visible_org(change, asker, org)
-        asker.require(Entity.KEYS, operation, organisation.id)
+        asker.require(AccountEntity.KEYS, operation, organisation.id)
         if found.row.reach is not Reach.ORGS:
             raise Conflict(_NOT_SEVERAL)
         return asker, found, organisation
 
     async def _require_attachable(
-        self, rows: Rows, asker: Standing, found: Found, organisation: OrgRow, texts: tuple[str, ...]
+        self, rows: Rows, asker: Caller, found: Found, organisation: OrgRow, texts: tuple[str, ...]
     ) -> None:
         _require_active(organisation)
         policy = await self._policies.of(rows, organisation.id)
@@ -200,8 +200,8 @@ class OrgKeys:
     async def _plan(
         self,
         rows: Rows,
-        asker: Standing,
-        new: NewKey,
+        asker: Caller,
+        new: KeyRequest,
         draft: Draft,
         grants: tuple[tuple[str, tuple[str, ...]], ...],
         now: float,
@@ -211,7 +211,7 @@ class OrgKeys:
         references = [org for org, _ in grants] if new.org is None else [new.org]
         orgs = [await lookup.visible_org(rows, asker, reference) for reference in references]
         for org in orgs:
-            asker.require(Entity.KEYS, Operation.CREATE, org.id)
+            asker.require(AccountEntity.KEYS, AccountOperation.CREATE, org.id)
             _require_active(org)
         fields = Fields()
         if len({org.id for org in orgs}) < len(orgs):
@@ -252,7 +252,7 @@ class OrgKeys:
         )
 
 
-def _shape(new: NewKey, fields: Fields) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _shape(new: KeyRequest, fields: Fields) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """The organisations of an organisation token with their permissions; none for a key of one organisation."""
     if new.grants is None:
         if new.org is None:

@@ -33,7 +33,7 @@ _EVERY_RIGHT: Final = frozenset(AdminRight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
+class TokenPolicy:
     """Durations are in seconds; ``None`` limits nothing.
 
     ``forbidden_scopes``: no scope of a token may cover one of these. ``admin_rights``: see ``AdminRight``.
@@ -49,9 +49,9 @@ class Policy:
     forbidden_scopes: tuple[str, ...] = ()
     admin_rights: frozenset[AdminRight] = frozenset()
 
-    def stricter(self, other: Policy) -> Policy:
+    def stricter(self, other: TokenPolicy) -> TokenPolicy:
         """What keeps to both."""
-        return Policy(
+        return TokenPolicy(
             max_lifetime=_less(self.max_lifetime, other.max_lifetime),
             require_expiry=self.require_expiry or other.require_expiry,
             tokens_per_user=_less(self.tokens_per_user, other.tokens_per_user),

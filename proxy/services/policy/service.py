@@ -25,8 +25,8 @@ from proxy.core.errors import Invalid
 from proxy.core.model import Actor, Reach
 from proxy.services import counting, lookup
 from proxy.services.accounts.roles import permission_texts
-from proxy.services.caller import Entity, Operation, Standing, standing
-from proxy.services.policy.model import AdminRight, Policy, lifetime
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.policy.model import AdminRight, TokenPolicy, lifetime
 from proxy.services.validation import Fields
 from proxy.services.views import (
     LIMIT_DEFAULT,
@@ -42,7 +42,7 @@ from proxy.services.views import (
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
-from proxy.store.tokens.active import LivingToken
+from proxy.store.tokens.active import ActiveToken
 
 BECAUSE_POLICY: Final = "policy"
 BECAUSE_INACTIVE: Final = "inactive"
@@ -63,8 +63,8 @@ class PolicyView:
     (``expired``), and sentences for whoever asked.
     """
 
-    effective: Policy
-    deployment: Policy
+    effective: TokenPolicy
+    deployment: TokenPolicy
     own: Mapping[str, object] | None = None
     org_name: str | None = None
     breaking: int | None = None
@@ -84,10 +84,10 @@ class PolicyView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Violation:
+class PolicyViolation:
     """A living token that breaks rules of its policy, which are named."""
 
-    token: LivingToken
+    token: ActiveToken
     rules: tuple[str, ...]
 
     def as_dict(self) -> dict[str, object]:
@@ -118,21 +118,21 @@ class Crowded:
         return {"user_id": self.user_id, "user": self.email, "tokens": self.tokens}
 
 
-class Policies:
+class PolicyService:
     """The verbs of policies. ``org`` arguments are a name or an id; all raise StoreUnavailable."""
 
-    def __init__(self, store: Store, clock: Callable[[], float], deployment: Policy) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], deployment: TokenPolicy) -> None:
         self._store = store
         self._clock = clock
         self.deployment: Final = deployment
 
-    async def of(self, rows: Rows, *org_ids: str | None) -> Policy:
+    async def of(self, rows: Rows, *org_ids: str | None) -> TokenPolicy:
         """What counts for a token of these organisations, or of none, as the transaction of ``rows`` has it."""
         policy = self.deployment
         for org_id in org_ids:
             row = await rows.orgs.by_id(org_id) if org_id else None
             if row is not None and row.policy:
-                policy = policy.stricter(Policy.of_org(row.policy))
+                policy = policy.stricter(TokenPolicy.of_org(row.policy))
         return policy
 
     async def kept_out(
@@ -145,7 +145,7 @@ class Policies:
         for member in await rows.members.of_user(user_id):
             row = await rows.orgs.by_id(member.org_id)
             if row is not None and row.policy:
-                rules = Policy.of_org(row.policy).broken(lifetime=lifetime, scopes=scopes)
+                rules = TokenPolicy.of_org(row.policy).broken(lifetime=lifetime, scopes=scopes)
                 if rules:
                     found.append(f"it does not reach {row.name}, whose policy it breaks: {', '.join(rules)}")
         return tuple(found)
@@ -169,7 +169,7 @@ class Policies:
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)
             row = await lookup.visible_org(change, asker, org)
-            asker.require(Entity.POLICY, Operation.UPDATE, row.id)
+            asker.require(AccountEntity.POLICY, AccountOperation.UPDATE, row.id)
             if dict(row.policy or {}) != checked:
                 await change.orgs.set_policy(row.id, checked, change.now)
                 change.touched(org_key(row.id))
@@ -195,7 +195,7 @@ class Policies:
         limit: int = LIMIT_DEFAULT,
         cursor: str | None = None,
         count: bool = False,
-    ) -> Page[Violation]:
+    ) -> Page[PolicyViolation]:
         """Living tokens that break the policy of now, oldest first: at most ``limit`` of those among the next so many
         living tokens; with ``count``, how many more there are.
 
@@ -203,7 +203,7 @@ class Policies:
         """
         now = self._clock()
         async with self._store.read() as rows:
-            org_id = await self._judged(rows, actor, org, Operation.LIST)
+            org_id = await self._judged(rows, actor, org, AccountOperation.LIST)
             looked_at = max(check_limit(limit), _AT_ONCE)
             page, last = await self._broken(rows, read_cursor(cursor), looked_at, now, org_id)
         if len(page) > limit:
@@ -221,7 +221,7 @@ class Policies:
         Unauthenticated.
         """
         async with self._store.read() as rows:
-            await self._judged(rows, actor, None, Operation.LIST)
+            await self._judged(rows, actor, None, AccountOperation.LIST)
             most = self.deployment.tokens_per_user
             found = [] if most is None else await rows.living.crowded(most, self._clock(), _CROWDED)
         return [Crowded(user_id=user_id, email=email, tokens=tokens) for user_id, email, tokens in found]
@@ -240,7 +240,7 @@ class Policies:
         what is not used.
         """
         async with self._store.read() as rows:
-            policies = (self.deployment, *map(Policy.of_org, await rows.orgs.policies()))
+            policies = (self.deployment, *map(TokenPolicy.of_org, await rows.orgs.policies()))
         if all(policy.inactive_after is None for policy in policies):
             return 0, None
         ended, looked = 0, 0
@@ -281,10 +281,10 @@ class Policies:
 
     async def _end_all(self, actor: Actor, org: str | None) -> int:
         async with self._store.read() as rows:
-            org_id = await self._judged(rows, actor, org, Operation.UPDATE)
+            org_id = await self._judged(rows, actor, org, AccountOperation.UPDATE)
         own = "" if actor.credential is None else actor.credential.token_id
         ended, cursor = 0, None
-        last: tuple[Violation, ...] = ()
+        last: tuple[PolicyViolation, ...] = ()
         while True:
             found, cursor = await self._look(cursor, org_id)
             last = (*last, *(violation for violation in found if violation.token.id == own))
@@ -295,18 +295,18 @@ class Policies:
 
     async def _look(
         self, after: Cursor | None, org_id: str | None, rules: tuple[str, ...] | None = None
-    ) -> tuple[list[Violation], Cursor | None]:
+    ) -> tuple[list[PolicyViolation], Cursor | None]:
         async with self._store.read() as rows:
             return await self._broken(rows, after, _AT_ONCE, self._clock(), org_id, rules)
 
     async def _end_some(
-        self, actor: Actor, found: Sequence[Violation], org_id: str | None, rules: tuple[str, ...] | None = None
+        self, actor: Actor, found: Sequence[PolicyViolation], org_id: str | None, rules: tuple[str, ...] | None = None
     ) -> int:
         """End what of these breaks the policy still, and may be ended by ``actor``; how many there were."""
         if not found:
             return 0
         async with self._store.change(actor, self._clock()) as change:
-            asker = await self._asker(change, actor, org_id, Operation.UPDATE)
+            asker = await self._asker(change, actor, org_id, AccountOperation.UPDATE)
             living = await change.living.those([violation.token.id for violation in found], change.now)
             broken = await self._held(change, living, change.now, org_id, rules)
             ended = [one for one in broken if asker.operator or _may_end(asker, one.token)]
@@ -315,16 +315,16 @@ class Policies:
                 _record(change, violation, BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE)
         return len(ended)
 
-    async def _judged(self, rows: Rows, actor: Actor, org: str | None, operation: Operation) -> str | None:
+    async def _judged(self, rows: Rows, actor: Actor, org: str | None, operation: AccountOperation) -> str | None:
         """The organisation's id, if one was named; the actor may do this there."""
         asker = await standing(rows, actor, self._clock())
         row = None if org is None else await lookup.visible_org(rows, asker, org)
-        asker.require(Entity.POLICY, operation, "" if row is None else row.id)
+        asker.require(AccountEntity.POLICY, operation, "" if row is None else row.id)
         return None if row is None else row.id
 
-    async def _asker(self, rows: Rows, actor: Actor, org_id: str | None, operation: Operation) -> Standing:
+    async def _asker(self, rows: Rows, actor: Actor, org_id: str | None, operation: AccountOperation) -> Caller:
         asker = await standing(rows, actor, self._clock())
-        asker.require(Entity.POLICY, operation, org_id or "")
+        asker.require(AccountEntity.POLICY, operation, org_id or "")
         return asker
 
     async def _broken(
@@ -335,15 +335,15 @@ class Policies:
         now: float,
         org_id: str | None,
         rules: tuple[str, ...] | None = None,
-    ) -> tuple[list[Violation], Cursor | None]:
+    ) -> tuple[list[PolicyViolation], Cursor | None]:
         page, last = await rows.living.page(after=after, limit=limit, now=now, org_id=org_id)
         return await self._held(rows, page, now, org_id, rules), last
 
     async def _held(
-        self, rows: Rows, tokens: Sequence[LivingToken], now: float, org_id: str | None, rules: tuple[str, ...] | None
-    ) -> list[Violation]:
+        self, rows: Rows, tokens: Sequence[ActiveToken], now: float, org_id: str | None, rules: tuple[str, ...] | None
+    ) -> list[PolicyViolation]:
         """Those of these that break a rule (one of ``rules``, where given) of what counts for them."""
-        policies: dict[tuple[str, ...], Policy] = {}
+        policies: dict[tuple[str, ...], TokenPolicy] = {}
         found = []
         for token in tokens:
             org_ids = token.org_ids if org_id is None else (org_id,)
@@ -352,19 +352,19 @@ class Policies:
             broken = _rules(policies[org_ids], token, org_ids, now)
             broken = broken if rules is None else tuple(rule for rule in broken if rule in rules)
             if broken:
-                found.append(Violation(token=token, rules=broken))
+                found.append(PolicyViolation(token=token, rules=broken))
         return found
 
     def _view(self, row: OrgRow) -> PolicyView:
         return PolicyView(
-            effective=self.deployment.stricter(Policy.of_org(row.policy)),
+            effective=self.deployment.stricter(TokenPolicy.of_org(row.policy)),
             deployment=self.deployment,
             own=dict(row.policy or {}),
             org_name=row.name,
         )
 
 
-def _rules(policy: Policy, token: LivingToken, org_ids: tuple[str, ...], now: float) -> tuple[str, ...]:
+def _rules(policy: TokenPolicy, token: ActiveToken, org_ids: tuple[str, ...], now: float) -> tuple[str, ...]:
     begun = token.created_at if token.rotated_at is None else token.rotated_at
     scopes = token.scopes
     if token.reach is Reach.ORGS:
@@ -378,8 +378,8 @@ def _rules(policy: Policy, token: LivingToken, org_ids: tuple[str, ...], now: fl
     )
 
 
-def _may_end(asker: Standing, token: LivingToken) -> bool:
-    return all(asker.may(Entity.POLICY, Operation.UPDATE, org_id) for org_id in token.org_ids)
+def _may_end(asker: Caller, token: ActiveToken) -> bool:
+    return all(asker.may(AccountEntity.POLICY, AccountOperation.UPDATE, org_id) for org_id in token.org_ids)
 
 
 def _told(breaking: int, all_of_them: bool) -> tuple[str, ...]:
@@ -391,7 +391,7 @@ def _told(breaking: int, all_of_them: bool) -> tuple[str, ...]:
     return (f"{count} living {tokens} of the organisation {go} on until ended",)
 
 
-def _record(change: Change, violation: Violation, because: str) -> None:
+def _record(change: Change, violation: PolicyViolation, because: str) -> None:
     """The key and the events of a token that ended: one on the log of each organisation that it belongs to."""
     token = violation.token
     change.touched(token_key(token.id))

@@ -25,7 +25,7 @@ from typing import Final
 
 from proxy.core.errors import FieldError, Forbidden, NotFound
 from proxy.core.model import Grant, Kind, Reach
-from proxy.services.caller import Entity, Operation, Standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.policy.model import AdminRight
 from proxy.store.records import TokenRow
 from proxy.store.tokens.queries import Within
@@ -57,17 +57,17 @@ class Ruling(StrEnum):
     PERMISSION = "this needs a permission that you do not have in every organisation of it"
 
 
-_OPERATIONS: Final[Mapping[Verb, Operation]] = {
-    Verb.SHOW: Operation.READ,
-    Verb.UPDATE: Operation.UPDATE,
-    Verb.ROTATE: Operation.UPDATE,
-    Verb.REGENERATE: Operation.UPDATE,
-    Verb.SCOPES: Operation.UPDATE,
-    Verb.REVOKE: Operation.UPDATE,
-    Verb.DELETE: Operation.DELETE,
+_OPERATIONS: Final[Mapping[Verb, AccountOperation]] = {
+    Verb.SHOW: AccountOperation.READ,
+    Verb.UPDATE: AccountOperation.UPDATE,
+    Verb.ROTATE: AccountOperation.UPDATE,
+    Verb.REGENERATE: AccountOperation.UPDATE,
+    Verb.SCOPES: AccountOperation.UPDATE,
+    Verb.REVOKE: AccountOperation.UPDATE,
+    Verb.DELETE: AccountOperation.DELETE,
 }
 _RIGHTS: Final[Mapping[Verb, AdminRight]] = {Verb.REVOKE: AdminRight.REVOKE, Verb.DELETE: AdminRight.DELETE}
-_LOOKS: Final = (Operation.READ, Operation.LIST)
+_LOOKS: Final = (AccountOperation.READ, AccountOperation.LIST)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,8 +83,8 @@ class Target:
     made: bool
 
     @property
-    def entity(self) -> Entity:
-        return Entity.KEYS if self.row.kind is Kind.KEY else Entity.TOKENS
+    def entity(self) -> AccountEntity:
+        return AccountEntity.KEYS if self.row.kind is Kind.KEY else AccountEntity.TOKENS
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class Target:
         return self.org_ids or ("",)
 
 
-def judge(asker: Standing, target: Target, verb: Verb, rights: Collection[AdminRight]) -> Ruling:
+def judge(asker: Caller, target: Target, verb: Verb, rights: Collection[AdminRight]) -> Ruling:
     """Whether ``asker`` may do this with the token; ``rights`` are what the policy gives administrators there."""
     grant = asker.grant
     if grant is None:
@@ -101,10 +101,10 @@ def judge(asker: Standing, target: Target, verb: Verb, rights: Collection[AdminR
     if own and (not asker.scoped or target.made or target.row.id == grant.token_id):
         return Ruling.ALLOWED
     operation = _OPERATIONS[verb]
-    if own and asker.scopes_allow(Entity.TOKENS, operation):
+    if own and asker.scopes_allow(AccountEntity.TOKENS, operation):
         return Ruling.ALLOWED
     seen = any(asker.may(target.entity, look, place) for look in _LOOKS for place in target.places)
-    seen = seen or (own and any(asker.scopes_allow(Entity.TOKENS, look) for look in _LOOKS))
+    seen = seen or (own and any(asker.scopes_allow(AccountEntity.TOKENS, look) for look in _LOOKS))
     if not seen:
         return Ruling.HIDDEN
     if verb is Verb.SHOW:
@@ -114,7 +114,7 @@ def judge(asker: Standing, target: Target, verb: Verb, rights: Collection[AdminR
     if own:
         return Ruling.SCOPES
     permitted = all(asker.may(target.entity, operation, place) for place in target.places)
-    if target.entity is Entity.KEYS:
+    if target.entity is AccountEntity.KEYS:
         return Ruling.ALLOWED if permitted else Ruling.PERMISSION
     if verb not in _RIGHTS:
         return Ruling.OWNER_ONLY
@@ -178,7 +178,7 @@ def wider(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
     ]
 
 
-def sight(asker: Standing, operation: Operation = Operation.LIST) -> tuple[Within, ...]:
+def sight(asker: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:
     """What somebody may list, or do this to as far as permissions say: tokens within any of these."""
     grant = asker.grant
     if grant is None:
@@ -187,7 +187,7 @@ def sight(asker: Standing, operation: Operation = Operation.LIST) -> tuple[Withi
     for place in ("", *sorted(asker.org_ids)):
         kinds = [
             kind
-            for kind, entity in ((Kind.PAT, Entity.TOKENS), (Kind.KEY, Entity.KEYS))
+            for kind, entity in ((Kind.PAT, AccountEntity.TOKENS), (Kind.KEY, AccountEntity.KEYS))
             if asker.may(entity, operation, place)
         ]
         org_id = place or None
@@ -200,8 +200,8 @@ def sight(asker: Standing, operation: Operation = Operation.LIST) -> tuple[Withi
     return tuple(found)
 
 
-def _own(asker: Standing, grant: Grant, operation: Operation) -> Iterable[Within]:
-    if asker.scoped and not asker.scopes_allow(Entity.TOKENS, operation):
+def _own(asker: Caller, grant: Grant, operation: AccountOperation) -> Iterable[Within]:
+    if asker.scoped and not asker.scopes_allow(AccountEntity.TOKENS, operation):
         yield Within(user_id=grant.user_id, lineage=grant.token_id)
     elif grant.reach is Reach.ORG:
         yield Within(user_id=grant.user_id, org_id=grant.org_id)

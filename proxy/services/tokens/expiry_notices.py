@@ -17,7 +17,7 @@ from typing import Final
 
 from proxy.services.views import rfc3339
 from proxy.store.store import Store
-from proxy.store.tokens.expiring import EndingToken
+from proxy.store.tokens.expiring import ExpiringToken
 
 DAY: Final = 86400.0
 
@@ -26,7 +26,7 @@ DAY: Final = 86400.0
 class Notice:
     """A token that ends within ``days`` days."""
 
-    token: EndingToken
+    token: ExpiringToken
     days: int
 
     @property
@@ -49,7 +49,7 @@ class Notice:
         }
 
 
-class Notices:
+class ExpiryNotices:
     """The verbs of notices, for the authority's own housekeeping. All raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float], days: Sequence[int]) -> None:

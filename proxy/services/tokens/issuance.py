@@ -25,7 +25,7 @@ from proxy.core.permissions import Permission, PermissionSet, PermissionSyntaxEr
 from proxy.core.token import TokenFormat, digest
 from proxy.services import identifiers
 from proxy.services.hashing import SecretHasher
-from proxy.services.policy.model import Policy
+from proxy.services.policy.model import TokenPolicy
 from proxy.services.validation import Fields
 from proxy.store.records import TokenRow
 
@@ -39,7 +39,7 @@ NEVER_ENDS: Final = "this token never expires"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NewToken:
+class TokenRequest:
     """A personal access token that somebody asks for.
 
     ``user`` is an email or an id; None is whoever asks. ``org`` is a name or an id; ``reach`` by default that
@@ -56,7 +56,7 @@ class NewToken:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NewKey:
+class KeyRequest:
     """A key of one organisation, with a role (``org`` and ``role``), or an organisation token: ``grants`` are the
     permissions by organisation. Organisations are names or ids; ``expires`` and ``scopes`` as with ``NewToken``.
     """
@@ -80,7 +80,7 @@ class Draft:
     scopes: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, new: NewToken | NewKey, fields: Fields) -> Draft:
+    def of(cls, new: TokenRequest | KeyRequest, fields: Fields) -> Draft:
         """Faults go to ``fields``; before ``fields.done`` the draft may hold anything."""
         return cls(
             name=fields.check(lambda: identifiers.title(new.name, "name")) or "",
@@ -139,7 +139,7 @@ class Lifetime:
         return None if self.seconds is None else now + self.seconds
 
 
-def lifetime(policy: Policy, expires: float | None, fields: Fields) -> Lifetime:
+def lifetime(policy: TokenPolicy, expires: float | None, fields: Fields) -> Lifetime:
     """The lifetime that the policy gives to who asks for ``expires``; what it forbids goes to ``fields``."""
     if expires is None and not policy.require_expiry and policy.max_lifetime is not None:
         longest = policy.max_lifetime

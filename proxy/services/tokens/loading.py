@@ -14,11 +14,11 @@ from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet
 from proxy.services import lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import Entity, Operation, Standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import SHOWN_ONCE
 from proxy.services.policy.model import AdminRight
-from proxy.services.policy.service import Policies
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization
 from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Target, Verb
 from proxy.services.views import Created, TokenView
@@ -52,7 +52,7 @@ class Found:
         return TokenView.of(self.entry, now).status
 
 
-async def find(rows: Rows, asker: Standing, policies: Policies, reference: str, verb: Verb) -> Found:
+async def find(rows: Rows, asker: Caller, policies: PolicyService, reference: str, verb: Verb) -> Found:
     """The token with this id or prefix, which ``asker`` may do this with. Raises NotFound, Forbidden."""
     entry = await rows.tokens.get(reference.rpartition("_")[2])
     if entry is None or reference not in (entry.token.id, entry.token.prefix):
@@ -62,7 +62,7 @@ async def find(rows: Rows, asker: Standing, policies: Policies, reference: str, 
     return found
 
 
-async def at_hand(rows: Rows, asker: Standing, entry: TokenEntry) -> Found:
+async def at_hand(rows: Rows, asker: Caller, entry: TokenEntry) -> Found:
     row, grant = entry.token, asker.grant
     attached = tuple(await rows.token_orgs.of((row.id,))) if row.reach is Reach.ORGS else ()
     # Only of one's own, and only where scopes make a difference of it.
@@ -71,7 +71,7 @@ async def at_hand(rows: Rows, asker: Standing, entry: TokenEntry) -> Found:
     return Found(entry=entry, attached=attached, made=made)
 
 
-async def judge(rows: Rows, asker: Standing, policies: Policies, found: Found, verb: Verb) -> Ruling:
+async def judge(rows: Rows, asker: Caller, policies: PolicyService, found: Found, verb: Verb) -> Ruling:
     """What `custody` says; the policy is read only where it has a say."""
     rights: frozenset[AdminRight] = frozenset()
     if not asker.operator and verb in (Verb.REVOKE, Verb.DELETE):
@@ -80,7 +80,7 @@ async def judge(rows: Rows, asker: Standing, policies: Policies, found: Found, v
 
 
 async def require_within(
-    rows: Rows, asker: Standing, found: Found, *, expires_at: float | None, scopes: Iterable[str] | None
+    rows: Rows, asker: Caller, found: Found, *, expires_at: float | None, scopes: Iterable[str] | None
 ) -> None:
     """Whether ``asker`` may give this token a value, or these scopes and this end. Raises Forbidden (custody 7)."""
     grant, row = asker.grant, found.row
@@ -100,7 +100,7 @@ async def require_within(
         raise Forbidden(_MORE, *faults)
 
 
-async def _role_faults(rows: Rows, asker: Standing, found: Found) -> list[FieldError]:
+async def _role_faults(rows: Rows, asker: Caller, found: Found) -> list[FieldError]:
     row = found.row
     if row.reach is Reach.ORGS:
         return [
@@ -145,7 +145,7 @@ async def roles(rows: Rows, found: Found) -> list[PermissionSet]:
     return [await lookup.permissions(rows, name) for name in names]
 
 
-async def show(rows: Rows, asker: Standing, token_id: str, now: float) -> TokenView:
+async def show(rows: Rows, asker: Caller, token_id: str, now: float) -> TokenView:
     """A token of this transaction, for somebody who was found to be allowed to see it."""
     entry = await rows.tokens.get(token_id)
     if entry is None:
@@ -153,17 +153,19 @@ async def show(rows: Rows, asker: Standing, token_id: str, now: float) -> TokenV
     return (await views(rows, asker, (entry,), now))[0]
 
 
-async def views(rows: Rows, asker: Standing, entries: Sequence[TokenEntry], now: float) -> list[TokenView]:
+async def views(rows: Rows, asker: Caller, entries: Sequence[TokenEntry], now: float) -> list[TokenView]:
     """Tokens as ``asker`` may see them: of an organisation token no organisation that is none of their business."""
     several = [entry.token.id for entry in entries if entry.token.reach is Reach.ORGS]
     attached: dict[str, list[AttachedRow]] = {}
     for row in await rows.token_orgs.of(several) if several else ():
-        if any(asker.may(Entity.KEYS, look, row.org_id) for look in (Operation.READ, Operation.LIST)):
+        if any(
+            asker.may(AccountEntity.KEYS, look, row.org_id) for look in (AccountOperation.READ, AccountOperation.LIST)
+        ):
             attached.setdefault(row.token_id, []).append(row)
     return [TokenView.of(entry, now, attached.get(entry.token.id, ())) for entry in entries]
 
 
-async def replayed(rows: Rows, asker: Standing, token_id: str, now: float) -> Created:
+async def replayed(rows: Rows, asker: Caller, token_id: str, now: float) -> Created:
     """The answer to a retry of what made this token: without its value.
 
     Raises Conflict where it is gone, NotFound where whoever made it may not see it any more.

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.core.model import Kind, Reach, UserStatus
 from proxy.services import identifiers, lookup
-from proxy.services.caller import Standing
+from proxy.services.caller import Caller
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.policy.service import Policies
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization
-from proxy.services.tokens.issuance import Draft, NewToken, beyond, lifetime
+from proxy.services.tokens.issuance import Draft, TokenRequest, beyond, lifetime
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING
 from proxy.services.validation import Fields
 from proxy.store.change import Rows
@@ -40,7 +40,7 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def reach_of(new: NewToken, fields: Fields) -> Reach:
+def reach_of(new: TokenRequest, fields: Fields) -> Reach:
     """The reach that is asked for; one that does not go with the organisation goes to ``fields``."""
     reach = new.reach or (Reach.PERSONAL if new.org is None else Reach.ORG)
     if reach is Reach.ORGS:
@@ -55,7 +55,7 @@ def reach_of(new: NewToken, fields: Fields) -> Reach:
 
 
 async def plan(
-    rows: Rows, asker: Standing, policies: Policies, new: NewToken, draft: Draft, reach: Reach, now: float
+    rows: Rows, asker: Caller, policies: PolicyService, new: TokenRequest, draft: Draft, reach: Reach, now: float
 ) -> Plan:
     """Raises Invalid, NotFound, Conflict, and Forbidden where the new token would not be contained."""
     grant = asker.grant
@@ -96,7 +96,7 @@ async def plan(
     )
 
 
-async def require_room(rows: Rows, policies: Policies, user_id: str, org_id: str | None, now: float) -> None:
+async def require_room(rows: Rows, policies: PolicyService, user_id: str, org_id: str | None, now: float) -> None:
     """Whether a user may have one more working token: in all, and in the organisation that it is for.
 
     Raises Conflict.
@@ -109,7 +109,7 @@ async def require_room(rows: Rows, policies: Policies, user_id: str, org_id: str
             raise Conflict(f"the user has as many active tokens as the policy allows ({limit}): revoke one first")
 
 
-async def _owner(rows: Rows, asker: Standing, reference: str | None) -> UserRow:
+async def _owner(rows: Rows, asker: Caller, reference: str | None) -> UserRow:
     grant = asker.grant
     if grant is None:
         if reference is None:
@@ -124,7 +124,7 @@ async def _owner(rows: Rows, asker: Standing, reference: str | None) -> UserRow:
     return await lookup.user(rows, grant.user_id)
 
 
-async def _org(rows: Rows, asker: Standing, reference: str, member_of: set[str]) -> OrgRow:
+async def _org(rows: Rows, asker: Caller, reference: str, member_of: set[str]) -> OrgRow:
     found = await lookup.visible_org(rows, asker, reference)
     if found.status != ORG_ACTIVE:
         raise Conflict("the organisation is suspended and cannot be given a token")

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from proxy.core.model import Kind, TokenStatus
 from proxy.services import lookup
-from proxy.services.caller import Entity, Operation, Standing
-from proxy.services.policy.service import Policies
+from proxy.services.caller import AccountEntity, AccountOperation, Caller
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
 from proxy.services.tokens.issuance import LONGEST
 from proxy.services.validation import Fields
 from proxy.store.change import Rows
 from proxy.store.records import UserRow
-from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.queries import TokenListQuery, Within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class TokenFilter:
         fields.done()
 
 
-async def query(rows: Rows, asker: Standing, policies: Policies, wanted: TokenFilter, now: float) -> TokenQuery:
+async def query(rows: Rows, asker: Caller, policies: PolicyService, wanted: TokenFilter, now: float) -> TokenListQuery:
     """The tokens in sight that are wanted. Raises NotFound (user, org, parent)."""
     user_id = None if wanted.user is None else (await user_in_sight(rows, asker, wanted.user)).id
     org_id = None if wanted.org is None else (await lookup.visible_org(rows, asker, wanted.org)).id
@@ -60,7 +60,7 @@ async def query(rows: Rows, asker: Standing, policies: Policies, wanted: TokenFi
         lineage = parent.row.id
         if not (parent.made or (asker.grant is not None and asker.grant.token_id == lineage)):
             sights = tuple(one for one in sights if one.lineage is None)
-    return TokenQuery(
+    return TokenListQuery(
         within=authorization.narrowed(sights, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
         kind=wanted.kind,
         status=wanted.status,
@@ -70,15 +70,15 @@ async def query(rows: Rows, asker: Standing, policies: Policies, wanted: TokenFi
     )
 
 
-async def user_in_sight(rows: Rows, asker: Standing, reference: str) -> UserRow:
+async def user_in_sight(rows: Rows, asker: Caller, reference: str) -> UserRow:
     """The user with this email or id, if ``asker`` may know of some of their tokens.
 
     Raises NotFound, after the same statements for somebody who is none of the asker's business and for nobody.
     """
-    if asker.may(Entity.TOKENS, Operation.LIST):
+    if asker.may(AccountEntity.TOKENS, AccountOperation.LIST):
         return await lookup.user(rows, reference)
     for org_id in sorted(asker.org_ids):
-        if asker.may(Entity.TOKENS, Operation.LIST, org_id):
+        if asker.may(AccountEntity.TOKENS, AccountOperation.LIST, org_id):
             member = await lookup.membership_of(rows, org_id, reference)
             if member is not None:
                 return await lookup.user(rows, member.user_id)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from proxy.core.errors import Conflict
 from proxy.core.model import Kind, Reach, TokenStatus
-from proxy.services.caller import Standing
+from proxy.services.caller import Caller
 from proxy.services.keys.seat_limit import require_seats
-from proxy.services.policy.model import Policy
-from proxy.services.policy.service import Policies
+from proxy.services.policy.model import TokenPolicy
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership
 from proxy.services.tokens.issuance import Lifetime, lifetime
 from proxy.services.tokens.loading import Found
@@ -23,7 +23,7 @@ from proxy.store.records import TokenRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Renewal:
+class NewExpiry:
     """The end that a token gets (unix seconds, None for never), and what to tell about it."""
 
     expires_at: float | None
@@ -31,8 +31,8 @@ class Renewal:
 
 
 async def renewal(
-    rows: Rows, asker: Standing, policies: Policies, found: Found, expires: float | None, now: float
-) -> Renewal:
+    rows: Rows, asker: Caller, policies: PolicyService, found: Found, expires: float | None, now: float
+) -> NewExpiry:
     """Raises Conflict (active, or somebody suspended or gone, or too many), Invalid and Forbidden."""
     row = found.row
     if found.status(now) is TokenStatus.ACTIVE:
@@ -57,10 +57,10 @@ async def renewal(
     warnings = lives.warnings
     if row.reach is Reach.ACCOUNT and row.user_id is not None:
         warnings += await policies.kept_out(rows, row.user_id, lifetime=lives.seconds, scopes=row.scopes)
-    return Renewal(expires_at=expires_at, warnings=warnings)
+    return NewExpiry(expires_at=expires_at, warnings=warnings)
 
 
-def _lifetime(policy: Policy, row: TokenRow, expires: float | None, fields: Fields) -> Lifetime:
+def _lifetime(policy: TokenPolicy, row: TokenRow, expires: float | None, fields: Fields) -> Lifetime:
     if expires is not None or row.lifetime is None:
         return lifetime(policy, expires, fields)
     longest = policy.max_lifetime

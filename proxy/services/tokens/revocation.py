@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.model import TokenStatus
-from proxy.services.caller import Operation, Standing
-from proxy.services.policy.service import Policies
+from proxy.services.caller import AccountOperation, Caller
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Ruling, Verb
 from proxy.services.tokens.loading import Found
 from proxy.store.change import Change
 from proxy.store.records import Cursor, TokenEntry, TokenRow
-from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.queries import TokenListQuery, Within
 
 AT_ONCE: Final = 500
 
@@ -37,13 +37,13 @@ async def still_working(change: Change, found: Found) -> tuple[str, ...]:
 
 
 @dataclass(kw_only=True, slots=True)
-class Revocation:
+class BulkRevocation:
     """A token that is revoked with all that it made. ``step`` until it is ``done``."""
 
     done: bool = False
     _after: Cursor | None = None
 
-    async def step(self, change: Change, asker: Standing, policies: Policies, found: Found) -> None:
+    async def step(self, change: Change, asker: Caller, policies: PolicyService, found: Found) -> None:
         """Revoke this token, and some of those that it made."""
         own = _presented(change)
         page = await change.tokens.made_by(found.row.id, change.now, after=self._after, limit=AT_ONCE)
@@ -68,7 +68,7 @@ class Revocation:
 
 
 @dataclass(kw_only=True, slots=True)
-class Deletion:
+class BulkDeletion:
     """The deletion of an owner's tokens, all but ``keep``. ``step`` until it is ``done``; then ``deleted`` is how many
     there were.
     """
@@ -81,14 +81,14 @@ class Deletion:
     _own: bool = False
     _refused: Ruling = Ruling.ALLOWED
 
-    async def step(self, change: Change, asker: Standing, policies: Policies) -> None:
+    async def step(self, change: Change, asker: Caller, policies: PolicyService) -> None:
         """Delete some of those that ``asker`` may delete.
 
         Raises Forbidden where there are some in sight, of somebody else, and none that may be deleted.
         """
         own = _presented(change)
-        sights = authorization.sight(asker) + authorization.sight(asker, Operation.DELETE)
-        query = TokenQuery(within=authorization.narrowed(sights, Within(user_id=self.user_id)))
+        sights = authorization.sight(asker) + authorization.sight(asker, AccountOperation.DELETE)
+        query = TokenListQuery(within=authorization.narrowed(sights, Within(user_id=self.user_id)))
         page = await change.tokens.page(query, after=self._after, limit=AT_ONCE, now=change.now)
         self.done = len(page) < AT_ONCE
         entries = [entry for entry in page if entry.token.id != own]

@@ -19,8 +19,8 @@ from typing import Final
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.core.permissions import PermissionSet
-from proxy.services.caller import Standing
-from proxy.services.policy.service import Policies
+from proxy.services.caller import Caller
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.issuance import SCOPES_MOST, canonical
 from proxy.services.tokens.loading import Found
@@ -95,7 +95,7 @@ def setting(scopes: Iterable[str]) -> Edit:
 
 
 async def require(
-    rows: Rows, asker: Standing, policies: Policies, found: Found, wanted: tuple[str, ...], edited: Scopes
+    rows: Rows, asker: Caller, policies: PolicyService, found: Found, wanted: tuple[str, ...], edited: Scopes
 ) -> None:
     """Whether ``asker`` may make this of a token. Raises Invalid (policy) and Forbidden (rule 4)."""
     faults = (await policies.of(rows, *loading.policed_by(found))).scope_faults(wanted)

@@ -20,12 +20,12 @@ from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
 from proxy.services import counting, idempotency, identifiers
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import Standing, standing
+from proxy.services.caller import Caller, standing
 from proxy.services.idempotency import Retry
-from proxy.services.policy.service import Policies
+from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
 from proxy.services.tokens.authorization import Verb
-from proxy.services.tokens.issuance import Draft, Minter, NewToken, beyond, new_row, permissions, seconds
+from proxy.services.tokens.issuance import Draft, Minter, TokenRequest, beyond, new_row, permissions, seconds
 from proxy.services.tokens.loading import Found
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.regeneration import renewal
@@ -45,16 +45,16 @@ from proxy.store.change import Rows
 from proxy.store.store import Store
 
 
-class Tokens:
+class TokenService:
     """``token`` arguments are an id or a public prefix. All raise StoreUnavailable and Unauthenticated."""
 
-    def __init__(self, store: Store, clock: Callable[[], float], *, minter: Minter, policies: Policies) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], *, minter: Minter, policies: PolicyService) -> None:
         self._store = store
         self._clock = clock
         self._minter = minter
         self._policies = policies
 
-    async def create(self, actor: Actor, new: NewToken, *, retry: Retry | None = None) -> Created:
+    async def create(self, actor: Actor, new: TokenRequest, *, retry: Retry | None = None) -> Created:
         """Make a personal access token.
 
         Raises Invalid, NotFound (user, org), Forbidden (not contained in the token presented), Conflict (suspended,
@@ -205,7 +205,7 @@ class Tokens:
 
         Raises NotFound, Forbidden.
         """
-        bulk = revocation.Revocation()
+        bulk = revocation.BulkRevocation()
         while True:
             async with self._store.change(actor, self._clock()) as change:
                 asker = await standing(change, actor, change.now)
@@ -240,7 +240,7 @@ class Tokens:
         ``keep_current`` leaves out the token presented. Raises NotFound (user), Forbidden, Invalid.
         """
         keep = actor.credential.token_id if keep_current and actor.credential is not None else None
-        deletion: revocation.Deletion | None = None
+        deletion: revocation.BulkDeletion | None = None
         while deletion is None or not deletion.done:
             async with self._store.change(actor, self._clock()) as change:
                 asker = await standing(change, actor, change.now)
@@ -248,7 +248,7 @@ class Tokens:
                     if user is None and not asker.user_id:
                         raise Invalid("user", "say whose tokens")
                     user_id = asker.user_id if user is None else (await queries.user_in_sight(change, asker, user)).id
-                    deletion = revocation.Deletion(user_id=user_id, keep=keep)
+                    deletion = revocation.BulkDeletion(user_id=user_id, keep=keep)
                 await deletion.step(change, asker, self._policies)
         return deletion.deleted
 
@@ -284,7 +284,7 @@ class Tokens:
             warnings = edited.warnings + beyond(roles, wanted)
             return Changed(view=await loading.show(change, asker, found.row.id, change.now), warnings=warnings)
 
-    async def _rotatable(self, rows: Rows, asker: Standing, token: str, now: float) -> Found:
+    async def _rotatable(self, rows: Rows, asker: Caller, token: str, now: float) -> Found:
         found = await loading.find(rows, asker, self._policies, token, Verb.ROTATE)
         status = found.status(now)
         if status is not TokenStatus.ACTIVE:

@@ -17,8 +17,8 @@ from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from proxy.core.errors import Problem
-from proxy.settings.problems import Loc, Origin, Origins, path_of
+from proxy.core.errors import ConfigurationProblem
+from proxy.settings.problems import Loc, ValueOrigin, ValueOrigins, path_of
 from proxy.settings.values import quoted
 
 Tree: TypeAlias = Union[bool, int, float, str, list["Tree"], dict[str, "Tree"], None]  # noqa: UP007 - "|" cannot take names in quotes
@@ -29,12 +29,12 @@ _MAX_VALUES: Final = 200_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
+class YamlDocument:
     """What a file says, where it says it, and what is wrong with it as YAML."""
 
     data: Tree
-    origins: Origins
-    problems: tuple[Problem, ...]
+    origins: ValueOrigins
+    problems: tuple[ConfigurationProblem, ...]
 
 
 class _CoreSchema(BaseResolver):
@@ -60,34 +60,36 @@ class _Nodes(Reader, Scanner, Parser, Composer, _CoreSchema):
         _CoreSchema.__init__(self)
 
 
-def parse(text: str | bytes) -> Document:
+def parse(text: str | bytes) -> YamlDocument:
     """Read one YAML document. Never raises for what is in it: see ``problems``, at most one of which is of syntax."""
-    origins = Origins()
+    origins = ValueOrigins()
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         root = _Nodes(text).get_single_node()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        problem = Problem(path="", line=line, message="is not UTF-8 text")
-        return Document(data=None, origins=origins, problems=(problem,))
+        problem = ConfigurationProblem(path="", line=line, message="is not UTF-8 text")
+        return YamlDocument(data=None, origins=origins, problems=(problem,))
     except ReaderError as error:
         line = str(text)[: error.position].count("\n") + 1
-        problem = Problem(path="", line=line, message="holds a control character")
-        return Document(data=None, origins=origins, problems=(problem,))
+        problem = ConfigurationProblem(path="", line=line, message="holds a control character")
+        return YamlDocument(data=None, origins=origins, problems=(problem,))
     except yaml.MarkedYAMLError as error:
-        return Document(data=None, origins=origins, problems=(_bad_syntax(error),))
+        return YamlDocument(data=None, origins=origins, problems=(_bad_syntax(error),))
     except RecursionError:
-        problem = Problem(path="", line=None, message="is nested too deeply")
-        return Document(data=None, origins=origins, problems=(problem,))
+        problem = ConfigurationProblem(path="", line=None, message="is nested too deeply")
+        return YamlDocument(data=None, origins=origins, problems=(problem,))
     if root is None:
-        return Document(data={}, origins=origins, problems=())
+        return YamlDocument(data={}, origins=origins, problems=())
     builder = _Builder(origins=origins)
     try:
         data = builder.build(root, ())
     except _TooLarge:
-        problem = Problem(path="", line=None, message=f"grows beyond {_MAX_VALUES} values through its aliases")
-        return Document(data=None, origins=origins, problems=(problem,))
-    return Document(data=data, origins=origins, problems=tuple(builder.problems))
+        problem = ConfigurationProblem(
+            path="", line=None, message=f"grows beyond {_MAX_VALUES} values through its aliases"
+        )
+        return YamlDocument(data=None, origins=origins, problems=(problem,))
+    return YamlDocument(data=data, origins=origins, problems=tuple(builder.problems))
 
 
 def scalar(text: str) -> Tree:
@@ -105,8 +107,8 @@ class _TooLarge(Exception):
 
 @dataclass(kw_only=True, slots=True)
 class _Builder:
-    origins: Origins
-    problems: list[Problem] = field(default_factory=list)
+    origins: ValueOrigins
+    problems: list[ConfigurationProblem] = field(default_factory=list)
     _open: set[int] = field(default_factory=set)
     _count: int = 0
 
@@ -116,7 +118,7 @@ class _Builder:
             raise _TooLarge
         # An alias stands where it is used; its node is where the anchor was.
         line = max(node.start_mark.line + 1, key_line)
-        self.origins.values[loc] = Origin(line=line)
+        self.origins.values[loc] = ValueOrigin(line=line)
         if isinstance(node, ScalarNode):
             return self._scalar(node, loc, line)
         if id(node) in self._open:
@@ -151,7 +153,7 @@ class _Builder:
             else:
                 below = (*loc, key.value)
                 lines[key.value] = key_line
-                self.origins.keys[below] = Origin(line=key_line)
+                self.origins.keys[below] = ValueOrigin(line=key_line)
                 data[key.value] = self.build(value, below, key_line)
         for source in merged:
             for name, tree in self._merged(source, loc, line).items():
@@ -200,12 +202,12 @@ class _Builder:
         self._add(loc, line, f"the tag {quoted(node.tag)} is not supported; write a plain value")
 
     def _add(self, loc: Loc, line: int, message: str) -> None:
-        self.problems.append(Problem(path=path_of(loc), line=line, message=message))
+        self.problems.append(ConfigurationProblem(path=path_of(loc), line=line, message=message))
 
 
-def _bad_syntax(error: yaml.MarkedYAMLError) -> Problem:
+def _bad_syntax(error: yaml.MarkedYAMLError) -> ConfigurationProblem:
     mark = error.problem_mark or error.context_mark
     said = " ".join(part for part in (error.context and f"{error.context},", error.problem) if part)
     if mark is None:
-        return Problem(path="", line=None, message=f"is not YAML: {said}")
-    return Problem(path="", line=mark.line + 1, message=f"is not YAML at column {mark.column + 1}: {said}")
+        return ConfigurationProblem(path="", line=None, message=f"is not YAML: {said}")
+    return ConfigurationProblem(path="", line=mark.line + 1, message=f"is not YAML at column {mark.column + 1}: {said}")

@@ -22,10 +22,10 @@ from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
-from proxy.core.errors import Problem
+from proxy.core.errors import ConfigurationProblem
 from proxy.settings.addresses import Bind
 from proxy.settings.model import Settings
-from proxy.settings.problems import Loc, Origins
+from proxy.settings.problems import Loc, ValueOrigins
 from proxy.settings.sources.document import Tree, scalar
 from proxy.settings.sources.spelling import plain_type, two_underscores
 from proxy.settings.values import quoted
@@ -50,19 +50,19 @@ _KUBERNETES: Final = re.compile(
 _MAX_FILE_BYTES: Final = 64 * 1024
 
 
-def overlay(tree: dict[str, Tree], origins: Origins, environ: Mapping[str, str]) -> list[Problem]:
+def overlay(tree: dict[str, Tree], origins: ValueOrigins, environ: Mapping[str, str]) -> list[ConfigurationProblem]:
     """Put the settings of the environment over those of the file, in place; returns the problems met on the way.
 
     Unknown names that are meant as settings are put into the tree like any other, for validation to report with a
     suggestion.
     """
-    problems: list[Problem] = []
+    problems: list[ConfigurationProblem] = []
     names = [name for name in environ if name.startswith(PREFIX) and name not in RESERVED and name not in FROM_FILE]
     # Sections before what is in them, so that PATGATE_LISTEN and PATGATE_LISTEN__PROXY__BIND both count.
     for name in sorted(names, key=lambda each: (each.count("__"), each)):
         if (meant := _one_underscore(name)) is not None:
             message = f"names no setting; write {meant} (two underscores between a section and what is in it)"
-            problems.append(Problem(path=name, line=None, message=message))
+            problems.append(ConfigurationProblem(path=name, line=None, message=message))
         elif not _is_foreign(name):
             _set(tree, origins, name, environ[name], problems)
     for name, loc in FROM_FILE.items():
@@ -70,11 +70,11 @@ def overlay(tree: dict[str, Tree], origins: Origins, environ: Mapping[str, str])
             continue
         if name.removesuffix("_FILE") in environ:
             message = f"is set beside {name.removesuffix('_FILE')}; set one of the two"
-            problems.append(Problem(path=name, line=None, message=message))
+            problems.append(ConfigurationProblem(path=name, line=None, message=message))
         content = _content(Path(environ[name]))
         if content is None:
             message = f"the file {quoted(environ[name])} cannot be read, is empty or is larger than 64 KiB"
-            problems.append(Problem(path=name, line=None, message=message))
+            problems.append(ConfigurationProblem(path=name, line=None, message=message))
         else:
             _put(tree, loc, content)
             origins.override(loc, name)
@@ -108,10 +108,12 @@ def _is_foreign(name: str) -> bool:
     return not swapped and not difflib.get_close_matches(meant, known, n=1, cutoff=_NEAR)
 
 
-def _set(tree: dict[str, Tree], origins: Origins, name: str, value: str, problems: list[Problem]) -> None:
+def _set(
+    tree: dict[str, Tree], origins: ValueOrigins, name: str, value: str, problems: list[ConfigurationProblem]
+) -> None:
     loc, annotation, problem = _locate(tree, name.removeprefix(PREFIX).split("__"))
     if problem is not None:
-        problems.append(Problem(path=name, line=None, message=problem))
+        problems.append(ConfigurationProblem(path=name, line=None, message=problem))
         return
     _put(tree, loc, _value(annotation, value))
     origins.override(loc, name)

@@ -30,7 +30,7 @@ def _in_order(
     return query
 
 
-class Invitations:
+class InvitationsTable:
     """Invitations, over the connection of one transaction. Times are unix seconds."""
 
     def __init__(self, connection: AsyncConnection) -> None:

@@ -26,7 +26,7 @@ def _in_order(query: sa.Select[Any], after: Cursor | None, ids: Collection[str] 
     return query
 
 
-class Orgs:
+class OrgsTable:
     """Organisations, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:

@@ -14,7 +14,7 @@ from proxy.store.records import RoleRow
 _T = tables.roles
 
 
-class Roles:
+class RolesTable:
     """Roles, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:

@@ -12,7 +12,7 @@ from proxy.core.model import UserStatus
 from proxy.store import tables
 from proxy.store.counting import count_most
 from proxy.store.records import Cursor, MemberRow, UserRow
-from proxy.store.tokens.tokens import Tokens
+from proxy.store.tokens.tokens import TokensTable
 
 _T = tables.users
 _M = tables.members
@@ -31,7 +31,7 @@ def _in_order(query: sa.Select[Any], after: Cursor | None, *, removed: bool = Fa
     return query if removed else query.where(_T.c.removed_at.is_(None))
 
 
-class Users:
+class UsersTable:
     """Users, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -67,7 +67,7 @@ class Users:
         """Set the status; ``removed`` also frees the email for a new user, and lists show the tokens as revoked."""
         removed_at = now if status is UserStatus.REMOVED else None
         if status is UserStatus.REMOVED:
-            await Tokens(self._connection).file_owner_removed(user_id)
+            await TokensTable(self._connection).file_owner_removed(user_id)
         await self._update(user_id, status=status.value, updated_at=now, removed_at=removed_at)
 
     async def _update(self, user_id: str, **values: object) -> None:
@@ -82,7 +82,7 @@ def _as_joined(org_id: str, after: Cursor | None) -> sa.Select[Any]:
     return query.order_by(_M.c.created_at, _M.c.user_id)
 
 
-class Members:
+class MembersTable:
     """Memberships, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:

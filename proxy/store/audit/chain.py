@@ -87,7 +87,7 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verified:
+class ChainVerification:
     """The answer of a check of the chain: how many events hold, and what is wrong with the next one, if anything.
 
     ``last`` is the last event that holds, ``head`` the one that the log ends with. Without ``done`` there is more to
@@ -237,7 +237,7 @@ async def verify(
     *,
     written: Mark | None = None,
     change: int = 0,
-) -> Verified:
+) -> ChainVerification:
     """Check at most ``limit`` events behind ``after``, or from the log's first one on; ``connection`` is a snapshot.
 
     ``expected`` is an event that somebody remembers, ``written`` the newest one that this process has written: where
@@ -250,26 +250,26 @@ async def verify(
         unseen = expected if after is None or (expected is not None and expected.n > after.n) else None
         start = chain.base
         if (problem := await _beginning(connection, chain, unseen)) is not None:
-            return Verified(events=0, problem=problem, last=start, head=chain.head, done=True)
+            return ChainVerification(events=0, problem=problem, last=start, head=chain.head, done=True)
     query = _STORED.where(_T.c.n > start.n).order_by(_T.c.n).limit(limit)
     rows = (await connection.execute(query)).all()
     last = start
     for index, row in enumerate(rows):
         following = _follows(last, row)
         if isinstance(following, str):
-            return Verified(events=index, problem=following, last=last, head=chain.head, done=True)
+            return ChainVerification(events=index, problem=following, last=last, head=chain.head, done=True)
         if expected is not None and following.n == expected.n and following.hash != expected.hash:
             problem = f"event {following.n} is another than the one whose hash was given"
-            return Verified(events=index, problem=problem, last=last, head=chain.head, done=True)
+            return ChainVerification(events=index, problem=problem, last=last, head=chain.head, done=True)
         if written is not None and following.n == written.n and following.hash != written.hash:
             problem = f"event {following.n} is another than the one that this process wrote"
-            return Verified(events=index, problem=problem, last=last, head=chain.head, done=True)
+            return ChainVerification(events=index, problem=problem, last=last, head=chain.head, done=True)
         last = following
     done = len(rows) < limit
     problem = None
     if done:
         problem = _end(last, chain.head, expected, written) or await _unlogged(connection, change)
-    return Verified(events=len(rows), problem=problem, last=last, head=chain.head, done=done)
+    return ChainVerification(events=len(rows), problem=problem, last=last, head=chain.head, done=done)
 
 
 def _follows(last: Mark, row: sa.Row[Any]) -> Mark | str:

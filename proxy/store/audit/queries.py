@@ -47,7 +47,7 @@ _ENTRIES: Final = sa.select(
 )
 
 
-class Order(StrEnum):
+class SortOrder(StrEnum):
     """In which order events are listed: by time, or by the number under which they were recorded."""
 
     NEWEST = "newest"
@@ -56,7 +56,7 @@ class Order(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EventQuery:
+class LogQuery:
     """Events for which all of this holds; ``None`` asks for nothing, "" for events without such a thing.
 
     ``since`` (included) and ``until`` (not included) are unix seconds. ``action`` may be the beginning of one that ends
@@ -81,7 +81,7 @@ class EventQuery:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class LogPosition:
     """Behind which event a page goes on. ``last`` is the newest event of those that are listed at all (rule 4)."""
 
     at: float
@@ -90,7 +90,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class LogEntry:
     """An event as people see it, with the names of its organisation and its user of now; "" where there is none."""
 
     n: int
@@ -117,14 +117,14 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entries:
+class LogEntries:
     """A page. ``place`` is where to go on; ``None`` at the end, where the order has one."""
 
-    entries: list[Entry]
-    place: Place | None
+    entries: list[LogEntry]
+    place: LogPosition | None
 
 
-class Log:
+class AuditQueries:
     """Reading the log, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -134,16 +134,16 @@ class Log:
         """The newest event."""
         return await head(self._connection)
 
-    async def newest(self, *, limit: int) -> list[Entry]:
+    async def newest(self, *, limit: int) -> list[LogEntry]:
         """The newest events of all, the newest first."""
-        return (await self.page(EventQuery(), Order.NEWEST, None, limit)).entries
+        return (await self.page(LogQuery(), SortOrder.NEWEST, None, limit)).entries
 
-    async def page(self, query: EventQuery, order: Order, after: Place | None, limit: int) -> Entries:
+    async def page(self, query: LogQuery, order: SortOrder, after: LogPosition | None, limit: int) -> LogEntries:
         """At most ``limit`` events, behind ``after`` where given; in the order ``RECORDED`` there is always more."""
-        if order is Order.RECORDED:
+        if order is SortOrder.RECORDED:
             return await self._recorded(query, 0 if after is None else after.n, limit)
         last = None
-        if order is Order.OLDEST:
+        if order is SortOrder.OLDEST:
             last = (await self.head()).n if after is None or after.last is None else after.last
         lead, rest = _split(query)
         # Few events are of one request; those are sorted.
@@ -161,25 +161,25 @@ class Log:
         found = await self._entries(_ENTRIES.where(*where, *rest).order_by(*_by(order, at)).limit(limit + 1))
         if len(found) > limit:
             end = found[limit - 1]
-            return Entries(entries=found[:limit], place=Place(at=end.at, n=end.n, last=last))
-        return Entries(entries=found, place=bound)
+            return LogEntries(entries=found[:limit], place=LogPosition(at=end.at, n=end.n, last=last))
+        return LogEntries(entries=found, place=bound)
 
-    async def _recorded(self, query: EventQuery, after: int, limit: int) -> Entries:
+    async def _recorded(self, query: LogQuery, after: int, limit: int) -> LogEntries:
         until = min(after + LOOKED_AT, (await self.head()).n)
         where = [_T.c.n > after, _T.c.n <= until, *_all(query)]
         found = await self._entries(_ENTRIES.where(*where).order_by(_T.c.n).limit(limit))
         n = found[-1].n if len(found) == limit else max(after, until)
-        return Entries(entries=found, place=Place(at=0.0, n=n))
+        return LogEntries(entries=found, place=LogPosition(at=0.0, n=n))
 
     async def _bound(
-        self, where: list[sa.ColumnElement[bool]], order: Order, last: int | None, most: int
-    ) -> Place | None:
+        self, where: list[sa.ColumnElement[bool]], order: SortOrder, last: int | None, most: int
+    ) -> LogPosition | None:
         """The last event to look at (rule 2), found in the index alone; ``None`` where there are not so many."""
         query = sa.select(_T.c.at, _T.c.n).where(*where).order_by(*_by(order, _T.c.at)).limit(1).offset(most - 1)
         row = (await self._connection.execute(query)).one_or_none()
-        return None if row is None else Place(at=row[0], n=row[1], last=last)
+        return None if row is None else LogPosition(at=row[0], n=row[1], last=last)
 
-    async def _entries(self, query: sa.Select[Any]) -> list[Entry]:
+    async def _entries(self, query: sa.Select[Any]) -> list[LogEntry]:
         found = await self._connection.execute(query)
         names = tuple(found.keys())
         entries = []
@@ -190,7 +190,7 @@ class Log:
         return entries
 
 
-def _split(query: EventQuery) -> tuple[list[sa.ColumnElement[bool]], list[sa.ColumnElement[bool]]]:
+def _split(query: LogQuery) -> tuple[list[sa.ColumnElement[bool]], list[sa.ColumnElement[bool]]]:
     """The condition that leads (rule 1), if one is asked for, and all others but those of time."""
     if query.request_id is not None:
         own, asked = _T.c.decision_id == query.request_id, _T.c.request_id == query.request_id
@@ -204,7 +204,7 @@ def _split(query: EventQuery) -> tuple[list[sa.ColumnElement[bool]], list[sa.Col
     return [], _others(query)
 
 
-def _others(query: EventQuery, lead: str = "") -> list[sa.ColumnElement[bool]]:
+def _others(query: LogQuery, lead: str = "") -> list[sa.ColumnElement[bool]]:
     found = []
     for name in _EQUAL:
         value = getattr(query, name)
@@ -217,7 +217,7 @@ def _others(query: EventQuery, lead: str = "") -> list[sa.ColumnElement[bool]]:
     return found
 
 
-def _all(query: EventQuery) -> list[sa.ColumnElement[bool]]:
+def _all(query: LogQuery) -> list[sa.ColumnElement[bool]]:
     found = [*_others(query), *_period(query, unindexed(_T.c.at))]
     if query.request_id is not None:
         own, asked = unindexed(_T.c.decision_id), unindexed(_T.c.request_id)
@@ -233,25 +233,25 @@ def _is_action(action: str) -> sa.ColumnElement[bool]:
     return sa.and_(column >= action, column < action[:-1] + "/")
 
 
-def _period(query: EventQuery, at: sa.ColumnElement[float]) -> list[sa.ColumnElement[bool]]:
+def _period(query: LogQuery, at: sa.ColumnElement[float]) -> list[sa.ColumnElement[bool]]:
     since = [] if query.since is None else [at >= query.since]
     return since if query.until is None else [*since, at < query.until]
 
 
-def _behind(order: Order, at: sa.ColumnElement[float], place: Place) -> sa.ColumnElement[bool]:
+def _behind(order: SortOrder, at: sa.ColumnElement[float], place: LogPosition) -> sa.ColumnElement[bool]:
     here, there = sa.tuple_(at, _T.c.n), sa.tuple_(place.at, place.n)
-    return here < there if order is Order.NEWEST else here > there
+    return here < there if order is SortOrder.NEWEST else here > there
 
 
-def _by(order: Order, at: sa.ColumnElement[float]) -> tuple[sa.ColumnElement[Any], ...]:
-    return (at.desc(), _T.c.n.desc()) if order is Order.NEWEST else (at, _T.c.n)
+def _by(order: SortOrder, at: sa.ColumnElement[float]) -> tuple[sa.ColumnElement[Any], ...]:
+    return (at.desc(), _T.c.n.desc()) if order is SortOrder.NEWEST else (at, _T.c.n)
 
 
-def _entry(values: dict[str, Any]) -> Entry:
+def _entry(values: dict[str, Any]) -> LogEntry:
     try:
         details = json.loads(values["details"])
     except (ValueError, TypeError, RecursionError):
         details = None
     # What somebody else has written there must not keep the rest from being read; ``patgate audit verify`` names it.
     values["details"] = details if isinstance(details, dict) else {"unreadable": True}
-    return Entry(**values)
+    return LogEntry(**values)

@@ -81,7 +81,7 @@ class NamedReport:
     email: str
 
 
-class Reports:
+class ReportsTable:
     """The reports, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:

@@ -105,7 +105,7 @@ def rewrite(log: Path) -> bool:
     return True
 
 
-class Place:
+class WalPosition:
     """What the names of an open database lead to. Made while SQLite has both files open; ``close`` when it is done."""
 
     def __init__(self, database: Path) -> None:

@@ -13,7 +13,7 @@ from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import tables
 from proxy.store.records import AttachedRow, Cursor
 from proxy.store.tokens import queries
-from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.queries import TokenListQuery, Within
 from proxy.store.tokens.token_orgs import TokenOrgs
 
 _T, _U, _S = tables.tokens, tables.users, tables.token_usage
@@ -39,7 +39,7 @@ _TIMES = ("created_at", "rotated_at", "expires_at", "last_used_at")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LivingToken:
+class ActiveToken:
     """A token that works, as policies see it; ``email`` is "" for a key. ``attached`` are the organisations of an
     organisation token.
     """
@@ -65,7 +65,7 @@ class LivingToken:
         return tuple(one.org_id for one in self.attached) if self.org_id is None else (self.org_id,)
 
 
-class Living:
+class ActiveTokens:
     """Living tokens, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -73,11 +73,11 @@ class Living:
 
     async def page(
         self, *, after: Cursor | None, limit: int, now: float, org_id: str | None = None
-    ) -> tuple[list[LivingToken], Cursor | None]:
+    ) -> tuple[list[ActiveToken], Cursor | None]:
         """The next ``limit`` tokens that are living, of one organisation or attached to it where given; and where to go
         on. ``None`` for where to go on is the end.
         """
-        query = TokenQuery(within=(Within(org_id=org_id),), status=TokenStatus.ACTIVE)
+        query = TokenListQuery(within=(Within(org_id=org_id),), status=TokenStatus.ACTIVE)
         page = queries.page_ids(query, after=after, limit=limit, now=now)
         if page is None:
             return [], None
@@ -86,7 +86,7 @@ class Living:
         last = Cursor(created_at=rows[-1]["created_at"], id=rows[-1]["id"]) if len(rows) == limit else None
         return await self._living(rows, now), last
 
-    async def those(self, token_ids: Sequence[str], now: float) -> list[LivingToken]:
+    async def those(self, token_ids: Sequence[str], now: float) -> list[ActiveToken]:
         """Those of these tokens (at most a page of them) that are living."""
         found = _from(_T).where(_T.c.id.in_(list(token_ids))).order_by(_T.c.created_at, _T.c.id)
         return await self._living((await self._connection.execute(found)).mappings().all(), now)
@@ -116,14 +116,14 @@ class Living:
         )
         return [(row[0], row[1], row[2]) for row in await self._connection.execute(query)]
 
-    async def _living(self, rows: Sequence[sa.RowMapping], now: float) -> list[LivingToken]:
+    async def _living(self, rows: Sequence[sa.RowMapping], now: float) -> list[ActiveToken]:
         living = [row for row in rows if _is_living(row, now)]
         several = [row["id"] for row in living if row["reach"] == Reach.ORGS.value]
         attached: dict[str, list[AttachedRow]] = {}
         for one in await TokenOrgs(self._connection).of(several) if several else ():
             attached.setdefault(one.token_id, []).append(one)
         return [
-            LivingToken(
+            ActiveToken(
                 **{name: row[name] for name in (*_TEXTS, *_TIMES)},
                 kind=Kind(row["kind"]),
                 reach=Reach(row["reach"]),

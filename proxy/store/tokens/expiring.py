@@ -20,7 +20,7 @@ _AT_A_TIME: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EndingToken:
+class ExpiringToken:
     """A token and when it ends (unix seconds); texts are "" where there is nothing."""
 
     id: str
@@ -34,13 +34,13 @@ class EndingToken:
     expires_at: float
 
 
-class Ending:
+class ExpiringTokens:
     """Tokens that end soon, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def due(self, days: int, *, begin: float, end: float, limit: int) -> list[EndingToken]:
+    async def due(self, days: int, *, begin: float, end: float, limit: int) -> list[ExpiringToken]:
         """Living tokens that end after ``begin`` and not after ``end``, lived longer than ``days`` days and have had no
         notice of so few days.
         """
@@ -66,9 +66,9 @@ class Ending:
             .order_by(_T.c.expires_at, _T.c.id)
             .limit(limit)
         )
-        found: list[EndingToken] = []
+        found: list[ExpiringToken] = []
         for row in (await self._connection.execute(query)).mappings():
-            found.append(EndingToken(**{**row, "kind": Kind(row["kind"])}))
+            found.append(ExpiringToken(**{**row, "kind": Kind(row["kind"])}))
             if len(found) % _AT_A_TIME == 0:
                 await asyncio.sleep(0)
         return found

@@ -45,7 +45,7 @@ class Within:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenQuery:
+class TokenListQuery:
     """Tokens within any of ``within`` (by default all; nothing where it is empty) that fit the rest.
 
     ``expires_by`` asks for active tokens that end until then, and orders them by that end; otherwise the order is that
@@ -104,7 +104,7 @@ _DRAWERS: Final[dict[TokenStatus | None, tuple[_Drawer, ...]]] = {
 }
 
 
-def page_ids(query: TokenQuery, *, after: Cursor | None, limit: int, now: float) -> sa.Subquery | None:
+def page_ids(query: TokenListQuery, *, after: Cursor | None, limit: int, now: float) -> sa.Subquery | None:
     """The ``id`` and place (``at``) of the page's tokens; ``None`` where there can be none."""
     status = query.status
     if query.expires_by is not None:
@@ -126,7 +126,7 @@ def page_ids(query: TokenQuery, *, after: Cursor | None, limit: int, now: float)
     return sa.select(together).order_by(together.c.at, together.c.id).limit(limit).subquery("page")
 
 
-def _leads(query: TokenQuery, within: Within, drawer: _Drawer) -> Iterator[_Lead]:
+def _leads(query: TokenListQuery, within: Within, drawer: _Drawer) -> Iterator[_Lead]:
     """By the smallest that bounds them: what one token made, an owner, the keys, an organisation, a status."""
     by_creation = query.expires_by is None
     listed = () if drawer.listed_as is None else (_T.c.listed_as == drawer.listed_as.value,)
@@ -148,7 +148,7 @@ def _leads(query: TokenQuery, within: Within, drawer: _Drawer) -> Iterator[_Lead
         yield _Lead(where=(_A.c.org_id == within.org_id,), source=attached)
 
 
-def _branch(query: TokenQuery, within: Within, drawer: _Drawer, lead: _Lead, now: float) -> sa.Select[Any]:
+def _branch(query: TokenListQuery, within: Within, drawer: _Drawer, lead: _Lead, now: float) -> sa.Select[Any]:
     """All tokens of one drawer that the lead finds and that fit, in the order of the page."""
     expires = _T.c.expires_at if lead.expiry else _apart(_T.c.expires_at)
     where = list(lead.where)
@@ -182,17 +182,17 @@ def _branch(query: TokenQuery, within: Within, drawer: _Drawer, lead: _Lead, now
     return sa.select(_T.c.id, _at(query).label("at")).select_from(lead.source).where(*where).order_by(at, _T.c.id)
 
 
-def _after(query: TokenQuery, lead: _Lead, after: Cursor | None) -> tuple[sa.ColumnElement[bool], ...]:
+def _after(query: TokenListQuery, lead: _Lead, after: Cursor | None) -> tuple[sa.ColumnElement[bool], ...]:
     if after is None:
         return ()
     return (sa.tuple_(_place(query, lead), _T.c.id) > sa.tuple_(after.created_at, after.id),)
 
 
-def _at(query: TokenQuery) -> sa.ColumnElement[float]:
+def _at(query: TokenListQuery) -> sa.ColumnElement[float]:
     return _T.c.created_at if query.expires_by is None else _T.c.expires_at
 
 
-def _place(query: TokenQuery, lead: _Lead) -> sa.ColumnElement[float]:
+def _place(query: TokenListQuery, lead: _Lead) -> sa.ColumnElement[float]:
     return _at(query) if lead.ordered else _apart(_at(query))
 
 

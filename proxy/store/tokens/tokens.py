@@ -13,7 +13,7 @@ from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import tables
 from proxy.store.records import Cursor, TokenEntry, TokenRow
 from proxy.store.tokens import queries
-from proxy.store.tokens.queries import TokenQuery
+from proxy.store.tokens.queries import TokenListQuery
 
 _T = tables.tokens
 _U = tables.users
@@ -59,7 +59,7 @@ def _entry(row: sa.RowMapping) -> TokenEntry:
     )
 
 
-class Tokens:
+class TokensTable:
     """Tokens, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
@@ -80,7 +80,7 @@ class Tokens:
         found = await self._connection.execute(sa.select(_T.c.hash).where(_T.c.id == token_id))
         return found.scalar_one_or_none()
 
-    async def page(self, query: TokenQuery, *, after: Cursor | None, limit: int, now: float) -> list[TokenEntry]:
+    async def page(self, query: TokenListQuery, *, after: Cursor | None, limit: int, now: float) -> list[TokenEntry]:
         """A page in the order of ``query``, which also says where the next one begins (``query.position``)."""
         page = queries.page_ids(query, after=after, limit=limit, now=now)
         if page is None:
@@ -89,7 +89,7 @@ class Tokens:
         found = _entries(page.outerjoin(_T, _T.c.id == page.c.id)).order_by(page.c.at, page.c.id)
         return [_entry(row) for row in (await self._connection.execute(found)).mappings()]
 
-    async def count_behind(self, query: TokenQuery, after: Cursor, most: int, now: float) -> int:
+    async def count_behind(self, query: TokenListQuery, after: Cursor, most: int, now: float) -> int:
         """How many tokens ``page`` lists behind this one; ``most`` where there are more."""
         page = queries.page_ids(query, after=after, limit=most, now=now)
         if page is None:

@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import httptools
 
-from proxy.core.request.target import Allowance, canonical_path, split_target
+from proxy.core.request.target import PathAllowance, canonical_path, split_target
 from tests.fuzz.targets.target import Target
 
 _SAFE: Final = "/-._~!$&'()*+,;=:@[]|^"
@@ -88,7 +88,7 @@ def run(data: bytes) -> None:
     if answer is None:
         return
     form, needed = answer
-    assert not needed & ~(Allowance.ENCODED_SLASH | Allowance.SEMICOLON | Allowance.EMPTY_SEGMENT)
+    assert not needed & ~(PathAllowance.ENCODED_SLASH | PathAllowance.SEMICOLON | PathAllowance.EMPTY_SEGMENT)
     decoded = unquote_to_bytes(path)
     assert decoded.decode() == form.replace("%2F", "/")
     assert unquote_to_bytes(decoded) == decoded, "decoding twice reads something else"
@@ -96,12 +96,12 @@ def run(data: bytes) -> None:
         assert not any(segment.strip() in _DOTS for segment in text.split(b"/")), "a dot segment"
     assert form.count("/") == path.count(b"/"), "other segments than are seen"
     assert as_browser(path) == path
-    if not needed & Allowance.EMPTY_SEGMENT:
+    if not needed & PathAllowance.EMPTY_SEGMENT:
         assert as_nginx(path) == decoded
-    if not needed & Allowance.SEMICOLON:
+    if not needed & PathAllowance.SEMICOLON:
         assert b";" not in decoded
         assert as_servlet(path) == decoded
-    if not needed & Allowance.ENCODED_SLASH:
+    if not needed & PathAllowance.ENCODED_SLASH:
         assert form.encode() == decoded
     again = b"%2F".join(quote_from_bytes(part.encode(), safe=_SAFE).encode() for part in form.split("%2F"))
     assert canonical_path(again) == answer, "not idempotent"

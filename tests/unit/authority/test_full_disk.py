@@ -15,7 +15,7 @@ from proxy.authority.workers.recorder import RequestRecorder
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
-from proxy.store.audit.queries import EventQuery, Order
+from proxy.store.audit.queries import LogQuery, SortOrder
 from tests.contract.kit import ADMIN, Kit, opened
 from tests.unit.authority.waiting import until
 from tests.unit.authority.workers.test_recorder import row
@@ -34,7 +34,7 @@ def _no_file_grows_beyond(size: int) -> Iterator[None]:
 
 async def decisions(kit: Kit) -> list[str]:
     async with kit.store.read() as rows:
-        found = await rows.log.page(EventQuery(action="request."), Order.RECORDED, None, 10_000)
+        found = await rows.log.page(LogQuery(action="request."), SortOrder.RECORDED, None, 10_000)
     return [entry.decision_id for entry in found.entries if entry.decision_id]
 
 

@@ -18,7 +18,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import digest
 from proxy.observe import metrics
 from proxy.services.audit.filters import AuditFilter
-from proxy.services.tokens.issuance import NewToken
+from proxy.services.tokens.issuance import TokenRequest
 from proxy.settings.model import Settings
 from tests.unit.authority.workers.test_server import Worker
 
@@ -41,7 +41,7 @@ async def test_a_minted_token_resolves_with_the_digest_that_workers_compute(
     authority: Authority, settings: Settings
 ) -> None:
     await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
+    created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     worker, cache_key = await _worker(settings)
     answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
     grant = grant_from_wire(answer["found"][0]["grant"])
@@ -53,7 +53,7 @@ async def test_a_minted_token_resolves_with_the_digest_that_workers_compute(
 
 async def test_each_change_is_announced_before_it_is_acknowledged(authority: Authority, settings: Settings) -> None:
     await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
+    created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     worker, _ = await _worker(settings)
     before = authority.epoch
     await authority.users.set_role(ACTOR, "ada@example.org", "viewer")
@@ -77,7 +77,7 @@ async def test_a_token_without_a_digest_is_verified_once_and_its_digest_kept(
     authority: Authority, settings: Settings
 ) -> None:
     await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
+    created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     store = authority._store
     stored = await store.token_hash(created.view.id)
     assert stored is not None
@@ -123,7 +123,7 @@ async def test_the_lease_is_held_while_it_runs_and_ended_when_it_stops(settings:
 async def test_a_restored_older_store_is_refused_until_accepted(settings: Settings, data_dir: Path) -> None:
     async with Authority(settings) as authority:
         await authority.users.add(ACTOR, "ada@example.org", "editor")
-        created = await authority.tokens.create(ACTOR, NewToken(user="ada@example.org", name="ci"))
+        created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     backup = (data_dir / "patgate.db").read_bytes()
     async with Authority(settings) as authority:
         await authority.tokens.revoke(ACTOR, created.view.id)

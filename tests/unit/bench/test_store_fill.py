@@ -15,9 +15,9 @@ from proxy.core.token import TokenFormat, verify_digest
 from proxy.services import derived_secrets, grants
 from proxy.settings.sources.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
-from proxy.store.audit.queries import EventQuery, Order
+from proxy.store.audit.queries import LogQuery, SortOrder
 from proxy.store.store import Store
-from proxy.store.tokens.queries import TokenQuery
+from proxy.store.tokens.queries import TokenListQuery
 
 NOW = 1_790_000_000.0
 TOKENS, EVENTS = 3000, 5000
@@ -45,10 +45,10 @@ async def test_the_log_holds_and_has_what_was_asked_for(made: tuple[Filled, Logg
         assert (verified.problem, verified.events, logged.events) == (None, EVENTS, EVENTS)
         async with store.read() as rows:
             for token in logged.busy[:3]:
-                page = await rows.log.page(EventQuery(actor_id=token.id), Order.NEWEST, None, 10)
+                page = await rows.log.page(LogQuery(actor_id=token.id), SortOrder.NEWEST, None, 10)
                 assert page.entries, "a busy token has done something"
             for decision in logged.decisions[:3]:
-                page = await rows.log.page(EventQuery(request_id=decision), Order.NEWEST, None, 10)
+                page = await rows.log.page(LogQuery(request_id=decision), SortOrder.NEWEST, None, 10)
                 assert [entry.decision_id for entry in page.entries] == [decision]
     finally:
         await store.close()
@@ -61,7 +61,7 @@ async def test_the_tokens_are_of_every_status_and_the_known_ones_work(made: tupl
         async with store.read() as rows:
             found = Counter[TokenStatus]()
             for status in TokenStatus:
-                page = await rows.tokens.page(TokenQuery(status=status), after=None, limit=TOKENS, now=NOW)
+                page = await rows.tokens.page(TokenListQuery(status=status), after=None, limit=TOKENS, now=NOW)
                 found[status] = len(page)
         assert min(found.values()) > 0
         assert found.total() == TOKENS

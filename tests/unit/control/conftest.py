@@ -16,7 +16,7 @@ import pytest
 from proxy.authority.runtime import Authority
 from proxy.authority.sockets import bind_unix
 from proxy.control import server
-from proxy.control.connections import Listener
+from proxy.control.connections import ServerConnections
 from proxy.control.server import serving
 from proxy.settings.model import Argon2, Policy, Settings
 
@@ -42,20 +42,20 @@ class World:
     """Over the control socket; paths begin with a slash."""
     tcp: aiohttp.ClientSession
     port: int
-    listeners: list[Listener]
+    listeners: list[ServerConnections]
     """Those of the TCP sockets."""
 
 
 @pytest.fixture
 async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    listeners: list[Listener] = []
+    listeners: list[ServerConnections] = []
 
-    class Noted(Listener):
+    class Noted(ServerConnections):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             listeners.append(self)
 
-    monkeypatch.setattr(server, "Listener", Noted)
+    monkeypatch.setattr(server, "ServerConnections", Noted)
     async with AsyncExitStack() as stack:
         authority = await stack.enter_async_context(Authority(settings))
         path = settings.data_dir / "control.sock"

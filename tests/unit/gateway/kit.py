@@ -25,18 +25,18 @@ from proxy.core.permissions import PermissionSet
 from proxy.core.request.claims import fold
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
-from proxy.gateway.downstream.acceptor import Acceptor, Tally
+from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.parse import HeadParser
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
 from proxy.observe.logs import get_logger
-from proxy.settings.addresses import Server as Address
+from proxy.settings.addresses import ServerAddress as Address
 from proxy.settings.model import Headers, Log
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.client import Answer as Answer
@@ -278,7 +278,7 @@ class Gateway:
             cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, names=NAMES, schemes=credentials
         )
         self.access: list[dict[str, Any]] = []
-        self.recorder = Recorder(
+        self.recorder = ExchangeRecorder(
             table.routes,
             get_logger("test"),
             prefix_of=self.authenticator.prefix_of,
@@ -360,7 +360,7 @@ class Gateway:
 
     async def start(self) -> None:
         bound = socket.create_server((HOST, 0), backlog=1000)
-        self.tally = Tally()
+        self.tally = AcceptCounters()
         self.port = bound.getsockname()[1]
         self.acceptor = Acceptor(
             self.listener,

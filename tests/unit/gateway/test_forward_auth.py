@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.identity import PRESETS
 from proxy.core.model import Access
-from proxy.core.request.target import Allowance
+from proxy.core.request.target import PathAllowance
 from tests.unit.gateway.ingress import connected, entry
 from tests.unit.gateway.kit import Answer, Client, Gateway, get, make_route
 
@@ -208,7 +208,7 @@ async def test_the_described_target_is_routed_like_a_proxied_one(shape: str, tar
 
 
 async def test_a_route_that_allows_an_encoded_slash_allows_it_here_too() -> None:
-    routes = [make_route("/v1/{entity}/{id}", Access.TOKEN, allow=int(Allowance.ENCODED_SLASH))]
+    routes = [make_route("/v1/{entity}/{id}", Access.TOKEN, allow=int(PathAllowance.ENCODED_SLASH))]
     async with entry(routes=routes) as gateway:
         only = login(gateway, permissions=("things/a/b:read",))
         assert (await uri(gateway, "/v1/things/a%2Fb", only)).status == 200

@@ -10,9 +10,9 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid, Unauthenticated
 from proxy.core.model import Actor, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services.accounts.members import Members
-from proxy.services.caller import Entity, Operation, Standing, standing
-from proxy.services.tokens.issuance import NewKey
+from proxy.services.accounts.members import MemberService
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.validation import Fields
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -27,7 +27,7 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         yield kit
 
 
-async def of(kit: Kit, actor: Actor) -> Standing:
+async def of(kit: Kit, actor: Actor) -> Caller:
     async with kit.store.read() as rows:
         return await standing(rows, actor, kit.clock.now)
 
@@ -39,7 +39,7 @@ async def org_id(kit: Kit, name: str) -> str:
 async def test_nothing_is_refused_to_the_operator(kit: Kit) -> None:
     asker = await of(kit, ADMIN)
     assert asker.operator and asker.user_id == "" and not asker.scoped
-    assert all(asker.may(entity, operation) for entity in Entity for operation in Operation)
+    assert all(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
     assert asker.may_give(PermissionSet.of(["*:*"]), await org_id(kit, "team"))
 
 
@@ -47,10 +47,10 @@ async def test_a_permission_on_a_backends_entity_reaches_nothing_of_patgate(kit:
     await kit.roles.set(ADMIN, "backend", ["tokens:*", "users:*", "members:*", "policy:*"])
     await kit.users.set_role(ADMIN, ANN, "backend")
     asker = await of(kit, kit.acting(await kit.mint(ANN, "t")))
-    assert not any(asker.may(entity, operation) for entity in Entity for operation in Operation)
+    assert not any(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
     await kit.users.set_role(ADMIN, ANN, "admin")
     asker = await of(kit, kit.acting(await kit.mint(ANN, "t")))
-    assert all(asker.may(entity, operation) for entity in Entity for operation in Operation)
+    assert all(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
 
 
 async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_everywhere(kit: Kit) -> None:
@@ -62,9 +62,9 @@ async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_ever
     bound = await of(kit, kit.acting(await kit.mint(ANN, "t", org="team")))
     own = await of(kit, kit.acting(await kit.mint(ANN, "t")))
     for asker, places in ((wide, (team,)), (bound, (team,)), (own, ())):
-        assert [place for place in ("", team, other) if asker.may(Entity.MEMBERS, Operation.UPDATE, place)] == list(
-            places
-        )
+        assert [
+            place for place in ("", team, other) if asker.may(AccountEntity.MEMBERS, AccountOperation.UPDATE, place)
+        ] == list(places)
     # Of the account's role "things:*" and of the organisation's "patgate.members:*", each on its own.
     assert not wide.may_give(PermissionSet.of(["things:update", "patgate.members:read"]), team)
     assert wide.may_give(PermissionSet.of(["things:update"]), team)
@@ -78,8 +78,11 @@ async def test_scopes_narrow_whatever_the_role_is(kit: Kit) -> None:
     await kit.users.set_role(ADMIN, ANN, "admin")
     asker = await of(kit, kit.acting(await kit.mint(ANN, "t", scopes=["patgate.users:read", "things:*"])))
     assert asker.scoped
-    assert asker.may(Entity.USERS, Operation.READ)
-    for entity, operation in ((Entity.USERS, Operation.LIST), (Entity.TOKENS, Operation.READ)):
+    assert asker.may(AccountEntity.USERS, AccountOperation.READ)
+    for entity, operation in (
+        (AccountEntity.USERS, AccountOperation.LIST),
+        (AccountEntity.TOKENS, AccountOperation.READ),
+    ):
         assert not asker.may(entity, operation)
         assert not asker.scopes_allow(entity, operation)
         with pytest.raises(Forbidden, match="this needs the permission patgate") as raised:
@@ -92,13 +95,13 @@ async def test_scopes_narrow_whatever_the_role_is(kit: Kit) -> None:
 async def test_keys_read_and_change_nothing(kit: Kit) -> None:
     """C6, D7: whatever their role permits."""
     team = await org_id(kit, "team")
-    key = await kit.keys.create(ADMIN, NewKey(name="k", org="team", role="admin"))
-    several = await kit.keys.create(ADMIN, NewKey(name="o", grants={"team": ["*:*"]}))
+    key = await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin"))
+    several = await kit.keys.create(ADMIN, KeyRequest(name="o", grants={"team": ["*:*"]}))
     for made in (key, several):
         asker = await of(kit, kit.acting(made))
-        allowed = {operation for operation in Operation if asker.may(Entity.MEMBERS, operation, team)}
-        assert allowed == {Operation.READ, Operation.LIST}
-        assert not asker.may(Entity.MEMBERS, Operation.READ)
+        allowed = {operation for operation in AccountOperation if asker.may(AccountEntity.MEMBERS, operation, team)}
+        assert allowed == {AccountOperation.READ, AccountOperation.LIST}
+        assert not asker.may(AccountEntity.MEMBERS, AccountOperation.READ)
         assert asker.user_id == ""
 
 
@@ -121,7 +124,7 @@ async def test_a_credential_that_ended_since_the_check_changes_nothing(kit: Kit,
         case _:
             kit.clock.now += 600.0
     epoch = await kit.intact()
-    members = Members(kit.store, kit.clock)
+    members = MemberService(kit.store, kit.clock)
     for attempt in (
         lambda: members.set(actor, "team", "new@example.org", "viewer"),
         lambda: members.remove(actor, "team", ANN),

@@ -20,9 +20,9 @@ from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Kind
 from proxy.services import identifiers
 from proxy.services.accounts import emails, lookalikes
-from proxy.services.tokens.issuance import NewKey, NewToken
+from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.store import migrate
-from proxy.store.audit.queries import EventQuery, Order
+from proxy.store.audit.queries import LogQuery, SortOrder
 from proxy.store.store import Store
 from tests.contract.kit import ADMIN, FINGERPRINT, FORMAT, opened
 
@@ -154,9 +154,11 @@ async def test_no_text_that_holds_a_token_is_stored_and_the_field_is_named(how: 
         made = await kit.mint(ANN, "t")
         before = await kit.store.epoch()
         attempts: dict[str, Any] = {
-            "name": lambda: kit.tokens.create(ADMIN, NewToken(user=ANN, name=text)),
-            "description": lambda: kit.tokens.create(ADMIN, NewToken(user=ANN, name="x", description=text)),
-            "scopes[1]": lambda: kit.tokens.create(ADMIN, NewToken(user=ANN, name="x", scopes=["a:b", f"a/{text}:b"])),
+            "name": lambda: kit.tokens.create(ADMIN, TokenRequest(user=ANN, name=text)),
+            "description": lambda: kit.tokens.create(ADMIN, TokenRequest(user=ANN, name="x", description=text)),
+            "scopes[1]": lambda: kit.tokens.create(
+                ADMIN, TokenRequest(user=ANN, name="x", scopes=["a:b", f"a/{text}:b"])
+            ),
             "email": lambda: kit.users.add(ADMIN, f"{text}@example.org", "viewer"),
             "display_name": lambda: kit.orgs.add(ADMIN, "fresh", text),
             "permissions[0]": lambda: kit.roles.set(ADMIN, "fresh", [f"{text}:read"]),
@@ -166,7 +168,7 @@ async def test_no_text_that_holds_a_token_is_stored_and_the_field_is_named(how: 
             "name": [
                 lambda: kit.tokens.update(ADMIN, made.view.id, name=text),
                 lambda: kit.users.add(ADMIN, "new@example.org", "viewer", name=text),
-                lambda: kit.keys.create(ADMIN, NewKey(org="team", name=text, role="viewer")),
+                lambda: kit.keys.create(ADMIN, KeyRequest(org="team", name=text, role="viewer")),
                 lambda: kit.roles.set(ADMIN, text, ["a:b"]),
             ],
             "description": [lambda: kit.tokens.update(ADMIN, made.view.id, description=text)],
@@ -220,8 +222,8 @@ def test_a_word_of_one_script_or_of_scripts_that_are_written_together_is_not(tex
 async def test_a_look_alike_is_warned_of_in_the_answer_and_in_the_event(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
-        token = await kit.tokens.create(ADMIN, NewToken(user=ANN, name="d\u0435ploy", expires=60.0))
-        key = await kit.keys.create(ADMIN, NewKey(org="team", name="d\u0435ploy", role="viewer", expires=60.0))
+        token = await kit.tokens.create(ADMIN, TokenRequest(user=ANN, name="d\u0435ploy", expires=60.0))
+        key = await kit.keys.create(ADMIN, KeyRequest(org="team", name="d\u0435ploy", role="viewer", expires=60.0))
         renamed = await kit.tokens.update(ADMIN, token.view.id, name="d\u0435ploy 2")
         user = await kit.users.add(ADMIN, "b@xn--pypal-4ve.com", "viewer")
         org = await kit.orgs.add(ADMIN, "fresh", "Fr\u0435sh")
@@ -234,7 +236,7 @@ async def test_a_look_alike_is_warned_of_in_the_answer_and_in_the_event(tmp_path
             assert f"the {word} mixes" in warning
         assert plain.as_dict()["warnings"] == []
         async with kit.store.read() as rows:
-            entries = (await rows.log.page(EventQuery(), Order.NEWEST, None, 7)).entries
+            entries = (await rows.log.page(LogQuery(), SortOrder.NEWEST, None, 7)).entries
     assert [(entry.action, entry.details.get("mixed_scripts")) for entry in entries] == [
         ("account.user.add", None),
         ("account.invitation.create", ["email"]),

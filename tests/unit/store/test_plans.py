@@ -26,13 +26,13 @@ from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import feed
 from proxy.store.audit import chain, request_events
 from proxy.store.audit.chain import Event, Occurred
-from proxy.store.audit.queries import EventQuery, Order, Place
+from proxy.store.audit.queries import LogPosition, LogQuery, SortOrder
 from proxy.store.audit.reports import Report
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Rows
 from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenRow, UserRow
 from proxy.store.tokens import usage
-from proxy.store.tokens.queries import TokenQuery, Within
+from proxy.store.tokens.queries import TokenListQuery, Within
 from proxy.store.tokens.usage import Use
 
 NOW: Final = 1_790_000_000.0
@@ -194,7 +194,7 @@ async def _pages(rows: Any, recorder: Recorder) -> None:
     for within, kind, status, by, after in product(
         withins, (None, *Kind), (None, *TokenStatus), (None, NOW + 1), cursors
     ):
-        query = TokenQuery(within=within, kind=kind, status=status, expires_by=by)
+        query = TokenListQuery(within=within, kind=kind, status=status, expires_by=by)
         await rows.tokens.page(query, after=after, limit=10, now=NOW)
         unused = replace(query, unused_since=NOW - 1, but=token)
         await rows.tokens.page(unused, after=after, limit=10, now=NOW)
@@ -299,8 +299,8 @@ async def _log(rows: Any, recorder: Recorder) -> None:
         {"since": NOW - 10, "until": NOW},
         {"since": NOW - 10, "level": "account", "address": "192.0.2.1", "reason": "", "target_kind": "route"},
     ]
-    for values, order, after in product(fields, Order, (None, Place(at=NOW - 1000, n=20))):
-        await rows.log.page(EventQuery(**values), order, after, 10)
+    for values, order, after in product(fields, SortOrder, (None, LogPosition(at=NOW - 1000, n=20))):
+        await rows.log.page(LogQuery(**values), order, after, 10)
     await rows.log.newest(limit=10)
     await rows.log.head()
     report = Report(

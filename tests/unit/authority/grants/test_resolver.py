@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
-from proxy.authority.grants.resolver import PROOFS_PER_PREFIX, Resolution, Resolver
+from proxy.authority.grants.resolver import PROOFS_PER_PREFIX, GrantResolver, Resolution
 from proxy.core.errors import AuthorityOverloaded, StoreUnavailable
 from proxy.core.model import Grant, Kind, RefusedGrant
 from proxy.core.reasons import Reason
@@ -26,7 +26,7 @@ class World:
         cheap = HashParameters(time_cost=2, memory_kib=1024)
         self.hasher = Argon2Hasher(cheap, threads=2, queue=64, counted=self.computations.append)
         self.grants = MemoryGrants()
-        self.resolver = Resolver(self.grants, self.hasher, tokens=TOKENS, cache_key=CACHE_KEY)
+        self.resolver = GrantResolver(self.grants, self.hasher, tokens=TOKENS, cache_key=CACHE_KEY)
 
     async def mint(self) -> tuple[str, str]:
         minted = TOKENS.mint(Kind.PAT)
@@ -107,7 +107,7 @@ async def test_a_proof_against_a_rotated_hash_is_worth_nothing(world: World) -> 
     successor = other_secret(token)
     stored = await world.hasher.hash(successor)
     gate = Gate(world.hasher)
-    resolver = Resolver(world.grants, gate, tokens=TOKENS, cache_key=CACHE_KEY)
+    resolver = GrantResolver(world.grants, gate, tokens=TOKENS, cache_key=CACHE_KEY)
     pending = asyncio.create_task(resolver.verify(prefix, token), name="verify")
     await gate.entered.wait()
     world.grants.rotate(prefix, stored)

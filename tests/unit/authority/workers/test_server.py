@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
-from proxy.authority.grants.resolver import Resolver
+from proxy.authority.grants.resolver import GrantResolver
 from proxy.authority.grants.shared_memory import PageWriter, open_page
 from proxy.authority.sockets import bind_unix, peer_uid
 from proxy.authority.workers.broadcast import Broadcast
@@ -71,7 +71,7 @@ class World:
         self.grants = MemoryGrants()
         self.counters = Counters()
         self.hasher = Argon2Hasher(HashParameters(time_cost=1, memory_kib=64), counted=lambda _: None)
-        resolver = Resolver(self.grants, self.hasher, tokens=TOKENS, cache_key=CACHE_KEY)
+        resolver = GrantResolver(self.grants, self.hasher, tokens=TOKENS, cache_key=CACHE_KEY)
         self.broadcast = Broadcast(page, counted=lambda n: self.counters.count(metrics.CHANGES, by=n))
         self.left = MemoryRequests()
         self.recorder = RequestRecorder(self.left, self.counters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.request.target import Allowance, canonical_path, split_target
+from proxy.core.request.target import PathAllowance, canonical_path, split_target
 
 REFUSED = {
     "dot-dot segment": b"/public/../admin",
@@ -98,13 +98,13 @@ def test_an_ambiguous_path_is_refused(path: bytes) -> None:
 
 
 NONE, SLASH, SEMICOLON, EMPTY = (
-    Allowance.NONE,
-    Allowance.ENCODED_SLASH,
-    Allowance.SEMICOLON,
-    Allowance.EMPTY_SEGMENT,
+    PathAllowance.NONE,
+    PathAllowance.ENCODED_SLASH,
+    PathAllowance.SEMICOLON,
+    PathAllowance.EMPTY_SEGMENT,
 )
 
-ACCEPTED: dict[str, tuple[bytes, str, Allowance]] = {
+ACCEPTED: dict[str, tuple[bytes, str, PathAllowance]] = {
     "root": (b"/", "/", NONE),
     "plain": (b"/v1/things/42", "/v1/things/42", NONE),
     "trailing slash kept": (b"/a/", "/a/", NONE),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.gateway.downstream.fd_limits import GENEROUS, OWN, Room, connections, raise_limit
+from proxy.gateway.downstream.fd_limits import GENEROUS, OWN, ConnectionLimits, connections, raise_limit
 from proxy.settings.model import Settings
 
 TRUSTED = {"trusted": ["127.0.0.1"]}
@@ -34,9 +34,9 @@ def test_every_request_has_a_descriptor_for_its_backend(files: int, servers: int
 
 def test_what_is_asked_for_is_given_as_far_as_it_goes() -> None:
     both = settings(proxy={"connections": 100}, forward_auth={**TRUSTED, "connections": 7})
-    assert connections(both, 20_000) == Room(proxy=100, forward_auth=7)
+    assert connections(both, 20_000) == ConnectionLimits(proxy=100, forward_auth=7)
     assert connections(settings(proxy={"connections": 1000}), 1024).proxy == (1024 - OWN - 64) // 2
-    assert connections(settings(), 1 << 20) == Room(proxy=GENEROUS, forward_auth=0)
+    assert connections(settings(), 1 << 20) == ConnectionLimits(proxy=GENEROUS, forward_auth=0)
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one() -> None:

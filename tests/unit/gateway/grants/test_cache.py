@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from proxy.core.model import Kind, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.gateway.grants.cache import Entry, GrantCache
+from proxy.gateway.grants.cache import CacheEntry, GrantCache
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant
 
 
-def filled(cache: GrantCache, count: int = 3) -> list[Entry]:
+def filled(cache: GrantCache, count: int = 3) -> list[CacheEntry]:
     entries = [cache.store(make_grant(TOKENS.mint(Kind.PAT)), NAMES) for _ in range(count)]
     for number, entry in enumerate(entries):
         cache.remember(entry, cache.credential_digest(b"%d" % number))
@@ -16,7 +16,7 @@ def filled(cache: GrantCache, count: int = 3) -> list[Entry]:
 
 
 def test_a_reset_leaves_nothing_and_tells_what_runs_of_it() -> None:
-    cache, changed = make_cache(), list[Entry]()
+    cache, changed = make_cache(), list[CacheEntry]()
     cache.on_change = changed.append
     entries = filled(cache)
     entries[0].live = set()

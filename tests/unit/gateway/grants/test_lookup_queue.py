@@ -10,12 +10,12 @@ import pytest
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.gateway.grants.lookup_queue import Answer, LookupQueue, Outcome
+from proxy.gateway.grants.lookup_queue import LookupAnswer, LookupQueue, Outcome
 from tests.unit.gateway.kit import until
 
 
-def unknown(prefix: str) -> Answer:
-    return Answer(1, RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()))
+def unknown(prefix: str) -> LookupAnswer:
+    return LookupAnswer(1, RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()))
 
 
 async def test_closing_before_the_question_is_out_ends_it() -> None:

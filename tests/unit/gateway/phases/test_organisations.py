@@ -17,7 +17,7 @@ from proxy.core.model import Access, Grant, Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route
 from proxy.core.token import Minted
-from proxy.gateway.grants.cache import Entry
+from proxy.gateway.grants.cache import CacheEntry
 from tests.unit.gateway.ingress import entry
 from tests.unit.gateway.kit import (
     NAMES,
@@ -112,7 +112,7 @@ async def test_an_ingress_is_told_of_the_organisation_that_the_described_request
             assert {name.decode() for name, _ in answer.fields} >= {name for _, name in PRESETS["patgate"].headers}
 
 
-def stored(**facts: Any) -> Entry:
+def stored(**facts: Any) -> CacheEntry:
     return make_cache().store(make_grant(TOKENS.mint(Kind.PAT), **facts), NAMES)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.telemetry.access_log import SWEEPS_PER_MINUTE
 from proxy.observe.logs import compose, get_logger, render
 
@@ -36,7 +36,7 @@ def test_a_minute_of_refusals_is_a_megabyte_of_log_at_most(
     byte: bytes, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines: list[bytes] = []
-    recorder = Recorder(
+    recorder = ExchangeRecorder(
         (), get_logger("test"), prefix_of=lambda x: "acme_pat_123456789012", workers=workers, write=lines.append
     )
     with caplog.at_level(logging.INFO, logger="patgate"):
@@ -52,7 +52,7 @@ def test_a_minute_of_refusals_is_a_megabyte_of_log_at_most(
 
 def test_a_quiet_worker_logs_every_refusal(caplog: pytest.LogCaptureFixture) -> None:
     lines: list[bytes] = []
-    recorder = Recorder((), get_logger("test"), prefix_of=lambda x: None, workers=2, write=lines.append)
+    recorder = ExchangeRecorder((), get_logger("test"), prefix_of=lambda x: None, workers=2, write=lines.append)
     with caplog.at_level(logging.INFO, logger="patgate"):
         for _ in range(SWEEPS_PER_MINUTE):
             for _ in range(5):

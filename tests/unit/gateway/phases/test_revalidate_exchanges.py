@@ -11,16 +11,16 @@ from proxy.core.model import Access, Kind
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry
+from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.phases.revalidate import LiveExchanges
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant, make_route, until
 
 
-def make_entry(expires_at: float | None = None) -> Entry:
+def make_entry(expires_at: float | None = None) -> CacheEntry:
     return make_cache().store(make_grant(TOKENS.mint(Kind.PAT), expires_at=expires_at), NAMES)
 
 
-def make_exchange(entry: Entry | None, *, enforce: bool = True, started: int | None = None) -> Exchange:
+def make_exchange(entry: CacheEntry | None, *, enforce: bool = True, started: int | None = None) -> Exchange:
     x = Exchange(None, time.monotonic_ns() if started is None else started, b"id")
     x.entry = entry
     route = make_route("/v1/{entity}", Access.TOKEN, enforce=enforce)
@@ -28,7 +28,7 @@ def make_exchange(entry: Entry | None, *, enforce: bool = True, started: int | N
     return x
 
 
-def running(entry: Entry) -> set[Exchange] | None:
+def running(entry: CacheEntry) -> set[Exchange] | None:
     return entry.live
 
 
@@ -39,7 +39,7 @@ class Live:
         self.judged: list[Exchange] = []
         self.cut: list[tuple[Exchange, Reason]] = []
         self.answer: Reason | None = None
-        self.becomes: list[Entry | None] = []
+        self.becomes: list[CacheEntry | None] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.exchanges = LiveExchanges(judge=self._judge, cut=lambda x, reason: self.cut.append((x, reason)))

@@ -19,7 +19,7 @@ from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
-from proxy.settings.addresses import Server as Address
+from proxy.settings.addresses import UpstreamServer as Address
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
 from proxy.settings.model import Upstream as UpstreamSettings

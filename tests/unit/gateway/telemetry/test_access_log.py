@@ -17,8 +17,8 @@ from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.grants.cache import CacheEntry
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.telemetry.access_log import BATCH, LINES_PER_SWEEP, PATH_LIMIT, WAITING_BYTES, WAITING_LINES
 from proxy.observe.logs import get_logger, redact
 from proxy.settings.model import Log
@@ -36,7 +36,7 @@ class Journal:
         self, access: Literal["off", "refusals", "all"], line_format: Literal["json", "combined"] = "json"
     ) -> None:
         self.written: list[bytes] = []
-        self.recorder = Recorder(
+        self.recorder = ExchangeRecorder(
             [ROUTE],
             get_logger("test"),
             prefix_of=lambda x: None,
@@ -67,7 +67,7 @@ async def gateway_of(minted: Minted | None = None) -> tuple[Gateway, Exchange]:
     x = Exchange(client, 1_000_000_000, b"0123456789abcdef00000001")
     x.method, x.path, x.query, x.status = b"GET", b"/v1/things/7", b"?q=1", 200
     x.match = Match(ROUTE, "things", "7", "read", None)
-    x.entry = None if minted is None else Entry(make_grant(minted), b"")
+    x.entry = None if minted is None else CacheEntry(make_grant(minted), b"")
     x.upstream = gateway.pipeline._upstreams["app"]
     x.server = x.upstream.servers[0]
     x.answered, x.bytes_in, x.bytes_out = 1_002_000_000, 5, 99

@@ -14,12 +14,12 @@ from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
 from proxy.core.model import Access, Kind, OrgGrant, Reach, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import TABLE, Reason
-from proxy.core.request.second_targets import SecondTarget
+from proxy.core.request.second_targets import NamedTarget
 from proxy.core.routes import Match
 from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.grants.cache import CacheEntry
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.telemetry import audit_events as module
 from proxy.gateway.telemetry.audit_events import ALLOWED, LEVELS, WAITING
 from proxy.observe.logs import get_logger
@@ -36,7 +36,7 @@ class Journal:
 
     def __init__(self, level: Any = "writes", workers: int = 1) -> None:
         self.gateway = Gateway(1)
-        self.recorder = Recorder(
+        self.recorder = ExchangeRecorder(
             [ROUTE],
             get_logger("test"),
             prefix_of=self.gateway.authenticator.prefix_of,
@@ -50,7 +50,7 @@ class Journal:
         x = Exchange(client, time.monotonic_ns(), DECISION)
         x.method, x.path, x.query, x.status = method, b"/v1/things/7", b"?q=secret", 201
         x.match = Match(ROUTE, "things", "7", "create", None)
-        x.entry = Entry(make_grant(MINTED), b"") if entry else None
+        x.entry = CacheEntry(make_grant(MINTED), b"") if entry else None
         return x
 
     def refused(self, reason: Reason, *, entry: bool = True, token: Minted | None = None) -> Exchange:
@@ -138,7 +138,7 @@ async def test_a_second_target_that_was_refused_is_named_redacted_and_cut() -> N
     journal = Journal()
     x = journal.refused(Reason.ROLE_DENIES)
     path = b"/v1/" + MINTED.token.encode() + b"/" + b"x" * 1000
-    x.refused_second = (Reason.ROLE_DENIES, b"destination", SecondTarget(None, path, written=True))
+    x.refused_second = (Reason.ROLE_DENIES, b"destination", NamedTarget(None, path, written=True))
     journal.recorder.record(x, time.monotonic_ns())
     x = journal.refused(Reason.SECOND_TARGET)
     x.refused_second = (Reason.SECOND_TARGET, b"x-amz-copy-source", None)
@@ -156,7 +156,7 @@ async def test_a_second_target_that_was_only_reported_is_no_part_of_what_ends_th
     x = journal.refused(reason)
     x.status = TABLE[reason].status
     x.reported = Reason.ROLE_DENIES
-    x.refused_second = (Reason.ROLE_DENIES, b"destination", SecondTarget(None, b"/v1/things/8", written=True))
+    x.refused_second = (Reason.ROLE_DENIES, b"destination", NamedTarget(None, b"/v1/things/8", written=True))
     journal.recorder.record(x, time.monotonic_ns())
     (row,) = journal.taken()[0]
     assert "second_target" not in report_parsing.event(row).event.details
@@ -224,7 +224,7 @@ async def test_the_organisation_is_the_one_that_was_touched_and_else_the_tokens_
     for grant, org in ((account, "beta"), (account, "org_b"), (account, "other"), (account, None), (team, "other")):
         x = journal.exchange()
         x.match = Match(ROUTE, "things", "7", "create", org)
-        x.entry = Entry(grant, b"")
+        x.entry = CacheEntry(grant, b"")
         journal.record(x)
     events, _ = journal.taken()
     assert [event["org"] for event in events] == ["org_b", "org_b", "", "", "org_a"]

@@ -13,8 +13,8 @@ from proxy.core.model import Access, Kind
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grants.cache import Entry
-from proxy.gateway.phases.record import Recorder
+from proxy.gateway.grants.cache import CacheEntry
+from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.telemetry import usage_reporter as module
 from proxy.gateway.telemetry.usage_reporter import EVENTS, SWEEPS
 from proxy.observe.logs import get_logger
@@ -51,15 +51,15 @@ class Link:
 class World:
     def __init__(self) -> None:
         self.gateway = Gateway(1)
-        self.recorder = Recorder(
+        self.recorder = ExchangeRecorder(
             [ROUTE], get_logger("test"), prefix_of=self.gateway.authenticator.prefix_of, write=lambda lines: None
         )
         self.trail = self.recorder.trail
 
-    def entry(self) -> Entry:
-        return Entry(make_grant(TOKENS.mint(Kind.PAT)), b"")
+    def entry(self) -> CacheEntry:
+        return CacheEntry(make_grant(TOKENS.mint(Kind.PAT)), b"")
 
-    def use(self, entry: Entry | None, peer: str = "192.0.2.7", *, reported: Reason | None = None) -> Exchange:
+    def use(self, entry: CacheEntry | None, peer: str = "192.0.2.7", *, reported: Reason | None = None) -> Exchange:
         x = Exchange(self.gateway.listener.connection(peer), time.monotonic_ns(), b"0123456789abcdef00000001")
         x.method, x.path, x.status, x.entry = b"GET", b"/v1/things/7", 200, entry
         x.match = Match(ROUTE, "things", "7", "read", None)

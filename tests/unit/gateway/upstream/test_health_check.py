@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.gateway.upstream.health_check import HealthChecks
-from proxy.gateway.upstream.pool import Upstream
+from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import (
@@ -299,7 +299,7 @@ async def test_an_upstream_that_is_made_anew_knows_who_was_ill() -> None:
         watched(servers=urls(first, second), health=OFTEN) as gateway,
     ):
         await until(lambda: gateway.healthy == [False, True])
-        anew = Upstream("app", gateway.app.settings, gateway.app._receiver)
+        anew = UpstreamPool("app", gateway.app.settings, gateway.app._receiver)
         await gateway.watch.prepare([anew], 1.0)
         assert [server.healthy for server in anew.servers] == [False, True]
         assert gateway.healthy == [False, True]
@@ -331,11 +331,11 @@ async def test_who_is_ill_for_one_upstream_is_not_ill_for_another_that_is_made_a
     settings = UpstreamSettings.model_validate({"servers": [f"http://{HOST}:9"], "health": {"path": "/up"}})
     checks = HealthChecks(get_logger("test"))
     receiver = Gateway(9).pipeline._relay
-    first, second = (Upstream(name, settings, receiver) for name in ("first", "second"))
+    first, second = (UpstreamPool(name, settings, receiver) for name in ("first", "second"))
     checks.follow((first, second))
     checks.sweep(1000.0)
     first.mark(first.servers[0], healthy=False)
-    anew = tuple(Upstream(name, settings, receiver) for name in ("first", "second"))
+    anew = tuple(UpstreamPool(name, settings, receiver) for name in ("first", "second"))
     checks.follow(anew)
     assert [upstream.servers[0].healthy for upstream in anew] == [False, True]
     await checks.close()

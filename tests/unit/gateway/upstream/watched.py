@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from proxy.gateway.upstream.dns import Resolver, TableResolver
+from proxy.gateway.upstream.dns import DnsResolver, TableResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
-from proxy.gateway.upstream.pool import Server, Upstream
+from proxy.gateway.upstream.pool import Server, UpstreamPool
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import Backend, Gateway, Handler
@@ -23,14 +23,14 @@ from tests.unit.gateway.kit import Backend, Gateway, Handler
 class Watched(Gateway):
     """The kit's gateway with the upstream `app` of these settings."""
 
-    def __init__(self, resolver: Resolver, **settings: Any) -> None:
+    def __init__(self, resolver: DnsResolver, **settings: Any) -> None:
         super().__init__(upstream=UpstreamSettings.model_validate(settings))
         self.watch = UpstreamWatch(resolver, get_logger("test"))
         self.watching = True
         self.on_sweep: Callable[[], None] = lambda: None
 
     @property
-    def app(self) -> Upstream:
+    def app(self) -> UpstreamPool:
         (upstream,) = self.pipeline.upstreams
         return upstream
 
@@ -55,7 +55,7 @@ class Watched(Gateway):
 
 @asynccontextmanager
 async def watched(
-    table: Mapping[str, Sequence[str]] | Resolver | None = None, **settings: Any
+    table: Mapping[str, Sequence[str]] | DnsResolver | None = None, **settings: Any
 ) -> AsyncIterator[Watched]:
     if table is None:
         table = {}

@@ -9,12 +9,12 @@ import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, PatgateError
 from proxy.core.model import Actor, Grant, Reach
-from proxy.services.accounts.invitations import LONGEST, PER_ORG, Invitations
+from proxy.services.accounts.invitations import LONGEST, PER_ORG, InvitationService
 from proxy.services.idempotency import Retry
 from proxy.services.tokens.expiry_notices import DAY
-from proxy.services.tokens.issuance import NewKey
+from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created, InvitationView
-from proxy.store.audit.queries import Entry
+from proxy.store.audit.queries import LogEntry
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN, BOB, CAT, DAN, NOBODY = (f"{name}@example.org" for name in ("ann", "bob", "cat", "dan", "nobody"))
@@ -51,7 +51,7 @@ async def said(work: Awaitable[object]) -> tuple[type[PatgateError], str]:
     return type(raised.value), str(raised.value)
 
 
-async def last_event(kit: Kit) -> Entry:
+async def last_event(kit: Kit) -> LogEntry:
     async with kit.store.read() as rows:
         (entry,) = await rows.log.newest(limit=1)
     return entry
@@ -126,7 +126,7 @@ async def test_who_is_nobodys_business_finds_no_invitation(kit: Kit) -> None:
         await acting(kit, DAN, org="shop"),
         await acting(kit, CAT, org="team"),
         await acting(kit, DAN, scopes=["things:read"]),
-        kit.acting(await kit.keys.create(ADMIN, NewKey(name="k", org="shop", role="admin"))),
+        kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="shop", role="admin"))),
     ]
     epoch = await kit.intact()
     for asker in askers:
@@ -297,7 +297,7 @@ async def test_declining_is_on_the_log_of_the_persons_own_account_and_not_of_the
 
 
 async def test_invitations_of_an_organisation_are_bounded_and_of_an_email_one(kit: Kit) -> None:
-    few = Invitations(kit.store, kit.clock, per_org=3, lifetime=DAY)
+    few = InvitationService(kit.store, kit.clock, per_org=3, lifetime=DAY)
     for number in range(3):
         assert (await few.invite(ADMIN, "team", f"i{number}@example.org", "viewer")).expires_at == kit.clock.now + DAY
     kind, words = await said(few.invite(ADMIN, "team", DAN, "viewer"))
@@ -347,7 +347,7 @@ async def test_nobody_joins_a_suspended_organisation(kit: Kit) -> None:
 
 
 async def test_keys_and_members_without_the_permission_invite_nobody(kit: Kit) -> None:
-    key = kit.acting(await kit.keys.create(ADMIN, NewKey(name="k", org="team", role="admin")))
+    key = kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin")))
     for asker in (key, await acting(kit, CAT, org="team")):
         assert (await said(kit.invitations.invite(asker, "team", DAN, "viewer")))[0] is Forbidden
     cat = await acting(kit, CAT, org="team")

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from proxy.core.errors import Forbidden, NotFound, PatgateError
 from proxy.core.model import Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services.tokens.issuance import NewToken
+from proxy.services.tokens.issuance import TokenRequest
 from proxy.services.tokens.queries import TokenFilter
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -65,14 +65,14 @@ async def test_an_organisations_policy_keeps_nobody_from_an_account_wide_token_a
     chief = kit.acting(await kit.mint(ANN, "t", org="team"))
     bob = kit.acting(await kit.mint(BOB, "b", reach=Reach.ACCOUNT))
     await kit.policies.set(chief, "team", {"require_expiry": True, "max_lifetime": 3600.0, "require_scopes": True})
-    made = await kit.tokens.create(bob, NewToken(name="master", reach=Reach.ACCOUNT))
+    made = await kit.tokens.create(bob, TokenRequest(name="master", reach=Reach.ACCOUNT))
     assert made.view.expires_at is None
     grant = await kit.resolve(made.view.prefix)
     assert isinstance(grant, Grant)
     assert {org.org_name for org in (grant.orgs or {}).values()} == {"shop"}
     assert [warning for warning in made.warnings if "team" in warning]
     kept = await kit.tokens.create(
-        bob, NewToken(name="short", reach=Reach.ACCOUNT, expires=60.0, scopes=["things:read"])
+        bob, TokenRequest(name="short", reach=Reach.ACCOUNT, expires=60.0, scopes=["things:read"])
     )
     grant = await kit.resolve(kept.view.prefix)
     assert isinstance(grant, Grant)

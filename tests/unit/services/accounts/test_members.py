@@ -9,8 +9,8 @@ import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound, PatgateError
 from proxy.core.model import Actor, Grant, Reach
-from proxy.services.accounts.members import Members
-from proxy.services.tokens.issuance import NewKey
+from proxy.services.accounts.members import MemberService
+from proxy.services.tokens.issuance import KeyRequest
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN, BOB, CAT, DAN = (f"{name}@example.org" for name in ("ann", "bob", "cat", "dan"))
@@ -48,7 +48,7 @@ async def refusal(work: Awaitable[object]) -> tuple[type[PatgateError], str]:
 
 
 async def _roles(kit: Kit, org: str) -> dict[str, str]:
-    page = await Members(kit.store, kit.clock).list(ADMIN, org, limit=200)
+    page = await MemberService(kit.store, kit.clock).list(ADMIN, org, limit=200)
     return {view.email: view.role for view in page.items}
 
 
@@ -56,7 +56,7 @@ async def _roles(kit: Kit, org: str) -> dict[str, str]:
 async def test_nobody_gives_a_role_that_permits_more_than_theirs(kit: Kit, reach: Reach) -> None:
     """A3, D7: in the organisation, whichever token of theirs asks."""
     actor = await acting(kit, ANN, org="team" if reach is Reach.ORG else None, reach=reach)
-    members, before = Members(kit.store, kit.clock), await _roles(kit, "team")
+    members, before = MemberService(kit.store, kit.clock), await _roles(kit, "team")
     for user, role in ((CAT, "admin"), (ANN, "admin"), (BOB, "viewer")):
         kind, words = await refusal(members.set(actor, "team", user, role))
         assert (kind, words) == (Forbidden, "this role permits more in the organisation than you may do there")
@@ -99,7 +99,7 @@ async def test_in_the_account_nobody_raises_or_puts_down_somebody_above_themselv
 async def test_scopes_bound_what_is_given_too(kit: Kit) -> None:
     await kit.users.set_role(ADMIN, ANN, "admin", org="team")
     made = await kit.mint(ANN, "t", org="team", scopes=["patgate.members:*", "things:read"])
-    members = Members(kit.store, kit.clock)
+    members = MemberService(kit.store, kit.clock)
     assert (await refusal(members.set(kit.acting(made), "team", CAT, "editor")))[0] is Forbidden
     assert (await refusal(kit.invitations.invite(kit.acting(made), "team", DAN, "viewer")))[0] is Forbidden
     await kit.roles.set(ADMIN, "reader", ["things:read"])
@@ -113,7 +113,7 @@ async def test_administrators_see_the_members_and_nothing_else_of_them(kit: Kit)
     await kit.users.add(ADMIN, "eve@example.org", "editor")
     kit.clock.now += 1
     await kit.users.add(ADMIN, "eve@example.org", "viewer", org="team")
-    actor, members = await acting(kit, ANN, org="team"), Members(kit.store, kit.clock)
+    actor, members = await acting(kit, ANN, org="team"), MemberService(kit.store, kit.clock)
     page = await members.list(actor, "team")
     assert [view.email for view in page.items] == [ANN, BOB, CAT, "eve@example.org"]
     eve = await kit.users.set_role(actor, "eve@example.org", "editor", org="team")
@@ -132,7 +132,7 @@ async def test_administrators_see_the_members_and_nothing_else_of_them(kit: Kit)
 
 async def test_unknown_and_invisible_are_answered_in_the_same_words(kit: Kit) -> None:
     """threats 7: of another organisation, of other people, of who is a member, nothing is learnt."""
-    actor, members = await acting(kit, ANN, org="team"), Members(kit.store, kit.clock)
+    actor, members = await acting(kit, ANN, org="team"), MemberService(kit.store, kit.clock)
     dan, nobody = (await kit.users.show(ADMIN, DAN)).id, "usr_000000000000"
     other = (await kit.orgs.show(ADMIN, "other")).id
     for org, missing in (("other", "nowhere"), (other, "org_000000000000")):
@@ -169,7 +169,7 @@ async def test_unknown_and_invisible_are_answered_in_the_same_words(kit: Kit) ->
 
 
 async def test_whoever_may_not_manage_members_does_not_learn_who_is_one(kit: Kit) -> None:
-    actor, members = await acting(kit, CAT, org="team"), Members(kit.store, kit.clock)
+    actor, members = await acting(kit, CAT, org="team"), MemberService(kit.store, kit.clock)
     bob, dan = (await kit.users.show(ADMIN, BOB)).id, (await kit.users.show(ADMIN, DAN)).id
     users = (BOB, DAN, "nobody@example.org", bob, dan, "usr_000000000000")
     for verb in (
@@ -185,7 +185,7 @@ async def test_whoever_may_not_manage_members_does_not_learn_who_is_one(kit: Kit
 
 
 async def test_a_member_is_named_by_id_or_email_and_somebody_else_is_not_found(kit: Kit) -> None:
-    actor, members = await acting(kit, ANN, org="team"), Members(kit.store, kit.clock)
+    actor, members = await acting(kit, ANN, org="team"), MemberService(kit.store, kit.clock)
     cat = (await kit.users.show(ADMIN, CAT)).id
     assert (await members.set(actor, "team", cat, "editor")).email == CAT
     assert (await members.remove(actor, "team", cat)).email == CAT
@@ -195,7 +195,7 @@ async def test_a_member_is_named_by_id_or_email_and_somebody_else_is_not_found(k
 
 
 async def test_roles_that_are_not_there_are_refused_with_those_that_are(kit: Kit) -> None:
-    members = Members(kit.store, kit.clock)
+    members = MemberService(kit.store, kit.clock)
     for user in (CAT, "new@example.org"):
         for work in (
             members.set(ADMIN, "team", user, "captain"),
@@ -209,14 +209,14 @@ async def test_roles_that_are_not_there_are_refused_with_those_that_are(kit: Kit
 
 
 async def test_the_same_role_again_takes_no_number(kit: Kit) -> None:
-    members = Members(kit.store, kit.clock)
+    members = MemberService(kit.store, kit.clock)
     epoch = await kit.intact()
     await members.set(ADMIN, "team", CAT, "viewer")
     assert await kit.intact() == epoch
 
 
 async def test_members_are_listed_in_pages(kit: Kit) -> None:
-    members = Members(kit.store, kit.clock)
+    members = MemberService(kit.store, kit.clock)
     for number in range(5):
         kit.clock.now += 1
         await members.set(ADMIN, "team", f"m{number}@example.org", "viewer")
@@ -233,8 +233,8 @@ async def test_members_are_listed_in_pages(kit: Kit) -> None:
 
 async def test_keys_of_an_organisation_look_at_members_and_change_none(kit: Kit) -> None:
     """D7"""
-    members = Members(kit.store, kit.clock)
-    actor = kit.acting(await kit.keys.create(ADMIN, NewKey(name="k", org="team", role="admin")))
+    members = MemberService(kit.store, kit.clock)
+    actor = kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin")))
     assert [view.email for view in (await members.list(actor, "team")).items] == [ANN, BOB, CAT]
     assert (await refusal(members.set(actor, "team", CAT, "viewer")))[0] is Forbidden
     assert (await refusal(members.remove(actor, "team", CAT)))[0] is Forbidden
@@ -246,10 +246,10 @@ async def test_a_key_outlives_whoever_made_it_and_a_token_stays_bound(kit: Kit) 
     await kit.users.set_role(ADMIN, ANN, "admin", org="team")
     await kit.users.add(ADMIN, ANN, "editor", org="other")
     team_token = await kit.mint(ANN, "t", org="team")
-    key = await kit.keys.create(kit.acting(team_token), NewKey(name="k", org="team", role="viewer"))
-    await Members(kit.store, kit.clock).remove(ADMIN, "team", ANN)
+    key = await kit.keys.create(kit.acting(team_token), KeyRequest(name="k", org="team", role="viewer"))
+    await MemberService(kit.store, kit.clock).remove(ADMIN, "team", ANN)
     assert not isinstance(await kit.resolve(team_token.view.prefix), Grant)
-    await Members(kit.store, kit.clock).set(ADMIN, "team", ANN, "viewer")
+    await MemberService(kit.store, kit.clock).set(ADMIN, "team", ANN, "viewer")
     bound = await kit.resolve(team_token.view.prefix)
     assert isinstance(bound, Grant)
     assert (bound.org_name, bound.role) == ("team", "viewer")

@@ -13,12 +13,12 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Actor, ActorKind, Reach
 from proxy.services.audit.filters import AuditFilter
-from proxy.services.audit.service import AuditLog, AuditView
+from proxy.services.audit.service import AuditService, AuditView
 from proxy.services.audit.vocabulary import NOW, read_moment
-from proxy.services.tokens.issuance import NewKey
+from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created
 from proxy.store.audit.chain import Event
-from proxy.store.audit.queries import Entry, Order
+from proxy.store.audit.queries import LogEntry, SortOrder
 from proxy.store.audit.request_events import RequestEvent
 from tests.contract.kit import ADMIN, START, Kit, opened
 
@@ -40,8 +40,8 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
 
 
 @pytest.fixture
-def log(kit: Kit) -> AuditLog:
-    return AuditLog(kit.store, kit.clock)
+def log(kit: Kit) -> AuditService:
+    return AuditService(kit.store, kit.clock)
 
 
 async def _requests(kit: Kit, made: Created, count: int, *, org: str = "", **more: Any) -> None:
@@ -66,7 +66,7 @@ async def _requests(kit: Kit, made: Created, count: int, *, org: str = "", **mor
 
 
 async def test_counts_of_the_log_leave_the_readers_of_the_store_to_others_in_between(
-    kit: Kit, log: AuditLog, monkeypatch: pytest.MonkeyPatch
+    kit: Kit, log: AuditService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.store.audit.queries.LOOKED_AT", 2)
     await _requests(kit, await kit.mint(ANN, "t"), 20)
@@ -87,8 +87,8 @@ async def test_counts_of_the_log_leave_the_readers_of_the_store_to_others_in_bet
 
 
 async def _all(
-    log: AuditLog, wanted: AuditFilter, actor: Actor = ADMIN, *, order: Order = Order.NEWEST, limit: int = 3
-) -> list[Entry]:
+    log: AuditService, wanted: AuditFilter, actor: Actor = ADMIN, *, order: SortOrder = SortOrder.NEWEST, limit: int = 3
+) -> list[LogEntry]:
     found: list[AuditView] = []
     cursor = None
     for _ in range(1000):
@@ -101,7 +101,7 @@ async def _all(
     raise AssertionError("the pages do not end")
 
 
-_FILTERS: dict[str, tuple[AuditFilter, Callable[[Entry], bool]]] = {
+_FILTERS: dict[str, tuple[AuditFilter, Callable[[LogEntry], bool]]] = {
     "nothing": (AuditFilter(), lambda _: True),
     "kind": (AuditFilter(actor_kind="pat"), lambda e: e.actor_kind == "pat"),
     "token name": (AuditFilter(actor_name="ci"), lambda e: e.actor_name == "ci"),
@@ -145,7 +145,7 @@ async def _busy(kit: Kit) -> Created:
     return ci
 
 
-async def test_every_filter_finds_what_it_says_in_every_order(kit: Kit, log: AuditLog) -> None:
+async def test_every_filter_finds_what_it_says_in_every_order(kit: Kit, log: AuditService) -> None:
     await _busy(kit)
     everything = await _all(log, AuditFilter(), limit=1000)
     in_order = sorted(everything, key=lambda entry: (entry.at, entry.n), reverse=True)
@@ -159,12 +159,12 @@ async def test_every_filter_finds_what_it_says_in_every_order(kit: Kit, log: Aud
                 patch.setattr("proxy.store.audit.queries.LOOKED_AT", looked_at)
                 patch.setattr("proxy.store.audit.queries.LOOKED_UP", looked_at)
                 assert [entry.n for entry in await _all(log, wanted)] == right, name
-                oldest = await _all(log, wanted, order=Order.OLDEST)
+                oldest = await _all(log, wanted, order=SortOrder.OLDEST)
                 assert [entry.n for entry in oldest] == right[::-1], name
                 assert await _recorded(log, wanted, len(everything)) == sorted(right), name
 
 
-async def _recorded(log: AuditLog, wanted: AuditFilter, most: int) -> list[int]:
+async def _recorded(log: AuditService, wanted: AuditFilter, most: int) -> list[int]:
     recorded: list[int] = []
     cursor = None
     for _ in range(most):
@@ -174,7 +174,7 @@ async def _recorded(log: AuditLog, wanted: AuditFilter, most: int) -> list[int]:
     return recorded
 
 
-async def test_a_token_is_found_by_its_public_prefix_and_a_request_by_its_id(kit: Kit, log: AuditLog) -> None:
+async def test_a_token_is_found_by_its_public_prefix_and_a_request_by_its_id(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     by_id = await _all(log, AuditFilter(actor=ci.view.id))
     assert len(by_id) == 10
@@ -188,11 +188,11 @@ async def test_a_token_is_found_by_its_public_prefix_and_a_request_by_its_id(kit
     assert (event.action, event.address, event.decision_id) == ("account.org.add", "192.0.2.9", "")
 
 
-async def test_pages_stand_still_while_events_are_added(kit: Kit, log: AuditLog) -> None:
+async def test_pages_stand_still_while_events_are_added(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     before = [entry.n for entry in await _all(log, AuditFilter())]
     first = await log.list(ADMIN, limit=5)
-    oldest = await log.list(ADMIN, limit=5, order=Order.OLDEST)
+    oldest = await log.list(ADMIN, limit=5, order=SortOrder.OLDEST)
     await _requests(kit, ci, 7)
     seen, cursor = [view.entry.n for view in first.items], first.next_cursor
     while cursor is not None:
@@ -201,12 +201,12 @@ async def test_pages_stand_still_while_events_are_added(kit: Kit, log: AuditLog)
     assert seen == before
     seen, cursor = [view.entry.n for view in oldest.items], oldest.next_cursor
     while cursor is not None:
-        page = await log.list(ADMIN, limit=5, cursor=cursor, order=Order.OLDEST)
+        page = await log.list(ADMIN, limit=5, cursor=cursor, order=SortOrder.OLDEST)
         seen, cursor = seen + [view.entry.n for view in page.items], page.next_cursor
     assert seen == before[::-1], "an export ends with what was recorded when it began"
 
 
-async def test_whoever_follows_the_log_gets_what_is_recorded_once_however_late(kit: Kit, log: AuditLog) -> None:
+async def test_whoever_follows_the_log_gets_what_is_recorded_once_however_late(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     page = await log.list(ADMIN, after=NOW)
     assert (list(page.items), page.next_cursor is None) == ([], False)
@@ -222,7 +222,7 @@ async def test_whoever_follows_the_log_gets_what_is_recorded_once_however_late(k
     assert all(view.entry.n > 0 for view in after.items)
 
 
-async def test_a_view_has_everything_and_null_for_what_there_is_not(kit: Kit, log: AuditLog) -> None:
+async def test_a_view_has_everything_and_null_for_what_there_is_not(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     (view,) = (await log.list(ADMIN, AuditFilter(request=f"{ci.view.id}1", outcome="refused"))).items
     team = await kit.orgs.show(ADMIN, "team")
@@ -254,7 +254,7 @@ async def test_a_view_has_everything_and_null_for_what_there_is_not(kit: Kit, lo
     assert [document[name] for name in ("org", "user", "reason", "address", "request_id", "decision_id")] == [None] * 6
 
 
-async def test_details_that_somebody_spoilt_do_not_hide_the_rest(kit: Kit, log: AuditLog) -> None:
+async def test_details_that_somebody_spoilt_do_not_hide_the_rest(kit: Kit, log: AuditService) -> None:
     async with kit.store._database.write() as connection:
         await connection.exec_driver_sql("UPDATE audit_events SET details = '[' WHERE n = 2")
         await connection.commit()
@@ -263,14 +263,14 @@ async def test_details_that_somebody_spoilt_do_not_hide_the_rest(kit: Kit, log: 
     assert (await log.verify(ADMIN)).problem == "event 2 was altered"
 
 
-async def test_each_sees_what_they_may(kit: Kit, log: AuditLog) -> None:
+async def test_each_sees_what_they_may(kit: Kit, log: AuditService) -> None:
     await _busy(kit)
     everything = await _all(log, AuditFilter(), limit=1000)
 
     async def sees(made: Created, wanted: AuditFilter = AuditFilter()) -> set[int]:  # noqa: B008
         return {entry.n for entry in await _all(log, wanted, kit.acting(made), limit=1000)}
 
-    def those(holds: Callable[[Entry], bool]) -> set[int]:
+    def those(holds: Callable[[LogEntry], bool]) -> set[int]:
         return {entry.n for entry in everything if holds(entry)}
 
     personal = await kit.mint(ANN, "personal")
@@ -299,10 +299,10 @@ async def test_each_sees_what_they_may(kit: Kit, log: AuditLog) -> None:
         await sees(team, AuditFilter(org="team"))
 
 
-async def test_a_key_sees_the_log_of_an_organisation_whose_role_lets_it(kit: Kit, log: AuditLog) -> None:
+async def test_a_key_sees_the_log_of_an_organisation_whose_role_lets_it(kit: Kit, log: AuditService) -> None:
     team = (await kit.orgs.show(ADMIN, "team")).id
-    auditor = await kit.keys.create(ADMIN, NewKey(name="siem", org="team", role="auditor"))
-    other = await kit.keys.create(ADMIN, NewKey(name="ci", org="team", role="editor"))
+    auditor = await kit.keys.create(ADMIN, KeyRequest(name="siem", org="team", role="auditor"))
+    other = await kit.keys.create(ADMIN, KeyRequest(name="ci", org="team", role="editor"))
     found = await _all(log, AuditFilter(), kit.acting(auditor))
     assert (
         found
@@ -315,7 +315,7 @@ async def test_a_key_sees_the_log_of_an_organisation_whose_role_lets_it(kit: Kit
             await log.list(kit.acting(other), wanted)
 
 
-async def test_what_is_not_there_and_what_is_not_to_be_seen_are_refused_alike(kit: Kit, log: AuditLog) -> None:
+async def test_what_is_not_there_and_what_is_not_to_be_seen_are_refused_alike(kit: Kit, log: AuditService) -> None:
     ann = kit.acting(await kit.mint(ANN, "a", org="team"))
     eve = kit.acting(await kit.mint(EVE, "e", org="team"))
 
@@ -336,7 +336,7 @@ async def test_what_is_not_there_and_what_is_not_to_be_seen_are_refused_alike(ki
         assert list((await log.list(eve, AuditFilter(user=user))).items) == []
 
 
-async def test_somebody_who_was_removed_is_found_by_id(kit: Kit, log: AuditLog) -> None:
+async def test_somebody_who_was_removed_is_found_by_id(kit: Kit, log: AuditService) -> None:
     ann = (await kit.users.show(ADMIN, ANN)).id
     await kit.mint(ANN, "t")
     before = await _all(log, AuditFilter(user=ANN))
@@ -346,7 +346,7 @@ async def test_somebody_who_was_removed_is_found_by_id(kit: Kit, log: AuditLog) 
     assert {entry.email for entry in after} == {ANN}
 
 
-async def test_a_credential_that_has_ended_sees_nothing(kit: Kit, log: AuditLog) -> None:
+async def test_a_credential_that_has_ended_sees_nothing(kit: Kit, log: AuditService) -> None:
     made = await kit.mint(BOB, "b")
     await log.list(kit.acting(made))
     await kit.tokens.revoke(ADMIN, made.view.id)
@@ -355,7 +355,7 @@ async def test_a_credential_that_has_ended_sees_nothing(kit: Kit, log: AuditLog)
             await read(kit.acting(made))
 
 
-async def test_all_that_is_wrong_with_a_question_is_said_at_once(log: AuditLog) -> None:
+async def test_all_that_is_wrong_with_a_question_is_said_at_once(log: AuditService) -> None:
     wrong = AuditFilter(
         actor_kind="robot", level="x", outcome="maybe", address="here", since="yesterday", until="2023-13-01T00:00:00Z"
     )
@@ -366,11 +366,11 @@ async def test_all_that_is_wrong_with_a_question_is_said_at_once(log: AuditLog) 
     assert "robot" not in str(refusal.value)
 
 
-async def test_a_cursor_of_another_list_is_refused(kit: Kit, log: AuditLog) -> None:
+async def test_a_cursor_of_another_list_is_refused(kit: Kit, log: AuditService) -> None:
     cursor = (await log.list(ADMIN, limit=1)).next_cursor
-    for other in (None, Order.OLDEST):
+    for other in (None, SortOrder.OLDEST):
         with pytest.raises(Invalid, match="cursor"):
-            await log.list(ADMIN, order=other or Order.NEWEST, after=None if other else "0", cursor=cursor)
+            await log.list(ADMIN, order=other or SortOrder.NEWEST, after=None if other else "0", cursor=cursor)
     for text in ("", "e30", "WyJuZXdlc3QiLDFlOTk5LDFd", "WyJuZXdlc3QiLDEsMV0", "ä"):
         with pytest.raises(Invalid, match="cursor"):
             await log.list(ADMIN, cursor=text)
@@ -401,7 +401,7 @@ def test_times_are_durations_before_now_or_rfc_3339(text: str, moment: float | N
         assert read_moment(text, START, "since") == moment
 
 
-async def test_a_verification_is_for_who_sees_everything_and_goes_in_steps(kit: Kit, log: AuditLog) -> None:
+async def test_a_verification_is_for_who_sees_everything_and_goes_in_steps(kit: Kit, log: AuditService) -> None:
     await _busy(kit)
     for made in (await kit.mint(ANN, "a"), await kit.mint(EVE, "e", org="team")):
         with pytest.raises(Forbidden):
@@ -420,7 +420,7 @@ async def test_a_verification_is_for_who_sees_everything_and_goes_in_steps(kit: 
 
 
 async def test_retention_removes_what_is_old_and_says_so(
-    kit: Kit, log: AuditLog, monkeypatch: pytest.MonkeyPatch
+    kit: Kit, log: AuditService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.services.audit.service.RETAIN_AT_ONCE", 4)
     await _busy(kit)
@@ -450,7 +450,7 @@ async def test_retention_removes_what_is_old_and_says_so(
     assert ((await log.verify(ADMIN)).events, (await log.verify(ADMIN)).problem) == (1, None)
 
 
-async def test_nobody_shortens_the_log_with_a_token(kit: Kit, log: AuditLog) -> None:
+async def test_nobody_shortens_the_log_with_a_token(kit: Kit, log: AuditService) -> None:
     await kit.roles.set(ADMIN, "auditor", ["*:*"])
     with pytest.raises(Forbidden, match="only the operator"):
         await log.retain(kit.acting(await kit.mint(BOB, "b")), START + 1000)

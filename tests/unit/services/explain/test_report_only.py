@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Forbidden, Invalid
 from proxy.core.model import Access
 from proxy.core.routes import Route, RouteTable
-from proxy.services.explain.report_only import TOKENS_SHOWN, Reports
+from proxy.services.explain.report_only import TOKENS_SHOWN, ReportService
 from proxy.store.audit.reports import Report
 from tests.contract.kit import ADMIN, START, Kit, opened
 
@@ -30,8 +30,8 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         yield kit
 
 
-def reports(kit: Kit) -> Reports:
-    return Reports(kit.store, kit.clock, RouteTable(ROUTES))
+def reports(kit: Kit) -> ReportService:
+    return ReportService(kit.store, kit.clock, RouteTable(ROUTES))
 
 
 def report(token: str, count: int = 1, *, route: str = "/later/{entity}", at: float = 0.0, **more: str) -> Report:

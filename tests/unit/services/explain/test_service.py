@@ -18,12 +18,12 @@ from proxy.core.routes import Route, RouteTable
 from proxy.core.token import WHOLE_TOKEN
 from proxy.observe.metrics import Outcome
 from proxy.services import lookup
-from proxy.services.accounts.members import Members
+from proxy.services.accounts.members import MemberService
 from proxy.services.explain.explanation import Explanation, Gateway
-from proxy.services.explain.service import NO_DECISION, NO_ORG, Decision, Explain
+from proxy.services.explain.service import NO_DECISION, NO_ORG, Decision, ExplainService
 from proxy.services.explain.steps import Result, Step
 from proxy.services.tokens.authorization import NO_TOKEN
-from proxy.services.tokens.issuance import NewKey
+from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created
 from proxy.store.audit.chain import Event
 from proxy.store.audit.request_events import RequestEvent
@@ -49,14 +49,14 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         yield kit
 
 
-def explaining(kit: Kit, routes: tuple[Route, ...] = ROUTES) -> Explain:
+def explaining(kit: Kit, routes: tuple[Route, ...] = ROUTES) -> ExplainService:
     gateway = Gateway(
         routes=RouteTable(routes),
         challenges=Challenges(realm="acme", basic=False),
         names=PRESETS["patgate"],
         longest=8192,
     )
-    return Explain(kit.store, kit.clock, gateway=gateway, tokens=FORMAT)
+    return ExplainService(kit.store, kit.clock, gateway=gateway, tokens=FORMAT)
 
 
 async def told(kit: Kit, made: Created, method: str, target: str, host: str = "") -> Explanation:
@@ -163,7 +163,7 @@ async def test_a_team_token_is_refused_for_its_organisation_and_its_membership(k
     await kit.orgs.suspend(ADMIN, "team")
     assert (await told(kit, made, "GET", "/v1/things/7")).judged.reason is Reason.ORG_SUSPENDED
     await kit.orgs.resume(ADMIN, "team")
-    await Members(kit.store, kit.clock).remove(ADMIN, "team", ANN)
+    await MemberService(kit.store, kit.clock).remove(ADMIN, "team", ANN)
     gone = await told(kit, made, "GET", "/v1/things/7")
     assert (gone.judged.reason, failed(gone)[0]) == (Reason.MEMBER_REMOVED, Step.OWNER)
 
@@ -260,7 +260,7 @@ async def test_of_an_organisation_token_one_learns_what_it_may_do_in_ones_own_or
     for org in ("other", "third"):
         await kit.orgs.add(ADMIN, org)
     grants = {"team": ["things:read"], "other": ["things:*"]}
-    key = await kit.keys.create(ADMIN, NewKey(name="robot", grants=grants))
+    key = await kit.keys.create(ADMIN, KeyRequest(name="robot", grants=grants))
     await kit.roles.set(ADMIN, "keeper", ["patgate.keys:read", "patgate.keys:list"])
     await kit.users.add(ADMIN, "keeper@example.org", "keeper", org="team")
     keeper = kit.acting(await kit.mint("keeper@example.org", "k", org="team"))

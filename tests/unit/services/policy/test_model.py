@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.services.policy.model import AdminRight, Policy
+from proxy.services.policy.model import AdminRight, TokenPolicy
 
 LIMITS = st.none() | st.integers(1, 50)
 POLICIES = st.builds(
-    Policy,
+    TokenPolicy,
     max_lifetime=st.none() | st.floats(60, 1e6),
     require_expiry=st.booleans(),
     tokens_per_user=LIMITS,
@@ -30,7 +30,7 @@ SCOPES = st.none() | st.lists(
 
 @given(POLICIES, POLICIES, LIFETIMES, SCOPES, st.none() | st.floats(0, 2e6))
 def test_the_stricter_of_two_policies_lets_nothing_through_that_either_would_stop(
-    one: Policy, two: Policy, lifetime: float | None, scopes: list[str] | None, unused: float | None
+    one: TokenPolicy, two: TokenPolicy, lifetime: float | None, scopes: list[str] | None, unused: float | None
 ) -> None:
     both = one.stricter(two)
     broken = set(both.broken(lifetime=lifetime, scopes=scopes, unused=unused))
@@ -47,8 +47,8 @@ def test_the_stricter_of_two_policies_lets_nothing_through_that_either_would_sto
 
 
 def test_the_policy_of_nobody_asks_for_nothing() -> None:
-    assert Policy().broken(lifetime=None, scopes=None, unused=1e9) == ()
-    assert Policy().lifetime_fault(None) is None and Policy().scope_faults(None) == []
+    assert TokenPolicy().broken(lifetime=None, scopes=None, unused=1e9) == ()
+    assert TokenPolicy().lifetime_fault(None) is None and TokenPolicy().scope_faults(None) == []
 
 
 @pytest.mark.parametrize(
@@ -56,21 +56,21 @@ def test_the_policy_of_nobody_asks_for_nothing() -> None:
     [("*:*", True), ("*:read", False), ("things:*", False), ("things:read", False)],
 )
 def test_only_what_covers_a_forbidden_scope_is_forbidden(scope: str, forbidden: bool) -> None:
-    faults = Policy(forbidden_scopes=("*:*",)).scope_faults(["things:read", scope])
+    faults = TokenPolicy(forbidden_scopes=("*:*",)).scope_faults(["things:read", scope])
     assert [place for place, _ in faults] == (["scopes[1]"] if forbidden else [])
 
 
 def test_where_scopes_are_forbidden_a_token_names_its_scopes() -> None:
-    assert [place for place, _ in Policy(forbidden_scopes=("*:*",)).scope_faults(None)] == ["scopes"]
+    assert [place for place, _ in TokenPolicy(forbidden_scopes=("*:*",)).scope_faults(None)] == ["scopes"]
 
 
 def test_what_an_organisation_does_not_say_is_as_the_deployment_has_it() -> None:
-    deployment = Policy(max_lifetime=100.0, tokens_per_user=3, admin_rights=frozenset({AdminRight.REVOKE}))
-    assert deployment.stricter(Policy.of_org(None)) == deployment
-    assert deployment.stricter(Policy.of_org({"max_lifetime": 60.0})).max_lifetime == 60.0
-    assert deployment.stricter(Policy.of_org({"max_lifetime": 600.0})).max_lifetime == 100.0
-    assert deployment.stricter(Policy.of_org({"admin_rights": []})).admin_rights == frozenset()
+    deployment = TokenPolicy(max_lifetime=100.0, tokens_per_user=3, admin_rights=frozenset({AdminRight.REVOKE}))
+    assert deployment.stricter(TokenPolicy.of_org(None)) == deployment
+    assert deployment.stricter(TokenPolicy.of_org({"max_lifetime": 60.0})).max_lifetime == 60.0
+    assert deployment.stricter(TokenPolicy.of_org({"max_lifetime": 600.0})).max_lifetime == 100.0
+    assert deployment.stricter(TokenPolicy.of_org({"admin_rights": []})).admin_rights == frozenset()
 
 
 def test_every_field_is_in_the_document() -> None:
-    assert set(Policy().as_dict()) == {field.name for field in fields(Policy)}
+    assert set(TokenPolicy().as_dict()) == {field.name for field in fields(TokenPolicy)}

@@ -12,11 +12,11 @@ from proxy.core.model import Actor, Grant, Reach, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services import counting
 from proxy.services.policy import service
-from proxy.services.policy.model import AdminRight, Policy
+from proxy.services.policy.model import AdminRight, TokenPolicy
 from proxy.services.tokens.expiry_notices import DAY
-from proxy.services.tokens.issuance import NewKey
+from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created, Remaining
-from proxy.store.audit.queries import Entry
+from proxy.store.audit.queries import LogEntry
 from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
 
@@ -47,7 +47,7 @@ async def broken(kit: Kit, org: str | None = None, actor: Actor = ADMIN) -> dict
             return found
 
 
-async def events(kit: Kit, action: str) -> list[Entry]:
+async def events(kit: Kit, action: str) -> list[LogEntry]:
     async with kit.store.read() as rows:
         return [event for event in await rows.log.newest(limit=200) if event.action == action]
 
@@ -57,14 +57,14 @@ async def works(kit: Kit, made: Created) -> bool:
 
 
 async def org_key(kit: Kit, name: str, **grants: list[str]) -> Created:
-    return await kit.keys.create(ADMIN, NewKey(name=name, grants=grants))
+    return await kit.keys.create(ADMIN, KeyRequest(name=name, grants=grants))
 
 
 async def test_an_organisations_policy_only_narrows(kit: Kit) -> None:
-    kit.policy = Policy(max_lifetime=10 * DAY, admin_rights=frozenset({AdminRight.REVOKE}))
+    kit.policy = TokenPolicy(max_lifetime=10 * DAY, admin_rights=frozenset({AdminRight.REVOKE}))
     own = {"max_lifetime": 90 * DAY, "require_expiry": True, "admin_rights": ["delete", "revoke"]}
     view = await kit.policies.set(ADMIN, "team", own)
-    assert view.effective == Policy(
+    assert view.effective == TokenPolicy(
         max_lifetime=10 * DAY, require_expiry=True, admin_rights=frozenset({AdminRight.REVOKE})
     )
     assert (view.as_dict()["own"], view.deployment) == (own, kit.policy)
@@ -115,13 +115,13 @@ async def test_what_breaks_a_policy_is_found_in_pages_with_the_rules_that_it_bre
     await kit.mint(ANN, "ended", expires=0.5)
     kit.clock.now += 1
     assert await broken(kit) == {}
-    kit.policy = Policy(max_lifetime=30 * DAY, require_expiry=True, forbidden_scopes=("*:*",))
+    kit.policy = TokenPolicy(max_lifetime=30 * DAY, require_expiry=True, forbidden_scopes=("*:*",))
     assert await broken(kit) == {
         "forever": ("require_expiry", "max_lifetime", "forbidden_scopes"),
         "long": ("max_lifetime",),
         "wide": ("forbidden_scopes",),
     }
-    kit.policy = Policy(require_scopes=True)
+    kit.policy = TokenPolicy(require_scopes=True)
     assert await broken(kit) == {"forever": ("require_scopes",)}
     await kit.users.remove(ADMIN, ANN)
     assert await broken(kit) == {}
@@ -172,9 +172,9 @@ async def test_expiring_ends_exactly_what_breaks_each_with_its_event(kit: Kit, m
     monkeypatch.setattr(service, "_AT_ONCE", 3)
     bad = [await kit.mint(ANN, f"bad{number}", org="team") for number in range(7)]
     good = [await kit.mint(ANN, f"good{number}", org="team", expires=DAY) for number in range(4)]
-    key = await kit.keys.create(ADMIN, NewKey(name="key", org="team", role="viewer"))
+    key = await kit.keys.create(ADMIN, KeyRequest(name="key", org="team", role="viewer"))
     both = await org_key(kit, "both", team=["things:read"], shop=["things:read"])
-    kit.policy = Policy(require_expiry=True)
+    kit.policy = TokenPolicy(require_expiry=True)
     kit.clock.now += 5
     assert await kit.policies.expire(ADMIN) == 9
     assert [await works(kit, made) for made in (*bad, key, both, *good)] == [False] * 9 + [True] * 4
@@ -244,7 +244,7 @@ async def test_administrators_of_an_organisation_reach_what_is_its_own_alone(kit
     elsewhere = await kit.mint(BOB, "elsewhere", org="shop")
     only = await org_key(kit, "only", team=["things:read"])
     both = await org_key(kit, "both", team=["things:read"], shop=["*:*"])
-    kit.policy = Policy(require_expiry=True)
+    kit.policy = TokenPolicy(require_expiry=True)
     await kit.policies.set(ADMIN, "shop", {"forbidden_scopes": ["*:*"]})
     assert await broken(kit, "team", actor) == dict.fromkeys(("bound", "only", "both"), ("require_expiry",))
     for attempt in (kit.policies.violations, kit.policies.expire, kit.policies.crowded):
@@ -267,7 +267,7 @@ async def test_a_token_has_fewer_tokens_looked_at_for_a_count_than_the_operator(
     actor = kit.acting(await kit.mint(ANN, "admins", org="team"))
     for number in range(7):
         await kit.mint(ANN, f"t{number}", org="team")
-    kit.policy = Policy(require_expiry=True)
+    kit.policy = TokenPolicy(require_expiry=True)
     for asker, remaining in ((ADMIN, Remaining(count=7, exact=True)), (actor, Remaining(count=4, exact=False))):
         assert (await kit.policies.violations(asker, "team", limit=1, count=True)).remaining == remaining
 
@@ -280,7 +280,7 @@ async def test_members_without_the_permission_set_and_list_nothing(kit: Kit) -> 
         await kit.policies.set(actor, "team", {"require_expiry": True})
     with pytest.raises(Forbidden):
         await kit.policies.violations(actor, "team")
-    key = kit.acting(await kit.keys.create(ADMIN, NewKey(name="k", org="team", role="admin")))
+    key = kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin")))
     assert await broken(kit, "team", key) == {}
     with pytest.raises(Forbidden):
         await kit.policies.set(key, "team", {})
@@ -295,7 +295,7 @@ async def test_users_with_more_tokens_than_allowed_are_named(kit: Kit) -> None:
     revoked = await kit.mint(BOB, "three")
     await kit.tokens.revoke(ADMIN, revoked.view.id)
     assert await kit.policies.crowded(ADMIN) == []
-    kit.policy = Policy(tokens_per_user=1)
+    kit.policy = TokenPolicy(tokens_per_user=1)
     assert {one.email: one.tokens for one in await kit.policies.crowded(ADMIN)} == {ANN: 3, BOB: 2}
     kit.clock.now += 5
     (crowded,) = await kit.policies.crowded(ADMIN)
@@ -307,7 +307,7 @@ async def test_unused_tokens_end_are_regenerated_and_not_ended_again_at_once(kit
     """E4: nobody used it for as long as the policy says since it was made, rotated or used."""
     used, idle, other = [await kit.mint(ANN, name) for name in ("used", "idle", "other")]
     rotated = await kit.mint(ANN, "rotated")
-    kit.policy = Policy(inactive_after=30 * DAY, require_expiry=True)
+    kit.policy = TokenPolicy(inactive_after=30 * DAY, require_expiry=True)
     kit.clock.now = START + 20 * DAY
     await kit.store.add_uses([Use(token_id=used.view.id, count=3, at=kit.clock.now, ip="192.0.2.1")])
     await kit.tokens.rotate(ADMIN, rotated.view.id)
@@ -333,7 +333,7 @@ async def test_looking_for_unused_tokens_goes_on_where_it_stopped(kit: Kit, monk
     for number in range(7):
         kit.clock.now += 1
         await kit.mint(ANN, f"t{number}")
-    kit.policy = Policy(inactive_after=60.0, require_expiry=True)
+    kit.policy = TokenPolicy(inactive_after=60.0, require_expiry=True)
     kit.clock.now += 60
     assert (await kit.policies.count_breaking(None, 100)) == (7, None)
     ended, cursor, turns = 0, None, 0
@@ -347,7 +347,7 @@ async def test_looking_for_unused_tokens_goes_on_where_it_stopped(kit: Kit, monk
 async def test_counting_leaves_out_what_ends_by_itself(kit: Kit) -> None:
     await kit.mint(ANN, "idle", expires=10 * DAY)
     await kit.mint(ANN, "forever")
-    kit.policy = Policy(inactive_after=60.0, max_lifetime=30 * DAY)
+    kit.policy = TokenPolicy(inactive_after=60.0, max_lifetime=30 * DAY)
     kit.clock.now += DAY
     assert await kit.policies.count_breaking(None, 1000) == (1, None)
     assert len(await broken(kit)) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.core.errors import Unauthenticated
 from proxy.core.model import Actor
-from proxy.services.tokens.issuance import NewToken
+from proxy.services.tokens.issuance import TokenRequest
 from proxy.services.views import Created
 from proxy.store.audit.chain import Appended
 from proxy.store.change import Change
@@ -33,7 +33,7 @@ async def family(kit: Kit, maker: Created, size: int) -> list[Created]:
     for number in range(size):
         kit.clock.now += 1
         parent = made[-1] if number % 2 else maker
-        made.append(await kit.tokens.create(kit.acting(parent), NewToken(name=f"t{number}")))
+        made.append(await kit.tokens.create(kit.acting(parent), TokenRequest(name=f"t{number}")))
     return made
 
 
@@ -77,7 +77,7 @@ async def test_a_scoped_token_deletes_all_that_it_made_although_makers_go_before
     parent, names = root, []
     for number in range(8):
         kit.clock.now += 1
-        wanted = NewToken(name=f"t{number}", scopes=["things:read"])
+        wanted = TokenRequest(name=f"t{number}", scopes=["things:read"])
         parent = await kit.tokens.create(kit.acting(parent), wanted)
         names.append(parent.view.name)
     assert await kit.tokens.delete_all(kit.acting(root), keep_current=True) == len(names)

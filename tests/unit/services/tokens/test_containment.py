@@ -10,9 +10,9 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services.policy.model import Policy
+from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens import authorization
-from proxy.services.tokens.issuance import NEVER_ENDS, NewToken
+from proxy.services.tokens.issuance import NEVER_ENDS, TokenRequest
 from tests.contract.kit import ADMIN, START, Kit, opened
 from tests.unit.core.grants import grant
 
@@ -94,10 +94,10 @@ def test_no_end_is_later_than_the_makers(end: float | None, asked: float | None,
 async def test_everything_that_is_too_much_is_named_at_once(kit: Kit) -> None:
     actor = await acting(kit, org="team", scopes=READ, expires=100.0)
     with pytest.raises(Forbidden) as raised:
-        await kit.tokens.create(actor, NewToken(name="t", scopes=("things:read", "*:*"), expires=101.0))
+        await kit.tokens.create(actor, TokenRequest(name="t", scopes=("things:read", "*:*"), expires=101.0))
     assert [field for field, _ in raised.value.errors] == ["org", "expires", "scopes[1]"]
     assert await kit.store.epoch() == await kit.intact(), "nothing was made"
-    made = await kit.tokens.create(actor, NewToken(name="t", org="team", scopes=READ, expires=100.0))
+    made = await kit.tokens.create(actor, TokenRequest(name="t", org="team", scopes=READ, expires=100.0))
     assert (made.view.parent_id, made.view.created_by, made.view.created_by_kind) == (actor.id, actor.id, "pat")
     assert (made.view.email, made.view.expires_at) == (ANN, START + 100)
 
@@ -106,25 +106,29 @@ async def test_a_token_makes_tokens_for_its_owner_only_and_learns_of_nobody_else
     actor = await acting(kit)
     for user in (BOB, "nobody@example.org", (await kit.users.show(ADMIN, BOB)).id):
         with pytest.raises(Forbidden, match="own owner only") as raised:
-            await kit.tokens.create(actor, NewToken(name="t", user=user))
+            await kit.tokens.create(actor, TokenRequest(name="t", user=user))
         assert raised.value.errors[0][0] == "user"
     for own in (None, "ANN@example.org", (await kit.users.show(ADMIN, ANN)).id):
-        assert (await kit.tokens.create(actor, NewToken(name="t", user=own))).view.email == ANN
+        assert (await kit.tokens.create(actor, TokenRequest(name="t", user=own))).view.email == ANN
     words = set()
     for org in ("other", "nowhere"):
         with pytest.raises(NotFound) as missing:
-            await kit.tokens.create(await acting(kit, reach=Reach.ACCOUNT), NewToken(name="t", org=org))
+            await kit.tokens.create(await acting(kit, reach=Reach.ACCOUNT), TokenRequest(name="t", org=org))
         words.add(str(missing.value))
     assert len(words) == 1
 
 
 async def test_account_wide_tokens_come_from_the_operator_and_from_one_another(kit: Kit) -> None:
     wide = await acting(kit, reach=Reach.ACCOUNT)
-    for new in (NewToken(name="t", reach=Reach.ACCOUNT), NewToken(name="t", org="team"), NewToken(name="t")):
+    for new in (
+        TokenRequest(name="t", reach=Reach.ACCOUNT),
+        TokenRequest(name="t", org="team"),
+        TokenRequest(name="t"),
+    ):
         await kit.tokens.create(wide, new)
     for narrower in (await acting(kit), await acting(kit, org="team")):
         with pytest.raises(Forbidden):
-            await kit.tokens.create(narrower, NewToken(name="t", reach=Reach.ACCOUNT))
+            await kit.tokens.create(narrower, TokenRequest(name="t", reach=Reach.ACCOUNT))
 
 
 async def test_what_lives_longer_or_may_more_gets_no_value_and_no_scope_from_a_token(kit: Kit) -> None:
@@ -133,7 +137,7 @@ async def test_what_lives_longer_or_may_more_gets_no_value_and_no_scope_from_a_t
     wide = (await kit.mint(ANN, "wide", expires=50.0)).view.id
     scopes = ["things:read", "patgate.tokens:update"]
     narrow = await acting(kit, scopes=scopes, expires=100.0)
-    mine = (await kit.tokens.create(narrow, NewToken(name="m", scopes=READ, expires=9.0))).view.id
+    mine = (await kit.tokens.create(narrow, TokenRequest(name="m", scopes=READ, expires=9.0))).view.id
     with pytest.raises(Forbidden):
         await kit.tokens.rotate(short, eternal)
     await kit.tokens.rotate(short, wide)
@@ -175,7 +179,7 @@ async def test_an_organisations_policy_is_for_its_own_tokens_and_the_deployments
     assert (await kit.mint(ANN, "personal")).warnings == (NEVER_ENDS,)
     out = "it does not reach team, whose policy it breaks: max_lifetime, require_scopes"
     assert (await kit.mint(ANN, "wide", reach=Reach.ACCOUNT)).warnings == (NEVER_ENDS, out)
-    kit.policy = Policy(max_lifetime=60.0, require_expiry=True)
+    kit.policy = TokenPolicy(max_lifetime=60.0, require_expiry=True)
     for where in ({}, {"reach": Reach.ACCOUNT}):
         with pytest.raises(Invalid):
             await kit.mint(ANN, "t", expires=61.0, **where)
@@ -187,7 +191,7 @@ async def test_an_organisation_counts_the_tokens_for_itself_and_the_deployment_a
     await kit.mint(ANN, "team", org="team")
     with pytest.raises(Conflict, match=r"\(1\)"):
         await kit.mint(ANN, "again", org="team")
-    kit.policy = Policy(tokens_per_user=2)
+    kit.policy = TokenPolicy(tokens_per_user=2)
     with pytest.raises(Conflict, match=r"\(2\)"):
         await kit.mint(ANN, "personal")
 
@@ -195,15 +199,15 @@ async def test_an_organisation_counts_the_tokens_for_itself_and_the_deployment_a
 @pytest.mark.parametrize(
     ("new", "field"),
     [
-        (NewToken(name="t", user=ANN, reach=Reach.ORG), "org"),
-        (NewToken(name="t", user=ANN, reach=Reach.ACCOUNT, org="team"), "org"),
-        (NewToken(name="t", user=ANN, reach=Reach.PERSONAL, org="team"), "org"),
-        (NewToken(name="t", user=ANN, reach=Reach.ORGS), "reach"),
-        (NewToken(name="t"), "user"),
-        (NewToken(name="t", user=ANN, scopes=["a:b"] * 1001), "scopes"),
+        (TokenRequest(name="t", user=ANN, reach=Reach.ORG), "org"),
+        (TokenRequest(name="t", user=ANN, reach=Reach.ACCOUNT, org="team"), "org"),
+        (TokenRequest(name="t", user=ANN, reach=Reach.PERSONAL, org="team"), "org"),
+        (TokenRequest(name="t", user=ANN, reach=Reach.ORGS), "reach"),
+        (TokenRequest(name="t"), "user"),
+        (TokenRequest(name="t", user=ANN, scopes=["a:b"] * 1001), "scopes"),
     ],
 )
-async def test_what_does_not_go_together_is_named(kit: Kit, new: NewToken, field: str) -> None:
+async def test_what_does_not_go_together_is_named(kit: Kit, new: TokenRequest, field: str) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.tokens.create(ADMIN, new)
     assert raised.value.errors[0][0] == field

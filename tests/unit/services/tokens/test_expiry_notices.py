@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.services.tokens.expiry_notices import DAY, Notices
-from proxy.services.tokens.issuance import NewKey
+from proxy.services.tokens.expiry_notices import DAY, ExpiryNotices
+from proxy.services.tokens.issuance import KeyRequest
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN, BOB = "ann@example.org", "bob@example.org"
@@ -21,8 +21,8 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         yield kit
 
 
-def notices(kit: Kit, *days: int) -> Notices:
-    return Notices(kit.store, kit.clock, days or (14, 7, 1))
+def notices(kit: Kit, *days: int) -> ExpiryNotices:
+    return ExpiryNotices(kit.store, kit.clock, days or (14, 7, 1))
 
 
 async def due(kit: Kit, limit: int = 100) -> list[tuple[str, int]]:
@@ -80,7 +80,7 @@ async def test_a_notice_says_whose_token_ends_when_and_never_its_value(kit: Kit)
 
 
 async def test_keys_are_told_of_without_a_person(kit: Kit) -> None:
-    await kit.keys.create(ADMIN, NewKey(name="k", org="team", role="viewer", expires=20 * DAY))
+    await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="viewer", expires=20 * DAY))
     kit.clock.now = START + 15 * DAY
     (notice,) = await notices(kit).due(100)
     assert (notice.token.kind.value, notice.as_dict()["user"], notice.as_dict()["org"]) == ("key", None, "team")

@@ -11,8 +11,8 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.model import Grant, Reach, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
-from proxy.services.policy.model import Policy
-from proxy.services.tokens.issuance import NewKey, NewToken
+from proxy.services.policy.model import TokenPolicy
+from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.services.tokens.queries import TokenFilter
 from tests.contract.kit import ADMIN, START, Kit, ScryptHasher, opened
 
@@ -62,15 +62,15 @@ async def test_a_revoked_or_expired_token_is_regenerated_as_it_was_with_a_new_en
 async def test_regeneration_keeps_to_the_policy_of_now_and_to_who_is_there(kit: Kit) -> None:
     made = await kit.mint(ANN, "t", org="team", expires=60.0)
     await kit.tokens.revoke(ADMIN, made.view.id)
-    kit.policy = Policy(max_lifetime=30.0, forbidden_scopes=("*:*",))
+    kit.policy = TokenPolicy(max_lifetime=30.0, forbidden_scopes=("*:*",))
     with pytest.raises(Invalid) as raised:
         await kit.tokens.regenerate(ADMIN, made.view.id, expires=31.0)
     assert [field for field, _ in raised.value.errors] == ["expires", "scopes"], "all at once"
-    kit.policy = Policy(tokens_per_user=1)
+    kit.policy = TokenPolicy(tokens_per_user=1)
     other = await kit.mint(ANN, "other")
     with pytest.raises(Conflict, match=r"\(1\)"):
         await kit.tokens.regenerate(ADMIN, made.view.id)
-    kit.policy = Policy()
+    kit.policy = TokenPolicy()
     await kit.tokens.delete(ADMIN, other.view.id)
     await kit.orgs.suspend(ADMIN, "team")
     with pytest.raises(Conflict, match="organisation of the token is suspended"):
@@ -86,8 +86,8 @@ async def test_regeneration_keeps_to_the_policy_of_now_and_to_who_is_there(kit: 
 
 async def test_ending_a_token_tells_of_what_it_made_and_ends_it_too_when_asked(kit: Kit) -> None:
     first = await kit.mint(ANN, "first")
-    second = await kit.tokens.create(kit.acting(first), NewToken(name="second"))
-    third = await kit.tokens.create(kit.acting(second), NewToken(name="third"))
+    second = await kit.tokens.create(kit.acting(first), TokenRequest(name="second"))
+    third = await kit.tokens.create(kit.acting(second), TokenRequest(name="third"))
     assert (second.view.parent_id, third.view.parent_id) == (first.view.id, second.view.id)
     warned = await kit.tokens.revoke(ADMIN, first.view.id)
     assert warned.warnings == ("2 tokens that this one made still work",)
@@ -107,7 +107,7 @@ async def test_who_ends_a_token_ends_no_key_that_they_may_not_end(kit: Kit) -> N
     await kit.users.set_role(ADMIN, ANN, "keeper", "team")
     made = await kit.mint(ANN, "t", org="team")
     actor = kit.acting(made)
-    key = await kit.keys.create(actor, NewKey(name="k", org="team", role="viewer"))
+    key = await kit.keys.create(actor, KeyRequest(name="k", org="team", role="viewer"))
     assert key.view.parent_id == made.view.id
     await kit.users.set_role(ADMIN, ANN, "viewer", "team")
     warned = await kit.tokens.revoke(actor, made.view.id, descendants=True)
@@ -158,7 +158,7 @@ async def test_a_token_without_scopes_is_narrowed_by_setting_them_only(kit: Kit)
         with pytest.raises(Conflict, match="has all that its role allows already"):
             await verb(ADMIN, token, ["things:read"])
     assert (await kit.tokens.set_scopes(ADMIN, token, ["things:read"])).view.scopes == ("things:read",)
-    kit.policy = Policy(forbidden_scopes=("*:*",))
+    kit.policy = TokenPolicy(forbidden_scopes=("*:*",))
     with pytest.raises(Invalid) as raised:
         await kit.tokens.add_scopes(ADMIN, token, ["things:read", "*:*"])
     assert raised.value.errors[0][0] == "scopes[1]"
@@ -168,7 +168,7 @@ async def test_all_of_a_user_are_deleted_as_far_as_the_one_who_asks_reaches(kit:
     wide = await kit.mint(ANN, "w", reach=Reach.ACCOUNT)
     team = [await kit.mint(ANN, "t", org="team") for _ in range(3)]
     scoped = await kit.mint(ANN, "s", org="team", scopes=["things:read"])
-    child = await kit.tokens.create(kit.acting(scoped), NewToken(name="c", org="team", scopes=["things:read"]))
+    child = await kit.tokens.create(kit.acting(scoped), TokenRequest(name="c", org="team", scopes=["things:read"]))
     assert await kit.tokens.delete_all(kit.acting(scoped), keep_current=True) == 1
     with pytest.raises(NotFound):
         await kit.tokens.show(ADMIN, child.view.id)
@@ -202,8 +202,8 @@ async def test_lists_are_narrowed_by_organisation_kind_parent_end_and_use(kit: K
     team = await kit.mint(ANN, "team", org="team")
     soon = await kit.mint(ANN, "soon", expires=3600.0)
     sooner = await kit.mint(ANN, "sooner", expires=60.0)
-    child = await kit.tokens.create(kit.acting(soon), NewToken(name="child", expires=600.0))
-    key = await kit.keys.create(ADMIN, NewKey(name="key", org="team", role="viewer"))
+    child = await kit.tokens.create(kit.acting(soon), TokenRequest(name="child", expires=600.0))
+    key = await kit.keys.create(ADMIN, KeyRequest(name="key", org="team", role="viewer"))
 
     async def listed(wanted: TokenFilter) -> list[str]:
         return [view.name for view in (await kit.tokens.list(ADMIN, wanted)).items]
@@ -246,7 +246,7 @@ async def test_a_credential_that_ends_while_its_new_token_is_hashed_makes_none(k
     actor = kit.acting(parent)
     plain, pausing = kit.hasher, Pausing()
     kit.hasher = pausing
-    work = asyncio.create_task(kit.tokens.create(actor, NewToken(name="child")), name="minting")
+    work = asyncio.create_task(kit.tokens.create(actor, TokenRequest(name="child")), name="minting")
     await asyncio.wait_for(pausing.begun.wait(), 30)
     kit.hasher = plain
     await ENDINGS[ending](kit, parent.view.id)
@@ -263,7 +263,7 @@ async def test_a_credential_that_is_narrowed_while_its_new_token_is_hashed_makes
     actor = kit.acting(parent)
     plain, pausing = kit.hasher, Pausing()
     kit.hasher = pausing
-    new = NewToken(name="c", scopes=["things:*"], expires=60.0)
+    new = TokenRequest(name="c", scopes=["things:*"], expires=60.0)
     work = asyncio.create_task(kit.tokens.create(actor, new), name="minting")
     await asyncio.wait_for(pausing.begun.wait(), 30)
     kit.hasher = plain

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
-from proxy.services.policy.model import Policy
+from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens import scope_changes
 from proxy.services.tokens.issuance import SCOPES_MOST
 from tests.contract.kit import ADMIN, Kit, opened
@@ -21,7 +21,7 @@ WORK: dict[str, Callable[[], object]] = {
     "removing what is not there": lambda: scope_changes.removing([f"n{text}" for text in HELD])(HELD),
     "removing all": lambda: scope_changes.removing(HELD)(HELD),
     "removing what others are parts of": lambda: scope_changes.removing([f"*:op{n}" for n in range(SCOPES_MOST)])(HELD),
-    "a policy": lambda: Policy(forbidden_scopes=tuple(f"e{n}/1:x" for n in range(SCOPES_MOST))).scope_faults(HELD),
+    "a policy": lambda: TokenPolicy(forbidden_scopes=tuple(f"e{n}/1:x" for n in range(SCOPES_MOST))).scope_faults(HELD),
 }
 
 

@@ -12,7 +12,7 @@ from proxy.core.model import Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
 from proxy.core.token import verify_digest
 from proxy.services import counting
-from proxy.services.policy.model import Policy
+from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.views import Remaining
 from tests.contract.kit import ADMIN, CACHE_KEY, FORMAT, START, Kit, opened
@@ -144,20 +144,20 @@ async def test_what_a_token_cannot_be_made_of_is_named(kit: Kit, arguments: dict
 
 
 async def test_the_policy_bounds_lifetimes(kit: Kit) -> None:
-    kit.policy = Policy(max_lifetime=3600.0)
+    kit.policy = TokenPolicy(max_lifetime=3600.0)
     capped = await kit.mint(ANN, "t")
     assert capped.view.expires_at == START + 3600
     assert "maximum lifetime" in capped.warnings[0]
     with pytest.raises(Invalid, match="maximum lifetime is 3600 seconds"):
         await kit.mint(ANN, "t", expires=3601.0)
     assert (await kit.mint(ANN, "t", expires=3600.0)).view.expires_at == START + 3600
-    kit.policy = Policy(require_expiry=True)
+    kit.policy = TokenPolicy(require_expiry=True)
     with pytest.raises(Invalid, match="requires an expiry"):
         await kit.mint(ANN, "t")
 
 
 async def test_the_policy_counts_only_tokens_that_could_be_used(kit: Kit) -> None:
-    kit.policy = Policy(tokens_per_user=1)
+    kit.policy = TokenPolicy(tokens_per_user=1)
     first = await kit.mint(ANN, "t", expires=60.0)
     with pytest.raises(Conflict, match=r"\(1\)"):
         await kit.mint(ANN, "t", org="team")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from proxy.core.errors import ConfigurationError, Problem
+from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.settings.load import load
 from proxy.settings.model import Settings
-from proxy.settings.problems import Origins
+from proxy.settings.problems import ValueOrigins
 from proxy.settings.sources.document import Tree
 from proxy.settings.sources.environment import ignored, overlay
 
@@ -20,7 +20,7 @@ def settings(**environ: str) -> Settings:
     return load(None, environ)
 
 
-def problems(**environ: str) -> list[Problem]:
+def problems(**environ: str) -> list[ConfigurationProblem]:
     with pytest.raises(ConfigurationError) as caught:
         settings(**environ)
     return list(caught.value.problems)
@@ -233,7 +233,7 @@ def test_a_settings_words_with_one_underscore_are_a_mistake_that_names_the_right
     name: str, right: str
 ) -> None:
     tree: dict[str, Tree] = {}
-    (problem,) = overlay(tree, Origins(), {name: "x"})
+    (problem,) = overlay(tree, ValueOrigins(), {name: "x"})
     assert problem.path == name
     assert f"write {right} " in problem.message
     assert tree == {}
@@ -259,7 +259,7 @@ def test_a_settings_words_with_one_underscore_are_a_mistake_that_names_the_right
 )
 def test_other_words_are_of_somebody_else(name: str) -> None:
     tree: dict[str, Tree] = {}
-    assert overlay(tree, Origins(), {name: "x"}) == []
+    assert overlay(tree, ValueOrigins(), {name: "x"}) == []
     assert tree == {}
 
 
@@ -270,7 +270,7 @@ def test_every_setting_in_a_section_is_known_with_one_underscore() -> None:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             for name in field.annotation.model_fields:
                 variable = f"PATGATE_{section}_{name}".upper()
-                (problem,) = overlay({}, Origins(), {variable: "1"})
+                (problem,) = overlay({}, ValueOrigins(), {variable: "1"})
                 assert f"write PATGATE_{section.upper()}__{name.upper()} " in problem.message
                 found += 1
     assert found > 30

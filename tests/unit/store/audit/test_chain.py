@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict
 from proxy.core.model import Kind
-from proxy.services.audit.service import AuditLog
+from proxy.services.audit.service import AuditService
 from proxy.store import migrate, tables
 from proxy.store.audit import chain
-from proxy.store.audit.chain import Event, Mark, Occurred, Verified
-from proxy.store.audit.queries import EventQuery, Order
+from proxy.store.audit.chain import ChainVerification, Event, Mark, Occurred
+from proxy.store.audit.queries import LogQuery, SortOrder
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.engine import Database
 from proxy.store.store import Store
@@ -56,7 +56,7 @@ def _file(directory: Path, *statements: str) -> None:
     file.close()
 
 
-async def _verified(directory: Path, expected: Mark | None = None) -> Verified:
+async def _verified(directory: Path, expected: Mark | None = None) -> ChainVerification:
     """What a check of this file finds, without opening it as a store."""
     database = Database(directory / "patgate.db", readers=1)
     try:
@@ -79,10 +79,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tampered(written: Path, tmp_path: Path) -> Callable[..., Verified]:
+def tampered(written: Path, tmp_path: Path) -> Callable[..., ChainVerification]:
     """What a check finds after these statements."""
 
-    def tamper(*statements: str, expected: Mark | None = None) -> Verified:
+    def tamper(*statements: str, expected: Mark | None = None) -> ChainVerification:
         shutil.copy(written / "patgate.db", tmp_path / "patgate.db")
         _file(tmp_path, *statements)
         return asyncio.run(_verified(tmp_path, expected))
@@ -96,7 +96,9 @@ def _hash_of(written: Path, number: int) -> str:
     return str(found)
 
 
-def test_an_untouched_chain_holds_and_says_how_it_ends(written: Path, tampered: Callable[..., Verified]) -> None:
+def test_an_untouched_chain_holds_and_says_how_it_ends(
+    written: Path, tampered: Callable[..., ChainVerification]
+) -> None:
     found = tampered()
     end = Mark(n=EVENTS, hash=_hash_of(written, EVENTS))
     assert (found.events, found.problem, found.last, found.head, found.done) == (EVENTS, None, end, end, True)
@@ -125,12 +127,14 @@ def test_an_untouched_chain_holds_and_says_how_it_ends(written: Path, tampered: 
         ("UPDATE audit_events SET n = 13 WHERE n = 3", "event 3 is missing"),
     ],
 )
-def test_tampering_is_found_where_it_was_done(tampered: Callable[..., Verified], statement: str, problem: str) -> None:
+def test_tampering_is_found_where_it_was_done(
+    tampered: Callable[..., ChainVerification], statement: str, problem: str
+) -> None:
     assert tampered(statement).problem == problem
 
 
 def test_a_beginning_that_was_cut_off_is_found_although_the_chain_says_so_too(
-    written: Path, tampered: Callable[..., Verified]
+    written: Path, tampered: Callable[..., ChainVerification]
 ) -> None:
     base = f"UPDATE audit_chain SET base_n = 4, base_hash = '{_hash_of(written, 4)}'"
     found = tampered("DELETE FROM audit_events WHERE n <= 4", base)
@@ -139,7 +143,7 @@ def test_a_beginning_that_was_cut_off_is_found_although_the_chain_says_so_too(
 
 
 def test_a_chain_that_was_written_anew_is_found_by_a_head_that_was_kept_elsewhere(
-    written: Path, tampered: Callable[..., Verified]
+    written: Path, tampered: Callable[..., ChainVerification]
 ) -> None:
     kept = Mark(n=5, hash=_hash_of(written, 5))
     assert tampered(expected=kept).problem is None
@@ -153,7 +157,7 @@ def test_a_chain_that_was_written_anew_is_found_by_a_head_that_was_kept_elsewher
 
 
 def test_a_log_cut_at_its_end_with_a_head_to_match_is_found_by_the_number_of_the_last_change(
-    written: Path, tampered: Callable[..., Verified]
+    written: Path, tampered: Callable[..., ChainVerification]
 ) -> None:
     for n in range(EVENTS):
         cut = (
@@ -210,7 +214,7 @@ async def test_a_log_is_whole_whose_last_change_was_removed_before_retention_tol
         assert (await kit.store.verify_audit()).problem is None
         # Nor when a later retention, which cannot know it either, has removed the event of that one.
         kit.clock.now = START + 1000
-        log = AuditLog(kit.store, kit.clock)
+        log = AuditService(kit.store, kit.clock)
         assert (await log.retain(ADMIN, START + 100)).events == 1
         assert (await kit.store.verify_audit()).problem is None
         assert await kit.store.audit_tail_problem() is None
@@ -239,7 +243,7 @@ async def test_no_text_of_an_event_holds_a_token(tmp_path: Path) -> None:
                 details={token: [token.lower(), {"x": f"%5f{token.replace('_', '%5F')}"}], "n": 1},
             )
         async with kit.store.read() as rows:
-            (event,) = (await rows.log.page(EventQuery(), Order.NEWEST, None, 1)).entries
+            (event,) = (await rows.log.page(LogQuery(), SortOrder.NEWEST, None, 1)).entries
         assert (await kit.store.verify_audit()).problem is None
     assert (event.target_id, event.target_name) == (shown, f"x {shown.upper()}")
     assert event.details == {shown: [shown.lower(), {"x": f"_{shown}"}], "n": 1}
@@ -296,7 +300,7 @@ def test_any_row_removed_altered_swapped_or_cut_off_is_found(written: Path, data
     assert found.events == (EVENTS if same else number - 1)
 
 
-async def _found_in(file: sqlite3.Connection) -> Verified:
+async def _found_in(file: sqlite3.Connection) -> ChainVerification:
     """What a check finds in a database in memory."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -426,8 +430,8 @@ async def test_an_event_says_who_did_what_to_what_on_which_log(tmp_path: Path) -
         await kit.basics()
         team = await kit.orgs.show(ADMIN, "team")
         async with kit.store.read() as rows:
-            (event, *_) = (await rows.log.page(EventQuery(org_id=team.id), Order.NEWEST, None, 1)).entries
-            found = (await rows.log.page(EventQuery(actor_id=ADMIN.id), Order.NEWEST, None, 10)).entries
+            (event, *_) = (await rows.log.page(LogQuery(org_id=team.id), SortOrder.NEWEST, None, 1)).entries
+            found = (await rows.log.page(LogQuery(actor_id=ADMIN.id), SortOrder.NEWEST, None, 10)).entries
     assert (event.level, event.org_id, event.org_name) == ("organisation", team.id, "team")
     assert (event.actor_kind, event.actor_id, event.actor_name) == (ADMIN.kind.value, ADMIN.id, ADMIN.name)
     assert event.epoch == event.n == len(found)

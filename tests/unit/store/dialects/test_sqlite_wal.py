@@ -55,7 +55,7 @@ def undone(database: Path, writer: sqlite3.Connection, work: Callable[[], None],
 def test_a_transaction_that_the_index_does_not_know_is_found(
     database: Path, writer: sqlite3.Connection, checkpointed: bool, size: int
 ) -> None:
-    place = sqlite_wal.Place(database)
+    place = sqlite_wal.WalPosition(database)
     if checkpointed:
         writer.execute("PRAGMA wal_checkpoint(RESTART)")
     assert not place.has_tail()
@@ -65,7 +65,7 @@ def test_a_transaction_that_the_index_does_not_know_is_found(
 
 
 def test_a_transaction_without_its_end_is_not_found(database: Path, writer: sqlite3.Connection) -> None:
-    place = sqlite_wal.Place(database)
+    place = sqlite_wal.WalPosition(database)
     length = sqlite_wal.log_of(database).stat().st_size
     log = undone(database, writer, lambda: insert(writer, 20_000))
     assert place.has_tail()
@@ -100,7 +100,7 @@ def test_a_log_that_is_a_link_is_not_written(tmp_path: Path) -> None:
 def test_files_are_kept_while_the_store_works_and_not_when_they_are_others(
     database: Path, writer: sqlite3.Connection
 ) -> None:
-    place = sqlite_wal.Place(database)
+    place = sqlite_wal.WalPosition(database)
     for number in range(30):
         insert(writer, 100_000)
         if number % 10 == 0:

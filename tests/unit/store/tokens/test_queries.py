@@ -14,8 +14,8 @@ from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import tables
 from proxy.store.change import Change
 from proxy.store.records import Cursor, OrgRow, TokenEntry, TokenRow, UserRow
-from proxy.store.tokens.queries import TokenQuery, Within
-from proxy.store.tokens.tokens import Tokens
+from proxy.store.tokens.queries import TokenListQuery, Within
+from proxy.store.tokens.tokens import TokensTable
 from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
 
@@ -115,7 +115,7 @@ def _within(entry: TokenEntry, within: Within, attached: dict[str, set[str]], ma
 
 
 def _expected(
-    every: list[TokenEntry], query: TokenQuery, attached: dict[str, set[str]], made_by: dict[str, str | None]
+    every: list[TokenEntry], query: TokenListQuery, attached: dict[str, set[str]], made_by: dict[str, str | None]
 ) -> list[str]:
     def fits(entry: TokenEntry) -> bool:
         expires = entry.token.expires_at
@@ -137,7 +137,7 @@ def _expected(
     return [entry.token.id for entry in sorted(found, key=place)]
 
 
-async def _all_pages(tokens: Tokens, query: TokenQuery, limit: int) -> list[str]:
+async def _all_pages(tokens: TokensTable, query: TokenListQuery, limit: int) -> list[str]:
     found: list[str] = []
     after: Cursor | None = None
     while True:
@@ -162,7 +162,7 @@ async def test_pages_are_what_filtering_all_tokens_gives(tmp_path: Path) -> None
                 await change.tokens.file_expired(NOW, filed)
                 await change.connection.commit()
             async with kit.store.read() as rows:
-                every = await rows.tokens.page(TokenQuery(), after=None, limit=COUNT, now=NOW)
+                every = await rows.tokens.page(TokenListQuery(), after=None, limit=COUNT, now=NOW)
                 assert len(every) == COUNT
                 made_by = {entry.token.id: entry.token.parent_id for entry in every}
                 root = next(entry.token.parent_id for entry in every if entry.token.parent_id is not None)
@@ -178,7 +178,7 @@ async def test_pages_are_what_filtering_all_tokens_gives(tmp_path: Path) -> None
                 )
                 ends = (None, NOW + 400, NOW + 600)
                 for within, kind, status, by in product(withins, (None, *Kind), (None, *TokenStatus), ends):
-                    query = TokenQuery(within=within, kind=kind, status=status, expires_by=by)
+                    query = TokenListQuery(within=within, kind=kind, status=status, expires_by=by)
                     assert await _all_pages(rows.tokens, query, 23) == _expected(every, query, attached, made_by), query
 
 
@@ -186,7 +186,7 @@ async def test_nothing_is_within_no_bounds(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _filled(kit)
         async with kit.store.read() as rows:
-            assert await rows.tokens.page(TokenQuery(within=()), after=None, limit=10, now=NOW) == []
+            assert await rows.tokens.page(TokenListQuery(within=()), after=None, limit=10, now=NOW) == []
 
 
 async def test_a_clock_that_goes_back_hides_no_token(tmp_path: Path) -> None:
@@ -197,10 +197,10 @@ async def test_a_clock_that_goes_back_hides_no_token(tmp_path: Path) -> None:
             await change.tokens.file_expired(NOW + 10_000, COUNT)
             await change.connection.commit()
         async with kit.store.read() as rows:
-            every = await rows.tokens.page(TokenQuery(), after=None, limit=COUNT, now=NOW)
+            every = await rows.tokens.page(TokenListQuery(), after=None, limit=COUNT, now=NOW)
             for status in TokenStatus:
                 wanted = {entry.token.id for entry in every if _status(entry) is status}
-                assert set(await _all_pages(rows.tokens, TokenQuery(status=status), 50)) == wanted
+                assert set(await _all_pages(rows.tokens, TokenListQuery(status=status), 50)) == wanted
             for user in ("usr_a", "usr_b"):
                 mine = [entry for entry in every if entry.token.user_id == user]
                 active = sum(_status(entry) is TokenStatus.ACTIVE for entry in mine)
@@ -228,7 +228,7 @@ async def test_a_page_goes_on_where_it_ended_while_tokens_come_and_go(tmp_path: 
     """No token that was there throughout is missed or seen twice."""
     async with opened(tmp_path) as kit:
         await _filled(kit)
-        query = TokenQuery()
+        query = TokenListQuery()
         async with kit.store.change(ADMIN, NOW) as change:
             first = await change.tokens.page(query, after=None, limit=100, now=NOW)
             await change.tokens.add(replace(first[0].token, id="000000000000", created_at=START))
@@ -245,7 +245,7 @@ async def test_unused_tokens_are_those_neither_made_nor_used_since(tmp_path: Pat
         since = START + COUNT // 4
         rng = random.Random(3)
         async with kit.store.read() as rows:
-            every = await rows.tokens.page(TokenQuery(), after=None, limit=COUNT, now=NOW)
+            every = await rows.tokens.page(TokenListQuery(), after=None, limit=COUNT, now=NOW)
         used = [
             Use(token_id=entry.token.id, count=1, at=entry.token.created_at + rng.randrange(COUNT), ip="")
             for entry in every
@@ -257,12 +257,12 @@ async def test_unused_tokens_are_those_neither_made_nor_used_since(tmp_path: Pat
         assert COUNT - 20 > len(unused) > 20
         async with kit.store.read() as rows:
             for user, status in product((None, "usr_a"), (None, *TokenStatus)):
-                query = TokenQuery(within=(Within(user_id=user),), status=status, unused_since=since)
+                query = TokenListQuery(within=(Within(user_id=user),), status=status, unused_since=since)
                 wanted = [
                     entry.token.id
                     for entry in unused
                     if user in (None, entry.token.user_id) and status in (None, _status(entry))
                 ]
                 assert await _all_pages(rows.tokens, query, 7) == wanted
-            but = TokenQuery(unused_since=since, but=unused[0].token.id)
+            but = TokenListQuery(unused_since=since, but=unused[0].token.id)
             assert await _all_pages(rows.tokens, but, 7) == [entry.token.id for entry in unused[1:]]

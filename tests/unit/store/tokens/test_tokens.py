@@ -7,8 +7,8 @@ from pathlib import Path
 
 from proxy.core.model import Kind, Reach, TokenStatus
 from proxy.store.records import TokenEntry, TokenRow
-from proxy.store.tokens.queries import TokenQuery, Within
-from proxy.store.tokens.tokens import Tokens
+from proxy.store.tokens.queries import TokenListQuery, Within
+from proxy.store.tokens.tokens import TokensTable
 from tests.contract.kit import ADMIN, START, opened
 
 COUNT = 60
@@ -46,8 +46,8 @@ def _forest(rng: random.Random) -> list[TokenRow]:
     return rows
 
 
-async def _all(tokens: Tokens) -> list[TokenEntry]:
-    return await tokens.page(TokenQuery(), after=None, limit=COUNT, now=START)
+async def _all(tokens: TokensTable) -> list[TokenEntry]:
+    return await tokens.page(TokenListQuery(), after=None, limit=COUNT, now=START)
 
 
 async def test_what_stays_has_the_same_makers_however_the_others_were_deleted(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ async def test_tokens_revoked_together_are_counted_and_listed_as_such(tmp_path: 
         assert await change.tokens.count_made_by(root, now) == len(living)
         await change.tokens.revoke_many(living[1:], now)
         assert await change.tokens.count_made_by(root, now) == 1
-        query = TokenQuery(within=(Within(lineage=root),), status=TokenStatus.REVOKED)
+        query = TokenListQuery(within=(Within(lineage=root),), status=TokenStatus.REVOKED)
         revoked = await change.tokens.page(query, after=None, limit=COUNT, now=now)
         assert {entry.token.id for entry in revoked} == set(living[1:])
         assert {entry.token.revoked_at for entry in revoked} == {now}
