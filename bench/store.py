@@ -1,7 +1,7 @@
 """A store after years of use: what lists, changes and cold lookups cost with a million tokens and ten million events.
 
-The store is filled by ``store_fill`` and ``store_events``, then `patgate serve` runs on it, and every question goes the
-whole way: over the control socket as the command line's do, or through the gateway as a client's. Times are the
+The store is filled by ``store_fill`` and ``store_events``, then ``patgate serve`` runs on it, and every question goes
+the whole way: over the control socket as the command line's do, or through the gateway as a client's. Times are the
 caller's, from the first byte sent to the last one read, with everything that the answer waits for (the commit with its
 fsync, argon2, the workers that confirm nothing but are told).
 

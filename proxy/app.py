@@ -1,9 +1,9 @@
 """The composition root: what each process of a gateway is made of.
 
-`python -P -m proxy.app gateway|authority …` is how the supervisor starts a child. Each role imports its own half of the
-package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its memory.
-Only descriptors are on the command line; the configuration is read from the one called boot. A spare (`proxy.standby`)
-loads the same half, and gets the rest of its command line when it is needed.
+``python -P -m proxy.app gateway|authority …`` is how the supervisor starts a child. Each role imports its own half of
+the package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its
+memory. Only descriptors are on the command line; the configuration is read from the one called boot. A spare
+(``proxy.standby``) loads the same half, and gets the rest of its command line when it is needed.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def _load(options: argparse.Namespace) -> Settings:
 
 
 def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settings, argparse.Namespace] | None:
-    """Wait to be needed; the settings and what a child that is started anew would have been given, or `None`."""
+    """Wait to be needed; the settings and what a child that is started anew would have been given, or ``None``."""
     needed = standby.stand_by(
         lambda: _load(options),
         orders_fd=options.orders_fd,
@@ -172,7 +172,7 @@ def _load_control() -> "ServeControl":
 async def offline_control(settings: Settings) -> AsyncIterator[Path]:
     """The control API of a store that no gateway serves, on a private socket; yields the socket's path.
 
-    The caller holds the data directory's lock. Raises `PatgateError` where the store cannot be opened.
+    The caller holds the data directory's lock. Raises ``PatgateError`` where the store cannot be opened.
     """
     from proxy.authority import process
 
@@ -182,7 +182,9 @@ async def offline_control(settings: Settings) -> AsyncIterator[Path]:
 
 
 def _said(ready_fd: int, line: bytes) -> bool:
-    """Say to the supervisor how this start ended; `False` when it does not listen: after a start, or when it stops."""
+    """Say to the supervisor how this start ended; ``False`` when it does not listen: after a start, or when it
+    stops.
+    """
     try:
         os.write(ready_fd, line)
     except OSError:

@@ -4,7 +4,7 @@ Loading the libraries is most of a start; a spare has it behind it when the proc
 
 1. Until its orders come a spare opens no store, no page and no socket; what it inherited lies unused. It cannot be
    mistaken for a process that serves: it has no link, counts nothing, and its role on the command line ends in
-   `-spare`, until it takes the other's place.
+   ``-spare``, until it takes the other's place.
 2. It loads in a thread of low priority. On Linux a nice value belongs to a thread (sched(7)) and cannot be lowered
    again without privilege; the thread that will serve must keep the usual one.
 3. It ends when the lifeline's other end closes, or that of its orders, which the supervisor alone holds.
@@ -28,13 +28,13 @@ T = TypeVar("T")
 _NICE: Final = 5
 _ORDERS_BYTES: Final = 4096
 _ARG_START: Final = 45
-"""Place of `arg_start` in /proc/self/stat behind the command's name (proc(5), field 48)."""
+"""Place of ``arg_start`` in /proc/self/stat behind the command's name (proc(5), field 48)."""
 
 
 def stand_by(load: Callable[[], T], *, orders_fd: int, lifeline_fd: int, ready_fd: int) -> tuple[T, list[str]] | None:
-    """Load, say so, and wait: what was loaded and the arguments to go on with, or `None` when it is not needed.
+    """Load, say so, and wait: what was loaded and the arguments to go on with, or ``None`` when it is not needed.
 
-    `load` runs once, in another thread; what it raises is raised here.
+    ``load`` runs once, in another thread; what it raises is raised here.
     """
     loaded: list[T] = []
     failed: list[BaseException] = []
@@ -71,7 +71,7 @@ def stand_by(load: Callable[[], T], *, orders_fd: int, lifeline_fd: int, ready_f
 
 
 def _until_readable(wanted: int, *ends: int) -> bool:
-    """Wait for `wanted`; false when one of `ends` closes first."""
+    """Wait for ``wanted``; false when one of ``ends`` closes first."""
     poll = select.poll()  # select(2) knows no descriptor above 1023
     for fd in (wanted, *ends):
         poll.register(fd, select.POLLIN)
@@ -79,7 +79,7 @@ def _until_readable(wanted: int, *ends: int) -> bool:
 
 
 def retitle(before: Sequence[str], after: Sequence[str]) -> None:
-    """Put `after` where `before` ends this process's command line, as far as there is room: what `ps` shows.
+    """Put ``after`` where ``before`` ends this process's command line, as far as there is room: what ``ps`` shows.
 
     For people and monitoring only; where the system does not let us, the old words stay.
     """

@@ -1,7 +1,7 @@
 """The line between the supervisor and one child: orders and descriptors one way, answers and heartbeats the other.
 
-A pair of AF_UNIX SOCK_SEQPACKET sockets carries one JSON object a message, `{"id", "order", …}` with descriptors beside
-it (SCM_RIGHTS, unix(7)), and back `{"id", "error": SENTENCE or null}` or `{"beat": true}`. Rules:
+A pair of AF_UNIX SOCK_SEQPACKET sockets carries one JSON object a message, ``{"id", "order", …}`` with descriptors
+beside it (SCM_RIGHTS, unix(7)), and back ``{"id", "error": SENTENCE or null}`` or ``{"beat": true}``. Rules:
 
 1. Neither end ever blocks: a heartbeat that finds no room is left out, an order that finds none has failed.
 2. The child works on one order at a time, in their order; what an order raises as PatgateError is its answer.
@@ -84,7 +84,7 @@ class _End(ABC):
 
 
 class ChildChannel(_End):
-    """The child's end (`core.child.Orders`)."""
+    """The child's end (``core.child.Orders``)."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -93,7 +93,7 @@ class ChildChannel(_End):
         self._worker: asyncio.Task[None] | None = None
 
     def serve(self, handle: Callable[[ControlCommand], Any]) -> None:
-        """Have `handle` (a coroutine function) carry out each order from now on."""
+        """Have ``handle`` (a coroutine function) carry out each order from now on."""
         self._handle = handle
         self.open()
 
@@ -125,7 +125,7 @@ class ChildChannel(_End):
             number, order = self._waiting.popleft()
             error: str | None = None
             try:
-                assert self._handle is not None  # noqa: S101 - nothing is read before `serve`
+                assert self._handle is not None  # noqa: S101 - nothing is read before ``serve``
                 await self._handle(order)
             except PatgateError as refused:
                 error = str(refused) or type(refused).__name__
@@ -151,7 +151,7 @@ class SupervisorChannel(_End):
         return self._open
 
     async def ask(self, order: str, *, fds: Sequence[int] = (), seconds: float, **details: object) -> None:
-        """Have an order carried out. Raises `OrderRefused`: the child's own sentence, or that it did not answer."""
+        """Have an order carried out. Raises ``OrderRefused``: the child's own sentence, or that it did not answer."""
         self._number = number = self._number + 1
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._asked[number] = answer

@@ -1,8 +1,8 @@
 """The head of the audit log, in the log of the process: kept where whoever can write to the database cannot reach.
 
 A line says the number and hash of the newest event, and which store it is of: at the start, once a minute where there
-are newer ones, and at the end. `patgate audit verify --head` takes it. The end of the audit log is looked at each time;
-reading all of it is for `patgate audit verify`.
+are newer ones, and at the end. ``patgate audit verify --head`` takes it. The end of the audit log is looked at each
+time; reading all of it is for ``patgate audit verify``.
 """
 
 from __future__ import annotations

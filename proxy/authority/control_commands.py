@@ -27,7 +27,7 @@ _log = logs.get_logger("authority")
 
 
 class ServeControl(Protocol):
-    """`proxy.control.server.serving`."""
+    """``proxy.control.server.serving``."""
 
     def __call__(
         self,
@@ -50,7 +50,7 @@ class ControlPort:
         self._identity: tuple[int, str] | None = None
 
     async def open(self, fd: int, settings: Settings) -> AsyncExitStack:
-        """Serve on the listening socket `fd`, which is ours from now on, unless it is the one in use.
+        """Serve on the listening socket ``fd``, which is ours from now on, unless it is the one in use.
 
         What served until now is returned, for the caller to close. Raises OSError.
         """

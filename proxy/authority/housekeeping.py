@@ -6,7 +6,7 @@ Rules of this module:
 2. A chore that fails is logged and has its next turn like the others; none ends the housekeeping.
 3. They are done where a gateway runs, by its authority, and never by a command that works on the store by itself.
 4. Notices go where the settings of now say; what another receiver did not take is no reason to wait. At most
-   `RETRIES` wait to be sent again.
+   ``RETRIES`` wait to be sent again.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _Counted:
 
 
 class Housekeeping:
-    """`run` does every chore at once and then each in its time, until it is cancelled."""
+    """``run`` does every chore at once and then each in its time, until it is cancelled."""
 
     def __init__(self, household: Household, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.expiring: Mapping[int, int] = {}

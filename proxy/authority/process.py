@@ -45,7 +45,7 @@ LoadControl = Callable[[], ServeControl]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boot:
-    """What the supervisor gives the process.  Descriptors are owned by it from then on."""
+    """What the supervisor gives the process. Descriptors are owned by it from then on."""
 
     settings: Settings
     control_fd: int | None
@@ -69,7 +69,7 @@ def run(
     load_control: LoadControl,
     orders: CommandSource,
 ) -> int:
-    """Run the authority to its end; the exit status.  A start that fails raises PatgateError."""
+    """Run the authority to its end; the exit status. A start that fails raises PatgateError."""
     boot = Boot(
         settings=settings,
         control_fd=control_fd,
@@ -85,7 +85,7 @@ def run(
 
 
 async def serve(boot: Boot) -> None:
-    """Serve until told to stop.  Raises PatgateError when the start fails or the data directory is lost."""
+    """Serve until told to stop. Raises PatgateError when the start fails or the data directory is lost."""
     loop = asyncio.get_running_loop()
     defects.install(loop)
     stop = asyncio.Event()

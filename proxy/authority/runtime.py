@@ -2,10 +2,10 @@
 
 Rules of this module:
 1. Order of a start: key, store, page (an older store is refused before anything is written to it), roles of the
-   configuration, link, lease.  Nothing is served from a cache before the page has the store's epoch.  A stop is the
+   configuration, link, lease. Nothing is served from a cache before the page has the store's epoch. A stop is the
    reverse.
 2. The page is told of every commit from the moment that it is open, those of the start included.
-3. Without workers (`linked=False`, a command that works on the store by itself) there is no link and no lease; the
+3. Without workers (``linked=False``, a command that works on the store by itself) there is no link and no lease; the
    page is kept all the same, as the high-water mark of what this host has acknowledged.
 """
 
@@ -81,7 +81,7 @@ _log = get_logger("authority")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GatewayStatus:
-    """What the supervisor knows of the gateway and the authority shows. `workers` 0: as many as the settings say."""
+    """What the supervisor knows of the gateway and the authority shows. ``workers`` 0: as many as the settings say."""
 
     starting: bool = False
     """Whether the supervisor has yet to finish its start: until then a stop waits for no load balancer."""
@@ -94,9 +94,9 @@ class GatewayStatus:
 
 
 class Authority:
-    """Owns the store while the block runs.  Entering raises PatgateError with nothing left open.
+    """Owns the store while the block runs. Entering raises PatgateError with nothing left open.
 
-    The services (`users` and the others) are there inside the block only.
+    The services (``users`` and the others) are there inside the block only.
     """
 
     users: UserService
@@ -159,7 +159,7 @@ class Authority:
         return self._settings.brand
 
     async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
-        """What a token presented to the control plane may do now; see `control.plane.Plane`."""
+        """What a token presented to the control plane may do now; see ``control.plane.Plane``."""
         prefix = self.prefix_of(token)
         if not prefix:
             return RefusedGrant(prefix="", reason=Reason.TOKEN_UNKNOWN, depends=())

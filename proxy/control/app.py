@@ -1,6 +1,6 @@
 """The two applications: one for the TCP listener, one for the control socket.
 
-Both serve the same table.  On TCP a token says who asks; who may open the socket is the operator, known by the user of
+Both serve the same table. On TCP a token says who asks; who may open the socket is the operator, known by the user of
 the operating system.
 """
 
@@ -33,7 +33,7 @@ REFUSED: Final = web.AppKey("refused", Refusals)
 
 
 def tcp_app(plane: ControlServices, hosts: Iterable[str]) -> web.Application:
-    """Everything, for whoever reaches the listener under one of `hosts`; the API for who has a token."""
+    """Everything, for whoever reaches the listener under one of ``hosts``; the API for who has a token."""
     authenticator, turns = ApiAuthenticator(plane, Throttle(time.monotonic)), Turns()
     refused = Refusals(plane)
     app = web.Application(middlewares=[exchanges(plane.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT)

@@ -1,12 +1,12 @@
 """Who asks: from the headers of a request to the actor that the services know.
 
 Rules of this module:
-1. A credential is a token, presented in `Authorization: Bearer` or in `X-API-Key`, once and in one of them.  Nothing
+1. A credential is a token, presented in ``Authorization: Bearer`` or in ``X-API-Key``, once and in one of them. Nothing
    that a browser sends by itself is one: no Basic, no cookie.
 2. Whether it is genuine, and what it may do, the authority's resolver decides, as for the gateway; there is no second
    way.
 3. Refusals of tokens look alike whatever the reason; that is in the log.
-4. Failures are counted by address.  Over the limit nothing is hashed for that address any more; a token that its stored
+4. Failures are counted by address. Over the limit nothing is hashed for that address any more; a token that its stored
    digest proves is let in all the same, for its neighbours behind one ingress are not its doing.
 5. The actor carries the credential as it was verified: the services look at it again in the transaction.
 """
@@ -39,7 +39,7 @@ class ApiAuthenticator:
         self._throttle = throttle
 
     async def actor(self, request: web.Request, request_id: str) -> Actor:
-        """Who sent `request`.  Raises RequestRefused, StoreUnavailable, AuthorityOverloaded."""
+        """Who sent ``request``. Raises RequestRefused, StoreUnavailable, AuthorityOverloaded."""
         token = presented(request)
         if isinstance(token, Reason):
             raise refusal(token)
@@ -109,7 +109,7 @@ def presented(request: web.Request) -> str | Reason:
 
 
 def refusal(reason: Reason, *, prefix: str = "") -> RequestRefused:
-    """The refusal that the table of reasons has for this; `prefix` is for the log."""
+    """The refusal that the table of reasons has for this; ``prefix`` is for the log."""
     entry = TABLE[reason]
     kind = ProblemKind(status=entry.status, reason=entry.public, title=entry.title, challenge=entry.challenge)
     return RequestRefused(kind, entry.detail, because=reason.value, prefix=prefix)

@@ -2,9 +2,9 @@
 
 Rules of this module:
 1. Each step of a request takes the thread that all share, so what others wait is bounded by how many have begun, and
-   not by how many have arrived.  The rest wait for their turn, in the order in which they came.
-2. Who asks is found out for `KNOCKING` at once.  Of one user, or one key, `EACH` requests are worked on and `WAITING`
-   wait; one more is refused.  Of all together `AT_ONCE` are worked on.
+   not by how many have arrived. The rest wait for their turn, in the order in which they came.
+2. Who asks is found out for ``KNOCKING`` at once. Of one user, or one key, ``EACH`` requests are worked on and
+   ``WAITING`` wait; one more is refused. Of all together ``AT_ONCE`` are worked on.
 3. Nobody holds a turn while a body is waited for or an answer is read.
 4. The operator's socket is apart.
 """
@@ -51,7 +51,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, who: str) -> AsyncIterator[None]:
-        """While a request of `who` is worked on.  Raises AuthorityOverloaded."""
+        """While a request of ``who`` is worked on. Raises AuthorityOverloaded."""
         line = self._lines.setdefault(who, _Line())
         if line.requests >= EACH + WAITING:
             raise AuthorityOverloaded("too many requests of one user are waiting already")

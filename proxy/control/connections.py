@@ -3,11 +3,11 @@
 The process that serves them also serves the workers, so nobody may tie it up (threats.md section 8).
 
 Rules of this module:
-1. At most `MOST` are open.  One more takes the place of the one that has been idle longest; where all are busy, it is
-   closed.  Who is unknown, or waited for, is idle: busy is who is known and waits for us, so that nobody holds every
+1. At most ``MOST`` are open. One more takes the place of the one that has been idle longest; where all are busy, it is
+   closed. Who is unknown, or waited for, is idle: busy is who is known and waits for us, so that nobody holds every
    place by sending or reading slowly.
-2. A head has `KEEPALIVE_SECONDS` from the end of the last answer, or from the beginning; a body has its own time
-   (`requests.BODY_SECONDS`), a handler too (`Operation.seconds`), and whoever reads the answer `ANSWER_SECONDS`.
+2. A head has ``KEEPALIVE_SECONDS`` from the end of the last answer, or from the beginning; a body has its own time
+   (``requests.BODY_SECONDS``), a handler too (``Operation.seconds``), and whoever reads the answer ``ANSWER_SECONDS``.
 3. Bytes that are no request get a problem that repeats nothing of them, and leave nothing in the log.
 """
 
@@ -32,7 +32,7 @@ LINGER_SECONDS: Final = 2.0
 
 
 class ServerConnections:
-    """The connections of one server; `refused` is told of what is no request."""
+    """The connections of one server; ``refused`` is told of what is no request."""
 
     def __init__(self, server: web.Server, refused: Refused, most: int = MOST) -> None:
         self.server = server
@@ -169,7 +169,7 @@ class Connection(RequestHandler):
 
 
 class Site(web.BaseSite):
-    """A listening socket whose connections are a `Listener`'s."""
+    """A listening socket whose connections are a ``Listener``'s."""
 
     __slots__ = ("_bound", "_listener")
 

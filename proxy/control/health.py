@@ -1,7 +1,7 @@
 """Health and metrics.
 
-`/livez`: this process answers; restarting it would help nobody while it does.  `/startupz`: it has started.  `/readyz`:
-requests can be served now, or 503 with the reasons.  `/metrics`: Prometheus text format 0.0.4.
+``/livez``: this process answers; restarting it would help nobody while it does. ``/startupz``: it has started.
+``/readyz``: requests can be served now, or 503 with the reasons. ``/metrics``: Prometheus text format 0.0.4.
 """
 
 from __future__ import annotations

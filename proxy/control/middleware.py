@@ -1,9 +1,9 @@
 """What is known of one request besides itself, and what happens around every handler.
 
 Rules of this module:
-1. Every request gets an id of ours, whatever it brought: `X-Request-Id`, and `decision` in problems, log and audit.
+1. Every request gets an id of ours, whatever it brought: ``X-Request-Id``, and ``decision`` in problems, log and audit.
 2. Every answer that is not a success is made here, from what was raised; a defect is logged and shown as nothing more.
-3. `refused` is told of each refusal (`refusals`).
+3. ``refused`` is told of each refusal (``refusals``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Refused = Callable[[web.BaseRequest, Refusal], None]
 
 
 def exchanges(realm: str, refused: Refused) -> Middleware:
-    """The outermost middleware: ids, problems, and `refused` told of each."""
+    """The outermost middleware: ids, problems, and ``refused`` told of each."""
 
     @web.middleware
     async def exchange(request: web.Request, handler: Handler) -> web.StreamResponse:

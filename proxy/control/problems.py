@@ -1,10 +1,10 @@
-"""Errors as `application/problem+json` (RFC 9457), for every answer of the control plane that is not a success.
+"""Errors as ``application/problem+json`` (RFC 9457), for every answer of the control plane that is not a success.
 
 Rules of this module:
 1. An error of the product has one row in the table; nothing else maps an error to a status.
-2. `reason` is a code for programs, `detail` a sentence for people; neither repeats what was sent.
-3. `errors` names the fields at fault, all of them at once: `[{"field", "problem"}]`.
-4. `decision` is the id of the request, of ours, which the log and the audit log have too.
+2. ``reason`` is a code for programs, ``detail`` a sentence for people; neither repeats what was sent.
+3. ``errors`` names the fields at fault, all of them at once: ``[{"field", "problem"}]``.
+4. ``decision`` is the id of the request, of ours, which the log and the audit log have too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RETRY_AFTER: Final = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProblemKind:
-    """What is common to the refusals of one kind. `challenge` is the one that it carries."""
+    """What is common to the refusals of one kind. ``challenge`` is the one that it carries."""
 
     status: int
     reason: str
@@ -84,8 +84,9 @@ INVALID: Final = _KINDS[Invalid]
 class Refusal:
     """Everything that one refusal says.
 
-    `errors` are places and problems, `scope` the permission that is missing, `retry_after` whole seconds, `allow` the
-    methods that there are.  `because` and `prefix` are for the log: the reason of ours, the token's public prefix.
+    ``errors`` are places and problems, ``scope`` the permission that is missing, ``retry_after`` whole seconds,
+    ``allow`` the methods that there are. ``because`` and ``prefix`` are for the log: the reason of ours, the token's
+    public prefix.
     """
 
     kind: ProblemKind
@@ -150,7 +151,7 @@ def _in_short(errors: Sequence[tuple[str, str]]) -> str:
 
 
 def problem(refusal: Refusal, *, realm: str = "", decision: str = "") -> web.Response:
-    """The one form of an answer that is not a success. `realm` is the brand, where challenges can be met."""
+    """The one form of an answer that is not a success. ``realm`` is the brand, where challenges can be met."""
     kind = refusal.kind
     document: dict[str, object] = {
         "type": "about:blank",
@@ -175,7 +176,7 @@ def problem(refusal: Refusal, *, realm: str = "", decision: str = "") -> web.Res
 
 
 def _challenge(refusal: Refusal, realm: str) -> str:
-    """The value of `WWW-Authenticate` (RFC 6750 section 3): Basic is never offered here."""
+    """The value of ``WWW-Authenticate`` (RFC 6750 section 3): Basic is never offered here."""
     kind = refusal.kind.challenge
     if not realm or kind is Challenge.NONE or (kind is Challenge.INSUFFICIENT_SCOPE and not refusal.scope):
         return ""

@@ -1,10 +1,10 @@
 """Refusals of the control API on TCP: counted, logged, and left in the audit log.
 
 Rules of this module:
-1. Each is counted by its reason. Lines of the log are bounded (`RefusalLog`), and so are events (`RefusalEvents`), in
-   numbers that no client can raise.
+1. Each is counted by its reason. Lines of the log are bounded (``RefusalLog``), and so are events (``RefusalEvents``),
+   in numbers that no client can raise.
 2. Events take the way of those of requests that the gateway refused: to the recorder, which writes them in batches.
-   `audit.requests: off` turns both off. What fails on our side (5xx) leaves none.
+   ``audit.requests: off`` turns both off. What fails on our side (5xx) leaves none.
 3. Of what a client sent, an event has the method, the path without its query, and the path's parameters, redacted and
    cut. Of a token it has the public prefix; it is the actor where it was proven, or where there is such a token.
 """
@@ -54,7 +54,7 @@ class Refusals:
 
 
 class RefusalLog:
-    """Counts refusals by reason (`count`) and logs them, within bounds by the clock given."""
+    """Counts refusals by reason (``count``) and logs them, within bounds by the clock given."""
 
     def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._count = count
@@ -132,5 +132,5 @@ def _event(request: web.BaseRequest, refusal: Refusal) -> Event:
 
 
 def _kept(text: str, limit: int) -> str:
-    """`text` cut and redacted, and such as every store keeps: no NUL, no lone surrogate."""
+    """``text`` cut and redacted, and such as every store keeps: no NUL, no lone surrogate."""
     return redact(text[:limit].encode("utf-8", "replace").decode().replace("\0", "\ufffd"))[:limit]

@@ -1,8 +1,8 @@
 """Reading of requests: bodies and queries into the models of an operation.
 
 Rules of this module:
-1. A body is JSON and says so (`Content-Type: application/json`): no form of a web page can send one.
-2. At most 64 KiB of it are read, in `BODY_SECONDS`.
+1. A body is JSON and says so (``Content-Type: application/json``): no form of a web page can send one.
+2. At most 64 KiB of it are read, in ``BODY_SECONDS``.
 3. A name that is given twice, in the body or the query, is refused: two readers would take different ones.
 4. All that is wrong, in body and query together, is said at once; what is unknown is named only when the name is
    harmless to repeat.
@@ -45,7 +45,7 @@ Faults = list[tuple[str, str]]
 
 
 async def read(request: web.Request, body: type[_Body], query: type[_Query]) -> tuple[_Body, _Query]:
-    """The body and the query as their models.  Raises RequestRefused with every field at fault, and 413."""
+    """The body and the query as their models. Raises RequestRefused with every field at fault, and 413."""
     faults: Faults = []
     values = _query(request, query, faults)
     content = await _body(request, body, faults)
@@ -55,7 +55,7 @@ async def read(request: web.Request, body: type[_Body], query: type[_Query]) -> 
 
 
 def idempotency_key(request: web.Request) -> str:
-    """The client's key for this request; "" where it gave none.  Raises RequestRefused."""
+    """The client's key for this request; "" where it gave none. Raises RequestRefused."""
     given = request.headers.getall(KEY_HEADER, [])
     if not given:
         return ""

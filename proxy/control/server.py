@@ -21,7 +21,9 @@ SHUTDOWN_SECONDS: Final = 2.0
 async def serving(
     plane: ControlServices, *, tcp: Sequence[socket.socket], unix: Sequence[socket.socket], hosts: Iterable[str]
 ) -> AsyncIterator[None]:
-    """Serve `plane` while the block runs, on `tcp` to who has a token, on `unix` to everybody.  Closes the sockets."""
+    """Serve ``plane`` while the block runs, on ``tcp`` to who has a token, on ``unix`` to everybody. Closes the
+    sockets.
+    """
     async with AsyncExitStack() as stack:
         for app, sockets in ((tcp_app(plane, hosts), tcp), (socket_app(plane), unix)):
             if not sockets:

@@ -69,7 +69,7 @@ class ControlServices(Protocol):
     async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
         """What a presented token may do now; a grant only if it is genuine, and then with its digest.
 
-        None where only a slow hash can tell and `prove` is false.  Raises StoreUnavailable, AuthorityOverloaded.
+        None where only a slow hash can tell and ``prove`` is false. Raises StoreUnavailable, AuthorityOverloaded.
         """
         ...
 
@@ -83,7 +83,7 @@ class ControlServices(Protocol):
 
     @property
     def records_refusals(self) -> bool:
-        """Whether refused requests leave events in the audit log (`audit.requests`)."""
+        """Whether refused requests leave events in the audit log (``audit.requests``)."""
         ...
 
     def record(self, event: RequestEvent) -> None:

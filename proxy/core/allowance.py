@@ -18,7 +18,7 @@ REFUSALS: Final = 40
 
 
 class EventQuota:
-    """So many a sweep, and what was not used up to `most`, which is one at least."""
+    """So many a sweep, and what was not used up to ``most``, which is one at least."""
 
     __slots__ = ("_left", "_more", "_most")
 
@@ -52,7 +52,7 @@ class TimedEventQuota:
         self._at = now
 
     def take(self, now: float) -> bool:
-        """Use one up, if one is left at `now`."""
+        """Use one up, if one is left at ``now``."""
         self._allowance.renew(max(0.0, now - self._at) / SWEEP_SECONDS)
         self._at = now
         return self._allowance.take()

@@ -25,8 +25,8 @@ _ALLOWED: Final = Reason.ALLOWED
 
 
 def decide(match: Match, grant: Grant, now: float) -> Reason:
-    """`Reason.ALLOWED`, or why not. `now` is in unix seconds; a token expires at the instant `expires_at`, not after
-    it.
+    """``Reason.ALLOWED``, or why not. ``now`` is in unix seconds; a token expires at the instant ``expires_at``, not
+    after it.
     """
     route, entity, entity_id, operation, org = match
     if route.access is _DENIED:
@@ -60,14 +60,14 @@ def reached(org: str | None, grant: Grant) -> OrgGrant | None:
 
 
 def _unless_nowhere(org: str | None, grant: Grant, reason: Reason) -> Reason:
-    """`reason`, but for a token that is attached to organisations on a route without one: there it has no permissions,
-    so that this is asked only where it is refused, and not of every request.
+    """``reason``, but for a token that is attached to organisations on a route without one: there it has no
+    permissions, so that this is asked only where it is refused, and not of every request.
     """
     return Reason.ORG_MISMATCH if org is None and grant.reach is _ORGS else reason
 
 
 def needed_permission(match: Match) -> str:
-    """The permission that a request needs, as the text of a challenge's `scope`; "" where the route names no
+    """The permission that a request needs, as the text of a challenge's ``scope``; "" where the route names no
     operation.
     """
     if match.entity is None or match.operation is None:
@@ -88,7 +88,7 @@ class Verdict:
 
 
 def decision(match: Match, grant: Grant, now: float) -> Verdict:
-    """`decide` with its grounds, for people; the reason is always the one that `decide` gives."""
+    """``decide`` with its grounds, for people; the reason is always the one that ``decide`` gives."""
     role_entry = scope_entry = None
     if match.entity is not None and match.operation is not None:
         there = reached(match.org, grant)

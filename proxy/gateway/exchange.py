@@ -1,6 +1,6 @@
 """One request and its response, from the first byte of the head to the record.
 
-An `Exchange` is created when a complete head has arrived and dies when its record has been made. Each slot is written
+An ``Exchange`` is created when a complete head has arrived and dies when its record has been made. Each slot is written
 once, by the phase named beside it; a later phase reads it and never changes it. The exceptions are the counters and
 the few slots under "progress", which the relay advances while bytes flow.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.gateway.upstream.pool import Server, UpstreamConnection, UpstreamPool
 
 NO_BODY: Final = -1
-"""`Exchange.content_length` of a message that announces none."""
+"""``Exchange.content_length`` of a message that announces none."""
 
 
 class Exchange:

@@ -2,9 +2,9 @@
 
 A client can cause some lines as often as it likes, and a defect can cause a line for every request. Rules:
 
-1. A kind is a logger and an event or, in a library, the place in its code that logs. There are at most `MOST_KINDS`;
+1. A kind is a logger and an event or, in a library, the place in its code that logs. There are at most ``MOST_KINDS``;
    all further ones share one allowance.
-2. Each kind has an allowance that refills within a minute, and so has the whole process: `Room.left_out`.
+2. Each kind has an allowance that refills within a minute, and so has the whole process: ``Room.left_out``.
 3. A line that finds no room is counted and not made. The next line of its kind says how many there were.
 """
 
@@ -42,7 +42,7 @@ class _Allowance:
 
 
 class LogQuota:
-    """The allowances of one process, which is one of `processes` that share them."""
+    """The allowances of one process, which is one of ``processes`` that share them."""
 
     def __init__(self, processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -79,7 +79,7 @@ class LogQuota:
         return count
 
     def take(self, kind: Hashable, size: int) -> None:
-        """A line of this kind and `size` is written."""
+        """A line of this kind and ``size`` is written."""
         self._of(kind, self._clock()).left -= size
         self._all.left -= size
 

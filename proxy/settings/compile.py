@@ -13,7 +13,7 @@ from proxy.settings.model import RouteSettings, Settings
 def route_table(settings: Settings, places: dict[str, int] | None = None) -> RouteTable:
     """The routes in their order; a route's index is its place in the settings, its name its pattern.
 
-    With `places` the index is the name's place there, which stays the same over several settings; new names get the
+    With ``places`` the index is the name's place there, which stays the same over several settings; new names get the
     next ones.
     """
     if places is None:

@@ -305,7 +305,7 @@ def _out_of_date(settings: Settings) -> Iterator[RuleViolation]:
 
 
 def _open_above(settings: Settings) -> Iterator[RuleViolation]:
-    """`/x/**` is denied, and a later route lets `/x` itself through."""
+    """``/x/**`` is denied, and a later route lets ``/x`` itself through."""
     routes = settings.routes
     for index, route in enumerate(routes):
         itself = route.path.removesuffix(f"/{REST}")

@@ -85,7 +85,7 @@ def _query(size: int) -> Prepared:
 
 
 def prepare(most: int) -> None:
-    """Compile the queries for up to `most` ids, so that the first of each size is as fast as the next."""
+    """Compile the queries for up to ``most`` ids, so that the first of each size is as fast as the next."""
     size = 1
     while size <= most:
         _query(size)

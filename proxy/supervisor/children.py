@@ -18,11 +18,13 @@ from proxy.supervisor.standby import FIRST_SECONDS, Spares
 LOADED_SECONDS = 120.0
 """How long the first authority may take to load the control plane before the start is complete without it."""
 RETIRE_MARGIN_SECONDS = 5.0
-"""How much longer than `timeouts.drain` a worker that is too many may take before it is killed."""
+"""How much longer than ``timeouts.drain`` a worker that is too many may take before it is killed."""
 
 
 class Fleet:
-    """The children that run `generation`, which `turn` exchanges. `hopeless` is as in `Keeper`, for the authority."""
+    """The children that run ``generation``, which ``turn`` exchanges. ``hopeless`` is as in ``Keeper``, for the
+    authority.
+    """
 
     def __init__(self, generation: Generation, log: Logger, stderr_fd: int, *, hopeless: Callable[[int], bool]) -> None:
         self.generation = generation
@@ -50,7 +52,7 @@ class Fleet:
         self._retiring: list[Keeper] = []
 
     async def start(self) -> None:
-        """Start the authority, then the workers. Raises `StartupRefused`."""
+        """Start the authority, then the workers. Raises ``StartupRefused``."""
         await self.authority.start()
         results = await asyncio.gather(*(worker.start() for worker in self.workers), return_exceptions=True)
         for result in results:
@@ -64,7 +66,7 @@ class Fleet:
                 await child.line.ask(CommandName.STATE, seconds=LOADED_SECONDS, **self._standing())
 
     def keep(self, group: asyncio.TaskGroup) -> None:
-        """Replace whatever dies, from now on, in tasks of `group`."""
+        """Replace whatever dies, from now on, in tasks of ``group``."""
         self._group = group
         group.create_task(self.authority.keep(), name="keep authority")
         for worker in self.workers:
@@ -90,7 +92,7 @@ class Fleet:
             self._introduce(child)
 
     async def turn(self, settings: Settings, ground: Ground) -> Generation:
-        """Have every process run on `settings` instead. Raises `StartError` when all still run as before."""
+        """Have every process run on ``settings`` instead. Raises ``StartError`` when all still run as before."""
         async with self._gate.reloading():
             before = self.generation
             crew = Crew(authority=self.authority, workers=self.workers)
@@ -107,7 +109,7 @@ class Fleet:
         """Start the workers that are missing, and let those drain that are too many; nothing of it before the end."""
         if self._draining:
             return
-        assert self._group is not None  # noqa: S101 - nobody reloads before `keep`
+        assert self._group is not None  # noqa: S101 - nobody reloads before ``keep``
         surplus, self.workers = self.workers[count:], self.workers[:count]
         if surplus:
             self.show()  # before they go: fewer are wanted
@@ -167,7 +169,7 @@ class Fleet:
             keeper.kill()
 
     async def end(self) -> None:
-        """`kill`, and wait until all are gone; the generation is closed."""
+        """``kill``, and wait until all are gone; the generation is closed."""
         self.kill()
         everybody = (*self.workers, *self._retiring, self.authority)
         await asyncio.gather(*(keeper.end() for keeper in everybody))

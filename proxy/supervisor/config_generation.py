@@ -1,6 +1,6 @@
 """One configuration as the supervisor runs it: the documents that children read, and how each child is started.
 
-What outlives a configuration (lock, lifeline, the name in `Via`) is the `Ground`; listening sockets pass from one
+What outlives a configuration (lock, lifeline, the name in ``Via``) is the ``Ground``; listening sockets pass from one
 generation to the next.
 """
 
@@ -27,7 +27,7 @@ class Ground:
 
 
 class Generation:
-    """`settings` on `listeners`. The documents are closed by `close`, the sockets by their owner."""
+    """``settings`` on ``listeners``. The documents are closed by ``close``, the sockets by their owner."""
 
     def __init__(self, settings: Settings, listeners: Mapping[str, ListeningSockets], ground: Ground) -> None:
         self.settings = settings

@@ -1,6 +1,6 @@
 """Listening sockets, bound once by the supervisor and lent to whichever process fills a slot.
 
-Linux spreads connections over all listening sockets of one address that were bound with `SO_REUSEPORT`. The same
+Linux spreads connections over all listening sockets of one address that were bound with ``SO_REUSEPORT``. The same
 option would let two gateways share a port by mistake, so a first bind without it tells whether the port is taken. The
 sockets stay open in the supervisor: connections that wait in the queue of a dead worker are served by the next one.
 """
@@ -53,7 +53,7 @@ class ListeningSockets:
     def grown(self, slots: int) -> "ListeningSockets":
         """This listener with a socket for each of so many slots; those of now stay, so nobody in a queue is lost.
 
-        Raises `ListenerRefused`.
+        Raises ``ListenerRefused``.
         """
         missing = slots - len(self.sockets)
         if missing <= 0 or not self.bind:
@@ -77,10 +77,11 @@ class ListeningSockets:
 def listen(
     name: str, host: str, port: int, slots: int = 1, shared: bool = False, *, beside_ours: bool = False
 ) -> ListeningSockets:
-    """Bind `slots` sockets to one address, `shared` ones by `SO_REUSEPORT`; port 0 is chosen once, for all of them.
+    """Bind ``slots`` sockets to one address, ``shared`` ones by ``SO_REUSEPORT``; port 0 is chosen once, for all of
+    them.
 
-    `beside_ours` says that a shared listener of this process has the port, on another address, so that it is not taken.
-    Raises `ListenerRefused` with one sentence that names the listener and the address.
+    ``beside_ours`` says that a shared listener of this process has the port, on another address, so that it is not
+    taken. Raises ``ListenerRefused`` with one sentence that names the listener and the address.
     """
     where = _text(host, port)
     try:

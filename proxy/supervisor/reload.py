@@ -45,7 +45,7 @@ class Crew:
 
 
 def refuse_fixed(before: Settings, after: Settings) -> None:
-    """Raises `ReloadRefused` with the names of the settings that only a restart can change."""
+    """Raises ``ReloadRefused`` with the names of the settings that only a restart can change."""
     changed = [name for name in FIXED if getattr(before, name) != getattr(after, name)]
     if changed:
         raise ReloadRefused(
@@ -63,9 +63,9 @@ def binds(settings: Settings) -> dict[str, Bind]:
 
 
 def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> dict[str, ListeningSockets]:
-    """The listeners that `settings` ask for: those that are `held` where they serve, others bound now.
+    """The listeners that ``settings`` ask for: those that are ``held`` where they serve, others bound now.
 
-    Raises `ListenerRefused` with nothing new left open.
+    Raises ``ListenerRefused`` with nothing new left open.
     """
     found: dict[str, ListeningSockets] = {}
     ours = {each.port for name, each in held.items() if name != CONTROL and each.bind}
@@ -88,7 +88,7 @@ def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> d
 
 
 def close_others(former: Mapping[str, ListeningSockets], kept: Mapping[str, ListeningSockets]) -> None:
-    """Close the sockets of `former` that are not among those of `kept`."""
+    """Close the sockets of ``former`` that are not among those of ``kept``."""
     stay = {sock for listener in kept.values() for sock in listener.sockets}
     for listener in former.values():
         for sock in listener.sockets:
@@ -97,7 +97,7 @@ def close_others(former: Mapping[str, ListeningSockets], kept: Mapping[str, List
 
 
 class Turn:
-    """One change from a generation to the next. Nobody is replaced meanwhile (`Gate.reloading`)."""
+    """One change from a generation to the next. Nobody is replaced meanwhile (``Gate.reloading``)."""
 
     def __init__(self, before: Generation, settings: Settings, ground: Ground, crew: Crew, log: Logger) -> None:
         self._before = before
@@ -107,7 +107,7 @@ class Turn:
         self._log = log
 
     async def take(self) -> Generation:
-        """The new generation, which every process runs on when this returns. Raises `StartError`: nothing changed."""
+        """The new generation, which every process runs on when this returns. Raises ``StartError``: nothing changed."""
         held = self._before.listeners
         found = listeners_for(self._settings, held)
         try:
@@ -160,7 +160,7 @@ class Turn:
     ) -> None:
         """Have every worker carry out an order. One that has ended or gives no answer is left to its keeper.
 
-        Raises `OrderRefused` for one that answers that it cannot; `forgiving`, it is ended instead.
+        Raises ``OrderRefused`` for one that answers that it cannot; ``forgiving``, it is ended instead.
         """
         await asyncio.gather(
             *(

@@ -24,12 +24,12 @@ class Load(Protocol):
     """The file, for messages."""
 
     def __call__(self) -> Settings:
-        """Raises `ConfigurationError` with every problem. Runs in a thread."""
+        """Raises ``ConfigurationError`` with every problem. Runs in a thread."""
         ...
 
 
 class Reloads:
-    """Takes reloads while the gateway serves. `published` hears of each new generation."""
+    """Takes reloads while the gateway serves. ``published`` hears of each new generation."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Reloads:
         self._published = published
 
     async def take(self, asked: asyncio.Event, stop: asyncio.Event) -> None:
-        """Reload whenever `asked`, until `stop`. What is asked for during a reload is one more reload after it."""
+        """Reload whenever ``asked``, until ``stop``. What is asked for during a reload is one more reload after it."""
         stopped = asyncio.create_task(stop.wait(), name="told to stop")
         try:
             while not stop.is_set():
@@ -64,7 +64,7 @@ class Reloads:
             stopped.cancel()
 
     async def _loaded(self, stopped: asyncio.Task[bool]) -> Settings | None:
-        """The configuration, or `None` when told to stop before it is read. Raises `ConfigurationError`."""
+        """The configuration, or ``None`` when told to stop before it is read. Raises ``ConfigurationError``."""
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[Settings] = loop.create_future()
 

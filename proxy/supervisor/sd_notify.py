@@ -1,4 +1,4 @@
-"""What systemd hears of the gateway: sd_notify(3) over the socket that `NOTIFY_SOCKET` names.
+"""What systemd hears of the gateway: sd_notify(3) over the socket that ``NOTIFY_SOCKET`` names.
 
 Of the libraries that speak it none is both maintained and free of libsystemd; the protocol is a datagram of lines.
 Rules: nothing here can fail the gateway, and nothing waits.
@@ -16,7 +16,9 @@ _WATCHDOG_PARTS: Final = 2
 
 
 class Notifier:
-    """Says things to the service manager, if there is one. `watchdog_seconds` is how often it wants to hear from us."""
+    """Says things to the service manager, if there is one. ``watchdog_seconds`` is how often it wants to hear from
+    us.
+    """
 
     def __init__(self, address: str | None = None, *, watchdog_seconds: float | None = None) -> None:
         self._address = _address(address) if address else None
@@ -24,7 +26,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], pid: int) -> "Notifier":
-        """As `environ` says; a watchdog that is meant for another process than `pid` is none of ours."""
+        """As ``environ`` says; a watchdog that is meant for another process than ``pid`` is none of ours."""
         watchdog: float | None = None
         meant = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
         usec = environ.get("WATCHDOG_USEC", "")
@@ -45,7 +47,7 @@ class Notifier:
         self._say("STOPPING=1", "STATUS=draining")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """One line for ``systemctl status``."""
         self._say(f"STATUS={text}")
 
     def alive(self) -> None:
@@ -65,7 +67,7 @@ class Notifier:
 
 
 def _address(name: str) -> bytes | None:
-    """A socket's address, `@` standing for the NUL of the abstract namespace (unix(7)); `None` for another kind."""
+    """A socket's address, ``@`` standing for the NUL of the abstract namespace (unix(7)); ``None`` for another kind."""
     if name.startswith("@"):
         return b"\0" + os.fsencode(name[1:])
     return os.fsencode(name) if name.startswith("/") else None

@@ -1,6 +1,6 @@
 """A process that stands by for each kind of child, so that a dead one is replaced without the time that loading takes.
 
-Rules (what the spare itself keeps to is in `proxy.standby`):
+Rules (what the spare itself keeps to is in ``proxy.standby``):
 
 1. There is one spare of a kind at most. The first is started a moment after the gateway has started, the next when the
    process that took its place is ready or has failed.
@@ -25,7 +25,7 @@ FIRST_SECONDS: Final = 2.0
 
 
 class Spares:
-    """Keeps one spare of a kind: `keep` until `end`."""
+    """Keeps one spare of a kind: ``keep`` until ``end``."""
 
     def __init__(self, spec: ChildSpec, log: Logger, stderr_fd: int = STDERR_FD) -> None:
         self._spec = spec
@@ -40,11 +40,11 @@ class Spares:
 
     @property
     def pid(self) -> int | None:
-        """The spare that stands by now; `None` while there is none or it has yet to load."""
+        """The spare that stands by now; ``None`` while there is none or it has yet to load."""
         return self._child.pid if self._child is not None and self._stands_by else None
 
     def take(self, spec: ChildSpec) -> Child | None:
-        """The spare, on its way to be what `spec` describes; `None` when none stands by."""
+        """The spare, on its way to be what ``spec`` describes; ``None`` when none stands by."""
         child = self._child
         if child is None or not self._stands_by:
             return None
@@ -52,7 +52,7 @@ class Spares:
         try:
             child.order(spec, self._orders)
         except OSError:
-            return None  # it has died just now, which `keep` will find out
+            return None  # it has died just now, which ``keep`` will find out
         self._child = None
         self._close_orders()
         self._wanted.clear()
@@ -89,7 +89,7 @@ class Spares:
                 await asyncio.sleep(AGAIN_SECONDS)
 
     async def _have_one(self) -> bool:
-        """Start one and wait until it is taken; false when it ended without that. Raises `OSError`."""
+        """Start one and wait until it is taken; false when it ended without that. Raises ``OSError``."""
         self._taken.clear()
         wanted = self._spec
         orders_in, self._orders = os.pipe()

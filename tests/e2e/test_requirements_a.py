@@ -17,7 +17,7 @@ OWN, LAB, SHOP = "/v1/things/7", "/orgs/lab/things/7", "/orgs/shop/things/7"
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Eve is on her own; Mel is of the team `lab`, and Lea leads it."""
+    """Eve is on her own; Mel is of the team ``lab``, and Lea leads it."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},

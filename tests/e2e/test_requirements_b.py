@@ -20,7 +20,7 @@ OWN, LAB = "/v1/things/7", "/orgs/lab/things/7"
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Eve, an editor, is of the organisations `lab`, which gets a policy, and `shop`, which has none."""
+    """Eve, an editor, is of the organisations ``lab``, which gets a policy, and ``shop``, which has none."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},

@@ -21,7 +21,7 @@ OWN, LAB, SHOP, BILLING = "/v1/things/7", "/orgs/lab/things/7", "/orgs/shop/thin
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Ada may all in her account and in `lab`, and read in `shop`; she is not of `other`. Bob is an editor."""
+    """Ada may all in her account and in ``lab``, and read in ``shop``; she is not of ``other``. Bob is an editor."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},

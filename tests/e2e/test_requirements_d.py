@@ -19,7 +19,7 @@ OWN, LAB, SHOP = "/v1/things/7", "/orgs/lab/things/7", "/orgs/shop/things/7"
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Ada administers the account and `lab`; everybody else comes and goes."""
+    """Ada administers the account and ``lab``; everybody else comes and goes."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},

@@ -2,7 +2,7 @@
 
 Where llhttp differs, it is stricter in things that go no further than here, because chunks are encoded anew:
 * A chunk extension must be names and values for it; for us it is at most 256 bytes without control characters.
-* It refuses `Content-Length` and `Transfer-Encoding` among trailers; we drop trailers, whatever they are.
+* It refuses ``Content-Length`` and ``Transfer-Encoding`` among trailers; we drop trailers, whatever they are.
 It is laxer too: it takes extensions and trailers of any size.
 """
 
@@ -50,7 +50,7 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 
 def feed(body: BodyReader, *pieces: bytes) -> tuple[bytes, bytes]:
-    """The payload in `pieces` and what lies behind the body, which ends in the last of them or not at all."""
+    """The payload in ``pieces`` and what lies behind the body, which ends in the last of them or not at all."""
     payload, behind = b"", b""
     for piece in pieces:
         if body.done:

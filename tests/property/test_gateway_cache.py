@@ -50,7 +50,7 @@ def make(kind: str, token_id: str, depends: frozenset[str]) -> Grant:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """`held` is what may be found; the cache may have forgotten it, and must not find anything else."""
+    """``held`` is what may be found; the cache may have forgotten it, and must not find anything else."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class CacheMachine(RuleBasedStateMachine):
     def remember(self, back: int, credential: bytes) -> None:
         """Also for an entry that was replaced or evicted meanwhile, and for one credential again and again.
 
-        `back` counts the entries from the youngest.
+        ``back`` counts the entries from the youngest.
         """
         entry = self.entries[-min(back, len(self.entries))]
         known = self.credentials.get(credential)

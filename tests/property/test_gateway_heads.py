@@ -1,6 +1,7 @@
 """Heads made from their grammar, and nearly: what ours takes, llhttp takes too, and reads the same out of it.
 
-The comparison is the fuzzer's (`tests.fuzz.targets.request_head`, `response_head`); here hypothesis makes the heads.
+The comparison is the fuzzer's (``tests.fuzz.targets.request_head``, ``response_head``); here hypothesis makes the
+heads.
 """
 
 from __future__ import annotations

@@ -53,10 +53,10 @@ class CommandFailed(AssertionError):
 
 
 class Patgate:
-    """One node. `with Patgate(…)` starts it and waits until it is ready; leaving ends every process.
+    """One node. ``with Patgate(…)`` starts it and waits until it is ready; leaving ends every process.
 
-    `config` is as in interfaces.md; ports and the data directory are filled in here where it names none. `prefix` is
-    a program that runs the command behind it.
+    ``config`` is as in interfaces.md; ports and the data directory are filled in here where it names none. ``prefix``
+    is a program that runs the command behind it.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Patgate:
         return (self.directory / "patgate.log").read_text(errors="replace")
 
     def expects(self, *events: str) -> None:
-        """A test causes these events of level error; without that they fail the run (`support.errors`)."""
+        """A test causes these events of level error; without that they fail the run (``support.errors``)."""
         errors.expect(self.directory / "patgate.log", *events)
 
     def records(self) -> list[dict[str, Any]]:

@@ -63,7 +63,9 @@ TOGETHER: Final = (
     "tests/unit/gateway/downstream/test_connection.py",
     "tests/unit/gateway/grants/test_authority_ends.py",
 )
-"""The files with tests that run alone (`support.turns`): one worker has them all, or they would wait for each other."""
+"""The files with tests that run alone (``support.turns``): one worker has them all, or they would wait for each
+other.
+"""
 
 _LONGER: Final = 20
 """So many files begin before these, which last longer than any other by then."""
@@ -83,7 +85,7 @@ def file_of(test: str) -> str:
 
 
 class Files(LoadFileScheduling):  # type: ignore[misc]
-    """A worker is given a file at a time, or all of `TOGETHER`."""
+    """A worker is given a file at a time, or all of ``TOGETHER``."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)

@@ -62,7 +62,7 @@ TURNS = pytest.StashKey[turns.Turns]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{turns.MARK}: holds a promise about time; no other test runs meanwhile")
     for number in (signal.SIGHUP, signal.SIGINT):
-        # What a test starts begins with the default, although `nohup make test &` leaves these ignored.
+        # What a test starts begins with the default, although ``nohup make test &`` leaves these ignored.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     given = getattr(config, "workerinput", {}).get("locks")
@@ -139,7 +139,7 @@ def last_look() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def backend() -> Iterator[Recorder]:
-    """One recording backend for the session; `recorder` is the same, emptied for each test."""
+    """One recording backend for the session; ``recorder`` is the same, emptied for each test."""
     with Recorder() as server:
         yield server
 

@@ -18,7 +18,7 @@ LAB_THING = "/orgs/lab/things/7"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """Mel administers `lab` with a team token, Sol `shop`; Root is an administrator of the account."""
+    """Mel administers ``lab`` with a team token, Sol ``shop``; Root is an administrator of the account."""
 
     node: Patgate
     root: Api

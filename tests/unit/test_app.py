@@ -54,7 +54,8 @@ def test_a_command_loads_neither_the_store_nor_a_web_framework_unless_it_serves(
 def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive: bool) -> tuple[int, str, str]:
     """The exit status of a child, what it said over its ready pipe, and its log.
 
-    `before` runs in its process first. Not `heard`: nobody reads the ready pipe. Not `alive`: its supervisor is gone.
+    ``before`` runs in its process first. Not ``heard``: nobody reads the ready pipe. Not ``alive``: its supervisor is
+    gone.
     """
     ready_in, ready_out = os.pipe()
     lifeline_in, lifeline_out = os.pipe()

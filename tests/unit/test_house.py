@@ -235,7 +235,9 @@ LOOK_AT_FAILURES = ("defects.noted", "self._ended", "_retrieved", "self._forget(
 
 
 def test_no_module_waits_in_a_way_that_overlooks_a_cancellation() -> None:
-    """`asyncio.wait_for` of Python 3.11 loses one that comes with the end of the wait; `asyncio.timeout` does not."""
+    """``asyncio.wait_for`` of Python 3.11 loses one that comes with the end of the wait; ``asyncio.timeout`` does
+    not.
+    """
     users = [
         named(path) for path in MODULES if named(path).startswith("proxy") and "asyncio.wait_for" in path.read_text()
     ]

@@ -1,11 +1,11 @@
 """Argon2id in a bounded pool of threads of its own, never on the event loop.
 
 Rules of this module:
-1. At most `threads` computations run and at most `queue` wait; whoever comes then is refused with
-   `AuthorityOverloaded` at once.  Memory for hashing is bounded by `threads` x `memory_kib`.
+1. At most ``threads`` computations run and at most ``queue`` wait; whoever comes then is refused with
+   ``AuthorityOverloaded`` at once. Memory for hashing is bounded by ``threads`` x ``memory_kib``.
 2. A waiter that goes away does not free its place early: the place is free when the thread is.
 3. A stored hash that cannot be read proves nothing: the answer is no.
-4. Argon2 here is for a leaked store, not for weak secrets: the secret has 190 bits.  So the parameters are the
+4. Argon2 here is for a leaked store, not for weak secrets: the secret has 190 bits. So the parameters are the
    smallest that OWASP recommends, and a hot token never comes here.
 """
 
@@ -39,7 +39,7 @@ class HashParameters:
 
 
 class Argon2Hasher:
-    """`services.hashing.SecretHasher` over a thread pool.  `counted` hears of every outcome."""
+    """``services.hashing.SecretHasher`` over a thread pool. ``counted`` hears of every outcome."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class Argon2Hasher:
         return self._pending
 
     async def hash(self, token: str) -> str:
-        """The encoded argon2id hash of `token`.  Raises AuthorityOverloaded."""
+        """The encoded argon2id hash of ``token``. Raises AuthorityOverloaded."""
         encoded = await self._run(lambda: self._hasher.hash(token))
         self._counted(HashOutcome.HASHED)
         return encoded
 
     async def verify(self, hash: str, token: str) -> bool:
-        """Whether `token` is what was hashed.  Raises AuthorityOverloaded."""
+        """Whether ``token`` is what was hashed. Raises AuthorityOverloaded."""
         matched = await self._run(lambda: self._matches(hash, token))
         self._counted(HashOutcome.MATCHED if matched else HashOutcome.MISMATCHED)
         return matched

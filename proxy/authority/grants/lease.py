@@ -4,7 +4,7 @@ Rules of this module:
 1. The clock is read before anything else of a renewal happens, so that a renewal that takes long, or a process that is
    frozen in the middle of one, gives a shorter lease and never a longer one.
 2. The clock is CLOCK_MONOTONIC, which all processes of the host share; steps of the wall clock move nothing.
-3. Only the owner of the store renews.  When ownership is lost the lease is ended at once and never renewed.
+3. Only the owner of the store renews. When ownership is lost the lease is ended at once and never renewed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = get_logger("authority.lease")
 
 
 class LeaseKeeper:
-    """Renews the lease of `lease` seconds every fifth of it, while `owned` says that the store is still ours."""
+    """Renews the lease of ``lease`` seconds every fifth of it, while ``owned`` says that the store is still ours."""
 
     def __init__(self, page: PageWriter, lease: float, *, owned: Callable[[], bool]) -> None:
         self._page = page
@@ -40,7 +40,7 @@ class LeaseKeeper:
         return self._lost
 
     def last(self, lease: float) -> None:
-        """Renew for `lease` seconds from the next renewal on; the one that runs is renewed at once."""
+        """Renew for ``lease`` seconds from the next renewal on; the one that runs is renewed at once."""
         self._lease_ns = int(lease * 1e9)
         self._every = lease / RENEWALS_PER_LEASE
         # Not when the time of before is over: the shorter lease may have run out by then.

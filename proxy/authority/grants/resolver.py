@@ -6,7 +6,7 @@ Rules of this module:
    prefix buys nothing.
 3. While it has none, argon2 decides, and a proof is remembered only if the hash is still the one it was proved against.
 4. Argon2 work is shared only by those who presented the same token against the same hash; two tokens that share a
-   lookup never share a verdict.  One prefix holds at most `PROOFS_PER_PREFIX` places of the queue, so that it cannot
+   lookup never share a verdict. One prefix holds at most ``PROOFS_PER_PREFIX`` places of the queue, so that it cannot
    starve the others.
 5. A store that cannot be written does not refuse a proven token: the proof then lives in the answer only.
 """
@@ -48,7 +48,7 @@ class GrantSource(Protocol):
 
 class SecretVerifier(Protocol):
     async def verify(self, hash: str, token: str) -> bool:
-        """Whether `token` is what was hashed.  Raises AuthorityOverloaded."""
+        """Whether ``token`` is what was hashed. Raises AuthorityOverloaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ class Resolution:
 
 
 class GrantResolver:
-    """Answers the workers' two questions.  Errors of the store pass through."""
+    """Answers the workers' two questions. Errors of the store pass through."""
 
     def __init__(self, source: GrantSource, verifier: SecretVerifier, *, tokens: TokenFormat, cache_key: bytes) -> None:
         self._source = source
@@ -75,14 +75,14 @@ class GrantResolver:
         return await self._source.resolve(prefixes)
 
     async def verify(self, prefix: str, token: str) -> Resolution:
-        """As `resolve`, for a presented token: a grant only if `token` is genuine, and then with its digest."""
+        """As ``resolve``, for a presented token: a grant only if ``token`` is genuine, and then with its digest."""
         found = await self._verify(prefix, token, prove=True)
         if found is None:
             raise AuthorityOverloaded("a token changed faster than it could be verified")
         return found
 
     async def recognise(self, prefix: str, token: str) -> Resolution | None:
-        """As `verify`, without the slow hash: None where only that could tell."""
+        """As ``verify``, without the slow hash: None where only that could tell."""
         return await self._verify(prefix, token, prove=False)
 
     async def _verify(self, prefix: str, token: str, *, prove: bool) -> Resolution | None:

@@ -1,4 +1,4 @@
-"""The writing end of the shared page: `data_dir/page`, mode 0600, mapped by every worker of the host.
+"""The writing end of the shared page: ``data_dir/page``, mode 0600, mapped by every worker of the host.
 
 Rules of this module:
 1. The file is kept over restarts of the authority, so that workers which hold a mapping of it see the new authority's
@@ -7,7 +7,7 @@ Rules of this module:
    raised the epoch to the store's and renewed the lease. Only the *successor* of an authority that died under the same
    living supervisor leaves a running lease alone: CLOCK_MONOTONIC has not begun anew, nobody else has had the store,
    and no change has been acknowledged since, so what the dead one promised still holds until its own end.
-3. An epoch in the page that is higher than the store's means that the store is an older one.  It is refused.  When
+3. An epoch in the page that is higher than the store's means that the store is an older one. It is refused. When
    the operator accepts it, the page is replaced by a new file: a worker that still maps the old one never gets a
    lease again.
 4. One higher number is none that the store must have: that of a change announced in doubt, whose outcome the store
@@ -30,7 +30,7 @@ PAGE_FILE: Final = "page"
 
 
 class PageWriter:
-    """The page, opened for writing.  Only the authority has one."""
+    """The page, opened for writing. Only the authority has one."""
 
     def __init__(self, path: Path, descriptor: int, *, keep_lease: bool) -> None:
         self._path = path
@@ -81,7 +81,7 @@ class PageWriter:
 
 
 def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, successor: bool = False) -> PageWriter:
-    """Take over or create the page of `data_dir` and raise its epoch to the store's. It may be one higher (rule 4).
+    """Take over or create the page of ``data_dir`` and raise its epoch to the store's. It may be one higher (rule 4).
 
     The lease is zero afterwards, or, for a successor (rule 2), what it was.
 

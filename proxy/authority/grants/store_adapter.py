@@ -11,7 +11,7 @@ from proxy.store.store import Store
 
 
 class StoreGrants:
-    """`resolver.GrantSource` and `link.ChangeFeed` over a store.  All methods raise StoreUnavailable."""
+    """``resolver.GrantSource`` and ``link.ChangeFeed`` over a store. All methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store

@@ -2,7 +2,7 @@
 
 Rules of this module:
 1. The page's epoch is raised first, synchronously, before anything else can run: from then on no decision is made
-   from a cache that has not applied the change.  The push to the links only makes that quick.
+   from a cache that has not applied the change. The push to the links only makes that quick.
 2. Both happen before the caller of the change has its answer; neither can fail the change, which is committed already.
 """
 

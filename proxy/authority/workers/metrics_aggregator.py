@@ -48,7 +48,7 @@ class Counters:
         self._living[key] = snapshot
 
     def retire(self, key: WorkerKey) -> None:
-        """The link of this worker has ended.  Harmless when it never sent a snapshot."""
+        """The link of this worker has ended. Harmless when it never sent a snapshot."""
         last = self._living.pop(key, None)
         if last is None:
             return

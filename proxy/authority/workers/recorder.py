@@ -1,16 +1,16 @@
 """What requests leave behind, on its way from the workers and the control API into the store.
 
 Rules of this module:
-1. What a worker tells is taken at once and looked at (`told`); what makes no sense is counted and dropped, and closes
+1. What a worker tells is taken at once and looked at (``told``); what makes no sense is counted and dropped, and closes
    nothing.
-2. Bounded: `EVENTS` events, `TOKENS` tokens and `REPORTS` reports wait at most. What is new beyond that is dropped, and
-   dropped events are counted; reports are added up by route and reason alone.
-3. One task writes, at most `BATCH` rows in a transaction, so that a change never waits for long. Events are written
-   every second, or as soon as a batch is full; uses and reports, which add up, at most every `SUMS_SECONDS`.
+2. Bounded: ``EVENTS`` events, ``TOKENS`` tokens and ``REPORTS`` reports wait at most. What is new beyond that is
+   dropped, and dropped events are counted; reports are added up by route and reason alone.
+3. One task writes, at most ``BATCH`` rows in a transaction, so that a change never waits for long. Events are written
+   every second, or as soon as a batch is full; uses and reports, which add up, at most every ``SUMS_SECONDS``.
 4. A store that cannot be used is tried again every second and complained of once. Events are tried again as the batch
    that they were: the store may have taken it after all, and knows it by any one of them. A batch that the store
    contradicts is dropped, so that it does not stand before all others for ever.
-5. `close` writes what waits, and ends in time.
+5. ``close`` writes what waits, and ends in time.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class RequestStore(Protocol):
 
 
 class RequestRecorder:
-    """Takes what workers tell (`take`), and writes it between `start` and `close`.
+    """Takes what workers tell (``take``), and writes it between ``start`` and ``close``.
 
-    `events_seconds` and `sums_seconds` are how long events, and uses and reports, wait for more of their kind.
+    ``events_seconds`` and ``sums_seconds`` are how long events, and uses and reports, wait for more of their kind.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class RequestRecorder:
         return len(self._events) + len(self._uses) + len(self._reports)
 
     def take(self, message: Message) -> None:
-        """Take a message of the operation `requests`, `uses` or `reports`."""
+        """Take a message of the operation ``requests``, ``uses`` or ``reports``."""
         take, rows = {
             "requests": (self._take_event, message.get("events")),
             "uses": (self._take_use, message.get("uses")),

@@ -1,8 +1,8 @@
 """What workers tell of requests, as values: everything that crosses the link for the store is looked at here.
 
 Rules of this module:
-1. A row has exactly its fields, each of its type, and no text is longer than its column (`store.tables`). Anything else
-   is `Nonsense`.
+1. A row has exactly its fields, each of its type, and no text is longer than its column (``store.tables``). Anything
+   else is ``Nonsense``.
 2. A text is one that every store can keep: no NUL, no lone surrogate.
 """
 
@@ -41,7 +41,7 @@ class Nonsense(Exception):
 
 
 def event(row: object) -> RequestEvent:
-    """An event of a request, as `gateway.events` makes it. Raises Nonsense."""
+    """An event of a request, as ``gateway.events`` makes it. Raises Nonsense."""
     if not isinstance(row, dict) or row.keys() - {"second"} != _EVENT:
         raise Nonsense
     action, proven, decision = text(row["action"], 64), row["proven"], text(row["decision"], 64)

@@ -1,18 +1,18 @@
-"""The authority's end of the worker link: `data_dir/link.sock`, frames of `core.wire`.
+"""The authority's end of the worker link: ``data_dir/link.sock``, frames of ``core.wire``.
 
 Rules of this module:
 1. Only processes of our own user (or root) are served; the kernel says who it is.
-2. A frame that is none closes that link and no other.  A message that is well-formed but makes no sense gets an error
+2. A frame that is none closes that link and no other. A message that is well-formed but makes no sense gets an error
    reply.
-3. Bounded both ways: at most `IN_FLIGHT` questions of one link are worked on, then no more is read from it; a worker
-   that does not read its pushes is cut off at `BUFFERED` bytes, and begins anew when it links again.
-4. A `hello` is answered and the link joined to the broadcast without a step in between, so no change falls between
+3. Bounded both ways: at most ``IN_FLIGHT`` questions of one link are worked on, then no more is read from it; a worker
+   that does not read its pushes is cut off at ``BUFFERED`` bytes, and begins anew when it links again.
+4. A ``hello`` is answered and the link joined to the broadcast without a step in between, so no change falls between
    the epoch in the answer and the first push.
 
-Questions carry `id`, which the reply repeats.  `hello`, `resolve`, `verify`, `changes` are answered, `counters` is
-not, nor are `requests`, `uses` and `reports`, which tell what requests have left behind.  `resolve` is about up to
-`PREFIXES_AT_ONCE` prefixes; the answer is about the first of them, one at least, as of one epoch.  A reply that could
-not be given is `{"id", "error"}` with one of `LinkError`.
+Questions carry ``id``, which the reply repeats. ``hello``, ``resolve``, ``verify``, ``changes`` are answered,
+``counters`` is not, nor are ``requests``, ``uses`` and ``reports``, which tell what requests have left behind.
+``resolve`` is about up to ``PREFIXES_AT_ONCE`` prefixes; the answer is about the first of them, one at least, as of one
+epoch. A reply that could not be given is ``{"id", "error"}`` with one of ``LinkError``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LinkError(StrEnum):
 
 class ChangeFeed(Protocol):
     async def changes_since(self, epoch: int, limit: int) -> tuple[int, tuple[str, ...], bool]:
-        """The store's epoch, the keys touched after `epoch`, and whether those are all."""
+        """The store's epoch, the keys touched after ``epoch``, and whether those are all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +79,7 @@ class _Invalid(Exception):
 
 
 class LinkServer:
-    """Serves every worker of the host.  `start` binds; `close` ends every link."""
+    """Serves every worker of the host. ``start`` binds; ``close`` ends every link."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class LinkServer:
 
     async def _listen(self, listener: socket.socket) -> None:
         former = self._server
-        # Not `start_unix_server`, which from Python 3.13 on removes a name that may be the next one's.
+        # Not ``start_unix_server``, which from Python 3.13 on removes a name that may be the next one's.
         self._server = await asyncio.start_server(self._accept, sock=listener)
         if former is not None:
             former.close()

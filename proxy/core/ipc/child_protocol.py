@@ -1,10 +1,10 @@
 """What a supervisor and its children say to each other: words over pipes, and an exit status.
 
-A child says one line over its ready pipe: `READY`, or `ERROR` and a sentence. A spare says `SPARE` there before, once
-it has loaded everything, and waits for its orders on a pipe of its own: one line, a JSON list of the arguments that a
-child started for that slot would have been given.
+A child says one line over its ready pipe: ``READY``, or ``ERROR`` and a sentence. A spare says ``SPARE`` there before,
+once it has loaded everything, and waits for its orders on a pipe of its own: one line, a JSON list of the arguments
+that a child started for that slot would have been given.
 
-Once it is ready a child also takes orders (`OrderName`) over a channel of its own, with descriptors beside them, and
+Once it is ready a child also takes orders (``OrderName``) over a channel of its own, with descriptors beside them, and
 says over it that it still turns. A reload is PREPARE to every child, HOLD to the workers, COMMIT to the authority and
 then to the workers; ABORT takes back what came before a COMMIT.
 """
@@ -37,7 +37,7 @@ class CommandName(StrEnum):
 
     PREPARE = "prepare"
     """Get new settings ready: the first descriptor is their document, the others the listening sockets in the order of
-    the detail `sockets`, a list of names."""
+    the detail ``sockets``, a list of names."""
     HOLD = "hold"
     """Begin no request until COMMIT or ABORT."""
     COMMIT = "commit"
@@ -47,8 +47,8 @@ class CommandName(StrEnum):
     LEAVE = "leave"
     """Let every answer close its connection, because this process will end soon."""
     STATE = "state"
-    """For the authority, to be shown: the details `starting`, `draining`, `workers` (how many there
-    should be), `reload_ok` and `reload_time` (unix seconds of the last one that succeeded, or null)."""
+    """For the authority, to be shown: the details ``starting``, ``draining``, ``workers`` (how many there
+    should be), ``reload_ok`` and ``reload_time`` (unix seconds of the last one that succeeded, or null)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class ControlCommand:
 
 
 class CommandRefused(PatgateError):
-    """A child did not do what it was ordered to; the message says why. `answered`: it said so itself."""
+    """A child did not do what it was ordered to; the message says why. ``answered``: it said so itself."""
 
     origin = Origin.OPERATOR
 
@@ -74,7 +74,7 @@ class CommandSource(Protocol):
     """The child's end of its channel."""
 
     def serve(self, handle: Callable[[ControlCommand], Awaitable[None]]) -> None:
-        """Have `handle` carry out each order from now on, one after the other; what it raises is the answer."""
+        """Have ``handle`` carry out each order from now on, one after the other; what it raises is the answer."""
         ...
 
     def beat(self) -> None:

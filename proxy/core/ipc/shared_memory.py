@@ -13,7 +13,7 @@ Layout: 64 bytes, unsigned 64-bit integers in native byte order, each at a multi
 
 1. One process writes (the authority), any number read; there is no lock, because each slot is one aligned 8-byte
    word that is copied whole on the platforms that patgate runs on (x86-64, AArch64).
-2. The epoch never goes down: `raise_epoch` is the only way to write it.
+2. The epoch never goes down: ``raise_epoch`` is the only way to write it.
 3. A reader that finds another magic must not decide anything.
 """
 
@@ -36,7 +36,7 @@ _WORD_MAX: Final = 2**64 - 1
 
 
 class PageView:
-    """A view of the page. `words` is the cast view that the hot path may index with the SLOT constants.
+    """A view of the page. ``words`` is the cast view that the hot path may index with the SLOT constants.
 
     Takes a C-contiguous byte view of at least 64 bytes, aligned to 8 (a mapping is), and owns no more than the view;
     raises PageError if it is too small or, unless it is about to be formatted, has another magic.
@@ -56,7 +56,7 @@ class PageView:
     def format(cls, view: memoryview, incarnation: int, *, keep_lease: bool = False) -> PageView:
         """Take the page over for a new start of the authority: its incarnation, the epoch kept if it is one of ours.
 
-        The lease ends, unless `keep_lease`: then one that runs goes on to its own end.
+        The lease ends, unless ``keep_lease``: then one that runs goes on to its own end.
         """
         page = cls(view, fresh=True)
         words = page.words
@@ -86,7 +86,7 @@ class PageView:
         return self.words[SLOT_INCARNATION]
 
     def raise_epoch(self, epoch: int) -> None:
-        """Set the epoch to at least `epoch`; never lowers it."""
+        """Set the epoch to at least ``epoch``; never lowers it."""
         if epoch > _WORD_MAX:
             raise PageError("the epoch does not fit the shared page")
         if epoch > self.words[SLOT_EPOCH]:

@@ -53,7 +53,7 @@ class Deframer:
         self._broken = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
-        """The messages that `data` completes, in order; raises WireError for a frame that is none."""
+        """The messages that ``data`` completes, in order; raises WireError for a frame that is none."""
         if self._broken:
             raise WireError("the worker link has already failed")
         buffer = self._buffer
@@ -93,7 +93,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def grant_to_wire(grant: Grant) -> Message:
-    """A grant as an object for `frame`."""
+    """A grant as an object for ``frame``."""
     return {
         "prefix": grant.prefix,
         "token_id": grant.token_id,
@@ -163,7 +163,7 @@ def _bounded(grant: Grant) -> Grant:
 
 
 def grant_from_wire(value: object) -> Grant:
-    """The grant that `grant_to_wire` wrote; raises WireError for anything else."""
+    """The grant that ``grant_to_wire`` wrote; raises WireError for anything else."""
     fields = _fields(value, _GRANT_FIELDS, "grant")
     try:
         digest, scopes, expires_at = fields["digest"], fields["scopes"], fields["expires_at"]
@@ -192,12 +192,12 @@ def grant_from_wire(value: object) -> Grant:
 
 
 def refused_to_wire(refused: RefusedGrant) -> Message:
-    """A refused grant as an object for `frame`."""
+    """A refused grant as an object for ``frame``."""
     return {"prefix": refused.prefix, "reason": refused.reason.value, "depends": list(refused.depends)}
 
 
 def refused_from_wire(value: object) -> RefusedGrant:
-    """The refused grant that `refused_to_wire` wrote; raises WireError for anything else, a reason of ALLOWED
+    """The refused grant that ``refused_to_wire`` wrote; raises WireError for anything else, a reason of ALLOWED
     included.
     """
     fields = _fields(value, _REFUSED_FIELDS, "refused grant")

@@ -86,12 +86,12 @@ def is_connect(method: bytes) -> bool:
 
 
 def host_name(authority: bytes) -> str | None:
-    """The name in `Host` or in the authority of an absolute-form target, in lower case; None if it is none.
+    """The name in ``Host`` or in the authority of an absolute-form target, in lower case; None if it is none.
 
     Names as the DNS has them (RFC 9110 section 7.2, RFC 1035 section 2.3.4): labels of at most 63 bytes, 255 in all, no
     escapes, no user information. A name that ends in a number is an IPv4 address or none: four decimal numbers, for
-    resolvers read `127.1` and `0177.0.0.1` as addresses too, each its own way. Or an IPv6 address in brackets, without
-    a zone, given in its one short form (RFC 5952). A port is a decimal number up to 65535.
+    resolvers read ``127.1`` and ``0177.0.0.1`` as addresses too, each its own way. Or an IPv6 address in brackets,
+    without a zone, given in its one short form (RFC 5952). A port is a decimal number up to 65535.
     """
     matched = _HOST.fullmatch(authority) if len(authority) <= _HOST_LIMIT else None
     if matched is None or len(matched[1]) > _NAME_LIMIT:
@@ -121,7 +121,8 @@ def _bracketed(name: str) -> str | None:
 
 
 def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
-    """The path of a target (no query) that does not begin with `/`, or why it is refused; `host` is that of `Host`.
+    """The path of a target (no query) that does not begin with ``/``, or why it is refused; ``host`` is that of
+    ``Host``.
 
     Absolute-form, authority-form and asterisk-form (RFC 9112 section 3.2).
     """
@@ -135,10 +136,11 @@ def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
 
 
 def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[str, bytes] | Reason:
-    """The host's name and the path of a request line and its `Host`, as `gateway.parse` takes them from a whole head.
+    """The host's name and the path of a request line and its ``Host``, as ``gateway.parse`` takes them from a whole
+    head.
 
-    An empty `host` is none given, then that of an absolute-form target counts. `longest` is how many bytes a request
-    line may have.
+    An empty ``host`` is none given, then that of an absolute-form target counts. ``longest`` is how many bytes a
+    request line may have.
     """
     if len(method) + len(target) + len("  HTTP/1.1") > longest:
         return Reason.TARGET_TOO_LONG

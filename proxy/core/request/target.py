@@ -3,19 +3,19 @@
 What is matched is derived here; what is forwarded is always the client's own bytes. So a path is accepted only if
 every reasonable backend reads it as we do:
 
-1. A path starts with `/` and holds RFC 3986 path characters, the `[ ] | ^` that browsers leave bare, and `%XX`.
-   Anything else is refused: `\\`, `#`, space, control bytes, bytes from 0x80, `%` without two hex digits.
+1. A path starts with ``/`` and holds RFC 3986 path characters, the ``[ ] | ^`` that browsers leave bare, and ``%XX``.
+   Anything else is refused: ``\\``, ``#``, space, control bytes, bytes from 0x80, ``%`` without two hex digits.
 2. Escapes decode to UTF-8 (RFC 3629, so no overlong form, no surrogate) without control characters (C0, DEL, C1)
-   and without `\\`. The match form is the decoded text; of escapes only an encoded slash stays, as the text `%2F`.
-3. Decoded once, the text holds no further escape (`%252e`, `%25%32%65`, `%25u002e`): decoding twice must change
+   and without ``\\``. The match form is the decoded text; of escapes only an encoded slash stays, as the text ``%2F``.
+3. Decoded once, the text holds no further escape (``%252e``, ``%25%32%65``, ``%25u002e``): decoding twice must change
    nothing.
-4. No segment is `.` or `..`, whether its dots are escaped, whether it is bounded by `/`, `%2F` or `;`, and
+4. No segment is ``.`` or ``..``, whether its dots are escaped, whether it is bounded by ``/``, ``%2F`` or ``;``, and
    whether white space stands around the dots. Such a path is refused, never resolved.
-5. `%2F` needs ENCODED_SLASH and never separates two segments; `;` and `%3B` need SEMICOLON; an empty segment (`//`,
-   one made by `%2F`, or one with only `;parameters`) needs EMPTY_SEGMENT. One trailing slash is no empty segment:
-   `/a/` is not `/a`.
+5. ``%2F`` needs ENCODED_SLASH and never separates two segments; ``;`` and ``%3B`` need SEMICOLON; an empty segment
+   (``//``, one made by ``%2F``, or one with only ``;parameters``) needs EMPTY_SEGMENT. One trailing slash is no empty
+   segment: ``/a/`` is not ``/a``.
 6. What a path needs is returned, not judged: the route that matches says what it allows, and the default is nothing.
-7. The query takes no part in matching; it is visible ASCII without `#`.
+7. The query takes no part in matching; it is visible ASCII without ``#``.
 8. Nothing here raises.
 """
 
@@ -63,7 +63,7 @@ _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._~!$&'()*+,
 
 
 def canonical_path(path: bytes) -> tuple[str, int] | None:
-    """The form of an origin-form path (no query) that routes match, and the `Allowance` bits it needs; None refuses
+    """The form of an origin-form path (no query) that routes match, and the ``Allowance`` bits it needs; None refuses
     it.
     """
     if path and path[0] == 0x2F and path.translate(_PLAIN) == path:
@@ -96,11 +96,11 @@ def _examine(path: bytes) -> tuple[str, int] | None:
 
 
 def split_target(raw: bytes) -> tuple[bytes | None, bytes, bytes] | None:
-    """Split an origin-form or http(s) absolute-form target into (authority or None, path, query with its `?` or b"").
+    """Split an origin-form or http(s) absolute-form target into (authority or None, path, query with its ``?`` or b"").
 
-    None refuses: authority-form, `*` (which the caller handles first), other schemes, user information, an
-    absolute-form without a path, a query that is not visible ASCII. The path still has to pass `canonical_path`.
-    Source: RFC 9112 §3.2. In the query `[ ] { } | \\ ^ \\` " < >` pass, because clients send them bare.
+    None refuses: authority-form, ``*`` (which the caller handles first), other schemes, user information, an
+    absolute-form without a path, a query that is not visible ASCII. The path still has to pass ``canonical_path``.
+    Source: RFC 9112 §3.2. In the query ``[ ] { } | \\ ^ \\`` " < >` pass, because clients send them bare.
     """
     authority = None
     if raw[:1] != b"/":

@@ -66,14 +66,14 @@ _NEXT: Final = frozenset(
 
 
 class Pause(StrEnum):
-    """Why accepting rests: label cause of `patgate_accept_pauses_total`."""
+    """Why accepting rests: label cause of ``patgate_accept_pauses_total``."""
 
     LIMIT = "limit"
     RESOURCES = "resources"
 
 
 class Drop(StrEnum):
-    """Why a connection ended that had no request: label cause of `patgate_connections_dropped_total`."""
+    """Why a connection ended that had no request: label cause of ``patgate_connections_dropped_total``."""
 
     PROXY_HEADER = "proxy_header"
     HANDSHAKE = "handshake"
@@ -107,10 +107,11 @@ class AcceptCounters:
 
 
 class Acceptor:
-    """Accepts from `sockets`, which listen, and gives the connections to `listener`, so that at most `limit` are open.
+    """Accepts from ``sockets``, which listen, and gives the connections to ``listener``, so that at most ``limit`` are
+    open.
 
-    `introduced_by` are the peers that must begin with a PROXY header; `handshake_seconds` is the time for that header,
-    and for the TLS handshake where there is a `context`. The sockets are closed with it.
+    ``introduced_by`` are the peers that must begin with a PROXY header; ``handshake_seconds`` is the time for that
+    header, and for the TLS handshake where there is a ``context``. The sockets are closed with it.
     """
 
     def __init__(
@@ -173,7 +174,7 @@ class Acceptor:
         self._tally.dropped(self._name, cause)
 
     def connect(self, sock: socket.socket, host: str) -> None:
-        """Make a connection of the listener's out of an accepted socket, whose client is at `host`."""
+        """Make a connection of the listener's out of an accepted socket, whose client is at ``host``."""
         self._listener.arriving += 1
         task = asyncio.get_running_loop().create_task(self._connect(sock, host), name="client connection")
         self._connecting.add(task)
@@ -307,7 +308,7 @@ class _Introduction:
         try:
             new = sock.recv(MAX_HEADER - len(self._held), socket.MSG_PEEK)
             header = parse(self._held + new) if new else None
-            # Rule 2 of `proxy_protocol`: while there is no header, every byte so far is of it.
+            # Rule 2 of ``proxy_protocol``: while there is no header, every byte so far is of it.
             wanted = len(new) if header is None else header.length - len(self._held)
             self._held += sock.recv(wanted)
         except (BlockingIOError, InterruptedError):

@@ -28,7 +28,7 @@ from proxy.gateway.http1.websocket import WebSocketBody
 if TYPE_CHECKING:
     from proxy.gateway.downstream.listener import Listener
 
-# A call through the module, `time.x()`, costs twice as much.
+# A call through the module, ``time.x()``, costs twice as much.
 _now_ns: Final = time.monotonic_ns
 _READ_AHEAD: Final = 64 * 1024
 """Bytes that a client may send ahead of the exchange in progress before it is read no further."""
@@ -218,14 +218,14 @@ class ClientConnection(asyncio.Protocol):
             inward.part(theirs, masked=True)
 
     def respond(self, x: Exchange, response: bytes) -> None:
-        """Write a whole response of the gateway's own and finish `x`."""
+        """Write a whole response of the gateway's own and finish ``x``."""
         if self.transport is not None:
             self.transport.write(response)
             x.bytes_out += len(response)
         self.listener.pipeline.complete(x)
 
     def finished(self, x: Exchange, now_ns: int) -> None:
-        """The response to `x` was complete at `now_ns`: close, or go on with what the client sent ahead."""
+        """The response to ``x`` was complete at ``now_ns``: close, or go on with what the client sent ahead."""
         self.exchange = None
         last = self.half_closed or self.listener.draining
         if not x.keep_alive or self.closing or (last and not self.buffer):
@@ -248,7 +248,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline = _now_ns() + _LINGER_NS
         if not transport.can_write_eof():
-            # TLS: `linger` has the reason, and what is still here goes out before the transport ends.
+            # TLS: ``linger`` has the reason, and what is still here goes out before the transport ends.
             self._resume()
             self.lingers = self.listener.linger(transport, _NEVER)
             transport.close()
@@ -309,7 +309,7 @@ class ClientConnection(asyncio.Protocol):
             self._heads(data)
 
     def _heads(self, data: bytes) -> None:
-        """Begin one request after the other out of `data` while each is answered at once."""
+        """Begin one request after the other out of ``data`` while each is answered at once."""
         if self.listener.held:
             self.reading_head = False
             self._put_by(data)
@@ -426,7 +426,7 @@ class ClientConnection(asyncio.Protocol):
         return b""
 
     def _unfinished(self, data: bytes, since: int) -> None:
-        """Keep the beginning of a head for later, unless it cannot become one. What lies before `since` is known."""
+        """Keep the beginning of a head for later, unless it cannot become one. What lies before ``since`` is known."""
         listener = self.listener
         reason = listener.refusal(data, since)
         if reason is None and data.find(HEAD_END, since) >= 0:

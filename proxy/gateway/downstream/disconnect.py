@@ -15,15 +15,15 @@ from typing import Any, Final
 
 _CLOSED: Final = 7
 _CLOSE_WAIT: Final = 8
-"""States of a connection that the first byte of `TCP_INFO` (tcp(7)) gives: reset, and ended by the peer."""
+"""States of a connection that the first byte of ``TCP_INFO`` (tcp(7)) gives: reset, and ended by the peer."""
 
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""`SO_LINGER` with no time: closing the socket resets the connection."""
+"""``SO_LINGER`` with no time: closing the socket resets the connection."""
 
 
 def has_left(transport: asyncio.Transport, *, half_close: bool) -> bool:
-    """Whether the peer has reset the connection or, unless `half_close` says that this is no leaving, ended it."""
+    """Whether the peer has reset the connection or, unless ``half_close`` says that this is no leaving, ended it."""
     bound = _socket(transport)
     if bound is None:
         return False

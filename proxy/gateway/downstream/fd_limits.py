@@ -37,7 +37,7 @@ def raise_limit() -> int:
 
 
 def connections(settings: Settings, files: int) -> ConnectionLimits:
-    """The connections that each listener may have out of `files` descriptors: what the settings say, or less."""
+    """The connections that each listener may have out of ``files`` descriptors: what the settings say, or less."""
     listen = settings.listen
     free = max(files - OWN, 4)
     free -= min(_idle(settings.upstreams.values()), free // 4)

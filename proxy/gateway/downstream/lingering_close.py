@@ -17,9 +17,9 @@ _READ: Final = 64 * 1024
 
 
 class Linger:
-    """Holds the connection of `transport`: made before the transport is closed, told when it is by `begin`.
+    """Holds the connection of ``transport``: made before the transport is closed, told when it is by ``begin``.
 
-    `ended` is called when there is nothing left to hold. Raises OSError where there is no descriptor for it.
+    ``ended`` is called when there is nothing left to hold. Raises OSError where there is no descriptor for it.
     """
 
     __slots__ = ("_ended", "_reading", "_sock", "deadline")
@@ -29,7 +29,7 @@ class Linger:
         self._reading = False
         self._ended = ended
         self.deadline = deadline
-        """CLOCK_MONOTONIC, in nanoseconds; whoever sweeps calls `late` then."""
+        """CLOCK_MONOTONIC, in nanoseconds; whoever sweeps calls ``late`` then."""
 
     def begin(self, deadline: int) -> None:
         """The transport is closed, and its last bytes are with the kernel: say the end, and read what comes."""

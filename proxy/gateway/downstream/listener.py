@@ -38,9 +38,10 @@ _LOW: Final = [b"%03x" % low for low in range(0x1000)]
 class Listener:
     """What the connections of one listener share. Times in seconds, sizes in bytes.
 
-    `boot` begins every request id of this process; `trusted` are the networks whose forwarding headers are believed.
-    `client_rate` is how many bytes a second a client must send of a body, or take of an answer, on average; 0 is any.
-    `half_close` says that a client which ends its sending side after its request waits for the answer all the same.
+    ``boot`` begins every request id of this process; ``trusted`` are the networks whose forwarding headers are
+    believed. ``client_rate`` is how many bytes a second a client must send of a body, or take of an answer, on average;
+    0 is any. ``half_close`` says that a client which ends its sending side after its request waits for the answer all
+    the same.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Listener:
         return len(self.connections) + self.arriving + len(self.others)
 
     def connection(self, host: str) -> ClientConnection:
-        """The protocol of a new connection, whose client is at the address `host`."""
+        """The protocol of a new connection, whose client is at the address ``host``."""
         return ClientConnection(self, host)
 
     def next_id(self) -> bytes:
@@ -110,7 +111,7 @@ class Listener:
         return self._id_head + _LOW[low]
 
     def refusal(self, data: bytes, since: int) -> Reason | None:
-        """Why `data`, the beginning of a request searched up to `since`, cannot become a head; None if it can."""
+        """Why ``data``, the beginning of a request searched up to ``since``, cannot become a head; None if it can."""
         return request_refusal(data, since, max_line=self.max_request_line, max_head=self.max_head)
 
     def trusts(self, address: IPv4Address | IPv6Address) -> bool:
@@ -134,7 +135,7 @@ class Listener:
         return linger
 
     def idle_longest(self, most: int, *, seconds: float) -> list[ClientConnection]:
-        """At most `most` of the connections that nothing has happened on for `seconds`, the longest idle first."""
+        """At most ``most`` of the connections that nothing has happened on for ``seconds``, the longest idle first."""
         latest = time.monotonic_ns() - int(seconds * 1e9)
         idle = [
             (since, id(c), c)
@@ -160,7 +161,7 @@ class Listener:
         self._wake()
 
     def follow(self, other: Listener) -> None:
-        """Treat connections, those of now too, as `other` would; who is there, and what goes on, stays."""
+        """Treat connections, those of now too, as ``other`` would; who is there, and what goes on, stays."""
         self.pipeline = other.pipeline
         self.parser = other.parser
         self.trusted = other.trusted
@@ -180,7 +181,7 @@ class Listener:
             connection.peer_trusted = self.trusts(ip_address(connection.peer))
 
     def hold(self) -> None:
-        """Begin no request until `release`; what arrives meanwhile waits."""
+        """Begin no request until ``release``; what arrives meanwhile waits."""
         self.held = True
 
     def release(self) -> None:
@@ -240,7 +241,7 @@ def _told(client: ClientConnection) -> bool:
 
 
 def is_within(address: IPv4Address | IPv6Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    """Whether an address is in one of `networks`; an IPv4-mapped one counts as IPv4 (RFC 4291 section 2.5.5.2)."""
+    """Whether an address is in one of ``networks``; an IPv4-mapped one counts as IPv4 (RFC 4291 section 2.5.5.2)."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return any(address in network for network in networks)

@@ -27,7 +27,9 @@ _ANSWER_SECONDS: Final = 60.0
 
 
 def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Settings, *, pseudonym: bytes) -> Listener:
-    """What the connections of the listener called `name` share; `pseudonym` is what the proxy calls itself in `Via`."""
+    """What the connections of the listener called ``name`` share; ``pseudonym`` is what the proxy calls itself in
+    ``Via``.
+    """
     own, limits, timeouts = _own(name, settings), limits_of(name, settings), settings.timeouts
     return Listener(
         pipeline=pipeline,
@@ -77,7 +79,7 @@ def acceptor(
     tally: AcceptCounters,
     log: Logger,
 ) -> Acceptor:
-    """What accepts for `served` from the inherited sockets `fds`, of which it has copies. It is not started."""
+    """What accepts for ``served`` from the inherited sockets ``fds``, of which it has copies. It is not started."""
     own, files = _own(name, settings), raise_limit()
     room = connections(settings, files)
     limit = room.proxy if name == PROXY else room.forward_auth
@@ -103,7 +105,7 @@ def acceptor(
 
 
 def limits_of(name: str, settings: Settings) -> Limits:
-    """How large a request at the listener called `name` may be."""
+    """How large a request at the listener called ``name`` may be."""
     return settings.limits.under(_own(name, settings).limits)
 
 

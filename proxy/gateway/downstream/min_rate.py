@@ -26,7 +26,7 @@ class Pace:
         self._unread_since = 0
 
     def body_deadline(self, received: int, now: int, *, idle_ns: int, rate: int) -> int:
-        """Until when more of a body must come, of which `received` bytes are here.
+        """Until when more of a body must come, of which ``received`` bytes are here.
 
         Each piece buys the idle time, but all of them no more than the slowest client allowed takes for them.
         """
@@ -45,13 +45,13 @@ class Pace:
         return self._since > 0
 
     def resumed(self, now: int) -> bool:
-        """The client is read again: the time since `paused` is not its own. Whether a body is under way."""
+        """The client is read again: the time since ``paused`` is not its own. Whether a body is under way."""
         if self._since:
             self._since += now - self._paused
         return self._since > 0
 
     def left_unread(self, size: int, now: int) -> None:
-        """`size` bytes wait here for the client to read; 0 when it has caught up."""
+        """``size`` bytes wait here for the client to read; 0 when it has caught up."""
         self._unread = size
         self._unread_since = now if size else 0
 
@@ -60,7 +60,7 @@ class Pace:
         return self._unread_since > 0
 
     def fetches(self, size: int, now: int, *, rate: int) -> bool:
-        """Whether the client has read on, fast enough, since it was last asked; `size` bytes wait now."""
+        """Whether the client has read on, fast enough, since it was last asked; ``size`` bytes wait now."""
         read, time = self._unread - size, now - self._unread_since
         measured = self.measured()
         self.left_unread(size, now)

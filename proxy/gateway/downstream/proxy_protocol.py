@@ -2,10 +2,11 @@
 (haproxy.org/download/2.9/doc/proxy-protocol.txt).
 
 Rules of this module:
-1. `parse` is pure. It takes everything that has come so far and answers with a header, with "not yet" or with an error.
+1. ``parse`` is pure. It takes everything that has come so far and answers with a header, with "not yet" or with an
+   error.
 2. "Not yet" is said only while *every* byte so far belongs to the header: who reads may take these bytes and no others.
 3. Nothing is guessed. A header that is not exactly one of the forms below is an error, and the connection ends.
-4. A header has a bounded length: 107 bytes in version 1, `MAX_HEADER` in version 2.
+4. A header has a bounded length: 107 bytes in version 1, ``MAX_HEADER`` in version 2.
 5. What is said is believed from peers that the configuration lists; who asks this module has seen to that.
 """
 
@@ -61,7 +62,7 @@ class Header:
 
 
 def parse(data: bytes) -> Header | None:
-    """Read the header that `data` begins with; None while it is not whole. Raises `ProxyHeaderError`."""
+    """Read the header that ``data`` begins with; None while it is not whole. Raises ``ProxyHeaderError``."""
     if data[:1] == _SIGNATURE[:1]:
         return _binary(data)
     return _line(data)

@@ -1,12 +1,12 @@
-"""The worker's end of the link to the authority: one unix socket, length-prefixed frames (`core.wire`).
+"""The worker's end of the link to the authority: one unix socket, length-prefixed frames (``core.wire``).
 
 Rules of this module:
 1. An answer belongs to the request whose number it carries; one that comes after its waiter gave up is dropped.
 2. The link mends itself, for ever. A question that finds it down, or loses it, waits for the next greeting, but not
-   for long: then it gets `AuthorityUnavailable`. How many may wait is bounded.
+   for long: then it gets ``AuthorityUnavailable``. How many may wait is bounded.
 3. Changes are applied in the order of their numbers, whoever sent them. A push that does not continue where the cache
    stands is not applied; the gap is fetched instead.
-4. Lookups wait in two queues (`lookups`), each with one question under way: strangers never stand before those who
+4. Lookups wait in two queues (``lookups``), each with one question under way: strangers never stand before those who
    were good until a change.
 """
 
@@ -46,7 +46,8 @@ class _LinkLost(AuthorityUnavailable):
 class AuthorityLink:
     """A connection to the authority that mends itself.
 
-    `on_state` hears True when the authority has greeted this worker and False when that link is lost, not of attempts.
+    ``on_state`` hears True when the authority has greeted this worker and False when that link is lost, not of
+    attempts.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class AuthorityLink:
         self._lost()
 
     async def lookup(self, prefix: str, *, known: bool = False) -> LookupAnswer:
-        """Ask for the grant of `prefix`; `known` if it was good lately.
+        """Ask for the grant of ``prefix``; ``known`` if it was good lately.
 
         Raises AuthorityUnavailable, AuthorityOverloaded.
         """
@@ -100,7 +101,9 @@ class AuthorityLink:
         return await self._strangers.answer(prefix)
 
     async def verify(self, prefix: str, token: str) -> LookupAnswer:
-        """Have the authority verify `token` with its hash at rest. Raises AuthorityUnavailable, AuthorityOverloaded."""
+        """Have the authority verify ``token`` with its hash at rest. Raises AuthorityUnavailable,
+        AuthorityOverloaded.
+        """
         if len(self._waiting) + self._patient >= _PENDING_LIMIT:
             raise AuthorityOverloaded("too many questions to the authority are waiting")
         answer = await self._ask({"op": "verify", "prefix": prefix, "token": token}, seconds=15.0)
@@ -110,7 +113,7 @@ class AuthorityLink:
         raise found
 
     async def sync(self, epoch: int) -> None:
-        """Return when the cache has the changes up to `epoch`, pushed or fetched. Raises AuthorityUnavailable."""
+        """Return when the cache has the changes up to ``epoch``, pushed or fetched. Raises AuthorityUnavailable."""
         if self._cache.applied >= epoch:
             return
         syncing = self._syncing
@@ -146,7 +149,7 @@ class AuthorityLink:
         return self.up and writer is not None and writer.transport.get_write_buffer_size() < _BUFFERED
 
     def tell(self, message: bytes) -> None:
-        """Send a framed message that nobody answers; without a link it is lost (`has_room`)."""
+        """Send a framed message that nobody answers; without a link it is lost (``has_room``)."""
         if self.up and self._writer is not None:
             with contextlib.suppress(_LinkLost):
                 self._send(self._writer, message)
@@ -197,7 +200,7 @@ class AuthorityLink:
                     raise
 
     async def _linked(self, give_up: float) -> None:
-        """Return once there is a link to ask on. Raises AuthorityUnavailable when there is none by `give_up`."""
+        """Return once there is a link to ask on. Raises AuthorityUnavailable when there is none by ``give_up``."""
         if self._greeted.is_set():
             return
         if self._runner is None:
@@ -279,7 +282,7 @@ class AuthorityLink:
         return greeted
 
     async def _pause(self, seconds: float) -> None:
-        """Wait before the next attempt: `seconds`, or the shortest pause as soon as a question is waiting."""
+        """Wait before the next attempt: ``seconds``, or the shortest pause as soon as a question is waiting."""
         await asyncio.sleep(_SHORTEST_PAUSE_SECONDS)
         self._wanted.clear()
         if self._patient == 0 and seconds > _SHORTEST_PAUSE_SECONDS:
@@ -348,7 +351,7 @@ class AuthorityLink:
 
 
 def _answer(prefix: str, answer: dict[str, Any], as_of: object) -> LookupAnswer | AuthorityUnavailable:
-    """The grant or refusal of `prefix` as it crossed the link, or that it cannot be read."""
+    """The grant or refusal of ``prefix`` as it crossed the link, or that it cannot be read."""
     try:
         found = grant_from_wire(answer["grant"]) if "grant" in answer else refused_from_wire(answer["refused"])
     except (KeyError, TypeError, WireError):

@@ -1,15 +1,15 @@
 """The grant cache: which grants this worker holds, how it finds one, and how a change removes them.
 
 Rules of this module:
-1. `applied` is the number of the last change that the cache has absorbed. A hit counts only while it equals the epoch
+1. ``applied`` is the number of the last change that the cache has absorbed. A hit counts only while it equals the epoch
    on the shared page; the comparison is made where the decision is made.
 2. An entry leaves all three maps at once: by prefix, by credential, and the index of what it depends on.
 3. The first-level map is keyed by a keyed digest of the credential, never by the credential.
 4. Refused and unknown prefixes live in a bounded map of their own and cannot push out a grant.
 5. What the backend is told about a principal is derived from the grant that is kept beside it, and from nothing else.
 
-Data flow: a lookup's answer enters by `store` or `store_refused`; a verified credential enters by `remember`; numbered
-changes enter by `apply` in their order, or `reset` when some were missed.
+Data flow: a lookup's answer enters by ``store`` or ``store_refused``; a verified credential enters by ``remember``;
+numbered changes enter by ``apply`` in their order, or ``reset`` when some were missed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CREDENTIALS_PER_GRANT: Final = 4
 class OrgLines:
     """The identity header lines of a token that reaches several organisations: in each it has another role.
 
-    `lines` are those where the request touches none that it reaches. The others are made when they are first needed,
+    ``lines`` are those where the request touches none that it reaches. The others are made when they are first needed,
     since few of many organisations are asked about before the grant changes.
     """
 
@@ -65,9 +65,9 @@ class OrgLines:
 class CacheEntry:
     """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys.
 
-    `uses` are the requests that have yet to be told of (`trail`), the last of them at `used_ns` (CLOCK_MONOTONIC) from
-    `peer`. Where `org_lines` is there, the lines are those for the organisation that the request touches, and not
-    `lines`.
+    ``uses`` are the requests that have yet to be told of (``trail``), the last of them at ``used_ns`` (CLOCK_MONOTONIC)
+    from ``peer``. Where ``org_lines`` is there, the lines are those for the organisation that the request touches, and
+    not ``lines``.
     """
 
     __slots__ = ("changed", "credentials", "grant", "lines", "live", "org_lines", "peer", "used", "used_ns", "uses")
@@ -86,11 +86,11 @@ class CacheEntry:
 
 
 class GrantCache:
-    """Grants by public prefix, bounded to `capacity`, evicted by second chance (an approximation of LRU).
+    """Grants by public prefix, bounded to ``capacity``, evicted by second chance (an approximation of LRU).
 
-    `credential_key` (32 random bytes of this process) keys the digests of the first-level map. `prefix_heads` are the
-    beginnings of all public prefixes ("acme_pat", "acme_key"), by which the change of a token finds its entry without
-    an index. `on_change` is called with an entry that a *change* removed, if something still runs under it.
+    ``credential_key`` (32 random bytes of this process) keys the digests of the first-level map. ``prefix_heads`` are
+    the beginnings of all public prefixes ("acme_pat", "acme_key"), by which the change of a token finds its entry
+    without an index. ``on_change`` is called with an entry that a *change* removed, if something still runs under it.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class GrantCache:
         return hasher.digest()
 
     def store(self, grant: Grant, names: IdentityNames) -> CacheEntry:
-        """Keep `grant` (replacing an older one of the same prefix), with its identity lines under these names, and
+        """Keep ``grant`` (replacing an older one of the same prefix), with its identity lines under these names, and
         return its entry.
         """
         prefix = grant.prefix
@@ -162,7 +162,7 @@ class GrantCache:
         return entry
 
     def remember(self, entry: CacheEntry, credential: bytes) -> None:
-        """Let the verified `credential` (its first-level digest) find `entry` without further checks."""
+        """Let the verified ``credential`` (its first-level digest) find ``entry`` without further checks."""
         if self.entries.get(entry.grant.prefix) is not entry:
             return
         known = entry.credentials
@@ -175,11 +175,13 @@ class GrantCache:
         self.by_credential[credential] = entry
 
     def good_lately(self, prefix: str) -> bool:
-        """Whether a change, and nothing worse, removed the grant of `prefix`: its lookup is not one of a stranger's."""
+        """Whether a change, and nothing worse, removed the grant of ``prefix``: its lookup is not one of a
+        stranger's.
+        """
         return prefix in self._lately
 
     def store_refused(self, refused: RefusedGrant, now: float) -> None:
-        """Keep a refusal for its prefix until `absent_seconds` after `now` (monotonic seconds)."""
+        """Keep a refusal for its prefix until ``absent_seconds`` after ``now`` (monotonic seconds)."""
         absent = self._absent
         absent.pop(refused.prefix, None)
         self._lately.pop(refused.prefix, None)
@@ -188,7 +190,7 @@ class GrantCache:
         absent[refused.prefix] = (now + self._absent_seconds, refused)
 
     def refused(self, prefix: str, now: float) -> RefusedGrant | None:
-        """The refusal held for `prefix`, if one is held and has not aged out at `now` (monotonic seconds)."""
+        """The refusal held for ``prefix``, if one is held and has not aged out at ``now`` (monotonic seconds)."""
         held = self._absent.get(prefix)
         if held is None:
             return None
@@ -198,7 +200,9 @@ class GrantCache:
         return held[1]
 
     def sweep(self, now: float) -> None:
-        """Forget refusals that have aged out at `now` (monotonic seconds): the oldest, and not very many at a time."""
+        """Forget refusals that have aged out at ``now`` (monotonic seconds): the oldest, and not very many at a
+        time.
+        """
         absent = self._absent
         for _ in range(_FORGOTTEN_AT_ONCE):
             if not absent:
@@ -209,7 +213,7 @@ class GrantCache:
             del absent[prefix]
 
     def apply(self, keys: Iterable[str], epoch: int) -> None:
-        """Absorb the changes up to number `epoch`: every grant that depends on one of `keys` leaves."""
+        """Absorb the changes up to number ``epoch``: every grant that depends on one of ``keys`` leaves."""
         wide = False
         for key in keys:
             if key.startswith("token:"):
@@ -227,7 +231,7 @@ class GrantCache:
         self.applied = max(self.applied, epoch)
 
     def reset(self, epoch: int) -> None:
-        """Drop everything: changes up to `epoch` were missed, or the authority is another one."""
+        """Drop everything: changes up to ``epoch`` were missed, or the authority is another one."""
         entries = list(self.entries.values())
         self.entries.clear()
         self.by_credential.clear()
@@ -238,7 +242,7 @@ class GrantCache:
             self._changed(entry)
 
     def evict(self, prefix: str) -> CacheEntry | None:
-        """Remove the grant of `prefix`, if held, from every map."""
+        """Remove the grant of ``prefix``, if held, from every map."""
         entry = self.entries.pop(prefix, None)
         if entry is None:
             return None
@@ -302,10 +306,10 @@ class GrantCache:
 
 
 def _lean(grant: Grant) -> Grant:
-    """`grant` as it is kept: a worker may hold many, and what only the identity lines need is in these already.
+    """``grant`` as it is kept: a worker may hold many, and what only the identity lines need is in these already.
 
-    The token's own key is left out of `depends`, since a token's change finds its entry by the prefix; what many grants
-    have in common is one object.
+    The token's own key is left out of ``depends``, since a token's change finds its entry by the prefix; what many
+    grants have in common is one object.
     """
     return replace(
         grant,

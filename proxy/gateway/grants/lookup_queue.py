@@ -36,7 +36,7 @@ Asking = Callable[[list[str]], Awaitable[Sequence[Outcome]]]
 
 
 class LookupQueue:
-    """Asks by `ask`, which answers the first of its prefixes in their order, one at least, and raises nothing."""
+    """Asks by ``ask``, which answers the first of its prefixes in their order, one at least, and raises nothing."""
 
     def __init__(self, ask: Asking) -> None:
         self._ask: Final = ask
@@ -50,7 +50,7 @@ class LookupQueue:
         return prefix in self._waiting
 
     async def answer(self, prefix: str) -> LookupAnswer:
-        """What is known of `prefix`. Raises AuthorityUnavailable, AuthorityOverloaded."""
+        """What is known of ``prefix``. Raises AuthorityUnavailable, AuthorityOverloaded."""
         future: asyncio.Future[LookupAnswer] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(prefix, {})[future] = None
         if self._task is None:

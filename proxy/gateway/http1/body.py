@@ -3,7 +3,7 @@
 Rules of this module:
 1. What is forwarded is built from the decoded bytes; a sender's chunk framing, extensions and trailers go no further.
 2. Anything but the grammar is an error that ends the connection: no leniency switch exists.
-3. A machine holds at most `LINE_LIMIT` bytes of an unfinished line; payload is handed on as it comes and never kept.
+3. A machine holds at most ``LINE_LIMIT`` bytes of an unfinished line; payload is handed on as it comes and never kept.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class BodyReader(Protocol):
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """Take the next bytes; return the payload in them and what lies behind the end of the body.
 
-        The second value is empty until `done` is true. Raises `FramingError`.
+        The second value is empty until ``done`` is true. Raises ``FramingError``.
         """
         ...
 
 
 class LengthBody:
-    """A body of `length` bytes (RFC 9112 section 6.2)."""
+    """A body of ``length`` bytes (RFC 9112 section 6.2)."""
 
     __slots__ = ("done", "remaining")
     chunked = False
@@ -189,7 +189,7 @@ class ChunkedBody:
 
 
 def encode_chunks(pieces: list[bytes], *, last: bool) -> bytes:
-    """Encode payload `pieces` as one chunk, and the final empty chunk when `last` (RFC 9112 section 7.1)."""
+    """Encode payload ``pieces`` as one chunk, and the final empty chunk when ``last`` (RFC 9112 section 7.1)."""
     size = sum(map(len, pieces))
     if not size:
         return b"0\r\n\r\n" if last else b""

@@ -14,7 +14,7 @@ class HttpClock:
         self._line = b""
 
     def date_line(self) -> bytes:
-        """The field line `Date` of now, without its CRLF."""
+        """The field line ``Date`` of now, without its CRLF."""
         second = int(time.time())
         if second != self._second:
             self._second = second

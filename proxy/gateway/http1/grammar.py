@@ -30,7 +30,7 @@ def head_lines(head: bytes) -> list[bytes] | None:
     if not head or (head[-1] < 0x20 and head[-1] != 0x09) or head.translate(_CLEAN) != head:
         return None
     lines = head.splitlines()
-    # `splitlines` also splits at a lone CR or LF. Then the head is shorter than its lines with a CRLF between each two.
+    # ``splitlines`` also splits at a lone CR or LF. The head is then shorter than its lines joined by CRLF.
     length = 2 * len(lines) - 2
     for line in lines:
         length += len(line)
@@ -38,7 +38,7 @@ def head_lines(head: bytes) -> list[bytes] | None:
 
 
 def without_fields(lines: bytes, names: Set[bytes]) -> bytes:
-    """Field lines without those whose lower-case name is one of `names`, such as `Connection` nominates."""
+    """Field lines without those whose lower-case name is one of ``names``, such as ``Connection`` nominates."""
     return b"\r\n".join([line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names])
 
 

@@ -25,10 +25,10 @@ _BEGINNINGS: Final = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 
 
 def request_refusal(data: bytes, since: int, *, max_line: int, max_head: int) -> Reason | None:
-    """Why `data`, the beginning of a request, is no longer one of a request that is taken; None if it may be.
+    """Why ``data``, the beginning of a request, is no longer one of a request that is taken; None if it may be.
 
-    `max_line` is the limit of the request line without its CRLF, `max_head` that of the head with its empty line, in
-    bytes. What lies before `since` has been searched.
+    ``max_line`` is the limit of the request line without its CRLF, ``max_head`` that of the head with its empty line,
+    in bytes. What lies before ``since`` has been searched.
     """
     bare = _BARE.search(data, since)
     first = len(data) if bare is None else bare.start()
@@ -43,7 +43,7 @@ def request_refusal(data: bytes, since: int, *, max_line: int, max_head: int) ->
 
 
 def answer_possible(data: bytes, since: int) -> bool:
-    """Whether `data` can be the beginning of an answer's head; what lies before `since` has been searched."""
+    """Whether ``data`` can be the beginning of an answer's head; what lies before ``since`` has been searched."""
     if not data.startswith(_BEGINNINGS) and not any(each.startswith(data) for each in _BEGINNINGS):
         return False
     if _CONTROL.search(data, max(0, since - 2)) is not None:

@@ -62,7 +62,7 @@ class WebSocketBody(TunnelBody):
     def part(self, transport: asyncio.Transport, *, masked: bool) -> int:
         """Say to the receiver at the next end of a frame that the gateway goes away; the bytes written if that is now.
 
-        `masked` towards a server (RFC 6455 section 5.3).
+        ``masked`` towards a server (RFC 6455 section 5.3).
         """
         if self.said or self._farewell:
             return 0
@@ -84,7 +84,8 @@ class WebSocketBody(TunnelBody):
         return before if self.closed else before + self._farewell
 
     def _walk(self, data: bytes, at: int, *, first: bool) -> int:
-        """Follow the frames through `data` from `at` on: to its end, or (`first`) to where the first of them ends.
+        """Follow the frames through ``data`` from ``at`` on: to its end, or (``first``) to where the first of them
+        ends.
 
         The place, or -1 where no frame ends.
         """

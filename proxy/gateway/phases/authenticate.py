@@ -7,7 +7,7 @@ Rules of this module:
 3. A wrong checksum ends here, without a lookup. A wrong secret of a known prefix ends here too, without argon2: the
    keyed digest that came with the grant decides, in constant time.
 4. What is shared between requests is the grant of a prefix; every presented secret is verified for itself.
-5. The hot path does not wait: `authenticate` answers, or says `PENDING`, and `settle` then does the waiting.
+5. The hot path does not wait: ``authenticate`` answers, or says ``PENDING``, and ``settle`` then does the waiting.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-
 
 
 class Pending(Enum):
-    """The third answer of `authenticate`: it takes the authority to tell."""
+    """The third answer of ``authenticate``: it takes the authority to tell."""
 
     PENDING = "pending"
 
@@ -48,7 +48,7 @@ PENDING: Final = Pending.PENDING
 class Authenticator:
     """Finds the grant of a request's credential.
 
-    `page` is the shared page as 8-byte words; `schemes` are the places where a token may be presented ("bearer",
+    ``page`` is the shared page as 8-byte words; ``schemes`` are the places where a token may be presented ("bearer",
     "basic", "x-api-key").
     """
 
@@ -73,7 +73,7 @@ class Authenticator:
         self.misses = 0
 
     def authenticate(self, x: Exchange) -> Reason | Pending | None:
-        """Find the entry of the presented credential: None when `x.entry` is set, else a refusal or `PENDING`."""
+        """Find the entry of the presented credential: None when ``x.entry`` is set, else a refusal or ``PENDING``."""
         page = self._page
         x.epoch = epoch = page[SLOT_EPOCH]
         if page[SLOT_LEASE] <= x.started:
@@ -120,7 +120,7 @@ class Authenticator:
         return self._page[SLOT_LEASE] > time.monotonic_ns()
 
     async def settle(self, x: Exchange) -> Reason | None:
-        """Do what `authenticate` could not do at once: fetch changes, look the prefix up, verify at the authority."""
+        """Do what ``authenticate`` could not do at once: fetch changes, look the prefix up, verify at the authority."""
         self.misses += 1
         try:
             return await self._settle(x)
@@ -169,7 +169,7 @@ class Authenticator:
         return Reason.AUTHORITY_UNAVAILABLE
 
     def token_of(self, x: Exchange) -> str | Reason:
-        """The token that `x` presents, or why there is none: RFC 6750 section 2.1, RFC 7617, `X-API-Key`."""
+        """The token that ``x`` presents, or why there is none: RFC 6750 section 2.1, RFC 7617, ``X-API-Key``."""
         if x.api_key is not None:
             return x.api_key.decode("latin-1") if x.api_key else Reason.CREDENTIAL_MALFORMED
         if x.authorization is None:
@@ -187,13 +187,13 @@ class Authenticator:
         return _basic(matched[2])
 
     def prefix_of(self, x: Exchange) -> str | None:
-        """The public prefix of the token that `x` presents, if it is one: what logs may show of it."""
+        """The public prefix of the token that ``x`` presents, if it is one: what logs may show of it."""
         token = self.token_of(x)
         parsed = None if isinstance(token, Reason) else self._tokens.parse(token)
         return None if parsed is None else parsed.prefix
 
     def foreign_credentials(self, x: Exchange) -> bytes:
-        """The credential lines of `x` that are not ours and so belong to the backend's own login, as received."""
+        """The credential lines of ``x`` that are not ours and so belong to the backend's own login, as received."""
         lines = b""
         if x.authorization is not None and not self.search.contains_credential(x.authorization):
             lines += b"\r\nAuthorization: " + x.authorization

@@ -1,4 +1,4 @@
-"""The authorise phase: what the grant allows now, by the one pure decision of `core.policy`."""
+"""The authorise phase: what the grant allows now, by the one pure decision of ``core.policy``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from proxy.gateway.exchange import Exchange
 
 # Looking a member up in its enumeration costs more than the comparison with it.
 _ALLOWED: Final = Reason.ALLOWED
-# A call through the module, `time.x()`, costs twice as much.
+# A call through the module, ``time.x()``, costs twice as much.
 _now: Final = time.time
 
 
 def authorise(x: Exchange) -> Reason | None:
-    """None when the grant of `x` reaches the matched operation now (wall clock), else the refusal."""
+    """None when the grant of ``x`` reaches the matched operation now (wall clock), else the refusal."""
     match, entry = x.match, x.entry
     if match is None or entry is None:
         return Reason.NO_ROUTE

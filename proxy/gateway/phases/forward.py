@@ -20,14 +20,14 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
 class Forwarder:
-    """Sends requests on; `fail` is told when no connection can be had."""
+    """Sends requests on; ``fail`` is told when no connection can be had."""
 
     def __init__(self, *, fail: Callable[[Exchange, Reason], None]) -> None:
         self._fail = fail
         self._connecting: set[asyncio.Task[None]] = set()
 
     def forward(self, x: Exchange) -> None:
-        """Send the head of `x` and what has come of its body, on an idle connection or a new one."""
+        """Send the head of ``x`` and what has come of its body, on an idle connection or a new one."""
         upstream = x.upstream
         assert upstream is not None
         server = upstream.choose()
@@ -57,7 +57,7 @@ class Forwarder:
                 connection.transport.write(data)
 
     def may_retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
-        """Whether the loss of `connection` before any answer may be mended by sending `x` once more."""
+        """Whether the loss of ``connection`` before any answer may be mended by sending ``x`` once more."""
         return (
             not connection.fresh
             and not connection.interim
@@ -69,7 +69,7 @@ class Forwarder:
         )
 
     def retry(self, x: Exchange, server: Server) -> None:
-        """Send `x` again, on a connection that is certainly new: to `server` unless it is out of use meanwhile."""
+        """Send ``x`` again, on a connection that is certainly new: to ``server`` unless it is out of use meanwhile."""
         x.retried = True
         x.upstream_connection = None
         server.active -= 1
@@ -117,7 +117,7 @@ class Forwarder:
         task.add_done_callback(defects.noted)
 
     async def _connect_and_send(self, x: Exchange, server: Server) -> None:
-        """Connect to `server` or, since nothing has been sent, to any other that takes the connection."""
+        """Connect to ``server`` or, since nothing has been sent, to any other that takes the connection."""
         tried: list[Server] = []
         connection: UpstreamConnection | None = None
         reason = Reason.UPSTREAM_REFUSED

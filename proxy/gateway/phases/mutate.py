@@ -1,11 +1,11 @@
-"""The mutate phase: the head that the backend gets, built as one `bytes` join.
+"""The mutate phase: the head that the backend gets, built as one ``bytes`` join.
 
 Rules of this module:
 1. The path and query are the bytes that were judged; they are never written anew.
-2. Field lines are the client's that `parse` kept, in their order, then the gateway's own, each exactly once.
+2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once.
 3. Nothing of the credential is among them, unless it is not ours and the route leaves the login to the backend.
 4. Organisation and role are those that the decision was about: of the organisation that the request touches.
-5. Every request says that it came through here (`Via`, RFC 9110 section 7.6.3), behind what others have said.
+5. Every request says that it came through here (``Via``, RFC 9110 section 7.6.3), behind what others have said.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 class Mutator:
-    """Builds upstream heads. `empty_lines` are the identity headers with no values, for report-only routes;
-    `foreign_credentials` gives the credential lines of a request that are not patgate's; `pseudonym` is this node's
-    name in `Via`."""
+    """Builds upstream heads. ``empty_lines`` are the identity headers with no values, for report-only routes;
+    ``foreign_credentials`` gives the credential lines of a request that are not patgate's; ``pseudonym`` is this node's
+    name in ``Via``."""
 
     def __init__(
         self, *, empty_lines: bytes, foreign_credentials: Callable[[Exchange], bytes], pseudonym: bytes
     ) -> None:
-        # One constant with the name of the line behind it: `Via` costs its bytes and nothing else.
+        # One constant with the name of the line behind it: ``Via`` costs its bytes and nothing else.
         self._via = b"Via: 1.1 %b\r\nX-Request-Id: " % pseudonym
         self._via_1_0 = b"Via: 1.0 %b\r\nX-Request-Id: " % pseudonym
         self._empty_lines = empty_lines
         self._foreign_credentials = foreign_credentials
 
     def mutate(self, x: Exchange) -> None:
-        """Set `x.upstream_head`."""
+        """Set ``x.upstream_head``."""
         entry = x.entry
         client = x.client
         match = x.match

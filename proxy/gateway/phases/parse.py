@@ -1,15 +1,15 @@
-"""The parse phase: the bytes of a request head become the first slots of an `Exchange`.
+"""The parse phase: the bytes of a request head become the first slots of an ``Exchange``.
 
 Rules of this module:
-1. The grammar decides (`http1/grammar.py`, `core/request/request_reading.py`). What it does not take is refused, and
-   the connection closes.
+1. The grammar decides (``http1/grammar.py``, ``core/request/request_reading.py``). What it does not take is refused,
+   and the connection closes.
 2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
-   `Transfer-Encoding: chunked` on HTTP/1.1, or no body. Anything else is refused.
+   ``Transfer-Encoding: chunked`` on HTTP/1.1, or no body. Anything else is refused.
 3. A field that another reader could take for one that decides something here, because it differs only in case or in
    "_" and "." for "-", is dropped, never forwarded (threats.md section 2).
 4. Field lines that go on to the backend go on as received: same order, same case, same repeats.
-5. A token stands where a credential is presented and nowhere else (`core/token_search.py`): not in the target, and not
-   in any other field, whether that goes on or not.
+5. A token stands where a credential is presented and nowhere else (``core/token_search.py``): not in the target, and
+   not in any other field, whether that goes on or not.
 6. A field that names a second resource goes on, and is remembered for the phase that judges it.
 7. A request that has been through this node already, or that may be forwarded no further, ends here (RFC 9110 sections
    7.6.2 and 7.6.3): two gateways in front of each other must not exhaust themselves with one request.
@@ -89,18 +89,18 @@ _LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocke
 """What is in the name of a field that may carry a login in base64."""
 
 _NEVER_NOMINATED: Final = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding", b"cookie"))
-"""Fields that `Connection` cannot remove: their loss would change who asks, or what (RFC 9110 section 7.6.1)."""
+"""Fields that ``Connection`` cannot remove: their loss would change who asks, or what (RFC 9110 section 7.6.1)."""
 
 
 class HeadParser:
     """Parses request heads for one listener.
 
-    `stripped` are folded names that are always removed; `api_key` says whether `X-API-Key` carries credentials here;
-    `second_targets` are folded names of fields that name another resource, in any spelling; `believed` are names of
-    fields that go on when a trusted peer sent them. `search` finds tokens where none belongs; `drop_misplaced` says
-    that a field which holds one is left out, instead of the request being refused.
-    `max_headers` is the largest number of field lines; `max_request_line` (without its CRLF) and `max_body` are in
-    bytes. `pseudonym` is this node's name in `Via`; without it, nothing is taken for a loop.
+    ``stripped`` are folded names that are always removed; ``api_key`` says whether ``X-API-Key`` carries credentials
+    here; ``second_targets`` are folded names of fields that name another resource, in any spelling; ``believed`` are
+    names of fields that go on when a trusted peer sent them. ``search`` finds tokens where none belongs;
+    ``drop_misplaced`` says that a field which holds one is left out, instead of the request being refused.
+    ``max_headers`` is the largest number of field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are
+    in bytes. ``pseudonym`` is this node's name in ``Via``; without it, nothing is taken for a loop.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class HeadParser:
         self._max_body = max_body
 
     def parse(self, x: Exchange, head: bytes) -> Reason | None:
-        """Fill the parse slots of `x` from `head`, which comes without its last two CRLF; a refusal or None."""
+        """Fill the parse slots of ``x`` from ``head``, which comes without its last two CRLF; a refusal or None."""
         lines = head_lines(head)
         if lines is None:
             return Reason.REQUEST_MALFORMED
@@ -262,9 +262,9 @@ class HeadParser:
         return code
 
     def _misplaced(self, x: Exchange, target: bytes) -> None:
-        """Leave out the fields of `x` that hold a token, or have the request refused; a target is never changed.
+        """Leave out the fields of ``x`` that hold a token, or have the request refused; a target is never changed.
 
-        `Host` is part of the target (RFC 9110 section 7.1), and backends are told of it in a second field.
+        ``Host`` is part of the target (RFC 9110 section 7.1), and backends are told of it in a second field.
         """
         if self._drop_misplaced and not self._search.contains(target + b" " + x.host):
             x.kept = self._search.without(x.kept)
@@ -346,7 +346,7 @@ class HeadParser:
         return None
 
     def _connection(self, x: Exchange, value: bytes) -> Reason | None:
-        """Obey `Connection` (RFC 9110 section 7.6.1): persistence, and fields nominated for removal."""
+        """Obey ``Connection`` (RFC 9110 section 7.6.1): persistence, and fields nominated for removal."""
         options = {option.strip(b" \t") for option in value.lower().split(b",")} - {b""}
         if any(TOKEN.fullmatch(option) is None for option in options):
             return Reason.REQUEST_MALFORMED

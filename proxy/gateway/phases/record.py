@@ -1,7 +1,7 @@
 """The record phase: what is counted, logged and left behind of an exchange, once, when it has ended.
 
-Counters are plain integers of this worker; `snapshot` gives them to whoever renders them. What becomes of the request's
-line is for `access` to say, what else it leaves behind for `trail`.
+Counters are plain integers of this worker; ``snapshot`` gives them to whoever renders them. What becomes of the
+request's line is for ``access`` to say, what else it leaves behind for ``trail``.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class _RouteTally:
 
 
 class ExchangeRecorder:
-    """Counts exchanges by route, outcome and reason, and has them logged as `settings` asks (`access.AccessLog`).
+    """Counts exchanges by route, outcome and reason, and has them logged as ``settings`` asks (``access.AccessLog``).
 
-    `prefix_of` gives the public prefix that a request presents; `process` is one of `workers` that share the log. What
-    requests leave behind, events as `audit` asks for among it, is in `trail`.
+    ``prefix_of`` gives the public prefix that a request presents; ``process`` is one of ``workers`` that share the log.
+    What requests leave behind, events as ``audit`` asks for among it, is in ``trail``.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ExchangeRecorder:
         self.connections = 0
 
     def record(self, x: Exchange, now_ns: int) -> None:
-        """Count `x`, whose response has been written or given up at `now_ns` (CLOCK_MONOTONIC)."""
+        """Count ``x``, whose response has been written or given up at ``now_ns`` (CLOCK_MONOTONIC)."""
         elapsed = now_ns - x.started
         match = x.match
         tally = self._unrouted if match is None else self._tallies[match.route.index]

@@ -4,8 +4,8 @@ Rules of this module:
 1. The response head is parsed as strictly as a request's; two framings, or one that is not understood, end it with 502.
 2. An answer that breaks off after its head has gone out breaks the client's connection: it never looks whole.
 3. A backend's hop-by-hop fields stay here (RFC 9110 section 7.6.1), and so do its trailers (section 6.5.1). An answer
-   without `Date` gets one (section 6.6.1). A 426 keeps its `Upgrade` (section 15.5.22) and a 407 its challenge (section
-   11.7.1), without which neither says anything. Nothing else is added and nothing is changed.
+   without ``Date`` gets one (section 6.6.1). A 426 keeps its ``Upgrade`` (section 15.5.22) and a 407 its challenge
+   (section 11.7.1), without which neither says anything. Nothing else is added and nothing is changed.
 4. The connection is kept only when both messages have ended and nothing lies behind the response.
 """
 
@@ -78,13 +78,13 @@ _NEVER_NOMINATED: Final = frozenset(
         b"x-content-type-options", b"x-frame-options",
     )
 )  # fmt: skip
-"""Fields that a backend's `Connection` cannot remove: what the content is, who may keep it, where to go on, who is to
+"""Fields that a backend's ``Connection`` cannot remove: what the content is, who may keep it, where to go on, who is to
 log in. They are for every recipient, and may not be nominated (RFC 9110 section 7.6.1)."""
-# A call through the module, `time.x()`, costs twice as much.
+# A call through the module, ``time.x()``, costs twice as much.
 _now_ns: Final = time.monotonic_ns
 _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
 """The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocols that
-`Upgrade` names."""
+``Upgrade`` names."""
 _UPGRADE_REQUIRED: Final = 426
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -123,11 +123,11 @@ class RelayObserver(Protocol):
         """The upstream failed; the response may have begun."""
 
     def retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
-        """Send `x` again if it is safe; False if it is not."""
+        """Send ``x`` again if it is safe; False if it is not."""
 
 
 class Relay:
-    """Takes what arrives on upstream connections (`upstream.Receiver`)."""
+    """Takes what arrives on upstream connections (``upstream.Receiver``)."""
 
     def __init__(self, ending: RelayObserver) -> None:
         self._ending = ending
@@ -186,9 +186,9 @@ class Relay:
             x.client.read_more(now)
 
     def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes, since: int) -> None:
-        """Parse response heads out of `data`: interim ones are passed on, the final one starts the response.
+        """Parse response heads out of ``data``: interim ones are passed on, the final one starts the response.
 
-        What lies before `since` has come before, and was the beginning of a head.
+        What lies before ``since`` has come before, and was the beginning of a head.
         """
         while True:
             head, end, rest = data.partition(HEAD_END)

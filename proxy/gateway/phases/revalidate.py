@@ -25,7 +25,7 @@ from proxy.observe import defects
 class LiveExchanges:
     """The watched exchanges of a worker.
 
-    `judge` decides an exchange anew and returns a refusal or None; `cut` breaks one off for a reason.
+    ``judge`` decides an exchange anew and returns a refusal or None; ``cut`` breaks one off for a reason.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LiveExchanges:
         return len(self._watched)
 
     def watch(self, x: Exchange) -> None:
-        """Watch `x` until `forget`. Without a grant (public routes, report only) there is nothing to watch."""
+        """Watch ``x`` until ``forget``. Without a grant (public routes, report only) there is nothing to watch."""
         entry, match = x.entry, x.match
         if entry is None or match is None or not match.route.enforce or x in self._watched:
             return
@@ -56,7 +56,7 @@ class LiveExchanges:
             self._judge_again(x)
 
     def forget(self, x: Exchange) -> None:
-        """Watch `x` no longer."""
+        """Watch ``x`` no longer."""
         self._watched.discard(x)
         entry = x.entry
         if entry is not None and entry.live is not None:
@@ -65,7 +65,7 @@ class LiveExchanges:
                 entry.live = None
 
     def changed(self, entry: CacheEntry) -> None:
-        """A change removed `entry` from the cache: judge again what runs under it."""
+        """A change removed ``entry`` from the cache: judge again what runs under it."""
         if self.held:
             return
         for x in tuple(entry.live or ()):
@@ -78,7 +78,7 @@ class LiveExchanges:
             self._judge_again(x)
 
     def sweep(self, now: float, *, lease_held: bool) -> None:
-        """Cut what runs under an expired token (`now` in unix seconds), or everything when the lease has run out."""
+        """Cut what runs under an expired token (``now`` in unix seconds), or everything when the lease has run out."""
         for x in tuple(self._watched):
             entry = x.entry
             if not lease_held:

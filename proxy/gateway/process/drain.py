@@ -25,7 +25,7 @@ _CUT_SECONDS: Final = 0.5
 
 
 async def drain(running: Running, cut_off: asyncio.Event) -> None:
-    """Let what is under way end, for at most `timeouts.drain` or until `cut_off`."""
+    """Let what is under way end, for at most ``timeouts.drain`` or until ``cut_off``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + running.settings.timeouts.drain
     ports = [*running.ports.values(), *running.leaving]

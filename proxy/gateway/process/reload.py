@@ -5,8 +5,8 @@ Rules of this module:
    step of the event loop. No request is decided partly by one configuration and partly by another.
 2. PREPARE does all that can fail and changes nothing. From HOLD on no request is begun and none is decided; what
    arrives waits. COMMIT exchanges and lets go; ABORT lets go.
-3. A request that was decided goes on to its end as it was decided. What is watched (`live`) is judged again by the new
-   configuration, and cut if that refuses it.
+3. A request that was decided goes on to its end as it was decided. What is watched (``live``) is judged again by the
+   new configuration, and cut if that refuses it.
 4. A COMMIT that fails leaves no configuration to run on: this process must end.
 """
 
@@ -80,7 +80,7 @@ class Running:
 
     settings: Settings
     places: dict[str, int]
-    """Every route's name so far, by its index (`settings.compile.route_table`)."""
+    """Every route's name so far, by its index (``settings.compile.route_table``)."""
     cache: GrantCache
     authenticator: Authenticator
     recorder: ExchangeRecorder
@@ -104,7 +104,7 @@ class ReloadableWorker(Protocol):
     def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener: ...
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
-        """Accept from all sockets of `port`, instead of what did before."""
+        """Accept from all sockets of ``port``, instead of what did before."""
         ...
 
     async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None: ...

@@ -1,6 +1,6 @@
 """A gateway worker: one process, one event loop, everything that serves requests.
 
-`run` assembles the phases from the settings, serves the sockets that it inherits, and ends when it is told to drain
+``run`` assembles the phases from the settings, serves the sockets that it inherits, and ends when it is told to drain
 (SIGTERM), or at once when the supervisor is gone (the lifeline pipe ends).
 """
 
@@ -77,8 +77,8 @@ def run(
 ) -> int:
     """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and the lifeline.
 
-    `sockets` are those of each listener by its name; `pseudonym` is what all workers of this node call themselves in
-    `Via`; `orders` is where the supervisor's come from.
+    ``sockets`` are those of each listener by its name; ``pseudonym`` is what all workers of this node call themselves
+    in ``Via``; ``orders`` is where the supervisor's come from.
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(settings, slot, pseudonym)
@@ -274,7 +274,7 @@ class Worker:
         return listener_factory.listener(name, pipeline, names, settings, pseudonym=self._pseudonym)
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
-        """Accept from all sockets of `port`, instead of what did before."""
+        """Accept from all sockets of ``port``, instead of what did before."""
         former = list(port.servers)
         acceptor = listener_factory.acceptor(
             name, port.listener, port.fds, settings, context, tally=self._tally, log=self._log
@@ -285,7 +285,7 @@ class Worker:
             server.close()
 
     async def _greeted(self, seconds: float | None = None) -> None:
-        """Return when the authority has greeted this worker, when it must go, or after `seconds`."""
+        """Return when the authority has greeted this worker, when it must go, or after ``seconds``."""
         first = asyncio.create_task(self._first_link.wait(), name="first link")
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         await asyncio.wait((first, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -1,14 +1,14 @@
 """The access log: a line a request, made when the request has ended and written with others by the sweep.
 
 Rules of this module:
-1. Of what a client sent a line has method and path, cut to `PATH_LIMIT`; never the query, a field or the body.
+1. Of what a client sent a line has method and path, cut to ``PATH_LIMIT``; never the query, a field or the body.
 2. A path that is not surely plain, and a method that is not a usual one, goes through the redactor and is escaped.
-3. Requests that no upstream was chosen for, which anybody can send in any number, have at most `LINES_PER_SWEEP` lines
-   a sweep and, by all workers together, `BYTES_PER_MINUTE` (threats.md section 8). Where only refusals are logged, that
-   is for all of them.
-4. Between two sweeps at most `WAITING_LINES` and about `WAITING_BYTES` wait. What was left out is counted and said.
-5. Requests that passed are kept until there are `BATCH` and their lines made in one go: in a loop that runs hot a line
-   takes half the time that it takes between two requests.
+3. Requests that no upstream was chosen for, which anybody can send in any number, have at most ``LINES_PER_SWEEP``
+   lines a sweep and, by all workers together, ``BYTES_PER_MINUTE`` (threats.md section 8). Where only refusals are
+   logged, that is for all of them.
+4. Between two sweeps at most ``WAITING_LINES`` and about ``WAITING_BYTES`` wait. What was left out is counted and said.
+5. Requests that passed are kept until there are ``BATCH`` and their lines made in one go: in a loop that runs hot a
+   line takes half the time that it takes between two requests.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def _redacted(value: bytes) -> str:
 
 
 class AccessLog:
-    """Has the lines made that `settings` asks for and gives them to `write`, many at once.
+    """Has the lines made that ``settings`` asks for and gives them to ``write``, many at once.
 
-    `log` takes the counts of what was left out; `prefix_of` gives the public prefix that a refused request presents.
-    `process` is what lines name this worker, one of `workers` that share the bytes of refusals.
+    ``log`` takes the counts of what was left out; ``prefix_of`` gives the public prefix that a refused request
+    presents. ``process`` is what lines name this worker, one of ``workers`` that share the bytes of refusals.
     """
 
     def __init__(
@@ -126,7 +126,9 @@ class AccessLog:
         self._room: float = self._most_room
 
     def render(self) -> None:
-        """Make the lines of those in `passed`; the caller puts them there, and calls this when there are `BATCH`."""
+        """Make the lines of those in ``passed``; the caller puts them there, and calls this when there are
+        ``BATCH``.
+        """
         passed = self.passed
         if passed:
             if self._has_room(len(passed)):
@@ -180,7 +182,7 @@ class AccessLog:
 
 
 class _Format(ABC):
-    """Makes lines. `time_format` is how they give a second (`time.strftime`)."""
+    """Makes lines. ``time_format`` is how they give a second (``time.strftime``)."""
 
     time_format: str
 
@@ -202,7 +204,7 @@ class _Format(ABC):
 
     @abstractmethod
     def _escape(self, text: str) -> bytes:
-        """`text` as a line may hold it."""
+        """``text`` as a line may hold it."""
 
     def set_clock(self) -> None:
         """Learn anew what the monotonic clock's times are on the wall's, which may have been set."""
@@ -210,7 +212,7 @@ class _Format(ABC):
         self._new_second(time.monotonic_ns())
 
     def _new_second(self, now_ns: int) -> int:
-        """Make `now_ns` fall into the second that `_second` names, and say how far (ns)."""
+        """Make ``now_ns`` fall into the second that ``_second`` names, and say how far (ns)."""
         wall, since = divmod(now_ns + self._clock, _SECOND_NS)
         self._second_ns = now_ns - since
         self._second = time.strftime(self.time_format, time.gmtime(wall)).encode("ascii")
@@ -227,7 +229,7 @@ class _Format(ABC):
         return path if _is_plain(path) else self._escape(path_shown(path))
 
     def _prefix(self, x: Exchange, outcome: Outcome) -> bytes:
-        """The public prefix of the token that `x` was judged by or presents; empty where none counted."""
+        """The public prefix of the token that ``x`` was judged by or presents; empty where none counted."""
         if x.entry is not None:
             return x.entry.grant.prefix.encode("ascii")
         prefix = None if outcome is Outcome.ALLOWED else self._prefix_of(x)

@@ -5,11 +5,11 @@ Rules of this module:
    asked for, redacted and cut as the access log does it; never the query, another field or the body. Where a second
    target was refused, it has the name of its field and the path that was judged, likewise. Of a token it has the public
    prefix.
-2. Between two sweeps at most so many events are made: by all workers together `STRANGERS` of requests that were refused
-   and that no proven token stands behind (and a small burst, since anybody can send any number of them and the log is
-   kept), and by each worker `REFUSALS` of a proven token, `OPEN` of requests that needed no token, `ALLOWED` of those
-   that a token was allowed (threats.md section 8).
-3. At most `WAITING` events and `WAITING_BYTES` wait. Whatever is left out is counted.
+2. Between two sweeps at most so many events are made: by all workers together ``STRANGERS`` of requests that were
+   refused and that no proven token stands behind (and a small burst, since anybody can send any number of them and the
+   log is kept), and by each worker ``REFUSALS`` of a proven token, ``OPEN`` of requests that needed no token,
+   ``ALLOWED`` of those that a token was allowed (threats.md section 8).
+3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Whatever is left out is counted.
 4. An event says what was decided and when; who that is, beside the prefix, the authority knows.
 """
 
@@ -39,7 +39,7 @@ READS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 """Methods that write nothing (RFC 9110 section 9.2.1; TRACE is refused)."""
 
 LEVELS: Final = ("off", "refused", "writes", "all")
-"""The values of `audit.requests`; each includes the one before."""
+"""The values of ``audit.requests``; each includes the one before."""
 _REFUSED: Final = LEVELS.index("refused")
 _WRITES: Final = LEVELS.index("writes")
 _ALL: Final = LEVELS.index("all")
@@ -59,8 +59,8 @@ _EVENT: Final = (
 
 
 class RequestEvents:
-    """Makes the events that `requests` (one of `LEVELS`) asks for, in one of `workers`; `prefix_of` gives the public
-    prefix that a request presents.
+    """Makes the events that ``requests`` (one of ``LEVELS``) asks for, in one of ``workers``; ``prefix_of`` gives the
+    public prefix that a request presents.
     """
 
     def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None], workers: int = 1) -> None:
@@ -103,7 +103,9 @@ class RequestEvents:
             allowance.renew()
 
     def passed(self, x: Exchange, now_ns: int) -> None:
-        """Tell of a request that was allowed and ended at `now_ns`; the caller has looked at `writes` and `reads`."""
+        """Tell of a request that was allowed and ended at ``now_ns``; the caller has looked at ``writes`` and
+        ``reads``.
+        """
         if x.entry is not None:
             self._make(self._allowed, x, now_ns, Outcome.ALLOWED, Reason.ALLOWED)
         elif self.reads:
@@ -172,28 +174,28 @@ def _second(field: bytes, target: NamedTarget | None) -> str:
 
 
 def entity_shown(entity: str, entity_id: str | None) -> str:
-    """What a request is about, `entity/id` or `entity`, as in the text of a permission, redacted and cut."""
+    """What a request is about, ``entity/id`` or ``entity``, as in the text of a permission, redacted and cut."""
     if _PLAIN(entity) is not None and (entity_id is None or _PLAIN(entity_id) is not None):
         return (entity if entity_id is None else f"{entity}/{entity_id}")[:_TARGET_LIMIT]
     return redact(str(Permission(entity, entity_id, "-"))[:-2])[:_TARGET_LIMIT]
 
 
 def _kept(text: str) -> str:
-    """`text` as every store keeps it. The redactor undoes escapes where they hide a token, and that of a NUL may be
+    """``text`` as every store keeps it. The redactor undoes escapes where they hide a token, and that of a NUL may be
     among them: it must not cost the event.
     """
     return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def _host(x: Exchange) -> str:
-    """The host that `x` asks for where that has a part in which route it, or a second target, came to; else ""."""
+    """The host that ``x`` asks for where that has a part in which route it, or a second target, came to; else ""."""
     if x.match is not None and x.match.route.host is None and x.refused_second is None:
         return ""
     return redact(x.host_name) if "_" in x.host_name else x.host_name
 
 
 def _org(x: Exchange) -> str:
-    """The organisation whose resources `x` asks for, as far as its token reaches it; else the token's own."""
+    """The organisation whose resources ``x`` asks for, as far as its token reaches it; else the token's own."""
     if x.entry is None:
         return ""
     grant = x.entry.grant

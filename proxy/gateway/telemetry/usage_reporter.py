@@ -1,11 +1,11 @@
 """What requests leave behind, from the record phase to the link: uses of tokens, events, what would have been refused.
 
 Rules of this module:
-1. A use costs a request a few stores in the entry of its token (`cache.Entry`); the first since the last time that it
+1. A use costs a request a few stores in the entry of its token (``cache.Entry``); the first since the last time that it
    was told of puts the entry on a list here. An entry that leaves the cache stays on the list until it is told of.
 2. Everything is told by the sweep. While the link is down or does not take more, it stays and is added up.
-3. A message has at most `USES`, `EVENTS` or `REPORTS` of a kind, so that neither end is held up by it for long.
-4. Reports have at most `REPORTS` keys at a time, half of them for requests without a proven token, which anybody can
+3. A message has at most ``USES``, ``EVENTS`` or ``REPORTS`` of a kind, so that neither end is held up by it for long.
+4. Reports have at most ``REPORTS`` keys at a time, half of them for requests without a proven token, which anybody can
    send with any prefix; what is beyond them is added up by route and reason alone.
 5. At the end everything is told, as fast as the link takes it.
 """
@@ -70,7 +70,7 @@ class Trail:
         self._sweeps = 0
 
     def reported(self, x: Exchange, now_ns: int, reason: Reason, prefix: str | None) -> None:
-        """Add up what a report-only route would have refused; `prefix` is of the token, if there is one."""
+        """Add up what a report-only route would have refused; ``prefix`` is of the token, if there is one."""
         match = x.match
         if match is None:
             return
@@ -89,7 +89,7 @@ class Trail:
         held.last_ns, held.method, held.decision = now_ns, x.method, x.request_id
 
     def send(self, link: Link, *, last: bool = False) -> None:
-        """Tell of what there is, as far as the link takes it; all of it if this is the `last` time."""
+        """Tell of what there is, as far as the link takes it; all of it if this is the ``last`` time."""
         self._sweeps += 1
         for message in self._messages(link, due=last or self._sweeps % SWEEPS == 0, last=last):
             link.tell(message)

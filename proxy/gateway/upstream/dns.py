@@ -1,10 +1,11 @@
-"""The addresses of the names in `servers`: asked for apart from requests, again and again, and never waited for by one.
+"""The addresses of the names in ``servers``: asked for apart from requests, again and again, and never waited for by
+one.
 
 Rules of this module:
 1. A name keeps the addresses of its last good answer for as long as no better one comes.
 2. One question is open for a name at a time. Answers come from threads, so that a resolver that hangs holds up nothing,
    the end of the process included.
-3. The system says nothing of how long its answer holds, so the operator does (`resolve_interval`).
+3. The system says nothing of how long its answer holds, so the operator does (``resolve_interval``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class DnsResolver(Protocol):
     """Knows the addresses of names."""
 
     async def resolve(self, host: str) -> Sequence[str]:
-        """The IP addresses of `host`, best first, at least one. Raises OSError where there is no answer."""
+        """The IP addresses of ``host``, best first, at least one. Raises OSError where there is no answer."""
         ...
 
 
@@ -93,7 +94,7 @@ def _addresses(host: str) -> Sequence[str]:
 
 
 class TableResolver:
-    """Addresses from memory; `table` may change at any time, and what is not in it has no answer."""
+    """Addresses from memory; ``table`` may change at any time, and what is not in it has no answer."""
 
     def __init__(self, table: Mapping[str, Sequence[str]]) -> None:
         self._table = table
@@ -149,14 +150,14 @@ class Lookups:
                 name.task.cancel()
 
     def sweep(self, now: float) -> None:
-        """Ask for every name whose time has come; `now` in monotonic seconds."""
+        """Ask for every name whose time has come; ``now`` in monotonic seconds."""
         for name in self._names.values():
             if name.task is None and now >= name.due:
                 name.task = task = asyncio.create_task(self._look_up(name), name="look up")
                 task.add_done_callback(defects.noted)
 
     async def answered(self, seconds: float) -> None:
-        """Return when every name that has no address yet has been asked for once, or after `seconds`."""
+        """Return when every name that has no address yet has been asked for once, or after ``seconds``."""
         self.sweep(time.monotonic())
         unknown = [name.task for name in self._names.values() if name.task is not None and not name.addresses]
         if unknown:

@@ -3,8 +3,8 @@
 Rules of this module:
 1. A check has a connection of its own, over the same address, TLS and client certificate as requests, and ends with it.
 2. A check carries nothing of any request: no identity header, no token, no cookie.
-3. One check of a server is open at a time, for at most `timeout` and `_LINGER_SECONDS`, and for `_MOST_BYTES`.
-4. A server counts as well until checks have failed `fall` times in a row, and as ill until they have passed `rise`
+3. One check of a server is open at a time, for at most ``timeout`` and ``_LINGER_SECONDS``, and for ``_MOST_BYTES``.
+4. A server counts as well until checks have failed ``fall`` times in a row, and as ill until they have passed ``rise``
    times in a row. When all are ill, nothing is sent to any.
 """
 
@@ -28,7 +28,7 @@ _MOST_BYTES: Final = 64 * 1024
 _LINGER_SECONDS: Final = 1.0
 """How long the rest of an answer is read once its status is known: a server may take an abort for an error."""
 _SOON_SECONDS: Final = 1.0
-"""From one check to the next of a server that no check has passed yet, where `interval` is longer."""
+"""From one check to the next of a server that no check has passed yet, where ``interval`` is longer."""
 _JITTER: Final = 0.1
 _PASSED: Final = "passed"
 _FAILED: Final = "failed"
@@ -46,7 +46,7 @@ def explain(error: OSError) -> str:
 
 
 class Probe(asyncio.Protocol):
-    """Sends one request and reads the answer: `status` is its status, None where it is no HTTP/1.x answer."""
+    """Sends one request and reads the answer: ``status`` is its status, None where it is no HTTP/1.x answer."""
 
     def __init__(self, request: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ class _Checked:
 
 
 class HealthChecks:
-    """Checks the servers of those upstreams that have a `health` section, and marks them."""
+    """Checks the servers of those upstreams that have a ``health`` section, and marks them."""
 
     def __init__(self, log: Logger) -> None:
         self._upstreams: tuple[UpstreamPool, ...] = ()
@@ -140,7 +140,7 @@ class HealthChecks:
                     upstream.mark(server, healthy=False)
 
     def sweep(self, now: float) -> None:
-        """Begin every check whose time has come; `now` in monotonic seconds."""
+        """Begin every check whose time has come; ``now`` in monotonic seconds."""
         for upstream in self._upstreams:
             health = upstream.settings.health
             assert health is not None
@@ -202,7 +202,7 @@ class HealthChecks:
     def _note(
         self, upstream: UpstreamPool, server: Server, health: UpstreamHealth, checked: _Checked, why: str | None
     ) -> None:
-        """Count a check, which failed for `why` or passed, and mark the server where that changes what it is."""
+        """Count a check, which failed for ``why`` or passed, and mark the server where that changes what it is."""
         key = (upstream.name, server.name, _PASSED if why is None else _FAILED)
         self._counts[key] = self._counts.get(key, 0) + 1
         if why is None:

@@ -48,7 +48,7 @@ class UpstreamWatch:
             self._prepared = ()
 
     def sweep(self, now: float, upstreams: Sequence[UpstreamPool]) -> None:
-        """Begin what is due for `upstreams`, which are all that there are; `now` in monotonic seconds."""
+        """Begin what is due for ``upstreams``, which are all that there are; ``now`` in monotonic seconds."""
         self.follow(upstreams)
         self._lookups.sweep(now)
         self._checks.sweep(now)

@@ -5,8 +5,8 @@ Rules of this module:
    doubt it is closed.
 2. Bytes that arrive while no exchange is open close the connection; they are never given to the next exchange.
 3. Back pressure goes both ways: what one side cannot take, the other side is not read for.
-4. Nothing here asks for the address of a name or for a server's health: `resolve` and `health` do, apart from requests,
-   and tell an `Upstream` what they have found.
+4. Nothing here asks for the address of a name or for a server's health: ``resolve`` and ``health`` do, apart from
+   requests, and tell an ``Upstream`` what they have found.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Receiver(Protocol):
     """Whoever takes what arrives on upstream connections: the relay phase."""
 
     def received(self, connection: UpstreamConnection, data: bytes) -> None:
-        """Bytes of the response to `connection.exchange`."""
+        """Bytes of the response to ``connection.exchange``."""
 
     def ended(self, connection: UpstreamConnection, *, clean: bool) -> None:
-        """The connection is gone while `connection.exchange` is open; `clean` if the backend ended it by itself."""
+        """The connection is gone while ``connection.exchange`` is open; ``clean`` if the backend ended it by itself."""
 
     def writable(self, connection: UpstreamConnection, *, now: bool) -> None:
         """The backend takes more of the request's body, or (False) no more for a while."""
@@ -128,8 +128,8 @@ class Reachability(Protocol):
 class Server:
     """One place that serves an upstream, with its idle connections.
 
-    `address` is what was configured and gives the `name`; `host` is the IP address to connect to, empty for a unix
-    socket. A name that has several addresses is as many servers, which share their `name`.
+    ``address`` is what was configured and gives the ``name``; ``host`` is the IP address to connect to, empty for a
+    unix socket. A name that has several addresses is as many servers, which share their ``name``.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Server:
     async def connect(self) -> UpstreamConnection:
         """Open a connection. Raises OSError (refused, TLS failure) and TimeoutError, which is one.
 
-        A server that fails is `down` for a second, twice as long after each further failure, half a minute at most.
+        A server that fails is ``down`` for a second, twice as long after each further failure, half a minute at most.
         """
         begun = time.monotonic()
         try:
@@ -178,8 +178,8 @@ class Server:
         return connection
 
     def down(self, now: float) -> bool:
-        """Whether another server is better (`now` in monotonic seconds): the last connection has failed, and so lately
-        that none is tried, or one is on trial."""
+        """Whether another server is better (``now`` in monotonic seconds): the last connection has failed, and so
+        lately that none is tried, or one is on trial."""
         return self._down_until > now or (self._failures > 0 and self.connecting > 0)
 
     async def dial(self, factory: Callable[[], _P]) -> _P:
@@ -283,13 +283,13 @@ class UpstreamPool:
         return min(servers[turn:] + servers[:turn], key=_load)
 
     def watch(self, watcher: Reachability) -> None:
-        """Tell `watcher` of servers that cannot be reached, and that can again."""
+        """Tell ``watcher`` of servers that cannot be reached, and that can again."""
         self._watcher = watcher
         for server in self.servers:
             server.watcher = watcher
 
     def resolved(self, place: int, hosts: Sequence[str]) -> None:
-        """The name in `settings.servers[place]` has these IP addresses now, each of them once.
+        """The name in ``settings.servers[place]`` has these IP addresses now, each of them once.
 
         A server whose address is gone gets no more exchanges; what is open on it ends, and its connections with it.
         """
@@ -311,13 +311,13 @@ class UpstreamPool:
         self._arrange()
 
     def another(self, tried: Sequence[Server]) -> Server | None:
-        """The best usable server that is not among `tried`: one that is down only after those that are not."""
+        """The best usable server that is not among ``tried``: one that is down only after those that are not."""
         now = time.monotonic()
         left = [server for server in self.usable if server not in tried]
         return min(left, key=lambda server: (server.down(now), _load(server)), default=None)
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle for too long; `now` in monotonic seconds."""
+        """Close what has been idle for too long; ``now`` in monotonic seconds."""
         for server in self.servers:
             server.sweep(now)
 
@@ -342,7 +342,7 @@ class UpstreamPool:
 
 
 def _unread(transport: asyncio.Transport) -> bytes:
-    """What has come on a connection that is lost and was not read, at most `_LAST_READ` bytes; nothing under TLS."""
+    """What has come on a connection that is lost and was not read, at most ``_LAST_READ`` bytes; nothing under TLS."""
     bound = transport.get_extra_info("socket")
     if bound is None or bound.fileno() < 0 or transport.get_extra_info("ssl_object") is not None:
         return b""

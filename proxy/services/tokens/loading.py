@@ -1,6 +1,6 @@
 """A token in hand: found for whoever asks, held against what they may do, shown and recorded.
 
-Everything here is of one transaction, the caller's; `custody` decides.
+Everything here is of one transaction, the caller's; ``custody`` decides.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ async def at_hand(rows: Rows, asker: Caller, entry: TokenEntry) -> Found:
 
 
 async def judge(rows: Rows, asker: Caller, policies: PolicyService, found: Found, verb: Verb) -> Ruling:
-    """What `custody` says; the policy is read only where it has a say."""
+    """What ``custody`` says; the policy is read only where it has a say."""
     rights: frozenset[AdminRight] = frozenset()
     if not asker.operator and verb in (Verb.REVOKE, Verb.DELETE):
         rights = (await policies.of(rows, found.row.org_id)).admin_rights

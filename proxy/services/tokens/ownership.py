@@ -3,7 +3,7 @@
 Rules:
 
 1. A personal access token makes tokens for its own owner: for anybody else it would act as them.
-2. What a token makes is contained in it (`custody`), and says so field by field where it would not be.
+2. What a token makes is contained in it (``custody``), and says so field by field where it would not be.
 3. Everything is read in the caller's transaction, and read again in the one that stores the token.
 4. An account-wide token is its owner's: the deployment's policy alone says whether it may be made. An organisation
    whose policy it breaks is out of its reach, and whoever makes it is told.

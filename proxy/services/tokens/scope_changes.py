@@ -7,7 +7,7 @@ Rules:
 2. Removing the last scope leaves none: the token may do nothing. It never becomes one without scopes.
 3. Removing what is not there is no error, unless another scope still allows it: whoever removed it would believe that
    it is gone.
-4. What is added keeps to the policy, and the whole token afterwards to what the one presented may do (`custody`).
+4. What is added keeps to the policy, and the whole token afterwards to what the one presented may do (``custody``).
    Taking away needs neither.
 """
 

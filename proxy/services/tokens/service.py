@@ -3,8 +3,8 @@
 Rules:
 
 1. Who asks comes first in every verb, reads included. What they may do is decided inside the transaction that does it,
-   on their credential as it is then (`access`), by `custody`.
-2. A value leaves in ``Created``, once, after the change is durable (`minting`). No transaction waits for hashing.
+   on their credential as it is then (``access``), by ``custody``.
+2. A value leaves in ``Created``, once, after the change is durable (``minting``). No transaction waits for hashing.
 3. Rotation keeps everything but the value, and needs a token that works: a new value would revive a dead one. What has
    ended is regenerated: a new value and a new end, under the policy of now.
 4. Nobody gives a value, a scope or an end to a token that would then do more, or live longer, than the one presented.

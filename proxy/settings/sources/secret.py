@@ -45,7 +45,7 @@ def decode_key(text: str) -> bytes | None:
 
 
 def decode_webhook_secret(text: str) -> bytes | None:
-    """The key that `whsec_` and base64 stand for, 24 to 64 bytes; None for anything else.
+    """The key that ``whsec_`` and base64 stand for, 24 to 64 bytes; None for anything else.
 
     Source: Standard Webhooks, "Symmetric key" (the form that receivers' libraries take).
     """

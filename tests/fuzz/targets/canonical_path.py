@@ -2,7 +2,7 @@
 
 What is compared with: llhttp's idea of where a target's parts are; the decoding of nginx, which undoes escapes while it
 resolves dots and merges slashes; that of a CGI or WSGI server, which undoes them all; that of a browser or of Node,
-which resolves dots, escaped or not, and undoes nothing; that of a servlet container, which drops `;parameters` first;
+which resolves dots, escaped or not, and undoes nothing; that of a servlet container, which drops ``;parameters`` first;
 and a second decoding by a backend behind the backend.
 """
 
@@ -21,7 +21,9 @@ _DOTS: Final = (b".", b"..")
 
 
 def as_nginx(path: bytes) -> bytes | None:
-    """`ngx_http_parse_complex_uri` with `merge_slashes on`: escapes are undone once, whatever they become counts."""
+    """``ngx_http_parse_complex_uri`` with ``merge_slashes on``: escapes are undone once, whatever they become
+    counts.
+    """
     segments: list[bytes] = []
     for segment in unquote_to_bytes(path).split(b"/")[1:]:
         if segment == b"..":
@@ -56,7 +58,7 @@ def as_servlet(path: bytes) -> bytes:
 
 
 def check_split(raw: bytes) -> bytes:
-    """The path of `raw` as we split it, or all of it if we refuse to."""
+    """The path of ``raw`` as we split it, or all of it if we refuse to."""
     parts = split_target(raw)
     if parts is None:
         return raw
@@ -73,7 +75,7 @@ def check_split(raw: bytes) -> bytes:
     try:
         url = httptools.parse_url(raw)
     except httptools.HttpParserInvalidURLError:
-        # It is stricter about authorities, which are compared with a Host that has passed `grammar.host_name`.
+        # It is stricter about authorities, which are compared with a Host that has passed ``grammar.host_name``.
         assert authority is not None
         return path
     assert (url.path, url.query or b"") == (path, query[1:])

@@ -35,7 +35,7 @@ Outcome = tuple[bytes, bool, bytes] | None
 
 
 def pieces(data: bytes, how: int) -> list[bytes]:
-    """`data` cut as the number `how` (0 to 255) says: whole, in bytes, in equal parts, or in two."""
+    """``data`` cut as the number ``how`` (0 to 255) says: whole, in bytes, in equal parts, or in two."""
     if how == 0:
         return [data]
     if how < 16:

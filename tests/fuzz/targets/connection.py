@@ -94,7 +94,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What was seen of one connection. `upstream` are the requests that came whole, by their number from 0."""
+    """What was seen of one connection. ``upstream`` are the requests that came whole, by their number from 0."""
 
     upstream: dict[int, Message]
     answers: list[int]

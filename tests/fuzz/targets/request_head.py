@@ -4,9 +4,10 @@ llhttp (through httptools) is the oracle. Where it is stricter than the standard
 is no objection of ours:
 * It knows a fixed list of methods; any other token is a method to us and meets the route table. Such a head is read
   with GET in its place.
-* It allows spaces, and no tabs, behind `chunked`, and it obeys `Proxy-Connection`, which is no field of the standard.
-* It refuses bytes of 0x80 and above in a target; our grammar leaves them to `core.target`, which refuses them too.
-Where it is laxer (an empty `Host`, two of them, lists in `Transfer-Encoding`), we refuse and it is not asked.
+* It allows spaces, and no tabs, behind ``chunked``, and it obeys ``Proxy-Connection``, which is no field of the
+  standard.
+* It refuses bytes of 0x80 and above in a target; our grammar leaves them to ``core.target``, which refuses them too.
+Where it is laxer (an empty ``Host``, two of them, lists in ``Transfer-Encoding``), we refuse and it is not asked.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ def ours(data: bytes, parser: HeadParser) -> tuple[Exchange, bytes, Reason | Non
 
 
 def check(data: bytes, parser: HeadParser) -> bool:
-    """Whether we accept `data`'s first head; if so, llhttp does too, and both read the same."""
+    """Whether we accept ``data``'s first head; if so, llhttp does too, and both read the same."""
     found = ours(data, parser)
     if found is None or found[2] is not None:
         return False

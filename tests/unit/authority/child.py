@@ -18,7 +18,7 @@ from proxy.supervisor_channel import pair
 
 
 class AuthorityProcess:
-    """One start of `python -m proxy.app authority`; the supervisor's half of its pipes is held here."""
+    """One start of ``python -m proxy.app authority``; the supervisor's half of its pipes is held here."""
 
     def __init__(self, settings: Settings, *arguments: str, listener: socket.socket | None = None) -> None:
         self.data_dir = settings.data_dir

@@ -93,7 +93,9 @@ class MemoryGrants:
 
 @dataclass(kw_only=True)
 class MemoryRequests:
-    """What requests leave behind, batch by batch, as it was written. While `failure` is there, it is raised instead."""
+    """What requests leave behind, batch by batch, as it was written. While ``failure`` is there, it is raised
+    instead.
+    """
 
     events: list[list[RequestEvent]] = field(default_factory=list)
     uses: list[list[Use]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Health and metrics on the TCP listener, the `Host` check, and nothing else there."""
+"""Health and metrics on the TCP listener, the ``Host`` check, and nothing else there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A gateway worker's request path on loopback sockets, in the test's own event loop, and a scripted backend.
 
 Only what lies outside a worker is replaced: the authority is absent (grants are put into the cache beforehand, the
-link has its key and no connection) or scripted (`scripted.py`), and the shared page is a bytearray.
+link has its key and no connection) or scripted (``scripted.py``), and the shared page is a bytearray.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def make_cache(*, capacity: int = 1000) -> GrantCache:
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
-    """Return once `condition` is true; TimeoutError if it does not become so."""
+    """Return once ``condition`` is true; TimeoutError if it does not become so."""
     async with asyncio.timeout(seconds):
         while True:
             if condition():
@@ -164,7 +164,7 @@ class BackendConnection:
 
 
 class Backend:
-    """A server whose connections run `handler`; failures of a handler are raised when it closes."""
+    """A server whose connections run ``handler``; failures of a handler are raised when it closes."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -233,7 +233,7 @@ class Entrance:
 
 
 class Gateway:
-    """The request path of one worker, assembled as `worker.Worker` does it, on a loopback port."""
+    """The request path of one worker, assembled as ``worker.Worker`` does it, on a loopback port."""
 
     def __init__(
         self,
@@ -431,7 +431,7 @@ def default_routes() -> list[Route]:
 
 @asynccontextmanager
 async def serving(handler: Handler, **facts: Any) -> AsyncIterator[tuple[Gateway, Backend]]:
-    """A gateway in front of a backend that runs `handler` for each of its connections."""
+    """A gateway in front of a backend that runs ``handler`` for each of its connections."""
     backend = Backend(handler)
     await backend.start()
     gateway = Gateway(backend.port, **facts)

@@ -1,4 +1,4 @@
-"""An authority in the test's own process: it speaks `core.wire` on a unix socket and answers from a script."""
+"""An authority in the test's own process: it speaks ``core.wire`` on a unix socket and answers from a script."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answering = Callable[[Message], Awaitable[Message | None] | Message | None]
 
 
 class Authority:
-    """Knows grants and numbered changes; `answers` overrides an operation's answer, None answers nothing."""
+    """Knows grants and numbered changes; ``answers`` overrides an operation's answer, None answers nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -44,14 +44,14 @@ def login(gateway: Gateway, **facts: object) -> str:
 
 
 def changed(fields: Fields, name: str, *values: str) -> list[tuple[str, str]]:
-    """`fields` with `values` for `name`, each in a line of its own: none to leave it out."""
+    """``fields`` with ``values`` for ``name``, each in a line of its own: none to leave it out."""
     return [
         pair for key, old in fields for pair in ([(key, value) for value in values] if key == name else [(key, old)])
     ]
 
 
 async def uri(gateway: Gateway, target: str, *lines: str, method: str = "GET", shape: str = "/traefik") -> Answer:
-    """A call about `target`."""
+    """A call about ``target``."""
     family = "Original" if shape == "/nginx" else "Forwarded"
     fields = ORIGINAL if shape == "/nginx" else FORWARDED
     name = f"X-{family}-URI" if shape == "/nginx" else f"X-{family}-Uri"

@@ -1,4 +1,4 @@
-"""`notices:`: its secret and its address come from where secrets come from, and go to the authority alone."""
+"""``notices:``: its secret and its address come from where secrets come from, and go to the authority alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`patgate audit`: the log for people and for machines, followed, exported and verified."""
+"""``patgate audit``: the log for people and for machines, followed, exported and verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`patgate check`, `patgate config schema` and `patgate token pattern`: what needs no store."""
+"""``patgate check``, ``patgate config schema`` and ``patgate token pattern``: what needs no store."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`patgate explain` and `patgate routes` on a store that no gateway serves."""
+"""``patgate explain`` and ``patgate routes`` on a store that no gateway serves."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`patgate policy`: what counts, who says so, what breaks it and what is ended, on a store that no gateway serves."""
+"""``patgate policy``: what counts, who says so, what breaks it and what is ended, on a store that no gateway serves."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`patgate quickstart`: one command, a running gateway, requests that go as printed."""
+"""``patgate quickstart``: one command, a running gateway, requests that go as printed."""
 
 import json
 import re

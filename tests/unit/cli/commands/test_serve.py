@@ -1,4 +1,4 @@
-"""`patgate serve` with its real processes: starts, replaces, stops, and refuses to start in one sentence."""
+"""``patgate serve`` with its real processes: starts, replaces, stops, and refuses to start in one sentence."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`patgate whoami` shows requests as they arrived."""
+"""``patgate whoami`` shows requests as they arrived."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a request asks for: names in `Host`, request lines, and who says no."""
+"""What a request asks for: names in ``Host``, request lines, and who says no."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def echo_source(head: bytes) -> bytes:
 
 
 async def connected(gateway: Gateway, source: str = HOST, context: ssl.SSLContext | None = None) -> Client:
-    """A client whose own address is `source`."""
+    """A client whose own address is ``source``."""
     sock = socket.socket()
     sock.setblocking(False)
     sock.bind((source, 0))

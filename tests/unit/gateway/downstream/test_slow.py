@@ -90,7 +90,7 @@ async def test_a_reader_that_stops_is_gone() -> None:
 
 
 def sip(port: int, context: ssl.SSLContext | None, lines: tuple[str, ...], ended: threading.Event) -> int:
-    """Read an answer of `SIZE` bytes, sipping for three seconds once only its end is here; how much of it came."""
+    """Read an answer of ``SIZE`` bytes, sipping for three seconds once only its end is here; how much of it came."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(30)

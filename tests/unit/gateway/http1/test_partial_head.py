@@ -27,7 +27,7 @@ def verdict(gateway: Gateway, *pieces: bytes) -> bytes:
 
 
 def cuts(data: bytes) -> list[list[bytes]]:
-    """`data` in two pieces at every place, in three at many, and byte by byte."""
+    """``data`` in two pieces at every place, in three at many, and byte by byte."""
     step = max(1, len(data) // 16)
     two = [[data[:at], data[at:]] for at in range(1, len(data))]
     three = [
@@ -41,7 +41,7 @@ def line(size: int) -> bytes:
 
 
 def head(request_line: bytes, *lines: bytes, size: int = 0) -> bytes:
-    """A head, filled up to `size` bytes."""
+    """A head, filled up to ``size`` bytes."""
     made = b"\r\n".join((request_line, b"Host: gateway", *lines)) + b"\r\n\r\n"
     if len(made) >= size:
         return made

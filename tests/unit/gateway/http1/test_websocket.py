@@ -16,7 +16,7 @@ SIZES = (0, 1, 125, 126, 127, 65535, 65536, 70000)
 
 
 def fed(body: WebSocketBody, data: bytes, cuts: list[int]) -> bytes:
-    """What comes out of `body` for `data`, cut at these places."""
+    """What comes out of ``body`` for ``data``, cut at these places."""
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     out = b""
     for begin, end in pairwise(places):

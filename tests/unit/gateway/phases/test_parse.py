@@ -12,7 +12,7 @@ from tests.unit.gateway.kit import Gateway, answering, get, make_route, response
 
 
 def ask(gateway: Gateway, *heads: bytes) -> bytes:
-    """What is answered to `heads` on a connection of their own."""
+    """What is answered to ``heads`` on a connection of their own."""
     connection, wire = connected(gateway, "192.0.2.1")
     for head in heads:
         connection.data_received(head)

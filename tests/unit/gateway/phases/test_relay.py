@@ -25,7 +25,7 @@ DATE = b"date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 
 
 def once(*pieces: bytes) -> Handler:
-    """A handler that answers the first request on a connection with `pieces` and ends the connection."""
+    """A handler that answers the first request on a connection with ``pieces`` and ends the connection."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -423,7 +423,7 @@ def unsent(gateway: Gateway) -> int:
 
 
 async def still(value: object) -> None:
-    """Return once `value()` has stayed the same for a while."""
+    """Return once ``value()`` has stayed the same for a while."""
     assert callable(value)
     last, unchanged = value(), 0
     async with asyncio.timeout(10):

@@ -33,7 +33,7 @@ def running(entry: CacheEntry) -> set[Exchange] | None:
 
 
 class Live:
-    """Exchanges, who was judged, and who was cut for what; `answer` and `becomes` are the judge's."""
+    """Exchanges, who was judged, and who was cut for what; ``answer`` and ``becomes`` are the judge's."""
 
     def __init__(self) -> None:
         self.judged: list[Exchange] = []

@@ -50,7 +50,7 @@ def waiting(gateway: Gateway) -> int:
 
 
 async def still(count: Callable[[], int], most: int) -> None:
-    """Return when a count that was moving has come to rest; fails when it passes `most`."""
+    """Return when a count that was moving has come to rest; fails when it passes ``most``."""
     last, since = -1, 0
     while since < 20:
         await asyncio.sleep(0.01)

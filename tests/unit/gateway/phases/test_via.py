@@ -1,4 +1,4 @@
-"""`Via`, loops and `Max-Forwards` (RFC 9110 sections 7.6.2 and 7.6.3)."""
+"""``Via``, loops and ``Max-Forwards`` (RFC 9110 sections 7.6.2 and 7.6.3)."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ async def test_a_listener_takes_over_every_setting_and_nothing_of_who_is_there()
     async with serving(answering(response())) as (gateway, _):
         before, after = listener(gateway.pipeline, 1), listener(gateway.pipeline, 2)
         there = {name: getattr(before, name) for name in RUNTIME}
-        # By `dir`, for where this is compiled an object has no dictionary.
+        # By ``dir``, for where this is compiled an object has no dictionary.
         facts = {name for name in dir(after) if not name.startswith("_") and not callable(getattr(after, name))}
         before.follow(after)
         for name in RUNTIME:

@@ -1,4 +1,4 @@
-"""Names in `servers`: asked for again and again, apart from requests, and every address of theirs is used."""
+"""Names in ``servers``: asked for again and again, apart from requests, and every address of theirs is used."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.unit.gateway.kit import Backend, Gateway, Handler
 
 
 class Watched(Gateway):
-    """The kit's gateway with the upstream `app` of these settings."""
+    """The kit's gateway with the upstream ``app`` of these settings."""
 
     def __init__(self, resolver: DnsResolver, **settings: Any) -> None:
         super().__init__(upstream=UpstreamSettings.model_validate(settings))
@@ -75,7 +75,7 @@ async def watched(
 
 @asynccontextmanager
 async def backend_at(handler: Handler, *address: Any) -> AsyncIterator[Backend]:
-    """A backend at `host` and `port`, whose connections run `handler`."""
+    """A backend at ``host`` and ``port``, whose connections run ``handler``."""
     one = Backend(handler)
     await one.start(socket.create_server(address))
     try:
@@ -90,7 +90,7 @@ def told(caplog: pytest.LogCaptureFixture, *, level: int = logging.INFO) -> list
 
 
 def fields(caplog: pytest.LogCaptureFixture, event: str) -> dict[str, Any]:
-    """What the last line of `event` says."""
+    """What the last line of ``event`` says."""
     found = [record for record in caplog.records if record.getMessage() == event]
     said: dict[str, Any] = vars(found[-1])["patgate_fields"]
     return said

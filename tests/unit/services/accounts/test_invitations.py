@@ -24,8 +24,8 @@ HELPDESK = ["patgate.users:*", "patgate.members:*", "things:list", "things:read"
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of `team`, Bob of `shop`; Cat is a viewer of `team`; Dan is in the account only, where nobody but
-    him has a role that counts.
+    """Ann is a chief of ``team``, Bob of ``shop``; Cat is a viewer of ``team``; Dan is in the account only, where
+    nobody but him has a role that counts.
     """
     async with opened(tmp_path) as kit:
         await kit.basics()

@@ -22,8 +22,8 @@ CHIEF = ["patgate.members:*", "patgate.policy:*", "things:*"]
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of `team` and nothing in the account; Bob is a viewer of `team` and of `shop`, and an editor in
-    the account; Dan is in the account only.
+    """Ann is a chief of ``team`` and nothing in the account; Bob is a viewer of ``team`` and of ``shop``, and an editor
+    in the account; Dan is in the account only.
     """
     async with opened(tmp_path) as kit:
         await kit.basics()

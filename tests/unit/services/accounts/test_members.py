@@ -20,8 +20,8 @@ HELPDESK = ["patgate.users:*", "things:list", "things:read"]
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of `team` and a viewer in the account; Bob an admin of `team`, Cat a viewer there; Dan is in
-    `other` only.
+    """Ann is a chief of ``team`` and a viewer in the account; Bob an admin of ``team``, Cat a viewer there; Dan is in
+    ``other`` only.
     """
     async with opened(tmp_path) as kit:
         await kit.basics()

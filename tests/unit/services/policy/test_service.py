@@ -25,7 +25,7 @@ ANN, BOB = "ann@example.org", "bob@example.org"
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of `team`, Bob of `shop`; neither has a role in the account that counts."""
+    """Ann is a chief of ``team``, Bob of ``shop``; neither has a role in the account that counts."""
     async with opened(tmp_path) as kit:
         await kit.basics()
         await kit.roles.set(ADMIN, "chief", ["patgate.policy:*", "patgate.keys:*", "things:*"])
