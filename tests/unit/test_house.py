@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,24 @@ def test_every_library_that_we_import_has_its_place_in_the_import_rules() -> Non
     placed = {name for section in places for name in section.get("forbidden_modules", "").split()}
     foreign = {name for path in OURS for name in imports(path)} - set(sys.stdlib_module_names) - OWN
     assert foreign <= placed
+
+
+def test_every_dependency_is_imported_and_every_library_that_is_imported_is_one() -> None:
+    """A library that only tests import is a development dependency. An extra that no code imports promises too much."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
+    declared = {_distribution(requirement) for requirement in [*project["dependencies"], *extras]}
+    foreign = {name for path in OURS for name in imports(path)} - set(sys.stdlib_module_names) - OWN
+    providers = packages_distributions()
+    imported = {_distribution(provider) for name in foreign for provider in providers[name]}
+    assert declared == imported - {"pydantic-core"}, "pydantic pins pydantic-core"
+
+
+def _distribution(requirement: str) -> str:
+    """The normalised name of a distribution, without extras and versions."""
+    found = re.match(r"[\w.-]+", requirement)
+    assert found
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
 def test_core_imports_nothing_but_itself_and_the_standard_library() -> None:
