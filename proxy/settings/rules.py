@@ -54,6 +54,11 @@ def violations(candidate: Candidate) -> Iterator[Violation]:
         yield from rule(candidate)
 
 
+def _store(candidate: Candidate) -> Iterator[Violation]:
+    if candidate.settings.store != "sqlite" and candidate.sound(("store",)):
+        yield Violation(loc=("store",), message="must be sqlite: PostgreSQL is not supported yet")
+
+
 def _listeners(candidate: Candidate) -> Iterator[Violation]:
     listen = candidate.settings.listen
     binds: list[tuple[Loc, Bind]] = [
@@ -358,6 +363,7 @@ def _argon2(candidate: Candidate) -> Iterator[Violation]:
 
 
 RULES: Final[tuple[Callable[[Candidate], Iterator[Violation]], ...]] = (
+    _store,
     _listeners,
     _trusted,
     _files,
