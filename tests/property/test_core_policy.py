@@ -1,4 +1,4 @@
-"""decide against the one-line formula of interfaces.md."""
+"""decide against the one-line formula of docs/tokens.md."""
 
 from __future__ import annotations
 

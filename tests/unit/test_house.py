@@ -115,6 +115,18 @@ def test_nothing_names_a_path_of_the_machine_it_was_written_on() -> None:
     assert not found
 
 
+def test_every_document_that_is_named_is_in_the_tree() -> None:
+    """What explains the code is in this repository: no comment or page sends its reader elsewhere."""
+    documents = {path.name for path in FILES if path.suffix == ".md"}
+    missing = {
+        f"{named(path)}: {name}"
+        for path, text in text_files()
+        for name in re.findall(r"(?<![*\w.-])\w[\w.-]*\.md\b", text)
+        if name not in documents
+    }
+    assert not missing
+
+
 def test_nothing_names_a_package_index() -> None:
     """Which index serves the packages is the installing machine's business, not the project's."""
     index = re.compile(
