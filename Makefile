@@ -198,8 +198,8 @@ $(SPEED)/bin/python: | system
 define missing
 PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; \
 for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || echo $${tool#*:}; done; \
-$(COMPILES) -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv; \
-include="$$($(COMPILES) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null || echo python3)"; \
+include="$$($(COMPILES) -S -c 'import ensurepip, sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)" || \
+	{ echo python3-venv; include=python3; }; \
 echo '#include <Python.h>' | $${CC:-gcc} -E -I"$$include" - >/dev/null 2>&1 || { echo gcc; echo libc6-dev; \
 	[ -e "$$include/Python.h" ] || echo "$$(basename "$$include")-dev"; }
 endef
