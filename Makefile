@@ -25,7 +25,7 @@ PEERS    := .venv-bench
 SPEED    := .venv-speed
 # What tests need beside Python: a command, or a command and the Debian package that has it.
 TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
-# Whose headers the compiler needs: the environment's interpreter, or the one that it will be made with.
+# The interpreters to compile for: the environment's, or the one that it will be made with; `make bench` has its own.
 COMPILES  = $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 CHECKED  := proxy tests $(wildcard bench)
 COMPILED := build/compiled
@@ -74,7 +74,7 @@ soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARG
 # Not in CI: the fuzzer has wheels for x86-64 Linux only. What it finds is a seed from then on, and `make test` runs those.
 # The compiled package second: it has no coverage of its own, and begins with what the first one has found.
 fuzz: TOOLS :=
-fuzz: $(FUZZ)/.ready compiled  ## Fuzz both builds of the parsers, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them
+fuzz: system $(FUZZ)/.ready compiled  ## Fuzz both builds of the parsers, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them
 	@status=0; $(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) || status=1; \
 	echo "the compiled package:"; PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)):$(CURDIR) \
 		$(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) || status=1; exit $$status
@@ -95,7 +95,7 @@ format: install  ## Apply the formatter and the safe fixes of the linter
 	$(BIN)/ruff format .
 
 compiled: TOOLS :=
-compiled: install $(COMPILED)/.ready  ## The package with its hot modules compiled, in build/compiled
+compiled: system install $(COMPILED)/.ready  ## The package with its hot modules compiled, in build/compiled
 
 bench: TOOLS += wrk
 bench: COMPILES = $(SPEED_PYTHON)
@@ -103,6 +103,7 @@ bench: system $(SPEED)/.ready-dev $(PEERS)/.ready $(COMPILED)-speed/.ready $(if 
 	@$(SPEED)/bin/python -m bench $(if $(AGAINST),--against $(OTHER),--write) $(BENCH_ARGS)
 
 bootstrap: TOOLS += wrk
+bootstrap: COMPILES += $(SPEED_PYTHON)
 bootstrap:  ## Install the system packages that every other task needs (with apt-get, as root)
 	@missing="$$(echo $$($(missing)))"; \
 	if [ -z "$$missing" ]; then echo "no system package is missing"; exit 0; fi; \
@@ -193,15 +194,16 @@ $(SPEED)/bin/python: | system
 		{ echo "this Python cannot make environments: install its venv package (Debian: make bootstrap, as root)" >&2; exit 1; }
 	@$(PYTHON) -m venv $*
 
-# Prints the Debian packages that this machine lacks: for TOOLS, for a Python that makes environments, for a C compiler
-# with the headers of the C library and of that Python.
+# Prints the Debian packages that this machine lacks: for TOOLS, for a C compiler with the C library's headers, and for
+# each interpreter of COMPILES to make environments and be compiled for.
 define missing
 PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; \
 for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || echo $${tool#*:}; done; \
-include="$$($(COMPILES) -S -c 'import ensurepip, sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)" || \
-	{ echo python3-venv; include=python3; }; \
-echo '#include <Python.h>' | $${CC:-gcc} -E -I"$$include" - >/dev/null 2>&1 || { echo gcc; echo libc6-dev; \
-	[ -e "$$include/Python.h" ] || echo "$$(basename "$$include")-dev"; }
+for python in $(COMPILES); do \
+	include="$$($$python -S -c 'import ensurepip, sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)" || \
+		{ echo python3-venv; include=python3; }; \
+	echo '#include <Python.h>' | $${CC:-gcc} -E -I"$$include" - >/dev/null 2>&1 || { echo gcc; echo libc6-dev; \
+		[ -e "$$include/Python.h" ] || echo "$$(basename "$$include")-dev"; }; done
 endef
 
 define bootstrap

@@ -89,7 +89,7 @@ def test_a_package_that_does_not_bring_the_command_is_an_error(target: str, tmp_
     assert "still missing: gearbox" in run.stderr
 
 
-@pytest.mark.parametrize("task", ["test", "soak", "mutate", "bench"])
+@pytest.mark.parametrize("task", ["test", "soak", "fuzz", "mutate", "compiled", "bench"])
 def test_a_task_looks_for_system_packages_before_anything_else(task: str, tmp_path: Path) -> None:
     first, _, _ = Machine(tmp_path, user=1000).make("--dry-run", task).stdout.partition("exit 1; fi")
     assert "this task needs system packages that are missing" in first
