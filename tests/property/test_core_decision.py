@@ -1,4 +1,4 @@
-"""decide against the one-line formula of interfaces.md."""
+"""``decide`` against one line: allowed means that the role, the scopes, the organisation and the route all allow it."""
 
 from __future__ import annotations
 
