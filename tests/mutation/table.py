@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 #: The modules on which security rests, and those that decide what is true.
 MODULES: Final = (
-    "proxy/core/allowance.py",
+    "proxy/core/event_quota.py",
     "proxy/core/request/request_reading.py",
     "proxy/core/request/claims.py",
     "proxy/core/identity.py",
