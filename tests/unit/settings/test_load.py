@@ -183,7 +183,7 @@ def test_a_route_without_a_path_leaves_the_others_at_their_places(bad: Check) ->
         ("identity: { names: { who: X-A } }", "must be user, email, org, role, scopes, token, token_name or kind"),
         (
             "identity: { names: { user: Host } }",
-            "the header for user has a meaning of its own and cannot carry an identity",
+            "the header for user already has a meaning and cannot carry an identity",
         ),
         ("identity: { preset: patgate, names: { user: X-A } }", "is given beside preset; keep one of the two"),
         ("store: mysql://root:hunter2@db/x", "must be sqlite, or postgresql://user@host/database"),
