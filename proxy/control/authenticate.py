@@ -21,14 +21,12 @@ from aiohttp import web
 from proxy.control.problems import ProblemKind, RequestRefused
 from proxy.control.services import ControlServices
 from proxy.control.throttle import Throttle
-from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant
-from proxy.core.model import Kind as TokenKind
+from proxy.core.model import Actor, Credential, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 
 TOO_MANY: Final = ProblemKind(status=429, reason="too_many_failures", title="Too many credentials were refused")
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*", re.ASCII)
-_KINDS: Final = {TokenKind.PAT: ActorKind.PAT, TokenKind.KEY: ActorKind.KEY}
 
 
 class ApiAuthenticator:
@@ -80,7 +78,7 @@ def acting(grant: Grant, address: str, request_id: str) -> Actor:
     if grant.digest is None:
         raise RuntimeError("a verified token has a digest")
     return Actor(
-        kind=_KINDS[grant.kind],
+        kind=grant.kind,
         id=grant.token_id,
         name=grant.token_name,
         user_id=grant.user_id,

@@ -21,7 +21,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.core.model import Kind
+from proxy.core.kinds import PATTERN, Kind
 
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH: Final = 12
@@ -73,9 +73,8 @@ class TokenFormat:
         if BRAND.fullmatch(brand) is None:
             raise ValueError("a brand is 2 to 20 of a-z and 0-9, beginning with a letter")
         self.brand: Final = brand
-        kinds = "|".join(kind.value for kind in Kind)
         self._regex: Final = re.compile(
-            rf"({brand}_({kinds})_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})",
+            rf"({brand}_({PATTERN})_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})",
             re.ASCII,
         )
 
@@ -87,9 +86,8 @@ class TokenFormat:
     @property
     def embedded_pattern(self) -> str:
         """As ``pattern``, but also matches a token between other letters: for keeping tokens out of other fields."""
-        kinds = "|".join(kind.value for kind in Kind)
         tail = SECRET_LENGTH + CHECKSUM_LENGTH
-        return rf"{self.brand}_(?:{kinds})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
+        return rf"{self.brand}_(?:{PATTERN})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
 
     def prefix_of(self, kind: Kind, token_id: str) -> str:
         """The public prefix, ``<brand>_<kind>_<id>``; a rotation does not change it."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, RootModel
 
 from proxy.control.api.operation import Call, Method, NoBody, Operation, View
-from proxy.control.models import Query, ResponseModel, Time
+from proxy.control.models import KindWord, Query, ResponseModel, Time
 from proxy.core.errors import Invalid
 
 Verdict = Literal["allowed", "refused", "reported"]
@@ -32,7 +32,7 @@ class ExplainedToken(ResponseModel):
     id: str
     prefix: str
     name: str
-    kind: Literal["pat", "key"]
+    kind: KindWord
     reach: Literal["personal", "org", "account", "orgs"]
     status: Literal["active", "expired", "revoked"]
     user_id: str | None

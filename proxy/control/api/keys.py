@@ -23,7 +23,8 @@ from proxy.control.api.tokens import (
 )
 from proxy.control.models import Description, PageQuery, PermissionText, QuerySeconds, Reference, RequestModel, Title
 from proxy.core.errors import NotFound
-from proxy.core.model import Kind, TokenStatus
+from proxy.core.kinds import Kind
+from proxy.core.model import TokenStatus
 from proxy.services.tokens import issuance
 from proxy.services.tokens.queries import TokenFilter
 

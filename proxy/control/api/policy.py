@@ -9,6 +9,7 @@ from pydantic import Field
 from proxy.control.api.operation import Call, DictView, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import (
     Flag,
+    KindWord,
     Listing,
     PageQuery,
     Permissions,
@@ -90,7 +91,7 @@ class Violation(ResponseModel):
 
     id: str
     prefix: str
-    kind: Literal["pat", "key"]
+    kind: KindWord
     name: str
     user_id: str | None
     user: str | None

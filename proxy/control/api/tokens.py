@@ -21,6 +21,7 @@ from proxy.control.api.operation import (
 from proxy.control.models import (
     Description,
     Flag,
+    KindWord,
     Listing,
     PageQuery,
     Permissions,
@@ -34,7 +35,8 @@ from proxy.control.models import (
     Time,
     Title,
 )
-from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus
 from proxy.services.tokens import issuance
 from proxy.services.tokens.queries import TokenFilter
 
@@ -101,7 +103,7 @@ class TokenQuery(PageQuery):
     user: Annotated[Reference | None, Field(description="Only those of this user (id or email).")] = None
     org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
     status: Annotated[Status | None, Field(description="Only those with this status.")] = None
-    kind: Annotated[Literal["pat", "key"] | None, Field(description="Only those of this kind.")] = None
+    kind: Annotated[KindWord | None, Field(description="Only those of this kind.")] = None
     expiring_within: Annotated[
         QuerySeconds | None, Field(description="Only active ones that end within so many seconds, those first.")
     ] = None
@@ -143,7 +145,7 @@ class Token(ResponseModel):
 
     id: str
     prefix: Annotated[str, Field(description="The public first part of its value.")]
-    kind: Literal["pat", "key"]
+    kind: KindWord
     reach: Literal["personal", "org", "account", "orgs"]
     name: str
     description: str
