@@ -3,7 +3,7 @@
 1. Every ``Reason`` has exactly one row in ``TABLE``; nothing else maps a reason to a status or a text.
 2. A reason's value is its metric label, its name in the log and its entry in docs/reasons.md.
 3. Reasons that a client must not distinguish share one row (``_TOKEN_REFUSED``), so that a response never shows
-   whether a token exists (docs/threat-model.md section 9). Only log and audit have the actual reason. ``public`` is the
+   whether a token exists (docs/threat-model.md §9). Only log and audit have the actual reason. ``public`` is the
    value of ``reason`` in the response body.
 4. Public text never repeats client input.
 """

@@ -260,7 +260,7 @@ def _store(text: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise ValueError("must be sqlite, or postgresql://user@host/database")
+        raise ValueError("must be sqlite")
     return text
 
 

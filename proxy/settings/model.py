@@ -397,7 +397,7 @@ class Settings(Section):
     data_dir: Annotated[FilePath, Field(validate_default=True)] = Path("data")
     """Directory of the embedded store, keys and sockets; relative to the configuration file."""
     store: Annotated[StoreUrl, Field(repr=False)] = "sqlite"
-    """`sqlite`: embedded, in `data_dir`. `postgresql://user@host/database` is reserved: this version refuses it."""
+    """`sqlite`: embedded, in `data_dir`. `postgresql://user@host/database` is not supported yet."""
     # The sockets of two listeners for all workers must fit into one message of descriptors (SCM_MAX_FD, unix(7)).
     workers: Annotated[Whole, Field(ge=1, le=120)] = 2
     """Number of gateway processes."""

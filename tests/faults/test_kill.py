@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 10: ``kill -9`` of a worker, of the authority, and of all processes, under load."""
+"""docs/threat-model.md §10: ``kill -9`` of a worker, of the authority, and of all processes, under load."""
 
 from __future__ import annotations
 

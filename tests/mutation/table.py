@@ -55,7 +55,7 @@ MODULES: Final = (
     "proxy/services/tokens/scope_changes.py",
     "proxy/store/audit/chain.py",
     "proxy/store/change.py",
-    "proxy/store/engine.py",
+    "proxy/store/dialects/sqlite.py",
     "proxy/store/feed.py",
     "proxy/store/tokens/active.py",
     "proxy/store/tokens/tokens.py",

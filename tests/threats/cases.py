@@ -1,4 +1,4 @@
-"""Tables of cases for docs/threat-model.md section 4."""
+"""Tables of cases for Threat model §4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 2, second targets: ``Destination`` with real WebDAV servers (RFC 4918) and real files.
+"""Threat model §2, second targets: ``Destination`` with real WebDAV servers (RFC 4918) and real files.
 
 wsgidav, nginx and Apache. The path to which a COPY or MOVE writes is checked like the path of a PUT; a refused request
 changes no file.

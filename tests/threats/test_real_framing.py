@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 3 with real servers: they read numbers and bodies as patgate does, and stay in sync."""
+"""Threat model §3 with real servers: they read numbers and bodies as patgate does, and stay in sync."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 10: failing backends, a store that cannot write, clock steps. Kills: tests/faults."""
+"""Threat model §10: failing backends, a store that cannot write, clock steps. Kills: tests/faults."""
 
 from __future__ import annotations
 

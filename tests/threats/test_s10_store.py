@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 10: under a running gateway the disk fails, or the store's files are removed."""
+"""Threat model §10: under a running gateway the disk fails, or the store's files are removed."""
 
 from __future__ import annotations
 

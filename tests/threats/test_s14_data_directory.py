@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 14: a foreign data directory, planted links, a permissive umask, a full disk."""
+"""Threat model §14: a foreign data directory, planted links, a permissive umask, a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 14: patgate imports nothing from the current directory, and its files are private."""
+"""Threat model §14: patgate imports nothing from the current directory, and its files are private."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 1: only canonical targets reach a backend, and they arrive byte for byte."""
+"""Threat model §1: only canonical targets reach a backend, and they arrive byte for byte."""
 
 from __future__ import annotations
 

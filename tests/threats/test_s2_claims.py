@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 2: a client's claims of path, method, address, transport or identity are dropped."""
+"""Threat model §2: a client's claims of path, method, address, transport or identity are dropped."""
 
 from __future__ import annotations
 

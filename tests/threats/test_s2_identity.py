@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 2: the backend gets patgate's identity headers once, or none, and never the client's."""
+"""Threat model §2: the backend gets patgate's identity headers once, or none, and never the client's."""
 
 from __future__ import annotations
 

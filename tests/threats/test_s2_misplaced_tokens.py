@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 2: a token in a cookie, the query or another header never reaches a backend."""
+"""Threat model §2: a token in a cookie, the query or another header never reaches a backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 2: a second resource in a header is checked like the request's own, or refused."""
+"""Threat model §2: a second resource in a header is checked like the request's own, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 3: an ambiguous message is refused, its connection is closed, and no part passes on."""
+"""Threat model §3: an ambiguous message is refused, its connection is closed, and no part passes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 4: a disconnect ends the client's request and leaves no partial request behind."""
+"""Threat model §4: a disconnect ends the client's request and leaves no partial request behind."""
 
 from __future__ import annotations
 

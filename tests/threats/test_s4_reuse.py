@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 4: early responses and reused connections never mix the bytes of two messages."""
+"""Threat model §4: early responses and reused connections never mix the bytes of two messages."""
 
 from __future__ import annotations
 

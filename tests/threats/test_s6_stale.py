@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 6: after the response to a change, the next request on any connection obeys it."""
+"""Threat model §6: after the response to a change, the next request on any connection obeys it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 7, over the control API: no token exceeds its own permissions or its organisation.
+"""Threat model §7, over the control API: no token exceeds its own permissions or its organisation.
 
 Two callers of ``lab`` who may do everything there, a key and a team token, call every operation of the OpenAPI
 document, so that a new operation is tested automatically.

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 7: tables of who may do what with which token.
+"""Threat model §7: tables of who may do what with which token.
 
 Each cell is a real request for a new token: ``A`` allowed, ``F`` forbidden with a message, ``N`` not found, with
 exactly the message for a token that does not exist. No cell is omitted.

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 7 for people and organisations: joining, leaving, and access to people outside."""
+"""Threat model §7 for people and organisations: joining, leaving, and access to people outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 8: the cost of a flood, a slow peer or a large body is bounded; others are undisturbed.
+"""Threat model §8: the cost of a flood, a slow peer or a large body is bounded, and others are not disturbed.
 
 ``make bench`` measures rates and latencies, ``make soak`` runs for hours with gigabytes; the bounds here hold on any
 machine.

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 8: no client input makes the log large or logs an error, in both builds."""
+"""Threat model §8: no client input makes the log large or logs an error, in both builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 9: a token's secret is in no log, metric, error page, row, process title or request.
+"""Threat model §9: a token's secret is in no log, metric, error page, row, process title or request.
 
 In addition, every recorder checks all requests it receives, and at the end of a run all files of all gateways that the
 run has started are checked (tests/support/plugin.py).

@@ -137,7 +137,7 @@ async def list_events_of_org(call: Call[NoBody, EventQuery]) -> View:
 
 async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> View:
     values = query.model_dump(exclude={"order", "after", "limit", "cursor", "count", "org"})
-    page = await call.plane.audit.list(
+    page = await call.services.audit.list(
         call.actor,
         AuditFilter(org=org, **values),
         order=SortOrder(query.order),
@@ -150,7 +150,7 @@ async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> 
 
 
 async def verify(call: Call[Verification, NoQuery]) -> View:
-    return await call.plane.audit.verify(call.actor, after=call.body.after, head=call.body.head)
+    return await call.services.audit.verify(call.actor, after=call.body.after, head=call.body.head)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

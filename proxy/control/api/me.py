@@ -33,7 +33,7 @@ class Me(ResponseModel):
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.me.show(call.actor)
+    return await call.services.me.show(call.actor)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

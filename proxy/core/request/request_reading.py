@@ -1,6 +1,6 @@
 """Reading a request: finds the route of a method, host and target, for the gateway and ``patgate explain`` alike.
 
-1. Only this module checks paths (docs/threat-model.md section 1); the backend gets exactly the bytes that were checked.
+1. Only this module checks paths (docs/threat-model.md §1); the backend gets exactly the bytes that were checked.
 2. Methods are case-sensitive (RFC 9110 section 9.1). Some backends ignore case, so a method that is not in capitals is
    refused.
 3. Every repetition is possessive or separated by a byte that it cannot contain, so matching is linear in the input.

@@ -1,4 +1,4 @@
-r"""The request target: the canonical form of its path, or a refusal (docs/threat-model.md section 1).
+r"""The request target: the canonical form of its path, or a refusal (docs/threat-model.md §1).
 
 Routes match the canonical form, but the backend gets the client's own bytes. So a path is accepted only if every
 reasonable backend reads it in the same way:

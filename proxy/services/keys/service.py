@@ -21,12 +21,11 @@ from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
 from proxy.core.kinds import KINDS, Kind, Reach
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
-from proxy.services import idempotency, lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import idempotency, lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
-from proxy.services.keys.seat_limit import require_seats
+from proxy.services.policy.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb

@@ -13,8 +13,7 @@ from proxy.core.errors import Conflict, FieldError, Forbidden, NotFound
 from proxy.core.kinds import OF_USERS, Reach
 from proxy.core.model import TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet
-from proxy.services import lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import SHOWN_ONCE

@@ -1,5 +1,6 @@
 """The settings model: JSON forms, secrets, compilation, schema, documentation."""
 
+import ast
 import json
 import re
 import types
@@ -12,11 +13,13 @@ from pydantic import BaseModel, ValidationError
 from proxy.core.identity import PRESETS, IdentityField
 from proxy.core.kinds import Kind
 from proxy.core.request.target import PathAllowance
+from proxy.settings import model
 from proxy.settings.addresses import without_password
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load
 from proxy.settings.model import RouteSettings, Settings
 from proxy.settings.schema import json_schema
+from proxy.settings.section import Section
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "hunter2"
@@ -25,8 +28,8 @@ KEY = "k" * 40
 
 @pytest.fixture
 def settings() -> Settings:
-    environ = {"PATGATE_SECRET_KEY": KEY, "PATGATE_STORE": f"postgresql://patgate:{PASSWORD}@db/patgate"}
-    return load(ROOT / "config" / "patgate.yaml", environ)
+    loaded = load(ROOT / "config" / "patgate.yaml", {"PATGATE_SECRET_KEY": KEY})
+    return loaded.model_copy(update={"store": f"postgresql://patgate:{PASSWORD}@db/patgate"})
 
 
 def test_settings_and_their_secrets_survive_the_boot_json(settings: Settings) -> None:
@@ -60,6 +63,18 @@ def test_no_other_form_shows_a_secret(settings: Settings) -> None:
 )
 def test_a_stores_address_is_shown_without_its_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+def test_every_setting_is_read_by_some_code() -> None:
+    """A setting that nothing reads promises what is not there."""
+    read = {
+        node.attr
+        for path in (ROOT / "proxy").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Attribute)
+    }
+    sections = [each for each in vars(model).values() if isinstance(each, type) and issubclass(each, Section)]
+    assert {f"{each.__name__}.{name}" for each in sections for name in each.model_fields if name not in read} == set()
 
 
 def test_settings_are_frozen(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""docs/threat-model.md section 1 for single paths: every refused form by name, and the forms that must work."""
+"""docs/threat-model.md §1 for single paths: every refused form by name, and the forms that must work."""
 
 from __future__ import annotations
 
