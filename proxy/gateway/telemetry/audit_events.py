@@ -21,8 +21,8 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.decision import reached
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.request.second_targets import NamedTarget
