@@ -141,7 +141,7 @@ class Caller:
             yield grant.orgs[org_id].permissions
 
 
-async def standing(rows: Rows, actor: Actor, now: float) -> Caller:
+async def load_caller(rows: Rows, actor: Actor, now: float) -> Caller:
     """What ``actor`` may do as of the transaction of ``rows`` (``now`` in unix seconds).
 
     Raises Unauthenticated where its credential is not what it was when the request was let in.

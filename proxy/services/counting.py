@@ -21,7 +21,7 @@ COUNT_MOST_OPERATOR: Final = 250_000
 
 
 async def remaining(
-    asker: Caller, last: Cursor | None, count_behind: Callable[[Cursor, int], Awaitable[int]]
+    caller: Caller, last: Cursor | None, count_behind: Callable[[Cursor, int], Awaitable[int]]
 ) -> Remaining:
     """How many items ``count_behind`` finds behind the ``last`` of a page; ``None``: the list ends there.
 
@@ -29,6 +29,6 @@ async def remaining(
     """
     if last is None:
         return NOTHING_MORE
-    most = COUNT_MOST_OPERATOR if asker.operator else COUNT_MOST
+    most = COUNT_MOST_OPERATOR if caller.operator else COUNT_MOST
     found = await count_behind(last, most + 1)
     return Remaining(count=min(found, most), exact=found <= most)

@@ -42,46 +42,46 @@ async def org(rows: Rows, reference: str) -> OrgRow:
     return found
 
 
-async def visible_org(rows: Rows, asker: Caller, reference: str) -> OrgRow:
-    """The organisation with this name or id, if ``asker`` may know of it: it acts in it, or may read organisations.
+async def visible_org(rows: Rows, caller: Caller, reference: str) -> OrgRow:
+    """The organisation with this name or id, if ``caller`` may know of it: it acts in it, or may read organisations.
 
     Raises NotFound in the same words for one that there is not and one that is not to be seen.
     """
     found = await org(rows, reference)
-    if not asker.reaches_org(found.id) and not asker.may(AccountEntity.ORGS, AccountOperation.READ, found.id):
+    if not caller.reaches_org(found.id) and not caller.may(AccountEntity.ORGS, AccountOperation.READ, found.id):
         raise NotFound(_NO_ORG)
     return found
 
 
-async def own_org(rows: Rows, asker: Caller, reference: str) -> OrgRow:
+async def own_org(rows: Rows, caller: Caller, reference: str) -> OrgRow:
     """As ``visible_org``; also one that the owner of the token presented is a member of, unless the token is bound to
     another organisation.
     """
-    grant = asker.grant
+    grant = caller.grant
     if grant is not None and grant.reach in (Reach.PERSONAL, Reach.ACCOUNT):
         # Among one's own: the same statements, whatever other organisations there are.
         for one in await rows.members.of_user(grant.user_id):
             if reference in (one.org_id, one.org_name):
                 return await org(rows, one.org_id)
-    return await visible_org(rows, asker, reference)
+    return await visible_org(rows, caller, reference)
 
 
-async def own_email_key(rows: Rows, asker: Caller) -> str | None:
+async def own_email_key(rows: Rows, caller: Caller) -> str | None:
     """The form in which the email of the token's owner is compared; None for what is no personal access token.
 
     As it is stored: of two users from before whose emails are one now, the newer one has another than is made now.
     """
-    grant = asker.grant
+    grant = caller.grant
     if grant is None or grant.kind is not Kind.PAT:
         return None
     found = await rows.users.by_id(grant.user_id)
     return None if found is None else found.email_key
 
 
-async def visible_user(rows: Rows, asker: Caller, reference: str) -> UserRow:
-    """The user with this email or id, if ``asker`` is that user or may read users. Raises NotFound, likewise."""
+async def visible_user(rows: Rows, caller: Caller, reference: str) -> UserRow:
+    """The user with this email or id, if ``caller`` is that user or may read users. Raises NotFound, likewise."""
     found = await user(rows, reference)
-    if found.id != asker.user_id and not asker.may(AccountEntity.USERS, AccountOperation.READ):
+    if found.id != caller.user_id and not caller.may(AccountEntity.USERS, AccountOperation.READ):
         raise NotFound(_NO_USER)
     return found
 

@@ -28,7 +28,7 @@ from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.services import counting, grants, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes, members
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.validation import Fields
@@ -90,12 +90,12 @@ class InvitationService:
         lives = fields.check(lambda: _lifetime(expires)) or self._lifetime
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            organisation = await lookup.visible_org(change, asker, org)
-            asker.require(AccountEntity.MEMBERS, AccountOperation.CREATE, organisation.id)
+            caller = await load_caller(change, actor, change.now)
+            organisation = await lookup.visible_org(change, caller, org)
+            caller.require(AccountEntity.MEMBERS, AccountOperation.CREATE, organisation.id)
             await idempotency.require_new(change, retry)
             await lookup.role(change, role)
-            await members.require_within(change, asker, organisation, role)
+            await members.require_within(change, caller, organisation, role)
             key = identifiers.email_key(address)
             if await change.members.by_email_key(organisation.id, key) is not None:
                 raise Conflict("the user is a member of this organisation already")
@@ -152,16 +152,16 @@ class InvitationService:
         check_limit(limit)
         now = self._clock()
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, now)
+            caller = await load_caller(rows, actor, now)
             org_id, key = None, None if email is None else identifiers.email_key(email)
             if org is not None:
-                org_id = (await lookup.visible_org(rows, asker, org)).id
-                asker.require(AccountEntity.MEMBERS, AccountOperation.LIST, org_id)
-            elif not asker.may(AccountEntity.MEMBERS, AccountOperation.LIST):
-                own = await _own_key(rows, asker)
+                org_id = (await lookup.visible_org(rows, caller, org)).id
+                caller.require(AccountEntity.MEMBERS, AccountOperation.LIST, org_id)
+            elif not caller.may(AccountEntity.MEMBERS, AccountOperation.LIST):
+                own = await _own_key(rows, caller)
                 if own is None:
-                    asker.require(AccountEntity.MEMBERS, AccountOperation.LIST)
-                asker.require_scope(AccountEntity.MEMBERS, AccountOperation.LIST)
+                    caller.require(AccountEntity.MEMBERS, AccountOperation.LIST)
+                caller.require_scope(AccountEntity.MEMBERS, AccountOperation.LIST)
                 if key not in (None, own):
                     return Page(items=[], next_cursor=None, remaining=NOTHING_MORE if count else None)
                 key = own
@@ -169,7 +169,7 @@ class InvitationService:
             more = len(found) > limit
             last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
             behind = partial(rows.invitations.count_behind, now=now, org_id=org_id, email_key=key)
-            left = await counting.remaining(asker, last, behind) if count else None
+            left = await counting.remaining(caller, last, behind) if count else None
         views = [InvitationView.of(row) for row in found[:limit]]
         return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
@@ -177,17 +177,17 @@ class InvitationService:
         """One open invitation: of one's own email, or to an organisation whose members one may see. Raises NotFound."""
         now = self._clock()
         async with self._store.read() as rows:
-            return InvitationView.of(await _visible(rows, await standing(rows, actor, now), invitation, now))
+            return InvitationView.of(await _visible(rows, await load_caller(rows, actor, now), invitation, now))
 
     async def accept(self, actor: Actor, invitation: str, *, retry: Retry | None = None) -> MemberView:
         """Become a member. Raises NotFound, Forbidden, and Conflict (the invitation does not hold any more, the
         organisation is suspended, nobody has the email yet, or an earlier request with the same key did this).
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
+            caller = await load_caller(change, actor, change.now)
             await idempotency.require_new(change, retry)
-            row = await _visible(change, asker, invitation, change.now)
-            own = await _answers(change, asker, row, AccountOperation.CREATE)
+            row = await _visible(change, caller, invitation, change.now)
+            own = await _answers(change, caller, row, AccountOperation.CREATE)
             user = await _invited(change, row)
             organisation = await lookup.org(change, row.org_id)
             if organisation.status != ORG_ACTIVE:
@@ -196,7 +196,7 @@ class InvitationService:
             if role is None or not await _holds(change, row, PermissionSet.of(role.permissions)):
                 raise Conflict(_VOID)
             if not own:
-                await members.require_within(change, asker, organisation, row.role)
+                await members.require_within(change, caller, organisation, row.role)
             await members.enter(change, organisation, user, row.role)
             await idempotency.remember(change, retry, f"{row.org_id}/{user.id}")
             details = {"role": row.role, "org": organisation.name, "invitation": row.id, "invited_by": row.token_id}
@@ -215,9 +215,9 @@ class InvitationService:
             made = await idempotency.made_before(rows, actor, retry, now)
             if made is None:
                 return None
-            asker = await standing(rows, actor, now)
+            caller = await load_caller(rows, actor, now)
             org_id, _, user_id = made.partition("/")
-            if user_id != asker.user_id and not members.adds_directly(asker):
+            if user_id != caller.user_id and not members.adds_directly(caller):
                 raise Forbidden(_NOT_YOURS)
             try:
                 found, member = await lookup.member(rows, await lookup.org(rows, org_id), user_id)
@@ -228,9 +228,9 @@ class InvitationService:
     async def decline(self, actor: Actor, invitation: str) -> InvitationView:
         """Refuse an invitation, which is gone then. Raises NotFound, Forbidden."""
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            row = await _visible(change, asker, invitation, change.now)
-            await _answers(change, asker, row, AccountOperation.DELETE)
+            caller = await load_caller(change, actor, change.now)
+            row = await _visible(change, caller, invitation, change.now)
+            await _answers(change, caller, row, AccountOperation.DELETE)
             await change.invitations.delete(row.id)
             record(change, "decline", row, {"org": row.org_name, "role": row.role}, org_id="")
             return InvitationView.of(row)
@@ -238,9 +238,9 @@ class InvitationService:
     async def withdraw(self, actor: Actor, invitation: str) -> InvitationView:
         """Take an invitation back. Raises NotFound, Forbidden."""
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            row = await _visible(change, asker, invitation, change.now)
-            asker.require(AccountEntity.MEMBERS, AccountOperation.CREATE, row.org_id)
+            caller = await load_caller(change, actor, change.now)
+            row = await _visible(change, caller, invitation, change.now)
+            caller.require(AccountEntity.MEMBERS, AccountOperation.CREATE, row.org_id)
             await change.invitations.delete(row.id)
             record(change, "withdraw", row, {"role": row.role})
             return InvitationView.of(row)
@@ -273,34 +273,34 @@ async def withdraw_all(change: Change, email_key: str) -> None:
             return
 
 
-async def _own_key(rows: Rows, asker: Caller) -> str | None:
+async def _own_key(rows: Rows, caller: Caller) -> str | None:
     """The folded email of the person for whom the token presented answers invitations; None for every other token."""
-    if asker.grant is None or asker.grant.reach not in (Reach.PERSONAL, Reach.ACCOUNT):
+    if caller.grant is None or caller.grant.reach not in (Reach.PERSONAL, Reach.ACCOUNT):
         return None
-    return await lookup.own_email_key(rows, asker)
+    return await lookup.own_email_key(rows, caller)
 
 
-async def _visible(rows: Rows, asker: Caller, invitation: str, now: float) -> InvitationRow:
+async def _visible(rows: Rows, caller: Caller, invitation: str, now: float) -> InvitationRow:
     row = await rows.invitations.get(invitation, now)
     if row is None:
         raise NotFound(_NO_INVITATION)
-    own = row.email_key == await _own_key(rows, asker) and any(
-        asker.scopes_allow(AccountEntity.MEMBERS, operation)
+    own = row.email_key == await _own_key(rows, caller) and any(
+        caller.scopes_allow(AccountEntity.MEMBERS, operation)
         for operation in (*_LOOKS, AccountOperation.CREATE, AccountOperation.DELETE)
     )
     if not own and not any(
-        asker.may(AccountEntity.MEMBERS, operation, row.org_id) for operation in (*_LOOKS, AccountOperation.CREATE)
+        caller.may(AccountEntity.MEMBERS, operation, row.org_id) for operation in (*_LOOKS, AccountOperation.CREATE)
     ):
         raise NotFound(_NO_INVITATION)
     return row
 
 
-async def _answers(rows: Rows, asker: Caller, row: InvitationRow, operation: AccountOperation) -> bool:
-    """Whether the asker is the person invited; an administrator of the account is not. Raises Forbidden for others."""
-    if row.email_key == await _own_key(rows, asker):
-        asker.require_scope(AccountEntity.MEMBERS, operation)
+async def _answers(rows: Rows, caller: Caller, row: InvitationRow, operation: AccountOperation) -> bool:
+    """Whether the caller is the person invited; an administrator of the account is not. Raises Forbidden for others."""
+    if row.email_key == await _own_key(rows, caller):
+        caller.require_scope(AccountEntity.MEMBERS, operation)
         return True
-    if not members.adds_directly(asker):
+    if not members.adds_directly(caller):
         raise Forbidden(_NOT_YOURS)
     return False
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from proxy.core.model import Actor, Grant, Reach
 from proxy.core.permissions import PermissionSet
-from proxy.services.caller import standing
+from proxy.services.caller import load_caller
 from proxy.services.views import TokenView, UserView
 from proxy.store.change import Rows
 from proxy.store.store import Store
@@ -67,7 +67,7 @@ class MeService:
         """Who ``actor`` is and what it may do now. Raises Unauthenticated, StoreUnavailable."""
         now = self._clock()
         async with self._store.read() as rows:
-            grant = (await standing(rows, actor, now)).grant
+            grant = (await load_caller(rows, actor, now)).grant
             if grant is None:
                 return MeView(kind=actor.kind.value, name=actor.name)
             entry = await rows.tokens.get(grant.token_id)

@@ -24,7 +24,7 @@ from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
 from proxy.services import counting, identifiers, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, MemberRow, OrgRow, UserRow
@@ -52,15 +52,15 @@ class MemberService:
         """
         after = read_cursor(cursor)
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, self._clock())
-            organisation = await lookup.visible_org(rows, asker, org)
-            asker.require(AccountEntity.MEMBERS, AccountOperation.LIST, organisation.id)
+            caller = await load_caller(rows, actor, self._clock())
+            organisation = await lookup.visible_org(rows, caller, org)
+            caller.require(AccountEntity.MEMBERS, AccountOperation.LIST, organisation.id)
             found = await rows.members.page(organisation.id, after=after, limit=check_limit(limit) + 1)
             views = [MemberView.of(member, user) for member, user in found[:limit]]
             more = len(found) > limit
             last = Cursor(created_at=views[-1].created_at, id=views[-1].user_id) if more else None
             behind = partial(rows.members.count_behind, organisation.id)
-            left = await counting.remaining(asker, last, behind) if count else None
+            left = await counting.remaining(caller, last, behind) if count else None
         return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def set(self, actor: Actor, org: str, user: str, role: str) -> MemberView:
@@ -70,20 +70,20 @@ class MemberService:
         without a role in the account.
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            organisation = await lookup.visible_org(change, asker, org)
+            caller = await load_caller(change, actor, change.now)
+            organisation = await lookup.visible_org(change, caller, org)
             # Before anybody is looked for: whoever may do neither does not learn who is a member.
-            direct = adds_directly(asker)
+            direct = adds_directly(caller)
             if not direct:
-                asker.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
+                caller.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
             try:
                 known, former = await lookup.member(change, organisation, user)
             except NotFound:
                 if not direct:
                     raise NotFound(_INVITE) from None
-                known = await join(change, asker, organisation, await _known(change, asker, user) or user, role)
+                known = await join(change, caller, organisation, await _known(change, caller, user) or user, role)
             else:
-                await change_role(change, asker, organisation, known, former, role)
+                await change_role(change, caller, organisation, known, former, role)
             found, member = await lookup.member(change, organisation, known.id)
             return MemberView.of(member, found)
 
@@ -93,16 +93,16 @@ class MemberService:
         One's own needs no permission: whoever is a member may leave, with a token of that organisation or of none.
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            own = await is_self(change, asker, user)
-            organisation = await (lookup.own_org if own else lookup.visible_org)(change, asker, org)
+            caller = await load_caller(change, actor, change.now)
+            own = await is_self(change, caller, user)
+            organisation = await (lookup.own_org if own else lookup.visible_org)(change, caller, org)
             if own:
-                asker.require_scope(AccountEntity.MEMBERS, AccountOperation.DELETE)
+                caller.require_scope(AccountEntity.MEMBERS, AccountOperation.DELETE)
             else:
-                asker.require(AccountEntity.MEMBERS, AccountOperation.DELETE, organisation.id)
+                caller.require(AccountEntity.MEMBERS, AccountOperation.DELETE, organisation.id)
             found, member = await lookup.member(change, organisation, user)
             if not own:
-                await require_within(change, asker, organisation, member.role)
+                await require_within(change, caller, organisation, member.role)
             view = MemberView.of(member, found)
             await change.members.delete(organisation.id, found.id)
             touch(change, organisation.id, found.id)
@@ -111,33 +111,33 @@ class MemberService:
             return view
 
 
-async def is_self(rows: Rows, asker: Caller, reference: str) -> bool:
+async def is_self(rows: Rows, caller: Caller, reference: str) -> bool:
     """Whether this email or id is that of the owner of the token presented. Nobody else is looked up."""
-    key = await lookup.own_email_key(rows, asker)
-    return key is not None and (reference == asker.user_id or identifiers.email_key(reference) == key)
+    key = await lookup.own_email_key(rows, caller)
+    return key is not None and (reference == caller.user_id or identifiers.email_key(reference) == key)
 
 
-def adds_directly(asker: Caller) -> bool:
-    """Whether the asker adds people to organisations without asking them: the operator, and whoever may create both
+def adds_directly(caller: Caller) -> bool:
+    """Whether the caller adds people to organisations without asking them: the operator, and whoever may create both
     users and members by a role in the account.
     """
-    return asker.may(AccountEntity.USERS, AccountOperation.CREATE) and asker.may(
+    return caller.may(AccountEntity.USERS, AccountOperation.CREATE) and caller.may(
         AccountEntity.MEMBERS, AccountOperation.CREATE
     )
 
 
-def require_adding(asker: Caller) -> None:
+def require_adding(caller: Caller) -> None:
     """Raises Forbidden unless ``adds_directly``."""
-    if not adds_directly(asker):
+    if not adds_directly(caller):
         permission = f"{AccountEntity.USERS.value}:{AccountOperation.CREATE.value}"
         raise Forbidden("only an administrator of the account adds people: invite them", permission=permission)
 
 
-async def join(change: Change, asker: Caller, organisation: OrgRow, user: UserRow | str, role: str) -> UserRow:
+async def join(change: Change, caller: Caller, organisation: OrgRow, user: UserRow | str, role: str) -> UserRow:
     """Make a user, or the user with a new email, a member, without asking. Raises Invalid, Conflict, Forbidden."""
-    require_adding(asker)
+    require_adding(caller)
     await lookup.role(change, role)
-    await require_within(change, asker, organisation, role)
+    await require_within(change, caller, organisation, role)
     found = await new_user(change, identifiers.email(user), "", lookup.NO_ROLE) if isinstance(user, str) else user
     await enter(change, organisation, found, role)
     tell(change, "account.user.add", found, organisation, {"role": role, "org": organisation.name})
@@ -160,13 +160,13 @@ async def enter(change: Change, organisation: OrgRow, user: UserRow, role: str) 
 
 
 async def change_role(
-    change: Change, asker: Caller, organisation: OrgRow, user: UserRow, member: MemberRow, role: str
+    change: Change, caller: Caller, organisation: OrgRow, user: UserRow, member: MemberRow, role: str
 ) -> None:
     """Give a member another role there. Raises Invalid (role), Forbidden."""
-    asker.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
+    caller.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
     await lookup.role(change, role)
-    await require_within(change, asker, organisation, role)
-    await require_within(change, asker, organisation, member.role)
+    await require_within(change, caller, organisation, role)
+    await require_within(change, caller, organisation, member.role)
     if member.role == role:
         return
     await change.members.set_role(organisation.id, user.id, role, change.now)
@@ -174,9 +174,9 @@ async def change_role(
     tell(change, "account.user.set_role", user, organisation, {"role": role, "before": member.role})
 
 
-async def require_within(rows: Rows, asker: Caller, organisation: OrgRow | None, role: str) -> None:
-    """Raises Forbidden where the role permits more (there, or in the account) than the asker may do."""
-    if not asker.may_give(await lookup.permissions(rows, role), "" if organisation is None else organisation.id):
+async def require_within(rows: Rows, caller: Caller, organisation: OrgRow | None, role: str) -> None:
+    """Raises Forbidden where the role permits more (there, or in the account) than the caller may do."""
+    if not caller.may_give(await lookup.permissions(rows, role), "" if organisation is None else organisation.id):
         message = "this role permits more than you may do" if organisation is None else _ROLE_TOO_WIDE
         raise Forbidden(message, ("role", message))
 
@@ -218,12 +218,12 @@ def tell(
     )
 
 
-async def _known(rows: Rows, asker: Caller, reference: str) -> UserRow | None:
+async def _known(rows: Rows, caller: Caller, reference: str) -> UserRow | None:
     """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has, or nobody whom the
-    asker may see.
+    caller may see.
     """
     if identifiers.is_user_id(reference):
-        return await lookup.visible_user(rows, asker, reference)
+        return await lookup.visible_user(rows, caller, reference)
     try:
         return await lookup.user(rows, reference)
     except NotFound:

@@ -10,7 +10,7 @@ from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import AccountEntity, AccountOperation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, load_caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.validation import Fields
@@ -37,7 +37,7 @@ class OrgService:
         title = fields.check(lambda: identifiers.title(display_name or name, "display_name"))
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            (await standing(change, actor, change.now)).require(AccountEntity.ORGS, AccountOperation.CREATE)
+            (await load_caller(change, actor, change.now)).require(AccountEntity.ORGS, AccountOperation.CREATE)
             await idempotency.require_new(change, retry)
             if await change.orgs.by_name(name) is not None:
                 raise Conflict("there is an organisation with this name already")
@@ -72,20 +72,20 @@ class OrgService:
         """
         after = read_cursor(cursor)
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, self._clock())
-            ids = None if asker.may(AccountEntity.ORGS, AccountOperation.LIST) else asker.org_ids
+            caller = await load_caller(rows, actor, self._clock())
+            ids = None if caller.may(AccountEntity.ORGS, AccountOperation.LIST) else caller.org_ids
             found = await rows.orgs.page(after=after, limit=check_limit(limit) + 1, ids=ids)
             more = len(found) > limit
             last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
             behind = partial(rows.orgs.count_behind, ids=ids)
-            left = await counting.remaining(asker, last, behind) if count else None
+            left = await counting.remaining(caller, last, behind) if count else None
         views = [OrgView.of(row) for row in found[:limit]]
         return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def show(self, actor: Actor, org: str) -> OrgView:
         """One organisation, with the number of its members. Raises NotFound, Unauthenticated."""
         async with self._store.read() as rows:
-            row = await lookup.visible_org(rows, await standing(rows, actor, self._clock()), org)
+            row = await lookup.visible_org(rows, await load_caller(rows, actor, self._clock()), org)
             return OrgView.of(row, await rows.members.count(row.id))
 
     async def suspend(self, actor: Actor, org: str) -> OrgView:
@@ -98,10 +98,10 @@ class OrgService:
 
     async def _set_status(self, actor: Actor, org: str, status: str, action: str) -> OrgView:
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            row = await lookup.visible_org(change, asker, org)
+            caller = await load_caller(change, actor, change.now)
+            row = await lookup.visible_org(change, caller, org)
             # In the account, not in the organisation: an administrator of it could not undo this.
-            asker.require(AccountEntity.ORGS, AccountOperation.UPDATE)
+            caller.require(AccountEntity.ORGS, AccountOperation.UPDATE)
             if row.status != status:
                 await change.orgs.set_status(row.id, status, change.now)
                 change.touched(org_key(row.id))

@@ -17,7 +17,7 @@ from proxy.core.errors import Forbidden, Invalid, NotFound
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet, PermissionSyntaxError
 from proxy.services import identifiers, lookup
-from proxy.services.caller import AccountEntity, AccountOperation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, load_caller
 from proxy.services.validation import Fields
 from proxy.services.views import RoleView
 from proxy.store.records import RoleRow
@@ -85,15 +85,15 @@ class RoleService:
     async def list(self, actor: Actor, org: str | None = None) -> list[RoleView]:
         """Every role, by name; ``org`` for whoever may list them there. Raises NotFound, Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, self._clock())
-            org_id = "" if org is None else (await lookup.visible_org(rows, asker, org)).id
-            asker.require(AccountEntity.ROLES, AccountOperation.LIST, org_id)
+            caller = await load_caller(rows, actor, self._clock())
+            org_id = "" if org is None else (await lookup.visible_org(rows, caller, org)).id
+            caller.require(AccountEntity.ROLES, AccountOperation.LIST, org_id)
             return [RoleView.of(row) for row in await rows.roles.all()]
 
     async def show(self, actor: Actor, name: str) -> RoleView:
         """One role. Raises NotFound, Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.ROLES, AccountOperation.READ)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.ROLES, AccountOperation.READ)
             row = await rows.roles.get(name)
         if row is None:
             raise NotFound("there is no role of this name")
@@ -110,12 +110,12 @@ class RoleService:
         texts = fields.check(lambda: permission_texts(permissions, "permissions")) or []
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
+            caller = await load_caller(change, actor, change.now)
             before = await change.roles.get(name)
-            asker.require(AccountEntity.ROLES, AccountOperation.CREATE if before is None else AccountOperation.UPDATE)
-            if not asker.may_give(PermissionSet.of(texts)):
+            caller.require(AccountEntity.ROLES, AccountOperation.CREATE if before is None else AccountOperation.UPDATE)
+            if not caller.may_give(PermissionSet.of(texts)):
                 raise Forbidden("a role cannot be given more than you may do", ("permissions", "more than you may do"))
-            if before is not None and not asker.may_give(PermissionSet.of(before.permissions)):
+            if before is not None and not caller.may_give(PermissionSet.of(before.permissions)):
                 raise Forbidden("this role permits more than you may do")
             if before is None:
                 row = RoleRow(

@@ -30,7 +30,7 @@ from proxy.services.audit.filters import (
     write_place,
 )
 from proxy.services.audit.reads import AuditReads
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.counting import COUNT_MOST
 from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
@@ -160,7 +160,7 @@ class AuditService:
         place = None if cursor is None else fields.check(lambda: read_place(cursor, order))
         fields.done()
         async with self._store.read() as rows:
-            query = await self._visible(rows, await standing(rows, actor, now), wanted, query)
+            query = await self._visible(rows, await load_caller(rows, actor, now), wanted, query)
             if place is None and order is SortOrder.RECORDED:
                 place = LogPosition(at=0.0, n=(await rows.log.head()).n if number is None else number)
             found = await rows.log.page(query, order, place, limit)
@@ -203,7 +203,7 @@ class AuditService:
         expected = None if head is None else fields.check(lambda: read_mark(head, "head"))
         fields.done()
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.AUDIT, AccountOperation.LIST)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.AUDIT, AccountOperation.LIST)
         found = await self._store.verify_audit(last, expected, limit)
         more = not found.done and found.problem is None
         return VerifyView(
@@ -232,9 +232,9 @@ class AuditService:
             removed += more
         return Retained(events=removed, until=before)
 
-    async def _visible(self, rows: Rows, asker: Caller, wanted: AuditFilter, query: LogQuery) -> LogQuery:
-        """The query, kept to what ``asker`` may see (rule 1). Raises NotFound, Forbidden."""
-        reader = await _reader(rows, asker, wanted.org)
+    async def _visible(self, rows: Rows, caller: Caller, wanted: AuditFilter, query: LogQuery) -> LogQuery:
+        """The query, kept to what ``caller`` may see (rule 1). Raises NotFound, Forbidden."""
+        reader = await _reader(rows, caller, wanted.org)
         query = replace(query, org_id=reader.org_id, user_id=reader.user_id)
         if wanted.user is None:
             return query
@@ -251,23 +251,23 @@ class AuditService:
 _NO_USER: Final = "there is no user with this email or id"
 
 
-async def _reader(rows: Rows, asker: Caller, org: str | None) -> _Reader:
+async def _reader(rows: Rows, caller: Caller, org: str | None) -> _Reader:
     if org is not None:
         found = await lookup.org(rows, org)
-        if asker.may(AccountEntity.AUDIT, AccountOperation.LIST, found.id):
+        if caller.may(AccountEntity.AUDIT, AccountOperation.LIST, found.id):
             return _Reader(org_id=found.id)
-        await lookup.visible_org(rows, asker, org)
+        await lookup.visible_org(rows, caller, org)
         raise Forbidden(_PERMISSION)
-    if asker.may(AccountEntity.AUDIT, AccountOperation.LIST):
+    if caller.may(AccountEntity.AUDIT, AccountOperation.LIST):
         return _Reader()
-    grant = asker.grant
+    grant = caller.grant
     if (
         grant is not None
         and grant.reach is Reach.ORG
-        and asker.may(AccountEntity.AUDIT, AccountOperation.LIST, grant.org_id)
+        and caller.may(AccountEntity.AUDIT, AccountOperation.LIST, grant.org_id)
     ):
         return _Reader(org_id=grant.org_id)
-    if grant is None or not grant.user_id or not asker.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
+    if grant is None or not grant.user_id or not caller.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
         raise Forbidden(_PERMISSION)
     reached = {Reach.PERSONAL: "", Reach.ORG: grant.org_id}.get(grant.reach)
     return _Reader(user_id=grant.user_id, org_id=reached)

@@ -11,7 +11,7 @@ from proxy.core.model import Actor
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable
 from proxy.services.audit.vocabulary import read_moment
-from proxy.services.caller import AccountEntity, AccountOperation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, load_caller
 from proxy.services.views import rfc3339
 from proxy.store.audit.reports import NamedReport, Report
 from proxy.store.store import Store
@@ -113,7 +113,7 @@ class ReportService:
     async def routes(self, actor: Actor) -> list[RouteView]:
         """Every route, in the order in which they are tried. Raises Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
         return [RouteView(number=place, route=route) for place, route in enumerate(self._routes, 1)]
 
     async def list(self, actor: Actor, since: str | None = None) -> list[ReportView]:
@@ -124,7 +124,7 @@ class ReportService:
         """
         after = read_moment(since, self._clock(), "since")
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
             found = await rows.reports.named(after)
         return sorted(map(self._view, _grouped(found)), key=_most_first)
 
@@ -134,7 +134,7 @@ class ReportService:
         Raises Forbidden, Unauthenticated.
         """
         async with self._store.change(actor, self._clock()) as change:
-            (await standing(change, actor, change.now)).require(AccountEntity.ROUTES, AccountOperation.DELETE)
+            (await load_caller(change, actor, change.now)).require(AccountEntity.ROUTES, AccountOperation.DELETE)
             count = await change.reports.clear(route)
             if count:
                 change.touched(ROUTE_REPORTS)

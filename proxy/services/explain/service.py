@@ -24,7 +24,7 @@ from proxy.core.reasons import Reason
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.explain.explanation import Asked, Explanation, Gateway, Second, explain
 from proxy.services.explain.steps import FAILED, Subject
 from proxy.services.tokens import authorization, loading
@@ -128,31 +128,31 @@ class ExplainService:
                 raise Invalid(field, f"at most {most} characters")
         now = self._clock()
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, now)
-            subject = await self._subject(rows, asker, token, now)
+            caller = await load_caller(rows, actor, now)
+            subject = await self._subject(rows, caller, token, now)
             if subject is None:
                 raise NotFound(NO_TOKEN)
-            return self._explained(asker, Asked(method=method, target=target, host=host), subject, now)
+            return self._explained(caller, Asked(method=method, target=target, host=host), subject, now)
 
     async def decision(self, actor: Actor, decision: str) -> Decision:
         """What was decided under this id, and what would be now. Raises NotFound, Invalid, Unauthenticated."""
         self._refuse_whole("decision", decision)
         now = self._clock()
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, now)
+            caller = await load_caller(rows, actor, now)
             page = await rows.log.page(LogQuery(request_id=decision), SortOrder.OLDEST, None, _SINCE_LIMIT)
             found = [entry for entry in page.entries if _of_request(entry)] if decision else []
             for entry in found:
-                told = await self._decided(rows, asker, entry, now)
+                told = await self._decided(rows, caller, entry, now)
                 if told is not None:
                     return told
         raise NotFound(NO_DECISION)
 
-    async def _decided(self, rows: Rows, asker: Caller, entry: LogEntry, now: float) -> Decision | None:
+    async def _decided(self, rows: Rows, caller: Caller, entry: LogEntry, now: float) -> Decision | None:
         """The decision of this event; None for who may know neither of the event nor of the token."""
         named = entry.actor_kind != ActorKind.SYSTEM
-        subject = await self._subject(rows, asker, entry.actor_id, now) if named else None
-        if subject is None and not _may_read(asker, entry):
+        subject = await self._subject(rows, caller, entry.actor_id, now) if named else None
+        if subject is None and not _may_read(caller, entry):
             return None
         if named and subject is None:
             there = await rows.tokens.get(entry.actor_id)
@@ -161,22 +161,22 @@ class ExplainService:
         asked = Asked(**{field: str(entry.details.get(key) or "") for field, key in _DETAILS}, second=_second(entry))
         if not asked.method or not asked.target:
             return Decision(entry=entry, now=None, differences=(), notes=(_UNREAD,), since=())
-        explained = self._explained(asker, asked, subject, now, _nobody(entry))
+        explained = self._explained(caller, asked, subject, now, _nobody(entry))
         return Decision(
             entry=entry,
             now=explained,
             differences=_differences(entry, explained),
             notes=tuple(_notes(entry, asked)),
-            since=() if subject is None else await _since(rows, asker, entry, subject),
+            since=() if subject is None else await _since(rows, caller, entry, subject),
         )
 
-    async def _subject(self, rows: Rows, asker: Caller, token: str, now: float) -> Subject | None:
-        """The token with this id or prefix as ``asker`` may see it; None where there is none to be seen."""
+    async def _subject(self, rows: Rows, caller: Caller, token: str, now: float) -> Subject | None:
+        """The token with this id or prefix as ``caller`` may see it; None where there is none to be seen."""
         entry = await rows.tokens.get(token.rpartition("_")[2])
         if entry is None or token not in (entry.token.id, entry.token.prefix):
             return None
-        at_hand = await loading.at_hand(rows, asker, entry)
-        if authorization.judge(asker, at_hand.target, Verb.SHOW, ()) is not Ruling.ALLOWED:
+        at_hand = await loading.at_hand(rows, caller, entry)
+        if authorization.judge(caller, at_hand.target, Verb.SHOW, ()) is not Ruling.ALLOWED:
             return None
         row = (await rows.grant_rows([entry.token.id])).tokens[entry.token.id]
         return Subject(
@@ -187,14 +187,14 @@ class ExplainService:
         )
 
     def _explained(
-        self, asker: Caller, asked: Asked, subject: Subject | None, now: float, nobody: Reason = Reason.NO_CREDENTIAL
+        self, caller: Caller, asked: Asked, subject: Subject | None, now: float, nobody: Reason = Reason.NO_CREDENTIAL
     ) -> Explanation:
         told = explain(self._gateway, asked, subject, now, nobody)
-        if subject is None or subject.row.reach is not Reach.ORGS or asker.operator:
+        if subject is None or subject.row.reach is not Reach.ORGS or caller.operator:
             return told
         match = told.judged.match
         seen = tuple(
-            one for one in subject.row.orgs if any(asker.may(AccountEntity.KEYS, look, one.org_id) for look in _LOOKS)
+            one for one in subject.row.orgs if any(caller.may(AccountEntity.KEYS, look, one.org_id) for look in _LOOKS)
         )
         org = None if match is None else match.org
         if org is not None and not any(org in (one.org_id, one.org_name) for one in seen):
@@ -287,27 +287,27 @@ _ABOUT_TOKENS: Final = frozenset(
 """Reasons that are found again from method, path and token alone."""
 
 
-def _may_read(asker: Caller, entry: LogEntry) -> bool:
-    """Whether the audit log would show this event to ``asker`` (``audit`` rule 1)."""
-    if asker.may(AccountEntity.AUDIT, AccountOperation.LIST, entry.org_id):
+def _may_read(caller: Caller, entry: LogEntry) -> bool:
+    """Whether the audit log would show this event to ``caller`` (``audit`` rule 1)."""
+    if caller.may(AccountEntity.AUDIT, AccountOperation.LIST, entry.org_id):
         return True
-    grant = asker.grant
+    grant = caller.grant
     if grant is None or not grant.user_id or entry.user_id != grant.user_id:
         return False
-    if not asker.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
+    if not caller.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
         return False
     return grant.reach is Reach.ACCOUNT or entry.org_id == grant.org_id
 
 
-async def _since(rows: Rows, asker: Caller, entry: LogEntry, subject: Subject) -> tuple[Happened, ...]:
-    """Changes since then to the token and to what it depends on, oldest first, as far as the asker may read them."""
+async def _since(rows: Rows, caller: Caller, entry: LogEntry, subject: Subject) -> tuple[Happened, ...]:
+    """Changes since then to the token and to what it depends on, oldest first, as far as the caller may read them."""
     row = subject.row
     queries = [LogQuery(target_id=id_, since=entry.at) for id_ in (row.id, row.user_id, row.role, row.org_id) if id_]
     queries.append(LogQuery(target_id="*", action="account.roles.sync", since=entry.at))
     found: dict[int, LogEntry] = {}
     for query in queries:
         page = await rows.log.page(query, SortOrder.OLDEST, None, _SINCE_LIMIT)
-        found.update((one.n, one) for one in page.entries if one.epoch and _may_read(asker, one))
+        found.update((one.n, one) for one in page.entries if one.epoch and _may_read(caller, one))
     return tuple(
         Happened(at=one.at, action=one.action, name=one.target_name or one.target_id, by=one.actor_name or one.actor_id)
         for _, one in sorted(found.items())[:_SINCE_LIMIT]

@@ -22,7 +22,7 @@ from proxy.core.model import Actor, Kind, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.services import idempotency, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
 from proxy.services.keys.seat_limit import require_seats
@@ -79,18 +79,18 @@ class KeyService:
         fields.done()
         async with self._store.read() as rows:
             now = self._clock()
-            asker = await standing(rows, actor, now)
+            caller = await load_caller(rows, actor, now)
             made = await idempotency.made_before(rows, actor, retry, now)
             if made is not None:
-                return await loading.replayed(rows, asker, made, now)
-            await self._plan(rows, asker, new, draft, grants, now)
+                return await loading.replayed(rows, caller, made, now)
+            await self._plan(rows, caller, new, draft, grants, now)
         value = await self._minter.value(actor, Kind.KEY)
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
+            caller = await load_caller(change, actor, change.now)
             made = await idempotency.made_before(change, actor, retry, change.now)
             if made is not None:
-                return await loading.replayed(change, asker, made, change.now)
-            plan = await self._plan(change, asker, new, draft, grants, change.now)
+                return await loading.replayed(change, caller, made, change.now)
+            plan = await self._plan(change, caller, new, draft, grants, change.now)
             one = plan.role is not None
             row = new_row(
                 value,
@@ -110,7 +110,7 @@ class KeyService:
             details: dict[str, object] = {"role": row.role, "scopes": row.scopes, "expires_at": row.expires_at}
             details.update(loading.mixed(draft.texts))
             loading.record(change, "mint", row, details, [org.id for org in plan.orgs])
-            view = await loading.show(change, asker, row.id, change.now)
+            view = await loading.show(change, caller, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
@@ -135,9 +135,9 @@ class KeyService:
         texts = _granted(fields, granted, "permissions")
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            asker, found, organisation = await self._at(change, actor, key, org, AccountOperation.UPDATE)
+            caller, found, organisation = await self._at(change, actor, key, org, AccountOperation.UPDATE)
             before = next((one for one in found.attached if one.org_id == organisation.id), None)
-            await self._require_attachable(change, asker, found, organisation, texts)
+            await self._require_attachable(change, caller, found, organisation, texts)
             after = sorted(set(texts))
             if before is None:
                 if len(found.attached) >= ORGS_MOST:
@@ -149,7 +149,7 @@ class KeyService:
             if before is None or list(before.permissions) != after:
                 was = None if before is None else list(before.permissions)
                 _record(change, "attach", found.row, organisation, {"before": was, "after": after})
-            return Changed(view=await loading.show(change, asker, found.row.id, change.now))
+            return Changed(view=await loading.show(change, caller, found.row.id, change.now))
 
     async def detach(self, actor: Actor, key: str, org: str) -> Changed:
         """Take an organisation token away from an organisation; from where it is not, is done already.
@@ -157,28 +157,28 @@ class KeyService:
         Raises NotFound, Forbidden, Conflict (not an organisation token, the last one).
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker, found, organisation = await self._at(change, actor, key, org, AccountOperation.DELETE)
+            caller, found, organisation = await self._at(change, actor, key, org, AccountOperation.DELETE)
             before = next((one for one in found.attached if one.org_id == organisation.id), None)
             if before is not None:
                 if len(found.attached) == 1:
                     raise Conflict("this is the last organisation of the token: delete the token instead")
                 await change.token_orgs.remove(found.row.id, organisation.id)
                 _record(change, "detach", found.row, organisation, {"before": list(before.permissions)})
-            return Changed(view=await loading.show(change, asker, found.row.id, change.now))
+            return Changed(view=await loading.show(change, caller, found.row.id, change.now))
 
     async def _at(
         self, change: Change, actor: Actor, key: str, org: str, operation: AccountOperation
     ) -> tuple[Caller, Found, OrgRow]:
-        asker = await standing(change, actor, change.now)
-        found = await loading.find(change, asker, self._policies, key, Verb.SHOW)
-        organisation = await lookup.visible_org(change, asker, org)
-        asker.require(AccountEntity.KEYS, operation, organisation.id)
+        caller = await load_caller(change, actor, change.now)
+        found = await loading.find(change, caller, self._policies, key, Verb.SHOW)
+        organisation = await lookup.visible_org(change, caller, org)
+        caller.require(AccountEntity.KEYS, operation, organisation.id)
         if found.row.reach is not Reach.ORGS:
             raise Conflict(_NOT_SEVERAL)
-        return asker, found, organisation
+        return caller, found, organisation
 
     async def _require_attachable(
-        self, rows: Rows, asker: Caller, found: Found, organisation: OrgRow, texts: tuple[str, ...]
+        self, rows: Rows, caller: Caller, found: Found, organisation: OrgRow, texts: tuple[str, ...]
     ) -> None:
         _require_active(organisation)
         policy = await self._policies.of(rows, organisation.id)
@@ -191,8 +191,8 @@ class KeyService:
         begun = row.created_at if row.rotated_at is None else row.rotated_at
         if policy.broken(lifetime=None if row.expires_at is None else row.expires_at - begun, scopes=()):
             raise Conflict("the token lives longer than the policy of the organisation allows")
-        too_much = [] if asker.grant is None else authorization.longer(asker.grant, row.expires_at)
-        if not asker.may_give(PermissionSet.of(texts), organisation.id):
+        too_much = [] if caller.grant is None else authorization.longer(caller.grant, row.expires_at)
+        if not caller.may_give(PermissionSet.of(texts), organisation.id):
             too_much.append(("permissions", _TOO_MUCH))
         if too_much:
             raise Forbidden("an organisation token cannot be given this", *too_much)
@@ -200,18 +200,18 @@ class KeyService:
     async def _plan(
         self,
         rows: Rows,
-        asker: Caller,
+        caller: Caller,
         new: KeyRequest,
         draft: Draft,
         grants: tuple[tuple[str, tuple[str, ...]], ...],
         now: float,
     ) -> _Plan:
-        if asker.grant is not None and asker.grant.kind is not Kind.PAT:
+        if caller.grant is not None and caller.grant.kind is not Kind.PAT:
             raise Forbidden(KEYS_MAKE_NOTHING)
         references = [org for org, _ in grants] if new.org is None else [new.org]
-        orgs = [await lookup.visible_org(rows, asker, reference) for reference in references]
+        orgs = [await lookup.visible_org(rows, caller, reference) for reference in references]
         for org in orgs:
-            asker.require(AccountEntity.KEYS, AccountOperation.CREATE, org.id)
+            caller.require(AccountEntity.KEYS, AccountOperation.CREATE, org.id)
             _require_active(org)
         fields = Fields()
         if len({org.id for org in orgs}) < len(orgs):
@@ -230,11 +230,11 @@ class KeyService:
         fields.done()
         expires_at = lives.end(now)
         faults: list[FieldError] = []
-        if asker.grant is not None:
-            faults += authorization.longer(asker.grant, expires_at)
-            faults += authorization.wider(asker.grant, () if role is None else draft.scopes)
+        if caller.grant is not None:
+            faults += authorization.longer(caller.grant, expires_at)
+            faults += authorization.wider(caller.grant, () if role is None else draft.scopes)
         for org, held in zip(orgs, given, strict=True):
-            if not asker.may_give(held, org.id):
+            if not caller.may_give(held, org.id):
                 faults.append(("role" if role is not None else f"grants.{org.name}", _TOO_MUCH))
         if faults:
             raise Forbidden(

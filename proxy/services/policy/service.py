@@ -25,7 +25,7 @@ from proxy.core.errors import Invalid
 from proxy.core.model import Actor, Reach
 from proxy.services import counting, lookup
 from proxy.services.accounts.roles import permission_texts
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.policy.model import AdminRight, TokenPolicy, lifetime
 from proxy.services.validation import Fields
 from proxy.services.views import (
@@ -153,10 +153,10 @@ class PolicyService:
     async def show(self, actor: Actor, org: str | None = None) -> PolicyView:
         """What counts, and where it comes from. Raises NotFound (org), Unauthenticated."""
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, self._clock())
+            caller = await load_caller(rows, actor, self._clock())
             if org is None:
                 return PolicyView(effective=self.deployment, deployment=self.deployment)
-            return self._view(await lookup.visible_org(rows, asker, org))
+            return self._view(await lookup.visible_org(rows, caller, org))
 
     async def set(self, actor: Actor, org: str, own: Mapping[str, object], *, expire: bool = False) -> PolicyView:
         """Give an organisation this policy of its own, instead of the one before; {} leaves the deployment's alone.
@@ -167,9 +167,9 @@ class PolicyService:
         """
         checked = _checked(own)
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            row = await lookup.visible_org(change, asker, org)
-            asker.require(AccountEntity.POLICY, AccountOperation.UPDATE, row.id)
+            caller = await load_caller(change, actor, change.now)
+            row = await lookup.visible_org(change, caller, org)
+            caller.require(AccountEntity.POLICY, AccountOperation.UPDATE, row.id)
             if dict(row.policy or {}) != checked:
                 await change.orgs.set_policy(row.id, checked, change.now)
                 change.touched(org_key(row.id))
@@ -306,10 +306,10 @@ class PolicyService:
         if not found:
             return 0
         async with self._store.change(actor, self._clock()) as change:
-            asker = await self._asker(change, actor, org_id, AccountOperation.UPDATE)
+            caller = await self._caller(change, actor, org_id, AccountOperation.UPDATE)
             living = await change.living.those([violation.token.id for violation in found], change.now)
             broken = await self._held(change, living, change.now, org_id, rules)
-            ended = [one for one in broken if asker.operator or _may_end(asker, one.token)]
+            ended = [one for one in broken if caller.operator or _may_end(caller, one.token)]
             await change.living.end([violation.token.id for violation in ended], change.now)
             for violation in ended:
                 _record(change, violation, BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE)
@@ -317,15 +317,15 @@ class PolicyService:
 
     async def _judged(self, rows: Rows, actor: Actor, org: str | None, operation: AccountOperation) -> str | None:
         """The organisation's id, if one was named; the actor may do this there."""
-        asker = await standing(rows, actor, self._clock())
-        row = None if org is None else await lookup.visible_org(rows, asker, org)
-        asker.require(AccountEntity.POLICY, operation, "" if row is None else row.id)
+        caller = await load_caller(rows, actor, self._clock())
+        row = None if org is None else await lookup.visible_org(rows, caller, org)
+        caller.require(AccountEntity.POLICY, operation, "" if row is None else row.id)
         return None if row is None else row.id
 
-    async def _asker(self, rows: Rows, actor: Actor, org_id: str | None, operation: AccountOperation) -> Caller:
-        asker = await standing(rows, actor, self._clock())
-        asker.require(AccountEntity.POLICY, operation, org_id or "")
-        return asker
+    async def _caller(self, rows: Rows, actor: Actor, org_id: str | None, operation: AccountOperation) -> Caller:
+        caller = await load_caller(rows, actor, self._clock())
+        caller.require(AccountEntity.POLICY, operation, org_id or "")
+        return caller
 
     async def _broken(
         self,
@@ -378,8 +378,8 @@ def _rules(policy: TokenPolicy, token: ActiveToken, org_ids: tuple[str, ...], no
     )
 
 
-def _may_end(asker: Caller, token: ActiveToken) -> bool:
-    return all(asker.may(AccountEntity.POLICY, AccountOperation.UPDATE, org_id) for org_id in token.org_ids)
+def _may_end(caller: Caller, token: ActiveToken) -> bool:
+    return all(caller.may(AccountEntity.POLICY, AccountOperation.UPDATE, org_id) for org_id in token.org_ids)
 
 
 def _told(breaking: int, all_of_them: bool) -> tuple[str, ...]:

@@ -92,19 +92,19 @@ class Target:
         return self.org_ids or ("",)
 
 
-def judge(asker: Caller, target: Target, verb: Verb, rights: Collection[AdminRight]) -> Ruling:
-    """Whether ``asker`` may do this with the token; ``rights`` are what the policy gives administrators there."""
-    grant = asker.grant
+def judge(caller: Caller, target: Target, verb: Verb, rights: Collection[AdminRight]) -> Ruling:
+    """Whether ``caller`` may do this with the token; ``rights`` are what the policy gives administrators there."""
+    grant = caller.grant
     if grant is None:
         return Ruling.ALLOWED
     own = owns(grant, target.row)
-    if own and (not asker.scoped or target.made or target.row.id == grant.token_id):
+    if own and (not caller.scoped or target.made or target.row.id == grant.token_id):
         return Ruling.ALLOWED
     operation = _OPERATIONS[verb]
-    if own and asker.scopes_allow(AccountEntity.TOKENS, operation):
+    if own and caller.scopes_allow(AccountEntity.TOKENS, operation):
         return Ruling.ALLOWED
-    seen = any(asker.may(target.entity, look, place) for look in _LOOKS for place in target.places)
-    seen = seen or (own and any(asker.scopes_allow(AccountEntity.TOKENS, look) for look in _LOOKS))
+    seen = any(caller.may(target.entity, look, place) for look in _LOOKS for place in target.places)
+    seen = seen or (own and any(caller.scopes_allow(AccountEntity.TOKENS, look) for look in _LOOKS))
     if not seen:
         return Ruling.HIDDEN
     if verb is Verb.SHOW:
@@ -113,7 +113,7 @@ def judge(asker: Caller, target: Target, verb: Verb, rights: Collection[AdminRig
         return Ruling.KEY
     if own:
         return Ruling.SCOPES
-    permitted = all(asker.may(target.entity, operation, place) for place in target.places)
+    permitted = all(caller.may(target.entity, operation, place) for place in target.places)
     if target.entity is AccountEntity.KEYS:
         return Ruling.ALLOWED if permitted else Ruling.PERMISSION
     if verb not in _RIGHTS:
@@ -178,17 +178,17 @@ def wider(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
     ]
 
 
-def sight(asker: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:
+def sight(caller: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:
     """What somebody may list, or do this to as far as permissions say: tokens within any of these."""
-    grant = asker.grant
+    grant = caller.grant
     if grant is None:
         return (Within(),)
-    found = [*_own(asker, grant, operation)] if grant.kind is Kind.PAT else []
-    for place in ("", *sorted(asker.org_ids)):
+    found = [*_own(caller, grant, operation)] if grant.kind is Kind.PAT else []
+    for place in ("", *sorted(caller.org_ids)):
         kinds = [
             kind
             for kind, entity in ((Kind.PAT, AccountEntity.TOKENS), (Kind.KEY, AccountEntity.KEYS))
-            if asker.may(entity, operation, place)
+            if caller.may(entity, operation, place)
         ]
         org_id = place or None
         if len(kinds) == len(Kind):
@@ -200,8 +200,8 @@ def sight(asker: Caller, operation: AccountOperation = AccountOperation.LIST) ->
     return tuple(found)
 
 
-def _own(asker: Caller, grant: Grant, operation: AccountOperation) -> Iterable[Within]:
-    if asker.scoped and not asker.scopes_allow(AccountEntity.TOKENS, operation):
+def _own(caller: Caller, grant: Grant, operation: AccountOperation) -> Iterable[Within]:
+    if caller.scoped and not caller.scopes_allow(AccountEntity.TOKENS, operation):
         yield Within(user_id=grant.user_id, lineage=grant.token_id)
     elif grant.reach is Reach.ORG:
         yield Within(user_id=grant.user_id, org_id=grant.org_id)

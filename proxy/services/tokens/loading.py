@@ -52,38 +52,38 @@ class Found:
         return TokenView.of(self.entry, now).status
 
 
-async def find(rows: Rows, asker: Caller, policies: PolicyService, reference: str, verb: Verb) -> Found:
-    """The token with this id or prefix, which ``asker`` may do this with. Raises NotFound, Forbidden."""
+async def find(rows: Rows, caller: Caller, policies: PolicyService, reference: str, verb: Verb) -> Found:
+    """The token with this id or prefix, which ``caller`` may do this with. Raises NotFound, Forbidden."""
     entry = await rows.tokens.get(reference.rpartition("_")[2])
     if entry is None or reference not in (entry.token.id, entry.token.prefix):
         raise NotFound(NO_TOKEN)
-    found = await at_hand(rows, asker, entry)
-    authorization.require(await judge(rows, asker, policies, found, verb))
+    found = await at_hand(rows, caller, entry)
+    authorization.require(await judge(rows, caller, policies, found, verb))
     return found
 
 
-async def at_hand(rows: Rows, asker: Caller, entry: TokenEntry) -> Found:
-    row, grant = entry.token, asker.grant
+async def at_hand(rows: Rows, caller: Caller, entry: TokenEntry) -> Found:
+    row, grant = entry.token, caller.grant
     attached = tuple(await rows.token_orgs.of((row.id,))) if row.reach is Reach.ORGS else ()
     # Only of one's own, and only where scopes make a difference of it.
-    asked = grant is not None and asker.scoped and authorization.owns(grant, row)
+    asked = grant is not None and caller.scoped and authorization.owns(grant, row)
     made = grant is not None and asked and await rows.tokens.descends(row.id, grant.token_id)
     return Found(entry=entry, attached=attached, made=made)
 
 
-async def judge(rows: Rows, asker: Caller, policies: PolicyService, found: Found, verb: Verb) -> Ruling:
+async def judge(rows: Rows, caller: Caller, policies: PolicyService, found: Found, verb: Verb) -> Ruling:
     """What ``custody`` says; the policy is read only where it has a say."""
     rights: frozenset[AdminRight] = frozenset()
-    if not asker.operator and verb in (Verb.REVOKE, Verb.DELETE):
+    if not caller.operator and verb in (Verb.REVOKE, Verb.DELETE):
         rights = (await policies.of(rows, found.row.org_id)).admin_rights
-    return authorization.judge(asker, found.target, verb, rights)
+    return authorization.judge(caller, found.target, verb, rights)
 
 
 async def require_within(
-    rows: Rows, asker: Caller, found: Found, *, expires_at: float | None, scopes: Iterable[str] | None
+    rows: Rows, caller: Caller, found: Found, *, expires_at: float | None, scopes: Iterable[str] | None
 ) -> None:
-    """Whether ``asker`` may give this token a value, or these scopes and this end. Raises Forbidden (custody 7)."""
-    grant, row = asker.grant, found.row
+    """Whether ``caller`` may give this token a value, or these scopes and this end. Raises Forbidden (custody 7)."""
+    grant, row = caller.grant, found.row
     if grant is None:
         return
     if row.kind is Kind.PAT:
@@ -95,21 +95,21 @@ async def require_within(
             *authorization.longer(grant, expires_at),
             *authorization.wider(grant, () if row.reach is Reach.ORGS else scopes),
         ]
-        faults += await _role_faults(rows, asker, found)
+        faults += await _role_faults(rows, caller, found)
     if faults:
         raise Forbidden(_MORE, *faults)
 
 
-async def _role_faults(rows: Rows, asker: Caller, found: Found) -> list[FieldError]:
+async def _role_faults(rows: Rows, caller: Caller, found: Found) -> list[FieldError]:
     row = found.row
     if row.reach is Reach.ORGS:
         return [
             (f"grants.{one.org_name}", _ROLE)
             for one in found.attached
-            if not asker.may_give(PermissionSet.of(one.permissions), one.org_id)
+            if not caller.may_give(PermissionSet.of(one.permissions), one.org_id)
         ]
     role = await lookup.permissions(rows, row.role or lookup.NO_ROLE)
-    return [] if asker.may_give(role, row.org_id or "") else [("role", _ROLE)]
+    return [] if caller.may_give(role, row.org_id or "") else [("role", _ROLE)]
 
 
 async def require_usable(rows: Rows, found: Found) -> None:
@@ -145,27 +145,27 @@ async def roles(rows: Rows, found: Found) -> list[PermissionSet]:
     return [await lookup.permissions(rows, name) for name in names]
 
 
-async def show(rows: Rows, asker: Caller, token_id: str, now: float) -> TokenView:
+async def show(rows: Rows, caller: Caller, token_id: str, now: float) -> TokenView:
     """A token of this transaction, for somebody who was found to be allowed to see it."""
     entry = await rows.tokens.get(token_id)
     if entry is None:
         raise RuntimeError("a token vanished inside a transaction")
-    return (await views(rows, asker, (entry,), now))[0]
+    return (await views(rows, caller, (entry,), now))[0]
 
 
-async def views(rows: Rows, asker: Caller, entries: Sequence[TokenEntry], now: float) -> list[TokenView]:
-    """Tokens as ``asker`` may see them: of an organisation token no organisation that is none of their business."""
+async def views(rows: Rows, caller: Caller, entries: Sequence[TokenEntry], now: float) -> list[TokenView]:
+    """Tokens as ``caller`` may see them: of an organisation token no organisation that is none of their business."""
     several = [entry.token.id for entry in entries if entry.token.reach is Reach.ORGS]
     attached: dict[str, list[AttachedRow]] = {}
     for row in await rows.token_orgs.of(several) if several else ():
         if any(
-            asker.may(AccountEntity.KEYS, look, row.org_id) for look in (AccountOperation.READ, AccountOperation.LIST)
+            caller.may(AccountEntity.KEYS, look, row.org_id) for look in (AccountOperation.READ, AccountOperation.LIST)
         ):
             attached.setdefault(row.token_id, []).append(row)
     return [TokenView.of(entry, now, attached.get(entry.token.id, ())) for entry in entries]
 
 
-async def replayed(rows: Rows, asker: Caller, token_id: str, now: float) -> Created:
+async def replayed(rows: Rows, caller: Caller, token_id: str, now: float) -> Created:
     """The answer to a retry of what made this token: without its value.
 
     Raises Conflict where it is gone, NotFound where whoever made it may not see it any more.
@@ -173,8 +173,8 @@ async def replayed(rows: Rows, asker: Caller, token_id: str, now: float) -> Crea
     entry = await rows.tokens.get(token_id)
     if entry is None:
         raise Conflict("what an earlier request with the same key made has been deleted")
-    authorization.require(authorization.judge(asker, (await at_hand(rows, asker, entry)).target, Verb.SHOW, ()))
-    (view,) = await views(rows, asker, (entry,), now)
+    authorization.require(authorization.judge(caller, (await at_hand(rows, caller, entry)).target, Verb.SHOW, ()))
+    (view,) = await views(rows, caller, (entry,), now)
     return Created(view=view, token=None, warnings=(SHOWN_ONCE,), replayed=True)
 
 

@@ -55,17 +55,17 @@ def reach_of(new: TokenRequest, fields: Fields) -> Reach:
 
 
 async def plan(
-    rows: Rows, asker: Caller, policies: PolicyService, new: TokenRequest, draft: Draft, reach: Reach, now: float
+    rows: Rows, caller: Caller, policies: PolicyService, new: TokenRequest, draft: Draft, reach: Reach, now: float
 ) -> Plan:
     """Raises Invalid, NotFound, Conflict, and Forbidden where the new token would not be contained."""
-    grant = asker.grant
+    grant = caller.grant
     if grant is not None and grant.kind is not Kind.PAT:
         raise Forbidden(KEYS_MAKE_NOTHING)
-    user = await _owner(rows, asker, new.user)
+    user = await _owner(rows, caller, new.user)
     if user.status is UserStatus.SUSPENDED:
         raise Conflict("the user is suspended and cannot be given a token")
     members = await rows.members.of_user(user.id)
-    org = None if new.org is None else await _org(rows, asker, new.org, {member.org_id for member in members})
+    org = None if new.org is None else await _org(rows, caller, new.org, {member.org_id for member in members})
     org_ids = [org.id] if org is not None else [one.org_id for one in members] if reach is Reach.ACCOUNT else []
     policy = await policies.of(rows, None if org is None else org.id)
     fields = Fields()
@@ -109,8 +109,8 @@ async def require_room(rows: Rows, policies: PolicyService, user_id: str, org_id
             raise Conflict(f"the user has as many active tokens as the policy allows ({limit}): revoke one first")
 
 
-async def _owner(rows: Rows, asker: Caller, reference: str | None) -> UserRow:
-    grant = asker.grant
+async def _owner(rows: Rows, caller: Caller, reference: str | None) -> UserRow:
+    grant = caller.grant
     if grant is None:
         if reference is None:
             raise Invalid("user", "say whose token it is")
@@ -124,8 +124,8 @@ async def _owner(rows: Rows, asker: Caller, reference: str | None) -> UserRow:
     return await lookup.user(rows, grant.user_id)
 
 
-async def _org(rows: Rows, asker: Caller, reference: str, member_of: set[str]) -> OrgRow:
-    found = await lookup.visible_org(rows, asker, reference)
+async def _org(rows: Rows, caller: Caller, reference: str, member_of: set[str]) -> OrgRow:
+    found = await lookup.visible_org(rows, caller, reference)
     if found.status != ORG_ACTIVE:
         raise Conflict("the organisation is suspended and cannot be given a token")
     if found.id not in member_of:

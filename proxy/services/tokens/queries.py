@@ -49,16 +49,16 @@ class TokenFilter:
         fields.done()
 
 
-async def query(rows: Rows, asker: Caller, policies: PolicyService, wanted: TokenFilter, now: float) -> TokenListQuery:
+async def query(rows: Rows, caller: Caller, policies: PolicyService, wanted: TokenFilter, now: float) -> TokenListQuery:
     """The tokens in sight that are wanted. Raises NotFound (user, org, parent)."""
-    user_id = None if wanted.user is None else (await user_in_sight(rows, asker, wanted.user)).id
-    org_id = None if wanted.org is None else (await lookup.visible_org(rows, asker, wanted.org)).id
-    sights = authorization.sight(asker)
+    user_id = None if wanted.user is None else (await user_in_sight(rows, caller, wanted.user)).id
+    org_id = None if wanted.org is None else (await lookup.visible_org(rows, caller, wanted.org)).id
+    sights = authorization.sight(caller)
     lineage = None
     if wanted.parent is not None:
-        parent = await loading.find(rows, asker, policies, wanted.parent, Verb.SHOW)
+        parent = await loading.find(rows, caller, policies, wanted.parent, Verb.SHOW)
         lineage = parent.row.id
-        if not (parent.made or (asker.grant is not None and asker.grant.token_id == lineage)):
+        if not (parent.made or (caller.grant is not None and caller.grant.token_id == lineage)):
             sights = tuple(one for one in sights if one.lineage is None)
     return TokenListQuery(
         within=authorization.narrowed(sights, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
@@ -70,16 +70,16 @@ async def query(rows: Rows, asker: Caller, policies: PolicyService, wanted: Toke
     )
 
 
-async def user_in_sight(rows: Rows, asker: Caller, reference: str) -> UserRow:
-    """The user with this email or id, if ``asker`` may know of some of their tokens.
+async def user_in_sight(rows: Rows, caller: Caller, reference: str) -> UserRow:
+    """The user with this email or id, if ``caller`` may know of some of their tokens.
 
-    Raises NotFound, after the same statements for somebody who is none of the asker's business and for nobody.
+    Raises NotFound, after the same statements for somebody who is none of the caller's business and for nobody.
     """
-    if asker.may(AccountEntity.TOKENS, AccountOperation.LIST):
+    if caller.may(AccountEntity.TOKENS, AccountOperation.LIST):
         return await lookup.user(rows, reference)
-    for org_id in sorted(asker.org_ids):
-        if asker.may(AccountEntity.TOKENS, AccountOperation.LIST, org_id):
+    for org_id in sorted(caller.org_ids):
+        if caller.may(AccountEntity.TOKENS, AccountOperation.LIST, org_id):
             member = await lookup.membership_of(rows, org_id, reference)
             if member is not None:
                 return await lookup.user(rows, member.user_id)
-    return await lookup.visible_user(rows, asker, reference)
+    return await lookup.visible_user(rows, caller, reference)

@@ -31,7 +31,7 @@ class NewExpiry:
 
 
 async def renewal(
-    rows: Rows, asker: Caller, policies: PolicyService, found: Found, expires: float | None, now: float
+    rows: Rows, caller: Caller, policies: PolicyService, found: Found, expires: float | None, now: float
 ) -> NewExpiry:
     """Raises Conflict (active, or somebody suspended or gone, or too many), Invalid and Forbidden."""
     row = found.row
@@ -49,7 +49,7 @@ async def renewal(
             fields.fault(f"grants.{one.org_name}", problem)
     fields.done()
     expires_at = lives.end(now)
-    await loading.require_within(rows, asker, found, expires_at=expires_at, scopes=row.scopes)
+    await loading.require_within(rows, caller, found, expires_at=expires_at, scopes=row.scopes)
     if row.kind is Kind.PAT and row.user_id is not None:
         await ownership.require_room(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:

@@ -43,7 +43,7 @@ class BulkRevocation:
     done: bool = False
     _after: Cursor | None = None
 
-    async def step(self, change: Change, asker: Caller, policies: PolicyService, found: Found) -> None:
+    async def step(self, change: Change, caller: Caller, policies: PolicyService, found: Found) -> None:
         """Revoke this token, and some of those that it made."""
         own = _presented(change)
         page = await change.tokens.made_by(found.row.id, change.now, after=self._after, limit=AT_ONCE)
@@ -58,10 +58,10 @@ class BulkRevocation:
             loading.record_found(change, "revoke", found)
         ended: list[str] = []
         for entry in entries:
-            one = await loading.at_hand(change, asker, entry)
+            one = await loading.at_hand(change, caller, entry)
             if one.status(change.now) is not TokenStatus.ACTIVE:
                 continue
-            if await loading.judge(change, asker, policies, one, Verb.REVOKE) is Ruling.ALLOWED:
+            if await loading.judge(change, caller, policies, one, Verb.REVOKE) is Ruling.ALLOWED:
                 ended.append(one.row.id)
                 loading.record_found(change, "revoke", one, {"with": found.row.prefix})
         await change.tokens.revoke_many(ended, change.now)
@@ -81,13 +81,13 @@ class BulkDeletion:
     _own: bool = False
     _refused: Ruling = Ruling.ALLOWED
 
-    async def step(self, change: Change, asker: Caller, policies: PolicyService) -> None:
-        """Delete some of those that ``asker`` may delete.
+    async def step(self, change: Change, caller: Caller, policies: PolicyService) -> None:
+        """Delete some of those that ``caller`` may delete.
 
         Raises Forbidden where there are some in sight, of somebody else, and none that may be deleted.
         """
         own = _presented(change)
-        sights = authorization.sight(asker) + authorization.sight(asker, AccountOperation.DELETE)
+        sights = authorization.sight(caller) + authorization.sight(caller, AccountOperation.DELETE)
         query = TokenListQuery(within=authorization.narrowed(sights, Within(user_id=self.user_id)))
         page = await change.tokens.page(query, after=self._after, limit=AT_ONCE, now=change.now)
         self.done = len(page) < AT_ONCE
@@ -99,17 +99,17 @@ class BulkDeletion:
             entries += await _one(change, own)
         deleted: list[TokenRow] = []
         for entry in entries:
-            one = await loading.at_hand(change, asker, entry)
+            one = await loading.at_hand(change, caller, entry)
             if one.row.id == self.keep:
                 continue
-            ruling = await loading.judge(change, asker, policies, one, Verb.DELETE)
+            ruling = await loading.judge(change, caller, policies, one, Verb.DELETE)
             if ruling is Ruling.ALLOWED:
                 loading.record_found(change, "delete", one)
                 deleted.append(one.row)
             else:
                 self._refused = ruling
         self.deleted += len(deleted)
-        if self.done and not self.deleted and self._refused is not Ruling.ALLOWED and self.user_id != asker.user_id:
+        if self.done and not self.deleted and self._refused is not Ruling.ALLOWED and self.user_id != caller.user_id:
             authorization.require(self._refused)
         await change.tokens.delete_many(deleted)
 

@@ -95,9 +95,9 @@ def setting(scopes: Iterable[str]) -> Edit:
 
 
 async def require(
-    rows: Rows, asker: Caller, policies: PolicyService, found: Found, wanted: tuple[str, ...], edited: Scopes
+    rows: Rows, caller: Caller, policies: PolicyService, found: Found, wanted: tuple[str, ...], edited: Scopes
 ) -> None:
-    """Whether ``asker`` may make this of a token. Raises Invalid (policy) and Forbidden (rule 4)."""
+    """Whether ``caller`` may make this of a token. Raises Invalid (policy) and Forbidden (rule 4)."""
     faults = (await policies.of(rows, *loading.policed_by(found))).scope_faults(wanted)
     if len(edited.after) > SCOPES_MOST:
         faults.append(("scopes", f"a token has at most {SCOPES_MOST} scopes"))
@@ -105,10 +105,10 @@ async def require(
         raise Invalid(*faults[0], *faults[1:])
     if not edited.added:
         return
-    wider = [] if asker.grant is None else authorization.wider(asker.grant, wanted)
+    wider = [] if caller.grant is None else authorization.wider(caller.grant, wanted)
     if wider:
         raise Forbidden("a token cannot be given more than the one presented may do", *wider)
-    await loading.require_within(rows, asker, found, expires_at=found.row.expires_at, scopes=edited.after)
+    await loading.require_within(rows, caller, found, expires_at=found.row.expires_at, scopes=edited.after)
 
 
 def _new(before: Sequence[str], wanted: Iterable[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
 from proxy.services import counting, idempotency, identifiers
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import Caller, standing
+from proxy.services.caller import Caller, load_caller
 from proxy.services.idempotency import Retry
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
@@ -66,18 +66,18 @@ class TokenService:
         fields.done()
         async with self._store.read() as rows:
             now = self._clock()
-            asker = await standing(rows, actor, now)
+            caller = await load_caller(rows, actor, now)
             made = await idempotency.made_before(rows, actor, retry, now)
             if made is not None:
-                return await loading.replayed(rows, asker, made, now)
-            await ownership.plan(rows, asker, self._policies, new, draft, reach, now)
+                return await loading.replayed(rows, caller, made, now)
+            await ownership.plan(rows, caller, self._policies, new, draft, reach, now)
         value = await self._minter.value(actor, Kind.PAT)
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
+            caller = await load_caller(change, actor, change.now)
             made = await idempotency.made_before(change, actor, retry, change.now)
             if made is not None:
-                return await loading.replayed(change, asker, made, change.now)
-            plan = await ownership.plan(change, asker, self._policies, new, draft, reach, change.now)
+                return await loading.replayed(change, caller, made, change.now)
+            plan = await ownership.plan(change, caller, self._policies, new, draft, reach, change.now)
             row = new_row(
                 value,
                 draft,
@@ -94,7 +94,7 @@ class TokenService:
             details: dict[str, object] = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
             details.update({"expires_at": row.expires_at, **loading.mixed(draft.texts)})
             loading.record(change, "mint", row, details)
-            view = await loading.show(change, asker, row.id, change.now)
+            view = await loading.show(change, caller, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
@@ -116,22 +116,22 @@ class TokenService:
         wanted.check()
         now = self._clock()
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, now)
-            query = await queries.query(rows, asker, self._policies, wanted, now)
+            caller = await load_caller(rows, actor, now)
+            query = await queries.query(rows, caller, self._policies, wanted, now)
             found = await rows.tokens.page(query, after=after, limit=limit + 1, now=now)
-            views = await loading.views(rows, asker, found[:limit], now)
+            views = await loading.views(rows, caller, found[:limit], now)
             last = query.position(found[limit - 1]) if len(found) > limit else None
             behind = partial(rows.tokens.count_behind, query, now=now)
-            left = await counting.remaining(asker, last, behind) if count else None
+            left = await counting.remaining(caller, last, behind) if count else None
         return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
 
     async def show(self, actor: Actor, token: str) -> TokenView:
         """One token. Raises NotFound."""
         async with self._store.read() as rows:
             now = self._clock()
-            asker = await standing(rows, actor, now)
-            found = await loading.find(rows, asker, self._policies, token, Verb.SHOW)
-            return (await loading.views(rows, asker, (found.entry,), now))[0]
+            caller = await load_caller(rows, actor, now)
+            found = await loading.find(rows, caller, self._policies, token, Verb.SHOW)
+            return (await loading.views(rows, caller, (found.entry,), now))[0]
 
     async def update(
         self, actor: Actor, token: str, *, name: str | None = None, description: str | None = None
@@ -142,8 +142,8 @@ class TokenService:
         text = None if description is None else fields.check(lambda: identifiers.description(description))
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            found = await loading.find(change, asker, self._policies, token, Verb.UPDATE)
+            caller = await load_caller(change, actor, change.now)
+            found = await loading.find(change, caller, self._policies, token, Verb.UPDATE)
             before = {"name": found.row.name, "description": found.row.description}
             after = {**before, **({} if title is None else {"name": title})}
             after.update({} if text is None else {"description": text})
@@ -151,7 +151,7 @@ class TokenService:
                 await change.tokens.describe(found.row.id, now=change.now, **after)
                 details = {"before": before, "after": after, **loading.mixed({"name": after["name"]})}
                 loading.record_found(change, "update", found, details)
-            view = await loading.show(change, asker, found.row.id, change.now)
+            view = await loading.show(change, caller, found.row.id, change.now)
             return Changed(view=view, warnings=lookalikes.warnings({"name": view.name}))
 
     async def rotate(self, actor: Actor, token: str) -> Created:
@@ -161,14 +161,14 @@ class TokenService:
         """
         async with self._store.read() as rows:
             now = self._clock()
-            found = await self._rotatable(rows, await standing(rows, actor, now), token, now)
+            found = await self._rotatable(rows, await load_caller(rows, actor, now), token, now)
         value = await self._minter.value(actor, found.row.kind, found.row.id)
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            found = await self._rotatable(change, asker, token, change.now)
+            caller = await load_caller(change, actor, change.now)
+            found = await self._rotatable(change, caller, token, change.now)
             await change.tokens.replace_secret(found.row.id, hash=value.hash, digest=value.digest, now=change.now)
             loading.record_found(change, "rotate", found)
-            view = await loading.show(change, asker, found.row.id, change.now)
+            view = await loading.show(change, caller, found.row.id, change.now)
         return Created(view=view, token=value.token)
 
     async def regenerate(self, actor: Actor, token: str, *, expires: float | None = None) -> Created:
@@ -180,14 +180,14 @@ class TokenService:
         seconds(expires)
         async with self._store.read() as rows:
             now = self._clock()
-            asker = await standing(rows, actor, now)
-            found = await loading.find(rows, asker, self._policies, token, Verb.REGENERATE)
-            await renewal(rows, asker, self._policies, found, expires, now)
+            caller = await load_caller(rows, actor, now)
+            found = await loading.find(rows, caller, self._policies, token, Verb.REGENERATE)
+            await renewal(rows, caller, self._policies, found, expires, now)
         value = await self._minter.value(actor, found.row.kind, found.row.id)
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            found = await loading.find(change, asker, self._policies, token, Verb.REGENERATE)
-            renewed = await renewal(change, asker, self._policies, found, expires, change.now)
+            caller = await load_caller(change, actor, change.now)
+            found = await loading.find(change, caller, self._policies, token, Verb.REGENERATE)
+            renewed = await renewal(change, caller, self._policies, found, expires, change.now)
             await change.tokens.regenerate(
                 found.row.id,
                 hash=value.hash,
@@ -197,7 +197,7 @@ class TokenService:
             )
             details = {"expires_at": renewed.expires_at, "before": {"expires_at": found.row.expires_at}}
             loading.record_found(change, "regenerate", found, details)
-            view = await loading.show(change, asker, found.row.id, change.now)
+            view = await loading.show(change, caller, found.row.id, change.now)
         return Created(view=view, token=value.token, warnings=renewed.warnings)
 
     async def revoke(self, actor: Actor, token: str, *, descendants: bool = False) -> Changed:
@@ -208,16 +208,16 @@ class TokenService:
         bulk = revocation.BulkRevocation()
         while True:
             async with self._store.change(actor, self._clock()) as change:
-                asker = await standing(change, actor, change.now)
-                found = await loading.find(change, asker, self._policies, token, Verb.REVOKE)
+                caller = await load_caller(change, actor, change.now)
+                found = await loading.find(change, caller, self._policies, token, Verb.REVOKE)
                 if descendants:
-                    await bulk.step(change, asker, self._policies, found)
+                    await bulk.step(change, caller, self._policies, found)
                 elif found.row.status is not TokenStatus.REVOKED:
                     await change.tokens.revoke(found.row.id, change.now)
                     loading.record_found(change, "revoke", found)
                 if bulk.done or not descendants:
                     left = await revocation.still_working(change, found)
-                    return Changed(view=await loading.show(change, asker, found.row.id, change.now), warnings=left)
+                    return Changed(view=await loading.show(change, caller, found.row.id, change.now), warnings=left)
 
     async def delete(self, actor: Actor, token: str) -> Changed:
         """Remove a token's row; returns it as it last was. The audit log keeps what happened.
@@ -225,9 +225,9 @@ class TokenService:
         Raises NotFound, Forbidden.
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            found = await loading.find(change, asker, self._policies, token, Verb.DELETE)
-            (view,) = await loading.views(change, asker, (found.entry,), change.now)
+            caller = await load_caller(change, actor, change.now)
+            found = await loading.find(change, caller, self._policies, token, Verb.DELETE)
+            (view,) = await loading.views(change, caller, (found.entry,), change.now)
             left = await revocation.still_working(change, found)
             await change.tokens.delete(found.row.id)
             loading.record_found(change, "delete", found)
@@ -243,13 +243,13 @@ class TokenService:
         deletion: revocation.BulkDeletion | None = None
         while deletion is None or not deletion.done:
             async with self._store.change(actor, self._clock()) as change:
-                asker = await standing(change, actor, change.now)
+                caller = await load_caller(change, actor, change.now)
                 if deletion is None:
-                    if user is None and not asker.user_id:
+                    if user is None and not caller.user_id:
                         raise Invalid("user", "say whose tokens")
-                    user_id = asker.user_id if user is None else (await queries.user_in_sight(change, asker, user)).id
+                    user_id = caller.user_id if user is None else (await queries.user_in_sight(change, caller, user)).id
                     deletion = revocation.BulkDeletion(user_id=user_id, keep=keep)
-                await deletion.step(change, asker, self._policies)
+                await deletion.step(change, caller, self._policies)
         return deletion.deleted
 
     async def add_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
@@ -272,25 +272,25 @@ class TokenService:
 
     async def _edit(self, actor: Actor, token: str, how: str, wanted: tuple[str, ...], edit: Edit) -> Changed:
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            found = await loading.find(change, asker, self._policies, token, Verb.SCOPES)
+            caller = await load_caller(change, actor, change.now)
+            found = await loading.find(change, caller, self._policies, token, Verb.SCOPES)
             edited = edit(found.row.scopes)
-            await scope_changes.require(change, asker, self._policies, found, wanted, edited)
+            await scope_changes.require(change, caller, self._policies, found, wanted, edited)
             before = None if found.row.scopes is None else list(found.row.scopes)
             if edited.after != before:
                 await change.tokens.set_scopes(found.row.id, edited.after, change.now)
                 loading.record_found(change, "scopes", found, {"how": how, "before": before, "after": edited.after})
             roles = await loading.roles(change, found)
             warnings = edited.warnings + beyond(roles, wanted)
-            return Changed(view=await loading.show(change, asker, found.row.id, change.now), warnings=warnings)
+            return Changed(view=await loading.show(change, caller, found.row.id, change.now), warnings=warnings)
 
-    async def _rotatable(self, rows: Rows, asker: Caller, token: str, now: float) -> Found:
-        found = await loading.find(rows, asker, self._policies, token, Verb.ROTATE)
+    async def _rotatable(self, rows: Rows, caller: Caller, token: str, now: float) -> Found:
+        found = await loading.find(rows, caller, self._policies, token, Verb.ROTATE)
         status = found.status(now)
         if status is not TokenStatus.ACTIVE:
             raise Conflict(f"the token is {status.value}: only an active token can be rotated")
         row = found.row
-        await loading.require_within(rows, asker, found, expires_at=row.expires_at, scopes=row.scopes)
+        await loading.require_within(rows, caller, found, expires_at=row.expires_at, scopes=row.scopes)
         return found
 
 

@@ -118,7 +118,7 @@ async def test_who_is_nobodys_business_finds_no_invitation(kit: Kit) -> None:
     """threats 7: an invitation of another organisation and of another person is one that there is not."""
     invited = await kit.invitations.invite(ADMIN, "team", DAN, "viewer")
     await kit.users.add(ADMIN, DAN, "viewer", org="shop")
-    askers = [
+    callers = [
         await acting(kit, BOB, org="shop"),
         await acting(kit, BOB),
         await acting(kit, BOB, reach=Reach.ACCOUNT),
@@ -129,17 +129,18 @@ async def test_who_is_nobodys_business_finds_no_invitation(kit: Kit) -> None:
         kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="shop", role="admin"))),
     ]
     epoch = await kit.intact()
-    for asker in askers:
+    for caller in callers:
         for verb in (kit.invitations.show, kit.invitations.accept, kit.invitations.decline, kit.invitations.withdraw):
-            found = await said(verb(asker, invited.id))
-            assert found == await said(verb(asker, "inv_000000000000"))
+            found = await said(verb(caller, invited.id))
+            assert found == await said(verb(caller, "inv_000000000000"))
             assert found[0] is NotFound
-    for asker in askers[:3]:
-        assert (await said(kit.invitations.list(asker, "team"))) == (await said(kit.invitations.list(asker, "nowhere")))
-    assert [list((await kit.invitations.list(asker)).items) for asker in (askers[1], askers[2])] == [[], []]
-    assert list((await kit.invitations.list(askers[1], email=DAN)).items) == []
-    for asker in (askers[0], askers[3], askers[5], askers[6]):
-        assert (await said(kit.invitations.list(asker)))[0] is Forbidden
+    for caller in callers[:3]:
+        hidden = await said(kit.invitations.list(caller, "team"))
+        assert hidden == await said(kit.invitations.list(caller, "nowhere"))
+    assert [list((await kit.invitations.list(caller)).items) for caller in (callers[1], callers[2])] == [[], []]
+    assert list((await kit.invitations.list(callers[1], email=DAN)).items) == []
+    for caller in (callers[0], callers[3], callers[5], callers[6]):
+        assert (await said(kit.invitations.list(caller)))[0] is Forbidden
     assert await kit.intact() == epoch
 
 
@@ -248,8 +249,8 @@ async def test_an_invitation_does_not_hold_that_could_not_be_made_any_more(
     invited = await kit.invitations.invite(kit.acting(inviter), "team", DAN, "viewer")
     dan = await acting(kit, DAN)
     await became(kit, inviter)
-    for asker in (dan, ADMIN):
-        assert await said(kit.invitations.accept(asker, invited.id)) == (
+    for caller in (dan, ADMIN):
+        assert await said(kit.invitations.accept(caller, invited.id)) == (
             Conflict,
             "whoever invited may not give this role any more: ask for another invitation",
         )
@@ -348,8 +349,8 @@ async def test_nobody_joins_a_suspended_organisation(kit: Kit) -> None:
 
 async def test_keys_and_members_without_the_permission_invite_nobody(kit: Kit) -> None:
     key = kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin")))
-    for asker in (key, await acting(kit, CAT, org="team")):
-        assert (await said(kit.invitations.invite(asker, "team", DAN, "viewer")))[0] is Forbidden
+    for caller in (key, await acting(kit, CAT, org="team")):
+        assert (await said(kit.invitations.invite(caller, "team", DAN, "viewer")))[0] is Forbidden
     cat = await acting(kit, CAT, org="team")
     assert (await said(kit.invitations.list(cat, "team")))[0] is Forbidden
     assert (await said(kit.invitations.invite(await acting(kit, ANN, org="team"), "shop", DAN, "viewer"))) == (

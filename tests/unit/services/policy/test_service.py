@@ -268,8 +268,8 @@ async def test_a_token_has_fewer_tokens_looked_at_for_a_count_than_the_operator(
     for number in range(7):
         await kit.mint(ANN, f"t{number}", org="team")
     kit.policy = TokenPolicy(require_expiry=True)
-    for asker, remaining in ((ADMIN, Remaining(count=7, exact=True)), (actor, Remaining(count=4, exact=False))):
-        assert (await kit.policies.violations(asker, "team", limit=1, count=True)).remaining == remaining
+    for caller, remaining in ((ADMIN, Remaining(count=7, exact=True)), (actor, Remaining(count=4, exact=False))):
+        assert (await kit.policies.violations(caller, "team", limit=1, count=True)).remaining == remaining
 
 
 async def test_members_without_the_permission_set_and_list_nothing(kit: Kit) -> None:
