@@ -11,9 +11,9 @@ import binascii
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 from proxy.core.errors import Invalid
 from proxy.core.model import Reach, TokenStatus, UserStatus
@@ -21,6 +21,17 @@ from proxy.services.accounts import emails, lookalikes
 from proxy.store.records import AttachedRow, Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayable:
+    """What a creating verb returns. ``replayed``: an earlier request with the same ``Idempotency-Key`` created it."""
+
+    replayed: bool = field(default=False, compare=False)
+
+    def as_replay(self) -> Self:
+        """The same view, marked as a replay."""
+        return replace(self, replayed=True)
 
 
 def rfc3339(at: float | None) -> str | None:
@@ -70,7 +81,7 @@ class MembershipView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UserView:
+class UserView(Replayable):
     id: str
     email: str
     name: str
@@ -109,7 +120,7 @@ class UserView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MemberView:
+class MemberView(Replayable):
     """A user as a member of one organisation: ``role`` is the role there."""
 
     user_id: str
@@ -146,7 +157,7 @@ class MemberView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InvitationView:
+class InvitationView(Replayable):
     """An open invitation: what the inviter said, and nothing of the person who has that email."""
 
     id: str
@@ -183,7 +194,7 @@ class InvitationView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OrgView:
+class OrgView(Replayable):
     id: str
     name: str
     display_name: str
@@ -370,16 +381,15 @@ class TokenView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Created:
+class Created(Replayable):
     """A token with its value, in the one answer that shows it. ``warnings`` are sentences for whoever asked.
 
-    ``replayed``: an earlier request made it, and its answer showed the value, which is None now.
+    In a replay ``token`` is None: the earlier answer showed the value.
     """
 
     view: TokenView
     token: str | None = field(repr=False)
     warnings: tuple[str, ...] = ()
-    replayed: bool = False
 
     @property
     def value(self) -> str:

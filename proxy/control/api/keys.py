@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from proxy.control.api import tokens
-from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing, retry
+from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.api.tokens import (
     ChangedToken,
     Lifetime,
@@ -86,7 +86,7 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+    return await call.plane.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
@@ -99,7 +99,7 @@ async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+    return await call.plane.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def list_keys(call: Call[NoBody, KeyQuery]) -> View:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import (
     Listing,
     OptionalTitle,
@@ -15,7 +15,6 @@ from proxy.control.models import (
     ResponseModel,
     Time,
 )
-from proxy.services.idempotency import Retry
 
 
 class NewOrg(RequestModel):
@@ -70,12 +69,8 @@ class Members(Listing):
 
 
 async def add(call: Call[NewOrg, NoQuery]) -> View:
-    body, orgs = call.body, call.plane.orgs
-
-    async def make(again: Retry | None) -> View:
-        return await orgs.add(call.actor, body.name, display_name=body.display_name, retry=again)
-
-    return await once(call, make, orgs.made_before)
+    body, key = call.body, call.idempotency_key
+    return await call.plane.orgs.add(call.actor, body.name, display_name=body.display_name, idempotency_key=key)
 
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:

@@ -16,7 +16,6 @@ from proxy.control.api.operation import (
     Operation,
     View,
     listing,
-    retry,
 )
 from proxy.control.models import (
     Description,
@@ -223,7 +222,7 @@ async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.tokens.create(call.actor, new, retry=retry(call))
+    return await call.plane.tokens.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:

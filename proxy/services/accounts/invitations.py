@@ -30,7 +30,7 @@ from proxy.services import counting, grants, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes, members
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
 from proxy.services.validation import Fields
 from proxy.services.views import (
     LIMIT_DEFAULT,
@@ -80,10 +80,12 @@ class InvitationService:
         role: str,
         *,
         expires: float | None = None,
-        retry: Retry | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> InvitationView:
-        """Invite an email to an organisation, with a role there. Raises Invalid, NotFound (org), Forbidden, and
-        Conflict (a member or invited already, too many invitations, or made by an earlier request with the same key).
+        """Invite an email to an organisation, with a role there.
+
+        Raises Invalid, NotFound (org), Forbidden, Conflict (a member or invited already, too many invitations, or an
+        earlier request with the same key made an invitation that is no longer open).
         """
         fields = Fields()
         address = fields.check(lambda: identifiers.email(email)) or ""
@@ -91,9 +93,11 @@ class InvitationService:
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
+            earlier = await idempotency.created_before(change, actor, idempotency_key, change.now)
+            if earlier is not None:
+                return await _replay(change, caller, earlier)
             organisation = await lookup.visible_org(change, caller, org)
             caller.require(AccountEntity.MEMBERS, AccountOperation.CREATE, organisation.id)
-            await idempotency.require_new(change, retry)
             await lookup.role(change, role)
             await members.require_within(change, caller, organisation, role)
             key = identifiers.email_key(address)
@@ -118,22 +122,9 @@ class InvitationService:
                 org_name=organisation.name,
             )
             await change.invitations.add(row)
-            await idempotency.remember(change, retry, row.id)
+            await idempotency.remember(change, idempotency_key, row.id)
             record(change, "create", row, {"role": role, "expires_at": row.expires_at})
             return InvitationView.of(row)
-
-    async def made_before(self, actor: Actor, retry: Retry) -> InvitationView | None:
-        """The invitation that an earlier request with this key made. Raises Invalid where that was another request,
-        Conflict where it is open no more, or none of the actor's business.
-        """
-        async with self._store.read() as rows:
-            made = await idempotency.made_before(rows, actor, retry, self._clock())
-        if made is None:
-            return None
-        try:
-            return await self.show(actor, made)
-        except NotFound:
-            raise Conflict("what an earlier request with the same key made is there no more") from None
 
     async def list(
         self,
@@ -179,13 +170,19 @@ class InvitationService:
         async with self._store.read() as rows:
             return InvitationView.of(await _visible(rows, await load_caller(rows, actor, now), invitation, now))
 
-    async def accept(self, actor: Actor, invitation: str, *, retry: Retry | None = None) -> MemberView:
-        """Become a member. Raises NotFound, Forbidden, and Conflict (the invitation does not hold any more, the
-        organisation is suspended, nobody has the email yet, or an earlier request with the same key did this).
+    async def accept(
+        self, actor: Actor, invitation: str, *, idempotency_key: IdempotencyKey | None = None
+    ) -> MemberView:
+        """Become a member.
+
+        Raises NotFound, Forbidden, Conflict (the invitation is no longer valid, the organisation is suspended, no user
+        has the email yet, or the membership that an earlier request with the same key made has ended).
         """
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
-            await idempotency.require_new(change, retry)
+            earlier = await idempotency.created_before(change, actor, idempotency_key, change.now)
+            if earlier is not None:
+                return await _replay_acceptance(change, caller, earlier)
             row = await _visible(change, caller, invitation, change.now)
             own = await _answers(change, caller, row, AccountOperation.CREATE)
             user = await _invited(change, row)
@@ -198,31 +195,10 @@ class InvitationService:
             if not own:
                 await members.require_within(change, caller, organisation, row.role)
             await members.enter(change, organisation, user, row.role)
-            await idempotency.remember(change, retry, f"{row.org_id}/{user.id}")
+            await idempotency.remember(change, idempotency_key, f"{row.org_id}/{user.id}")
             details = {"role": row.role, "org": organisation.name, "invitation": row.id, "invited_by": row.token_id}
             members.tell(change, "account.invitation.accept", user, organisation, details)
             found, member = await lookup.member(change, organisation, user.id)
-            return MemberView.of(member, found)
-
-    async def accepted_before(self, actor: Actor, retry: Retry) -> MemberView | None:
-        """The membership that an earlier request with this key made, as it is now.
-
-        Raises Invalid where that was another request, Conflict where the membership has ended, Forbidden where it is
-        none of the actor's business any more.
-        """
-        now = self._clock()
-        async with self._store.read() as rows:
-            made = await idempotency.made_before(rows, actor, retry, now)
-            if made is None:
-                return None
-            caller = await load_caller(rows, actor, now)
-            org_id, _, user_id = made.partition("/")
-            if user_id != caller.user_id and not members.adds_directly(caller):
-                raise Forbidden(_NOT_YOURS)
-            try:
-                found, member = await lookup.member(rows, await lookup.org(rows, org_id), user_id)
-            except NotFound:
-                raise Conflict("what an earlier request with the same key made has ended") from None
             return MemberView.of(member, found)
 
     async def decline(self, actor: Actor, invitation: str) -> InvitationView:
@@ -334,3 +310,26 @@ def _lifetime(expires: float | None) -> float | None:
     if expires is not None and not SHORTEST <= expires <= LONGEST:
         raise Invalid("expires", f"a number of seconds, from {SHORTEST:g} to {LONGEST:g}")
     return expires
+
+
+async def _replay(change: Change, caller: Caller, invitation: str) -> InvitationView:
+    """The invitation that an earlier request made. Raises Conflict if it is closed, or not visible to the caller."""
+    try:
+        return InvitationView.of(await _visible(change, caller, invitation, change.now)).as_replay()
+    except NotFound:
+        raise Conflict("what an earlier request with the same key made is there no more") from None
+
+
+async def _replay_acceptance(change: Change, caller: Caller, membership: str) -> MemberView:
+    """The membership (``<org id>/<user id>``) that an earlier request made, as it is now.
+
+    Raises Conflict if it has ended, Forbidden if the caller is neither the member nor may add members directly.
+    """
+    org_id, _, user_id = membership.partition("/")
+    if user_id != caller.user_id and not members.adds_directly(caller):
+        raise Forbidden(_NOT_YOURS)
+    try:
+        found, member = await lookup.member(change, await lookup.org(change, org_id), user_id)
+    except NotFound:
+        raise Conflict("what an earlier request with the same key made has ended") from None
+    return MemberView.of(member, found).as_replay()

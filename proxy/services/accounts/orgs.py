@@ -10,11 +10,12 @@ from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes
-from proxy.services.caller import AccountEntity, AccountOperation, load_caller
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
 from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, OrgView, Page, check_limit, cursor_behind, read_cursor
+from proxy.store.change import Rows
 from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
 
@@ -28,17 +29,20 @@ class OrgService:
         self._store = store
         self._clock = clock
 
-    async def add(self, actor: Actor, name: str, display_name: str = "", *, retry: Retry | None = None) -> OrgView:
-        """Add an organisation. Raises Invalid and Conflict (name, or made by an earlier request with the same key),
-        Forbidden, Unauthenticated.
-        """
+    async def add(
+        self, actor: Actor, name: str, display_name: str = "", *, idempotency_key: IdempotencyKey | None = None
+    ) -> OrgView:
+        """Add an organisation. Raises Invalid, Conflict (name), Forbidden, Unauthenticated."""
         fields = Fields()
         fields.check(lambda: identifiers.org_name(name))
         title = fields.check(lambda: identifiers.title(display_name or name, "display_name"))
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            (await load_caller(change, actor, change.now)).require(AccountEntity.ORGS, AccountOperation.CREATE)
-            await idempotency.require_new(change, retry)
+            caller = await load_caller(change, actor, change.now)
+            earlier = await idempotency.created_before(change, actor, idempotency_key, change.now)
+            if earlier is not None:
+                return (await _visible_view(change, caller, earlier)).as_replay()
+            caller.require(AccountEntity.ORGS, AccountOperation.CREATE)
             if await change.orgs.by_name(name) is not None:
                 raise Conflict("there is an organisation with this name already")
             row = OrgRow(
@@ -50,18 +54,12 @@ class OrgService:
                 updated_at=change.now,
             )
             await change.orgs.add(row)
-            await idempotency.remember(change, retry, row.id)
+            await idempotency.remember(change, idempotency_key, row.id)
             change.touched(org_key(row.id))
             mixed = lookalikes.mixed_fields({"display_name": row.display_name})
             details = {"mixed_scripts": mixed} if mixed else {}
             change.audit("account.org.add", target_kind="org", target_id=row.id, target_name=name, details=details)
             return OrgView.of(row, 0)
-
-    async def made_before(self, actor: Actor, retry: Retry) -> OrgView | None:
-        """The organisation that an earlier request with this key added. Raises Invalid where that was another one."""
-        async with self._store.read() as rows:
-            made = await idempotency.made_before(rows, actor, retry, self._clock())
-        return None if made is None else await self.show(actor, made)
 
     async def list(
         self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
@@ -85,8 +83,7 @@ class OrgService:
     async def show(self, actor: Actor, org: str) -> OrgView:
         """One organisation, with the number of its members. Raises NotFound, Unauthenticated."""
         async with self._store.read() as rows:
-            row = await lookup.visible_org(rows, await load_caller(rows, actor, self._clock()), org)
-            return OrgView.of(row, await rows.members.count(row.id))
+            return await _visible_view(rows, await load_caller(rows, actor, self._clock()), org)
 
     async def suspend(self, actor: Actor, org: str) -> OrgView:
         """Refuse every token of an organisation until ``resume``. Raises NotFound, Forbidden, Unauthenticated."""
@@ -107,3 +104,9 @@ class OrgService:
                 change.touched(org_key(row.id))
                 change.audit(action, target_kind="org", target_id=row.id, target_name=row.name, org_id=row.id)
             return OrgView.of(await lookup.org(change, row.id), await change.members.count(row.id))
+
+
+async def _visible_view(rows: Rows, caller: Caller, org: str) -> OrgView:
+    """The organisation with this name or id, with the number of its members. Raises NotFound."""
+    row = await lookup.visible_org(rows, caller, org)
+    return OrgView.of(row, await rows.members.count(row.id))

@@ -22,7 +22,7 @@ from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import invitations, members
 from proxy.services.accounts.members import require_within, tell
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
 from proxy.services.validation import Fields
 from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, cursor_behind, read_cursor
 from proxy.store.change import Rows
@@ -47,12 +47,11 @@ class UserService:
         org: str | None = None,
         name: str = "",
         *,
-        retry: Retry | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> UserView:
         """Add a user with a role in the account; with ``org``, a member with a role there, made a user where needed.
 
-        A user made through ``org`` has no role in the account. Raises Invalid, NotFound (org), Conflict (exists, or
-        made by an earlier request with the same key).
+        A user made through ``org`` has no role in the account. Raises Invalid, NotFound (org), Conflict (exists).
         """
         fields = Fields()
         address = fields.check(lambda: identifiers.email(email)) or ""
@@ -60,7 +59,9 @@ class UserService:
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
-            await idempotency.require_new(change, retry)
+            earlier = await idempotency.created_before(change, actor, idempotency_key, change.now)
+            if earlier is not None:
+                return (await _visible_view(change, caller, earlier)).as_replay()
             if org is not None:
                 organisation = await lookup.visible_org(change, caller, org)
                 members.require_adding(caller)
@@ -68,7 +69,7 @@ class UserService:
                 if known is None:
                     known = await members.new_user(change, address, title, lookup.NO_ROLE)
                 await members.join(change, caller, organisation, known, role)
-                await idempotency.remember(change, retry, known.id)
+                await idempotency.remember(change, idempotency_key, known.id)
                 return await _view(change, caller, known.id)
             caller.require(AccountEntity.USERS, AccountOperation.CREATE)
             known = await change.users.by_email_key(identifiers.email_key(address))
@@ -77,16 +78,10 @@ class UserService:
             if known is not None:
                 raise Conflict("there is a user with this email already")
             user = await members.new_user(change, address, title, role)
-            await idempotency.remember(change, retry, user.id)
+            await idempotency.remember(change, idempotency_key, user.id)
             change.touched(user_key(user.id))
             tell(change, "account.user.add", user, None, {"role": role})
             return await _view(change, caller, user.id)
-
-    async def made_before(self, actor: Actor, retry: Retry) -> UserView | None:
-        """The user that an earlier request with this key added. Raises Invalid where that was another request."""
-        async with self._store.read() as rows:
-            made = await idempotency.made_before(rows, actor, retry, self._clock())
-        return None if made is None else await self.show(actor, made)
 
     async def list(
         self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
@@ -111,7 +106,7 @@ class UserService:
         """One user: oneself, or anybody for whoever may read users. Raises NotFound."""
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, self._clock())
-            return await _view(rows, caller, (await lookup.visible_user(rows, caller, user)).id)
+            return await _visible_view(rows, caller, user)
 
     async def set_role(self, actor: Actor, user: str, role: str, org: str | None = None) -> UserView:
         """Give another role, in the account or in ``org``. Raises NotFound, Invalid (role)."""
@@ -185,6 +180,11 @@ async def _require_within_all(rows: Rows, caller: Caller, memberships: list[Memb
     for one in memberships:
         if not caller.may_give(await lookup.permissions(rows, one.role), one.org_id):
             raise Forbidden("this user may do more in an organisation than you may")
+
+
+async def _visible_view(rows: Rows, caller: Caller, user: str) -> UserView:
+    """``_view`` of the user with this email or id. Raises NotFound if the caller may not see them."""
+    return await _view(rows, caller, (await lookup.visible_user(rows, caller, user)).id)
 
 
 async def _view(rows: Rows, caller: Caller, user_id: str) -> UserView:

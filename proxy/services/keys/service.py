@@ -24,7 +24,7 @@ from proxy.services import idempotency, lookup
 from proxy.services.accounts import lookalikes
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
 from proxy.services.keys.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
@@ -68,7 +68,7 @@ class KeyService:
         self._policies = policies
         self._tokens = tokens
 
-    async def create(self, actor: Actor, new: KeyRequest, *, retry: Retry | None = None) -> Created:
+    async def create(self, actor: Actor, new: KeyRequest, *, idempotency_key: IdempotencyKey | None = None) -> Created:
         """Make a key of one organisation, or one that is attached to several.
 
         Raises Invalid, NotFound (org), Forbidden, Conflict (suspended, no seat), AuthorityOverloaded.
@@ -80,14 +80,14 @@ class KeyService:
         async with self._store.read() as rows:
             now = self._clock()
             caller = await load_caller(rows, actor, now)
-            made = await idempotency.made_before(rows, actor, retry, now)
+            made = await idempotency.created_before(rows, actor, idempotency_key, now)
             if made is not None:
                 return await loading.replayed(rows, caller, made, now)
             await self._plan(rows, caller, new, draft, grants, now)
         value = await self._minter.value(actor, Kind.KEY)
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
-            made = await idempotency.made_before(change, actor, retry, change.now)
+            made = await idempotency.created_before(change, actor, idempotency_key, change.now)
             if made is not None:
                 return await loading.replayed(change, caller, made, change.now)
             plan = await self._plan(change, caller, new, draft, grants, change.now)
@@ -106,7 +106,7 @@ class KeyService:
             await change.tokens.add(row)
             for org, texts in zip(plan.orgs, plan.grants, strict=False):
                 await change.token_orgs.add(row.id, org.id, sorted(set(texts)), change.now)
-            await idempotency.remember(change, retry, row.id)
+            await idempotency.remember(change, idempotency_key, row.id)
             details: dict[str, object] = {"role": row.role, "scopes": row.scopes, "expires_at": row.expires_at}
             details.update(loading.mixed(draft.texts))
             loading.record(change, "mint", row, details, [org.id for org in plan.orgs])

@@ -21,7 +21,7 @@ from proxy.core.model import Actor, Kind, TokenStatus
 from proxy.services import counting, idempotency, identifiers
 from proxy.services.accounts import lookalikes
 from proxy.services.caller import Caller, load_caller
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
 from proxy.services.tokens.authorization import Verb
@@ -54,7 +54,9 @@ class TokenService:
         self._minter = minter
         self._policies = policies
 
-    async def create(self, actor: Actor, new: TokenRequest, *, retry: Retry | None = None) -> Created:
+    async def create(
+        self, actor: Actor, new: TokenRequest, *, idempotency_key: IdempotencyKey | None = None
+    ) -> Created:
         """Make a personal access token.
 
         Raises Invalid, NotFound (user, org), Forbidden (not contained in the token presented), Conflict (suspended,
@@ -67,14 +69,14 @@ class TokenService:
         async with self._store.read() as rows:
             now = self._clock()
             caller = await load_caller(rows, actor, now)
-            made = await idempotency.made_before(rows, actor, retry, now)
+            made = await idempotency.created_before(rows, actor, idempotency_key, now)
             if made is not None:
                 return await loading.replayed(rows, caller, made, now)
             await ownership.plan(rows, caller, self._policies, new, draft, reach, now)
         value = await self._minter.value(actor, Kind.PAT)
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
-            made = await idempotency.made_before(change, actor, retry, change.now)
+            made = await idempotency.created_before(change, actor, idempotency_key, change.now)
             if made is not None:
                 return await loading.replayed(change, caller, made, change.now)
             plan = await ownership.plan(change, caller, self._policies, new, draft, reach, change.now)
@@ -90,7 +92,7 @@ class TokenService:
                 org_id=None if plan.org is None else plan.org.id,
             )
             await change.tokens.add(row)
-            await idempotency.remember(change, retry, row.id)
+            await idempotency.remember(change, idempotency_key, row.id)
             details: dict[str, object] = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
             details.update({"expires_at": row.expires_at, **loading.mixed(draft.texts)})
             loading.record(change, "mint", row, details)

@@ -10,7 +10,7 @@ import pytest
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, PatgateError
 from proxy.core.model import Actor, Grant, Reach
 from proxy.services.accounts.invitations import LONGEST, PER_ORG, InvitationService
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created, InvitationView
@@ -379,13 +379,19 @@ async def test_invitations_are_listed_in_pages(kit: Kit) -> None:
 
 
 async def test_a_retry_of_inviting_and_accepting_does_it_once(kit: Kit) -> None:
-    retry = Retry(key="k", request_hash="a" * 64)
-    invited = await kit.invitations.invite(ADMIN, "team", DAN, "viewer", retry=retry)
-    assert await kit.invitations.made_before(ADMIN, retry) == invited
+    key = IdempotencyKey(value="k", request_hash="a" * 64)
+
+    async def invite() -> InvitationView:
+        return await kit.invitations.invite(ADMIN, "team", DAN, "viewer", idempotency_key=key)
+
+    invited, again = await invite(), await invite()
+    assert (again, again.replayed, invited.replayed) == (invited, True, False)
     dan = await acting(kit, DAN)
-    joined = await kit.invitations.accept(dan, invited.id, retry=retry)
-    assert await kit.invitations.accepted_before(dan, retry) == joined
-    assert (await said(kit.invitations.made_before(ADMIN, retry)))[0] is Conflict
-    assert await kit.invitations.accepted_before(await acting(kit, BOB), retry) is None
+    joined = await kit.invitations.accept(dan, invited.id, idempotency_key=key)
+    again_joined = await kit.invitations.accept(dan, invited.id, idempotency_key=key)
+    assert (again_joined, again_joined.replayed, joined.replayed) == (joined, True, False)
+    assert (await said(invite()))[0] is Conflict
+    bob = await acting(kit, BOB)
+    assert (await said(kit.invitations.accept(bob, invited.id, idempotency_key=key)))[0] is NotFound
     await kit.members.remove(dan, "team", DAN)
-    assert (await said(kit.invitations.accepted_before(dan, retry)))[0] is Conflict
+    assert (await said(kit.invitations.accept(dan, invited.id, idempotency_key=key)))[0] is Conflict
