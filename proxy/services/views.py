@@ -6,21 +6,14 @@ in ``Created`` and nowhere else.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, Generic, Self, TypeVar
+from typing import Self
 
-from proxy.core.errors import Invalid
 from proxy.core.model import Reach, TokenStatus, UserStatus
 from proxy.services.accounts import emails, lookalikes
-from proxy.store.records import AttachedRow, Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
-
-T = TypeVar("T")
+from proxy.store.records import AttachedRow, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,26 +32,6 @@ def rfc3339(at: float | None) -> str | None:
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Remaining:
-    """How many items a list has behind a page: ``count`` of them, or where not ``exact`` at least so many."""
-
-    count: int
-    exact: bool
-
-
-NOTHING_MORE: Final = Remaining(count=0, exact=True)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Page(Generic[T]):
-    """Some of a list. ``next_cursor`` asks for the rest; ``None`` at the end. ``remaining`` is there if asked for."""
-
-    items: Sequence[T]
-    next_cursor: str | None
-    remaining: Remaining | None = None
 
 
 def person_texts(email: str, name: str) -> dict[str, str]:
@@ -411,37 +384,3 @@ class Changed:
 
     def as_dict(self) -> dict[str, object]:
         return {**self.view.as_dict(), "warnings": list(self.warnings)}
-
-
-def write_cursor(created_at: float, row_id: str) -> str:
-    """A cursor that asks for what follows the row with this time and id."""
-    return base64.urlsafe_b64encode(json.dumps([created_at, row_id]).encode()).rstrip(b"=").decode("ascii")
-
-
-def cursor_behind(last: Cursor | None) -> str | None:
-    """A cursor that asks for what follows ``last``; none where nothing does."""
-    return None if last is None else write_cursor(last.created_at, last.id)
-
-
-def read_cursor(text: str | None) -> Cursor | None:
-    """The inverse of ``write_cursor``. Raises Invalid for what it did not write."""
-    if text is None:
-        return None
-    try:
-        created_at, row_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        raise Invalid("cursor", "this is not a cursor of this list") from None
-    if type(created_at) is not float or not math.isfinite(created_at) or type(row_id) is not str:
-        raise Invalid("cursor", "this is not a cursor of this list")
-    return Cursor(created_at=created_at, id=row_id)
-
-
-LIMIT_DEFAULT = 100
-LIMIT_MOST = 1000
-
-
-def check_limit(limit: int) -> int:
-    """The page size itself. Raises Invalid outside 1 to 1000."""
-    if not 1 <= limit <= LIMIT_MOST:
-        raise Invalid("limit", f"a page has 1 to {LIMIT_MOST} rows")
-    return limit

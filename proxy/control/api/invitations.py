@@ -59,17 +59,13 @@ async def create(call: Call[NewInvitation, NoQuery]) -> View:
 
 async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
     query = call.query
-    page = await call.plane.invitations.list(
-        call.actor, query.org, email=query.email, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.plane.invitations.list(call.actor, query.org, email=query.email, page=query.page)
     return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.invitations.list(
-        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.plane.invitations.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 

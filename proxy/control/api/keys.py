@@ -110,7 +110,7 @@ async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
         expiring_within=query.expiring_within,
         unused_for=query.unused_for,
     )
-    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.plane.keys.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
@@ -118,7 +118,7 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status)
-    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.plane.keys.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 

@@ -16,7 +16,7 @@ from proxy.control.models import Query, RequestModel, ResponseModel
 from proxy.control.services import ControlServices
 from proxy.core.model import Actor
 from proxy.services.idempotency import IdempotencyKey
-from proxy.services.views import Page
+from proxy.services.paging import Page
 
 
 class Method(StrEnum):

@@ -75,7 +75,7 @@ async def add(call: Call[NewOrg, NoQuery]) -> View:
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.orgs.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.plane.orgs.list(call.actor, page=query.page)
     return listing(page)
 
 
@@ -93,9 +93,7 @@ async def resume(call: Call[NoBody, NoQuery]) -> View:
 
 async def list_members(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.members.list(
-        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.plane.members.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 

@@ -236,7 +236,7 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.plane.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
@@ -244,7 +244,7 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.plane.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 

@@ -61,7 +61,7 @@ async def add(call: Call[NewUser, NoQuery]) -> View:
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.plane.users.list(call.actor, page=query.page)
     return listing(page)
 
 

@@ -26,25 +26,16 @@ from proxy.core.dependency_keys import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.model import Actor, Reach, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import counting, grants, idempotency, identifiers, lookup
+from proxy.services import grants, idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes, members
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import FIRST_PAGE, NOTHING_MORE, Page, PageRequest, read_page
 from proxy.services.validation import Fields
-from proxy.services.views import (
-    LIMIT_DEFAULT,
-    NOTHING_MORE,
-    InvitationView,
-    MemberView,
-    Page,
-    check_limit,
-    cursor_behind,
-    person_texts,
-    read_cursor,
-)
+from proxy.services.views import InvitationView, MemberView, person_texts
 from proxy.store.change import Change, Rows
-from proxy.store.records import Cursor, InvitationRow, UserRow
+from proxy.store.records import InvitationRow, UserRow
 from proxy.store.store import Store
 
 SHORTEST: Final = 60.0
@@ -132,15 +123,12 @@ class InvitationService:
         org: str | None = None,
         *,
         email: str | None = None,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        page: PageRequest = FIRST_PAGE,
     ) -> Page[InvitationView]:
         """Open invitations, oldest first: to an organisation, or those that the actor may know of in all, which are
         one's own without a role in the account. Raises NotFound (org), Forbidden, Invalid (limit, cursor).
         """
-        after = read_cursor(cursor)
-        check_limit(limit)
+        page.check()
         now = self._clock()
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, now)
@@ -154,15 +142,12 @@ class InvitationService:
                     caller.require(AccountEntity.MEMBERS, AccountOperation.LIST)
                 caller.require_scope(AccountEntity.MEMBERS, AccountOperation.LIST)
                 if key not in (None, own):
-                    return Page(items=[], next_cursor=None, remaining=NOTHING_MORE if count else None)
+                    return Page(items=[], next_cursor=None, remaining=NOTHING_MORE if page.count else None)
                 key = own
-            found = await rows.invitations.page(after=after, limit=limit + 1, now=now, org_id=org_id, email_key=key)
-            more = len(found) > limit
-            last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
+            query = partial(rows.invitations.page, now=now, org_id=org_id, email_key=key)
             behind = partial(rows.invitations.count_behind, now=now, org_id=org_id, email_key=key)
-            left = await counting.remaining(caller, last, behind) if count else None
-        views = [InvitationView.of(row) for row in found[:limit]]
-        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
+            found = await read_page(page, caller, query, behind)
+        return found.with_items([InvitationView.of(row) for row in found.items])
 
     async def show(self, actor: Actor, invitation: str) -> InvitationView:
         """One open invitation: of one's own email, or to an organisation whose members one may see. Raises NotFound."""

@@ -22,10 +22,11 @@ from typing import Final
 from proxy.core.dependency_keys import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
-from proxy.services import counting, identifiers, lookup
+from proxy.services import identifiers, lookup
 from proxy.services.accounts import lookalikes
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
-from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
+from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
+from proxy.services.views import MemberView, person_texts
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, MemberRow, OrgRow, UserRow
 from proxy.store.store import Store
@@ -43,25 +44,20 @@ class MemberService:
         self._store = store
         self._clock = clock
 
-    async def list(
-        self, actor: Actor, org: str, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
-    ) -> Page[MemberView]:
-        """The members of an organisation in the order in which they joined; with ``count``, how many more there are.
+    async def list(self, actor: Actor, org: str, page: PageRequest = FIRST_PAGE) -> Page[MemberView]:
+        """The members of an organisation in the order in which they joined.
 
         Raises Invalid (limit, cursor).
         """
-        after = read_cursor(cursor)
+        page.check()
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, self._clock())
             organisation = await lookup.visible_org(rows, caller, org)
             caller.require(AccountEntity.MEMBERS, AccountOperation.LIST, organisation.id)
-            found = await rows.members.page(organisation.id, after=after, limit=check_limit(limit) + 1)
-            views = [MemberView.of(member, user) for member, user in found[:limit]]
-            more = len(found) > limit
-            last = Cursor(created_at=views[-1].created_at, id=views[-1].user_id) if more else None
+            query = partial(rows.members.page, organisation.id)
             behind = partial(rows.members.count_behind, organisation.id)
-            left = await counting.remaining(caller, last, behind) if count else None
-        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
+            found = await read_page(page, caller, query, behind, _position)
+        return found.with_items([MemberView.of(member, user) for member, user in found.items])
 
     async def set(self, actor: Actor, org: str, user: str, role: str) -> MemberView:
         """Give a member, by email or id, another role there. Raises Invalid (role, email).
@@ -228,3 +224,8 @@ async def _known(rows: Rows, caller: Caller, reference: str) -> UserRow | None:
         return await lookup.user(rows, reference)
     except NotFound:
         return None
+
+
+def _position(row: tuple[MemberRow, UserRow]) -> Cursor:
+    member, user = row
+    return Cursor(created_at=member.created_at, id=user.id)

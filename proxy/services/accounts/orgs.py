@@ -8,15 +8,16 @@ from functools import partial
 from proxy.core.dependency_keys import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
-from proxy.services import counting, idempotency, identifiers, lookup
+from proxy.services import idempotency, identifiers, lookup
 from proxy.services.accounts import lookalikes
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
 from proxy.services.validation import Fields
-from proxy.services.views import LIMIT_DEFAULT, OrgView, Page, check_limit, cursor_behind, read_cursor
+from proxy.services.views import OrgView
 from proxy.store.change import Rows
-from proxy.store.records import Cursor, OrgRow
+from proxy.store.records import OrgRow
 from proxy.store.store import Store
 
 ORG_SUSPENDED = "suspended"
@@ -61,24 +62,18 @@ class OrgService:
             change.audit("account.org.add", target_kind="org", target_id=row.id, target_name=name, details=details)
             return OrgView.of(row, 0)
 
-    async def list(
-        self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
-    ) -> Page[OrgView]:
-        """Organisations that the actor may know of, oldest first; with ``count``, how many more there are.
+    async def list(self, actor: Actor, page: PageRequest = FIRST_PAGE) -> Page[OrgView]:
+        """Organisations that the caller may see, oldest first.
 
         Raises Invalid (limit, cursor), Unauthenticated.
         """
-        after = read_cursor(cursor)
+        page.check()
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, self._clock())
             ids = None if caller.may(AccountEntity.ORGS, AccountOperation.LIST) else caller.org_ids
-            found = await rows.orgs.page(after=after, limit=check_limit(limit) + 1, ids=ids)
-            more = len(found) > limit
-            last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
-            behind = partial(rows.orgs.count_behind, ids=ids)
-            left = await counting.remaining(caller, last, behind) if count else None
-        views = [OrgView.of(row) for row in found[:limit]]
-        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
+            query, behind = partial(rows.orgs.page, ids=ids), partial(rows.orgs.count_behind, ids=ids)
+            found = await read_page(page, caller, query, behind)
+        return found.with_items([OrgView.of(row) for row in found.items])
 
     async def show(self, actor: Actor, org: str) -> OrgView:
         """One organisation, with the number of its members. Raises NotFound, Unauthenticated."""

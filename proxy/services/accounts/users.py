@@ -18,15 +18,16 @@ from dataclasses import replace
 from proxy.core.dependency_keys import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, Reach, UserStatus
-from proxy.services import counting, idempotency, identifiers, lookup
+from proxy.services import idempotency, identifiers, lookup
 from proxy.services.accounts import invitations, members
 from proxy.services.accounts.members import require_within, tell
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
 from proxy.services.validation import Fields
-from proxy.services.views import LIMIT_DEFAULT, Page, UserView, check_limit, cursor_behind, read_cursor
+from proxy.services.views import UserView
 from proxy.store.change import Rows
-from proxy.store.records import Cursor, MemberRow
+from proxy.store.records import MemberRow
 from proxy.store.store import Store
 
 
@@ -83,24 +84,18 @@ class UserService:
             tell(change, "account.user.add", user, None, {"role": role})
             return await _view(change, caller, user.id)
 
-    async def list(
-        self, actor: Actor, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
-    ) -> Page[UserView]:
-        """Users that are not removed, oldest first; with ``count``, how many more. Raises Invalid (limit, cursor)."""
-        after = read_cursor(cursor)
+    async def list(self, actor: Actor, page: PageRequest = FIRST_PAGE) -> Page[UserView]:
+        """Users that are not removed, oldest first. Raises Invalid (limit, cursor)."""
+        page.check()
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, self._clock())
             caller.require(AccountEntity.USERS, AccountOperation.LIST)
-            found = await rows.users.page(after=after, limit=check_limit(limit) + 1)
-            memberships = await rows.members.of_users([user.id for user in found])
-            more = len(found) > limit
-            last = Cursor(created_at=found[limit - 1].created_at, id=found[limit - 1].id) if more else None
-            left = await counting.remaining(caller, last, rows.users.count_behind) if count else None
+            found = await read_page(page, caller, rows.users.page, rows.users.count_behind)
+            memberships = await rows.members.of_users([user.id for user in found.items])
         by_user: dict[str, list[MemberRow]] = {}
         for member in memberships:
             by_user.setdefault(member.user_id, []).append(member)
-        views = [UserView.of(user, by_user.get(user.id, ())) for user in found[:limit]]
-        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
+        return found.with_items([UserView.of(user, by_user.get(user.id, ())) for user in found.items])
 
     async def show(self, actor: Actor, user: str) -> UserView:
         """One user: oneself, or anybody for whoever may read users. Raises NotFound."""

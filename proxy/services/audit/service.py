@@ -31,9 +31,18 @@ from proxy.services.audit.filters import (
 )
 from proxy.services.audit.reads import AuditReads
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
-from proxy.services.counting import COUNT_MOST
+from proxy.services.paging import (
+    COUNT_MOST,
+    FIRST_PAGE,
+    LIMIT_MOST,
+    NOTHING_MORE,
+    Page,
+    PageRequest,
+    Remaining,
+    check_limit,
+)
 from proxy.services.validation import Fields
-from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
+from proxy.services.views import rfc3339
 from proxy.store.audit.chain import LOG_ID, RETAIN, Event, Mark, Occurred
 from proxy.store.audit.queries import LogEntry, LogPosition, LogQuery, SortOrder
 from proxy.store.change import Rows
@@ -137,9 +146,7 @@ class AuditService:
         *,
         order: SortOrder = SortOrder.NEWEST,
         after: str | None = None,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        page: PageRequest = FIRST_PAGE,
     ) -> Page[AuditView]:
         """A page of the log, by time, the newest first or the oldest.
 
@@ -149,12 +156,12 @@ class AuditService:
 
         Raises Invalid, NotFound (user, org), Forbidden.
         """
-        now = self._clock()
+        now, cursor = self._clock(), page.cursor
         fields = Fields()
         query = read_filter(wanted, now, fields)
         order = order if after is None else SortOrder.RECORDED
-        fields.check(lambda: check_limit(limit))
-        if count and order is SortOrder.RECORDED:
+        fields.check(lambda: check_limit(page.limit))
+        if page.count and order is SortOrder.RECORDED:
             fields.fault("count", "a list that follows the log has no end to count to")
         number = None if after is None else fields.check(lambda: read_number(after))
         place = None if cursor is None else fields.check(lambda: read_place(cursor, order))
@@ -163,8 +170,8 @@ class AuditService:
             query = await self._visible(rows, await load_caller(rows, actor, now), wanted, query)
             if place is None and order is SortOrder.RECORDED:
                 place = LogPosition(at=0.0, n=(await rows.log.head()).n if number is None else number)
-            found = await rows.log.page(query, order, place, limit)
-        left = await self._remaining(query, order, found.place) if count else None
+            found = await rows.log.page(query, order, place, page.limit)
+        left = await self._remaining(query, order, found.place) if page.count else None
         own = actor.user_id != "" and query.user_id == actor.user_id
         if self._reads is not None and not own:
             self._reads.page(actor, wanted, order, query.org_id or "", now)

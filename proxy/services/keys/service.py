@@ -26,6 +26,7 @@ from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import IdempotencyKey
 from proxy.services.keys.seat_limit import require_seats
+from proxy.services.paging import FIRST_PAGE, Page, PageRequest
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
@@ -34,7 +35,7 @@ from proxy.services.tokens.loading import KEYS_MAKE_NOTHING, Found
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.service import TokenService
 from proxy.services.validation import Fields
-from proxy.services.views import LIMIT_DEFAULT, Changed, Created, Page, TokenView
+from proxy.services.views import Changed, Created, TokenView
 from proxy.store.change import Change, Rows
 from proxy.store.records import OrgRow, TokenRow
 from proxy.store.store import Store
@@ -114,17 +115,11 @@ class KeyService:
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
-        self,
-        actor: Actor,
-        wanted: TokenFilter | None = None,
-        *,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        self, actor: Actor, wanted: TokenFilter | None = None, page: PageRequest = FIRST_PAGE
     ) -> Page[TokenView]:
-        """Keys that ``actor`` may know of, oldest first; ``count``: how many more. Raises NotFound (org), Invalid."""
+        """Keys that the caller may see, oldest first. Raises NotFound (org), Invalid."""
         only = replace(wanted or TokenFilter(), kind=Kind.KEY)
-        return await self._tokens.list(actor, only, limit=limit, cursor=cursor, count=count)
+        return await self._tokens.list(actor, only, page)
 
     async def attach(self, actor: Actor, key: str, org: str, granted: Iterable[str]) -> Changed:
         """Give an organisation token these permissions, and no others, in an organisation.

@@ -23,22 +23,13 @@ from typing import Final
 from proxy.core.dependency_keys import org_key, token_key
 from proxy.core.errors import Invalid
 from proxy.core.model import Actor, Reach
-from proxy.services import counting, lookup
+from proxy.services import lookup, paging
 from proxy.services.accounts.roles import permission_texts
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
+from proxy.services.paging import FIRST_PAGE, NOTHING_MORE, Page, PageRequest, Remaining, read_cursor, write_cursor
 from proxy.services.policy.model import AdminRight, TokenPolicy, lifetime
 from proxy.services.validation import Fields
-from proxy.services.views import (
-    LIMIT_DEFAULT,
-    NOTHING_MORE,
-    Page,
-    Remaining,
-    check_limit,
-    cursor_behind,
-    read_cursor,
-    rfc3339,
-    write_cursor,
-)
+from proxy.services.views import rfc3339
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
@@ -188,33 +179,28 @@ class PolicyService:
         return replace(view, breaking=breaking, expired=expired, warnings=_told(breaking, all_of_them))
 
     async def violations(
-        self,
-        actor: Actor,
-        org: str | None = None,
-        *,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        self, actor: Actor, org: str | None = None, page: PageRequest = FIRST_PAGE
     ) -> Page[PolicyViolation]:
-        """Living tokens that break the policy of now, oldest first: at most ``limit`` of those among the next so many
-        living tokens; with ``count``, how many more there are.
+        """Active tokens that break the present policy, oldest first: at most ``limit`` of those among the next so many
+        active tokens.
 
         A page may be empty and still have a next one. Raises NotFound, Forbidden, Invalid, Unauthenticated.
         """
         now = self._clock()
         async with self._store.read() as rows:
             org_id = await self._judged(rows, actor, org, AccountOperation.LIST)
-            looked_at = max(check_limit(limit), _AT_ONCE)
-            page, last = await self._broken(rows, read_cursor(cursor), looked_at, now, org_id)
-        if len(page) > limit:
-            page = page[:limit]
-            last = Cursor(created_at=page[-1].token.created_at, id=page[-1].token.id)
-        left = NOTHING_MORE if count else None
-        if count and last is not None:
-            most = _LOOKED_AT if actor.credential is None else counting.COUNT_MOST
+            page.check()
+            looked_at = max(page.limit, _AT_ONCE)
+            found, last = await self._broken(rows, read_cursor(page.cursor), looked_at, now, org_id)
+        if len(found) > page.limit:
+            found = found[: page.limit]
+            last = Cursor(created_at=found[-1].token.created_at, id=found[-1].token.id)
+        left = NOTHING_MORE if page.count else None
+        if page.count and last is not None:
+            most = _LOOKED_AT if actor.credential is None else paging.COUNT_MOST
             breaking, all_of_them = await self._count(org_id, last, most)
             left = Remaining(count=breaking, exact=all_of_them)
-        return Page(items=page, next_cursor=cursor_behind(last), remaining=left)
+        return Page(items=found, next_cursor=write_cursor(last), remaining=left)
 
     async def crowded(self, actor: Actor) -> list[Crowded]:
         """Users with more living tokens than ``tokens_per_user``, a hundred at most. Raises Forbidden,
@@ -250,7 +236,7 @@ class PolicyService:
             ended, looked = ended + await self._end_some(actor, found, None, _INACTIVE), looked + _AT_ONCE
             if cursor is None:
                 return ended, None
-        return ended, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
+        return ended, write_cursor(cursor)
 
     async def count_breaking(self, after: str | None, most: int) -> tuple[int, str | None]:
         """How many of the next ``most`` tokens behind the cursor ``after`` break the policy, by more than being unused;
@@ -263,7 +249,7 @@ class PolicyService:
             count, looked = count + sum(violation.rules != _INACTIVE for violation in found), looked + _AT_ONCE
             if cursor is None:
                 return count, None
-        return count, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
+        return count, write_cursor(cursor)
 
     async def _count(
         self, org_id: str | None, cursor: Cursor | None = None, most: int = _LOOKED_AT

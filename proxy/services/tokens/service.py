@@ -18,10 +18,11 @@ from functools import partial
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import counting, idempotency, identifiers
+from proxy.services import idempotency, identifiers
 from proxy.services.accounts import lookalikes
 from proxy.services.caller import Caller, load_caller
 from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
 from proxy.services.tokens.authorization import Verb
@@ -31,16 +32,7 @@ from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.regeneration import renewal
 from proxy.services.tokens.scope_changes import Edit
 from proxy.services.validation import Fields
-from proxy.services.views import (
-    LIMIT_DEFAULT,
-    Changed,
-    Created,
-    Page,
-    TokenView,
-    check_limit,
-    cursor_behind,
-    read_cursor,
-)
+from proxy.services.views import Changed, Created, TokenView
 from proxy.store.change import Rows
 from proxy.store.store import Store
 
@@ -100,32 +92,23 @@ class TokenService:
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
-        self,
-        actor: Actor,
-        wanted: TokenFilter | None = None,
-        *,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        self, actor: Actor, wanted: TokenFilter | None = None, page: PageRequest = FIRST_PAGE
     ) -> Page[TokenView]:
-        """Tokens that ``actor`` may know of, oldest first; with ``count``, how many more there are.
+        """Tokens that the caller may see, oldest first.
 
         Raises NotFound (user, org, parent), Invalid.
         """
-        after = read_cursor(cursor)
-        check_limit(limit)
+        page.check()
         wanted = wanted or TokenFilter()
         wanted.check()
         now = self._clock()
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, now)
             query = await queries.query(rows, caller, self._policies, wanted, now)
-            found = await rows.tokens.page(query, after=after, limit=limit + 1, now=now)
-            views = await loading.views(rows, caller, found[:limit], now)
-            last = query.position(found[limit - 1]) if len(found) > limit else None
+            entries = partial(rows.tokens.page, query, now=now)
             behind = partial(rows.tokens.count_behind, query, now=now)
-            left = await counting.remaining(caller, last, behind) if count else None
-        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
+            found = await read_page(page, caller, entries, behind, query.position)
+            return found.with_items(await loading.views(rows, caller, found.items, now))
 
     async def show(self, actor: Actor, token: str) -> TokenView:
         """One token. Raises NotFound."""

@@ -11,6 +11,7 @@ from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, PatgateErr
 from proxy.core.model import Actor, Grant, Reach
 from proxy.services.accounts.invitations import LONGEST, PER_ORG, InvitationService
 from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import PageRequest
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created, InvitationView
@@ -369,7 +370,7 @@ async def test_invitations_are_listed_in_pages(kit: Kit) -> None:
         seen: list[InvitationView] = []
         cursor = None
         while True:
-            page = await kit.invitations.list(ADMIN, org, limit=2, cursor=cursor)
+            page = await kit.invitations.list(ADMIN, org, page=PageRequest(limit=2, cursor=cursor))
             seen += page.items
             cursor = page.next_cursor
             if cursor is None:
