@@ -39,7 +39,7 @@ class IdempotencyKey:
     request_hash: str
 
     def __post_init__(self) -> None:
-        """Raises Invalid for a key of another form."""
+        """Raise Invalid for a key that is not 1 to 255 visible ASCII characters."""
         if not 1 <= len(self.value) <= LENGTH or not (self.value.isascii() and self.value.isprintable()):
             raise Invalid(FIELD, f"1 to {LENGTH} visible ASCII characters")
 

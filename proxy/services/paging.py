@@ -43,7 +43,7 @@ class PageRequest:
     count: bool = False
 
     def check(self) -> None:
-        """Raises Invalid for a limit outside 1 to 1000, and for a cursor that ``write_cursor`` did not write."""
+        """Raise Invalid for a limit outside 1 to 1000, and for a cursor that ``write_cursor`` did not write."""
         check_limit(self.limit)
         read_cursor(self.cursor)
 
@@ -81,7 +81,9 @@ class Page(Generic[T]):
 class PageQuery(Protocol[Row_co]):
     """A query of the store: the first ``limit`` rows that follow ``after``."""
 
-    def __call__(self, *, after: Cursor | None, limit: int) -> Awaitable[Sequence[Row_co]]: ...
+    def __call__(self, *, after: Cursor | None, limit: int) -> Awaitable[Sequence[Row_co]]:
+        """At most ``limit`` rows, in the order of the list."""
+        ...
 
 
 def row_position(row: Any) -> Cursor:

@@ -1,7 +1,7 @@
-"""What services answer with: frozen values, and the same as JSON documents.
+"""Views: the frozen values that services return, and their JSON documents.
 
-``as_dict`` uses snake_case names, RFC 3339 times in UTC with milliseconds, and null for what there is not. A secret is
-in ``Created`` and nowhere else.
+``as_dict`` uses snake_case names, RFC 3339 times in UTC with milliseconds, and null for absent values. Only ``Created``
+contains a secret.
 """
 
 from __future__ import annotations
@@ -35,26 +35,32 @@ def rfc3339(at: float | None) -> str | None:
 
 
 def person_texts(email: str, name: str) -> dict[str, str]:
-    """What others know a person by, as it is read: for warnings of look-alikes."""
+    """The email and name of a person as others read them, for the warnings about look-alike letters."""
     return {"email": emails.readable(email), "name": name}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MembershipView:
+    """An organisation that a user is a member of, and the role there."""
+
     org_id: str
     org_name: str
     role: str
 
     @classmethod
     def of(cls, row: MemberRow) -> MembershipView:
+        """The view of this row."""
         return cls(org_id=row.org_id, org_name=row.org_name, role=row.role)
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"org_id": self.org_id, "org": self.org_name, "role": self.role}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UserView(Replayable):
+    """A user, as far as the caller may see it. ``role`` is "" for a user without a role in the account."""
+
     id: str
     email: str
     name: str
@@ -66,7 +72,7 @@ class UserView(Replayable):
 
     @classmethod
     def of(cls, row: UserRow, members: Sequence[MemberRow], *, with_role: bool = True) -> UserView:
-        """``with_role`` false: for who may not know the role in the account."""
+        """The view of this row; without ``with_role`` for a caller who may not see the role in the account."""
         return cls(
             id=row.id,
             email=row.email,
@@ -79,6 +85,7 @@ class UserView(Replayable):
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "id": self.id,
             "email": self.email,
@@ -106,6 +113,7 @@ class MemberView(Replayable):
 
     @classmethod
     def of(cls, member: MemberRow, user: UserRow) -> MemberView:
+        """The view of this row."""
         return cls(
             user_id=user.id,
             email=user.email,
@@ -117,6 +125,7 @@ class MemberView(Replayable):
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "user_id": self.user_id,
             "email": self.email,
@@ -131,7 +140,7 @@ class MemberView(Replayable):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InvitationView(Replayable):
-    """An open invitation: what the inviter said, and nothing of the person who has that email."""
+    """An open invitation: the inviter's input, and no data of the user with that email."""
 
     id: str
     org_id: str
@@ -143,6 +152,7 @@ class InvitationView(Replayable):
 
     @classmethod
     def of(cls, row: InvitationRow) -> InvitationView:
+        """The view of this row."""
         return cls(
             id=row.id,
             org_id=row.org_id,
@@ -154,6 +164,7 @@ class InvitationView(Replayable):
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "id": self.id,
             "org_id": self.org_id,
@@ -168,6 +179,8 @@ class InvitationView(Replayable):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrgView(Replayable):
+    """An organisation. ``members`` is the number of its members, None in lists."""
+
     id: str
     name: str
     display_name: str
@@ -178,7 +191,7 @@ class OrgView(Replayable):
 
     @classmethod
     def of(cls, row: OrgRow, members: int | None = None) -> OrgView:
-        """``members`` is how many there are, where somebody counted."""
+        """The view of this row; ``members`` is the number of members, if it was counted."""
         return cls(
             id=row.id,
             name=row.name,
@@ -190,6 +203,7 @@ class OrgView(Replayable):
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         document: dict[str, object] = {
             "id": self.id,
             "name": self.name,
@@ -206,7 +220,7 @@ class OrgView(Replayable):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoleView:
-    """``source`` is ``config`` where the configuration's definition holds, ``store`` where it was set by command."""
+    """A role. ``source`` is ``config`` if the configuration set its permissions, ``store`` if a command did."""
 
     name: str
     permissions: tuple[str, ...]
@@ -216,6 +230,7 @@ class RoleView:
 
     @classmethod
     def of(cls, row: RoleRow) -> RoleView:
+        """The view of this row."""
         from_config = row.config_permissions is not None and list(row.permissions) == list(row.config_permissions)
         return cls(
             name=row.name,
@@ -226,6 +241,7 @@ class RoleView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "name": self.name,
             "permissions": list(self.permissions),
@@ -237,7 +253,7 @@ class RoleView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attached:
-    """An organisation that an organisation token is attached to, and what it may do there."""
+    """An organisation that an organisation token is attached to, and its permissions there."""
 
     org_id: str
     org_name: str
@@ -245,19 +261,21 @@ class Attached:
 
     @classmethod
     def of(cls, row: AttachedRow) -> Attached:
+        """The view of this row."""
         return cls(org_id=row.org_id, org_name=row.org_name, permissions=tuple(row.permissions))
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"org_id": self.org_id, "org": self.org_name, "permissions": list(self.permissions)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenView:
-    """A token as everybody who may know of it sees it.
+    """A token, without its value.
 
-    ``scopes`` ``None``: all that the role allows. ``orgs``: what an organisation token is attached to, as far as
-    whoever looks may know of it; None for other tokens. ``parent_id``: the token that made it, or its maker where that
-    one is gone. ``created_by``: the id of who made it.
+    ``scopes`` ``None``: everything that the role allows. ``orgs``: the organisations that an organisation token is
+    attached to and that the caller may see; None for other tokens. ``parent_id``: the token that created it, or the
+    nearest ancestor that still exists. ``created_by``: the id of the actor who created it.
     """
 
     id: str
@@ -288,7 +306,7 @@ class TokenView:
 
     @classmethod
     def of(cls, entry: TokenEntry, now: float, attached: Iterable[AttachedRow] = ()) -> TokenView:
-        """The view at ``now``, on which ``expired`` depends; a token of a removed owner shows as revoked."""
+        """The view at ``now`` (unix seconds). A token whose owner was removed shows as revoked."""
         row = entry.token
         status = row.status
         if entry.user_status is UserStatus.REMOVED:
@@ -324,6 +342,7 @@ class TokenView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "id": self.id,
             "prefix": self.prefix,
@@ -355,7 +374,7 @@ class TokenView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Created(Replayable):
-    """A token with its value, in the one answer that shows it. ``warnings`` are sentences for whoever asked.
+    """A token with its value (``token``), shown only once. ``warnings`` are sentences for the caller.
 
     In a replay ``token`` is None: the earlier answer showed the value.
     """
@@ -366,21 +385,23 @@ class Created(Replayable):
 
     @property
     def value(self) -> str:
-        """The value, in the answer that shows it. Raises RuntimeError in a replay."""
+        """The token's value. Raises RuntimeError in a replay."""
         if self.token is None:
             raise RuntimeError("the value was shown by an earlier answer")
         return self.token
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {**self.view.as_dict(), "token": self.token, "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changed:
-    """A token after a change to it, or as it last was. ``warnings`` are sentences for whoever asked."""
+    """A token after a change, or as it was before its deletion. ``warnings`` are sentences for the caller."""
 
     view: TokenView
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {**self.view.as_dict(), "warnings": list(self.warnings)}

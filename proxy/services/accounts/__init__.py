@@ -1,4 +1,4 @@
-"""Users, organisations, members, invitations and roles: the verbs of people and of what they belong to.
+"""Users, organisations, memberships, invitations and roles: creating, reading and changing them.
 
-``emails`` and ``lookalikes`` hold the rules for addresses and for names that could be taken for others.
+``emails`` and ``lookalikes`` have the rules for email addresses and for names that can be mistaken for others.
 """

@@ -1,19 +1,18 @@
-"""Invitations: how people join an organisation.
+"""Invitations: inviting people to an organisation, and accepting, declining and withdrawing invitations.
 
 Rules:
 
-1. An invitation is addressed to an email. Whether a user has it is never looked at before the answer, so inviting tells
-   an organisation nothing about who there is: the same answer, after the same statements.
-2. The person answers it with a token of theirs that is bound to no organisation, or an administrator of the account
-   answers for them.
-3. Accepting is judged as if the token that invited were inviting at that moment: its owner, role and scopes must still
-   give the role, and it must not have been revoked, replaced or deleted meanwhile. It may have expired. Everything
-   else is refused.
-4. The new member gets the role of the invitation with the permissions that it has then.
-5. An organisation has one open invitation for each email, and at most ``per_org`` in all. A row is deleted with the
-   answer, or, once it has expired, when the organisation next invites somebody.
-6. Nothing of the person is on the organisation's log before they accept: a refusal is on the log of their own account,
-   and that an invitation ended with the person is on that of who removed them.
+1. An invitation is addressed to an email. ``invite`` never looks up whether a user has that email: the result and the
+   statements are the same either way, so inviting does not reveal which users exist.
+2. The invited person answers with a token of their own that is bound to no organisation, or an administrator of the
+   account answers for them.
+3. Acceptance requires that the token that created the invitation could still create it: its owner, role and scopes must
+   still permit the role, and it must not have been revoked, replaced or deleted. It may have expired.
+4. The new member gets the invitation's role, with the permissions that the role has at that time.
+5. An organisation has at most one open invitation for each email, and at most ``per_org`` in all. A row is deleted when
+   the invitation is answered or, if it expired, when the organisation next invites someone.
+6. The organisation's log has no data of the person before they accept. A refusal is on the log of the person's own
+   account; an invitation that ended because the user was removed is on the log of the caller who removed the user.
 """
 
 from __future__ import annotations
@@ -44,15 +43,16 @@ LIFETIME: Final = 14 * 86400.0
 PER_ORG: Final = 100
 _NO_INVITATION: Final = "there is no open invitation with this id"
 _NOT_YOURS: Final = "an invitation is answered by the person invited, or by an administrator of the account"
-_VOID: Final = "whoever invited may not give this role any more: ask for another invitation"
+_VOID: Final = "the inviter may no longer give this role: ask for another invitation"
 _LOOKS: Final = (AccountOperation.LIST, AccountOperation.READ)
 _WITHDRAWN_AT_ONCE: Final = 500
 
 
 class InvitationService:
-    """The verbs of invitations; all raise StoreUnavailable and Unauthenticated.
+    """Creates, lists and answers invitations; all methods raise StoreUnavailable and Unauthenticated.
 
-    ``lifetime`` is how long one is open, in seconds, where nobody says; ``per_org`` how many of an organisation may be.
+    ``lifetime`` is for how long an invitation is open by default, in seconds; ``per_org`` the most that one
+    organisation may have open.
     """
 
     def __init__(
@@ -125,8 +125,10 @@ class InvitationService:
         email: str | None = None,
         page: PageRequest = FIRST_PAGE,
     ) -> Page[InvitationView]:
-        """Open invitations, oldest first: to an organisation, or those that the actor may know of in all, which are
-        one's own without a role in the account. Raises NotFound (org), Forbidden, Invalid (limit, cursor).
+        """Open invitations, oldest first: to an organisation, or all that the caller may see.
+
+        Without a role in the account that may list members, a caller sees those for its own email. Raises NotFound
+        (org), Forbidden, Invalid (limit, cursor).
         """
         page.check()
         now = self._clock()
@@ -150,7 +152,7 @@ class InvitationService:
         return found.with_items([InvitationView.of(row) for row in found.items])
 
     async def show(self, actor: Actor, invitation: str) -> InvitationView:
-        """One open invitation: of one's own email, or to an organisation whose members one may see. Raises NotFound."""
+        """One open invitation: for the caller's email, or to an organisation whose members it sees. Raises NotFound."""
         now = self._clock()
         async with self._store.read() as rows:
             return InvitationView.of(await _visible(rows, await load_caller(rows, actor, now), invitation, now))
@@ -182,12 +184,12 @@ class InvitationService:
             await members.enter(change, organisation, user, row.role)
             await idempotency.remember(change, idempotency_key, f"{row.org_id}/{user.id}")
             details = {"role": row.role, "org": organisation.name, "invitation": row.id, "invited_by": row.token_id}
-            members.tell(change, "account.invitation.accept", user, organisation, details)
+            members.record(change, "account.invitation.accept", user, organisation, details)
             found, member = await lookup.member(change, organisation, user.id)
             return MemberView.of(member, found)
 
     async def decline(self, actor: Actor, invitation: str) -> InvitationView:
-        """Refuse an invitation, which is gone then. Raises NotFound, Forbidden."""
+        """Decline an invitation, which deletes it. Raises NotFound, Forbidden."""
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
             row = await _visible(change, caller, invitation, change.now)
@@ -197,7 +199,7 @@ class InvitationService:
             return InvitationView.of(row)
 
     async def withdraw(self, actor: Actor, invitation: str) -> InvitationView:
-        """Take an invitation back. Raises NotFound, Forbidden."""
+        """Withdraw an invitation. Raises NotFound, Forbidden."""
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
             row = await _visible(change, caller, invitation, change.now)
@@ -210,7 +212,10 @@ class InvitationService:
 def record(
     change: Change, verb: str, row: InvitationRow, details: dict[str, object], *, org_id: str | None = None
 ) -> None:
-    """The key and the event of what became of an invitation, on the organisation's log unless it is to be on none."""
+    """Touch an invitation's dependency key and record its audit event.
+
+    The event is on the organisation's log; with an ``org_id`` of "", on no organisation's.
+    """
     change.touched(invitation_key(row.id))
     mixed = lookalikes.mixed_fields(person_texts(row.email, ""))
     change.audit(
@@ -224,7 +229,7 @@ def record(
 
 
 async def withdraw_all(change: Change, email_key: str) -> None:
-    """Take back every open invitation of an email: a user who has it later is another one."""
+    """Withdraw every open invitation for an email, since a later user with that email is a different one."""
     while True:
         found = await change.invitations.page(after=None, limit=_WITHDRAWN_AT_ONCE, now=change.now, email_key=email_key)
         for row in found:
@@ -235,7 +240,7 @@ async def withdraw_all(change: Change, email_key: str) -> None:
 
 
 async def _own_key(rows: Rows, caller: Caller) -> str | None:
-    """The folded email of the person for whom the token presented answers invitations; None for every other token."""
+    """The ``email_key`` for which the token presented may answer invitations; None if it may answer none."""
     if caller.grant is None or caller.grant.reach not in (Reach.PERSONAL, Reach.ACCOUNT):
         return None
     return await lookup.own_email_key(rows, caller)
@@ -257,7 +262,7 @@ async def _visible(rows: Rows, caller: Caller, invitation: str, now: float) -> I
 
 
 async def _answers(rows: Rows, caller: Caller, row: InvitationRow, operation: AccountOperation) -> bool:
-    """Whether the caller is the person invited; an administrator of the account is not. Raises Forbidden for others."""
+    """True for the invited person, False for an administrator of the account. Raises Forbidden for others."""
     if row.email_key == await _own_key(rows, caller):
         caller.require_scope(AccountEntity.MEMBERS, operation)
         return True
@@ -269,19 +274,19 @@ async def _answers(rows: Rows, caller: Caller, row: InvitationRow, operation: Ac
 async def _invited(rows: Rows, row: InvitationRow) -> UserRow:
     user = await rows.users.by_email_key(row.email_key)
     if user is None:
-        raise Conflict("nobody has this email yet: add them to the account first")
+        raise Conflict("no user has this email yet: add one to the account first")
     return user
 
 
 async def _holds(change: Change, row: InvitationRow, permissions: PermissionSet) -> bool:
-    """Whether the invitation could be made now by the token that made it (rule 3)."""
+    """Whether the token that created the invitation could still create it (rule 3)."""
     if row.token_id is None:
         return True
     entry = await change.tokens.get(row.token_id)
     if entry is None or (entry.token.rotated_at or 0.0) > row.created_at:
         return False
     stored = (await change.grant_rows([row.token_id])).tokens.get(row.token_id)
-    # As of the invitation: its time may be over by now.
+    # As of the time of the invitation, because the token may have expired since.
     found = grants.verdict(entry.token.prefix, row.token_id, stored, row.created_at)
     if isinstance(found, RefusedGrant):
         return False
@@ -302,7 +307,7 @@ async def _replay(change: Change, caller: Caller, invitation: str) -> Invitation
     try:
         return InvitationView.of(await _visible(change, caller, invitation, change.now)).as_replay()
     except NotFound:
-        raise Conflict("what an earlier request with the same key made is there no more") from None
+        raise Conflict("what an earlier request with the same key made no longer exists") from None
 
 
 async def _replay_acceptance(change: Change, caller: Caller, membership: str) -> MemberView:

@@ -1,4 +1,4 @@
-"""Organisations: what team tokens and keys belong to."""
+"""Organisations: adding, listing, suspending and resuming them. Team tokens and keys belong to organisations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ ORG_SUSPENDED = "suspended"
 
 
 class OrgService:
-    """The verbs of organisations. ``org`` arguments are a name or an id; all raise StoreUnavailable."""
+    """Adds, lists, suspends and resumes organisations. ``org`` arguments are a name or an id.
+
+    All methods raise StoreUnavailable.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
@@ -92,7 +95,7 @@ class OrgService:
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
             row = await lookup.visible_org(change, caller, org)
-            # In the account, not in the organisation: an administrator of it could not undo this.
+            # In the account, not in the organisation, whose administrator could not undo a suspension.
             caller.require(AccountEntity.ORGS, AccountOperation.UPDATE)
             if row.status != status:
                 await change.orgs.set_status(row.id, status, change.now)

@@ -1,11 +1,11 @@
-"""Roles: named sets of permissions, read anew for every grant.
+"""Roles: creating, changing and listing named sets of permissions, and applying the configuration's roles.
 
 Rules:
 
-1. The configuration defines roles; it is applied only where its own definition changed since it was last applied, so
-   what an administrator set by command survives a restart.
-2. A role that left the configuration is removed, unless the configuration never had it. Users keep its name and may do
-   nothing until there is a role of that name again.
+1. A role of the configuration is applied only if its definition there changed since it was last applied, so a change
+   that an administrator made by command survives a restart.
+2. A role that is no longer in the configuration is removed; one that never was there is kept. Users keep the name of a
+   removed role, which permits nothing until a role of that name exists again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.store.store import Store
 
 
 def permission_texts(texts: Iterable[str], field: str) -> list[str]:
-    """Permissions in their canonical text, sorted, without repeats. Raises Invalid naming the field and position."""
+    """Permissions in canonical form, sorted, without repeats. Raises Invalid with the field and the position."""
     checked = list(texts)
     for position, text in enumerate(checked):
         identifiers.refuse_tokens(text, f"{field}[{position}]")
@@ -37,14 +37,14 @@ def permission_texts(texts: Iterable[str], field: str) -> list[str]:
 
 
 class RoleService:
-    """The verbs of roles. All raise StoreUnavailable."""
+    """Creates, changes and lists roles. All methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
 
     async def sync_config(self, actor: Actor, roles: Mapping[str, Iterable[str]]) -> list[str]:
-        """Apply the configuration's roles where it changed. Returns the names that changed, sorted. Raises Invalid."""
+        """Apply the configuration's changed roles (rule 1). Returns the names that changed, sorted. Raises Invalid."""
         wanted = {
             identifiers.role_name(name): permission_texts(texts, f"roles.{name}") for name, texts in roles.items()
         }
@@ -83,7 +83,10 @@ class RoleService:
             return touched
 
     async def list(self, actor: Actor, org: str | None = None) -> list[RoleView]:
-        """Every role, by name; ``org`` for whoever may list them there. Raises NotFound, Forbidden, Unauthenticated."""
+        """Every role, by name, for a caller who may list roles in the account, or in ``org``.
+
+        Raises NotFound, Forbidden, Unauthenticated.
+        """
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, self._clock())
             org_id = "" if org is None else (await lookup.visible_org(rows, caller, org)).id
@@ -100,10 +103,9 @@ class RoleService:
         return RoleView.of(row)
 
     async def set(self, actor: Actor, name: str, permissions: Iterable[str]) -> RoleView:
-        """Give a role these permissions and no others, making it where needed.
+        """Replace the permissions of a role, and create the role if needed.
 
-        Neither what it gets nor what it had may be more than the actor may do. Raises Invalid, Forbidden,
-        Unauthenticated.
+        The caller must have the new and the former permissions. Raises Invalid, Forbidden, Unauthenticated.
         """
         fields = Fields()
         fields.check(lambda: identifiers.role_name(name))

@@ -1,13 +1,13 @@
-"""Users: who may own tokens, with which role, and whether they work now.
+"""Users: adding, listing, changing, suspending and removing the owners of tokens.
 
 Rules:
 
-1. Every token of a user depends on ``user:<id>`` and a team token also on ``member:<org>/<user>``: suspending, removing
-   and lowering reach all of them with one key.
-2. Removal is one transaction: the status, every membership, every open invitation. The row stays for the audit log;
-   its tokens are refused for good, since the same email added again is another user with another id.
-3. Whoever gives or takes a role in the account may do all that the role permits; whoever stops somebody, all that this
-   person may do anywhere.
+1. Every token of a user depends on ``user:<id>``, and a team token also on ``member:<org>/<user>``: one key reaches all
+   of them when a user is suspended, removed or given a lesser role.
+2. Removal is one transaction: the status, every membership, every open invitation. The row is kept for the audit log.
+   The user's tokens are refused permanently: the same email added later is another user with another id.
+3. A caller who gives or takes a role in the account must have all permissions of that role. To suspend, resume or
+   remove a user, the caller must have all permissions that the user has anywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.core.errors import Conflict, Forbidden
 from proxy.core.model import Actor, Reach, UserStatus
 from proxy.services import idempotency, identifiers, lookup
 from proxy.services.accounts import invitations, members
-from proxy.services.accounts.members import require_within, tell
+from proxy.services.accounts.members import record, require_within
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.idempotency import IdempotencyKey
 from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
@@ -32,8 +32,9 @@ from proxy.store.store import Store
 
 
 class UserService:
-    """The verbs of users. ``user`` arguments are an email or an id; all raise StoreUnavailable, Unauthenticated and
-    Forbidden.
+    """Adds, lists, changes, suspends and removes users. ``user`` arguments are an email or an id.
+
+    All methods raise StoreUnavailable, Unauthenticated and Forbidden.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
@@ -50,9 +51,10 @@ class UserService:
         *,
         idempotency_key: IdempotencyKey | None = None,
     ) -> UserView:
-        """Add a user with a role in the account; with ``org``, a member with a role there, made a user where needed.
+        """Add a user with a role in the account; with ``org``, a member with a role there.
 
-        A user made through ``org`` has no role in the account. Raises Invalid, NotFound (org), Conflict (exists).
+        With ``org`` the user is created if needed, without a role in the account. Raises Invalid, NotFound (org),
+        Conflict (exists).
         """
         fields = Fields()
         address = fields.check(lambda: identifiers.email(email)) or ""
@@ -81,7 +83,7 @@ class UserService:
             user = await members.new_user(change, address, title, role)
             await idempotency.remember(change, idempotency_key, user.id)
             change.touched(user_key(user.id))
-            tell(change, "account.user.add", user, None, {"role": role})
+            record(change, "account.user.add", user, None, {"role": role})
             return await _view(change, caller, user.id)
 
     async def list(self, actor: Actor, page: PageRequest = FIRST_PAGE) -> Page[UserView]:
@@ -98,13 +100,13 @@ class UserService:
         return found.with_items([UserView.of(user, by_user.get(user.id, ())) for user in found.items])
 
     async def show(self, actor: Actor, user: str) -> UserView:
-        """One user: oneself, or anybody for whoever may read users. Raises NotFound."""
+        """One user: the caller's own, or any for a caller who may read users. Raises NotFound."""
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, self._clock())
             return await _visible_view(rows, caller, user)
 
     async def set_role(self, actor: Actor, user: str, role: str, org: str | None = None) -> UserView:
-        """Give another role, in the account or in ``org``. Raises NotFound, Invalid (role)."""
+        """Give a user another role, in the account or in ``org``. Raises NotFound, Invalid (role)."""
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
             if org is not None:
@@ -121,11 +123,11 @@ class UserService:
             if found.role != role:
                 await change.users.set_role(found.id, role, change.now)
                 change.touched(user_key(found.id))
-                tell(change, "account.user.set_role", found, None, {"role": role, "before": found.role})
+                record(change, "account.user.set_role", found, None, {"role": role, "before": found.role})
             return await _view(change, caller, found.id)
 
     async def suspend(self, actor: Actor, user: str) -> UserView:
-        """Stop every token of a user until ``resume``. Suspending twice is suspending once. Raises NotFound."""
+        """Refuse every token of a user until ``resume``. Idempotent. Raises NotFound."""
         return await self._set_status(actor, user, UserStatus.SUSPENDED, "account.user.suspend")
 
     async def resume(self, actor: Actor, user: str) -> UserView:
@@ -133,7 +135,7 @@ class UserService:
         return await self._set_status(actor, user, UserStatus.ACTIVE, "account.user.resume")
 
     async def remove(self, actor: Actor, user: str) -> UserView:
-        """Offboard a user for good: every membership ends and every token is refused. Raises NotFound."""
+        """Remove a user permanently: end every membership and refuse every token. Raises NotFound."""
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
             found = await lookup.visible_user(change, caller, user)
@@ -146,11 +148,11 @@ class UserService:
             await change.users.set_status(found.id, UserStatus.REMOVED, change.now)
             change.touched(user_key(found.id), memberships_key(found.id))
             change.touched(*(member_key(row.org_id, found.id) for row in memberships))
-            tell(change, "account.user.remove", found, None, {"orgs": [row.org_name for row in memberships]})
+            record(change, "account.user.remove", found, None, {"orgs": [row.org_name for row in memberships]})
             return await _view(change, caller, found.id)
 
     async def remove_member(self, actor: Actor, user: str, org: str) -> UserView:
-        """End a membership, as ``Members.remove``; the user as they are then. Raises NotFound."""
+        """End a membership as ``MemberService.remove`` does; returns the user after it. Raises NotFound."""
         await members.MemberService(self._store, self._clock).remove(actor, org, user)
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, self._clock())
@@ -166,12 +168,12 @@ class UserService:
             if found.status is not status:
                 await change.users.set_status(found.id, status, change.now)
                 change.touched(user_key(found.id))
-                tell(change, action, found, None, {})
+                record(change, action, found, None, {})
             return await _view(change, caller, found.id)
 
 
 async def _require_within_all(rows: Rows, caller: Caller, memberships: list[MemberRow]) -> None:
-    """Raises Forbidden where somebody may do more in one of these organisations than the caller."""
+    """Raise Forbidden if one of these memberships permits more in its organisation than the caller has there."""
     for one in memberships:
         if not caller.may_give(await lookup.permissions(rows, one.role), one.org_id):
             raise Forbidden("this user may do more in an organisation than you may")
@@ -183,9 +185,9 @@ async def _visible_view(rows: Rows, caller: Caller, user: str) -> UserView:
 
 
 async def _view(rows: Rows, caller: Caller, user_id: str) -> UserView:
-    """A user as the caller may see them: all of it, or the memberships only where the caller may list members.
+    """A user as the caller may see it: whole, or only the memberships in organisations whose members it may list.
 
-    To a token of one organisation its own owner is no more than a member of it.
+    A token of one organisation sees even its own owner only as a member of that organisation.
     """
     row = await rows.users.by_id(user_id)
     if row is None:
@@ -202,7 +204,7 @@ async def _view(rows: Rows, caller: Caller, user_id: str) -> UserView:
         ]
         view = UserView.of(row, memberships, with_role=False)
         if not own and memberships:
-            # When they were added to the account, and changed there, is no business of an organisation.
+            # An organisation must not see when the user was added to the account, or changed there.
             begun = min(one.created_at for one in memberships)
             view = replace(view, created_at=begun, updated_at=max(one.updated_at for one in memberships))
         return view

@@ -1,15 +1,15 @@
-"""Keys: what belongs to an organisation and not to a person. Made, attached to organisations and detached here; their
-other verbs are those of tokens.
+"""Organisation keys: creates and lists keys, and attaches organisation tokens to organisations.
+
+A key belongs to organisations and not to a user. Its other operations are those of tokens (``TokenService``).
 
 Rules:
 
-1. A key of one organisation has a role, which is fixed at its creation by name. An organisation token has permissions
-   in each of several organisations, and takes a seat in each.
-2. What is given must be within what the giver may do in that organisation: by one role there, and by the scopes of the
-   token presented. A key made by a token never outlives it; it does outlive the person.
-3. In each organisation, whoever may do so there decides: attaching needs sight of the key and the permission in the
-   organisation that it is attached to.
-4. A key makes nothing.
+1. A key of one organisation has a role, whose name is fixed at creation. An organisation token has permissions in each
+   of several organisations, and uses a seat in each.
+2. The permissions of a key must be within those that the caller has in that organisation: by one role there, and by the
+   scopes of the token presented. A key created by a token never outlives that token, but it does outlive the user.
+3. Attaching a key needs a caller that sees it and has the permission in the organisation that it is attached to.
+4. A key creates no tokens and no keys.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NOT_SEVERAL = "only an organisation token is attached to organisations; this on
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """What a new key will be, as of one transaction: with a role in one organisation, or permissions in several."""
+    """The properties of a new key, valid in one transaction: a role in one organisation, or permissions in several."""
 
     orgs: tuple[OrgRow, ...]
     role: str | None
@@ -56,8 +56,9 @@ class _Plan:
 
 
 class KeyService:
-    """``key`` arguments are an id or a public prefix, ``org`` a name or an id. All raise StoreUnavailable and
-    Unauthenticated.
+    """Creates and lists keys. ``key`` arguments are an id or a public prefix, ``org`` a name or an id.
+
+    All methods raise StoreUnavailable and Unauthenticated.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class KeyService:
         self._tokens = tokens
 
     async def create(self, actor: Actor, new: KeyRequest, *, idempotency_key: IdempotencyKey | None = None) -> Created:
-        """Make a key of one organisation, or one that is attached to several.
+        """Create a key of one organisation, or an organisation token that is attached to several.
 
         Raises Invalid, NotFound (org), Forbidden, Conflict (suspended, no seat), AuthorityOverloaded.
         """
@@ -122,7 +123,7 @@ class KeyService:
         return await self._tokens.list(actor, only, page)
 
     async def attach(self, actor: Actor, key: str, org: str, granted: Iterable[str]) -> Changed:
-        """Give an organisation token these permissions, and no others, in an organisation.
+        """Attach an organisation token to an organisation, or replace its permissions there.
 
         Raises NotFound, Forbidden, Invalid, Conflict (not an organisation token, suspended, no seat).
         """
@@ -147,7 +148,7 @@ class KeyService:
             return Changed(view=await loading.show(change, caller, found.row.id, change.now))
 
     async def detach(self, actor: Actor, key: str, org: str) -> Changed:
-        """Take an organisation token away from an organisation; from where it is not, is done already.
+        """Detach an organisation token from an organisation. Idempotent.
 
         Raises NotFound, Forbidden, Conflict (not an organisation token, the last one).
         """
@@ -248,7 +249,7 @@ class KeyService:
 
 
 def _shape(new: KeyRequest, fields: Fields) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The organisations of an organisation token with their permissions; none for a key of one organisation."""
+    """The organisations and permissions of an organisation token; empty for a key of one organisation."""
     if new.grants is None:
         if new.org is None:
             fields.fault("org", "name the organisation, or several with their permissions (grants)")

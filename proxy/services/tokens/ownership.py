@@ -1,12 +1,12 @@
-"""Who will own a new personal access token, where it will reach, and whether there may be one more.
+"""Owner, organisation and reach of a new personal access token: checks them, the policy and the owner's token limit.
 
 Rules:
 
-1. A personal access token makes tokens for its own owner: for anybody else it would act as them.
-2. What a token makes is contained in it (``custody``), and says so field by field where it would not be.
-3. Everything is read in the caller's transaction, and read again in the one that stores the token.
-4. An account-wide token is its owner's: the deployment's policy alone says whether it may be made. An organisation
-   whose policy it breaks is out of its reach, and whoever makes it is told.
+1. A personal access token creates tokens only for its own owner. With a token of another user it could act as them.
+2. A token that a token creates is contained in it (``authorization`` rule 7); an error names every field that is not.
+3. ``plan`` reads everything in the given transaction, and is called again in the one that stores the token.
+4. An account-wide token belongs to its owner: only the deployment's policy decides whether it may be created. It does
+   not reach an organisation whose policy it violates, and the caller gets a warning.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FOR_OTHERS = "a token makes tokens for its own owner only"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a new token will be, as of one transaction."""
+    """The properties of a new token, valid in one transaction."""
 
     user: UserRow
     org: OrgRow | None
@@ -41,7 +41,7 @@ class Plan:
 
 
 def reach_of(new: TokenRequest, fields: Fields) -> Reach:
-    """The reach that is asked for; one that does not go with the organisation goes to ``fields``."""
+    """The requested reach; errors, such as a reach that contradicts the organisation, go to ``fields``."""
     reach = new.reach or (Reach.PERSONAL if new.org is None else Reach.ORG)
     if reach is Reach.ORGS:
         fields.fault(
@@ -57,7 +57,10 @@ def reach_of(new: TokenRequest, fields: Fields) -> Reach:
 async def plan(
     rows: Rows, caller: Caller, policies: PolicyService, new: TokenRequest, draft: Draft, reach: Reach, now: float
 ) -> Plan:
-    """Raises Invalid, NotFound, Conflict, and Forbidden where the new token would not be contained."""
+    """The plan of the requested token.
+
+    Raises Invalid, NotFound, Conflict, and Forbidden if the token would not be contained in the one presented.
+    """
     grant = caller.grant
     if grant is not None and grant.kind is not Kind.PAT:
         raise Forbidden(KEYS_MAKE_NOTHING)
@@ -86,7 +89,7 @@ async def plan(
     roles += [one.role for one in members if one.org_id in org_ids]
     warnings = lives.warnings + beyond([await lookup.permissions(rows, role) for role in roles], draft.scopes)
     if reach is Reach.ACCOUNT:
-        warnings += await policies.kept_out(rows, user.id, lifetime=lives.seconds, scopes=draft.scopes)
+        warnings += await policies.unreachable_orgs(rows, user.id, lifetime=lives.seconds, scopes=draft.scopes)
     return Plan(
         user=user,
         org=org,
@@ -97,10 +100,7 @@ async def plan(
 
 
 async def require_room(rows: Rows, policies: PolicyService, user_id: str, org_id: str | None, now: float) -> None:
-    """Whether a user may have one more working token: in all, and in the organisation that it is for.
-
-    Raises Conflict.
-    """
+    """Raise Conflict if the user has as many active tokens as the policy allows, in all or in the organisation."""
     limits: list[tuple[int | None, str | None]] = [(policies.deployment.tokens_per_user, None)]
     if org_id is not None:
         limits.append(((await policies.of(rows, org_id)).tokens_per_user, org_id))
@@ -113,9 +113,9 @@ async def _owner(rows: Rows, caller: Caller, reference: str | None) -> UserRow:
     grant = caller.grant
     if grant is None:
         if reference is None:
-            raise Invalid("user", "say whose token it is")
+            raise Invalid("user", "name the user")
         return await lookup.user(rows, reference)
-    # Compared as text, so that nobody learns here which other users there are.
+    # Compared as text, without a lookup, so that the answer does not reveal which other users exist.
     mine = reference in (None, grant.user_id) or identifiers.email_key(reference or "") == identifiers.email_key(
         grant.email
     )

@@ -1,7 +1,7 @@
-"""Which tokens a list shows: what somebody asks for, within what is in their sight.
+"""Filters for lists of tokens: combines the requested filter with the tokens that the caller may see.
 
-A filter never widens: a user, an organisation or a token that one may not know of is not found, in the words for one
-that there is not.
+A filter never reveals more: a user, organisation or token that the caller may not see gives the same error as an
+unknown one.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from proxy.store.tokens.queries import TokenListQuery, Within
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenFilter:
-    """Which of the tokens in sight a list shows; None asks for nothing.
+    """The requested filter for a list of tokens; None does not filter.
 
-    ``user`` and ``org`` are names or ids. ``expiring_within`` asks, in seconds, for active tokens that end soon, the
-    first to end first. ``unused_for``, in seconds, is the time since a token was made or last used. ``parent`` is a
-    token: those that it made, directly or through others.
+    ``user`` is an email or an id, ``org`` a name or an id. ``expiring_within`` selects active tokens that expire within
+    so many seconds, those that expire first in front. ``unused_for``, in seconds, is the time since a token was created
+    or last used. ``parent`` selects the tokens that this token created, directly or through others.
     """
 
     user: str | None = None
@@ -40,7 +40,7 @@ class TokenFilter:
     parent: str | None = None
 
     def check(self) -> None:
-        """Raises Invalid with all that is wrong."""
+        """Raise Invalid with every error."""
         fields = Fields()
         for name in ("expiring_within", "unused_for"):
             value = getattr(self, name)
@@ -50,7 +50,7 @@ class TokenFilter:
 
 
 async def query(rows: Rows, caller: Caller, policies: PolicyService, wanted: TokenFilter, now: float) -> TokenListQuery:
-    """The tokens in sight that are wanted. Raises NotFound (user, org, parent)."""
+    """The store query for the visible tokens that match the filter. Raises NotFound (user, org, parent)."""
     user_id = None if wanted.user is None else (await user_in_sight(rows, caller, wanted.user)).id
     org_id = None if wanted.org is None else (await lookup.visible_org(rows, caller, wanted.org)).id
     sights = authorization.sight(caller)
@@ -71,9 +71,9 @@ async def query(rows: Rows, caller: Caller, policies: PolicyService, wanted: Tok
 
 
 async def user_in_sight(rows: Rows, caller: Caller, reference: str) -> UserRow:
-    """The user with this email or id, if ``caller`` may know of some of their tokens.
+    """The user with this email or id, if the caller may see some of the user's tokens.
 
-    Raises NotFound, after the same statements for somebody who is none of the caller's business and for nobody.
+    Raises NotFound, after the same statements for a user whom the caller may not see and for an unknown one.
     """
     if caller.may(AccountEntity.TOKENS, AccountOperation.LIST):
         return await lookup.user(rows, reference)

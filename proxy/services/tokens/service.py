@@ -1,14 +1,16 @@
-"""The verbs of tokens, personal access tokens and keys alike: made, looked at, replaced, narrowed and ended.
+"""Creates, lists, changes, rotates, regenerates, revokes and deletes tokens: personal access tokens and keys.
 
 Rules:
 
-1. Who asks comes first in every verb, reads included. What they may do is decided inside the transaction that does it,
-   on their credential as it is then (``access``), by ``custody``.
-2. A value leaves in ``Created``, once, after the change is durable (``minting``). No transaction waits for hashing.
-3. Rotation keeps everything but the value, and needs a token that works: a new value would revive a dead one. What has
-   ended is regenerated: a new value and a new end, under the policy of now.
-4. Nobody gives a value, a scope or an end to a token that would then do more, or live longer, than the one presented.
-5. Ending a token leaves those that it made alone unless asked; whoever ends it is told of them.
+1. Every operation, reads included, first loads the caller (``caller``). ``authorization`` decides inside the
+   transaction that does the operation, on the credential as it is then.
+2. A value is returned once, in ``Created``, after the change is durable (``issuance``). No transaction waits for
+   hashing.
+3. Rotation replaces only the value, and needs an active token, since a new value must not revive an ended one. A
+   revoked or expired token is regenerated: it gets a new value and a new expiry under the present policy.
+4. No caller can give a value, a scope or an expiry to a token that would then have more permissions, or expire later,
+   than the one presented.
+5. Ending a token does not end the tokens that it created, unless requested. The caller gets a warning about them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ from proxy.store.store import Store
 
 
 class TokenService:
-    """``token`` arguments are an id or a public prefix. All raise StoreUnavailable and Unauthenticated."""
+    """Creates, lists, changes and ends tokens. ``token`` arguments are an id or a public prefix.
+
+    All methods raise StoreUnavailable and Unauthenticated.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], float], *, minter: Minter, policies: PolicyService) -> None:
         self._store = store
@@ -49,7 +54,7 @@ class TokenService:
     async def create(
         self, actor: Actor, new: TokenRequest, *, idempotency_key: IdempotencyKey | None = None
     ) -> Created:
-        """Make a personal access token.
+        """Create a personal access token.
 
         Raises Invalid, NotFound (user, org), Forbidden (not contained in the token presented), Conflict (suspended,
         too many tokens), AuthorityOverloaded.
@@ -121,7 +126,7 @@ class TokenService:
     async def update(
         self, actor: Actor, token: str, *, name: str | None = None, description: str | None = None
     ) -> Changed:
-        """Another name or description. Raises NotFound, Forbidden, Invalid."""
+        """Change the name or description. Raises NotFound, Forbidden, Invalid."""
         fields = Fields()
         title = None if name is None else fields.check(lambda: identifiers.title(name, "name"))
         text = None if description is None else fields.check(lambda: identifiers.description(description))
@@ -140,7 +145,7 @@ class TokenService:
             return Changed(view=view, warnings=lookalikes.warnings({"name": view.name}))
 
     async def rotate(self, actor: Actor, token: str) -> Created:
-        """A new value for a token that works, in place; the old one is refused at once.
+        """Give an active token a new value; the old one is refused at once.
 
         Raises NotFound, Forbidden, Conflict (revoked or expired), AuthorityOverloaded.
         """
@@ -157,9 +162,9 @@ class TokenService:
         return Created(view=view, token=value.token)
 
     async def regenerate(self, actor: Actor, token: str, *, expires: float | None = None) -> Created:
-        """A new value and a new end, in ``expires`` seconds, for a token that is revoked or has expired.
+        """Give a revoked or expired token a new value, which expires in ``expires`` seconds.
 
-        Id, name, description, scopes and reach stay. Without ``expires`` it lives as long as it was made for.
+        Id, name, description, scopes and reach stay. Without ``expires`` it gets the lifetime that it was created with.
         Raises NotFound, Forbidden, Invalid, Conflict (active, suspended, too many), AuthorityOverloaded.
         """
         seconds(expires)
@@ -186,7 +191,7 @@ class TokenService:
         return Created(view=view, token=value.token, warnings=renewed.warnings)
 
     async def revoke(self, actor: Actor, token: str, *, descendants: bool = False) -> Changed:
-        """Refuse a token from now on, with ``descendants`` also all that it made, some at a time. Twice is once.
+        """Revoke a token; with ``descendants`` also all that it created, in several transactions. Idempotent.
 
         Raises NotFound, Forbidden.
         """
@@ -201,11 +206,11 @@ class TokenService:
                     await change.tokens.revoke(found.row.id, change.now)
                     loading.record_found(change, "revoke", found)
                 if bulk.done or not descendants:
-                    left = await revocation.still_working(change, found)
+                    left = await revocation.descendants_warning(change, found)
                     return Changed(view=await loading.show(change, caller, found.row.id, change.now), warnings=left)
 
     async def delete(self, actor: Actor, token: str) -> Changed:
-        """Remove a token's row; returns it as it last was. The audit log keeps what happened.
+        """Delete a token's row, and return its last state. The audit log keeps its history.
 
         Raises NotFound, Forbidden.
         """
@@ -213,16 +218,16 @@ class TokenService:
             caller = await load_caller(change, actor, change.now)
             found = await loading.find(change, caller, self._policies, token, Verb.DELETE)
             (view,) = await loading.views(change, caller, (found.entry,), change.now)
-            left = await revocation.still_working(change, found)
+            left = await revocation.descendants_warning(change, found)
             await change.tokens.delete(found.row.id)
             loading.record_found(change, "delete", found)
             return Changed(view=view, warnings=left)
 
     async def delete_all(self, actor: Actor, user: str | None = None, *, keep_current: bool = False) -> int:
-        """Delete the tokens of a user (by default the actor's own) that ``actor`` may delete, some at a time; how many
-        there were.
+        """Delete the tokens of a user that the caller may delete, in several transactions; returns their number.
 
-        ``keep_current`` leaves out the token presented. Raises NotFound (user), Forbidden, Invalid.
+        ``user`` is by default the caller's own; ``keep_current`` keeps the token presented. Raises NotFound (user),
+        Forbidden, Invalid.
         """
         keep = actor.credential.token_id if keep_current and actor.credential is not None else None
         deletion: revocation.BulkDeletion | None = None
@@ -231,27 +236,27 @@ class TokenService:
                 caller = await load_caller(change, actor, change.now)
                 if deletion is None:
                     if user is None and not caller.user_id:
-                        raise Invalid("user", "say whose tokens")
+                        raise Invalid("user", "name the user")
                     user_id = caller.user_id if user is None else (await queries.user_in_sight(change, caller, user)).id
                     deletion = revocation.BulkDeletion(user_id=user_id, keep=keep)
                 await deletion.step(change, caller, self._policies)
         return deletion.deleted
 
     async def add_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
-        """Let a token with scopes do these as well. Raises NotFound, Forbidden, Invalid, Conflict (without scopes)."""
+        """Add scopes to a token that has scopes. Raises NotFound, Forbidden, Invalid, Conflict (without scopes)."""
         wanted = _scopes(scopes)
         return await self._edit(actor, token, "add", wanted, scope_changes.adding(wanted))
 
     async def remove_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
-        """Take these from a token. Raises NotFound, Forbidden, Invalid, Conflict (without scopes, still covered)."""
+        """Remove scopes from a token. Raises NotFound, Forbidden, Invalid, Conflict (without scopes, still covered)."""
         return await self._edit(actor, token, "remove", (), scope_changes.removing(_scopes(scopes)))
 
     async def clear_scopes(self, actor: Actor, token: str) -> Changed:
-        """Leave a token no scopes: it may do nothing. Raises NotFound, Forbidden."""
+        """Remove all scopes of a token, which then may do nothing. Raises NotFound, Forbidden."""
         return await self._edit(actor, token, "clear", (), scope_changes.setting(()))
 
     async def set_scopes(self, actor: Actor, token: str, scopes: Iterable[str]) -> Changed:
-        """These scopes and no others. Raises NotFound, Forbidden, Invalid."""
+        """Replace the scopes of a token. Raises NotFound, Forbidden, Invalid."""
         wanted = _scopes(scopes)
         return await self._edit(actor, token, "set", wanted, scope_changes.setting(wanted))
 

@@ -170,7 +170,7 @@ async def test_an_administrator_of_the_account_answers_for_somebody_within_what_
     unknown = await kit.invitations.invite(ADMIN, "team", NOBODY, "viewer")
     assert (await said(kit.invitations.accept(ADMIN, unknown.id))) == (
         Conflict,
-        "nobody has this email yet: add them to the account first",
+        "no user has this email yet: add one to the account first",
     )
     await kit.users.add(ADMIN, NOBODY, "nothing")
     assert (await kit.invitations.accept(await acting(kit, NOBODY), unknown.id)).role == "viewer"
@@ -253,7 +253,7 @@ async def test_an_invitation_does_not_hold_that_could_not_be_made_any_more(
     for caller in (dan, ADMIN):
         assert await said(kit.invitations.accept(caller, invited.id)) == (
             Conflict,
-            "whoever invited may not give this role any more: ask for another invitation",
+            "the inviter may no longer give this role: ask for another invitation",
         )
     assert DAN not in await members_of(kit, "team")
     # Declining is always possible.

@@ -160,7 +160,7 @@ async def test_setting_a_policy_says_how_many_break_it_and_ends_them_when_told_t
     elsewhere = await kit.mint(BOB, "elsewhere", org="shop")
     view = await kit.policies.set(ADMIN, "team", {"require_expiry": True})
     assert (view.breaking, view.expired) == (2, None)
-    assert view.warnings == ("2 living tokens of the organisation break it and go on until ended",)
+    assert view.warnings == ("2 living tokens of the organisation break it and keep working until ended",)
     assert await broken(kit) == {"one": ("require_expiry",), "two": ("require_expiry",)}
     view = await kit.policies.set(ADMIN, "team", {"require_expiry": True}, expire=True)
     assert (view.breaking, view.expired, view.warnings) == (0, 2, ())
