@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
-from proxy.core.model import Kind, Reach, UserStatus
+from proxy.core.kinds import OF_USERS, Reach
+from proxy.core.model import UserStatus
 from proxy.core.permissions import PermissionSet
 from proxy.services import identifiers
 from proxy.services.caller import AccountEntity, AccountOperation, Caller

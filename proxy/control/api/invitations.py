@@ -70,7 +70,7 @@ async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.invitations.show(call.actor, call.path["invitation"])
+    return await call.services.invitations.show(call.actor, call.path["invitation"])
 
 
 async def accept(call: Call[NoBody, NoQuery]) -> View:
@@ -79,11 +79,11 @@ async def accept(call: Call[NoBody, NoQuery]) -> View:
 
 
 async def decline(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.invitations.decline(call.actor, call.path["invitation"])
+    return await call.services.invitations.decline(call.actor, call.path["invitation"])
 
 
 async def withdraw(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.invitations.withdraw(call.actor, call.path["invitation"])
+    return await call.services.invitations.withdraw(call.actor, call.path["invitation"])
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

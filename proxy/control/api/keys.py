@@ -23,7 +23,8 @@ from proxy.control.api.tokens import (
 )
 from proxy.control.models import Description, PageQuery, PermissionText, QuerySeconds, Reference, RequestModel, Title
 from proxy.core.errors import NotFound
-from proxy.core.model import Kind, TokenStatus
+from proxy.core.kinds import Kind
+from proxy.core.model import TokenStatus
 from proxy.services.tokens import issuance
 from proxy.services.tokens.queries import TokenFilter
 
@@ -123,18 +124,18 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
 
 
 async def attach(call: Call[AttachedPermissions, NoQuery]) -> View:
-    return await call.plane.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
+    return await call.services.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
 
 
 async def detach(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.keys.detach(call.actor, call.path["key"], call.path["org"])
+    return await call.services.keys.detach(call.actor, call.path["key"], call.path["org"])
 
 
 def of_keys(run: Callable[[Call[Any, Any]], Awaitable[View]]) -> Callable[[Call[Any, Any]], Awaitable[View]]:
     """A verb of tokens, for keys only: the id of another token is that of no key."""
 
     async def verb(call: Call[Any, Any]) -> View:
-        found = await call.plane.tokens.show(call.actor, call.path["key"])
+        found = await call.services.tokens.show(call.actor, call.path["key"])
         if found.kind != Kind.KEY.value:
             raise NotFound(PARAMETERS["key"].missing)
         return await run(call)

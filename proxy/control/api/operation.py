@@ -55,7 +55,7 @@ class Call(Generic[B, Q]):
     client's, for an operation that creates something.
     """
 
-    plane: ControlServices
+    services: Services
     actor: Actor
     body: B
     query: Q

@@ -80,15 +80,15 @@ async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.orgs.show(call.actor, call.path["org"])
+    return await call.services.orgs.show(call.actor, call.path["org"])
 
 
 async def suspend(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.orgs.suspend(call.actor, call.path["org"])
+    return await call.services.orgs.suspend(call.actor, call.path["org"])
 
 
 async def resume(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.orgs.resume(call.actor, call.path["org"])
+    return await call.services.orgs.resume(call.actor, call.path["org"])
 
 
 async def list_members(call: Call[NoBody, PageQuery]) -> View:
@@ -98,11 +98,11 @@ async def list_members(call: Call[NoBody, PageQuery]) -> View:
 
 
 async def set_member(call: Call[MemberRole, NoQuery]) -> View:
-    return await call.plane.members.set(call.actor, call.path["org"], call.path["user"], call.body.role)
+    return await call.services.members.set(call.actor, call.path["org"], call.path["user"], call.body.role)
 
 
 async def remove_member(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.members.remove(call.actor, call.path["org"], call.path["user"])
+    return await call.services.members.remove(call.actor, call.path["org"], call.path["user"])
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

@@ -66,23 +66,23 @@ async def list_users(call: Call[NoBody, PageQuery]) -> View:
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.show(call.actor, call.path["user"])
+    return await call.services.users.show(call.actor, call.path["user"])
 
 
 async def set_role(call: Call[NewRole, NoQuery]) -> View:
-    return await call.plane.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
+    return await call.services.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
 
 
 async def suspend(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.suspend(call.actor, call.path["user"])
+    return await call.services.users.suspend(call.actor, call.path["user"])
 
 
 async def resume(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.resume(call.actor, call.path["user"])
+    return await call.services.users.resume(call.actor, call.path["user"])
 
 
 async def remove(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.remove(call.actor, call.path["user"])
+    return await call.services.users.remove(call.actor, call.path["user"])
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from proxy.core.dependency_keys import role_key
-from proxy.core.errors import Forbidden, Invalid, NotFound
+from proxy.core.errors import Forbidden, NotFound
 from proxy.core.model import Actor
-from proxy.core.permissions import PermissionSet, PermissionSyntaxError
+from proxy.core.permissions import PermissionSet
 from proxy.services import identifiers, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, load_caller
 from proxy.services.validation import Fields
@@ -46,7 +46,8 @@ class RoleService:
     async def sync_config(self, actor: Actor, roles: Mapping[str, Iterable[str]]) -> list[str]:
         """Apply the configuration's changed roles (rule 1). Returns the names that changed, sorted. Raises Invalid."""
         wanted = {
-            identifiers.role_name(name): permission_texts(texts, f"roles.{name}") for name, texts in roles.items()
+            identifiers.role_name(name): identifiers.permission_texts(texts, f"roles.{name}")
+            for name, texts in roles.items()
         }
         async with self._store.change(actor, self._clock()) as change:
             known = {row.name: row for row in await change.roles.all()}
@@ -109,7 +110,7 @@ class RoleService:
         """
         fields = Fields()
         fields.check(lambda: identifiers.role_name(name))
-        texts = fields.check(lambda: permission_texts(permissions, "permissions")) or []
+        texts = fields.check(lambda: identifiers.permission_texts(permissions, "permissions")) or []
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)

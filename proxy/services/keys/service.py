@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
-from proxy.core.model import Actor, Kind, Reach
+from proxy.core.kinds import KINDS, Kind, Reach
+from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
 from proxy.services import idempotency, lookup
 from proxy.services.accounts import lookalikes

@@ -435,7 +435,7 @@ def _switch(name: str, value: object) -> object:
 def _permissions(name: str, value: object) -> object:
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
         raise Invalid(name, "a list of permissions")
-    return permission_texts(value, name)
+    return identifiers.permission_texts(value, name)
 
 
 def _rights(name: str, value: object) -> object:

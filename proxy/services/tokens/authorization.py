@@ -25,7 +25,8 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.core.errors import FieldError, Forbidden, NotFound
-from proxy.core.model import Grant, Kind, Reach
+from proxy.core.kinds import KINDS, OF_USERS, Kind, Reach
+from proxy.core.model import Grant
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.policy.model import AdminRight
 from proxy.store.records import TokenRow
@@ -111,7 +112,7 @@ def judge(caller: Caller, target: Target, verb: Verb, rights: Collection[AdminRi
         return Ruling.HIDDEN
     if verb is Verb.SHOW:
         return Ruling.ALLOWED
-    if grant.kind is Kind.KEY:
+    if not KINDS[grant.kind].may_manage:
         return Ruling.KEY
     if own:
         return Ruling.SCOPES

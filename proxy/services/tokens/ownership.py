@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
-from proxy.core.model import Kind, Reach, UserStatus
+from proxy.core.kinds import KINDS, Reach
+from proxy.core.model import UserStatus
 from proxy.services import identifiers, lookup
 from proxy.services.caller import Caller
 from proxy.services.grants import ORG_ACTIVE

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.core.errors import Conflict
-from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.core.kinds import OF_USERS, Reach
+from proxy.core.model import TokenStatus
 from proxy.services.caller import Caller
-from proxy.services.keys.seat_limit import require_seats
 from proxy.services.policy.model import TokenPolicy
+from proxy.services.policy.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership
 from proxy.services.tokens.issuance import Lifetime, lifetime
