@@ -75,7 +75,7 @@ async def own_email_key(rows: Rows, caller: Caller) -> str | None:
     compared as equal today, the newer user was given another key.
     """
     grant = caller.grant
-    if grant is None or grant.kind is not Kind.PAT:
+    if grant is None or grant.kind not in OF_USERS:
         return None
     found = await rows.users.by_id(grant.user_id)
     return None if found is None else found.email_key

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Self
 
-from proxy.core.model import Reach, TokenStatus, UserStatus
-from proxy.services.accounts import emails, lookalikes
+from proxy.core.kinds import Reach
+from proxy.core.model import TokenStatus, UserStatus
+from proxy.services import emails, lookalikes
 from proxy.store.records import AttachedRow, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 
 

@@ -52,20 +52,20 @@ class Invitations(Listing):
 
 async def create(call: Call[NewInvitation, NoQuery]) -> View:
     body, key = call.body, call.idempotency_key
-    return await call.plane.invitations.invite(
+    return await call.services.invitations.invite(
         call.actor, call.path["org"], body.email, body.role, expires=body.expires, idempotency_key=key
     )
 
 
 async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
     query = call.query
-    page = await call.plane.invitations.list(call.actor, query.org, email=query.email, page=query.page)
+    page = await call.services.invitations.list(call.actor, query.org, email=query.email, page=query.page)
     return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.invitations.list(call.actor, call.path["org"], page=query.page)
+    page = await call.services.invitations.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 
@@ -75,7 +75,7 @@ async def show(call: Call[NoBody, NoQuery]) -> View:
 
 async def accept(call: Call[NoBody, NoQuery]) -> View:
     key = call.idempotency_key
-    return await call.plane.invitations.accept(call.actor, call.path["invitation"], idempotency_key=key)
+    return await call.services.invitations.accept(call.actor, call.path["invitation"], idempotency_key=key)
 
 
 async def decline(call: Call[NoBody, NoQuery]) -> View:

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.control.models import Query, RequestModel, ResponseModel
-from proxy.control.services import ControlServices
 from proxy.core.model import Actor
+from proxy.services.factory import Services
 from proxy.services.idempotency import IdempotencyKey
 from proxy.services.paging import Page
 

@@ -70,12 +70,12 @@ class Members(Listing):
 
 async def add(call: Call[NewOrg, NoQuery]) -> View:
     body, key = call.body, call.idempotency_key
-    return await call.plane.orgs.add(call.actor, body.name, display_name=body.display_name, idempotency_key=key)
+    return await call.services.orgs.add(call.actor, body.name, display_name=body.display_name, idempotency_key=key)
 
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.orgs.list(call.actor, page=query.page)
+    page = await call.services.orgs.list(call.actor, page=query.page)
     return listing(page)
 
 
@@ -93,7 +93,7 @@ async def resume(call: Call[NoBody, NoQuery]) -> View:
 
 async def list_members(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.members.list(call.actor, call.path["org"], page=query.page)
+    page = await call.services.members.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 

@@ -224,7 +224,7 @@ async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.tokens.create(call.actor, new, idempotency_key=call.idempotency_key)
+    return await call.services.tokens.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
@@ -238,7 +238,7 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    page = await call.plane.tokens.list(call.actor, wanted, page=query.page)
+    page = await call.services.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
@@ -246,7 +246,7 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    page = await call.plane.tokens.list(call.actor, wanted, page=query.page)
+    page = await call.services.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 

@@ -53,7 +53,7 @@ class Users(Listing):
 
 
 async def add(call: Call[NewUser, NoQuery]) -> View:
-    body, users = call.body, call.plane.users
+    body, users = call.body, call.services.users
     return await users.add(
         call.actor, body.email, body.role, org=body.org, name=body.name, idempotency_key=call.idempotency_key
     )
@@ -61,7 +61,7 @@ async def add(call: Call[NewUser, NoQuery]) -> View:
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.users.list(call.actor, page=query.page)
+    page = await call.services.users.list(call.actor, page=query.page)
     return listing(page)
 
 

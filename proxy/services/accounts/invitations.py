@@ -26,8 +26,8 @@ from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import grants, idempotency, identifiers, lookup
-from proxy.services.accounts import lookalikes, members
+from proxy.services import grants, idempotency, identifiers, lookalikes, lookup
+from proxy.services.accounts import members
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import IdempotencyKey

@@ -22,8 +22,7 @@ from typing import Final
 from proxy.core.dependency_keys import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
-from proxy.services import identifiers, lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import identifiers, lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
 from proxy.services.views import MemberView, person_texts

@@ -24,18 +24,6 @@ from proxy.store.records import RoleRow
 from proxy.store.store import Store
 
 
-def permission_texts(texts: Iterable[str], field: str) -> list[str]:
-    """Permissions in canonical form, sorted, without repeats. Raises Invalid with the field and the position."""
-    checked = list(texts)
-    for position, text in enumerate(checked):
-        identifiers.refuse_tokens(text, f"{field}[{position}]")
-        try:
-            PermissionSet.of((text,))
-        except PermissionSyntaxError as error:
-            raise Invalid(f"{field}[{position}]", str(error)) from None
-    return list(PermissionSet.of(checked).texts)
-
-
 class RoleService:
     """Creates, changes and lists roles. All methods raise StoreUnavailable."""
 

@@ -21,13 +21,12 @@ from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
 from proxy.core.kinds import KINDS, Kind, Reach
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
-from proxy.services import idempotency, lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import idempotency, lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import IdempotencyKey
-from proxy.services.keys.seat_limit import require_seats
 from proxy.services.paging import FIRST_PAGE, Page, PageRequest
+from proxy.services.policy.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
@@ -203,7 +202,7 @@ class KeyService:
         grants: tuple[tuple[str, tuple[str, ...]], ...],
         now: float,
     ) -> _Plan:
-        if caller.grant is not None and caller.grant.kind is not Kind.PAT:
+        if caller.grant is not None and not KINDS[caller.grant.kind].may_manage:
             raise Forbidden(KEYS_MAKE_NOTHING)
         references = [org for org, _ in grants] if new.org is None else [new.org]
         orgs = [await lookup.visible_org(rows, caller, reference) for reference in references]

@@ -21,9 +21,9 @@ from typing import Final
 
 from proxy.core.dependency_keys import org_key, token_key
 from proxy.core.errors import Invalid
-from proxy.core.model import Actor, Reach
-from proxy.services import lookup, paging
-from proxy.services.accounts.roles import permission_texts
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
+from proxy.services import identifiers, lookup, paging
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.paging import FIRST_PAGE, NOTHING_MORE, Page, PageRequest, Remaining, read_cursor, write_cursor
 from proxy.services.policy.model import AdminRight, TokenPolicy, lifetime

@@ -87,7 +87,7 @@ class Target:
     @property
     def entity(self) -> AccountEntity:
         """The entity that permissions on this token name."""
-        return AccountEntity.KEYS if self.row.kind is Kind.KEY else AccountEntity.TOKENS
+        return AccountEntity(KINDS[self.row.kind].entity)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def require(ruling: Ruling) -> None:
 
 def owns(grant: Grant, row: TokenRow) -> bool:
     """Whether both are personal access tokens of the same owner, and this one is within the reach of the grant."""
-    if grant.kind is not Kind.PAT or row.kind is not Kind.PAT or not grant.user_id or row.user_id != grant.user_id:
+    if grant.kind not in OF_USERS or row.kind not in OF_USERS or not grant.user_id or row.user_id != grant.user_id:
         return False
     return reaches(grant, row.reach, row.org_id)
 
@@ -186,13 +186,9 @@ def sight(caller: Caller, operation: AccountOperation = AccountOperation.LIST) -
     grant = caller.grant
     if grant is None:
         return (Within(),)
-    found = [*_own(caller, grant, operation)] if grant.kind is Kind.PAT else []
+    found = [*_own(caller, grant, operation)] if grant.kind in OF_USERS else []
     for place in ("", *sorted(caller.org_ids)):
-        kinds = [
-            kind
-            for kind, entity in ((Kind.PAT, AccountEntity.TOKENS), (Kind.KEY, AccountEntity.KEYS))
-            if caller.may(entity, operation, place)
-        ]
+        kinds = [kind for kind, row in KINDS.items() if caller.may(AccountEntity(row.entity), operation, place)]
         org_id = place or None
         if len(kinds) == len(Kind):
             found.append(Within(org_id=org_id))

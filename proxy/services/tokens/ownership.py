@@ -63,7 +63,7 @@ async def plan(
     Raises Invalid, NotFound, Conflict, and Forbidden if the token would not be contained in the one presented.
     """
     grant = caller.grant
-    if grant is not None and grant.kind is not Kind.PAT:
+    if grant is not None and not KINDS[grant.kind].may_manage:
         raise Forbidden(KEYS_MAKE_NOTHING)
     user = await _owner(rows, caller, new.user)
     if user.status is UserStatus.SUSPENDED:

@@ -54,7 +54,7 @@ async def renewal(
     fields.done()
     expires_at = lives.end(now)
     await loading.require_within(rows, caller, found, expires_at=expires_at, scopes=row.scopes)
-    if row.kind is Kind.PAT and row.user_id is not None:
+    if row.kind in OF_USERS and row.user_id is not None:
         await ownership.require_room(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:
         await require_seats(rows, policies, one.org_id, now)

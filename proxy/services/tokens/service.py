@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from proxy.core.errors import Conflict, Invalid
-from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import idempotency, identifiers
-from proxy.services.accounts import lookalikes
+from proxy.core.kinds import Kind
+from proxy.core.model import Actor, TokenStatus
+from proxy.services import idempotency, identifiers, lookalikes
 from proxy.services.caller import Caller, load_caller
 from proxy.services.idempotency import IdempotencyKey
 from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
