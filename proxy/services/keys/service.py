@@ -30,7 +30,16 @@ from proxy.services.policy.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
-from proxy.services.tokens.issuance import ORGS_MOST, Draft, KeyRequest, Minter, beyond, lifetime, new_row, permissions
+from proxy.services.tokens.issuance import (
+    ORGS_MOST,
+    Draft,
+    KeyRequest,
+    Minter,
+    ineffective_scopes,
+    lifetime,
+    new_row,
+    permissions,
+)
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING, Found
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.service import TokenService
@@ -110,7 +119,7 @@ class KeyService:
                 await change.token_orgs.add(row.id, org.id, sorted(set(texts)), change.now)
             await idempotency.remember(change, idempotency_key, row.id)
             details: dict[str, object] = {"role": row.role, "scopes": row.scopes, "expires_at": row.expires_at}
-            details.update(loading.mixed(draft.texts))
+            details.update(loading.lookalike_details(draft.texts))
             loading.record(change, "mint", row, details, [org.id for org in plan.orgs])
             view = await loading.show(change, caller, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
@@ -177,7 +186,7 @@ class KeyService:
         self, rows: Rows, caller: Caller, found: Found, organisation: OrgRow, texts: tuple[str, ...]
     ) -> None:
         _require_active(organisation)
-        policy = await self._policies.of(rows, organisation.id)
+        policy = await self._policies.effective(rows, organisation.id)
         faults = [
             ("permissions" + place.removeprefix("scopes"), problem) for place, problem in policy.scope_faults(texts)
         ]
@@ -187,7 +196,7 @@ class KeyService:
         begun = row.created_at if row.rotated_at is None else row.rotated_at
         if policy.broken(lifetime=None if row.expires_at is None else row.expires_at - begun, scopes=()):
             raise Conflict("the token lives longer than the policy of the organisation allows")
-        too_much = [] if caller.grant is None else authorization.longer(caller.grant, row.expires_at)
+        too_much = [] if caller.grant is None else authorization.expiry_errors(caller.grant, row.expires_at)
         if not caller.may_give(PermissionSet.of(texts), organisation.id):
             too_much.append(("permissions", _TOO_MUCH))
         if too_much:
@@ -212,7 +221,7 @@ class KeyService:
         fields = Fields()
         if len({org.id for org in orgs}) < len(orgs):
             fields.fault("grants", "each organisation once")
-        policy = await self._policies.of(rows, *(org.id for org in orgs))
+        policy = await self._policies.effective(rows, *(org.id for org in orgs))
         lives = lifetime(policy, draft.expires, fields)
         role = None if new.role is None else await lookup.role(rows, new.role)
         given = (
@@ -227,8 +236,8 @@ class KeyService:
         expires_at = lives.end(now)
         faults: list[FieldError] = []
         if caller.grant is not None:
-            faults += authorization.longer(caller.grant, expires_at)
-            faults += authorization.wider(caller.grant, () if role is None else draft.scopes)
+            faults += authorization.expiry_errors(caller.grant, expires_at)
+            faults += authorization.scope_errors(caller.grant, () if role is None else draft.scopes)
         for org, held in zip(orgs, given, strict=True):
             if not caller.may_give(held, org.id):
                 faults.append(("role" if role is not None else f"grants.{org.name}", _TOO_MUCH))
@@ -244,7 +253,7 @@ class KeyService:
             role=None if role is None else role.name,
             grants=tuple(texts for _, texts in grants),
             expires_at=expires_at,
-            warnings=lives.warnings + beyond(given, draft.scopes),
+            warnings=lives.warnings + ineffective_scopes(given, draft.scopes),
         )
 
 

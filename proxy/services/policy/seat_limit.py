@@ -9,7 +9,7 @@ from proxy.store.change import Rows
 
 async def require_seats(rows: Rows, policies: PolicyService, org_id: str, now: float) -> None:
     """Raise Conflict if the organisation has as many active organisation tokens as the policy allows."""
-    seats = (await policies.of(rows, org_id)).org_tokens_per_org
+    seats = (await policies.effective(rows, org_id)).org_tokens_per_org
     if seats is not None and await rows.token_orgs.seats(org_id, now) >= seats:
         raise Conflict(
             f"the organisation has as many organisation tokens as the policy allows ({seats}): end or detach one first"

@@ -120,7 +120,7 @@ class PolicyService:
         self._clock = clock
         self.deployment: Final = deployment
 
-    async def of(self, rows: Rows, *org_ids: str | None) -> TokenPolicy:
+    async def effective(self, rows: Rows, *org_ids: str | None) -> TokenPolicy:
         """The effective policy for a token of these organisations, or of none, in the transaction of ``rows``."""
         policy = self.deployment
         for org_id in org_ids:
@@ -192,10 +192,10 @@ class PolicyService:
         """
         now = self._clock()
         async with self._store.read() as rows:
-            org_id = await self._judged(rows, actor, org, AccountOperation.LIST)
+            org_id = await self._authorized_org(rows, actor, org, AccountOperation.LIST)
             page.check()
             looked_at = max(page.limit, _AT_ONCE)
-            found, last = await self._broken(rows, read_cursor(page.cursor), looked_at, now, org_id)
+            found, last = await self._violations_page(rows, read_cursor(page.cursor), looked_at, now, org_id)
         if len(found) > page.limit:
             found = found[: page.limit]
             last = Cursor(created_at=found[-1].token.created_at, id=found[-1].token.id)
@@ -212,7 +212,7 @@ class PolicyService:
         Raises Forbidden, Unauthenticated.
         """
         async with self._store.read() as rows:
-            await self._judged(rows, actor, None, AccountOperation.LIST)
+            await self._authorized_org(rows, actor, None, AccountOperation.LIST)
             most = self.deployment.tokens_per_user
             found = [] if most is None else await rows.living.crowded(most, self._clock(), _OVER_LIMIT_MOST)
         return [UserOverLimit(user_id=user_id, email=email, tokens=tokens) for user_id, email, tokens in found]
@@ -274,7 +274,7 @@ class PolicyService:
 
     async def _end_all(self, actor: Actor, org: str | None) -> int:
         async with self._store.read() as rows:
-            org_id = await self._judged(rows, actor, org, AccountOperation.UPDATE)
+            org_id = await self._authorized_org(rows, actor, org, AccountOperation.UPDATE)
         own = "" if actor.credential is None else actor.credential.token_id
         ended, cursor = 0, None
         last: tuple[PolicyViolation, ...] = ()
@@ -290,7 +290,7 @@ class PolicyService:
         self, after: Cursor | None, org_id: str | None, rules: tuple[str, ...] | None = None
     ) -> tuple[list[PolicyViolation], Cursor | None]:
         async with self._store.read() as rows:
-            return await self._broken(rows, after, _AT_ONCE, self._clock(), org_id, rules)
+            return await self._violations_page(rows, after, _AT_ONCE, self._clock(), org_id, rules)
 
     async def _end_some(
         self, actor: Actor, found: Sequence[PolicyViolation], org_id: str | None, rules: tuple[str, ...] | None = None
@@ -301,14 +301,16 @@ class PolicyService:
         async with self._store.change(actor, self._clock()) as change:
             caller = await self._caller(change, actor, org_id, AccountOperation.UPDATE)
             living = await change.living.those([violation.token.id for violation in found], change.now)
-            broken = await self._held(change, living, change.now, org_id, rules)
+            broken = await self._violating(change, living, change.now, org_id, rules)
             ended = [one for one in broken if caller.operator or _may_end(caller, one.token)]
             await change.living.end([violation.token.id for violation in ended], change.now)
             for violation in ended:
                 _record(change, violation, BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE)
         return len(ended)
 
-    async def _judged(self, rows: Rows, actor: Actor, org: str | None, operation: AccountOperation) -> str | None:
+    async def _authorized_org(
+        self, rows: Rows, actor: Actor, org: str | None, operation: AccountOperation
+    ) -> str | None:
         """The id of the organisation, if one is named. Raises Forbidden if the actor may not do this there."""
         caller = await load_caller(rows, actor, self._clock())
         row = None if org is None else await lookup.visible_org(rows, caller, org)
@@ -320,7 +322,7 @@ class PolicyService:
         caller.require(AccountEntity.POLICY, operation, org_id or "")
         return caller
 
-    async def _broken(
+    async def _violations_page(
         self,
         rows: Rows,
         after: Cursor | None,
@@ -330,9 +332,9 @@ class PolicyService:
         rules: tuple[str, ...] | None = None,
     ) -> tuple[list[PolicyViolation], Cursor | None]:
         page, last = await rows.living.page(after=after, limit=limit, now=now, org_id=org_id)
-        return await self._held(rows, page, now, org_id, rules), last
+        return await self._violating(rows, page, now, org_id, rules), last
 
-    async def _held(
+    async def _violating(
         self, rows: Rows, tokens: Sequence[ActiveToken], now: float, org_id: str | None, rules: tuple[str, ...] | None
     ) -> list[PolicyViolation]:
         """The tokens that violate a rule of their policy; with ``rules``, one of those."""
@@ -341,7 +343,7 @@ class PolicyService:
         for token in tokens:
             org_ids = token.org_ids if org_id is None else (org_id,)
             if org_ids not in policies:
-                policies[org_ids] = await self.of(rows, *org_ids)
+                policies[org_ids] = await self.effective(rows, *org_ids)
             broken = _rules(policies[org_ids], token, org_ids, now)
             broken = broken if rules is None else tuple(rule for rule in broken if rule in rules)
             if broken:

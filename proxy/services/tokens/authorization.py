@@ -150,7 +150,7 @@ def reaches(grant: Grant, reach: Reach, org_id: str | None) -> bool:
     return grant.reach is Reach.PERSONAL and reach is Reach.PERSONAL
 
 
-def uncontained(
+def containment_errors(
     grant: Grant, *, reach: Reach, org_id: str | None, expires_at: float | None, scopes: Iterable[str] | None
 ) -> list[FieldError]:
     """The reasons for which such a personal access token is not contained in this grant (rule 7); empty if it is."""
@@ -158,17 +158,17 @@ def uncontained(
     if not reaches(grant, reach, org_id):
         field = "org" if grant.reach is Reach.ORG else "reach"
         found.append((field, "the token presented does not reach as far as this"))
-    return [*found, *longer(grant, expires_at), *wider(grant, scopes)]
+    return [*found, *expiry_errors(grant, expires_at), *scope_errors(grant, scopes)]
 
 
-def longer(grant: Grant, expires_at: float | None) -> list[FieldError]:
+def expiry_errors(grant: Grant, expires_at: float | None) -> list[FieldError]:
     """The error for an expiry that is later than that of this grant; empty if it is not later."""
     if grant.expires_at is None or (expires_at is not None and expires_at <= grant.expires_at):
         return []
     return [("expires", "the token presented ends before this would")]
 
 
-def wider(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
+def scope_errors(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
     """The errors for scopes that this grant's scopes do not cover; empty if they cover all."""
     if grant.scopes is None:
         return []
@@ -181,7 +181,7 @@ def wider(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
     ]
 
 
-def sight(caller: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:
+def visible_tokens(caller: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:
     """The sets of tokens on which the caller may do this, by its permissions: tokens within any of them."""
     grant = caller.grant
     if grant is None:
@@ -210,16 +210,16 @@ def _own(caller: Caller, grant: Grant, operation: AccountOperation) -> Iterable[
         yield Within(user_id=grant.user_id)
 
 
-def narrowed(sights: Iterable[Within], wanted: Within) -> tuple[Within, ...]:
-    """Each of ``sights`` restricted to ``wanted``. The lineage of ``wanted`` must be within those of ``sights``."""
+def intersection(visible: Iterable[Within], wanted: Within) -> tuple[Within, ...]:
+    """Each of ``visible`` restricted to ``wanted``. The lineage of ``wanted`` must be within those of ``visible``."""
     found = []
-    for one in sights:
+    for one in visible:
         fields = {}
         for name in Within.__slots__:
-            mine, asked = getattr(one, name), getattr(wanted, name)
-            if mine is not None and asked is not None and mine != asked and name != "lineage":
+            mine, other = getattr(one, name), getattr(wanted, name)
+            if mine is not None and other is not None and mine != other and name != "lineage":
                 break
-            fields[name] = mine if asked is None else asked
+            fields[name] = mine if other is None else other
         else:
             found.append(Within(**fields))
     return tuple(dict.fromkeys(found))

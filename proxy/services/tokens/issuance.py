@@ -156,7 +156,7 @@ def lifetime(policy: TokenPolicy, expires: float | None, fields: Fields) -> Life
     return Lifetime(seconds=expires, warnings=(NEVER_ENDS,) if expires is None else ())
 
 
-def beyond(roles: Iterable[PermissionSet], scopes: Iterable[str] | None) -> tuple[str, ...]:
+def ineffective_scopes(roles: Iterable[PermissionSet], scopes: Iterable[str] | None) -> tuple[str, ...]:
     """A warning that names the scopes which none of these roles allows now, if there are any."""
     held = tuple(roles)
     apart = [text for text in scopes or () if not any(role.covering(text) for role in held)]
@@ -227,7 +227,7 @@ class Minter:
     async def value(self, actor: Actor, kind: Kind, token_id: str | None = None) -> Value:
         """A new value, for a new id or for an existing token's. Raises AuthorityOverloaded."""
         minted = self._format.mint(kind, token_id)
-        with self._place(actor):
+        with self._queue_slot(actor):
             hashed = await self._hasher.hash(minted.token)
         return Value(
             token_id=minted.token_id,
@@ -238,7 +238,7 @@ class Minter:
         )
 
     @contextmanager
-    def _place(self, actor: Actor) -> Iterator[None]:
+    def _queue_slot(self, actor: Actor) -> Iterator[None]:
         if actor.credential is None:
             yield
             return

@@ -70,8 +70,8 @@ async def load(rows: Rows, caller: Caller, entry: TokenEntry) -> Found:
     row, grant = entry.token, caller.grant
     attached = tuple(await rows.token_orgs.of((row.id,))) if row.reach is Reach.ORGS else ()
     # Looked up only for the owner's tokens, and only for a caller with scopes, which makes a difference there.
-    asked = grant is not None and caller.scoped and authorization.owns(grant, row)
-    made = grant is not None and asked and await rows.tokens.descends(row.id, grant.token_id)
+    matters = grant is not None and caller.scoped and authorization.owns(grant, row)
+    made = grant is not None and matters and await rows.tokens.descends(row.id, grant.token_id)
     return Found(entry=entry, attached=attached, made=made)
 
 
@@ -79,7 +79,7 @@ async def judge(rows: Rows, caller: Caller, policies: PolicyService, found: Foun
     """The decision of ``authorization``; the policy is read only for operations that depend on it."""
     rights: frozenset[AdminRight] = frozenset()
     if not caller.operator and verb in (Verb.REVOKE, Verb.DELETE):
-        rights = (await policies.of(rows, found.row.org_id)).admin_rights
+        rights = (await policies.effective(rows, found.row.org_id)).admin_rights
     return authorization.judge(caller, found.target, verb, rights)
 
 
@@ -94,13 +94,13 @@ async def require_within(
     if grant is None:
         return
     if row.kind in OF_USERS:
-        faults = authorization.uncontained(
+        faults = authorization.containment_errors(
             grant, reach=row.reach, org_id=row.org_id, expires_at=expires_at, scopes=scopes
         )
     else:
         faults = [
-            *authorization.longer(grant, expires_at),
-            *authorization.wider(grant, () if row.reach is Reach.ORGS else scopes),
+            *authorization.expiry_errors(grant, expires_at),
+            *authorization.scope_errors(grant, () if row.reach is Reach.ORGS else scopes),
         ]
         faults += await _role_faults(rows, caller, found)
     if faults:
@@ -185,7 +185,7 @@ async def replayed(rows: Rows, caller: Caller, token_id: str, now: float) -> Cre
     return Created(view=view, token=None, warnings=(SHOWN_ONCE,), replayed=True)
 
 
-def mixed(texts: Mapping[str, str]) -> dict[str, object]:
+def lookalike_details(texts: Mapping[str, str]) -> dict[str, object]:
     """The detail of an audit event that names texts with look-alike letters."""
     found = lookalikes.mixed_fields(texts)
     return {"mixed_scripts": found} if found else {}

@@ -21,7 +21,7 @@ from proxy.services.caller import Caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization
-from proxy.services.tokens.issuance import Draft, TokenRequest, beyond, lifetime
+from proxy.services.tokens.issuance import Draft, TokenRequest, ineffective_scopes, lifetime
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING
 from proxy.services.validation import Fields
 from proxy.store.change import Rows
@@ -71,7 +71,7 @@ async def plan(
     members = await rows.members.of_user(user.id)
     org = None if new.org is None else await _org(rows, caller, new.org, {member.org_id for member in members})
     org_ids = [org.id] if org is not None else [one.org_id for one in members] if reach is Reach.ACCOUNT else []
-    policy = await policies.of(rows, None if org is None else org.id)
+    policy = await policies.effective(rows, None if org is None else org.id)
     fields = Fields()
     lives = lifetime(policy, draft.expires, fields)
     for fault in policy.scope_faults(draft.scopes):
@@ -80,15 +80,17 @@ async def plan(
     expires_at = lives.end(now)
     if grant is not None:
         org_id = None if org is None else org.id
-        faults = authorization.uncontained(
+        faults = authorization.containment_errors(
             grant, reach=reach, org_id=org_id, expires_at=expires_at, scopes=draft.scopes
         )
         if faults:
             raise Forbidden("a token cannot make one that may do more, or lives longer, than itself", *faults)
-    await require_room(rows, policies, user.id, None if org is None else org.id, now)
+    await require_quota(rows, policies, user.id, None if org is None else org.id, now)
     roles = [] if org is not None else [user.role]
     roles += [one.role for one in members if one.org_id in org_ids]
-    warnings = lives.warnings + beyond([await lookup.permissions(rows, role) for role in roles], draft.scopes)
+    warnings = lives.warnings + ineffective_scopes(
+        [await lookup.permissions(rows, role) for role in roles], draft.scopes
+    )
     if reach is Reach.ACCOUNT:
         warnings += await policies.unreachable_orgs(rows, user.id, lifetime=lives.seconds, scopes=draft.scopes)
     return Plan(
@@ -100,11 +102,11 @@ async def plan(
     )
 
 
-async def require_room(rows: Rows, policies: PolicyService, user_id: str, org_id: str | None, now: float) -> None:
+async def require_quota(rows: Rows, policies: PolicyService, user_id: str, org_id: str | None, now: float) -> None:
     """Raise Conflict if the user has as many active tokens as the policy allows, in all or in the organisation."""
     limits: list[tuple[int | None, str | None]] = [(policies.deployment.tokens_per_user, None)]
     if org_id is not None:
-        limits.append(((await policies.of(rows, org_id)).tokens_per_user, org_id))
+        limits.append(((await policies.effective(rows, org_id)).tokens_per_user, org_id))
     for limit, where in limits:
         if limit is not None and await rows.tokens.count_active(user_id, now, where) >= limit:
             raise Conflict(f"the user has as many active tokens as the policy allows ({limit}): revoke one first")

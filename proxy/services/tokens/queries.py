@@ -52,17 +52,17 @@ class TokenFilter:
 
 async def query(rows: Rows, caller: Caller, policies: PolicyService, wanted: TokenFilter, now: float) -> TokenListQuery:
     """The store query for the visible tokens that match the filter. Raises NotFound (user, org, parent)."""
-    user_id = None if wanted.user is None else (await user_in_sight(rows, caller, wanted.user)).id
+    user_id = None if wanted.user is None else (await visible_owner(rows, caller, wanted.user)).id
     org_id = None if wanted.org is None else (await lookup.visible_org(rows, caller, wanted.org)).id
-    sights = authorization.sight(caller)
+    visible = authorization.visible_tokens(caller)
     lineage = None
     if wanted.parent is not None:
         parent = await loading.find(rows, caller, policies, wanted.parent, Verb.SHOW)
         lineage = parent.row.id
         if not (parent.made or (caller.grant is not None and caller.grant.token_id == lineage)):
-            sights = tuple(one for one in sights if one.lineage is None)
+            visible = tuple(one for one in visible if one.lineage is None)
     return TokenListQuery(
-        within=authorization.narrowed(sights, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
+        within=authorization.intersection(visible, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
         kind=wanted.kind,
         status=wanted.status,
         expires_by=None if wanted.expiring_within is None else now + wanted.expiring_within,
@@ -71,7 +71,7 @@ async def query(rows: Rows, caller: Caller, policies: PolicyService, wanted: Tok
     )
 
 
-async def user_in_sight(rows: Rows, caller: Caller, reference: str) -> UserRow:
+async def visible_owner(rows: Rows, caller: Caller, reference: str) -> UserRow:
     """The user with this email or id, if the caller may see some of the user's tokens.
 
     Raises NotFound, after the same statements for a user whom the caller may not see and for an unknown one.

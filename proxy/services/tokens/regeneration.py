@@ -42,7 +42,7 @@ async def renewal(
     if found.status(now) is TokenStatus.ACTIVE:
         raise Conflict("the token is active: rotate it, or revoke it first")
     await loading.require_usable(rows, found)
-    policy = await policies.of(rows, *loading.policy_org_ids(found))
+    policy = await policies.effective(rows, *loading.policy_org_ids(found))
     fields = Fields()
     lives = _lifetime(policy, row, expires, fields)
     named = () if row.scopes is None and row.reach is Reach.ORGS else row.scopes
@@ -55,7 +55,7 @@ async def renewal(
     expires_at = lives.end(now)
     await loading.require_within(rows, caller, found, expires_at=expires_at, scopes=row.scopes)
     if row.kind in OF_USERS and row.user_id is not None:
-        await ownership.require_room(rows, policies, row.user_id, row.org_id, now)
+        await ownership.require_quota(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:
         await require_seats(rows, policies, one.org_id, now)
     warnings = lives.warnings

@@ -86,8 +86,8 @@ class BulkDeletion:
         Raises Forbidden if the caller sees tokens of another user and may delete none of them.
         """
         own = _presented(change)
-        sights = authorization.sight(caller) + authorization.sight(caller, AccountOperation.DELETE)
-        query = TokenListQuery(within=authorization.narrowed(sights, Within(user_id=self.user_id)))
+        visible = authorization.visible_tokens(caller) + authorization.visible_tokens(caller, AccountOperation.DELETE)
+        query = TokenListQuery(within=authorization.intersection(visible, Within(user_id=self.user_id)))
         page = await change.tokens.page(query, after=self._after, limit=AT_ONCE, now=change.now)
         self.done = len(page) < AT_ONCE
         entries = [entry for entry in page if entry.token.id != own]

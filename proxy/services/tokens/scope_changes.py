@@ -98,14 +98,14 @@ async def require(
     rows: Rows, caller: Caller, policies: PolicyService, found: Found, wanted: tuple[str, ...], edited: Scopes
 ) -> None:
     """Raise Invalid (policy) or Forbidden (rule 4) if the caller may not make this edit."""
-    faults = (await policies.of(rows, *loading.policy_org_ids(found))).scope_faults(wanted)
+    faults = (await policies.effective(rows, *loading.policy_org_ids(found))).scope_faults(wanted)
     if len(edited.after) > SCOPES_MOST:
         faults.append(("scopes", f"a token has at most {SCOPES_MOST} scopes"))
     if faults:
         raise Invalid(*faults[0], *faults[1:])
     if not edited.added:
         return
-    wider = [] if caller.grant is None else authorization.wider(caller.grant, wanted)
+    wider = [] if caller.grant is None else authorization.scope_errors(caller.grant, wanted)
     if wider:
         raise Forbidden("a token cannot be given more than the one presented may do", *wider)
     await loading.require_within(rows, caller, found, expires_at=found.row.expires_at, scopes=edited.after)

@@ -28,7 +28,15 @@ from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
 from proxy.services.tokens.authorization import Verb
-from proxy.services.tokens.issuance import Draft, Minter, TokenRequest, beyond, new_row, permissions, seconds
+from proxy.services.tokens.issuance import (
+    Draft,
+    Minter,
+    TokenRequest,
+    ineffective_scopes,
+    new_row,
+    permissions,
+    seconds,
+)
 from proxy.services.tokens.loading import Found
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.regeneration import renewal
@@ -91,7 +99,7 @@ class TokenService:
             await change.tokens.add(row)
             await idempotency.remember(change, idempotency_key, row.id)
             details: dict[str, object] = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
-            details.update({"expires_at": row.expires_at, **loading.mixed(draft.texts)})
+            details.update({"expires_at": row.expires_at, **loading.lookalike_details(draft.texts)})
             loading.record(change, "mint", row, details)
             view = await loading.show(change, caller, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
@@ -139,7 +147,7 @@ class TokenService:
             after.update({} if text is None else {"description": text})
             if after != before:
                 await change.tokens.describe(found.row.id, now=change.now, **after)
-                details = {"before": before, "after": after, **loading.mixed({"name": after["name"]})}
+                details = {"before": before, "after": after, **loading.lookalike_details({"name": after["name"]})}
                 loading.record_found(change, "update", found, details)
             view = await loading.show(change, caller, found.row.id, change.now)
             return Changed(view=view, warnings=lookalikes.warnings({"name": view.name}))
@@ -237,7 +245,7 @@ class TokenService:
                 if deletion is None:
                     if user is None and not caller.user_id:
                         raise Invalid("user", "name the user")
-                    user_id = caller.user_id if user is None else (await queries.user_in_sight(change, caller, user)).id
+                    user_id = caller.user_id if user is None else (await queries.visible_owner(change, caller, user)).id
                     deletion = revocation.BulkDeletion(user_id=user_id, keep=keep)
                 await deletion.step(change, caller, self._policies)
         return deletion.deleted
@@ -271,7 +279,7 @@ class TokenService:
                 await change.tokens.set_scopes(found.row.id, edited.after, change.now)
                 loading.record_found(change, "scopes", found, {"how": how, "before": before, "after": edited.after})
             roles = await loading.roles(change, found)
-            warnings = edited.warnings + beyond(roles, wanted)
+            warnings = edited.warnings + ineffective_scopes(roles, wanted)
             return Changed(view=await loading.show(change, caller, found.row.id, change.now), warnings=warnings)
 
     async def _rotatable(self, rows: Rows, caller: Caller, token: str, now: float) -> Found:
