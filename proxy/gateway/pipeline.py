@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from proxy.core.model import Access
@@ -30,7 +30,8 @@ from proxy.gateway.phases.respond import Responder
 from proxy.gateway.phases.revalidate import LiveExchanges
 from proxy.gateway.phases.route import route
 from proxy.gateway.phases.second_target import second_target
-from proxy.gateway.upstream.pool import UpstreamConnection, UpstreamPool
+from proxy.gateway.upstream.pool import UpstreamConnection
+from proxy.gateway.upstream.registry import UpstreamSet
 from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 
@@ -235,39 +236,11 @@ class ProxyPipeline(Decider):
         self._forwarder = Forwarder(fail=self.fail)
         self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
         self._relay = Relay(self)
-        self._upstreams = {name: UpstreamPool(name, settings, self._relay) for name, settings in upstreams.items()}
-        self._retired: list[UpstreamPool] = []
+        self.upstreams = UpstreamSet(upstreams, self._relay)
 
-    def prepared(self, upstreams: Mapping[str, UpstreamSettings]) -> dict[str, UpstreamPool]:
-        """The upstreams that other settings ask for: those of now where nothing of theirs can have changed.
-
-        Raises OSError and ssl.SSLError for certificates that cannot be loaded.
-        """
-        found: dict[str, UpstreamPool] = {}
-        for name, settings in upstreams.items():
-            known = self._upstreams.get(name)
-            # Files behind the same names may have changed.
-            plain = all(server.scheme != "https" for server in settings.servers)
-            if known is not None and known.settings == settings and plain:
-                found[name] = known
-            else:
-                found[name] = UpstreamPool(name, settings, self._relay)
-        return found
-
-    def forget(self, prepared: Mapping[str, UpstreamPool]) -> None:
-        """Let go of what was prepared and is not wanted."""
-        kept = self._upstreams.values()
-        for upstream in prepared.values():
-            if upstream not in kept:
-                upstream.close()
-
-    def forward_to(self, mutator: Mutator, upstreams: dict[str, UpstreamPool]) -> None:
-        """Forward with these from now on. Exchanges that run end where they are."""
-        before, self._upstreams = self._upstreams, upstreams
+    def use_mutator(self, mutator: Mutator) -> None:
+        """Build upstream heads with this from now on."""
         self._mutator = mutator
-        for upstream in before.values():
-            if upstream not in upstreams.values():
-                upstream.retire()
 
     def hold(self) -> None:
         super().hold()
@@ -279,14 +252,9 @@ class ProxyPipeline(Decider):
         self.live.held = False
         self.live.judge_all()
 
-    @property
-    def upstreams(self) -> Sequence[UpstreamPool]:
-        """Every upstream, for whoever watches over their servers."""
-        return tuple(self._upstreams.values())
-
     def allowed(self, x: Exchange) -> None:
         assert x.match is not None
-        x.upstream = upstream = self._upstreams[x.match.route.upstream]
+        x.upstream = upstream = self.upstreams.pool(x.match.route.upstream)
         client = x.client
         assert client is not None
         if x.body_done:
@@ -385,15 +353,13 @@ class ProxyPipeline(Decider):
         go on."""
         if self.live:
             self.live.sweep(time.time(), lease_held=self.authenticator.lease_held)
-        for upstream in self._upstreams.values():
-            upstream.sweep(now)
+        self.upstreams.sweep(now)
 
     async def close(self) -> None:
         await super().close()
         await self.live.close()
         await self._forwarder.close()
-        for upstream in self._upstreams.values():
-            upstream.close()
+        self.upstreams.close()
 
     @staticmethod
     def _detach(x: Exchange) -> None:

@@ -164,11 +164,11 @@ class Reloader:
             settings = await asyncio.to_thread(read_settings, document)
             # What follows touches what runs, so that names get their places and upstreams are found again.
             routes = route_table(settings, running.places)
-            upstreams = running.proxy.prepared(settings.upstreams)
+            upstreams = running.proxy.upstreams.prepare(settings.upstreams)
             context = server_context(settings)
             await self._worker.resolve(tuple(upstreams.values()), _RESOLVE_SECONDS)
         except (OSError, ssl.SSLError) as error:
-            running.proxy.forget(upstreams)
+            running.proxy.upstreams.discard(upstreams)
             close_all(sockets)
             raise CommandRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
         except BaseException:
@@ -196,7 +196,8 @@ class Reloader:
         running.cache.resize(capacity=settings.cache.entries, absent_capacity=settings.cache.absent)
         running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)
         running.proxy.follow(new.routes, responder)
-        running.proxy.forward_to(worker.mutator(new.names), new.upstreams)
+        running.proxy.use_mutator(worker.mutator(new.names))
+        running.proxy.upstreams.replace(new.upstreams)
         running.entry.follow(new.routes, responder)
         request_line = limits_of(FORWARD_AUTH, settings).request_line
         running.entry.describe(empty_lines(new.names), request_line, patience(settings))
@@ -244,7 +245,7 @@ class Reloader:
         """Forget what was prepared."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
-            self._worker.running.proxy.forget(prepared.upstreams)
+            self._worker.running.proxy.upstreams.discard(prepared.upstreams)
             for fds in prepared.fds.values():
                 close_all(fds)
 

@@ -140,7 +140,7 @@ class Worker:
 
             stack.push_async_callback(self._watch.close)
             await asyncio.gather(
-                self._greeted(_GREETING_SECONDS), self._watch.prepare(proxy.upstreams, _GREETING_SECONDS)
+                self._greeted(_GREETING_SECONDS), self._watch.prepare(proxy.upstreams.pools, _GREETING_SECONDS)
             )
             await self._listen(sockets)
 
@@ -151,7 +151,7 @@ class Worker:
                     port.sweep(now)
                 proxy.sweep(now / 1e9)
                 self._cache.sweep(now / 1e9)
-                self._watch.sweep(now / 1e9, proxy.upstreams)
+                self._watch.sweep(now / 1e9, proxy.upstreams.pools)
                 running.recorder.flush()
                 running.recorder.trail.send(self._link)
                 self._link.send_counters(self._counted(page).to_wire())

@@ -403,12 +403,12 @@ class Gateway:
     @property
     def idle(self) -> int:
         """Idle upstream connections."""
-        return sum(len(server.idle) for upstream in self.pipeline._upstreams.values() for server in upstream.servers)
+        return sum(len(server.idle) for pool in self.pipeline.upstreams.pools for server in pool.servers)
 
     @property
     def active(self) -> int:
         """Upstream exchanges that are counted as open."""
-        return sum(server.active for upstream in self.pipeline._upstreams.values() for server in upstream.servers)
+        return sum(server.active for pool in self.pipeline.upstreams.pools for server in pool.servers)
 
 
 def make_route(path: str, access: Access, *, index: int = 0, **more: Any) -> Route:
