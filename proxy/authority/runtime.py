@@ -58,7 +58,7 @@ from proxy.services.policy.service import PolicyService
 from proxy.services.tokens.expiry_notices import ExpiryNotices
 from proxy.services.tokens.issuance import Minter
 from proxy.services.tokens.service import TokenService
-from proxy.settings.compile import identity_names, route_table, token_format
+from proxy.settings.compile import identity_outputs, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.settings.sources.secret import decode_webhook_secret, load_or_create
 from proxy.store.address import sqlite_path, store_url
@@ -404,7 +404,7 @@ def _gateway(settings: Settings) -> Gateway:
     return Gateway(
         routes=route_table(settings),
         challenges=Challenges(realm=settings.brand, basic="basic" in settings.credentials),
-        names=identity_names(settings),
+        identity=identity_outputs(settings),
         longest=settings.limits.under(settings.listen.proxy.limits).request_line,
     )
 

@@ -21,6 +21,7 @@ from typing import Final
 from proxy.core.reasons import Reason
 from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.record import ExchangeRecorder
@@ -41,7 +42,7 @@ _URI: Final = re.compile(rb"(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\
 
 
 class ForwardAuthPipeline(Decider):
-    """Answers an ingress. ``empty_lines`` are the identity headers without values."""
+    """Answers an ingress."""
 
     def __init__(
         self,
@@ -50,16 +51,17 @@ class ForwardAuthPipeline(Decider):
         authenticator: Authenticator,
         responder: Responder,
         recorder: ExchangeRecorder,
-        empty_lines: bytes,
+        identity: BackendIdentity,
         max_request_line: int,
         patience: float,
     ) -> None:
-        super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
-        self.describe(empty_lines, max_request_line, patience)
+        super().__init__(
+            routes=routes, authenticator=authenticator, responder=responder, recorder=recorder, identity=identity
+        )
+        self.limit(max_request_line, patience)
 
-    def describe(self, empty_lines: bytes, max_request_line: int, patience: float) -> None:
-        """Answer with these headers, take targets so long, and wait so long for the authority, from now on."""
-        self._empty_lines = empty_lines
+    def limit(self, max_request_line: int, patience: float) -> None:
+        """Take request lines of at most so many bytes, and wait so many seconds for the authority, from now on."""
         self._max_request_line = max_request_line
         self.patience = patience
 
@@ -84,13 +86,6 @@ class ForwardAuthPipeline(Decider):
         if not x.body_done:
             x.keep_alive = False
         x.status = 200
-        entry, match = x.entry, x.match
-        if entry is None:
-            lines = self._empty_lines
-        elif entry.org_lines is None:
-            lines = entry.lines
-        else:
-            lines = entry.org_lines.of(None if match is None else match.org)
         connection = b"" if x.keep_alive else b"Connection: close\r\n"
         if x.keep_alive and not x.version:
             connection = b"Connection: keep-alive\r\n"
@@ -99,7 +94,7 @@ class ForwardAuthPipeline(Decider):
             b"".join(
                 (
                     b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n",
-                    lines,
+                    self.identity.lines(x),
                     b"X-Request-Id: ",
                     x.request_id,
                     b"\r\n",

@@ -19,6 +19,7 @@ from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import only_reported
 from proxy.core.routes import RouteTable
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import PENDING, Authenticator
 from proxy.gateway.phases.authorise import authorise
@@ -45,12 +46,19 @@ class Decider(ABC):
     """The phases up to the verdict, which the proxy and the forward-auth entry share."""
 
     def __init__(
-        self, *, routes: RouteTable, authenticator: Authenticator, responder: Responder, recorder: ExchangeRecorder
+        self,
+        *,
+        routes: RouteTable,
+        authenticator: Authenticator,
+        responder: Responder,
+        recorder: ExchangeRecorder,
+        identity: BackendIdentity,
     ) -> None:
         self.routes = routes
         self.authenticator = authenticator
         self.responder = responder
         self.recorder = recorder
+        self.identity = identity
         self.patience: float | None = None
         """Seconds that the authority may take to tell of a credential; None leaves it to the link's own deadlines."""
         self._settling: set[asyncio.Task[None]] = set()
@@ -93,10 +101,11 @@ class Decider(ABC):
         for x in postponed:
             self._begin_anew(x)
 
-    def follow(self, routes: RouteTable, responder: Responder) -> None:
+    def follow(self, routes: RouteTable, responder: Responder, identity: BackendIdentity) -> None:
         """Decide by these from now on; what has not been decided yet will be, too."""
         self.routes = routes
         self.responder = responder
+        self.identity = identity
         self._generation += 1
 
     @abstractmethod
@@ -228,19 +237,18 @@ class ProxyPipeline(Decider):
         authenticator: Authenticator,
         responder: Responder,
         recorder: ExchangeRecorder,
+        identity: BackendIdentity,
         mutator: Mutator,
         upstreams: Mapping[str, UpstreamSettings],
     ) -> None:
-        super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
+        super().__init__(
+            routes=routes, authenticator=authenticator, responder=responder, recorder=recorder, identity=identity
+        )
         self._mutator = mutator
         self._forwarder = Forwarder(fail=self.fail)
         self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
         self._relay = Relay(self)
         self.upstreams = UpstreamSet(upstreams, self._relay)
-
-    def use_mutator(self, mutator: Mutator) -> None:
-        """Build upstream heads with this from now on."""
-        self._mutator = mutator
 
     def hold(self) -> None:
         super().hold()
@@ -261,7 +269,7 @@ class ProxyPipeline(Decider):
             client.deadline = x.started + upstream.response_ns
         else:
             self.live.watch(x)
-        self._mutator.mutate(x)
+        self._mutator.mutate(x, self.identity.lines(x))
         self._forwarder.forward(x)
 
     def hosts(self, x: Exchange) -> tuple[bytes, ...]:

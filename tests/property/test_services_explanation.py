@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proxy.core.challenge import Challenges
 from proxy.core.decision import decide
-from proxy.core.identity import PRESETS
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus, UserStatus
 from proxy.core.reasons import TABLE, Challenge, Reason
 from proxy.core.request.target import PathAllowance
@@ -153,7 +153,7 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     gateway = Gateway(
         routes=table,
         challenges=Challenges(realm="acme", basic=basic),
-        names=PRESETS["patgate"],
+        identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=LONGEST,
     )
     asked, token = Asked(method=method, target=target, host="api.example"), subject(row)

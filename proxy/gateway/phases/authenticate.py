@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
-from proxy.core.identity import IdentityNames
+from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
@@ -59,7 +59,7 @@ class Authenticator:
         link: AuthorityLink,
         page: memoryview[int],
         tokens: TokenFormat,
-        names: IdentityNames,
+        identity: IdentityOutputs,
         schemes: Iterable[str],
     ) -> None:
         self._cache = cache
@@ -67,7 +67,7 @@ class Authenticator:
         self._page = page
         self._tokens = tokens
         self.search = TokenSearch(tokens)
-        self._names = names
+        self._identity = identity
         self._schemes = frozenset(schemes)
         self.hits = 0
         self.misses = 0
@@ -100,14 +100,14 @@ class Authenticator:
         parsed = self._tokens.parse(token)
         return Reason.TOKEN_UNKNOWN if parsed is None else self._by_prefix(x, token, parsed.prefix, digest)
 
-    def follow(self, names: IdentityNames, schemes: Iterable[str]) -> bool:
+    def follow(self, identity: IdentityOutputs, schemes: Iterable[str]) -> bool:
         """Take tokens from these places, and name identities so, from now on; whether that is any change.
 
         Then the caller resets the cache: what is in it was derived by the names and let in by the places of before.
         """
-        before = (self._names, self._schemes)
-        self._names, self._schemes = names, frozenset(schemes)
-        return before != (self._names, self._schemes)
+        before = (self._identity, self._schemes)
+        self._identity, self._schemes = identity, frozenset(schemes)
+        return before != (self._identity, self._schemes)
 
     @property
     def epoch(self) -> int:
@@ -160,7 +160,7 @@ class Authenticator:
                         cache.store_refused(found, time.monotonic())
                     outcome = found.reason
                 else:
-                    cache.store(found, self._names)
+                    cache.store(found, self._identity)
                     outcome = self._by_prefix(x, token, prefix, digest)
             if outcome is not PENDING:
                 if self._page[SLOT_LEASE] <= time.monotonic_ns():

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from proxy.core.model import Access
 from proxy.core.request.request_reading import host_name
 from proxy.gateway.exchange import Exchange
 
@@ -21,32 +20,23 @@ _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 class Mutator:
-    """Builds upstream heads. ``empty_lines`` are the identity headers with no values, for report-only routes;
-    ``foreign_credentials`` gives the credential lines of a request that are not patgate's; ``pseudonym`` is this node's
-    name in ``Via``."""
+    """Builds upstream heads.
 
-    def __init__(
-        self, *, empty_lines: bytes, foreign_credentials: Callable[[Exchange], bytes], pseudonym: bytes
-    ) -> None:
+    ``foreign_credentials`` gives the credential lines of a request that are not patgate's; ``pseudonym`` is this node's
+    name in ``Via``.
+    """
+
+    def __init__(self, *, foreign_credentials: Callable[[Exchange], bytes], pseudonym: bytes) -> None:
         # One constant with the name of the line behind it: ``Via`` costs its bytes and nothing else.
         self._via = b"Via: 1.1 %b\r\nX-Request-Id: " % pseudonym
         self._via_1_0 = b"Via: 1.0 %b\r\nX-Request-Id: " % pseudonym
-        self._empty_lines = empty_lines
         self._foreign_credentials = foreign_credentials
 
-    def mutate(self, x: Exchange) -> None:
-        """Set ``x.upstream_head``."""
-        entry = x.entry
+    def mutate(self, x: Exchange, identity: bytes) -> None:
+        """Set ``x.upstream_head``, with these identity lines."""
         client = x.client
-        match = x.match
-        assert client is not None and match is not None
-        if entry is not None:
-            org_lines = entry.org_lines
-            identity = entry.lines if org_lines is None else org_lines.of(match.org)
-            foreign = b""
-        else:
-            identity = self._empty_lines if match.route.access is Access.TOKEN else b""
-            foreign = self._foreign_credentials(x)
+        assert client is not None
+        foreign = self._foreign_credentials(x) if x.entry is None else b""
         x.upstream_head = b"".join(
             (
                 x.method,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.ipc.shared_memory import SLOT_LEASE
 from proxy.core.model import Access, Kind
 from proxy.core.routes import Route, RouteTable
@@ -21,7 +21,7 @@ from proxy.gateway.pipeline import ProxyPipeline
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
 from tests.unit.gateway.kit import (
-    NAMES,
+    IDENTITY,
     TOKENS,
     Backend,
     BackendConnection,
@@ -55,7 +55,8 @@ def release(gateway: Gateway) -> None:
 
 
 def follow(gateway: Gateway, routes: list[Route]) -> None:
-    gateway.pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True))
+    pipeline = gateway.pipeline
+    pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True), pipeline.identity)
 
 
 def waiting(gateway: Gateway) -> list[bytes]:
@@ -231,15 +232,15 @@ async def test_no_lease_that_ran_out_in_the_hold_decides_what_waited_for_its_end
 async def test_places_of_a_token_and_names_of_headers_that_change_empty_the_cache() -> None:
     async with serving(answering(response())) as (gateway, _):
         authenticator = gateway.authenticator
-        assert not authenticator.follow(NAMES, ["x-api-key", "basic", "bearer"])
-        assert authenticator.follow(NAMES, ["bearer"])
-        assert authenticator.follow(PRESETS["remote-user"], ["bearer"])
+        assert not authenticator.follow(IDENTITY, ["x-api-key", "basic", "bearer"])
+        assert authenticator.follow(IDENTITY, ["bearer"])
+        assert authenticator.follow(IdentityOutputs((IdentityHeaders(PRESETS["remote-user"]),)), ["bearer"])
 
 
 def test_a_smaller_cache_forgets_what_is_too_much() -> None:
     cache = make_cache()
     for _ in range(10):
-        cache.store(make_grant(TOKENS.mint(Kind.PAT)), NAMES)
+        cache.store(make_grant(TOKENS.mint(Kind.PAT)), IDENTITY)
     for entry in cache.entries.values():
         entry.used = False
     cache.resize(capacity=4, absent_capacity=10)
@@ -267,7 +268,7 @@ def listener(pipeline: ProxyPipeline, number: int) -> Listener:
         pipeline=pipeline,
         parser=HeadParser(
             search=TokenSearch(TOKENS),
-            stripped=stripped_names(NAMES), api_key=True, max_headers=8, max_request_line=256, max_body=None,
+            stripped=IDENTITY.stripped, api_key=True, max_headers=8, max_request_line=256, max_body=None,
             pseudonym=b"x",
         ),
         trusted=[ip_network(f"192.0.2.{number}/32")],
