@@ -6,7 +6,7 @@ Rules of this module:
 2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
    ``Transfer-Encoding: chunked`` on HTTP/1.1, or no body. Anything else is refused.
 3. A field that another parser could mistake for one that has a meaning here, because it differs only in case or has
-   "_" or "." for "-", is dropped, never forwarded (docs/threat-model.md section 2).
+   "_" or "." for "-", is dropped, never forwarded (docs/threat-model.md §2).
 4. Forwarded field lines keep their order, case and repeats.
 5. A token may occur only where a credential is presented (``core/token_search.py``): not in the target, and not in any
    other field, forwarded or not.

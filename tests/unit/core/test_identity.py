@@ -14,7 +14,7 @@ from proxy.core.identity import (
     identity_lines,
     names_from,
 )
-from proxy.core.model import Reach
+from proxy.core.kinds import Reach
 from proxy.core.permissions import PermissionSet
 from proxy.core.request.claims import fold
 from tests.unit.core.grants import grant

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
-from proxy.core.model import Access, Grant, OrgGrant, Reach, by_org
+from proxy.core.kinds import Reach
+from proxy.core.model import Access, Grant, OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
 from tests.unit.gateway.ingress import entry
 from tests.unit.gateway.kit import Gateway, answering, field_lines, get, make_route, response, serving
