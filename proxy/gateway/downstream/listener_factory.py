@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from proxy.core.identity import IdentityNames, stripped_names
+from proxy.core.identity import IdentityOutputs
 from proxy.core.request.claims import fold
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
@@ -26,7 +26,9 @@ _ANSWER_SECONDS: Final = 60.0
 """How long a client may leave an answer unread, and what an exchange has that waits for nobody else."""
 
 
-def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Settings, *, pseudonym: bytes) -> Listener:
+def listener(
+    name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings, *, pseudonym: bytes
+) -> Listener:
     """What the connections of the listener called ``name`` share; ``pseudonym`` is what the proxy calls itself in
     ``Via``.
     """
@@ -34,7 +36,7 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
-            stripped=stripped_names(names) | folded(settings.headers.dropped),
+            stripped=identity.stripped | folded(settings.headers.dropped),
             search=pipeline.authenticator.search,
             second_targets=folded(settings.headers.second_targets),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
