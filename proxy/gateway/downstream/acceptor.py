@@ -23,6 +23,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
+from proxy.gateway.downstream.connection_state import ConnectionState
 from proxy.gateway.downstream.listener import Listener, is_within
 from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
 from proxy.observe import defects
@@ -110,8 +111,8 @@ class Acceptor:
     """Accepts from ``sockets``, which listen, and gives the connections to ``listener``, so that at most ``limit`` are
     open.
 
-    ``introduced_by`` are the peers that must begin with a PROXY header; ``handshake_seconds`` is the time for that
-    header, and for the TLS handshake where there is a ``context``. The sockets are closed with it.
+    ``introduced_by`` are the peers that must begin with a PROXY header; ``context`` is for TLS. The sockets are closed
+    with it.
     """
 
     def __init__(
@@ -123,7 +124,6 @@ class Acceptor:
         limit: int,
         context: ssl.SSLContext | None,
         introduced_by: Sequence[IPv4Network | IPv6Network],
-        handshake_seconds: float,
         tally: AcceptCounters,
         log: Logger,
     ) -> None:
@@ -132,12 +132,11 @@ class Acceptor:
         self._name = name
         self._limit = limit
         self._introduced_by = tuple(introduced_by)
-        self._handshake_ns = int(handshake_seconds * 1e9)
         self._tls: dict[str, Any] = {}
         if context is not None:
             self._tls = {
                 "ssl": context,
-                "ssl_handshake_timeout": handshake_seconds,
+                "ssl_handshake_timeout": listener.limits.handshake_ns / 1e9,
                 "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
             }
         self._tally = tally
@@ -211,7 +210,8 @@ class Acceptor:
                 return
             sock.setblocking(False)
             if self._introduced_by and is_within(ip_address(address[0]), self._introduced_by):
-                introduction = _Introduction(self, sock, address[0], time.monotonic_ns() + self._handshake_ns)
+                deadline = time.monotonic_ns() + listener.limits.handshake_ns
+                introduction = _Introduction(self, sock, address[0], deadline)
                 self._introductions.add(introduction)
                 listener.others.add(introduction)
                 introduction.begin()
@@ -228,7 +228,7 @@ class Acceptor:
             if self._tls:
                 self.dropped(Drop.HANDSHAKE)
         finally:
-            if not connection.made_ns:
+            if connection.state == ConnectionState.OPENING:
                 listener.arriving -= 1
                 listener.left()
 

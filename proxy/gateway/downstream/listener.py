@@ -10,9 +10,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.core.reasons import Reason
+from proxy.gateway.downstream.client_stream import ClientStream
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.downstream.disconnect import has_left
 from proxy.gateway.downstream.lingering_close import Linger
+from proxy.gateway.downstream.listener_limits import ListenerLimits
 from proxy.gateway.http1.partial_head import request_refusal
 from proxy.gateway.http1.websocket import WebSocketBody
 from proxy.gateway.phases.parse import HeadParser
@@ -36,12 +38,10 @@ _LOW: Final = [b"%03x" % low for low in range(0x1000)]
 
 
 class Listener:
-    """What the connections of one listener share. Times in seconds, sizes in bytes.
+    """The connections of one listener, and the objects and limits that they share.
 
     ``boot`` begins every request id of this process; ``trusted`` are the networks whose forwarding headers are
-    believed. ``client_rate`` is how many bytes a second a client must send of a body, or take of an answer, on average;
-    0 is any. ``half_close`` says that a client which ends its sending side after its request waits for the answer all
-    the same.
+    believed.
     """
 
     def __init__(
@@ -50,38 +50,18 @@ class Listener:
         pipeline: Decider,
         parser: HeadParser,
         trusted: Sequence[IPv4Network | IPv6Network],
+        limits: ListenerLimits,
         boot: bytes,
-        max_head: int,
-        max_request_line: int,
-        max_body: int | None,
-        head_seconds: float,
-        body_idle_seconds: float,
-        keepalive_seconds: float,
-        answer_seconds: float,
-        tunnel_seconds: float,
-        stream_seconds: float,
         tls: bool,
-        client_rate: int = 0,
-        half_close: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.parser = parser
         self.trusted = tuple(trusted)
-        self.max_head = max_head
-        self.max_request_line = max_request_line
-        self.max_body = max_body
-        self.head_ns = int(head_seconds * 1e9)
-        self.body_idle_ns = int(body_idle_seconds * 1e9)
-        self.keepalive_ns = int(keepalive_seconds * 1e9)
-        self.answer_ns = int(answer_seconds * 1e9)
-        self.tunnel_ns = int(tunnel_seconds * 1e9)
-        self.stream_ns = int(stream_seconds * 1e9)
+        self.limits = limits
         self.scheme = b"https" if tls else b"http"
-        self.client_rate = client_rate
-        self.half_close = half_close
         self.connections: set[ClientConnection] = set()
-        self.unread: set[ClientConnection] = set()
-        """Those that the loop does not read, and so does not see the end of."""
+        self.unread: set[ClientStream] = set()
+        """Connections that the event loop does not read, so that it does not see their end."""
         self.others: set[Other] = set()
         self.arriving = 0
         self._boot = boot
@@ -112,11 +92,24 @@ class Listener:
 
     def refusal(self, data: bytes, since: int) -> Reason | None:
         """Why ``data``, the beginning of a request searched up to ``since``, cannot become a head; None if it can."""
-        return request_refusal(data, since, max_line=self.max_request_line, max_head=self.max_head)
+        limits = self.limits
+        return request_refusal(data, since, max_line=limits.max_request_line, max_head=limits.max_head)
 
-    def trusts(self, address: IPv4Address | IPv6Address) -> bool:
-        """Whether forwarding headers of this peer are believed."""
-        return is_within(address, self.trusted)
+    def trusts(self, peer: str) -> bool:
+        """Whether forwarding headers of the peer at this address are believed."""
+        return bool(self.trusted) and is_within(ip_address(peer), self.trusted)
+
+    def opened(self, connection: ClientConnection) -> None:
+        """Count a connection whose handshake is done."""
+        self.arriving -= 1
+        self.connections.add(connection)
+        self.pipeline.count_connection(1)
+
+    def lost(self, connection: ClientConnection) -> None:
+        """Forget a connection that was opened."""
+        self.connections.discard(connection)
+        self.unread.discard(connection)
+        self.pipeline.count_connection(-1)
 
     def left(self) -> None:
         """A connection has gone, or one that was arriving never came."""
@@ -137,15 +130,7 @@ class Listener:
     def idle_longest(self, most: int, *, seconds: float) -> list[ClientConnection]:
         """At most ``most`` of the connections that nothing has happened on for ``seconds``, the longest idle first."""
         latest = time.monotonic_ns() - int(seconds * 1e9)
-        idle = [
-            (since, id(c), c)
-            for c in self.connections
-            if c.exchange is None
-            and not c.buffer
-            and not c.closing
-            and not c.full
-            and (since := c.idle_since()) < latest
-        ]
+        idle = [(since, id(c), c) for c in self.connections if c.idle() and (since := c.idle_since()) < latest]
         return [connection for _, _, connection in nsmallest(most, idle)]
 
     def sweep(self, now_ns: int) -> None:
@@ -165,20 +150,10 @@ class Listener:
         self.pipeline = other.pipeline
         self.parser = other.parser
         self.trusted = other.trusted
-        self.max_head = other.max_head
-        self.max_request_line = other.max_request_line
-        self.max_body = other.max_body
-        self.head_ns = other.head_ns
-        self.body_idle_ns = other.body_idle_ns
-        self.keepalive_ns = other.keepalive_ns
-        self.answer_ns = other.answer_ns
-        self.tunnel_ns = other.tunnel_ns
-        self.stream_ns = other.stream_ns
+        self.limits = other.limits
         self.scheme = other.scheme
-        self.client_rate = other.client_rate
-        self.half_close = other.half_close
         for connection in self.connections:
-            connection.peer_trusted = self.trusts(ip_address(connection.peer))
+            connection.follow()
 
     def hold(self) -> None:
         """Begin no request until ``release``; what arrives meanwhile waits."""
@@ -188,8 +163,7 @@ class Listener:
         """Begin requests again, those that waited first."""
         self.held = False
         for connection in list(self.connections):
-            if connection.exchange is None and not connection.closing and not connection.full:
-                connection.go_on()
+            connection.go_on()
 
     def leave(self) -> None:
         """Let every answer close its connection from now on."""
@@ -215,12 +189,12 @@ class Listener:
                 assert connection.exchange is not None
                 self.pipeline.hang_up(connection.exchange)
 
-    def _gone(self, connection: ClientConnection) -> bool:
+    def _gone(self, connection: ClientStream) -> bool:
         """Whether the client of an exchange has left while its connection is not read."""
         transport = connection.transport
         if connection.exchange is None or transport is None:
             return False
-        return has_left(transport, half_close=self.half_close and transport.can_write_eof())
+        return has_left(transport, half_close=self.limits.half_close and transport.can_write_eof())
 
     def _lingered(self, linger: Linger) -> None:
         self.others.discard(linger)

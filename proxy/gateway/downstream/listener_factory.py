@@ -14,6 +14,7 @@ from proxy.core.request.claims import fold
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
@@ -30,7 +31,7 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
     """What the connections of the listener called ``name`` share; ``pseudonym`` is what the proxy calls itself in
     ``Via``.
     """
-    own, limits, timeouts = _own(name, settings), limits_of(name, settings), settings.timeouts
+    own, limits = _own(name, settings), listener_limits(name, settings)
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
@@ -41,26 +42,35 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
             # A forward-auth call's headers go on through the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
             api_key="x-api-key" in settings.credentials,
-            max_headers=limits.headers,
-            max_request_line=limits.request_line,
-            max_body=limits.body,
+            max_headers=limits_of(name, settings).headers,
+            max_request_line=limits.max_request_line,
+            max_body=limits.max_body,
             pseudonym=pseudonym if name == PROXY else b"",
         ),
         trusted=own.trusted,
+        limits=limits,
         # Eight random bytes tell this process's requests from those of any other.
         boot=secrets.token_hex(8).encode("ascii"),
-        max_head=limits.header_bytes,
-        max_request_line=limits.request_line,
-        max_body=limits.body,
-        head_seconds=timeouts.request_head,
-        body_idle_seconds=timeouts.request_body_idle,
-        keepalive_seconds=timeouts.keepalive,
-        answer_seconds=_ANSWER_SECONDS,
-        tunnel_seconds=timeouts.tunnel,
-        stream_seconds=timeouts.stream,
+        tls=isinstance(own, ProxyListener) and own.tls is not None,
+    )
+
+
+def listener_limits(name: str, settings: Settings) -> ListenerLimits:
+    """The limits of the listener called ``name``."""
+    own, sizes, timeouts = _own(name, settings), limits_of(name, settings), settings.timeouts
+    return ListenerLimits(
+        max_head=sizes.header_bytes,
+        max_request_line=sizes.request_line,
+        max_body=sizes.body,
+        handshake_ns=nanoseconds(timeouts.handshake),
+        head_ns=nanoseconds(timeouts.request_head),
+        body_idle_ns=nanoseconds(timeouts.request_body_idle),
+        keepalive_ns=nanoseconds(timeouts.keepalive),
+        answer_ns=nanoseconds(_ANSWER_SECONDS),
+        tunnel_ns=nanoseconds(timeouts.tunnel),
+        stream_ns=nanoseconds(timeouts.stream),
         client_rate=timeouts.client_rate,
         half_close=isinstance(own, ProxyListener) and own.half_close,
-        tls=isinstance(own, ProxyListener) and own.tls is not None,
     )
 
 
@@ -98,7 +108,6 @@ def acceptor(
         limit=limit,
         context=context,
         introduced_by=own.proxy_protocol if isinstance(own, ProxyListener) else (),
-        handshake_seconds=settings.timeouts.handshake,
         tally=tally,
         log=log,
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httptools
@@ -246,7 +246,7 @@ def live(data: bytes, cuts: list[bytes], how: int) -> Outcome:
 
     async def story(loop: MemoryLoop) -> None:
         # The end of the client's sending side is no leaving here, which would depend on when it comes.
-        gateway.listener.half_close = True
+        gateway.listener.limits = replace(gateway.listener.limits, half_close=True)
         transport = accept(gateway, loop, client)
         for part in cuts:
             transport.deliver(part)

@@ -27,6 +27,7 @@ from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
@@ -322,17 +323,20 @@ class Gateway:
             ),
             trusted=[ip_network(text) for text in trusted],
             boot=b"0123456789abcdef",
-            max_head=max_head,
-            max_request_line=max_request_line,
-            max_body=max_body,
-            head_seconds=head_seconds,
-            body_idle_seconds=body_idle_seconds,
-            keepalive_seconds=keepalive_seconds,
-            answer_seconds=answer_seconds,
-            tunnel_seconds=tunnel_seconds,
-            stream_seconds=stream_seconds,
-            client_rate=client_rate,
-            half_close=half_close,
+            limits=ListenerLimits(
+                max_head=max_head,
+                max_request_line=max_request_line,
+                max_body=max_body,
+                handshake_ns=nanoseconds(self._facts.handshake_seconds),
+                head_ns=nanoseconds(head_seconds),
+                body_idle_ns=nanoseconds(body_idle_seconds),
+                keepalive_ns=nanoseconds(keepalive_seconds),
+                answer_ns=nanoseconds(answer_seconds),
+                tunnel_ns=nanoseconds(tunnel_seconds),
+                stream_ns=nanoseconds(stream_seconds),
+                client_rate=client_rate,
+                half_close=half_close,
+            ),
             tls=self._facts.context is not None,
         )
         self.port = 0
@@ -369,7 +373,6 @@ class Gateway:
             limit=self._facts.connections,
             context=self._facts.context,
             introduced_by=[ip_network(text) for text in self._facts.introduced_by],
-            handshake_seconds=self._facts.handshake_seconds,
             tally=self.tally,
             log=get_logger("test"),
         )

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 
 from proxy.gateway.downstream.connection import ClientConnection
+from proxy.gateway.downstream.connection_state import ConnectionState
 from tests.unit.gateway.kit import (
     BackendConnection,
     Client,
@@ -309,7 +310,7 @@ async def test_a_client_that_sends_refusals_ahead_keeps_no_other_waiting() -> No
         greedy, other = await gateway.client(), await gateway.client()
         assert (await other.ask(get("/open/a"))).status == 200
         greedy.send(get("/shut/a") * 1000)
-        await until(lambda: any(each.busy for each in gateway.listener.connections))
+        await until(lambda: any(each.state == ConnectionState.YIELDING for each in gateway.listener.connections))
         assert (await other.ask(get("/open/b"))).body == b"/open/b"
         assert any(each.buffer for each in gateway.listener.connections)
         for _ in range(1000):

@@ -15,6 +15,7 @@ from proxy.core.model import Access, Kind
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_limits import ListenerLimits
 from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.phases.respond import Responder
@@ -307,7 +308,7 @@ async def test_a_listener_takes_over_every_setting_and_nothing_of_who_is_there()
             assert getattr(before, name) is there[name], name
         for name in facts - RUNTIME - {"open"}:
             assert getattr(before, name) == getattr(after, name), name
-        assert {"max_head", "scheme", "trusted", "parser"} <= facts
+        assert {"limits", "scheme", "trusted", "parser"} <= facts
 
 
 def listener(pipeline: ProxyPipeline, number: int) -> Listener:
@@ -321,16 +322,11 @@ def listener(pipeline: ProxyPipeline, number: int) -> Listener:
         ),
         trusted=[ip_network(f"192.0.2.{number}/32")],
         boot=b"%d" % number,
-        max_head=number,
-        max_request_line=number,
-        max_body=number,
-        head_seconds=number,
-        body_idle_seconds=number,
-        keepalive_seconds=number,
-        answer_seconds=number,
-        tunnel_seconds=number,
-        stream_seconds=number,
-        client_rate=number,
+        limits=ListenerLimits(
+            max_head=number, max_request_line=number, max_body=number, handshake_ns=number, head_ns=number,
+            body_idle_ns=number, keepalive_ns=number, answer_ns=number, tunnel_ns=number, stream_ns=number,
+            client_rate=number, half_close=number == 2,
+        ),
         tls=number == 2,
     )  # fmt: skip
 
