@@ -24,6 +24,7 @@ from proxy.settings.addresses import UpstreamServer as Address
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
 from proxy.settings.model import Upstream as UpstreamSettings
+from tests.unit.gateway.ingress import Wire
 from tests.unit.gateway.kit import (
     HOST,
     NAMES,
@@ -309,6 +310,17 @@ async def test_a_listener_takes_over_every_setting_and_nothing_of_who_is_there()
         for name in facts - RUNTIME - {"open"}:
             assert getattr(before, name) == getattr(after, name), name
         assert {"limits", "scheme", "trusted", "parser"} <= facts
+
+
+async def test_a_connection_that_opens_after_a_reload_follows_it_whenever_it_was_accepted() -> None:
+    async with serving(answering(response())) as (gateway, _):
+        before, after = listener(gateway.pipeline, 1), listener(gateway.pipeline, 2)
+        arriving = before.connection("192.0.2.2")
+        before.arriving += 1
+        before.follow(after)
+        arriving.connection_made(Wire("192.0.2.2"))
+        assert arriving.limits is after.limits
+        assert arriving.peer_trusted
 
 
 def listener(pipeline: ProxyPipeline, number: int) -> Listener:
