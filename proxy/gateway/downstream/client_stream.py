@@ -95,7 +95,7 @@ class ClientStream(asyncio.Protocol):
         transport.pause_reading()
         self.listener.unread.add(self)
         if self.pace is not None and self.pace.paused(_now_ns()):
-            # From here on it is the backend that is waited for.
+            # From here on the connection waits for the backend.
             before = self.deadline
             self.touch()
             self.deadline = max(before, self.deadline)
@@ -140,7 +140,7 @@ class ClientStream(asyncio.Protocol):
         measured = pace.measured()
         if pace.fetches(waiting, _now_ns(), rate=self.limits.client_rate):
             return True
-        # What a TLS transport still has to send cannot be told from what the kernel has.
+        # A TLS transport's own buffer cannot be distinguished from the kernel's.
         held = transport.get_write_buffer_size() if transport.can_write_eof() else waiting
         return idle and not measured and held > 0
 
@@ -150,7 +150,7 @@ class ClientStream(asyncio.Protocol):
             self.paced().left_unread(unread(transport), _now_ns())
 
     def paced(self) -> Pace:
-        """The pace of this connection, which most connections never need."""
+        """The measured rates of this connection, which most connections never need."""
         if self.pace is None:
             self.pace = Pace()
         return self.pace
@@ -188,7 +188,7 @@ class ClientStream(asyncio.Protocol):
             self.pipeline.left(x)
 
     def leave(self) -> None:
-        """Close an idle connection: its time is over, or its place is needed."""
+        """Close an idle connection, because its time is over or its place is needed."""
         self.state = after(self.state, _SHUT)
         self.deadline = _now_ns() + LINGER_NS
         if self.transport is not None:

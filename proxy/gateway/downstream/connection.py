@@ -79,6 +79,7 @@ class ClientConnection(ClientStream):
         self.peer_trusted = listener.trusts(self.peer)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open the connection, after its TLS handshake if it has one."""
         # uvloop's transports have the interface and not the base class.
         self.transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
@@ -89,6 +90,7 @@ class ClientConnection(ClientStream):
         self.listener.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the exchange and forget the connection."""
         self.transport = None
         self.listener.lost(self)
         self.left()
@@ -98,6 +100,7 @@ class ClientConnection(ClientStream):
         self.listener.left()
 
     def data_received(self, data: bytes) -> None:
+        """Use bytes for heads or the body of the exchange, or keep them for later."""
         state, x = self.state, self.exchange
         if state in (_IDLE, _HEAD) and not self.full:
             if self.buffer:
@@ -116,6 +119,7 @@ class ClientConnection(ClientStream):
             self._put_by(self.buffer + data)
 
     def eof_received(self) -> bool:
+        """Note the end of the client's sending side; returns whether the connection stays open for an answer."""
         self.half_closed = True
         x, transport = self.exchange, self.transport
         if transport is None or self.closing or (x is not None and x.tunnel):
@@ -125,7 +129,7 @@ class ClientConnection(ClientStream):
         if x is None:
             return waits and (self.listener.held or self.state == _YIELDING) and bool(self.buffer)
         if not waits or not x.body_done or x.stream:
-            # The client has left. None half-closes an event stream: silence would hide for long that it is gone.
+            # The client has left. No half-close counts for event streams: silence would hide for long that it is gone.
             broken = x.response_started or transport.get_write_buffer_size() > 0
             self.left()
             if broken:
@@ -137,6 +141,7 @@ class ClientConnection(ClientStream):
         return True
 
     def pause_writing(self) -> None:
+        """Stop reading the backend, because the client does not read fast enough."""
         self.full = True
         self.measure_unread()
         x = self.exchange
@@ -144,6 +149,7 @@ class ClientConnection(ClientStream):
             x.upstream_connection.read_more(False)
 
     def resume_writing(self) -> None:
+        """Read the backend again, or start waiting requests, because the client has read on."""
         self.full = False
         if self.pace is not None:
             self.pace.left_unread(0, 0)
@@ -177,14 +183,14 @@ class ClientConnection(ClientStream):
             inward.part(theirs, masked=True)
 
     def respond(self, x: Exchange, response: bytes) -> None:
-        """Write a whole response of the gateway's own and finish ``x``."""
+        """Write a complete response that the gateway itself gives, and finish ``x``."""
         if self.transport is not None:
             self.transport.write(response)
             x.bytes_out += len(response)
         self.pipeline.complete(x)
 
     def finished(self, x: Exchange, now_ns: int) -> None:
-        """The response to ``x`` was complete at ``now_ns``: close, or start the requests that the client pipelined."""
+        """Close after the response to ``x``, complete at ``now_ns``, or start the requests that were pipelined."""
         self.exchange = None
         self.state = after(self.state, _ENDED)
         last = self.half_closed or self.listener.draining
@@ -217,7 +223,7 @@ class ClientConnection(ClientStream):
         if transport is None:
             return
         if x is None and transport.get_write_buffer_size():
-            # The end of an answer is here and the client does not read it; closing would wait for ever.
+            # The client does not read the end of an answer; closing would wait for ever.
             self.abort()
         elif self.state == _CLOSING:
             transport.abort()
@@ -292,12 +298,12 @@ class ClientConnection(ClientStream):
         if rest:
             if reason is None and x.body is not None:
                 self._body(x, rest)
-                if x.client is None:  # it has ended
+                if x.client is None:  # the exchange has ended
                     return b""
             else:
                 self.buffer = rest
         if reason is not None:
-            # The end of this message cannot be known for certain, so nothing after it is read.
+            # The end of this message is in doubt, so nothing after it is read.
             end_after(x, head)
             self.pipeline.refuse(x, reason)
             return b""

@@ -1,4 +1,4 @@
-"""What the connections of one listener share: limits, deadlines, and who is there."""
+"""A listener: its open client connections, the limits and objects they share, the deadline sweep, reload and drain."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class Other(Protocol):
-    """A connection that no request can come on: it has yet to be introduced, or has had its answer."""
+    """A connection without requests: its PROXY header is being read, or it lingers after its last answer."""
 
     deadline: int
 
     def late(self) -> None:
-        """The deadline, in nanoseconds of CLOCK_MONOTONIC, has passed."""
+        """End the connection; ``deadline``, in nanoseconds of CLOCK_MONOTONIC, has passed."""
         ...
 
 
 _LOW: Final = [b"%03x" % low for low in range(0x1000)]
-"""The last digits of request ids, for formatting a number costs more than looking it up."""
+"""The last digits of request ids, because formatting a number costs more than looking it up."""
 
 
 class Listener:
@@ -75,15 +75,15 @@ class Listener:
 
     @property
     def open(self) -> int:
-        """How many connections take a descriptor: those that are served, have yet to begin, or linger."""
+        """Number of connections that take a descriptor: open ones, arriving ones, and lingering ones."""
         return len(self.connections) + self.arriving + len(self.others)
 
     def connection(self, host: str) -> ClientConnection:
-        """The protocol of a new connection, whose client is at the address ``host``."""
+        """A protocol object for a new connection from the address ``host``."""
         return ClientConnection(self, host)
 
     def next_id(self) -> bytes:
-        """The id of the next request: what begins them all and a number, in hexadecimal."""
+        """The id of the next request: the common beginning and a number, in hexadecimal."""
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         low = number & 0xFFF
         if not low:
@@ -91,7 +91,7 @@ class Listener:
         return self._id_head + _LOW[low]
 
     def refusal(self, data: bytes, since: int) -> Reason | None:
-        """Why ``data``, the beginning of a request searched up to ``since``, cannot become a head; None if it can."""
+        """Why ``data``, part of a head that was searched up to ``since``, cannot become valid; None if it can."""
         limits = self.limits
         return request_refusal(data, since, max_line=limits.max_request_line, max_head=limits.max_head)
 
@@ -112,14 +112,14 @@ class Listener:
         self.pipeline.count_connection(-1)
 
     def left(self) -> None:
-        """A connection has gone, or one that was arriving never came."""
+        """Note that a connection was closed, or that an arriving one never opened."""
         if self.draining and not self.open:
             self.empty.set()
         if self.waiting:
             self._wake()
 
     def linger(self, transport: asyncio.Transport, deadline: int) -> Linger | None:
-        """Keep the connection of a TLS transport that is about to be closed; None where that is not possible."""
+        """Keep the connection of a TLS transport open that is about to be closed; None where that is not possible."""
         try:
             linger = Linger(transport, deadline, self._lingered)
         except OSError:
@@ -128,13 +128,13 @@ class Listener:
         return linger
 
     def idle_longest(self, most: int, *, seconds: float) -> list[ClientConnection]:
-        """At most ``most`` of the connections that nothing has happened on for ``seconds``, the longest idle first."""
+        """At most ``most`` of the connections that have been idle for ``seconds``, the longest idle first."""
         latest = time.monotonic_ns() - int(seconds * 1e9)
         idle = [(since, id(c), c) for c in self.connections if c.idle() and (since := c.idle_since()) < latest]
         return [connection for _, _, connection in nsmallest(most, idle)]
 
     def sweep(self, now_ns: int) -> None:
-        """End what has passed its deadline, and what has left unnoticed."""
+        """End connections that have passed their deadline, and those whose client has left unnoticed."""
         for connection in [each for each in self.unread if self._gone(each)]:
             connection.left()
             connection.abort()
@@ -146,7 +146,7 @@ class Listener:
         self._wake()
 
     def follow(self, other: Listener) -> None:
-        """Treat connections, those of now too, as ``other`` would; who is there, and what goes on, stays."""
+        """Take over the settings of ``other``, also for open connections; these and their exchanges stay."""
         self.pipeline = other.pipeline
         self.parser = other.parser
         self.trusted = other.trusted
@@ -156,21 +156,21 @@ class Listener:
             connection.follow()
 
     def hold(self) -> None:
-        """Begin no request until ``release``; what arrives meanwhile waits."""
+        """Start no request until ``release``; requests that arrive meanwhile wait."""
         self.held = True
 
     def release(self) -> None:
-        """Begin requests again, those that waited first."""
+        """Start requests again, those that waited first."""
         self.held = False
         for connection in list(self.connections):
             connection.go_on()
 
     def leave(self) -> None:
-        """Let every answer close its connection from now on."""
+        """Close each connection after its next answer."""
         self.draining = True
 
     def drain(self) -> None:
-        """Close idle connections now, and the others after the exchange they carry; WebSockets are told (RFC 6455)."""
+        """Close idle connections now and others after their exchange; send WebSockets a Close (RFC 6455)."""
         self.draining = self.parting = True
         if self.open:
             self.empty.clear()
@@ -183,14 +183,14 @@ class Listener:
                 connection.part()
 
     def hang_up(self) -> None:
-        """End the WebSockets that have been told."""
+        """End the WebSockets that have been sent a Close."""
         for connection in list(self.connections):
-            if _told(connection):
+            if _close_sent(connection):
                 assert connection.exchange is not None
                 self.pipeline.hang_up(connection.exchange)
 
     def _gone(self, connection: ClientStream) -> bool:
-        """Whether the client of an exchange has left while its connection is not read."""
+        """Whether the client of an exchange has left while the gateway does not read its connection."""
         transport = connection.transport
         if connection.exchange is None or transport is None:
             return False
@@ -201,14 +201,14 @@ class Listener:
         self.left()
 
     def _wake(self) -> None:
-        """Let those who wait for room look whether there is any."""
+        """Let acceptors that paused check whether there is room again."""
         waiting, self.waiting = self.waiting, set()
-        for look in waiting:
-            look()
+        for check in waiting:
+            check()
 
 
-def _told(client: ClientConnection) -> bool:
-    """Whether the client of a WebSocket has been told that it ends."""
+def _close_sent(client: ClientConnection) -> bool:
+    """Whether the client of a WebSocket has been sent a Close frame."""
     x = client.exchange
     connection = None if x is None or not x.tunnel else x.upstream_connection
     return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.said

@@ -1,4 +1,4 @@
-"""The entrances of a worker as its settings describe them: what accepts, and what all connections there keep to."""
+"""Building the listeners and acceptors of a worker from its settings."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ PROXY: Final = "proxy"
 FORWARD_AUTH: Final = "forward_auth"
 
 _ANSWER_SECONDS: Final = 60.0
-"""How long a client may leave an answer unread, and what an exchange has that waits for nobody else."""
+"""How long a client may leave an answer unread, and how long an exchange may take that waits for no backend."""
 
 
 def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Settings, *, pseudonym: bytes) -> Listener:
-    """What the connections of the listener called ``name`` share; ``pseudonym`` is what the proxy calls itself in
-    ``Via``.
-    """
+    """The listener called ``name``; ``pseudonym`` is the name of the proxy in ``Via``."""
     own, limits = _own(name, settings), listener_limits(name, settings)
     return Listener(
         pipeline=pipeline,
@@ -39,7 +37,7 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
             search=pipeline.authenticator.search,
             second_targets=folded(settings.headers.second_targets),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
-            # A forward-auth call's headers go on through the ingress: nothing can be dropped here.
+            # The headers of a forward-auth call stay with the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
             api_key="x-api-key" in settings.credentials,
             max_headers=limits_of(name, settings).headers,
@@ -49,7 +47,7 @@ def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Setti
         ),
         trusted=own.trusted,
         limits=limits,
-        # Eight random bytes tell this process's requests from those of any other.
+        # Eight random bytes distinguish this process's requests from those of any other.
         boot=secrets.token_hex(8).encode("ascii"),
         tls=isinstance(own, ProxyListener) and own.tls is not None,
     )
@@ -75,7 +73,7 @@ def listener_limits(name: str, settings: Settings) -> ListenerLimits:
 
 
 def folded(names: Iterable[str]) -> frozenset[bytes]:
-    """Field names as they are compared."""
+    """Field names in the form in which they are compared."""
     return frozenset(fold(name.encode("ascii")) for name in names)
 
 
@@ -89,7 +87,7 @@ def acceptor(
     tally: AcceptCounters,
     log: Logger,
 ) -> Acceptor:
-    """What accepts for ``served`` from the inherited sockets ``fds``, of which it has copies. It is not started."""
+    """An acceptor for ``served``, not started, with copies of the inherited sockets ``fds``."""
     own, files = _own(name, settings), raise_limit()
     room = connections(settings, files)
     limit = room.proxy if name == PROXY else room.forward_auth
@@ -114,17 +112,17 @@ def acceptor(
 
 
 def limits_of(name: str, settings: Settings) -> Limits:
-    """How large a request at the listener called ``name`` may be."""
+    """The limits of request sizes at the listener called ``name``."""
     return settings.limits.under(_own(name, settings).limits)
 
 
 def patience(settings: Settings) -> float:
-    """Seconds that the authority may take to tell of a token that forward auth is asked about."""
+    """Seconds that a forward-auth call may wait for the authority."""
     return (settings.listen.forward_auth or ForwardAuthListener()).timeout
 
 
 def _own(name: str, settings: Settings) -> ProxyListener | ForwardAuthListener:
     if name == PROXY:
         return settings.listen.proxy
-    # A worker has the pipeline of forward auth where nothing listens for it, too.
+    # A worker has the forward-auth pipeline even where it has no listener for it.
     return settings.listen.forward_auth or ForwardAuthListener()
