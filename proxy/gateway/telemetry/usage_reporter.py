@@ -44,7 +44,7 @@ class Link(Protocol):
         """Whether messages are taken now."""
         ...
 
-    def tell(self, message: bytes) -> None:
+    def report(self, message: bytes) -> None:
         """Send a framed message that nobody answers."""
         ...
 
@@ -92,7 +92,7 @@ class Trail:
         """Tell of what there is, as far as the link takes it; all of it if this is the ``last`` time."""
         self._sweeps += 1
         for message in self._messages(link, due=last or self._sweeps % SWEEPS == 0, last=last):
-            link.tell(message)
+            link.report(message)
         self.events.renew()
 
     async def send_all(self, link: Link, seconds: float) -> None:

@@ -117,7 +117,7 @@ async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> No
 
 
 class BackendConnection:
-    """One connection to the scripted backend: reads requests by their framing, keeps what came off the socket."""
+    """One connection to the scripted backend: reads requests by their framing and keeps all bytes."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number = number
@@ -138,7 +138,7 @@ class BackendConnection:
         return data
 
     async def chunked(self) -> bytes:
-        """A chunked body as it came, through its end."""
+        """A chunked body as it was received, through its end."""
         raw = b""
         while True:
             line = await self.reader.readuntil(b"\r\n")
@@ -209,7 +209,7 @@ class Backend:
 
 
 def answering(answer: bytes | Callable[[bytes], bytes]) -> Handler:
-    """A handler that gives every bodiless request the same answer, or the one made of its head."""
+    """A handler that gives every request without a body the same answer, or one computed from its head."""
 
     async def handle(connection: BackendConnection) -> None:
         while True:
@@ -225,7 +225,7 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
 
 @dataclass(frozen=True, kw_only=True)
 class Entrance:
-    """How the gateway's socket accepts; the defaults let everybody in at once."""
+    """How the gateway's socket accepts; the defaults accept every client at once."""
 
     connections: int = 1000
     introduced_by: tuple[str, ...] = ()

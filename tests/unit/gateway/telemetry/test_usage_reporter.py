@@ -34,7 +34,7 @@ class Link:
     def has_room(self) -> bool:
         return self.room > 0
 
-    def tell(self, message: bytes) -> None:
+    def report(self, message: bytes) -> None:
         self.room -= 1
         (decoded,) = Deframer().feed(message)
         self.messages.append(decoded)
