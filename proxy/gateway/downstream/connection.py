@@ -168,10 +168,10 @@ class ClientConnection(ClientStream):
         if self.buffer:
             data, self.buffer = self.buffer, b""
             self._body(x, data)
-        if self.listener.parting:
-            self.part()
+        if self.listener.closing_websockets:
+            self.send_close()
 
-    def part(self) -> None:
+    def send_close(self) -> None:
         """Send both ends of a WebSocket a Close frame "going away" (RFC 6455 section 7.4.1), once a frame ends."""
         x, ours = self.exchange, self.transport
         connection = None if x is None or not x.tunnel else x.upstream_connection
@@ -179,8 +179,8 @@ class ClientConnection(ClientStream):
             return
         theirs, outward, inward = connection.transport, connection.body, x.body
         if isinstance(inward, WebSocketBody) and isinstance(outward, WebSocketBody):
-            x.bytes_out += outward.part(ours, masked=False)
-            inward.part(theirs, masked=True)
+            x.bytes_out += outward.send_close(ours, masked=False)
+            inward.send_close(theirs, masked=True)
 
     def respond(self, x: Exchange, response: bytes) -> None:
         """Write a complete response that the gateway itself gives, and finish ``x``."""

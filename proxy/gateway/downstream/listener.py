@@ -69,7 +69,7 @@ class Listener:
         self._id_head = boot + b"00000"
         self.held = False
         self.draining = False
-        self.parting = False
+        self.closing_websockets = False
         self.empty = asyncio.Event()
         self.waiting: set[Callable[[], None]] = set()
 
@@ -171,7 +171,7 @@ class Listener:
 
     def drain(self) -> None:
         """Close idle connections now and others after their exchange; send WebSockets a Close (RFC 6455)."""
-        self.draining = self.parting = True
+        self.draining = self.closing_websockets = True
         if self.open:
             self.empty.clear()
         else:
@@ -180,7 +180,7 @@ class Listener:
             if connection.exchange is None and not connection.buffer:
                 connection.shut()
             else:
-                connection.part()
+                connection.send_close()
 
     def hang_up(self) -> None:
         """End the WebSockets that have been sent a Close."""
@@ -211,7 +211,7 @@ def _close_sent(client: ClientConnection) -> bool:
     """Whether the client of a WebSocket has been sent a Close frame."""
     x = client.exchange
     connection = None if x is None or not x.tunnel else x.upstream_connection
-    return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.said
+    return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.close_sent
 
 
 def is_within(address: IPv4Address | IPv6Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:

@@ -46,7 +46,7 @@ from tests.unit.gateway.scripted import authority_at
 
 OPEN = get("/open/x")
 DENIED = [make_route("/open/**", Access.DENIED), make_route("/v1/**", Access.DENIED, index=1)]
-RUNTIME = {"connections", "others", "arriving", "held", "draining", "parting", "empty", "waiting"}
+RUNTIME = {"connections", "others", "arriving", "held", "draining", "closing_websockets", "empty", "waiting"}
 """What of a listener is no setting: who is there, and what goes on."""
 
 
