@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from proxy.core.errors import Invalid
+from proxy.core.kinds import WORDS
+from proxy.core.model import ACTOR_KINDS
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
 from proxy.services import identifiers
-from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
+from proxy.services.paging import LIMIT_DEFAULT, LIMIT_MOST, PageRequest
 
 # No validator is built before it is used: most never are, and a start would wait for a hundred of them.
 _SHAPE: Final = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -108,6 +110,15 @@ def _shown(**schema: JsonValue) -> Any:
     return Field(json_schema_extra=schema)
 
 
+if TYPE_CHECKING:
+    KindWord = str
+    ActorKindWord = str
+else:
+    # ``Literal`` of a tuple is one of its members; the words stand in the table of kinds only.
+    KindWord = Literal[WORDS]
+    ActorKindWord = Literal[ACTOR_KINDS]
+
+
 Title = Annotated[
     str, checked(lambda text: identifiers.title(text, "name")), _shown(minLength=1, maxLength=identifiers.NAME_LENGTH)
 ]
@@ -155,6 +166,11 @@ class PageQuery(Query):
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor = None
     count: Annotated[Flag, Field(description="Say how many more items there are behind this page.")] = False
+
+    @property
+    def page(self) -> PageRequest:
+        """The page that the query requests."""
+        return PageRequest(limit=self.limit, cursor=self.cursor, count=self.count)
 
 
 _PLAIN: Final[Mapping[str, str]] = {

@@ -4,7 +4,7 @@ Rules of this module:
 1. Of the client's request a line has method and path, cut to ``PATH_LIMIT``; never the query, a field or the body.
 2. A path that may contain a secret or needs escapes, and an unusual method, go through the redactor and are escaped.
 3. Requests for which no upstream was chosen, which any client can send in any number, get at most ``LINES_PER_SWEEP``
-   lines per sweep and, by all workers together, ``BYTES_PER_MINUTE`` (docs/threat-model.md section 8). Where only
+   lines per sweep and, by all workers together, ``BYTES_PER_MINUTE`` (docs/threat-model.md §8). Where only
    refusals are logged, this limit holds for all of them.
 4. Between two sweeps at most ``WAITING_LINES`` and about ``WAITING_BYTES`` wait. Omitted lines are counted, and the
    count is logged.

@@ -8,7 +8,7 @@ Rules of this module:
 2. The number of events between two sweeps is limited. All workers together make ``STRANGERS`` of refused requests
    without a proven token (and a small burst: any client can send any number of them, and the log is kept). Each worker
    makes ``REFUSALS`` of proven tokens, ``OPEN`` of requests that needed no token, and ``ALLOWED`` of requests that a
-   token was allowed (docs/threat-model.md section 8).
+   token was allowed (docs/threat-model.md §8).
 3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Events that are left out are counted.
 4. An event has the decision and its time. The authority adds who the prefix belongs to.
 """
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.decision import reached
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.request.second_targets import NamedTarget

@@ -1,11 +1,12 @@
-"""A grant to vary in tests."""
+"""A sample grant for tests."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from proxy.core.model import Grant, Kind, Reach
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant
 from proxy.core.permissions import PermissionSet
 
 _GRANT = Grant(
@@ -28,5 +29,5 @@ _GRANT = Grant(
 
 
 def grant(**changes: Any) -> Grant:
-    """A personal token of an editor of things, with these changes."""
+    """The grant of a personal token of an editor of things, with these changes."""
     return replace(_GRANT, **changes)
