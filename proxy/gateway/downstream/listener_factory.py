@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from proxy.core.identity import IdentityNames, stripped_names
+from proxy.core.identity import IdentityOutputs
 from proxy.core.request.claims import fold
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
@@ -27,13 +27,15 @@ _ANSWER_SECONDS: Final = 60.0
 """How long a client may leave an answer unread, and how long an exchange may take that waits for no backend."""
 
 
-def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Settings, *, pseudonym: bytes) -> Listener:
+def listener(
+    name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings, *, pseudonym: bytes
+) -> Listener:
     """The listener called ``name``; ``pseudonym`` is the name of the proxy in ``Via``."""
     own, limits = _own(name, settings), listener_limits(name, settings)
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
-            stripped=stripped_names(names) | folded(settings.headers.dropped),
+            stripped=identity.stripped | folded(settings.headers.dropped),
             search=pipeline.authenticator.search,
             second_targets=folded(settings.headers.second_targets),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),

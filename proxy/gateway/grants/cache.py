@@ -22,7 +22,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Final
 
 from proxy.core.decision import reached
-from proxy.core.identity import IdentityNames, identity_lines, seen_in
+from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ class OrgLines:
     are first needed, because requests touch few of many organisations before the grant changes.
     """
 
-    __slots__ = ("_grant", "_lines", "_made", "_names")
+    __slots__ = ("_grant", "_lines", "_made", "_outputs")
 
-    def __init__(self, grant: Grant, names: IdentityNames, lines: bytes) -> None:
+    def __init__(self, grant: Grant, outputs: IdentityOutputs, lines: bytes) -> None:
         self._grant = grant
-        self._names = names
+        self._outputs = outputs
         self._lines = lines
         self._made: dict[str, bytes] = {}
 
@@ -58,7 +58,7 @@ class OrgLines:
             return self._lines
         made = self._made.get(there.org_id)
         if made is None:
-            self._made[there.org_id] = made = identity_lines(self._names, seen_in(self._grant, there))
+            self._made[there.org_id] = made = self._outputs.lines(self._grant, there.org_id)
         return made
 
 
@@ -139,8 +139,8 @@ class GrantCache:
         hasher.update(credential)
         return hasher.digest()
 
-    def store(self, grant: Grant, names: IdentityNames) -> CacheEntry:
-        """Keep ``grant``, with its identity lines under these names, and return its entry.
+    def store(self, grant: Grant, outputs: IdentityOutputs) -> CacheEntry:
+        """Keep ``grant``, with the lines of these identity outputs, and return its entry.
 
         It replaces an older grant of the same prefix.
         """
@@ -152,10 +152,10 @@ class GrantCache:
         self._absent.pop(prefix, None)
         self._lately.pop(prefix, None)
         lean = _lean(grant)
-        lines = identity_lines(names, grant)
+        lines = outputs.lines(grant)
         org_lines = None
         if lean.orgs is not None:
-            org_lines = OrgLines(replace(grant, orgs=lean.orgs), names, lines)
+            org_lines = OrgLines(replace(grant, orgs=lean.orgs), outputs, lines)
         entry = CacheEntry(lean, lines, org_lines)
         self.entries[prefix] = entry
         for key in entry.grant.depends:

@@ -19,22 +19,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from proxy.core.identity import IdentityNames
+from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
 from proxy.core.routes import RouteTable
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
-from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import logs
 from proxy.settings.boot import read_settings
-from proxy.settings.compile import identity_names, route_table
+from proxy.settings.compile import identity_outputs, route_table
 from proxy.settings.model import Settings
 
 _RESOLVE_SECONDS: Final = 2.0
@@ -101,11 +101,7 @@ class ReloadableWorker(Protocol):
         """The builder of the gateway's own responses."""
         ...
 
-    def mutator(self, names: IdentityNames) -> Mutator:
-        """The builder of request heads for backends."""
-        ...
-
-    def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener:
+    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> Listener:
         """A listener of this name for the settings."""
         ...
 
@@ -121,7 +117,7 @@ class ReloadableWorker(Protocol):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Prepared:
     settings: Settings
-    names: IdentityNames
+    identity: IdentityOutputs
     routes: RouteTable
     upstreams: dict[str, UpstreamPool]
     context: ssl.SSLContext | None
@@ -172,11 +168,11 @@ class Reloader:
             settings = await asyncio.to_thread(read_settings, document)
             # The rest runs in the event loop, because it reads and extends state of the running configuration.
             routes = route_table(settings, running.places)
-            upstreams = running.proxy.prepared(settings.upstreams)
+            upstreams = running.proxy.upstreams.prepare(settings.upstreams)
             context = server_context(settings)
             await self._worker.resolve(tuple(upstreams.values()), _RESOLVE_SECONDS)
         except (OSError, ssl.SSLError) as error:
-            running.proxy.forget(upstreams)
+            running.proxy.upstreams.discard(upstreams)
             close_all(sockets)
             raise CommandRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
         except BaseException:
@@ -185,7 +181,7 @@ class Reloader:
             raise
         return _Prepared(
             settings=settings,
-            names=identity_names(settings),
+            identity=identity_outputs(settings),
             routes=routes,
             upstreams=upstreams,
             context=context,
@@ -199,15 +195,15 @@ class Reloader:
         self._prepared = None
         settings = new.settings
         responder = worker.responder(settings)
-        if running.authenticator.follow(new.names, settings.credentials):
+        if running.authenticator.follow(new.identity, settings.credentials):
             running.cache.reset(running.cache.applied)
         running.cache.resize(capacity=settings.cache.entries, absent_capacity=settings.cache.absent)
         running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)
-        running.proxy.follow(new.routes, responder)
-        running.proxy.forward_to(worker.mutator(new.names), new.upstreams)
-        running.entry.follow(new.routes, responder)
+        running.proxy.follow(new.routes, responder, BackendIdentity(new.identity, on_open_routes=False))
+        running.proxy.upstreams.replace(new.upstreams)
+        running.entry.follow(new.routes, responder, BackendIdentity(new.identity, on_open_routes=True))
         request_line = limits_of(FORWARD_AUTH, settings).request_line
-        running.entry.describe(empty_lines(new.names), request_line, patience(settings))
+        running.entry.limit(request_line, patience(settings))
         before, running.settings = running.settings, settings
         logs.change(level=settings.log.level, line_format=settings.log.format)
         await self._exchange_ports(new, before)
@@ -227,7 +223,7 @@ class Reloader:
                 running.leaving.append(port)
             if not fds:
                 continue
-            listener = worker.listener(name, pipeline, new.names, new.settings)
+            listener = worker.listener(name, pipeline, new.identity, new.settings)
             if port is None:
                 running.ports[name] = port = Port(listener=listener, fds=fds)
                 await worker.accept(name, port, new.settings, None)
@@ -252,7 +248,7 @@ class Reloader:
         """Drop the prepared configuration."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
-            self._worker.running.proxy.forget(prepared.upstreams)
+            self._worker.running.proxy.upstreams.discard(prepared.upstreams)
             for fds in prepared.fds.values():
                 close_all(fds)
 
@@ -268,11 +264,6 @@ def server_context(settings: Settings) -> ssl.SSLContext | None:
     # An empty password, so that an encrypted key is an error and not a prompt on the terminal.
     context.load_cert_chain(tls.certificate, tls.key, password="")
     return context
-
-
-def empty_lines(names: IdentityNames) -> bytes:
-    """The identity headers without values."""
-    return "".join(f"{name}: \r\n" for _, name in names.headers).encode("ascii")
 
 
 def close_all(fds: Sequence[int]) -> None:

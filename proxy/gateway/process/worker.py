@@ -18,10 +18,11 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from proxy.core.errors import ConfigurationError, ConfigurationProblem
-from proxy.core.identity import IdentityNames
+from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandSource
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.kinds import WORDS
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import AcceptCounters
 from proxy.gateway.downstream.listener import Listener
@@ -36,14 +37,14 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.process.drain import drain
-from proxy.gateway.process.reload import Port, Reloader, Running, empty_lines, server_context
+from proxy.gateway.process.reload import Port, Reloader, Running, server_context
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
-from proxy.settings.compile import identity_names, route_table, token_format
+from proxy.settings.compile import identity_outputs, route_table, token_format
 from proxy.settings.model import Settings
 
 _SWEEP_SECONDS: Final = 0.5
@@ -140,7 +141,7 @@ class Worker:
 
             stack.push_async_callback(self._watch.close)
             await asyncio.gather(
-                self._greeted(_GREETING_SECONDS), self._watch.prepare(proxy.upstreams, _GREETING_SECONDS)
+                self._greeted(_GREETING_SECONDS), self._watch.prepare(proxy.upstreams.pools, _GREETING_SECONDS)
             )
             await self._listen(sockets)
 
@@ -151,7 +152,7 @@ class Worker:
                     port.sweep(now)
                 proxy.sweep(now / 1e9)
                 self._cache.sweep(now / 1e9)
-                self._watch.sweep(now / 1e9, proxy.upstreams)
+                self._watch.sweep(now / 1e9, proxy.upstreams.pools)
                 running.recorder.flush()
                 running.recorder.trail.send(self._link)
                 self._link.send_counters(self._counted(page).to_wire())
@@ -176,7 +177,7 @@ class Worker:
 
     def _assemble(self, settings: Settings, page: PageReader) -> Running:
         """Assemble everything between the sockets and the backends."""
-        names = identity_names(settings)
+        identity = identity_outputs(settings)
         places: dict[str, int] = {}
         routes = route_table(settings, places)
         authenticator = Authenticator(
@@ -184,10 +185,9 @@ class Worker:
             link=self._link,
             page=page.view.words,
             tokens=self._tokens,
-            names=names,
+            identity=identity,
             schemes=settings.credentials,
         )
-        self._foreign_credentials = authenticator.foreign_credentials
         recorder = ExchangeRecorder(
             routes.routes,
             self._log,
@@ -203,7 +203,8 @@ class Worker:
             authenticator=authenticator,
             responder=responder,
             recorder=recorder,
-            mutator=self.mutator(names),
+            identity=BackendIdentity(identity, on_open_routes=False),
+            mutator=Mutator(foreign_credentials=authenticator.foreign_credentials, pseudonym=self._pseudonym),
             upstreams=settings.upstreams,
         )
         self._cache.on_change = proxy.live.changed
@@ -212,7 +213,7 @@ class Worker:
             authenticator=authenticator,
             responder=responder,
             recorder=recorder,
-            empty_lines=empty_lines(names),
+            identity=BackendIdentity(identity, on_open_routes=True),
             max_request_line=listener_factory.limits_of(FORWARD_AUTH, settings).request_line,
             patience=listener_factory.patience(settings),
         )
@@ -229,11 +230,11 @@ class Worker:
 
     async def _listen(self, sockets: Mapping[str, Sequence[int]]) -> None:
         running, settings = self.running, self._settings
-        names = identity_names(settings)
+        identity = identity_outputs(settings)
         pipelines: dict[str, Decider] = {PROXY: running.proxy, FORWARD_AUTH: running.entry}
         for name, fds in sockets.items():
             if fds:
-                listener = self.listener(name, pipelines[name], names, settings)
+                listener = self.listener(name, pipelines[name], identity, settings)
                 running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
                 try:
                     context = server_context(settings) if name == PROXY else None
@@ -257,21 +258,13 @@ class Worker:
         """The builder of the gateway's own responses."""
         return Responder(realm=settings.brand, basic="basic" in settings.credentials)
 
-    def mutator(self, names: IdentityNames) -> Mutator:
-        """The builder of request heads for backends."""
-        return Mutator(
-            empty_lines=empty_lines(names),
-            foreign_credentials=self._foreign_credentials,
-            pseudonym=self._pseudonym,
-        )
-
     async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
         """Resolve the addresses of new servers, within ``seconds``."""
         await self._watch.prepare(upstreams, seconds)
 
-    def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener:
+    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> Listener:
         """A listener of this name for the settings."""
-        return listener_factory.listener(name, pipeline, names, settings, pseudonym=self._pseudonym)
+        return listener_factory.listener(name, pipeline, identity, settings, pseudonym=self._pseudonym)
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
         """Accept from all sockets of ``port``, in place of its former acceptors."""

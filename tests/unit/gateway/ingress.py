@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.core.routes import Route
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.forward_auth import ForwardAuthPipeline
-from tests.unit.gateway.kit import HOST, NAMES, Gateway
+from tests.unit.gateway.kit import HOST, Gateway
 
 TRUSTED = (f"{HOST}/32",)
 
@@ -33,7 +34,7 @@ async def entry(
         authenticator=gateway.authenticator,
         responder=gateway.pipeline.responder,
         recorder=gateway.recorder,
-        empty_lines="".join(f"{name}: \r\n" for _, name in NAMES.headers).encode(),
+        identity=BackendIdentity(gateway.identity, on_open_routes=True),
         max_request_line=max_request_line,
     )
     gateway.listener.pipeline = pipeline

@@ -6,11 +6,11 @@ from proxy.core.kinds import Kind
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.gateway.grants.cache import CacheEntry, GrantCache
-from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant
+from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant
 
 
 def filled(cache: GrantCache, count: int = 3) -> list[CacheEntry]:
-    entries = [cache.store(make_grant(TOKENS.mint(Kind.PAT)), NAMES) for _ in range(count)]
+    entries = [cache.store(make_grant(TOKENS.mint(Kind.PAT)), IDENTITY) for _ in range(count)]
     for number, entry in enumerate(entries):
         cache.remember(entry, cache.credential_digest(b"%d" % number))
     return entries

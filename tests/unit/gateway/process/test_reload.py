@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.ipc.shared_memory import SLOT_LEASE
 from proxy.core.kinds import Kind
 from proxy.core.model import Access
@@ -17,18 +17,14 @@ from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_limits import ListenerLimits
-from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
-from proxy.settings.addresses import UpstreamServer as Address
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
-from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.ingress import Wire
 from tests.unit.gateway.kit import (
-    HOST,
-    NAMES,
+    IDENTITY,
     TOKENS,
     Backend,
     BackendConnection,
@@ -62,7 +58,8 @@ def release(gateway: Gateway) -> None:
 
 
 def follow(gateway: Gateway, routes: list[Route]) -> None:
-    gateway.pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True))
+    pipeline = gateway.pipeline
+    pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True), pipeline.identity)
 
 
 def waiting(gateway: Gateway) -> list[bytes]:
@@ -235,63 +232,18 @@ async def test_a_lease_that_expired_during_the_hold_decides_no_request_that_wait
         assert not backend.connections
 
 
-async def test_upstreams_that_are_the_same_keep_their_connections_and_others_end_after_what_they_carry() -> None:
-    go_on = asyncio.Event()
-
-    async def slow_once(connection: BackendConnection) -> None:
-        while True:
-            head = await connection.request()
-            if b"/slow" in head:
-                await go_on.wait()
-            await connection.send(response())
-
-    async with serving(slow_once) as (gateway, backend):
-        client = await gateway.client()
-        assert (await client.ask(OPEN)).status == 200
-        settings = gateway.pipeline.upstreams[0].settings
-        assert gateway.pipeline.prepared({"app": settings})["app"] is gateway.pipeline.upstreams[0]
-        assert gateway.idle == 1
-        client.send(get("/open/slow"))
-        await until(lambda: gateway.active == 1)
-        other = settings.model_copy(update={"max_idle": 7})
-        gateway.pipeline.forward_to(mutator(gateway), gateway.pipeline.prepared({"app": other}))
-        go_on.set()
-        assert (await client.answer()).status == 200
-        await until(lambda: all(each.reader.at_eof() for each in backend.connections))
-        assert (await client.ask(OPEN)).status == 200
-        assert gateway.pipeline.upstreams[0].settings.max_idle == 7
-
-
-async def test_what_was_prepared_in_vain_disturbs_nobody() -> None:
-    async with serving(answering(response())) as (gateway, _):
-        client = await gateway.client()
-        assert (await client.ask(OPEN)).status == 200
-        address = Address.parse(f"http://{HOST}:9")
-        same = gateway.pipeline.upstreams[0].settings
-        prepared = gateway.pipeline.prepared({"app": same, "other": UpstreamSettings(servers=(address,))})
-        gateway.pipeline.forget(prepared)
-        assert gateway.idle == 1
-        assert (await client.ask(OPEN)).status == 200
-
-
-def mutator(gateway: Gateway) -> Mutator:
-    return Mutator(
-        empty_lines=b"", foreign_credentials=gateway.authenticator.foreign_credentials, pseudonym=b"patgate-test"
-    )
-
-
 async def test_changed_credential_schemes_or_header_names_empty_the_cache() -> None:
     async with serving(answering(response())) as (gateway, _):
         authenticator = gateway.authenticator
-        assert not authenticator.follow(NAMES, ["x-api-key", "basic", "bearer"])
-        assert authenticator.follow(NAMES, ["bearer"])
-        assert authenticator.follow(PRESETS["remote-user"], ["bearer"])
+        assert not authenticator.follow(IDENTITY, ["x-api-key", "basic", "bearer"])
+        assert authenticator.follow(IDENTITY, ["bearer"])
+        assert authenticator.follow(IdentityOutputs((IdentityHeaders(PRESETS["remote-user"]),)), ["bearer"])
 
 
 def test_a_smaller_cache_evicts_grants_above_its_capacity() -> None:
     cache = make_cache()
     for _ in range(10):
-        cache.store(make_grant(TOKENS.mint(Kind.PAT)), NAMES)
+        cache.store(make_grant(TOKENS.mint(Kind.PAT)), IDENTITY)
     for entry in cache.entries.values():
         entry.used = False
     cache.resize(capacity=4, absent_capacity=10)
@@ -330,7 +282,7 @@ def listener(pipeline: ProxyPipeline, number: int) -> Listener:
         pipeline=pipeline,
         parser=HeadParser(
             search=TokenSearch(TOKENS),
-            stripped=stripped_names(NAMES), api_key=True, max_headers=8, max_request_line=256, max_body=None,
+            stripped=IDENTITY.stripped, api_key=True, max_headers=8, max_request_line=256, max_body=None,
             pseudonym=b"x",
         ),
         trusted=[ip_network(f"192.0.2.{number}/32")],

@@ -19,7 +19,7 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.telemetry import usage_reporter as module
 from proxy.gateway.telemetry.usage_reporter import EVENTS, SWEEPS
 from proxy.observe.logs import get_logger
-from tests.unit.gateway.kit import NAMES, TOKENS, Gateway, make_grant, make_route
+from tests.unit.gateway.kit import IDENTITY, TOKENS, Gateway, make_grant, make_route
 
 ROUTE: Final = make_route("/v1/{entity}/{id}", Access.TOKEN)
 
@@ -128,11 +128,11 @@ async def test_nothing_is_lost_while_the_link_is_down() -> None:
 async def test_an_entry_that_leaves_the_cache_keeps_its_uses() -> None:
     world = World()
     cache, minted = world.gateway.cache, TOKENS.mint(Kind.PAT)
-    before = cache.store(make_grant(minted), NAMES)
+    before = cache.store(make_grant(minted), IDENTITY)
     world.use(before)
     world.use(before)
     cache.evict(minted.prefix)
-    after = cache.store(make_grant(minted), NAMES)
+    after = cache.store(make_grant(minted), IDENTITY)
     assert after is not before
     world.use(after)
     rows = world.send(Link()).rows("uses")
