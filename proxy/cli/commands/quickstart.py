@@ -58,7 +58,7 @@ def quickstart(invocation: Invocation, upstream: str | None, data: Path, port: i
     startup.harden()
     data = data.resolve()
     datadir.prepare(data)
-    datadir.is_there(data / LOG)
+    datadir.exists(data / LOG)
     with open(data / LOG, "a", encoding="utf-8", opener=_private) as log:
         logs.configure(process="supervisor", stream=log)
         defects.hook_process()
@@ -82,7 +82,7 @@ class _Quickstart:
 
     async def run(self, upstream: str | None, port: int | None, log_fd: int) -> bool:
         """Serve until told to stop; whether every request that was made here went as it was said to."""
-        written = self._config.read_text("utf-8") if datadir.is_there(self._config) else None
+        written = self._config.read_text("utf-8") if datadir.exists(self._config) else None
         demo = upstream is None and (written is None or DEMO_BACKEND in written)
         async with AsyncExitStack() as stack:
             if demo:

@@ -102,7 +102,7 @@ def test_a_directory_of_another_user_is_refused_and_left_alone(tmp_path: Path, m
 def test_a_lock_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lock").write_text("kept")
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(StoreUnavailable, match="not a file of ours"):
+    with pytest.raises(StoreUnavailable, match="not a regular file of this user"):
         datadir.try_lock(tmp_path, "serve")
     assert (tmp_path / "lock").read_text() == "kept"
 

@@ -68,7 +68,7 @@ def test_a_link_in_the_place_of_its_files_is_not_followed(desk: Desk, name: str,
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False, cwd=desk.directory, env=environment()
     )
-    assert done.returncode == 1 and f"{name} in the data directory is not a file of ours" in done.stderr
+    assert done.returncode == 1 and f"{name} in the data directory is not a regular file of this user" in done.stderr
     assert target.exists() == there and (not there or target.read_text() == "routes: []\n")
 
 
