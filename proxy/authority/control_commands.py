@@ -26,7 +26,7 @@ _log = logs.get_logger("authority")
 
 
 class ServeControl(Protocol):
-    """``proxy.control.server.serving``."""
+    """The type of ``proxy.control.server.serving``."""
 
     def __call__(
         self,

@@ -45,8 +45,8 @@ _GIVE_UP: Final = 3
 _log = get_logger("authority.housekeeping")
 
 
-class HousekeepingHost(Protocol):
-    """The part of the authority that housekeeping uses; a reload may replace its services and settings."""
+class HousekeepingServices(Protocol):
+    """The services that the chores use."""
 
     @property
     def policies(self) -> PolicyService:
@@ -59,6 +59,20 @@ class HousekeepingHost(Protocol):
         ...
 
     @property
+    def audit(self) -> AuditService:
+        """The audit service."""
+        ...
+
+
+class HousekeepingHost(Protocol):
+    """The part of the authority that housekeeping uses; a reload may replace its services and settings."""
+
+    @property
+    def services(self) -> HousekeepingServices:
+        """The services in use."""
+        ...
+
+    @property
     def endpoint(self) -> Endpoint | None:
         """The webhook for expiry notices, if one is configured."""
         ...
@@ -66,11 +80,6 @@ class HousekeepingHost(Protocol):
     @property
     def counters(self) -> Counters:
         """The counters of this host."""
-        ...
-
-    @property
-    def audit(self) -> AuditService:
-        """The audit service."""
         ...
 
     @property
@@ -147,7 +156,7 @@ class Housekeeping:
 
     async def end_unused(self) -> None:
         """End tokens that were not used for as long as the policy allows, ``TOKENS_AT_ONCE`` of them in each turn."""
-        ended, self._unused_after = await self._host.policies.end_inactive(
+        ended, self._unused_after = await self._host.services.policies.end_inactive(
             HOUSEKEEPING, self._unused_after, TOKENS_AT_ONCE
         )
         if ended:
@@ -158,7 +167,7 @@ class Housekeeping:
 
         Each turn checks ``TOKENS_AT_ONCE`` tokens.
         """
-        policies = self._host.policies
+        policies = self._host.services.policies
         if self._counted is None or self._counted.policy != policies.deployment:
             self._counted = _Counted(policy=policies.deployment, done=policies.deployment == TokenPolicy())
         counted = self._counted
@@ -174,13 +183,13 @@ class Housekeeping:
         """Remove audit events that are older than the retention."""
         seconds = self._host.audit_retention
         if seconds is not None:
-            removed = await self._host.audit.retain(HOUSEKEEPING, time.time() - seconds)
+            removed = await self._host.services.audit.retain(HOUSEKEEPING, time.time() - seconds)
             if removed.events:
                 _log.info("old audit events removed", count=removed.events)
 
     async def send_notices(self) -> None:
         """Count the tokens that expire soon, and send the notices that are due."""
-        notices, endpoint = self._host.notices, self._host.endpoint
+        notices, endpoint = self._host.services.notices, self._host.endpoint
         self.expiring = await notices.counts()
         if endpoint is None:
             return

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.decision import decide, decision
-from proxy.core.model import Access, Grant, OrgGrant, Reach, by_org
+from proxy.core.kinds import Reach
+from proxy.core.model import Access, Grant, OrgGrant, by_org
 from proxy.core.permissions import Permission, PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route

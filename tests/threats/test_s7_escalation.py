@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
 from proxy.services.policy.model import AdminRight, TokenPolicy
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.services.tokens.queries import TokenFilter

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
-from proxy.core.model import Actor, Kind, Reach
+from proxy.core.kinds import KINDS, Kind, Reach
+from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
 from proxy.services import idempotency, lookup
 from proxy.services.accounts import lookalikes
@@ -206,7 +207,7 @@ class KeyService:
         grants: tuple[tuple[str, tuple[str, ...]], ...],
         now: float,
     ) -> _Plan:
-        if asker.grant is not None and asker.grant.kind is not Kind.PAT:
+        if asker.grant is not None and not KINDS[asker.grant.kind].may_manage:
             raise Forbidden(KEYS_MAKE_NOTHING)
         references = [org for org, _ in grants] if new.org is None else [new.org]
         orgs = [await lookup.visible_org(rows, asker, reference) for reference in references]

@@ -22,7 +22,8 @@ from typing import Final
 
 from proxy.core.dependency_keys import org_key, token_key
 from proxy.core.errors import Invalid
-from proxy.core.model import Actor, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
 from proxy.services import counting, lookup
 from proxy.services.accounts.roles import permission_texts
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing

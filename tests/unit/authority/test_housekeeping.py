@@ -1,5 +1,4 @@
-"""Housekeeping: notices are sent or retried, unused tokens end, policy violations are logged, a failure ends
-nothing."""
+"""Housekeeping: notices are sent or retried, unused tokens end, policy violations are logged, chores continue."""
 
 from __future__ import annotations
 
@@ -40,6 +39,10 @@ class Host:
     audit_retention: float | None = None
     pruned: int = 0
     tidy: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def services(self) -> Host:
+        return self
 
     @property
     def policies(self) -> PolicyService:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from proxy.core.identity import PRESETS, IdentityField
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.request.target import PathAllowance
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load

@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from bench.store_events import Logged, fill_log
 from bench.store_fill import Filled, email, fill
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import feed
 from proxy.store.audit import chain, request_events
 from proxy.store.audit.chain import Event, Occurred
