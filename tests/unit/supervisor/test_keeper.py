@@ -32,33 +32,33 @@ async def test_a_child_is_ready_when_it_says_so(tmp_path: Path) -> None:
         assert starts(tmp_path / "diary") == [keeper.pid]
 
 
-async def test_a_child_that_refuses_is_quoted(tmp_path: Path) -> None:
+async def test_the_sentence_of_a_child_that_refuses_is_the_error(tmp_path: Path) -> None:
     async with keeping(REFUSING, tmp_path / "diary") as keeper:
         with pytest.raises(StartupRefused, match=r"^The store was made with another secret key\.$"):
             await keeper.start()
         assert keeper.pid is None
 
 
-async def test_a_child_that_ends_without_a_word_is_described(tmp_path: Path) -> None:
+async def test_a_child_that_ends_without_a_report_is_described(tmp_path: Path) -> None:
     async with keeping(SILENT, tmp_path / "diary") as keeper:
         expected = r"^The child process ended before it was ready \(exit status 3\); the log may say why\.$"
         with pytest.raises(StartupRefused, match=expected):
             await keeper.start()
 
 
-async def test_a_keeper_that_is_killed_while_the_system_starts_its_child_does_not_wait_for_it(tmp_path: Path) -> None:
+async def test_killing_a_keeper_while_its_child_starts_does_not_wait_for_readiness(tmp_path: Path) -> None:
     never_ready = "import time; time.sleep(3600)"
     async with keeping(never_ready, tmp_path / "diary") as keeper:
         start = asyncio.create_task(keeper.start(), name="start")
         await asyncio.sleep(0)
-        assert keeper.pid is None, "the child is there already"
+        assert keeper.pid is None, "the child has already started"
         keeper.kill()
         async with asyncio.timeout(60):
             with pytest.raises(StartupRefused, match="killed by SIGKILL"):
                 await start
 
 
-async def test_a_killed_child_is_back_within_a_second(tmp_path: Path) -> None:
+async def test_a_killed_child_is_replaced_within_a_second(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     async with keeping(WELL_BEHAVED, diary) as keeper, asyncio.TaskGroup() as group:
         await keeper.start()
@@ -81,7 +81,7 @@ async def test_a_stopped_child_is_not_replaced(tmp_path: Path) -> None:
         assert len(starts(diary)) == 1
 
 
-async def test_a_child_that_does_not_listen_is_killed_after_the_deadline(tmp_path: Path) -> None:
+async def test_a_child_that_ignores_sigterm_is_killed_after_the_deadline(tmp_path: Path) -> None:
     async with keeping(DEAF, tmp_path / "diary") as keeper:
         await keeper.start()
         assert keeper.pid is not None
@@ -90,7 +90,7 @@ async def test_a_child_that_does_not_listen_is_killed_after_the_deadline(tmp_pat
             os.kill(keeper.pid, 0)
 
 
-async def test_a_child_that_cannot_start_again_is_tried_again_and_can_be_stopped(tmp_path: Path) -> None:
+async def test_a_failed_restart_is_retried_and_can_be_stopped(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     once = f"import os, sys\nif os.path.exists({str(diary)!r}): sys.exit(1)\n{WELL_BEHAVED}"
     async with keeping(once, diary) as keeper:
@@ -105,7 +105,7 @@ async def test_a_child_that_cannot_start_again_is_tried_again_and_can_be_stopped
         assert len(starts(diary)) == 1
 
 
-async def test_children_end_when_the_lifeline_does(tmp_path: Path) -> None:
+async def test_children_end_when_the_lifeline_closes(tmp_path: Path) -> None:
     lifeline_in, lifeline_out = lifeline()
     keeper = Keeper(spec(WELL_BEHAVED, tmp_path / "diary", lifeline_in), get_logger("test"))
     await keeper.start()
@@ -120,7 +120,9 @@ async def test_children_end_when_the_lifeline_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("quick_deaths", "seconds"), [(0, 0.0), (1, 0.0), (2, 0.1), (3, 0.2), (5, 0.8), (50, 5.0)])
-def test_the_first_death_costs_no_wait_and_later_ones_up_to_five_seconds(quick_deaths: int, seconds: float) -> None:
+def test_the_first_restart_is_immediate_and_later_ones_wait_up_to_five_seconds(
+    quick_deaths: int, seconds: float
+) -> None:
     assert delay_before(quick_deaths) == pytest.approx(seconds)
 
 
@@ -183,15 +185,15 @@ async def heartbeat(channel: SupervisorChannel) -> None:
     await until(lambda: channel.beats > beats)
 
 
-async def test_a_reload_waits_for_replacements_and_they_for_it() -> None:
+async def test_a_reload_waits_for_replacements_and_blocks_them() -> None:
     gate = Gate()
     order: list[str] = []
-    go_on = asyncio.Event()
+    release = asyncio.Event()
 
     async def replace(name: str) -> None:
         async with gate.replacing():
             order.append(name)
-            await go_on.wait()
+            await release.wait()
 
     async def reload() -> None:
         async with gate.reloading():
@@ -206,13 +208,13 @@ async def test_a_reload_waits_for_replacements_and_they_for_it() -> None:
         group.create_task(reload(), name="reload")
         await asyncio.sleep(0.01)
         assert order == ["one", "two"]
-        go_on.set()
+        release.set()
         await asyncio.sleep(0.01)
         group.create_task(replace("three"), name="three")
     assert order == ["one", "two", "reload", "reloaded", "three"]
 
 
-async def test_a_reload_that_waits_for_a_child_is_refused_when_the_stop_begins() -> None:
+async def test_a_reload_that_waits_for_a_replacement_is_refused_when_the_stop_begins() -> None:
     gate = Gate()
 
     async def reload() -> None:

@@ -111,7 +111,7 @@ async def test_the_first_spare_starts_after_a_delay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["authority", "gateway"])
 @pytest.mark.parametrize("end", ["lifeline", "commands"])
-async def test_a_real_spare_opens_nothing_and_ends_with_either_pipe(tmp_path: Path, role: str, end: str) -> None:
+async def test_a_real_spare_opens_nothing_and_ends_when_either_pipe_closes(tmp_path: Path, role: str, end: str) -> None:
     data = tmp_path / "data"
     boot_fd = in_memory(Settings(data_dir=data).to_boot_json().encode())
     lifeline_in, lifeline_out = lifeline()
