@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import errors, leaks, order, sentinel, turns
 from tests.support.gateway import Patgate
+from tests.support.pool import Pool
 from tests.support.process import RUNNING
 from tests.support.recorder import Recorder, answer_ok
 
@@ -92,7 +93,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Collect without the garbage collector: it would look through ten thousand tests that stay, again and again.
 
-    Half of the time that collecting takes, in every worker; afterwards the collector leaves them out for the same reason.
+    That is half of the time that collecting takes, in every worker. Afterwards the collector leaves them out, too.
     """
     gc.disable()
     try:
@@ -166,6 +167,14 @@ def recorder(backend: Recorder) -> Iterator[Recorder]:
     yield backend
     backend.script = answer_ok
     backend.clear()
+
+
+@pytest.fixture(scope="session")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """The gateways that files borrow one after the other (`support.pool`)."""
+    pool = Pool(lambda: tmp_path_factory.mktemp("shared"))
+    yield pool
+    pool.end()
 
 
 @pytest.fixture(scope="session")
