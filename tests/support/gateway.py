@@ -331,11 +331,13 @@ def clean_environ(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def complete(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """The configuration with a data directory, two workers and free ports where it does not name them."""
+    """The configuration with a data directory, two workers, cheap hashes and free ports where it does not name them."""
     whole = copy.deepcopy(dict(config))
     whole.setdefault("brand", "acme")
     whole.setdefault("data_dir", str(directory / "data"))
     whole.setdefault("workers", 2)
+    # A hash of the default settings takes 30 ms of a processor, of which tests want hundreds.
+    whole.setdefault("argon2", {"memory": "64KiB", "iterations": 1})
     listen = whole.setdefault("listen", {})
     for name in ("proxy", "control"):
         listen.setdefault(name, {}).setdefault("bind", f"{LOOPBACK}:{free_port()}")
