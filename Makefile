@@ -1,5 +1,5 @@
 # Every task of the project; `make` lists them and CI calls the same ones.
-# Environments are built from hashed locks and rebuilt only when a lock changes (docs/decisions/0001-the-house.md).
+# Environments are built from hashed locks and rebuilt only when a lock changes (docs/decisions/0001-build-and-locks.md).
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -40,7 +40,8 @@ COMPILED_TESTS ?= tests/unit/gateway tests/fuzz tests/e2e/test_build.py tests/e2
                   $(filter-out %/test_s7_api.py %/test_s7_escalation.py %/test_s7_people.py %/test_s8_exhaustion.py \
                     %/test_s10_faults.py %/test_s10_store.py %/test_s14_data_directory.py,$(wildcard tests/threats/test_*.py)) \
                   $(wildcard tests/property/test_gateway_*.py) \
-                  $(foreach module,asked policy routes target,tests/unit/core/test_$(module).py tests/property/test_core_$(module).py)
+                  $(foreach module,decision routes,tests/unit/core/test_$(module).py tests/property/test_core_$(module).py) \
+                  $(foreach module,request_reading target,tests/unit/core/request/test_$(module).py tests/property/test_core_$(module).py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -44,7 +44,7 @@ class Subcommand:
     measure: Callable[[Run], Part]
     """Raises BenchError when there is no figure that may be believed."""
     whole: bool = True
-    """Whether `python -m bench` without a name runs it: not what takes longer than a minute or two."""
+    """Whether ``python -m bench`` without a name runs it: not what takes longer than a minute or two."""
 
 
 #: In the order of the document. A new figure module is one more line here.

@@ -1,8 +1,8 @@
 """Which build of patgate is measured: the compiled package, or the sources as they are; this checkout's, or another's.
 
-`make compiled` makes the package that the tests run; `make bench` one of its own, for the interpreter that it measures
-with. The benchmark itself runs from the sources; what it starts is given its build in the environment. A compiled
-package that was made from other sources than these is an error, never a figure.
+``make compiled`` makes the package that the tests run; ``make bench`` one of its own, for the interpreter that it
+measures with. The benchmark itself runs from the sources; what it starts is given its build in the environment. A
+compiled package that was made from other sources than these is an error, never a figure.
 """
 
 import os
@@ -15,7 +15,7 @@ from bench.errors import BenchError
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 SPEED: Final = ".venv-speed"
-"""The environment that `make bench` makes and measures with."""
+"""The environment that ``make bench`` makes and measures with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Build:
     def environ(self) -> dict[str, str]:
         """What a process is started with, so that it and its children run this build."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PATGATE_", "PYTHON"))}
-        # Without PYTHONSAFEPATH `python -m` would look into the working directory first, and that is the sources'.
+        # Without PYTHONSAFEPATH ``python -m`` would look into the working directory first, and that is the sources'.
         return {**kept, "PYTHONPATH": str(self.compiled or self.root), "PYTHONSAFEPATH": "1"}
 
     def check(self, worker: int) -> None:

@@ -1,4 +1,4 @@
-"""From executing `patgate serve` to /readyz answering 200, with a full store."""
+"""From executing ``patgate serve`` to /readyz answering 200, with a full store."""
 
 import time
 from typing import Final

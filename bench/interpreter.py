@@ -3,9 +3,9 @@
 An interpreter without it runs the same program up to one and a half times as long, so a figure from one says nothing of
 what an operator will see: it is labelled, and never written into docs/benchmarks.md.
 
-A build made by `configure --enable-optimizations` says so in its own configuration. Debian and Ubuntu build theirs with
-`make profile-opt` and take the flags out of what the interpreter tells (debian/rules of python3.11: ``with_pgo``), so
-there the package that owns the file is the evidence.
+A build made by ``configure --enable-optimizations`` says so in its own configuration. Debian and Ubuntu build theirs
+with ``make profile-opt`` and take the flags out of what the interpreter tells (debian/rules of python3.11:
+``with_pgo``), so there the package that owns the file is the evidence.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from bench.errors import BenchError
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _PLACES: Final = (str(Path(sys.executable).parent), str(_ROOT / ".venv-bench" / "bin"), "/usr/sbin", "/usr/local/sbin")
-"""Where programs are beside the PATH: the environments that `make bench` makes, and what only root has in the PATH."""
+"""Where programs are beside the PATH: the environments that ``make bench`` makes, and what only root has in the
+PATH.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +82,7 @@ def require(program: str, package: str) -> str:
 
 
 def require_wheel(program: str) -> str:
-    """The path of a ``program`` that a wheel brings: ours, or that of `make bench`. Raises BenchError."""
+    """The path of a ``program`` that a wheel brings: ours, or that of ``make bench``. Raises BenchError."""
     path = shutil.which(program, path=os.pathsep.join(_PLACES))
     if path is None:
         raise BenchError(f"{program} is not installed; `make bench` installs it.")

@@ -12,8 +12,8 @@ which is longer than the answers take.
 The generator says how late it sent (``late_p99_us``: from due to sent) and how busy it was: a figure taken while it was
 late or near its limit is its own and not the gateway's.
 
-It is a program of its own, so that it has its core's cache and no other thread: `python -m bench.openloop JOB`, with a
-``Job`` as JSON, prints a ``Seen`` as JSON.
+It is a program of its own, so that it has its core's cache and no other thread: ``python -m bench.openloop JOB``, with
+a ``Job`` as JSON, prints a ``Seen`` as JSON.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """A backend that behaves as the path says: whole answers, half ones, none, resets, tunnels.
 
-`/v1/rude/{conduct}` for the requests of ``quitters``. It trusts the gateway: heads are not checked, and what comes on a
-connection belongs to the one exchange that is on it.
+``/v1/rude/{conduct}`` for the requests of ``quitters``. It trusts the gateway: heads are not checked, and what comes on
+a connection belongs to the one exchange that is on it.
 """
 
 from __future__ import annotations

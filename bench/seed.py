@@ -13,10 +13,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.workload import BRAND
-from proxy.core.model import ActorKind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Reach
+from proxy.core.model import ActorKind, TokenStatus, UserStatus
 from proxy.core.token import TokenFormat, digest
-from proxy.services import keys
-from proxy.settings.secret import load_or_create
+from proxy.services import derived_secrets
+from proxy.settings.sources.secret import load_or_create
 from proxy.store import tables
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
@@ -40,8 +41,8 @@ def fill(data_dir: Path, tokens: Sequence[str]) -> None:
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     url = store_url("sqlite", data_dir)
     secret_key = load_or_create(data_dir, sqlite_path(url))
-    asyncio.run(_create(url, keys.fingerprint(secret_key)))
-    cache_key = keys.cache_key(secret_key)
+    asyncio.run(_create(url, derived_secrets.fingerprint(secret_key)))
+    cache_key = derived_secrets.cache_key(secret_key)
     token_format, now = TokenFormat(BRAND), time.time()
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(sqlite_path(url))))
     try:

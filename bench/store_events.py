@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from bench.store_fill import YEARS, Filled, Known, bulk, insert, without_indexes
-from proxy.store.audit import event_hash
+from proxy.store.audit.chain import event_hash
 from proxy.store.records import LEVEL_ACCOUNT, LEVEL_ORGANISATION
 
 _CHANGE_SHARE: Final = 10

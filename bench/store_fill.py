@@ -21,10 +21,11 @@ from typing import Any, Final
 
 from bench.seed import ROLES
 from bench.workload import BRAND
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.core.token import ALPHABET, ID_LENGTH, SECRET_LENGTH, checksum, digest
-from proxy.services import keys
-from proxy.settings.secret import load_or_create
+from proxy.services import derived_secrets
+from proxy.settings.sources.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.store import Store
 
@@ -85,12 +86,12 @@ def fill(data_dir: Path, *, tokens: int, seed: int, now: float) -> Filled:
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     url = store_url("sqlite", data_dir)
     secret_key = load_or_create(data_dir, sqlite_path(url))
-    asyncio.run(_create(url, keys.fingerprint(secret_key)))
+    asyncio.run(_create(url, derived_secrets.fingerprint(secret_key)))
     filled = Filled(database=sqlite_path(url), now=now)
     rng = random.Random(seed)
     with closing(bulk(filled.database)) as connection, without_indexes(connection, _TABLES):
         _people(connection, filled, rng, max(ORGS, tokens // USERS_SHARE))
-        _tokens(connection, filled, rng, tokens, keys.cache_key(secret_key))
+        _tokens(connection, filled, rng, tokens, derived_secrets.cache_key(secret_key))
     return filled
 
 

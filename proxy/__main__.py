@@ -1,4 +1,4 @@
-"""The console script `patgate`; `python -m proxy` is the same."""
+"""The console script ``patgate``; ``python -m proxy`` is the same."""
 
 from proxy import startup
 

@@ -1,9 +1,9 @@
 """The composition root: what each process of a gateway is made of.
 
-`python -P -m proxy.app gateway|authority …` is how the supervisor starts a child. Each role imports its own half of the
-package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its memory.
-Only descriptors are on the command line; the configuration is read from the one called boot. A spare (`proxy.spare`)
-loads the same half, and gets the rest of its command line when it is needed.
+``python -P -m proxy.app gateway|authority …`` is how the supervisor starts a child. Each role imports its own half of
+the package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its
+memory. Only descriptors are on the command line; the configuration is read from the one called boot. A spare
+(``proxy.standby``) loads the same half, and gets the rest of its command line when it is needed.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy import channel, spare, startup
-from proxy.core.child import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, Orders
+from proxy import standby, startup, supervisor_channel
 from proxy.core.errors import DataDirLost, PatgateError
+from proxy.core.ipc.child_protocol import DATA_DIR_LOST, ERROR, READY, SPARE_SUFFIX, CommandSource
 from proxy.observe import defects, logs
 from proxy.settings.boot import read_settings
 from proxy.settings.model import Settings
 
 if TYPE_CHECKING:
-    from proxy.authority.orders import ServeControl
+    from proxy.authority.control_commands import ServeControl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +95,7 @@ def _load(options: argparse.Namespace) -> Settings:
     # Modules are made to stay; a collector that looks for garbage among them is a tenth of a start.
     gc.disable()
     if options.role.removesuffix(SPARE_SUFFIX) == "gateway":
-        from proxy.gateway import worker
+        from proxy.gateway.process import worker
 
         worker.loop_factory()
     else:
@@ -111,8 +111,8 @@ def _load(options: argparse.Namespace) -> Settings:
 
 
 def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settings, argparse.Namespace] | None:
-    """Wait to be needed; the settings and what a child that is started anew would have been given, or `None`."""
-    needed = spare.stand_by(
+    """Wait to be needed; the settings and what a child that is started anew would have been given, or ``None``."""
+    needed = standby.stand_by(
         lambda: _load(options),
         orders_fd=options.orders_fd,
         lifeline_fd=options.lifeline_fd,
@@ -122,7 +122,7 @@ def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settin
         return None
     settings, arguments = needed
     ordered = _parser().parse_args(arguments)
-    spare.retitle(given, arguments)
+    standby.retitle(given, arguments)
     # A socket that belongs to another slot must not seem to have somebody who accepts from it.
     for fd in {*options.held_fds}.difference(ordered.proxy_fd, ordered.forward_auth_fd):
         os.close(fd)
@@ -130,7 +130,7 @@ def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settin
 
 
 def _gateway(settings: Settings, options: argparse.Namespace) -> int:
-    from proxy.gateway import worker
+    from proxy.gateway.process import worker
 
     return worker.run(
         settings,
@@ -158,8 +158,8 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
     )
 
 
-def _orders(options: argparse.Namespace) -> Orders:
-    return channel.Orders(socket.socket(fileno=options.channel_fd))
+def _orders(options: argparse.Namespace) -> CommandSource:
+    return supervisor_channel.ChildChannel(socket.socket(fileno=options.channel_fd))
 
 
 def _load_control() -> "ServeControl":
@@ -172,7 +172,7 @@ def _load_control() -> "ServeControl":
 async def offline_control(settings: Settings) -> AsyncIterator[Path]:
     """The control API of a store that no gateway serves, on a private socket; yields the socket's path.
 
-    The caller holds the data directory's lock. Raises `PatgateError` where the store cannot be opened.
+    The caller holds the data directory's lock. Raises ``PatgateError`` where the store cannot be opened.
     """
     from proxy.authority import process
 
@@ -182,7 +182,9 @@ async def offline_control(settings: Settings) -> AsyncIterator[Path]:
 
 
 def _said(ready_fd: int, line: bytes) -> bool:
-    """Say to the supervisor how this start ended; `False` when it does not listen: after a start, or when it stops."""
+    """Say to the supervisor how this start ended; ``False`` when it does not listen: after a start, or when it
+    stops.
+    """
     try:
         os.write(ready_fd, line)
     except OSError:

@@ -1,10 +1,10 @@
 """What a process of patgate imports, and the limits that it sets itself, before anything else (decision 0008).
 
 Rules of this module:
-1. Nothing is imported because of the directory in which a process was started. `leave_directory` takes that directory
-   out of `sys.path`, and so comes before every import. This module imports what Python has loaded by then.
-2. A child imports what its parent was imported from: the same package, found by the same path (`environment`). It
-   checks that it does (`is_same_package`).
+1. Nothing is imported because of the directory in which a process was started. ``leave_directory`` takes that directory
+   out of ``sys.path``, and so comes before every import. This module imports what Python has loaded by then.
+2. A child imports what its parent was imported from: the same package, found by the same path (``environment``). It
+   checks that it does (``is_same_package``).
 3. It knows no other module of this package.
 """
 
@@ -25,9 +25,10 @@ _PATH = "PYTHONPATH"
 
 
 def leave_directory() -> None:
-    """Take the current directory out of `sys.path`.
+    """Take the current directory out of ``sys.path``.
 
-    `python -m` puts it there, and so does a part of PYTHONPATH that is empty or relative. This package has been found.
+    ``python -m`` puts it there, and so does a part of PYTHONPATH that is empty or relative. This package has been
+    found.
     """
     try:
         here = os.getcwd()
@@ -41,7 +42,7 @@ def leave_directory() -> None:
 
 def harden() -> None:
     """What this process makes is its user's alone, and no core dump of it has tokens in it."""
-    import resource  # not before `leave_directory`: Python has not loaded it by itself
+    import resource  # not before ``leave_directory``: Python has not loaded it by itself
 
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -59,7 +60,7 @@ def program(module: str) -> tuple[str, ...]:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` as a child gets it: nothing of ours, and a path on which it finds this package before any other."""
+    """``environ`` as a child gets it: nothing of ours, and a path on which it finds this package before any other."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PATGATE_") and name != _PATH}
     parts = [part for part in _parts(environ) if os.path.isabs(part)]
     found = next((part for part in parts if os.path.isfile(os.path.join(part, "proxy", "__init__.py"))), None)

@@ -1,4 +1,4 @@
-"""Envoy with its `api_key_auth` filter."""
+"""Envoy with its ``api_key_auth`` filter."""
 
 import json
 from collections.abc import Iterator

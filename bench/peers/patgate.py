@@ -1,4 +1,4 @@
-"""patgate itself: one worker, the embedded store, everything on except the access log, as `patgate serve` runs it."""
+"""patgate itself: one worker, the embedded store, everything on except the access log, as ``patgate serve`` runs it."""
 
 import json
 import re
@@ -85,7 +85,7 @@ class Installation:
 
 
 def install(directory: Path, origin_port: int, *, access: str = "off") -> Installation:
-    """Write the configuration into ``directory``, with `log.access`; the data directory is left to be made."""
+    """Write the configuration into ``directory``, with ``log.access``; the data directory is left to be made."""
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
     editor = ", ".join(f'"{entity}:*"' for entity in ENTITIES)
@@ -99,7 +99,7 @@ def install(directory: Path, origin_port: int, *, access: str = "off") -> Instal
 
 
 def start(installation: Installation, build: Build | None = None) -> subprocess.Popen[bytes]:
-    """Execute `patgate serve` of ``build``, or of the chosen one; its log goes beside its configuration."""
+    """Execute ``patgate serve`` of ``build``, or of the chosen one; its log goes beside its configuration."""
     command = [sys.executable, "-m", "proxy", "serve", "--config", str(installation.config)]
     with installation.config.with_name("serve.log").open("wb") as log:
         return subprocess.Popen(
@@ -134,7 +134,7 @@ def processes(supervisor: int) -> Mapping[str, int]:
 
 @contextmanager
 def running(installation: Installation, build: Build | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """`patgate serve` from ready until the context ends. Raises BenchError with the end of its log when it fails."""
+    """``patgate serve`` from ready until the context ends. Raises BenchError with the end of its log when it fails."""
     process = start(installation, build)
     try:
         try:

@@ -6,7 +6,7 @@ Rules of this module:
 2. A chore that fails is logged and has its next turn like the others; none ends the housekeeping.
 3. They are done where a gateway runs, by its authority, and never by a command that works on the store by itself.
 4. Notices go where the settings of now say; what another receiver did not take is no reason to wait. At most
-   `RETRIES` wait to be sent again.
+   ``RETRIES`` wait to be sent again.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from proxy.core.errors import PatgateError
 from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
 from proxy.observe.logs import get_logger
-from proxy.services.notices import Notice, Notices
-from proxy.services.policy import Policy
+from proxy.services.policy.model import TokenPolicy
+from proxy.services.tokens.expiry_notices import ExpiryNotices, Notice
 
 if TYPE_CHECKING:
-    from proxy.authority.counters import Counters
-    from proxy.services.audit import AuditLog
-    from proxy.services.policies import Policies
+    from proxy.authority.workers.metrics_aggregator import Counters
+    from proxy.services.audit.service import AuditService
+    from proxy.services.policy.service import PolicyService
 
 HOUSEKEEPING: Final = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")
 TICK_SECONDS: Final = 5.0
@@ -45,14 +45,24 @@ _GIVE_UP: Final = 3
 _log = get_logger("authority.housekeeping")
 
 
+class HouseholdServices(Protocol):
+    """The services that the chores use."""
+
+    @property
+    def policies(self) -> PolicyService: ...
+
+    @property
+    def notices(self) -> ExpiryNotices: ...
+
+    @property
+    def audit(self) -> AuditService: ...
+
+
 class Household(Protocol):
     """What is kept: the authority, whose services and settings may become others at a reload."""
 
     @property
-    def policies(self) -> Policies: ...
-
-    @property
-    def notices(self) -> Notices: ...
+    def services(self) -> HouseholdServices: ...
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -61,9 +71,6 @@ class Household(Protocol):
 
     @property
     def counters(self) -> Counters: ...
-
-    @property
-    def audit(self) -> AuditLog: ...
 
     @property
     def audit_retention(self) -> float | None:
@@ -91,14 +98,14 @@ class Chore:
 class _Counted:
     """How many tokens break this policy, of those up to the cursor ``after``."""
 
-    policy: Policy
+    policy: TokenPolicy
     done: bool
     count: int = 0
     after: str | None = None
 
 
 class Housekeeping:
-    """`run` does every chore at once and then each in its time, until it is cancelled."""
+    """``run`` does every chore at once and then each in its time, until it is cancelled."""
 
     def __init__(self, household: Household, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.expiring: Mapping[int, int] = {}
@@ -137,7 +144,7 @@ class Housekeeping:
 
     async def end_unused(self) -> None:
         """End tokens that nobody has used for as long as the policy says: a part of them in each turn."""
-        ended, self._unused_after = await self._household.policies.end_inactive(
+        ended, self._unused_after = await self._household.services.policies.end_inactive(
             HOUSEKEEPING, self._unused_after, TOKENS_AT_ONCE
         )
         if ended:
@@ -148,9 +155,9 @@ class Housekeeping:
 
         A part of the tokens is looked at in each turn.
         """
-        policies = self._household.policies
+        policies = self._household.services.policies
         if self._counted is None or self._counted.policy != policies.deployment:
-            self._counted = _Counted(policy=policies.deployment, done=policies.deployment == Policy())
+            self._counted = _Counted(policy=policies.deployment, done=policies.deployment == TokenPolicy())
         counted = self._counted
         if counted.done:
             return
@@ -164,13 +171,13 @@ class Housekeeping:
         """Remove audit events that are older than the log is to hold."""
         seconds = self._household.audit_retention
         if seconds is not None:
-            removed = await self._household.audit.retain(HOUSEKEEPING, time.time() - seconds)
+            removed = await self._household.services.audit.retain(HOUSEKEEPING, time.time() - seconds)
             if removed.events:
                 _log.info("old audit events removed", count=removed.events)
 
     async def tell(self) -> None:
         """Count the tokens that end soon, and send the notices that are due."""
-        notices, endpoint = self._household.notices, self._household.endpoint
+        notices, endpoint = self._household.services.notices, self._household.endpoint
         self.expiring = await notices.counts()
         if endpoint is None:
             return
@@ -187,7 +194,7 @@ class Housekeeping:
         if wanted:
             await self._send(notices, endpoint, wanted)
 
-    async def _send(self, notices: Notices, endpoint: Endpoint, wanted: list[Notice]) -> None:
+    async def _send(self, notices: ExpiryNotices, endpoint: Endpoint, wanted: list[Notice]) -> None:
         async with courier(NOTICES_TOGETHER) as carrier:
             failures = 0
             for first in range(0, len(wanted), NOTICES_TOGETHER):
@@ -202,7 +209,7 @@ class Housekeeping:
                 if failures >= _GIVE_UP and not all(failed is None or failed.rejected for failed in outcomes):
                     return
 
-    async def _mark(self, notices: Notices) -> None:
+    async def _mark(self, notices: ExpiryNotices) -> None:
         if self._taken:
             await notices.given(self._taken)
             self._taken = []

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.authority.authority import Authority, Standing
-from proxy.authority.orders import ControlPort, OrderBook, ServeControl
+from proxy.authority.control_commands import CommandHandler, ControlPort, ServeControl
+from proxy.authority.runtime import Authority, GatewayStatus
 from proxy.authority.sockets import bind_unix, keep_bound
-from proxy.core.child import BEAT_SECONDS, Orders
 from proxy.core.errors import DataDirLost
-from proxy.core.wire import PREFIXES_AT_ONCE
+from proxy.core.ipc.child_protocol import BEAT_SECONDS, CommandSource
+from proxy.core.ipc.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
@@ -45,7 +45,7 @@ LoadControl = Callable[[], ServeControl]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boot:
-    """What the supervisor gives the process.  Descriptors are owned by it from then on."""
+    """What the supervisor gives the process. Descriptors are owned by it from then on."""
 
     settings: Settings
     control_fd: int | None
@@ -55,7 +55,7 @@ class Boot:
     successor: bool
     """Whether it takes the place of an authority that died under the same supervisor."""
     load_control: LoadControl
-    orders: Orders
+    orders: CommandSource
 
 
 def run(
@@ -67,9 +67,9 @@ def run(
     *,
     successor: bool = False,
     load_control: LoadControl,
-    orders: Orders,
+    orders: CommandSource,
 ) -> int:
-    """Run the authority to its end; the exit status.  A start that fails raises PatgateError."""
+    """Run the authority to its end; the exit status. A start that fails raises PatgateError."""
     boot = Boot(
         settings=settings,
         control_fd=control_fd,
@@ -85,7 +85,7 @@ def run(
 
 
 async def serve(boot: Boot) -> None:
-    """Serve until told to stop.  Raises PatgateError when the start fails or the data directory is lost."""
+    """Serve until told to stop. Raises PatgateError when the start fails or the data directory is lost."""
     loop = asyncio.get_running_loop()
     defects.install(loop)
     stop = asyncio.Event()
@@ -99,7 +99,7 @@ async def serve(boot: Boot) -> None:
             path = boot.settings.data_dir / CONTROL_SOCKET
             unix = stack.enter_context(bind_unix(path))
             stack.callback(path.unlink, missing_ok=True)
-            authority.show(Standing(starting=True))  # until the supervisor says otherwise
+            authority.show(GatewayStatus(starting=True))  # until the supervisor says otherwise
             boot.say_ready()
             _log.info("authority is ready", epoch=authority.epoch)
             # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.
@@ -118,7 +118,7 @@ async def serve(boot: Boot) -> None:
             stack.push_async_callback(entrance.close)
             if boot.control_fd is not None:
                 await entrance.open(boot.control_fd, boot.settings)
-            boot.orders.serve(OrderBook(authority, entrance).handle)
+            boot.orders.serve(CommandHandler(authority, entrance).handle)
             stack.push_async_callback(boot.orders.end)
             chores = asyncio.create_task(authority.housekeeping.run(), name="housekeeping")
             chores.add_done_callback(defects.noted)
@@ -190,7 +190,7 @@ async def _until_told(stop: asyncio.Event, authority: Authority) -> None:
         await asyncio.gather(told, lost, return_exceptions=True)
 
 
-async def _beat(orders: Orders) -> None:
+async def _beat(orders: CommandSource) -> None:
     while True:
         orders.beat()
         await asyncio.sleep(BEAT_SECONDS)

@@ -1,6 +1,6 @@
 """Unix sockets in the data directory: file permissions are the credential, so they are right from the first moment.
 
-A socket whose name was removed, or given to another file, serves nobody who comes new: `keep_bound` binds it again.
+A socket whose name was removed, or given to another file, serves nobody who comes new: ``keep_bound`` binds it again.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ BACKLOG: Final = 128
 LOOK_SECONDS: Final = 0.5
 """How often the name of a socket is looked at."""
 _PATH_LIMIT: Final = 107
-"""Bytes of a socket's path (unix(7): `sun_path` holds 108 with the final NUL)."""
+"""Bytes of a socket's path (unix(7): ``sun_path`` holds 108 with the final NUL)."""
 
 _log = get_logger("authority.sockets")
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A listening, non-blocking stream socket at `path`, mode 0600.  What a dead authority left there is removed.
+    """A listening, non-blocking stream socket at ``path``, mode 0600.  What a dead authority left there is removed.
 
-    The caller holds the data directory's lock, so a socket found there is nobody's.  Raises ConfigurationError for a
+    The caller holds the data directory's lock, so a socket found there is nobody's. Raises ConfigurationError for a
     path that is too long and DataDirBusy for one where something else than a socket lies or that cannot be bound.
     """
     if len(os.fsencode(path)) > _PATH_LIMIT:
@@ -56,7 +56,7 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 async def keep_bound(path: Path, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
-    """Bind `path` again whenever it no longer leads to the socket that it leads to now, and have that served.
+    """Bind ``path`` again whenever it no longer leads to the socket that it leads to now, and have that served.
 
     Never returns. What is connected already stays connected.
     """

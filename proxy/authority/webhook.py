@@ -1,10 +1,10 @@
 """Sending signed notices to an address that the operator chose.
 
 Rules of this module:
-1. What is sent is signed as Standard Webhooks 1.0 says: `webhook-id`, `webhook-timestamp` (unix seconds) and
-   `webhook-signature` (`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`).
+1. What is sent is signed as Standard Webhooks 1.0 says: ``webhook-id``, ``webhook-timestamp`` (unix seconds) and
+   ``webhook-signature`` (``v1,`` and the base64 of HMAC-SHA256 over ``id.timestamp.body``).
 2. Taken means an answer of 2xx. A redirection is no answer: the address is the operator's to change.
-3. At most `ANSWER_SECONDS` and `ANSWER_BYTES` are spent on an answer; nothing of it is kept or logged.
+3. At most ``ANSWER_SECONDS`` and ``ANSWER_BYTES`` are spent on an answer; nothing of it is kept or logged.
 4. No secret of a token is ever handed to this module.
 """
 
@@ -35,13 +35,13 @@ class Endpoint:
 
 
 def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """The value of `webhook-signature` (Standard Webhooks 1.0, "Signature scheme")."""
+    """The value of ``webhook-signature`` (Standard Webhooks 1.0, "Signature scheme")."""
     signed = f"{message_id}.{timestamp}.".encode() + body
     return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode("ascii")
 
 
 class Failed(Exception):
-    """The notice was not taken; the message says why, in words of ours. `rejected`: the receiver will not take it."""
+    """The notice was not taken; the message says why, in words of ours. ``rejected``: the receiver will not take it."""
 
     def __init__(self, why: str, *, rejected: bool = False) -> None:
         super().__init__(why)
@@ -60,7 +60,7 @@ async def courier(together: int) -> AsyncIterator[Courier]:
 
 
 class Courier:
-    """Delivers messages. Made by `courier`."""
+    """Delivers messages. Made by ``courier``."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session

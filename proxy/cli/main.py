@@ -10,22 +10,22 @@ from proxy import __version__
 from proxy.cli import early
 
 COMMANDS: Final = {
-    "quickstart": "proxy.cli.quickstart:quickstart",
-    "serve": "proxy.cli.serve:serve",
-    "check": "proxy.cli.check:check",
-    "config": "proxy.cli.config:config",
-    "user": "proxy.cli.user:user",
-    "org": "proxy.cli.org:org",
-    "invitation": "proxy.cli.invitation:invitation",
-    "role": "proxy.cli.role:role",
-    "token": "proxy.cli.token:token",
-    "key": "proxy.cli.key:key",
-    "policy": "proxy.cli.policy:policy",
-    "explain": "proxy.cli.explain:explain",
-    "audit": "proxy.cli.audit:audit",
-    "routes": "proxy.cli.routes:routes",
-    "whoami": "proxy.cli.whoami:whoami",
-    "health": "proxy.cli.health:health",
+    "quickstart": "proxy.cli.commands.quickstart:quickstart",
+    "serve": "proxy.cli.commands.serve:serve",
+    "check": "proxy.cli.commands.check:check",
+    "config": "proxy.cli.commands.config:config",
+    "user": "proxy.cli.commands.user:user",
+    "org": "proxy.cli.commands.org:org",
+    "invitation": "proxy.cli.commands.invitation:invitation",
+    "role": "proxy.cli.commands.role:role",
+    "token": "proxy.cli.commands.token:token",
+    "key": "proxy.cli.commands.key:key",
+    "policy": "proxy.cli.commands.policy:policy",
+    "explain": "proxy.cli.commands.explain:explain",
+    "audit": "proxy.cli.commands.audit:audit",
+    "routes": "proxy.cli.commands.routes:routes",
+    "whoami": "proxy.cli.commands.whoami:whoami",
+    "health": "proxy.cli.commands.health:health",
 }
 """In the order in which the help shows them."""
 

@@ -5,6 +5,6 @@ handlers are served twice: on the TCP listener (health and metrics) and, with fi
 control socket that the command line uses (the API as well). Browsers have no way in: no CORS, no ambient credential,
 ``Host`` checked, bodies only as JSON.
 
-Primitives: `Plane` (what is served), the two applications, request models, the one place that turns errors into
+Primitives: ``Plane`` (what is served), the two applications, request models, the one place that turns errors into
 problems.
 """

@@ -1,12 +1,12 @@
 """Who asks: from the headers of a request to the actor that the services know.
 
 Rules of this module:
-1. A credential is a token, presented in `Authorization: Bearer` or in `X-API-Key`, once and in one of them.  Nothing
+1. A credential is a token, presented in ``Authorization: Bearer`` or in ``X-API-Key``, once and in one of them. Nothing
    that a browser sends by itself is one: no Basic, no cookie.
 2. Whether it is genuine, and what it may do, the authority's resolver decides, as for the gateway; there is no second
    way.
 3. Refusals of tokens look alike whatever the reason; that is in the log.
-4. Failures are counted by address.  Over the limit nothing is hashed for that address any more; a token that its stored
+4. Failures are counted by address. Over the limit nothing is hashed for that address any more; a token that its stored
    digest proves is let in all the same, for its neighbours behind one ingress are not its doing.
 5. The actor carries the credential as it was verified: the services look at it again in the transaction.
 """
@@ -18,39 +18,37 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.control.plane import Plane
-from proxy.control.problems import Kind, RequestRefused
+from proxy.control.problems import ProblemKind, RequestRefused
+from proxy.control.runtime import ControlRuntime
 from proxy.control.throttle import Throttle
-from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant
-from proxy.core.model import Kind as TokenKind
+from proxy.core.model import Actor, Credential, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 
-TOO_MANY: Final = Kind(status=429, reason="too_many_failures", title="Too many credentials were refused")
+TOO_MANY: Final = ProblemKind(status=429, reason="too_many_failures", title="Too many credentials were refused")
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*", re.ASCII)
-_KINDS: Final = {TokenKind.PAT: ActorKind.PAT, TokenKind.KEY: ActorKind.KEY}
 
 
-class Authenticator:
+class ApiAuthenticator:
     """Finds the actor of a request on TCP."""
 
-    def __init__(self, plane: Plane, throttle: Throttle) -> None:
-        self._plane = plane
+    def __init__(self, runtime: ControlRuntime, throttle: Throttle) -> None:
+        self._runtime = runtime
         self._throttle = throttle
 
     async def actor(self, request: web.Request, request_id: str) -> Actor:
-        """Who sent `request`.  Raises RequestRefused, StoreUnavailable, AuthorityOverloaded."""
+        """Who sent ``request``. Raises RequestRefused, StoreUnavailable, AuthorityOverloaded."""
         token = presented(request)
         if isinstance(token, Reason):
             raise refusal(token)
         address = request.remote or ""
         found = await self._verdict(token, address)
         if isinstance(found, RefusedGrant):
-            raise refusal(found.reason, prefix=self._plane.prefix_of(token))
+            raise refusal(found.reason, prefix=self._runtime.prefix_of(token))
         return acting(found, address, request_id)
 
     async def _verdict(self, token: str, address: str) -> Grant | RefusedGrant:
-        found = await self._plane.verify(token, prove=False)
+        found = await self._runtime.verify(token, prove=False)
         if isinstance(found, Grant):
             return found
         # Taken before the slow hash is asked: as many at once as may fail, and no more.
@@ -59,11 +57,11 @@ class Authenticator:
                 TOO_MANY,
                 "Wait before you try another one.",
                 retry_after=self._throttle.wait(address),
-                prefix=self._plane.prefix_of(token),
+                prefix=self._runtime.prefix_of(token),
             )
         if found is None:
             try:
-                found = await self._plane.verify(token, prove=True)
+                found = await self._runtime.verify(token, prove=True)
             except BaseException:
                 # Cancellations too: the error is raised again, and it says nothing against the token.
                 self._throttle.give_back(address)
@@ -80,7 +78,7 @@ def acting(grant: Grant, address: str, request_id: str) -> Actor:
     if grant.digest is None:
         raise RuntimeError("a verified token has a digest")
     return Actor(
-        kind=_KINDS[grant.kind],
+        kind=grant.kind,
         id=grant.token_id,
         name=grant.token_name,
         user_id=grant.user_id,
@@ -109,7 +107,7 @@ def presented(request: web.Request) -> str | Reason:
 
 
 def refusal(reason: Reason, *, prefix: str = "") -> RequestRefused:
-    """The refusal that the table of reasons has for this; `prefix` is for the log."""
+    """The refusal that the table of reasons has for this; ``prefix`` is for the log."""
     entry = TABLE[reason]
-    kind = Kind(status=entry.status, reason=entry.public, title=entry.title, challenge=entry.challenge)
+    kind = ProblemKind(status=entry.status, reason=entry.public, title=entry.title, challenge=entry.challenge)
     return RequestRefused(kind, entry.detail, because=reason.value, prefix=prefix)

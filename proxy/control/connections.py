@@ -3,11 +3,11 @@
 The process that serves them also serves the workers, so nobody may tie it up (threats.md section 8).
 
 Rules of this module:
-1. At most `MOST` are open.  One more takes the place of the one that has been idle longest; where all are busy, it is
-   closed.  Who is unknown, or waited for, is idle: busy is who is known and waits for us, so that nobody holds every
+1. At most ``MOST`` are open. One more takes the place of the one that has been idle longest; where all are busy, it is
+   closed. Who is unknown, or waited for, is idle: busy is who is known and waits for us, so that nobody holds every
    place by sending or reading slowly.
-2. A head has `KEEPALIVE_SECONDS` from the end of the last answer, or from the beginning; a body has its own time
-   (`requests.BODY_SECONDS`), a handler too (`Operation.seconds`), and whoever reads the answer `ANSWER_SECONDS`.
+2. A head has ``KEEPALIVE_SECONDS`` from the end of the last answer, or from the beginning; a body has its own time
+   (``requests.BODY_SECONDS``), a handler too (``Operation.seconds``), and whoever reads the answer ``ANSWER_SECONDS``.
 3. Bytes that are no request get a problem that repeats nothing of them, and leave nothing in the log.
 """
 
@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.control.exchange import Refused
+from proxy.control.middleware import Refused
 from proxy.control.problems import MALFORMED, problem, refusal_of
 
 MOST: Final = 512
@@ -31,8 +31,8 @@ LINGER_SECONDS: Final = 2.0
 """How long the rest of a body that nobody wants is read, so that the answer can arrive (RFC 9112 section 9.6)."""
 
 
-class Listener:
-    """The connections of one server; `refused` is told of what is no request."""
+class ServerConnections:
+    """The connections of one server; ``refused`` is told of what is no request."""
 
     def __init__(self, server: web.Server, refused: Refused, most: int = MOST) -> None:
         self.server = server
@@ -87,7 +87,7 @@ class Connection(RequestHandler):
 
     __slots__ = ("_answer_timer", "_listener", "_open_transport")
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: ServerConnections) -> None:
         super().__init__(
             listener.server,
             loop=asyncio.get_running_loop(),
@@ -169,11 +169,11 @@ class Connection(RequestHandler):
 
 
 class Site(web.BaseSite):
-    """A listening socket whose connections are a `Listener`'s."""
+    """A listening socket whose connections are a ``Listener``'s."""
 
     __slots__ = ("_bound", "_listener")
 
-    def __init__(self, runner: web.BaseRunner, bound: socket.socket, listener: Listener) -> None:
+    def __init__(self, runner: web.BaseRunner, bound: socket.socket, listener: ServerConnections) -> None:
         super().__init__(runner)
         self._bound = bound
         self._listener = listener

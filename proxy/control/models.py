@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from proxy.core.errors import Invalid
+from proxy.core.kinds import WORDS
+from proxy.core.model import ACTOR_KINDS
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
-from proxy.services import names
+from proxy.services import identifiers
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
 
 # No validator is built before it is used: most never are, and a start would wait for a hundred of them.
 _SHAPE: Final = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class Body(BaseModel):
+class RequestModel(BaseModel):
     """The body of a request."""
 
     model_config = ConfigDict(**_SHAPE, hide_input_in_errors=True, strict=True)
@@ -38,7 +40,7 @@ class Query(BaseModel):
     model_config = ConfigDict(**_SHAPE, hide_input_in_errors=True)
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """The body of an answer.  It documents what the views of the services are; a test holds them to it.
 
     Members may be added later: clients ignore what they do not know.
@@ -47,7 +49,7 @@ class Answer(BaseModel):
     model_config = _SHAPE
 
 
-class Listing(Answer):
+class Listing(ResponseModel):
     """One page of a list.  Subclasses say what `items` are."""
 
     next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last one.")]
@@ -108,18 +110,29 @@ def _shown(**schema: JsonValue) -> Any:
     return Field(json_schema_extra=schema)
 
 
+if TYPE_CHECKING:
+    KindWord = str
+    ActorKindWord = str
+else:
+    # ``Literal`` of a tuple is one of its members; the words stand in the table of kinds only.
+    KindWord = Literal[WORDS]
+    ActorKindWord = Literal[ACTOR_KINDS]
+
+
 Title = Annotated[
-    str, checked(lambda text: names.title(text, "name")), _shown(minLength=1, maxLength=names.NAME_LENGTH)
+    str, checked(lambda text: identifiers.title(text, "name")), _shown(minLength=1, maxLength=identifiers.NAME_LENGTH)
 ]
 """A name for people, on one line."""
 OptionalTitle = Annotated[
-    str, checked(lambda text: names.title(text, "name", required=False)), _shown(maxLength=names.NAME_LENGTH)
+    str,
+    checked(lambda text: identifiers.title(text, "name", required=False)),
+    _shown(maxLength=identifiers.NAME_LENGTH),
 ]
-Description = Annotated[str, checked(names.description), _shown(maxLength=names.DESCRIPTION_LENGTH)]
-Email = Annotated[str, checked(names.email), _shown(format="email", maxLength=names.EMAIL_LENGTH)]
-OrgName = Annotated[str, checked(names.org_name), _shown(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
-RoleName = Annotated[str, checked(names.role_name), _shown(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-Reference = Annotated[str, Field(min_length=1, max_length=names.EMAIL_LENGTH)]
+Description = Annotated[str, checked(identifiers.description), _shown(maxLength=identifiers.DESCRIPTION_LENGTH)]
+Email = Annotated[str, checked(identifiers.email), _shown(format="email", maxLength=identifiers.EMAIL_LENGTH)]
+OrgName = Annotated[str, checked(identifiers.org_name), _shown(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+RoleName = Annotated[str, checked(identifiers.role_name), _shown(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Reference = Annotated[str, Field(min_length=1, max_length=identifiers.EMAIL_LENGTH)]
 """A name or an id of something."""
 PermissionText = Annotated[
     str,

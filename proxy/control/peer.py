@@ -5,8 +5,8 @@ Rules of this module:
    counts: with sudo it is the user that sudo made it, and SUDO_USER is a claim.
 2. The number always counts and is always said. In a container it is the number in patgate's own user namespace, and
    there may be no name for it; a user that this namespace does not know has the kernel's overflow number (65534).
-3. The name is looked up in a thread, since a directory service may be asked, and for `NAME_SECONDS` at most: without an
-   answer there is no name. It is kept for `KEPT_SECONDS`.
+3. The name is looked up in a thread, since a directory service may be asked, and for ``NAME_SECONDS`` at most: without
+   an answer there is no name. It is kept for ``KEPT_SECONDS``.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ KEPT_SECONDS: Final = 300.0
 _MOST: Final = 64
 _LENGTH: Final = 64
 _CREDENTIALS: Final = struct.Struct("iII")
-"""`struct ucred`: process, user, group."""
+"""``struct ucred``: process, user, group."""
 _NOBODY: Final = 2**32 - 1
 """What the kernel says where it knows nobody: of a TCP connection, for one."""
 _UNKNOWN: Final = "the system does not say who asks over the control socket"
 
 
 class Peers:
-    """Finds the actor of a request on the control socket. `name_of` raises KeyError for a number without a name."""
+    """Finds the actor of a request on the control socket. ``name_of`` raises KeyError for a number without a name."""
 
     def __init__(self, name_of: Callable[[int], str] = lambda uid: pwd.getpwuid(uid).pw_name) -> None:
         self._name_of = name_of
         self._names: dict[int, tuple[str, float]] = {}
 
     async def actor(self, request: web.Request, request_id: str) -> Actor:
-        """Who sent `request`. Raises AuthorityUnavailable where the kernel does not say."""
+        """Who sent ``request``. Raises AuthorityUnavailable where the kernel does not say."""
         uid = user_of(request)
         name = await self._name(uid)
         return Actor(

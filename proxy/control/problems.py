@@ -1,10 +1,10 @@
-"""Errors as `application/problem+json` (RFC 9457), for every answer of the control plane that is not a success.
+"""Errors as ``application/problem+json`` (RFC 9457), for every answer of the control plane that is not a success.
 
 Rules of this module:
 1. An error of the product has one row in the table; nothing else maps an error to a status.
-2. `reason` is a code for programs, `detail` a sentence for people; neither repeats what was sent.
-3. `errors` names the fields at fault, all of them at once: `[{"field", "problem"}]`.
-4. `decision` is the id of the request, of ours, which the log and the audit log have too.
+2. ``reason`` is a code for programs, ``detail`` a sentence for people; neither repeats what was sent.
+3. ``errors`` names the fields at fault, all of them at once: ``[{"field", "problem"}]``.
+4. ``decision`` is the id of the request, of ours, which the log and the audit log have too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ RETRY_AFTER: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
-    """What is common to the refusals of one kind. `challenge` is the one that it carries."""
+class ProblemKind:
+    """What is common to the refusals of one kind. ``challenge`` is the one that it carries."""
 
     status: int
     reason: str
@@ -46,35 +46,37 @@ class Kind:
     challenge: Challenge = Challenge.NONE
 
 
-_KINDS: Final[Mapping[type[PatgateError], Kind]] = MappingProxyType(
+_KINDS: Final[Mapping[type[PatgateError], ProblemKind]] = MappingProxyType(
     {
-        NotFound: Kind(status=404, reason="not_found", title="There is no such thing"),
-        Conflict: Kind(status=409, reason="conflict", title="The present state does not permit this"),
-        Invalid: Kind(status=422, reason="invalid", title="A field cannot be accepted"),
-        Forbidden: Kind(
+        NotFound: ProblemKind(status=404, reason="not_found", title="There is no such thing"),
+        Conflict: ProblemKind(status=409, reason="conflict", title="The present state does not permit this"),
+        Invalid: ProblemKind(status=422, reason="invalid", title="A field cannot be accepted"),
+        Forbidden: ProblemKind(
             status=403, reason="forbidden", title="This is not permitted", challenge=Challenge.INSUFFICIENT_SCOPE
         ),
-        Unauthenticated: Kind(
+        Unauthenticated: ProblemKind(
             status=401, reason="invalid_token", title="Token not accepted", challenge=Challenge.INVALID_TOKEN
         ),
         # Before what it is a kind of.
-        OutcomeUnknown: Kind(status=503, reason="outcome_unknown", title="Whether this was done is not known"),
-        DataDirLost: Kind(status=503, reason="store_lost", title="The store is gone"),
-        StoreUnavailable: Kind(status=503, reason="store_unavailable", title="The store cannot be used now"),
-        AuthorityOverloaded: Kind(status=503, reason="overloaded", title="Too much is waiting already"),
-        AuthorityUnavailable: Kind(status=503, reason="unavailable", title="This cannot be answered now"),
+        OutcomeUnknown: ProblemKind(status=503, reason="outcome_unknown", title="Whether this was done is not known"),
+        DataDirLost: ProblemKind(status=503, reason="store_lost", title="The store is gone"),
+        StoreUnavailable: ProblemKind(status=503, reason="store_unavailable", title="The store cannot be used now"),
+        AuthorityOverloaded: ProblemKind(status=503, reason="overloaded", title="Too much is waiting already"),
+        AuthorityUnavailable: ProblemKind(status=503, reason="unavailable", title="This cannot be answered now"),
     }
 )
-_HTTP: Final[Mapping[int, Kind]] = MappingProxyType(
+_HTTP: Final[Mapping[int, ProblemKind]] = MappingProxyType(
     {
-        404: Kind(status=404, reason="not_found", title="There is no such resource"),
-        405: Kind(status=405, reason="method_not_allowed", title="The resource does not have this method"),
-        413: Kind(status=413, reason="body_too_large", title="The body is larger than 64 KiB"),
-        417: Kind(status=417, reason="expectation_failed", title="No expectation but 100-continue can be met"),
+        404: ProblemKind(status=404, reason="not_found", title="There is no such resource"),
+        405: ProblemKind(status=405, reason="method_not_allowed", title="The resource does not have this method"),
+        413: ProblemKind(status=413, reason="body_too_large", title="The body is larger than 64 KiB"),
+        417: ProblemKind(status=417, reason="expectation_failed", title="No expectation but 100-continue can be met"),
     }
 )
-_OTHER: Final = Kind(status=400, reason="request_malformed", title="The request cannot be understood")
-_DEFECT: Final = Kind(status=500, reason="defect", title="This failed by a defect of patgate, which has been logged")
+_OTHER: Final = ProblemKind(status=400, reason="request_malformed", title="The request cannot be understood")
+_DEFECT: Final = ProblemKind(
+    status=500, reason="defect", title="This failed by a defect of patgate, which has been logged"
+)
 INVALID: Final = _KINDS[Invalid]
 
 
@@ -82,11 +84,12 @@ INVALID: Final = _KINDS[Invalid]
 class Refusal:
     """Everything that one refusal says.
 
-    `errors` are places and problems, `scope` the permission that is missing, `retry_after` whole seconds, `allow` the
-    methods that there are.  `because` and `prefix` are for the log: the reason of ours, the token's public prefix.
+    ``errors`` are places and problems, ``scope`` the permission that is missing, ``retry_after`` whole seconds,
+    ``allow`` the methods that there are. ``because`` and ``prefix`` are for the log: the reason of ours, the token's
+    public prefix.
     """
 
-    kind: Kind
+    kind: ProblemKind
     detail: str = ""
     errors: tuple[tuple[str, str], ...] = ()
     scope: str = ""
@@ -101,7 +104,7 @@ class RequestRefused(Exception):
 
     def __init__(
         self,
-        kind: Kind,
+        kind: ProblemKind,
         detail: str = "",
         errors: Sequence[tuple[str, str]] = (),
         *,
@@ -148,7 +151,7 @@ def _in_short(errors: Sequence[tuple[str, str]]) -> str:
 
 
 def problem(refusal: Refusal, *, realm: str = "", decision: str = "") -> web.Response:
-    """The one form of an answer that is not a success. `realm` is the brand, where challenges can be met."""
+    """The one form of an answer that is not a success. ``realm`` is the brand, where challenges can be met."""
     kind = refusal.kind
     document: dict[str, object] = {
         "type": "about:blank",
@@ -173,7 +176,7 @@ def problem(refusal: Refusal, *, realm: str = "", decision: str = "") -> web.Res
 
 
 def _challenge(refusal: Refusal, realm: str) -> str:
-    """The value of `WWW-Authenticate` (RFC 6750 section 3): Basic is never offered here."""
+    """The value of ``WWW-Authenticate`` (RFC 6750 section 3): Basic is never offered here."""
     kind = refusal.kind.challenge
     if not realm or kind is Challenge.NONE or (kind is Challenge.INSUFFICIENT_SCOPE and not refusal.scope):
         return ""

@@ -1,10 +1,10 @@
 """Refusals of the control API on TCP: counted, logged, and left in the audit log.
 
 Rules of this module:
-1. Each is counted by its reason. Lines of the log are bounded (`RefusalLog`), and so are events (`RefusalEvents`), in
-   numbers that no client can raise.
+1. Each is counted by its reason. Lines of the log are bounded (``RefusalLog``), and so are events (``RefusalEvents``),
+   in numbers that no client can raise.
 2. Events take the way of those of requests that the gateway refused: to the recorder, which writes them in batches.
-   `audit.requests: off` turns both off. What fails on our side (5xx) leaves none.
+   ``audit.requests: off`` turns both off. What fails on our side (5xx) leaves none.
 3. Of what a client sent, an event has the method, the path without its query, and the path's parameters, redacted and
    cut. Of a token it has the public prefix; it is the actor where it was proven, or where there is such a token.
 """
@@ -17,14 +17,14 @@ from typing import Final
 
 from aiohttp import web
 
-from proxy.control.exchange import ACTOR, NAME, REQUEST_ID
-from proxy.control.plane import Plane
+from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import Refusal
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedAllowance
+from proxy.control.runtime import ControlRuntime
+from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedEventQuota
 from proxy.observe.logs import get_logger, redact
 from proxy.observe.metrics import Outcome
-from proxy.store.audit import Event
-from proxy.store.requests import RequestEvent
+from proxy.store.audit.chain import Event
+from proxy.store.audit.request_events import RequestEvent
 
 LINES_AT_ONCE: Final = 50
 LINES_PER_SECOND: Final = 5.0
@@ -45,8 +45,8 @@ _log = get_logger("control")
 class Refusals:
     """Told of every refusal."""
 
-    def __init__(self, plane: Plane) -> None:
-        self._each = (RefusalLog(plane.refused), RefusalEvents(plane))
+    def __init__(self, runtime: ControlRuntime) -> None:
+        self._each = (RefusalLog(runtime.refused), RefusalEvents(runtime))
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
         for one in self._each:
@@ -54,7 +54,7 @@ class Refusals:
 
 
 class RefusalLog:
-    """Counts refusals by reason (`count`) and logs them, within bounds by the clock given."""
+    """Counts refusals by reason (``count``) and logs them, within bounds by the clock given."""
 
     def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._count = count
@@ -89,25 +89,25 @@ class RefusalLog:
 class RefusalEvents:
     """Leaves an event of each refusal in the audit log, as many as the bounds allow; the rest is counted there."""
 
-    def __init__(self, plane: Plane, clock: Callable[[], float] = time.monotonic) -> None:
-        self._plane = plane
+    def __init__(self, runtime: ControlRuntime, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runtime = runtime
         self._clock = clock
-        self._strangers = TimedAllowance(STRANGERS, STRANGERS_BURST, clock())
-        self._refusals = TimedAllowance(REFUSALS, REFUSALS, clock())
+        self._strangers = TimedEventQuota(STRANGERS, STRANGERS_BURST, clock())
+        self._refusals = TimedEventQuota(REFUSALS, REFUSALS, clock())
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
-        if refusal.kind.status >= 500 or not self._plane.records_refusals:
+        if refusal.kind.status >= 500 or not self._runtime.records_refusals:
             return
         actor = request.get(ACTOR)
         allowance = self._strangers if actor is None else self._refusals
         if not allowance.take(self._clock()):
-            self._plane.omit(1)
+            self._runtime.omit(1)
             return
         prefix = refusal.prefix
         if actor is not None and actor.credential is not None:
             prefix = actor.credential.prefix
         event = _event(request, refusal)
-        self._plane.record(RequestEvent(event=event, prefix=prefix, proven=actor is not None, at=time.time()))
+        self._runtime.record(RequestEvent(event=event, prefix=prefix, proven=actor is not None, at=time.time()))
 
 
 def _event(request: web.BaseRequest, refusal: Refusal) -> Event:
@@ -132,5 +132,5 @@ def _event(request: web.BaseRequest, refusal: Refusal) -> Event:
 
 
 def _kept(text: str, limit: int) -> str:
-    """`text` cut and redacted, and such as every store keeps: no NUL, no lone surrogate."""
+    """``text`` cut and redacted, and such as every store keeps: no NUL, no lone surrogate."""
     return redact(text[:limit].encode("utf-8", "replace").decode().replace("\0", "\ufffd"))[:limit]

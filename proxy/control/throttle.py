@@ -2,7 +2,7 @@
 
 Rules of this module:
 1. An address is an IPv4 address or an IPv6 /64, which is the least that one site has.
-2. What is kept is bounded: `ADDRESSES` buckets, the one that was touched longest ago makes room.  A full bucket needs
+2. What is kept is bounded: ``ADDRESSES`` buckets, the one that was touched longest ago makes room. A full bucket needs
    no keeping.
 3. The clock is monotonic; no time passes but by it.
 """
@@ -30,7 +30,7 @@ class _Bucket:
 
 
 class Throttle:
-    """Counts failures by address; `clock` gives seconds, monotonically."""
+    """Counts failures by address; ``clock`` gives seconds, monotonically."""
 
     def __init__(self, clock: Callable[[], float], *, at_once: int = AT_ONCE, per_second: float = PER_SECOND) -> None:
         self._clock = clock
@@ -52,7 +52,7 @@ class Throttle:
         return True
 
     def give_back(self, address: str) -> None:
-        """Undo `take`: it was no failure."""
+        """Undo ``take``: it was no failure."""
         key = site(address)
         bucket = self._at_present(key)
         bucket.tokens = min(self._at_once, bucket.tokens + 1.0)
@@ -78,7 +78,7 @@ class Throttle:
 
 
 def site(address: str) -> str:
-    """The IPv4 address, or the IPv6 network, that `address` counts for; one name for all that are no address."""
+    """The IPv4 address, or the IPv6 network, that ``address`` counts for; one name for all that are no address."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

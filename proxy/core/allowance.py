@@ -17,8 +17,8 @@ REFUSALS: Final = 40
 """Refusals of proven tokens for each sweep."""
 
 
-class Allowance:
-    """So many a sweep, and what was not used up to `most`, which is one at least."""
+class EventQuota:
+    """So many a sweep, and what was not used up to ``most``, which is one at least."""
 
     __slots__ = ("_left", "_more", "_most")
 
@@ -42,17 +42,17 @@ class Allowance:
         self._left = min(self._most, self._left + self._more * sweeps)
 
 
-class TimedAllowance:
+class TimedEventQuota:
     """The same where no sweep comes by: the monotonic seconds that have passed are counted in sweeps."""
 
     __slots__ = ("_allowance", "_at")
 
     def __init__(self, more: float, most: float, now: float) -> None:
-        self._allowance = Allowance(more, most)
+        self._allowance = EventQuota(more, most)
         self._at = now
 
     def take(self, now: float) -> bool:
-        """Use one up, if one is left at `now`."""
+        """Use one up, if one is left at ``now``."""
         self._allowance.renew(max(0.0, now - self._at) / SWEEP_SECONDS)
         self._at = now
         return self._allowance.take()

@@ -1,4 +1,4 @@
-"""The challenges of refusals: what `WWW-Authenticate` says (RFC 6750 section 3, RFC 9110 section 11.6.1).
+"""The challenges of refusals: what ``WWW-Authenticate`` says (RFC 6750 section 3, RFC 9110 section 11.6.1).
 
 Nothing that a client sent is repeated unless it is plain.
 """
@@ -17,7 +17,7 @@ _INSUFFICIENT_SCOPE: Final = Challenge.INSUFFICIENT_SCOPE
 
 
 class Challenges:
-    """The challenges of one brand. `realm` is the brand; `basic` says whether Basic credentials are offered."""
+    """The challenges of one brand. ``realm`` is the brand; ``basic`` says whether Basic credentials are offered."""
 
     def __init__(self, *, realm: str, basic: bool) -> None:
         bearer = f'Bearer realm="{realm}"'.encode("ascii")
@@ -33,7 +33,9 @@ class Challenges:
         }
 
     def values(self, challenge: Challenge, match: Match | None) -> tuple[bytes, ...]:
-        """The values of the `WWW-Authenticate` lines, in their order, of a refusal of what `match` says was asked."""
+        """The values of the ``WWW-Authenticate`` lines, in their order, of a refusal of what ``match`` says was
+        asked.
+        """
         # A captured entity is the client's own text: it is named only if it is plain.
         if (
             challenge is _INSUFFICIENT_SCOPE

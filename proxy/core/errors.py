@@ -45,22 +45,22 @@ class Origin(StrEnum):
 
 
 class PatgateError(Exception):
-    """The root; `retryable` says that the same call may succeed later with nothing changed."""
+    """The root; ``retryable`` says that the same call may succeed later with nothing changed."""
 
     origin: ClassVar[Origin] = Origin.INTERNAL
     retryable: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Problem:
-    """One mistake in the configuration: where (`routes[3].upstream`), on which line (1-based), and what."""
+class ConfigurationProblem:
+    """One mistake in the configuration: where (``routes[3].upstream``), on which line (1-based), and what."""
 
     path: str
     line: int | None
     message: str
 
     def located(self, file: object) -> str:
-        """The mistake as one line that editors can follow: `FILE:LINE: PATH: MESSAGE`."""
+        """The mistake as one line that editors can follow: ``FILE:LINE: PATH: MESSAGE``."""
         place = f"{file}:{self.line}: " if self.line is not None else ""
         path = f"{self.path}: " if self.path else ""
         return f"{place}{path}{self.message}"
@@ -71,14 +71,14 @@ class Problem:
 
 
 class ConfigurationError(PatgateError):
-    """The configuration cannot be used; `problems` holds every mistake found, in the order of the file."""
+    """The configuration cannot be used; ``problems`` holds every mistake found, in the order of the file."""
 
     origin = Origin.OPERATOR
 
-    def __init__(self, problems: Iterable[Problem] | str) -> None:
+    def __init__(self, problems: Iterable[ConfigurationProblem] | str) -> None:
         if isinstance(problems, str):
-            problems = (Problem(path="", line=None, message=problems),)
-        self.problems: tuple[Problem, ...] = tuple(problems)
+            problems = (ConfigurationProblem(path="", line=None, message=problems),)
+        self.problems: tuple[ConfigurationProblem, ...] = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -89,7 +89,7 @@ class StoreError(PatgateError):
 
 
 class StoreUnavailable(StoreError):
-    """The database does not answer or cannot write; nothing was changed, unless it is an `OutcomeUnknown`."""
+    """The database does not answer or cannot write; nothing was changed, unless it is an ``OutcomeUnknown``."""
 
     retryable = True
 
@@ -151,11 +151,11 @@ class Conflict(ServiceError):
 
 
 FieldError = tuple[str, str]
-"""The place of a field (`scopes[2]`) and what is wrong with it."""
+"""The place of a field (``scopes[2]``) and what is wrong with it."""
 
 
 class Invalid(ServiceError):
-    """Fields of the request cannot be accepted; `errors` has all of them, in the order in which they were found."""
+    """Fields of the request cannot be accepted; ``errors`` has all of them, in the order in which they were found."""
 
     def __init__(self, field: str, problem: str, *more: FieldError) -> None:
         self.errors: tuple[FieldError, ...] = ((field, problem), *more)
@@ -163,7 +163,7 @@ class Invalid(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The actor may not do this. `errors` name the fields that ask for too much, where that is why; `permission` is
+    """The actor may not do this. ``errors`` name the fields that ask for too much, where that is why; ``permission`` is
     the one that would be needed, where it is one.
     """
 

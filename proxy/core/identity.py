@@ -1,11 +1,11 @@
 """Identity headers: what the backend is told about a principal, and whose word it never takes.
 
-1. The names that a client must not send are compared folded (`claims.fold`), so no alias passes that a backend might
+1. The names that a client must not send are compared folded (``claims.fold``), so no alias passes that a backend might
    map to the same variable.
-2. `STRIPPED` holds every identity header of every preset, whichever is configured, and every claim of `claims.py`.
-   `stripped_names` adds the configured ones. Both apply on every route, trailers included.
+2. ``STRIPPED`` holds every identity header of every preset, whichever is configured, and every claim of ``claims.py``.
+   ``stripped_names`` adds the configured ones. Both apply on every route, trailers included.
 3. On an authenticated route every configured header is sent, once, empty where nothing is known.
-4. A value is visible ASCII: every other byte of its UTF-8, and `%`, is percent-encoded, so it can be decoded exactly
+4. A value is visible ASCII: every other byte of its UTF-8, and ``%``, is percent-encoded, so it can be decoded exactly
    once and never breaks a line.
 """
 
@@ -18,8 +18,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from proxy.core.claims import FAMILIES, KIND_OF, ClaimKind, fold
 from proxy.core.model import Grant, OrgGrant
+from proxy.core.request.claims import FAMILIES, KIND_OF, ClaimKind, fold
 
 
 class IdentityField(StrEnum):
@@ -95,7 +95,7 @@ STRIPPED: Final[frozenset[bytes]] = frozenset(
         ),
     )
 )
-"""Folded names that are always removed from what a client sends, beside the families of `claims.FAMILY_NAMES`."""
+"""Folded names that are always removed from what a client sends, beside the families of ``claims.FAMILY_NAMES``."""
 
 # Headers with a meaning of their own in HTTP or to this gateway; a principal written there would be taken for
 # something else.
@@ -123,7 +123,7 @@ _NAMED: Final = frozenset(
 
 
 def check_field_name(name: str) -> None:
-    """Raise IdentityNameError unless `name` is a field name without a meaning of its own in HTTP or to patgate."""
+    """Raise IdentityNameError unless ``name`` is a field name without a meaning of its own in HTTP or to patgate."""
     if _TOKEN.fullmatch(name) is None:
         raise IdentityNameError("is not a field name (RFC 9110 §5.1)")
     if fold(name.encode("ascii")) in _RESERVED:
@@ -163,7 +163,7 @@ def names_from(source: str | Mapping[str, str]) -> IdentityNames:
 
 
 def stripped_names(names: IdentityNames) -> frozenset[bytes]:
-    """`STRIPPED` and the configured names, folded."""
+    """``STRIPPED`` and the configured names, folded."""
     return STRIPPED | {fold(name.encode("ascii")) for _, name in names.headers}
 
 
@@ -171,7 +171,7 @@ _ENCODED: Final = re.compile(r"[^!-$&-~]+")
 
 
 def encode_value(value: str) -> str:
-    """A value as visible ASCII; `%` and every byte outside it are percent-encoded UTF-8 (RFC 3986 §2.1)."""
+    """A value as visible ASCII; ``%`` and every byte outside it are percent-encoded UTF-8 (RFC 3986 §2.1)."""
     return _ENCODED.sub(_percent, value)
 
 

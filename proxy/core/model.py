@@ -1,7 +1,7 @@
 """The values that patgate reasons with, and their vocabularies.
 
 A grant is what one token may do at one epoch of the store. It holds nothing that the decision, the identity
-headers or the log do not need, and never a secret: `digest` is an HMAC under a key that is not in here.
+headers or the log do not need, and never a secret: ``digest`` is an HMAC under a key that is not in here.
 """
 
 from __future__ import annotations
@@ -9,25 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
+from proxy.core.kinds import WORDS, Kind, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-
-
-class Kind(StrEnum):
-    """What kind of credential a token is; the word in its prefix."""
-
-    PAT = "pat"
-    KEY = "key"
-
-
-class Reach(StrEnum):
-    """Whose resources a token reaches: its owner's own, one organisation's, a whole account's, named organisations'."""
-
-    PERSONAL = "personal"
-    ORG = "org"
-    ACCOUNT = "account"
-    ORGS = "orgs"
 
 
 class UserStatus(StrEnum):
@@ -39,7 +25,7 @@ class UserStatus(StrEnum):
 
 
 class TokenStatus(StrEnum):
-    """A token's state; `expired` is computed from the clock and never stored."""
+    """A token's state; ``expired`` is computed from the clock and never stored."""
 
     ACTIVE = "active"
     REVOKED = "revoked"
@@ -47,12 +33,14 @@ class TokenStatus(StrEnum):
 
 
 class ActorKind(StrEnum):
-    """Who did something that is audited."""
+    """Who did something that is audited, where that was no credential."""
 
     PERSON = "person"
-    PAT = "pat"
-    KEY = "key"
     SYSTEM = "system"
+
+
+ACTOR_KINDS: Final = (ActorKind.PERSON.value, *WORDS, ActorKind.SYSTEM.value)
+"""All words for the kind of an actor."""
 
 
 class Access(StrEnum):
@@ -68,7 +56,7 @@ class Access(StrEnum):
 class Credential:
     """The token by which somebody acts, as it was when it was verified: a change looks whether it still is.
 
-    `digest` is the keyed digest of the value that was presented.
+    ``digest`` is the keyed digest of the value that was presented.
     """
 
     token_id: str
@@ -78,13 +66,14 @@ class Credential:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Actor:
-    """Who does something: `id` is stable, `name` is for people (an email, a token's name).
+    """Who does something: ``id`` is stable, ``name`` is for people (an email, a token's name).
 
-    `user_id` is whose account it happens in, "" for nobody's. `address` and `request_id` are those of the request that
-    asked for it. Without a `credential` the actor is the operator or patgate itself, and nothing is refused to it.
+    ``user_id`` is whose account it happens in, "" for nobody's. ``address`` and ``request_id`` are those of the request
+    that asked for it. Without a ``credential`` the actor is the operator or patgate itself, and nothing is refused to
+    it.
     """
 
-    kind: ActorKind
+    kind: ActorKind | Kind
     id: str
     name: str
     user_id: str = ""
@@ -95,7 +84,9 @@ class Actor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrgGrant:
-    """What a token that reaches several organisations may do in one of them; `role` is "" where none gives it that."""
+    """What a token that reaches several organisations may do in one of them; ``role`` is "" where none gives it
+    that.
+    """
 
     org_id: str
     org_name: str
@@ -104,7 +95,7 @@ class OrgGrant:
 
 
 def by_org(orgs: Iterable[OrgGrant]) -> dict[str, OrgGrant]:
-    """Each under its id and under its name, which are never the same (a name has no `_`)."""
+    """Each under its id and under its name, which are never the same (a name has no ``_``)."""
     return {key: org for org in orgs for key in (org.org_id, org.org_name)}
 
 
@@ -112,10 +103,10 @@ def by_org(orgs: Iterable[OrgGrant]) -> dict[str, OrgGrant]:
 class Grant:
     """What a token may do now. Text fields are "" where there is nothing (the organisation of a personal token).
 
-    `permissions` are the role's, now; `scopes` narrow them, None narrows nothing. `orgs` are the organisations that a
-    token of reach `account` or `orgs` reaches, each under its id and under its name; None for the other reaches.
-    `expires_at` is in unix seconds. `digest` is None until the token was verified once. `depends` holds the keys of
-    `proxy.core.depends` whose change voids this grant.
+    ``permissions`` are the role's, now; ``scopes`` narrow them, None narrows nothing. ``orgs`` are the organisations
+    that a token of reach ``account`` or ``orgs`` reaches, each under its id and under its name; None for the other
+    reaches. ``expires_at`` is in unix seconds. ``digest`` is None until the token was verified once. ``depends`` holds
+    the keys of ``proxy.core.dependency_keys`` whose change voids this grant.
     """
 
     prefix: str
@@ -138,7 +129,7 @@ class Grant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedGrant:
-    """A token, known or unknown, that must be refused. `reason` is for log and audit; clients are told one thing
+    """A token, known or unknown, that must be refused. ``reason`` is for log and audit; clients are told one thing
     only.
     """
 

@@ -1,12 +1,12 @@
-"""The algebra of permissions: `entity:operation` and `entity/id:operation`, with `*` for any.
+"""The algebra of permissions: ``entity:operation`` and ``entity/id:operation``, with ``*`` for any.
 
-1. In a permission's text `*` alone stands for any entity, id or operation. In memory "any" is None, so that a `*`
+1. In a permission's text ``*`` alone stands for any entity, id or operation. In memory "any" is None, so that a ``*``
    which arrives in a request is a name like every other and never meets a wildcard as its equal.
-2. `entity:operation` is `entity/*:operation`: every id, and the operations that have none (list, create).
+2. ``entity:operation`` is ``entity/*:operation``: every id, and the operations that have none (list, create).
 3. A set allows what one of its entries allows; entries are never combined. Nothing allowed means refused.
 4. Names are exact: case counts, no prefix or suffix matching.
-5. The text of a permission is an RFC 6749 §3.3 scope token: visible ASCII without space, `"` and `\\`. Other
-   characters of a name, and `*`, `%` and the separators where they would mislead, are percent-encoded as UTF-8.
+5. The text of a permission is an RFC 6749 §3.3 scope token: visible ASCII without space, ``"`` and ``\\``. Other
+   characters of a name, and ``*``, ``%`` and the separators where they would mislead, are percent-encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class PermissionSyntaxError(ValueError):
 
 
 def valid_operation(name: str) -> bool:
-    """Whether `name` can be an operation of a route: 1 to 64 letters, digits, `.`, `_`, `-`."""
+    """Whether ``name`` can be an operation of a route: 1 to 64 letters, digits, ``.``, ``_``, ``-``."""
     return _OPERATION.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, order=False)
 class Permission:
-    """One entry. None stands for any; an `entity_id` of None also reaches operations without an id."""
+    """One entry. None stands for any; an ``entity_id`` of None also reaches operations without an id."""
 
     entity: str | None
     entity_id: str | None
@@ -50,7 +50,7 @@ class Permission:
 
     @classmethod
     def parse(cls, text: str) -> Permission:
-        """Read `entity:operation` or `entity/id:operation`; raises PermissionSyntaxError."""
+        """Read ``entity:operation`` or ``entity/id:operation``; raises PermissionSyntaxError."""
         if len(text) > MAX_TEXT:
             raise PermissionSyntaxError(f"a permission is at most {MAX_TEXT} characters")
         if _TEXT.fullmatch(text) is None:
@@ -69,9 +69,9 @@ class Permission:
 
     @staticmethod
     def canonical(text: str) -> str:
-        """The one text of the permission that `text` spells; raises PermissionSyntaxError where it has to be read.
+        """The one text of the permission that ``text`` spells; raises PermissionSyntaxError where it has to be read.
 
-        Only escapes and an id of `*` have two spellings, so most texts need no reading.
+        Only escapes and an id of ``*`` have two spellings, so most texts need no reading.
         """
         return text if "%" not in text and "/*:" not in text else str(Permission.parse(text))
 
@@ -83,7 +83,7 @@ class Permission:
         return f"{entity}/{_ID_UNSAFE.sub(_encode, self.entity_id)}:{operation}"
 
     def allows(self, entity: str, entity_id: str | None, operation: str) -> bool:
-        """Whether this one entry allows the operation; `PermissionSet.allows` means the same, faster."""
+        """Whether this one entry allows the operation; ``PermissionSet.allows`` means the same, faster."""
         return (
             (self.entity is None or self.entity == entity)
             and (self.entity_id is None or self.entity_id == entity_id)
@@ -91,7 +91,7 @@ class Permission:
         )
 
     def covers(self, other: Permission) -> bool:
-        """Whether everything that `other` allows is allowed by this entry."""
+        """Whether everything that ``other`` allows is allowed by this entry."""
         return (
             (self.entity is None or self.entity == other.entity)
             and (self.entity_id is None or self.entity_id == other.entity_id)
@@ -148,7 +148,9 @@ _NOTHING: Final[frozenset[str]] = frozenset()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
-    """Operations by entity; `rest` is what every entity has. They are not put together: that would be their product."""
+    """Operations by entity; ``rest`` is what every entity has. They are not put together: that would be their
+    product.
+    """
 
     by_entity: dict[str, _Operations]
     rest: _Operations
@@ -173,9 +175,9 @@ def _operations(entries: Iterable[Permission]) -> _Operations:
 
 @dataclass(frozen=True, kw_only=True, slots=True, weakref_slot=True, eq=False, repr=False)
 class PermissionSet:
-    """A set of permissions, compiled for lookup. Equal sets are one object (`of`), so thousands of grants share it.
+    """A set of permissions, compiled for lookup. Equal sets are one object (``of``), so thousands of grants share it.
 
-    `entries` and `texts` are in the order of the texts; `text` joins them with spaces (an RFC 6749 scope value).
+    ``entries`` and ``texts`` are in the order of the texts; ``text`` joins them with spaces (an RFC 6749 scope value).
     """
 
     entries: tuple[Permission, ...]
@@ -245,7 +247,7 @@ class PermissionSet:
         return min(fitting, key=_width, default=None)
 
     def covers(self, other: PermissionSet) -> bool:
-        """Whether everything that `other` allows is allowed here.
+        """Whether everything that ``other`` allows is allowed here.
 
         One entry against one entry is exact, because names are an open vocabulary: a name that no entry mentions
         fills each wildcard of the other's entry, and only a wildcard in the same place allows it.

@@ -1,10 +1,10 @@
 """The one table of reasons: status, challenge and public text of every verdict.
 
-1. Every `Reason` has exactly one row in `TABLE`; nothing else maps a reason to a status or to words.
+1. Every ``Reason`` has exactly one row in ``TABLE``; nothing else maps a reason to a status or to words.
 2. A reason's value is its metric label, its word in the log and its entry in the documentation.
-3. Reasons that must look alike to a client share one public title and detail (`_TOKEN_REFUSED`), so that an answer
+3. Reasons that must look alike to a client share one public title and detail (``_TOKEN_REFUSED``), so that an answer
    never tells a known token from an unknown one (threats.md §9). Their difference lives in log and audit only.
-   The public name of a row (`public`) is what the body of a refusal may carry as `reason`.
+   The public name of a row (``public``) is what the body of a refusal may carry as ``reason``.
 4. Public text never repeats anything that the client sent.
 """
 
@@ -76,11 +76,11 @@ class Reason(StrEnum):
 
 
 class Challenge(StrEnum):
-    """The `WWW-Authenticate` challenge of a refusal (RFC 6750 §3)."""
+    """The ``WWW-Authenticate`` challenge of a refusal (RFC 6750 §3)."""
 
     NONE = "none"
     BEARER = "bearer"
-    """Bare `Bearer realm=…`, and `Basic realm=…` beside it where basic credentials are on."""
+    """Bare ``Bearer realm=…``, and ``Basic realm=…`` beside it where basic credentials are on."""
     INVALID_REQUEST = "invalid_request"
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - RFC 6750 error code
     INSUFFICIENT_SCOPE = "insufficient_scope"
@@ -90,8 +90,8 @@ class Challenge(StrEnum):
 class ReasonEntry:
     """What one reason means to a client.
 
-    `status` is the HTTP status; `title` and `detail` are the RFC 9457 members; `retry` says that the answer carries
-    `Retry-After`; `public` is the value of the body's `reason` member.
+    ``status`` is the HTTP status; ``title`` and ``detail`` are the RFC 9457 members; ``retry`` says that the answer
+    carries ``Retry-After``; ``public`` is the value of the body's ``reason`` member.
     """
 
     status: int

@@ -1,10 +1,11 @@
 """The route table: the first route that fits a request, and what the request asks of it.
 
 1. The first route in the table's order wins; no route is no match, which is refused.
-2. Paths come in the match form of `target`; matching is exact: case counts, `/a` and `/a/` differ, the query is
+2. Paths come in the match form of ``target``; matching is exact: case counts, ``/a`` and ``/a/`` differ, the query is
    unknown here.
-3. `{name}` is one whole segment of at least one character and never spans an encoded slash's two sides as two
-   segments; `**` stands last and is the rest, which may be empty (`/ui/**` has `/ui/` and `/ui/x`, not `/ui`).
+3. ``{name}`` is one whole segment of at least one character and never spans an encoded slash's two sides as two
+   segments; ``**`` stands last and is the rest, which may be empty (``/ui/**`` has ``/ui/`` and ``/ui/x``, not
+   ``/ui``).
 4. HEAD counts as GET unless a route names HEAD itself.
 5. A method that a route has no operation for gives an operation of None, never a default.
 6. What is remembered here is bounded by the configuration, not by what requests bring.
@@ -38,7 +39,7 @@ class PatternError(ValueError):
 
 
 def validate_pattern(path: str) -> None:
-    """Raise PatternError unless `path` is a pattern. Literals are written decoded (`/café`), without escapes."""
+    """Raise PatternError unless ``path`` is a pattern. Literals are written decoded (``/café``), without escapes."""
     if not path.startswith("/"):
         raise PatternError("a path pattern begins with /")
     seen: set[str] = set()
@@ -74,11 +75,11 @@ def captures(path: str) -> frozenset[str]:
 class Route:
     """One route. Raises PatternError for a pattern that is none.
 
-    `name` labels metrics and is the pattern unless given. `operations` (METHOD → operation), if any, are all there are;
-    else the defaults apply: with `{id}` those of an item, without those of a collection. `methods` None is any method.
-    `host` None is any host, `*.example.com` any host below it. `allow` holds `target.Allowance` bits.
-    `enforce` False is report only. `second_targets` are the folded names of fields that name a second resource and go
-    to this route's backend unjudged.
+    ``name`` labels metrics and is the pattern unless given. ``operations`` (METHOD → operation), if any, are all there
+    are; else the defaults apply: with ``{id}`` those of an item, without those of a collection. ``methods`` None is any
+    method. ``host`` None is any host, ``*.example.com`` any host below it. ``allow`` holds ``target.Allowance`` bits.
+    ``enforce`` False is report only. ``second_targets`` are the folded names of fields that name a second resource and
+    go to this route's backend unjudged.
     """
 
     index: int
@@ -114,7 +115,7 @@ class Route:
 
 
 class Match(NamedTuple):
-    """What a request asks for. `operation` None: the route names none for the method. `org` None: the route names
+    """What a request asks for. ``operation`` None: the route names none for the method. ``org`` None: the route names
     none.
     """
 
@@ -138,7 +139,7 @@ class _Leaf(NamedTuple):
 
 
 class _Pattern(NamedTuple):
-    """A route's pattern as segments, "" first; None is a capture, `**` a rest."""
+    """A route's pattern as segments, "" first; None is a capture, ``**`` a rest."""
 
     segments: tuple[str | None, ...]
     leaf: _Leaf
@@ -147,9 +148,9 @@ class _Pattern(NamedTuple):
 class _Node:
     """Where a walk stands after some segments: which patterns are still possible, in the table's order.
 
-    `following` has every literal segment that one of them names next, and None until a request first goes there;
-    `other` is
-    where every other segment leads. `leaf` is the route if the path ends here. A node that nothing can follow, or
+    ``following`` has every literal segment that one of them names next, and None until a request first goes there;
+    ``other`` is
+    where every other segment leads. ``leaf`` is the route if the path ends here. A node that nothing can follow, or
     whose first
     pattern takes any rest, leads to itself.
     """
@@ -181,7 +182,7 @@ class _Node:
                     self.following[segment] = None
 
     def step(self, segment: str) -> _Node:
-        """The node after `segment`, made when a request first goes there."""
+        """The node after ``segment``, made when a request first goes there."""
         known = segment in self.following
         alive = tuple(pattern for pattern in self.alive if _goes_on(pattern, self.depth, segment))
         node = _Node(alive, self.depth + 1)
@@ -193,7 +194,7 @@ class _Node:
 
 
 def _takes_rest(pattern: _Pattern, depth: int) -> bool:
-    """Whether the `**` of a pattern has taken a segment already, at this depth."""
+    """Whether the ``**`` of a pattern has taken a segment already, at this depth."""
     return pattern.segments[-1] == REST and depth >= len(pattern.segments)
 
 
@@ -228,7 +229,7 @@ class RouteTable:
         self._any_host: Final = None if hosts else self._roots(None)
 
     def match(self, method: str, host: str, path: str) -> Match | None:
-        """The first route for this method, host (a `Host` value; its port does not count) and path in match form, or
+        """The first route for this method, host (a ``Host`` value; its port does not count) and path in match form, or
         None.
         """
         roots = self._any_host
@@ -283,7 +284,7 @@ _new_match: Final = tuple.__new__
 
 
 def _host_fits(rule: str | None, host: str | None) -> bool:
-    """Whether a route for `rule` serves the host class `host`."""
+    """Whether a route for ``rule`` serves the host class ``host``."""
     if rule is None:
         return True
     if host is None:

@@ -1,16 +1,16 @@
-"""The token format: `<brand>_<kind>_<id>_<secret><checksum>`.
+"""The token format: ``<brand>_<kind>_<id>_<secret><checksum>``.
 
 1. A token is read here and nowhere else; what is read out of it is public (kind, id, prefix), never the secret.
-2. Anything that is not exactly a token of this brand, checksum included, is None: `parse` never raises and never says
+2. Anything that is not exactly a token of this brand, checksum included, is None: ``parse`` never raises and never says
    why.
-3. Randomness comes from the system's CSPRNG (`secrets`), each character drawn without bias.
+3. Randomness comes from the system's CSPRNG (``secrets``), each character drawn without bias.
 4. Digests are compared in constant time. The checksum is no secret and needs none: it spares a lookup for typing
    errors.
 5. No repr, message or exception made here holds a token.
 
-id: 12, secret: 32 characters of base62 (`0-9A-Za-z`; 71 and 190 bits). checksum: the CRC-32 (IEEE 802.3, as in zlib)
+id: 12, secret: 32 characters of base62 (``0-9A-Za-z``; 71 and 190 bits). checksum: the CRC-32 (IEEE 802.3, as in zlib)
 of the ASCII bytes
-before it, in base62, most significant digit first, left-padded with `0` to 6.
+before it, in base62, most significant digit first, left-padded with ``0`` to 6.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.core.model import Kind
+from proxy.core.kinds import PATTERN, Kind
 
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH: Final = 12
@@ -39,7 +39,7 @@ _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Minted:
-    """A new token; `token` is the secret value, shown once and kept out of the repr."""
+    """A new token; ``token`` is the secret value, shown once and kept out of the repr."""
 
     token_id: str
     prefix: str
@@ -56,7 +56,7 @@ class ParsedToken:
 
 
 def checksum(text: str) -> str:
-    """The six base62 characters that follow `text` (ASCII) in a token."""
+    """The six base62 characters that follow ``text`` (ASCII) in a token."""
     rest = zlib.crc32(text.encode("ascii"))
     digits = []
     for _ in range(CHECKSUM_LENGTH):
@@ -66,7 +66,7 @@ def checksum(text: str) -> str:
 
 
 class TokenFormat:
-    """The tokens of one brand. Raises ValueError for a brand outside `[a-z][a-z0-9]{1,19}`."""
+    """The tokens of one brand. Raises ValueError for a brand outside ``[a-z][a-z0-9]{1,19}``."""
 
     __slots__ = ("_regex", "brand")
 
@@ -74,9 +74,8 @@ class TokenFormat:
         if BRAND.fullmatch(brand) is None:
             raise ValueError("a brand is 2 to 20 of a-z and 0-9, beginning with a letter")
         self.brand: Final = brand
-        kinds = "|".join(kind.value for kind in Kind)
         self._regex: Final = re.compile(
-            rf"({brand}_({kinds})_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})",
+            rf"({brand}_({PATTERN})_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})",
             re.ASCII,
         )
 
@@ -87,17 +86,18 @@ class TokenFormat:
 
     @property
     def embedded_pattern(self) -> str:
-        """As `pattern`, and also where a token stands in the middle of other letters: for keeping one from going on."""
-        kinds = "|".join(kind.value for kind in Kind)
+        """As ``pattern``, and also where a token stands in the middle of other letters: for keeping one from going
+        on.
+        """
         tail = SECRET_LENGTH + CHECKSUM_LENGTH
-        return rf"{self.brand}_(?:{kinds})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
+        return rf"{self.brand}_(?:{PATTERN})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
 
     def prefix_of(self, kind: Kind, token_id: str) -> str:
-        """The public prefix, `<brand>_<kind>_<id>`; the same over every rotation."""
+        """The public prefix, ``<brand>_<kind>_<id>``; the same over every rotation."""
         return f"{self.brand}_{kind.value}_{token_id}"
 
     def mint(self, kind: Kind, token_id: str | None = None) -> Minted:
-        """A new secret for a new id, or for `token_id` when a token is rotated (ValueError if that is no id)."""
+        """A new secret for a new id, or for ``token_id`` when a token is rotated (ValueError if that is no id)."""
         if token_id is None:
             token_id = _random(ID_LENGTH)
         elif _ID.fullmatch(token_id) is None:
@@ -107,7 +107,7 @@ class TokenFormat:
         return Minted(token_id=token_id, prefix=prefix, token=body + checksum(body))
 
     def parse(self, text: str) -> ParsedToken | None:
-        """What `text` says about itself if it is one whole token of this brand with a right checksum, else None."""
+        """What ``text`` says about itself if it is one whole token of this brand with a right checksum, else None."""
         found = self._regex.fullmatch(text)
         if found is None:
             return None
@@ -127,5 +127,5 @@ def digest(cache_key: bytes, token: bytes) -> bytes:
 
 
 def verify_digest(cache_key: bytes, token: bytes, expected: bytes) -> bool:
-    """Whether `token` has the digest `expected`, in time that does not depend on where they differ."""
+    """Whether ``token`` has the digest ``expected``, in time that does not depend on where they differ."""
     return hmac.compare_digest(hmac.digest(cache_key, token, "sha256"), expected)

@@ -1,6 +1,6 @@
 """One request and its response, from the first byte of the head to the record.
 
-An `Exchange` is created when a complete head has arrived and dies when its record has been made. Each slot is written
+An ``Exchange`` is created when a complete head has arrived and dies when its record has been made. Each slot is written
 once, by the phase named beside it; a later phase reads it and never changes it. The exceptions are the counters and
 the few slots under "progress", which the relay advances while bytes flow.
 """
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from proxy.core.reasons import Reason
+    from proxy.core.request.second_targets import NamedTarget
     from proxy.core.routes import Match
-    from proxy.core.second_targets import SecondTarget
-    from proxy.gateway.body import Body
-    from proxy.gateway.cache import Entry
-    from proxy.gateway.listen import ClientConnection
-    from proxy.gateway.upstream import Server, Upstream, UpstreamConnection
+    from proxy.gateway.downstream.connection import ClientConnection
+    from proxy.gateway.grants.cache import CacheEntry
+    from proxy.gateway.http1.body import BodyReader
+    from proxy.gateway.upstream.pool import Server, UpstreamConnection, UpstreamPool
 
 NO_BODY: Final = -1
-"""`Exchange.content_length` of a message that announces none."""
+"""``Exchange.content_length`` of a message that announces none."""
 
 
 class Exchange:
@@ -94,21 +94,21 @@ class Exchange:
         self.forwarded: list[tuple[bytes, bytes]] | None = None
         self.misplaced = False
         self.second: list[tuple[bytes, bytes]] | None = None
-        self.body: Body | None = None
+        self.body: BodyReader | None = None
         # route
         self.match: Match | None = None
         # authenticate
         self.epoch = 0
-        self.entry: Entry | None = None
+        self.entry: CacheEntry | None = None
         # authorise (or whichever phase refused)
         self.reason: Reason | None = None
         self.reported: Reason | None = None
-        self.refused_second: tuple[Reason, bytes, SecondTarget | None] | None = None
+        self.refused_second: tuple[Reason, bytes, NamedTarget | None] | None = None
         """Why a second target was refused or reported, the field that names it, and what was judged, if anything was.
         What ends the exchange may have another reason.
         """
         # forward
-        self.upstream: Upstream | None = None
+        self.upstream: UpstreamPool | None = None
         self.server: Server | None = None
         self.upstream_connection: UpstreamConnection | None = None
         self.upstream_head = b""

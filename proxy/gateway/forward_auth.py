@@ -6,11 +6,11 @@ Rules of this module:
 3. The described target passes the same checks and the same phases as a proxied one.
 4. Allowed is exactly 200 with every identity header, empty where unknown, so that nothing a client sent survives.
    Organisation and role are those of the organisation that the described request touches.
-5. An ingress does not wait long: an authority that does not answer in `patience` seconds is unavailable.
+5. An ingress does not wait long: an authority that does not answer in ``patience`` seconds is unavailable.
 
-Shapes, by path: `/nginx` (X-Original-Method, X-Original-URI), `/traefik` and `/caddy` (X-Forwarded-Method, -Uri,
--Host), `/envoy` in front of the original path (method and Host are the request's own), and `/`: the one family that is
-there.
+Shapes, by path: ``/nginx`` (X-Original-Method, X-Original-URI), ``/traefik`` and ``/caddy`` (X-Forwarded-Method, -Uri,
+-Host), ``/envoy`` in front of the original path (method and Host are the request's own), and ``/``: the one family that
+is there.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from proxy.core.asked import TOKEN, host_name
 from proxy.core.reasons import Reason
+from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
-from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.record import ExchangeRecorder
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider
-from proxy.gateway.record import Recorder
-from proxy.gateway.respond import Responder
 
 _ORIGINAL: Final = (b"x-original-method", b"x-original-uri")
 _FORWARDED: Final = (b"x-forwarded-method", b"x-forwarded-uri")
@@ -41,7 +41,7 @@ _URI: Final = re.compile(rb"(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\
 
 
 class ForwardAuthPipeline(Decider):
-    """Answers an ingress. `empty_lines` are the identity headers without values."""
+    """Answers an ingress. ``empty_lines`` are the identity headers without values."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ForwardAuthPipeline(Decider):
         routes: RouteTable,
         authenticator: Authenticator,
         responder: Responder,
-        recorder: Recorder,
+        recorder: ExchangeRecorder,
         empty_lines: bytes,
         max_request_line: int,
         patience: float,
@@ -74,7 +74,7 @@ class ForwardAuthPipeline(Decider):
         return (x.host_name.encode("ascii"),)
 
     def compares_ports(self) -> bool:
-        # An ingress may leave the port out of the host that it sends on (nginx's `$host`).
+        # An ingress may leave the port out of the host that it sends on (nginx's ``$host``).
         return False
 
     def allowed(self, x: Exchange) -> None:
@@ -110,7 +110,7 @@ class ForwardAuthPipeline(Decider):
         )
 
     def _translate(self, x: Exchange) -> Reason | None:
-        """Replace the method, target and host of `x` by those that the ingress describes."""
+        """Replace the method, target and host of ``x`` by those that the ingress describes."""
         if x.client is None or not x.client.peer_trusted:
             return Reason.PEER_UNTRUSTED
         if x.path.startswith(_ENVOY + b"/"):

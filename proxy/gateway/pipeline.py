@@ -2,8 +2,9 @@
 
     listen → parse → route → authenticate → authorise → second target → mutate → forward → relay → record
 
-`listen` and `parse` have filled the exchange when `begin` gets it. A phase returns None to continue, or the reason of a
-refusal; it writes nothing itself. Everything on a cache hit runs within `begin`, without a task, an await or a lock.
+``listen`` and ``parse`` have filled the exchange when ``begin`` gets it. A phase returns None to continue, or the
+reason of a refusal; it writes nothing itself. Everything on a cache hit runs within ``begin``, without a task, an await
+or a lock.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from proxy.core.asked import only_reported
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.request_reading import only_reported
 from proxy.core.routes import RouteTable
-from proxy.gateway.authenticate import PENDING, Authenticator
-from proxy.gateway.authorise import authorise
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.forward import Forwarder
-from proxy.gateway.live import LiveExchanges
-from proxy.gateway.mutate import Mutator, forwarded_host
-from proxy.gateway.record import Recorder
-from proxy.gateway.relay import Relay
-from proxy.gateway.respond import Responder
-from proxy.gateway.route import route
-from proxy.gateway.second_target import second_target
-from proxy.gateway.upstream import Upstream, UpstreamConnection
+from proxy.gateway.phases.authenticate import PENDING, Authenticator
+from proxy.gateway.phases.authorise import authorise
+from proxy.gateway.phases.forward import Forwarder
+from proxy.gateway.phases.mutate import Mutator, forwarded_host
+from proxy.gateway.phases.record import ExchangeRecorder
+from proxy.gateway.phases.relay import Relay
+from proxy.gateway.phases.respond import Responder
+from proxy.gateway.phases.revalidate import LiveExchanges
+from proxy.gateway.phases.route import route
+from proxy.gateway.phases.second_target import second_target
+from proxy.gateway.upstream.pool import UpstreamConnection, UpstreamPool
 from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 
-# A call through the module, `time.x()`, costs twice as much.
+# A call through the module, ``time.x()``, costs twice as much.
 _now_ns: Final = time.monotonic_ns
 # Looking a member up in its enumeration costs more than the comparison with it.
 _TOKEN: Final = Access.TOKEN
@@ -43,7 +44,7 @@ class Decider(ABC):
     """The phases up to the verdict, which the proxy and the forward-auth entry share."""
 
     def __init__(
-        self, *, routes: RouteTable, authenticator: Authenticator, responder: Responder, recorder: Recorder
+        self, *, routes: RouteTable, authenticator: Authenticator, responder: Responder, recorder: ExchangeRecorder
     ) -> None:
         self.routes = routes
         self.authenticator = authenticator
@@ -81,7 +82,7 @@ class Decider(ABC):
             self._judge(x, answer)
 
     def hold(self) -> None:
-        """Decide nothing until `release`: what waits for the authority goes on waiting."""
+        """Decide nothing until ``release``: what waits for the authority goes on waiting."""
         self._held = True
 
     def release(self) -> None:
@@ -102,7 +103,7 @@ class Decider(ABC):
         """What follows a favourable verdict."""
 
     def refuse(self, x: Exchange, reason: Reason) -> None:
-        """End `x` with the response for `reason`."""
+        """End ``x`` with the response for ``reason``."""
         client = x.client
         if client is None:
             return
@@ -114,7 +115,7 @@ class Decider(ABC):
         client.respond(x, self.responder.refusal(x, reason))
 
     def complete(self, x: Exchange) -> None:
-        """Record `x` and let its client go on."""
+        """Record ``x`` and let its client go on."""
         client = x.client
         if client is None:
             return
@@ -136,7 +137,7 @@ class Decider(ABC):
         x.client = None
 
     def timed_out(self, x: Exchange) -> None:
-        """The deadline of `x` has passed."""
+        """The deadline of ``x`` has passed."""
         self.refuse(x, Reason.REQUEST_TIMEOUT)
 
     async def close(self) -> None:
@@ -146,7 +147,7 @@ class Decider(ABC):
         await asyncio.gather(*self._settling, return_exceptions=True)
 
     def _judge(self, x: Exchange, reason: Reason | None) -> None:
-        """Let `x` pass or refuse it, by the verdict on its own target and, after that, on what its fields name."""
+        """Let ``x`` pass or refuse it, by the verdict on its own target and, after that, on what its fields name."""
         if reason is not None:
             assert x.match is not None
             if not only_reported(x.match, reason):
@@ -164,8 +165,8 @@ class Decider(ABC):
         self.allowed(x)
 
     def _judge_second(self, x: Exchange) -> Reason | None:
-        """The verdict on the resources that fields of `x` name. A refusal leaves the match that refuses in `x.match`,
-        so that challenge, log and audit speak of what was refused.
+        """The verdict on the resources that fields of ``x`` name. A refusal leaves the match that refuses in
+        ``x.match``, so that challenge, log and audit speak of what was refused.
         """
         refusal = second_target(self.routes, x, hosts=self.hosts(x), ports=self.compares_ports())
         if refusal is None:
@@ -182,7 +183,7 @@ class Decider(ABC):
         return reason
 
     def hosts(self, x: Exchange) -> tuple[bytes, ...]:
-        """The values of `Host` by which a client may name this host in other fields."""
+        """The values of ``Host`` by which a client may name this host in other fields."""
         return (x.host,)
 
     def compares_ports(self) -> bool:
@@ -204,7 +205,7 @@ class Decider(ABC):
             self._judge(x, authorise(x) if reason is None else reason)
 
     def _begin_anew(self, x: Exchange) -> None:
-        """Decide `x` by the configuration of now."""
+        """Decide ``x`` by the configuration of now."""
         if x.client is not None:
             x.entry = None
             # As if it had come now: the lease that counts is the one of now.
@@ -225,7 +226,7 @@ class ProxyPipeline(Decider):
         routes: RouteTable,
         authenticator: Authenticator,
         responder: Responder,
-        recorder: Recorder,
+        recorder: ExchangeRecorder,
         mutator: Mutator,
         upstreams: Mapping[str, UpstreamSettings],
     ) -> None:
@@ -234,15 +235,15 @@ class ProxyPipeline(Decider):
         self._forwarder = Forwarder(fail=self.fail)
         self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
         self._relay = Relay(self)
-        self._upstreams = {name: Upstream(name, settings, self._relay) for name, settings in upstreams.items()}
-        self._retired: list[Upstream] = []
+        self._upstreams = {name: UpstreamPool(name, settings, self._relay) for name, settings in upstreams.items()}
+        self._retired: list[UpstreamPool] = []
 
-    def prepared(self, upstreams: Mapping[str, UpstreamSettings]) -> dict[str, Upstream]:
+    def prepared(self, upstreams: Mapping[str, UpstreamSettings]) -> dict[str, UpstreamPool]:
         """The upstreams that other settings ask for: those of now where nothing of theirs can have changed.
 
         Raises OSError and ssl.SSLError for certificates that cannot be loaded.
         """
-        found: dict[str, Upstream] = {}
+        found: dict[str, UpstreamPool] = {}
         for name, settings in upstreams.items():
             known = self._upstreams.get(name)
             # Files behind the same names may have changed.
@@ -250,17 +251,17 @@ class ProxyPipeline(Decider):
             if known is not None and known.settings == settings and plain:
                 found[name] = known
             else:
-                found[name] = Upstream(name, settings, self._relay)
+                found[name] = UpstreamPool(name, settings, self._relay)
         return found
 
-    def forget(self, prepared: Mapping[str, Upstream]) -> None:
+    def forget(self, prepared: Mapping[str, UpstreamPool]) -> None:
         """Let go of what was prepared and is not wanted."""
         kept = self._upstreams.values()
         for upstream in prepared.values():
             if upstream not in kept:
                 upstream.close()
 
-    def forward_to(self, mutator: Mutator, upstreams: dict[str, Upstream]) -> None:
+    def forward_to(self, mutator: Mutator, upstreams: dict[str, UpstreamPool]) -> None:
         """Forward with these from now on. Exchanges that run end where they are."""
         before, self._upstreams = self._upstreams, upstreams
         self._mutator = mutator
@@ -279,7 +280,7 @@ class ProxyPipeline(Decider):
         self.live.judge_all()
 
     @property
-    def upstreams(self) -> Sequence[Upstream]:
+    def upstreams(self) -> Sequence[UpstreamPool]:
         """Every upstream, for whoever watches over their servers."""
         return tuple(self._upstreams.values())
 
@@ -333,7 +334,7 @@ class ProxyPipeline(Decider):
             self.fail(x, Reason.UPSTREAM_TIMEOUT)
 
     def fail(self, x: Exchange, reason: Reason) -> None:
-        """The exchange cannot go on: a response for `reason`, or a broken connection if one had begun."""
+        """The exchange cannot go on: a response for ``reason``, or a broken connection if one had begun."""
         if x.response_started:
             self._detach(x)
             client = x.client
@@ -380,7 +381,7 @@ class ProxyPipeline(Decider):
         super().hang_up(x)
 
     def sweep(self, now: float) -> None:
-        """Close upstream connections that have been idle for too long (`now` in monotonic seconds), cut what may not
+        """Close upstream connections that have been idle for too long (``now`` in monotonic seconds), cut what may not
         go on."""
         if self.live:
             self.live.sweep(time.time(), lease_held=self.authenticator.lease_held)
@@ -396,7 +397,7 @@ class ProxyPipeline(Decider):
 
     @staticmethod
     def _detach(x: Exchange) -> None:
-        """Give up the upstream connection of `x`, if it has one: it is not known what is on it."""
+        """Give up the upstream connection of ``x``, if it has one: it is not known what is on it."""
         connection = x.upstream_connection
         if connection is not None:
             x.upstream_connection = None

@@ -1,12 +1,12 @@
 """Exceptions that no code of patgate was prepared for, wherever Python or an event loop finds them.
 
-Each is one log line of level error, `defect`, and one count of `patgate_defects_total`. Python's own ways of reporting
-them write whole tracebacks to standard error, as often as a client causes them and with what it sent in them; these
-lines are redacted and bounded like every other (`logs`).
+Each is one log line of level error, ``defect``, and one count of ``patgate_defects_total``. Python's own ways of
+reporting them write whole tracebacks to standard error, as often as a client causes them and with what it sent in them;
+these lines are redacted and bounded like every other (``logs``).
 
 Rules of this module:
-1. Every event loop of a serving process has `install`; every serving process calls `hook_process` once.
-2. A task that nobody awaits belongs to an object that ends it, and has `noted` as a callback: a failure is reported
+1. Every event loop of a serving process has ``install``; every serving process calls ``hook_process`` once.
+2. A task that nobody awaits belongs to an object that ends it, and has ``noted`` as a callback: a failure is reported
    when it happens, and not when the garbage collector finds the task, which may be never.
 """
 
@@ -38,7 +38,7 @@ def snapshot() -> Snapshot:
 
 
 def report(what: str, error: BaseException | None, **fields: object) -> None:
-    """Count and log one. `what` says where it was found."""
+    """Count and log one. ``what`` says where it was found."""
     global _count
     with _lock:
         _count += 1
@@ -48,7 +48,7 @@ def report(what: str, error: BaseException | None, **fields: object) -> None:
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the exceptions that reach `loop` reported."""
+    """Have the exceptions that reach ``loop`` reported."""
     loop.set_exception_handler(_reached_loop)
 
 

@@ -16,7 +16,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
 def render(snapshot: Snapshot) -> bytes:
-    """Every defined metric, in the order of `metrics.METRICS`; one without labels and without a report is 0."""
+    """Every defined metric, in the order of ``metrics.METRICS``; one without labels and without a report is 0."""
     return generate_latest(_Once(_families(snapshot)))
 
 

@@ -1,15 +1,16 @@
 """Log lines: one JSON object a line on standard error, made in one place.
 
 Rules of this module:
-1. Every line of every process, those of libraries included, passes through `compose`, and so through the one redactor.
+1. Every line of every process, those of libraries included, passes through ``compose``, and so through the one
+   redactor.
 2. The redactor leaves of a token its public prefix, and of a credential header, an argon2 hash or a password in a URL
-   nothing.  It does not need to know the brand, so a token of another installation is covered too.
+   nothing. It does not need to know the brand, so a token of another installation is covered too.
 3. What is written is ASCII; every control character is escaped, so that no value can begin a line or drive a terminal.
 4. A line never fails its caller, nor holds it up: what cannot be serialised is described by its type, and a thread of
-   its own writes it (`writer`).
-5. What each kind of line may take of the log is bounded (`room`), except for debug lines.
-6. The one exception to 1 and 5 are lines that are made in large numbers (`write_lines`): who makes them keeps 2 and 3,
-   and bounds them.
+   its own writes it (``writer``).
+5. What each kind of line may take of the log is bounded (``room``), except for debug lines.
+6. The one exception to 1 and 5 are lines that are made in large numbers (``write_lines``): who makes them keeps 2 and
+   3, and bounds them.
 
 The lines are made with the standard library.  structlog was measured at 190 ms of import per process (it loads rich),
 which is a quarter of the time in which a killed process has to be back.
@@ -28,7 +29,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Final
 from urllib.parse import unquote
 
-from proxy.observe.room import Room
+from proxy.observe.log_quota import LogQuota
 from proxy.observe.writer import LineWriter
 
 LEVELS: Final = {
@@ -61,7 +62,7 @@ _URL_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 
 
 def redact(text: str) -> str:
-    """`text` without secrets; of a token only the public prefix stays."""
+    """``text`` without secrets; of a token only the public prefix stays."""
     text = without_tokens(text)
     text = _CREDENTIAL.sub(_without_value, text)
     text = _ARGON2.sub("$argon2[redacted]", text)
@@ -69,7 +70,7 @@ def redact(text: str) -> str:
 
 
 def without_tokens(text: str) -> str:
-    """`text` with the public prefix alone of every token in it, also where it is percent-encoded."""
+    """``text`` with the public prefix alone of every token in it, also where it is percent-encoded."""
     plain = text
     for _ in range(_UNQUOTED):
         if "%" not in plain:
@@ -86,7 +87,9 @@ def _without_value(match: re.Match[str]) -> str:
 
 
 def compose(level: str, event: str, fields: Mapping[str, object], *, now: float) -> _Record:
-    """A record free of secrets: `time` (RFC 3339, UTC; `now` is in unix seconds), `level`, `event`, then the fields."""
+    """A record free of secrets: ``time`` (RFC 3339, UTC; ``now`` is in unix seconds), ``level``, ``event``, then the
+    fields.
+    """
     record: _Record = {"time": _timestamp(now), "level": level, "event": _clean(event)}
     for key, value in fields.items():
         record[_clean(key)] = _value(value)
@@ -111,7 +114,7 @@ def _json(value: object) -> str:
 
 
 class Logger:
-    """Writes events with fields: `log.info("link opened", worker=1)`.  Immutable; `bind` gives a copy with more."""
+    """Writes events with fields: ``log.info("link opened", worker=1)``. Immutable; ``bind`` gives a copy with more."""
 
     __slots__ = ("_fields", "_logger")
 
@@ -135,7 +138,7 @@ class Logger:
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, /, **fields: object) -> None:
-        """As `error`, with the exception being handled: its type, text and place, each redacted."""
+        """As ``error``, with the exception being handled: its type, text and place, each redacted."""
         self._write(logging.ERROR, event, fields, failed=True)
 
     def _write(self, level: int, event: str, fields: Mapping[str, object], *, failed: bool = False) -> None:
@@ -145,7 +148,7 @@ class Logger:
 
 
 def get_logger(name: str, /, **fields: object) -> Logger:
-    """A logger whose lines carry `logger: name`; cheap, needs no configuration to exist."""
+    """A logger whose lines carry ``logger: name``; cheap, needs no configuration to exist."""
     return Logger(logging.getLogger(f"patgate.{name}"), {"logger": name, **fields})
 
 
@@ -157,15 +160,15 @@ def configure(
     stream: IO[str] | None = None,
     processes: int = 1,
 ) -> None:
-    """Send every log line of this process to `stream` (standard error by default).  Later calls replace earlier ones.
+    """Send every log line of this process to ``stream`` (standard error by default). Later calls replace earlier ones.
 
-    `processes` is how many processes share the bytes that a kind of line may take. `line_format` is `json`, or `text`
-    for people: time, level, event, then `field=value` with each value as JSON. What has not been written when the
-    process ends gets a second; what was written to an earlier stream is written there.
+    ``processes`` is how many processes share the bytes that a kind of line may take. ``line_format`` is ``json``, or
+    ``text`` for people: time, level, event, then ``field=value`` with each value as JSON. What has not been written
+    when the process ends gets a second; what was written to an earlier stream is written there.
     """
     root = logging.getLogger()
     formatter = _Formatter(process, render_text if line_format == "text" else render)
-    handler = _Handler(stream if stream is not None else sys.stderr, formatter, Room(processes))
+    handler = _Handler(stream if stream is not None else sys.stderr, formatter, LogQuota(processes))
     for earlier in root.handlers:
         if isinstance(earlier, _Handler):
             earlier.flush()
@@ -199,9 +202,9 @@ def flush() -> None:
 
 
 class _Handler(logging.Handler):
-    """Hands lines to a writer; `logging.shutdown` flushes and closes it when the process ends, whatever ends it."""
+    """Hands lines to a writer; ``logging.shutdown`` flushes and closes it when the process ends, whatever ends it."""
 
-    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter, room: Room) -> None:
+    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter, room: LogQuota) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.writer = LineWriter(stream, self._notice)

@@ -1,6 +1,6 @@
 """Every metric of patgate, defined once: name, kind, help, labels, buckets.
 
-Definitions only: whoever counts keeps plain numbers under these names, and `exposition.py` renders them.  Label
+Definitions only: whoever counts keeps plain numbers under these names, and ``exposition.py`` renders them. Label
 values come from the configuration (route, upstream) or from vocabularies of ours (outcome, reason), never from a
 request, so that the number of series is bounded by the configuration.  docs/metrics.md describes each; a test checks
 that it does.
@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds in seconds, inclusive; a last bucket without bound follows.  Fine at the low end, where requests are."""
+"""Upper bounds in seconds, inclusive; a last bucket without bound follows. Fine at the low end, where requests are."""
 
 
 class MetricKind(StrEnum):
@@ -32,7 +32,7 @@ class Merge(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a request ended: `label outcome of patgate_requests_total`."""
+    """How a request ended: ``label outcome of patgate_requests_total``."""
 
     ALLOWED = "allowed"
     REFUSED = "refused"
@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 
 
 class HashOutcome(StrEnum):
-    """How one unit of argon2 work ended: `label outcome of patgate_argon2_total`."""
+    """How one unit of argon2 work ended: ``label outcome of patgate_argon2_total``."""
 
     HASHED = "hashed"
     MATCHED = "matched"
@@ -51,7 +51,7 @@ class HashOutcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """One metric; `labels` gives the order of the label values in a snapshot."""
+    """One metric; ``labels`` gives the order of the label values in a snapshot."""
 
     name: str
     kind: MetricKind

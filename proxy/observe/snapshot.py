@@ -1,12 +1,12 @@
 """What one process has counted so far, as a value and as the JSON that travels over the worker link.
 
-The JSON form, with names, label order and buckets from `metrics.py`:
+The JSON form, with names, label order and buckets from ``metrics.py``:
 
     {"counters":   {name: [[[label value, …], total], …]},
      "histograms": {name: [[[label value, …], [count per bucket, …, count above all], sum in seconds], …]},
      "gauges":     {name: [[[label value, …], value], …]}}
 
-Bucket counts are not cumulative.  Counters and histograms are totals since the process started.
+Bucket counts are not cumulative. Counters and histograms are totals since the process started.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SnapshotError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """One histogram series: `counts` has one number per bucket and a last one for what is above all of them."""
+    """One histogram series: ``counts`` has one number per bucket and a last one for what is above all of them."""
 
     counts: tuple[int, ...]
     sum: float
@@ -70,7 +70,7 @@ class Snapshot:
 
 
 def from_wire(document: object) -> Snapshot:
-    """Read the JSON form.  Raises SnapshotError; nothing of a malformed snapshot is believed."""
+    """Read the JSON form. Raises SnapshotError; nothing of a malformed snapshot is believed."""
     if not isinstance(document, dict):
         raise SnapshotError("A snapshot is not an object.")
     known = {"counters", "histograms", "gauges"}

@@ -1,10 +1,10 @@
 """Log lines reach their descriptor by a thread of their own, so that whoever logs never waits for whoever reads.
 
 Rules of this module:
-1. `put` does no I/O and waits for none: it holds a lock only around arithmetic and a queue that takes at once.
+1. ``put`` does no I/O and waits for none: it holds a lock only around arithmetic and a queue that takes at once.
 2. What waits is bounded. Beyond the bound the newest lines are dropped and counted, until most of what waits is
    written; then one line says how many are missing, and where: it stands in their place.
-3. What is written at once is whole lines and, where several processes may share the descriptor, at most `PIPE_BUF`
+3. What is written at once is whole lines and, where several processes may share the descriptor, at most ``PIPE_BUF``
    bytes, which POSIX writes without mixing (write(2), "Pipes and FIFOs"). Regular files mix nothing.
 """
 
@@ -25,9 +25,9 @@ RESUME_BYTES: Final = 2 * 1024 * 1024
 
 
 class LineWriter:
-    """Writes whole lines to `stream`: to a duplicate of its descriptor or, where it has none, to itself.
+    """Writes whole lines to ``stream``: to a duplicate of its descriptor or, where it has none, to itself.
 
-    `notice` makes the line that says how many lines were dropped.
+    ``notice`` makes the line that says how many lines were dropped.
     """
 
     def __init__(self, stream: IO[str] | None, notice: Callable[[int], bytes]) -> None:
@@ -45,7 +45,7 @@ class LineWriter:
         self._thread.start()
 
     def put(self, lines: bytes) -> None:
-        """Have `lines`, each with its end, written soon, or count them as dropped."""
+        """Have ``lines``, each with its end, written soon, or count them as dropped."""
         with self._lock:
             waiting = self._put - self._written
             if waiting > RESUME_BYTES if self._dropped else waiting + len(lines) > QUEUE_BYTES:
@@ -57,7 +57,7 @@ class LineWriter:
             self._queue.put(lines)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until everything put so far is written, for at most `seconds`; whether it is."""
+        """Wait until everything put so far is written, for at most ``seconds``; whether it is."""
         if self._closed:
             self._thread.join(seconds)
             return not self._thread.is_alive()
@@ -66,7 +66,7 @@ class LineWriter:
         return done.wait(seconds)
 
     def close(self) -> None:
-        """Write no line after those put so far; for these, `flush` waits."""
+        """Write no line after those put so far; for these, ``flush`` waits."""
         self._closed = True
         self._queue.put(None)
 
@@ -138,7 +138,7 @@ _FILE_CHUNK: Final = 1 << 20
 
 
 def _descriptor(stream: IO[str] | None) -> tuple[int | None, int]:
-    """A descriptor of the writer's own, which stays what it is when `stream` is closed, and the size of a chunk."""
+    """A descriptor of the writer's own, which stays what it is when ``stream`` is closed, and the size of a chunk."""
     if stream is None:
         return None, _FILE_CHUNK
     try:

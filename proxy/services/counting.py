@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from proxy.services.access import Standing
+from proxy.services.caller import Caller
 from proxy.services.views import NOTHING_MORE, Remaining
 from proxy.store.records import Cursor
 
@@ -21,7 +21,7 @@ COUNT_MOST_OPERATOR: Final = 250_000
 
 
 async def remaining(
-    asker: Standing, last: Cursor | None, count_behind: Callable[[Cursor, int], Awaitable[int]]
+    asker: Caller, last: Cursor | None, count_behind: Callable[[Cursor, int], Awaitable[int]]
 ) -> Remaining:
     """How many items ``count_behind`` finds behind the ``last`` of a page; ``None``: the list ends there.
 

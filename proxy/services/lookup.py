@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
-from proxy.core.model import Kind, Reach, UserStatus
+from proxy.core.kinds import OF_USERS, Reach
+from proxy.core.model import UserStatus
 from proxy.core.permissions import PermissionSet
-from proxy.services import names
-from proxy.services.access import Entity, Operation, Standing
+from proxy.services import identifiers
+from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.store.change import Rows
 from proxy.store.records import MemberRow, OrgRow, RoleRow, UserRow
 
@@ -24,10 +25,10 @@ _NO_ORG: Final = "there is no organisation with this name or id"
 
 async def user(rows: Rows, reference: str) -> UserRow:
     """The user with this email or id. Raises NotFound, also for a removed one."""
-    if names.is_user_id(reference):
+    if identifiers.is_user_id(reference):
         found = await rows.users.by_id(reference)
     else:
-        found = await rows.users.by_email_key(names.email_key(reference))
+        found = await rows.users.by_email_key(identifiers.email_key(reference))
     if found is None or found.status is UserStatus.REMOVED:
         raise NotFound(_NO_USER)
     return found
@@ -35,25 +36,25 @@ async def user(rows: Rows, reference: str) -> UserRow:
 
 async def org(rows: Rows, reference: str) -> OrgRow:
     """The organisation with this name or id. Raises NotFound."""
-    by_id = names.is_org_id(reference)
+    by_id = identifiers.is_org_id(reference)
     found = await (rows.orgs.by_id(reference) if by_id else rows.orgs.by_name(reference))
     if found is None:
         raise NotFound(_NO_ORG)
     return found
 
 
-async def visible_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
+async def visible_org(rows: Rows, asker: Caller, reference: str) -> OrgRow:
     """The organisation with this name or id, if ``asker`` may know of it: it acts in it, or may read organisations.
 
     Raises NotFound in the same words for one that there is not and one that is not to be seen.
     """
     found = await org(rows, reference)
-    if not asker.reaches_org(found.id) and not asker.may(Entity.ORGS, Operation.READ, found.id):
+    if not asker.reaches_org(found.id) and not asker.may(AccountEntity.ORGS, AccountOperation.READ, found.id):
         raise NotFound(_NO_ORG)
     return found
 
 
-async def own_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
+async def own_org(rows: Rows, asker: Caller, reference: str) -> OrgRow:
     """As ``visible_org``; also one that the owner of the token presented is a member of, unless the token is bound to
     another organisation.
     """
@@ -66,22 +67,22 @@ async def own_org(rows: Rows, asker: Standing, reference: str) -> OrgRow:
     return await visible_org(rows, asker, reference)
 
 
-async def own_email_key(rows: Rows, asker: Standing) -> str | None:
+async def own_email_key(rows: Rows, asker: Caller) -> str | None:
     """The form in which the email of the token's owner is compared; None for what is no personal access token.
 
     As it is stored: of two users from before whose emails are one now, the newer one has another than is made now.
     """
     grant = asker.grant
-    if grant is None or grant.kind is not Kind.PAT:
+    if grant is None or grant.kind not in OF_USERS:
         return None
     found = await rows.users.by_id(grant.user_id)
     return None if found is None else found.email_key
 
 
-async def visible_user(rows: Rows, asker: Standing, reference: str) -> UserRow:
+async def visible_user(rows: Rows, asker: Caller, reference: str) -> UserRow:
     """The user with this email or id, if ``asker`` is that user or may read users. Raises NotFound, likewise."""
     found = await user(rows, reference)
-    if found.id != asker.user_id and not asker.may(Entity.USERS, Operation.READ):
+    if found.id != asker.user_id and not asker.may(AccountEntity.USERS, AccountOperation.READ):
         raise NotFound(_NO_USER)
     return found
 
@@ -115,6 +116,6 @@ async def member(rows: Rows, organisation: OrgRow, reference: str) -> tuple[User
 
 async def membership_of(rows: Rows, org_id: str, reference: str) -> MemberRow | None:
     """The membership of the user with this email or id, by one statement."""
-    if names.is_user_id(reference):
+    if identifiers.is_user_id(reference):
         return await rows.members.get(org_id, reference)
-    return await rows.members.by_email_key(org_id, names.email_key(reference))
+    return await rows.members.by_email_key(org_id, identifiers.email_key(reference))

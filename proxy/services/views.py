@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
 from proxy.core.errors import Invalid
-from proxy.core.model import Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.services import emails, lookalikes
 from proxy.store.records import AttachedRow, Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 
@@ -56,13 +57,13 @@ def person_texts(email: str, name: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Membership:
+class MembershipView:
     org_id: str
     org_name: str
     role: str
 
     @classmethod
-    def of(cls, row: MemberRow) -> Membership:
+    def of(cls, row: MemberRow) -> MembershipView:
         return cls(org_id=row.org_id, org_name=row.org_name, role=row.role)
 
     def as_dict(self) -> dict[str, object]:
@@ -76,7 +77,7 @@ class UserView:
     name: str
     role: str
     status: UserStatus
-    memberships: tuple[Membership, ...]
+    memberships: tuple[MembershipView, ...]
     created_at: float
     updated_at: float
 
@@ -89,7 +90,7 @@ class UserView:
             name=row.name,
             role=row.role if with_role else "",
             status=row.status,
-            memberships=tuple(Membership.of(member) for member in members if member.user_id == row.id),
+            memberships=tuple(MembershipView.of(member) for member in members if member.user_id == row.id),
             created_at=row.created_at,
             updated_at=row.updated_at,
         )

@@ -51,7 +51,7 @@ class Bind:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
+class UpstreamServer:
     """One server of an upstream: ``http://host:port``, ``https://host:port`` or ``unix:/path``."""
 
     scheme: str
@@ -79,7 +79,7 @@ class Server:
         return f"unix:{self.path}" if self.scheme == "unix" else f"{self.scheme}://{self.authority}"
 
     @classmethod
-    def parse(cls, text: str) -> "Server":
+    def parse(cls, text: str) -> "UpstreamServer":
         if not _PRINTABLE.fullmatch(text):
             raise ValueError("must be an address of plain characters without spaces, such as http://127.0.0.1:3000")
         if text.startswith("unix:"):
@@ -99,7 +99,7 @@ class Server:
         return cls._from_url(parts)
 
     @classmethod
-    def _from_url(cls, parts: SplitResult) -> "Server":
+    def _from_url(cls, parts: SplitResult) -> "UpstreamServer":
         if parts.scheme not in _DEFAULT_PORTS or not parts.netloc:
             raise ValueError("must begin with http://, https:// or unix:, such as http://127.0.0.1:3000")
         if "@" in parts.netloc:
@@ -230,19 +230,19 @@ def _bind(value: object) -> Bind:
     return Bind.parse(value)
 
 
-def _server(value: object) -> Server:
-    if isinstance(value, Server):
+def _server(value: object) -> UpstreamServer:
+    if isinstance(value, UpstreamServer):
         return value
     if not isinstance(value, str):
         raise ValueError("must be an address such as http://127.0.0.1:3000 or unix:/run/app.sock")
-    return Server.parse(value)
+    return UpstreamServer.parse(value)
 
 
 BindAddress = Annotated[
     Bind, PlainValidator(_bind), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
 ServerAddress = Annotated[
-    Server, PlainValidator(_server), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+    UpstreamServer, PlainValidator(_server), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
 TrustedNetwork = Annotated[
     Network, PlainValidator(parse_network), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})

@@ -9,7 +9,7 @@ _CHUNK: Final = 1 << 20
 
 
 def read_settings(fd: int) -> Settings:
-    """The settings in an anonymous file, read by position, so that others read the same file; closes `fd`."""
+    """The settings in an anonymous file, read by position, so that others read the same file; closes ``fd``."""
     document = bytearray()
     try:
         while chunk := os.pread(fd, _CHUNK, len(document)):

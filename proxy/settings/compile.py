@@ -2,10 +2,10 @@
 
 from functools import reduce
 
-from proxy.core.claims import fold
 from proxy.core.identity import IdentityNames, names_from
+from proxy.core.request.claims import fold
+from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
-from proxy.core.target import Allowance
 from proxy.core.token import TokenFormat
 from proxy.settings.model import RouteSettings, Settings
 
@@ -13,7 +13,7 @@ from proxy.settings.model import RouteSettings, Settings
 def route_table(settings: Settings, places: dict[str, int] | None = None) -> RouteTable:
     """The routes in their order; a route's index is its place in the settings, its name its pattern.
 
-    With `places` the index is the name's place there, which stays the same over several settings; new names get the
+    With ``places`` the index is the name's place there, which stays the same over several settings; new names get the
     next ones.
     """
     if places is None:
@@ -31,7 +31,7 @@ def _route(index: int, route: RouteSettings) -> Route:
         operations=dict(route.operations or {}),
         methods=None if route.methods is None else frozenset(route.methods),
         host=route.host,
-        allow=int(reduce(lambda bits, word: bits | Allowance[word.upper()], route.allow, Allowance.NONE)),
+        allow=int(reduce(lambda bits, word: bits | PathAllowance[word.upper()], route.allow, PathAllowance.NONE)),
         enforce=route.enforce,
         second_targets=frozenset(fold(name.encode("ascii")) for name in route.second_targets),
     )

@@ -13,12 +13,12 @@ from typing import Any, Final, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from proxy.core.errors import ConfigurationError, Problem
-from proxy.settings import document
-from proxy.settings.environment import overlay
+from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.settings.model import Settings
-from proxy.settings.problems import Loc, Origins, sentence
+from proxy.settings.problems import Loc, ValueOrigins, sentence
 from proxy.settings.rules import Candidate, violations
+from proxy.settings.sources import document
+from proxy.settings.sources.environment import overlay
 from proxy.settings.values import quoted_path
 
 _MAX_FILE_BYTES: Final = 16 * 2**20
@@ -32,16 +32,16 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     Raises ConfigurationError with every problem: first those with lines, in their order, then the environment's.
     """
     if path is None:
-        return _settle({}, Origins(), [], environ, Path.cwd())
+        return _settle({}, ValueOrigins(), [], environ, Path.cwd())
     read = document.parse(_read(path))
     if isinstance(read.data, dict):
         return _settle(read.data, read.origins, list(read.problems), environ, path.absolute().parent)
     problems = list(read.problems)
     if not problems:
         message = 'must be "name: value" lines, such as brand: acme'
-        problems.append(Problem(path="", line=read.origins.of(()).line, message=message))
+        problems.append(ConfigurationProblem(path="", line=read.origins.of(()).line, message=message))
     # The file says nothing that could be judged; the environment's own mistakes are still worth saying.
-    problems += overlay({}, Origins(), environ)
+    problems += overlay({}, ValueOrigins(), environ)
     raise ConfigurationError(problems)
 
 
@@ -58,7 +58,11 @@ def _read(path: Path) -> bytes:
 
 
 def _settle(
-    tree: dict[str, Any], origins: Origins, problems: list[Problem], environ: Mapping[str, str], base: Path
+    tree: dict[str, Any],
+    origins: ValueOrigins,
+    problems: list[ConfigurationProblem],
+    environ: Mapping[str, str],
+    base: Path,
 ) -> Settings:
     problems += overlay(tree, origins, environ)
     outcome = _validate(tree, base)
@@ -76,7 +80,7 @@ def _settle(
     return outcome.candidate.settings
 
 
-def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+def _in_order(problems: Iterable[ConfigurationProblem]) -> list[ConfigurationProblem]:
     unique = dict.fromkeys(problems)
     return sorted(unique, key=lambda problem: (problem.line is None, problem.line or 0))
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from proxy.core.identity import IdentityField
 from proxy.core.model import Access
-from proxy.core.second_targets import UNJUDGED
+from proxy.core.request.second_targets import UNJUDGED
 from proxy.settings.addresses import (
     Bind,
     BindAddress,
@@ -41,8 +41,8 @@ from proxy.settings.names import (
     PermissionText,
     TrustedClaim,
 )
-from proxy.settings.secret import SECRET_KEY_BYTES, decode_key, decode_webhook_secret
 from proxy.settings.section import FilePath, Section, Timeout
+from proxy.settings.sources.secret import SECRET_KEY_BYTES, decode_key, decode_webhook_secret
 from proxy.settings.values import Duration, Size, Statuses, StatusRange, Whole
 
 _BOOT: Final = "boot"

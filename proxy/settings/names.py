@@ -9,10 +9,10 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
-from proxy.core.asked import host_name
-from proxy.core.claims import may_be_believed
 from proxy.core.identity import IdentityNameError, check_field_name
 from proxy.core.permissions import Permission, PermissionSyntaxError, valid_operation
+from proxy.core.request.claims import may_be_believed
+from proxy.core.request.request_reading import host_name
 from proxy.core.routes import PatternError, validate_pattern
 from proxy.core.token import TokenFormat
 from proxy.settings.values import quoted

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from pydantic_core import ErrorDetails
 
-from proxy.core.errors import Problem
+from proxy.core.errors import ConfigurationProblem
 from proxy.settings.values import quoted
 
 Loc: TypeAlias = tuple[str | int, ...]
@@ -21,7 +21,7 @@ _SECRET: Final = frozenset({"secret_key", "store"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
+class ValueOrigin:
     """Where a value was written: a line of the file, or an environment variable."""
 
     line: int | None = None
@@ -29,39 +29,39 @@ class Origin:
 
 
 @dataclass(kw_only=True, slots=True)
-class Origins:
+class ValueOrigins:
     """Where each value and each key of the configuration was written."""
 
-    values: dict[Loc, Origin] = field(default_factory=dict)
-    keys: dict[Loc, Origin] = field(default_factory=dict)
+    values: dict[Loc, ValueOrigin] = field(default_factory=dict)
+    keys: dict[Loc, ValueOrigin] = field(default_factory=dict)
 
-    def of(self, loc: Loc, *, key: bool = False) -> Origin:
+    def of(self, loc: Loc, *, key: bool = False) -> ValueOrigin:
         """The origin of the value (or, with ``key``, of its name), or of the nearest thing around it."""
         if key and loc in self.keys:
             return self.keys[loc]
         for length in range(len(loc), -1, -1):
             if (found := self.values.get(loc[:length])) is not None:
                 return found
-        return Origin()
+        return ValueOrigin()
 
     def override(self, loc: Loc, variable: str) -> None:
         """From here down, this came from the environment."""
         for marks in (self.values, self.keys):
             for below in [known for known in marks if known[: len(loc)] == loc]:
                 del marks[below]
-        origin = Origin(variable=variable)
+        origin = ValueOrigin(variable=variable)
         self.values[loc] = self.keys[loc] = origin
         # Sections that the file does not have are this variable's doing too.
         for length in range(1, len(loc)):
             self.values.setdefault(loc[:length], origin)
             self.keys.setdefault(loc[:length], origin)
 
-    def problem(self, loc: Loc, message: str, *, key: bool = False) -> Problem:
+    def problem(self, loc: Loc, message: str, *, key: bool = False) -> ConfigurationProblem:
         origin = self.of(loc, key=key)
         if origin.variable is None:
-            return Problem(path=path_of(loc), line=origin.line, message=message)
+            return ConfigurationProblem(path=path_of(loc), line=origin.line, message=message)
         below = "" if self.values.get(loc) == origin else f"{path_of(loc)}: "
-        return Problem(path=origin.variable, line=None, message=below + message)
+        return ConfigurationProblem(path=origin.variable, line=None, message=below + message)
 
 
 def path_of(loc: Loc) -> str:

@@ -14,19 +14,19 @@ from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Final
 
-from proxy.core.claims import fold
 from proxy.core.identity import IdentityNameError, names_from
 from proxy.core.model import Access
+from proxy.core.request.claims import fold
 from proxy.core.routes import REST, captures
 from proxy.settings.addresses import Bind, collides, trusts_everyone
-from proxy.settings.certificate import validity
 from proxy.settings.model import RouteSettings, Settings, UpstreamTls
 from proxy.settings.problems import Loc, path_of, suggestion
+from proxy.settings.sources.certificate import validity
 from proxy.settings.values import quoted, quoted_path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Violation:
+class RuleViolation:
     """A broken rule: at which setting, and what is wrong; ``other`` is the setting that it clashes with, if one."""
 
     loc: Loc
@@ -48,13 +48,13 @@ class Candidate:
         return not any(hole[: len(loc)] == loc or loc[: len(hole)] == hole for hole in self.holes)
 
 
-def violations(candidate: Candidate) -> Iterator[Violation]:
+def violations(candidate: Candidate) -> Iterator[RuleViolation]:
     """Every broken rule."""
     for rule in RULES:
         yield from rule(candidate)
 
 
-def _listeners(candidate: Candidate) -> Iterator[Violation]:
+def _listeners(candidate: Candidate) -> Iterator[RuleViolation]:
     listen = candidate.settings.listen
     binds: list[tuple[Loc, Bind]] = [
         (("listen", "proxy", "bind"), listen.proxy.bind),
@@ -65,10 +65,12 @@ def _listeners(candidate: Candidate) -> Iterator[Violation]:
     sound = [(loc, bind) for loc, bind in binds if candidate.sound(loc)]
     for (first, one), (second, two) in combinations(sound, 2):
         if collides(one, two):
-            yield Violation(loc=second, message=f"uses port {two.port}, which {path_of(first)} uses too", other=first)
+            yield RuleViolation(
+                loc=second, message=f"uses port {two.port}, which {path_of(first)} uses too", other=first
+            )
 
 
-def _trusted(candidate: Candidate) -> Iterator[Violation]:
+def _trusted(candidate: Candidate) -> Iterator[RuleViolation]:
     listen = candidate.settings.listen
     loc: Loc
     for loc, networks in (
@@ -77,24 +79,28 @@ def _trusted(candidate: Candidate) -> Iterator[Violation]:
     ):
         reason = trusts_everyone(networks)
         if reason is not None:
-            yield Violation(loc=loc, message=reason)
+            yield RuleViolation(loc=loc, message=reason)
     if listen.forward_auth is None:
         return
     loc = ("listen", "forward_auth", "trusted")
     reason = trusts_everyone(listen.forward_auth.trusted)
     if reason is not None:
-        yield Violation(loc=loc, message=reason)
+        yield RuleViolation(loc=loc, message=reason)
     elif not listen.forward_auth.trusted and candidate.sound(loc):
-        yield Violation(loc=loc, message="must list the ingresses that may ask; without it the listener does not start")
+        yield RuleViolation(
+            loc=loc, message="must list the ingresses that may ask; without it the listener does not start"
+        )
 
 
-def _webhook(candidate: Candidate) -> Iterator[Violation]:
+def _webhook(candidate: Candidate) -> Iterator[RuleViolation]:
     notices = candidate.settings.notices
     if notices.webhook is not None and notices.secret is None and candidate.sound(("notices",)):
-        yield Violation(loc=("notices", "webhook"), message="needs notices.secret, which its notices are signed with")
+        yield RuleViolation(
+            loc=("notices", "webhook"), message="needs notices.secret, which its notices are signed with"
+        )
 
 
-def _files(candidate: Candidate) -> Iterator[Violation]:
+def _files(candidate: Candidate) -> Iterator[RuleViolation]:
     tls = candidate.settings.listen.proxy.tls
     if tls is not None:
         yield from _key_pair(("listen", "proxy", "tls"), tls.certificate, tls.key)
@@ -106,28 +112,28 @@ def _files(candidate: Candidate) -> Iterator[Violation]:
             continue
         unreadable = _unreadable(ca)
         if unreadable is not None:
-            yield Violation(loc=loc, message=unreadable)
+            yield RuleViolation(loc=loc, message=unreadable)
             continue
         try:
             ssl.create_default_context(cafile=ca)
         except (ssl.SSLError, OSError):
-            yield Violation(loc=loc, message="holds no certificate in PEM form")
+            yield RuleViolation(loc=loc, message="holds no certificate in PEM form")
 
 
-def _client_pair(candidate: Candidate, loc: Loc, tls: UpstreamTls) -> Iterator[Violation]:
+def _client_pair(candidate: Candidate, loc: Loc, tls: UpstreamTls) -> Iterator[RuleViolation]:
     if not candidate.sound((*loc, "certificate")) or not candidate.sound((*loc, "key")):
         return
     if tls.certificate is not None and tls.key is not None:
         yield from _key_pair(loc, tls.certificate, tls.key)
     elif tls.certificate is not None:
-        yield Violation(loc=(*loc, "certificate"), message="is given without its key")
+        yield RuleViolation(loc=(*loc, "certificate"), message="is given without its key")
     elif tls.key is not None:
-        yield Violation(loc=(*loc, "key"), message="is given without its certificate")
+        yield RuleViolation(loc=(*loc, "key"), message="is given without its certificate")
 
 
-def _key_pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Violation]:
+def _key_pair(loc: Loc, certificate: Path, key: Path) -> Iterator[RuleViolation]:
     found = [
-        Violation(loc=(*loc, name), message=unreadable)
+        RuleViolation(loc=(*loc, name), message=unreadable)
         for name, path in (("certificate", certificate), ("key", key))
         if (unreadable := _unreadable(path)) is not None
     ]
@@ -142,7 +148,7 @@ def _key_pair(loc: Loc, certificate: Path, key: Path) -> Iterator[Violation]:
         why = (
             "belongs to another certificate" if mismatch else "and the certificate are not a PEM pair without password"
         )
-        yield Violation(loc=(*loc, "key"), message=f"the key {why}")
+        yield RuleViolation(loc=(*loc, "key"), message=f"the key {why}")
 
 
 def _unreadable(path: Path) -> str | None:
@@ -153,23 +159,23 @@ def _unreadable(path: Path) -> str | None:
         return f"the file {quoted_path(path)} cannot be read: {os.strerror(error.errno or 0)}"
 
 
-def _upstreams(candidate: Candidate) -> Iterator[Violation]:
+def _upstreams(candidate: Candidate) -> Iterator[RuleViolation]:
     for name, upstream in candidate.settings.upstreams.items():
         loc: Loc = ("upstreams", name)
         servers: dict[str, int] = {}
         for index, server in enumerate(upstream.servers):
             if str(server) in servers and candidate.sound((*loc, "servers")):
-                yield Violation(
+                yield RuleViolation(
                     loc=(*loc, "servers", index),
                     message=f"is listed twice, first as servers[{servers[str(server)]}]",
                 )
             servers.setdefault(str(server), index)
         tls_given = upstream.tls != UpstreamTls()
         if tls_given and candidate.sound(loc) and all(server.scheme != "https" for server in upstream.servers):
-            yield Violation(loc=(*loc, "tls"), message="has no effect, because no server of this upstream is https")
+            yield RuleViolation(loc=(*loc, "tls"), message="has no effect, because no server of this upstream is https")
 
 
-def _routes(candidate: Candidate) -> Iterator[Violation]:
+def _routes(candidate: Candidate) -> Iterator[RuleViolation]:
     for index, route in enumerate(candidate.settings.routes):
         loc: Loc = ("routes", index)
         if loc in candidate.holes:
@@ -181,38 +187,38 @@ def _routes(candidate: Candidate) -> Iterator[Violation]:
             for method in route.operations or ():
                 if method not in route.methods:
                     message = f"names {method}, which methods does not list, so it can never match"
-                    yield Violation(loc=(*loc, "operations", method), message=message)
+                    yield RuleViolation(loc=(*loc, "operations", method), message=message)
 
 
-def _route_upstream(candidate: Candidate, loc: Loc, route: RouteSettings) -> Iterator[Violation]:
+def _route_upstream(candidate: Candidate, loc: Loc, route: RouteSettings) -> Iterator[RuleViolation]:
     loc = (*loc, "upstream")
     known = candidate.upstreams
     if not candidate.sound(loc) or known is None:
         return
     if route.upstream is None:
         if route.access is not Access.DENIED and candidate.sound((*loc[:-1], "access")):
-            yield Violation(loc=loc, message="is required here, because the route is not denied")
+            yield RuleViolation(loc=loc, message="is required here, because the route is not denied")
     elif route.upstream not in known:
         message = f"unknown upstream {quoted(route.upstream)}{suggestion(route.upstream, known)}"
-        yield Violation(loc=loc, message=message)
+        yield RuleViolation(loc=loc, message=message)
 
 
-def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[Violation]:
+def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[RuleViolation]:
     """What a token must be allowed to do has to be known on token routes, and means nothing on others."""
     if route.access is not Access.TOKEN:
         for name in ("entity", "operations"):
             if getattr(route, name) is not None:
                 message = f"has no meaning on a route whose access is {route.access}: no token is checked there"
-                yield Violation(loc=(*loc, name), message=message)
+                yield RuleViolation(loc=(*loc, name), message=message)
         return
     captured = "entity" in captures(route.path)
     if route.entity is None and not captured:
-        yield Violation(loc=(*loc, "entity"), message="is required here, because the path has no {entity}")
+        yield RuleViolation(loc=(*loc, "entity"), message="is required here, because the path has no {entity}")
     elif route.entity is not None and captured:
-        yield Violation(loc=(*loc, "entity"), message="is given beside {entity} in the path; keep one of the two")
+        yield RuleViolation(loc=(*loc, "entity"), message="is given beside {entity} in the path; keep one of the two")
 
 
-def _second_targets(candidate: Candidate) -> Iterator[Violation]:
+def _second_targets(candidate: Candidate) -> Iterator[RuleViolation]:
     """A route can pass on only what would be judged or refused without it."""
     if not candidate.sound(("headers",)):
         return
@@ -221,12 +227,12 @@ def _second_targets(candidate: Candidate) -> Iterator[Violation]:
         for place, name in enumerate(route.second_targets):
             loc: Loc = ("routes", index, "second_targets", place)
             if fold(name.encode("ascii")) not in known and candidate.sound(loc):
-                yield Violation(
+                yield RuleViolation(
                     loc=loc, message=f"{quoted(name)} is not in headers.second_targets, so it passes anyway"
                 )
 
 
-def _unreachable(candidate: Candidate) -> Iterator[Violation]:
+def _unreachable(candidate: Candidate) -> Iterator[RuleViolation]:
     # A route can only be covered by one whose literal beginning it shares; thousands of routes stay quick to check.
     seen: dict[tuple[str, ...], list[int]] = {}
     routes = candidate.settings.routes
@@ -238,7 +244,7 @@ def _unreachable(candidate: Candidate) -> Iterator[Violation]:
         earlier = min((index for index in shared if _covers(routes[index], route)), default=None)
         if earlier is not None:
             same = "is the same as" if routes[earlier].path == route.path else "is covered by"
-            yield Violation(
+            yield RuleViolation(
                 loc=("routes", later, "path"),
                 message=f"can never match, because it {same} routes[{earlier}].path and the first match wins",
                 other=("routes", earlier, "path"),
@@ -272,16 +278,16 @@ def _path_covers(first: list[str], second: list[str]) -> bool:
     return len(first) == len(second)
 
 
-def warnings(settings: Settings) -> Iterator[Violation]:
+def warnings(settings: Settings) -> Iterator[RuleViolation]:
     """What is allowed and probably not meant."""
     if settings.notices.webhook is not None and settings.notices.webhook.startswith("http://"):
         message = "notices are sent without encryption, and they name people and their tokens"
-        yield Violation(loc=("notices", "webhook"), message=message)
+        yield RuleViolation(loc=("notices", "webhook"), message=message)
     yield from _out_of_date(settings)
     yield from _open_above(settings)
 
 
-def _out_of_date(settings: Settings) -> Iterator[Violation]:
+def _out_of_date(settings: Settings) -> Iterator[RuleViolation]:
     """Certificates that the other side will not take today."""
     found: list[tuple[Loc, Path | None]] = [
         (("upstreams", name, "tls", "certificate"), upstream.tls.certificate)
@@ -293,13 +299,13 @@ def _out_of_date(settings: Settings) -> Iterator[Violation]:
     for loc, path in found:
         dates = None if path is None else validity(path)
         if dates is not None and dates.ends < now:
-            yield Violation(loc=loc, message=f"the certificate expired on {dates.ends:%Y-%m-%d}")
+            yield RuleViolation(loc=loc, message=f"the certificate expired on {dates.ends:%Y-%m-%d}")
         elif dates is not None and dates.begins > now:
-            yield Violation(loc=loc, message=f"the certificate is not valid before {dates.begins:%Y-%m-%d}")
+            yield RuleViolation(loc=loc, message=f"the certificate is not valid before {dates.begins:%Y-%m-%d}")
 
 
-def _open_above(settings: Settings) -> Iterator[Violation]:
-    """`/x/**` is denied, and a later route lets `/x` itself through."""
+def _open_above(settings: Settings) -> Iterator[RuleViolation]:
+    """``/x/**`` is denied, and a later route lets ``/x`` itself through."""
     routes = settings.routes
     for index, route in enumerate(routes):
         itself = route.path.removesuffix(f"/{REST}")
@@ -315,7 +321,7 @@ def _open_above(settings: Settings) -> Iterator[Violation]:
                     f"denies what is below {quoted(itself)} and not {quoted(itself)} itself, which "
                     f"routes[{place}].path lets through: deny it on a line of its own, if that was meant"
                 )
-                yield Violation(loc=("routes", index, "path"), message=message, other=("routes", place, "path"))
+                yield RuleViolation(loc=("routes", index, "path"), message=message, other=("routes", place, "path"))
                 break
 
 
@@ -326,7 +332,7 @@ def _lets_some_through(route: RouteSettings, wanted: RouteSettings) -> bool:
     return hosts and methods and _path_covers(route.path.split("/")[1:], wanted.path.split("/")[1:])
 
 
-def _no_repeats(candidate: Candidate) -> Iterator[Violation]:
+def _no_repeats(candidate: Candidate) -> Iterator[RuleViolation]:
     settings = candidate.settings
     lists: list[tuple[Loc, tuple[str, ...]]] = [(("credentials",), settings.credentials)]
     lists += [(("roles", name), permissions) for name, permissions in settings.roles.items()]
@@ -335,29 +341,29 @@ def _no_repeats(candidate: Candidate) -> Iterator[Violation]:
     for loc, values in lists:
         for place, value in enumerate(values):
             if value in values[:place] and candidate.sound(loc):
-                yield Violation(loc=(*loc, place), message=f"{quoted(value)} is listed twice")
+                yield RuleViolation(loc=(*loc, place), message=f"{quoted(value)} is listed twice")
 
 
-def _identity(candidate: Candidate) -> Iterator[Violation]:
+def _identity(candidate: Candidate) -> Iterator[RuleViolation]:
     identity = candidate.settings.identity
     if identity.names is None or not candidate.sound(("identity",)):
         return
     if "preset" in identity.model_fields_set:
-        yield Violation(loc=("identity", "names"), message="is given beside preset; keep one of the two")
+        yield RuleViolation(loc=("identity", "names"), message="is given beside preset; keep one of the two")
     try:
         names_from({field.value: name for field, name in identity.names.items()})
     except IdentityNameError as error:
-        yield Violation(loc=("identity", "names"), message=str(error))
+        yield RuleViolation(loc=("identity", "names"), message=str(error))
 
 
-def _argon2(candidate: Candidate) -> Iterator[Violation]:
+def _argon2(candidate: Candidate) -> Iterator[RuleViolation]:
     argon2 = candidate.settings.argon2
     # RFC 9106 §3.1: at least 8 KiB for each lane.
     if argon2.memory < 8 * 1024 * argon2.parallelism and candidate.sound(("argon2",)):
-        yield Violation(loc=("argon2", "memory"), message="must be at least 8KiB for each lane of parallelism")
+        yield RuleViolation(loc=("argon2", "memory"), message="must be at least 8KiB for each lane of parallelism")
 
 
-RULES: Final[tuple[Callable[[Candidate], Iterator[Violation]], ...]] = (
+RULES: Final[tuple[Callable[[Candidate], Iterator[RuleViolation]], ...]] = (
     _listeners,
     _trusted,
     _files,

@@ -16,20 +16,21 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.model import Actor
-from proxy.store import audit, feed, grants
-from proxy.store.audit import Appended, Event, Occurred
-from proxy.store.ending import Ending
+from proxy.store import feed, grants
+from proxy.store.accounts.invitations import InvitationsTable
+from proxy.store.accounts.orgs import OrgsTable
+from proxy.store.accounts.roles import RolesTable
+from proxy.store.accounts.users import MembersTable, UsersTable
+from proxy.store.audit import chain
+from proxy.store.audit.chain import Appended, Event, Occurred
+from proxy.store.audit.queries import AuditQueries
+from proxy.store.audit.reports import ReportsTable
 from proxy.store.idempotency import Idempotency
-from proxy.store.invitations import Invitations
-from proxy.store.living import Living
-from proxy.store.log import Log
-from proxy.store.orgs import Orgs
 from proxy.store.records import GrantRows
-from proxy.store.reports import Reports
-from proxy.store.roles import Roles
-from proxy.store.token_orgs import TokenOrgs
-from proxy.store.tokens import Tokens
-from proxy.store.users import Members, Users
+from proxy.store.tokens.active import ActiveTokens
+from proxy.store.tokens.expiring import ExpiringTokens
+from proxy.store.tokens.token_orgs import TokenOrgs
+from proxy.store.tokens.tokens import TokensTable
 
 _EVENTS_AT_ONCE: Final = 200
 """Making so many takes some milliseconds, in which nothing else runs: no lookup, and no lease that is renewed."""
@@ -40,18 +41,18 @@ class Rows:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
-        self.users = Users(connection)
-        self.orgs = Orgs(connection)
-        self.members = Members(connection)
-        self.invitations = Invitations(connection)
-        self.roles = Roles(connection)
-        self.tokens = Tokens(connection)
+        self.users = UsersTable(connection)
+        self.orgs = OrgsTable(connection)
+        self.members = MembersTable(connection)
+        self.invitations = InvitationsTable(connection)
+        self.roles = RolesTable(connection)
+        self.tokens = TokensTable(connection)
         self.token_orgs = TokenOrgs(connection)
         self.idempotency = Idempotency(connection)
-        self.living = Living(connection)
-        self.ending = Ending(connection)
-        self.log = Log(connection)
-        self.reports = Reports(connection)
+        self.living = ActiveTokens(connection)
+        self.ending = ExpiringTokens(connection)
+        self.log = AuditQueries(connection)
+        self.reports = ReportsTable(connection)
 
     async def grant_rows(self, token_ids: Sequence[str]) -> GrantRows:
         """Everything that decides about these tokens (one at least), as this transaction sees it."""
@@ -117,5 +118,5 @@ class Change(Rows):
         appended = []
         for start in range(0, len(events), _EVENTS_AT_ONCE):
             some = events[start : start + _EVENTS_AT_ONCE]
-            appended.append(await audit.append_many(self.connection, some, epoch=epoch))
+            appended.append(await chain.append_many(self.connection, some, epoch=epoch))
         return tuple(one for one in appended if one is not None)

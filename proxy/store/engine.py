@@ -31,7 +31,7 @@ from sqlalchemy.dialects.sqlite import aiosqlite as dialect_module
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.core.errors import DataDirLost, OutcomeUnknown, StoreUnavailable
-from proxy.store import wal
+from proxy.store.dialects import sqlite_wal
 from proxy.store.errors import mapped
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _WRITER_PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
     "PRAGMA temp_store=MEMORY",
     # The file is truncated to this after a checkpoint, so that one large change does not keep the disk for ever.
-    f"PRAGMA journal_size_limit={wal.JOURNAL_SIZE_LIMIT}",
+    f"PRAGMA journal_size_limit={sqlite_wal.JOURNAL_SIZE_LIMIT}",
 )
 _READER_PRAGMAS: Final = (
     "PRAGMA wal_autocheckpoint=0",
@@ -126,7 +126,7 @@ class Database:
         self._readers = _engine(path, size=readers + 1, pragmas=_READER_PRAGMAS, begin="BEGIN", always=False)
         self._snapshots = self._readers.execution_options(**{_SNAPSHOT: True})
         self._kept_open: AsyncConnection | None = None
-        self._place: wal.Place | None = None
+        self._place: sqlite_wal.WalPosition | None = None
         self._settled = True
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the files are found to be gone, before DataDirLost is raised."""
@@ -141,8 +141,8 @@ class Database:
 
         What a dead process left in the log is on disk before it is read (``wal.rewrite``).
         """
-        wal.prepare(self._path)
-        self._settled = await asyncio.to_thread(wal.rewrite, wal.log_of(self._path))
+        sqlite_wal.prepare(self._path)
+        self._settled = await asyncio.to_thread(sqlite_wal.rewrite, sqlite_wal.log_of(self._path))
         with mapped():
             async with self._lock:
                 connection = await self._writer.connect()
@@ -154,7 +154,7 @@ class Database:
             self._kept_open = await self._readers.connect()
             await self._kept_open.exec_driver_sql("SELECT count(*) FROM sqlite_master")
             await self._kept_open.rollback()
-        self._place = wal.Place(self._path)
+        self._place = sqlite_wal.WalPosition(self._path)
 
     async def close(self) -> None:
         """Close the readers, then the writer, which checkpoints."""

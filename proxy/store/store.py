@@ -25,16 +25,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
 from proxy.core.model import Actor, ActorKind
-from proxy.store import audit, feed, grants, meta, migrate, requests, usage
+from proxy.store import feed, grants, migrate, store_info
 from proxy.store.address import sqlite_path
-from proxy.store.audit import Appended, Event, Mark, Occurred, Outdated, Verified
+from proxy.store.audit import chain, request_events
+from proxy.store.audit.chain import Appended, ChainVerification, Event, Mark, Occurred, Outdated
+from proxy.store.audit.reports import Report, ReportsTable
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
 from proxy.store.engine import Database, undisturbed
 from proxy.store.errors import mapped
 from proxy.store.records import Changes, GrantRows
-from proxy.store.reports import Report, Reports
-from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens import usage
+from proxy.store.tokens.usage import Use
 
 OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
 OnDoubt = Callable[[int], None]
@@ -108,7 +110,7 @@ class Store:
                 await migrate.run(connection)
                 store.store_id = await _identify(connection, key_fingerprint)
                 store._announced = await feed.epoch(connection)
-                store._head = await audit.head(connection)
+                store._head = await chain.head(connection)
                 await store._database.commit(connection)
         except StoreUnavailable as error:
             await store.close()
@@ -289,15 +291,15 @@ class Store:
     async def add_reports(self, reports: Sequence[Report]) -> None:
         """Add up what report-only routes would have refused, in one transaction."""
         async with self._database.write() as connection:
-            await Reports(connection).add(reports)
+            await ReportsTable(connection).add(reports)
             await self._database.commit(connection)
 
     async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
         """Add events of requests to the audit log, all or none; ``again`` if that failed before, in doubt."""
         async with self._database.write() as connection:
-            if again and await requests.holds(connection, events):
+            if again and await request_events.holds(connection, events):
                 return
-            appended = await requests.append(connection, events)
+            appended = await request_events.append(connection, events)
             await self._database.commit(connection)
             self._logged(appended)
 
@@ -325,14 +327,14 @@ class Store:
 
     async def verify_audit(
         self, after: Mark | None = None, expected: Mark | None = None, limit: int | None = None
-    ) -> Verified:
+    ) -> ChainVerification:
         """Check the chain of audit events behind ``after``, at least ``limit`` of them or all (``audit.verify``)."""
         events = 0
         while True:
             # Looked at before the snapshot begins, which then has them.
             written, change = self._written, self._acknowledged
             async with self._database.snapshot() as connection:
-                found = await audit.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
+                found = await chain.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
             events += found.events
             after = found.last
             if found.done or (limit is not None and events >= limit):
@@ -347,7 +349,7 @@ class Store:
         """What is wrong with the end of the audit log; a few reads, where ``verify_audit`` reads all of it."""
         written, change = self._written, self._acknowledged
         async with self._database.snapshot() as connection:
-            return await audit.tail_problem(connection, written=written, change=change)
+            return await chain.tail_problem(connection, written=written, change=change)
 
     @property
     def _acknowledged(self) -> int:
@@ -371,7 +373,7 @@ class Store:
     async def outdated_audit(self, before: float, now: float) -> Outdated:
         """Which events are older than ``before``; both times in unix seconds."""
         async with self._database.snapshot() as connection:
-            return await audit.outdated(connection, before, now)
+            return await chain.outdated(connection, before, now)
 
     async def trim_audit(self, through: int, limit: int, told: Occurred | None = None) -> int:
         """Add ``told``, then remove the oldest events up to number ``through``, at most ``limit``; how many went.
@@ -379,8 +381,8 @@ class Store:
         No change row: nothing is decided by the log. Raises Conflict where the chain is broken there.
         """
         async with self._database.write() as connection:
-            appended = None if told is None else await audit.append_many(connection, (told,))
-            removed = await audit.trim(connection, through, limit)
+            appended = None if told is None else await chain.append_many(connection, (told,))
+            removed = await chain.trim(connection, through, limit)
             await self._database.commit(connection)
             self._logged(appended)
             return removed
@@ -391,17 +393,17 @@ async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -
     at = time.time()
     await feed.append(connection, number, keys, at)
     event = Event(action=_VOID, target_kind="store", target_id="", details={"change": number})
-    return await audit.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
+    return await chain.append_many(connection, (Occurred(event=event, actor=_STORE, at=at),), epoch=number)
 
 
 async def _identify(connection: AsyncConnection, key_fingerprint: str) -> str:
     """Check the key's fingerprint, or write it into a new store. Returns the store's id."""
-    known = await meta.read(connection, meta.KEY_FINGERPRINT)
+    known = await store_info.read(connection, store_info.KEY_FINGERPRINT)
     if known is None:
-        await meta.write(connection, meta.KEY_FINGERPRINT, key_fingerprint)
-        await meta.write(connection, meta.STORE_ID, uuid.uuid4().hex)
+        await store_info.write(connection, store_info.KEY_FINGERPRINT, key_fingerprint)
+        await store_info.write(connection, store_info.STORE_ID, uuid.uuid4().hex)
     elif known != key_fingerprint:
         raise WrongKey(
             "the store was made with another secret key than this one (secret_key, or secret.key in data_dir)"
         )
-    return await meta.read(connection, meta.STORE_ID) or ""
+    return await store_info.read(connection, store_info.STORE_ID) or ""

@@ -14,6 +14,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from proxy.core.kinds import OF_ORGS
+
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -195,7 +197,7 @@ tokens = sa.Table(
 # Most have none, and statistics over them all would tell the planner to scan rather than to look for a parent's.
 sa.Index("ix_tokens_parent_id", tokens.c.parent_id, sqlite_where=tokens.c.parent_id.is_not(None))
 # Few among many; the literal, since SQLite uses such an index only where the query says the same without a parameter.
-KEYS: Final = tokens.c.kind == sa.literal_column("'key'")
+KEYS: Final = sa.or_(*(tokens.c.kind == sa.literal_column(f"'{kind.value}'") for kind in OF_ORGS))
 sa.Index("ix_tokens_created_at_id_keys", tokens.c.created_at, tokens.c.id, sqlite_where=KEYS)
 sa.Index("ix_tokens_org_id_created_at_id_keys", tokens.c.org_id, tokens.c.created_at, tokens.c.id, sqlite_where=KEYS)
 

@@ -1,7 +1,8 @@
 """Listening sockets that systemd has opened for us: sd_listen_fds(3).
 
 Rules of this module:
-1. A socket is a listener's by the name it was passed with (`proxy`, `forward_auth`, `control`), else by its address.
+1. A socket is a listener's by the name it was passed with (``proxy``, ``forward_auth``, ``control``), else by its
+   address.
 2. One that is no listening TCP socket, or no listener's, keeps the gateway from starting: clients would wait on it.
 3. Whoever gets one shares it: all workers accept from the one queue.
 """
@@ -13,9 +14,9 @@ from contextlib import ExitStack
 from typing import Final
 
 from proxy.settings.addresses import Bind
+from proxy.supervisor.config_generation import CONTROL
 from proxy.supervisor.errors import ListenerRefused
-from proxy.supervisor.generation import CONTROL
-from proxy.supervisor.listeners import Listener
+from proxy.supervisor.listeners import ListeningSockets
 
 FIRST_FD: Final = 3
 """SD_LISTEN_FDS_START."""
@@ -25,9 +26,9 @@ _UNNAMED: Final = frozenset(("", "unknown", "stored"))
 
 
 def passed(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
-    """Name and descriptor of each socket that was passed to the process `pid`; none where none was.
+    """Name and descriptor of each socket that was passed to the process ``pid``; none where none was.
 
-    Raises `ListenerRefused` where the variables contradict themselves.
+    Raises ``ListenerRefused`` where the variables contradict themselves.
     """
     if environ.get("LISTEN_PID") != str(pid):
         return []
@@ -40,18 +41,21 @@ def passed(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
     return [(name, FIRST_FD + place) for place, name in enumerate(names)]
 
 
-def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str, Listener]:
-    """The listeners that the passed sockets are for, out of those in `binds`. Raises `ListenerRefused`."""
+def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str, ListeningSockets]:
+    """The listeners that the passed sockets are for, out of those in ``binds``. Raises ``ListenerRefused``."""
     with ExitStack() as stack:
         found = _adopted(sockets, binds, stack)
         stack.pop_all()
-    return {name: Listener(name=name, address=_text(socks[0]), sockets=tuple(socks)) for name, socks in found.items()}
+    return {
+        name: ListeningSockets(name=name, address=_text(socks[0]), sockets=tuple(socks))
+        for name, socks in found.items()
+    }
 
 
 def _adopted(
     sockets: list[tuple[str, int]], binds: Mapping[str, Bind], stack: ExitStack
 ) -> dict[str, list[socket.socket]]:
-    """Sockets by the listeners that they are for; `stack` closes them where one is refused."""
+    """Sockets by the listeners that they are for; ``stack`` closes them where one is refused."""
     found: dict[str, list[socket.socket]] = {}
     for name, fd in sockets:
         try:

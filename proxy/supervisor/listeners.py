@@ -1,6 +1,6 @@
 """Listening sockets, bound once by the supervisor and lent to whichever process fills a slot.
 
-Linux spreads connections over all listening sockets of one address that were bound with `SO_REUSEPORT`. The same
+Linux spreads connections over all listening sockets of one address that were bound with ``SO_REUSEPORT``. The same
 option would let two gateways share a port by mistake, so a first bind without it tells whether the port is taken. The
 sockets stay open in the supervisor: connections that wait in the queue of a dead worker are served by the next one.
 """
@@ -20,7 +20,7 @@ _PROBE_AGAIN_SECONDS: Final = 0.1  # a process that was just killed gives its so
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listener:
+class ListeningSockets:
     """The sockets of one listener, one per slot, and the address that they really have."""
 
     name: str
@@ -50,10 +50,10 @@ class Listener:
             return tuple(sock.fileno() for sock in self.sockets)  # one queue, from which all accept
         return tuple(sock.fileno() for sock in self.sockets[slot::slots])
 
-    def grown(self, slots: int) -> "Listener":
+    def grown(self, slots: int) -> "ListeningSockets":
         """This listener with a socket for each of so many slots; those of now stay, so nobody in a queue is lost.
 
-        Raises `ListenerRefused`.
+        Raises ``ListenerRefused``.
         """
         missing = slots - len(self.sockets)
         if missing <= 0 or not self.bind:
@@ -76,11 +76,12 @@ class Listener:
 
 def listen(
     name: str, host: str, port: int, slots: int = 1, shared: bool = False, *, beside_ours: bool = False
-) -> Listener:
-    """Bind `slots` sockets to one address, `shared` ones by `SO_REUSEPORT`; port 0 is chosen once, for all of them.
+) -> ListeningSockets:
+    """Bind ``slots`` sockets to one address, ``shared`` ones by ``SO_REUSEPORT``; port 0 is chosen once, for all of
+    them.
 
-    `beside_ours` says that a shared listener of this process has the port, on another address, so that it is not taken.
-    Raises `ListenerRefused` with one sentence that names the listener and the address.
+    ``beside_ours`` says that a shared listener of this process has the port, on another address, so that it is not
+    taken. Raises ``ListenerRefused`` with one sentence that names the listener and the address.
     """
     where = _text(host, port)
     try:
@@ -100,7 +101,7 @@ def listen(
         for sock in sockets:
             sock.close()
         raise ListenerRefused(f"The {name} listener cannot use {where}: {_because(error)}.") from error
-    return Listener(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets), bind=where)
+    return ListeningSockets(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets), bind=where)
 
 
 def free(host: str, port: int) -> bool:

@@ -1,9 +1,9 @@
 """One child process and the keeper that replaces it when it dies.
 
-A child is `python -P -m proxy.app ROLE …` with descriptors, never secrets, on its command line. It says `ready` or
-`error: SENTENCE` once, over its ready pipe, and ends by itself when the lifeline's other end closes, which the kernel
+A child is ``python -P -m proxy.app ROLE …`` with descriptors, never secrets, on its command line. It says ``ready`` or
+``error: SENTENCE`` once, over its ready pipe, and ends by itself when the lifeline's other end closes, which the kernel
 does even for a supervisor that was killed. Exits are awaited, not polled for. Once it is ready a child takes orders and
-says that it still turns (`proxy.channel`); one that says so no more hangs, and is ended and replaced.
+says that it still turns (``proxy.supervisor_channel``); one that says so no more hangs, and is ended and replaced.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from proxy import channel, startup
-from proxy.channel import Line
-from proxy.core.child import ERROR, READY, SPARE
+from proxy import startup, supervisor_channel
+from proxy.core.ipc.child_protocol import ERROR, READY, SPARE
 from proxy.observe.logs import Logger
-from proxy.supervisor import notify
+from proxy.supervisor import sd_notify
 from proxy.supervisor.errors import ReloadRefused, StartupRefused
+from proxy.supervisor_channel import SupervisorChannel
 
 if TYPE_CHECKING:
-    from proxy.supervisor.spares import Spares
+    from proxy.supervisor.standby import Spares
 
 STDERR_FD: Final = 2
 
@@ -45,7 +45,9 @@ slept, or a process group that was stopped, is none of it: the supervisor did no
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChildSpec:
-    """How to start one child. `command` and `fds` are the same at each start; two pipes are added by `Child.spawn`."""
+    """How to start one child. ``command`` and ``fds`` are the same at each start; two pipes are added by
+    ``Child.spawn``.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -58,8 +60,8 @@ class ChildSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal:
-    """A child that is not ready: in its own words, or `None` when it ended without any."""
+class StartRefusal:
+    """A child that is not ready: in its own words, or ``None`` when it ended without any."""
 
     sentence: str | None
 
@@ -82,7 +84,7 @@ def delay_before(quick_deaths: int) -> float:
 
 def _environment() -> dict[str, str]:
     """What a child inherits: nothing of ours, since that may be a secret and all that it needs comes over its pipes."""
-    kept = {name: value for name, value in os.environ.items() if not notify.is_private(name)}
+    kept = {name: value for name, value in os.environ.items() if not sd_notify.is_private(name)}
     return {**startup.environment(kept), **ENVIRONMENT}
 
 
@@ -95,7 +97,7 @@ class Child:
         ready: asyncio.StreamReader,
         transport: asyncio.ReadTransport,
         pipes: tuple[str, ...],
-        line: Line,
+        line: SupervisorChannel,
     ) -> None:
         self.line = line
         self._process = process
@@ -112,9 +114,9 @@ class Child:
 
     @classmethod
     async def spawn(cls, spec: ChildSpec, stderr_fd: int = STDERR_FD, *, later: bool = False) -> "Child":
-        """Start it, for the first time or `later`. Raises `OSError` when the system cannot."""
+        """Start it, for the first time or ``later``. Raises ``OSError`` when the system cannot."""
         ready_in, ready_out = os.pipe()
-        ours, theirs = channel.pair()
+        ours, theirs = supervisor_channel.pair()
         said = os.fdopen(ready_in, "rb", buffering=0)
         reader = asyncio.StreamReader()
         with ExitStack() as passed, ExitStack() as kept:
@@ -144,7 +146,7 @@ class Child:
                 env=_environment(),
             )
             kept.pop_all()
-        line = Line(ours)
+        line = SupervisorChannel(ours)
         line.open()
         return cls(process, reader, transport, pipes, line)
 
@@ -153,12 +155,12 @@ class Child:
         return await self._ready.readline() == SPARE
 
     def order(self, spec: ChildSpec, orders_fd: int) -> None:
-        """Have this spare go on as the child that `spec` describes. Raises `OSError` when it is gone."""
+        """Have this spare go on as the child that ``spec`` describes. Raises ``OSError`` when it is gone."""
         arguments = (*spec.command[len(PROGRAM) :], *spec.later, *self._pipes)
         os.write(orders_fd, json.dumps(arguments).encode() + b"\n")
 
-    async def ready(self) -> Refusal | None:
-        """Wait for its one line: `None` when it is ready, else why it is not."""
+    async def ready(self) -> StartRefusal | None:
+        """Wait for its one line: ``None`` when it is ready, else why it is not."""
         try:
             line = await self._ready.readline()
         finally:
@@ -166,8 +168,8 @@ class Child:
         if line == READY:
             return None
         if line.startswith(ERROR):
-            return Refusal(sentence=line[len(ERROR) :].decode("utf-8", "replace").strip())
-        return Refusal(sentence=None)
+            return StartRefusal(sentence=line[len(ERROR) :].decode("utf-8", "replace").strip())
+        return StartRefusal(sentence=None)
 
     def let_go(self) -> None:
         """Stop listening to a child that nobody waits for any more."""
@@ -191,7 +193,7 @@ class Child:
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal; one that comes too late does nothing."""
-        # Not `send_signal` of the process: it looks for its end first, and takes the status that others wait for.
+        # Not ``send_signal`` of the process: it looks for its end first, and takes the status that others wait for.
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signum)
@@ -238,7 +240,7 @@ class Gate:
 
     @asynccontextmanager
     async def reloading(self) -> AsyncIterator[None]:
-        """Have no child replaced meanwhile. Raises `ReloadRefused` once it is closed."""
+        """Have no child replaced meanwhile. Raises ``ReloadRefused`` once it is closed."""
         async with self._moved:
             await self._moved.wait_for(lambda: self._closed or not (self._reloading or self._replacing))
             if self._closed:
@@ -253,11 +255,11 @@ class Gate:
 
 
 class Keeper:
-    """Keeps one slot filled: `start` once, then `keep` until `stop`.
+    """Keeps one slot filled: ``start`` once, then ``keep`` until ``stop``.
 
-    A child that died is replaced by one of the `spares` where one stands by, else by a new process, as `spec` says at
-    that time. `hopeless` hears the exit status of each that died and says whether another one cannot help; then the
-    slot stays empty. `on_ready` hears of each child that is ready.
+    A child that died is replaced by one of the ``spares`` where one stands by, else by a new process, as ``spec`` says
+    at that time. ``hopeless`` hears the exit status of each that died and says whether another one cannot help; then
+    the slot stays empty. ``on_ready`` hears of each child that is ready.
     """
 
     def __init__(
@@ -293,7 +295,7 @@ class Keeper:
         return self._child if self._is_ready else None
 
     def look(self) -> None:
-        """End the child if it hangs; called every `LOOK_SECONDS`."""
+        """End the child if it hangs; called every ``LOOK_SECONDS``."""
         child = self.serving
         if child is not None and not self._stopping.is_set() and child.hangs():
             self._log.error("child hangs and is ended", child_pid=child.pid, silent_looks=HUNG_LOOKS)
@@ -301,7 +303,7 @@ class Keeper:
             child.send(signal.SIGKILL)
 
     async def start(self) -> None:
-        """Fill the slot for the first time. Raises `StartupRefused` with the child's own sentence."""
+        """Fill the slot for the first time. Raises ``StartupRefused`` with the child's own sentence."""
         try:
             self._child = await Child.spawn(self.spec, self._stderr_fd)
         except OSError as error:
@@ -360,8 +362,8 @@ class Keeper:
         self._log.error("child did not start", child_pid=child.pid, problem=refusal.sentence)
         return False
 
-    async def _readiness(self, child: Child) -> Refusal | None:
-        """As `Child.ready`, of a child that the system has just started; `kill` did not see it until now."""
+    async def _readiness(self, child: Child) -> StartRefusal | None:
+        """As ``Child.ready``, of a child that the system has just started; ``kill`` did not see it until now."""
         if self._stopping.is_set():
             child.send(signal.SIGKILL)
         return await child.ready()
@@ -394,7 +396,7 @@ class Keeper:
             self._child.send(signal.SIGKILL)
 
     async def end(self) -> None:
-        """`kill`, and wait until it is gone."""
+        """``kill``, and wait until it is gone."""
         self.kill()
         if self._child is not None:
             await self._child.ended()
@@ -415,7 +417,7 @@ def lifeline() -> tuple[int, int]:
 
 
 def in_memory(document: bytes) -> int:
-    """A descriptor to an anonymous file that holds `document`; children read it by position, each from the start."""
+    """A descriptor to an anonymous file that holds ``document``; children read it by position, each from the start."""
     fd = os.memfd_create("patgate-boot", os.MFD_CLOEXEC)
     written = 0
     while written < len(document):

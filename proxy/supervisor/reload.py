@@ -18,14 +18,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
-from proxy.core.child import OrderName, OrderRefused
+from proxy.core.ipc.child_protocol import CommandName, CommandRefused
 from proxy.observe.logs import Logger
 from proxy.settings.addresses import Bind
 from proxy.settings.model import Settings
 from proxy.supervisor import listeners
+from proxy.supervisor.config_generation import CONTROL, Generation, Ground
 from proxy.supervisor.errors import ReloadRefused
-from proxy.supervisor.generation import CONTROL, Generation, Ground
-from proxy.supervisor.listeners import Listener
+from proxy.supervisor.listeners import ListeningSockets
 from proxy.supervisor.processes import Child, Keeper
 
 PREPARE_SECONDS: Final = 10.0
@@ -45,7 +45,7 @@ class Crew:
 
 
 def refuse_fixed(before: Settings, after: Settings) -> None:
-    """Raises `ReloadRefused` with the names of the settings that only a restart can change."""
+    """Raises ``ReloadRefused`` with the names of the settings that only a restart can change."""
     changed = [name for name in FIXED if getattr(before, name) != getattr(after, name)]
     if changed:
         raise ReloadRefused(
@@ -62,12 +62,12 @@ def binds(settings: Settings) -> dict[str, Bind]:
     return found
 
 
-def listeners_for(settings: Settings, held: Mapping[str, Listener]) -> dict[str, Listener]:
-    """The listeners that `settings` ask for: those that are `held` where they serve, others bound now.
+def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> dict[str, ListeningSockets]:
+    """The listeners that ``settings`` ask for: those that are ``held`` where they serve, others bound now.
 
-    Raises `ListenerRefused` with nothing new left open.
+    Raises ``ListenerRefused`` with nothing new left open.
     """
-    found: dict[str, Listener] = {}
+    found: dict[str, ListeningSockets] = {}
     ours = {each.port for name, each in held.items() if name != CONTROL and each.bind}
     with ExitStack() as stack:
         for name, bind in binds(settings).items():
@@ -87,8 +87,8 @@ def listeners_for(settings: Settings, held: Mapping[str, Listener]) -> dict[str,
     return found
 
 
-def close_others(former: Mapping[str, Listener], kept: Mapping[str, Listener]) -> None:
-    """Close the sockets of `former` that are not among those of `kept`."""
+def close_others(former: Mapping[str, ListeningSockets], kept: Mapping[str, ListeningSockets]) -> None:
+    """Close the sockets of ``former`` that are not among those of ``kept``."""
     stay = {sock for listener in kept.values() for sock in listener.sockets}
     for listener in former.values():
         for sock in listener.sockets:
@@ -97,7 +97,7 @@ def close_others(former: Mapping[str, Listener], kept: Mapping[str, Listener]) -
 
 
 class Turn:
-    """One change from a generation to the next. Nobody is replaced meanwhile (`Gate.reloading`)."""
+    """One change from a generation to the next. Nobody is replaced meanwhile (``Gate.reloading``)."""
 
     def __init__(self, before: Generation, settings: Settings, ground: Ground, crew: Crew, log: Logger) -> None:
         self._before = before
@@ -107,7 +107,7 @@ class Turn:
         self._log = log
 
     async def take(self) -> Generation:
-        """The new generation, which every process runs on when this returns. Raises `StartError`: nothing changed."""
+        """The new generation, which every process runs on when this returns. Raises ``StartError``: nothing changed."""
         held = self._before.listeners
         found = listeners_for(self._settings, held)
         try:
@@ -117,7 +117,7 @@ class Turn:
             raise ReloadRefused("The configuration was not reloaded: the system gives no descriptors.") from error
         try:
             await self._everybody_commits(new)
-        except OrderRefused as error:
+        except CommandRefused as error:
             self._undo(new)
             raise ReloadRefused(f"The configuration was not reloaded: {error}.") from error
         except BaseException:
@@ -129,22 +129,22 @@ class Turn:
     def _undo(self, new: Generation) -> None:
         for child in (self._crew.authority.serving, *(keeper.serving for keeper in self._crew.workers)):
             if child is not None:
-                child.line.tell(OrderName.ABORT)
+                child.line.tell(CommandName.ABORT)
         close_others(new.listeners, self._before.listeners)
         new.close()
 
     async def _everybody_commits(self, new: Generation) -> None:
         authority = self._crew.authority.serving
         if authority is None:
-            raise OrderRefused("there is no authority at the moment")
+            raise CommandRefused("there is no authority at the moment")
         control = new.listeners[CONTROL]
         fds = [new.boot_fd, control.fd()]
-        prepared = authority.line.ask(OrderName.PREPARE, fds=fds, seconds=PREPARE_SECONDS, sockets=[CONTROL])
+        prepared = authority.line.ask(CommandName.PREPARE, fds=fds, seconds=PREPARE_SECONDS, sockets=[CONTROL])
         await asyncio.gather(_named("the authority", prepared), self._workers(_preparing(new)))
-        await self._workers(lambda _, child: child.line.ask(OrderName.HOLD, seconds=HOLD_SECONDS))
+        await self._workers(lambda _, child: child.line.ask(CommandName.HOLD, seconds=HOLD_SECONDS))
         try:
-            await _named("the authority", authority.line.ask(OrderName.COMMIT, seconds=COMMIT_SECONDS))
-        except OrderRefused as error:
+            await _named("the authority", authority.line.ask(CommandName.COMMIT, seconds=COMMIT_SECONDS))
+        except CommandRefused as error:
             if not error.answered:
                 # Perhaps it has changed the roles; its successor, with the old configuration, changes them back.
                 authority.send(signal.SIGKILL)
@@ -153,14 +153,14 @@ class Turn:
         for slot, keeper in enumerate(self._crew.workers):
             if slot < new.settings.workers:
                 keeper.spec = new.worker(slot)
-        await self._workers(lambda _, child: child.line.ask(OrderName.COMMIT, seconds=COMMIT_SECONDS), forgiving=True)
+        await self._workers(lambda _, child: child.line.ask(CommandName.COMMIT, seconds=COMMIT_SECONDS), forgiving=True)
 
     async def _workers(
         self, order: Callable[[int, Child], Coroutine[Any, Any, None]], *, forgiving: bool = False
     ) -> None:
         """Have every worker carry out an order. One that has ended or gives no answer is left to its keeper.
 
-        Raises `OrderRefused` for one that answers that it cannot; `forgiving`, it is ended instead.
+        Raises ``OrderRefused`` for one that answers that it cannot; ``forgiving``, it is ended instead.
         """
         await asyncio.gather(
             *(
@@ -173,7 +173,7 @@ class Turn:
     async def _worker(self, keeper: Keeper, child: Child, ordered: Coroutine[Any, Any, None], forgiving: bool) -> None:
         try:
             await _named(f"the worker {keeper.spec.name}", ordered)
-        except OrderRefused as error:
+        except CommandRefused as error:
             if error.answered and not forgiving:
                 raise
             self._log.error("worker does not follow a reload and is ended", child=keeper.spec.name, problem=error)
@@ -188,7 +188,7 @@ def _preparing(new: Generation) -> Callable[[int, Child], Coroutine[Any, Any, No
         # One that is too many goes on with the sockets of another's until it drains, so that nobody waits in vain.
         sockets = new.sockets(slot % slots, slots)
         return child.line.ask(
-            OrderName.PREPARE,
+            CommandName.PREPARE,
             fds=[new.worker_boot_fd, *(fd for _, fd in sockets)],
             seconds=PREPARE_SECONDS,
             sockets=[name for name, _ in sockets],
@@ -200,5 +200,5 @@ def _preparing(new: Generation) -> Callable[[int, Child], Coroutine[Any, Any, No
 async def _named(who: str, ordered: Coroutine[Any, Any, None]) -> None:
     try:
         await ordered
-    except OrderRefused as error:
-        raise OrderRefused(f"{who} could not follow: {error}", answered=error.answered) from error
+    except CommandRefused as error:
+        raise CommandRefused(f"{who} could not follow: {error}", answered=error.answered) from error

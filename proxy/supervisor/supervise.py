@@ -8,9 +8,9 @@ balancers to see it, no new connections, spares, workers drain, authority, lock.
    replaced, unless the data directory is no longer ours: then nothing can be served any more, which is said once, and
    everything ends.
 3. Nothing here reads the store or a request: there is nothing to go wrong that could take the others down.
-4. A reload (`reload`) ends in one of two ways: every process runs on the new configuration, or every one on the old.
-5. A signal counts from the first line of `run` to its end. A stop takes the same way at any moment, in the middle of a
-   start or of a reload too: it is logged at once, and what has begun to serve drains.
+4. A reload (``reload``) ends in one of two ways: every process runs on the new configuration, or every one on the old.
+5. A signal counts from the first line of ``run`` to its end. A stop takes the same way at any moment, in the middle of
+   a start or of a reload too: it is logged at once, and what has begun to serve drains.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from proxy.core.child import DATA_DIR_LOST
 from proxy.core.errors import DataDirLost, PatgateError
-from proxy.gateway.build import is_compiled
+from proxy.core.ipc.child_protocol import DATA_DIR_LOST
+from proxy.gateway.process.build import is_compiled
 from proxy.observe import defects
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor import activation, datadir
+from proxy.supervisor.children import Fleet
+from proxy.supervisor.config_generation import CONTROL, Generation, Ground
 from proxy.supervisor.datadir import DataDirLock
-from proxy.supervisor.fleet import Fleet
-from proxy.supervisor.generation import CONTROL, Generation, Ground
-from proxy.supervisor.listeners import Listener
-from proxy.supervisor.notify import Notifier
+from proxy.supervisor.listeners import ListeningSockets
 from proxy.supervisor.processes import LOOK_SECONDS, STDERR_FD, lifeline
 from proxy.supervisor.reload import binds, close_others, listeners_for
-from proxy.supervisor.reloads import Load, Reloads
+from proxy.supervisor.reload_queue import Load, Reloads
+from proxy.supervisor.sd_notify import Notifier
 
 DRAIN_MARGIN_SECONDS: Final = 5.0
-"""How much longer than `timeouts.drain` a worker may take before it is killed."""
+"""How much longer than ``timeouts.drain`` a worker may take before it is killed."""
 AUTHORITY_SECONDS: Final = 5.0
 """How long the authority may take to put the store away; it loses nothing when killed."""
 
@@ -49,9 +49,9 @@ Serving = Callable[[Mapping[str, str]], Coroutine[Any, Any, None]]
 
 
 class Supervisor:
-    """Runs one gateway: `run` returns the exit status after `stop`, or raises the error that kept it from starting.
+    """Runs one gateway: ``run`` returns the exit status after ``stop``, or raises the error that kept it from starting.
 
-    `load` gives the configuration anew for a reload; without one SIGHUP changes nothing.
+    ``load`` gives the configuration anew for a reload; without one SIGHUP changes nothing.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._hung_up = asyncio.Event()
         self._notifier = Notifier.from_environment(os.environ, os.getpid())
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[str, ListeningSockets] = {}
         self._lock: DataDirLock | None = None
         self._failure: PatgateError | None = None
 
@@ -84,9 +84,9 @@ class Supervisor:
         self._stop.set()
 
     async def run(self, serving: Serving | None = None) -> int:
-        """Serve until told to stop. `serving` gets the real addresses once requests are answered.
+        """Serve until told to stop. ``serving`` gets the real addresses once requests are answered.
 
-        Raises `PatgateError` (data directory busy, port taken, the authority's own reason) with nothing left running.
+        Raises ``PatgateError`` (data directory busy, port taken, the authority's own reason) with nothing left running.
         """
         loop = asyncio.get_running_loop()
         defects.install(loop)
@@ -212,7 +212,7 @@ class Supervisor:
             await asyncio.sleep(seconds)
 
     async def _started(self, fleet: Fleet) -> bool:
-        """Start all in order; `False` when told to stop meanwhile."""
+        """Start all in order; ``False`` when told to stop meanwhile."""
         if self._stop.is_set():
             return False
         start = asyncio.create_task(fleet.start(), name="start")

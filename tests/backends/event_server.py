@@ -1,7 +1,7 @@
 """Channels of messages as event streams, with starlette and sse-starlette: POST publishes lines, GET subscribes.
 
-A stream begins behind `Last-Event-ID`; one that was asked for with `?most=N` ends after so many events, as streams in
-the world do. Tells `opened` and `closed` of every stream.
+A stream begins behind ``Last-Event-ID``; one that was asked for with ``?most=N`` ends after so many events, as streams
+in the world do. Tells ``opened`` and ``closed`` of every stream.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""HTTP/2 without TLS, by prior knowledge, with `h2`: whatever headers and trailers the test wants, as it wrote them."""
+"""HTTP/2 without TLS, by prior knowledge, with ``h2``: whatever headers and trailers the test wants, as it wrote
+them.
+"""
 
 from __future__ import annotations
 

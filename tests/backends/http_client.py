@@ -1,7 +1,7 @@
 """Plain HTTP with httpx and requests, and event streams with httpx-sse and requests-sse, which reconnects by itself.
 
-Who follows a stream has a name, with which it tells `event` of each one, `dropped` where the library says that it will
-try again, and `ended` with the error that it raised, None where the stream ended in peace.
+Who follows a stream has a name, with which it tells ``event`` of each one, ``dropped`` where the library says that it
+will try again, and ``ended`` with the error that it raised, None where the stream ended in peace.
 """
 
 from __future__ import annotations

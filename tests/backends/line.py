@@ -1,8 +1,8 @@
 """The line between a test and a program that it works: one JSON document to each line of text, both ways.
 
-The test asks `{"ask": 1, "verb": "open", "with": {…}}`. The program answers `{"ask": 1, "answer": …}` or, where the
-library raised, `{"ask": 1, "raised": {"kind": "InvalidStatus", "text": …, "status": 401, "headers": {…}}}`. What
-happens by itself it tells as `{"event": "closed", "at": …, …}`. Moments are seconds of CLOCK_MONOTONIC, which is the
+The test asks ``{"ask": 1, "verb": "open", "with": {…}}``. The program answers ``{"ask": 1, "answer": …}`` or, where the
+library raised, ``{"ask": 1, "raised": {"kind": "InvalidStatus", "text": …, "status": 401, "headers": {…}}}``. What
+happens by itself it tells as ``{"event": "closed", "at": …, …}``. Moments are seconds of CLOCK_MONOTONIC, which is the
 machine's.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 
 class Line:
-    """The program's end. `tell` may be called from any thread."""
+    """The program's end. ``tell`` may be called from any thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -31,7 +31,7 @@ class Line:
         self._send({"event": event, "at": time.monotonic()} | facts)
 
     async def serve(self, worker: object) -> None:
-        """Do what is asked, each in a task of its own, by the worker's methods `do_…`; until the test hangs up."""
+        """Do what is asked, each in a task of its own, by the worker's methods ``do_…``; until the test hangs up."""
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
 

@@ -1,8 +1,8 @@
 """MCP clients of the reference package, over streamable HTTP.
 
-Each has a name, with which it tells what came to it: `answered` (status and challenge of every HTTP answer), `said`
-(what its transport logs), `message` (a notification), `progress`, `failed` (a call), `change` and `lost` (of a
-subscription).
+Each has a name, with which it tells what came to it: ``answered`` (status and challenge of every HTTP answer), ``said``
+(what its transport logs), ``message`` (a notification), ``progress``, ``failed`` (a call), ``change`` and ``lost`` (of
+a subscription).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""An MCP server over streamable HTTP at `/mcp`, written with the reference package as its documentation says.
+"""An MCP server over streamable HTTP at ``/mcp``, written with the reference package as its documentation says.
 
-Tells `request` and `ended` of every HTTP request, with the identity headers that came, and where it listens.
+Tells ``request`` and ``ended`` of every HTTP request, with the identity headers that came, and where it listens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What schemathesis loads: so that it neither ends whom it asks as, nor is taken for somebody who guesses tokens.
 
-It learns names from answers and uses them. `PATGATE_KEEP` holds those, by a space each, that no request may end or
+It learns names from answers and uses them. ``PATGATE_KEEP`` holds those, by a space each, that no request may end or
 change: a request that names one of them names nobody instead. Every connection comes from a loopback address of its
 own, because failures are counted by address and a third of what it sends is meant to fail.
 """

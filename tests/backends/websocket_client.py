@@ -1,6 +1,6 @@
-"""WebSocket clients of the `websockets` package, in both its ways: on asyncio, and on threads.
+"""WebSocket clients of the ``websockets`` package, in both its ways: on asyncio, and on threads.
 
-Each has a name, with which it tells `got` of every message and `closed` of its connection's end.
+Each has a name, with which it tells ``got`` of every message and ``closed`` of its connection's end.
 """
 
 from __future__ import annotations

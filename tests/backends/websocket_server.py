@@ -1,6 +1,8 @@
-"""A WebSocket server of the `websockets` package that sends back what it gets, and does what it is told to by a client.
+"""A WebSocket server of the ``websockets`` package that sends back what it gets, and does what it is told to by a
+client.
 
-Text that begins with `close` (code, reason) or `ping` is an order. Tells `opened` and `closed` of every connection.
+Text that begins with ``close`` (code, reason) or ``ping`` is an order. Tells ``opened`` and ``closed`` of every
+connection.
 """
 
 from __future__ import annotations

@@ -10,28 +10,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from proxy.core.depends import token_key
-from proxy.core.model import Actor, ActorKind, Credential, Grant, Kind, Reach, RefusedGrant, TokenStatus
+from proxy.core.dependency_keys import token_key
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant, TokenStatus
 from proxy.core.token import TokenFormat, digest
-from proxy.services import grants, keys
-from proxy.services.invitations import Invitations
-from proxy.services.members import Members
-from proxy.services.minting import Minter, NewToken
-from proxy.services.orgkeys import OrgKeys
-from proxy.services.orgs import Orgs
-from proxy.services.policies import Policies
-from proxy.services.policy import Policy
-from proxy.services.roles import Roles
-from proxy.services.tokens import Tokens
-from proxy.services.users import Users
+from proxy.services import derived_secrets, grants
+from proxy.services.accounts.invitations import InvitationService
+from proxy.services.accounts.members import MemberService
+from proxy.services.accounts.orgs import OrgService
+from proxy.services.accounts.roles import RoleService
+from proxy.services.accounts.users import UserService
+from proxy.services.keys.service import KeyService
+from proxy.services.policy.model import TokenPolicy
+from proxy.services.policy.service import PolicyService
+from proxy.services.tokens.issuance import Minter, TokenRequest
+from proxy.services.tokens.service import TokenService
 from proxy.services.views import Created
 from proxy.store.records import TokenRow
 from proxy.store.store import Store
 from tests.support.stores import migrated
 
 SECRET_KEY = b"k" * 32
-CACHE_KEY = keys.cache_key(SECRET_KEY)
-FINGERPRINT = keys.fingerprint(SECRET_KEY)
+CACHE_KEY = derived_secrets.cache_key(SECRET_KEY)
+FINGERPRINT = derived_secrets.fingerprint(SECRET_KEY)
 FORMAT = TokenFormat("acme")
 ADMIN = Actor(kind=ActorKind.PERSON, id="usr_000000000000", name="root@example.org")
 START = 1_700_000_000.0
@@ -66,41 +67,41 @@ class Kit:
 
     store: Store
     clock: Clock
-    policy: Policy = field(default_factory=Policy)
+    policy: TokenPolicy = field(default_factory=TokenPolicy)
     announced: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
     hasher: ScryptHasher = field(default_factory=ScryptHasher)
 
     @property
-    def users(self) -> Users:
-        return Users(self.store, self.clock)
+    def users(self) -> UserService:
+        return UserService(self.store, self.clock)
 
     @property
-    def orgs(self) -> Orgs:
-        return Orgs(self.store, self.clock)
+    def orgs(self) -> OrgService:
+        return OrgService(self.store, self.clock)
 
     @property
-    def members(self) -> Members:
-        return Members(self.store, self.clock)
+    def members(self) -> MemberService:
+        return MemberService(self.store, self.clock)
 
     @property
-    def invitations(self) -> Invitations:
-        return Invitations(self.store, self.clock)
+    def invitations(self) -> InvitationService:
+        return InvitationService(self.store, self.clock)
 
     @property
-    def roles(self) -> Roles:
-        return Roles(self.store, self.clock)
+    def roles(self) -> RoleService:
+        return RoleService(self.store, self.clock)
 
     @property
-    def tokens(self) -> Tokens:
-        return Tokens(self.store, self.clock, minter=self.minter, policies=self.policies)
+    def tokens(self) -> TokenService:
+        return TokenService(self.store, self.clock, minter=self.minter, policies=self.policies)
 
     @property
-    def keys(self) -> OrgKeys:
-        return OrgKeys(self.store, self.clock, minter=self.minter, policies=self.policies, tokens=self.tokens)
+    def keys(self) -> KeyService:
+        return KeyService(self.store, self.clock, minter=self.minter, policies=self.policies, tokens=self.tokens)
 
     @property
-    def policies(self) -> Policies:
-        return Policies(self.store, self.clock, self.policy)
+    def policies(self) -> PolicyService:
+        return PolicyService(self.store, self.clock, self.policy)
 
     @property
     def minter(self) -> Minter:
@@ -118,7 +119,7 @@ class Kit:
         description: str = "",
     ) -> Created:
         """A token, as the operator makes it."""
-        new = NewToken(
+        new = TokenRequest(
             user=user, name=name, org=org, reach=reach, expires=expires, scopes=scopes, description=description
         )
         return await self.tokens.create(ADMIN, new)

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from proxy.store import reports, tables
-from proxy.store.audit import Event
-from proxy.store.log import Entry, EventQuery, Order
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store import tables
+from proxy.store.audit import reports
+from proxy.store.audit.chain import Event
+from proxy.store.audit.queries import LogEntry, LogQuery, SortOrder
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
+from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, Kit, opened
 
 ONE, TWO, GONE = "a" * 12, "b" * 12, "c" * 12
@@ -71,10 +72,10 @@ async def reported(kit: Kit) -> list[Report]:
         return await rows.reports.all()
 
 
-async def log(kit: Kit) -> list[Entry]:
+async def log(kit: Kit) -> list[LogEntry]:
     """The events of requests, oldest first."""
     async with kit.store.read() as rows:
-        found = await rows.log.page(EventQuery(), Order.RECORDED, None, 1000)
+        found = await rows.log.page(LogQuery(), SortOrder.RECORDED, None, 1000)
         return [entry for entry in found.entries if entry.epoch == 0]
 
 

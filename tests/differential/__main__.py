@@ -1,4 +1,4 @@
-"""`make soak`: the path differential for a million targets, or until its time is over."""
+"""``make soak``: the path differential for a million targets, or until its time is over."""
 
 from __future__ import annotations
 

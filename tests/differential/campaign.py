@@ -27,15 +27,15 @@ LANES = 2
 ROUND = 5000
 USER = "wide@example.org"
 
-#: How servers write a request without a number, and one whose number is `UNCOUNTED`.
+#: How servers write a request without a number, and one whose number is ``UNCOUNTED``.
 IGNORED = frozenset((b"-", b"0"))
 
 
 class Campaign:
-    """Sends cases and judges what comes back. `counts` has how often each server saw each area, and each refusal.
+    """Sends cases and judges what comes back. ``counts`` has how often each server saw each area, and each refusal.
 
-    `port` is the gateway's; `tokens` are the wide token (under True) and the narrow one; `next_number` is the number of
-    the next case.
+    ``port`` is the gateway's; ``tokens`` are the wide token (under True) and the narrow one; ``next_number`` is the
+    number of the next case.
     """
 
     def __init__(self, *, port: int, servers: Sequence[PathServer], judge: Judge, tokens: Mapping[bool, bytes]) -> None:
@@ -146,7 +146,8 @@ class Campaign:
     ) -> Iterator[Finding]:
         """Requests that a server was given although the gateway refused them.
 
-        `answered` the server has; those it also read (`read`) it writes down with their numbers, which is waited for.
+        ``answered`` the server has; those it also read (``read``) it writes down with their numbers, which is waited
+        for.
         """
         seen: set[int] = set()
 

@@ -27,7 +27,7 @@ _TOLD = re.compile(rb"\r\nX-(Case|Area|Entity|Id|Path|Method): ([^\r]*)")
 class Lane:
     """One connection at a time to a port, for one server's host.
 
-    `tokens` are the wide one (under True) and the narrow one; without them none is sent. The port may be the server's
+    ``tokens`` are the wide one (under True) and the narrow one; without them none is sent. The port may be the server's
     own: what it believes of a target that no gateway has judged.
     """
 

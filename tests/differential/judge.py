@@ -1,7 +1,7 @@
 """The routes of the gateway under test, what they authorise, and whether a server read the same.
 
 Two judgements that do not share their premises:
-1. Without any code of ours: a narrow token opens a handful of operations, written down here as `NARROW`; whatever a
+1. Without any code of ours: a narrow token opens a handful of operations, written down here as ``NARROW``; whatever a
    server believes it was asked with that token must be one of them, and with no token one that is denied.
 2. With the code of ours: the match that the route table gives for the target is the operation that was authorised; the
    server must believe the same operation, entity and id, and read the very path that was matched.
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.core.model import Access
+from proxy.core.request.target import canonical_path, split_target
 from proxy.core.routes import RouteTable
-from proxy.core.target import canonical_path, split_target
 from tests.support.pathservers import PathServer
 
 #: What each server is known to read as we do, and a route in front of it may therefore allow.
@@ -82,7 +82,7 @@ UNCOUNTED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One request to every server. `wide` says which token it carries: one for everything, or the narrow one."""
+    """One request to every server. ``wide`` says which token it carries: one for everything, or the narrow one."""
 
     number: int
     target: bytes
@@ -95,7 +95,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """One request as somebody reads it; the path decoded, but for encoded slashes that separate nothing (`%2F`)."""
+    """One request as somebody reads it; the path decoded, but for encoded slashes that separate nothing (``%2F``)."""
 
     method: str
     area: str
@@ -110,7 +110,9 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came back. `status` 0: the connection ended instead. `number` and `view` only where a server answered."""
+    """What came back. ``status`` 0: the connection ended instead. ``number`` and ``view`` only where a server
+    answered.
+    """
 
     status: int
     by_gateway: bool

@@ -1,7 +1,7 @@
 """Targets: known tricks, mutations of them that a seed determines, and hypothesis strategies over the same pieces.
 
-A target is what stands between the method and the version. `HOST` in one stands for the host that the request names. No
-target holds CRLF: that would be another request, not another target.
+A target is what stands between the method and the version. ``HOST`` in one stands for the host that the request names.
+No target holds CRLF: that would be another request, not another target.
 """
 
 from __future__ import annotations

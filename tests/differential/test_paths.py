@@ -18,7 +18,7 @@ AREAS = ("public", "open", "loose", "collection", "item", "lenient")
 
 
 def bulk(part: int) -> list[bytes]:
-    """Every fourth trick, then mutations, dealt out to parts; `make soak` has every trick, and a million."""
+    """Every fourth trick, then mutations, dealt out to parts; ``make soak`` has every trick, and a million."""
     found = list(itertools.islice(itertools.chain(corpus()[::CORPUS_STRIDE], mutations(SEED)), TARGETS))
     return found[part :: TARGETS // ROUND]
 

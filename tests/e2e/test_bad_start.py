@@ -19,7 +19,7 @@ from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 from tests.support.recorder import Recorder
 
-#: Ten mistakes; `# 1` to `# 10` mark the lines that the messages must name.
+#: Ten mistakes; ``# 1`` to ``# 10`` mark the lines that the messages must name.
 TEN_MISTAKES = """\
 brand: Not-A-Brand  # 1
 data_dir: {data}

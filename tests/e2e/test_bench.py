@@ -1,6 +1,6 @@
 """The benchmarks that bear down on one gateway, in small: each finds the figures that it is for, and they are good.
 
-Full size is `python -m bench`'s. Here nothing that takes time is judged, only what holds at any size.
+Full size is ``python -m bench``'s. Here nothing that takes time is judged, only what holds at any size.
 """
 
 from __future__ import annotations

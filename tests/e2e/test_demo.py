@@ -1,4 +1,4 @@
-"""`patgate quickstart`, which is what `make demo` runs: from nothing to a first authorised request."""
+"""``patgate quickstart``, which is what ``make demo`` runs: from nothing to a first authorised request."""
 
 from __future__ import annotations
 

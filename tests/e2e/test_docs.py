@@ -1,8 +1,8 @@
 """README and docs/: every command is run as it stands, and what they say of reasons, headers and files is so.
 
-A fenced `sh` block is run: the blocks of one document one after the other, in one shell and one empty directory, with
-free ports for the documented ones. A `text` block right behind one is what it prints; `…` stands for anything. What
-cannot be run here is fenced as `console`, and each such command is listed in `NOT_RUN`.
+A fenced ``sh`` block is run: the blocks of one document one after the other, in one shell and one empty directory, with
+free ports for the documented ones. A ``text`` block right behind one is what it prints; ``…`` stands for anything. What
+cannot be run here is fenced as ``console``, and each such command is listed in ``NOT_RUN``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import pytest
 import yaml
 
 from proxy.cli.main import COMMANDS, patgate
-from proxy.core.claims import CLAIMS, FAMILIES, ClaimKind, fold
 from proxy.core.identity import PRESETS, STRIPPED, IdentityField
 from proxy.core.reasons import TABLE, Challenge, Reason
-from proxy.core.second_targets import UNJUDGED
+from proxy.core.request.claims import CLAIMS, FAMILIES, ClaimKind, fold
+from proxy.core.request.second_targets import UNJUDGED
 from proxy.core.token import TokenFormat
 from tests.support.gateway import ROOT, clean_environ
 from tests.support.process import Process, free_port
@@ -117,7 +117,7 @@ def script(found: list[Block], ports: dict[str, str]) -> str:
 
 
 def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
-    """A shell of one's own: `patgate` is this checkout's, and no file of the machine's user counts."""
+    """A shell of one's own: ``patgate`` is this checkout's, and no file of the machine's user counts."""
     tools = directory / "tools"
     tools.mkdir()
     command = tools / "patgate"
@@ -146,7 +146,7 @@ def printed(output: str) -> dict[int, str]:
 
 
 def expression(prints: str) -> str:
-    """The documented lines as an expression; a line that is `…` is any number of lines."""
+    """The documented lines as an expression; a line that is ``…`` is any number of lines."""
     lines = [
         r"(?:.*\n)*?" if line == "…" else ".*?".join(map(re.escape, line.split("…"))) + r"[ \t]*(?:\n|\Z)"
         for line in prints.splitlines()

@@ -126,7 +126,7 @@ def test_a_long_stream_comes_whole_and_in_order(node: Patgate, clients: Remote, 
 def test_who_reconnects_goes_on_where_the_stream_broke_off(
     node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E7: `Last-Event-ID` reaches the server; nothing is missed and nothing comes twice."""
+    """E7: ``Last-Event-ID`` reaches the server; nothing is missed and nothing comes twice."""
     token = node.token(USER, name=name)
     follow(clients, node, name, token, "requests", name, "?most=10")
     lines = [f"message {number}" for number in range(1, 36)]

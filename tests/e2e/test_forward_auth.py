@@ -16,7 +16,7 @@ TARGET = "/v1/things/42"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A good call as an ingress makes it: the path it asks and the headers it adds, `required` first to last."""
+    """A good call as an ingress makes it: the path it asks and the headers it adds, ``required`` first to last."""
 
     path: str
     headers: tuple[tuple[str, str], ...]
@@ -125,7 +125,7 @@ def test_no_credential_is_refused_with_the_challenge_and_a_problem(name: str, ga
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_an_untrusted_peer_is_refused_with_a_good_call(name: str, gateway: Patgate, editor: Token) -> None:
-    """127.0.0.2 is of this machine but not in `trusted`."""
+    """127.0.0.2 is of this machine but not in ``trusted``."""
     shape = SHAPES[name]
     response = ask(gateway, shape, [*shape.headers, *login(editor)], source="127.0.0.2")
     assert response.status == 403

@@ -1,7 +1,7 @@
 """F1, D1 to D4: revoked means revoked. The very next request on a kept-alive connection to any worker is judged anew.
 
 Twelve kinds of change, each of which gives or takes; every verdict is asked on one connection to each worker, before
-and after, while a load runs beside it. `make soak` makes a thousand rounds of each kind (PATGATE_TEST_ROUNDS).
+and after, while a load runs beside it. ``make soak`` makes a thousand rounds of each kind (PATGATE_TEST_ROUNDS).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ Step = Callable[[Desk], object]
 
 @dataclass(frozen=True)
 class Kind:
-    """`take` ends what the token could; the old value then gets `status`. `give` has it work again, `begin` the first
-    time.
+    """``take`` ends what the token could; the old value then gets ``status``. ``give`` has it work again, ``begin`` the
+    first time.
     """
 
     take: Step

@@ -31,7 +31,7 @@ LIFE = (
     ("PATCH", "/v1/things/lamp", '{"colour": "blue"}', "update"),
     ("DELETE", "/v1/things/lamp", None, "delete"),
 )
-"""What a tool that manages resources does with one, from `apply` to `destroy`."""
+"""What a tool that manages resources does with one, from ``apply`` to ``destroy``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Every file of config/ingress keeps from the application what patgate itself would: claims, nominations, trailers.
 
-threats.md section 2, through each ingress of `tests.support.ingress.INGRESSES`. In forward auth patgate only answers,
+threats.md section 2, through each ingress of ``tests.support.ingress.INGRESSES``. In forward auth patgate only answers,
 and the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that
 it forwards itself.
 """
@@ -83,7 +83,7 @@ def ask(
     host: str = "gateway",
     version: str = "1.1",
 ) -> Response:
-    """One request on a connection of its own; `extra` are field lines."""
+    """One request on a connection of its own; ``extra`` are field lines."""
     login = f"Authorization: Bearer {token.value}\r\n" if token else ""
     head = f"{method} {target} HTTP/{version}\r\nHost: {host}\r\n{login}X-Ordinary: kept\r\n{extra}\r\n"
     with Connection(ingress.port) as connection:
@@ -144,7 +144,7 @@ def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
 def test_a_nomination_takes_nothing_from_the_application(
     form: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
-    """RFC 9110 section 7.6.1 lets `Connection` name fields that end at the next hop: not those that the hop adds."""
+    """RFC 9110 section 7.6.1 lets ``Connection`` name fields that end at the next hop: not those that the hop adds."""
     assert ask(ingress, editor).status == 200
     expected = identity(behind.last())
     assert expected["X-Auth-Email"] == [EDITOR.encode()]
@@ -220,7 +220,7 @@ def test_no_trailer_reaches_the_application(
 def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
     written: str, host: str, allowed: bool | None, ingress: Ingress, behind: Recorder
 ) -> None:
-    """A target with a host and a `Host` with another: an ingress takes the first (RFC 9112 section 3.2.2)."""
+    """A target with a host and a ``Host`` with another: an ingress takes the first (RFC 9112 section 3.2.2)."""
     response = ask(ingress, None, target=f"http://{written}/hosts/x", host=host)
     if response.status == 200:
         assert written == "open.example" and allowed is not False

@@ -13,7 +13,7 @@ from tests.support.ingress import Ingress
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
-#: Fields that `Connection` names are removed by some ingresses, then from both requests or from neither.
+#: Fields that ``Connection`` names are removed by some ingresses, then from both requests or from neither.
 NOMINATIONS = ["", "Connection: {name}\r\n", "Connection: keep-alive, {name}\r\n"]
 
 

@@ -113,7 +113,7 @@ def test_a_tool_that_takes_long_reports_its_progress(mode: str, node: Patgate, c
 def test_the_servers_own_words_come_over_the_stream_of_the_session(
     node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E7: GET is `subscribe`; DELETE at the end ends the session and its stream."""
+    """E7: GET is ``subscribe``; DELETE at the end ends the session and its stream."""
     start(clients, node, name, node.token(USER, name=name))
     server.hears("request", token=name, method="GET", session=True)
     clients.hears("answered", client=name, method="GET", status=200)
@@ -125,7 +125,7 @@ def test_the_servers_own_words_come_over_the_stream_of_the_session(
 
 
 def test_a_subscription_hears_what_changes(node: Patgate, clients: Remote, name: str) -> None:
-    """E7: since 2026-07-28 it is the answer to a POST, and so `call`."""
+    """E7: since 2026-07-28 it is the answer to a POST, and so ``call``."""
     start(clients, node, name, node.token(USER, name=name), "auto")
     clients.ask("listen", client=name)
     assert clients.ask("call", client=name, tool="learn", arguments={}) == "learnt"
@@ -155,7 +155,7 @@ def test_without_a_token_the_client_is_told_how_to_come_back(
 def test_a_scope_that_lacks_the_operation_shows_the_client_which_one(
     mode: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """C10, E1: 403, `insufficient_scope`, and the scope that it takes."""
+    """C10, E1: 403, ``insufficient_scope``, and the scope that it takes."""
     before = len(server.events)
     with pytest.raises(Raised):
         start(clients, node, name, node.token(USER, name=name, scopes=["mcp:subscribe"]), mode)
@@ -169,7 +169,7 @@ def test_a_scope_that_lacks_the_operation_shows_the_client_which_one(
 def test_who_may_only_call_does_so_without_the_stream(
     narrow: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E7: `call`, `subscribe` and `delete` are three operations of one path."""
+    """E7: ``call``, ``subscribe`` and ``delete`` are three operations of one path."""
     by_role = narrow == "by the role"
     token = node.token(CALLER, name=name) if by_role else node.token(USER, name=name, scopes=["mcp:call"])
     start(clients, node, name, token)

@@ -33,7 +33,7 @@ ROUTES = [{"path": "/v1/{entity}/{id}", "upstream": "app"}]
 
 @dataclass
 class Receiver:
-    """An aiohttp server in a thread of its own; answers `status`."""
+    """An aiohttp server in a thread of its own; answers ``status``."""
 
     port: int
     status: int = 503

@@ -18,7 +18,7 @@ OWN, LAB, SHOP = "/v1/things/7", "/orgs/atelier/things/7", "/orgs/boutique/thing
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Eve is on her own; Mel is of the team `atelier`, and Lea leads it."""
+    """Eve is on her own; Mel is of the team ``atelier``, and Lea leads it."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},

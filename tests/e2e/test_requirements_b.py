@@ -21,7 +21,7 @@ OWN, LAB = "/v1/things/7", "/orgs/clinic/things/7"
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Eve, an editor, is of the organisations `clinic`, which gets a policy, and `kiosk`, which has none."""
+    """Eve, an editor, is of the organisations ``clinic``, which gets a policy, and ``kiosk``, which has none."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},

@@ -20,7 +20,7 @@ OWN, LAB, SHOP = "/v1/things/7", "/orgs/forge/things/7", "/orgs/mart/things/7"
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Ada administers the account and `forge`; everybody else comes and goes."""
+    """Ada administers the account and ``forge``; everybody else comes and goes."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},

@@ -38,7 +38,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 
 class Manager:
-    """The service manager's end of `NOTIFY_SOCKET`."""
+    """The service manager's end of ``NOTIFY_SOCKET``."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -70,7 +70,7 @@ def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Ma
 
 
 def serve(directory: Path, config: Mapping[str, object], environ: Mapping[str, str], *passed: socket.socket) -> Process:
-    """`patgate serve` as a child of a service manager that passes these sockets."""
+    """``patgate serve`` as a child of a service manager that passes these sockets."""
     whole = complete({"upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}}, **config}, directory)
     file = directory / "patgate.yaml"
     file.write_text(yaml.safe_dump(whole))

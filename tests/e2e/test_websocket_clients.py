@@ -1,4 +1,4 @@
-"""The `websockets` package's clients, on asyncio and on threads, and its server, with a gateway between them.
+"""The ``websockets`` package's clients, on asyncio and on threads, and its server, with a gateway between them.
 
 Requirements E7 (subscribe is a WebSocket), D8 (either header), F1 and F2 (a dead grant's WebSocket ends at once).
 """

@@ -1,4 +1,4 @@
-"""`make fuzz`: every target for a while, with coverage as the guide. What is found is printed as a seed to commit."""
+"""``make fuzz``: every target for a while, with coverage as the guide. What is found is printed as a seed to commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One target under atheris, which ends the process: `python -m tests.fuzz.engine TARGET [libFuzzer's options]`."""
+"""One target under atheris, which ends the process: ``python -m tests.fuzz.engine TARGET [libFuzzer's options]``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A worker's request path without sockets: connections in memory, on an event loop that never waits.
 
-`MemoryTransport` behaves as asyncio's socket transport does where the gateway could notice: nothing is delivered while
-reading is paused or after a close, writing behind an end of sending raises, and a connection's loss is told later and
-once. `MemoryLoop` gives such a connection to whoever opens one to a backend.
+``MemoryTransport`` behaves as asyncio's socket transport does where the gateway could notice: nothing is delivered
+while reading is paused or after a close, writing behind an end of sending raises, and a connection's loss is told later
+and once. ``MemoryLoop`` gives such a connection to whoever opens one to a backend.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Far(Protocol):
         """The gateway writes no more; it may still read."""
 
     def lost(self, transport: MemoryTransport, *, aborted: bool) -> None:
-        """The gateway has closed the connection, or (`aborted`) reset it."""
+        """The gateway has closed the connection, or (``aborted``) reset it."""
 
 
 class MemoryTransport(asyncio.Transport):
-    """The gateway's end of a connection to `far`."""
+    """The gateway's end of a connection to ``far``."""
 
     def __init__(self, loop: MemoryLoop, protocol: asyncio.Protocol, far: Far) -> None:
         super().__init__()
@@ -124,7 +124,9 @@ class MemoryTransport(asyncio.Transport):
 
 
 class MemoryLoop(asyncio.SelectorEventLoop):
-    """`backend` makes the far end of each connection that is opened. What goes wrong in a callback is in `failures`."""
+    """``backend`` makes the far end of each connection that is opened. What goes wrong in a callback is in
+    ``failures``.
+    """
 
     def __init__(self, backend: Callable[[], Far]) -> None:
         super().__init__()
@@ -158,7 +160,7 @@ class MemoryLoop(asyncio.SelectorEventLoop):
 
 
 def run(backend: Callable[[], Far], story: Callable[[MemoryLoop], Coroutine[Any, Any, T]]) -> T:
-    """The outcome of `story` on a loop of its own; raises what failed in any of its callbacks."""
+    """The outcome of ``story`` on a loop of its own; raises what failed in any of its callbacks."""
     loop = MemoryLoop(backend)
     try:
         told = loop.run_until_complete(story(loop))

@@ -1,4 +1,4 @@
-"""Every fuzz target over its seeds, and over mutations of them: what `make fuzz` does for longer and with a guide."""
+"""Every fuzz target over its seeds, and over mutations of them: what ``make fuzz`` does for longer and with a guide."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Final
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import Minted, checksum
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
 from tests.support.sentinel import Sentinel, Violation
@@ -83,7 +83,7 @@ class Client:
 
 
 def make_gateway() -> Gateway:
-    """A gateway that knows `TOKEN`, keeps no connection out and logs every request."""
+    """A gateway that knows ``TOKEN``, keeps no connection out and logs every request."""
     gateway = Gateway(1, access="all", max_head=4096, max_headers=30, max_request_line=1024, max_body=4096)
     grant = make_grant(MINTED, kind=Kind.PAT, user=USER, permissions=("*:*",))
     gateway.cache.store(grant, NAMES)
@@ -91,7 +91,7 @@ def make_gateway() -> Gateway:
 
 
 def accept(gateway: Gateway, loop: MemoryLoop, client: Client) -> MemoryTransport:
-    """A connection of `client` to `gateway`."""
+    """A connection of ``client`` to ``gateway``."""
     gateway.listener.arriving += 1
     return loop.connect(gateway.listener.connection(PEER), client)
 

@@ -1,4 +1,4 @@
-"""`make mutate`: a sample of mutants by seed, against the tests nearest to each module."""
+"""``make mutate``: a sample of mutants by seed, against the tests nearest to each module."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The line as it is and as it becomes, as `table.EQUIVALENT` has them."""
+        """The line as it is and as it becomes, as ``table.EQUIVALENT`` has them."""
         before, after = self.source.splitlines(), self.mutant.apply(self.source).splitlines()
         changed = next(
             (number for number, (one, other) in enumerate(zip(before, after, strict=False)) if one != other),
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(chosen: Sequence[Case], *, jobs: int, stages: int, verbose: bool) -> Rates:
-    """Try every case, `jobs` at a time, each in a copy of its own; survivors are printed as they are found."""
+    """Try every case, ``jobs`` at a time, each in a copy of its own; survivors are printed as they are found."""
     rates, clean, printing = Rates(), Clean(), threading.Lock()
     with tempfile.TemporaryDirectory(prefix="patgate-mutation-") as directory:
         trees: Queue[Tree] = Queue()

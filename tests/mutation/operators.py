@@ -1,6 +1,7 @@
 """The faults: each operator reads the syntax tree and proposes edits of the text; a mutant differs in one place.
 
-What is no rule stays as it is: annotations, docstrings, log lines, texts, `assert` and what only a type checker reads.
+What is no rule stays as it is: annotations, docstrings, log lines, texts, ``assert`` and what only a type checker
+reads.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mutant:
-    """One edit of a source text: bytes `start` to `end` become `text`."""
+    """One edit of a source text: bytes ``start`` to ``end`` become ``text``."""
 
     operator: str
     line: int

@@ -10,30 +10,78 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-#: By package: where security rests, and where what is true is decided.
-MODULES: Final[Mapping[str, Sequence[str]]] = {
-    "core": (
-        "allowance", "asked", "claims", "identity", "permissions", "policy", "reasons", "routes", "second_targets",
-        "target", "token", "token_search",
-    ),
-    "gateway": (
-        "accept", "authenticate", "authorise", "body", "cache", "forward_auth", "grammar", "incomplete", "leaving",
-        "link", "live", "lookups", "mutate", "parse", "proxy_protocol", "relay", "second_target",
-    ),
-    "services": (
-        "access", "custody", "ending", "fields", "members", "minting", "names", "owning", "policies", "policy",
-        "regeneration", "scoping",
-    ),
-    "store": ("audit", "change", "engine", "feed", "living", "tokens"),
-    "authority": ("hashing", "lease", "link", "orders", "page", "resolver", "told", "webhook"),
-    "control": ("authenticate", "exchange", "hosts", "requests", "throttle"),
-    "settings": ("addresses", "environment", "rules", "secret"),
-    "supervisor": ("datadir",),
-}  # fmt: skip
+#: The modules on which security rests, and those that decide what is true.
+MODULES: Final = (
+    "proxy/core/allowance.py",
+    "proxy/core/request/request_reading.py",
+    "proxy/core/request/claims.py",
+    "proxy/core/identity.py",
+    "proxy/core/permissions.py",
+    "proxy/core/decision.py",
+    "proxy/core/reasons.py",
+    "proxy/core/routes.py",
+    "proxy/core/request/second_targets.py",
+    "proxy/core/request/target.py",
+    "proxy/core/token.py",
+    "proxy/core/token_search.py",
+    "proxy/gateway/downstream/acceptor.py",
+    "proxy/gateway/phases/authenticate.py",
+    "proxy/gateway/phases/authorise.py",
+    "proxy/gateway/http1/body.py",
+    "proxy/gateway/grants/cache.py",
+    "proxy/gateway/forward_auth.py",
+    "proxy/gateway/http1/grammar.py",
+    "proxy/gateway/http1/partial_head.py",
+    "proxy/gateway/downstream/disconnect.py",
+    "proxy/gateway/grants/authority_client.py",
+    "proxy/gateway/phases/revalidate.py",
+    "proxy/gateway/grants/lookup_queue.py",
+    "proxy/gateway/phases/mutate.py",
+    "proxy/gateway/phases/parse.py",
+    "proxy/gateway/downstream/proxy_protocol.py",
+    "proxy/gateway/phases/relay.py",
+    "proxy/gateway/phases/second_target.py",
+    "proxy/services/caller.py",
+    "proxy/services/tokens/authorization.py",
+    "proxy/services/tokens/revocation.py",
+    "proxy/services/validation.py",
+    "proxy/services/accounts/members.py",
+    "proxy/services/tokens/issuance.py",
+    "proxy/services/identifiers.py",
+    "proxy/services/tokens/ownership.py",
+    "proxy/services/policy/service.py",
+    "proxy/services/policy/model.py",
+    "proxy/services/tokens/regeneration.py",
+    "proxy/services/tokens/scope_changes.py",
+    "proxy/store/audit/chain.py",
+    "proxy/store/change.py",
+    "proxy/store/engine.py",
+    "proxy/store/feed.py",
+    "proxy/store/tokens/active.py",
+    "proxy/store/tokens/tokens.py",
+    "proxy/authority/grants/hashing.py",
+    "proxy/authority/grants/lease.py",
+    "proxy/authority/workers/server.py",
+    "proxy/authority/control_commands.py",
+    "proxy/authority/grants/shared_memory.py",
+    "proxy/authority/grants/resolver.py",
+    "proxy/authority/workers/report_parsing.py",
+    "proxy/authority/webhook.py",
+    "proxy/control/authenticate.py",
+    "proxy/control/middleware.py",
+    "proxy/control/host_check.py",
+    "proxy/control/request_parsing.py",
+    "proxy/control/throttle.py",
+    "proxy/settings/addresses.py",
+    "proxy/settings/sources/environment.py",
+    "proxy/settings/rules.py",
+    "proxy/settings/sources/secret.py",
+    "proxy/supervisor/datadir.py",
+)
 
 #: What is asked last, by package: contracts and threats that go through it.
 FAR: Final[Mapping[str, Sequence[str]]] = {
-    "core": ("tests/property/test_containment.py", "tests/unit/services/test_containment.py"),
+    "core": ("tests/property/test_containment.py", "tests/unit/services/tokens/test_containment.py"),
     "gateway": ("tests/threats/test_s2_identity.py", "tests/threats/test_s3_framing.py"),
     "services": ("tests/contract/test_reach.py", "tests/threats/test_s7_escalation.py"),
     "store": ("tests/contract",),
@@ -45,27 +93,45 @@ FAR: Final[Mapping[str, Sequence[str]]] = {
 
 #: Tests of a module whose names do not show it.
 NEAR: Final[Mapping[str, Sequence[str]]] = {
-    "proxy/core/asked.py": ("tests/unit/gateway/test_forward_auth.py",),
+    "proxy/core/request/request_reading.py": ("tests/unit/gateway/test_forward_auth.py",),
     "proxy/core/identity.py": ("tests/unit/core/test_identity_reserved.py",),
-    "proxy/authority/lease.py": ("tests/unit/authority/test_page.py",),
-    "proxy/gateway/live.py": ("tests/unit/gateway/test_live_exchanges.py",),
-    "proxy/gateway/mutate.py": ("tests/unit/gateway/test_forwarded.py",),
-    "proxy/core/claims.py": ("tests/threats/test_s2_claims.py",),
-    "proxy/core/reasons.py": ("tests/unit/gateway/test_refusals.py",),
-    "proxy/gateway/second_target.py": ("tests/threats/test_s2_second_targets.py",),
-    "proxy/gateway/authorise.py": ("tests/unit/gateway/test_orgs.py",),
-    "proxy/gateway/body.py": ("tests/property/test_gateway_bodies.py", "tests/unit/gateway/test_messages.py"),
-    "proxy/gateway/cache.py": ("tests/unit/gateway/test_resolve.py", "tests/unit/gateway/test_authority_link.py"),
-    "proxy/gateway/parse.py": ("tests/property/test_gateway_heads.py", "tests/unit/gateway/test_messages.py"),
-    "proxy/services/custody.py": ("tests/unit/services/test_containment.py", "tests/unit/services/test_orgkeys.py"),
-    "proxy/services/ending.py": ("tests/unit/services/test_tokens_life.py",),
-    "proxy/services/fields.py": ("tests/unit/services/test_people.py",),
-    "proxy/services/names.py": ("tests/unit/services/test_people.py",),
-    "proxy/services/owning.py": ("tests/unit/services/test_containment.py", "tests/unit/services/test_tokens.py"),
-    "proxy/services/regeneration.py": ("tests/unit/services/test_tokens_life.py",),
-    "proxy/control/exchange.py": ("tests/unit/control/test_refusal_log.py", "tests/unit/control/test_api.py"),
-    "proxy/control/hosts.py": ("tests/unit/control/test_api.py",),
-    "proxy/control/requests.py": ("tests/unit/control/test_api.py",),
+    "proxy/authority/grants/lease.py": ("tests/unit/authority/grants/test_shared_memory.py",),
+    "proxy/gateway/phases/revalidate.py": ("tests/unit/gateway/phases/test_revalidate_exchanges.py",),
+    "proxy/gateway/phases/mutate.py": ("tests/unit/gateway/phases/test_forwarded_scheme.py",),
+    "proxy/core/request/claims.py": ("tests/threats/test_s2_claims.py",),
+    "proxy/core/reasons.py": ("tests/unit/gateway/phases/test_refusals.py",),
+    "proxy/gateway/phases/second_target.py": ("tests/threats/test_s2_second_targets.py",),
+    "proxy/gateway/phases/authorise.py": ("tests/unit/gateway/phases/test_organisations.py",),
+    "proxy/gateway/http1/body.py": (
+        "tests/property/test_gateway_bodies.py",
+        "tests/unit/gateway/http1/test_messages.py",
+    ),
+    "proxy/gateway/grants/cache.py": (
+        "tests/unit/gateway/upstream/test_dns.py",
+        "tests/unit/gateway/grants/test_authority_ends.py",
+    ),
+    "proxy/gateway/phases/parse.py": (
+        "tests/property/test_gateway_heads.py",
+        "tests/unit/gateway/http1/test_messages.py",
+    ),
+    "proxy/services/tokens/authorization.py": (
+        "tests/unit/services/tokens/test_containment.py",
+        "tests/unit/services/keys/test_service.py",
+    ),
+    "proxy/services/tokens/revocation.py": ("tests/unit/services/tokens/test_lifecycle.py",),
+    "proxy/services/validation.py": ("tests/unit/services/accounts/test_accounts.py",),
+    "proxy/services/identifiers.py": ("tests/unit/services/accounts/test_accounts.py",),
+    "proxy/services/tokens/ownership.py": (
+        "tests/unit/services/tokens/test_containment.py",
+        "tests/unit/services/tokens/test_service.py",
+    ),
+    "proxy/services/tokens/regeneration.py": ("tests/unit/services/tokens/test_lifecycle.py",),
+    "proxy/control/middleware.py": (
+        "tests/unit/control/test_refusal_log.py",
+        "tests/unit/control/test_api.py",
+    ),
+    "proxy/control/host_check.py": ("tests/unit/control/test_api.py",),
+    "proxy/control/request_parsing.py": ("tests/unit/control/test_api.py",),
 }
 
 #: Mutants that change nothing that anybody could see: by module, the line as it is and as it becomes, and why.
@@ -76,13 +142,13 @@ EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
     "proxy/core/routes.py": {
         ("self._by_host[host] = roots", "pass"): "what is kept is only not made again",
     },
-    "proxy/gateway/second_target.py": {
+    "proxy/gateway/phases/second_target.py": {
         (
             "if reason is None and match is not None:",
             "if (reason is None):",
         ): "without a reason there is a match",
     },
-    "proxy/settings/secret.py": {
+    "proxy/settings/sources/secret.py": {
         ("file.write(key)", "file.flush()"): "closing the file flushes it; only a loss of power tells them apart",
     },
 }
@@ -93,13 +159,12 @@ def paths(packages: Sequence[str] = ()) -> list[str]:
 
     Raises KeyError for what is none.
     """
-    every = [f"proxy/{package}/{name}.py" for package, names in MODULES.items() for name in names]
     if not packages:
-        return every
+        return list(MODULES)
     found = []
     for wanted in (one.rstrip("/").removeprefix("proxy/") for one in packages):
-        some = [path for path in every if path.startswith(f"proxy/{wanted}/")]
-        some = some or [path for path in every if path == f"proxy/{wanted.removesuffix('.py')}.py"]
+        some = [path for path in MODULES if path.startswith(f"proxy/{wanted}/")]
+        some = some or [path for path in MODULES if path == f"proxy/{wanted.removesuffix('.py')}.py"]
         if not some:
             raise KeyError(wanted)
         found += some
@@ -108,8 +173,12 @@ def paths(packages: Sequence[str] = ()) -> list[str]:
 
 def stages(path: str, root: Path = ROOT) -> list[list[str]]:
     """The tests of one module, the nearest first: its own; those that import it; its package's, contracts, threats."""
-    _, package, name = path.removesuffix(".py").split("/")
-    own = [f"tests/unit/{package}/test_{name}.py", f"tests/property/test_{package}_{name}.py", *NEAR.get(path, ())]
+    _, package, *rooms, name = path.removesuffix(".py").split("/")
+    own = [
+        "/".join(("tests/unit", package, *rooms, f"test_{name}.py")),
+        f"tests/property/test_{package}_{name}.py",
+        *NEAR.get(path, ()),
+    ]
     own = [one for one in own if (root / one).exists()]
     module = path.removesuffix(".py").replace("/", ".")
     importing = [test for test, names in _imports(root).items() if module in names and test not in own]
@@ -124,7 +193,7 @@ def stages(path: str, root: Path = ROOT) -> list[list[str]]:
 
 
 def _modules(place: Path, root: Path) -> list[str]:
-    found = [place] if place.is_file() else sorted(place.glob("test_*.py"))
+    found = [place] if place.is_file() else sorted(place.rglob("test_*.py"))
     return [path.relative_to(root).as_posix() for path in found]
 
 

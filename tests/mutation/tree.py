@@ -47,7 +47,7 @@ def files(root: Path = ROOT) -> list[str]:
 
 
 class Tree:
-    """The copy in `directory`.
+    """The copy in ``directory``.
 
     Its environment is made of a line that leads to the copy and one that leads to the libraries of the environment that
     runs this: an editable installation beside those libraries is not followed, so that processes that tests start

@@ -1,6 +1,6 @@
 """Whatever a token manages to make of tokens decides nothing that it would not decide itself, and never outlives it.
 
-Held against `core.policy.decide`, which knows nothing of containment. Minting, rotation, regeneration and scopes, on
+Held against ``core.policy.decide``, which knows nothing of containment. Minting, rotation, regeneration and scopes, on
 tokens of its own making and on others of its owner's, in chains.
 """
 
@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core.decision import decide
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Grant, Kind, Reach
-from proxy.core.policy import decide
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Actor, Grant
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
-from proxy.services.minting import NewKey, NewToken
+from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.services.views import Created
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -138,11 +139,11 @@ class Runs:
         tokens = self.kit.tokens
         org, reach = attempt.place
         if attempt.verb == "mint":
-            new = NewToken(name="t", org=org, reach=reach, expires=attempt.expires, scopes=attempt.scopes)
+            new = TokenRequest(name="t", org=org, reach=reach, expires=attempt.expires, scopes=attempt.scopes)
             return await tokens.create(actor, new)
         if attempt.verb == "key":
             read = attempt.scopes or ("things:read",)
-            new_key = NewKey(name="k", grants=dict.fromkeys(ORGS, read), expires=attempt.expires)
+            new_key = KeyRequest(name="k", grants=dict.fromkeys(ORGS, read), expires=attempt.expires)
             return await self.kit.keys.create(actor, new_key)
         if attempt.verb == "rotate":
             return await tokens.rotate(actor, on.view.id)

@@ -8,7 +8,6 @@ from urllib.parse import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.claims import fold
 from proxy.core.identity import (
     PRESETS,
     STRIPPED,
@@ -20,6 +19,7 @@ from proxy.core.identity import (
     stripped_names,
 )
 from proxy.core.permissions import PermissionSet
+from proxy.core.request.claims import fold
 from tests.unit.core.grants import grant
 
 words = st.text(st.characters(codec="utf-8"), max_size=20)

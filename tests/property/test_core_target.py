@@ -9,7 +9,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.core.target import Allowance, canonical_path, split_target
+from proxy.core.request.target import PathAllowance, canonical_path, split_target
 
 PIECES = [
     *(
@@ -65,7 +65,7 @@ def oracle(path: bytes) -> tuple[str, int] | None:
     """The rules of threats.md §1 read one segment and one character at a time."""
     if not path.startswith(b"/"):
         return None
-    needed = Allowance.NONE
+    needed = PathAllowance.NONE
     forms: list[str] = []
     flat_names: list[str] = []
     for segment in path[1:].split(b"/"):
@@ -84,7 +84,7 @@ def oracle(path: bytes) -> tuple[str, int] | None:
                     return None
                 decoded.append(value)
                 if value == ord("/"):
-                    needed |= Allowance.ENCODED_SLASH
+                    needed |= PathAllowance.ENCODED_SLASH
                     # A mark that no decoded text can hold, because 0x01 was refused above.
                     shown.append(1)
                 else:
@@ -109,7 +109,7 @@ def oracle(path: bytes) -> tuple[str, int] | None:
                 if len(tail) >= 5 and tail[0] in "uU" and all(digit in string.hexdigits for digit in tail[1:5]):
                     return None
         if ";" in text:
-            needed |= Allowance.SEMICOLON
+            needed |= PathAllowance.SEMICOLON
         for name in text.split("/"):
             flat_names.append(name)
             if any(part.strip() in (".", "..") for part in name.split(";")):
@@ -118,7 +118,7 @@ def oracle(path: bytes) -> tuple[str, int] | None:
     last = len(flat_names) - 1
     for number, name in enumerate(flat_names):
         if name.startswith(";") or (not name and number != last):
-            needed |= Allowance.EMPTY_SEGMENT
+            needed |= PathAllowance.EMPTY_SEGMENT
     return "/" + "/".join(forms), int(needed)
 
 
@@ -163,7 +163,7 @@ def test_the_match_form_written_out_again_has_itself_as_match_form(path: bytes) 
 @settings(max_examples=200)
 def test_without_an_allowance_the_decoded_path_has_the_segments_that_are_seen(path: bytes) -> None:
     answer = canonical_path(path)
-    if answer is None or answer[1] & Allowance.ENCODED_SLASH:
+    if answer is None or answer[1] & PathAllowance.ENCODED_SLASH:
         return
     assert answer[0].encode() == unquote_to_bytes(path)
     assert answer[0].count("/") == path.count(b"/")

@@ -2,7 +2,7 @@
 
 Where llhttp differs, it is stricter in things that go no further than here, because chunks are encoded anew:
 * A chunk extension must be names and values for it; for us it is at most 256 bytes without control characters.
-* It refuses `Content-Length` and `Transfer-Encoding` among trailers; we drop trailers, whatever they are.
+* It refuses ``Content-Length`` and ``Transfer-Encoding`` among trailers; we drop trailers, whatever they are.
 It is laxer too: it takes extensions and trailers of any size.
 """
 
@@ -14,11 +14,11 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gateway.body import (
+from proxy.gateway.http1.body import (
     EXTENSION_LIMIT,
     LINE_LIMIT,
     TRAILER_LIMIT,
-    Body,
+    BodyReader,
     ChunkedBody,
     CloseBody,
     FramingError,
@@ -49,8 +49,8 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return wire + b"\r\n", b"".join(payload)
 
 
-def feed(body: Body, *pieces: bytes) -> tuple[bytes, bytes]:
-    """The payload in `pieces` and what lies behind the body, which ends in the last of them or not at all."""
+def feed(body: BodyReader, *pieces: bytes) -> tuple[bytes, bytes]:
+    """The payload in ``pieces`` and what lies behind the body, which ends in the last of them or not at all."""
     payload, behind = b"", b""
     for piece in pieces:
         if body.done:

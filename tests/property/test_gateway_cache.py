@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.core.identity import PRESETS
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-from proxy.gateway.cache import Entry, GrantCache
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.grants.cache import CacheEntry, GrantCache
 
 CAPACITY = 5
 ABSENT = 3
@@ -50,11 +51,11 @@ def make(kind: str, token_id: str, depends: frozenset[str]) -> Grant:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """`held` is what may be found; the cache may have forgotten it, and must not find anything else."""
+    """``held`` is what may be found; the cache may have forgotten it, and must not find anything else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.evicted: list[Entry] = []
+        self.evicted: list[CacheEntry] = []
         self.cache = GrantCache(
             capacity=CAPACITY,
             absent_capacity=ABSENT,
@@ -65,11 +66,11 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.on_change = self.evicted.append
         self.epoch = 0
         self.now = 0.0
-        self.held: dict[str, Entry] = {}
+        self.held: dict[str, CacheEntry] = {}
         self.depends: dict[str, frozenset[str]] = {}
         self.refusals: dict[str, tuple[float, RefusedGrant]] = {}
-        self.credentials: dict[bytes, Entry] = {}
-        self.entries: list[Entry] = []
+        self.credentials: dict[bytes, CacheEntry] = {}
+        self.entries: list[CacheEntry] = []
 
     @rule(kind=kinds, token_id=ids, depends=st.frozensets(shared_keys, max_size=3))
     def store(self, kind: str, token_id: str, depends: frozenset[str]) -> None:
@@ -86,7 +87,7 @@ class CacheMachine(RuleBasedStateMachine):
     def remember(self, back: int, credential: bytes) -> None:
         """Also for an entry that was replaced or evicted meanwhile, and for one credential again and again.
 
-        `back` counts the entries from the youngest.
+        ``back`` counts the entries from the youngest.
         """
         entry = self.entries[-min(back, len(self.entries))]
         known = self.credentials.get(credential)

@@ -1,6 +1,7 @@
 """Heads made from their grammar, and nearly: what ours takes, llhttp takes too, and reads the same out of it.
 
-The comparison is the fuzzer's (`tests.fuzz.targets.request_head`, `response_head`); here hypothesis makes the heads.
+The comparison is the fuzzer's (``tests.fuzz.targets.request_head``, ``response_head``); here hypothesis makes the
+heads.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.core.asked import TOKEN
-from proxy.gateway.grammar import head_lines, without_fields
-from proxy.gateway.relay import Relay
+from proxy.core.request.request_reading import TOKEN
+from proxy.gateway.http1.grammar import head_lines, without_fields
+from proxy.gateway.phases.relay import Relay
 from tests.fuzz.targets import response_head
 from tests.fuzz.targets.request_head import KNOWN, check, make_parser
 from tests.fuzz.targets.response_head import Nobody

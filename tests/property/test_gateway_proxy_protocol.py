@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.gateway.proxy_protocol import MAX_HEADER, Header, ProxyHeaderError, parse
+from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, Header, ProxyHeaderError, parse
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 FAMILIES = {4: 0x11, 6: 0x21}

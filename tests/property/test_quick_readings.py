@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.reasons import Reason
-from proxy.core.target import _examine, canonical_path
+from proxy.core.request.target import _examine, canonical_path
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import head_lines, trimmed
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.http1.grammar import head_lines, trimmed
+from proxy.gateway.phases.parse import HeadParser
 
 SEARCH = TokenSearch(TokenFormat("acme"))
 

@@ -6,22 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.challenge import Challenges
+from proxy.core.decision import decide
 from proxy.core.identity import PRESETS
-from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus, UserStatus
-from proxy.core.policy import decide
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus, UserStatus
 from proxy.core.reasons import TABLE, Challenge, Reason
+from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
-from proxy.core.target import Allowance
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.parse import HeadParser
-from proxy.gateway.respond import Responder
-from proxy.gateway.route import route
+from proxy.gateway.phases.parse import HeadParser
+from proxy.gateway.phases.respond import Responder
+from proxy.gateway.phases.route import route
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
-from proxy.services.explanation import Asked, Gateway, explain
-from proxy.services.steps import FAILED, Result, Step, Subject
+from proxy.services.explain.explanation import Asked, Gateway, explain
+from proxy.services.explain.steps import FAILED, Result, Step, Subject
 from proxy.store.records import OrgGrantRow, TokenGrantRow
 
 SEARCH = TokenSearch(TokenFormat("acme"))
@@ -53,7 +54,7 @@ routes = st.lists(
         st.sampled_from((None, "things")),
         st.sampled_from((None, None, None, frozenset({"GET"}), frozenset({"POST", "PURGE"}))),
         st.sampled_from((None, None, "api.example")),
-        st.sampled_from((0, int(Allowance.SEMICOLON))),
+        st.sampled_from((0, int(PathAllowance.SEMICOLON))),
         st.booleans(),
         st.sampled_from(({}, {"GET": "subscribe"})),
     ),

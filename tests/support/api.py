@@ -40,7 +40,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Response:
-        """Whatever is answered. `headers` stand instead of the token as a bearer's."""
+        """Whatever is answered. ``headers`` stand instead of the token as a bearer's."""
         sent = {**(self.token.bearer if headers is None else headers), "Connection": "close"}
         data = b"" if body is None else json.dumps(body).encode()
         if data:
@@ -127,7 +127,7 @@ def cli(node: Patgate, *arguments: str) -> Any:
 def both(api: Api, method: str, *questions: tuple[str, object]) -> tuple[Response, Response]:
     """The answers to two questions.
 
-    A page `after` a number ends with the newest event of the audit log, and earlier requests may be recorded between
+    A page ``after`` a number ends with the newest event of the audit log, and earlier requests may be recorded between
     the two: where the answers differ they are asked for again, for a while.
     """
     deadline = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""The two builds of the package that are tested: the sources, and `build/compiled` (decision 0004)."""
+"""The two builds of the package that are tested: the sources, and ``build/compiled`` (decision 0004)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "compiled"
 
-#: The modules that `PATGATE_COMPILE=1` compiles, by their full names.
+#: The modules that ``PATGATE_COMPILE=1`` compiles, by their full names.
 COMPILED: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["patgate"]["compiled"])
 
 

@@ -1,4 +1,4 @@
-"""A small threaded server for one CGI program (RFC 3875), streaming both ways; for git's own `git http-backend`.
+"""A small threaded server for one CGI program (RFC 3875), streaming both ways; for git's own ``git http-backend``.
 
 A chunked request body is decoded on its way to the program, which then gets no CONTENT_LENGTH and reads to the end of
 its input (RFC 3875 §4.2 leaves a server free to do so; it is what git http-backend expects of a server).

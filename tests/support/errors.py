@@ -1,7 +1,7 @@
 """What no gateway under test may have logged: a line of level error, or a traceback, that no test expects.
 
 Every log of a gateway that a test starts is read when the run ends. A test that causes such lines names their events
-(`expect`, or `Patgate.expects`), for that log alone.
+(``expect``, or ``Patgate.expects``), for that log alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _current_test() -> str:
 
 
 def error_in(line: str) -> str | None:
-    """The event of a line of level error, or `traceback`; None of all others."""
+    """The event of a line of level error, or ``traceback``; None of all others."""
     if line.startswith("{"):
         try:
             record: Any = json.loads(line)

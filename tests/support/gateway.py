@@ -53,10 +53,10 @@ class CommandFailed(AssertionError):
 
 
 class Patgate:
-    """One node. `with Patgate(…)` starts it and waits until it is ready; leaving ends every process.
+    """One node. ``with Patgate(…)`` starts it and waits until it is ready; leaving ends every process.
 
-    `config` is as in interfaces.md; ports and the data directory are filled in here where it names none. `prefix` is
-    a program that runs the command behind it.
+    ``config`` is as in interfaces.md; ports and the data directory are filled in here where it names none. ``prefix``
+    is a program that runs the command behind it.
     """
 
     def __init__(
@@ -146,17 +146,17 @@ class Patgate:
 
     @property
     def log(self) -> str:
-        """What it has logged since its start, or since `forget_log`."""
+        """What it has logged since its start, or since ``forget_log``."""
         with (self.directory / "patgate.log").open("rb") as file:
             file.seek(self._log_begins)
             return file.read().decode(errors="replace")
 
     def forget_log(self) -> None:
-        """Have `log` begin here."""
+        """Have ``log`` begin here."""
         self._log_begins = (self.directory / "patgate.log").stat().st_size
 
     def expects(self, *events: str) -> None:
-        """A test causes these events of level error; without that they fail the run (`support.errors`)."""
+        """A test causes these events of level error; without that they fail the run (``support.errors``)."""
         errors.expect(self.directory / "patgate.log", *events)
 
     def records(self) -> list[dict[str, Any]]:

@@ -54,9 +54,9 @@ def variable(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingress:
-    """One that runs. `http2_port` is where it takes HTTP/2 without TLS.
+    """One that runs. ``http2_port`` is where it takes HTTP/2 without TLS.
 
-    `whole_refusals` says that the client gets our refusal as it is; else every status but 401 and 403 becomes 500.
+    ``whole_refusals`` says that the client gets our refusal as it is; else every status but 401 and 403 becomes 500.
     """
 
     name: str

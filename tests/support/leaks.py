@@ -65,6 +65,6 @@ def _pieces(content: bytes, table: bytes, length: int) -> Iterator[bytes]:
 
 
 def files_with_secrets() -> list[str]:
-    """The names of the files in `DIRECTORIES` that have one."""
+    """The names of the files in ``DIRECTORIES`` that have one."""
     files = [file for directory in DIRECTORIES for file in directory.rglob("*") if file.is_file()]
     return sorted(file.name for file in files if leaks(file.read_bytes(), SECRETS, any_case=True))

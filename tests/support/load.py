@@ -24,7 +24,7 @@ class Answer:
 class Load:
     """One client that repeats one request until it is stopped, so many seconds apart.
 
-    After a failure it connects anew, when `reconnects`.
+    After a failure it connects anew, when ``reconnects``.
     """
 
     def __init__(

@@ -71,5 +71,5 @@ def metric(node: Patgate, name: str) -> float:
 
 
 def routes(*paths: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Routes to the upstream `app`."""
+    """Routes to the upstream ``app``."""
     return [{"upstream": "app", **path} for path in paths]

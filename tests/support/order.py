@@ -56,11 +56,13 @@ TOGETHER: Final = (
     "tests/e2e/test_mcp.py",
     "tests/e2e/test_event_streams.py",
     "tests/e2e/test_websocket_clients.py",
-    "tests/unit/gateway/test_live.py",
-    "tests/unit/gateway/test_listen.py",
-    "tests/unit/gateway/test_authority_link.py",
+    "tests/unit/gateway/phases/test_revalidate.py",
+    "tests/unit/gateway/downstream/test_connection.py",
+    "tests/unit/gateway/grants/test_authority_ends.py",
 )
-"""The files with tests that run alone (`support.turns`): one worker has them all, or they would wait for each other."""
+"""The files with tests that run alone (``support.turns``): one worker has them all, or they would wait for each
+other.
+"""
 
 SHARING: Final = (
     (

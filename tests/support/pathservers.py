@@ -1,8 +1,8 @@
 """Four real servers with ideas of their own about paths, each telling what it believes it was asked.
 
-Their configurations lie in tests/differential/servers. Each answers 204 with `X-Case` (the number the request came
-with), `X-Area` (the operation that its own router chose), `X-Entity` and `X-Id` (what that router captured), `X-Path`
-(the path as it reads it) and `X-Method`, and writes the number of every request it was given to a file.
+Their configurations lie in tests/differential/servers. Each answers 204 with ``X-Case`` (the number the request came
+with), ``X-Area`` (the operation that its own router chose), ``X-Entity`` and ``X-Id`` (what that router captured),
+``X-Path`` (the path as it reads it) and ``X-Method``, and writes the number of every request it was given to a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ APACHE_MODULES = Path("/usr/lib/apache2/modules")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PathServer:
-    """One running server. `host` is the `Host` under which the gateway knows it."""
+    """One running server. ``host`` is the ``Host`` under which the gateway knows it."""
 
     name: str
     port: int
@@ -40,7 +40,7 @@ class PathServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def lines_since(self, offset: int) -> tuple[list[bytes], int]:
-        """The whole lines that the server has written to its file from `offset` on, and where they end."""
+        """The whole lines that the server has written to its file from ``offset`` on, and where they end."""
         with self.seen.open("rb") as log:
             log.seek(offset)
             data = log.read()
@@ -96,7 +96,7 @@ COMMANDS: Mapping[str, Callable[[Path, int, Path], list[str]]] = {
 
 @contextmanager
 def path_servers(directory: Path) -> Iterator[list[PathServer]]:
-    """All of them, running, each with a directory of its own below `directory`."""
+    """All of them, running, each with a directory of its own below ``directory``."""
     with ExitStack() as stack:
         found = []
         for name, command in COMMANDS.items():

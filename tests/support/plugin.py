@@ -64,7 +64,7 @@ TURNS = pytest.StashKey[turns.Turns]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{turns.MARK}: holds a promise about time; no other test runs meanwhile")
     for number in (signal.SIGHUP, signal.SIGINT):
-        # What a test starts begins with the default, although `nohup make test &` leaves these ignored.
+        # What a test starts begins with the default, although ``nohup make test &`` leaves these ignored.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     given = getattr(config, "workerinput", {}).get("locks")
@@ -155,7 +155,7 @@ def last_look() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def backend() -> Iterator[Recorder]:
-    """One recording backend for the session; `recorder` is the same, emptied for each test."""
+    """One recording backend for the session; ``recorder`` is the same, emptied for each test."""
     with Recorder() as server:
         yield server
 
@@ -171,7 +171,7 @@ def recorder(backend: Recorder) -> Iterator[Recorder]:
 
 @pytest.fixture(scope="session")
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """The gateways that files borrow one after the other (`support.pool`)."""
+    """The gateways that files borrow one after the other (``support.pool``)."""
     pool = Pool(lambda: tmp_path_factory.mktemp("shared"))
     yield pool
     pool.end()

@@ -29,7 +29,7 @@ _FIXED = ("brand", "data_dir", "store", "secret_key")
 
 
 class Pool:
-    """The shared gateways of one pytest process; `end` ends them. `directory` makes a new directory for each."""
+    """The shared gateways of one pytest process; ``end`` ends them. ``directory`` makes a new directory for each."""
 
     def __init__(self, directory: Callable[[], Path]) -> None:
         self._directory = directory

@@ -24,7 +24,7 @@ PORTS = (20_000, 32_000)
 
 BLOCK = 100
 
-#: Ports that `free_port` may still give away: what is left of the last block of them that this process has claimed.
+#: Ports that ``free_port`` may still give away: what is left of the last block of them that this process has claimed.
 LEFT: list[int] = []
 
 #: What holds the claims. Each is a name that the kernel gives to one process at a time and takes back at its end.
@@ -35,9 +35,9 @@ RUNNING: list[Process] = []
 
 
 class Process:
-    """A program that runs in its own session, both outputs going to one log file; `with` ends it.
+    """A program that runs in its own session, both outputs going to one log file; ``with`` ends it.
 
-    Its own session, so that `end` reaches grandchildren and a Ctrl-C in the terminal does not race with the fixtures.
+    Its own session, so that ``end`` reaches grandchildren and a Ctrl-C in the terminal does not race with the fixtures.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def run(
 def wait_until(
     condition: Callable[[], T | None], what: str, *, seconds: float = 30.0, process: Process | None = None
 ) -> T:
-    """The first truthy value of the condition; fails at the deadline, or as soon as `process` has exited."""
+    """The first truthy value of the condition; fails at the deadline, or as soon as ``process`` has exited."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

@@ -12,7 +12,7 @@ from tests.support.process import LOOPBACK
 
 
 class ConnectionEnded(Exception):
-    """The peer closed the connection before a whole response had come; `.received` is what did come."""
+    """The peer closed the connection before a whole response had come; ``.received`` is what did come."""
 
     def __init__(self, received: bytes) -> None:
         super().__init__(f"connection ended after {received!r}")
@@ -84,7 +84,7 @@ class Connection:
         self.socket.sendall(data)
 
     def exchange(self, data: bytes, *, method: str | None = None) -> Response:
-        """Send the bytes, read the response. `method` is needed only where the bytes do not begin with it."""
+        """Send the bytes, read the response. ``method`` is needed only where the bytes do not begin with it."""
         self.send(data)
         return self.read_response(method or data.split(b" ", 1)[0].decode("latin-1"))
 

@@ -1,6 +1,6 @@
 """Real servers behind a gateway, each telling what it believes of the request that it was given.
 
-Their configurations and programs lie in tests/threats/servers. Each answers with a line `NAME=value` for each thing
+Their configurations and programs lie in tests/threats/servers. Each answers with a line ``NAME=value`` for each thing
 that it believes, in the names of CGI (RFC 3875): method, path, scheme, address, user, headers, and (all but nginx) the
 digest of the body that it read. Each writes method and path of every request to a file.
 """
@@ -34,7 +34,7 @@ BELIEFS = ("REQUEST_METHOD", "PATH_INFO", "SCRIPT_NAME", "REQUEST_SCHEME", "REMO
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealServer:
-    """One running server. `host` is the `Host` under which the gateway knows it."""
+    """One running server. ``host`` is the ``Host`` under which the gateway knows it."""
 
     name: str
     port: int
@@ -165,7 +165,7 @@ def of_this_build(commands: Commands) -> Commands:
 
 @contextmanager
 def real_servers(directory: Path, commands: Commands) -> Iterator[dict[str, RealServer]]:
-    """All of them, running, by name; each with a directory of its own below `directory`."""
+    """All of them, running, by name; each with a directory of its own below ``directory``."""
     with ExitStack() as stack:
         found = {}
         for name, command in commands.items():

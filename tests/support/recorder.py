@@ -22,7 +22,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\no
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """One request as it came: `head` through the blank line, `body` still in its transfer coding."""
+    """One request as it came: ``head`` through the blank line, ``body`` still in its transfer coding."""
 
     connection: int
     head: bytes
@@ -64,9 +64,9 @@ def answer_ok(request: Recorded) -> bytes:
 
 
 class Recorder:
-    """The server; a context manager. `script` turns a request into the whole response, b"" closes without one.
+    """The server; a context manager. ``script`` turns a request into the whole response, b"" closes without one.
 
-    The wire sentinel reads along, unless what is sent is not a gateway's (`watched=False`).
+    The wire sentinel reads along, unless what is sent is not a gateway's (``watched=False``).
     """
 
     def __init__(self, script: Script = answer_ok, *, watched: bool = True) -> None:

@@ -29,9 +29,9 @@ class Raised(Exception):
 
 
 class Remote:
-    """A running program `tests.backends.NAME`; a context manager.
+    """A running program ``tests.backends.NAME``; a context manager.
 
-    `ask` waits for an answer and `begin` gives a function that does; `events` is all that it has told so far.
+    ``ask`` waits for an answer and ``begin`` gives a function that does; ``events`` is all that it has told so far.
     """
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -72,7 +72,7 @@ class Remote:
         self._sock.close()
 
     def begin(self, verb: str, **arguments: Any) -> Callable[..., Any]:
-        """Ask; the function waits for the answer, so many `seconds`, and raises `Raised` where the library did."""
+        """Ask; the function waits for the answer, so many ``seconds``, and raises ``Raised`` where the library did."""
         self._asked += 1
         number = self._asked
         self._sock.sendall(json.dumps({"ask": number, "verb": verb, "with": arguments}).encode() + b"\n")
@@ -114,5 +114,5 @@ class Remote:
 
 
 def seconds_until(event: dict[str, Any], since: float) -> float:
-    """How long after `since`, a moment of `time.monotonic`, something happened in a program."""
+    """How long after ``since``, a moment of ``time.monotonic``, something happened in a program."""
     return float(event["at"]) - since

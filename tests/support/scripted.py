@@ -25,7 +25,7 @@ class GatewayLeft(Exception):
 
 
 class Peer:
-    """One connection from the gateway, the `number`th since the plan was set."""
+    """One connection from the gateway, the ``number``th since the plan was set."""
 
     def __init__(self, number: int, connection: socket.socket) -> None:
         self.number = number
@@ -41,7 +41,7 @@ class Peer:
         return [head.split(b" ", 2)[1].decode() for head in self.heads]
 
     def head(self) -> bytes:
-        """The next request's head. Raises `GatewayLeft`."""
+        """The next request's head. Raises ``GatewayLeft``."""
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             self._fill()
         head = self._take(end + 4)
@@ -117,7 +117,7 @@ def echo(peer: Peer) -> None:
 
 
 class ScriptedBackend:
-    """The server; a context manager. `use` sets the plan for connections from then on."""
+    """The server; a context manager. ``use`` sets the plan for connections from then on."""
 
     def __init__(self) -> None:
         self.peers: list[Peer] = []

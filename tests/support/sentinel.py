@@ -3,9 +3,9 @@
 It is written from the standard alone and shares no code with the gateway, so that both must err alike before anything
 slips by. It checks what *we* may send, which is narrower than what a server must accept:
 
-1. A request line is `METHOD SP origin-form SP HTTP/1.1` (§3), or asterisk-form for OPTIONS only (§3.2.4).
-2. Field lines are `token ":" OWS value` without folding, bare CR or LF, NUL or other control bytes (§5).
-3. Exactly one `Host` (§3.2); at most one of `Content-Length` and `Transfer-Encoding`, once, plain (§6.1, §6.2).
+1. A request line is ``METHOD SP origin-form SP HTTP/1.1`` (§3), or asterisk-form for OPTIONS only (§3.2.4).
+2. Field lines are ``token ":" OWS value`` without folding, bare CR or LF, NUL or other control bytes (§5).
+3. Exactly one ``Host`` (§3.2); at most one of ``Content-Length`` and ``Transfer-Encoding``, once, plain (§6.1, §6.2).
 4. Chunks have lower-case hexadecimal sizes without padding or extensions, end where they say, and the last is followed
    by no trailers (§7.1).
 5. No hop-by-hop field (RFC 9110 §7.6.1), except the pair that asks for a WebSocket.
@@ -61,7 +61,7 @@ class Violation(AssertionError):
 
 
 class Sentinel:
-    """Watches the gateway's side of one upstream connection. `name` says in a report which one it was."""
+    """Watches the gateway's side of one upstream connection. ``name`` says in a report which one it was."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -76,7 +76,7 @@ class Sentinel:
         """Where each message ended, in bytes from the beginning of the connection."""
 
     def sent(self, data: bytes) -> None:
-        """The next bytes from the gateway. Raises `Violation`."""
+        """The next bytes from the gateway. Raises ``Violation``."""
         if self._opaque:
             return
         self._waiting += data
@@ -95,7 +95,7 @@ class Sentinel:
             self._answered = True
 
     def agree(self, end: int) -> None:
-        """The backend has read a whole message that ends there. Raises `Violation`."""
+        """The backend has read a whole message that ends there. Raises ``Violation``."""
         if not self.ends or self.ends[-1] != end:
             raise self._wrong(f"the backend read a message to byte {end}, the standard ends it at {self.ends[-1:]}")
 
@@ -228,14 +228,14 @@ _HEAD, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _LAST_END = range(6)
 
 
 class Watch:
-    """A sentinel that reports into `FOUND` instead of raising, once, and then looks away."""
+    """A sentinel that reports into ``FOUND`` instead of raising, once, and then looks away."""
 
     def __init__(self, name: str) -> None:
         self._sentinel: Sentinel | None = Sentinel(name)
         self._seen = 0
 
     def sent(self, data: bytes) -> None:
-        """As `Sentinel.sent`."""
+        """As ``Sentinel.sent``."""
         self._seen += len(data)
         if self._sentinel is not None:
             try:
@@ -244,12 +244,12 @@ class Watch:
                 self._report(violation)
 
     def answered(self, beginning: bytes) -> None:
-        """As `Sentinel.answered`."""
+        """As ``Sentinel.answered``."""
         if self._sentinel is not None:
             self._sentinel.answered(beginning)
 
     def agree(self, end: int) -> None:
-        """As `Sentinel.agree`."""
+        """As ``Sentinel.agree``."""
         if self._sentinel is not None:
             try:
                 self._sentinel.agree(end)

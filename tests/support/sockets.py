@@ -21,7 +21,7 @@ def kernel_keeps() -> int:
 
 
 def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 5.0) -> int:
-    """The one of `pids` that holds the server's end of the connection; waits until one has accepted it."""
+    """The one of ``pids`` that holds the server's end of the connection; waits until one has accepted it."""
     candidates = list(pids)
 
     def holder() -> int | None:

@@ -9,7 +9,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from proxy.settings.secret import load_or_create
+from proxy.settings.sources.secret import load_or_create
 from proxy.store import migrate
 from proxy.store.address import sqlite_path, store_url
 from proxy.store.engine import Database

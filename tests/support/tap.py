@@ -19,7 +19,7 @@ BLOCK = 1 << 18
 
 
 class Tap:
-    """Listens on a free port and carries every connection on to `port`; a context manager."""
+    """Listens on a free port and carries every connection on to ``port``; a context manager."""
 
     def __init__(self, port: int, name: str) -> None:
         self._backend = port

@@ -1,4 +1,4 @@
-"""Whose turn it is, where the workers of one run share the machine: a test marked `alone` runs while no other does.
+"""Whose turn it is, where the workers of one run share the machine: a test marked ``alone`` runs while no other does.
 
 It holds the product to a promise about time, which another test's work on the same two cores would break.
 
@@ -19,7 +19,7 @@ MARK = "alone"
 
 
 class Turns:
-    """One worker's side of the locks, which are two files of `directory`, the same for every worker of a run."""
+    """One worker's side of the locks, which are two files of ``directory``, the same for every worker of a run."""
 
     def __init__(self, directory: Path) -> None:
         self._gate, self._floor = (os.open(directory / name, os.O_RDWR | os.O_CREAT) for name in ("gate", "floor"))

@@ -54,14 +54,14 @@ def read_frame(exactly: Callable[[int], bytes]) -> tuple[int, bytes, bool]:
 
 
 class Client:
-    """A client whose connection is upgraded already or will be by `open`."""
+    """A client whose connection is upgraded already or will be by ``open``."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = b""
 
     def open(self, target: bytes, headers: bytes = b"", *, connection: bytes = b"Upgrade") -> int:
-        """Ask for the upgrade; the status. `connection` is the value of that field."""
+        """Ask for the upgrade; the status. ``connection`` is the value of that field."""
         self._socket.sendall(UPGRADE % (target, connection, headers))
         while b"\r\n\r\n" not in self._buffer:
             self._fill()

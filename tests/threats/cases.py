@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.core import claims
 from proxy.core.identity import PRESETS
+from proxy.core.request import claims
 
 KNOWN_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "X-Original-": ("Url", "Uri", "Path", "Method", "Host", "Proto", "Scheme", "Forwarded-For", "Remote-Addr"),

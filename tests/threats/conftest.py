@@ -37,7 +37,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Real
 
 @pytest.fixture(scope="session")
 def front(gateways: Pool, servers: dict[str, RealServer]) -> Iterator[Patgate]:
-    """The gateway before all of them; a request's `Host` chooses the server."""
+    """The gateway before all of them; a request's ``Host`` chooses the server."""
     config = {
         "workers": 1,
         "upstreams": {name: {"servers": [server.url]} for name, server in servers.items()},

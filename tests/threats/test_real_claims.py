@@ -43,7 +43,7 @@ def token(front: Patgate) -> Token:
 def ask(
     front: Patgate, server: RealServer, target: str, extra: str = "", *, token: Token | None = None, method: str = "GET"
 ) -> Response:
-    """One request on a connection of its own; `extra` are field lines."""
+    """One request on a connection of its own; ``extra`` are field lines."""
     login = f"Authorization: Bearer {token.value}\r\n" if token else ""
     head = f"{method} {target} HTTP/1.1\r\nHost: {server.host}\r\n{login}X-Ordinary: kept\r\n{extra}\r\n"
     with front.connect() as connection:

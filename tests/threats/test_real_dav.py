@@ -1,4 +1,4 @@
-"""threats.md §2, second targets: `Destination` in front of real WebDAV servers (RFC 4918) with real files.
+"""threats.md §2, second targets: ``Destination`` in front of real WebDAV servers (RFC 4918) with real files.
 
 wsgidav, nginx and Apache. The path that a COPY or MOVE writes to is judged like the path of a PUT there; what is
 refused leaves every file as it was.
@@ -99,7 +99,7 @@ def server(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> Re
 
 
 def restore(server: RealServer) -> None:
-    """Make the files of a server `FILES` again, if they are not."""
+    """Make the files of a server ``FILES`` again, if they are not."""
     if files(server) == FILES:
         return
     for path in sorted(server.files.rglob("*"), reverse=True):
@@ -123,7 +123,7 @@ def files(server: RealServer) -> dict[str, str]:
 
 
 def ask(front: Patgate, server: RealServer, method: str, lines: str, token: Token, source: str = SOURCE) -> Response:
-    """`{host}` in the field lines is the server's."""
+    """``{host}`` in the field lines is the server's."""
     head = (
         f"{method} {source} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {token.value}\r\n"
         f"Overwrite: T\r\n{lines.replace('{host}', server.host)}\r\n"
@@ -281,7 +281,7 @@ def tricks() -> list[bytes]:
 def test_no_trick_in_a_destination_writes_what_the_token_may_not(
     form: str, server: RealServer, front: Patgate, token: Token
 ) -> None:
-    """The server's reading of `Destination` and patgate's differ for none of these, or patgate refuses it."""
+    """The server's reading of ``Destination`` and patgate's differ for none of these, or patgate refuses it."""
     protected = {name: text for name, text in FILES.items() if name not in WRITABLE}
     written = []
     for trick in tricks():

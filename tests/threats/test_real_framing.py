@@ -26,7 +26,7 @@ def head(server: RealServer, method: str, path: str, *lines: str) -> bytes:
 
 
 def wait_for(server: RealServer, last: str, before: int) -> list[str]:
-    """What the server was asked since, when it has written down `last`."""
+    """What the server was asked since, when it has written down ``last``."""
     wait_until(lambda: server.requests()[before:][-1:] == [last], f"{last} in the server's own log")
     return server.requests()[before:]
 
@@ -108,7 +108,7 @@ def test_a_kept_connection_stays_in_step_through_every_kind_of_body(server: Real
 def test_an_answer_that_asks_for_an_upgrade_says_to_what(
     name: str, servers: dict[str, RealServer], front: Patgate
 ) -> None:
-    """RFC 9110 section 15.5.22: a 426 without `Upgrade` is no help."""
+    """RFC 9110 section 15.5.22: a 426 without ``Upgrade`` is no help."""
     with front.connect() as connection:
         response = connection.exchange(head(servers[name], "GET", "/answer/426"))
     assert response.status == 426
@@ -120,7 +120,7 @@ def test_an_answer_that_asks_for_an_upgrade_says_to_what(
 def test_an_answer_that_asks_for_proxy_credentials_says_which(
     name: str, servers: dict[str, RealServer], front: Patgate
 ) -> None:
-    """RFC 9110 section 15.5.8: a 407 without `Proxy-Authenticate` is not valid."""
+    """RFC 9110 section 15.5.8: a 407 without ``Proxy-Authenticate`` is not valid."""
     with front.connect() as connection:
         response = connection.exchange(head(servers[name], "GET", "/answer/407"))
     assert response.status == 407

@@ -283,7 +283,7 @@ def storing(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iter
 
 @contextmanager
 def no_room(node: Patgate) -> Iterator[None]:
-    """The authority's files grow no more: `write` fails with EFBIG (Python ignores SIGXFSZ), as on a full disk."""
+    """The authority's files grow no more: ``write`` fails with EFBIG (Python ignores SIGXFSZ), as on a full disk."""
     pid = node.authority_pid()
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     written = max(file.stat().st_size for file in node.data.iterdir() if file.name.endswith("-wal"))
@@ -335,7 +335,7 @@ def test_with_a_full_disk_changes_are_refused_and_existing_tokens_keep_working(
 
 
 class WallClock:
-    """The wall clock of every process that is started with `environ` (libfaketime); monotonic time stays true."""
+    """The wall clock of every process that is started with ``environ`` (libfaketime); monotonic time stays true."""
 
     def __init__(self, directory: Path) -> None:
         found = subprocess.run(

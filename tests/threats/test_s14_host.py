@@ -116,7 +116,7 @@ def test_a_quickstart_starts_everything_from_its_own_package(planted: Path, tmp_
 
 
 def test_an_empty_or_relative_part_of_pythonpath_leads_nowhere(tmp_path: Path, unserved: Patgate) -> None:
-    """`PYTHONPATH=$PYTHONPATH:/opt/lib` has an empty part, which means the current directory."""
+    """``PYTHONPATH=$PYTHONPATH:/opt/lib`` has an empty part, which means the current directory."""
     planted = plant(tmp_path / "planted", package=False)
     for name in ("asyncio", "json", "logging", "resource", "sitecustomize", "usercustomize"):
         (planted / f"{name}.py").unlink()  # Python itself imports these before anybody can tell it not to

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.core.claims import CLAIMS, FAMILIES, FROM_TRUSTED, ClaimKind
+from proxy.core.request.claims import CLAIMS, FAMILIES, FROM_TRUSTED, ClaimKind
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR
 from tests.support.pool import Pool

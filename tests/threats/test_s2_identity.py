@@ -16,7 +16,7 @@ MARK = b"mallory"
 
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
-#: Spellings that some backend folds to one variable with ours (CGI, WSGI, PHP: `-`, `_` and `.`; case).
+#: Spellings that some backend folds to one variable with ours (CGI, WSGI, PHP: ``-``, ``_`` and ``.``; case).
 SPELLINGS = [
     b"X-Auth-User",
     b"x-auth-user",

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR, ROLES, ROUTES

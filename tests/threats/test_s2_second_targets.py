@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.core.second_targets import UNJUDGED
+from proxy.core.request.second_targets import UNJUDGED
 from tests.support.gateway import ControlClient, Patgate, Token, token_of
 from tests.support.operate import reload
 from tests.support.pool import Pool
@@ -287,7 +287,7 @@ def test_a_route_that_only_reports_opens_no_route_that_does_not(
 def test_what_servers_read_as_a_host_is_no_path_whatever_the_route_allows(
     destination: str, node: Patgate, recorder: Recorder
 ) -> None:
-    """RFC 3986 section 4.2: `//host/path` is a reference with a host, and so wsgidav, for one, reads it."""
+    """RFC 3986 section 4.2: ``//host/path`` is a reference with a host, and so wsgidav, for one, reads it."""
     assert ask(node, "COPY", "/loose//f", "Destination: /loose//g", token=None).status == 200
     recorder.clear()
     for line in (f"Destination: {destination}", f"If: <{destination}> (<urn:x>)"):

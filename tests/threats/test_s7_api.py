@@ -1,7 +1,7 @@
 """threats.md §7 over the control API of a running gateway: nothing above, beside or behind the token presented.
 
-Two askers of `north` who may do everything there, a key and a team token, are tried on every operation of the API's own
-document: no operation can be added without being tried here.
+Two askers of ``north`` who may do everything there, a key and a team token, are tried on every operation of the API's
+own document: no operation can be added without being tried here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OWN_WORDS = frozenset({"x-request-id", "date", "content-length"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """``foreign`` are ids of `south`'s things by the name of their parameter, ``own`` those of `north`'s."""
+    """``foreign`` are ids of ``south``'s things by the name of their parameter, ``own`` those of ``north``'s."""
 
     node: Patgate
     root: Api
@@ -122,7 +122,7 @@ def world(gateways: Pool, backend: Recorder) -> Iterator[World]:
 
 @pytest.fixture
 def narrow(world: World) -> Api:
-    """A team token of an administrator of `north`: scoped, and ending."""
+    """A team token of an administrator of ``north``: scoped, and ending."""
     scopes = ["things:read", "patgate.tokens:*", "patgate.members:*", "patgate.keys:*"]
     return Api(world.node, world.team.mint("narrow", org="north", scopes=scopes, expires=5000.0))
 
@@ -266,7 +266,7 @@ def test_a_key_that_may_do_everything_changes_nothing(world: World) -> None:
             continue
         target = path.format_map(world.own)
         answer = world.key.ask(method.upper(), target, BODIES.get(name))
-        # Not found is what is no key; invalid that of `DELETE /tokens`, which a key has none of.
+        # Not found is what is no key; invalid that of ``DELETE /tokens``, which a key has none of.
         assert answer.status in (403, 404, 422), (name, answer.status, answer.body)
     after = world.root.call("GET", "/audit", actor=world.key.token.id, outcome="done")["items"]
     assert before == after == []

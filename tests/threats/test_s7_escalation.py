@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Reach
-from proxy.services.filters import TokenFilter
-from proxy.services.minting import NewKey, NewToken
-from proxy.services.policy import AdminRight, Policy
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
+from proxy.services.policy.model import AdminRight, TokenPolicy
+from proxy.services.tokens.issuance import KeyRequest, TokenRequest
+from proxy.services.tokens.queries import TokenFilter
 from proxy.services.views import Created
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -178,7 +179,7 @@ class World:
             "member team": await kit.mint(MEL, "t", org="lab"),
             "member scoped": await kit.mint(MEL, "t", org="lab", scopes=read),
             "member manager": await kit.mint(MEL, "t", org="lab", scopes=manage),
-            "key": await kit.keys.create(ADMIN, NewKey(name="k", org="lab", role="chief")),
+            "key": await kit.keys.create(ADMIN, KeyRequest(name="k", org="lab", role="chief")),
             "org token": await self.org_token({"lab": CHIEF, "shop": read}),
             "other user": await kit.mint(SOL, "t"),
             "other org": await kit.mint("gus@example.org", "t", org="shop"),
@@ -186,24 +187,24 @@ class World:
             self.actors[name] = kit.acting(made)
 
     async def org_token(self, grants: dict[str, tuple[str, ...] | list[str]]) -> Created:
-        return await self.kit.keys.create(ADMIN, NewKey(name="o", grants=grants))
+        return await self.kit.keys.create(ADMIN, KeyRequest(name="o", grants=grants))
 
     async def target(self, what: str) -> str:
         """A new token of this kind."""
         kit = self.kit
         read = ["things:read"]
         if what == "a token that the member's scoped one made":
-            new = NewToken(name="t", org="lab", scopes=read)
+            new = TokenRequest(name="t", org="lab", scopes=read)
             return (await kit.tokens.create(self.actors["member scoped"], new)).view.id
         made = {
             "a team token of the member": lambda: kit.mint(MEL, "t", org="lab"),
             "a personal token of the member": lambda: kit.mint(MEL, "t"),
             "an account-wide token of the member": lambda: kit.mint(MEL, "t", reach=Reach.ACCOUNT),
-            "a key of lab": lambda: kit.keys.create(ADMIN, NewKey(name="k", org="lab", role="viewer")),
+            "a key of lab": lambda: kit.keys.create(ADMIN, KeyRequest(name="k", org="lab", role="viewer")),
             "a key of lab that may more than its administrators": lambda: kit.keys.create(
-                ADMIN, NewKey(name="k", org="lab", role="admin")
+                ADMIN, KeyRequest(name="k", org="lab", role="admin")
             ),
-            "a key of shop": lambda: kit.keys.create(ADMIN, NewKey(name="k", org="shop", role="viewer")),
+            "a key of shop": lambda: kit.keys.create(ADMIN, KeyRequest(name="k", org="shop", role="viewer")),
             "an organisation token of lab and shop": lambda: self.org_token({"lab": read, "shop": read}),
         }
         return (await made[what]()).view.id
@@ -212,7 +213,7 @@ class World:
         tokens = self.kit.tokens
         verb, _, by_policy = verb.partition(", ")
         if by_policy:
-            self.kit.policy = Policy(admin_rights=frozenset(AdminRight))
+            self.kit.policy = TokenPolicy(admin_rights=frozenset(AdminRight))
         if verb == "regenerate":
             await tokens.revoke(ADMIN, token)
         work: dict[str, Callable[[], Awaitable[object]]] = {
@@ -227,22 +228,22 @@ class World:
         try:
             await work[verb]()
         finally:
-            self.kit.policy = Policy()
+            self.kit.policy = TokenPolicy()
 
     async def make(self, what: str, actor: Actor) -> None:
         kit, read = self.kit, ["things:read"]
         mine = {
-            "a personal token of one's own": NewToken(name="t"),
-            "a team token of lab": NewToken(name="t", org="lab"),
-            "the same, scoped things:read": NewToken(name="t", org="lab", scopes=read),
-            "an account-wide token": NewToken(name="t", reach=Reach.ACCOUNT),
-            "a token for somebody else": NewToken(name="t", user=NED, scopes=read),
-            "a token for nobody there is": NewToken(name="t", user="nobody@example.org", scopes=read),
+            "a personal token of one's own": TokenRequest(name="t"),
+            "a team token of lab": TokenRequest(name="t", org="lab"),
+            "the same, scoped things:read": TokenRequest(name="t", org="lab", scopes=read),
+            "an account-wide token": TokenRequest(name="t", reach=Reach.ACCOUNT),
+            "a token for somebody else": TokenRequest(name="t", user=NED, scopes=read),
+            "a token for nobody there is": TokenRequest(name="t", user="nobody@example.org", scopes=read),
         }
         keys = {
-            "a key of lab": NewKey(name="k", org="lab", role="viewer"),
-            "a key of lab for a *:* role": NewKey(name="k", org="lab", role="admin"),
-            "an organisation token": NewKey(name="o", grants={"lab": read, "shop": read}),
+            "a key of lab": KeyRequest(name="k", org="lab", role="viewer"),
+            "a key of lab for a *:* role": KeyRequest(name="k", org="lab", role="admin"),
+            "an organisation token": KeyRequest(name="o", grants={"lab": read, "shop": read}),
         }
         if what in mine:
             await kit.tokens.create(actor, mine[what])
@@ -335,8 +336,8 @@ async def test_a_list_shows_what_may_be_shown_and_an_organisation_token_only_whe
             "mel-team": await kit.mint(MEL, "t", org="lab"),
             "mel-personal": await kit.mint(MEL, "t"),
             "sol": await kit.mint(SOL, "t"),
-            "key1": await kit.keys.create(ADMIN, NewKey(name="k", org="lab", role="chief")),
-            "key2": await kit.keys.create(ADMIN, NewKey(name="k", org="shop", role="viewer")),
+            "key1": await kit.keys.create(ADMIN, KeyRequest(name="k", org="lab", role="chief")),
+            "key2": await kit.keys.create(ADMIN, KeyRequest(name="k", org="shop", role="viewer")),
             "org": await world.org_token({"lab": ["patgate.keys:list"], "shop": ["things:read"]}),
         }
         names = {one.view.id: name for name, one in made.items()}

@@ -19,7 +19,7 @@ LAB_THING = "/orgs/east/things/7"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """Mel administers `east` with a team token, Sol `west`; Root is an administrator of the account."""
+    """Mel administers ``east`` with a team token, Sol ``west``; Root is an administrator of the account."""
 
     node: Patgate
     root: Api

@@ -1,6 +1,7 @@
 """threats.md §8: what a flood, a slow peer or a big body costs is bounded, and others do not notice.
 
-Rates and latencies belong to `make bench`, hours and gigabytes to `make soak`; here are the bounds that hold anywhere.
+Rates and latencies belong to ``make bench``, hours and gigabytes to ``make soak``; here are the bounds that hold
+anywhere.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ TARGET = "/v1/things/1"
 MEBIBYTE = 1 << 20
 DEADLINE = 1.0
 PATIENCE = DEADLINE + 4.0  # half a second of sweep, and a machine that is busy with other things
-POOLED = 64  # `upstreams.<name>.max_idle`, as it is unless told otherwise
-BIG = 128 * MEBIBYTE  # eight times what the gateway may take for it; a gigabyte each way is in `make bench`
+POOLED = 64  # ``upstreams.<name>.max_idle``, as it is unless told otherwise
+BIG = 128 * MEBIBYTE  # eight times what the gateway may take for it; a gigabyte each way is in ``make bench``
 ABSENT = 300
 
 
@@ -121,7 +122,7 @@ def settled(node: Patgate, name: str) -> float:
 
 
 def memory(pid: int, field: str) -> int:
-    """Bytes of resident memory now (VmRSS) or at most since `forget_peak` (VmHWM)."""
+    """Bytes of resident memory now (VmRSS) or at most since ``forget_peak`` (VmHWM)."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024

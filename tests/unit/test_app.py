@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from proxy.channel import pair
+from proxy.supervisor_channel import pair
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = (
@@ -28,12 +28,12 @@ LARGE = ("proxy.store.store", "sqlalchemy", "aiosqlite", "alembic", "argon2", "a
 
 
 def test_a_gateway_worker_has_no_database_no_slow_hash_and_no_control_plane_in_its_memory() -> None:
-    script = "import sys, proxy.app, proxy.gateway.worker; print('\\n'.join(sys.modules))"
+    script = "import sys, proxy.app, proxy.gateway.process.worker; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
     )
     loaded = done.stdout.split()
-    assert "proxy.gateway.worker" in loaded
+    assert "proxy.gateway.process.worker" in loaded
     assert [name for name in loaded if name.startswith(FORBIDDEN)] == []
 
 
@@ -54,7 +54,8 @@ def test_a_command_loads_neither_the_store_nor_a_web_framework_unless_it_serves(
 def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive: bool) -> tuple[int, str, str]:
     """The exit status of a child, what it said over its ready pipe, and its log.
 
-    `before` runs in its process first. Not `heard`: nobody reads the ready pipe. Not `alive`: its supervisor is gone.
+    ``before`` runs in its process first. Not ``heard``: nobody reads the ready pipe. Not ``alive``: its supervisor is
+    gone.
     """
     ready_in, ready_out = os.pipe()
     lifeline_in, lifeline_out = os.pipe()
@@ -107,7 +108,7 @@ def test_a_worker_that_is_ready_when_nobody_waits_for_it_any_more_ends_without_a
     """A supervisor that is told to stop lets go of a child that it has just started."""
     page = (
         "import pathlib\n"
-        "from proxy.authority.page import open_page\n"
+        "from proxy.authority.grants.shared_memory import open_page\n"
         f"open_page(pathlib.Path({str(tmp_path)!r}), store_epoch=1)\n"
     )
     status, _, log = run_child("gateway", tmp_path, page, heard=False, alive=False)

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from proxy.cli.main import patgate
-from proxy.control.api.table import OPERATIONS
+from proxy.control.api.operations import OPERATIONS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TEXT: Final = (ROOT / "docs" / "features.md").read_text("utf-8")

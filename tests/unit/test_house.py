@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,24 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
         named(path) for path in OURS if {"utils", "util", "helpers", "common", "misc"} & {path.stem, *path.parts}
     ]
     assert not drawers
+
+
+def test_no_room_has_more_than_fifteen_modules_except_the_lists_of_nouns() -> None:
+    """The commands of the CLI and the operations of the API stay one module a noun."""
+    nouns = {"proxy/cli/commands", "proxy/control/api"}
+    sizes = Counter(named(path.parent) for path in OURS if path.name != "__init__.py")
+    assert {room: size for room, size in sizes.items() if size > 15 and room not in nouns} == {}
+
+
+def test_the_name_of_a_public_class_stands_for_one_thing() -> None:
+    """Models of the API are left out: they have the names of the OpenAPI document."""
+    owners: dict[str, list[str]] = {}
+    for path in OURS:
+        if not path.is_relative_to(ROOT / "proxy" / "control" / "api"):
+            for node in ast.parse(path.read_bytes()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    owners.setdefault(node.name, []).append(named(path))
+    assert {name: modules for name, modules in owners.items() if len(modules) > 1} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=named)
@@ -216,7 +235,9 @@ LOOK_AT_FAILURES = ("defects.noted", "self._ended", "_retrieved", "self._forget(
 
 
 def test_no_module_waits_in_a_way_that_overlooks_a_cancellation() -> None:
-    """`asyncio.wait_for` of Python 3.11 loses one that comes with the end of the wait; `asyncio.timeout` does not."""
+    """``asyncio.wait_for`` of Python 3.11 loses one that comes with the end of the wait; ``asyncio.timeout`` does
+    not.
+    """
     users = [
         named(path) for path in MODULES if named(path).startswith("proxy") and "asyncio.wait_for" in path.read_text()
     ]

@@ -1,6 +1,6 @@
 """No compiled module reads an attribute again that a call may have cleared since it was found not to be None.
 
-mypy believes that a call changes no attribute: `if self.exchange is not None: self.end(); self.exchange …` passes.
+mypy believes that a call changes no attribute: ``if self.exchange is not None: self.end(); self.exchange …`` passes.
 In Python the second reading gives None. Compiled by mypyc it is a cast to what mypy believes: a TypeError, and of a
 comparison with None as well (decision 0004). What is needed after a call is kept in a variable, or asked for by a
 different way.
@@ -60,7 +60,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 
 
 def path_of(node: ast.expr) -> str | None:
-    """`self.exchange` of an expression that is one; None of others."""
+    """``self.exchange`` of an expression that is one; None of others."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (before := path_of(node.value)) is not None:
@@ -197,7 +197,7 @@ class Reading:
         return dict(self.state or {})
 
     def known_if(self, test: ast.expr, true: bool) -> State:
-        """What is known where `test` came out so."""
+        """What is known where ``test`` came out so."""
         return self.copy() | dict.fromkeys(self.not_none(test, true), False)
 
     def not_none(self, test: ast.expr, true: bool) -> set[str]:

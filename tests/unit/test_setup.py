@@ -1,4 +1,4 @@
-"""`setup.py`: pure unless it is told to compile, and one sentence where it cannot."""
+"""``setup.py``: pure unless it is told to compile, and one sentence where it cannot."""
 
 from __future__ import annotations
 

@@ -7,12 +7,20 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.models import Answer, Body, Listing, PageQuery, Reference, Time, checked
-from proxy.services.audit_filter import AuditFilter, read_address, read_mark, read_number
-from proxy.services.audit_words import read_moment
-from proxy.store.log import Order
+from proxy.control.models import (
+    ActorKindWord,
+    Listing,
+    PageQuery,
+    Reference,
+    RequestModel,
+    ResponseModel,
+    Time,
+    checked,
+)
+from proxy.services.audit.filters import AuditFilter, read_address, read_mark, read_number
+from proxy.services.audit.vocabulary import read_moment
+from proxy.store.audit.queries import SortOrder
 
-ActorKind = Literal["person", "pat", "key", "system"]
 Level = Literal["account", "organisation"]
 Outcome = Literal["done", "allowed", "refused", "failed", "reported"]
 Moment = Annotated[
@@ -46,7 +54,7 @@ class EventQuery(PageQuery):
             "the log. `now` stands for the newest event.",
         ),
     ] = None
-    actor_kind: ActorKind | None = None
+    actor_kind: ActorKindWord | None = None
     actor: Annotated[Reference | None, Field(description="Who did it: an id, or the public prefix of a token.")] = None
     actor_name: Annotated[Reference | None, Field(description="The name of the token that did it.")] = None
     user: Annotated[Reference | None, Field(description="Whose account's log (email or id).")] = None
@@ -72,7 +80,7 @@ class AuditQuery(EventQuery):
     org: Annotated[Reference | None, Field(description="Of this organisation (id or name).")] = None
 
 
-class AuditEvent(Answer):
+class AuditEvent(ResponseModel):
     """Something that happened.  Names are those of then; `org` and `user` are those of now."""
 
     number: int
@@ -82,7 +90,7 @@ class AuditEvent(Answer):
     org: str | None
     user_id: str | None
     user: str | None
-    actor_kind: ActorKind
+    actor_kind: ActorKindWord
     actor_id: str | None
     actor_name: str | None
     action: str
@@ -103,14 +111,14 @@ class AuditEvents(Listing):
     items: list[AuditEvent]
 
 
-class Verification(Body):
+class Verification(RequestModel):
     """Where to go on, and what an earlier verification ended with."""
 
     after: Annotated[MarkText | None, Field(description="`next` of the step before.")] = None
     head: Annotated[MarkText | None, Field(description="An event that must be the same still.")] = None
 
 
-class Verified(Answer):
+class Verified(ResponseModel):
     """One step of a verification: how many events hold, and the first one that does not."""
 
     events: int
@@ -129,10 +137,10 @@ async def list_events_of_org(call: Call[NoBody, EventQuery]) -> View:
 
 async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> View:
     values = query.model_dump(exclude={"order", "after", "limit", "cursor", "count", "org"})
-    page = await call.plane.audit.list(
+    page = await call.services.audit.list(
         call.actor,
         AuditFilter(org=org, **values),
-        order=Order(query.order),
+        order=SortOrder(query.order),
         after=query.after,
         limit=query.limit,
         cursor=query.cursor,
@@ -142,7 +150,7 @@ async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> 
 
 
 async def verify(call: Call[Verification, NoQuery]) -> View:
-    return await call.plane.audit.verify(call.actor, after=call.body.after, head=call.body.head)
+    return await call.services.audit.verify(call.actor, after=call.body.after, head=call.body.head)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

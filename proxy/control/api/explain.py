@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, RootModel
 
 from proxy.control.api.operation import Call, Method, NoBody, Operation, View
-from proxy.control.models import Answer, Query, Time
+from proxy.control.models import KindWord, Query, ResponseModel, Time
 from proxy.core.errors import Invalid
 
 Verdict = Literal["allowed", "refused", "reported"]
@@ -26,13 +26,13 @@ class ExplainQuery(Query):
     decision: Annotated[Name | None, Field(description="The id of a decision, as refusals and logs have it.")] = None
 
 
-class ExplainedToken(Answer):
+class ExplainedToken(ResponseModel):
     """The token, without its value, and whose it is."""
 
     id: str
     prefix: str
     name: str
-    kind: Literal["pat", "key"]
+    kind: KindWord
     reach: Literal["personal", "org", "account", "orgs"]
     status: Literal["active", "expired", "revoked"]
     user_id: str | None
@@ -45,7 +45,7 @@ class ExplainedToken(Answer):
     revoked_at: Time | None
 
 
-class ExplainedStep(Answer):
+class ExplainedStep(ResponseModel):
     """One of the questions that are asked of a request, in their order."""
 
     step: Literal["route", "token", "expiry", "owner", "organisation", "operation", "role", "scopes"]
@@ -53,14 +53,14 @@ class ExplainedStep(Answer):
     text: str
 
 
-class ExplainedHeader(Answer):
+class ExplainedHeader(ResponseModel):
     """A header that the backend gets."""
 
     name: str
     value: str
 
 
-class SecondTarget(Answer):
+class SecondTarget(ResponseModel):
     """A resource that a header of the request names, which was the reason of a refusal."""
 
     header: str
@@ -68,7 +68,7 @@ class SecondTarget(Answer):
     path: str | None
 
 
-class ExplainedRequest(Answer):
+class ExplainedRequest(ResponseModel):
     """What a token gets for a request now.
 
     Where the route only reports, `verdict` is `reported`, and status and challenge are those that there would be if it
@@ -107,7 +107,7 @@ class ExplainedRequest(Answer):
     identity: Annotated[list[ExplainedHeader], Field(description="The identity headers that the backend gets.")]
 
 
-class DecidedThen(Answer):
+class DecidedThen(ResponseModel):
     """What the audit log has of a decision."""
 
     at: Time
@@ -128,7 +128,7 @@ class DecidedThen(Answer):
     address: str | None
 
 
-class ChangedSince(Answer):
+class ChangedSince(ResponseModel):
     """A change since then to the token or to what it depends on."""
 
     at: Time
@@ -137,7 +137,7 @@ class ChangedSince(Answer):
     by: str
 
 
-class ExplainedDecision(Answer):
+class ExplainedDecision(ResponseModel):
     """A decision, and what the same request would get now (null where that cannot be said, or not to you)."""
 
     decision: str
@@ -159,12 +159,12 @@ async def explain(call: Call[NoBody, ExplainQuery]) -> View:
         faults = [(field, "a decision is explained by its id alone") for field, value in given.items() if value]
         if faults:
             raise Invalid(*faults[0], *faults[1:])
-        return await call.plane.explain.decision(call.actor, query.decision)
+        return await call.services.explain.decision(call.actor, query.decision)
     needed = {"token": query.token, "method": query.method, "path": query.path}
     faults = [(field, "this field is needed, or a decision") for field, value in needed.items() if value is None]
     if faults:
         raise Invalid(*faults[0], *faults[1:])
-    return await call.plane.explain.token(
+    return await call.services.explain.token(
         call.actor, query.token or "", query.method or "", query.path or "", query.host or ""
     )
 

@@ -21,17 +21,18 @@ from proxy.control.api.tokens import (
     Status,
     Tokens,
 )
-from proxy.control.models import Body, Description, PageQuery, PermissionText, QuerySeconds, Reference, Title
+from proxy.control.models import Description, PageQuery, PermissionText, QuerySeconds, Reference, RequestModel, Title
 from proxy.core.errors import NotFound
-from proxy.core.model import Kind, TokenStatus
-from proxy.services import minting
-from proxy.services.filters import TokenFilter
+from proxy.core.kinds import Kind
+from proxy.core.model import TokenStatus
+from proxy.services.tokens import issuance
+from proxy.services.tokens.queries import TokenFilter
 
 OrgReference = Annotated[str, Field(pattern=PARAMETERS["org"].pattern, max_length=PARAMETERS["org"].longest)]
 Granted = Annotated[tuple[PermissionText, ...], Field(min_length=1, max_length=1000)]
 
 
-class NewOrgKey(Body):
+class NewOrgKey(RequestModel):
     """A key of the organisation that the path names, with a role that is fixed from now on."""
 
     name: Title
@@ -41,7 +42,7 @@ class NewOrgKey(Body):
     description: Description = ""
 
 
-class NewKey(Body):
+class NewKey(RequestModel):
     """A key of one organisation (`org`, `role`), or an organisation token: permissions by organisation (`grants`)."""
 
     name: Title
@@ -49,14 +50,14 @@ class NewKey(Body):
     role: Annotated[Reference | None, Field(description="What an API key may do there.")] = None
     grants: Annotated[
         dict[OrgReference, Granted] | None,
-        Field(min_length=1, max_length=minting.ORGS_MOST, description="What an organisation token may do, and where."),
+        Field(min_length=1, max_length=issuance.ORGS_MOST, description="What an organisation token may do, and where."),
     ] = None
     expires: Lifetime | None = None
     scopes: Scopes | None = None
     description: Description = ""
 
 
-class AttachedPermissions(Body):
+class AttachedPermissions(RequestModel):
     """What an organisation token may do in one organisation, and nothing else there."""
 
     permissions: Granted
@@ -77,7 +78,7 @@ class KeyQuery(PageQuery):
 
 async def create(call: Call[NewKey, NoQuery]) -> View:
     body = call.body
-    new = minting.NewKey(
+    new = issuance.KeyRequest(
         name=body.name,
         description=body.description,
         org=body.org,
@@ -86,12 +87,12 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, retry=retry(call))
 
 
 async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
     body = call.body
-    new = minting.NewKey(
+    new = issuance.KeyRequest(
         name=body.name,
         description=body.description,
         org=call.path["org"],
@@ -99,7 +100,7 @@ async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, retry=retry(call))
 
 
 async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
@@ -110,7 +111,7 @@ async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
         expiring_within=query.expiring_within,
         unused_for=query.unused_for,
     )
-    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
     return listing(page)
 
 
@@ -118,23 +119,23 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status)
-    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
     return listing(page)
 
 
 async def attach(call: Call[AttachedPermissions, NoQuery]) -> View:
-    return await call.plane.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
+    return await call.services.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
 
 
 async def detach(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.keys.detach(call.actor, call.path["key"], call.path["org"])
+    return await call.services.keys.detach(call.actor, call.path["key"], call.path["org"])
 
 
 def of_keys(run: Callable[[Call[Any, Any]], Awaitable[View]]) -> Callable[[Call[Any, Any]], Awaitable[View]]:
     """A verb of tokens, for keys only: the id of another token is that of no key."""
 
     async def verb(call: Call[Any, Any]) -> View:
-        found = await call.plane.tokens.show(call.actor, call.path["key"])
+        found = await call.services.tokens.show(call.actor, call.path["key"])
         if found.kind != Kind.KEY.value:
             raise NotFound(PARAMETERS["key"].missing)
         return await run(call)

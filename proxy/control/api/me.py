@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View
 from proxy.control.api.tokens import Token
 from proxy.control.api.users import User
-from proxy.control.models import Answer
+from proxy.control.models import ActorKindWord, ResponseModel
 
 
-class Allowance(Answer):
+class Allowance(ResponseModel):
     """A role and what it permits now, in the account (`org` null) or in an organisation."""
 
     org_id: str | None
@@ -21,10 +21,10 @@ class Allowance(Answer):
     permissions: list[str]
 
 
-class Me(Answer):
+class Me(ResponseModel):
     """The token presented, its owner, and what it may do: what a role in `allowed` permits and `scopes` do."""
 
-    kind: Literal["person", "pat", "key", "system"]
+    kind: ActorKindWord
     name: str
     user: Annotated[User | None, Field(description="The owner; null for keys and for the control socket.")]
     token: Token | None
@@ -33,7 +33,7 @@ class Me(Answer):
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.me.show(call.actor)
+    return await call.services.me.show(call.actor)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

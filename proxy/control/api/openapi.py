@@ -13,8 +13,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from proxy import __version__
 from proxy.control.api.operation import PARAMETERS, Operation
-from proxy.control.models import Answer
-from proxy.control.requests import KEY_HEADER
+from proxy.control.models import ResponseModel
+from proxy.control.request_parsing import KEY_HEADER
 
 PATH: Final = "/api/v1/openapi.json"
 _JSON: Final = "application/json"
@@ -41,14 +41,14 @@ _MEANINGS: Final[Mapping[int, str]] = {
 }
 
 
-class FieldProblem(Answer):
+class FieldProblem(ResponseModel):
     """A field at fault, and what is allowed there."""
 
     field: str
     problem: str
 
 
-class Problem(Answer):
+class Problem(ResponseModel):
     """Why a request was not carried out (RFC 9457)."""
 
     type: str

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from proxy.control.models import Answer, Body, Query
-from proxy.control.plane import Plane
+from proxy.control.models import Query, RequestModel, ResponseModel
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
+from proxy.services.factory import Services
 from proxy.services.idempotency import Retry
 from proxy.services.views import Page
 
@@ -30,7 +30,7 @@ class Method(StrEnum):
     DELETE = "DELETE"
 
 
-class NoBody(Body):
+class NoBody(RequestModel):
     """An action without parameters: an empty body or an empty object."""
 
 
@@ -38,7 +38,7 @@ class NoQuery(Query):
     """An operation without parameters in the query."""
 
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=RequestModel)
 Q = TypeVar("Q", bound=Query)
 
 
@@ -56,7 +56,7 @@ class Call(Generic[B, Q]):
     request, `fingerprint` (64 hex digits) tells this request from any other that is sent under the same key.
     """
 
-    plane: Plane
+    services: Services
     actor: Actor
     body: B
     query: Q
@@ -66,7 +66,7 @@ class Call(Generic[B, Q]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
+class DictView:
     """A view that is a dictionary already."""
 
     members: dict[str, object]
@@ -75,13 +75,13 @@ class Document:
         return self.members
 
 
-def listing(page: Page[Any]) -> Document:
+def listing(page: Page[Any]) -> DictView:
     """A page of a list as a view."""
     items = [view.as_dict() for view in page.items]
     members: dict[str, object] = {"items": items, "next_cursor": page.next_cursor}
     if page.remaining is not None:
         members |= {"remaining": page.remaining.count, "remaining_exact": page.remaining.exact}
-    return Document(members=members)
+    return DictView(members=members)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,7 +136,7 @@ class Operation(Generic[B, Q]):
     path: str
     summary: str
     run: Callable[[Call[B, Q]], Awaitable[View]]
-    answer: type[Answer]
+    answer: type[ResponseModel]
     body: type[B] = NoBody  # type: ignore[assignment]  # the type of a row that names none
     query: type[Q] = NoQuery  # type: ignore[assignment]  # the type of a row that names none
     status: int = 200

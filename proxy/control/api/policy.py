@@ -6,8 +6,19 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from proxy.control.api.operation import Call, Document, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.models import Answer, Body, Flag, Listing, PageQuery, Permissions, Query, Reference, Time
+from proxy.control.api.operation import Call, DictView, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.models import (
+    Flag,
+    KindWord,
+    Listing,
+    PageQuery,
+    Permissions,
+    Query,
+    Reference,
+    RequestModel,
+    ResponseModel,
+    Time,
+)
 
 _YEARS: Final = 1e10
 Duration = Annotated[float, Field(ge=60, le=_YEARS, allow_inf_nan=False, description="In seconds.")]
@@ -15,7 +26,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Right = Literal["revoke", "delete"]
 
 
-class OrgPolicy(Body):
+class OrgPolicy(RequestModel):
     """What an organisation asks of its tokens beyond the deployment's policy: the stricter wins, field by field."""
 
     max_lifetime: Duration | None = None
@@ -48,7 +59,7 @@ class ViolationQuery(PageQuery):
     org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
 
 
-class Rules(Answer):
+class Rules(ResponseModel):
     """A whole policy.  Durations are in seconds; null limits nothing."""
 
     max_lifetime: float | None
@@ -61,7 +72,7 @@ class Rules(Answer):
     admin_rights: list[Right]
 
 
-class Policy(Answer):
+class Policy(ResponseModel):
     """The policy that counts (`effective`), and what it is made of."""
 
     org: str | None
@@ -75,12 +86,12 @@ class Policy(Answer):
     warnings: list[str]
 
 
-class Violation(Answer):
+class Violation(ResponseModel):
     """A living token that breaks the policy of now, and which of its rules."""
 
     id: str
     prefix: str
-    kind: Literal["pat", "key"]
+    kind: KindWord
     name: str
     user_id: str | None
     user: str | None
@@ -96,7 +107,7 @@ class Violations(Listing):
     items: list[Violation]
 
 
-class Crowd(Answer):
+class Crowd(ResponseModel):
     """A user with more living tokens than the policy allows."""
 
     user_id: str
@@ -110,40 +121,40 @@ class Crowds(Listing):
     items: list[Crowd]
 
 
-class Ended(Answer):
+class Ended(ResponseModel):
     """How many tokens were ended."""
 
     expired: int
 
 
 async def show(call: Call[NoBody, OrgQuery]) -> View:
-    return await call.plane.policies.show(call.actor, call.query.org)
+    return await call.services.policies.show(call.actor, call.query.org)
 
 
 async def show_of_org(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.policies.show(call.actor, call.path["org"])
+    return await call.services.policies.show(call.actor, call.path["org"])
 
 
 async def set_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
     own = call.body.model_dump(exclude_none=True)
-    return await call.plane.policies.set(call.actor, call.path["org"], own, expire=call.query.expire)
+    return await call.services.policies.set(call.actor, call.path["org"], own, expire=call.query.expire)
 
 
 async def violations(call: Call[NoBody, ViolationQuery]) -> View:
     query = call.query
-    page = await call.plane.policies.violations(
+    page = await call.services.policies.violations(
         call.actor, query.org, limit=query.limit, cursor=query.cursor, count=query.count
     )
     return listing(page)
 
 
 async def crowded(call: Call[NoBody, NoQuery]) -> View:
-    found = await call.plane.policies.crowded(call.actor)
-    return Document(members={"items": [view.as_dict() for view in found], "next_cursor": None})
+    found = await call.services.policies.crowded(call.actor)
+    return DictView(members={"items": [view.as_dict() for view in found], "next_cursor": None})
 
 
 async def expire(call: Call[NoBody, OrgQuery]) -> View:
-    return Document(members={"expired": await call.plane.policies.expire(call.actor, call.query.org)})
+    return DictView(members={"expired": await call.services.policies.expire(call.actor, call.query.org)})
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

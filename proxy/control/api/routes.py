@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from proxy.control.api.audit import Moment
-from proxy.control.api.operation import Call, Document, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.models import Answer, Listing, Query, Time
+from proxy.control.api.operation import Call, DictView, Method, NoBody, NoQuery, Operation, View, listing
+from proxy.control.models import Listing, Query, ResponseModel, Time
 from proxy.services.views import Page
 
 
@@ -24,7 +24,7 @@ class ClearQuery(Query):
     route: Annotated[str | None, Field(min_length=1, max_length=200, description="Only those of this route.")] = None
 
 
-class Route(Answer):
+class Route(ResponseModel):
     """A route; the first that fits a request counts.  `operations` are by method."""
 
     number: int
@@ -44,14 +44,14 @@ class Routes(Listing):
     items: list[Route]
 
 
-class LackingPermission(Answer):
+class LackingPermission(ResponseModel):
     """A permission that requests lacked."""
 
     permission: str
     count: int
 
 
-class ReportedToken(Answer):
+class ReportedToken(ResponseModel):
     """A token whose requests would have been refused; nulls: none, or one that is gone."""
 
     id: str | None
@@ -61,7 +61,7 @@ class ReportedToken(Answer):
     count: int
 
 
-class RouteReport(Answer):
+class RouteReport(ResponseModel):
     """What a route would have refused for one reason.  `enforce` null: there is no such route any more."""
 
     route: str
@@ -84,22 +84,22 @@ class RouteReports(Listing):
     items: list[RouteReport]
 
 
-class Cleared(Answer):
+class Cleared(ResponseModel):
     """How many entries were forgotten."""
 
     cleared: int
 
 
 async def list_routes(call: Call[NoBody, NoQuery]) -> View:
-    return listing(Page(items=await call.plane.reports.routes(call.actor), next_cursor=None))
+    return listing(Page(items=await call.services.reports.routes(call.actor), next_cursor=None))
 
 
 async def report(call: Call[NoBody, ReportQuery]) -> View:
-    return listing(Page(items=await call.plane.reports.list(call.actor, call.query.since), next_cursor=None))
+    return listing(Page(items=await call.services.reports.list(call.actor, call.query.since), next_cursor=None))
 
 
 async def clear(call: Call[NoBody, ClearQuery]) -> View:
-    return Document(members={"cleared": await call.plane.reports.clear(call.actor, call.query.route)})
+    return DictView(members={"cleared": await call.services.reports.clear(call.actor, call.query.route)})
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from proxy.control.api.operation import (
     Call,
-    Document,
+    DictView,
     Method,
     NoBody,
     NoQuery,
@@ -19,10 +19,9 @@ from proxy.control.api.operation import (
     retry,
 )
 from proxy.control.models import (
-    Answer,
-    Body,
     Description,
     Flag,
+    KindWord,
     Listing,
     PageQuery,
     Permissions,
@@ -30,13 +29,16 @@ from proxy.control.models import (
     Query,
     QuerySeconds,
     Reference,
+    RequestModel,
+    ResponseModel,
     Seconds,
     Time,
     Title,
 )
-from proxy.core.model import Kind, Reach, TokenStatus
-from proxy.services import minting
-from proxy.services.filters import TokenFilter
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus
+from proxy.services.tokens import issuance
+from proxy.services.tokens.queries import TokenFilter
 
 Status = Literal["active", "expired", "revoked"]
 Lifetime = Annotated[Seconds, Field(description="A lifetime in seconds; null for what the policy gives.")]
@@ -46,7 +48,7 @@ Scopes = Annotated[
 ]
 
 
-class NewOrgToken(Body):
+class NewOrgToken(RequestModel):
     """A team token to be made in the organisation that the path names; a body that names one is refused."""
 
     name: Title
@@ -66,14 +68,14 @@ class NewToken(NewOrgToken):
     org: Annotated[Reference | None, Field(description="The one organisation that it reaches (id or name).")] = None
 
 
-class TokenText(Body):
+class TokenText(RequestModel):
     """What people call a token.  Null leaves it as it is."""
 
     name: Title | None = None
     description: Description | None = None
 
 
-class Renewal(Body):
+class Renewal(RequestModel):
     """A new end for a token that has ended."""
 
     expires: Annotated[
@@ -81,7 +83,7 @@ class Renewal(Body):
     ] = None
 
 
-class Revocation(Body):
+class Revocation(RequestModel):
     """How far a revocation goes."""
 
     descendants: Annotated[bool, Field(description="Also every token that it made, directly or through others.")] = (
@@ -89,7 +91,7 @@ class Revocation(Body):
     )
 
 
-class TokenScopes(Body):
+class TokenScopes(RequestModel):
     """Scopes of a token."""
 
     scopes: Permissions
@@ -101,7 +103,7 @@ class TokenQuery(PageQuery):
     user: Annotated[Reference | None, Field(description="Only those of this user (id or email).")] = None
     org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
     status: Annotated[Status | None, Field(description="Only those with this status.")] = None
-    kind: Annotated[Literal["pat", "key"] | None, Field(description="Only those of this kind.")] = None
+    kind: Annotated[KindWord | None, Field(description="Only those of this kind.")] = None
     expiring_within: Annotated[
         QuerySeconds | None, Field(description="Only active ones that end within so many seconds, those first.")
     ] = None
@@ -130,7 +132,7 @@ class ScopeQuery(Query):
     scope: Annotated[tuple[PermissionText, ...], Field(description="Only these; without any, all.")] = ()
 
 
-class Attachment(Answer):
+class Attachment(ResponseModel):
     """An organisation that an organisation token is attached to, and what it may do there."""
 
     org_id: str
@@ -138,12 +140,12 @@ class Attachment(Answer):
     permissions: list[str]
 
 
-class Token(Answer):
+class Token(ResponseModel):
     """A token, without its value."""
 
     id: str
     prefix: Annotated[str, Field(description="The public first part of its value.")]
-    kind: Literal["pat", "key"]
+    kind: KindWord
     reach: Literal["personal", "org", "account", "orgs"]
     name: str
     description: str
@@ -187,13 +189,13 @@ class Tokens(Listing):
     items: list[Token]
 
 
-class ScopesOf(Answer):
+class ScopesOf(ResponseModel):
     """The scopes of a token."""
 
     scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows.  Empty: nothing.")]
 
 
-class Deleted(Answer):
+class Deleted(ResponseModel):
     """How many tokens were deleted."""
 
     deleted: int
@@ -214,7 +216,7 @@ async def create_in_org(call: Call[NewOrgToken, NoQuery]) -> View:
 
 async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
     body: NewOrgToken = call.body
-    new = minting.NewToken(
+    new = issuance.TokenRequest(
         name=body.name,
         user=body.user,
         description=body.description,
@@ -223,7 +225,7 @@ async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.tokens.create(call.actor, new, retry=retry(call))
+    return await call.services.tokens.create(call.actor, new, retry=retry(call))
 
 
 async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
@@ -237,7 +239,9 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.tokens.list(
+        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
+    )
     return listing(page)
 
 
@@ -245,58 +249,60 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.tokens.list(
+        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
+    )
     return listing(page)
 
 
 async def delete_all(call: Call[NoBody, MineQuery]) -> View:
     query = call.query
-    deleted = await call.plane.tokens.delete_all(call.actor, query.user, keep_current=query.keep_current)
-    return Document(members={"deleted": deleted})
+    deleted = await call.services.tokens.delete_all(call.actor, query.user, keep_current=query.keep_current)
+    return DictView(members={"deleted": deleted})
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.show(call.actor, reference(call))
+    return await call.services.tokens.show(call.actor, reference(call))
 
 
 async def update(call: Call[TokenText, NoQuery]) -> View:
     body = call.body
-    return await call.plane.tokens.update(call.actor, reference(call), name=body.name, description=body.description)
+    return await call.services.tokens.update(call.actor, reference(call), name=body.name, description=body.description)
 
 
 async def delete(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.delete(call.actor, reference(call))
+    return await call.services.tokens.delete(call.actor, reference(call))
 
 
 async def rotate(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.rotate(call.actor, reference(call))
+    return await call.services.tokens.rotate(call.actor, reference(call))
 
 
 async def revoke(call: Call[Revocation, NoQuery]) -> View:
-    return await call.plane.tokens.revoke(call.actor, reference(call), descendants=call.body.descendants)
+    return await call.services.tokens.revoke(call.actor, reference(call), descendants=call.body.descendants)
 
 
 async def regenerate(call: Call[Renewal, NoQuery]) -> View:
-    return await call.plane.tokens.regenerate(call.actor, reference(call), expires=call.body.expires)
+    return await call.services.tokens.regenerate(call.actor, reference(call), expires=call.body.expires)
 
 
 async def show_scopes(call: Call[NoBody, NoQuery]) -> View:
-    scopes = (await call.plane.tokens.show(call.actor, reference(call))).scopes
-    return Document(members={"scopes": None if scopes is None else list(scopes)})
+    scopes = (await call.services.tokens.show(call.actor, reference(call))).scopes
+    return DictView(members={"scopes": None if scopes is None else list(scopes)})
 
 
 async def add_scopes(call: Call[TokenScopes, NoQuery]) -> View:
-    return await call.plane.tokens.add_scopes(call.actor, reference(call), call.body.scopes)
+    return await call.services.tokens.add_scopes(call.actor, reference(call), call.body.scopes)
 
 
 async def set_scopes(call: Call[TokenScopes, NoQuery]) -> View:
-    return await call.plane.tokens.set_scopes(call.actor, reference(call), call.body.scopes)
+    return await call.services.tokens.set_scopes(call.actor, reference(call), call.body.scopes)
 
 
 async def remove_scopes(call: Call[NoBody, ScopeQuery]) -> View:
     if call.query.scope:
-        return await call.plane.tokens.remove_scopes(call.actor, reference(call), call.query.scope)
-    return await call.plane.tokens.clear_scopes(call.actor, reference(call))
+        return await call.services.tokens.remove_scopes(call.actor, reference(call), call.query.scope)
+    return await call.services.tokens.clear_scopes(call.actor, reference(call))
 
 
 VERBS: Final[tuple[Operation[Any, Any], ...]] = (

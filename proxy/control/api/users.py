@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
-from proxy.control.models import Answer, Body, Email, Listing, OptionalTitle, PageQuery, Reference, Time
+from proxy.control.models import Email, Listing, OptionalTitle, PageQuery, Reference, RequestModel, ResponseModel, Time
 from proxy.services.idempotency import Retry
 
 
-class NewUser(Body):
+class NewUser(RequestModel):
     """A user with a role in the account; with `org`, a member with a role there, made a user where needed."""
 
     email: Email
@@ -18,14 +18,14 @@ class NewUser(Body):
     name: OptionalTitle = ""
 
 
-class NewRole(Body):
+class NewRole(RequestModel):
     """Another role for a user, in the account or in `org`."""
 
     role: Reference
     org: Reference | None = None
 
 
-class Membership(Answer):
+class Membership(ResponseModel):
     """An organisation that a user is a member of, and the role there."""
 
     org_id: str
@@ -33,7 +33,7 @@ class Membership(Answer):
     role: str
 
 
-class User(Answer):
+class User(ResponseModel):
     """A user, as far as whoever asks may know."""
 
     id: str
@@ -54,7 +54,7 @@ class Users(Listing):
 
 
 async def add(call: Call[NewUser, NoQuery]) -> View:
-    body, users = call.body, call.plane.users
+    body, users = call.body, call.services.users
 
     async def make(again: Retry | None) -> View:
         return await users.add(call.actor, body.email, body.role, org=body.org, name=body.name, retry=again)
@@ -64,28 +64,28 @@ async def add(call: Call[NewUser, NoQuery]) -> View:
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
     return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.show(call.actor, call.path["user"])
+    return await call.services.users.show(call.actor, call.path["user"])
 
 
 async def set_role(call: Call[NewRole, NoQuery]) -> View:
-    return await call.plane.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
+    return await call.services.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
 
 
 async def suspend(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.suspend(call.actor, call.path["user"])
+    return await call.services.users.suspend(call.actor, call.path["user"])
 
 
 async def resume(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.resume(call.actor, call.path["user"])
+    return await call.services.users.resume(call.actor, call.path["user"])
 
 
 async def remove(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.remove(call.actor, call.path["user"])
+    return await call.services.users.remove(call.actor, call.path["user"])
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

@@ -1,6 +1,6 @@
 """What a WSGI application believes: waitress decodes the path into PATH_INFO (PEP 3333), werkzeug's router reads that.
 
-Runs in the backends' environment: `python application.py PORT SEEN_FILE`.
+Runs in the backends' environment: ``python application.py PORT SEEN_FILE``.
 """
 
 from __future__ import annotations

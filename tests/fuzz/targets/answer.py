@@ -7,7 +7,7 @@ The first byte of an input says how what follows is cut, the second what was ask
 3. An answer that breaks off breaks the client's connection.
 4. A connection goes back to its pool only when the answer ended cleanly with nothing behind it; the next request, on
    the same client connection where that is still open, gets its own answer.
-5. What is hop-by-hop, or nominated by `Connection`, stays here.
+5. What is hop-by-hop, or nominated by ``Connection``, stays here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HOP_BY_HOP: Final = frozenset((b"keep-alive", b"proxy-connection", b"te", b"tra
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One final answer, read by RFC 9112 section 6.3 from a stream. `behind` is what follows it."""
+    """One final answer, read by RFC 9112 section 6.3 from a stream. ``behind`` is what follows it."""
 
     status: int
     fields: Fields
@@ -55,9 +55,9 @@ class Answer:
 
 
 def read(stream: bytes, *, head_only: bool, ended: bool) -> Answer | None:
-    """The first final answer in `stream`, naively; None where there is no whole head of one.
+    """The first final answer in ``stream``, naively; None where there is no whole head of one.
 
-    `ended`: the sender has ended the connection properly after that.
+    ``ended``: the sender has ended the connection properly after that.
     """
     interim: list[int] = []
     while True:

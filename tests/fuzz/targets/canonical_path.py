@@ -2,7 +2,7 @@
 
 What is compared with: llhttp's idea of where a target's parts are; the decoding of nginx, which undoes escapes while it
 resolves dots and merges slashes; that of a CGI or WSGI server, which undoes them all; that of a browser or of Node,
-which resolves dots, escaped or not, and undoes nothing; that of a servlet container, which drops `;parameters` first;
+which resolves dots, escaped or not, and undoes nothing; that of a servlet container, which drops ``;parameters`` first;
 and a second decoding by a backend behind the backend.
 """
 
@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import httptools
 
-from proxy.core.target import Allowance, canonical_path, split_target
+from proxy.core.request.target import PathAllowance, canonical_path, split_target
 from tests.fuzz.targets.target import Target
 
 _SAFE: Final = "/-._~!$&'()*+,;=:@[]|^"
@@ -21,7 +21,9 @@ _DOTS: Final = (b".", b"..")
 
 
 def as_nginx(path: bytes) -> bytes | None:
-    """`ngx_http_parse_complex_uri` with `merge_slashes on`: escapes are undone once, whatever they become counts."""
+    """``ngx_http_parse_complex_uri`` with ``merge_slashes on``: escapes are undone once, whatever they become
+    counts.
+    """
     segments: list[bytes] = []
     for segment in unquote_to_bytes(path).split(b"/")[1:]:
         if segment == b"..":
@@ -56,7 +58,7 @@ def as_servlet(path: bytes) -> bytes:
 
 
 def check_split(raw: bytes) -> bytes:
-    """The path of `raw` as we split it, or all of it if we refuse to."""
+    """The path of ``raw`` as we split it, or all of it if we refuse to."""
     parts = split_target(raw)
     if parts is None:
         return raw
@@ -73,7 +75,7 @@ def check_split(raw: bytes) -> bytes:
     try:
         url = httptools.parse_url(raw)
     except httptools.HttpParserInvalidURLError:
-        # It is stricter about authorities, which are compared with a Host that has passed `grammar.host_name`.
+        # It is stricter about authorities, which are compared with a Host that has passed ``grammar.host_name``.
         assert authority is not None
         return path
     assert (url.path, url.query or b"") == (path, query[1:])
@@ -88,7 +90,7 @@ def run(data: bytes) -> None:
     if answer is None:
         return
     form, needed = answer
-    assert not needed & ~(Allowance.ENCODED_SLASH | Allowance.SEMICOLON | Allowance.EMPTY_SEGMENT)
+    assert not needed & ~(PathAllowance.ENCODED_SLASH | PathAllowance.SEMICOLON | PathAllowance.EMPTY_SEGMENT)
     decoded = unquote_to_bytes(path)
     assert decoded.decode() == form.replace("%2F", "/")
     assert unquote_to_bytes(decoded) == decoded, "decoding twice reads something else"
@@ -96,12 +98,12 @@ def run(data: bytes) -> None:
         assert not any(segment.strip() in _DOTS for segment in text.split(b"/")), "a dot segment"
     assert form.count("/") == path.count(b"/"), "other segments than are seen"
     assert as_browser(path) == path
-    if not needed & Allowance.EMPTY_SEGMENT:
+    if not needed & PathAllowance.EMPTY_SEGMENT:
         assert as_nginx(path) == decoded
-    if not needed & Allowance.SEMICOLON:
+    if not needed & PathAllowance.SEMICOLON:
         assert b";" not in decoded
         assert as_servlet(path) == decoded
-    if not needed & Allowance.ENCODED_SLASH:
+    if not needed & PathAllowance.ENCODED_SLASH:
         assert form.encode() == decoded
     again = b"%2F".join(quote_from_bytes(part.encode(), safe=_SAFE).encode() for part in form.split("%2F"))
     assert canonical_path(again) == answer, "not idempotent"

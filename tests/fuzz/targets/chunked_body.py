@@ -10,7 +10,14 @@ from typing import Final
 
 import httptools
 
-from proxy.gateway.body import EXTENSION_LIMIT, LINE_LIMIT, TRAILER_LIMIT, ChunkedBody, FramingError, encode_chunks
+from proxy.gateway.http1.body import (
+    EXTENSION_LIMIT,
+    LINE_LIMIT,
+    TRAILER_LIMIT,
+    ChunkedBody,
+    FramingError,
+    encode_chunks,
+)
 from tests.fuzz.targets.target import Target
 
 HEAD: Final = b"POST / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -28,7 +35,7 @@ Outcome = tuple[bytes, bool, bytes] | None
 
 
 def pieces(data: bytes, how: int) -> list[bytes]:
-    """`data` cut as the number `how` (0 to 255) says: whole, in bytes, in equal parts, or in two."""
+    """``data`` cut as the number ``how`` (0 to 255) says: whole, in bytes, in equal parts, or in two."""
     if how == 0:
         return [data]
     if how < 16:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import httptools
 
-from proxy.core.target import canonical_path
+from proxy.core.request.target import canonical_path
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
 from tests.fuzz.memory import run as run_in_memory
 from tests.fuzz.targets.chunked_body import pieces, reference
@@ -94,7 +94,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What was seen of one connection. `upstream` are the requests that came whole, by their number from 0."""
+    """What was seen of one connection. ``upstream`` are the requests that came whole, by their number from 0."""
 
     upstream: dict[int, Message]
     answers: list[int]

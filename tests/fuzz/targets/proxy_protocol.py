@@ -9,7 +9,7 @@ import ipaddress
 import struct
 from typing import Final
 
-from proxy.gateway.proxy_protocol import MAX_HEADER, Header, ProxyHeaderError, crc32c, parse
+from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, Header, ProxyHeaderError, crc32c, parse
 from tests.fuzz.targets.target import Target
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"

@@ -4,9 +4,10 @@ llhttp (through httptools) is the oracle. Where it is stricter than the standard
 is no objection of ours:
 * It knows a fixed list of methods; any other token is a method to us and meets the route table. Such a head is read
   with GET in its place.
-* It allows spaces, and no tabs, behind `chunked`, and it obeys `Proxy-Connection`, which is no field of the standard.
-* It refuses bytes of 0x80 and above in a target; our grammar leaves them to `core.target`, which refuses them too.
-Where it is laxer (an empty `Host`, two of them, lists in `Transfer-Encoding`), we refuse and it is not asked.
+* It allows spaces, and no tabs, behind ``chunked``, and it obeys ``Proxy-Connection``, which is no field of the
+  standard.
+* It refuses bytes of 0x80 and above in a target; our grammar leaves them to ``core.target``, which refuses them too.
+Where it is laxer (an empty ``Host``, two of them, lists in ``Transfer-Encoding``), we refuse and it is not asked.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import Any, Final
 
 import httptools
 
-from proxy.core.claims import FAMILY_NAMES, fold
 from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.reasons import Reason
-from proxy.core.target import canonical_path
+from proxy.core.request.claims import FAMILY_NAMES, fold
+from proxy.core.request.target import canonical_path
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HEAD_END
-from proxy.gateway.parse import FORWARDED_FIELDS, HeadParser
+from proxy.gateway.http1.grammar import HEAD_END
+from proxy.gateway.phases.parse import FORWARDED_FIELDS, HeadParser
 from tests.fuzz.targets.target import Target
 from tests.support.sentinel import REG_NAME
 
@@ -136,7 +137,7 @@ def ours(data: bytes, parser: HeadParser) -> tuple[Exchange, bytes, Reason | Non
 
 
 def check(data: bytes, parser: HeadParser) -> bool:
-    """Whether we accept `data`'s first head; if so, llhttp does too, and both read the same."""
+    """Whether we accept ``data``'s first head; if so, llhttp does too, and both read the same."""
     found = ours(data, parser)
     if found is None or found[2] is not None:
         return False

@@ -12,9 +12,9 @@ import httptools
 
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.grammar import HEAD_END, head_lines
-from proxy.gateway.relay import Relay
-from proxy.gateway.upstream import UpstreamConnection
+from proxy.gateway.http1.grammar import HEAD_END, head_lines
+from proxy.gateway.phases.relay import Relay
+from proxy.gateway.upstream.pool import UpstreamConnection
 from tests.fuzz.targets.request_head import Read, fields_of, named
 from tests.fuzz.targets.target import Target
 
@@ -41,7 +41,7 @@ class ReadResponse(Read):
 
 
 def check(data: bytes, relay: Relay) -> bool:
-    """Whether we accept `data`'s first head; if so, llhttp does too, and both read the same."""
+    """Whether we accept ``data``'s first head; if so, llhttp does too, and both read the same."""
     end = data.find(HEAD_END)
     lines = head_lines(data[:end]) if end >= 0 else None
     line = None if lines is None else relay._status_line(lines[0])
@@ -72,7 +72,7 @@ def check(data: bytes, relay: Relay) -> bool:
     assert [(name, value.strip(b" \t")) for name, value in read.fields] == fields
     if (length is not None or chunked) and not named(fields, b"proxy-connection"):
         # Without either, llhttp has the end of the connection for the end of the body; the relay knows that too. And
-        # llhttp obeys `Proxy-Connection`, which is no field of the standard.
+        # llhttp obeys ``Proxy-Connection``, which is no field of the standard.
         assert read.keep_alive or not keep
     return True
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """`run` raises on any input that shows a defect.
+    """``run`` raises on any input that shows a defect.
 
-    `seeds` are whole inputs, first the usual ones, then what once found something; `pieces` are what mutations put in.
-    `longest` is the size in bytes that an input may grow to.
+    ``seeds`` are whole inputs, first the usual ones, then what once found something; ``pieces`` are what mutations put
+    in. ``longest`` is the size in bytes that an input may grow to.
     """
 
     name: str

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from proxy.channel import pair
 from proxy.settings.model import Settings
+from proxy.supervisor_channel import pair
 
 
 class AuthorityProcess:
-    """One start of `python -m proxy.app authority`; the supervisor's half of its pipes is held here."""
+    """One start of ``python -m proxy.app authority``; the supervisor's half of its pipes is held here."""
 
     def __init__(self, settings: Settings, *arguments: str, listener: socket.socket | None = None) -> None:
         self.data_dir = settings.data_dir

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from proxy.core.depends import token_key
+from proxy.core.dependency_keys import token_key
 from proxy.core.errors import StoreUnavailable
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
+from proxy.store.tokens.usage import Use
 
 TOKENS = TokenFormat("acme")
 CACHE_KEY = b"k" * 32
@@ -93,7 +94,9 @@ class MemoryGrants:
 
 @dataclass(kw_only=True)
 class MemoryRequests:
-    """What requests leave behind, batch by batch, as it was written. While `failure` is there, it is raised instead."""
+    """What requests leave behind, batch by batch, as it was written. While ``failure`` is there, it is raised
+    instead.
+    """
 
     events: list[list[RequestEvent]] = field(default_factory=list)
     uses: list[list[Use]] = field(default_factory=list)

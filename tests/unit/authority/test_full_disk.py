@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from proxy.authority import recorder as module
-from proxy.authority.counters import Counters
-from proxy.authority.recorder import RequestRecorder
+from proxy.authority.workers import recorder as module
+from proxy.authority.workers.metrics_aggregator import Counters
+from proxy.authority.workers.recorder import RequestRecorder
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
-from proxy.store.log import EventQuery, Order
+from proxy.store.audit.queries import LogQuery, SortOrder
 from tests.contract.kit import ADMIN, Kit, opened
-from tests.unit.authority.test_recorder import row
 from tests.unit.authority.waiting import until
+from tests.unit.authority.workers.test_recorder import row
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def _no_file_grows_beyond(size: int) -> Iterator[None]:
 
 async def decisions(kit: Kit) -> list[str]:
     async with kit.store.read() as rows:
-        found = await rows.log.page(EventQuery(action="request."), Order.RECORDED, None, 10_000)
+        found = await rows.log.page(LogQuery(action="request."), SortOrder.RECORDED, None, 10_000)
     return [entry.decision_id for entry in found.entries if entry.decision_id]
 
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from proxy.authority.counters import Counters
 from proxy.authority.housekeeping import HOUSEKEEPING, Chore, Housekeeping
 from proxy.authority.webhook import Endpoint, signature
+from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.core.errors import StoreUnavailable
 from proxy.core.model import Grant
 from proxy.observe import metrics
-from proxy.services.audit import AuditLog
-from proxy.services.notices import DAY, Notices
-from proxy.services.policies import Policies
-from proxy.services.policy import Policy
+from proxy.services.audit.service import AuditService
+from proxy.services.policy.model import TokenPolicy
+from proxy.services.policy.service import PolicyService
+from proxy.services.tokens.expiry_notices import DAY, ExpiryNotices
 from tests.contract.kit import ADMIN, START, Kit, opened
 from tests.unit.authority.waiting import until
 
@@ -41,16 +41,20 @@ class Household:
     tidy: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def policies(self) -> Policies:
+    def services(self) -> Household:
+        return self
+
+    @property
+    def policies(self) -> PolicyService:
         return self.kit.policies
 
     @property
-    def notices(self) -> Notices:
-        return Notices(self.kit.store, self.kit.clock, (14, 7, 1))
+    def notices(self) -> ExpiryNotices:
+        return ExpiryNotices(self.kit.store, self.kit.clock, (14, 7, 1))
 
     @property
-    def audit(self) -> AuditLog:
-        return AuditLog(self.kit.store, self.kit.clock)
+    def audit(self) -> AuditService:
+        return AuditService(self.kit.store, self.kit.clock)
 
     async def watch_audit_head(self) -> None:
         pass
@@ -206,7 +210,7 @@ async def test_without_a_webhook_they_are_counted_and_stay_due(household: Househ
 async def test_unused_tokens_end_and_the_audit_log_says_why(household: Household) -> None:
     kit = household.kit
     made = await kit.mint(ANN, "idle")
-    kit.policy = Policy(inactive_after=DAY)
+    kit.policy = TokenPolicy(inactive_after=DAY)
     kit.clock.now += DAY
     keeper = Housekeeping(household)
     await keeper.end_unused()
@@ -238,7 +242,7 @@ async def test_a_broken_policy_is_told_of_once_and_again_when_it_changes(
 
     monkeypatch.setattr("proxy.authority.housekeeping._log", Log())
     monkeypatch.setattr("proxy.authority.housekeeping.TOKENS_AT_ONCE", 1)
-    monkeypatch.setattr("proxy.services.policies._AT_ONCE", 1)
+    monkeypatch.setattr("proxy.services.policy.service._AT_ONCE", 1)
     keeper = Housekeeping(household)
 
     async def turns() -> list[int]:
@@ -248,14 +252,14 @@ async def test_a_broken_policy_is_told_of_once_and_again_when_it_changes(
         return said
 
     assert await turns() == []
-    kit.policy = Policy(require_expiry=True)
+    kit.policy = TokenPolicy(require_expiry=True)
     assert await turns() == [3]
     assert await turns() == []
-    kit.policy = Policy(require_scopes=True)
+    kit.policy = TokenPolicy(require_scopes=True)
     assert await turns() == [3]
-    kit.policy = Policy(max_lifetime=DAY, tokens_per_user=1, inactive_after=60.0)
+    kit.policy = TokenPolicy(max_lifetime=DAY, tokens_per_user=1, inactive_after=60.0)
     assert await turns() == [3]
-    kit.policy = Policy(org_tokens_per_org=1)
+    kit.policy = TokenPolicy(org_tokens_per_org=1)
     assert await turns() == []
 
 

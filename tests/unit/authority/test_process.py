@@ -9,8 +9,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from proxy.core.child import DATA_DIR_LOST
-from proxy.core.page import PageView
+from proxy.core.ipc.child_protocol import DATA_DIR_LOST
+from proxy.core.ipc.shared_memory import PageView
 from proxy.settings.model import Settings
 from tests.unit.authority.child import AuthorityProcess, request
 

@@ -34,7 +34,7 @@ def path(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> P
 
 @asynccontextmanager
 async def kept(path: Path) -> AsyncIterator[list[socket.socket]]:
-    """The sockets that were bound at `path` again meanwhile."""
+    """The sockets that were bound at ``path`` again meanwhile."""
     first = bind_unix(path)
     bound = [first]
 

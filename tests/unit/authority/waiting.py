@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
-    """Return once `condition` is true; TimeoutError if it does not become so."""
+    """Return once ``condition`` is true; TimeoutError if it does not become so."""
     async with asyncio.timeout(seconds):
         while True:
             if condition():

@@ -25,7 +25,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Server:
-    """Answers every head with `answer`; keeps what it was sent."""
+    """Answers every head with ``answer``; keeps what it was sent."""
 
     def __init__(self, answer: bytes, *, closing: bool = False) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))

@@ -12,12 +12,12 @@ from bench.store_fill import Filled, fill
 from bench.workload import BRAND
 from proxy.core.model import Grant, TokenStatus
 from proxy.core.token import TokenFormat, verify_digest
-from proxy.services import grants, keys
-from proxy.settings.secret import load_or_create
+from proxy.services import derived_secrets, grants
+from proxy.settings.sources.secret import load_or_create
 from proxy.store.address import sqlite_path, store_url
-from proxy.store.listing import TokenQuery
-from proxy.store.log import EventQuery, Order
+from proxy.store.audit.queries import LogQuery, SortOrder
 from proxy.store.store import Store
+from proxy.store.tokens.queries import TokenListQuery
 
 NOW = 1_790_000_000.0
 TOKENS, EVENTS = 3000, 5000
@@ -34,7 +34,7 @@ async def _opened(filled: Filled) -> Store:
     directory = filled.database.parent
     url = store_url("sqlite", directory)
     key = load_or_create(directory, sqlite_path(url))
-    return await Store.open(url, key_fingerprint=keys.fingerprint(key))
+    return await Store.open(url, key_fingerprint=derived_secrets.fingerprint(key))
 
 
 async def test_the_log_holds_and_has_what_was_asked_for(made: tuple[Filled, Logged]) -> None:
@@ -45,10 +45,10 @@ async def test_the_log_holds_and_has_what_was_asked_for(made: tuple[Filled, Logg
         assert (verified.problem, verified.events, logged.events) == (None, EVENTS, EVENTS)
         async with store.read() as rows:
             for token in logged.busy[:3]:
-                page = await rows.log.page(EventQuery(actor_id=token.id), Order.NEWEST, None, 10)
+                page = await rows.log.page(LogQuery(actor_id=token.id), SortOrder.NEWEST, None, 10)
                 assert page.entries, "a busy token has done something"
             for decision in logged.decisions[:3]:
-                page = await rows.log.page(EventQuery(request_id=decision), Order.NEWEST, None, 10)
+                page = await rows.log.page(LogQuery(request_id=decision), SortOrder.NEWEST, None, 10)
                 assert [entry.decision_id for entry in page.entries] == [decision]
     finally:
         await store.close()
@@ -61,11 +61,11 @@ async def test_the_tokens_are_of_every_status_and_the_known_ones_work(made: tupl
         async with store.read() as rows:
             found = Counter[TokenStatus]()
             for status in TokenStatus:
-                page = await rows.tokens.page(TokenQuery(status=status), after=None, limit=TOKENS, now=NOW)
+                page = await rows.tokens.page(TokenListQuery(status=status), after=None, limit=TOKENS, now=NOW)
                 found[status] = len(page)
         assert min(found.values()) > 0
         assert found.total() == TOKENS
-        cache_key = keys.cache_key(load_or_create(filled.database.parent, filled.database))
+        cache_key = derived_secrets.cache_key(load_or_create(filled.database.parent, filled.database))
         parsed = [TokenFormat(BRAND).parse(token) for token in filled.genuine]
         _, verdicts = await grants.resolve(store, [one.prefix for one in parsed if one is not None], NOW)
         assert len(verdicts) > 100

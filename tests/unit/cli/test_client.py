@@ -13,12 +13,12 @@ from proxy.cli.client import Control
 from proxy.core.errors import AuthorityUnavailable
 
 SECONDS = 10.0
-"""Far less than a command waits for an answer (`client.ANSWER_SECONDS`)."""
+"""Far less than a command waits for an answer (``client.ANSWER_SECONDS``)."""
 
 
 @asynccontextmanager
 async def other_end(play: Callable[[socket.socket], object]) -> AsyncIterator[Control]:
-    """A client of somebody who has read a request and then does what `play` does with the connection."""
+    """A client of somebody who has read a request and then does what ``play`` does with the connection."""
     # Not tmp_path: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="pg") as name, socket.socket(socket.AF_UNIX) as listener:
         path = Path(name) / "control.sock"

@@ -1,4 +1,6 @@
-"""`patgate key`, `patgate org` and the life of tokens, every command and option, on a store that no gateway serves."""
+"""``patgate key``, ``patgate org`` and the life of tokens, every command and option, on a store that no gateway
+serves.
+"""
 
 import re
 from typing import Any

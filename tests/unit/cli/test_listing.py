@@ -17,8 +17,8 @@ import pytest
 from bench.store_fill import fill
 from proxy.cli.client import Control
 from proxy.cli.listing import SHOWN
-from proxy.services import policies
-from proxy.store import log
+from proxy.services.policy import service
+from proxy.store.audit import queries
 from tests.unit.cli.running import CONFIGURATION, Desk, environment
 from tests.unit.cli.test_documentation import LEAVES
 
@@ -115,8 +115,8 @@ def test_what_follows_is_counted_once_however_few_items_each_page_has(
     full: Desk, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     """A count may look at far more than a page does."""
-    monkeypatch.setattr(policies, "_AT_ONCE", 50)
-    monkeypatch.setattr(log, "LOOKED_AT", 1)
+    monkeypatch.setattr(service, "_AT_ONCE", 50)
+    monkeypatch.setattr(queries, "LOOKED_AT", 1)
     whole = items(full.document(*words, "--limit", "1000"))
     limit = len(whole) - 1
     asked: list[Mapping[str, str | None]] = []
@@ -149,7 +149,7 @@ def test_people_get_a_screen_or_two_and_machines_the_whole_array(full: Desk, nam
 
 
 def test_an_array_is_written_as_it_always_was(full: Desk) -> None:
-    """Page by page, and byte for byte what one call of `json.dumps` makes of all."""
+    """Page by page, and byte for byte what one call of ``json.dumps`` makes of all."""
     done = full.patgate("token", "list", "--json")
     assert done.stdout == json.dumps(json.loads(done.stdout), indent=2, ensure_ascii=False) + "\n"
 
@@ -183,7 +183,7 @@ def test_older_events_go_on_from_the_cursor_of_the_newer_ones(full: Desk) -> Non
 
 @pytest.mark.parametrize(("form", "read"), [([], 1), (["--json"], 0)])
 def test_a_reader_that_leaves_early_is_left_in_peace(full: Desk, form: list[str], read: int) -> None:
-    """`patgate token list --all | head -1`: no trace of it on standard error."""
+    """``patgate token list --all | head -1``: no trace of it on standard error."""
     out, into = os.pipe()
     with subprocess.Popen(
         [sys.executable, "-m", "proxy", "token", "list", "--all", *form],

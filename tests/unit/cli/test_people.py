@@ -1,4 +1,4 @@
-"""`patgate user`, `org` and `role` on a store that no gateway serves."""
+"""``patgate user``, ``org`` and ``role`` on a store that no gateway serves."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`patgate token` on a store that no gateway serves."""
+"""``patgate token`` on a store that no gateway serves."""
 
 import re
 

@@ -9,7 +9,7 @@ import aiohttp
 
 from proxy.control.api.openapi import Problem
 from proxy.control.api.operation import Operation
-from proxy.control.api.table import OPERATIONS
+from proxy.control.api.operations import OPERATIONS
 from tests.unit.control.conftest import World
 
 API = "/api/v1"

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.authority.authority import Authority
+from proxy.authority.runtime import Authority
 from proxy.authority.sockets import bind_unix
 from proxy.control import server
-from proxy.control.connections import Listener
+from proxy.control.connections import ServerConnections
 from proxy.control.server import serving
 from proxy.settings.model import Argon2, Policy, Settings
 from tests.support.stores import migrated
@@ -44,20 +44,20 @@ class World:
     """Over the control socket; paths begin with a slash."""
     tcp: aiohttp.ClientSession
     port: int
-    listeners: list[Listener]
+    listeners: list[ServerConnections]
     """Those of the TCP sockets."""
 
 
 @pytest.fixture
 async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    listeners: list[Listener] = []
+    listeners: list[ServerConnections] = []
 
-    class Noted(Listener):
+    class Noted(ServerConnections):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             listeners.append(self)
 
-    monkeypatch.setattr(server, "Listener", Noted)
+    monkeypatch.setattr(server, "ServerConnections", Noted)
     async with AsyncExitStack() as stack:
         authority = await stack.enter_async_context(Authority(settings))
         path = settings.data_dir / "control.sock"

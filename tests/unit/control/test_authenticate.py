@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from proxy.authority.authority import CONFIGURATION
-from proxy.control.authenticate import Authenticator
+from proxy.authority.runtime import CONFIGURATION
+from proxy.control.authenticate import ApiAuthenticator
 from proxy.control.throttle import AT_ONCE, Throttle
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.token import checksum
@@ -237,7 +237,7 @@ async def test_a_request_that_breaks_off_while_its_token_is_proved_costs_its_add
     token = await admin(world)
     await _forget_digest(world, token)
     throttle = Throttle(time.monotonic, per_second=0.0)
-    authenticator = Authenticator(world.authority, throttle)
+    authenticator = ApiAuthenticator(world.authority, throttle)
     verify, entered = world.authority.verify, asyncio.Event()
 
     async def never(token: str, *, prove: bool) -> Grant | RefusedGrant | None:

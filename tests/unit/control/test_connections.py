@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from proxy.control import connections, requests
+from proxy.control import connections, request_parsing
 from tests.unit.authority.waiting import until
 from tests.unit.control.asking import API, minted, person
 from tests.unit.control.conftest import World
@@ -129,7 +129,7 @@ async def test_whose_body_is_waited_for_makes_room(world: World, monkeypatch: py
 
 
 async def test_a_body_that_does_not_come_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(request_parsing, "BODY_SECONDS", 0.05)
     await person(world, "root@example.org", "admin")
     token = (await minted(world, "root@example.org"))["token"]
     async with connected(world) as (reader, writer):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.control.api.table import OPERATIONS
+from proxy.control.api.operations import OPERATIONS
 from tests.unit.control.asking import ask, minted, ok, person, refused
 from tests.unit.control.conftest import World
 
@@ -124,7 +124,7 @@ async def test_a_body_that_names_another_thing_than_the_path_is_refused_and_noth
 
 
 def test_no_operation_takes_in_its_body_or_query_what_its_path_names() -> None:
-    """`POST /orgs/lab/tokens {"org": "other"}`: one of the two would be ignored."""
+    """``POST /orgs/lab/tokens {"org": "other"}``: one of the two would be ignored."""
     taken = {}
     for row in OPERATIONS:
         named = set(re.findall(r"{(\w+)}", row.path))

@@ -1,4 +1,4 @@
-"""Health and metrics on the TCP listener, the `Host` check, and nothing else there."""
+"""Health and metrics on the TCP listener, the ``Host`` check, and nothing else there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.observe import metrics
 from proxy.observe.snapshot import Snapshot
 from proxy.settings.model import Settings
-from tests.unit.authority.test_link import Worker
 from tests.unit.authority.waiting import until
+from tests.unit.authority.workers.test_server import Worker
 from tests.unit.control.conftest import World
 
 

@@ -1,4 +1,4 @@
-"""Retries under an `Idempotency-Key`: what is made is made once, and its value is shown once."""
+"""Retries under an ``Idempotency-Key``: what is made is made once, and its value is shown once."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.core import errors
-from proxy.core.errors import ConfigurationError, Invalid, Origin, PatgateError, Problem
+from proxy.core.errors import ConfigurationError, ConfigurationProblem, Invalid, Origin, PatgateError
 
 
 def tree(root: type[PatgateError]) -> list[type[PatgateError]]:
@@ -29,10 +29,10 @@ def test_only_what_may_pass_by_itself_is_retryable() -> None:
 
 
 def test_a_configuration_error_says_every_problem_with_its_line() -> None:
-    problems = [Problem(path="routes[3].upstream", line=12, message="there is no such upstream")]
-    error = ConfigurationError([*problems, Problem(path="", line=None, message="the file is empty")])
+    problems = [ConfigurationProblem(path="routes[3].upstream", line=12, message="there is no such upstream")]
+    error = ConfigurationError([*problems, ConfigurationProblem(path="", line=None, message="the file is empty")])
     assert str(error) == "line 12: routes[3].upstream: there is no such upstream\nthe file is empty"
-    assert ConfigurationError("no file").problems == (Problem(path="", line=None, message="no file"),)
+    assert ConfigurationError("no file").problems == (ConfigurationProblem(path="", line=None, message="no file"),)
 
 
 def test_an_invalid_field_is_named() -> None:

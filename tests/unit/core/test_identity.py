@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.claims import fold
 from proxy.core.identity import (
     PRESETS,
     STRIPPED,
@@ -14,8 +13,9 @@ from proxy.core.identity import (
     names_from,
     stripped_names,
 )
-from proxy.core.model import Reach
+from proxy.core.kinds import Reach
 from proxy.core.permissions import PermissionSet
+from proxy.core.request.claims import fold
 from tests.unit.core.grants import grant
 
 

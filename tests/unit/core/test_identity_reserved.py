@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.claims import fold
 from proxy.core.identity import STRIPPED, IdentityNameError, names_from
+from proxy.core.request.claims import fold
 
 #: RFC 9110 and 9112, cookies (RFC 6265), and what this gateway reads or writes itself.
 RESERVED = (

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.core.routes import Route
+from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.forward_auth import ForwardAuthPipeline
-from proxy.gateway.listen import ClientConnection
 from tests.unit.gateway.kit import HOST, NAMES, Gateway
 
 TRUSTED = (f"{HOST}/32",)
@@ -23,7 +23,9 @@ async def entry(
     max_request_line: int = 8192,
     **facts: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway without a backend whose listener answers an ingress, as `worker.Worker` opens it beside the proxy's."""
+    """A gateway without a backend whose listener answers an ingress, as ``worker.Worker`` opens it beside the
+    proxy's.
+    """
     gateway = Gateway(9, routes=routes, trusted=trusted, max_request_line=max_request_line, **facts)
     pipeline = ForwardAuthPipeline(
         patience=30.0,
@@ -81,7 +83,7 @@ class Wire(asyncio.Transport):
 
 
 def connected(gateway: Gateway, address: str) -> tuple[ClientConnection, Wire]:
-    """A connection from `address`, of whose end nothing is left."""
+    """A connection from ``address``, of whose end nothing is left."""
     connection, wire = gateway.listener.connection(address), Wire(address)
     gateway.listener.arriving += 1
     connection.connection_made(wire)

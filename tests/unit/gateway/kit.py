@@ -1,7 +1,7 @@
 """A gateway worker's request path on loopback sockets, in the test's own event loop, and a scripted backend.
 
 Only what lies outside a worker is replaced: the authority is absent (grants are put into the cache beforehand, the
-link has its key and no connection) or scripted (`scripted.py`), and the shared page is a bytearray.
+link has its key and no connection) or scripted (``scripted.py``), and the shared page is a bytearray.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from proxy.core.claims import fold
 from proxy.core.identity import PRESETS, stripped_names
-from proxy.core.model import Access, Grant, Kind, OrgGrant, Reach
-from proxy.core.page import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
+from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Access, Grant, OrgGrant
 from proxy.core.permissions import PermissionSet
+from proxy.core.request.claims import fold
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
-from proxy.gateway.accept import Acceptor, Tally
-from proxy.gateway.authenticate import Authenticator
-from proxy.gateway.cache import GrantCache
-from proxy.gateway.link import AuthorityLink
-from proxy.gateway.listener import Listener
-from proxy.gateway.mutate import Mutator
-from proxy.gateway.parse import HeadParser
+from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
+from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.grants.authority_client import AuthorityLink
+from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.parse import HeadParser
+from proxy.gateway.phases.record import ExchangeRecorder
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
-from proxy.gateway.record import Recorder
-from proxy.gateway.respond import Responder
 from proxy.observe.logs import get_logger
-from proxy.settings.addresses import Server as Address
+from proxy.settings.addresses import ServerAddress as Address
 from proxy.settings.model import Headers, Log
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.client import Answer as Answer
@@ -107,7 +108,7 @@ def make_cache(*, capacity: int = 1000) -> GrantCache:
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
-    """Return once `condition` is true; TimeoutError if it does not become so."""
+    """Return once ``condition`` is true; TimeoutError if it does not become so."""
     async with asyncio.timeout(seconds):
         while True:
             if condition():
@@ -164,7 +165,7 @@ class BackendConnection:
 
 
 class Backend:
-    """A server whose connections run `handler`; failures of a handler are raised when it closes."""
+    """A server whose connections run ``handler``; failures of a handler are raised when it closes."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -233,7 +234,7 @@ class Entrance:
 
 
 class Gateway:
-    """The request path of one worker, assembled as `worker.Worker` does it, on a loopback port."""
+    """The request path of one worker, assembled as ``worker.Worker`` does it, on a loopback port."""
 
     def __init__(
         self,
@@ -278,7 +279,7 @@ class Gateway:
             cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, names=NAMES, schemes=credentials
         )
         self.access: list[dict[str, Any]] = []
-        self.recorder = Recorder(
+        self.recorder = ExchangeRecorder(
             table.routes,
             get_logger("test"),
             prefix_of=self.authenticator.prefix_of,
@@ -360,7 +361,7 @@ class Gateway:
 
     async def start(self) -> None:
         bound = socket.create_server((HOST, 0), backlog=1000)
-        self.tally = Tally()
+        self.tally = AcceptCounters()
         self.port = bound.getsockname()[1]
         self.acceptor = Acceptor(
             self.listener,
@@ -431,7 +432,7 @@ def default_routes() -> list[Route]:
 
 @asynccontextmanager
 async def serving(handler: Handler, **facts: Any) -> AsyncIterator[tuple[Gateway, Backend]]:
-    """A gateway in front of a backend that runs `handler` for each of its connections."""
+    """A gateway in front of a backend that runs ``handler`` for each of its connections."""
     backend = Backend(handler)
     await backend.start()
     gateway = Gateway(backend.port, **facts)

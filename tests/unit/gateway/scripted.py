@@ -1,4 +1,4 @@
-"""An authority in the test's own process: it speaks `core.wire` on a unix socket and answers from a script."""
+"""An authority in the test's own process: it speaks ``core.wire`` on a unix socket and answers from a script."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from proxy.core.ipc.wire import Deframer, Message, frame, grant_to_wire, refused_to_wire
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.core.wire import Deframer, Message, frame, grant_to_wire, refused_to_wire
 from tests.unit.gateway.kit import CACHE_KEY
 
 Answering = Callable[[Message], Awaitable[Message | None] | Message | None]
 
 
 class Authority:
-    """Knows grants and numbered changes; `answers` overrides an operation's answer, None answers nothing."""
+    """Knows grants and numbered changes; ``answers`` overrides an operation's answer, None answers nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

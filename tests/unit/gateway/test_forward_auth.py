@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.identity import PRESETS
 from proxy.core.model import Access
-from proxy.core.target import Allowance
+from proxy.core.request.target import PathAllowance
 from tests.unit.gateway.ingress import connected, entry
 from tests.unit.gateway.kit import Answer, Client, Gateway, get, make_route
 
@@ -44,14 +44,14 @@ def login(gateway: Gateway, **facts: object) -> str:
 
 
 def changed(fields: Fields, name: str, *values: str) -> list[tuple[str, str]]:
-    """`fields` with `values` for `name`, each in a line of its own: none to leave it out."""
+    """``fields`` with ``values`` for ``name``, each in a line of its own: none to leave it out."""
     return [
         pair for key, old in fields for pair in ([(key, value) for value in values] if key == name else [(key, old)])
     ]
 
 
 async def uri(gateway: Gateway, target: str, *lines: str, method: str = "GET", shape: str = "/traefik") -> Answer:
-    """A call about `target`."""
+    """A call about ``target``."""
     family = "Original" if shape == "/nginx" else "Forwarded"
     fields = ORIGINAL if shape == "/nginx" else FORWARDED
     name = f"X-{family}-URI" if shape == "/nginx" else f"X-{family}-Uri"
@@ -208,7 +208,7 @@ async def test_the_described_target_is_routed_like_a_proxied_one(shape: str, tar
 
 
 async def test_a_route_that_allows_an_encoded_slash_allows_it_here_too() -> None:
-    routes = [make_route("/v1/{entity}/{id}", Access.TOKEN, allow=int(Allowance.ENCODED_SLASH))]
+    routes = [make_route("/v1/{entity}/{id}", Access.TOKEN, allow=int(PathAllowance.ENCODED_SLASH))]
     async with entry(routes=routes) as gateway:
         only = login(gateway, permissions=("things/a/b:read",))
         assert (await uri(gateway, "/v1/things/a%2Fb", only)).status == 200

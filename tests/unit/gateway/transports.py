@@ -6,7 +6,7 @@ import asyncio
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written in `written`."""
+    """Keeps what is written in ``written``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from proxy.observe import defects, logs
+from proxy.observe.log_quota import KIND_BYTES
 from proxy.observe.metrics import DEFECTS
-from proxy.observe.room import KIND_BYTES
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = f"acme_pat_0123456789ab_{'S' * 32}CRC123"

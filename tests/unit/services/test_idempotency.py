@@ -11,12 +11,12 @@ import sqlalchemy as sa
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
 from proxy.services.idempotency import KEPT, SHOWN_ONCE, Retry
-from proxy.services.minting import NewKey, NewToken
+from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.store import tables
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN = "ann@example.org"
-NEW = NewToken(user=ANN, name="t")
+NEW = TokenRequest(user=ANN, name="t")
 RETRY = Retry(key="k-1", request_hash="a" * 64)
 
 
@@ -34,7 +34,7 @@ async def test_the_same_request_makes_one_token_and_shows_its_value_once(kit: Ki
     assert (again.view, again.token, again.replayed, again.warnings) == (made.view, None, True, (SHOWN_ONCE,))
     assert again.as_dict()["token"] is None and not made.replayed
     assert await kit.store.epoch() == epoch
-    key = NewKey(name="k", org="team", role="viewer")
+    key = KeyRequest(name="k", org="team", role="viewer")
     one, two = [await kit.keys.create(ADMIN, key, retry=Retry(key="k", request_hash="c" * 64)) for _ in range(2)]
     assert (one.view, two.token) == (two.view, None)
 
@@ -57,7 +57,7 @@ async def test_a_key_belongs_to_the_credential_that_used_it(kit: Kit) -> None:
     ids = [(await kit.tokens.create(ADMIN, NEW, retry=RETRY)).view.id]
     for name in ("one", "two"):
         actor = kit.acting(await kit.mint(ANN, name))
-        ids.append((await kit.tokens.create(actor, NewToken(name="t"), retry=RETRY)).view.id)
+        ids.append((await kit.tokens.create(actor, TokenRequest(name="t"), retry=RETRY)).view.id)
     assert len(set(ids)) == 3
 
 
@@ -78,8 +78,8 @@ async def test_a_key_is_forgotten_after_a_day_and_its_row_with_it(kit: Kit) -> N
 async def test_a_refusal_is_not_remembered_and_a_deleted_token_is_not_made_again(kit: Kit) -> None:
     actor = kit.acting(await kit.mint(ANN, "scoped", scopes=["things:read"]))
     with pytest.raises(Forbidden):
-        await kit.tokens.create(actor, NewToken(name="t"), retry=RETRY)
-    new = NewToken(name="t", scopes=["things:read"])
+        await kit.tokens.create(actor, TokenRequest(name="t"), retry=RETRY)
+    new = TokenRequest(name="t", scopes=["things:read"])
     made = await kit.tokens.create(actor, new, retry=RETRY)
     await kit.tokens.delete(actor, made.view.id)
     with pytest.raises(Conflict, match="deleted"):

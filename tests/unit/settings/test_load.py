@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.errors import ConfigurationError, Problem
+from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.settings.load import load
 from proxy.settings.model import Settings
 
 SECRET = "correct-horse-battery"  # too short to be a key, long enough to be found in a message
-Check = Callable[..., list[Problem]]
+Check = Callable[..., list[ConfigurationProblem]]
 Load = Callable[..., Settings]
 
 MINIMAL = """\
@@ -39,7 +39,7 @@ def good(tmp_path: Path) -> Load:
 def bad(good: Load) -> Check:
     """The problems that a text has."""
 
-    def run(text: str | bytes, environ: Mapping[str, str] | None = None) -> list[Problem]:
+    def run(text: str | bytes, environ: Mapping[str, str] | None = None) -> list[ConfigurationProblem]:
         with pytest.raises(ConfigurationError) as caught:
             good(text, environ)
         return list(caught.value.problems)
@@ -47,7 +47,7 @@ def bad(good: Load) -> Check:
     return run
 
 
-def shown(problems: list[Problem]) -> list[tuple[int | None, str]]:
+def shown(problems: list[ConfigurationProblem]) -> list[tuple[int | None, str]]:
     return [(problem.line, problem.path) for problem in problems]
 
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from proxy.core.identity import PRESETS, IdentityField
-from proxy.core.model import Kind
-from proxy.core.target import Allowance
+from proxy.core.kinds import Kind
+from proxy.core.request.target import PathAllowance
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load
 from proxy.settings.model import RouteSettings, Settings, without_password
@@ -90,7 +90,7 @@ def test_a_routes_every_field_reaches_the_table() -> None:
     [made] = route_table(Settings(routes=(route,))).routes
     assert made.methods == frozenset({"GET"})
     assert made.host == "h.example"
-    assert made.allow == Allowance.SEMICOLON | Allowance.EMPTY_SEGMENT
+    assert made.allow == PathAllowance.SEMICOLON | PathAllowance.EMPTY_SEGMENT
     assert not made.enforce
 
 

@@ -1,4 +1,4 @@
-"""`notices:`: its secret and its address come from where secrets come from, and go to the authority alone."""
+"""``notices:``: its secret and its address come from where secrets come from, and go to the authority alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from proxy.core.errors import ConfigurationError
 from proxy.settings.load import load
 from proxy.settings.model import Settings
-from proxy.settings.secret import decode_webhook_secret
+from proxy.settings.sources.secret import decode_webhook_secret
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 URL = "https://hooks.example.com/s3cr3t-path"

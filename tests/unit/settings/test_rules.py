@@ -1,4 +1,4 @@
-"""What `patgate check` warns of."""
+"""What ``patgate check`` warns of."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.settings.addresses import Bind, Server
+from proxy.settings.addresses import Bind, ServerAddress
 from proxy.settings.values import parse_duration, parse_size, quoted, quoted_path
 
 
@@ -81,20 +81,20 @@ def test_what_is_no_address_to_listen_on_is_refused(text: str) -> None:
     ],
 )
 def test_a_server_has_one_text_form(text: str, canonical: str, authority: str) -> None:
-    server = Server.parse(text)
+    server = ServerAddress.parse(text)
     assert str(server) == canonical
     assert server.authority == authority
-    assert Server.parse(canonical) == server
+    assert ServerAddress.parse(canonical) == server
 
 
 @given(st.text())
 def test_a_server_that_parses_comes_back(text: str) -> None:
     for prefix in ("", "http://", "https://[", "unix:/"):
         try:
-            server = Server.parse(prefix + text)
+            server = ServerAddress.parse(prefix + text)
         except ValueError:
             continue
-        assert Server.parse(str(server)) == server
+        assert ServerAddress.parse(str(server)) == server
 
 
 @given(st.text())

@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.depends import token_key, user_key
+from proxy.core.dependency_keys import token_key, user_key
 from proxy.core.errors import Conflict, NotFound, OutcomeUnknown, StoreUnavailable
-from proxy.store import wal
+from proxy.store.dialects import sqlite_wal
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN = "ann@example.org"
@@ -45,11 +45,11 @@ def reported_as_failed() -> Iterator[pytest.MonkeyPatch]:
 async def in_doubt(verb: Callable[[], Awaitable[object]]) -> None:
     """Run a verb whose commit is stored and reported as failed, while the log cannot be read either."""
 
-    def unreadable(_place: wal.Place) -> bool:
+    def unreadable(_place: sqlite_wal.WalPosition) -> bool:
         raise OSError(errno.EIO, "Input/output error")
 
     with reported_as_failed() as patched:
-        patched.setattr(wal.Place, "has_tail", unreadable)
+        patched.setattr(sqlite_wal.WalPosition, "has_tail", unreadable)
         with pytest.raises(OutcomeUnknown):
             await verb()
 
@@ -108,7 +108,7 @@ async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_
 def failing_and_unreadable() -> Iterator[None]:
     """Commits do not reach the disk, and the log cannot be read either."""
 
-    def unreadable(_place: wal.Place) -> bool:
+    def unreadable(_place: sqlite_wal.WalPosition) -> bool:
         raise OSError(errno.EIO, "Input/output error")
 
     async def raises(_connection: AsyncConnection) -> None:
@@ -116,7 +116,7 @@ def failing_and_unreadable() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(AsyncConnection, "commit", raises)
-        patched.setattr(wal.Place, "has_tail", unreadable)
+        patched.setattr(sqlite_wal.WalPosition, "has_tail", unreadable)
         yield
 
 

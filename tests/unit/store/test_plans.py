@@ -22,16 +22,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from bench.store_events import Logged, fill_log
 from bench.store_fill import Filled, email, fill
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
-from proxy.store import audit, feed, requests, usage
-from proxy.store.audit import Event, Occurred
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
+from proxy.store import feed
+from proxy.store.audit import chain, request_events
+from proxy.store.audit.chain import Event, Occurred
+from proxy.store.audit.queries import LogPosition, LogQuery, SortOrder
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Rows
-from proxy.store.listing import TokenQuery, Within
-from proxy.store.log import EventQuery, Order, Place
 from proxy.store.records import Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenRow, UserRow
-from proxy.store.reports import Report
-from proxy.store.requests import RequestEvent
-from proxy.store.usage import Use
+from proxy.store.tokens import usage
+from proxy.store.tokens.queries import TokenListQuery, Within
+from proxy.store.tokens.usage import Use
 
 NOW: Final = 1_790_000_000.0
 ROW: Final = "new000000000"
@@ -192,7 +195,7 @@ async def _pages(rows: Any, recorder: Recorder) -> None:
     for within, kind, status, by, after in product(
         withins, (None, *Kind), (None, *TokenStatus), (None, NOW + 1), cursors
     ):
-        query = TokenQuery(within=within, kind=kind, status=status, expires_by=by)
+        query = TokenListQuery(within=within, kind=kind, status=status, expires_by=by)
         await rows.tokens.page(query, after=after, limit=10, now=NOW)
         unused = replace(query, unused_since=NOW - 1, but=token)
         await rows.tokens.page(unused, after=after, limit=10, now=NOW)
@@ -297,8 +300,8 @@ async def _log(rows: Any, recorder: Recorder) -> None:
         {"since": NOW - 10, "until": NOW},
         {"since": NOW - 10, "level": "account", "address": "192.0.2.1", "reason": "", "target_kind": "route"},
     ]
-    for values, order, after in product(fields, Order, (None, Place(at=NOW - 1000, n=20))):
-        await rows.log.page(EventQuery(**values), order, after, 10)
+    for values, order, after in product(fields, SortOrder, (None, LogPosition(at=NOW - 1000, n=20))):
+        await rows.log.page(LogQuery(**values), order, after, 10)
     await rows.log.newest(limit=10)
     await rows.log.head()
     report = Report(
@@ -327,14 +330,14 @@ async def _functions(connection: AsyncConnection, recorder: Recorder) -> None:
         lambda: feed.since(connection, 100, 1000),
         lambda: feed.append(connection, 100_000, ["token:x"], NOW),
         lambda: feed.prune(connection, 10, kept=10),
-        lambda: audit.append_many(connection, [Occurred(event=event, actor=("system", "", ""), at=NOW)]),
-        lambda: audit.head(connection),
-        lambda: audit.verify(connection, None, None, 10),
-        lambda: audit.outdated(connection, NOW - 1000, NOW),
-        lambda: audit.trim(connection, 10, 10),
+        lambda: chain.append_many(connection, [Occurred(event=event, actor=("system", "", ""), at=NOW)]),
+        lambda: chain.head(connection),
+        lambda: chain.verify(connection, None, None, 10),
+        lambda: chain.outdated(connection, NOW - 1000, NOW),
+        lambda: chain.trim(connection, 10, 10),
         lambda: usage.add(connection, [Use(token_id=token.id, count=1, at=NOW, ip="192.0.2.1")]),
-        lambda: requests.append(connection, [asked]),
-        lambda: requests.holds(connection, [asked]),
+        lambda: request_events.append(connection, [asked]),
+        lambda: request_events.holds(connection, [asked]),
     ]
     for step in steps:
         await recorder.run("function", step())

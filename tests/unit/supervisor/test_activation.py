@@ -11,7 +11,7 @@ import pytest
 from proxy.settings.addresses import Bind
 from proxy.supervisor import activation
 from proxy.supervisor.errors import ListenerRefused
-from proxy.supervisor.notify import Notifier
+from proxy.supervisor.sd_notify import Notifier
 
 BINDS = {"control": Bind(host="127.0.0.1", port=1), "proxy": Bind(host="127.0.0.1", port=2)}
 

@@ -38,7 +38,7 @@ SILENT = "import sys; sys.exit(3)"
 
 @asynccontextmanager
 async def keeping(script: str, diary: Path) -> AsyncIterator[Keeper]:
-    """A keeper of a child that runs `script`, and the end of both."""
+    """A keeper of a child that runs ``script``, and the end of both."""
     lifeline_in, lifeline_out = lifeline()
     spec = ChildSpec(
         name="child", command=(sys.executable, "-S", "-c", script, str(diary)), fds=(), lifeline_fd=lifeline_in

@@ -7,8 +7,8 @@ import os
 import signal
 from pathlib import Path
 
-from proxy.channel import Line
 from proxy.supervisor.processes import HUNG_LOOKS, Gate
+from proxy.supervisor_channel import SupervisorChannel
 from tests.unit.supervisor.test_processes import WELL_BEHAVED, keeping, starts, until
 
 BEATING = """
@@ -57,7 +57,7 @@ async def test_a_child_that_turns_is_left_alone_and_one_that_is_stopped_is_not(t
         await keeper.stop(5.0)
 
 
-async def heard(line: Line) -> None:
+async def heard(line: SupervisorChannel) -> None:
     beats = line.beats
     await until(lambda: line.beats > beats)
 

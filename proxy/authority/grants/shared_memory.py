@@ -1,0 +1,128 @@
+"""The writing end of the shared page: ``data_dir/page``, mode 0600, mapped by every worker of the host.
+
+Rules of this module:
+1. The file is kept over restarts of the authority, so that workers which hold a mapping of it see the new authority's
+   writes, and so that its epoch is a high-water mark of what was ever announced on this host.
+2. Taking the page over ends the lease of whoever wrote before: nothing is served from a cache until this authority has
+   raised the epoch to the store's and renewed the lease. Only the *successor* of an authority that died under the same
+   living supervisor leaves a running lease alone: CLOCK_MONOTONIC has not begun anew, nobody else has had the store,
+   and no change has been acknowledged since, so what the dead one promised still holds until its own end.
+3. An epoch in the page that is higher than the store's means that the store is an older one. It is refused. When
+   the operator accepts it, the page is replaced by a new file: a worker that still maps the old one never gets a
+   lease again.
+4. One higher number is none that the store must have: that of a change announced in doubt, whose outcome the store
+   did not know. The caller then lets the store skip it.
+5. The file has its room on disk before it is mapped: a full disk is an error here, and not a signal later.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from proxy.core.errors import StoreBehind, StoreUnavailable
+from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
+
+PAGE_FILE: Final = "page"
+
+
+class PageWriter:
+    """The page, opened for writing. Only the authority has one."""
+
+    def __init__(self, path: Path, descriptor: int, *, keep_lease: bool) -> None:
+        self._path = path
+        self._identity = _identity(os.fstat(descriptor))
+        self._map = mmap.mmap(descriptor, PAGE_SIZE, access=mmap.ACCESS_WRITE)
+        self.overtaken = 0
+        """The epoch that was announced here before the operator accepted an older store; 0 where none was."""
+        incarnation = int.from_bytes(os.urandom(8), "big") >> 1
+        self._view = PageView.format(memoryview(self._map), incarnation, keep_lease=keep_lease)
+
+    @property
+    def epoch(self) -> int:
+        return self._view.epoch
+
+    @property
+    def lease_until_ns(self) -> int:
+        return self._view.lease_until_ns
+
+    @property
+    def incarnation(self) -> int:
+        return self._view.incarnation
+
+    def raise_epoch(self, epoch: int) -> None:
+        self._view.raise_epoch(epoch)
+
+    @property
+    def in_doubt(self) -> int:
+        return self._view.in_doubt
+
+    def doubt(self, number: int) -> None:
+        self._view.doubt(number)
+
+    def renew(self, until_ns: int) -> None:
+        self._view.renew(until_ns)
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this page; if not, the data directory is no longer ours."""
+        try:
+            return _identity(os.stat(self._path, follow_symlinks=False)) == self._identity
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """End the lease and let go of the mapping; the file stays."""
+        self._view.renew(0)
+        self._view.release()
+        self._map.close()
+
+
+def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, successor: bool = False) -> PageWriter:
+    """Take over or create the page of ``data_dir`` and raise its epoch to the store's. It may be one higher (rule 4).
+
+    The lease is zero afterwards, or, for a successor (rule 2), what it was.
+
+    Raises StoreBehind when a higher epoch was announced here before, and StoreUnavailable when the file cannot be used.
+    """
+    path = data_dir / PAGE_FILE
+    try:
+        page = _open(path, keep_lease=successor)
+        seen = page.epoch - 1 if 0 < page.epoch == page.in_doubt else page.epoch
+        if seen > store_epoch:
+            page.close()
+            if not accept_older:
+                raise StoreBehind(
+                    f"the store's last change is number {store_epoch}, but this node has already seen number {seen}: "
+                    "an older store was put in its place"
+                )
+            path.unlink()
+            page = _open(path, keep_lease=False)
+            page.overtaken = seen
+    except OSError as error:
+        raise StoreUnavailable(f"the shared page in the data directory cannot be used: {error.strerror}") from error
+    page.raise_epoch(store_epoch)
+    return page
+
+
+def _open(path: Path, *, keep_lease: bool) -> PageWriter:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreUnavailable("the shared page in the data directory is not a regular file")
+        os.fchmod(descriptor, 0o600)
+        if status.st_uid != os.geteuid():
+            raise StoreUnavailable("the shared page in the data directory belongs to another user")
+        if status.st_size < PAGE_SIZE:
+            os.pwrite(descriptor, bytes(PAGE_SIZE - status.st_size), status.st_size)
+        return PageWriter(path, descriptor, keep_lease=keep_lease)
+    finally:
+        os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

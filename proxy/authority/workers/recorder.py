@@ -1,0 +1,263 @@
+"""What requests leave behind, on its way from the workers and the control API into the store.
+
+Rules of this module:
+1. What a worker tells is taken at once and looked at (``told``); what makes no sense is counted and dropped, and closes
+   nothing.
+2. Bounded: ``EVENTS`` events, ``TOKENS`` tokens and ``REPORTS`` reports wait at most. What is new beyond that is
+   dropped, and dropped events are counted; reports are added up by route and reason alone.
+3. One task writes, at most ``BATCH`` rows in a transaction, so that a change never waits for long. Events are written
+   every second, or as soon as a batch is full; uses and reports, which add up, at most every ``SUMS_SECONDS``.
+4. A store that cannot be used is tried again every second and complained of once. Events are tried again as the batch
+   that they were: the store may have taken it after all, and knows it by any one of them. A batch that the store
+   contradicts is dropped, so that it does not stand before all others for ever.
+5. ``close`` writes what waits, and ends in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Final, Protocol, TypeVar
+
+from proxy.authority.workers import report_parsing
+from proxy.authority.workers.metrics_aggregator import Counters
+from proxy.authority.workers.report_parsing import Nonsense
+from proxy.core.errors import PatgateError, StoreUnavailable
+from proxy.core.ipc.wire import Message
+from proxy.observe import defects, metrics
+from proxy.observe.logs import get_logger
+from proxy.store.audit.chain import Event
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
+from proxy.store.tokens.usage import Use
+
+EVENTS: Final = 20_000
+TOKENS: Final = 200_000
+REPORTS: Final = 10_000
+BATCH: Final = 500
+EVENTS_SECONDS: Final = 1.0
+SUMS_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 3.0
+
+_log = get_logger("authority.recorder")
+_Key = TypeVar("_Key")
+_Row = TypeVar("_Row")
+
+
+class RequestStore(Protocol):
+    """What is needed of the store. Every method raises PatgateError, and then it has done nothing or, in doubt, all."""
+
+    async def add_uses(self, uses: Sequence[Use]) -> None: ...
+
+    async def add_reports(self, reports: Sequence[Report]) -> None: ...
+
+    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None: ...
+
+
+class RequestRecorder:
+    """Takes what workers tell (``take``), and writes it between ``start`` and ``close``.
+
+    ``events_seconds`` and ``sums_seconds`` are how long events, and uses and reports, wait for more of their kind.
+    """
+
+    def __init__(
+        self,
+        store: RequestStore,
+        counters: Counters,
+        *,
+        clock: Callable[[], float] = time.time,
+        events_seconds: float = EVENTS_SECONDS,
+        sums_seconds: float = SUMS_SECONDS,
+    ) -> None:
+        self._store = store
+        self._counters = counters
+        self._clock = clock
+        self._events_seconds = events_seconds
+        self._sums_seconds = sums_seconds
+        self._events: deque[RequestEvent] = deque()
+        self._tried = 0
+        """How many of the first events were a batch that failed."""
+        self._omitted = 0
+        self._uses: dict[str, Use] = {}
+        self._reports: dict[tuple[str, str, str, str], Report] = {}
+        self._full = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._failing = False
+        self._writer: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Events, tokens and reports that are not written yet."""
+        return len(self._events) + len(self._uses) + len(self._reports)
+
+    def take(self, message: Message) -> None:
+        """Take a message of the operation ``requests``, ``uses`` or ``reports``."""
+        take, rows = {
+            "requests": (self._take_event, message.get("events")),
+            "uses": (self._take_use, message.get("uses")),
+            "reports": (self._take_report, message.get("reports")),
+        }[message["op"]]
+        nonsense = 0
+        for row in rows if isinstance(rows, list) else (None,):
+            try:
+                take(row)
+            except Nonsense:
+                nonsense += 1
+        try:
+            self.omit(report_parsing.integer(message.get("omitted", 0)))
+        except Nonsense:
+            nonsense += 1
+        if nonsense:
+            self._lost("invalid", nonsense)
+            _log.warning("what a worker tells of requests makes no sense", count=nonsense)
+
+    def record(self, event: RequestEvent) -> None:
+        """Take an event that was made in this process."""
+        if len(self._events) >= EVENTS:
+            self._lost("overflow", 1)
+            return
+        self._events.append(event)
+        if len(self._events) >= BATCH:
+            self._full.set()
+
+    def omit(self, count: int) -> None:
+        """Have it said that so many events were left out."""
+        if count:
+            self._omitted += count
+            self._counters.count(metrics.AUDIT_OMITTED, by=count)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._run(), name="request recorder")
+        self._writer.add_done_callback(defects.noted)
+
+    async def close(self) -> None:
+        """Write what waits and end. What cannot be written in time is lost."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        self._stop.set()
+        self._full.set()
+        await asyncio.wait((writer,), timeout=CLOSE_SECONDS)
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        if self._events:
+            _log.warning("events of requests were not written", count=len(self._events))
+        if self._uses:
+            _log.warning("uses of tokens were not written", tokens=len(self._uses))
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_sums = 0.0
+        last = False
+        while not last:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._events_seconds):
+                    # A queue that stays full, because nothing can be written, must not make it try without end.
+                    await (self._stop if self._failing else self._full).wait()
+            # Looked at before anything is written: nothing may come after the last time.
+            last = self._stop.is_set()
+            self._full.clear()
+            await self._write_events()
+            if (self._uses or self._reports) and (loop.time() >= next_sums or last):
+                next_sums = loop.time() + self._sums_seconds
+                await self._write_uses()
+                await self._write_reports()
+
+    async def _write_events(self) -> None:
+        """Write the events that wait, or as many as the store takes."""
+        while True:
+            if self._omitted and not self._tried:
+                self._events.append(self._omission())
+            batch = list(islice(self._events, self._tried or BATCH))
+            if not batch:
+                return
+            if not await self._wrote(partial(self._store.append_requests, again=self._tried > 0), batch):
+                self._tried = len(batch)
+                return
+            self._tried = 0
+            for _ in batch:
+                self._events.popleft()
+
+    async def _write_uses(self) -> None:
+        while uses := _first(self._uses):
+            if not await self._wrote(self._store.add_uses, uses):
+                for use in uses:
+                    self._add_use(use)
+                return
+
+    async def _write_reports(self) -> None:
+        while reports := _first(self._reports):
+            if not await self._wrote(self._store.add_reports, reports):
+                for report in reports:
+                    self._add_report(report)
+                return
+
+    async def _wrote(self, write: Callable[[list[_Row]], Awaitable[None]], rows: list[_Row]) -> bool:
+        """Whether these rows are out of the way: written, or such as the store never takes."""
+        try:
+            await write(rows)
+        except StoreUnavailable as error:
+            if not self._failing:
+                _log.error("what requests leave behind cannot be written and waits", error=error)
+            self._failing = True
+            return False
+        except PatgateError as error:
+            _log.error("what requests leave behind contradicts the store and is dropped", error=error)
+            self._refused(rows)
+            return True
+        except Exception:  # noqa: BLE001 - a defect that one batch meets must not end the writing of all others
+            _log.exception("what requests leave behind cannot be written and is dropped")
+            self._refused(rows)
+            return True
+        if self._failing:
+            self._failing = False
+            _log.info("what requests leave behind is written again")
+        return True
+
+    def _take_event(self, row: object) -> None:
+        self.record(report_parsing.event(row))
+
+    def _omission(self) -> RequestEvent:
+        count, self._omitted = self._omitted, 0
+        event = Event(action=report_parsing.OMITTED, target_kind="route", target_id="", details={"count": count})
+        return RequestEvent(event=event, prefix="", proven=False, at=self._clock())
+
+    def _take_use(self, row: object) -> None:
+        self._add_use(report_parsing.use(row))
+
+    def _add_use(self, use: Use) -> None:
+        held = self._uses.get(use.token_id)
+        if held is not None:
+            self._uses[use.token_id] = held.plus(use)
+        elif len(self._uses) < TOKENS:
+            self._uses[use.token_id] = use
+
+    def _take_report(self, row: object) -> None:
+        self._add_report(report_parsing.report(row))
+
+    def _add_report(self, report: Report) -> None:
+        held = self._reports.get(report.key)
+        if held is None and len(self._reports) >= REPORTS:
+            # There are no more of these than routes and reasons.
+            report = replace(report, permission="", token_id="")
+            held = self._reports.get(report.key)
+        self._reports[report.key] = report if held is None else held.plus(report)
+
+    def _refused(self, rows: Sequence[object]) -> None:
+        self._lost("refused", sum(isinstance(row, RequestEvent) for row in rows))
+
+    def _lost(self, cause: str, count: int) -> None:
+        if count:
+            self._counters.count(metrics.AUDIT_LOST, cause, by=count)
+
+
+def _first(rows: dict[_Key, _Row]) -> list[_Row]:
+    """Take the rows that have waited longest, as many as one transaction writes."""
+    return [rows.pop(key) for key in list(islice(rows, BATCH))]

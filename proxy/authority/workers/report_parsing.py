@@ -1,0 +1,142 @@
+"""What workers tell of requests, as values: everything that crosses the link for the store is looked at here.
+
+Rules of this module:
+1. A row has exactly its fields, each of its type, and no text is longer than its column (``store.tables``). Anything
+   else is ``Nonsense``.
+2. A text is one that every store can keep: no NUL, no lone surrogate.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from proxy.core.reasons import Reason
+from proxy.observe.metrics import Outcome
+from proxy.store.audit.chain import Event
+from proxy.store.audit.reports import Report
+from proxy.store.audit.request_events import RequestEvent
+from proxy.store.tokens.usage import Use
+
+OMITTED: Final = "request.omitted"
+"""The action of the event that says how many requests left none, since there were too many."""
+
+_OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
+_REASONS: Final = frozenset(reason.value for reason in Reason)
+_LATEST: Final = float(2**40)
+"""No time is later (unix seconds)."""
+_PATH: Final = 3 * 512
+"""A path of 512 bytes that is redacted may have become longer."""
+_HOST: Final = 256
+_EVENT: Final = frozenset(
+    (
+        "at", "prefix", "proven", "action", "target", "route", "org", "outcome", "reason", "address", "decision",
+        "method", "host", "path", "status",
+    )
+)  # fmt: skip
+
+
+class Nonsense(Exception):
+    """What a worker told cannot be what it is meant to be."""
+
+
+def event(row: object) -> RequestEvent:
+    """An event of a request, as ``gateway.events`` makes it. Raises Nonsense."""
+    if not isinstance(row, dict) or row.keys() - {"second"} != _EVENT:
+        raise Nonsense
+    action, proven, decision = text(row["action"], 64), row["proven"], text(row["decision"], 64)
+    if not isinstance(proven, bool) or (action != "request" and not action.startswith("request.")) or action == OMITTED:
+        raise Nonsense
+    host = text(row["host"], _HOST)
+    return RequestEvent(
+        event=Event(
+            action=action,
+            target_kind="route",
+            target_id=text(row["target"], 128),
+            target_name=text(row["route"], 200),
+            org_id=text(row["org"], 32),
+            outcome=_one_of(row["outcome"], _OUTCOMES),
+            reason=_one_of(row["reason"], _REASONS),
+            address=text(row["address"], 64),
+            request_id=decision,
+            decision_id=decision,
+            details={
+                "method": text(row["method"], 64),
+                **({"host": host} if host else {}),
+                "path": text(row["path"], _PATH),
+                **({"second_target": _second(row["second"])} if "second" in row else {}),
+                "status": integer(row["status"]),
+            },
+        ),
+        prefix=text(row["prefix"], 64),
+        proven=proven,
+        at=_time(row["at"]),
+    )
+
+
+def _second(row: object) -> dict[str, str]:
+    """The second target that was refused: the header that names it and, where it was judged, as which request."""
+    if not isinstance(row, dict) or row.keys() not in ({"header"}, {"header", "method", "path"}):
+        raise Nonsense
+    limits = {"header": 64, "method": 64, "path": _PATH}
+    return {name: text(value, limits[name]) for name, value in row.items()}
+
+
+def use(row: object) -> Use:
+    """Uses of a token. Raises Nonsense."""
+    token_id, count, at, ip = _row(row, 4)
+    return Use(token_id=text(token_id, 32), count=integer(count), at=_time(at), ip=text(ip, 64))
+
+
+def report(row: object) -> Report:
+    """What a report-only route would have refused. Raises Nonsense."""
+    route, reason, permission, token_id, count, first_at, last_at, method, decision = _row(row, 9)
+    return Report(
+        route=text(route, 200),
+        reason=_one_of(reason, _REASONS),
+        permission=text(permission, 600),
+        token_id=text(token_id, 32),
+        count=integer(count),
+        first_at=_time(first_at),
+        last_at=_time(last_at),
+        method=text(method, 64)[:32],
+        decision_id=text(decision, 64),
+    )
+
+
+def text(value: object, limit: int) -> str:
+    """A text of so many characters at most. Raises Nonsense."""
+    if not isinstance(value, str) or len(value) > limit or "\0" in value:
+        raise Nonsense
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Nonsense from None
+    return value
+
+
+def integer(value: object) -> int:
+    """A count. Raises Nonsense."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise Nonsense
+    return value
+
+
+def _row(value: object, length: int) -> list[object]:
+    if not isinstance(value, list) or len(value) != length:
+        raise Nonsense
+    return value
+
+
+def _one_of(value: object, vocabulary: frozenset[str]) -> str:
+    if not isinstance(value, str) or value not in vocabulary:
+        raise Nonsense
+    return value
+
+
+def _time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Nonsense
+    if not 0 <= value <= _LATEST:
+        raise Nonsense
+    return float(value)

@@ -1,0 +1,1 @@
+"""The commands of ``patgate``, one module for each noun."""

@@ -1,0 +1,105 @@
+"""The decision: what a request asks for, held against what a grant gives.
+
+1. Pure and synchronous: the same match, grant and time give the same answer; nothing is read or awaited.
+2. Allowed is said in one place, at the end; every way that leads there earlier is a refusal.
+3. The first refusal in this order is the one that counts: route, expiry, organisation, operation, role, scopes.
+4. The role is the owner's role now; scopes only narrow it.
+5. A token that reaches several organisations has, on a route with one, what it may do in that one and nothing else; on
+   a route without, an account-wide token has its role in the account, and a token attached to organisations nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.core.kinds import Reach
+from proxy.core.model import Access, Grant, OrgGrant
+from proxy.core.permissions import Permission
+from proxy.core.reasons import Reason
+from proxy.core.routes import Match
+
+_DENIED: Final = Access.DENIED
+_ORG: Final = Reach.ORG
+_ORGS: Final = Reach.ORGS
+_ALLOWED: Final = Reason.ALLOWED
+
+
+def decide(match: Match, grant: Grant, now: float) -> Reason:
+    """``Reason.ALLOWED``, or why not. ``now`` is in unix seconds; a token expires at the instant ``expires_at``, not
+    after it.
+    """
+    route, entity, entity_id, operation, org = match
+    if route.access is _DENIED:
+        return Reason.ROUTE_DENIED
+    expires_at = grant.expires_at
+    if expires_at is not None and expires_at <= now:
+        return Reason.TOKEN_EXPIRED
+    permissions = grant.permissions
+    if org is not None and (grant.reach is not _ORG or (org != grant.org_name and org != grant.org_id)):
+        there = reached(org, grant)
+        if there is None:
+            return Reason.ORG_MISMATCH
+        permissions = there.permissions
+    if operation is None or entity is None:
+        return _unless_nowhere(org, grant, Reason.OPERATION_UNMAPPED)
+    if not permissions.allows(entity, entity_id, operation):
+        return _unless_nowhere(org, grant, Reason.ROLE_DENIES)
+    scopes = grant.scopes
+    if scopes is not None and not scopes.allows(entity, entity_id, operation):
+        return Reason.SCOPE_DENIES
+    return _ALLOWED
+
+
+def reached(org: str | None, grant: Grant) -> OrgGrant | None:
+    """What a token that reaches several organisations may do in the one that a request names, by id or name.
+
+    None where it does not reach that one, where the request names none, and for every other token.
+    """
+    orgs = grant.orgs
+    return None if orgs is None or org is None else orgs.get(org)
+
+
+def _unless_nowhere(org: str | None, grant: Grant, reason: Reason) -> Reason:
+    """``reason``, but for a token that is attached to organisations on a route without one: there it has no
+    permissions, so that this is asked only where it is refused, and not of every request.
+    """
+    return Reason.ORG_MISMATCH if org is None and grant.reach is _ORGS else reason
+
+
+def needed_permission(match: Match) -> str:
+    """The permission that a request needs, as the text of a challenge's ``scope``; "" where the route names no
+    operation.
+    """
+    if match.entity is None or match.operation is None:
+        return ""
+    return str(Permission(match.entity, match.entity_id, match.operation))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """A decision with its grounds: the permission needed, and the entry of role and of scopes that gives it, if one
+    does.
+    """
+
+    reason: Reason
+    needed: str
+    role_entry: Permission | None
+    scope_entry: Permission | None
+
+
+def decision(match: Match, grant: Grant, now: float) -> Verdict:
+    """``decide`` with its grounds, for people; the reason is always the one that ``decide`` gives."""
+    role_entry = scope_entry = None
+    if match.entity is not None and match.operation is not None:
+        there = reached(match.org, grant)
+        permissions = grant.permissions if there is None else there.permissions
+        role_entry = permissions.entry_for(match.entity, match.entity_id, match.operation)
+        if grant.scopes is not None:
+            scope_entry = grant.scopes.entry_for(match.entity, match.entity_id, match.operation)
+    return Verdict(
+        reason=decide(match, grant, now),
+        needed=needed_permission(match),
+        role_entry=role_entry,
+        scope_entry=scope_entry,
+    )

@@ -1,0 +1,110 @@
+"""The memory page that the authority and the workers of one host share.
+
+Layout: 64 bytes, unsigned 64-bit integers in native byte order, each at a multiple of 8:
+
+| slot | offset | meaning |
+|---|---|---|
+| 0 | 0 | magic with the layout's version |
+| 1 | 8 | epoch: the number of the last committed change |
+| 2 | 16 | lease: CLOCK_MONOTONIC nanoseconds until which decisions may be made; 0 is never |
+| 3 | 24 | incarnation: which start of the authority wrote the page |
+| 4 | 32 | doubt: the number of a change that was announced without being known to be stored; 0 is none |
+| 5-7 | 40 | reserved, zero |
+
+1. One process writes (the authority), any number read; there is no lock, because each slot is one aligned 8-byte
+   word that is copied whole on the platforms that patgate runs on (x86-64, AArch64).
+2. The epoch never goes down: ``raise_epoch`` is the only way to write it.
+3. A reader that finds another magic must not decide anything.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxy.core.errors import PageError
+
+PAGE_SIZE: Final = 64
+MAGIC: Final = int.from_bytes(b"patgate\x01", "big")
+
+SLOT_MAGIC: Final = 0
+SLOT_EPOCH: Final = 1
+SLOT_LEASE: Final = 2
+SLOT_INCARNATION: Final = 3
+SLOT_DOUBT: Final = 4
+
+_WORD_MAX: Final = 2**64 - 1
+
+
+class PageView:
+    """A view of the page. ``words`` is the cast view that the hot path may index with the SLOT constants.
+
+    Takes a C-contiguous byte view of at least 64 bytes, aligned to 8 (a mapping is), and owns no more than the view;
+    raises PageError if it is too small or, unless it is about to be formatted, has another magic.
+    """
+
+    __slots__ = ("words",)
+
+    def __init__(self, view: memoryview, *, fresh: bool = False) -> None:
+        if view.nbytes < PAGE_SIZE:
+            raise PageError("the shared page is smaller than 64 bytes")
+        self.words: memoryview[int] = view[:PAGE_SIZE].cast("Q")
+        if not fresh and self.words[SLOT_MAGIC] != MAGIC:
+            self.words.release()
+            raise PageError("the shared page has not been written by this version of patgate")
+
+    @classmethod
+    def format(cls, view: memoryview, incarnation: int, *, keep_lease: bool = False) -> PageView:
+        """Take the page over for a new start of the authority: its incarnation, the epoch kept if it is one of ours.
+
+        The lease ends, unless ``keep_lease``: then one that runs goes on to its own end.
+        """
+        page = cls(view, fresh=True)
+        words = page.words
+        if not keep_lease or words[SLOT_MAGIC] != MAGIC:
+            words[SLOT_LEASE] = 0
+        if words[SLOT_MAGIC] != MAGIC:
+            words[SLOT_EPOCH] = 0
+            words[SLOT_DOUBT] = 0
+        words[SLOT_INCARNATION] = incarnation
+        # Last, so that no reader takes a half-written page for a page.
+        words[SLOT_MAGIC] = MAGIC
+        return page
+
+    @property
+    def epoch(self) -> int:
+        """The number of the last committed change."""
+        return self.words[SLOT_EPOCH]
+
+    @property
+    def lease_until_ns(self) -> int:
+        """CLOCK_MONOTONIC nanoseconds until which decisions may be made."""
+        return self.words[SLOT_LEASE]
+
+    @property
+    def incarnation(self) -> int:
+        """Which start of the authority wrote the page."""
+        return self.words[SLOT_INCARNATION]
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Set the epoch to at least ``epoch``; never lowers it."""
+        if epoch > _WORD_MAX:
+            raise PageError("the epoch does not fit the shared page")
+        if epoch > self.words[SLOT_EPOCH]:
+            self.words[SLOT_EPOCH] = epoch
+
+    @property
+    def in_doubt(self) -> int:
+        """The number of a change that was announced without being known to be stored; 0 is none."""
+        return self.words[SLOT_DOUBT]
+
+    def doubt(self, number: int) -> None:
+        """Remember that this number is announced in doubt, before it is announced; 0 ends that."""
+        self.words[SLOT_DOUBT] = number
+
+    def renew(self, until_ns: int) -> None:
+        """Let decisions be made until this CLOCK_MONOTONIC time in nanoseconds; 0 stops them at once."""
+        self.words[SLOT_LEASE] = until_ns
+
+    def release(self) -> None:
+        """Let go of the memory, so that its mapping can be closed."""
+        self.words.release()

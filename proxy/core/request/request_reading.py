@@ -1,0 +1,163 @@
+"""What a request asks for, read once and for everybody who has to know: the gateway, and whoever explains what it does.
+
+1. The path is judged here and nowhere else (threats.md section 1); what the backend gets is the bytes that were judged.
+2. Methods are case-sensitive (RFC 9110 section 9.1). Some backends read them as if they were not, so one that is not in
+   capitals is refused.
+3. Every repetition is possessive or separated by a byte it cannot contain, so matching is linear in the input.
+4. Nothing here raises, and nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final
+
+from proxy.core.model import Access
+from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.target import canonical_path, split_target
+from proxy.core.routes import Match, RouteTable
+
+TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+"""A method or a field name (RFC 9110 section 5.6.2)."""
+
+_METHODS: Final = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+# Looking a member up in its enumeration costs more than the comparison with it.
+_DENIED: Final = Access.DENIED
+_REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
+_REPORTABLE: Final = frozenset((401, 403))
+
+_QUERY: Final = bytes([byte ^ (not 0x21 <= byte <= 0x7E or byte == 0x23) for byte in range(256)])
+"""Changes everything but visible ASCII, and "#"."""
+_NOT_IN_LINE: Final = re.compile(rb"[\x00-\x20\x7f]")
+
+_LABEL: Final = rb"[A-Za-z0-9_~\-]{1,63}+"
+_HOST: Final = re.compile(
+    rb"(" + _LABEL + rb"(?:\." + _LABEL + rb")*+\.?|\[[0-9A-Fa-f:.]{2,45}+\])(?::(0|[1-9][0-9]{0,4})?)?"
+)
+_NUMERIC: Final = re.compile(rb"(?:.*\.)?(?:[0-9]++|0[Xx][0-9A-Fa-f]*+)\.?", re.DOTALL)
+"""A name that ends in a number: what makes an IPv4 address of a name, in any of the forms that resolvers take."""
+_HIGHEST_PORT: Final = 65535
+_NAME_LIMIT: Final = 255
+_HOST_LIMIT: Final = _NAME_LIMIT + len(":65535")
+
+
+def judge(table: RouteTable, method: bytes, host: str, path: bytes) -> tuple[Match | None, Reason | None]:
+    """What is asked for by a method, a host's name and an origin-form path without query; and why it is refused.
+
+    A refusal for a target with two readings, no route, or a route that no token opens. It may have a match: the route
+    that refuses. Without a refusal there always is one.
+    """
+    if method in _REFUSED_METHODS:
+        return None, Reason.METHOD_REFUSED
+    judged = canonical_path(path)
+    if judged is None:
+        return None, Reason.TARGET_NOT_CANONICAL
+    text, needs = judged
+    name = _METHODS.get(method)
+    if name is None:
+        if method != method.upper():
+            return None, Reason.METHOD_REFUSED
+        name = method.decode("ascii")
+    match = table.match(name, host, text)
+    if match is None:
+        return None, Reason.TARGET_NOT_CANONICAL if needs else Reason.NO_ROUTE
+    route = match.route
+    if needs & ~route.allow:
+        return match, Reason.TARGET_NOT_CANONICAL
+    if route.access is _DENIED:
+        return match, Reason.ROUTE_DENIED
+    return match, None
+
+
+def only_reported(match: Match, reason: Reason) -> bool:
+    """Whether a refusal of a token is counted and logged, and the request let through: its route reports only."""
+    return not match.route.enforce and TABLE[reason].status in _REPORTABLE
+
+
+def is_query(query: bytes) -> bool:
+    """Whether a query, with its "?", is visible ASCII without "#"."""
+    return query.translate(_QUERY) == query
+
+
+def is_connect(method: bytes) -> bool:
+    """Whether a method asks for a tunnel, by its name in any case: what follows it may be no request."""
+    return len(method) == 7 and method.upper() == b"CONNECT"
+
+
+def host_name(authority: bytes) -> str | None:
+    """The name in ``Host`` or in the authority of an absolute-form target, in lower case; None if it is none.
+
+    Names as the DNS has them (RFC 9110 section 7.2, RFC 1035 section 2.3.4): labels of at most 63 bytes, 255 in all, no
+    escapes, no user information. A name that ends in a number is an IPv4 address or none: four decimal numbers, for
+    resolvers read ``127.1`` and ``0177.0.0.1`` as addresses too, each its own way. Or an IPv6 address in brackets,
+    without a zone, given in its one short form (RFC 5952). A port is a decimal number up to 65535.
+    """
+    matched = _HOST.fullmatch(authority) if len(authority) <= _HOST_LIMIT else None
+    if matched is None or len(matched[1]) > _NAME_LIMIT:
+        return None
+    if matched[2] is not None and int(matched[2]) > _HIGHEST_PORT:
+        return None
+    name = matched[1].decode("ascii").lower()
+    if name[0] == "[":
+        return _bracketed(name)
+    if _NUMERIC.fullmatch(matched[1]) is not None:
+        try:
+            return str(IPv4Address(name))
+        except AddressValueError:
+            return None
+    return name
+
+
+def _bracketed(name: str) -> str | None:
+    """An IPv6 address in brackets in its one short form (RFC 5952); None if it is none."""
+    try:
+        address = IPv6Address(name[1:-1])
+    except AddressValueError:
+        return None
+    mapped = address.ipv4_mapped
+    # Later versions of Python write a mapped address so by themselves.
+    return f"[{address}]" if mapped is None else f"[::ffff:{mapped}]"
+
+
+def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
+    """The path of a target (no query) that does not begin with ``/``, or why it is refused; ``host`` is that of
+    ``Host``.
+
+    Absolute-form, authority-form and asterisk-form (RFC 9112 section 3.2).
+    """
+    if target == b"*" and method == b"OPTIONS":
+        # Well-formed (RFC 9112 section 3.2.4), and about no resource that a route could name.
+        return Reason.NO_ROUTE
+    parts = split_target(target)
+    if parts is None or parts[0] is None or parts[0].lower() != host.lower():
+        return Reason.TARGET_NOT_CANONICAL
+    return parts[1]
+
+
+def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[str, bytes] | Reason:
+    """The host's name and the path of a request line and its ``Host``, as ``gateway.parse`` takes them from a whole
+    head.
+
+    An empty ``host`` is none given, then that of an absolute-form target counts. ``longest`` is how many bytes a
+    request line may have.
+    """
+    if len(method) + len(target) + len("  HTTP/1.1") > longest:
+        return Reason.TARGET_TOO_LONG
+    path, mark, after = target.partition(b"?")
+    if not path or _NOT_IN_LINE.search(path) is not None or (mark and not is_query(after)):
+        return Reason.REQUEST_MALFORMED
+    if TOKEN.fullmatch(method) is None:
+        return Reason.REQUEST_MALFORMED
+    if is_connect(method):
+        return Reason.METHOD_REFUSED
+    if not host and not path.startswith(b"/"):
+        parts = split_target(path)
+        host = b"" if parts is None or parts[0] is None else parts[0]
+    name = host_name(host) if host else ""
+    if name is None:
+        return Reason.HOST_INVALID
+    if path.startswith(b"/"):
+        return name, path
+    found = other_form(method, path, host)
+    return found if isinstance(found, Reason) else (name, found)

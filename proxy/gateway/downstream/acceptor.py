@@ -1,0 +1,336 @@
+"""The beginning of a client connection: accepted within a limit, introduced by a balancer, its TLS handshake made.
+
+Rules of this module:
+1. No more connections are open than the limit, those that are still arriving included; what is above waits in the
+   kernel's queue. Room is made by closing those that have been idle for longest, as far as any have.
+2. Where the system refuses (no descriptor, no memory) accepting rests until a connection closes or the next sweep. It
+   never spins and never ends; what happened is counted, and said once in an episode.
+3. A connection from a balancer begins with a PROXY header, taken to its last byte and no further; any other beginning,
+   or none before the deadline, ends it without a word. From all others such a header is a malformed request.
+4. Whoever has not begun by the deadline is dropped: there is a time for the header, and one for the TLS handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, Final
+
+from proxy.gateway.downstream.listener import Listener, is_within
+from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
+from proxy.observe import defects
+from proxy.observe.logs import Logger
+from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
+from proxy.observe.snapshot import Labels, Snapshot
+
+_SHUTDOWN_SECONDS: Final = 86_400.0
+"""How long a TLS transport tries to end by itself: longer than any client has, for it would cut those that still read.
+The sweep ends it."""
+
+_BATCH: Final = 64
+"""Connections that are accepted before anything else has its turn."""
+_IDLE_SECONDS: Final = 1.0
+"""What a connection must have been idle for to be closed for another: a request may be on its way."""
+_ROOM: Final = 64
+"""Of the limit, one part in so many is closed at once, so that a full worker does not look for room all the time."""
+_FRUITLESS_NS: Final = 100_000_000
+"""How long nobody is looked for who could make room, after nobody was found: looking costs the more the more there are,
+and clients that come and go at the limit would make a worker do little else."""
+_EPISODE_NS: Final = 30_000_000_000
+"""What has not happened for so long is said anew."""
+
+_NEXT: Final = frozenset(
+    # accept(2): errors of the connection, which is gone, not of the socket.
+    (
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.ENONET,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        errno.ETIMEDOUT,
+    )
+)
+
+
+class Pause(StrEnum):
+    """Why accepting rests: label cause of ``patgate_accept_pauses_total``."""
+
+    LIMIT = "limit"
+    RESOURCES = "resources"
+
+
+class Drop(StrEnum):
+    """Why a connection ended that had no request: label cause of ``patgate_connections_dropped_total``."""
+
+    PROXY_HEADER = "proxy_header"
+    HANDSHAKE = "handshake"
+    ROOM = "room"
+
+
+_SAID: Final = {
+    Pause.LIMIT: "the connection limit is reached: further clients wait",
+    Pause.RESOURCES: "the system gives no more connections: further clients wait",
+}
+
+
+class AcceptCounters:
+    """What happened at the entrances of one worker, however often they are exchanged."""
+
+    def __init__(self) -> None:
+        self._pauses: Counter[Labels] = Counter()
+        self._drops: Counter[Labels] = Counter()
+
+    def paused(self, listener: str, cause: Pause) -> None:
+        """Accepting rests."""
+        self._pauses[listener, cause.value] += 1
+
+    def dropped(self, listener: str, cause: Drop) -> None:
+        """A connection was ended."""
+        self._drops[listener, cause.value] += 1
+
+    def snapshot(self) -> Snapshot:
+        """All of it, by listener and cause."""
+        return Snapshot(counters={ACCEPT_PAUSES.name: dict(self._pauses), CONNECTIONS_DROPPED.name: dict(self._drops)})
+
+
+class Acceptor:
+    """Accepts from ``sockets``, which listen, and gives the connections to ``listener``, so that at most ``limit`` are
+    open.
+
+    ``introduced_by`` are the peers that must begin with a PROXY header; ``handshake_seconds`` is the time for that
+    header, and for the TLS handshake where there is a ``context``. The sockets are closed with it.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        sockets: Sequence[socket.socket],
+        *,
+        name: str,
+        limit: int,
+        context: ssl.SSLContext | None,
+        introduced_by: Sequence[IPv4Network | IPv6Network],
+        handshake_seconds: float,
+        tally: AcceptCounters,
+        log: Logger,
+    ) -> None:
+        self._listener = listener
+        self._sockets = tuple(sockets)
+        self._name = name
+        self._limit = limit
+        self._introduced_by = tuple(introduced_by)
+        self._handshake_ns = int(handshake_seconds * 1e9)
+        self._tls: dict[str, Any] = {}
+        if context is not None:
+            self._tls = {
+                "ssl": context,
+                "ssl_handshake_timeout": handshake_seconds,
+                "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
+            }
+        self._tally = tally
+        self._log = log
+        self._reading = False
+        self._introductions: set[_Introduction] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._fruitless_until = 0
+        self._last: dict[Pause, int] = {}
+
+    def start(self) -> None:
+        """Accept from now on."""
+        for bound in self._sockets:
+            bound.setblocking(False)
+        self._read(True)
+
+    def close(self) -> None:
+        """Accept no more. Connections that are arriving go on."""
+        self._listener.waiting.discard(self._resume)
+        self._read(False)
+        for bound in self._sockets:
+            bound.close()
+
+    def abort(self) -> None:
+        """Accept no more, and give up what is still arriving."""
+        self.close()
+        for introduction in list(self._introductions):
+            introduction.end()
+        for task in self._connecting:
+            task.cancel()
+
+    def dropped(self, cause: Drop) -> None:
+        """Count a connection that was ended."""
+        self._tally.dropped(self._name, cause)
+
+    def connect(self, sock: socket.socket, host: str) -> None:
+        """Make a connection of the listener's out of an accepted socket, whose client is at ``host``."""
+        self._listener.arriving += 1
+        task = asyncio.get_running_loop().create_task(self._connect(sock, host), name="client connection")
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(defects.noted)
+
+    def introduced(self, introduction: _Introduction) -> None:
+        """An introduction has ended, well or not."""
+        self._introductions.discard(introduction)
+        self._listener.others.discard(introduction)
+
+    def left(self) -> None:
+        """A connection that was arriving has gone."""
+        self._listener.left()
+
+    def _accept(self, bound: socket.socket) -> None:
+        listener = self._listener
+        for accepted in range(_BATCH):
+            if listener.open >= self._limit:
+                if not accepted:
+                    self._make_room()
+                    self._pause(Pause.LIMIT, None)
+                # Otherwise it is not known yet whether anybody waits.
+                return
+            try:
+                sock, address = bound.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _NEXT:
+                    continue
+                self._make_room()
+                self._pause(Pause.RESOURCES, error)
+                return
+            sock.setblocking(False)
+            if self._introduced_by and is_within(ip_address(address[0]), self._introduced_by):
+                introduction = _Introduction(self, sock, address[0], time.monotonic_ns() + self._handshake_ns)
+                self._introductions.add(introduction)
+                listener.others.add(introduction)
+                introduction.begin()
+            else:
+                self.connect(sock, address[0])
+
+    async def _connect(self, sock: socket.socket, host: str) -> None:
+        listener = self._listener
+        connection = listener.connection(host)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock, **self._tls)
+        except OSError:
+            # The client left, or did not get through the TLS handshake. It gets no other answer.
+            if self._tls:
+                self.dropped(Drop.HANDSHAKE)
+        finally:
+            if not connection.made_ns:
+                listener.arriving -= 1
+                listener.left()
+
+    def _make_room(self) -> None:
+        """Close those that have been idle for longest."""
+        now = time.monotonic_ns()
+        if now < self._fruitless_until:
+            return
+        found = self._listener.idle_longest(max(1, self._limit // _ROOM), seconds=_IDLE_SECONDS)
+        if not found:
+            self._fruitless_until = now + _FRUITLESS_NS
+        for connection in found:
+            connection.leave()
+            self.dropped(Drop.ROOM)
+
+    def _pause(self, cause: Pause, error: OSError | None) -> None:
+        self._read(False)
+        self._listener.waiting.add(self._resume)
+        self._tally.paused(self._name, cause)
+        now = time.monotonic_ns()
+        last = self._last.get(cause)
+        self._last[cause] = now
+        if last is None or now - last > _EPISODE_NS:
+            why = {} if error is None else {"error": error}
+            self._log.warning(_SAID[cause], listener=self._name, connections=self._limit, **why)
+
+    def _resume(self) -> None:
+        self._listener.waiting.discard(self._resume)
+        self._read(True)
+
+    def _read(self, wanted: bool) -> None:
+        if wanted == self._reading:
+            return
+        self._reading = wanted
+        loop = asyncio.get_running_loop()
+        for bound in self._sockets:
+            if wanted:
+                loop.add_reader(bound, self._accept, bound)
+            else:
+                loop.remove_reader(bound)
+
+
+class _Introduction:
+    """The first bytes of a connection from a balancer, read as far as its PROXY header goes."""
+
+    __slots__ = ("_acceptor", "_held", "_host", "_reading", "_sock", "deadline")
+
+    def __init__(self, acceptor: Acceptor, sock: socket.socket, host: str, deadline: int) -> None:
+        self._acceptor = acceptor
+        self._sock = sock
+        self._host = host
+        self._held = b""
+        self._reading = False
+        self.deadline = deadline
+
+    def begin(self) -> None:
+        """Read at once, for the header mostly comes with the connection, and then as more comes."""
+        if not self._read():
+            self._reading = True
+            asyncio.get_running_loop().add_reader(self._sock, self._read)
+
+    def end(self) -> None:
+        """Close the connection."""
+        self._stop()
+        self._sock.close()
+        self._acceptor.introduced(self)
+        self._acceptor.left()
+
+    def late(self) -> None:
+        """The deadline has passed."""
+        self.end()
+        self._acceptor.dropped(Drop.PROXY_HEADER)
+
+    def _read(self) -> bool:
+        """Take what belongs to the header; whether this was the last of it, good or bad."""
+        sock = self._sock
+        try:
+            new = sock.recv(MAX_HEADER - len(self._held), socket.MSG_PEEK)
+            header = parse(self._held + new) if new else None
+            # Rule 2 of ``proxy_protocol``: while there is no header, every byte so far is of it.
+            wanted = len(new) if header is None else header.length - len(self._held)
+            self._held += sock.recv(wanted)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except (OSError, ProxyHeaderError):
+            self.end()
+            self._acceptor.dropped(Drop.PROXY_HEADER)
+            return True
+        if not new:
+            # Balancers try a port so. Only a header that breaks off is one too few.
+            self.end()
+            if self._held:
+                self._acceptor.dropped(Drop.PROXY_HEADER)
+            return True
+        if header is None:
+            return False
+        self._stop()
+        self._acceptor.introduced(self)
+        self._acceptor.connect(sock, header.source or self._host)
+        return True
+
+    def _stop(self) -> None:
+        if self._reading:
+            self._reading = False
+            asyncio.get_running_loop().remove_reader(self._sock)

@@ -1,0 +1,373 @@
+"""The parse phase: the bytes of a request head become the first slots of an ``Exchange``.
+
+Rules of this module:
+1. The grammar decides (``http1/grammar.py``, ``core/request/request_reading.py``). What it does not take is refused,
+   and the connection closes.
+2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
+   ``Transfer-Encoding: chunked`` on HTTP/1.1, or no body. Anything else is refused.
+3. A field that another reader could take for one that decides something here, because it differs only in case or in
+   "_" and "." for "-", is dropped, never forwarded (threats.md section 2).
+4. Field lines that go on to the backend go on as received: same order, same case, same repeats.
+5. A token stands where a credential is presented and nowhere else (``core/token_search.py``): not in the target, and
+   not in any other field, whether that goes on or not.
+6. A field that names a second resource goes on, and is remembered for the phase that judges it.
+7. A request that has been through this node already, or that may be forwarded no further, ends here (RFC 9110 sections
+   7.6.2 and 7.6.3): two gateways in front of each other must not exhaust themselves with one request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+from proxy.core.reasons import Reason
+from proxy.core.request.claims import FAMILY_NAMES, fold
+from proxy.core.request.request_reading import TOKEN, host_name, is_connect, is_query, other_form
+from proxy.core.token_search import TokenSearch
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.http1.body import ChunkedBody, LengthBody
+from proxy.gateway.http1.grammar import NAME_MEMO, NAME_MEMO_LENGTH, head_lines, trimmed, without_fields
+
+_MEMO_LIMIT: Final = 4096
+_MAX_LENGTH_DIGITS: Final = 18
+
+
+class Field(IntEnum):
+    """What the parser does with a field whose name it knows."""
+
+    DROP = 1
+    HOST = 2
+    AUTHORIZATION = 3
+    CONNECTION = 4
+    CONTENT_LENGTH = 5
+    TRANSFER_ENCODING = 6
+    EXPECT = 7
+    API_KEY = 8
+    FORWARDED = 9
+    UPGRADE = 10
+    VIA = 11
+    MAX_FORWARDS = 12
+    SECOND_TARGET = 13
+    LOGIN = 14
+    BELIEVED = 15
+
+
+# The usual ones as plain integers, which compare at the cost of integers.
+_UNKNOWN: Final = -1
+_PASS: Final = 0
+_DROP: Final = 1
+_HOST: Final = 2
+_AUTHORIZATION: Final = 3
+_CONNECTION: Final = 4
+
+
+_HOP_BY_HOP: Final = (
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"http2-settings",
+)
+"""RFC 9110 section 7.6.1, and the companions of an upgrade that this gateway does not forward."""
+
+FORWARDED_FIELDS: Final = (
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"x-forwarded-method",
+    b"x-forwarded-uri",
+    b"x-original-method",
+    b"x-original-uri",
+)
+"""Fields that are believed from trusted peers only; the phases that believe them say so."""
+
+_LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
+"""What is in the name of a field that may carry a login in base64."""
+
+_NEVER_NOMINATED: Final = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding", b"cookie"))
+"""Fields that ``Connection`` cannot remove: their loss would change who asks, or what (RFC 9110 section 7.6.1)."""
+
+
+class HeadParser:
+    """Parses request heads for one listener.
+
+    ``stripped`` are folded names that are always removed; ``api_key`` says whether ``X-API-Key`` carries credentials
+    here; ``second_targets`` are folded names of fields that name another resource, in any spelling; ``believed`` are
+    names of fields that go on when a trusted peer sent them. ``search`` finds tokens where none belongs;
+    ``drop_misplaced`` says that a field which holds one is left out, instead of the request being refused.
+    ``max_headers`` is the largest number of field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are
+    in bytes. ``pseudonym`` is this node's name in ``Via``; without it, nothing is taken for a loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        stripped: Iterable[bytes],
+        api_key: bool,
+        max_headers: int,
+        max_request_line: int,
+        max_body: int | None,
+        search: TokenSearch,
+        second_targets: Iterable[bytes] = (),
+        believed: Iterable[bytes] = (),
+        drop_misplaced: bool = False,
+        pseudonym: bytes = b"",
+    ) -> None:
+        fields: dict[bytes, Field] = dict.fromkeys(second_targets, Field.SECOND_TARGET)
+        fields.update(dict.fromkeys(stripped, Field.DROP))
+        fields.update(dict.fromkeys(believed, Field.BELIEVED))
+        fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
+        fields.update(dict.fromkeys(FORWARDED_FIELDS, Field.FORWARDED))
+        fields[b"host"] = Field.HOST
+        fields[b"authorization"] = Field.AUTHORIZATION
+        fields[b"connection"] = Field.CONNECTION
+        fields[b"content-length"] = Field.CONTENT_LENGTH
+        fields[b"transfer-encoding"] = Field.TRANSFER_ENCODING
+        fields[b"expect"] = Field.EXPECT
+        fields[b"upgrade"] = Field.UPGRADE
+        if api_key:
+            fields[b"x-api-key"] = Field.API_KEY
+        if pseudonym:
+            fields[b"via"] = Field.VIA
+            fields[b"max-forwards"] = Field.MAX_FORWARDS
+        self._fields = fields
+        self._pseudonym = pseudonym
+        self._search = search
+        self._drop_misplaced = drop_misplaced
+        self._codes: dict[bytes, int] = {}
+        self._hosts: dict[bytes, str] = {}
+        self._max_headers = max_headers
+        self._max_request_line = max_request_line
+        self._max_body = max_body
+
+    def parse(self, x: Exchange, head: bytes) -> Reason | None:
+        """Fill the parse slots of ``x`` from ``head``, which comes without its last two CRLF; a refusal or None."""
+        lines = head_lines(head)
+        if lines is None:
+            return Reason.REQUEST_MALFORMED
+        line = lines[0]
+        if len(line) > self._max_request_line:
+            return Reason.TARGET_TOO_LONG
+        parts = line.split(b" ")
+        if len(parts) != 3:
+            return Reason.REQUEST_MALFORMED
+        x.method = method = parts[0]
+        path, mark, after = parts[1].partition(b"?")
+        if not path or 0x09 in path:
+            return Reason.REQUEST_MALFORMED
+        if mark:
+            if not is_query(after):
+                return Reason.REQUEST_MALFORMED
+            x.query = mark + after
+        if method != b"GET":
+            x.head_only = method == b"HEAD"
+            if TOKEN.fullmatch(method) is None:
+                return Reason.REQUEST_MALFORMED
+            if is_connect(method):
+                return Reason.METHOD_REFUSED
+        version = parts[2]
+        if version != b"HTTP/1.1":
+            if version != b"HTTP/1.0":
+                return Reason.REQUEST_MALFORMED
+            x.version = 0
+            x.keep_alive = False
+        if len(lines) - 1 > self._max_headers:
+            return Reason.HEAD_TOO_LARGE
+        refusal = self._fields_of(x, lines)
+        if refusal is not None:
+            return refusal
+        # One search for both, because what a search costs is mostly its beginning.
+        if self._search.contains(parts[1] + x.kept):
+            self._misplaced(x, parts[1])
+        if path[0] == 0x2F:
+            x.path = path
+            return None
+        found = other_form(method, path, x.host)
+        if isinstance(found, Reason):
+            return found
+        x.path = found
+        return None
+
+    def _fields_of(self, x: Exchange, lines: list[bytes]) -> Reason | None:
+        kept = [b""]
+        codes = self._codes
+        host_seen = False
+        connection: bytes | None = None
+        for at in range(1, len(lines)):
+            line = lines[at]
+            name, colon, value = line.partition(b":")
+            code = codes.get(name, _UNKNOWN)
+            if code == _UNKNOWN or not colon:
+                if not colon or TOKEN.fullmatch(name) is None:
+                    return Reason.REQUEST_MALFORMED
+                code = self._classify(name)
+            if code == _PASS:
+                kept.append(line)
+                continue
+            value = trimmed(value)
+            if code == _HOST:
+                if host_seen:
+                    return Reason.HOST_INVALID
+                host_seen = True
+                known = self._hosts.get(value)
+                if known is None:
+                    known = self._host_name(value)
+                    if known is None:
+                        return Reason.HOST_INVALID
+                x.host = value
+                x.host_name = known
+                kept.append(b"Host: " + value)
+            elif code == _AUTHORIZATION:
+                if x.authorization is not None:
+                    return Reason.CREDENTIAL_AMBIGUOUS
+                x.authorization = value
+            elif code == _CONNECTION:
+                connection = value if connection is None else connection + b"," + value
+            elif code == _DROP:
+                if self._search.contains_credential(value):
+                    x.misplaced = x.misplaced or not self._drop_misplaced
+            else:
+                refusal = self._rare(x, code, line, name, value, kept)
+                if refusal is not None:
+                    return refusal
+        if not host_seen:
+            return Reason.HOST_INVALID
+        x.kept = b"\r\n".join(kept)
+        if connection is None:
+            x.websocket = False
+        elif connection != b"keep-alive" or x.websocket or not x.version:
+            refusal = self._connection(x, connection)
+            if refusal is not None:
+                return refusal
+        return self._framing(x) if x.chunked or x.content_length > 0 else None
+
+    def _classify(self, name: bytes) -> int:
+        """Look a received name up: the exact name in any case has its meaning, any other alias of it is dropped."""
+        folded = fold(name)
+        field = self._fields.get(folded)
+        if field is None:
+            code = _PASS
+            if folded.startswith(FAMILY_NAMES):
+                code = _DROP
+            elif _LOGIN.search(folded) is not None:
+                code = int(Field.LOGIN)
+        else:
+            code = int(field) if name.lower() == folded or field is Field.SECOND_TARGET else _DROP
+        if len(self._codes) < NAME_MEMO and len(name) <= NAME_MEMO_LENGTH:
+            self._codes[name] = code
+        return code
+
+    def _misplaced(self, x: Exchange, target: bytes) -> None:
+        """Leave out the fields of ``x`` that hold a token, or have the request refused; a target is never changed.
+
+        ``Host`` is part of the target (RFC 9110 section 7.1), and backends are told of it in a second field.
+        """
+        if self._drop_misplaced and not self._search.contains(target + b" " + x.host):
+            x.kept = self._search.without(x.kept)
+        else:
+            x.misplaced = True
+
+    def _host_name(self, host: bytes) -> str | None:
+        name = host_name(host)
+        if name is not None and len(self._hosts) < _MEMO_LIMIT:
+            self._hosts[host] = name
+        return name
+
+    def _rare(self, x: Exchange, code: int, line: bytes, name: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
+        if code == Field.CONTENT_LENGTH:
+            if x.content_length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+                return Reason.REQUEST_MALFORMED
+            x.content_length = int(value)
+            # As it was read: another reader might take a leading zero for the sign of an octal number.
+            kept.append(b"Content-Length: %d" % x.content_length)
+        elif code == Field.TRANSFER_ENCODING:
+            if x.chunked or x.version == 0 or value.lower() != b"chunked":
+                return Reason.REQUEST_MALFORMED
+            x.chunked = True
+        elif code == Field.EXPECT:
+            if x.expects_continue or value.lower() != b"100-continue":
+                return Reason.EXPECTATION_FAILED
+            # A 1.0 client cannot wait for an interim answer (RFC 9110 section 10.1.1).
+            if x.version:
+                x.expects_continue = True
+                kept.append(b"Expect: 100-continue")
+        elif code == Field.API_KEY:
+            if x.api_key is not None:
+                return Reason.CREDENTIAL_AMBIGUOUS
+            x.api_key = value
+        elif code == Field.FORWARDED:
+            if x.forwarded is None:
+                x.forwarded = []
+            x.forwarded.append((name.lower(), value))
+            if self._search.contains(value):
+                x.misplaced = True
+        elif code == Field.LOGIN:
+            if not self._search.contains_credential(value):
+                kept.append(line)
+            elif not self._drop_misplaced:
+                x.misplaced = True
+        elif code == Field.SECOND_TARGET:
+            if x.second is None:
+                x.second = []
+            x.second.append((fold(name), value))
+            kept.append(line)
+        elif code == Field.BELIEVED:
+            if x.client is not None and x.client.peer_trusted:
+                kept.append(line)
+        elif code == Field.UPGRADE:
+            # Any other protocol, and any list of them, is dropped with its field (RFC 9110 section 7.8).
+            x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
+        elif code == Field.VIA:
+            # Wherever the name stands, also in a comment: nobody but this node knows it by chance.
+            if self._pseudonym in value:
+                return Reason.LOOP_DETECTED
+            kept.append(line)
+        elif code == Field.MAX_FORWARDS:
+            return self._max_forwards(x, line, value, kept)
+        return None
+
+    @staticmethod
+    def _max_forwards(x: Exchange, line: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
+        """One forward fewer, or none left; it has a meaning for OPTIONS only (RFC 9110 section 7.6.2)."""
+        if x.method != b"OPTIONS":
+            kept.append(line)
+            return None
+        if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+            return Reason.REQUEST_MALFORMED
+        left = int(value)
+        if not left:
+            # The last recipient is the gateway, which has nothing of that name.
+            return Reason.NO_ROUTE
+        kept.append(b"%b: %d" % (line.partition(b":")[0], left - 1))
+        return None
+
+    def _connection(self, x: Exchange, value: bytes) -> Reason | None:
+        """Obey ``Connection`` (RFC 9110 section 7.6.1): persistence, and fields nominated for removal."""
+        options = {option.strip(b" \t") for option in value.lower().split(b",")} - {b""}
+        if any(TOKEN.fullmatch(option) is None for option in options):
+            return Reason.REQUEST_MALFORMED
+        x.keep_alive = b"close" not in options and (x.version == 1 or b"keep-alive" in options)
+        nominated = options - {b"close", b"keep-alive", b"upgrade"}
+        x.websocket = x.websocket and b"upgrade" in options
+        if nominated & _NEVER_NOMINATED:
+            return Reason.REQUEST_MALFORMED
+        if nominated:
+            x.kept = without_fields(x.kept, nominated)
+        return None
+
+    def _framing(self, x: Exchange) -> Reason | None:
+        if x.chunked:
+            if x.content_length >= 0:
+                return Reason.REQUEST_MALFORMED
+            x.body = ChunkedBody()
+        else:
+            if self._max_body is not None and x.content_length > self._max_body:
+                return Reason.BODY_TOO_LARGE
+            x.body = LengthBody(x.content_length)
+        x.body_done = False
+        x.websocket = False
+        return None

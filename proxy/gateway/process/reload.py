@@ -1,0 +1,283 @@
+"""A worker's orders: to run on another configuration without losing a request, and to make ready for its end.
+
+Rules of this module:
+1. Connections, caches, counters and what is under way stay; what the configuration says of them is exchanged in one
+   step of the event loop. No request is decided partly by one configuration and partly by another.
+2. PREPARE does all that can fail and changes nothing. From HOLD on no request is begun and none is decided; what
+   arrives waits. COMMIT exchanges and lets go; ABORT lets go.
+3. A request that was decided goes on to its end as it was decided. What is watched (``live``) is judged again by the
+   new configuration, and cut if that refuses it.
+4. A COMMIT that fails leaves no configuration to run on: this process must end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from proxy.core.identity import IdentityNames
+from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
+from proxy.core.routes import RouteTable
+from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
+from proxy.gateway.forward_auth import ForwardAuthPipeline
+from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.record import ExchangeRecorder
+from proxy.gateway.phases.respond import Responder
+from proxy.gateway.pipeline import Decider, ProxyPipeline
+from proxy.gateway.upstream.pool import UpstreamPool
+from proxy.observe import logs
+from proxy.settings.boot import read_settings
+from proxy.settings.compile import identity_names, route_table
+from proxy.settings.model import Settings
+
+_RESOLVE_SECONDS: Final = 2.0
+"""How long a reload waits for the addresses of servers that are new; requests to them get 502 until they are known."""
+
+
+class ListeningServer(Protocol):
+    """Whatever accepts connections from one listening socket."""
+
+    def close(self) -> None:
+        """Accept no more; connections go on."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True)
+class Port:
+    """One listener as this worker serves it: what accepts for it, and from which inherited sockets."""
+
+    listener: Listener
+    fds: tuple[int, ...]
+    servers: list[ListeningServer] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Accept no more."""
+        for server in self.servers:
+            server.close()
+        self.servers.clear()
+
+    def sweep(self, now_ns: int) -> None:
+        """End what has passed its deadline."""
+        self.listener.sweep(now_ns)
+
+    def give_back(self) -> None:
+        """Close the inherited sockets too."""
+        self.close()
+        close_all(self.fds)
+        self.fds = ()
+
+
+@dataclass(kw_only=True, slots=True)
+class Running:
+    """What of a worker a configuration reaches."""
+
+    settings: Settings
+    places: dict[str, int]
+    """Every route's name so far, by its index (``settings.compile.route_table``)."""
+    cache: GrantCache
+    authenticator: Authenticator
+    recorder: ExchangeRecorder
+    proxy: ProxyPipeline
+    entry: ForwardAuthPipeline
+    """There also where nothing listens for it."""
+    ports: dict[str, Port]
+    leaving: list[Port] = field(default_factory=list)
+    """Listeners that are no more, with connections that have yet to end."""
+
+
+class ReloadableWorker(Protocol):
+    """What a reload needs of the worker."""
+
+    running: Running
+
+    def responder(self, settings: Settings) -> Responder: ...
+
+    def mutator(self, names: IdentityNames) -> Mutator: ...
+
+    def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener: ...
+
+    async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
+        """Accept from all sockets of ``port``, instead of what did before."""
+        ...
+
+    async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    settings: Settings
+    names: IdentityNames
+    routes: RouteTable
+    upstreams: dict[str, UpstreamPool]
+    context: ssl.SSLContext | None
+    fds: dict[str, tuple[int, ...]]
+
+
+class Reloader:
+    """Carries out the orders of one worker, one after the other."""
+
+    def __init__(self, worker: ReloadableWorker, log: logs.Logger) -> None:
+        self._worker = worker
+        self._log = log
+        self._prepared: _Prepared | None = None
+
+    async def handle(self, order: ControlCommand) -> None:
+        """Carry one order out. Raises PatgateError where it cannot be."""
+        running = self._worker.running
+        if order.name == CommandName.PREPARE:
+            self._drop()
+            self._prepared = await self._prepare(order)
+            return
+        close_all(order.fds)
+        if order.name == CommandName.HOLD:
+            for port in (*running.ports.values(), *running.leaving):
+                port.listener.hold()
+            running.proxy.hold()
+            running.entry.hold()
+        elif order.name == CommandName.COMMIT:
+            await self._commit()
+        elif order.name == CommandName.ABORT:
+            self._drop()
+            self._release()
+        elif order.name == CommandName.LEAVE:
+            for port in running.ports.values():
+                port.listener.leave()
+        else:
+            raise CommandRefused("it does not know this order")
+
+    async def _prepare(self, order: ControlCommand) -> _Prepared:
+        running = self._worker.running
+        document, *sockets = order.fds
+        fds: dict[str, tuple[int, ...]] = {}
+        for name, fd in zip(order.details["sockets"], sockets, strict=True):
+            fds[name] = (*fds.get(name, ()), fd)
+        upstreams: dict[str, UpstreamPool] = {}
+        try:
+            # In a thread, because a large configuration takes longer than a request may wait.
+            settings = await asyncio.to_thread(read_settings, document)
+            # What follows touches what runs, so that names get their places and upstreams are found again.
+            routes = route_table(settings, running.places)
+            upstreams = running.proxy.prepared(settings.upstreams)
+            context = server_context(settings)
+            await self._worker.resolve(tuple(upstreams.values()), _RESOLVE_SECONDS)
+        except (OSError, ssl.SSLError) as error:
+            running.proxy.forget(upstreams)
+            close_all(sockets)
+            raise CommandRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
+        except BaseException:
+            # Cancellations too: the error is raised again, and the descriptors must not stay open.
+            close_all(sockets)
+            raise
+        return _Prepared(
+            settings=settings,
+            names=identity_names(settings),
+            routes=routes,
+            upstreams=upstreams,
+            context=context,
+            fds=fds,
+        )
+
+    async def _commit(self) -> None:
+        new, running, worker = self._prepared, self._worker.running, self._worker
+        if new is None:
+            raise CommandRefused("nothing was prepared")
+        self._prepared = None
+        settings = new.settings
+        responder = worker.responder(settings)
+        if running.authenticator.follow(new.names, settings.credentials):
+            running.cache.reset(running.cache.applied)
+        running.cache.resize(capacity=settings.cache.entries, absent_capacity=settings.cache.absent)
+        running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)
+        running.proxy.follow(new.routes, responder)
+        running.proxy.forward_to(worker.mutator(new.names), new.upstreams)
+        running.entry.follow(new.routes, responder)
+        request_line = limits_of(FORWARD_AUTH, settings).request_line
+        running.entry.describe(empty_lines(new.names), request_line, patience(settings))
+        before, running.settings = running.settings, settings
+        logs.change(level=settings.log.level, line_format=settings.log.format)
+        await self._exchange_ports(new, before)
+        self._release()
+        self._log.info("configuration changed", routes=len(new.routes.routes), upstreams=len(new.upstreams))
+
+    async def _exchange_ports(self, new: _Prepared, before: Settings) -> None:
+        worker, running = self._worker, self._worker.running
+        pipelines: dict[str, Decider] = {PROXY: running.proxy, FORWARD_AUTH: running.entry}
+        for name, pipeline in pipelines.items():
+            port, fds = running.ports.get(name), new.fds.get(name, ())
+            if port is not None and not fds:
+                del running.ports[name]
+                port.give_back()
+                port.listener.release()
+                port.listener.drain()
+                running.leaving.append(port)
+            if not fds:
+                continue
+            listener = worker.listener(name, pipeline, new.names, new.settings)
+            if port is None:
+                running.ports[name] = port = Port(listener=listener, fds=fds)
+                await worker.accept(name, port, new.settings, None)
+                continue
+            port.listener.follow(listener)
+            tls = name == PROXY and new.context is not None
+            if tls or _sockets(port.fds) != _sockets(fds) or _other_terms(before, new.settings):
+                former, port.fds = port.fds, fds
+                await worker.accept(name, port, new.settings, new.context if tls else None)
+                close_all(former)
+            else:
+                close_all(fds)
+
+    def _release(self) -> None:
+        running = self._worker.running
+        running.proxy.release()
+        running.entry.release()
+        for port in (*running.ports.values(), *running.leaving):
+            port.listener.release()
+
+    def _drop(self) -> None:
+        """Forget what was prepared."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            self._worker.running.proxy.forget(prepared.upstreams)
+            for fds in prepared.fds.values():
+                close_all(fds)
+
+
+def server_context(settings: Settings) -> ssl.SSLContext | None:
+    """What the proxy listener serves HTTPS with, if it does. Raises OSError and ssl.SSLError."""
+    tls = settings.listen.proxy.tls
+    if tls is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    # An empty password, so that an encrypted key is an error and not a question on the terminal.
+    context.load_cert_chain(tls.certificate, tls.key, password="")
+    return context
+
+
+def empty_lines(names: IdentityNames) -> bytes:
+    """The identity headers without values."""
+    return "".join(f"{name}: \r\n" for _, name in names.headers).encode("ascii")
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close inherited descriptors."""
+    for fd in fds:
+        os.close(fd)
+
+
+def _other_terms(before: Settings, after: Settings) -> bool:
+    """Whether what accepts has to know anything else."""
+    return (before.listen, before.limits, before.timeouts) != (after.listen, after.limits, after.timeouts)
+
+
+def _sockets(fds: Sequence[int]) -> frozenset[int]:
+    """Which sockets these descriptors are, whatever their numbers."""
+    return frozenset(os.fstat(fd).st_ino for fd in fds)

@@ -1,0 +1,314 @@
+"""A gateway worker: one process, one event loop, everything that serves requests.
+
+``run`` assembles the phases from the settings, serves the sockets that it inherits, and ends when it is told to drain
+(SIGTERM), or at once when the supervisor is gone (the lifeline pipe ends).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import secrets
+import signal
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
+
+from proxy.core.errors import ConfigurationError, ConfigurationProblem
+from proxy.core.identity import IdentityNames
+from proxy.core.ipc.child_protocol import CommandSource
+from proxy.core.ipc.shared_memory import SLOT_EPOCH
+from proxy.core.kinds import WORDS
+from proxy.gateway.downstream import listener_factory
+from proxy.gateway.downstream.acceptor import AcceptCounters
+from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY
+from proxy.gateway.forward_auth import ForwardAuthPipeline
+from proxy.gateway.grants.authority_client import AuthorityLink
+from proxy.gateway.grants.cache import GrantCache
+from proxy.gateway.grants.shared_memory import PageReader
+from proxy.gateway.phases.authenticate import Authenticator
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.record import ExchangeRecorder
+from proxy.gateway.phases.respond import Responder
+from proxy.gateway.pipeline import Decider, ProxyPipeline
+from proxy.gateway.process.drain import drain
+from proxy.gateway.process.reload import Port, Reloader, Running, empty_lines, server_context
+from proxy.gateway.upstream.dns import SystemResolver
+from proxy.gateway.upstream.monitor import UpstreamWatch
+from proxy.gateway.upstream.pool import UpstreamPool
+from proxy.observe import defects
+from proxy.observe.logs import get_logger
+from proxy.observe.snapshot import Snapshot, merge
+from proxy.settings.compile import identity_names, route_table, token_format
+from proxy.settings.model import Settings
+
+_SWEEP_SECONDS: Final = 0.5
+_ABSENT_SECONDS: Final = 30.0
+_GREETING_SECONDS: Final = 0.6
+"""How long connections wait in the inherited sockets' queues for the authority's greeting: without it a token cannot be
+judged, but public routes need none, and a worker must be back within a second whether or not there is an authority."""
+_FAREWELL_SECONDS: Final = 1.0
+"""How long the authority may take, at the end, to take what requests have left behind."""
+# Requests leave no reference cycles, so the collector has little to find; it must not walk a large cache often.
+_GC_THRESHOLDS: Final = (50_000, 50, 1000)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's event loop where uvloop is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def run(
+    settings: Settings,
+    slot: int,
+    sockets: Mapping[str, Sequence[int]],
+    lifeline_fd: int,
+    say_ready: Callable[[], object],
+    pseudonym: str,
+    orders: CommandSource,
+) -> int:
+    """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and the lifeline.
+
+    ``sockets`` are those of each listener by its name; ``pseudonym`` is what all workers of this node call themselves
+    in ``Via``; ``orders`` is where the supervisor's come from.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        worker = Worker(settings, slot, pseudonym)
+        return runner.run(worker.serve(sockets, lifeline_fd, say_ready, orders))
+
+
+class Worker:
+    """The composition of one worker. Constructing it does no I/O."""
+
+    running: Running
+
+    def __init__(self, settings: Settings, slot: int, pseudonym: str) -> None:
+        self._settings = settings
+        self._pseudonym = pseudonym.encode("ascii")
+        self._slot = slot
+        self._log = get_logger("gateway", worker=slot)
+        self._stop = asyncio.Event()
+        self._cut_off = asyncio.Event()
+        self._first_link = asyncio.Event()
+        tokens = token_format(settings)
+        self._cache = GrantCache(
+            capacity=settings.cache.entries,
+            absent_capacity=settings.cache.absent,
+            absent_seconds=_ABSENT_SECONDS,
+            credential_key=secrets.token_bytes(32),
+            prefix_heads=[f"{settings.brand}_{word}" for word in WORDS],
+        )
+        self._tokens = tokens
+        self._tally = AcceptCounters()
+        self._watch = UpstreamWatch(SystemResolver(), self._log)
+        self._link = AuthorityLink(
+            settings.data_dir / "link.sock", slot=slot, cache=self._cache, on_state=self._link_state
+        )
+
+    async def serve(
+        self,
+        sockets: Mapping[str, Sequence[int]],
+        lifeline_fd: int,
+        say_ready: Callable[[], object],
+        orders: CommandSource,
+    ) -> int:
+        """Serve the inherited sockets until told to stop."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        defects.install(loop)
+        async with AsyncExitStack() as stack:
+            page = PageReader(settings.data_dir / "page")
+            stack.callback(page.close)
+            loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+            loop.add_reader(lifeline_fd, self._lifeline, lifeline_fd)
+            stack.callback(loop.remove_reader, lifeline_fd)
+
+            self.running = running = self._assemble(settings, page)
+            proxy = running.proxy
+            stack.push_async_callback(proxy.close)
+            stack.push_async_callback(running.entry.close)
+            self._link.start()
+            stack.push_async_callback(self._link.close)
+
+            stack.push_async_callback(self._watch.close)
+            await asyncio.gather(
+                self._greeted(_GREETING_SECONDS), self._watch.prepare(proxy.upstreams, _GREETING_SECONDS)
+            )
+            await self._listen(sockets)
+
+            def sweep() -> None:
+                orders.beat()
+                now = time.monotonic_ns()
+                for port in (*running.ports.values(), *running.leaving):
+                    port.sweep(now)
+                proxy.sweep(now / 1e9)
+                self._cache.sweep(now / 1e9)
+                self._watch.sweep(now / 1e9, proxy.upstreams)
+                running.recorder.flush()
+                running.recorder.trail.send(self._link)
+                self._link.send_counters(self._counted(page).to_wire())
+
+            sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
+            sweeper.add_done_callback(defects.noted)
+            stack.callback(sweeper.cancel)
+            orders.serve(Reloader(self, self._log).handle)
+            stack.push_async_callback(orders.end)
+            # This worker can decide requests once the authority has greeted it. One that must stop says so too.
+            await self._greeted()
+            say_ready()
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
+            await self._stop.wait()
+            if not self._cut_off.is_set():
+                await drain(running, self._cut_off)
+            sweep()
+            await running.recorder.trail.send_all(self._link, _FAREWELL_SECONDS)
+        return 0
+
+    def _assemble(self, settings: Settings, page: PageReader) -> Running:
+        """Everything between the sockets and the backends."""
+        names = identity_names(settings)
+        places: dict[str, int] = {}
+        routes = route_table(settings, places)
+        authenticator = Authenticator(
+            cache=self._cache,
+            link=self._link,
+            page=page.view.words,
+            tokens=self._tokens,
+            names=names,
+            schemes=settings.credentials,
+        )
+        self._foreign_credentials = authenticator.foreign_credentials
+        recorder = ExchangeRecorder(
+            routes.routes,
+            self._log,
+            prefix_of=authenticator.prefix_of,
+            settings=settings.log,
+            audit=settings.audit,
+            process=f"gateway-{self._slot}",
+            workers=settings.workers,
+        )
+        responder = self.responder(settings)
+        proxy = ProxyPipeline(
+            routes=routes,
+            authenticator=authenticator,
+            responder=responder,
+            recorder=recorder,
+            mutator=self.mutator(names),
+            upstreams=settings.upstreams,
+        )
+        self._cache.on_change = proxy.live.changed
+        entry = ForwardAuthPipeline(
+            routes=routes,
+            authenticator=authenticator,
+            responder=responder,
+            recorder=recorder,
+            empty_lines=empty_lines(names),
+            max_request_line=listener_factory.limits_of(FORWARD_AUTH, settings).request_line,
+            patience=listener_factory.patience(settings),
+        )
+        return Running(
+            settings=settings,
+            places=places,
+            cache=self._cache,
+            authenticator=authenticator,
+            recorder=recorder,
+            proxy=proxy,
+            entry=entry,
+            ports={},
+        )
+
+    async def _listen(self, sockets: Mapping[str, Sequence[int]]) -> None:
+        running, settings = self.running, self._settings
+        names = identity_names(settings)
+        pipelines: dict[str, Decider] = {PROXY: running.proxy, FORWARD_AUTH: running.entry}
+        for name, fds in sockets.items():
+            if fds:
+                listener = self.listener(name, pipelines[name], names, settings)
+                running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
+                try:
+                    context = server_context(settings) if name == PROXY else None
+                except (OSError, ValueError):
+                    # They were judged when patgate started; this process comes later, and they are no pair now.
+                    message = "the certificate and its key cannot be read, or are not a PEM pair without password"
+                    problem = ConfigurationProblem(path="listen.proxy.tls", line=None, message=message)
+                    raise ConfigurationError((problem,)) from None
+                await self.accept(name, port, settings, context)
+
+    def _counted(self, page: PageReader) -> Snapshot:
+        running = self.running
+        lag = max(0, page.view.words[SLOT_EPOCH] - self._cache.applied)
+        authenticator = running.authenticator
+        counted = running.recorder.snapshot(
+            hits=authenticator.hits, misses=authenticator.misses, entries=len(self._cache), lag=lag
+        )
+        return merge((counted, self._watch.snapshot(), self._tally.snapshot(), defects.snapshot()))
+
+    def responder(self, settings: Settings) -> Responder:
+        """What makes responses of the gateway's own."""
+        return Responder(realm=settings.brand, basic="basic" in settings.credentials)
+
+    def mutator(self, names: IdentityNames) -> Mutator:
+        """What makes the heads that backends get."""
+        return Mutator(
+            empty_lines=empty_lines(names),
+            foreign_credentials=self._foreign_credentials,
+            pseudonym=self._pseudonym,
+        )
+
+    async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
+        """Learn the addresses of servers that are new, as far as they come in time."""
+        await self._watch.prepare(upstreams, seconds)
+
+    def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener:
+        """What the connections of the listener of this name share."""
+        return listener_factory.listener(name, pipeline, names, settings, pseudonym=self._pseudonym)
+
+    async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
+        """Accept from all sockets of ``port``, instead of what did before."""
+        former = list(port.servers)
+        acceptor = listener_factory.acceptor(
+            name, port.listener, port.fds, settings, context, tally=self._tally, log=self._log
+        )
+        acceptor.start()
+        port.servers[:] = [acceptor]
+        for server in former:
+            server.close()
+
+    async def _greeted(self, seconds: float | None = None) -> None:
+        """Return when the authority has greeted this worker, when it must go, or after ``seconds``."""
+        first = asyncio.create_task(self._first_link.wait(), name="first link")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        await asyncio.wait((first, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in (first, stop):
+            task.cancel()
+
+    async def _every(self, seconds: float, action: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                action()
+            except Exception as error:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
+                defects.report("a sweep failed", error)
+
+    def _lifeline(self, fd: int) -> None:
+        if not os.read(fd, 1):
+            asyncio.get_running_loop().remove_reader(fd)
+            self._cut_off.set()
+            self._stop.set()
+
+    def _link_state(self, up: bool) -> None:
+        if up:
+            self._first_link.set()
+            self._log.info("link to the authority is up", epoch=self._cache.applied)
+        elif not self._stop.is_set():
+            self._log.warning("link to the authority is down")

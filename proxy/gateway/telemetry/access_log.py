@@ -1,0 +1,361 @@
+"""The access log: a line a request, made when the request has ended and written with others by the sweep.
+
+Rules of this module:
+1. Of what a client sent a line has method and path, cut to ``PATH_LIMIT``; never the query, a field or the body.
+2. A path that is not surely plain, and a method that is not a usual one, goes through the redactor and is escaped.
+3. Requests that no upstream was chosen for, which anybody can send in any number, have at most ``LINES_PER_SWEEP``
+   lines a sweep and, by all workers together, ``BYTES_PER_MINUTE`` (threats.md section 8). Where only refusals are
+   logged, that is for all of them.
+4. Between two sweeps at most ``WAITING_LINES`` and about ``WAITING_BYTES`` wait. What was left out is counted and said.
+5. Requests that passed are kept until there are ``BATCH`` and their lines made in one go: in a loop that runs hot a
+   line takes half the time that it takes between two requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from proxy.core.reasons import Reason
+from proxy.core.routes import Match, Route
+from proxy.gateway.exchange import Exchange
+from proxy.observe.logs import Logger, redact
+from proxy.observe.metrics import Outcome
+from proxy.settings.model import Log
+
+if TYPE_CHECKING:
+    from proxy.gateway.downstream.connection import ClientConnection
+
+LINES_PER_SWEEP: Final = 40
+BYTES_PER_MINUTE: Final = 900_000
+"""What the bounded lines of all workers together may come to; the rest of a megabyte is for what else there is to
+say."""
+SWEEPS_PER_MINUTE: Final = 120
+WAITING_LINES: Final = 10_000
+WAITING_BYTES: Final = 4 * 1024 * 1024
+PATH_LIMIT: Final = 512
+BATCH: Final = 32
+_METHOD_LIMIT: Final = 32
+_SAVED_UP: Final = BYTES_PER_MINUTE // 6
+"""What of a minute's bytes may be written at once; the rest comes sweep by sweep."""
+_NOTICE_BYTES: Final = 200
+
+_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+# Without % = : $ and white space there is nothing for the redactor but a token, and a token has underscores.
+_ODD: Final = re.compile(rb"[^!#&-9;<>-\[\]^`-~]").search
+_SECRET: Final = re.compile(rb"[^!#&-9;<>-\[\]-~]|_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_").search
+_UNPRINTED: Final = re.compile(rb"[^!#-\[\]-~]")
+
+# Times are whole nanoseconds with an exponent: exact, and made without a division.
+_JSON: Final = (
+    b'{"time":"%%b.%%bZ","level":"info","event":"request","process":%b,"pid":%d,"decision":"%%b","outcome":"%%b",'
+    b'"reason":"%%b","status":%%d,"method":"%%b","path":"%%b",%%b,"token":%%b,"peer":"%%b","bytes_in":%%d,'
+    b'"bytes_out":%%d,"seconds":%%de-9,"upstream":%%b,"upstream_seconds":%%b}\n'
+)
+_PASSED: Final = (
+    _JSON.replace(b'"outcome":"%%b","reason":"%%b"', b'"outcome":"allowed","reason":"allowed"')
+    .replace(b'"token":%%b', b'"token":"%%b"')
+    .replace(b'"upstream_seconds":%%b', b'"upstream_seconds":%%de-9')
+)
+"""The same for a token's request that was answered, in one step."""
+_COMBINED: Final = b'%b - %b [%b] "%b" %d %d "-" "-"\n'
+_NOWHERE: Final = b'"route":"-","operation":null'
+_MILLISECONDS: Final = tuple(b"%03d" % ms for ms in range(1000))
+_SECOND_NS: Final = 1_000_000_000
+
+Passed = tuple[Exchange, int, "ClientConnection"]
+"""An exchange that has ended well, when (CLOCK_MONOTONIC, ns), and the client, which the exchange itself forgets."""
+
+
+def method_shown(method: bytes) -> str:
+    """A request's method as log and audit show it, not escaped."""
+    return method.decode("ascii") if method in _METHODS else _redacted(method[:_METHOD_LIMIT])
+
+
+def path_shown(path: bytes) -> str:
+    """A request's path as log and audit show it (rules 1 and 2), not escaped."""
+    return path.decode("ascii") if _is_plain(path) else _redacted(path[:PATH_LIMIT])
+
+
+def _is_plain(path: bytes) -> bool:
+    return len(path) <= PATH_LIMIT and (_ODD(path) is None or _SECRET(path) is None)
+
+
+def _redacted(value: bytes) -> str:
+    return redact(value.decode("latin-1"))
+
+
+class AccessLog:
+    """Has the lines made that ``settings`` asks for and gives them to ``write``, many at once.
+
+    ``log`` takes the counts of what was left out; ``prefix_of`` gives the public prefix that a refused request
+    presents. ``process`` is what lines name this worker, one of ``workers`` that share the bytes of refusals.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        settings: Log,
+        *,
+        log: Logger,
+        prefix_of: Callable[[Exchange], str | None],
+        process: str,
+        workers: int,
+        write: Callable[[bytes], None],
+    ) -> None:
+        self.all = settings.access == "all"
+        self.passed: list[Passed] = []
+        self._off = settings.access == "off"
+        self._format: _Format = (
+            _Combined(prefix_of) if settings.access_format == "combined" else _Json(prefix_of, routes, process)
+        )
+        self._log = log
+        self._write = write
+        self._waiting: list[bytes] = []
+        self._lines = 0
+        self._size = 0
+        self._bounded = 0
+        self._left_out = 0
+        self._most_room = _SAVED_UP // workers
+        self._more_room = (BYTES_PER_MINUTE - _SAVED_UP) / SWEEPS_PER_MINUTE / workers
+        self._room: float = self._most_room
+
+    def render(self) -> None:
+        """Make the lines of those in ``passed``; the caller puts them there, and calls this when there are
+        ``BATCH``.
+        """
+        passed = self.passed
+        if passed:
+            if self._has_room(len(passed)):
+                self._keep(self._format.passed(passed), len(passed))
+            passed.clear()
+
+    def other(self, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
+        """Log a request that was refused, failed or would have been refused, within the bounds of rules 3 and 4."""
+        if self._off:
+            return
+        self.render()
+        if self.all and x.upstream is not None:
+            if self._has_room(1):
+                self._keep(self._format.line(x, now_ns, x.client, outcome, reason), 1)
+            return
+        self._bounded += 1
+        line = b""
+        if self._bounded <= LINES_PER_SWEEP and self._has_room(1):
+            line = self._format.line(x, now_ns, x.client, outcome, reason)
+        if line and len(line) <= self._room:
+            self._room -= len(line)
+            self._keep(line, 1)
+        else:
+            self._left_out += 1
+
+    def flush(self) -> None:
+        """Write what has gathered since the last sweep, and count anew."""
+        self.render()
+        self._format.set_clock()
+        self._bounded = 0
+        self._room = min(self._most_room, self._room + self._more_room)
+        if self._waiting:
+            self._write(b"".join(self._waiting))
+            self._waiting.clear()
+            self._lines = self._size = 0
+        if self._left_out and self._room > 0:
+            self._room -= _NOTICE_BYTES
+            self._log.warning("requests not logged", count=self._left_out)
+            self._left_out = 0
+
+    def _has_room(self, lines: int) -> bool:
+        if self._lines + lines <= WAITING_LINES and self._size < WAITING_BYTES:
+            return True
+        self._left_out += lines
+        return False
+
+    def _keep(self, data: bytes, lines: int) -> None:
+        self._waiting.append(data)
+        self._lines += lines
+        self._size += len(data)
+
+
+class _Format(ABC):
+    """Makes lines. ``time_format`` is how they give a second (``time.strftime``)."""
+
+    time_format: str
+
+    def __init__(self, prefix_of: Callable[[Exchange], str | None]) -> None:
+        self._prefix_of = prefix_of
+        self._second = b""
+        self._second_ns = 0
+        self.set_clock()
+
+    @abstractmethod
+    def passed(self, passed: list[Passed]) -> bytes:
+        """The lines of requests that were allowed."""
+
+    @abstractmethod
+    def line(
+        self, x: Exchange, now_ns: int, client: ClientConnection | None, outcome: Outcome, reason: Reason
+    ) -> bytes:
+        """The line of any request."""
+
+    @abstractmethod
+    def _escape(self, text: str) -> bytes:
+        """``text`` as a line may hold it."""
+
+    def set_clock(self) -> None:
+        """Learn anew what the monotonic clock's times are on the wall's, which may have been set."""
+        self._clock = time.time_ns() - time.monotonic_ns()
+        self._new_second(time.monotonic_ns())
+
+    def _new_second(self, now_ns: int) -> int:
+        """Make ``now_ns`` fall into the second that ``_second`` names, and say how far (ns)."""
+        wall, since = divmod(now_ns + self._clock, _SECOND_NS)
+        self._second_ns = now_ns - since
+        self._second = time.strftime(self.time_format, time.gmtime(wall)).encode("ascii")
+        return since
+
+    def _since_second(self, now_ns: int) -> int:
+        since = now_ns - self._second_ns
+        return since if 0 <= since < _SECOND_NS else self._new_second(now_ns)
+
+    def _method(self, method: bytes) -> bytes:
+        return method if method in _METHODS else self._escape(method_shown(method))
+
+    def _path(self, path: bytes) -> bytes:
+        return path if _is_plain(path) else self._escape(path_shown(path))
+
+    def _prefix(self, x: Exchange, outcome: Outcome) -> bytes:
+        """The public prefix of the token that ``x`` was judged by or presents; empty where none counted."""
+        if x.entry is not None:
+            return x.entry.grant.prefix.encode("ascii")
+        prefix = None if outcome is Outcome.ALLOWED else self._prefix_of(x)
+        return b"" if prefix is None else prefix.encode("ascii")
+
+
+class _Json(_Format):
+    time_format = "%Y-%m-%dT%H:%M:%S"
+
+    def __init__(self, prefix_of: Callable[[Exchange], str | None], routes: Sequence[Route], process: str) -> None:
+        super().__init__(prefix_of)
+        frame = (json.dumps(process).encode("ascii"), os.getpid())
+        self._json = _JSON % frame
+        self._passed = _PASSED % frame
+        self._places: list[dict[str | None, bytes]] = [{} for _ in routes]
+        self._servers: dict[str, bytes] = {}
+
+    def passed(self, passed: list[Passed]) -> bytes:
+        # What the loop needs from outside is local, and nothing is called that can be looked up.
+        template, places, servers, milliseconds = self._passed, self._places, self._servers, _MILLISECONDS
+        # One look at all the paths: odd ones are rare.
+        plain = _ODD(b"".join([x.path for x, _, _ in passed])) is None
+        second, second_ns = self._second, self._second_ns
+        lines: list[bytes] = []
+        for x, now_ns, client in passed:
+            match, entry, server, answered, begun, path = x.match, x.entry, x.server, x.answered, x.started, x.path
+            if match is None or entry is None or server is None or not answered or x.method not in _METHODS:
+                lines.append(self.line(x, now_ns, client, Outcome.ALLOWED, Reason.ALLOWED))
+                continue
+            since = now_ns - second_ns
+            if not 0 <= since < _SECOND_NS:
+                since = self._new_second(now_ns)
+                second, second_ns = self._second, self._second_ns
+            lines.append(
+                template
+                % (
+                    second,
+                    milliseconds[since // 1_000_000],
+                    x.request_id,
+                    x.status,
+                    x.method,
+                    path if plain and len(path) <= PATH_LIMIT else self._path(path),
+                    places[match.route.index].get(match.operation) or self._place(match),
+                    entry.grant.prefix.encode(),
+                    client.peer.encode(),
+                    x.bytes_in,
+                    x.bytes_out,
+                    now_ns - begun,
+                    servers.get(server.name) or self._server(server.name),
+                    answered - begun,
+                )
+            )
+        return b"".join(lines)
+
+    def line(
+        self, x: Exchange, now_ns: int, client: ClientConnection | None, outcome: Outcome, reason: Reason
+    ) -> bytes:
+        prefix = self._prefix(x, outcome)
+        since = self._since_second(now_ns)
+        return self._json % (
+            self._second,
+            _MILLISECONDS[since // 1_000_000],
+            x.request_id,
+            outcome.encode("ascii"),
+            reason.encode("ascii"),
+            x.status,
+            self._method(x.method),
+            self._path(x.path),
+            _NOWHERE if x.match is None else self._place(x.match),
+            b'"%b"' % prefix if prefix else b"null",
+            b"" if client is None else client.peer.encode("ascii"),
+            x.bytes_in,
+            x.bytes_out,
+            now_ns - x.started,
+            b"null" if x.server is None else self._server(x.server.name),
+            b"%de-9" % (x.answered - x.started) if x.answered else b"null",
+        )
+
+    def _place(self, match: Match) -> bytes:
+        """Route and operation, made once for each that the configuration knows."""
+        route, operation = match.route, match.operation
+        places = self._places[route.index]
+        place = places.get(operation)
+        if place is None:
+            place = f'"route":{json.dumps(redact(route.name))},"operation":{json.dumps(operation)}'.encode("ascii")
+            places[operation] = place
+        return place
+
+    def _server(self, name: str) -> bytes:
+        quoted = self._servers.get(name)
+        if quoted is None:
+            quoted = self._servers[name] = json.dumps(name).encode("ascii")
+        return quoted
+
+    def _escape(self, text: str) -> bytes:
+        # json escapes every control character but DEL.
+        return json.dumps(text)[1:-1].replace("\x7f", "\\u007f").encode("ascii")
+
+
+class _Combined(_Format):
+    """The combined format of Apache and nginx. The user is the public prefix; of referrer and user agent, which may
+    hold a query and whatever the client likes, nothing is written."""
+
+    time_format = "%d/%b/%Y:%H:%M:%S +0000"
+
+    def passed(self, passed: list[Passed]) -> bytes:
+        return b"".join([self.line(x, now_ns, client, Outcome.ALLOWED, Reason.ALLOWED) for x, now_ns, client in passed])
+
+    def line(
+        self, x: Exchange, now_ns: int, client: ClientConnection | None, outcome: Outcome, reason: Reason
+    ) -> bytes:
+        del reason
+        self._since_second(now_ns)
+        request = b"-"
+        if x.method:
+            request = b"%b %b HTTP/1.%d" % (self._method(x.method), self._path(x.path) or b"-", x.version)
+        peer = b"" if client is None else client.peer.encode("ascii")
+        return _COMBINED % (
+            peer or b"-",
+            self._prefix(x, outcome) or b"-",
+            self._second,
+            request,
+            x.status,
+            x.bytes_out,
+        )
+
+    def _escape(self, text: str) -> bytes:
+        """As nginx does: what is not printable ASCII, the quotation mark and the backslash as \\xHH."""
+        return _UNPRINTED.sub(lambda found: b"\\x%02X" % found[0][0], text.encode("utf-8"))

@@ -1,0 +1,203 @@
+"""Events of requests for the audit log: made when a request has ended, kept until the sweep sends them.
+
+Rules of this module:
+1. Of what a client sent, an event has the method, the path, the host where routes depend on it, and the id of what was
+   asked for, redacted and cut as the access log does it; never the query, another field or the body. Where a second
+   target was refused, it has the name of its field and the path that was judged, likewise. Of a token it has the public
+   prefix.
+2. Between two sweeps at most so many events are made: by all workers together ``STRANGERS`` of requests that were
+   refused and that no proven token stands behind (and a small burst, since anybody can send any number of them and the
+   log is kept), and by each worker ``REFUSALS`` of a proven token, ``OPEN`` of requests that needed no token,
+   ``ALLOWED`` of those that a token was allowed (threats.md section 8).
+3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Whatever is left out is counted.
+4. An event says what was decided and when; who that is, beside the prefix, the authority knows.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as _quoted
+from typing import Final
+
+from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
+from proxy.core.decision import reached
+from proxy.core.permissions import Permission
+from proxy.core.reasons import Reason
+from proxy.core.request.second_targets import NamedTarget
+from proxy.gateway.exchange import Exchange
+from proxy.gateway.telemetry.access_log import method_shown, path_shown
+from proxy.observe.logs import redact
+from proxy.observe.metrics import Outcome
+
+OPEN: Final = 40
+ALLOWED: Final = 2000
+WAITING: Final = 4000
+WAITING_BYTES: Final = 4 * 1024 * 1024
+READS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+"""Methods that write nothing (RFC 9110 section 9.2.1; TRACE is refused)."""
+
+LEVELS: Final = ("off", "refused", "writes", "all")
+"""The values of ``audit.requests``; each includes the one before."""
+_REFUSED: Final = LEVELS.index("refused")
+_WRITES: Final = LEVELS.index("writes")
+_ALL: Final = LEVELS.index("all")
+ROUTE_LIMIT: Final = 200
+"""What is kept of a route's name, which is its pattern and may be as long as people like."""
+_TARGET_LIMIT: Final = 128
+_ACTION_LIMIT: Final = 64
+_HEADER_LIMIT: Final = 64
+_SECOND_NS: Final = 1_000_000_000
+# What a usual name or id is made of; without an underscore there is no token in it.
+_PLAIN: Final = re.compile(r"[0-9A-Za-z.~-]+").fullmatch
+# An event is made within a request's time, and an encoder takes four times as long for the same.
+_EVENT: Final = (
+    '{"at":%r,"prefix":"%s","proven":%s,"action":"%s","target":%s,"route":%s,"org":%s,"outcome":"%s","reason":"%s",'
+    '"address":%s,"decision":"%s","method":%s,"host":%s,"path":%s,"status":%d}'
+)
+
+
+class RequestEvents:
+    """Makes the events that ``requests`` (one of ``LEVELS``) asks for, in one of ``workers``; ``prefix_of`` gives the
+    public prefix that a request presents.
+    """
+
+    def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None], workers: int = 1) -> None:
+        self._prefix_of = prefix_of
+        self._level = LEVELS.index(requests)
+        self._strangers = EventQuota(STRANGERS / workers, STRANGERS_BURST / workers)
+        self._refusals = EventQuota(REFUSALS, REFUSALS)
+        self._open = EventQuota(OPEN, OPEN)
+        self._allowed = EventQuota(ALLOWED, ALLOWED)
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._omitted = 0
+        self._clock = 0
+        self.renew()
+
+    @property
+    def writes(self) -> bool:
+        """Whether requests that were allowed leave events at all, and then writes do."""
+        return self._level >= _WRITES
+
+    @property
+    def reads(self) -> bool:
+        """Whether every request does."""
+        return self._level >= _ALL
+
+    @property
+    def waiting(self) -> int:
+        """Events that have yet to be taken."""
+        return len(self._waiting)
+
+    def follow(self, requests: str, workers: int) -> None:
+        """Make these events from now on, as one of so many workers."""
+        self._level = LEVELS.index(requests)
+        self._strangers.share(STRANGERS / workers, STRANGERS_BURST / workers)
+
+    def renew(self) -> None:
+        """Begin anew after a sweep, with the wall clock of now, which may have been set."""
+        self._clock = time.time_ns() - time.monotonic_ns()
+        for allowance in (self._strangers, self._refusals, self._open, self._allowed):
+            allowance.renew()
+
+    def passed(self, x: Exchange, now_ns: int) -> None:
+        """Tell of a request that was allowed and ended at ``now_ns``; the caller has looked at ``writes`` and
+        ``reads``.
+        """
+        if x.entry is not None:
+            self._make(self._allowed, x, now_ns, Outcome.ALLOWED, Reason.ALLOWED)
+        elif self.reads:
+            self._make(self._open, x, now_ns, Outcome.ALLOWED, Reason.ALLOWED)
+
+    def other(self, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
+        """Tell of a request that was refused, failed or would have been refused, if that is asked for."""
+        if self._level < _REFUSED:
+            return
+        if outcome is not Outcome.FAILED:
+            self._make(self._strangers if x.entry is None else self._refusals, x, now_ns, outcome, reason)
+        elif self.reads or (self.writes and x.entry is not None and x.method not in READS):
+            # What failed may have been done all the same.
+            self._make(self._open if x.entry is None else self._allowed, x, now_ns, outcome, reason)
+
+    def take(self, most: int) -> tuple[list[bytes], int]:
+        """At most so many of the events that wait, each a JSON object, oldest first, and how many were left out."""
+        taken = self._waiting[:most]
+        del self._waiting[:most]
+        self._size -= sum(map(len, taken))
+        omitted, self._omitted = self._omitted, 0
+        return taken, omitted
+
+    def _make(self, allowance: EventQuota, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
+        if len(self._waiting) >= WAITING or self._size >= WAITING_BYTES or not allowance.take():
+            self._omitted += 1
+            return
+        event = self._event(x, now_ns, outcome, reason)
+        self._waiting.append(event)
+        self._size += len(event)
+
+    def _event(self, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> bytes:
+        match, entry, client = x.match, x.entry, x.client
+        operation = None if match is None else match.operation
+        event = _EVENT % (
+            (now_ns + self._clock) / _SECOND_NS,
+            (self._prefix_of(x) or "") if entry is None else entry.grant.prefix,
+            "false" if entry is None else "true",
+            # An operation's name needs no escapes.
+            "request" if operation is None else f"request.{operation}"[:_ACTION_LIMIT],
+            '""' if match is None or match.entity is None else _quoted(entity_shown(match.entity, match.entity_id)),
+            '""' if match is None else _quoted(match.route.name[:ROUTE_LIMIT]),
+            _quoted(_org(x)),
+            outcome.value,
+            reason.value,
+            '""' if client is None else _quoted(client.peer),
+            x.request_id.decode("ascii"),
+            _quoted(_kept(method_shown(x.method))),
+            _quoted(_host(x)),
+            _quoted(_kept(path_shown(x.path))),
+            x.status,
+        )
+        second = x.refused_second
+        if second is not None and second[0] is reason:
+            event = f"{event[:-1]},{_second(second[1], second[2])}}}"
+        return event.encode("ascii")
+
+
+def _second(field: bytes, target: NamedTarget | None) -> str:
+    """The member of an event that names the second target that was refused: the header, and what was judged."""
+    named = _quoted(field.decode("latin-1")[:_HEADER_LIMIT])
+    if target is None:
+        return f'"second":{{"header":{named}}}'
+    path = _quoted(_kept(path_shown(target.path)))
+    return f'"second":{{"header":{named},"method":"{target.method.decode("ascii")}","path":{path}}}'
+
+
+def entity_shown(entity: str, entity_id: str | None) -> str:
+    """What a request is about, ``entity/id`` or ``entity``, as in the text of a permission, redacted and cut."""
+    if _PLAIN(entity) is not None and (entity_id is None or _PLAIN(entity_id) is not None):
+        return (entity if entity_id is None else f"{entity}/{entity_id}")[:_TARGET_LIMIT]
+    return redact(str(Permission(entity, entity_id, "-"))[:-2])[:_TARGET_LIMIT]
+
+
+def _kept(text: str) -> str:
+    """``text`` as every store keeps it. The redactor undoes escapes where they hide a token, and that of a NUL may be
+    among them: it must not cost the event.
+    """
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def _host(x: Exchange) -> str:
+    """The host that ``x`` asks for where that has a part in which route it, or a second target, came to; else ""."""
+    if x.match is not None and x.match.route.host is None and x.refused_second is None:
+        return ""
+    return redact(x.host_name) if "_" in x.host_name else x.host_name
+
+
+def _org(x: Exchange) -> str:
+    """The organisation whose resources ``x`` asks for, as far as its token reaches it; else the token's own."""
+    if x.entry is None:
+        return ""
+    grant = x.entry.grant
+    touched = None if x.match is None else reached(x.match.org, grant)
+    return grant.org_id if touched is None else touched.org_id

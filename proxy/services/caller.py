@@ -1,0 +1,161 @@
+"""Who asks, and what they may do: decided inside the transaction that does it.
+
+Rules:
+
+1. An actor without a credential is the operator, or patgate itself: nothing is refused to it.
+2. A credential counts as it is in this very transaction. One that was ended, replaced or narrowed since the request
+   came in is no credential, or a narrower one, now: what it asked for is not done.
+3. Something may be done if a role allows it now and the token's scopes do. The role in the account counts everywhere,
+   the role in an organisation counts in that organisation; entries of two roles are never put together.
+4. A key, of one organisation or of several, reads and changes nothing.
+5. What is given (a role, permissions, a token) must be covered by what the giver may do: by one role, and by the
+   scopes.
+6. Patgate's own things are entities of their own (``patgate.tokens``), so that no permission on a backend's ``tokens``
+   or ``users`` reaches them. ``*`` reaches both.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from proxy.core.errors import Forbidden, Unauthenticated
+from proxy.core.kinds import KINDS, Kind, Reach
+from proxy.core.model import Actor, Grant, RefusedGrant
+from proxy.core.permissions import PermissionSet
+from proxy.services import grants
+from proxy.store.change import Rows
+
+
+class AccountEntity(StrEnum):
+    """Patgate's own entities, as permissions name them."""
+
+    TOKENS = KINDS[Kind.PAT].entity
+    KEYS = KINDS[Kind.KEY].entity
+    USERS = "patgate.users"
+    MEMBERS = "patgate.members"
+    ORGS = "patgate.orgs"
+    ROLES = "patgate.roles"
+    POLICY = "patgate.policy"
+    AUDIT = "patgate.audit"
+    ROUTES = "patgate.routes"
+
+
+class AccountOperation(StrEnum):
+    """What is done to them."""
+
+    CREATE = "create"
+    READ = "read"
+    LIST = "list"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+_READS: Final = frozenset({AccountOperation.READ, AccountOperation.LIST})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """What an actor may do now. ``grant`` is None for the operator, else that of the credential it acts by."""
+
+    actor: Actor
+    grant: Grant | None
+
+    @property
+    def operator(self) -> bool:
+        return self.grant is None
+
+    @property
+    def user_id(self) -> str:
+        """Whose account the actor acts in; "" for the operator and for keys."""
+        return "" if self.grant is None else self.grant.user_id
+
+    @property
+    def scoped(self) -> bool:
+        """Whether the credential is narrowed by scopes of its own."""
+        return self.grant is not None and self.grant.scopes is not None
+
+    def scopes_allow(self, entity: AccountEntity, operation: AccountOperation) -> bool:
+        """Whether the credential's scopes, if any, allow this: all that is asked for about one's own things."""
+        grant = self.grant
+        if grant is None or grant.scopes is None:
+            return True
+        return grant.scopes.allows(entity.value, None, operation.value)
+
+    def require_scope(self, entity: AccountEntity, operation: AccountOperation) -> None:
+        """Raises Forbidden unless ``scopes_allow``: for what people do for themselves, without any role."""
+        if not self.scopes_allow(entity, operation):
+            permission = f"{entity.value}:{operation.value}"
+            raise Forbidden(f"this needs the scope {permission}", permission=permission)
+
+    def may(self, entity: AccountEntity, operation: AccountOperation, org_id: str = "") -> bool:
+        """Whether a role allows this (everywhere, or in the organisation with this id) and the scopes do."""
+        grant = self.grant
+        if grant is None:
+            return True
+        if not KINDS[grant.kind].may_manage and operation not in _READS:
+            return False
+        allowed = any(role.allows(entity.value, None, operation.value) for role in self._roles(org_id))
+        return allowed and self.scopes_allow(entity, operation)
+
+    def require(self, entity: AccountEntity, operation: AccountOperation, org_id: str = "") -> None:
+        """Raises Forbidden unless ``may``; only for what the actor may know of anyway."""
+        if not self.may(entity, operation, org_id):
+            permission = f"{entity.value}:{operation.value}"
+            raise Forbidden(f"this needs the permission {permission}", permission=permission)
+
+    def may_give(self, permissions: PermissionSet, org_id: str = "") -> bool:
+        """Whether all of ``permissions`` is within what the actor may do (everywhere, or in that organisation)."""
+        grant = self.grant
+        if grant is None:
+            return True
+        if grant.scopes is not None and not grant.scopes.covers(permissions):
+            return False
+        return any(role.covers(permissions) for role in self._roles(org_id))
+
+    @property
+    def org_ids(self) -> frozenset[str]:
+        """The organisations that the credential reaches by itself."""
+        grant = self.grant
+        if grant is None:
+            return frozenset()
+        if grant.orgs is not None:
+            return frozenset(org.org_id for org in grant.orgs.values())
+        return frozenset({grant.org_id} - {""})
+
+    def reaches_org(self, org_id: str) -> bool:
+        """Whether the credential reaches this organisation by itself: not by a role in the account."""
+        return self.grant is None or org_id in self.org_ids
+
+    def _roles(self, org_id: str) -> Iterator[PermissionSet]:
+        grant = self.grant
+        if grant is None:
+            return
+        if grant.reach in (Reach.PERSONAL, Reach.ACCOUNT):
+            yield grant.permissions
+        if org_id and grant.reach is Reach.ORG and grant.org_id == org_id:
+            yield grant.permissions
+        elif org_id and grant.orgs is not None and org_id in grant.orgs:
+            yield grant.orgs[org_id].permissions
+
+
+async def standing(rows: Rows, actor: Actor, now: float) -> Caller:
+    """What ``actor`` may do as of the transaction of ``rows`` (``now`` in unix seconds).
+
+    Raises Unauthenticated where its credential is not what it was when the request was let in.
+    """
+    credential = actor.credential
+    if credential is None:
+        return Caller(actor=actor, grant=None)
+    row = (await rows.grant_rows([credential.token_id])).tokens.get(credential.token_id)
+    verdict = grants.verdict(credential.prefix, credential.token_id, row, now)
+    if isinstance(verdict, RefusedGrant) or not _same(verdict.digest, credential.digest):
+        raise Unauthenticated("the token presented is not valid here")
+    return Caller(actor=actor, grant=verdict)
+
+
+def _same(stored: bytes | None, verified: bytes) -> bool:
+    return stored is not None and hmac.compare_digest(stored, verified)

@@ -1,0 +1,247 @@
+"""The steps that a token's request goes through, and what each has found, in words.
+
+Which step failed follows from the reason of the verdict alone, and what comes before it has passed: nothing is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from proxy.core.decision import Verdict, needed_permission, reached
+from proxy.core.kinds import OF_ORGS, Reach
+from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus
+from proxy.core.reasons import TABLE, Reason
+from proxy.core.routes import Match, RouteTable
+from proxy.services.views import rfc3339
+from proxy.store.records import TokenGrantRow
+
+
+class Step(StrEnum):
+    """What is asked about a request, in the order in which it is asked."""
+
+    ROUTE = "route"
+    TOKEN = "token"  # noqa: S105 - the name of a step
+    EXPIRY = "expiry"
+    OWNER = "owner"
+    ORGANISATION = "organisation"
+    OPERATION = "operation"
+    ROLE = "role"
+    SCOPES = "scopes"
+
+
+class Result(StrEnum):
+    """How a step ended."""
+
+    PASS = "pass"  # noqa: S105 - the name of a result
+    FAIL = "fail"
+    NOT_REACHED = "not reached"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepView:
+    """One step: how it ended, and why."""
+
+    step: Step
+    result: Result
+    text: str
+
+    def as_dict(self) -> dict[str, object]:
+        return {"step": self.step.value, "result": self.result.value, "text": self.text}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """The token of which is asked, its status as lists show it, and the verdict about it by itself."""
+
+    row: TokenGrantRow
+    status: TokenStatus
+    revoked_at: float | None
+    found: Grant | RefusedGrant
+
+
+FAILED: Final[Mapping[Reason, Step]] = {
+    Reason.NO_CREDENTIAL: Step.TOKEN,
+    Reason.TOKEN_UNKNOWN: Step.TOKEN,
+    Reason.TOKEN_WRONG_SECRET: Step.TOKEN,
+    Reason.TOKEN_REVOKED: Step.TOKEN,
+    Reason.TOKEN_EXPIRED: Step.EXPIRY,
+    Reason.OWNER_REMOVED: Step.OWNER,
+    Reason.OWNER_SUSPENDED: Step.OWNER,
+    Reason.ORG_SUSPENDED: Step.OWNER,
+    Reason.MEMBER_REMOVED: Step.OWNER,
+    Reason.ORG_MISMATCH: Step.ORGANISATION,
+    Reason.OPERATION_UNMAPPED: Step.OPERATION,
+    Reason.ROLE_DENIES: Step.ROLE,
+    Reason.SCOPE_DENIES: Step.SCOPES,
+}
+"""The step at which each reason ends; those that are not here are about the request and its route."""
+
+_SHOWN: Final = 12
+"""So many entries of a role or of scopes are named in a sentence."""
+_OPEN: Final = {
+    Access.TOKEN: "open to tokens",
+    Access.PUBLIC: "open to anyone: no token is looked at",
+    Access.PASSTHROUGH: "left to the backend's own login: no token is looked at",
+    Access.DENIED: "never open to tokens",
+}
+_BY_REASON: Final[Mapping[Reason, str]] = {
+    Reason.METHOD_REFUSED: "methods are in capitals, and CONNECT and TRACE are never served",
+    Reason.NO_ROUTE: "no route is for this method, host and path",
+    Reason.TOKEN_UNKNOWN: "there is no such token",
+    Reason.OWNER_REMOVED: "its owner was removed",
+    Reason.OWNER_SUSPENDED: "its owner is suspended",
+    Reason.ORG_SUSPENDED: "its organisation is suspended",
+    Reason.MEMBER_REMOVED: "its owner is no longer a member of its organisation",
+    Reason.OPERATION_UNMAPPED: "the route names no operation for this method",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What there is to tell of: the route and the reason that the verdict names, the token, and the decision's
+    grounds, if it came so far.
+    """
+
+    routes: RouteTable
+    match: Match | None
+    reason: Reason
+    subject: Subject | None
+    grounds: Verdict | None
+
+    def steps(self) -> tuple[StepView, ...]:
+        """Every step. Those before the one that the reason names have passed, those behind it were not reached."""
+        order = tuple(Step)
+        failed = None if self.reason is Reason.ALLOWED else FAILED.get(self.reason, Step.ROUTE)
+        if failed is not None:
+            passed = order.index(failed)
+        else:
+            # A route that is open to everybody asks nothing else.
+            passed = 1 if self.grounds is None else len(order)
+        views = []
+        for place, step in enumerate(order):
+            if step is failed:
+                view = StepView(step=step, result=Result.FAIL, text=self._failure(step))
+            elif place < passed:
+                view = StepView(step=step, result=Result.PASS, text=self._pass(step))
+            else:
+                view = StepView(step=step, result=Result.NOT_REACHED, text="")
+            views.append(view)
+        return tuple(views)
+
+    @property
+    def role(self) -> tuple[str, str]:
+        """The role that counts where the request goes, and the organisation that it is a role in ("": the account)."""
+        if self.subject is None:
+            return "", ""
+        there = None
+        if self.match is not None and isinstance(self.subject.found, Grant):
+            there = reached(self.match.org, self.subject.found)
+        if there is not None:
+            return there.role, there.org_name
+        return self.subject.row.role or "", self.subject.row.org_name or ""
+
+    @property
+    def permissions(self) -> tuple[str, ...]:
+        """What that role permits, or what the token was given there."""
+        if self.subject is None:
+            return ()
+        if isinstance(self.subject.found, RefusedGrant):
+            return tuple(self.subject.row.permissions or ())
+        there = None if self.match is None else reached(self.match.org, self.subject.found)
+        return (self.subject.found.permissions if there is None else there.permissions).texts
+
+    def _pass(self, step: Step) -> str:
+        match = self.match
+        if match is None:
+            return ""
+        if step is Step.ROUTE:
+            routes = self.routes.routes
+            return f"{match.route.path} ({routes.index(match.route) + 1} of {len(routes)}), {_OPEN[match.route.access]}"
+        if step is Step.OPERATION:
+            return needed_permission(match)
+        if self.subject is None:
+            return ""
+        row = self.subject.row
+        if step is Step.TOKEN:
+            return f"{row.prefix} is known and not revoked"
+        if step is Step.EXPIRY:
+            return "never expires" if row.expires_at is None else f"expires {rfc3339(row.expires_at)}"
+        if step is Step.OWNER:
+            return _owner(row)
+        if step is Step.ORGANISATION:
+            return f"the token reaches {match.org}" if match.org else "the route names none"
+        if step is Step.ROLE:
+            return f"{self._who} has {None if self.grounds is None else self.grounds.role_entry}"
+        if row.scopes is None:
+            return "the token has none of its own: all that the role allows"
+        return f"the token has {None if self.grounds is None else self.grounds.scope_entry}"
+
+    def _failure(self, step: Step) -> str:
+        reason, match = self.reason, self.match
+        words = _BY_REASON.get(reason, _clause(TABLE[reason].detail))
+        if step is Step.ROUTE:
+            return words if match is None else f"{match.route.path}: {words}"
+        if match is None or self.subject is None:
+            return words
+        row = self.subject.row
+        if step is Step.ROLE:
+            return self._role_failure(row, needed_permission(match))
+        if step is Step.SCOPES:
+            return f"the token does not have {needed_permission(match)}; it has {_listed(row.scopes or ())}"
+        if step is Step.ORGANISATION:
+            return (
+                f"the request is about {match.org}; {_reach(row)}"
+                if match.org
+                else f"the route names none; {_reach(row)}"
+            )
+        if reason is Reason.TOKEN_REVOKED:
+            at = self.subject.revoked_at
+            return "revoked" if at is None else f"revoked {rfc3339(at)}"
+        if reason is Reason.TOKEN_EXPIRED:
+            return f"expired {rfc3339(row.expires_at)}"
+        return words
+
+    def _role_failure(self, row: TokenGrantRow, needed: str) -> str:
+        name, org = self.role
+        if not name and not org:
+            return f"its owner has no role in the account, so nobody gives it {needed}"
+        if name and not self.permissions:
+            return f"{self._who} permits nothing, or is gone: it does not have {needed}"
+        return f"{self._who} does not have {needed}; it has {_listed(self.permissions)}"
+
+    @property
+    def _who(self) -> str:
+        name, org = self.role
+        where = f" in {org}" if org else ""
+        return f"the role {name}{where}" if name else f"the token{where}"
+
+
+def _owner(row: TokenGrantRow) -> str:
+    if row.kind in OF_ORGS:
+        return "a key has no owner" + (f"; {row.org_name} is active" if row.org_name else "")
+    if row.reach is Reach.ORG:
+        return f"{row.email} is active, and a member of {row.org_name}, which is active too"
+    return f"{row.email} is active"
+
+
+def _reach(row: TokenGrantRow) -> str:
+    if row.reach is Reach.PERSONAL:
+        return "the token is personal and reaches no organisation"
+    if row.reach is Reach.ORG:
+        return f"the token reaches {row.org_name} only"
+    names = _listed(sorted(org.org_name for org in row.orgs))
+    if row.reach is Reach.ORGS:
+        return f"the token reaches {names}, except organisations that are suspended"
+    return f"the token reaches {names}, except organisations that are suspended or whose policy it breaks"
+
+
+def _clause(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].removesuffix(".")
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more if texts else "nothing"

@@ -1,0 +1,1 @@
+"""Tables of users, organisations, memberships, invitations and roles."""

@@ -1,0 +1,1 @@
+"""The audit log at rest: the hash chain, its queries, events of requests, and reports of report-only routes."""

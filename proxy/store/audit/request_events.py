@@ -1,0 +1,91 @@
+"""Events of requests on their way into the audit log: who acted is looked up as the store knows it.
+
+Rules:
+
+1. A token is the actor only if it is there under the prefix that was presented, or was proven when it was used. What
+   is only claimed and unknown is in the details, and the actor is the system.
+2. The event is on the log of the token's owner, and of the organisation that was touched or, where none is known, of
+   the token's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from proxy.core.model import ActorKind
+from proxy.store import tables
+from proxy.store.audit.chain import Appended, Event, Occurred, append_many
+
+_T = tables.tokens
+_NOBODY = (ActorKind.SYSTEM.value, "", "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestEvent:
+    """What a request leaves: ``prefix`` is the public prefix that it presented ("" for none), ``proven`` if it was
+    the token itself; ``at`` in unix seconds. ``actor`` (kind, id, name) is who sent it, where that is known already.
+    """
+
+    event: Event
+    prefix: str
+    proven: bool
+    at: float
+    actor: tuple[str, str, str] | None = None
+
+
+class _Known(NamedTuple):
+    """A token that is there: its name, and whose it is."""
+
+    name: str
+    user_id: str
+    org_id: str
+
+
+async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) -> Appended | None:
+    """Add the events to the audit log, in this order."""
+    ids = {_id(event.prefix) for event in events if event.prefix}
+    query = sa.select(_T.c.prefix, _T.c.name, _T.c.user_id, _T.c.org_id).where(_T.c.id.in_(ids))
+    rows = (await connection.execute(query)).all() if ids else []
+    known = {prefix: _Known(name, user_id or "", org_id or "") for prefix, name, user_id, org_id in rows}
+    return await append_many(connection, [_attributed(event, known.get(event.prefix)) for event in events])
+
+
+async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> bool:
+    """Whether these events, appended together, are in the log already: a commit that failed may have counted."""
+    log = tables.audit_events
+    decision = next((event.event.decision_id for event in events if event.event.decision_id), "")
+    if decision:
+        query = sa.select(log.c.n).where(log.c.decision_id == decision).limit(1)
+    else:
+        # What patgate tells by itself belongs to no decision.
+        query = sa.select(log.c.n).where(log.c.at == events[0].at, log.c.action == events[0].event.action).limit(1)
+    return (await connection.execute(query)).first() is not None
+
+
+def _attributed(one: RequestEvent, token: _Known | None) -> Occurred:
+    event = one.event
+    if one.actor is not None:
+        return Occurred(event=event, actor=one.actor, at=one.at)
+    if token is not None:
+        actor = (_kind(one.prefix), _id(one.prefix), token.name)
+        event = replace(event, user_id=token.user_id, org_id=event.org_id or token.org_id)
+    elif one.proven and one.prefix:
+        actor = (_kind(one.prefix), _id(one.prefix), "")
+    else:
+        actor = _NOBODY
+        if one.prefix:
+            event = replace(event, details={**event.details, "token": one.prefix})
+    return Occurred(event=event, actor=actor, at=one.at)
+
+
+def _id(prefix: str) -> str:
+    return prefix.rpartition("_")[2]
+
+
+def _kind(prefix: str) -> str:
+    return prefix.rpartition("_")[0].rpartition("_")[2]

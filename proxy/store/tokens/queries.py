@@ -1,0 +1,209 @@
+"""Pages of tokens: which rows they are, found through an index whatever the filters, then joined with what is shown.
+
+Rules:
+
+1. A page costs what its rows cost, not what the table or the tokens of other statuses cost. So each filter has an index
+   in the order of the page, and ``tests/unit/store/test_plans.py`` holds every query to it.
+2. ``listed_as`` says where to look and expiry is compared with the clock all the same: a token that nobody has filed
+   under ``expired`` yet is looked for among the active ones in the order of their expiry, where it is among the first.
+   ``file_expired`` keeps those few. Revocation and removal file in their own transaction.
+3. What is to find the rows is decided here (``_leads``) and not by the planner, which would guess: SQLite has no
+   statistics unless somebody made some. Every other condition has a unary plus before its column, which no index has.
+4. Tokens of several organisations (``token_orgs``) are on the list of each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+
+from proxy.core.kinds import OF_ORGS, OF_USERS, Kind, Reach
+from proxy.core.model import TokenStatus
+from proxy.store import tables
+from proxy.store.records import Cursor, TokenEntry
+
+T = TypeVar("T")
+
+_T, _A, _S = tables.tokens, tables.token_orgs, tables.token_usage
+_PLUS: Final[sa.sql.operators.custom_op[Any]] = sa.sql.operators.custom_op("+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Within:
+    """Tokens for which all of this holds; ``None`` asks for nothing.
+
+    ``lineage`` is the id of a token: that one and all that it made, directly or through others.
+    """
+
+    user_id: str | None = None
+    org_id: str | None = None
+    reach: Reach | None = None
+    lineage: str | None = None
+    kind: Kind | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenListQuery:
+    """Tokens within any of ``within`` (by default all; nothing where it is empty) that fit the rest.
+
+    ``expires_by`` asks for active tokens that end until then, and orders them by that end; otherwise the order is that
+    of creation. ``position`` is the cursor of either order. ``unused_since`` asks for tokens that were neither made nor
+    used since then, ``but`` for all except one.
+    """
+
+    within: tuple[Within, ...] = (Within(),)
+    kind: Kind | None = None
+    status: TokenStatus | None = None
+    expires_by: float | None = None
+    unused_since: float | None = None
+    but: str | None = None
+
+    def position(self, entry: TokenEntry) -> Cursor:
+        """Where a page that ends with ``entry`` is to go on."""
+        row = entry.token
+        at = row.created_at if self.expires_by is None else row.expires_at
+        if at is None:
+            raise ValueError("a token that does not end is on no page of those that do")
+        return Cursor(created_at=at, id=row.id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawer:
+    """Tokens filed under one word, and whether they are past their time. ``few``: in the wrong place until filed."""
+
+    listed_as: TokenStatus | None = None
+    past: bool | None = None
+    few: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lead:
+    """What finds the rows: conditions that one index answers, and whether it has them in the order of the page."""
+
+    where: tuple[sa.ColumnElement[bool], ...]
+    ordered: bool = False
+    source: sa.FromClause = tables.tokens
+    expiry: bool = False
+    """Whether the expiry is one of the index's columns to search by."""
+
+
+_DRAWERS: Final[dict[TokenStatus | None, tuple[_Drawer, ...]]] = {
+    None: (_Drawer(),),
+    TokenStatus.REVOKED: (_Drawer(listed_as=TokenStatus.REVOKED),),
+    TokenStatus.EXPIRED: (
+        _Drawer(listed_as=TokenStatus.EXPIRED, past=True),
+        _Drawer(listed_as=TokenStatus.ACTIVE, past=True, few=True),
+    ),
+    # The second for a clock that was set back.
+    TokenStatus.ACTIVE: (
+        _Drawer(listed_as=TokenStatus.ACTIVE, past=False),
+        _Drawer(listed_as=TokenStatus.EXPIRED, past=False, few=True),
+    ),
+}
+
+
+def page_ids(query: TokenListQuery, *, after: Cursor | None, limit: int, now: float) -> sa.Subquery | None:
+    """The ``id`` and place (``at``) of the page's tokens; ``None`` where there can be none."""
+    status = query.status
+    if query.expires_by is not None:
+        if status not in (None, TokenStatus.ACTIVE):
+            return None
+        status = TokenStatus.ACTIVE
+    branches = [
+        _branch(query, within, drawer, lead, now).where(*_after(query, lead, after)).limit(limit)
+        for within in query.within
+        for drawer in _DRAWERS[status]
+        for lead in _leads(query, within, drawer)
+    ]
+    if not branches:
+        return None
+    if len(branches) == 1:
+        return branches[0].subquery("page")
+    # What two of them have found is on the page once.
+    together = sa.union(*(sa.select(branch.subquery()) for branch in branches)).subquery()
+    return sa.select(together).order_by(together.c.at, together.c.id).limit(limit).subquery("page")
+
+
+def _leads(query: TokenListQuery, within: Within, drawer: _Drawer) -> Iterator[_Lead]:
+    """By the smallest that bounds them: what one token made, an owner, the keys, an organisation, a status."""
+    by_creation = query.expires_by is None
+    listed = () if drawer.listed_as is None else (_T.c.listed_as == drawer.listed_as.value,)
+    if within.lineage is not None:
+        yield _Lead(where=(_T.c.id.in_(lineage(within.lineage)),))
+    elif within.user_id is not None:
+        yield _Lead(where=(_T.c.user_id == within.user_id, *listed), ordered=by_creation)
+    elif query.kind in OF_ORGS:
+        org = () if within.org_id is None else (_T.c.org_id == within.org_id,)
+        yield _Lead(where=(tables.KEYS, *org), ordered=by_creation)
+    elif drawer.few:
+        yield _Lead(where=listed, expiry=True)
+    elif within.org_id is not None:
+        yield _Lead(where=(_T.c.org_id == within.org_id, *listed), ordered=by_creation)
+    else:
+        yield _Lead(where=listed, expiry=not by_creation, ordered=True)
+    if within.org_id is not None and within.user_id is None and query.kind not in OF_USERS:
+        attached = _A.join(_T, _T.c.id == _A.c.token_id)
+        yield _Lead(where=(_A.c.org_id == within.org_id,), source=attached)
+
+
+def _branch(query: TokenListQuery, within: Within, drawer: _Drawer, lead: _Lead, now: float) -> sa.Select[Any]:
+    """All tokens of one drawer that the lead finds and that fit, in the order of the page."""
+    expires = _T.c.expires_at if lead.expiry else _apart(_T.c.expires_at)
+    where = list(lead.where)
+    if drawer.listed_as is not None:
+        where.append(_apart(_T.c.listed_as) == drawer.listed_as.value)
+    if drawer.past is True:
+        where.append(expires <= now)
+    elif drawer.past is False:
+        later = expires > now
+        where.append(later if drawer.few or query.expires_by is not None else sa.or_(expires.is_(None), later))
+    if query.expires_by is not None:
+        where.append(expires <= query.expires_by)
+    if query.kind is not None:
+        where.append(_apart(_T.c.kind) == query.kind.value)
+    if query.unused_since is not None:
+        used = sa.select(_S.c.last_used_at).where(_S.c.token_id == _T.c.id).scalar_subquery()
+        where.append(sa.func.coalesce(used, _apart(_T.c.created_at)) < query.unused_since)
+        # So it was made before, too: the pages end there and not at the newest token.
+        where.append((_T.c.created_at if lead.ordered else _apart(_T.c.created_at)) < query.unused_since)
+    if query.but is not None:
+        where.append(_apart(_T.c.id) != query.but)
+    if within.kind is not None:
+        where.append(_apart(_T.c.kind) == within.kind.value)
+    if within.reach is not None:
+        where.append(_apart(_T.c.reach) == within.reach.value)
+    if within.user_id is not None:
+        where.append(_apart(_T.c.user_id) == within.user_id)
+    if within.org_id is not None and lead.source is _T:
+        where.append(_apart(_T.c.org_id) == within.org_id)
+    at = _place(query, lead)
+    return sa.select(_T.c.id, _at(query).label("at")).select_from(lead.source).where(*where).order_by(at, _T.c.id)
+
+
+def _after(query: TokenListQuery, lead: _Lead, after: Cursor | None) -> tuple[sa.ColumnElement[bool], ...]:
+    if after is None:
+        return ()
+    return (sa.tuple_(_place(query, lead), _T.c.id) > sa.tuple_(after.created_at, after.id),)
+
+
+def _at(query: TokenListQuery) -> sa.ColumnElement[float]:
+    return _T.c.created_at if query.expires_by is None else _T.c.expires_at
+
+
+def _place(query: TokenListQuery, lead: _Lead) -> sa.ColumnElement[float]:
+    return _at(query) if lead.ordered else _apart(_at(query))
+
+
+def lineage(token_id: str) -> sa.Select[tuple[str]]:
+    """The ids of a token and of all that it made."""
+    made = sa.select(sa.literal(token_id).label("id")).cte(recursive=True)
+    made = made.union(sa.select(_T.c.id).join(made, _T.c.parent_id == made.c.id))
+    return sa.select(made.c.id)
+
+
+def _apart(column: sa.ColumnElement[T]) -> sa.ColumnElement[T]:
+    """The column's value as no index has it (rule 3)."""
+    return sa.sql.expression.UnaryExpression(column, operator=_PLUS, type_=column.type)

@@ -1,0 +1,125 @@
+"""Reloads, one after the other, as they are asked for, and what is said of each."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from proxy.core.errors import ConfigurationError, PatgateError
+from proxy.observe import logs
+from proxy.observe.logs import Logger
+from proxy.settings.model import Settings
+from proxy.supervisor.children import Fleet
+from proxy.supervisor.config_generation import Generation, Ground
+from proxy.supervisor.reload import refuse_fixed
+from proxy.supervisor.sd_notify import Notifier
+
+
+class Load(Protocol):
+    """Reads the configuration anew."""
+
+    path: Path
+    """The file, for messages."""
+
+    def __call__(self) -> Settings:
+        """Raises ``ConfigurationError`` with every problem. Runs in a thread."""
+        ...
+
+
+class Reloads:
+    """Takes reloads while the gateway serves. ``published`` hears of each new generation."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        ground: Ground,
+        load: Load,
+        notifier: Notifier,
+        log: Logger,
+        *,
+        published: Callable[[Generation], object],
+    ) -> None:
+        self._fleet = fleet
+        self._ground = ground
+        self._load = load
+        self._notifier = notifier
+        self._log = log
+        self._published = published
+
+    async def take(self, asked: asyncio.Event, stop: asyncio.Event) -> None:
+        """Reload whenever ``asked``, until ``stop``. What is asked for during a reload is one more reload after it."""
+        stopped = asyncio.create_task(stop.wait(), name="told to stop")
+        try:
+            while not stop.is_set():
+                wanted = asyncio.create_task(asked.wait(), name="told to reload")
+                await asyncio.wait((wanted, stopped), return_when=asyncio.FIRST_COMPLETED)
+                wanted.cancel()
+                if stop.is_set():
+                    return
+                asked.clear()
+                await self._reload(stopped)
+        finally:
+            stopped.cancel()
+
+    async def _loaded(self, stopped: asyncio.Task[bool]) -> Settings | None:
+        """The configuration, or ``None`` when told to stop before it is read. Raises ``ConfigurationError``."""
+        loop = asyncio.get_running_loop()
+        loaded: asyncio.Future[Settings] = loop.create_future()
+
+        def settle(settings: Settings | None, error: BaseException | None) -> None:
+            if loaded.done():
+                return
+            if settings is not None:
+                loaded.set_result(settings)
+            elif error is not None:
+                loaded.set_exception(error)
+
+        def load() -> None:
+            settings, failure = None, None
+            try:
+                settings = self._load()
+            except BaseException as error:  # noqa: BLE001 - raised again in the event loop
+                failure = error
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(settle, settings, failure)
+
+        # A thread of its own, which the end of the process does not wait for: a file system may hang.
+        threading.Thread(target=load, name="load configuration", daemon=True).start()
+        await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not loaded.done():
+            loaded.cancel()
+            return None
+        return loaded.result()
+
+    async def _reload(self, stopped: asyncio.Task[bool]) -> None:
+        self._notifier.reloading()
+        self._log.info("reloading", config=str(self._load.path))
+        status = "reload refused: the configuration of before goes on"
+        ok = False
+        try:
+            settings = await self._loaded(stopped)
+            if settings is None or stopped.done():
+                return
+            refuse_fixed(self._fleet.generation.settings, settings)
+            generation = await self._fleet.turn(settings, self._ground)
+            # Whatever goes wrong from here on, this configuration is in use.
+            logs.change(level=settings.log.level, line_format=settings.log.format)
+            ok, status, addresses = True, "serving the configuration that was reloaded", generation.addresses
+            self._publish(generation)
+            self._log.info("reloaded", workers=settings.workers, routes=len(settings.routes), addresses=addresses)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                self._log.error("configuration problem", problem=problem.located(self._load.path))
+            self._log.error("reload refused: the configuration of before goes on", problems=len(error.problems))
+        except PatgateError as error:
+            self._log.error("reload refused: the configuration of before goes on", problem=str(error))
+        self._fleet.show(reload_ok=ok)
+        self._notifier.ready(status)
+
+    def _publish(self, generation: Generation) -> None:
+        try:
+            self._published(generation)
+        except PatgateError as error:
+            self._log.error("the addresses of the listeners are not published", problem=str(error))

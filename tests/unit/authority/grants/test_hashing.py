@@ -1,0 +1,69 @@
+"""Argon2id runs in bounded threads, and what does not fit is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.core.errors import AuthorityOverloaded
+from proxy.observe.metrics import HashOutcome
+from tests.unit.authority.waiting import until
+
+CHEAP = HashParameters(time_cost=1, memory_kib=64, parallelism=1)
+
+
+def _hasher(outcomes: Counter[HashOutcome], *, threads: int = 2, queue: int = 64) -> Argon2Hasher:
+    return Argon2Hasher(CHEAP, threads=threads, queue=queue, counted=lambda outcome: outcomes.update([outcome]))
+
+
+async def test_a_secret_matches_its_own_hash_only() -> None:
+    outcomes: Counter[HashOutcome] = Counter()
+    hasher = _hasher(outcomes)
+    encoded = await hasher.hash("one")
+    assert encoded.startswith("$argon2id$v=19$m=64,t=1,p=1$")
+    assert await hasher.verify(encoded, "one")
+    assert not await hasher.verify(encoded, "two")
+    assert not await hasher.verify("not a hash", "one")
+    assert outcomes == {HashOutcome.HASHED: 1, HashOutcome.MATCHED: 1, HashOutcome.MISMATCHED: 2}
+    hasher.close()
+
+
+async def test_beyond_threads_and_queue_it_refuses_at_once_and_recovers() -> None:
+    outcomes: Counter[HashOutcome] = Counter()
+    hasher = _hasher(outcomes, threads=1, queue=2)
+    results = await asyncio.gather(*(hasher.hash(str(n)) for n in range(10)), return_exceptions=True)
+    assert sum(isinstance(r, AuthorityOverloaded) for r in results) == 7
+    assert sum(isinstance(r, str) for r in results) == 3
+    assert outcomes[HashOutcome.OVERLOADED] == 7
+    assert hasher.pending == 0
+    assert await hasher.hash("again")
+    hasher.close()
+
+
+async def test_a_cancelled_waiter_does_not_free_its_place_before_its_thread() -> None:
+    slow = HashParameters(time_cost=30, memory_kib=8192, parallelism=1)
+    hasher = Argon2Hasher(slow, threads=1, queue=0, counted=lambda _: None)
+    waiter = asyncio.create_task(hasher.hash("one"), name="waiter")
+    await asyncio.sleep(0)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    with pytest.raises(AuthorityOverloaded):
+        await hasher.hash("two")
+    await until(lambda: not hasher.pending)
+    assert await hasher.hash("three")
+    hasher.close()
+
+
+async def test_the_event_loop_turns_while_secrets_are_hashed() -> None:
+    hasher = Argon2Hasher(HashParameters(), counted=lambda _: None)
+    work = asyncio.create_task(hasher.hash("one"), name="work")
+    turns = 0
+    while not work.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 10
+    hasher.close()

@@ -1,0 +1,97 @@
+"""Whatever a worker tells that is not exactly a row is nonsense, and no text is longer than its column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.authority.workers import report_parsing
+from proxy.authority.workers.report_parsing import Nonsense
+from tests.unit.authority.workers.test_recorder import report, row
+
+USE: list[Any] = ["a" * 12, 1, 2.0, "::1"]
+
+
+def test_what_is_right_is_taken() -> None:
+    assert report_parsing.event(row()).event.reason == "role_denies"
+    assert report_parsing.event(row(action="request", prefix="", proven=False)).event.action == "request"
+    assert report_parsing.event(row(host="api.example")).event.details["host"] == "api.example"
+    assert report_parsing.use(USE).at == 2.0
+    assert report_parsing.report(report()).token_id == "a" * 12
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"more": 1},
+        {"at": "12"},
+        {"at": float("nan")},
+        {"at": float("inf")},
+        {"at": -1.0},
+        {"at": 2.0**41},
+        {"at": True},
+        {"prefix": "x" * 65},
+        {"prefix": None},
+        {"proven": 1},
+        {"action": "account.pat.mint"},
+        {"action": "request.omitted"},
+        {"action": "request." + "x" * 64},
+        {"target": "x" * 129},
+        {"route": "x" * 201},
+        {"org": "x" * 33},
+        {"outcome": "done"},
+        {"outcome": ["refused"]},
+        {"reason": "because"},
+        {"address": "x" * 65},
+        {"decision": "x" * 65},
+        {"method": "x" * 65},
+        {"path": "x" * 1537},
+        {"path": "\ud800"},
+        {"path": "\0"},
+        {"host": "x" * 257},
+        {"status": -1},
+        {"status": 2**53},
+        {"status": True},
+        {"status": 200.0},
+        {"second": None},
+        {"second": {}},
+        {"second": {"header": "if", "path": "/"}},
+        {"second": {"header": "x" * 65}},
+        {"second": {"header": "if", "method": "GET", "path": "x" * 1537}},
+        {"second": {"header": "if", "method": 1, "path": "/"}},
+    ],
+    ids=repr,
+)
+def test_an_event_with_a_field_that_makes_no_sense_is_none(changes: dict[str, Any]) -> None:
+    with pytest.raises(Nonsense):
+        report_parsing.event(row() | changes)
+
+
+@pytest.mark.parametrize("name", sorted(row()))
+def test_an_event_that_lacks_a_field_is_none(name: str) -> None:
+    lacking = row()
+    del lacking[name]
+    with pytest.raises(Nonsense):
+        report_parsing.event(lacking)
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", [], {}, [[]]], ids=repr)
+def test_what_is_no_row_at_all_is_nonsense(value: object) -> None:
+    for read in (report_parsing.event, report_parsing.use, report_parsing.report):
+        with pytest.raises(Nonsense):
+            read(value)
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
+def test_uses_with_a_field_that_makes_no_sense_are_none(place: int, value: object) -> None:
+    with pytest.raises(Nonsense):
+        report_parsing.use([*USE[:place], value, *USE[place + 1 :]])
+
+
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
+def test_a_report_with_a_field_that_makes_no_sense_is_none(place: int, value: object) -> None:
+    with pytest.raises(Nonsense):
+        report_parsing.report([*report()[:place], value, *report()[place + 1 :]])

@@ -1,0 +1,60 @@
+"""Turns: how many requests are worked on is not for those who send them to say."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy.control.concurrency import AT_ONCE, EACH, KNOCKING, WAITING, Turns
+from proxy.core.errors import AuthorityOverloaded
+from tests.unit.authority.waiting import until
+
+
+class Busy:
+    """Requests that are worked on until they are let go."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.running: list[str] = []
+        self.free = asyncio.Event()
+
+    async def request(self, who: str) -> None:
+        async with self.turns.turn(who):
+            self.running.append(who)
+            await self.free.wait()
+
+    async def knock(self) -> None:
+        async with self.turns.knock():
+            self.running.append("")
+            await self.free.wait()
+
+    def send(self, who: str, count: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self.request(who), name=f"{who} {number}") for number in range(count)]
+
+
+async def test_one_user_gets_few_turns_and_others_theirs() -> None:
+    busy = Busy(Turns())
+    many = busy.send("a", EACH + WAITING)
+    await until(lambda: len(busy.running) == EACH)
+    with pytest.raises(AuthorityOverloaded):
+        await busy.request("a")
+    others = [task for who in "bcde" for task in busy.send(who, EACH)]
+    await until(lambda: len(busy.running) == AT_ONCE)
+    assert {who: busy.running.count(who) for who in "abcd"} == dict.fromkeys("abcd", EACH)
+    many[0].cancel()
+    many[-1].cancel()
+    busy.free.set()
+    await asyncio.gather(*many, *others, return_exceptions=True)
+    assert len(busy.running) == EACH + WAITING - 1 + 4 * EACH
+    assert len(busy.turns) == 0
+
+
+async def test_few_are_identified_at_once() -> None:
+    busy = Busy(Turns())
+    knocks = [asyncio.create_task(busy.knock(), name=f"knock {number}") for number in range(3 * KNOCKING)]
+    await until(lambda: len(busy.running) == KNOCKING)
+    await asyncio.sleep(0)
+    assert len(busy.running) == KNOCKING
+    busy.free.set()
+    await asyncio.gather(*knocks)

@@ -1,0 +1,86 @@
+"""Reading the fields that name a second resource."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core.request.second_targets import DESTINATION, IF, read_field, same_host
+
+
+@pytest.mark.parametrize(
+    ("value", "authority", "path"),
+    [
+        (b"/a/b", None, b"/a/b"),
+        (b"/a?x=1", None, b"/a"),
+        (b"http://h/a", b"h", b"/a"),
+        (b"HTTPS://h:8443/a?x", b"h:8443", b"/a"),
+    ],
+)
+def test_a_destination_is_one_path_that_is_written(value: bytes, authority: bytes | None, path: bytes) -> None:
+    (target,) = read_field(DESTINATION, value) or []
+    assert (target.authority, target.path, target.written) == (authority, path, True)
+
+
+@pytest.mark.parametrize("value", [b"", b"a", b"http://h", b"http://u@h/a", b"ftp://h/a", b"mailto:x", b"/a?b#c", b"*"])
+def test_what_is_no_target_cannot_be_read(value: bytes) -> None:
+    assert read_field(DESTINATION, value) is None
+
+
+@pytest.mark.parametrize("value", [b"//h/a", b"//a", b"http://h//a"])
+def test_a_path_that_is_read_as_a_host_cannot_be_read(value: bytes) -> None:
+    assert read_field(DESTINATION, value) is None
+    assert read_field(IF, b"<" + value + b"> (<urn:x>)") is None
+
+
+def test_an_if_names_no_more_resources_than_can_be_judged_in_passing() -> None:
+    """A head has room for ten thousand of them, and each would cost what a request costs."""
+    assert len(read_field(IF, b"</a> (<urn:x>) " * 64) or []) == 64
+    assert read_field(IF, b"</a> (<urn:x>) " * 65) is None
+
+
+@pytest.mark.parametrize("value", [b"/a%3F", b"/a%3fb", b"/a%23", b"/a/..%3F", b"/a;b", b"/a%3B", b"http://h/a%3F"])
+def test_a_path_that_servers_split_after_decoding_cannot_be_read(value: bytes) -> None:
+    """wsgidav decodes a Destination and then splits it: what is left is another resource."""
+    assert read_field(DESTINATION, value) is None
+    assert read_field(IF, b"<" + value + b"> (<urn:x>)") is None
+
+
+def test_an_if_names_the_resources_outside_of_its_lists() -> None:
+    assert read_field(IF, b'(<urn:x>) (Not <urn:y> [W/"e"])') == []
+    named = read_field(IF, b"</a> (<urn:x>) (<urn:y>) <http://h/b> (Not <DAV:no-lock>)") or []
+    assert [(target.authority, target.path, target.written) for target in named] == [
+        (None, b"/a", False),
+        (b"h", b"/b", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", [b"<", b"<a>", b"</a> x", b"x (<urn:x>)", b"(<urn:x>", b"</a>> (<urn:x>)", b"<urn:x>"]
+)
+def test_an_if_that_is_none_cannot_be_read(value: bytes) -> None:
+    assert read_field(IF, value) is None
+
+
+def test_a_list_of_any_depth_is_read_in_linear_time() -> None:
+    for value in (b"(" * 30_000, b"<" * 30_000, b"(<a>" * 8_000, b"()" * 15_000 + b"("):
+        read_field(IF, value)
+
+
+@pytest.mark.parametrize(
+    ("authority", "host", "ports", "same"),
+    [
+        (b"h", b"h", True, True),
+        (b"H", b"h", True, True),
+        (b"h:80", b"h", True, True),
+        (b"h", b"h:443", True, True),
+        (b"h:8080", b"h", True, False),
+        (b"h:8080", b"h:8081", True, False),
+        (b"h:8080", b"h", False, True),
+        (b"x", b"h", False, False),
+        (b"[::1]:8080", b"[::1]:8080", True, True),
+        (b"[::1]", b"[::1]:8080", True, False),
+        (b"h,", b"h", True, False),
+    ],
+)
+def test_the_same_host_has_the_same_name_and_port(authority: bytes, host: bytes, ports: bool, same: bool) -> None:
+    assert same_host(authority, [b"other", host], ports=ports) is same

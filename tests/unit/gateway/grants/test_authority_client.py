@@ -1,0 +1,449 @@
+"""The link to the authority: it mends itself, and changes are applied in their order or fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from proxy.core.errors import AuthorityUnavailable
+from proxy.core.ipc.wire import PREFIXES_AT_ONCE, Message, frame
+from proxy.core.kinds import Kind
+from proxy.core.model import RefusedGrant
+from proxy.core.reasons import Reason
+from proxy.gateway.grants.authority_client import AuthorityLink
+from proxy.gateway.process.worker import loop_factory as loop_factory_of_workers
+from tests.unit.gateway.kit import TOKENS, make_cache, make_grant, until
+from tests.unit.gateway.phases.test_authenticate import world
+from tests.unit.gateway.scripted import Authority, authority_at
+
+
+async def test_the_greeting_says_who_is_there_and_brings_the_key() -> None:
+    async with world() as w:
+        (hello,) = w.authority.messages
+        assert (hello["op"], hello["worker"], hello["applied"]) == ("hello", 3, 0)
+        assert w.link.up
+        assert w.link.cache_key == w.authority.cache_key
+        assert w.cache.applied == 0
+
+
+async def test_the_link_waits_for_an_authority_that_is_not_there_yet() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        link = AuthorityLink(path, slot=0, cache=make_cache())
+        link.start()
+        try:
+            await asyncio.sleep(0.12)
+            assert not link.up
+            with pytest.raises(AuthorityUnavailable):
+                await link.lookup("acme_pat_000000000000")
+            async with authority_at(path):
+                await until(lambda: link.up)
+        finally:
+            await link.close()
+
+
+async def test_an_authority_that_hangs_up_during_the_greeting_is_greeted_again_at_once() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        async with authority_at(path) as authority:
+
+            def hang_up(message: Message) -> Message | None:
+                if authority.asked["hello"] < 3:
+                    authority.hang_up()
+                    return None
+                return authority.usual(message)
+
+            authority.answers["hello"] = hang_up
+            states: list[bool] = []
+            link = AuthorityLink(path, slot=0, cache=make_cache(), on_state=states.append)
+            link.start()
+            try:
+                await until(lambda: states[-1:] == [True])
+            finally:
+                await link.close()
+
+
+async def test_after_a_break_what_was_missed_is_fetched() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        await w.authority.stop()
+        await until(lambda: w.states[-1] is False)
+        w.commit(f"token:{minted.token_id}")
+        await w.authority.start()
+        await until(lambda: w.states[-1])
+        assert w.cache.applied == 1
+        assert minted.prefix not in w.cache.entries
+
+
+async def test_an_authority_with_another_key_voids_every_grant() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        await w.authority.stop()
+        w.authority.cache_key = b"another key".ljust(32)
+        w.authority.grants[minted.prefix] = make_grant(minted, cache_key=w.authority.cache_key)
+        await w.authority.start()
+        await until(lambda: w.states[-1] and w.link.cache_key == w.authority.cache_key)
+        assert len(w.cache) == 0
+        assert await w.bearer(minted.token) is None
+
+
+async def test_pushed_changes_are_applied_in_their_order() -> None:
+    async with world() as w:
+        one, two = w.known(), w.known()
+        assert await w.bearer(one.token) is None
+        assert await w.bearer(two.token) is None
+        keys = [f"token:{one.token_id}"]
+        w.authority.change(*keys)
+        w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": keys})
+        await until(lambda: w.cache.applied == 1)
+        assert set(w.cache.entries) == {two.prefix}
+        assert w.authority.asked["changes"] == 0
+
+
+async def test_a_push_behind_a_gap_is_not_applied_but_fetched() -> None:
+    async with world() as w:
+        one, two = w.known(), w.known()
+        assert await w.bearer(one.token) is None
+        assert await w.bearer(two.token) is None
+        w.authority.change(f"token:{one.token_id}")
+        w.authority.change(f"token:{two.token_id}")
+        w.authority.push({"push": "changes", "since": 1, "epoch": 2, "keys": [f"token:{two.token_id}"]})
+        await until(lambda: w.cache.applied == 2)
+        assert not w.cache.entries
+        assert w.authority.asked["changes"] == 1
+
+
+async def test_who_gives_up_waiting_for_changes_ends_nobody_elses_question() -> None:
+    """A forward-auth caller gives up after a second. The question that it waits for may be another's by then."""
+    async with world() as w:
+        answers: list[asyncio.Future[Message]] = [asyncio.get_running_loop().create_future() for _ in range(2)]
+        waiting = iter(answers)
+        w.authority.answers["changes"] = lambda _: next(waiting)
+        w.authority.change("token:x")
+        first = asyncio.create_task(w.link.sync(1))
+        await until(lambda: w.authority.asked["changes"] == 1)
+        later: list[asyncio.Task[None]] = []
+        assert w.link._syncing is not None
+        w.link._syncing.add_done_callback(lambda _: later.append(asyncio.create_task(w.link.sync(1))))
+        impatient = asyncio.create_task(w.link.sync(1))
+        await asyncio.sleep(0)
+        answers[0].set_result({"error": "unavailable"})
+        await until(lambda: w.authority.asked["changes"] == 2)
+        impatient.cancel()
+        with pytest.raises(AuthorityUnavailable):
+            await first
+        with pytest.raises(AuthorityUnavailable):
+            await impatient
+        answers[1].set_result({"epoch": 1, "keys": ["token:x"], "reset": False})
+        await later[0]
+        assert w.cache.applied == 1
+
+
+async def test_a_push_of_the_past_changes_nothing() -> None:
+    async with world() as w:
+        minted = w.known()
+        w.commit("token:x")
+        w.commit("token:y")
+        assert await w.bearer(minted.token) is None
+        assert w.cache.applied == 2
+        w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": [f"token:{minted.token_id}"]})
+        w.commit("token:z")
+        w.authority.push({"push": "changes", "since": 2, "epoch": 3, "keys": ["token:z"]})
+        await until(lambda: w.cache.applied == 3)
+        assert minted.prefix in w.cache.entries
+
+
+async def test_a_reset_drops_everything() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        w.authority.answers["changes"] = lambda message: {"epoch": w.authority.epoch, "keys": [], "reset": True}
+        w.commit("token:x")
+        w.authority.grants[minted.prefix] = RefusedGrant(prefix=minted.prefix, reason=Reason.TOKEN_REVOKED, depends=())
+        assert await w.bearer(minted.token) is Reason.TOKEN_REVOKED
+
+
+async def test_an_answer_finds_the_question_with_its_number() -> None:
+    """Answers may come in any order, and one that nobody waits for is dropped."""
+    async with world() as w:
+        minted = [w.known() for _ in range(8)]
+        release = asyncio.Event()
+
+        async def late(message: Message) -> Message:
+            if message["prefix"] == minted[0].prefix:
+                await release.wait()
+            return {"as_of": 0, **w.authority.found(message["prefix"])}
+
+        w.authority.answers["verify"] = late
+        first = asyncio.create_task(w.link.verify(minted[0].prefix, minted[0].token), name="first")
+        for one in minted[1:]:
+            answer = await w.link.verify(one.prefix, one.token)
+            assert answer.found == w.authority.grants[one.prefix]
+        w.authority.push({"id": 999_999, "as_of": 0})
+        release.set()
+        assert (await first).found == w.authority.grants[minted[0].prefix]
+
+
+async def test_prefixes_that_wait_are_asked_about_together_and_each_gets_its_own_answer() -> None:
+    async with world() as w:
+        minted = [w.known() for _ in range(PREFIXES_AT_ONCE + 8)]
+        for one in minted:
+            w.authority.grants[one.prefix] = make_grant(one, token_name=one.token_id)
+        answers = await asyncio.gather(*(w.link.lookup(one.prefix) for one in minted * 2))
+        assert [answer.found for answer in answers] == [w.authority.grants[one.prefix] for one in minted] * 2
+        questions = [message["prefixes"] for message in w.authority.messages if message["op"] == "resolve"]
+        assert questions == [[one.prefix for one in minted[:-8]], [one.prefix for one in minted[-8:]]]
+
+
+async def test_what_an_answer_leaves_out_is_asked_again() -> None:
+    async with world() as w:
+        minted = [w.known() for _ in range(5)]
+
+        def short(message: Message) -> Message:
+            return w.authority.resolved({"prefixes": message["prefixes"][:2]})
+
+        w.authority.answers["resolve"] = short
+        verdicts = await asyncio.gather(*(w.bearer(one.token) for one in minted))
+        assert (verdicts, w.authority.asked["resolve"]) == ([None] * 5, 3)
+
+
+async def test_an_answer_that_cannot_be_read_fails_nobody_beside_it() -> None:
+    async with world() as w:
+        good, bad = w.known(), w.known()
+        w.authority.answers["resolve"] = lambda message: {
+            "as_of": 0,
+            "found": [{} if prefix == bad.prefix else w.authority.found(prefix) for prefix in message["prefixes"]],
+        }
+        verdicts = await asyncio.gather(*(w.bearer(one.token) for one in (bad, good)))
+        assert verdicts == [Reason.AUTHORITY_UNAVAILABLE, None]
+        assert w.authority.asked["resolve"] == 1
+
+
+async def test_one_that_goes_away_leaves_the_others_their_answer() -> None:
+    async with world() as w:
+        minted = w.known()
+        release = asyncio.Event()
+
+        async def late(message: Message) -> Message:
+            await release.wait()
+            return w.authority.resolved(message)
+
+        w.authority.answers["resolve"] = late
+        waiting = [asyncio.create_task(w.link.lookup(minted.prefix), name="waiting") for _ in range(3)]
+        await until(lambda: w.authority.asked["resolve"])
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        late_comer = asyncio.create_task(w.link.lookup(minted.prefix), name="late")
+        release.set()
+        answers = await asyncio.gather(*waiting[1:], late_comer)
+        assert [answer.found for answer in answers] == [w.authority.grants[minted.prefix]] * 3
+        assert waiting[0].cancelled()
+        assert w.authority.asked["resolve"] == 1
+
+
+@pytest.mark.parametrize("noise", [b"\xff\xff\xff\xff", b"\0\0\0\2[]", b"\0\0\0\1{", b"\0\0\0\2{}"])
+async def test_noise_on_the_link_ends_the_connection_and_a_new_one_follows(noise: bytes) -> None:
+    async with world() as w:
+        for writer in w.authority._writers:
+            writer.write(noise)
+        await until(lambda: w.states == [True, False, True])
+        assert await w.bearer(w.known().token) is None
+
+
+async def test_counters_are_sent_while_there_is_a_link_and_never_kept() -> None:
+    async with world() as w:
+        w.link.send_counters({"counters": {}})
+        await until(lambda: w.authority.asked["counters"])
+        await w.authority.stop()
+        await until(lambda: w.states[-1] is False)
+        w.link.send_counters({"counters": {}})
+        assert w.authority.asked["counters"] == 1
+
+
+async def test_counters_do_not_pile_up_before_an_authority_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as w:
+        monkeypatch.setattr("proxy.gateway.grants.authority_client._BUFFERED", 1)
+        assert w.link._writer is not None
+        transport = w.link._writer.transport
+        snapshot = {"counters": {"x" * 100_000: [1]}}
+        for _ in range(100):  # not a turn of the event loop in between
+            w.link.send_counters(snapshot)
+        assert transport.get_write_buffer_size() < 1_000_000
+
+
+async def test_closing_ends_questions_on_their_way() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        async with authority_at(Path(directory) / "link.sock") as authority:
+            link = await linked(authority)
+            authority.answers["resolve"] = lambda message: None
+            asking = asyncio.create_task(link.lookup("acme_pat_000000000000"), name="question")
+            await until(lambda: authority.asked["resolve"])
+            await link.close()
+            with pytest.raises((AuthorityUnavailable, asyncio.CancelledError)):
+                await asking
+
+
+async def linked(authority: Authority) -> AuthorityLink:
+    link = AuthorityLink(authority.path, slot=0, cache=make_cache())
+    link.start()
+    await until(lambda: link.up)
+    return link
+
+
+async def test_a_flood_of_strangers_stands_before_nobody_who_was_good_until_a_change() -> None:
+    """2,000 well-formed tokens that nobody knows, and an authority that takes its time for them."""
+    async with world() as w:
+        good = [w.known() for _ in range(3)]
+        for one in good:
+            assert await w.bearer(one.token) is None
+        answer_strangers = asyncio.Event()
+
+        async def slow_for_strangers(message: Message) -> Message:
+            if any(prefix not in w.authority.grants for prefix in message["prefixes"]):
+                await answer_strangers.wait()
+            return w.authority.resolved(message)
+
+        w.authority.answers["resolve"] = slow_for_strangers
+        strangers = [TOKENS.mint(Kind.PAT) for _ in range(2000)]
+        flood = [asyncio.create_task(w.bearer(one.token), name="stranger") for one in strangers]
+        await until(lambda: len(w.authority.messages[-1].get("prefixes", ())) == PREFIXES_AT_ONCE)
+        asked = w.authority.asked["changes"]
+        for one in good:
+            w.commit(f"token:{one.token_id}")
+            assert await asyncio.wait_for(w.bearer(one.token), 1.0) is None
+        w.commit("user:usr1")
+        verdicts = await asyncio.wait_for(asyncio.gather(*(w.bearer(one.token) for one in good)), 1.0)
+        assert verdicts == [None, None, None]
+        assert w.authority.asked["changes"] > asked
+        assert not answer_strangers.is_set()
+        answer_strangers.set()
+        answers = await asyncio.gather(*flood)
+        assert set(answers) == {Reason.TOKEN_UNKNOWN, Reason.OVERLOADED}
+        assert answers.count(Reason.TOKEN_UNKNOWN) >= 1024
+
+
+async def test_what_was_refused_after_a_change_is_a_stranger_again() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        assert not w.cache.good_lately(minted.prefix)
+        w.authority.grants[minted.prefix] = RefusedGrant(prefix=minted.prefix, reason=Reason.TOKEN_REVOKED, depends=())
+        w.commit(f"token:{minted.token_id}")
+        await w.link.sync(1)
+        assert w.cache.good_lately(minted.prefix)
+        assert await w.bearer(minted.token) is Reason.TOKEN_REVOKED
+        assert not w.cache.good_lately(minted.prefix)
+
+
+async def test_changes_are_fetched_however_many_questions_wait() -> None:
+    async with world() as w:
+        good, unverified = w.known(), w.known(verified=False)
+        assert await w.bearer(good.token) is None
+        w.authority.answers["verify"] = lambda message: None
+        waiting = [
+            asyncio.create_task(w.link.verify(unverified.prefix, unverified.token), name="verify") for _ in range(1024)
+        ]
+        await until(lambda: w.authority.asked["verify"] == 1024)
+        w.commit("token:another")
+        assert await asyncio.wait_for(w.bearer(good.token), 1.0) is None
+        assert w.authority.asked["changes"] == 1
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_who_waits_for_changes_goes_on_when_a_push_brings_them() -> None:
+    async with world() as w:
+        minted = w.known()
+        assert await w.bearer(minted.token) is None
+        w.authority.answers["changes"] = lambda message: None
+        w.commit("token:one")
+        waiting = asyncio.create_task(w.bearer(minted.token), name="waiting")
+        await until(lambda: w.authority.asked["changes"])
+        w.commit("token:two")
+        later = asyncio.create_task(w.bearer(minted.token), name="later")
+        await asyncio.sleep(0.02)
+        w.authority.push({"push": "changes", "since": 0, "epoch": 1, "keys": ["token:one"]})
+        assert await asyncio.wait_for(waiting, 1.0) is None
+        assert not later.done()
+        w.authority.push({"push": "changes", "since": 1, "epoch": 2, "keys": ["token:two"]})
+        assert await asyncio.wait_for(later, 1.0) is None
+        assert w.authority.asked["changes"] == 1
+
+
+def test_an_authority_that_dies_at_any_moment_is_unavailable_and_nothing_else_on_either_event_loop() -> None:
+    """uvloop's transports raise RuntimeError as soon as they are closed, which is before the stream hears of it."""
+    failures: list[str] = []
+    for loop_factory in (asyncio.new_event_loop, loop_factory_of_workers()):
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: failures.append(str(context)))
+            answered = runner.run(_asking_while_it_dies())
+        gc.collect()
+        assert failures == []
+        assert answered > 50
+
+
+async def _asking_while_it_dies() -> int:
+    """Questions and reports without a pause to an authority that hangs up a hundred times; how many were answered."""
+    answered = 0
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        async with authority_at(path) as authority:
+            link = AuthorityLink(path, slot=0, cache=make_cache())
+            link.start()
+            over = False
+
+            async def ask(number: int) -> None:
+                nonlocal answered
+                while not over:
+                    with contextlib.suppress(AuthorityUnavailable):
+                        await link.lookup(f"acme_pat_{number:012d}")
+                        answered += 1
+                    link.tell(frame({"op": "counters", "snapshot": {}}))
+                    await asyncio.sleep(0)
+
+            async with asyncio.TaskGroup() as asking:
+                for number in range(20):
+                    asking.create_task(ask(number))
+                for _ in range(100):
+                    await until(lambda: link.up)
+                    authority.hang_up()
+                    await asyncio.sleep(0)
+                    await link.flush(1.0)
+                over = True
+            await until(lambda: link.up)
+            assert (await link.lookup("acme_pat_000000000000")).found.prefix == "acme_pat_000000000000"
+            await link.close()
+    return answered
+
+
+async def test_a_push_before_the_greeting_is_of_no_use_and_starts_nothing() -> None:
+    """Until it is greeted a worker has no key and no place to begin at: what it knows comes with the answer."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "link.sock"
+        async with authority_at(path) as authority:
+            authority.change("user:usr1")
+
+            def early(message: Message) -> Message | None:
+                for since in (0, 5):
+                    authority.push({"push": "changes", "since": since, "epoch": 7, "keys": ["user:usr1"]})
+                return authority.usual(message)
+
+            authority.answers["hello"] = early
+            cache = make_cache()
+            link = AuthorityLink(path, slot=0, cache=cache)
+            link.start()
+            try:
+                await until(lambda: link.up)
+                await link.lookup("acme_pat_000000000000")
+                assert cache.applied == 1
+                assert authority.asked["changes"] == 0
+            finally:
+                await link.close()

@@ -1,0 +1,124 @@
+"""What waits for one question ends, however the asking ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
+from proxy.core.model import RefusedGrant
+from proxy.core.reasons import Reason
+from proxy.gateway.grants.lookup_queue import LookupAnswer, LookupQueue, Outcome
+from tests.unit.gateway.kit import until
+
+
+def unknown(prefix: str) -> LookupAnswer:
+    return LookupAnswer(1, RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()))
+
+
+async def test_closing_before_the_question_is_out_ends_it() -> None:
+    asked: list[list[str]] = []
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asked.append(prefixes)
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    asking = asyncio.create_task(queue.answer("one"), name="asking")
+    await asyncio.sleep(0)
+    await queue.close()
+    with pytest.raises(AuthorityUnavailable):
+        await asyncio.wait_for(asking, 20)
+    assert (asked, len(queue)) == ([], 0)
+    assert (await queue.answer("two")).found.prefix == "two"
+
+
+async def test_a_failure_fails_those_that_were_asked_about_and_the_others_are_asked_next() -> None:
+    asked: list[list[str]] = []
+    release = asyncio.Event()
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asked.append(prefixes)
+        if len(asked) == 1:
+            await release.wait()
+            return [AuthorityOverloaded("full")] * len(prefixes)
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    first = [asyncio.create_task(queue.answer("one"), name="first") for _ in range(2)]
+    await until(lambda: asked)
+    second = asyncio.create_task(queue.answer("two"), name="second")
+    await asyncio.sleep(0)
+    release.set()
+    failures = await asyncio.gather(*first, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [AuthorityOverloaded] * 2
+    assert failures[0] is not failures[1]
+    assert (await second).found.prefix == "two"
+    assert asked == [["one"], ["two"]]
+
+
+async def test_who_gives_up_leaves_nothing_behind() -> None:
+    never = asyncio.Event()
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        await never.wait()
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    staying = asyncio.create_task(queue.answer("one"), name="staying")
+    await asyncio.sleep(0)
+    for _ in range(3):
+        leaving = [asyncio.create_task(queue.answer(prefix), name="leaving") for prefix in ("one", "two")]
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+    assert (len(queue), sum(map(len, queue._waiting.values()))) == (1, 1)
+    never.set()
+    assert (await staying).found.prefix == "one"
+
+
+async def test_one_that_goes_away_disturbs_nobody_who_waits_for_the_same_answer() -> None:
+    release = asyncio.Event()
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        await release.wait()
+        return [unknown(prefix) for prefix in prefixes]
+
+    queue = LookupQueue(ask)
+    first, second = (asyncio.create_task(queue.answer("one"), name=f"waiter {number}") for number in range(2))
+    third = asyncio.create_task(queue.answer("two"), name="behind")
+    await until(lambda: len(queue) == 2)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    release.set()
+    answers = await asyncio.wait_for(asyncio.gather(second, third), 20)
+    assert [answer.found.prefix for answer in answers] == ["one", "two"]
+    assert len(queue) == 0
+
+
+async def test_what_an_answer_leaves_out_is_asked_about_again_in_its_place() -> None:
+    asked: list[list[str]] = []
+
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asked.append(prefixes)
+        return [unknown(prefixes[0])]
+
+    queue = LookupQueue(ask)
+    answers = await asyncio.wait_for(asyncio.gather(*(queue.answer(prefix) for prefix in ("a", "b", "c", "a"))), 20)
+    assert [answer.found.prefix for answer in answers] == ["a", "b", "c", "a"]
+    assert asked == [["a", "b", "c"], ["b", "c"], ["c"]]
+
+
+async def test_whatever_ends_the_asking_nobody_waits_for_ever() -> None:
+    async def ask(prefixes: list[str]) -> Sequence[Outcome]:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]  # as when the worker ends
+        await asyncio.sleep(0)
+        return []
+
+    queue = LookupQueue(ask)
+    with pytest.raises(AuthorityUnavailable):
+        await asyncio.wait_for(queue.answer("one"), 20)
+    assert len(queue) == 0

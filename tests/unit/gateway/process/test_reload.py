@@ -1,0 +1,364 @@
+"""What a reload does within a worker: nothing is begun while it holds; afterwards only the new configuration counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.ipc.shared_memory import SLOT_LEASE
+from proxy.core.kinds import Kind
+from proxy.core.model import Access
+from proxy.core.routes import Route, RouteTable
+from proxy.core.token_search import TokenSearch
+from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.phases.parse import HeadParser
+from proxy.gateway.phases.respond import Responder
+from proxy.gateway.pipeline import ProxyPipeline
+from proxy.settings.addresses import UpstreamServer as Address
+from proxy.settings.compile import route_table
+from proxy.settings.model import Settings
+from proxy.settings.model import Upstream as UpstreamSettings
+from tests.unit.gateway.kit import (
+    HOST,
+    NAMES,
+    TOKENS,
+    Backend,
+    BackendConnection,
+    Gateway,
+    answering,
+    get,
+    make_cache,
+    make_grant,
+    make_page,
+    make_route,
+    response,
+    serving,
+    until,
+)
+from tests.unit.gateway.scripted import authority_at
+
+OPEN = get("/open/x")
+DENIED = [make_route("/open/**", Access.DENIED), make_route("/v1/**", Access.DENIED, index=1)]
+RUNTIME = {"connections", "others", "arriving", "held", "draining", "parting", "empty", "waiting"}
+"""What of a listener is no setting: who is there, and what goes on."""
+
+
+def hold(gateway: Gateway) -> None:
+    gateway.listener.hold()
+    gateway.pipeline.hold()
+
+
+def release(gateway: Gateway) -> None:
+    gateway.pipeline.release()
+    gateway.listener.release()
+
+
+def follow(gateway: Gateway, routes: list[Route]) -> None:
+    gateway.pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True))
+
+
+def waiting(gateway: Gateway) -> list[bytes]:
+    return [connection.buffer for connection in gateway.listener.connections if connection.buffer]
+
+
+async def test_a_request_in_the_hold_waits_and_is_decided_by_what_comes_after_it() -> None:
+    async with serving(answering(response())) as (gateway, backend):
+        client = await gateway.client()
+        assert (await client.ask(OPEN)).status == 200
+        hold(gateway)
+        client.send(OPEN[:20])
+        await until(lambda: waiting(gateway) == [OPEN[:20]])
+        client.send(OPEN[20:])
+        await until(lambda: waiting(gateway) == [OPEN])
+        assert len(backend.heads) <= 1
+        follow(gateway, DENIED)
+        release(gateway)
+        assert (await client.answer()).reason == "route_denied"
+
+
+async def test_without_another_configuration_the_hold_only_delays() -> None:
+    async with serving(answering(response()), half_close=True) as (gateway, _):
+        early, late = await gateway.client(), None
+        hold(gateway)
+        late = await gateway.client()
+        early.send(OPEN + OPEN)
+        late.send(OPEN)
+        late.writer.write_eof()
+        await until(lambda: len(waiting(gateway)) == 2)
+        release(gateway)
+        assert [(await early.answer()).status, (await early.answer()).status] == [200, 200]
+        assert (await late.answer()).status == 200, "a client that has sent all it will is answered too"
+
+
+async def test_what_a_client_sends_ahead_of_an_answer_waits_behind_it() -> None:
+    go_on = asyncio.Event()
+
+    async def slow(connection: BackendConnection) -> None:
+        await connection.request()
+        await go_on.wait()
+        await connection.send(response(b"slow"))
+        await answering(response(b"later"))(connection)
+
+    async with serving(slow) as (gateway, _):
+        client = await gateway.client()
+        client.send(OPEN + OPEN)
+        await until(lambda: gateway.active == 1)
+        hold(gateway)
+        go_on.set()
+        first = await client.answer()
+        assert (first.status, first.body) == (200, b"slow"), "what was decided goes on"
+        await until(lambda: waiting(gateway) == [OPEN])
+        follow(gateway, DENIED)
+        release(gateway)
+        assert (await client.answer()).reason == "route_denied"
+
+
+@pytest.mark.parametrize("held_at_the_answer", [True, False])
+async def test_a_request_that_waits_for_the_authority_is_decided_by_the_new_routes(
+    tmp_path: Path, held_at_the_answer: bool
+) -> None:
+    minted = TOKENS.mint(Kind.PAT)
+    answer = asyncio.Event()
+    bearer = f"Authorization: Bearer {minted.token}"
+    async with (
+        authority_at(tmp_path / "link.sock") as authority,
+        serving(answering(response()), link_path=tmp_path / "link.sock", page=make_page()) as (gateway, _),
+    ):
+        authority.grants[minted.prefix] = make_grant(minted)
+
+        async def late(message: dict[str, object]) -> dict[str, object] | None:
+            await answer.wait()
+            return authority.usual(message)
+
+        authority.answers["resolve"] = late
+        client = await gateway.client()
+        client.send(get("/v1/things", bearer))
+        await until(lambda: authority.asked["resolve"] == 1)
+        hold(gateway)
+        if held_at_the_answer:
+            answer.set()
+            await until(lambda: minted.prefix in gateway.cache.entries)
+            follow(gateway, DENIED)
+            release(gateway)
+        else:
+            follow(gateway, DENIED)
+            release(gateway)
+            answer.set()
+        assert (await client.answer()).reason == "route_denied"
+
+
+async def endless(connection: BackendConnection) -> None:
+    """An event stream without an end."""
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await connection.send(b"5\r\ntick\n\r\n")
+        await asyncio.sleep(0.01)
+
+
+async def test_what_runs_is_judged_by_the_new_configuration() -> None:
+    async with serving(endless) as (gateway, _):
+        minted = gateway.admit()
+        client = await gateway.client()
+        client.send(get("/v1/things/1", f"Authorization: Bearer {minted.token}"))
+        assert b"200 OK" in await client.reader.readuntil(b"\r\n\r\n")
+        hold(gateway)
+        follow(gateway, [make_route("/v1/{entity}/{id}", Access.TOKEN)])
+        release(gateway)
+        for _ in range(5):
+            assert b"tick" in await client.reader.readuntil(b"tick\n\r\n")
+        hold(gateway)
+        gateway.cache.reset(gateway.cache.applied)
+        follow(gateway, DENIED)
+        release(gateway)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            while True:
+                await client.reader.readuntil(b"tick\n\r\n")
+
+
+async def test_what_begins_to_stream_after_a_reload_is_judged_by_it_too() -> None:
+    """It was decided before, and nothing watched it yet: its answer came afterwards."""
+    go_on = asyncio.Event()
+
+    async def late(connection: BackendConnection) -> None:
+        await go_on.wait()
+        await endless(connection)
+
+    async with serving(late) as (gateway, _):
+        minted = gateway.admit()
+        client = await gateway.client()
+        client.send(get("/v1/things/1", f"Authorization: Bearer {minted.token}"))
+        await until(lambda: gateway.active == 1)
+        hold(gateway)
+        follow(gateway, DENIED)
+        release(gateway)
+        go_on.set()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            async with asyncio.timeout(20):
+                while True:
+                    await client.reader.readuntil(b"tick\n\r\n")
+
+
+async def test_no_lease_that_ran_out_in_the_hold_decides_what_waited_for_its_end(tmp_path: Path) -> None:
+    minted = TOKENS.mint(Kind.PAT)
+    bearer = f"Authorization: Bearer {minted.token}"
+    path, page = tmp_path / "link.sock", make_page()
+    async with (
+        authority_at(path) as authority,
+        serving(answering(response()), link_path=path, page=page) as (gateway, backend),
+    ):
+        authority.grants[minted.prefix] = make_grant(minted)
+        answer = asyncio.Event()
+
+        async def late(message: dict[str, object]) -> dict[str, object] | None:
+            await answer.wait()
+            return authority.usual(message)
+
+        authority.answers["resolve"] = late
+        client = await gateway.client()
+        client.send(get("/v1/things/1", bearer))
+        await until(lambda: authority.asked["resolve"] == 1)
+        hold(gateway)
+        answer.set()
+        await until(lambda: minted.prefix in gateway.cache.entries)
+        gateway.page[SLOT_LEASE] = time.monotonic_ns()
+        release(gateway)
+        assert (await client.answer()).status == 503
+        assert not backend.connections
+
+
+async def test_upstreams_that_are_the_same_keep_their_connections_and_others_end_after_what_they_carry() -> None:
+    go_on = asyncio.Event()
+
+    async def slow_once(connection: BackendConnection) -> None:
+        while True:
+            head = await connection.request()
+            if b"/slow" in head:
+                await go_on.wait()
+            await connection.send(response())
+
+    async with serving(slow_once) as (gateway, backend):
+        client = await gateway.client()
+        assert (await client.ask(OPEN)).status == 200
+        settings = gateway.pipeline.upstreams[0].settings
+        assert gateway.pipeline.prepared({"app": settings})["app"] is gateway.pipeline.upstreams[0]
+        assert gateway.idle == 1
+        client.send(get("/open/slow"))
+        await until(lambda: gateway.active == 1)
+        other = settings.model_copy(update={"max_idle": 7})
+        gateway.pipeline.forward_to(mutator(gateway), gateway.pipeline.prepared({"app": other}))
+        go_on.set()
+        assert (await client.answer()).status == 200
+        await until(lambda: all(each.reader.at_eof() for each in backend.connections))
+        assert (await client.ask(OPEN)).status == 200
+        assert gateway.pipeline.upstreams[0].settings.max_idle == 7
+
+
+async def test_what_was_prepared_in_vain_disturbs_nobody() -> None:
+    async with serving(answering(response())) as (gateway, _):
+        client = await gateway.client()
+        assert (await client.ask(OPEN)).status == 200
+        address = Address.parse(f"http://{HOST}:9")
+        same = gateway.pipeline.upstreams[0].settings
+        prepared = gateway.pipeline.prepared({"app": same, "other": UpstreamSettings(servers=(address,))})
+        gateway.pipeline.forget(prepared)
+        assert gateway.idle == 1
+        assert (await client.ask(OPEN)).status == 200
+
+
+def mutator(gateway: Gateway) -> Mutator:
+    return Mutator(
+        empty_lines=b"", foreign_credentials=gateway.authenticator.foreign_credentials, pseudonym=b"patgate-test"
+    )
+
+
+async def test_places_of_a_token_and_names_of_headers_that_change_empty_the_cache() -> None:
+    async with serving(answering(response())) as (gateway, _):
+        authenticator = gateway.authenticator
+        assert not authenticator.follow(NAMES, ["x-api-key", "basic", "bearer"])
+        assert authenticator.follow(NAMES, ["bearer"])
+        assert authenticator.follow(PRESETS["remote-user"], ["bearer"])
+
+
+def test_a_smaller_cache_forgets_what_is_too_much() -> None:
+    cache = make_cache()
+    for _ in range(10):
+        cache.store(make_grant(TOKENS.mint(Kind.PAT)), NAMES)
+    for entry in cache.entries.values():
+        entry.used = False
+    cache.resize(capacity=4, absent_capacity=10)
+    assert len(cache) == 4
+
+
+async def test_a_listener_takes_over_every_setting_and_nothing_of_who_is_there() -> None:
+    """Whoever adds a setting to the listener finds it missing here."""
+    async with serving(answering(response())) as (gateway, _):
+        before, after = listener(gateway.pipeline, 1), listener(gateway.pipeline, 2)
+        there = {name: getattr(before, name) for name in RUNTIME}
+        # By ``dir``, for where this is compiled an object has no dictionary.
+        facts = {name for name in dir(after) if not name.startswith("_") and not callable(getattr(after, name))}
+        before.follow(after)
+        for name in RUNTIME:
+            assert getattr(before, name) is there[name], name
+        for name in facts - RUNTIME - {"open"}:
+            assert getattr(before, name) == getattr(after, name), name
+        assert {"max_head", "scheme", "trusted", "parser"} <= facts
+
+
+def listener(pipeline: ProxyPipeline, number: int) -> Listener:
+    """A listener of which every setting depends on the number."""
+    return Listener(
+        pipeline=pipeline,
+        parser=HeadParser(
+            search=TokenSearch(TOKENS),
+            stripped=stripped_names(NAMES), api_key=True, max_headers=8, max_request_line=256, max_body=None,
+            pseudonym=b"x",
+        ),
+        trusted=[ip_network(f"192.0.2.{number}/32")],
+        boot=b"%d" % number,
+        max_head=number,
+        max_request_line=number,
+        max_body=number,
+        head_seconds=number,
+        body_idle_seconds=number,
+        keepalive_seconds=number,
+        answer_seconds=number,
+        tunnel_seconds=number,
+        stream_seconds=number,
+        client_rate=number,
+        tls=number == 2,
+    )  # fmt: skip
+
+
+def test_a_route_keeps_its_place_by_its_name_so_that_counts_go_on() -> None:
+    places: dict[str, int] = {}
+
+    def indices(*paths: str) -> list[int]:
+        routes = [{"path": path, "access": "denied"} for path in paths]
+        return [route.index for route in route_table(Settings.model_validate({"routes": routes}), places).routes]
+
+    assert indices("/a", "/b") == [0, 1]
+    assert indices("/b", "/c", "/a") == [1, 2, 0]
+    assert indices("/c", "/d") == [2, 3]
+
+
+async def test_counts_and_lines_go_on_over_a_change_of_routes() -> None:
+    async with serving(answering(response())) as (gateway, backend):
+        assert isinstance(backend, Backend)
+        client = await gateway.client()
+        assert (await client.ask(OPEN)).status == 200
+        counted = gateway.recorder.snapshot(hits=0, misses=0, entries=0, lag=0).totals()
+        more = [*RouteTable([make_route("/new/**", Access.PUBLIC, index=6)]).routes]
+        gateway.recorder.follow(more, Settings().log, 1, Settings().audit)
+        follow(gateway, more)
+        assert (await client.ask(get("/new/x"))).status == 200
+        now = gateway.recorder.snapshot(hits=0, misses=0, entries=0, lag=0).counters["patgate_requests_total"]
+        before = counted.counters["patgate_requests_total"]
+        assert {key: now[key] for key in before} == before
+        assert now[("/new/**", "allowed", "allowed")] == 1

@@ -1,0 +1,164 @@
+"""Who asks, and what they may do now: by one role and the scopes, as of the transaction that does it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.core.errors import Forbidden, Invalid, Unauthenticated
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
+from proxy.core.permissions import PermissionSet
+from proxy.services.accounts.members import MemberService
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.tokens.issuance import KeyRequest
+from proxy.services.validation import Fields
+from tests.contract.kit import ADMIN, Kit, opened
+
+ANN = "ann@example.org"
+
+
+@pytest.fixture
+async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
+    async with opened(tmp_path) as kit:
+        await kit.basics()
+        await kit.roles.set(ADMIN, "chief", ["patgate.members:*", "things:read"])
+        yield kit
+
+
+async def of(kit: Kit, actor: Actor) -> Caller:
+    async with kit.store.read() as rows:
+        return await standing(rows, actor, kit.clock.now)
+
+
+async def org_id(kit: Kit, name: str) -> str:
+    return (await kit.orgs.show(ADMIN, name)).id
+
+
+async def test_nothing_is_refused_to_the_operator(kit: Kit) -> None:
+    asker = await of(kit, ADMIN)
+    assert asker.operator and asker.user_id == "" and not asker.scoped
+    assert all(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
+    assert asker.may_give(PermissionSet.of(["*:*"]), await org_id(kit, "team"))
+
+
+async def test_a_permission_on_a_backends_entity_reaches_nothing_of_patgate(kit: Kit) -> None:
+    await kit.roles.set(ADMIN, "backend", ["tokens:*", "users:*", "members:*", "policy:*"])
+    await kit.users.set_role(ADMIN, ANN, "backend")
+    asker = await of(kit, kit.acting(await kit.mint(ANN, "t")))
+    assert not any(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
+    await kit.users.set_role(ADMIN, ANN, "admin")
+    asker = await of(kit, kit.acting(await kit.mint(ANN, "t")))
+    assert all(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
+
+
+async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_everywhere(kit: Kit) -> None:
+    """A3: two roles are never put together, and a team token has nothing of the account."""
+    await kit.orgs.add(ADMIN, "other")
+    await kit.users.set_role(ADMIN, ANN, "chief", org="team")
+    team, other = await org_id(kit, "team"), await org_id(kit, "other")
+    wide = await of(kit, kit.acting(await kit.mint(ANN, "t", reach=Reach.ACCOUNT)))
+    bound = await of(kit, kit.acting(await kit.mint(ANN, "t", org="team")))
+    own = await of(kit, kit.acting(await kit.mint(ANN, "t")))
+    for asker, places in ((wide, (team,)), (bound, (team,)), (own, ())):
+        assert [
+            place for place in ("", team, other) if asker.may(AccountEntity.MEMBERS, AccountOperation.UPDATE, place)
+        ] == list(places)
+    # Of the account's role "things:*" and of the organisation's "patgate.members:*", each on its own.
+    assert not wide.may_give(PermissionSet.of(["things:update", "patgate.members:read"]), team)
+    assert wide.may_give(PermissionSet.of(["things:update"]), team)
+    assert not bound.may_give(PermissionSet.of(["things:update"]), team)
+    assert not wide.may_give(PermissionSet.of(["patgate.members:read"]))
+    assert [set(asker.org_ids) for asker in (wide, bound, own)] == [{team}, {team}, set()]
+
+
+async def test_scopes_narrow_whatever_the_role_is(kit: Kit) -> None:
+    """D5"""
+    await kit.users.set_role(ADMIN, ANN, "admin")
+    asker = await of(kit, kit.acting(await kit.mint(ANN, "t", scopes=["patgate.users:read", "things:*"])))
+    assert asker.scoped
+    assert asker.may(AccountEntity.USERS, AccountOperation.READ)
+    for entity, operation in (
+        (AccountEntity.USERS, AccountOperation.LIST),
+        (AccountEntity.TOKENS, AccountOperation.READ),
+    ):
+        assert not asker.may(entity, operation)
+        assert not asker.scopes_allow(entity, operation)
+        with pytest.raises(Forbidden, match="this needs the permission patgate") as raised:
+            asker.require(entity, operation)
+        assert str(raised.value).endswith(f"{entity.value}:{operation.value}")
+    assert asker.may_give(PermissionSet.of(["things:read"]))
+    assert not asker.may_give(PermissionSet.of(["channels:read"]))
+
+
+async def test_keys_read_and_change_nothing(kit: Kit) -> None:
+    """C6, D7: whatever their role permits."""
+    team = await org_id(kit, "team")
+    key = await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin"))
+    several = await kit.keys.create(ADMIN, KeyRequest(name="o", grants={"team": ["*:*"]}))
+    for made in (key, several):
+        asker = await of(kit, kit.acting(made))
+        allowed = {operation for operation in AccountOperation if asker.may(AccountEntity.MEMBERS, operation, team)}
+        assert allowed == {AccountOperation.READ, AccountOperation.LIST}
+        assert not asker.may(AccountEntity.MEMBERS, AccountOperation.READ)
+        assert asker.user_id == ""
+
+
+@pytest.mark.parametrize("ended", ["revoked", "rotated", "expired", "suspended", "deleted"])
+async def test_a_credential_that_ended_since_the_check_changes_nothing(kit: Kit, ended: str) -> None:
+    """F1: let in, then ended, then committed: Unauthenticated, and nothing is done."""
+    await kit.users.set_role(ADMIN, ANN, "admin")
+    made = await kit.mint(ANN, "t", expires=600.0)
+    actor = kit.acting(made)
+    await of(kit, actor)
+    match ended:
+        case "revoked":
+            await kit.tokens.revoke(ADMIN, made.view.id)
+        case "rotated":
+            await kit.tokens.rotate(ADMIN, made.view.id)
+        case "deleted":
+            await kit.tokens.delete(ADMIN, made.view.id)
+        case "suspended":
+            await kit.users.suspend(ADMIN, ANN)
+        case _:
+            kit.clock.now += 600.0
+    epoch = await kit.intact()
+    members = MemberService(kit.store, kit.clock)
+    for attempt in (
+        lambda: members.set(actor, "team", "new@example.org", "viewer"),
+        lambda: members.remove(actor, "team", ANN),
+        lambda: kit.users.add(actor, "new@example.org", "viewer"),
+        lambda: kit.orgs.add(actor, "new"),
+        lambda: kit.orgs.suspend(actor, "team"),
+        lambda: kit.roles.set(actor, "viewer", ["*:*"]),
+        lambda: kit.policies.set(actor, "team", {"require_expiry": True}),
+        lambda: kit.policies.expire(actor),
+    ):
+        with pytest.raises(Unauthenticated):
+            await attempt()
+    assert await kit.intact() == epoch
+
+
+async def test_a_credential_that_was_narrowed_since_may_do_the_less_of_now(kit: Kit) -> None:
+    await kit.users.set_role(ADMIN, ANN, "admin")
+    actor = kit.acting(await kit.mint(ANN, "t"))
+    await kit.users.set_role(ADMIN, ANN, "viewer")
+    with pytest.raises(Forbidden):
+        await kit.users.add(actor, "new@example.org", "viewer")
+
+
+def test_every_fault_of_the_fields_is_said_at_once() -> None:
+    fields = Fields()
+
+    def fail() -> str:
+        raise Invalid("a", "one", ("b", "two"))
+
+    assert fields.check(fail) is None
+    assert fields.check(lambda: 1) == 1
+    fields.fault("c", "three")
+    with pytest.raises(Invalid) as raised:
+        fields.done()
+    assert raised.value.errors == (("a", "one"), ("b", "two"), ("c", "three"))
+    Fields().done()

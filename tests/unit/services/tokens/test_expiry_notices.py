@@ -1,0 +1,158 @@
+"""Notices: each token is told of once at each threshold, and again when it has another end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.services.tokens.expiry_notices import DAY, ExpiryNotices
+from proxy.services.tokens.issuance import KeyRequest
+from tests.contract.kit import ADMIN, START, Kit, opened
+
+ANN, BOB = "ann@example.org", "bob@example.org"
+
+
+@pytest.fixture
+async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
+    async with opened(tmp_path) as kit:
+        await kit.basics()
+        yield kit
+
+
+def notices(kit: Kit, *days: int) -> ExpiryNotices:
+    return ExpiryNotices(kit.store, kit.clock, days or (14, 7, 1))
+
+
+async def due(kit: Kit, limit: int = 100) -> list[tuple[str, int]]:
+    return [(notice.token.name, notice.days) for notice in await notices(kit).due(limit)]
+
+
+async def told(kit: Kit) -> list[tuple[str, int]]:
+    """What is due, once it was given."""
+    found = await notices(kit).due(100)
+    await notices(kit).given(found)
+    return [(notice.token.name, notice.days) for notice in found]
+
+
+async def test_each_threshold_is_due_once(kit: Kit) -> None:
+    await kit.mint(ANN, "t", expires=30 * DAY)
+    days: list[tuple[float, list[tuple[str, int]]]] = []
+    for hour in range(31 * 24):
+        kit.clock.now = START + hour * DAY / 24
+        found = await told(kit)
+        if found:
+            days.append((hour / 24, found))
+    assert days == [(16.0, [("t", 14)]), (23.0, [("t", 7)]), (29.0, [("t", 1)])]
+
+
+async def test_what_was_not_taken_stays_due_under_the_same_id(kit: Kit) -> None:
+    made = await kit.mint(ANN, "t", expires=20 * DAY)
+    kit.clock.now = START + 10 * DAY
+    (first,) = await notices(kit).due(100)
+    kit.clock.now += DAY
+    (again,) = await notices(kit).due(100)
+    assert first.id == again.id == f"{made.view.id}.{START + 20 * DAY:.0f}.14"
+    # Nobody was there for a week: one notice of the smallest threshold, not one of each.
+    kit.clock.now = START + 19.5 * DAY
+    assert await told(kit) == [("t", 1)]
+    assert await due(kit) == []
+
+
+async def test_a_notice_says_whose_token_ends_when_and_never_its_value(kit: Kit) -> None:
+    made = await kit.mint(ANN, "t", org="team", expires=20 * DAY)
+    kit.clock.now = START + 15 * DAY
+    (notice,) = await notices(kit).due(100)
+    assert notice.as_dict() == {
+        "id": made.view.id,
+        "prefix": made.view.prefix,
+        "kind": "pat",
+        "name": "t",
+        "user_id": made.view.user_id,
+        "user": ANN,
+        "org_id": made.view.org_id,
+        "org": "team",
+        "expires_at": made.view.as_dict()["expires_at"],
+        "within_days": 7,
+    }
+    assert made.value not in repr(notice)
+
+
+async def test_keys_are_told_of_without_a_person(kit: Kit) -> None:
+    await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="viewer", expires=20 * DAY))
+    kit.clock.now = START + 15 * DAY
+    (notice,) = await notices(kit).due(100)
+    assert (notice.token.kind.value, notice.as_dict()["user"], notice.as_dict()["org"]) == ("key", None, "team")
+
+
+async def test_what_was_made_to_be_short_has_no_notice(kit: Kit) -> None:
+    await kit.mint(ANN, "hours", expires=DAY / 2)
+    await kit.mint(ANN, "a day", expires=DAY)
+    await kit.mint(ANN, "a week", expires=7 * DAY)
+    await kit.mint(ANN, "forever")
+    assert await due(kit) == []
+    kit.clock.now += 6.5 * DAY
+    assert await due(kit) == [("a week", 1)]
+
+
+async def test_a_new_end_is_told_of_anew(kit: Kit) -> None:
+    """E4: regenerated; C5: a rotated one keeps its end, and is not told of again."""
+    again = await kit.mint(ANN, "again", expires=30 * DAY)
+    rotated = await kit.mint(ANN, "rotated", expires=30 * DAY)
+    kit.clock.now = START + 20 * DAY
+    assert sorted(await told(kit)) == [("again", 14), ("rotated", 14)]
+    await kit.tokens.rotate(ADMIN, rotated.view.id)
+    await kit.tokens.revoke(ADMIN, again.view.id)
+    assert await due(kit) == []
+    await kit.tokens.regenerate(ADMIN, again.view.id, expires=30 * DAY)
+    assert await due(kit) == []
+    kit.clock.now = START + 40 * DAY
+    assert await told(kit) == [("again", 14)]
+
+
+async def test_a_notice_given_for_an_end_that_changed_meanwhile_counts_for_nothing(kit: Kit) -> None:
+    made = await kit.mint(ANN, "t", expires=15 * DAY)
+    kit.clock.now = START + 5 * DAY
+    found = await notices(kit).due(100)
+    await kit.tokens.revoke(ADMIN, made.view.id)
+    await kit.tokens.regenerate(ADMIN, made.view.id, expires=20 * DAY)
+    await notices(kit).given(found)
+    kit.clock.now += 10 * DAY
+    assert await told(kit) == [("t", 14)]
+
+
+async def test_nobody_is_told_of_what_works_no_more(kit: Kit) -> None:
+    """D3: of removed owners, revoked, deleted and ended tokens; a suspended owner may be back in time."""
+    await kit.users.add(ADMIN, BOB, "editor")
+    await kit.users.add(ADMIN, "cat@example.org", "editor")
+    for name, user in {"revoked": ANN, "deleted": ANN, "removed": BOB, "suspended": "cat@example.org"}.items():
+        made = await kit.mint(user, name, expires=10 * DAY)
+        if name == "revoked":
+            await kit.tokens.revoke(ADMIN, made.view.id)
+        if name == "deleted":
+            await kit.tokens.delete(ADMIN, made.view.id)
+    await kit.users.remove(ADMIN, BOB)
+    await kit.users.suspend(ADMIN, "cat@example.org")
+    kit.clock.now = START + 5 * DAY
+    assert await due(kit) == [("suspended", 7)]
+    assert await notices(kit).counts() == {14: 1, 7: 1, 1: 0}
+    kit.clock.now = START + 10 * DAY
+    assert await due(kit) == []
+
+
+async def test_those_that_end_first_come_first_and_a_turn_has_a_limit(kit: Kit) -> None:
+    for days in (9, 8, 20, 19, 18):
+        await kit.mint(ANN, f"{days}", expires=days * DAY)
+    kit.clock.now = START + 6.5 * DAY
+    assert await due(kit, limit=2) == [("18", 14), ("19", 14), ("8", 7), ("9", 7)]
+    assert await notices(kit, 14).counts() == {14: 5}
+
+
+async def test_living_tokens_that_end_within_so_many_days_are_counted(kit: Kit) -> None:
+    for days in (0.5, 3, 10, 100):
+        await kit.mint(ANN, f"{days}", expires=days * DAY)
+    await kit.mint(ANN, "forever")
+    assert await notices(kit).counts() == {14: 3, 7: 2, 1: 1}
+    kit.clock.now += 3 * DAY
+    assert await notices(kit).counts() == {14: 1, 7: 1, 1: 0}

@@ -1,0 +1,171 @@
+"""Spares, with real processes: loaded before they are needed, opening nothing, gone with whoever would need them."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from proxy.core.ipc.child_protocol import SPARE_SUFFIX
+from proxy.observe.logs import get_logger
+from proxy.settings.model import Settings
+from proxy.supervisor.processes import Child, ChildSpec, Keeper, command, in_memory, lifeline
+from proxy.supervisor.standby import AGAIN_SECONDS, Spares
+from tests.unit.supervisor.test_processes import WELL_BEHAVED, starts, until
+
+# Stands by like a spare, and then is a well-behaved child under the arguments that it was ordered to have.
+STANDS_BY = f"""
+import json, os, sys
+options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+os.write(int(options["--ready-fd"]), b"spare\\n")
+ordered = os.read(int(options["--orders-fd"]), 4096)
+if not ordered: sys.exit(0)
+sys.argv = ["-c", sys.argv[1], *json.loads(ordered)[2:]]
+{WELL_BEHAVED}
+"""
+
+
+def spec(script: str, diary: Path, lifeline_fd: int) -> ChildSpec:
+    run = (sys.executable, "-S", "-c", script, str(diary))
+    return ChildSpec(name="child", command=run, fds=(), lifeline_fd=lifeline_fd)
+
+
+@asynccontextmanager
+async def kept(diary: Path, *, after: float = 0.0) -> AsyncIterator[tuple[Spares, int]]:
+    """Spares that are kept, and their lifeline."""
+    lifeline_in, lifeline_out = lifeline()
+    spares = Spares(spec(STANDS_BY, diary, lifeline_in), get_logger("test"))
+    keeping = asyncio.create_task(spares.keep(after=after), name="keep spare")
+    try:
+        yield spares, lifeline_in
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await spares.end()
+        os.close(lifeline_in)
+        os.close(lifeline_out)
+
+
+@asynccontextmanager
+async def standing_by(diary: Path) -> AsyncIterator[tuple[Spares, Keeper]]:
+    """A keeper whose child is alive and whose spare stands by."""
+    async with kept(diary) as (spares, lifeline_in):
+        keeper = Keeper(spec(WELL_BEHAVED, diary, lifeline_in), get_logger("test"), spares=spares)
+        try:
+            await keeper.start()
+            await until(lambda: spares.pid is not None)
+            yield spares, keeper
+        finally:
+            await keeper.end()
+
+
+async def test_the_spare_takes_the_place_of_the_dead_and_the_next_spare_follows(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    async with standing_by(diary) as (spares, keeper):
+        keep = asyncio.create_task(keeper.keep(), name="keep")
+        first, spare = keeper.pid, spares.pid
+        assert first is not None and starts(diary) == [first], "a spare does nothing before its orders"
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: starts(diary) == [first, spare])
+        assert keeper.pid == spare
+        await until(lambda: spares.pid not in (None, spare))
+        await keeper.stop(5.0)
+        await keep
+
+
+async def test_a_death_while_no_spare_stands_by_is_mended_by_a_new_process(tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    async with standing_by(diary) as (spares, keeper):
+        keep = asyncio.create_task(keeper.keep(), name="keep")
+        spare, first = spares.pid, keeper.pid
+        assert spare is not None and first is not None
+        os.kill(spare, signal.SIGKILL)
+        await until(lambda: spares.pid is None)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: len(starts(diary)) == 2)
+        assert spare not in starts(diary)
+        await keeper.stop(5.0)
+        await keep
+
+
+async def test_a_spare_that_is_outdated_while_it_starts_is_followed_at_once_by_another(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    async with kept(old) as (spares, lifeline_in):
+        await asyncio.sleep(0)  # the system has been asked for a process and has yet to say that there is one
+        await spares.replace(spec(STANDS_BY, new, lifeline_in))
+
+        def stands_by() -> bool:
+            with suppress(FileNotFoundError):  # the outdated one, on its way out
+                return spares.pid is not None and str(new) in Path(f"/proc/{spares.pid}/cmdline").read_text()
+            return False
+
+        await until(stands_by, AGAIN_SECONDS - 1)
+
+
+async def test_the_first_spare_leaves_the_processor_for_a_while_to_what_has_just_started(tmp_path: Path) -> None:
+    began = asyncio.get_running_loop().time()
+    async with kept(tmp_path / "diary", after=1.0) as (spares, _):
+        await until(lambda: spares._child is not None or spares.pid is not None)
+        assert asyncio.get_running_loop().time() - began >= 1.0
+        await until(lambda: spares.pid is not None)
+
+
+async def test_a_slot_that_is_hopeless_is_not_filled_again(tmp_path: Path) -> None:
+    lifeline_in, lifeline_out = lifeline()
+    seen: list[int] = []
+
+    def hopeless(status: int) -> bool:
+        seen.append(status)
+        return True
+
+    diary = tmp_path / "diary"
+    keeper = Keeper(spec(WELL_BEHAVED, diary, lifeline_in), get_logger("test"), hopeless=hopeless)
+    await keeper.start()
+    assert keeper.pid is not None
+    os.kill(keeper.pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        await keeper.keep()
+    assert (seen, len(starts(diary))) == ([-signal.SIGKILL], 1)
+    os.close(lifeline_in)
+    os.close(lifeline_out)
+
+
+@pytest.mark.parametrize("role", ["authority", "gateway"])
+@pytest.mark.parametrize("end", ["lifeline", "orders"])
+async def test_a_real_spare_opens_nothing_and_ends_with_either_pipe(tmp_path: Path, role: str, end: str) -> None:
+    data = tmp_path / "data"
+    boot_fd = in_memory(Settings(data_dir=data).to_boot_json().encode())
+    lifeline_in, lifeline_out = lifeline()
+    orders_in, orders_out = os.pipe()
+    arguments = ("--boot-fd", str(boot_fd), "--orders-fd", str(orders_in))
+    run = command(role + SPARE_SUFFIX, *arguments)
+    child = await Child.spawn(ChildSpec(name="spare", command=run, fds=(boot_fd, orders_in), lifeline_fd=lifeline_in))
+    for fd in (boot_fd, orders_in, lifeline_in):
+        os.close(fd)
+    async with asyncio.timeout(60):
+        assert await child.stands_by()
+    assert not data.exists()
+    opened = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")}
+    channel = {name for name in opened if name.startswith("socket:")} - inherited_sockets()
+    assert len(channel) == 1, "its line to the supervisor, and no other"
+    opened -= channel
+    assert {name.partition(":")[0] for name in opened} <= {"pipe", "/dev/null", *opened_here()}
+    assert f"{role}{SPARE_SUFFIX}" in Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")
+    os.close(lifeline_out if end == "lifeline" else orders_out)
+    async with asyncio.timeout(10):
+        assert await child.ended() == 0
+    os.close(orders_out if end == "lifeline" else lifeline_out)
+    child.let_go()
+
+
+def inherited_sockets() -> set[str]:
+    return {name for fd in (1, 2) if (name := os.readlink(f"/proc/self/fd/{fd}")).startswith("socket:")}
+
+
+def opened_here() -> set[str]:
+    """Where our own outputs go, which children share."""
+    return {os.readlink(f"/proc/self/fd/{fd}").partition(":")[0] for fd in (1, 2)}

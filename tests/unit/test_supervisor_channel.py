@@ -1,0 +1,126 @@
+"""The line between the supervisor and a child: orders, answers, descriptors and heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from proxy.core.errors import Invalid
+from proxy.core.ipc.child_protocol import CommandRefused, ControlCommand
+from proxy.supervisor_channel import ChildChannel, SupervisorChannel, pair
+from tests.unit.gateway.kit import until
+
+
+@asynccontextmanager
+async def line() -> AsyncIterator[tuple[SupervisorChannel, ChildChannel, list[ControlCommand]]]:
+    """Both ends in this process; the child's carries out every order by what it is called."""
+    ours, theirs = pair()
+    supervisor, child = SupervisorChannel(ours), ChildChannel(theirs)
+    taken: list[ControlCommand] = []
+
+    async def handle(order: ControlCommand) -> None:
+        taken.append(order)
+        for fd in order.fds:
+            os.close(fd)
+        if order.name == "refuse":
+            raise Invalid("things", "are not as they should be")
+        if order.name == "fail":
+            raise RuntimeError("a secret")
+        if order.name == "sleep":
+            await asyncio.sleep(3600)
+
+    supervisor.open()
+    child.serve(handle)
+    try:
+        yield supervisor, child, taken
+    finally:
+        await child.end()
+        supervisor.close()
+
+
+async def test_an_order_is_carried_out_and_refusals_come_back_in_the_childs_words() -> None:
+    async with line() as (supervisor, _, taken):
+        await supervisor.ask("do", seconds=10, sockets=["proxy"])
+        assert (taken[0].name, taken[0].details["sockets"]) == ("do", ["proxy"])
+        with pytest.raises(CommandRefused, match=r"^things: are not as they should be$") as refused:
+            await supervisor.ask("refuse", seconds=10)
+        assert refused.value.answered
+        with pytest.raises(CommandRefused, match=r"^an order failed \(RuntimeError\)$"):
+            await supervisor.ask("fail", seconds=10)
+
+
+async def test_descriptors_travel_beside_an_order() -> None:
+    ours, theirs = pair()
+    supervisor, child = SupervisorChannel(ours), ChildChannel(theirs)
+    read: list[bytes] = []
+
+    async def handle(order: ControlCommand) -> None:
+        for fd in order.fds:
+            read.append(os.pread(fd, 100, 0))
+            os.close(fd)
+
+    supervisor.open()
+    child.serve(handle)
+    documents = [os.memfd_create("document") for _ in range(2)]
+    for place, fd in enumerate(documents):
+        os.pwrite(fd, b"document %d" % place, 0)
+    await supervisor.ask("read", fds=documents, seconds=10)
+    assert read == [b"document 0", b"document 1"]
+    for fd in documents:
+        os.close(fd)
+    await child.end()
+    supervisor.close()
+
+
+async def test_no_answer_in_time_and_a_child_that_is_gone_are_refusals_that_it_did_not_give() -> None:
+    async with line() as (supervisor, child, _):
+        with pytest.raises(CommandRefused, match="did not answer within") as late:
+            await supervisor.ask("sleep", seconds=0.01)
+        assert not late.value.answered
+        waiting = asyncio.create_task(supervisor.ask("sleep", seconds=3600), name="ask")
+        await asyncio.sleep(0)
+        await child.end()
+        with pytest.raises(CommandRefused, match=r"^it has ended$") as gone:
+            await waiting
+        assert not gone.value.answered and not supervisor.is_open
+        with pytest.raises(CommandRefused, match=r"^it has ended$"):
+            await supervisor.ask("do", seconds=10)
+        supervisor.tell("do")
+
+
+async def test_orders_wait_for_each_other_and_what_is_told_needs_no_answer() -> None:
+    async with line() as (supervisor, _, taken):
+        supervisor.tell("first")
+        supervisor.tell("refuse")
+        await supervisor.ask("last", seconds=10)
+        assert [order.name for order in taken] == ["first", "refuse", "last"]
+
+
+async def test_a_child_says_that_it_turns_before_it_takes_orders() -> None:
+    """The authority loads for a while after it is ready, and must not pass for one that hangs."""
+    ours, theirs = pair()
+    supervisor, child = SupervisorChannel(ours), ChildChannel(theirs)
+    supervisor.open()
+    child.beat()
+    await until(lambda: supervisor.beats == 1)
+    supervisor.close()
+    child.close()
+    child.beat()  # closed, and says nothing
+
+
+async def test_heartbeats_are_counted_and_never_block_the_child() -> None:
+    async with line() as (supervisor, child, _):
+        child.beat()
+        child.beat()
+        await until(lambda: supervisor.beats == 2)
+    ours, theirs = pair()
+    deaf = ChildChannel(theirs)
+    deaf.serve(lambda order: None)
+    for _ in range(10_000):
+        deaf.beat()  # nobody reads, and it returns all the same
+    await deaf.end()
+    ours.close()
