@@ -22,7 +22,7 @@ OWN, LAB, SHOP, BILLING = "/v1/things/7", "/orgs/foundry/things/7", "/orgs/marke
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Ada may do all in her account and in ``foundry``, and read in ``market``. Bob is an editor; ``garage`` is empty."""
+    """Ada may do all in her account and in ``foundry``, and read in ``market``. Bob is an editor."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
