@@ -69,7 +69,7 @@ async def gateway_of(minted: Minted | None = None) -> tuple[Gateway, Exchange]:
     x.method, x.path, x.query, x.status = b"GET", b"/v1/things/7", b"?q=1", 200
     x.match = Match(ROUTE, "things", "7", "read", None)
     x.entry = None if minted is None else CacheEntry(make_grant(minted), b"")
-    x.upstream = gateway.pipeline._upstreams["app"]
+    (x.upstream,) = gateway.pipeline.upstreams
     x.server = x.upstream.servers[0]
     x.answered, x.bytes_in, x.bytes_out = 1_002_000_000, 5, 99
     return gateway, x
