@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from bench.machine import Cores
-from bench.workload import Workload
+from bench.load.workload import Workload
+from bench.system.machine import Cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

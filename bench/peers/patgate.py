@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.build import Build, chosen
+from bench.datasets.tokens import fill
 from bench.errors import BenchError
-from bench.load import ask
-from bench.machine import command_line, descendants, pin, until
-from bench.nginx import free_port
+from bench.load.workload import BRAND, ENTITIES
+from bench.load.wrk import ask
 from bench.peers import Serving, Site
-from bench.seed import fill
-from bench.workload import BRAND, ENTITIES
+from bench.system.build import Build, chosen
+from bench.system.machine import command_line, descendants, pin, until
+from bench.system.nginx import free_port
 
 _CONFIGURATION = """\
 brand: {brand}
@@ -44,12 +44,11 @@ routes:
   - {{ path: "/orgs/{{org}}/things/{{id}}", upstream: origin, entity: things }}
 log: {{ access: "{access}" }}
 """
-#: Run by another checkout's own modules.
+#: Run by another checkout's own modules, of any version: this module and these two names of it are in all of them.
 _INSTALL = """
 import json, sys
 from pathlib import Path
-from bench.peers.patgate import install
-from bench.seed import fill
+from bench.peers.patgate import fill, install
 told = json.loads(sys.argv[1])
 made = install(Path(told["directory"]), told["origin"])
 fill(made.data_dir, Path(told["tokens"]).read_text().split())

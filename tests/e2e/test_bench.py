@@ -15,22 +15,23 @@ from tests.support.gateway import ROOT, clean_environ
 
 # A process of its own: what runs beside the gateway is forked off, and forks should have no other threads.
 MEASURE = """
-import importlib, json, sys
+import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from bench.figures import Run
-from bench.machine import divide_cores
+from bench.__main__ import SUBCOMMANDS
+from bench.report.figures import Run
+from bench.system.machine import divide_cores
 name, directory, sizes = sys.argv[1:]
 run = Run(directory=Path(directory), cores=divide_cores(), **json.loads(sizes))
-print(json.dumps(asdict(importlib.import_module(f"bench.{name}").measure(run))))
+print(json.dumps(asdict(SUBCOMMANDS[name].measure(run))))
 """
 BREAK_OFF = """
 import json, sys
 from pathlib import Path
-from bench.machine import divide_cores, until
-from bench.soak import soaked
-from bench.stand import heard, introduce
-from bench.workload import mint
+from bench.system.machine import divide_cores, until
+from bench.scenarios.soak import soaked
+from bench.testbed import heard, introduce
+from bench.load.workload import mint
 tokens = mint(8)
 with soaked(Path(sys.argv[1]), divide_cores(), tokens) as (stand, bad):
     base = stand.descriptors()

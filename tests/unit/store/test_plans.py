@@ -20,8 +20,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from bench.store_events import Logged, fill_log
-from bench.store_fill import Filled, email, fill
+from bench.datasets.aged_store import Filled, email, fill
+from bench.datasets.audit_log import Logged, fill_log
 from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
 from proxy.store import feed
 from proxy.store.audit import chain, request_events
