@@ -1,7 +1,7 @@
-"""Bringing the schema up to date, at start.
+"""Migrating the schema to the newest revision, at start.
 
-The version is one row that Alembic keeps. It is read directly, so that a store that is up to date starts without
-importing Alembic at all. All steps run in the transaction of the caller: a crash leaves the old schema whole.
+The version is one row that Alembic maintains. It is read directly, so that an up-to-date store starts without importing
+Alembic. All steps run in the transaction of the caller: a crash leaves the old schema intact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import StoreNewerSchema
 
 REVISIONS: Final = ("0001", "0002", "0003", "0004")
-"""Every revision that this version knows, oldest first. A test holds it against the scripts."""
+"""Every revision that this version knows, oldest first. A test compares it with the scripts."""
 
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 _VERSION: Final = sa.table("alembic_version", sa.column("version_num", sa.String))

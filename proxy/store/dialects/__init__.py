@@ -1,4 +1,4 @@
-"""Databases that a store can be kept in, one module each: what only that database can do stands there and nowhere else.
+"""The databases that can hold a store, one module each: whatever only that database can do is in its module.
 
 The rest of the store is written once, against ``dialect.Dialect`` and ``dialect.Database``. The scheme of the store's
 URL chooses the dialect, in ``DIALECTS``. This module imports no database library: commands read addresses through it.

@@ -1,7 +1,7 @@
-"""No query of the store reads a table that grows from one end to the other, with the planner's statistics or without.
+"""No query of the store scans a growing table, with the planner's statistics or without.
 
-Every method of every repository is run once at least (a new one fails here until it is), on a store that is filled as
-``python -m bench store`` fills one. Each statement is then given to EXPLAIN QUERY PLAN.
+Every method of every repository runs at least once (a new one fails here until it does), on a store that is filled as
+``python -m bench store`` fills one. EXPLAIN QUERY PLAN then checks each statement.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ROW: Final = "new000000000"
 GROWS: Final = frozenset(
     {"tokens", "token_usage", "token_orgs", "users", "members", "invitations", "changes", "audit_events", "idempotency"}
 )
-#: Goes through all tokens by what it is for, in an index alone.
-THROUGH_ALL: Final = frozenset({"living.crowded"})
+#: Reads all tokens by its purpose, in an index alone.
+SCANS_BY_PURPOSE: Final = frozenset({"living.crowded"})
 
 
 @dataclass
 class Ran:
-    """A statement, and which method ran it."""
+    """A statement, and the method that ran it."""
 
     by: str
     statement: str
@@ -55,7 +55,7 @@ class Ran:
 
 @dataclass
 class Recorder:
-    """Runs methods and remembers the statements and the methods."""
+    """Runs methods and records their names and their statements."""
 
     filled: Filled
     logged: Logged
@@ -84,7 +84,7 @@ class Recorder:
 
 
 class _Spied:
-    """A repository, or the rows that hold them, whose calls are told to the recorder by their names."""
+    """A repository, or the object that holds them all, whose calls the recorder runs and records by name."""
 
     def __init__(self, real: object, recorder: Recorder, name: str) -> None:
         self._real, self._recorder, self._name = real, recorder, name
@@ -343,7 +343,7 @@ async def _functions(connection: AsyncConnection, recorder: Recorder) -> None:
 
 
 def _problems(database: Path, ran: list[Ran]) -> set[str]:
-    """What is wrong with the plans of these statements, as sentences."""
+    """The problems of these statements' plans, as sentences."""
     found: set[str] = set()
     with closing(sqlite3.connect(database)) as connection:
         for one in ran:
@@ -356,7 +356,7 @@ def _problems(database: Path, ran: list[Ran]) -> set[str]:
 
 def _problem(one: Ran, detail: str) -> str | None:
     scan = re.match(r"SCAN (\w+)(.*)", detail)
-    if scan is None or one.by in THROUGH_ALL:
+    if scan is None or one.by in SCANS_BY_PURPOSE:
         return None
     named = re.search(rf"\b(\w+) AS {scan[1]}\b", one.statement)
     table = named[1] if named else scan[1]
@@ -369,7 +369,7 @@ def _problem(one: Ran, detail: str) -> str | None:
 
 
 def _analyse(database: Path) -> None:
-    """Statistics as of a thousand times as many rows."""
+    """Make the planner's statistics those of a thousand times as many rows."""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("ANALYZE")
         for rowid, stat in connection.execute("SELECT rowid, stat FROM sqlite_stat1").fetchall():
@@ -378,7 +378,7 @@ def _analyse(database: Path) -> None:
             connection.execute("UPDATE sqlite_stat1 SET stat = ? WHERE rowid = ?", (scaled, rowid))
 
 
-async def test_no_query_goes_through_a_table_that_grows(recorder: Recorder) -> None:
+async def test_no_query_scans_a_growing_table(recorder: Recorder) -> None:
     for statistics in (False, True):
         if statistics:
             _analyse(recorder.filled.database)
@@ -393,7 +393,7 @@ async def test_no_query_goes_through_a_table_that_grows(recorder: Recorder) -> N
     assert _public() - recorder.called == set(), "these have no plan that was looked at"
 
 
-def test_a_scan_would_be_found(recorder: Recorder) -> None:
-    """The check itself: a condition that no index answers, and a list in an order that none has."""
+def test_a_scan_is_detected(recorder: Recorder) -> None:
+    """The check itself fails for a condition without an index and for a list in an order that no index has."""
     for statement in ("SELECT id FROM tokens WHERE name = ?", "SELECT id FROM tokens WHERE +user_id = ?"):
         assert _problems(recorder.filled.database, [Ran("test", statement, ("x",))])
