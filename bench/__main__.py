@@ -40,12 +40,12 @@ class Subcommand:
     title: str
     """The heading of its section in docs/benchmarks.md."""
     measure: Callable[[Run], Part]
-    """Raises BenchError when there is no figure that may be believed."""
+    """Raises BenchError if there is no valid figure."""
     whole: bool = True
-    """Whether ``python -m bench`` without a name runs it: not what takes longer than a minute or two."""
+    """Whether ``python -m bench`` without a name runs it: false for parts that take longer than a minute or two."""
 
 
-#: In the order of the document. A new figure module is one more line here.
+#: In the order of the document. A new scenario is one more line here.
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "cpu": Subcommand(title="CPU per request", measure=cpu_per_request.measure),
     "accesslog": Subcommand(title="The access log", measure=access_log.measure),
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "what", nargs="*", default=whole, help=f"of {', '.join(SUBCOMMANDS)} (default {', '.join(whole)})"
     )
     parser.add_argument("--write", action="store_true", help="also write bench/results.json and docs/benchmarks.md")
-    parser.add_argument("--render", action="store_true", help="measure nothing, write docs/benchmarks.md anew")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write docs/benchmarks.md again")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound is missed")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, or starts")
@@ -104,7 +104,7 @@ def _measure(name: str, options: argparse.Namespace) -> Part:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one part after the other. Returns 0, or 1 when a part has no figure or, with ``--check``, misses a bound."""
+    """Run one part after the other. Returns 0, or 1 if a part has no figure or, with ``--check``, misses a bound."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(SUBCOMMANDS):

@@ -1,7 +1,7 @@
-"""A patgate before backends of a part's own choosing, and what can be read of its worker while it serves.
+"""A testbed: patgate with a scenario's own configuration, metrics of its worker, and load processes beside it.
 
-The peers of a comparison all run one configuration (``bench.peers.patgate``). The parts that ask how patgate bears
-idle, slow, hostile or endless clients need other routes, timeouts and backends, so they write their own here.
+The peers of a comparison all run one configuration (``bench.peers.patgate``). Scenarios with idle, slow, hostile or
+endless clients need other routes, timeouts and backends, so they pass their own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIB: Final = 1 << 20
 _REPORT_SECONDS: Final = 0.7
 LOOPBACK: Final = "127.0.0.1"
 _FORK: Final = get_context("fork")
-"""What runs beside the gateway is this module's code in a process of its own; a new interpreter would not find it."""
+"""Forked, because a load process runs a function of the caller, which a new interpreter would have to import."""
 P = ParamSpec("P")
 
 _CONFIGURATION: Final = """\
@@ -48,8 +48,8 @@ roles: {{ admin: ["*:*"], editor: ["*:*"], viewer: ["*:*"] }}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stand:
-    """A running node with one worker: the port for clients, the pids, and what they say of themselves."""
+class Testbed:
+    """A running node with one worker: its ports, its pids, and readings of its metrics and memory."""
 
     port: int
     control: int
@@ -59,7 +59,7 @@ class Stand:
     def metric(self, name: str, label: str = "") -> float:
         """The sum of one metric over all its series with ``label`` (``outcome="allowed"``), as of the last report.
 
-        A counter that has counted nothing yet has no series. Raises BenchError when there is no such metric.
+        A counter that has counted nothing yet has no series. Raises BenchError if there is no such metric.
         """
         page = ask(self.control, "/metrics")[1].decode()
         values = re.findall(rf"^{name}(?:\{{.*{label}.*\}})? (\S+)$", page, re.MULTILINE)
@@ -68,52 +68,52 @@ class Stand:
         return sum(map(float, values))
 
     def settled(self, name: str, label: str = "") -> float:
-        """The metric once the worker has reported all that it counted before now, with nobody asking meanwhile."""
+        """The metric once the worker has reported everything counted before now; no requests may be running."""
         seen: list[float] = []
-        until(lambda: self._unmoved(seen), "the worker's counts stand still", 60)
+        until(lambda: self._unmoved(seen), "the worker's counts stay the same", 60)
         return self.metric(name, label)
 
     def _unmoved(self, seen: list[float]) -> bool:
-        # A worker reports twice a second and the authority adds up at once.
+        # A worker reports twice a second and the authority aggregates at once.
         time.sleep(_REPORT_SECONDS)
         seen.append(self.metric("patgate_requests_total"))
         return len(seen) > 2 and len(set(seen[-3:])) == 1
 
     def resident(self) -> int:
-        """Bytes of memory that the worker has now."""
+        """Resident memory of the worker, in bytes."""
         return resident(self.worker)
 
     def peak(self) -> int:
-        """The most bytes of memory that the worker had since ``forget_peak``."""
+        """The peak resident memory of the worker since ``reset_peak``, in bytes."""
         return _status(self.worker, "VmHWM")
 
-    def forget_peak(self) -> None:
-        """proc(5): writing 5 to clear_refs resets the peak of the resident memory."""
+    def reset_peak(self) -> None:
+        """Reset the peak of the resident memory (proc(5): clear_refs)."""
         Path(f"/proc/{self.worker}/clear_refs").write_text("5")
 
     def descriptors(self) -> int:
-        """How many the worker has open."""
+        """How many descriptors the worker has open."""
         return len(os.listdir(f"/proc/{self.worker}/fd"))
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has now."""
+    """Resident memory of a process, in bytes."""
     return _status(pid, "VmRSS")
 
 
 def _status(pid: int, field: str) -> int:
     found = re.search(rf"^{field}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     if found is None:
-        raise BenchError(f"The kernel does not say {field} of a process.")
+        raise BenchError(f"The kernel does not report {field} of a process.")
     return int(found[1]) * 1024
 
 
 @contextmanager
-def standing(directory: Path, cores: Cores, configuration: str, tokens: tuple[str, ...]) -> Iterator[Stand]:
-    """Run patgate with ``configuration`` (YAML: upstreams, routes, whatever else) and a user for each of ``tokens``.
+def run_testbed(directory: Path, cores: Cores, configuration: str, tokens: tuple[str, ...]) -> Iterator[Testbed]:
+    """Run patgate with ``configuration`` (YAML: upstreams, routes and more) and a user for each of ``tokens``.
 
-    Every user may do everything, but every fourth token is narrowed to reading (``bench.datasets.tokens``). The worker
-    alone is on the subject's core. Raises BenchError when patgate does not get ready.
+    Every user has every permission, but every fourth token is narrowed to reading (``bench.datasets.tokens``). Only the
+    worker is on the subject's core. Raises BenchError if patgate does not become ready.
     """
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
@@ -126,7 +126,7 @@ def standing(directory: Path, cores: Cores, configuration: str, tokens: tuple[st
         pin(found["gateway"], cores.subject)
         for pid in (found["authority"], process.pid):
             pin(pid, cores.rest)
-        yield Stand(port=port, control=control, worker=found["gateway"], authority=found["authority"])
+        yield Testbed(port=port, control=control, worker=found["gateway"], authority=found["authority"])
 
 
 @contextmanager
@@ -135,7 +135,7 @@ def beside(
 ) -> Iterator[Connection]:
     """Run ``target(pipe, ...)`` in a process of its own on ``cores`` until the context ends; gives the other pipe end.
 
-    ``target`` ends when its pipe does (EOFError on reading), and is ended if it does not.
+    ``target`` has to end when its pipe does (EOFError on reading); otherwise it is killed.
     """
     ours, theirs = _FORK.Pipe()
 
@@ -157,8 +157,8 @@ def beside(
             process.join()
 
 
-def heard(pipe: Connection, seconds: float, what: str) -> Any:
-    """The next message from a process ``beside``. Raises BenchError when it has ended or says nothing for so long."""
+def received(pipe: Connection, seconds: float, what: str) -> Any:
+    """The next message from a process of ``beside``. Raises BenchError if it has ended or sends nothing in time."""
     try:
         if not pipe.poll(seconds):
             raise BenchError(f"Not within {seconds:g} s: {what}.")
@@ -175,14 +175,21 @@ def _probe(pipe: Connection, job: Job) -> None:
 
 
 def probe(
-    stand: Stand, workload: Workload, cores: Cores, *, rate: float, seconds: float, seed: int, patience: float = 10.0
+    testbed: Testbed,
+    workload: Workload,
+    cores: Cores,
+    *,
+    rate: float,
+    seconds: float,
+    seed: int,
+    patience: float = 10.0,
 ) -> Seen:
-    """Ask at a fixed rate, at random moments, with tokens and paths of ``workload``, before ``run_origin``'s backend.
+    """Send requests of ``workload`` at a fixed rate, at random moments; the backend is that of ``run_origin``.
 
-    Raises BenchError when an answer was wrong, or had not come ``patience`` seconds after the last request was due.
+    Raises BenchError if an answer is wrong, or missing ``patience`` seconds after the last request was due.
     """
     job = Job(
-        port=stand.port,
+        port=testbed.port,
         rate=rate,
         seconds=seconds,
         lead_in=1.0,
@@ -195,7 +202,7 @@ def probe(
         patience=patience,
     )
     with beside(_probe, cores.rest, job) as pipe:
-        seen = heard(pipe, seconds + patience + 60, "the probe ended")
+        seen = received(pipe, seconds + patience + 60, "the probe ended")
     if isinstance(seen, BenchError):
         raise seen
     assert isinstance(seen, Seen)
@@ -205,14 +212,14 @@ def probe(
 
 
 def lateness(seen: Sequence[Seen]) -> tuple[str, ...]:
-    """A note for the reader where the generator kept the requests waiting itself; none where it did not."""
+    """A note for the reader if the generator itself delayed requests; otherwise none."""
     if all(one.late_p99_us < one.p99_us / 4 for one in seen):
         return ()
     return ("Requests were sent late, for want of a core: these latencies are the machine's and not the gateway's.",)
 
 
 def raise_descriptor_limit(needed: int) -> None:
-    """Let this process and those that it starts open ``needed`` descriptors. Raises BenchError where it may not."""
+    """Raise the limit of this process and its children to ``needed`` descriptors. Raises BenchError if not allowed."""
     soft, hard = getrlimit(RLIMIT_NOFILE)
     if hard < needed:
         raise BenchError(f"A process may open {hard} descriptors here and the benchmark needs {needed}.")
@@ -220,8 +227,8 @@ def raise_descriptor_limit(needed: int) -> None:
         setrlimit(RLIMIT_NOFILE, (needed, hard))
 
 
-def introduce(port: int, path: str, tokens: tuple[str, ...]) -> None:
-    """Present every token once, so that what is measured afterwards finds them all known. Raises BenchError."""
+def warm_tokens(port: int, path: str, tokens: tuple[str, ...]) -> None:
+    """Present every token once, so that all are cached when the measurement begins. Raises BenchError."""
     with ThreadPoolExecutor(8) as pool:
         statuses = set(pool.map(lambda token: ask(port, path, token)[0], tokens))
     if statuses != {200}:

@@ -1,7 +1,7 @@
-"""A backend that behaves as the path says: whole answers, half ones, none, resets, tunnels.
+"""A backend whose path chooses its behaviour: whole answers, partial ones, none, resets, tunnels.
 
-``/v1/rude/{conduct}`` for the requests of ``quitters``. It trusts the gateway: heads are not checked, and what comes on
-a connection belongs to the one exchange that is on it.
+It serves ``/v1/faulty/{behaviour}`` for ``load.aborting_clients``. It trusts the gateway: heads are not checked, and
+all bytes on a connection belong to the one exchange on it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.testbed import LOOPBACK
 
 BLOCK: Final = bytes(64 * 1024)
 LARGE: Final = 16 * len(BLOCK)
-"""Bytes in the body of a large answer: more than the sockets on its way hold."""
+"""Bytes in the body of a large answer: more than the socket buffers on its way hold."""
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 _HEAD_OF_LARGE: Final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LARGE
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
@@ -32,13 +32,13 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
-class Conduct(StrEnum):
-    """What the backend does with a request."""
+class Behaviour(StrEnum):
+    """How the backend treats a request."""
 
     ANSWER = "answer"
-    """Reads all of it, then answers."""
+    """Reads the whole request, then answers."""
     EARLY = "early"
-    """Answers before it has read the body."""
+    """Answers before it reads the body."""
     SILENT = "silent"
     """Never answers."""
     RESET = "reset"
@@ -49,70 +49,70 @@ class Conduct(StrEnum):
     HALF_CHUNKS = "half_chunks"
     """Ends the connection within a chunked body."""
     UNTIL_CLOSE = "until_close"
-    """An answer whose end is the connection's."""
+    """Answers without a length, so that the connection's end is the answer's."""
     LARGE = "large"
     EXCESS = "excess"
-    """Sends more than it declared."""
+    """Sends more than the declared length."""
     GARBAGE = "garbage"
     TUNNEL = "tunnel"
-    """Accepts a WebSocket and sends back what comes; ``CLOSE`` and ``CUT`` are obeyed."""
+    """Accepts a WebSocket and echoes; closes on ``CLOSE`` and resets on ``CUT``."""
 
 
 CLOSE: Final = b"close, please"
 CUT: Final = b"reset, please"
 
 
-class _Rude(asyncio.Protocol):
+class _FaultyBackend(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._left = 0
         self._chunked = False
         self._tunnel = False
-        self._conduct: Conduct | None = None
+        self._behaviour: Behaviour | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # a socket's is one for both ways
+        self._transport = transport  # type: ignore[assignment]  # a socket's transport reads and writes
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel:
             self._echo(data)
             return
         self._buffer += data
-        while self._conduct is None and b"\r\n\r\n" in self._buffer:
+        while self._behaviour is None and b"\r\n\r\n" in self._buffer:
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
             self._begin(head)
-        if self._conduct is not None:
+        if self._behaviour is not None:
             self._body()
 
     def _begin(self, head: bytes) -> None:
         target = head.split(b" ", 2)[1]
-        self._conduct = conduct = Conduct(target.rpartition(b"/")[2].partition(b"?")[0].decode())
+        self._behaviour = behaviour = Behaviour(target.rpartition(b"/")[2].partition(b"?")[0].decode())
         length = _LENGTH.search(head)
         self._left = int(length[1]) if length else 0
         self._chunked = b"\r\nTransfer-Encoding: chunked" in head
-        match conduct:
-            case Conduct.EARLY:
+        match behaviour:
+            case Behaviour.EARLY:
                 self._write(_ANSWER)
-            case Conduct.RESET:
+            case Behaviour.RESET:
                 self._reset()
-            case Conduct.HALF_HEAD:
+            case Behaviour.HALF_HEAD:
                 self._write(b"HTTP/1.1 200 OK\r\nContent-Le")
                 self._reset()
-            case Conduct.HALF_BODY:
+            case Behaviour.HALF_BODY:
                 self._write(_HEAD_OF_LARGE + BLOCK)
                 asyncio.get_running_loop().call_later(0.005, self._reset)
-            case Conduct.HALF_CHUNKS:
+            case Behaviour.HALF_CHUNKS:
                 self._write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\nnot so much")
                 self._close()
-            case Conduct.UNTIL_CLOSE:
+            case Behaviour.UNTIL_CLOSE:
                 self._write(b"HTTP/1.1 200 OK\r\n\r\n" + BLOCK)
                 self._close()
-            case Conduct.EXCESS:
+            case Behaviour.EXCESS:
                 self._write(_ANSWER + _ANSWER)
-            case Conduct.GARBAGE:
+            case Behaviour.GARBAGE:
                 self._write(b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n")
-            case Conduct.TUNNEL:
+            case Behaviour.TUNNEL:
                 key = _KEY.search(head)
                 accept = base64.b64encode(hashlib.sha1(key[1].strip() + _GUID).digest()) if key else b""
                 self._write(
@@ -123,18 +123,18 @@ class _Rude(asyncio.Protocol):
                 self._echo(self._buffer)
 
     def _body(self) -> None:
-        """Take what has come of the body; what is due at its end is done at its end."""
+        """Consume what has arrived of the body; act on its end."""
         self._left -= len(self._buffer)
         ended = self._buffer.endswith(b"0\r\n\r\n") if self._chunked else self._left <= 0
         self._buffer = self._buffer[-5:] if self._chunked and not ended else b""
         if not ended:
             return
-        if self._conduct is Conduct.ANSWER:
+        if self._behaviour is Behaviour.ANSWER:
             self._write(_ANSWER)
-        elif self._conduct is Conduct.LARGE:
+        elif self._behaviour is Behaviour.LARGE:
             self._write(_HEAD_OF_LARGE + BLOCK * (LARGE // len(BLOCK)))
-        if self._conduct is not Conduct.SILENT:
-            self._conduct = None
+        if self._behaviour is not Behaviour.SILENT:
+            self._behaviour = None
 
     def _echo(self, data: bytes) -> None:
         if CUT in data:
@@ -159,14 +159,14 @@ class _Rude(asyncio.Protocol):
             self._transport.abort()
 
 
-def rude(pipe: Connection) -> None:
-    """Serve until the pipe ends; says first on which port."""
+def faulty_backend(pipe: Connection) -> None:
+    """Serve until the pipe ends; sends its port first."""
     uvloop.run(_serve(pipe))
 
 
 async def _serve(pipe: Connection) -> None:
     loop, over = asyncio.get_running_loop(), asyncio.Event()
-    server = await loop.create_server(_Rude, LOOPBACK, 0, backlog=4096)
+    server = await loop.create_server(_FaultyBackend, LOOPBACK, 0, backlog=4096)
     loop.add_reader(pipe.fileno(), over.set)
     pipe.send({"port": server.sockets[0].getsockname()[1]})
     await over.wait()

@@ -1,6 +1,6 @@
-"""The backend that every peer proxies to: an nginx of its own that answers from a string in its configuration.
+"""The backend that every peer proxies to: an nginx that answers with a constant from its configuration.
 
-Each answer names the request's trace, so that no two heads are alike and a gateway cannot gain by remembering them.
+Each answer repeats the request's traceparent, so that no two heads are equal and caching them gains nothing.
 """
 
 import re
@@ -15,7 +15,7 @@ from bench.system.nginx import free_port, run_nginx
 
 BODY = b'{"id":"4f1f2c3d","name":"a thing","state":"active","updated":"2026-01-01T00:00:00Z"}'
 WHOAMI = "/v1/things/whoami"
-"""Answered with what the gateway told of the caller: the identity header, a bar, the Authorization header."""
+"""Answered with what the gateway sent about the caller: the identity header, a bar, the Authorization header."""
 _STATUS = "/-/counts"
 
 _CONFIGURATION = """
@@ -36,7 +36,7 @@ class Origin:
     port: int
 
     def counts(self) -> tuple[int, int]:
-        """Connections accepted and requests received until now, those of the one that asks included."""
+        """Connections accepted and requests received until now, including those of this call."""
         text = ask(self.port, _STATUS)[1].decode()
         found = re.search(r"\n\s*(\d+)\s+(\d+)\s+(\d+)", text)
         assert found is not None, "stub_status has had this form since nginx 0.1"

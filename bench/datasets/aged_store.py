@@ -1,11 +1,11 @@
-"""A store as years of use leave it, filled in minutes: people, organisations, tokens of every status and their usage.
+"""Filling a store as after years of use, in minutes: users, organisations, tokens of every status and their usage.
 
-The schema is the store's own, made by ``Store.open``. The rows go in through one connection that syncs nothing, in the
-order in which they would have been made, and the indexes follow the rows: an index that is built at once is sorted,
-one that grows with random ids is read and written all over. Everything is drawn from one seed.
+The schema is the store's own, created by ``Store.open``. The rows are inserted through one connection without syncs, in
+the order of their creation, and the indexes are built afterwards: building one at once sorts, while growing one with
+random ids reads and writes all over it. Everything is drawn from one seed.
 
-What is uneven in life is uneven here, since that is what makes a list slow: a few organisations have most of the
-tokens, one user has thousands, most old tokens have expired, a revoked one is rare, keys are few.
+The distribution is as uneven as in real stores, since that makes lists slow: a few organisations have most of the
+tokens, one user has thousands, most old tokens have expired, few are revoked, keys are few.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from proxy.store.store import Store
 USERS_SHARE: Final = 20
 """Tokens for each user."""
 ORGS: Final = 200
-GENUINE: Final = 20_000
-"""How many of the active tokens have a value that is known, for presenting them."""
+VALID_TOKENS: Final = 20_000
+"""Number of active tokens whose whole value is known, so that they can be presented."""
 DAY: Final = 86_400.0
 YEARS: Final = 3 * 365 * DAY
-_HOARDER_SHARE: Final = 101
-"""One token in so many belongs to the one user who has the most."""
+_LARGEST_OWNER_SHARE: Final = 101
+"""One token in this many belongs to the user who has the most."""
 _HASH: Final = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$0000000000000000000000000000000000000000000"
 _SCOPES: Final = (None, None, '["*:read","*:list"]', '["things:*","channels:publish"]')
 _WORDS: Final = ("deploy", "backup", "laptop", "ci", "terraform", "export", "sensor", "report", "sync", "probe")
@@ -46,24 +46,24 @@ _PLACES: Final = "?" * 64
 
 @dataclass(kw_only=True, slots=True)
 class Filled:
-    """What is in the store, as far as measurements ask for it. Times are unix seconds."""
+    """The contents of the store that measurements need. Times are unix seconds."""
 
     database: Path
     now: float
     users: list[str] = field(default_factory=list)
-    """Ids. The first has the most tokens; ``email`` is the address of one."""
+    """Ids. The first has the most tokens; ``email`` gives the address."""
     orgs: list[str] = field(default_factory=list)
     """Names, the largest first."""
     org_ids: list[str] = field(default_factory=list)
     tokens: list[Known] = field(default_factory=list)
-    """Every token, in the order of their creation."""
-    genuine: list[str] = field(default_factory=list)
-    """Whole values of personal tokens that work."""
+    """Every token, in the order of creation."""
+    valid_tokens: list[str] = field(default_factory=list)
+    """Whole values of active personal tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What audit events tell of a token."""
+    """The fields of a token that audit events contain."""
 
     id: str
     kind: str
@@ -78,9 +78,9 @@ def email(number: int) -> str:
 
 
 def fill(data_dir: Path, *, tokens: int, seed: int, now: float) -> Filled:
-    """Make the store in ``data_dir`` with so many tokens and twentieth as many users. Nobody may have it open.
+    """Create the store in ``data_dir`` with this many tokens and a twentieth as many users. It must not be open.
 
-    The indexes are as ``Store.open`` made them. Audit events are added by ``store_events``.
+    The indexes are those of ``Store.open``. ``datasets.audit_log`` adds audit events.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     url = store_url("sqlite", data_dir)
@@ -100,7 +100,7 @@ async def _create(url: str, key_fingerprint: str) -> None:
 
 
 def bulk(database: Path) -> sqlite3.Connection:
-    """A connection for filling: a crash would leave the file damaged, and nobody would miss it."""
+    """A connection for filling; a crash would damage the file, which would be no loss."""
     connection = sqlite3.connect(database, isolation_level=None)
     for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", f"cache_size=-{_CACHE_KIB}"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -109,7 +109,7 @@ def bulk(database: Path) -> sqlite3.Connection:
 
 @contextmanager
 def without_indexes(connection: sqlite3.Connection, tables: Sequence[str]) -> Iterator[None]:
-    """The block runs in a transaction and without the indexes of ``tables``, which are built anew at its end."""
+    """Run the block in a transaction without the indexes of ``tables``, which are built again at its end."""
     found = connection.execute("SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'index'").fetchall()
     dropped = [(name, sql) for table, name, sql in found if table in tables and sql is not None]
     for name, _ in dropped:
@@ -122,7 +122,7 @@ def without_indexes(connection: sqlite3.Connection, tables: Sequence[str]) -> It
 
 
 def insert(connection: sqlite3.Connection, table: str, columns: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Add rows of the columns ``columns`` (names, separated by spaces)."""
+    """Insert rows of ``columns`` (names, separated by spaces)."""
     names = columns.split()
     places = ", ".join(_PLACES[: len(names)])
     connection.executemany(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})", rows)
@@ -172,7 +172,7 @@ def _user_status(number: int) -> UserStatus:
 
 
 def _orgs_of(number: int) -> tuple[int, ...]:
-    """Which organisations a user is a member of: every third one of the largest, everybody of a smaller one."""
+    """The organisations of a user: every third user is in the largest, and every user in a smaller one."""
     small = 1 + number % (ORGS - 1)
     return (0, small) if number % 3 == 0 else (small,)
 
@@ -187,8 +187,8 @@ def _tokens(connection: sqlite3.Connection, filled: Filled, rng: random.Random, 
     """Most are PATs; one in 500 is a key, and of these one in ten is attached to several organisations."""
     usage: list[Sequence[Any]] = []
     attached: list[Sequence[Any]] = []
-    # About one in nine is personal and works.
-    share = GENUINE * 9 / count
+    # About one in nine is personal and active.
+    share = VALID_TOKENS * 9 / count
 
     def rows() -> Iterator[Sequence[Any]]:
         for number in range(count):
@@ -197,16 +197,16 @@ def _tokens(connection: sqlite3.Connection, filled: Filled, rng: random.Random, 
             token_id = _word(rng)
             kind = drawn.kind.value
             prefix = f"{BRAND}_{kind}_{token_id}"
-            genuine = drawn.works and rng.random() < share
-            value = _value(rng, prefix) if genuine else None
+            valid = drawn.works and rng.random() < share
+            value = _value(rng, prefix) if valid else None
             name = f"{_WORDS[number % len(_WORDS)]}-{number}"
             if value is not None:
-                filled.genuine.append(value)
+                filled.valid_tokens.append(value)
             filled.tokens.append(Known(token_id, kind, name, drawn.user_id or "", drawn.org_id or "", at))
-            # One token has made all others of the one user.
-            hoarded = number and drawn.user_id == filled.users[0]
+            # One token has minted all others of the user with the most.
+            of_largest_owner = number and drawn.user_id == filled.users[0]
             first = filled.tokens[0].id
-            made_by = (first, "pat", first) if hoarded else (None, "person", drawn.user_id or "usr_gone")
+            minted_by = (first, "pat", first) if of_largest_owner else (None, "person", drawn.user_id or "usr_gone")
             usage.extend(_usage(rng, token_id, at, filled.now))
             attached.extend((token_id, org, '["things:read"]', at) for org in drawn.attached)
             yield (
@@ -214,7 +214,7 @@ def _tokens(connection: sqlite3.Connection, filled: Filled, rng: random.Random, 
                 "viewer" if drawn.reach is Reach.ORG and drawn.kind is Kind.KEY else None,
                 rng.choice(_SCOPES), drawn.status.value, _HASH,
                 rng.randbytes(32) if value is None else digest(cache_key, value.encode()),
-                *made_by, at, at, drawn.expires_at,
+                *minted_by, at, at, drawn.expires_at,
                 at + DAY if drawn.status is TokenStatus.REVOKED else None, drawn.listed_as.value,
             )  # fmt: skip
 
@@ -248,19 +248,19 @@ def _draw(filled: Filled, rng: random.Random, number: int, count: int, at: float
         attached = tuple(filled.org_ids[one] for one in chosen) if reach is Reach.ORGS else ()
         org = None if attached else chosen[0]
     else:
-        # Who was there by then; the first hoards.
-        there = max(1, len(filled.users) * number // count)
-        user = 0 if number % _HOARDER_SHARE == 0 else rng.randrange(there)
+        # A user who existed by then; the first has the most tokens.
+        existing = max(1, len(filled.users) * number // count)
+        user = 0 if number % _LARGEST_OWNER_SHARE == 0 else rng.randrange(existing)
         status = _user_status(user)
         removed, owner_active = status is UserStatus.REMOVED, status is UserStatus.ACTIVE
         reach = (Reach.PERSONAL, Reach.ORG, Reach.ORG, Reach.ACCOUNT)[number % 4]
         org = rng.choice(_orgs_of(user)) if reach is Reach.ORG else None
-    # Of those made more than 90 days ago, two in three had a lifetime and are past it.
+    # Of those created more than 90 days ago, two in three had an expiry, which has passed.
     expires_at = None if number % 3 == 0 else at + 90 * DAY
     expired = expires_at is not None and expires_at <= filled.now
     status_ = TokenStatus.REVOKED if rng.random() < 0.001 else TokenStatus.ACTIVE
     listed_as = TokenStatus.REVOKED if removed or status_ is TokenStatus.REVOKED else TokenStatus.ACTIVE
-    # What passed its time in the last hour has not been filed yet.
+    # Tokens that expired in the last hour are not listed as expired yet.
     if listed_as is TokenStatus.ACTIVE and expires_at is not None and expires_at <= filled.now - 3600:
         listed_as = TokenStatus.EXPIRED
     return _Drawn(

@@ -1,7 +1,7 @@
-"""An audit log as years of use leave it: the chain of ``store.audit``, millions of events long, which holds.
+"""Filling the audit log as after years of use: a valid chain (``store.audit.chain``) of millions of events.
 
-Nine in ten events are requests (writes, and reads that were refused), the others are changes: one for the making of
-each token while there are events for it. A few tokens are used by machines and have most of the events.
+Nine in ten events are requests (writes, and reads that were refused), the others are changes: the minting of each
+token, as far as the events suffice. A few tokens are used by machines and have most of the events.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHANGE_SHARE: Final = 10
 _REFUSED_SHARE: Final = 20
 _SAMPLES: Final = 1000
 _CHANGES: Final = 100_000
-"""How many rows the change feed keeps."""
+"""The number of rows that the change feed keeps."""
 _OPERATIONS: Final = (("create", "POST"), ("update", "PATCH"), ("delete", "DELETE"), ("publish", "POST"))
 _REASONS: Final = ("scope_insufficient", "role_insufficient")
 _COLUMNS: Final = (
@@ -37,19 +37,19 @@ _DECISION: Final = _NAMES.index("decision_id")
 
 @dataclass(kw_only=True, slots=True)
 class Logged:
-    """What is in the log, as far as measurements ask for it."""
+    """The contents of the log that measurements need."""
 
     events: int
     busy: list[Known] = field(default_factory=list)
     """Tokens with many events, the busiest first."""
     some: list[Known] = field(default_factory=list)
-    """Tokens drawn at random, most of which have few."""
+    """Tokens drawn at random, most of which have few events."""
     decisions: list[str] = field(default_factory=list)
     """Ids of decisions in the log."""
 
 
 def fill_log(filled: Filled, *, events: int, seed: int) -> Logged:
-    """Add so many events, and the change feed that belongs to them, to a filled store."""
+    """Add this many events, and the matching change feed, to a filled store."""
     rng = random.Random(seed)
     made = _Log(filled, rng, events)
     with (
@@ -71,7 +71,7 @@ def _changes(connection: sqlite3.Connection, epoch: int, now: float) -> None:
 
 
 class _Log:
-    """The rows, and where the chain is."""
+    """The rows, and the head of the chain."""
 
     def __init__(self, filled: Filled, rng: random.Random, events: int) -> None:
         self._filled, self._rng, self._events = filled, rng, events
@@ -138,7 +138,7 @@ class _Log:
         bits = self._rng.getrandbits(104)
         thing, decision, address = f"{bits & 0xFFFFFFFFFF:010x}", f"{bits >> 40:016x}", f"192.0.2.{bits & 255}"
         user = f',"user_id":"{token.user_id}"' if token.user_id else ""
-        # What ``event_hash`` would write, in a tenth of the time: the unit test verifies a chain of both.
+        # The text that ``event_hash`` hashes, in a tenth of the time: the unit test verifies a chain of both.
         text = (
             f'{self.hash}\n{{"action":"request.{operation}","actor_id":"{token.id}","actor_kind":"{token.kind}",'
             f'"actor_name":"{token.name}","address":"{address}","at":{at!r},"decision_id":"{decision}","details":'

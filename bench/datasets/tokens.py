@@ -1,4 +1,4 @@
-"""A store filled at once: as many users and tokens as a benchmark wants, written through the store's own tables.
+"""Filling a store with users and tokens, written directly into the store's own tables.
 
 Minting through the services would hash each token with argon2id (tens of milliseconds each). Here all tokens share one
 hash, which no benchmark verifies, and have the digest that a first verification would have written.
@@ -33,9 +33,9 @@ async def _create(url: str, key_fingerprint: str) -> None:
 
 
 def fill(data_dir: Path, tokens: Sequence[str]) -> None:
-    """Make the store in ``data_dir``: for each of ``tokens`` (``workload.mint``) a user whose personal token it is.
+    """Create the store in ``data_dir``: for each of ``tokens`` (``workload.mint``) a user with this personal token.
 
-    Users have the roles of ``ROLES`` in turn; every fourth token is narrowed by scopes. Nobody may have the store open.
+    Users have the roles of ``ROLES`` in turn; every fourth token is narrowed by scopes. The store must not be open.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     url = store_url("sqlite", data_dir)

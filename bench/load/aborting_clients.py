@@ -1,7 +1,7 @@
-"""Clients that break off, and clients whose backend does: every way to end an exchange badly, over and over.
+"""Clients that abort their exchange, or whose backend does: every way to end an exchange badly, repeated.
 
-Each exchange has a connection of its own. What is asserted is little, and what a leak could hide behind: that the
-gateway answers what can be answered and ends every connection within the deadline.
+Each exchange has a connection of its own. The only assertions are those behind which a leak could hide: the gateway
+answers every request that can be answered, and ends every connection within the deadline.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Final
 
 import uvloop
 
-from bench.backends.faulty import BLOCK, CLOSE, CUT, Conduct
+from bench.backends.faulty import BLOCK, CLOSE, CUT, Behaviour
 from bench.errors import BenchError
-from bench.load.token_generator import strangers
+from bench.load.token_generator import unknown_tokens
 from bench.testbed import LOOPBACK
 
-AT_ONCE: Final = 24
+CONCURRENCY: Final = 24
 DEADLINE_SECONDS: Final = 120.0
 _RESET: Final = struct.pack("ii", 1, 0)
 _KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -31,20 +31,22 @@ _GREETING: Final = b"\x81\x85\0\0\0\0hello"
 
 
 class Client:
-    """One connection with a valid token, and what one can do with it."""
+    """One connection with a valid token, and the operations on it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str, stranger: bytes) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str, unknown_token: bytes
+    ) -> None:
         self.reader = reader
         self.writer = writer
         self.token = token
-        self.stranger = stranger
+        self.unknown_token = unknown_token
 
     def ask(
-        self, conduct: Conduct, *fields: str, method: str = "GET", token: str | None = None, version: str = "1.1"
+        self, behaviour: Behaviour, *fields: str, method: str = "GET", token: str | None = None, version: str = "1.1"
     ) -> None:
         """Send a whole head."""
         lines = [
-            f"{method} /v1/rude/{conduct} HTTP/{version}",
+            f"{method} /v1/faulty/{behaviour} HTTP/{version}",
             "Host: soak",
             f"Authorization: Bearer {self.token if token is None else token}",
             *fields,
@@ -52,13 +54,13 @@ class Client:
         self.writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
 
     async def answer(self, *statuses: int) -> None:
-        """Read all there is until the gateway ends the connection, or until a short answer has come whole."""
+        """Read the head of an answer. Raises BenchError for a status that is not among ``statuses``."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         if int(head[9:12]) not in statuses:
             raise BenchError(f"An answer's status was {head[9:12].decode()} and not among {statuses}.")
 
     def reset(self) -> None:
-        """Break the connection at once."""
+        """Reset the connection at once."""
         self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.writer.transport.abort()
 
@@ -80,84 +82,84 @@ async def resets_within_the_head(client: Client) -> None:
 
 
 async def leaves_within_a_length(client: Client) -> None:
-    client.ask(Conduct.ANSWER, "Content-Length: 1000000", method="PUT")
+    client.ask(Behaviour.ANSWER, "Content-Length: 1000000", method="PUT")
     client.writer.write(BLOCK)
     await client.writer.drain()
 
 
 async def resets_within_chunks(client: Client) -> None:
-    client.ask(Conduct.ANSWER, "Transfer-Encoding: chunked", method="PUT")
+    client.ask(Behaviour.ANSWER, "Transfer-Encoding: chunked", method="PUT")
     client.writer.write(b"10000\r\n" + BLOCK + b"\r\n400\r\nnot so much")
     await client.writer.drain()
     client.reset()
 
 
 async def leaves_before_the_answer(client: Client) -> None:
-    client.ask(Conduct.SILENT)
+    client.ask(Behaviour.SILENT)
     await client.writer.drain()
     await asyncio.sleep(0.002)
 
 
 async def leaves_while_it_is_looked_up(client: Client) -> None:
-    client.ask(Conduct.ANSWER, token=client.stranger.decode())
+    client.ask(Behaviour.ANSWER, token=client.unknown_token.decode())
     await client.writer.drain()
     client.reset()
 
 
 async def resets_within_the_answer(client: Client) -> None:
-    client.ask(Conduct.LARGE)
+    client.ask(Behaviour.LARGE)
     await client.answer(200)
     await client.reader.read(1000)
     client.reset()
 
 
 async def half_closes(client: Client) -> None:
-    # The gateway takes it for a client that has left, unless the answer was there before.
-    client.ask(Conduct.ANSWER)
+    # The gateway treats this as a disconnect, unless the answer came before.
+    client.ask(Behaviour.ANSWER)
     client.writer.write_eof()
     await client.ended()
 
 
 async def reads_all(client: Client) -> None:
-    client.ask(Conduct.LARGE, "Connection: close")
+    client.ask(Behaviour.LARGE, "Connection: close")
     await client.answer(200)
     await client.ended()
 
 
 async def uploads(client: Client) -> None:
-    client.ask(Conduct.ANSWER, f"Content-Length: {4 * len(BLOCK)}", method="PUT")
+    client.ask(Behaviour.ANSWER, f"Content-Length: {4 * len(BLOCK)}", method="PUT")
     client.writer.write(BLOCK * 4)
     await client.answer(200)
 
 
 async def uploads_chunks(client: Client) -> None:
-    client.ask(Conduct.ANSWER, "Transfer-Encoding: chunked", method="PUT")
+    client.ask(Behaviour.ANSWER, "Transfer-Encoding: chunked", method="PUT")
     client.writer.write(b"10000;extended=yes\r\n" + BLOCK + b"\r\n0\r\nX-Trailer: yes\r\n\r\n")
     await client.answer(200)
 
 
 async def is_answered_early(client: Client) -> None:
-    client.ask(Conduct.EARLY, "Content-Length: 1000000", method="PUT")
+    client.ask(Behaviour.EARLY, "Content-Length: 1000000", method="PUT")
     client.writer.write(BLOCK)
     await client.answer(200)
     await client.ended()
 
 
 async def expects(client: Client) -> None:
-    client.ask(Conduct.ANSWER, "Content-Length: 5", "Expect: 100-continue", method="PUT")
+    client.ask(Behaviour.ANSWER, "Content-Length: 5", "Expect: 100-continue", method="PUT")
     await asyncio.sleep(0.001)
     client.writer.write(b"hello")
     await client.answer(100, 200)
 
 
 async def is_old(client: Client) -> None:
-    client.ask(Conduct.UNTIL_CLOSE, version="1.0")
+    client.ask(Behaviour.UNTIL_CLOSE, version="1.0")
     await client.answer(200)
     await client.ended()
 
 
 async def reads_until_close(client: Client) -> None:
-    client.ask(Conduct.UNTIL_CLOSE, "Connection: close")
+    client.ask(Behaviour.UNTIL_CLOSE, "Connection: close")
     await client.answer(200)
     await client.ended()
 
@@ -169,33 +171,33 @@ async def is_malformed(client: Client) -> None:
 
 
 async def breaks_its_chunks(client: Client) -> None:
-    client.ask(Conduct.ANSWER, "Transfer-Encoding: chunked", method="PUT")
+    client.ask(Behaviour.ANSWER, "Transfer-Encoding: chunked", method="PUT")
     client.writer.write(b"5\r\nhelloworld\r\n")
     await client.answer(400)
     await client.ended()
 
 
-async def is_a_stranger(client: Client) -> None:
-    client.ask(Conduct.ANSWER, token=client.stranger.decode())
+async def has_an_unknown_token(client: Client) -> None:
+    client.ask(Behaviour.ANSWER, token=client.unknown_token.decode())
     await client.answer(401, 503)
 
 
-def _backend(conduct: Conduct, *statuses: int) -> Callable[[Client], Awaitable[None]]:
+def _backend(behaviour: Behaviour, *statuses: int) -> Callable[[Client], Awaitable[None]]:
     async def meets(client: Client) -> None:
-        client.ask(conduct)
+        client.ask(behaviour)
         await client.answer(*statuses)
-        if conduct is not Conduct.EXCESS:
+        if behaviour is not Behaviour.EXCESS:
             client.writer.write_eof()
             await client.ended()
 
-    meets.__name__ = f"meets_{conduct}"
+    meets.__name__ = f"meets_{behaviour}"
     return meets
 
 
 def _tunnel(ending: Callable[[Client], Awaitable[None]], name: str) -> Callable[[Client], Awaitable[None]]:
     async def tunnels(client: Client) -> None:
         client.ask(
-            Conduct.TUNNEL,
+            Behaviour.TUNNEL,
             "Connection: Upgrade",
             "Upgrade: websocket",
             "Sec-WebSocket-Version: 13",
@@ -210,8 +212,8 @@ def _tunnel(ending: Callable[[Client], Awaitable[None]], name: str) -> Callable[
     return tunnels
 
 
-async def _told(client: Client, what: bytes) -> None:
-    client.writer.write(what)
+async def _sends(client: Client, message: bytes) -> None:
+    client.writer.write(message)
     await client.ended()
 
 
@@ -242,31 +244,34 @@ MANNERS: Final = (
     reads_until_close,
     is_malformed,
     breaks_its_chunks,
-    is_a_stranger,
-    _backend(Conduct.RESET, 502),
-    _backend(Conduct.HALF_HEAD, 502),
-    _backend(Conduct.HALF_BODY, 200),
-    _backend(Conduct.HALF_CHUNKS, 200, 502),
-    _backend(Conduct.GARBAGE, 502),
-    _backend(Conduct.EXCESS, 200, 502),
+    has_an_unknown_token,
+    _backend(Behaviour.RESET, 502),
+    _backend(Behaviour.HALF_HEAD, 502),
+    _backend(Behaviour.HALF_BODY, 200),
+    _backend(Behaviour.HALF_CHUNKS, 200, 502),
+    _backend(Behaviour.GARBAGE, 502),
+    _backend(Behaviour.EXCESS, 200, 502),
     _tunnel(_leaves, "leaves"),
     _tunnel(_resets, "resets"),
-    _tunnel(lambda client: _told(client, CLOSE), "is_left"),
-    _tunnel(lambda client: _told(client, CUT), "is_cut"),
+    _tunnel(lambda client: _sends(client, CLOSE), "is_left"),
+    _tunnel(lambda client: _sends(client, CUT), "is_cut"),
 )
 
 
-def quitters(pipe: Connection, port: int, tokens: tuple[str, ...], seed: int) -> None:
-    """For each number received, so many exchanges of every manner in turn; says how many of each. Raises BenchError."""
-    uvloop.run(_serve(pipe, _Quitters(port, tokens, seed)))
+def aborting_clients(pipe: Connection, port: int, tokens: tuple[str, ...], seed: int) -> None:
+    """For each number received, run so many exchanges, drawn from ``MANNERS``; send how many of each there were.
+
+    Sends a BenchError instead if an exchange did not end as it has to.
+    """
+    uvloop.run(_serve(pipe, _Clients(port, tokens, seed)))
 
 
-class _Quitters:
+class _Clients:
     def __init__(self, port: int, tokens: tuple[str, ...], seed: int) -> None:
         self._port = port
         self._tokens = tokens
         self._random = random.Random(seed)
-        self._strangers = strangers(seed)
+        self._unknown = unknown_tokens(seed)
         self._left = 0
         self.made: Counter[str] = Counter()
 
@@ -274,8 +279,8 @@ class _Quitters:
         self._left = count
         self.made.clear()
         async with asyncio.TaskGroup() as group:
-            for number in range(AT_ONCE):
-                group.create_task(self._repeat(), name=f"quitter {number}")
+            for number in range(CONCURRENCY):
+                group.create_task(self._repeat(), name=f"aborting client {number}")
         return dict(self.made)
 
     async def _repeat(self) -> None:
@@ -295,14 +300,14 @@ class _Quitters:
 
     async def _one(self, manner: Callable[[Client], Awaitable[None]]) -> None:
         reader, writer = await asyncio.open_connection(LOOPBACK, self._port)
-        client = Client(reader, writer, self._random.choice(self._tokens), next(self._strangers))
+        client = Client(reader, writer, self._random.choice(self._tokens), next(self._unknown))
         try:
             await manner(client)
         finally:
             writer.close()
 
 
-async def _serve(pipe: Connection, everyone: _Quitters) -> None:
+async def _serve(pipe: Connection, clients: _Clients) -> None:
     loop = asyncio.get_running_loop()
     while True:
         arrived = asyncio.Event()
@@ -314,6 +319,6 @@ async def _serve(pipe: Connection, everyone: _Quitters) -> None:
         except EOFError:
             return
         try:
-            pipe.send(await everyone.make(count))
+            pipe.send(await clients.make(count))
         except* BenchError as errors:
             pipe.send(errors.exceptions[0])

@@ -1,4 +1,4 @@
-"""Asking the control plane over its socket as the command line does, and timing what it answers."""
+"""A client of the control socket that times every request, as the command line sends them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT: Final = 300.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timed:
-    """How long some answers took, and what the authority worked for one of them on average, in milliseconds."""
+    """Durations of some requests, and the authority's average CPU time for one of them, in milliseconds."""
 
     what: str
     times: tuple[float, ...]
@@ -39,7 +39,7 @@ class Timed:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """In the order of ``HEAD``, after what stands first there."""
+        """The label, then the cells of ``HEAD``."""
         shown = (f"{value:.1f}" for value in (self.median, self.p99, max(self.times)))
         return (self.what, f"{len(self.times)}", *shown, "" if self.cpu is None else f"{self.cpu:.1f}")
 
@@ -69,17 +69,17 @@ class Control:
         self._connection.close()
 
     def ask(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """The document that answers. Raises BenchError for a status of 400 or above."""
+        """The document in the response. Raises BenchError for a status of 400 or above."""
         document, _ = self.timed(method, path, body, **query)
         return document
 
     def timed(self, method: str, path: str, body: object = None, **query: object) -> tuple[Any, float]:
-        """The document that answers, and the milliseconds until its last byte."""
-        asked = urlencode({name: value for name, value in query.items() if value is not None})
+        """The document in the response, and the milliseconds until its last byte."""
+        encoded = urlencode({name: value for name, value in query.items() if value is not None})
         content = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         began = time.perf_counter()
-        self._connection.request(method, f"/api/v1{path}?{asked}" if asked else f"/api/v1{path}", content, headers)
+        self._connection.request(method, f"/api/v1{path}?{encoded}" if encoded else f"/api/v1{path}", content, headers)
         answer = self._connection.getresponse()
         raw = answer.read()
         took = (time.perf_counter() - began) * 1e3
@@ -91,9 +91,9 @@ class Control:
         """One request for each of ``queries``."""
         return self.metered(what, (partial(self.timed, method, path, **query) for query in queries))
 
-    def metered(self, what: str, asking: Iterable[Callable[[], tuple[Any, float]]]) -> Timed:
-        """The times of these requests, and the authority's part in them."""
+    def metered(self, what: str, requests: Iterable[Callable[[], tuple[Any, float]]]) -> Timed:
+        """The durations of these requests, and the authority's CPU time for them."""
         before = cpu_ns((self._authority,))
-        times = tuple(ask()[1] for ask in asking)
+        times = tuple(ask()[1] for ask in requests)
         cpu = (cpu_ns((self._authority,)) - before) / 1e6 / max(1, len(times))
         return Timed(what=what, times=times, cpu=cpu)

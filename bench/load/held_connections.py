@@ -1,7 +1,7 @@
-"""Many connections that do little: idle after one request, or slow with a head or a body that never ends.
+"""Many held connections: idle after one request, or slow with a head or a body that never ends.
 
-A crowd lives in a process of its own (``stand.beside``), which one thread serves with epoll. It says when it stands,
-and on being asked how it fares; whoever the gateway shuts out comes back at once.
+They run in a process of their own (``testbed.beside``), in one thread with epoll. The process sends its state when all
+are connected, and in reply to any message; a connection that the gateway closes is reopened at once.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from bench.testbed import LOOPBACK
 
 _TICK_SECONDS: Final = 0.01
 _SOURCES: Final = 16
-"""Addresses of 127.0.0.0/8 that clients come from, so that no port is ever short."""
+"""Number of source addresses in 127.0.0.0/8, so that the ports of one are never used up."""
 _BIND_ADDRESS_NO_PORT: Final = 24
 """IP_BIND_ADDRESS_NO_PORT of ip(7): the port is chosen at connect, and may serve several destinations."""
-_AT_ONCE: Final = 100
+_BATCH: Final = 100
 
 
 class Manner(StrEnum):
     """How a connection behaves once it is open."""
 
     IDLE = "idle"
-    """Makes one request, reads the answer, and keeps silent."""
+    """Sends one request, reads the answer, and stays silent."""
     SLOW = "slow"
-    """Sends the beginning of a request, and of what follows one byte now and then."""
+    """Sends the beginning of a request, and then one byte at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Connections of one manner: how many, and what they send, one of ``openings`` after the other."""
+    """Connections of one manner: how many, and what they send first, using ``openings`` in turn."""
 
     manner: Manner
     number: int
     openings: Sequence[bytes]
     pace: float = 1.0
-    """Seconds between two bytes of a slow one."""
+    """Seconds between two bytes of a slow connection."""
 
 
 class _Client:
@@ -58,7 +58,7 @@ class _Client:
         self.answered = False
 
 
-class _Crowd:
+class _Connections:
     def __init__(self, port: int, groups: Sequence[Group]) -> None:
         self._port = port
         self._groups = groups
@@ -68,26 +68,26 @@ class _Crowd:
         self._owed = [0.0] * len(groups)
         self._opened = 0
         self.answered = 0
-        self.shut_out = 0
+        self.cut_off = 0
 
     def open(self) -> None:
-        """Connect everyone, not so many at a time that the listener's queue overflows."""
+        """Connect all clients, in batches that do not overflow the listener's queue."""
         for at, group in enumerate(self._groups):
             for number in range(group.number):
                 self._turns[at].append(self._connect(group, group.openings[number % len(group.openings)]))
-                if number % _AT_ONCE == 0:
+                if number % _BATCH == 0:
                     self.listen(0.0)
         while self.answered < sum(group.number for group in self._groups if group.manner is Manner.IDLE):
             self.listen(1.0)
 
     def close(self) -> None:
-        """Everyone leaves."""
+        """Close every connection."""
         for client in self._clients.values():
             client.socket.close()
         self._epoll.close()
 
     def listen(self, seconds: float) -> None:
-        """Take note of what the gateway has sent or ended, for at most so long."""
+        """Handle what the gateway has sent or closed, for at most this long."""
         for descriptor, _ in self._epoll.poll(seconds, 1000):
             client = self._clients[descriptor]
             try:
@@ -95,16 +95,16 @@ class _Crowd:
             except OSError:
                 data = b""
             if data and client.group.manner is Manner.IDLE:
-                # Answers are small and come whole; a second one would be none that was asked for.
+                # Answers are small and arrive whole; a second one would be unsolicited.
                 if client.answered or not data.startswith(b"HTTP/1.1 200 "):
-                    raise ValueError("an idle client got an answer that it did not ask for, or a refusal")
+                    raise ValueError("an idle client got an unsolicited answer, or a refusal")
                 client.answered = True
                 self.answered += 1
             elif not data or client.group.manner is Manner.SLOW:
-                self._again(client)
+                self._reconnect(client)
 
     def trickle(self, elapsed: float) -> None:
-        """Let the slow ones send what is due after ``elapsed`` seconds, in turn."""
+        """Send the bytes that slow clients owe after ``elapsed`` seconds, in turn."""
         for at, group in enumerate(self._groups):
             if group.manner is not Manner.SLOW:
                 continue
@@ -117,7 +117,7 @@ class _Crowd:
                 try:
                     client.socket.send(b"a")
                 except OSError:
-                    self._again(client)
+                    self._reconnect(client)
 
     def _connect(self, group: Group, opening: bytes) -> _Client:
         self._opened += 1
@@ -133,8 +133,8 @@ class _Crowd:
         self._epoll.register(connected.fileno(), select.EPOLLIN)
         return client
 
-    def _again(self, client: _Client) -> None:
-        self.shut_out += 1
+    def _reconnect(self, client: _Client) -> None:
+        self.cut_off += 1
         self.answered -= client.answered
         del self._clients[client.socket.fileno()]
         client.socket.close()
@@ -143,15 +143,15 @@ class _Crowd:
         self._clients[client.socket.fileno()] = client
 
 
-def crowd(pipe: Connection, port: int, groups: Sequence[Group]) -> None:
-    """Be the clients of ``port`` until the pipe ends. Says ``standing`` once all are there, and answers any message."""
-    with closing(_Crowd(port, groups)) as everyone:
-        everyone.open()
-        pipe.send(_state(everyone))
-        _keep(pipe, everyone)
+def hold_connections(pipe: Connection, port: int, groups: Sequence[Group]) -> None:
+    """Hold connections to ``port`` until the pipe ends. Sends the state once all are open, and in reply to messages."""
+    with closing(_Connections(port, groups)) as clients:
+        clients.open()
+        pipe.send(_state(clients))
+        _keep(pipe, clients)
 
 
-def _keep(pipe: Connection, everyone: _Crowd) -> None:
+def _keep(pipe: Connection, clients: _Connections) -> None:
     last = time.monotonic()
     while True:
         if pipe.poll(0):
@@ -159,17 +159,17 @@ def _keep(pipe: Connection, everyone: _Crowd) -> None:
                 pipe.recv()
             except EOFError:
                 return
-            pipe.send(_state(everyone))
-        everyone.listen(_TICK_SECONDS)
+            pipe.send(_state(clients))
+        clients.listen(_TICK_SECONDS)
         now = time.monotonic()
-        everyone.trickle(now - last)
+        clients.trickle(now - last)
         last = now
 
 
-def _state(everyone: _Crowd) -> Mapping[str, float]:
+def _state(clients: _Connections) -> Mapping[str, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "answered": everyone.answered,
-        "shut_out": everyone.shut_out,
+        "answered": clients.answered,
+        "cut_off": clients.cut_off,
         "cpu": used.ru_utime + used.ru_stime,
     }

@@ -1,16 +1,16 @@
-"""An open-loop load generator: every request has a time at which it is due, fixed before the first is sent.
+"""An open-loop load generator: the time at which each request is due is fixed before the first is sent.
 
-A closed loop (wrk) sends the next request when the last is answered, so a gateway that stalls is asked less meanwhile
-and the stall is counted once. Here the latency of a request runs from when it was due until the last byte of its
-answer, so the time it waits, for a connection or for this process, counts (Tene's "coordinated omission").
+A closed loop (wrk) sends the next request when the last is answered, so a gateway that stalls gets fewer requests
+meanwhile and the stall is counted once. Here the latency of a request runs from its due time to the last byte of its
+answer, so waiting for a connection or for this process counts (Tene's "coordinated omission").
 
-Why one of our own: of what Debian has, h2load paces (``--rps``) but sends the same header fields with each request, so
-neither token nor traceparent could vary, and it counts from the sending; wrk, ab, siege and hey are closed loops; wrk2
-and vegeta are not packaged. The loop is epoll and a timerfd and not uvloop, whose timers (libuv) tick in milliseconds,
-which is longer than the answers take.
+Why one of our own: of Debian's, h2load paces (``--rps``) but sends the same header fields with each request, so neither
+token nor traceparent could vary, and it measures from the sending; wrk, ab, siege and hey are closed loops; wrk2 and
+vegeta are not packaged. The loop is epoll and a timerfd and not uvloop, whose timers (libuv) tick in milliseconds,
+longer than an answer takes.
 
-The generator says how late it sent (``late_p99_us``: from due to sent) and how busy it was: a figure taken while it was
-late or near its limit is its own and not the gateway's.
+The generator reports how late it sent (``late_p99_us``: from due to sent) and how busy it was: a figure measured while
+it was late or near its limit is the generator's own and not the gateway's.
 
 It is a program of its own, so that it has its core's cache and no other thread:
 ``python -m bench.load.open_loop JOB``, with a ``Job`` as JSON, prints a ``Seen`` as JSON.
@@ -38,39 +38,39 @@ from bench.report.figures import percentile
 _NS: Final = 1_000_000_000
 _TFD_TIMER_ABSTIME: Final = 1
 _LEAD_NS: Final = 50_000_000
-"""From the end of the preparations to the first request."""
+"""Time between the preparations and the first request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What to send."""
+    """Parameters of one run."""
 
     port: int
     rate: float
     """Requests due per second."""
     seconds: float
-    """Of what is counted; ``lead_in`` goes before."""
+    """Duration of the measured part; ``lead_in`` precedes it."""
     lead_in: float
-    """Seconds at the same rate that are not counted: connections open, caches fill."""
+    """Seconds at the same rate before the measured part: connections open, caches fill."""
     connections: int
     bursts: bool
-    """Arrivals at random (a Poisson process) and not at even distances."""
+    """Whether requests arrive at random (a Poisson process) and not evenly."""
     seed: int
     tokens_file: str
     paths_file: str
     body_hex: str
-    """With what every answer has to end."""
+    """What every answer has to end with."""
     patience: float
-    """Seconds after the last request is due; what is not answered by then does not keep up."""
+    """Seconds after the last request is due, at which an unanswered request counts as such."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What came of it. Times in µs, from when a request was due to the last byte of its answer."""
+    """The result of one run. Times in µs, from a request's due time to the last byte of its answer."""
 
     requests: int
     unanswered: int
-    """Requests that had no answer when patience ended; then the times tell nothing."""
+    """Requests without an answer when patience ended; the times are meaningless then."""
     p50_us: float
     p99_us: float
     max_us: float
@@ -81,9 +81,9 @@ class Seen:
 
 
 def schedule(count: int, rate: float, rng: random.Random | None) -> tuple[int, ...]:
-    """When each of ``count`` requests is due: ns from the start, ascending, ``rate`` a second.
+    """The due times of ``count`` requests: ns from the start, ascending, ``rate`` a second.
 
-    Evenly, or, with ``rng``, at random and independent of each other: distances are exponentially distributed.
+    Evenly spaced, or, with ``rng``, at random and independent: intervals are exponentially distributed.
     """
     if rng is None:
         return tuple(round(number * _NS / rate) for number in range(count))
@@ -95,7 +95,7 @@ def schedule(count: int, rate: float, rng: random.Random | None) -> tuple[int, .
 
 
 def build(paths: Sequence[str], tokens: Sequence[str], port: int, count: int, rng: random.Random) -> list[bytes]:
-    """``count`` requests of which no two are equal, as ``wrk.lua`` builds them."""
+    """``count`` distinct requests, as ``wrk.lua`` builds them."""
     run = rng.getrandbits(64)
     return [
         (
@@ -127,7 +127,7 @@ class Timer:
             raise OSError(ctypes.get_errno(), "timerfd_create")
 
     def set(self, at_ns: int) -> None:
-        """Become readable when time.monotonic_ns() reaches ``at_ns``, at once if it has; forget the time before."""
+        """Become readable when time.monotonic_ns() reaches ``at_ns``, at once if it has; replaces the previous time."""
         self._spec.value.seconds, self._spec.value.nanoseconds = divmod(at_ns, _NS)
         self._libc.timerfd_settime(self.descriptor, _TFD_TIMER_ABSTIME, ctypes.byref(self._spec), None)
 
@@ -151,7 +151,7 @@ class Connection:
 def drive(
     port: int, requests: Sequence[bytes], due: Sequence[int], *, body: bytes, connections: int, patience: float
 ) -> tuple[list[int], list[int]]:
-    """Send each request when it is due, on whichever connection has been idle for longest.
+    """Send each request when it is due, on the connection that has been idle for longest.
 
     Returns ns from due to answered, and from due to sent, in the order of the requests; -1 for what was not answered
     (or sent) in time. Raises BenchError for an answer that is not a 200 that ends with ``body``, and for a connection

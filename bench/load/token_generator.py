@@ -1,6 +1,6 @@
-"""Tokens that nobody has: well-formed, with a right checksum, as fast as an attacker could make them.
+"""Generating well-formed tokens that no store has, with a valid checksum, as fast as an attacker could.
 
-Speed comes from tables: an id and a secret are each put together from a few of some thousand random pieces, and the
+Speed comes from tables: an id and a secret are each assembled from a few of some thousand random pieces, and the
 CRC-32, below 62 ** 6, is written as two of the 62 ** 3 groups of three characters. No two tokens are the same.
 """
 
@@ -21,7 +21,7 @@ _GROUPS: Final = tuple("".join(group).encode() for group in product(ALPHABET, re
 _PIECES: Final = 1 << 12
 
 
-def strangers(seed: int) -> Iterator[bytes]:
+def unknown_tokens(seed: int) -> Iterator[bytes]:
     """Tokens of ``workload.BRAND`` with ids that no store has; 16,777,216 different ones, and more never."""
     rng = random.Random(seed)
     head = TokenFormat(BRAND).prefix_of(Kind.PAT, "").encode()

@@ -1,4 +1,4 @@
-"""The requests that every peer is sent."""
+"""The workload that every peer gets: paths and tokens."""
 
 import random
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ BRAND = "acme"
 
 
 def all_paths(count: int = PATHS) -> tuple[str, ...]:
-    """``count`` different paths below /v1, items with an id but for one list an entity; the same in every run."""
+    """``count`` different paths below /v1: items with an id, and one list for each entity; the same in every run."""
     rng = random.Random(20)
     paths: dict[str, None] = {f"/v1/{entity}": None for entity in ENTITIES}
     while len(paths) < count:
@@ -42,14 +42,14 @@ def mint(count: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """Tokens and paths as the files that the load generator reads, one a line."""
+    """Tokens and paths, and the files from which the load generator reads them, one a line."""
 
     tokens: tuple[str, ...]
     tokens_file: Path
     paths_file: Path
 
     def narrowed(self, directory: Path, count: int) -> Self:
-        """The same with the first ``count`` tokens only, whose file is written into ``directory``."""
+        """The same workload with only the first ``count`` tokens, whose file is written into ``directory``."""
         tokens_file = directory / "tokens.txt"
         tokens_file.write_text("".join(f"{token}\n" for token in self.tokens[:count]))
         return replace(self, tokens=self.tokens[:count], tokens_file=tokens_file)

@@ -1,4 +1,4 @@
--- Builds every request anew: one of 10,000 paths, a query that differs, a traceparent never used before, one of many tokens.
+-- Builds each request when it is sent: one of 10,000 paths, a distinct query, an unused traceparent, one of many tokens.
 -- wrk ... -s wrk.lua URL -- TOKENS PATHS SEED ORDER     (ORDER: "random", or the number of the token to begin with, to go through them in turn)
 -- Ends with one line of JSON on standard output.
 

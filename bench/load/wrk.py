@@ -1,4 +1,4 @@
-"""wrk as the load generator: written in C, one thread, every request built anew by ``wrk.lua``."""
+"""wrk as closed-loop load generator: written in C, one thread, each request built by ``wrk.lua`` when it is sent."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ _SCRIPT = Path(__file__).with_name("wrk.lua")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driven:
-    """What one run of the load generator saw; every request was answered, and with no status of 400 or above."""
+    """The result of one run of wrk; every request was answered with a status below 400."""
 
     requests: int
     seconds: float
@@ -36,7 +36,7 @@ def drive(
     """Send requests as fast as they are answered for ``seconds`` (whole seconds, at least one).
 
     Each request presents a token drawn at random, or, with ``from_token``, the next one in turn from that number on.
-    Raises BenchError when an answer's status was 400 or above or a connection failed.
+    Raises BenchError if an answer's status was 400 or above or a connection failed.
     """
     order = "random" if from_token is None else str(from_token)
     options = ["--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{max(1, round(seconds))}s"]

@@ -1,8 +1,8 @@
-"""What every figure module takes and gives back.
+"""Types of a measurement: ``Run`` (parameters), ``Part`` (result), ``Figure`` (a value with its bound and aim).
 
-A module measures with ``def measure(run: Run) -> Part`` and has one line in ``__main__.SUBCOMMANDS``. A ``Part`` holds
-the figures that were promised, each with its bound and its aim, and the table and notes that let a reader judge them.
-Everything is plain data: ``results`` keeps it as JSON and ``report`` renders it.
+A scenario measures with ``def measure(run: Run) -> Part`` and has one line in ``__main__.SUBCOMMANDS``. A ``Part``
+holds the promised figures, each with its bound and its aim, and the tables and notes that let a reader judge them.
+Everything is plain data: ``results`` stores it as JSON and ``markdown`` renders it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from bench.system.machine import Cores
 
 
 class Better(StrEnum):
-    """In which direction a figure improves."""
+    """The direction in which a figure improves."""
 
     LOWER = "lower"
     HIGHER = "higher"
 
 
 class Verdict(StrEnum):
-    """A figure beside what was promised of it."""
+    """How a figure compares with its bound and its aim."""
 
     AIM = "aim met"
     BOUND = "bound met"
@@ -43,7 +43,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """The spread of at least one value."""
     return Spread(median=median(values), low=min(values), high=max(values))
 
 
@@ -54,14 +54,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """One promised figure: the median of its rounds is what is compared with the bound and the aim."""
+    """One promised figure: the median of its rounds is compared with the bound and the aim."""
 
     what: str
     spread: Spread
     bound: float | None = None
     aim: float | None = None
     unit: str = ""
-    """Stands behind the number, with a space of its own where it needs one: "%", " MiB", "" for ratios."""
+    """Printed after the number, with a leading space if it needs one: "%", " MiB", "" for ratios."""
     better: Better = Better.LOWER
 
     @property
@@ -90,7 +90,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """What one subcommand found."""
+    """The result of one subcommand."""
 
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...] = ()
@@ -99,19 +99,19 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Where and how long to measure. None stands for the module's own default, which the published figures have."""
+    """Parameters of a measurement. ``None`` means the scenario's own default, which the published figures use."""
 
     directory: Path
-    """Empty and private to this part; removed afterwards."""
+    """A private, empty directory; removed afterwards."""
     cores: Cores
     rounds: int | None = None
     seconds: float | None = None
-    """How long one peer is driven in one round."""
+    """Duration of the load on one peer in one round."""
     tokens: int | None = None
     entries: int | None = None
-    """How many of whatever the part counts: users, connections, requests."""
+    """Number of users, connections or requests, by scenario."""
     events: int | None = None
     """Events in the audit log."""
     peers: tuple[str, ...] | None = None
     against: Path | None = None
-    """Another checkout of patgate, built, whose cost is set beside ours."""
+    """Another checkout of patgate, built, whose cost is compared with ours."""

@@ -1,4 +1,4 @@
-"""Results as Markdown: printed part by part, and docs/benchmarks.md as a whole from every part's last result."""
+"""Rendering results as Markdown: one part for the terminal, or docs/benchmarks.md from every part's last result."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ _PREFACE: Final = """\
 # Benchmarks
 
 This document is written by the commands that measure (`bench/report/`, from `bench/results.json`); nothing here is
-edited by hand. What is measured, and how, stands in the docstrings of `bench/`.
+edited by hand. The docstrings in `bench/` describe what is measured, and how.
 
     make bench                            # every part but those that take many minutes, about ten minutes
     .venv-speed/bin/python -m bench cpu   # one part; --write puts it into this document, --help shows the rest
@@ -34,14 +34,14 @@ def table_text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """With as many digits as tell something: three that count, whole from a hundred on."""
+    """A number with three significant digits, whole from a hundred on."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def figures_text(figures: Sequence[Figure]) -> str:
-    """What was found beside what was promised."""
+    """The figures beside their bounds and aims, as a table."""
     rows = []
     for figure in figures:
         sign = "≤" if figure.better is Better.LOWER else "≥"
@@ -69,7 +69,7 @@ def machine_text(facts: Mapping[str, str]) -> str:
 
 
 def warning(parts: Sequence[str], facts: Mapping[str, str]) -> str:
-    """What a reader of these parts' figures has to know before any of them; empty where there is nothing."""
+    """A warning above the figures of these parts if their interpreter was not optimised; otherwise empty."""
     if facts.get("Python optimised") == YES:
         return ""
     names = ", ".join(f"`{name}`" for name in parts)
@@ -80,7 +80,7 @@ def warning(parts: Sequence[str], facts: Mapping[str, str]) -> str:
 
 
 def document_text(every: Mapping[str, Result], titles: Mapping[str, str]) -> str:
-    """The whole document: all figures, then each part, then the machines they were taken on."""
+    """The whole document: all figures, then each part, then the machines."""
     held = {name: every[name] for name in titles if name in every}
     blocks = [_PREFACE.rstrip()]
     slow: dict[str, list[str]] = {}
@@ -100,6 +100,6 @@ def document_text(every: Mapping[str, Result], titles: Mapping[str, str]) -> str
 
 
 def write(every: Mapping[str, Result], titles: Mapping[str, str], document: Path = DOCUMENT) -> None:
-    """Write the document anew."""
+    """Write the document."""
     document.parent.mkdir(exist_ok=True)
     document.write_text(document_text(every, titles))

@@ -1,4 +1,4 @@
-"""The last result of every part, in bench/results.json: a new one replaces its own and leaves the others."""
+"""Storing the last result of every part, in bench/results.json: saving one leaves the others."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ FILE: Final = Path(__file__).parent.parent / "results.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """A part, when it was taken (YYYY-MM-DD, UTC) and on what."""
+    """A part with its date (YYYY-MM-DD, UTC) and the machine."""
 
     taken: str
     machine: Mapping[str, str]
@@ -36,7 +36,7 @@ def _part(held: Mapping[str, Any]) -> Part:
 
 
 def load(file: Path = FILE) -> dict[str, Result]:
-    """By the name of the part; empty without a file."""
+    """The results by the name of the part; empty without a file."""
     if not file.exists():
         return {}
     held: dict[str, Any] = json.loads(file.read_text())
@@ -47,7 +47,7 @@ def load(file: Path = FILE) -> dict[str, Result]:
 
 
 def save(name: str, result: Result, file: Path = FILE) -> dict[str, Result]:
-    """Put the result of one part among the others, and return them all."""
+    """Save the result of one part, and return all results."""
     every = {**load(file), name: result}
     file.write_text(json.dumps({name: asdict(one) for name, one in sorted(every.items())}, indent=1) + "\n")
     return every

@@ -1,4 +1,4 @@
-"""What a line in the access log for every request costs: two patgates, one without and one with, in the same rounds."""
+"""CPU cost of the access log: two patgates, with ``log.access`` set to off and to all, in the same rounds."""
 
 from statistics import median
 from typing import Final
@@ -15,7 +15,7 @@ _ALL: Final = Patgate("all", access="all")
 
 
 def measure(run: Run) -> Part:
-    """Raises BenchError when any answer was wrong."""
+    """Measure both in interleaved rounds. Raises BenchError if any answer was wrong."""
     workload = write_workload(run.directory, mint(run.tokens or TOKENS))
     rounds, seconds = run.rounds or 7, run.seconds or 2
     result = compare(run.directory, workload, run.cores, [_OFF, _ALL], rounds=rounds, seconds=seconds)
@@ -39,7 +39,7 @@ def measure(run: Run) -> Part:
 
 
 def added(ratio: Spread) -> Spread:
-    """A ratio as what is above one, in percent."""
+    """The part of a ratio above one, in percent."""
     return Spread(median=(ratio.median - 1) * 100, low=(ratio.low - 1) * 100, high=(ratio.high - 1) * 100)
 
 

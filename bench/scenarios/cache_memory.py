@@ -1,4 +1,4 @@
-"""What a worker's cache of grants weighs: its memory before and after it has met every token of a full store.
+"""Memory of a worker's full grant cache: before and after it has cached every token of a full store.
 
 RSS and USS are read from /proc/<pid>/smaps_rollup. USS (private pages only) is what one more worker costs; RSS also has
 the pages that all processes of the machine share.
@@ -25,14 +25,14 @@ _PIECE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Footprint:
-    """MB (10^6 bytes)."""
+    """Memory of a process, in MB (10^6 bytes)."""
 
     rss: float
     uss: float
 
 
 def footprint(pid: int) -> Footprint:
-    """The memory of one process now."""
+    """The current memory of one process."""
     kib = {
         name: int(value)
         for name, value in re.findall(r"(\w+):\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
@@ -41,7 +41,7 @@ def footprint(pid: int) -> Footprint:
 
 
 def measure(run: Run) -> Part:
-    """Present many tokens, each of its own user, to one worker. Raises BenchError when any is refused."""
+    """Present many tokens, each of its own user, to one worker. Raises BenchError if any is refused."""
     entries = run.entries or ENTRIES
     workload = write_workload(run.directory, mint(entries))
     with run_origin(run.directory, run.cores) as origin:

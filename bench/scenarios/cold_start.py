@@ -1,4 +1,4 @@
-"""From executing ``patgate serve`` to /readyz answering 200, with a full store."""
+"""Cold start: the time from executing ``patgate serve`` until /readyz answers 200, with a full store."""
 
 import time
 from typing import Final
@@ -15,7 +15,7 @@ BOUND_SECONDS: Final = 3.0
 
 
 def measure(run: Run) -> Part:
-    """Fill a store and start patgate on it a few times. Raises BenchError when it does not get ready."""
+    """Fill a store and start patgate on it a few times. Raises BenchError if it does not become ready."""
     entries, starts = run.entries or ENTRIES, run.rounds or 3
     installation = install(run.directory / "patgate", free_port())
     fill(installation.data_dir, mint(entries))

@@ -57,9 +57,9 @@ class Sample:
     beside_us: Mapping[str, float]
     """CPU of the peer's other processes per request, µs."""
     busy: float
-    """Share of the round that the worker was on its core: near 1, it was the limit and not the load generator."""
+    """Share of the round in which the worker ran: near 1, it was the limit and not the load generator."""
     waited: float
-    """Share of the round that the worker stood ready while its core ran other programs."""
+    """Share of the round in which the worker was runnable while its core ran other programs."""
     driven: Driven
 
 
@@ -108,7 +108,7 @@ def measure(run: Run) -> Part:
 
 
 def chosen(names: Sequence[str] | None) -> Sequence[Peer]:
-    """The peers with these names, the reference among them; all without. Raises BenchError for a name nobody has."""
+    """The peers with these names and the reference; by default all. Raises BenchError for an unknown name."""
     wanted = dict.fromkeys([REFERENCE, *(names or PEERS)])
     if not set(wanted) <= set(PEERS):
         raise BenchError(f"No such peer; there are {', '.join(PEERS)}.")
@@ -118,7 +118,7 @@ def chosen(names: Sequence[str] | None) -> Sequence[Peer]:
 def compare(
     directory: Path, workload: Workload, cores: Cores, peers: Sequence[Peer], *, rounds: int, seconds: float
 ) -> Comparison:
-    """Run the whole comparison in ``directory``. Raises BenchError when any answer in any round was wrong."""
+    """Run the whole comparison in ``directory``. Raises BenchError if any answer in any round was wrong."""
     result = Comparison(
         seconds=seconds,
         tokens=len(workload.tokens),
@@ -142,17 +142,17 @@ def compare(
 
 
 def warm(port: int, workload: Workload, cores: Cores) -> None:
-    """Open connections, fill caches and present every token, so that no round meets one for the first time."""
+    """Open connections, fill caches and present every token, so that no round is the first to use one."""
     met = 0
     while met < len(workload.tokens):
         met += drive(port, workload, cores, seconds=1, seed=_seed(), from_token=met).requests
 
 
 def check_answers(name: str, running: Serving, workload: Workload, sample: int = 50) -> None:
-    """That the peer does the work that is compared. Raises BenchError where it does not.
+    """Check that the peer does the work that is compared. Raises BenchError if it does not.
 
-    A known token gets the backend's own answer, an unknown one and none at all get 401, and the backend is told who
-    calls but not the token.
+    A known token gets the backend's own answer, an unknown one and none at all get 401, and the backend gets the
+    caller's identity but not the token.
     """
     paths = all_paths()
     for number in range(sample):
@@ -160,8 +160,8 @@ def check_answers(name: str, running: Serving, workload: Workload, sample: int =
         status, body = ask(running.port, paths[number * len(paths) // sample] + f"?n={number}", token)
         if (status, body) != (200, BODY):
             raise BenchError(f"{name} answered a known token with {status} or another body than the backend's.")
-    status, told = ask(running.port, WHOAMI, workload.tokens[0])
-    user, _, credential = told.partition(b"|")
+    status, headers = ask(running.port, WHOAMI, workload.tokens[0])
+    user, _, credential = headers.partition(b"|")
     if status != 200 or not user or credential:
         raise BenchError(f"{name} does not replace the token by one identity header.")
     last = workload.tokens[0][-1]

@@ -1,12 +1,11 @@
-"""A store after years of use: what lists, changes and cold lookups cost with a million tokens and ten million events.
+"""A store after years of use: latency of lists, changes and cold lookups with a million tokens and ten million events.
 
-The store is filled by ``store_fill`` and ``store_events``, then ``patgate serve`` runs on it, and every question goes
-the whole way: over the control socket as the command line's do, or through the gateway as a client's. Times are the
-caller's, from the first byte sent to the last one read, with everything that the answer waits for (the commit with its
-fsync, argon2, the workers that confirm nothing but are told).
+The store is filled by ``datasets.aged_store`` and ``datasets.audit_log``, then ``patgate serve`` runs on it, and every
+request goes the whole way: over the control socket like the command line's, or through the gateway like a client's.
+Times are the caller's, from the first byte sent to the last one read, and include everything that the answer waits for
+(the commit with its fsync, argon2, notifying the workers).
 
-The store's pages are in the kernel's cache, as they are where the store is in use; one row says what a lookup costs
-when they are not.
+The store's pages are in the kernel's cache, as in a store in use; one row has the cost of a lookup without them.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ EVENTS: Final = 10_000_000
 ROUNDS: Final = 100
 _SEED: Final = 4
 _BYTES: Final = (2200, 1100)
-"""Of disk for each token and each event, with their indexes and what building these takes meanwhile."""
+"""Bytes of disk for each token and each event, with their indexes and the space for building these."""
 _LIST_MS: Final = 50.0
 _AUDIT_MS: Final = 200.0
 _MINT_MS: Final = 60.0
@@ -57,10 +56,10 @@ _LOOKUP_MS: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """All that was measured while it ran, and after."""
+    """Everything that was measured, while patgate ran and after."""
 
     lists: list[Timed]
-    looking: list[Timed]
+    scanning: list[Timed]
     by_actor: Timed
     audit: list[Timed]
     changes: dict[str, Timed]
@@ -69,7 +68,7 @@ class _Found:
 
 
 def measure(run: Run) -> Part:
-    """Fill the store, serve it and ask. Raises BenchError where the disk has no room or an answer was wrong."""
+    """Fill the store, serve it and measure. Raises BenchError if the disk has no room or an answer was wrong."""
     tokens, events, rounds = run.tokens or TOKENS, run.events or EVENTS, run.rounds or ROUNDS
     _require_room(run.directory, tokens * _BYTES[0] + events * _BYTES[1])
     with run_origin(run.directory, run.cores) as origin:
@@ -79,13 +78,13 @@ def measure(run: Run) -> Part:
         logged = fill_log(filled, events=events, seed=_SEED)
         filled_in = time.monotonic() - began
         size = filled.database.stat().st_size
-        _say(f"filled in {filled_in:.0f} s: {size / 1e9:.1f} GB")
+        _log(f"filled in {filled_in:.0f} s: {size / 1e9:.1f} GB")
         began = time.monotonic()
         with running(installation) as process:
             started = time.monotonic() - began
             authority = processes(process.pid)["authority"]
             before = resident(authority)
-            found = _ask(installation, authority, filled, logged, rounds)
+            found = _requests(installation, authority, filled, logged, rounds)
             verified = _verify(installation.data_dir, authority, events)
             after = resident(authority)
         resolved = asyncio.run(_resolve_alone(installation.data_dir, filled, rounds))
@@ -94,7 +93,7 @@ def measure(run: Run) -> Part:
         figures=_figures(found, tokens, events),
         tables=(
             Table(head=("pages of 100 tokens", *HEAD), rows=tuple(one.cells for one in found.lists)),
-            Table(head=("that look through many", *HEAD), rows=tuple(one.cells for one in found.looking)),
+            Table(head=("that look through many", *HEAD), rows=tuple(one.cells for one in found.scanning)),
             Table(head=("pages of 100 events", *HEAD), rows=tuple(rows)),
             Table(head=("changes", *HEAD), rows=tuple(one.cells for one in found.changes.values())),
             Table(head=("large changes", *HEAD), rows=tuple(one.cells for one in found.large)),
@@ -143,28 +142,28 @@ def _require_room(directory: Path, needed: int) -> None:
         )
 
 
-def _ask(installation: Installation, authority: int, filled: Filled, logged: Logged, rounds: int) -> _Found:
+def _requests(installation: Installation, authority: int, filled: Filled, logged: Logged, rounds: int) -> _Found:
     rng = random.Random(_SEED)
     lookups = _lookups(installation, authority, filled, rounds, rng)
     with Control(installation.data_dir, authority) as control:
         control.ask("GET", "/tokens")
-        lists, looking = token_lists(control, filled, rounds, rng)
-        _say("token lists")
+        lists, scanning = token_lists(control, filled, rounds, rng)
+        _log("token lists")
         by_actor, audit = audit_lists(control, filled, logged, rounds, rng)
-        _say("audit lists")
+        _log("audit lists")
         changes = _changes(control, filled, rounds, rng)
-        _say("changes")
+        _log("changes")
         with Control(installation.data_dir, authority) as other:
             large = _large(control, other, filled)
-        _say("large changes")
-    return _Found(lists=lists, looking=looking, by_actor=by_actor, audit=audit, changes=changes, large=large,
+        _log("large changes")
+    return _Found(lists=lists, scanning=scanning, by_actor=by_actor, audit=audit, changes=changes, large=large,
                   lookups=lookups)  # fmt: skip
 
 
 def _changes(control: Control, filled: Filled, rounds: int, rng: random.Random) -> dict[str, Timed]:
-    """One change after the other; each is durable when it is answered."""
-    living = [n for n in rng.sample(range(1, len(filled.users)), rounds * 2) if n % 100 != 99 and n % 500 != 250]
-    owners = rng.choices(living, k=rounds)
+    """One change after the other; each is durable when answered."""
+    active = [n for n in rng.sample(range(1, len(filled.users)), rounds * 2) if n % 100 != 99 and n % 500 != 250]
+    owners = rng.choices(active, k=rounds)
     made: list[str] = []
 
     def timed(what: str, work: Callable[[int], tuple[Any, float]]) -> Timed:
@@ -180,7 +179,7 @@ def _changes(control: Control, filled: Filled, rounds: int, rng: random.Random) 
         return lambda number: control.timed("POST", f"/tokens/{made[number]}/{verb}", body or {})
 
     def user(verb: str) -> Callable[[int], tuple[Any, float]]:
-        return lambda number: control.timed("POST", f"/users/{email(living[number % len(living)])}/{verb}", {})
+        return lambda number: control.timed("POST", f"/users/{email(active[number % len(active)])}/{verb}", {})
 
     return {
         "mint": timed("make a token", mint),
@@ -195,7 +194,7 @@ def _changes(control: Control, filled: Filled, rounds: int, rng: random.Random) 
 
 
 def _large(control: Control, other: Control, filled: Filled) -> list[Timed]:
-    """Changes that reach many tokens, and how long somebody else's change waits for them."""
+    """Changes that affect many tokens, and how long another caller's change waits meanwhile."""
     first, tokens = filled.tokens[0].id, sum(one.user_id == filled.users[0] for one in filled.tokens)
     many = f"{tokens:,} tokens"
     work: list[tuple[str, Callable[[], tuple[Any, float]]]] = [
@@ -224,9 +223,9 @@ def _large(control: Control, other: Control, filled: Filled) -> list[Timed]:
 def _lookups(
     installation: Installation, authority: int, filled: Filled, rounds: int, rng: random.Random
 ) -> dict[str, Timed]:
-    """Requests through the gateway with tokens that no worker has met, again with the same, and off the disk."""
-    count = min(rounds * 10, len(filled.genuine) // 2)
-    drawn = rng.sample(filled.genuine, count * 2)
+    """Requests through the gateway with tokens that no worker has cached, repeated, and with a cold page cache."""
+    count = min(rounds * 10, len(filled.valid_tokens) // 2)
+    drawn = rng.sample(filled.valid_tokens, count * 2)
     warm, cold = drawn[:count], drawn[count:]
     connection = http.client.HTTPConnection("127.0.0.1", installation.port, timeout=30)
 
@@ -258,21 +257,21 @@ def _lookups(
 
 
 def _forget_pages(database: Path) -> None:
-    """Let the kernel drop what it holds of the file."""
+    """Make the kernel drop its cached pages of the file."""
     with database.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _verify(data_dir: Path, authority: int, events: int) -> float:
-    """Seconds to verify the whole log, step by step, as the command does. Raises BenchError where it does not hold."""
+    """Seconds to verify the whole log, step by step, as the command does. Raises BenchError if it is not valid."""
     began = time.monotonic()
     after, checked = None, 0
     with Control(data_dir, authority) as control:
         while True:
             step = control.ask("POST", "/audit/verify", {} if after is None else {"after": after})
             if step["problem"] is not None:
-                raise BenchError(f"The audit log does not hold: {step['problem']}.")
+                raise BenchError(f"The audit log is not valid: {step['problem']}.")
             checked, after = checked + step["events"], step["next"]
             if after is None:
                 break
@@ -282,11 +281,11 @@ def _verify(data_dir: Path, authority: int, events: int) -> float:
 
 
 async def _resolve_alone(data_dir: Path, filled: Filled, rounds: int) -> list[Timed]:
-    """What the authority asks the store for a token, without the way there; patgate is down."""
+    """The authority's store query for a token alone, without the connection to the gateway; patgate is stopped."""
     fingerprint = derived_secrets.fingerprint(load_or_create(data_dir, sqlite_path(store_url("sqlite", data_dir))))
     store = await Store.open(store_url("sqlite", data_dir), key_fingerprint=fingerprint)
     try:
-        parsed = [TokenFormat(BRAND).parse(token) for token in filled.genuine[: rounds * 10]]
+        parsed = [TokenFormat(BRAND).parse(token) for token in filled.valid_tokens[: rounds * 10]]
         times = []
         for one in parsed:
             if one is not None:
@@ -298,5 +297,5 @@ async def _resolve_alone(data_dir: Path, filled: Filled, rounds: int) -> list[Ti
         await store.close()
 
 
-def _say(what: str) -> None:
+def _log(what: str) -> None:
     print(f"bench store: {what}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Idle connections: what 9,000 that each authenticated once weigh, and what the active ones notice of them.
+"""Idle connections: the memory of 9,000 that each authenticated once, and their effect on the latency of active ones.
 
-Two patgates of one configuration stand beside each other, on one core: one that holds the idle connections and one that
-holds none. Memory is the first one's, before and after. Then the same requests at the same rate go to the one and the
-other in turn (open loop, ``bench.load.open_loop``), so that nothing differs but the connections.
+Two patgates with one configuration run on one core: one that holds the idle connections and one that holds none. Memory
+is the first one's, before and after. Then the same requests at the same rate go to each in turn (open loop,
+``bench.load.open_loop``), so that only the connections differ.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 
 from bench.backends.origin import run_origin
 from bench.errors import BenchError
-from bench.load.held_connections import Group, Manner, crowd
+from bench.load.held_connections import Group, Manner, hold_connections
 from bench.load.open_loop import Seen
 from bench.load.workload import Workload, mint, write_workload
 from bench.report.figures import Figure, Part, Run, Table, spread
-from bench.testbed import beside, heard, introduce, lateness, probe, raise_descriptor_limit, standing
+from bench.testbed import beside, lateness, probe, raise_descriptor_limit, received, run_testbed, warm_tokens
 
 CONNECTIONS: Final = 9000
 ROUNDS: Final = 5
@@ -36,7 +36,7 @@ timeouts: {{ keepalive: 1h }}
 
 
 def measure(run: Run) -> Part:
-    """Hold ``run.entries`` idle connections. Raises BenchError when one of them was closed meanwhile."""
+    """Hold ``run.entries`` idle connections. Raises BenchError if one of them was closed meanwhile."""
     number, rounds, seconds = run.entries or CONNECTIONS, run.rounds or ROUNDS, run.seconds or SECONDS
     raise_descriptor_limit(number + 1000)
     without: list[Seen] = []
@@ -45,26 +45,26 @@ def measure(run: Run) -> Part:
     with ExitStack() as stack:
         origin = stack.enter_context(run_origin(run.directory, run.cores))
         text = _CONFIGURATION.format(origin=origin.port)
-        stands = [
-            stack.enter_context(standing(run.directory / name, run.cores, text, workload.tokens))
+        testbeds = [
+            stack.enter_context(run_testbed(run.directory / name, run.cores, text, workload.tokens))
             for name in ("free", "crowded")
         ]
-        for stand in stands:
-            introduce(stand.port, "/v1/things/1", workload.tokens)
-            probe(stand, workload, run.cores, rate=RATE, seconds=_WARM_SECONDS, seed=-1)
-        free, crowded = stands
+        for testbed in testbeds:
+            warm_tokens(testbed.port, "/v1/things/1", workload.tokens)
+            probe(testbed, workload, run.cores, rate=RATE, seconds=_WARM_SECONDS, seed=-1)
+        free, crowded = testbeds
         before = crowded.resident()
         group = Group(manner=Manner.IDLE, number=number, openings=_openings(workload))
-        pipe = stack.enter_context(beside(crowd, run.cores.rest, crowded.port, [group]))
-        heard(pipe, 300, "every idle connection had its answer")
+        pipe = stack.enter_context(beside(hold_connections, run.cores.rest, crowded.port, [group]))
+        received(pipe, 300, "every idle connection had its answer")
         each = (crowded.resident() - before) / _KIB / number
         for turn in range(rounds):
-            for stand, seen in ((free, without), (crowded, among))[:: 1 if turn % 2 == 0 else -1]:
-                seen.append(probe(stand, workload, run.cores, rate=RATE, seconds=seconds, seed=turn))
-        pipe.send("are you all there?")
-        state = heard(pipe, 30, "the idle connections answered")
-        if state["shut_out"] or crowded.descriptors() < number:
-            raise BenchError(f"{state['shut_out']:,.0f} of {number:,} idle connections were closed meanwhile.")
+            for testbed, seen in ((free, without), (crowded, among))[:: 1 if turn % 2 == 0 else -1]:
+                seen.append(probe(testbed, workload, run.cores, rate=RATE, seconds=seconds, seed=turn))
+        pipe.send("state")
+        state = received(pipe, 30, "the idle connections answered")
+        if state["cut_off"] or crowded.descriptors() < number:
+            raise BenchError(f"{state['cut_off']:,.0f} of {number:,} idle connections were closed meanwhile.")
         later = (crowded.resident() - before) / _KIB / number
     return _part(number, seconds, each, later, without, among)
 

@@ -1,9 +1,9 @@
-"""One large body down and one up: throughput beside nginx that does not buffer, and what it costs in memory.
+"""Large bodies, one download and one upload: throughput beside unbuffered nginx, and the worker's memory.
 
 Interleaved rounds: in each, every gateway carries the same gigabyte down and then up, alone. The backend is one nginx
-that answers with a file (sendfile) and one process that throws away what it is sent; the client is curl. Neither looks
-at the bytes, so that the gateway between them is the limit. nginx comes twice: without any tuning,
-which is what is promised against, and with buffers of 256 KiB instead of its 8 and 16, the best that can be had of it.
+that answers with a file (sendfile) and one process that discards what it receives; the client is curl. Neither looks at
+the bytes, so that the gateway between them is the limit. nginx runs twice: without tuning, the reference of the
+promise, and with buffers of 256 KiB instead of its 8 and 16, its best configuration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.report.figures import Better, Figure, Part, Run, Table, spread
 from bench.system.cpu_time import cpu_ns
 from bench.system.machine import Cores, pin, require
 from bench.system.nginx import free_port, run_nginx
-from bench.testbed import LOOPBACK, MIB, Stand, beside, heard, introduce, standing
+from bench.testbed import LOOPBACK, MIB, Testbed, beside, received, run_testbed, warm_tokens
 
 BYTES: Final = 1 << 30
 ROUNDS: Final = 5
@@ -71,7 +71,7 @@ routes:
 
 
 def measure(run: Run) -> Part:
-    """Carry ``run.entries`` bytes in each direction ``run.rounds`` times. Raises BenchError when one went missing."""
+    """Carry ``run.entries`` bytes in each direction ``run.rounds`` times. Raises BenchError if a byte is missing."""
     size, rounds = run.entries or BYTES, run.rounds or ROUNDS
     speeds: dict[tuple[str, str], list[float]] = {}
     costs: dict[tuple[str, str], list[float]] = {}
@@ -86,9 +86,9 @@ def measure(run: Run) -> Part:
             directory = run.directory / f"nginx{len(gateways)}"
             gateways[name] = port, stack.enter_context(run_nginx(directory, text, port, run.cores.subject))
         text = _PATGATE.format(files=files, sink=sink)
-        patgate = stack.enter_context(standing(run.directory / "patgate", run.cores, text, tokens))
+        patgate = stack.enter_context(run_testbed(run.directory / "patgate", run.cores, text, tokens))
         gateways["patgate"] = patgate.port, patgate.worker
-        introduce(patgate.port, _UP, tokens)
+        warm_tokens(patgate.port, _UP, tokens)
         payload = run.directory / "file"
         before = _memory_from_here(patgate)
         for name, (port, _) in gateways.items():  # pages, connections and allocators warm
@@ -105,8 +105,8 @@ def measure(run: Run) -> Part:
     return _part(size, rounds, speeds, costs, grown)
 
 
-def _memory_from_here(patgate: Stand) -> int:
-    patgate.forget_peak()
+def _memory_from_here(patgate: Testbed) -> int:
+    patgate.reset_peak()
     return patgate.resident()
 
 
@@ -188,7 +188,7 @@ def _files(directory: Path, cores: Cores, size: int) -> Iterator[int]:
 def _sink(cores: Cores) -> Iterator[int]:
     """A backend that reads a request's body to its end and answers 200; gives its port."""
     with beside(_discard, cores.rest) as pipe:
-        yield int(heard(pipe, 10, "the discarding backend listens")["port"])
+        yield int(received(pipe, 10, "the discarding backend listens")["port"])
 
 
 def _discard(pipe: Connection) -> None:
@@ -210,7 +210,7 @@ def _discard(pipe: Connection) -> None:
 
 
 def _discard_one(connection: socket.socket) -> bool:
-    """Serve one request; whether there may be another. Only well-behaved gateways are here, one at a time."""
+    """Serve one request; whether there may be another. Trusts its clients: well-behaved gateways, one at a time."""
     head = b""
     while b"\r\n\r\n" not in head:
         data = connection.recv(65536)

@@ -1,4 +1,4 @@
-"""What a client waits at a fixed rate: p50 and p99 at half of patgate's peak, beside other proxies at the same rate.
+"""Latency at a fixed rate: p50 and p99 at half of patgate's peak, beside other proxies at the same rate.
 
 The peak is what wrk's closed loop gets through patgate; the rate is half of it for every peer, offered by the open loop
 (``load.open_loop``) in interleaved rounds. Twice: evenly, as the promise says (a fixed rate), and at random, as
@@ -29,7 +29,7 @@ from bench.system.machine import Cores, pin
 CONNECTIONS: Final = 64
 BOUND: Final = 2.0
 AIM: Final = 1.3
-#: The others have a lower peak than half of ours may be.
+#: The other peers' peak may be lower than half of ours.
 DEFAULT_PEERS: Final = ("nginx", "haproxy", "envoy", "patgate")
 _PEAK_ROUNDS: Final = 3
 _LEAD_IN: Final = 0.5
@@ -39,7 +39,7 @@ _ARRIVALS: Final = {False: "evenly", True: "at random"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Offer:
-    """What one peer is offered in one round."""
+    """The load offered to one peer in one round."""
 
     serving: Serving
     workload: Workload

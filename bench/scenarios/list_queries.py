@@ -1,4 +1,4 @@
-"""What people list: pages of tokens and of the audit log, by every filter, from the beginning and from deep inside."""
+"""Queries for lists: pages of tokens and of the audit log, by every filter, from the beginning and from deep inside."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Queries = Sequence[Mapping[str, object]]
 
 
 def token_lists(control: Control, filled: Filled, rounds: int, rng: random.Random) -> tuple[list[Timed], list[Timed]]:
-    """Pages of a hundred: those of a filter that an index answers, and those that look through a bounded many."""
+    """Pages of a hundred tokens: by filters that an index answers, and by filters that scan a bounded range."""
 
     def deep(**query: object) -> Queries:
-        """From tokens drawn at random on."""
+        """Pages after tokens drawn at random."""
         chosen = rng.choices(filled.tokens, k=rounds)
         return [{**query, "cursor": write_cursor(one.created_at, one.id)} for one in chosen]
 
@@ -25,33 +25,33 @@ def token_lists(control: Control, filled: Filled, rounds: int, rng: random.Rando
         return [query] * rounds
 
     users = [rng.randrange(1, len(filled.users)) for _ in range(rounds)]
-    living = [number for number in users if number % 100 != 99]
-    largest, hoarder, first = filled.orgs[0], email(0), filled.tokens[0].id
+    active = [number for number in users if number % 100 != 99]
+    largest, largest_owner, first = filled.orgs[0], email(0), filled.tokens[0].id
     queries: list[tuple[str, Queries]] = [
         ("all, first page", same()),
         ("all, deep", deep()),
-        ("of a user", [{"user": email(number)} for number in living]),
-        ("of the user with the most, deep", deep(user=hoarder)),
+        ("of a user", [{"user": email(number)} for number in active]),
+        ("of the user with the most, deep", deep(user=largest_owner)),
         ("of an organisation", [{"org": name} for name in rng.choices(filled.orgs[1:], k=rounds)]),
         ("of the largest organisation, deep", deep(org=largest)),
         *((f"{status}, first page", same(status=status)) for status in ("active", "expired", "revoked")),
         *((f"{status}, deep", deep(status=status)) for status in ("active", "expired", "revoked")),
         ("revoked, of the largest organisation", same(status="revoked", org=largest)),
-        ("active, of the user with the most", same(status="active", user=hoarder)),
+        ("active, of the user with the most", same(status="active", user=largest_owner)),
         ("keys, deep", deep(kind="key")),
         ("keys of an organisation", [{"kind": "key", "org": name} for name in rng.choices(filled.orgs, k=rounds)]),
         ("that end within 14 days", same(expiring_within=f"{14 * DAY:.0f}")),
         ("that end within 14 days, of an organisation", same(expiring_within=f"{14 * DAY:.0f}", org=filled.orgs[3])),
     ]
-    looking: list[tuple[str, Queries]] = [
+    scanning: list[tuple[str, Queries]] = [
         ("made by the token that made the most", same(parent=first)),
         ("that end within 14 days, of the largest organisation", same(expiring_within=f"{14 * DAY:.0f}", org=largest)),
         ("unused for a year, deep", deep(unused_for=f"{365 * DAY:.0f}")),
     ]
     few = max(3, rounds // 10)
     return (
-        [control.each(what, "GET", "/tokens", asked) for what, asked in queries],
-        [control.each(what, "GET", "/tokens", asked[:few]) for what, asked in looking],
+        [control.each(what, "GET", "/tokens", query) for what, query in queries],
+        [control.each(what, "GET", "/tokens", query[:few]) for what, query in scanning],
     )
 
 
@@ -85,4 +85,4 @@ def audit_lists(
         ("until a year ago", same(until="365d")),
         ("of one address, refused", same(address="192.0.2.7", denied="true")),
     ]
-    return by_actor, [control.each(what, "GET", "/audit", asked) for what, asked in queries]
+    return by_actor, [control.each(what, "GET", "/audit", query) for what, query in queries]

@@ -1,9 +1,9 @@
-"""Slow clients: what 2,000 heads and 500 bodies that never end take from those who behave.
+"""Slow clients: the effect of 2,000 heads and 500 bodies that never end on the throughput of other clients.
 
-Each slow client sends one byte a second, which is ten times what the usual tools send, and whoever the gateway cuts off
-comes back at once. Rounds alternate: wrk drives the gateway as fast as it answers, first alone and then among the slow
-ones, or the other way round. A round is longer than the time that a head may take, so that it sees them cut off. In the
-end the slow ones are alone: the CPU that the worker then uses is theirs, however busy the machine.
+Each slow client sends one byte a second, ten times as much as the usual tools send, and reconnects at once when the
+gateway cuts it off. Rounds alternate: wrk drives the gateway as fast as it answers, first alone and then among the slow
+clients, or the other way round. A round is longer than the time limit for a head, so that it includes the cutting off.
+In the end the slow clients are alone: the worker's CPU is then all theirs, however busy the machine.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BenchError
-from bench.load.held_connections import Group, Manner, crowd
+from bench.load.held_connections import Group, Manner, hold_connections
 from bench.load.workload import Workload, mint, write_workload
 from bench.load.wrk import drive
 from bench.report.figures import Better, Figure, Part, Run, Table, spread
 from bench.system.cpu_time import cpu_ns
 from bench.system.machine import Cores
 from bench.system.nginx import free_port, run_nginx
-from bench.testbed import Stand, beside, heard, introduce, raise_descriptor_limit, standing
+from bench.testbed import Testbed, beside, raise_descriptor_limit, received, run_testbed, warm_tokens
 
 HEADS: Final = 2000
 BODIES: Final = 500
@@ -58,11 +58,11 @@ timeouts: {{ request_head: {head_seconds}s }}
 class _Round:
     rate: float
     per_cpu_second: float
-    """Requests of the others for each second of CPU that the worker used, for whatever it used it."""
+    """Requests of the other clients for each second of CPU that the worker used in total."""
 
 
 def measure(run: Run) -> Part:
-    """Drive the gateway alone and among slow clients. Raises BenchError when one answer to the others was wrong."""
+    """Drive the gateway alone and among slow clients. Raises BenchError if an answer to the other clients was wrong."""
     heads = run.entries or HEADS
     bodies = heads * BODIES // HEADS
     rounds, seconds = run.rounds or ROUNDS, run.seconds or SECONDS
@@ -74,9 +74,9 @@ def measure(run: Run) -> Part:
     with ExitStack() as stack:
         origin = stack.enter_context(_origin(run.directory, run.cores))
         text = _CONFIGURATION.format(origin=origin, head_seconds=_HEAD_SECONDS)
-        stand = stack.enter_context(standing(run.directory / "patgate", run.cores, text, workload.tokens))
-        introduce(stand.port, "/v1/things/1", workload.tokens)
-        drive(stand.port, workload, run.cores, seconds=2, seed=1)
+        testbed = stack.enter_context(run_testbed(run.directory / "patgate", run.cores, text, workload.tokens))
+        warm_tokens(testbed.port, "/v1/things/1", workload.tokens)
+        drive(testbed.port, workload, run.cores, seconds=2, seed=1)
         groups = [
             Group(manner=Manner.SLOW, number=heads, openings=[_head(workload)], pace=PACE_SECONDS),
             Group(manner=Manner.SLOW, number=bodies, openings=[_body(workload)], pace=PACE_SECONDS),
@@ -84,18 +84,18 @@ def measure(run: Run) -> Part:
         for number in range(rounds):
             for slow in (False, True)[:: 1 if number % 2 == 0 else -1]:
                 if not slow:
-                    alone.append(_round(stand, workload, run.cores, seconds, number))
+                    alone.append(_round(testbed, workload, run.cores, seconds, number))
                     continue
-                with beside(crowd, run.cores.rest, stand.port, groups) as pipe:
-                    heard(pipe, 60, "every slow client was connected")
-                    among.append(_round(stand, workload, run.cores, seconds, number))
-                    pipe.send("how do you fare?")
-                    cut += heard(pipe, 30, "the slow clients answered")["shut_out"]
-        with beside(crowd, run.cores.rest, stand.port, groups) as pipe:
-            heard(pipe, 60, "every slow client was connected")
-            began, before = time.monotonic(), cpu_ns((stand.worker,))
+                with beside(hold_connections, run.cores.rest, testbed.port, groups) as pipe:
+                    received(pipe, 60, "every slow client was connected")
+                    among.append(_round(testbed, workload, run.cores, seconds, number))
+                    pipe.send("state")
+                    cut += received(pipe, 30, "the slow clients answered")["cut_off"]
+        with beside(hold_connections, run.cores.rest, testbed.port, groups) as pipe:
+            received(pipe, 60, "every slow client was connected")
+            began, before = time.monotonic(), cpu_ns((testbed.worker,))
             time.sleep(seconds)
-            share = (cpu_ns((stand.worker,)) - before) / 1e9 / (time.monotonic() - began)
+            share = (cpu_ns((testbed.worker,)) - before) / 1e9 / (time.monotonic() - began)
     if seconds > _HEAD_SECONDS + 1 and cut < rounds * heads:
         raise BenchError(f"Only {cut:,.0f} slow clients were cut off in {rounds} rounds with {heads:,} slow heads.")
     return _part(f"{heads:,} slow heads and {bodies:,} slow bodies", seconds, cut / rounds, share, alone, among)
@@ -124,15 +124,15 @@ def _part(what: str, seconds: float, cut: float, share: float, alone: list[_Roun
     )  # fmt: skip
 
 
-def _round(stand: Stand, workload: Workload, cores: Cores, seconds: float, number: int) -> _Round:
-    before = cpu_ns((stand.worker,))
-    driven = drive(stand.port, workload, cores, seconds=seconds, seed=number + 2)
-    used = cpu_ns((stand.worker,)) - before
+def _round(testbed: Testbed, workload: Workload, cores: Cores, seconds: float, number: int) -> _Round:
+    before = cpu_ns((testbed.worker,))
+    driven = drive(testbed.port, workload, cores, seconds=seconds, seed=number + 2)
+    used = cpu_ns((testbed.worker,)) - before
     return _Round(rate=driven.rate, per_cpu_second=driven.requests / used * 1e9)
 
 
 def _head(workload: Workload) -> bytes:
-    """All but the end of a head."""
+    """A head without its end."""
     token = workload.tokens[0]
     return f"GET /v1/things/1 HTTP/1.1\r\nHost: slow\r\nAuthorization: Bearer {token}\r\nX-Slow: ".encode()
 
@@ -148,7 +148,7 @@ def _body(workload: Workload) -> bytes:
 
 @contextmanager
 def _origin(directory: Path, cores: Cores) -> Iterator[int]:
-    """A backend that answers a request without a body at once, and one with a body after the end of it."""
+    """A backend that answers a request without a body at once, and one with a body after the body's end."""
     port = free_port()
     with run_nginx(directory / "origin", _ORIGIN.format(port=port), port, cores.rest):
         yield port

@@ -1,8 +1,9 @@
-"""A million requests, one in ten of which ends badly: whether the worker keeps anything of them.
+"""A soak test for leaks: a million requests, one in ten of which ends badly.
 
-In pieces of 50,000: wrk drives ordinary requests (``load``) while ``quitters`` break off in every way there is, before
-an ordinary backend and a ``rude`` one. After each piece everyone leaves, what is still open meets its deadline, and
-then the worker's memory and descriptors are read. The first pieces warm it up; through the others a line is laid.
+In pieces of 50,000: wrk drives ordinary requests (``load.wrk``) while ``load.aborting_clients`` end theirs badly in
+every way, in front of an ordinary backend and of a faulty one (``backends.faulty``). After each piece all clients
+disconnect, whatever is still open meets its deadline, and then the worker's memory and descriptors are read. The first
+pieces are warm-up; a line is fitted through the others.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from bench.backends.faulty import rude
+from bench.backends.faulty import faulty_backend
 from bench.backends.origin import run_origin
 from bench.errors import BenchError
-from bench.load.aborting_clients import quitters
+from bench.load.aborting_clients import aborting_clients
 from bench.load.workload import Workload, mint, write_workload
 from bench.load.wrk import drive
 from bench.report.figures import Figure, Part, Run, Table, spread
 from bench.system.machine import Cores, until
-from bench.testbed import MIB, Stand, beside, heard, introduce, raise_descriptor_limit, standing
+from bench.testbed import MIB, Testbed, beside, raise_descriptor_limit, received, run_testbed, warm_tokens
 
 COUNT: Final = 1_000_000
 PIECE: Final = 50_000
@@ -33,15 +34,15 @@ _WARM_SHARE: Final = 0.2
 _DRIVE_SECONDS: Final = 2.0
 _PER: Final = 100_000
 _ABSENT: Final = 500
-"""Refusals that the worker may remember: so few that it has its fill of them before the line begins."""
+"""Refusals that the worker may cache: so few that this cache is full before the fitted line begins."""
 _CONFIGURATION: Final = """\
 upstreams:
   origin: {{ servers: ["http://127.0.0.1:{origin}"], idle_timeout: 2s }}
-  rude: {{ servers: ["http://127.0.0.1:{rude}"], idle_timeout: 2s }}
-  mute: {{ servers: ["http://127.0.0.1:{rude}"], idle_timeout: 2s, response_timeout: 2s }}
+  faulty: {{ servers: ["http://127.0.0.1:{faulty}"], idle_timeout: 2s }}
+  mute: {{ servers: ["http://127.0.0.1:{faulty}"], idle_timeout: 2s, response_timeout: 2s }}
 routes:
-  - {{ path: "/v1/rude/silent", upstream: mute, entity: rude }}
-  - {{ path: "/v1/rude/{{id}}", upstream: rude, entity: rude }}
+  - {{ path: "/v1/faulty/silent", upstream: mute, entity: faulty }}
+  - {{ path: "/v1/faulty/{{id}}", upstream: faulty, entity: faulty }}
   - {{ path: "/v1/{{entity}}", upstream: origin }}
   - {{ path: "/v1/{{entity}}/{{id}}", upstream: origin }}
 cache: {{ absent: {absent} }}
@@ -50,7 +51,7 @@ cache: {{ absent: {absent} }}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """The worker at rest, after so many requests."""
+    """The worker at rest, after this many requests."""
 
     requests: int
     memory: int
@@ -58,62 +59,62 @@ class Sample:
 
 
 def measure(run: Run) -> Part:
-    """Make ``run.entries`` requests. Raises BenchError when an ordinary one was answered wrongly or a bad one never."""
+    """Make ``run.entries`` requests. Raises BenchError if an ordinary one was refused or a bad one never ended."""
     count = run.entries or COUNT
     raise_descriptor_limit(4000)
     made: Counter[str] = Counter()
     samples: list[Sample] = []
     workload = write_workload(run.directory, mint(run.tokens or TOKENS))
-    with soaked(run.directory, run.cores, workload.tokens) as (stand, bad):
-        base = stand.descriptors()
-        introduce(stand.port, "/v1/things/1", workload.tokens)
+    with soaked(run.directory, run.cores, workload.tokens) as (testbed, bad):
+        base = testbed.descriptors()
+        warm_tokens(testbed.port, "/v1/things/1", workload.tokens)
         requests = 0
         while requests < count:
-            requests += _piece(stand, workload, run.cores, bad, min(PIECE, count - requests), made, len(samples))
-            samples.append(_rest(stand, requests, base))
+            requests += _piece(testbed, workload, run.cores, bad, min(PIECE, count - requests), made, len(samples))
+            samples.append(_rest(testbed, requests, base))
     return _part(samples, made, base)
 
 
 @contextmanager
-def soaked(directory: Path, cores: Cores, tokens: tuple[str, ...]) -> Iterator[tuple[Stand, Connection]]:
-    """A patgate before both backends, and the pipe to the clients that break off (``quitters``)."""
+def soaked(directory: Path, cores: Cores, tokens: tuple[str, ...]) -> Iterator[tuple[Testbed, Connection]]:
+    """A patgate in front of both backends, and the pipe to the aborting clients."""
     with ExitStack() as stack:
         origin = stack.enter_context(run_origin(directory, cores))
-        behind = heard(stack.enter_context(beside(rude, cores.rest)), 10, "the rude backend listens")
-        text = _CONFIGURATION.format(origin=origin.port, rude=behind["port"], absent=_ABSENT)
-        stand = stack.enter_context(standing(directory / "patgate", cores, text, tokens))
+        behind = received(stack.enter_context(beside(faulty_backend, cores.rest)), 10, "the faulty backend listens")
+        text = _CONFIGURATION.format(origin=origin.port, faulty=behind["port"], absent=_ABSENT)
+        testbed = stack.enter_context(run_testbed(directory / "patgate", cores, text, tokens))
         # Every fourth token may only read.
         able = tuple(token for number, token in enumerate(tokens) if number % 4 != 3)
-        yield stand, stack.enter_context(beside(quitters, cores.rest, stand.port, able, 1))
+        yield testbed, stack.enter_context(beside(aborting_clients, cores.rest, testbed.port, able, 1))
 
 
 def _piece(
-    stand: Stand, workload: Workload, cores: Cores, bad: Connection, size: int, made: Counter[str], seed: int
+    testbed: Testbed, workload: Workload, cores: Cores, bad: Connection, size: int, made: Counter[str], seed: int
 ) -> int:
-    """Make ``size`` requests or a few more; how many."""
+    """Make ``size`` requests or a few more. Returns how many."""
     bad.send(round(size * _BAD_SHARE))
     good = 0
     answer: Mapping[str, int] | None = None
     while good < size * (1 - _BAD_SHARE) or answer is None:
-        good += drive(stand.port, workload, cores, seconds=_DRIVE_SECONDS, seed=seed + 1).requests
+        good += drive(testbed.port, workload, cores, seconds=_DRIVE_SECONDS, seed=seed + 1).requests
         if answer is None and bad.poll():
-            told = heard(bad, 0, "the bad ones were done")
-            if isinstance(told, BenchError):
-                raise told
-            answer = told
-            made.update(told)
+            report = received(bad, 0, "the aborting clients finished")
+            if isinstance(report, BenchError):
+                raise report
+            answer = report
+            made.update(report)
     return good + sum(answer.values())
 
 
-def _rest(stand: Stand, requests: int, base: int) -> Sample:
-    """Wait until everything has left or met its deadline, as far as it does."""
-    with suppress(BenchError):  # what it did not give back is what there is to report
-        until(lambda: stand.descriptors() <= base, "the worker gave back its descriptors", 30)
-    return Sample(requests=requests, memory=stand.resident(), descriptors=stand.descriptors())
+def _rest(testbed: Testbed, requests: int, base: int) -> Sample:
+    """Wait until every connection has ended, for a limited time, and read the worker."""
+    with suppress(BenchError):  # descriptors that stay open are the result
+        until(lambda: testbed.descriptors() <= base, "the worker gave back its descriptors", 30)
+    return Sample(requests=requests, memory=testbed.resident(), descriptors=testbed.descriptors())
 
 
 def slope(samples: Sequence[Sample]) -> float:
-    """Bytes a request, by least squares; 0 of fewer than two samples."""
+    """Bytes of memory per request, by least squares; 0 for fewer than two samples."""
     if len(samples) < 2:
         return 0.0
     middle = sum(one.requests for one in samples) / len(samples)

@@ -1,8 +1,8 @@
-"""A flood of wrong secrets: 5,000 a second with the public prefix of a known token, beside tokens that are right.
+"""A flood of wrong secrets: 5,000 a second with the public prefix of a known token, beside valid tokens.
 
-The flood is open loop, evenly spread over its connections: it sends what is due whether or not it has been answered.
-The others ask at a fixed rate as well (``bench.load.open_loop``), so that waiting counts. Rounds alternate, without
-the flood and with it or the other way round. That no argon2 runs is read from the node's own count.
+The flood is open loop, evenly spread over its connections: it sends each request when it is due, answered or not.
+Valid tokens are sent at a fixed rate as well (``bench.load.open_loop``), so that waiting counts. Rounds alternate,
+without the flood and with it or the other way round. That no argon2 runs is read from the node's own metric.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.load.token_generator import wrong_secrets
 from bench.load.workload import mint, write_workload
 from bench.report.figures import Figure, Part, Run, Table, spread
 from bench.system.cpu_time import cpu_ns
-from bench.testbed import LOOPBACK, beside, heard, introduce, lateness, probe, standing
+from bench.testbed import LOOPBACK, beside, lateness, probe, received, run_testbed, warm_tokens
 
 RATE: Final = 5000
 ROUNDS: Final = 5
@@ -34,9 +34,9 @@ TOKENS: Final = 1000
 CONNECTIONS: Final = 100
 PROBE_RATE: Final = 1000.0
 _POOL: Final = 100_000
-"""Different wrong secrets; then they come again."""
+"""Number of distinct wrong secrets; then they repeat."""
 _LEAST_SHARE: Final = 0.98
-"""Of the flood's rate, below which the flood was not what it is said to be."""
+"""Share of the flood's rate that has to be reached for a valid figure."""
 _STATUS: Final = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _STATUS_LENGTH: Final = len(b"HTTP/1.1 200 ")
 _CONFIGURATION: Final = """\
@@ -49,7 +49,7 @@ routes:
 
 
 def measure(run: Run) -> Part:
-    """Flood with ``run.entries`` requests a second. Raises BenchError when any was not refused as it has to be."""
+    """Flood with ``run.entries`` requests a second. Raises BenchError if any was not refused with 401."""
     rate, rounds, seconds = run.entries or RATE, run.rounds or ROUNDS, run.seconds or SECONDS
     calm: list[Seen] = []
     flooded: list[Seen] = []
@@ -59,24 +59,24 @@ def measure(run: Run) -> Part:
     with ExitStack() as stack:
         origin = stack.enter_context(run_origin(run.directory, run.cores))
         text = _CONFIGURATION.format(origin=origin.port)
-        stand = stack.enter_context(standing(run.directory / "patgate", run.cores, text, workload.tokens))
-        introduce(stand.port, "/v1/things/1", workload.tokens)
+        testbed = stack.enter_context(run_testbed(run.directory / "patgate", run.cores, text, workload.tokens))
+        warm_tokens(testbed.port, "/v1/things/1", workload.tokens)
         known = workload.tokens[0]
-        before = stand.settled("patgate_argon2_total"), stand.metric("patgate_resolves_total")
+        before = testbed.settled("patgate_argon2_total"), testbed.metric("patgate_resolves_total")
         for number in range(rounds):
             for flooding in (False, True)[:: 1 if number % 2 == 0 else -1]:
-                used, began = cpu_ns((stand.worker,)), time.monotonic()
+                used, began = cpu_ns((testbed.worker,)), time.monotonic()
                 if not flooding:
-                    calm.append(probe(stand, workload, run.cores, rate=PROBE_RATE, seconds=seconds, seed=number))
+                    calm.append(probe(testbed, workload, run.cores, rate=PROBE_RATE, seconds=seconds, seed=number))
                     continue
-                with beside(flood, run.cores.rest, stand.port, known, rate, number) as pipe:
-                    heard(pipe, 60, "the flood began")
-                    flooded.append(probe(stand, workload, run.cores, rate=PROBE_RATE, seconds=seconds, seed=number))
-                    pipe.send("enough")
-                    floods.append(heard(pipe, 60, "the flood was answered"))
-                shares.append((cpu_ns((stand.worker,)) - used) / 1e9 / (time.monotonic() - began))
-        hashed = stand.settled("patgate_argon2_total") - before[0]
-        asked = stand.metric("patgate_resolves_total") - before[1]
+                with beside(flood, run.cores.rest, testbed.port, known, rate, number) as pipe:
+                    received(pipe, 60, "the flood began")
+                    flooded.append(probe(testbed, workload, run.cores, rate=PROBE_RATE, seconds=seconds, seed=number))
+                    pipe.send("stop")
+                    floods.append(received(pipe, 60, "the flood was answered"))
+                shares.append((cpu_ns((testbed.worker,)) - used) / 1e9 / (time.monotonic() - began))
+        hashed = testbed.settled("patgate_argon2_total") - before[0]
+        asked = testbed.metric("patgate_resolves_total") - before[1]
     slowest = min(one["sent"] / one["seconds"] for one in floods)
     if slowest < rate * _LEAST_SHARE:
         raise BenchError(f"The flood came at {slowest:,.0f}/s and not at {rate:,}/s: this machine is too busy for it.")
@@ -122,9 +122,9 @@ _COLUMNS: Final = ("p50_us", "p99_us", "late_p99_us")
 
 
 def flood(pipe: Connection, port: int, known: str, rate: int, seed: int) -> None:
-    """Send wrong secrets at ``rate`` a second until told to stop; then say how many were sent, in which time.
+    """Send wrong secrets at ``rate`` a second until a message arrives; then send their number and the time taken.
 
-    Says first that it goes. Raises BenchError when one was answered with anything but 401, or not at all.
+    Sends a message when it starts. Raises BenchError if one was answered with anything but 401, or not at all.
     """
     requests = [
         b"GET /v1/things/1 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\n\r\n" % token
@@ -137,7 +137,7 @@ def flood(pipe: Connection, port: int, known: str, rate: int, seed: int) -> None
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             poll.register(one, select.EPOLLIN)
         poll.register(pipe.fileno(), select.EPOLLIN)
-        pipe.send("it goes")
+        pipe.send("started")
         _flood(pipe, poll, {one.fileno(): one for one in flooders}, requests, rate)
 
 

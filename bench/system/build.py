@@ -1,8 +1,8 @@
-"""Which build of patgate is measured: the compiled package, or the sources as they are; this checkout's, or another's.
+"""Choosing the build of patgate to measure: the compiled package or the sources, of this checkout or of another.
 
-``make compiled`` makes the package that the tests run; ``make bench`` one of its own, for the interpreter that it
-measures with. The benchmark itself runs from the sources; what it starts is given its build in the environment. A
-compiled package that was made from other sources than these is an error, never a figure.
+``make compiled`` builds the package that the tests run; ``make bench`` builds its own, for the interpreter that it
+measures with. The benchmark itself runs from the sources; processes that it starts get their build through the
+environment. A compiled package built from other sources is an error, never a figure.
 """
 
 import os
@@ -15,29 +15,29 @@ from bench.errors import BenchError
 
 _ROOT: Final = Path(__file__).resolve().parent.parent.parent
 SPEED: Final = ".venv-speed"
-"""The environment that ``make bench`` makes and measures with."""
+"""The virtual environment that ``make bench`` creates and measures with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Build:
-    """A patgate to start: the checkout it is of, and the directory of its compiled package, None for the sources."""
+    """A patgate to start: its checkout, and the directory of its compiled package (None for the sources)."""
 
     root: Path
     compiled: Path | None
 
     @property
     def name(self) -> str:
-        """For the reader."""
+        """The kind of build, for reports."""
         return "pure Python" if self.compiled is None else "compiled"
 
     def environ(self) -> dict[str, str]:
-        """What a process is started with, so that it and its children run this build."""
+        """The environment with which a process and its children run this build."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PATGATE_", "PYTHON"))}
-        # Without PYTHONSAFEPATH ``python -m`` would look into the working directory first, and that is the sources'.
+        # Without PYTHONSAFEPATH ``python -m`` would import from the working directory first: the sources.
         return {**kept, "PYTHONPATH": str(self.compiled or self.root), "PYTHONSAFEPATH": "1"}
 
     def check(self, worker: int) -> None:
-        """That the process ``worker`` runs it. Raises BenchError where it has mapped another library, or none."""
+        """Check that the process ``worker`` runs this build. Raises BenchError if it maps another library, or none."""
         mapped = {
             Path(line.split(maxsplit=5)[5]).parent
             for line in Path(f"/proc/{worker}/maps").read_text().splitlines()
@@ -51,21 +51,21 @@ _chosen = Build(root=_ROOT, compiled=None)
 
 
 def choose(*, pure: bool) -> Build:
-    """Let the patgates that this process starts be of one build of this checkout. Raises BenchError as ``of`` does."""
+    """Choose the build of this checkout that this process starts from now on. Raises BenchError as ``of`` does."""
     global _chosen
     _chosen = of(_ROOT, pure=pure)
     return _chosen
 
 
 def chosen() -> Build:
-    """What was chosen; the sources where nothing was."""
+    """The chosen build; the sources by default."""
     return _chosen
 
 
 def of(root: Path, *, pure: bool = False) -> Build:
-    """The build of the checkout ``root`` for the interpreter that runs.
+    """The build of the checkout ``root`` for the running interpreter.
 
-    Raises BenchError where its compiled package is missing or older than its sources.
+    Raises BenchError if its compiled package is missing or older than its sources.
     """
     root = root.resolve()
     if pure:

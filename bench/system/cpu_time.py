@@ -1,8 +1,8 @@
-"""CPU time of processes, as the kernel's scheduler accounts it.
+"""Reading the CPU time of processes, as the kernel's scheduler accounts it.
 
 ``/proc/<pid>/task/<tid>/schedstat`` begins with the nanoseconds the thread has run, user and kernel together, the
 network stack's work on the thread's behalf included (proc(5)). Time spent waiting for a core is not in it, so a busy
-machine disturbs it little. ``/proc/<pid>/stat`` (ticks of 10 ms) stands in where the kernel keeps no schedstat.
+machine affects it little. ``/proc/<pid>/stat`` (ticks of 10 ms) is the fallback if the kernel has no schedstat.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _STAT_UTIME = 11
-"""Of the fields of /proc/<pid>/stat that follow the command name: utime; stime is the next."""
+"""Index of utime among the fields of /proc/<pid>/stat after the command name; stime is the next."""
 
 
 def _process_ns(pid: int) -> int:
@@ -28,13 +28,13 @@ def _process_ns(pid: int) -> int:
 def cpu_ns(pids: Iterable[int]) -> int:
     """Nanoseconds of CPU that the processes have used since they began, all threads.
 
-    Raises FileNotFoundError when one has died.
+    Raises FileNotFoundError if one has ended.
     """
     return sum(_process_ns(pid) for pid in pids)
 
 
 def waited_ns(pids: Iterable[int]) -> int:
-    """Nanoseconds that the threads stood ready while their core ran something else: how disturbed they were."""
+    """Nanoseconds that the threads were runnable while their core ran something else."""
     total = 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").iterdir():

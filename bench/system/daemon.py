@@ -1,4 +1,4 @@
-"""Starting a server that stays in the foreground, on the core it is measured on."""
+"""Running a foreground server on the core on which it is measured."""
 
 import os
 import subprocess
@@ -22,10 +22,10 @@ def run_daemon(
     cores: frozenset[int],
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[int]:
-    """Run ``command`` from when it answers ``path`` with 200 until the context ends; gives its pid.
+    """Run ``command`` until the context ends; gives its pid once it answers ``path`` with 200.
 
-    It is on ``cores`` before it begins, so that a runtime that counts its cores counts these. Raises BenchError with
-    the end of its log when it does not get ready.
+    It is pinned to ``cores`` before it starts, so that a runtime that counts cores counts these. Raises BenchError with
+    the end of its log if it does not become ready.
     """
     log = directory / "daemon.log"
     with log.open("wb") as sink:

@@ -1,10 +1,10 @@
-"""Which interpreter measures, who built it, and whether it was built with profile-guided optimisation.
+"""Describing the running interpreter: version, builder, and whether it has profile-guided optimisation.
 
-An interpreter without it runs the same program up to one and a half times as long, so a figure from one says nothing of
-what an operator will see: it is labelled, and never written into docs/benchmarks.md.
+An interpreter without it takes up to one and a half times as long for the same program, so its figures do not predict
+an operator's: they are labelled, and never written into docs/benchmarks.md.
 
-A build made by ``configure --enable-optimizations`` says so in its own configuration. Debian and Ubuntu build theirs
-with ``make profile-opt`` and take the flags out of what the interpreter tells (debian/rules of python3.11:
+A build with ``configure --enable-optimizations`` has that in its own configuration. Debian and Ubuntu build with
+``make profile-opt`` and remove the flags from the interpreter's configuration (debian/rules of python3.11:
 ``with_pgo``), so there the package that owns the file is the evidence.
 """
 
@@ -29,21 +29,21 @@ NO: Final = "NO: an operator's interpreter is markedly faster"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interpreter:
-    """An interpreter as a reader of a figure needs to know it."""
+    """The facts about an interpreter that a reader of a figure needs."""
 
     version: str
     """Implementation and version, "CPython 3.11.2"."""
     builder: str
-    """Who built it, and what shows how."""
+    """Who built it, and the evidence for how."""
     optimised: bool
 
     def facts(self) -> dict[str, str]:
-        """For the list of the machine and its versions."""
+        """The lines for the list of the machine and its versions."""
         return {"Python": f"{self.version}, {self.builder}", "Python optimised": YES if self.optimised else NO}
 
 
 def owner(executable: Path) -> str | None:
-    """The package of Debian or of Ubuntu that ``executable`` belongs to, with its version; None for another's file."""
+    """The Debian or Ubuntu package that ``executable`` belongs to, with its version; None if there is none."""
     if shutil.which("dpkg-query") is None:
         return None
     environ = {**os.environ, "LC_ALL": "C"}
@@ -60,7 +60,7 @@ def owner(executable: Path) -> str | None:
 def describe(
     *, version: str, executable: Path, configuration: str, owned_by: Callable[[Path], str | None] = owner
 ) -> Interpreter:
-    """The interpreter whose ``executable`` this is; ``configuration`` are the arguments of its configure."""
+    """Describe the interpreter ``executable``; ``configuration`` holds the arguments of its configure script."""
     if "--enable-optimizations" in configuration:
         return Interpreter(version=version, builder="configured with --enable-optimizations", optimised=True)
     if package := owned_by(executable):
@@ -70,17 +70,17 @@ def describe(
 
 
 def running() -> Interpreter:
-    """The one that runs this process."""
+    """The interpreter of this process."""
     return describe(
         version=f"{platform.python_implementation()} {platform.python_version()}",
-        # That of an environment is a link to it, or a copy that nobody owns.
+        # A virtual environment has a link to it, or a copy that no package owns.
         executable=Path(getattr(sys, "_base_executable", sys.executable)).resolve(),
         configuration=str(sysconfig.get_config_var("CONFIG_ARGS") or ""),
     )
 
 
 def require_optimised(found: Interpreter) -> None:
-    """Raises BenchError for an interpreter whose figures are not to be published."""
+    """Raise BenchError for an interpreter whose figures must not be published."""
     if not found.optimised:
         raise BenchError(
             f"{found.version} is {found.builder}, so its figures are not written into docs/benchmarks.md: "

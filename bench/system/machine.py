@@ -1,4 +1,4 @@
-"""The machine a figure belongs to, and how its cores are divided."""
+"""The machine: division of its cores, pinning of processes, installed programs, and facts for the report."""
 
 import os
 import platform
@@ -18,17 +18,15 @@ from bench.system import interpreter
 
 _ROOT: Final = Path(__file__).resolve().parent.parent.parent
 _PLACES: Final = (str(Path(sys.executable).parent), str(_ROOT / ".venv-bench" / "bin"), "/usr/sbin", "/usr/local/sbin")
-"""Where programs are beside the PATH: the environments that ``make bench`` makes, and what only root has in the
-PATH.
-"""
+"""Directories of programs besides PATH: the environments of ``make bench``, and those that only root has in PATH."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cores:
-    """Which cores run what: numbers as in sched_setaffinity(2)."""
+    """The division of cores: numbers as in sched_setaffinity(2)."""
 
     subject: frozenset[int]
-    """The one core of the gateway under test, so that its other processes never run beside it."""
+    """The one core of the gateway under test, which nothing else uses."""
     rest: frozenset[int]
     """Load generator, backend, authority, supervisor."""
 
@@ -40,8 +38,8 @@ class Cores:
 def divide_cores(*, together: bool = False) -> Cores:
     """One core for the subject and the others for the rest; the same one for both if ``together`` or there is only one.
 
-    On two cores of a virtual machine a gateway that outlasts its peers lets the other core fall asleep and pays to wake
-    it with every write; together on one core nobody is woken across cores.
+    On two cores of a virtual machine a fast gateway lets the other core fall asleep and pays to wake it with every
+    write; together on one core there is no wake-up across cores.
     """
     usable = sorted(os.sched_getaffinity(0))
     first = frozenset(usable[:1])
@@ -74,7 +72,7 @@ def command_line(pid: int) -> tuple[str, ...]:
 
 
 def require(program: str, package: str) -> str:
-    """The path of ``program``. Raises BenchError naming the Debian package that has it."""
+    """The path of ``program``. Raises BenchError naming its Debian package."""
     path = shutil.which(program) or shutil.which(program, path=os.pathsep.join(_PLACES))
     if path is None:
         raise BenchError(f"{program} is not installed; on Debian it is in the package {package}.")
@@ -82,7 +80,7 @@ def require(program: str, package: str) -> str:
 
 
 def require_wheel(program: str) -> str:
-    """The path of a ``program`` that a wheel brings: ours, or that of ``make bench``. Raises BenchError."""
+    """The path of a ``program`` from a wheel in our environment or in that of ``make bench``. Raises BenchError."""
     path = shutil.which(program, path=os.pathsep.join(_PLACES))
     if path is None:
         raise BenchError(f"{program} is not installed; `make bench` installs it.")
@@ -90,7 +88,7 @@ def require_wheel(program: str) -> str:
 
 
 def until(condition: Callable[[], bool], what: str, deadline: float = 15.0) -> None:
-    """Poll ``condition`` for at most ``deadline`` seconds. Raises BenchError naming ``what`` did not happen."""
+    """Poll ``condition`` for at most ``deadline`` seconds. Raises BenchError naming ``what`` if it does not happen."""
     end = time.monotonic() + deadline
     while not condition():
         if time.monotonic() > end:
@@ -125,7 +123,7 @@ def _packages(names: Iterable[str]) -> str:
 
 
 def facts(build: str) -> dict[str, str]:
-    """What a reader needs to judge a figure or repeat it; ``build`` names the one of patgate that is measured."""
+    """What a reader needs to judge or repeat a figure; ``build`` names the build of patgate."""
     return {
         "processor": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
@@ -148,6 +146,6 @@ def _peers() -> list[tuple[str, str]]:
 
 
 def require_linux() -> None:
-    """Raises BenchError where there is no /proc/<pid>/task/<tid>/schedstat to read CPU time from."""
+    """Raise BenchError if there is no /proc/<pid>/task/<tid>/schedstat to read CPU time from."""
     if not Path("/proc/self/task").is_dir():
-        raise BenchError("The benchmark reads CPU time from Linux's /proc, which this machine has not.")
+        raise BenchError("The benchmark reads CPU time from Linux's /proc, which this machine does not have.")

@@ -1,4 +1,4 @@
-"""Running Debian's nginx with one worker, for the backend and for the peer."""
+"""Running Debian's nginx with one worker, as backend or as peer."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ http {{
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody holds at this moment."""
+    """A port of 127.0.0.1 that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

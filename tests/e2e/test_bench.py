@@ -30,17 +30,17 @@ import json, sys
 from pathlib import Path
 from bench.system.machine import divide_cores, until
 from bench.scenarios.soak import soaked
-from bench.testbed import heard, introduce
+from bench.testbed import received, warm_tokens
 from bench.load.workload import mint
 tokens = mint(8)
-with soaked(Path(sys.argv[1]), divide_cores(), tokens) as (stand, bad):
-    base = stand.descriptors()
-    introduce(stand.port, "/v1/things/1", tokens)
+with soaked(Path(sys.argv[1]), divide_cores(), tokens) as (testbed, bad):
+    base = testbed.descriptors()
+    warm_tokens(testbed.port, "/v1/things/1", tokens)
     bad.send(300)
-    made = heard(bad, 120, "the bad ones were done")
+    made = received(bad, 120, "the aborting clients finished")
     if isinstance(made, Exception):
         raise made
-    until(lambda: stand.descriptors() <= base, "the worker gave back its descriptors", 60)
+    until(lambda: testbed.descriptors() <= base, "the worker gave back its descriptors", 60)
     print(json.dumps(made))
 """
 

@@ -1,4 +1,4 @@
-"""A store that is filled at once is one that the product could have made: its own schema, an unbroken audit log."""
+"""A store that is filled directly is as patgate would have made it: its own schema, a valid audit log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def _opened(filled: Filled) -> Store:
     return await Store.open(url, key_fingerprint=derived_secrets.fingerprint(key))
 
 
-async def test_the_log_holds_and_has_what_was_asked_for(made: tuple[Filled, Logged]) -> None:
+async def test_the_log_is_valid_and_has_the_requested_events(made: tuple[Filled, Logged]) -> None:
     filled, logged = made
     store = await _opened(filled)
     try:
@@ -54,7 +54,9 @@ async def test_the_log_holds_and_has_what_was_asked_for(made: tuple[Filled, Logg
         await store.close()
 
 
-async def test_the_tokens_are_of_every_status_and_the_known_ones_work(made: tuple[Filled, Logged]) -> None:
+async def test_tokens_have_every_status_and_those_with_a_known_value_are_accepted(
+    made: tuple[Filled, Logged],
+) -> None:
     filled, _ = made
     store = await _opened(filled)
     try:
@@ -66,10 +68,10 @@ async def test_the_tokens_are_of_every_status_and_the_known_ones_work(made: tupl
         assert min(found.values()) > 0
         assert found.total() == TOKENS
         cache_key = derived_secrets.cache_key(load_or_create(filled.database.parent, filled.database))
-        parsed = [TokenFormat(BRAND).parse(token) for token in filled.genuine]
+        parsed = [TokenFormat(BRAND).parse(token) for token in filled.valid_tokens]
         _, verdicts = await grants.resolve(store, [one.prefix for one in parsed if one is not None], NOW)
         assert len(verdicts) > 100
-        for token, verdict in zip(filled.genuine, verdicts, strict=True):
+        for token, verdict in zip(filled.valid_tokens, verdicts, strict=True):
             assert isinstance(verdict, Grant)
             assert verdict.digest is not None
             assert verify_digest(cache_key, token.encode(), verdict.digest)
@@ -80,4 +82,4 @@ async def test_the_tokens_are_of_every_status_and_the_known_ones_work(made: tupl
 def test_the_same_seed_gives_the_same_tokens(tmp_path: Path) -> None:
     first, second = (fill(tmp_path / name, tokens=300, seed=3, now=NOW) for name in ("one", "two"))
     assert first.tokens == second.tokens
-    assert first.genuine == second.genuine
+    assert first.valid_tokens == second.valid_tokens

@@ -1,4 +1,4 @@
-"""The open-loop generator: when requests are due, that no two are alike, and that waiting counts."""
+"""The open-loop generator: due times, distinct requests, and latencies that include waiting."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_random_schedule_keeps_its_rate_and_its_order() -> None:
     assert deviation == pytest.approx(mean, rel=0.05)
 
 
-def test_no_two_requests_are_alike_and_each_has_a_trace_of_its_own() -> None:
+def test_requests_are_distinct_and_each_has_its_own_trace() -> None:
     built = requests(1000)
     assert len(set(built)) == len(built)
     traces = [re.findall(rb"^traceparent: 00-([0-9a-f]{32})-([0-9a-f]{16})-01\r$", one, re.MULTILINE) for one in built]
@@ -94,7 +94,7 @@ def test_the_time_that_a_request_waits_for_a_connection_counts() -> None:
         assert answered[number] > sent[number] >= answered[0] - due[number]
 
 
-def test_what_is_not_answered_in_time_is_said() -> None:
+def test_requests_without_an_answer_in_time_are_reported() -> None:
     never = Event()
     with backend(after=never) as port:
         answered, _ = open_loop.drive(port, requests(3), (0, 0, 0), body=BODY, connections=1, patience=0.05)

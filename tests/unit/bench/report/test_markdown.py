@@ -1,4 +1,4 @@
-"""Figures beside what was promised of them, and the document that is rendered from every part's last result."""
+"""Figures beside their bounds and aims, and the document that is rendered from every part's last result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def result(name: str, machine: dict[str, str] | None = None) -> results.Result:
         (1.49, Better.HIGHER, Verdict.MISSED),
     ],
 )
-def test_a_figure_is_held_against_its_bound_and_its_aim(value: float, better: Better, verdict: Verdict) -> None:
+def test_a_figure_is_compared_with_its_bound_and_its_aim(value: float, better: Better, verdict: Verdict) -> None:
     bound, aim = (2.0, 1.5) if better is Better.LOWER else (1.5, 2.0)
     assert figure(value, bound=bound, aim=aim, better=better).verdict is verdict
 
@@ -66,7 +66,7 @@ def test_a_row_shows_the_figure_its_span_and_both_limits() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0"), (1.254, "1.25"), (52.04, "52.0"), (123.4, "123"), (16.0, "16"), (19045.2, "19,045")]
 )
-def test_numbers_have_the_digits_that_tell_something(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert markdown.number(value) == text
 
 
@@ -89,7 +89,7 @@ def test_the_document_has_every_figure_first_and_the_machines_last() -> None:
     assert "`latency` (2026-01-02):\n\n- processor: another" in text
 
 
-def test_the_published_document_is_what_its_results_render_to() -> None:
+def test_the_published_document_equals_its_rendered_results() -> None:
     titles = {name: one.title for name, one in SUBCOMMANDS.items()}
     assert markdown.DOCUMENT.read_text("utf-8") == markdown.document_text(results.load(), titles)
 

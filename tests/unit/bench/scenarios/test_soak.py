@@ -1,4 +1,4 @@
-"""The line through a soak's samples."""
+"""The line that is fitted through a soak's samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def samples(*memory: int) -> list[Sample]:
     ]
 
 
-def test_memory_that_stands_still_has_no_slope() -> None:
+def test_constant_memory_has_no_slope() -> None:
     assert slope(samples(5_000_000, 5_000_000, 5_000_000)) == 0
 
 
@@ -21,9 +21,9 @@ def test_a_steady_leak_is_found_as_bytes_a_request() -> None:
     assert slope(samples(5_000_000, 5_003_000, 5_006_000)) == pytest.approx(3)
 
 
-def test_what_goes_up_and_comes_down_again_is_none() -> None:
+def test_memory_that_rises_and_falls_again_has_no_slope() -> None:
     assert slope(samples(5_000_000, 6_000_000, 5_000_000)) == pytest.approx(0)
 
 
-def test_one_sample_tells_nothing() -> None:
+def test_one_sample_has_no_slope() -> None:
     assert slope(samples(5_000_000)) == 0

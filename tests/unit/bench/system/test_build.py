@@ -1,4 +1,4 @@
-"""Which patgate is measured: a compiled package of the very sources beside it, this checkout's or another's."""
+"""The build to measure is a compiled package of exactly its checkout's sources, or those sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.system import build
 
 
 def checkout(directory: Path, *, compiled: str = "build/compiled") -> Path:
-    """The least that is taken for one."""
+    """The smallest tree that counts as a checkout."""
     for place in (directory, directory / compiled):
         (place / "proxy").mkdir(parents=True)
         (place / "proxy" / "__init__.py").write_text("ORIGIN = __file__\n")
@@ -37,7 +37,7 @@ def test_a_checkout_s_compiled_package_is_the_one_that_runs(tmp_path: Path) -> N
     assert made.name == "compiled"
 
 
-def test_the_environment_for_speed_has_a_package_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_speed_environment_has_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = checkout(tmp_path, compiled="build/compiled-speed")
     with pytest.raises(BenchError, match="make compiled"):
         build.of(root)
@@ -52,13 +52,13 @@ def test_a_package_older_than_its_sources_is_refused(tmp_path: Path) -> None:
         build.of(root)
 
 
-def test_the_sources_are_measured_when_asked_for(tmp_path: Path) -> None:
+def test_pure_measures_the_sources(tmp_path: Path) -> None:
     made = build.of(tmp_path, pure=True)
     assert made.name == "pure Python"
     assert made.environ()["PYTHONPATH"] == str(tmp_path)
 
 
-def test_what_is_started_keeps_no_setting_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_started_processes_inherit_no_setting_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATGATE_WORKERS", "7")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     environ = build.of(tmp_path, pure=True).environ()

@@ -1,4 +1,4 @@
-"""Which interpreter a figure is of: an optimised one, or one whose figures are labelled and not published."""
+"""Figures come from an optimised interpreter, or are labelled and not published."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_another_interpreter_is_not_optimised_and_its_figures_are_refused_for_pu
     interpreter.require_optimised(described(DEBIAN, "python3.11-minimal 3.11.2-6"))
 
 
-def test_a_file_that_no_package_has_is_nobody_s(tmp_path: Path) -> None:
+def test_a_file_of_no_package_has_no_owner(tmp_path: Path) -> None:
     mine = tmp_path / "python3"
     mine.touch()
     assert interpreter.owner(mine) is None
 
 
-def test_an_unoptimised_interpreter_measures_nothing_that_would_be_written(
+def test_an_unoptimised_interpreter_writes_no_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(interpreter, "running", lambda: described(DEBIAN))
@@ -61,7 +61,7 @@ def test_an_unoptimised_interpreter_measures_nothing_that_would_be_written(
     assert "not written into docs/benchmarks.md" in capsys.readouterr().err
 
 
-def test_what_an_unoptimised_interpreter_measured_is_labelled_before_every_figure() -> None:
+def test_figures_of_an_unoptimised_interpreter_are_labelled_first() -> None:
     slow, fast = described(DEBIAN).facts(), described("--enable-optimizations").facts()
     assert markdown.warning(["cpu"], fast) == ""
     assert "`cpu`, `idle`" in markdown.warning(["cpu", "idle"], slow)
