@@ -21,7 +21,8 @@ from typing import Any, Final
 
 from bench.datasets.tokens import ROLES
 from bench.load.workload import BRAND
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.core.token import ALPHABET, ID_LENGTH, SECRET_LENGTH, checksum, digest
 from proxy.services import derived_secrets
 from proxy.settings.sources.secret import load_or_create

@@ -13,7 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from bench.load.workload import BRAND
-from proxy.core.model import ActorKind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Reach
+from proxy.core.model import ActorKind, TokenStatus, UserStatus
 from proxy.core.token import TokenFormat, digest
 from proxy.services import derived_secrets
 from proxy.settings.sources.secret import load_or_create

@@ -13,7 +13,7 @@ from itertools import product
 from typing import Final
 
 from bench.load.workload import BRAND
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import ALPHABET, CHECKSUM_LENGTH, ID_LENGTH, SECRET_LENGTH, TokenFormat
 
 _GROUP: Final = CHECKSUM_LENGTH // 2

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 
 PATHS = 10_000

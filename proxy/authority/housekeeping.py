@@ -45,8 +45,8 @@ _GIVE_UP: Final = 3
 _log = get_logger("authority.housekeeping")
 
 
-class Household(Protocol):
-    """What is kept: the authority, whose services and settings may become others at a reload."""
+class HouseholdServices(Protocol):
+    """The services that the chores use."""
 
     @property
     def policies(self) -> PolicyService: ...
@@ -55,15 +55,22 @@ class Household(Protocol):
     def notices(self) -> ExpiryNotices: ...
 
     @property
+    def audit(self) -> AuditService: ...
+
+
+class Household(Protocol):
+    """What is kept: the authority, whose services and settings may become others at a reload."""
+
+    @property
+    def services(self) -> HouseholdServices: ...
+
+    @property
     def endpoint(self) -> Endpoint | None:
         """Where notices go, if anywhere."""
         ...
 
     @property
     def counters(self) -> Counters: ...
-
-    @property
-    def audit(self) -> AuditService: ...
 
     @property
     def audit_retention(self) -> float | None:
@@ -137,7 +144,7 @@ class Housekeeping:
 
     async def end_unused(self) -> None:
         """End tokens that nobody has used for as long as the policy says: a part of them in each turn."""
-        ended, self._unused_after = await self._household.policies.end_inactive(
+        ended, self._unused_after = await self._household.services.policies.end_inactive(
             HOUSEKEEPING, self._unused_after, TOKENS_AT_ONCE
         )
         if ended:
@@ -148,7 +155,7 @@ class Housekeeping:
 
         A part of the tokens is looked at in each turn.
         """
-        policies = self._household.policies
+        policies = self._household.services.policies
         if self._counted is None or self._counted.policy != policies.deployment:
             self._counted = _Counted(policy=policies.deployment, done=policies.deployment == TokenPolicy())
         counted = self._counted
@@ -164,13 +171,13 @@ class Housekeeping:
         """Remove audit events that are older than the log is to hold."""
         seconds = self._household.audit_retention
         if seconds is not None:
-            removed = await self._household.audit.retain(HOUSEKEEPING, time.time() - seconds)
+            removed = await self._household.services.audit.retain(HOUSEKEEPING, time.time() - seconds)
             if removed.events:
                 _log.info("old audit events removed", count=removed.events)
 
     async def tell(self) -> None:
         """Count the tokens that end soon, and send the notices that are due."""
-        notices, endpoint = self._household.notices, self._household.endpoint
+        notices, endpoint = self._household.services.notices, self._household.endpoint
         self.expiring = await notices.counts()
         if endpoint is None:
             return

@@ -33,7 +33,6 @@ from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters
 from proxy.authority.workers.recorder import RequestRecorder
 from proxy.authority.workers.server import LinkServer
-from proxy.core.challenge import Challenges
 from proxy.core.errors import StoreError, StoreUnavailable
 from proxy.core.model import Actor, ActorKind, Grant, RefusedGrant
 from proxy.core.reasons import Reason
@@ -41,24 +40,9 @@ from proxy.observe import defects, metrics
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
 from proxy.services import derived_secrets
-from proxy.services.accounts.invitations import InvitationService
-from proxy.services.accounts.me import MeService
-from proxy.services.accounts.members import MemberService
-from proxy.services.accounts.orgs import OrgService
-from proxy.services.accounts.roles import RoleService
-from proxy.services.accounts.users import UserService
 from proxy.services.audit.reads import AuditReads
-from proxy.services.audit.service import AuditService
-from proxy.services.explain.explanation import Gateway
-from proxy.services.explain.report_only import ReportService
-from proxy.services.explain.service import ExplainService
-from proxy.services.keys.service import KeyService
-from proxy.services.policy.model import AdminRight, TokenPolicy
-from proxy.services.policy.service import PolicyService
-from proxy.services.tokens.expiry_notices import ExpiryNotices
-from proxy.services.tokens.issuance import Minter
-from proxy.services.tokens.service import TokenService
-from proxy.settings.compile import identity_names, route_table, token_format
+from proxy.services.factory import Services, build_services
+from proxy.settings.compile import token_format
 from proxy.settings.model import Settings
 from proxy.settings.sources.secret import decode_webhook_secret, load_or_create
 from proxy.store.address import sqlite_path, store_url
@@ -96,22 +80,10 @@ class GatewayStatus:
 class Authority:
     """Owns the store while the block runs. Entering raises PatgateError with nothing left open.
 
-    The services (``users`` and the others) are there inside the block only.
+    ``services`` exists inside the block only.
     """
 
-    users: UserService
-    orgs: OrgService
-    members: MemberService
-    invitations: InvitationService
-    me: MeService
-    notices: ExpiryNotices
-    policies: PolicyService
-    roles: RoleService
-    tokens: TokenService
-    audit: AuditService
-    explain: ExplainService
-    reports: ReportService
-    keys: KeyService
+    services: Services
 
     def __init__(
         self, settings: Settings, *, accept_older_store: bool = False, linked: bool = True, successor: bool = False
@@ -159,7 +131,7 @@ class Authority:
         return self._settings.brand
 
     async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
-        """What a token presented to the control plane may do now; see ``control.plane.Plane``."""
+        """What a token presented to the control plane may do now; see ``control.runtime.ControlRuntime``."""
         prefix = self.prefix_of(token)
         if not prefix:
             return RefusedGrant(prefix="", reason=Reason.TOKEN_UNKNOWN, depends=())
@@ -199,13 +171,13 @@ class Authority:
 
         Raises PatgateError, and then nothing has changed. What only a new start can change is not looked at.
         """
-        await self.roles.sync_config(CONFIGURATION, settings.roles)
+        await self.services.roles.sync_config(CONFIGURATION, settings.roles)
         before, self._settings = self._settings, settings
         if settings.argon2 != before.argon2:
             self._retired.append(self._hasher)
             self._hasher = _hasher(settings, self.counters)
             self._resolver.verifier = self._hasher
-        self._serve_verbs(self._cache_key)
+        self.services = self._build_services()
         self._lease.last(settings.lease)
 
     @property
@@ -301,8 +273,8 @@ class Authority:
             await self._store.skip_to(self._page.epoch)
             self._page.doubt(0)
         self._recorder = RequestRecorder(self._store, self.counters)
-        self._serve_verbs(cache_key)
-        await self.roles.sync_config(CONFIGURATION, settings.roles)
+        self.services = self._build_services()
+        await self.services.roles.sync_config(CONFIGURATION, settings.roles)
         source = StoreGrants(self._store, time.time)
         self._resolver = GrantResolver(source, self._hasher, tokens=token_format(settings), cache_key=cache_key)
         self._link = LinkServer(
@@ -380,47 +352,15 @@ class Authority:
         for hasher in (*self._retired, self._hasher):
             hasher.close()
 
-    def _serve_verbs(self, cache_key: bytes) -> None:
-        minter = Minter(format=token_format(self._settings), hasher=self._hasher, cache_key=cache_key)
-        self.users = UserService(self._store, time.time)
-        self.orgs = OrgService(self._store, time.time)
-        self.audit = AuditService(self._store, time.time, self._reads)
-        gateway = _gateway(self._settings)
-        self.explain = ExplainService(self._store, time.time, gateway=gateway, tokens=token_format(self._settings))
-        self.reports = ReportService(self._store, time.time, gateway.routes)
-        self.members = MemberService(self._store, time.time)
-        asked = self._settings.invitations
-        self.invitations = InvitationService(self._store, time.time, lifetime=asked.lifetime, per_org=asked.per_org)
-        self.me = MeService(self._store, time.time)
-        self.notices = ExpiryNotices(self._store, time.time, self._settings.notices.days)
-        self.policies = PolicyService(self._store, time.time, _policy(self._settings))
-        self.roles = RoleService(self._store, time.time)
-        self.tokens = TokenService(self._store, time.time, minter=minter, policies=self.policies)
-        self.keys = KeyService(self._store, time.time, minter=minter, policies=self.policies, tokens=self.tokens)
-
-
-def _gateway(settings: Settings) -> Gateway:
-    """What workers with these settings judge and answer by."""
-    return Gateway(
-        routes=route_table(settings),
-        challenges=Challenges(realm=settings.brand, basic="basic" in settings.credentials),
-        names=identity_names(settings),
-        longest=settings.limits.under(settings.listen.proxy.limits).request_line,
-    )
-
-
-def _policy(settings: Settings) -> TokenPolicy:
-    chosen = settings.policy
-    return TokenPolicy(
-        max_lifetime=chosen.max_lifetime,
-        require_expiry=chosen.require_expiry,
-        tokens_per_user=chosen.tokens_per_user,
-        org_tokens_per_org=chosen.org_tokens_per_org,
-        inactive_after=chosen.inactive_after,
-        require_scopes=chosen.require_scopes,
-        forbidden_scopes=chosen.forbidden_scopes,
-        admin_rights=frozenset(map(AdminRight, chosen.admin_rights)),
-    )
+    def _build_services(self) -> Services:
+        return build_services(
+            self._store,
+            self._settings,
+            clock=time.time,
+            hasher=self._hasher,
+            cache_key=self._cache_key,
+            reads=self._reads,
+        )
 
 
 def _hasher(settings: Settings, counters: Counters) -> Argon2Hasher:

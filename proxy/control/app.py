@@ -25,18 +25,20 @@ from proxy.control.peer import Peers
 from proxy.control.problems import Refusal
 from proxy.control.refusals import Refusals
 from proxy.control.request_parsing import BODY_LIMIT
-from proxy.control.services import ControlServices
+from proxy.control.runtime import ControlRuntime
 from proxy.control.throttle import Throttle
 from proxy.core.model import Actor
 
 REFUSED: Final = web.AppKey("refused", Refusals)
 
 
-def tcp_app(plane: ControlServices, hosts: Iterable[str]) -> web.Application:
+def tcp_app(runtime: ControlRuntime, hosts: Iterable[str]) -> web.Application:
     """Everything, for whoever reaches the listener under one of ``hosts``; the API for who has a token."""
-    authenticator, turns = ApiAuthenticator(plane, Throttle(time.monotonic)), Turns()
-    refused = Refusals(plane)
-    app = web.Application(middlewares=[exchanges(plane.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT)
+    authenticator, turns = ApiAuthenticator(runtime, Throttle(time.monotonic)), Turns()
+    refused = Refusals(runtime)
+    app = web.Application(
+        middlewares=[exchanges(runtime.brand, refused), only_hosts(hosts)], client_max_size=BODY_LIMIT
+    )
 
     async def identify(request: web.Request, request_id: str) -> Actor:
         async with turns.knock():
@@ -47,22 +49,22 @@ def tcp_app(plane: ControlServices, hosts: Iterable[str]) -> web.Application:
         return actor
 
     app[REFUSED] = refused
-    _serve(app, plane, identify, turns)
+    _serve(app, runtime, identify, turns)
     app.on_response_prepare.append(_answering)
     return app
 
 
-def socket_app(plane: ControlServices) -> web.Application:
+def socket_app(runtime: ControlRuntime) -> web.Application:
     """Everything, for whoever may open the control socket."""
-    app = web.Application(middlewares=[exchanges(plane.brand, _unnoticed)], client_max_size=BODY_LIMIT)
-    _serve(app, plane, Peers().actor)
+    app = web.Application(middlewares=[exchanges(runtime.brand, _unnoticed)], client_max_size=BODY_LIMIT)
+    _serve(app, runtime, Peers().actor)
     return app
 
 
-def _serve(app: web.Application, plane: ControlServices, identify: Identify, turns: Turns | None = None) -> None:
-    app.add_routes(Health(plane).routes())
-    app.add_routes(routes(plane, OPERATIONS, identify, turns))
-    app.add_routes(Specification(OPERATIONS, plane.brand).routes())
+def _serve(app: web.Application, runtime: ControlRuntime, identify: Identify, turns: Turns | None = None) -> None:
+    app.add_routes(Health(runtime).routes())
+    app.add_routes(routes(runtime, OPERATIONS, identify, turns))
+    app.add_routes(Specification(OPERATIONS, runtime.brand).routes())
     app.on_response_prepare.append(finish)
 
 

@@ -19,23 +19,21 @@ from typing import Final
 from aiohttp import web
 
 from proxy.control.problems import ProblemKind, RequestRefused
-from proxy.control.services import ControlServices
+from proxy.control.runtime import ControlRuntime
 from proxy.control.throttle import Throttle
-from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant
-from proxy.core.model import Kind as TokenKind
+from proxy.core.model import Actor, Credential, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 
 TOO_MANY: Final = ProblemKind(status=429, reason="too_many_failures", title="Too many credentials were refused")
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*", re.ASCII)
-_KINDS: Final = {TokenKind.PAT: ActorKind.PAT, TokenKind.KEY: ActorKind.KEY}
 
 
 class ApiAuthenticator:
     """Finds the actor of a request on TCP."""
 
-    def __init__(self, plane: ControlServices, throttle: Throttle) -> None:
-        self._plane = plane
+    def __init__(self, runtime: ControlRuntime, throttle: Throttle) -> None:
+        self._runtime = runtime
         self._throttle = throttle
 
     async def actor(self, request: web.Request, request_id: str) -> Actor:
@@ -46,11 +44,11 @@ class ApiAuthenticator:
         address = request.remote or ""
         found = await self._verdict(token, address)
         if isinstance(found, RefusedGrant):
-            raise refusal(found.reason, prefix=self._plane.prefix_of(token))
+            raise refusal(found.reason, prefix=self._runtime.prefix_of(token))
         return acting(found, address, request_id)
 
     async def _verdict(self, token: str, address: str) -> Grant | RefusedGrant:
-        found = await self._plane.verify(token, prove=False)
+        found = await self._runtime.verify(token, prove=False)
         if isinstance(found, Grant):
             return found
         # Taken before the slow hash is asked: as many at once as may fail, and no more.
@@ -59,11 +57,11 @@ class ApiAuthenticator:
                 TOO_MANY,
                 "Wait before you try another one.",
                 retry_after=self._throttle.wait(address),
-                prefix=self._plane.prefix_of(token),
+                prefix=self._runtime.prefix_of(token),
             )
         if found is None:
             try:
-                found = await self._plane.verify(token, prove=True)
+                found = await self._runtime.verify(token, prove=True)
             except BaseException:
                 # Cancellations too: the error is raised again, and it says nothing against the token.
                 self._throttle.give_back(address)
@@ -80,7 +78,7 @@ def acting(grant: Grant, address: str, request_id: str) -> Actor:
     if grant.digest is None:
         raise RuntimeError("a verified token has a digest")
     return Actor(
-        kind=_KINDS[grant.kind],
+        kind=grant.kind,
         id=grant.token_id,
         name=grant.token_name,
         user_id=grant.user_id,

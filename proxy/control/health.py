@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy.control.services import ControlServices
+from proxy.control.runtime import ControlRuntime
 from proxy.observe.exposition import CONTENT_TYPE, render
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Health:
-    """The handlers over one plane."""
+    """The handlers over one runtime."""
 
-    def __init__(self, plane: ControlServices) -> None:
-        self._plane = plane
+    def __init__(self, runtime: ControlRuntime) -> None:
+        self._runtime = runtime
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -32,7 +32,7 @@ class Health:
         return web.json_response({"status": "ok"}, headers=_NO_STORE)
 
     async def ready(self, _request: web.Request) -> web.Response:
-        reasons = await self._plane.unready()
+        reasons = await self._runtime.unready()
         if not reasons:
             return web.json_response({"status": "ready"}, headers=_NO_STORE)
         found = [{"check": check, "detail": detail} for check, detail in reasons.items()]
@@ -40,4 +40,4 @@ class Health:
         return web.json_response({"status": "unready", "reasons": found}, status=503, headers=headers)
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(body=render(self._plane.metrics()), headers={**_NO_STORE, "Content-Type": CONTENT_TYPE})
+        return web.Response(body=render(self._runtime.metrics()), headers={**_NO_STORE, "Content-Type": CONTENT_TYPE})

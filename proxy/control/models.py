@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError
 
 from proxy.core.errors import Invalid
+from proxy.core.kinds import WORDS
+from proxy.core.model import ACTOR_KINDS
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
 from proxy.services import identifiers
 from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
@@ -106,6 +108,15 @@ _ID: Final = r"([!#$&-)+-\[\]-~]|%[0-7][0-9A-Fa-f])+"
 
 def _shown(**schema: JsonValue) -> Any:
     return Field(json_schema_extra=schema)
+
+
+if TYPE_CHECKING:
+    KindWord = str
+    ActorKindWord = str
+else:
+    # ``Literal`` of a tuple is one of its members; the words stand in the table of kinds only.
+    KindWord = Literal[WORDS]
+    ActorKindWord = Literal[ACTOR_KINDS]
 
 
 Title = Annotated[

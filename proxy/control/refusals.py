@@ -19,7 +19,7 @@ from aiohttp import web
 
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import Refusal
-from proxy.control.services import ControlServices
+from proxy.control.runtime import ControlRuntime
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedEventQuota
 from proxy.observe.logs import get_logger, redact
 from proxy.observe.metrics import Outcome
@@ -45,8 +45,8 @@ _log = get_logger("control")
 class Refusals:
     """Told of every refusal."""
 
-    def __init__(self, plane: ControlServices) -> None:
-        self._each = (RefusalLog(plane.refused), RefusalEvents(plane))
+    def __init__(self, runtime: ControlRuntime) -> None:
+        self._each = (RefusalLog(runtime.refused), RefusalEvents(runtime))
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
         for one in self._each:
@@ -89,25 +89,25 @@ class RefusalLog:
 class RefusalEvents:
     """Leaves an event of each refusal in the audit log, as many as the bounds allow; the rest is counted there."""
 
-    def __init__(self, plane: ControlServices, clock: Callable[[], float] = time.monotonic) -> None:
-        self._plane = plane
+    def __init__(self, runtime: ControlRuntime, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runtime = runtime
         self._clock = clock
         self._strangers = TimedEventQuota(STRANGERS, STRANGERS_BURST, clock())
         self._refusals = TimedEventQuota(REFUSALS, REFUSALS, clock())
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
-        if refusal.kind.status >= 500 or not self._plane.records_refusals:
+        if refusal.kind.status >= 500 or not self._runtime.records_refusals:
             return
         actor = request.get(ACTOR)
         allowance = self._strangers if actor is None else self._refusals
         if not allowance.take(self._clock()):
-            self._plane.omit(1)
+            self._runtime.omit(1)
             return
         prefix = refusal.prefix
         if actor is not None and actor.credential is not None:
             prefix = actor.credential.prefix
         event = _event(request, refusal)
-        self._plane.record(RequestEvent(event=event, prefix=prefix, proven=actor is not None, at=time.time()))
+        self._runtime.record(RequestEvent(event=event, prefix=prefix, proven=actor is not None, at=time.time()))
 
 
 def _event(request: web.BaseRequest, refusal: Refusal) -> Event:

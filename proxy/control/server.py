@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.control.app import REFUSED, socket_app, tcp_app
 from proxy.control.connections import KEEPALIVE_SECONDS, ServerConnections, Site
-from proxy.control.services import ControlServices
+from proxy.control.runtime import ControlRuntime
 
 SHUTDOWN_SECONDS: Final = 2.0
 """How long a request that has begun may take to end when the plane is taken down."""
@@ -19,13 +19,13 @@ SHUTDOWN_SECONDS: Final = 2.0
 
 @asynccontextmanager
 async def serving(
-    plane: ControlServices, *, tcp: Sequence[socket.socket], unix: Sequence[socket.socket], hosts: Iterable[str]
+    runtime: ControlRuntime, *, tcp: Sequence[socket.socket], unix: Sequence[socket.socket], hosts: Iterable[str]
 ) -> AsyncIterator[None]:
-    """Serve ``plane`` while the block runs, on ``tcp`` to who has a token, on ``unix`` to everybody. Closes the
+    """Serve ``runtime`` while the block runs, on ``tcp`` to who has a token, on ``unix`` to everybody. Closes the
     sockets.
     """
     async with AsyncExitStack() as stack:
-        for app, sockets in ((tcp_app(plane, hosts), tcp), (socket_app(plane), unix)):
+        for app, sockets in ((tcp_app(runtime, hosts), tcp), (socket_app(runtime), unix)):
             if not sockets:
                 continue
             runner = web.AppRunner(

@@ -1,7 +1,7 @@
 """How many events of one kind are recorded: so many for each sweep, and a little saved up.
 
 Anybody can send refusals without end, and the audit log is kept: the bounds below hold for whatever records them, the
-workers together and the control API (threats.md section 8).
+workers together and the control API (docs/threat-model.md §8).
 """
 
 from __future__ import annotations

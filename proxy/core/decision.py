@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.model import Access, Grant, OrgGrant, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Access, Grant, OrgGrant
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match

@@ -9,25 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
+from proxy.core.kinds import WORDS, Kind, Reach
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
-
-
-class Kind(StrEnum):
-    """What kind of credential a token is; the word in its prefix."""
-
-    PAT = "pat"
-    KEY = "key"
-
-
-class Reach(StrEnum):
-    """Whose resources a token reaches: its owner's own, one organisation's, a whole account's, named organisations'."""
-
-    PERSONAL = "personal"
-    ORG = "org"
-    ACCOUNT = "account"
-    ORGS = "orgs"
 
 
 class UserStatus(StrEnum):
@@ -47,12 +33,14 @@ class TokenStatus(StrEnum):
 
 
 class ActorKind(StrEnum):
-    """Who did something that is audited."""
+    """Who did something that is audited, where that was no credential."""
 
     PERSON = "person"
-    PAT = "pat"
-    KEY = "key"
     SYSTEM = "system"
+
+
+ACTOR_KINDS: Final = (ActorKind.PERSON.value, *WORDS, ActorKind.SYSTEM.value)
+"""All words for the kind of an actor."""
 
 
 class Access(StrEnum):
@@ -85,7 +73,7 @@ class Actor:
     it.
     """
 
-    kind: ActorKind
+    kind: ActorKind | Kind
     id: str
     name: str
     user_id: str = ""

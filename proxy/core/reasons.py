@@ -3,7 +3,7 @@
 1. Every ``Reason`` has exactly one row in ``TABLE``; nothing else maps a reason to a status or to words.
 2. A reason's value is its metric label, its word in the log and its entry in the documentation.
 3. Reasons that must look alike to a client share one public title and detail (``_TOKEN_REFUSED``), so that an answer
-   never tells a known token from an unknown one (threats.md §9). Their difference lives in log and audit only.
+   never tells a known token from an unknown one (docs/threat-model.md §9). Log and audit alone say which it is.
    The public name of a row (``public``) is what the body of a refusal may carry as ``reason``.
 4. Public text never repeats anything that the client sent.
 """

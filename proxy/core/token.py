@@ -22,7 +22,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.core.model import Kind
+from proxy.core.kinds import PATTERN, Kind
 
 ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH: Final = 12
@@ -74,9 +74,8 @@ class TokenFormat:
         if BRAND.fullmatch(brand) is None:
             raise ValueError("a brand is 2 to 20 of a-z and 0-9, beginning with a letter")
         self.brand: Final = brand
-        kinds = "|".join(kind.value for kind in Kind)
         self._regex: Final = re.compile(
-            rf"({brand}_({kinds})_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})",
+            rf"({brand}_({PATTERN})_([0-9A-Za-z]{{{ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})",
             re.ASCII,
         )
 
@@ -90,9 +89,8 @@ class TokenFormat:
         """As ``pattern``, and also where a token stands in the middle of other letters: for keeping one from going
         on.
         """
-        kinds = "|".join(kind.value for kind in Kind)
         tail = SECRET_LENGTH + CHECKSUM_LENGTH
-        return rf"{self.brand}_(?:{kinds})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
+        return rf"{self.brand}_(?:{PATTERN})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
 
     def prefix_of(self, kind: Kind, token_id: str) -> str:
         """The public prefix, ``<brand>_<kind>_<id>``; the same over every rotation."""

@@ -23,7 +23,8 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.core.errors import Forbidden, Unauthenticated
-from proxy.core.model import Actor, Grant, Kind, Reach, RefusedGrant
+from proxy.core.kinds import KINDS, Kind, Reach
+from proxy.core.model import Actor, Grant, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.services import grants
 from proxy.store.change import Rows
@@ -32,8 +33,8 @@ from proxy.store.change import Rows
 class AccountEntity(StrEnum):
     """Patgate's own entities, as permissions name them."""
 
-    TOKENS = "patgate.tokens"
-    KEYS = "patgate.keys"
+    TOKENS = KINDS[Kind.PAT].entity
+    KEYS = KINDS[Kind.KEY].entity
     USERS = "patgate.users"
     MEMBERS = "patgate.members"
     ORGS = "patgate.orgs"
@@ -95,7 +96,7 @@ class Caller:
         grant = self.grant
         if grant is None:
             return True
-        if grant.kind is Kind.KEY and operation not in _READS:
+        if not KINDS[grant.kind].may_manage and operation not in _READS:
             return False
         allowed = any(role.allows(entity.value, None, operation.value) for role in self._roles(org_id))
         return allowed and self.scopes_allow(entity, operation)

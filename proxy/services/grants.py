@@ -25,7 +25,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from proxy.core.dependency_keys import member_key, memberships_key, org_key, role_key, token_key, user_key
-from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, TokenStatus, UserStatus, by_org
+from proxy.core.kinds import KINDS, OF_USERS, Owner, Reach
+from proxy.core.model import Grant, OrgGrant, RefusedGrant, TokenStatus, UserStatus, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.services.policy import model
@@ -35,13 +36,7 @@ from proxy.store.store import Store
 ORG_ACTIVE: Final = "active"
 # Kind and reach, whether there is an owner, and whether there is the one organisation.
 _KNOWN: Final = frozenset(
-    {
-        (Kind.PAT, Reach.PERSONAL, True, False),
-        (Kind.PAT, Reach.ORG, True, True),
-        (Kind.PAT, Reach.ACCOUNT, True, False),
-        (Kind.KEY, Reach.ORG, False, True),
-        (Kind.KEY, Reach.ORGS, False, False),
-    }
+    (kind, reach, row.owner is Owner.USER, reach is Reach.ORG) for kind, row in KINDS.items() for reach in row.reaches
 )
 
 _SEVERAL: Final = frozenset({Reach.ACCOUNT, Reach.ORGS})
@@ -104,13 +99,14 @@ def _of_several(row: TokenGrantRow) -> Iterator[str]:
 def refusal(row: TokenGrantRow, now: float) -> Reason | None:
     """Why this token is refused whatever it asks for; ``None`` where it is not (rule 2)."""
     shape = (row.kind, row.reach, row.user_id is not None, row.org_id is not None)
+    owned = row.kind in OF_USERS
     checks = (
         (shape not in _KNOWN, Reason.TOKEN_UNKNOWN),
         (row.status is not TokenStatus.ACTIVE, Reason.TOKEN_REVOKED),
         (row.expires_at is not None and row.expires_at <= now, Reason.TOKEN_EXPIRED),
-        (row.kind is Kind.PAT and row.user_status in (None, UserStatus.REMOVED), Reason.OWNER_REMOVED),
-        (row.kind is Kind.PAT and row.reach is Reach.ORG and row.member_role is None, Reason.MEMBER_REMOVED),
-        (row.kind is Kind.PAT and row.user_status is not UserStatus.ACTIVE, Reason.OWNER_SUSPENDED),
+        (owned and row.user_status in (None, UserStatus.REMOVED), Reason.OWNER_REMOVED),
+        (owned and row.reach is Reach.ORG and row.member_role is None, Reason.MEMBER_REMOVED),
+        (owned and row.user_status is not UserStatus.ACTIVE, Reason.OWNER_SUSPENDED),
         (row.reach is Reach.ORG and row.org_status != ORG_ACTIVE, Reason.ORG_SUSPENDED),
     )
     return next((reason for refused, reason in checks if refused), None)

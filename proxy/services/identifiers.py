@@ -13,13 +13,14 @@ import base64
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from proxy.core.errors import Invalid
+from proxy.core.permissions import PermissionSet, PermissionSyntaxError
 from proxy.core.token import ALPHABET, ID_LENGTH
 from proxy.observe.logs import without_tokens
-from proxy.services.accounts import emails
+from proxy.services import emails
 
 _USER_ID: Final = re.compile(r"usr_[0-9A-Za-z]{12}", re.ASCII)
 _ORG_ID: Final = re.compile(r"org_[0-9A-Za-z]{12}", re.ASCII)
@@ -122,3 +123,15 @@ def description(text: str) -> str:
 
 def _random() -> str:
     return "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
+
+
+def permission_texts(texts: Iterable[str], field: str) -> list[str]:
+    """Permissions in their canonical text, sorted, without repeats. Raises Invalid naming the field and position."""
+    checked = list(texts)
+    for position, text in enumerate(checked):
+        refuse_tokens(text, f"{field}[{position}]")
+        try:
+            PermissionSet.of((text,))
+        except PermissionSyntaxError as error:
+            raise Invalid(f"{field}[{position}]", str(error)) from None
+    return list(PermissionSet.of(checked).texts)

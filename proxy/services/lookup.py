@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
-from proxy.core.model import Kind, Reach, UserStatus
+from proxy.core.kinds import OF_USERS, Reach
+from proxy.core.model import UserStatus
 from proxy.core.permissions import PermissionSet
 from proxy.services import identifiers
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
@@ -72,7 +73,7 @@ async def own_email_key(rows: Rows, asker: Caller) -> str | None:
     As it is stored: of two users from before whose emails are one now, the newer one has another than is made now.
     """
     grant = asker.grant
-    if grant is None or grant.kind is not Kind.PAT:
+    if grant is None or grant.kind not in OF_USERS:
         return None
     found = await rows.users.by_id(grant.user_id)
     return None if found is None else found.email_key

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
 from proxy.core.errors import Invalid
-from proxy.core.model import Reach, TokenStatus, UserStatus
-from proxy.services.accounts import emails, lookalikes
+from proxy.core.kinds import Reach
+from proxy.core.model import TokenStatus, UserStatus
+from proxy.services import emails, lookalikes
 from proxy.store.records import AttachedRow, Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 
 T = TypeVar("T")

@@ -359,7 +359,7 @@ def _store(text: str) -> str:
     except ValueError:
         good = False
     if not good:
-        raise ValueError("must be sqlite, or postgresql://user@host/database")
+        raise ValueError("must be sqlite")
     return text
 
 
@@ -377,7 +377,7 @@ class Settings(Section):
     data_dir: Annotated[FilePath, Field(validate_default=True)] = Path("data")
     """Directory of the embedded store, keys and sockets; relative to the configuration file."""
     store: Annotated[str, AfterValidator(_store), Field(repr=False)] = "sqlite"
-    """sqlite: embedded, in data_dir. postgresql://user@host/database is reserved: this version refuses it."""
+    """sqlite: embedded, in data_dir. postgresql://user@host/database is not supported yet."""
     # What two listeners of each come to must fit into one message of descriptors (SCM_MAX_FD, unix(7)).
     workers: Annotated[Whole, Field(ge=1, le=120)] = 2
     """Gateway processes."""

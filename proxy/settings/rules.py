@@ -54,6 +54,11 @@ def violations(candidate: Candidate) -> Iterator[RuleViolation]:
         yield from rule(candidate)
 
 
+def _store(candidate: Candidate) -> Iterator[RuleViolation]:
+    if candidate.settings.store != "sqlite" and candidate.sound(("store",)):
+        yield RuleViolation(loc=("store",), message="must be sqlite: PostgreSQL is not supported yet")
+
+
 def _listeners(candidate: Candidate) -> Iterator[RuleViolation]:
     listen = candidate.settings.listen
     binds: list[tuple[Loc, Bind]] = [
@@ -364,6 +369,7 @@ def _argon2(candidate: Candidate) -> Iterator[RuleViolation]:
 
 
 RULES: Final[tuple[Callable[[Candidate], Iterator[RuleViolation]], ...]] = (
+    _store,
     _listeners,
     _trusted,
     _files,

@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import OF_ORGS, Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import tables
 from proxy.store.dialects.dialect import Database, Dialect
 from proxy.store.engine import Prepared
@@ -25,7 +26,11 @@ _EACH, _ATTACHED, _REACHED, _THERE = _M.alias("each"), tables.token_orgs, _O.ali
 _EPOCH = sa.select(sa.func.coalesce(sa.func.max(tables.changes.c.epoch), 0).label("as_of")).subquery("epoch")
 
 # Whose role counts: a key's own, the membership's in the token's organisation, or the owner's in the account.
-_ROLE = sa.case((_T.c.kind == Kind.KEY.value, _T.c.role), (_T.c.org_id.is_not(None), _M.c.role), else_=_U.c.role)
+_ROLE = sa.case(
+    (sa.or_(*(_T.c.kind == kind.value for kind in OF_ORGS)), _T.c.role),
+    (_T.c.org_id.is_not(None), _M.c.role),
+    else_=_U.c.role,
+)
 
 # What finds each of several organisations: null for a token of another reach, which then reads no such rows.
 _ACCOUNT = sa.case((_T.c.reach == Reach.ACCOUNT.value, _T.c.user_id))

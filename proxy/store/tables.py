@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from proxy.core.kinds import OF_ORGS
+
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -199,7 +201,7 @@ tokens = sa.Table(
 # Most tokens have no parent, and statistics over them all would make the planner scan instead of use the index.
 _partial_index("ix_tokens_parent_id", tokens.c.parent_id, where=tokens.c.parent_id.is_not(None))
 # Few among many. A literal, because SQLite uses a partial index only if the query has the same text, no parameter.
-KEYS: Final = tokens.c.kind == sa.literal_column("'key'")
+KEYS: Final = sa.or_(*(tokens.c.kind == sa.literal_column(f"'{kind.value}'") for kind in OF_ORGS))
 _partial_index("ix_tokens_created_at_id_keys", tokens.c.created_at, tokens.c.id, where=KEYS)
 _partial_index("ix_tokens_org_id_created_at_id_keys", tokens.c.org_id, tokens.c.created_at, tokens.c.id, where=KEYS)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proxy.core.dependency_keys import token_key
-from proxy.core.model import Actor, ActorKind, Credential, Grant, Kind, Reach, RefusedGrant, TokenStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Actor, ActorKind, Credential, Grant, RefusedGrant, TokenStatus
 from proxy.core.token import TokenFormat, digest
 from proxy.services import derived_secrets, grants
 from proxy.services.accounts.invitations import InvitationService

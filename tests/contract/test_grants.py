@@ -27,7 +27,8 @@ from hypothesis.stateful import (
 )
 
 from proxy.core.errors import Conflict, Invalid, NotFound
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant, TokenStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
 from proxy.store.records import TokenRow
 from tests.contract.kit import ADMIN, FORMAT, Kit, opened

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus
 from proxy.store import tables
 from proxy.store.change import Change
 from proxy.store.records import OrgGrantRow

@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.core.dependency_keys import member_key, memberships_key, org_key, role_key, token_key, user_key
 from proxy.core.errors import Conflict, NotFound
-from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, OrgGrant, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.services import grants

@@ -1,4 +1,4 @@
-"""threats.md §10: kill -9 of a worker, of the authority, of everything, under load."""
+"""docs/threat-model.md §10: kill -9 of a worker, of the authority, of everything, under load."""
 
 from __future__ import annotations
 

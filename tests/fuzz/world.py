@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Final
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import Minted, checksum
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
 from tests.support.sentinel import Sentinel, Violation

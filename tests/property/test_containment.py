@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from proxy.core.decision import decide
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Grant, Kind, Reach
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Actor, Grant
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest

@@ -1,4 +1,4 @@
-"""decide against the one-line formula of interfaces.md."""
+"""``decide`` against one line: allowed means that the role, the scopes, the organisation and the route all allow it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.decision import decide, decision
-from proxy.core.model import Access, Grant, OrgGrant, Reach, by_org
+from proxy.core.kinds import Reach
+from proxy.core.model import Access, Grant, OrgGrant, by_org
 from proxy.core.permissions import Permission, PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route

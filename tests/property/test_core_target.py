@@ -62,7 +62,7 @@ paths = st.one_of(
 
 
 def oracle(path: bytes) -> tuple[str, int] | None:
-    """The rules of threats.md §1 read one segment and one character at a time."""
+    """The rules of docs/threat-model.md §1 read one segment and one character at a time."""
     if not path.startswith(b"/"):
         return None
     needed = PathAllowance.NONE

@@ -8,7 +8,7 @@ import string
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import ALPHABET, CHECKSUM_LENGTH, TokenFormat, checksum
 
 brands = st.from_regex(r"[a-z][a-z0-9]{1,19}", fullmatch=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import WireError
 from proxy.core.ipc.wire import Deframer, frame, grant_from_wire, grant_to_wire, refused_from_wire, refused_to_wire
-from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, by_org
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
 from proxy.core.permissions import Permission, PermissionSet
 from proxy.core.reasons import Reason
 

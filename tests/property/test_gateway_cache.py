@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from proxy.core.identity import PRESETS
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.gateway.exchange import Exchange

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from proxy.core.challenge import Challenges
 from proxy.core.decision import decide
 from proxy.core.identity import PRESETS
-from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus, UserStatus
 from proxy.core.reasons import TABLE, Challenge, Reason
 from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable

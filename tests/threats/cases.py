@@ -1,4 +1,4 @@
-"""Cases of threats.md section 4 that are tables."""
+"""Cases of docs/threat-model.md §4 that are tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of threats.md share: a gateway in front of real servers, and one in front of a scripted backend."""
+"""What the tests of threats share: a gateway in front of real servers, and one in front of a scripted backend."""
 
 from __future__ import annotations
 

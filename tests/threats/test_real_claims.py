@@ -1,4 +1,4 @@
-"""threats.md §2 in front of real servers: they run the request that was judged, whatever else it claims to be.
+"""Threat model §2 in front of real servers: they run the request that was judged, whatever else it claims to be.
 
 gunicorn (with its defaults), waitress, nginx, Node and Apache with CGI, each telling what it believes.
 """

@@ -1,4 +1,4 @@
-"""threats.md §2, second targets: ``Destination`` in front of real WebDAV servers (RFC 4918) with real files.
+"""Threat model §2, second targets: ``Destination`` in front of real WebDAV servers (RFC 4918) with real files.
 
 wsgidav, nginx and Apache. The path that a COPY or MOVE writes to is judged like the path of a PUT there; what is
 refused leaves every file as it was.

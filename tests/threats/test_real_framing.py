@@ -1,4 +1,4 @@
-"""threats.md §3 in front of real servers: they read numbers and bodies as patgate has read them, and stay in step."""
+"""Threat model §3 in front of real servers: they read numbers and bodies as patgate has read them, and stay in step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def digest(server: RealServer, facts: dict[str, str]) -> str:
 def test_a_length_reaches_each_server_as_the_number_that_was_read(
     length: str, server: RealServer, front: Patgate
 ) -> None:
-    """threats.md §3: numbers go on as parsed, never as received."""
+    """Threat model §3: numbers go on as parsed, never as received."""
     before = len(server.requests())
     with front.connect() as connection:
         connection.send(head(server, "POST", "/ui/first", f"Content-Length: {length}") + BODY)

@@ -1,4 +1,4 @@
-"""threats.md §10: backends that die, a store that cannot write, clocks that step. Kills are in tests/faults."""
+"""Threat model §10: backends that die, a store that cannot write, clocks that step. Kills are in tests/faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""threats.md §10: the disk under the store fails, or the store's files are taken away, under a running gateway."""
+"""Threat model §10: the disk under the store fails, or the store's files are taken away, under a running gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""threats.md §14: a data directory of somebody else, links planted in it, a permissive umask, a disk without room."""
+"""Threat model §14: a data directory of somebody else, links planted in it, a permissive umask, a disk without room."""
 
 from __future__ import annotations
 

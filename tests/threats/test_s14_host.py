@@ -1,4 +1,4 @@
-"""threats.md §14: the directory where patgate is started decides nothing; what patgate makes is its user's alone."""
+"""Threat model §14: the directory where patgate is started decides nothing; what patgate makes is its user's alone."""
 
 from __future__ import annotations
 

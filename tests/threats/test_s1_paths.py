@@ -1,4 +1,4 @@
-"""threats.md §1: what is not canonical is refused and never reaches a backend; what is, arrives byte for byte."""
+"""Threat model §1: what is not canonical is refused and never reaches a backend; what is, arrives byte for byte."""
 
 from __future__ import annotations
 

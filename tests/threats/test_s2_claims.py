@@ -1,4 +1,4 @@
-"""threats.md §2, claims: what a client says of path, method, address, transport or identity never reaches a backend."""
+"""Threat model §2, claims: what a client claims of path, method, address, transport or identity stays here."""
 
 from __future__ import annotations
 

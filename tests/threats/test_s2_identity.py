@@ -1,4 +1,4 @@
-"""threats.md §2: whatever a client sends as identity, the backend sees ours, once; or none."""
+"""Threat model §2: whatever a client sends as identity, the backend sees ours, once; or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""threats.md §2, a token elsewhere: a token in a cookie, the query or another header never reaches a backend."""
+"""Threat model §2, a token elsewhere: a token in a cookie, the query or another header never reaches a backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR, ROLES, ROUTES

@@ -1,4 +1,4 @@
-"""threats.md §2, second targets: a resource that a header names is judged like the request's own, or refused."""
+"""Threat model §2, second targets: a resource that a header names is judged like the request's own, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""threats.md §3: what can be read in two ways is refused, its connection closed, and nothing of it goes on."""
+"""Threat model §3: what can be read in two ways is refused, its connection closed, and nothing of it goes on."""
 
 from __future__ import annotations
 

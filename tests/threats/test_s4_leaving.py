@@ -1,4 +1,4 @@
-"""threats.md §4: a client that leaves ends what it asked for, and leaves no half of a request behind."""
+"""Threat model §4: a client that leaves ends what it asked for, and leaves no half of a request behind."""
 
 from __future__ import annotations
 

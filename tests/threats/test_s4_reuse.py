@@ -1,4 +1,4 @@
-"""threats.md §4: early answers and reused connections never turn one message's bytes into another's."""
+"""Threat model §4: early answers and reused connections never turn one message's bytes into another's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""threats.md §6: after the answer, the next request on any connection has the new verdict."""
+"""Threat model §6: after the answer, the next request on any connection has the new verdict."""
 
 from __future__ import annotations
 

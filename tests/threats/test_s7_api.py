@@ -1,4 +1,4 @@
-"""threats.md §7 over the control API of a running gateway: nothing above, beside or behind the token presented.
+"""Threat model §7 over the control API of a running gateway: nothing above, beside or behind the token presented.
 
 Two askers of ``lab`` who may do everything there, a key and a team token, are tried on every operation of the API's own
 document: no operation can be added without being tried here.

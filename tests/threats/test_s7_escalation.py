@@ -1,4 +1,4 @@
-"""threats.md §7: no token reaches above, beside or behind itself. Who may do what with which token, as tables.
+"""Threat model §7: no token reaches above, beside or behind itself. Who may do what with which token, as tables.
 
 Each cell is done for real, against a token of its own: ``A`` allowed, ``F`` forbidden in words, ``N`` not found, in the
 very words for a token that there is not. No cell is left out.
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
 from proxy.services.policy.model import AdminRight, TokenPolicy
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.services.tokens.queries import TokenFilter

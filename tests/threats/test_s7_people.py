@@ -1,4 +1,4 @@
-"""threats.md §7 between people and organisations: who joins, who leaves, and what is reached of a person outside."""
+"""Threat model §7 between people and organisations: who joins, who leaves, and what is reached of a person outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""threats.md §8: what a flood, a slow peer or a big body costs is bounded, and others do not notice.
+"""Threat model §8: what a flood, a slow peer or a big body costs is bounded, and others do not notice.
 
 Rates and latencies belong to ``make bench``, hours and gigabytes to ``make soak``; here are the bounds that hold
 anywhere.

@@ -1,4 +1,4 @@
-"""threats.md §8: whatever clients send, the log stays small and has no line of level error; in both builds."""
+"""Threat model §8: whatever clients send, the log stays small and has no line of level error; in both builds."""
 
 from __future__ import annotations
 

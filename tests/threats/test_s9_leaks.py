@@ -1,4 +1,4 @@
-"""threats.md §9: a token's secret is in no log, metric, error page, row, process title or backend request.
+"""Threat model §9: a token's secret is in no log, metric, error page, row, process title or backend request.
 
 Beside these, every recorder looks at all that it was sent, and at the end of a run every file is read again, of every
 gateway that the run has started (tests/support/plugin.py).

@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,18 @@ def test_nothing_names_a_path_of_the_machine_it_was_written_on() -> None:
     assert not found
 
 
+def test_every_document_that_is_named_is_in_the_tree() -> None:
+    """What explains the code is in this repository: no comment or page sends its reader elsewhere."""
+    documents = {path.name for path in FILES if path.suffix == ".md"}
+    missing = {
+        f"{named(path)}: {name}"
+        for path, text in text_files()
+        for name in re.findall(r"(?<![*\w.-])\w[\w.-]*\.md\b", text)
+        if name not in documents
+    }
+    assert not missing
+
+
 def test_nothing_names_a_package_index() -> None:
     """Which index serves the packages is the installing machine's business, not the project's."""
     index = re.compile(
@@ -170,6 +183,24 @@ def test_every_library_that_we_import_has_its_place_in_the_import_rules() -> Non
     placed = {name for section in places for name in section.get("forbidden_modules", "").split()}
     foreign = {name for path in OURS for name in imports(path)} - set(sys.stdlib_module_names) - OWN
     assert foreign <= placed
+
+
+def test_every_dependency_is_imported_and_every_library_that_is_imported_is_one() -> None:
+    """A library that only tests import is a development dependency. An extra that no code imports promises too much."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
+    declared = {_distribution(requirement) for requirement in [*project["dependencies"], *extras]}
+    foreign = {name for path in OURS for name in imports(path)} - set(sys.stdlib_module_names) - OWN
+    providers = packages_distributions()
+    imported = {_distribution(provider) for name in foreign for provider in providers[name]}
+    assert declared == imported - {"pydantic-core"}, "pydantic pins pydantic-core"
+
+
+def _distribution(requirement: str) -> str:
+    """The normalised name of a distribution, without extras and versions."""
+    found = re.match(r"[\w.-]+", requirement)
+    assert found
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
 def test_core_imports_nothing_but_itself_and_the_standard_library() -> None:

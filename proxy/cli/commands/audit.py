@@ -15,7 +15,8 @@ from proxy.cli.listing import SHOWN, Rest, rest_behind
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.output import plain, sentence
 from proxy.core.errors import AuthorityUnavailable, Invalid
-from proxy.services.audit.vocabulary import ACTOR_KINDS, LEVELS, NOW, OUTCOMES, read_moment
+from proxy.core.model import ACTOR_KINDS
+from proxy.services.audit.vocabulary import LEVELS, NOW, OUTCOMES, read_moment
 from proxy.services.views import LIMIT_MOST, rfc3339
 from proxy.supervisor import datadir
 

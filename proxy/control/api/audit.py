@@ -7,12 +7,20 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.models import Listing, PageQuery, Reference, RequestModel, ResponseModel, Time, checked
+from proxy.control.models import (
+    ActorKindWord,
+    Listing,
+    PageQuery,
+    Reference,
+    RequestModel,
+    ResponseModel,
+    Time,
+    checked,
+)
 from proxy.services.audit.filters import AuditFilter, read_address, read_mark, read_number
 from proxy.services.audit.vocabulary import read_moment
 from proxy.store.audit.queries import SortOrder
 
-ActorKind = Literal["person", "pat", "key", "system"]
 Level = Literal["account", "organisation"]
 Outcome = Literal["done", "allowed", "refused", "failed", "reported"]
 Moment = Annotated[
@@ -46,7 +54,7 @@ class EventQuery(PageQuery):
             "the log. `now` stands for the newest event.",
         ),
     ] = None
-    actor_kind: ActorKind | None = None
+    actor_kind: ActorKindWord | None = None
     actor: Annotated[Reference | None, Field(description="Who did it: an id, or the public prefix of a token.")] = None
     actor_name: Annotated[Reference | None, Field(description="The name of the token that did it.")] = None
     user: Annotated[Reference | None, Field(description="Whose account's log (email or id).")] = None
@@ -82,7 +90,7 @@ class AuditEvent(ResponseModel):
     org: str | None
     user_id: str | None
     user: str | None
-    actor_kind: ActorKind
+    actor_kind: ActorKindWord
     actor_id: str | None
     actor_name: str | None
     action: str
@@ -129,7 +137,7 @@ async def list_events_of_org(call: Call[NoBody, EventQuery]) -> View:
 
 async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> View:
     values = query.model_dump(exclude={"order", "after", "limit", "cursor", "count", "org"})
-    page = await call.plane.audit.list(
+    page = await call.services.audit.list(
         call.actor,
         AuditFilter(org=org, **values),
         order=SortOrder(query.order),
@@ -142,7 +150,7 @@ async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> 
 
 
 async def verify(call: Call[Verification, NoQuery]) -> View:
-    return await call.plane.audit.verify(call.actor, after=call.body.after, head=call.body.head)
+    return await call.services.audit.verify(call.actor, after=call.body.after, head=call.body.head)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

@@ -23,7 +23,7 @@ from proxy.control.concurrency import Turns
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import ProblemKind, RequestRefused
 from proxy.control.request_parsing import idempotency_key, read
-from proxy.control.services import ControlServices
+from proxy.control.runtime import ControlRuntime
 from proxy.core.errors import AuthorityUnavailable, NotFound
 from proxy.core.model import Actor
 from proxy.services.views import Created
@@ -39,14 +39,14 @@ Identify = Callable[[web.Request, str], Awaitable[Actor]]
 
 
 def routes(
-    plane: ControlServices, table: Iterable[Operation[Any, Any]], identify: Identify, turns: Turns | None = None
+    runtime: ControlRuntime, table: Iterable[Operation[Any, Any]], identify: Identify, turns: Turns | None = None
 ) -> list[web.RouteDef]:
-    """A route for every row, served from `plane`; without `turns` each at once."""
+    """A route for every row, served from `runtime`; without `turns` each at once."""
     return [
         web.route(
             row.method.value,
             ROOT + row.path,
-            _handler(plane, row, identify, turns),
+            _handler(runtime, row, identify, turns),
             **({"allow_head": True} if row.method is Method.GET else {}),
         )
         for row in table
@@ -54,7 +54,7 @@ def routes(
 
 
 def _handler(
-    plane: ControlServices, row: Operation[Any, Any], identify: Identify, turns: Turns | None
+    runtime: ControlRuntime, row: Operation[Any, Any], identify: Identify, turns: Turns | None
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         request[NAME] = row.name
@@ -65,7 +65,7 @@ def _handler(
             raise RequestRefused(_KEYLESS)
         body, query = await read(request, row.body, row.query)
         call = Call(
-            plane=plane,
+            services=runtime.services,
             actor=actor,
             body=body,
             query=query,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, RootModel
 
 from proxy.control.api.operation import Call, Method, NoBody, Operation, View
-from proxy.control.models import Query, ResponseModel, Time
+from proxy.control.models import KindWord, Query, ResponseModel, Time
 from proxy.core.errors import Invalid
 
 Verdict = Literal["allowed", "refused", "reported"]
@@ -32,7 +32,7 @@ class ExplainedToken(ResponseModel):
     id: str
     prefix: str
     name: str
-    kind: Literal["pat", "key"]
+    kind: KindWord
     reach: Literal["personal", "org", "account", "orgs"]
     status: Literal["active", "expired", "revoked"]
     user_id: str | None
@@ -159,12 +159,12 @@ async def explain(call: Call[NoBody, ExplainQuery]) -> View:
         faults = [(field, "a decision is explained by its id alone") for field, value in given.items() if value]
         if faults:
             raise Invalid(*faults[0], *faults[1:])
-        return await call.plane.explain.decision(call.actor, query.decision)
+        return await call.services.explain.decision(call.actor, query.decision)
     needed = {"token": query.token, "method": query.method, "path": query.path}
     faults = [(field, "this field is needed, or a decision") for field, value in needed.items() if value is None]
     if faults:
         raise Invalid(*faults[0], *faults[1:])
-    return await call.plane.explain.token(
+    return await call.services.explain.token(
         call.actor, query.token or "", query.method or "", query.path or "", query.host or ""
     )
 

@@ -52,7 +52,7 @@ class Invitations(Listing):
 
 
 async def create(call: Call[NewInvitation, NoQuery]) -> View:
-    body, invitations = call.body, call.plane.invitations
+    body, invitations = call.body, call.services.invitations
 
     async def make(again: Retry | None) -> View:
         return await invitations.invite(
@@ -64,7 +64,7 @@ async def create(call: Call[NewInvitation, NoQuery]) -> View:
 
 async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
     query = call.query
-    page = await call.plane.invitations.list(
+    page = await call.services.invitations.list(
         call.actor, query.org, email=query.email, limit=query.limit, cursor=query.cursor, count=query.count
     )
     return listing(page)
@@ -72,18 +72,18 @@ async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
 
 async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.invitations.list(
+    page = await call.services.invitations.list(
         call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
     )
     return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.invitations.show(call.actor, call.path["invitation"])
+    return await call.services.invitations.show(call.actor, call.path["invitation"])
 
 
 async def accept(call: Call[NoBody, NoQuery]) -> View:
-    invitations = call.plane.invitations
+    invitations = call.services.invitations
 
     async def make(again: Retry | None) -> View:
         return await invitations.accept(call.actor, call.path["invitation"], retry=again)
@@ -92,11 +92,11 @@ async def accept(call: Call[NoBody, NoQuery]) -> View:
 
 
 async def decline(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.invitations.decline(call.actor, call.path["invitation"])
+    return await call.services.invitations.decline(call.actor, call.path["invitation"])
 
 
 async def withdraw(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.invitations.withdraw(call.actor, call.path["invitation"])
+    return await call.services.invitations.withdraw(call.actor, call.path["invitation"])
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

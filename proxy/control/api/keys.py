@@ -23,7 +23,8 @@ from proxy.control.api.tokens import (
 )
 from proxy.control.models import Description, PageQuery, PermissionText, QuerySeconds, Reference, RequestModel, Title
 from proxy.core.errors import NotFound
-from proxy.core.model import Kind, TokenStatus
+from proxy.core.kinds import Kind
+from proxy.core.model import TokenStatus
 from proxy.services.tokens import issuance
 from proxy.services.tokens.queries import TokenFilter
 
@@ -86,7 +87,7 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, retry=retry(call))
 
 
 async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
@@ -99,7 +100,7 @@ async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, retry=retry(call))
 
 
 async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
@@ -110,7 +111,7 @@ async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
         expiring_within=query.expiring_within,
         unused_for=query.unused_for,
     )
-    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
     return listing(page)
 
 
@@ -118,23 +119,23 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status)
-    page = await call.plane.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
     return listing(page)
 
 
 async def attach(call: Call[AttachedPermissions, NoQuery]) -> View:
-    return await call.plane.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
+    return await call.services.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
 
 
 async def detach(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.keys.detach(call.actor, call.path["key"], call.path["org"])
+    return await call.services.keys.detach(call.actor, call.path["key"], call.path["org"])
 
 
 def of_keys(run: Callable[[Call[Any, Any]], Awaitable[View]]) -> Callable[[Call[Any, Any]], Awaitable[View]]:
     """A verb of tokens, for keys only: the id of another token is that of no key."""
 
     async def verb(call: Call[Any, Any]) -> View:
-        found = await call.plane.tokens.show(call.actor, call.path["key"])
+        found = await call.services.tokens.show(call.actor, call.path["key"])
         if found.kind != Kind.KEY.value:
             raise NotFound(PARAMETERS["key"].missing)
         return await run(call)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View
 from proxy.control.api.tokens import Token
 from proxy.control.api.users import User
-from proxy.control.models import ResponseModel
+from proxy.control.models import ActorKindWord, ResponseModel
 
 
 class Allowance(ResponseModel):
@@ -24,7 +24,7 @@ class Allowance(ResponseModel):
 class Me(ResponseModel):
     """The token presented, its owner, and what it may do: what a role in `allowed` permits and `scopes` do."""
 
-    kind: Literal["person", "pat", "key", "system"]
+    kind: ActorKindWord
     name: str
     user: Annotated[User | None, Field(description="The owner; null for keys and for the control socket.")]
     token: Token | None
@@ -33,7 +33,7 @@ class Me(ResponseModel):
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.me.show(call.actor)
+    return await call.services.me.show(call.actor)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

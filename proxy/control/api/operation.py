@@ -13,9 +13,9 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.control.models import Query, RequestModel, ResponseModel
-from proxy.control.services import ControlServices
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
+from proxy.services.factory import Services
 from proxy.services.idempotency import Retry
 from proxy.services.views import Page
 
@@ -56,7 +56,7 @@ class Call(Generic[B, Q]):
     request, `fingerprint` (64 hex digits) tells this request from any other that is sent under the same key.
     """
 
-    plane: ControlServices
+    services: Services
     actor: Actor
     body: B
     query: Q

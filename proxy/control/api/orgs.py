@@ -70,7 +70,7 @@ class Members(Listing):
 
 
 async def add(call: Call[NewOrg, NoQuery]) -> View:
-    body, orgs = call.body, call.plane.orgs
+    body, orgs = call.body, call.services.orgs
 
     async def make(again: Retry | None) -> View:
         return await orgs.add(call.actor, body.name, display_name=body.display_name, retry=again)
@@ -80,36 +80,36 @@ async def add(call: Call[NewOrg, NoQuery]) -> View:
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.orgs.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.orgs.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
     return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.orgs.show(call.actor, call.path["org"])
+    return await call.services.orgs.show(call.actor, call.path["org"])
 
 
 async def suspend(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.orgs.suspend(call.actor, call.path["org"])
+    return await call.services.orgs.suspend(call.actor, call.path["org"])
 
 
 async def resume(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.orgs.resume(call.actor, call.path["org"])
+    return await call.services.orgs.resume(call.actor, call.path["org"])
 
 
 async def list_members(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.members.list(
+    page = await call.services.members.list(
         call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
     )
     return listing(page)
 
 
 async def set_member(call: Call[MemberRole, NoQuery]) -> View:
-    return await call.plane.members.set(call.actor, call.path["org"], call.path["user"], call.body.role)
+    return await call.services.members.set(call.actor, call.path["org"], call.path["user"], call.body.role)
 
 
 async def remove_member(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.members.remove(call.actor, call.path["org"], call.path["user"])
+    return await call.services.members.remove(call.actor, call.path["org"], call.path["user"])
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

@@ -9,6 +9,7 @@ from pydantic import Field
 from proxy.control.api.operation import Call, DictView, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import (
     Flag,
+    KindWord,
     Listing,
     PageQuery,
     Permissions,
@@ -90,7 +91,7 @@ class Violation(ResponseModel):
 
     id: str
     prefix: str
-    kind: Literal["pat", "key"]
+    kind: KindWord
     name: str
     user_id: str | None
     user: str | None
@@ -127,33 +128,33 @@ class Ended(ResponseModel):
 
 
 async def show(call: Call[NoBody, OrgQuery]) -> View:
-    return await call.plane.policies.show(call.actor, call.query.org)
+    return await call.services.policies.show(call.actor, call.query.org)
 
 
 async def show_of_org(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.policies.show(call.actor, call.path["org"])
+    return await call.services.policies.show(call.actor, call.path["org"])
 
 
 async def set_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
     own = call.body.model_dump(exclude_none=True)
-    return await call.plane.policies.set(call.actor, call.path["org"], own, expire=call.query.expire)
+    return await call.services.policies.set(call.actor, call.path["org"], own, expire=call.query.expire)
 
 
 async def violations(call: Call[NoBody, ViolationQuery]) -> View:
     query = call.query
-    page = await call.plane.policies.violations(
+    page = await call.services.policies.violations(
         call.actor, query.org, limit=query.limit, cursor=query.cursor, count=query.count
     )
     return listing(page)
 
 
 async def crowded(call: Call[NoBody, NoQuery]) -> View:
-    found = await call.plane.policies.crowded(call.actor)
+    found = await call.services.policies.crowded(call.actor)
     return DictView(members={"items": [view.as_dict() for view in found], "next_cursor": None})
 
 
 async def expire(call: Call[NoBody, OrgQuery]) -> View:
-    return DictView(members={"expired": await call.plane.policies.expire(call.actor, call.query.org)})
+    return DictView(members={"expired": await call.services.policies.expire(call.actor, call.query.org)})
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

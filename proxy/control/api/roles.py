@@ -32,16 +32,16 @@ class Roles(Listing):
 
 
 async def list_roles(call: Call[NoBody, NoQuery]) -> View:
-    found = await call.plane.roles.list(call.actor, call.path.get("org"))
+    found = await call.services.roles.list(call.actor, call.path.get("org"))
     return listing(Page(items=found, next_cursor=None))
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.roles.show(call.actor, call.path["role"])
+    return await call.services.roles.show(call.actor, call.path["role"])
 
 
 async def set_permissions(call: Call[RolePermissions, NoQuery]) -> View:
-    return await call.plane.roles.set(call.actor, call.path["role"], call.body.permissions)
+    return await call.services.roles.set(call.actor, call.path["role"], call.body.permissions)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

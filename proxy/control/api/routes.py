@@ -91,15 +91,15 @@ class Cleared(ResponseModel):
 
 
 async def list_routes(call: Call[NoBody, NoQuery]) -> View:
-    return listing(Page(items=await call.plane.reports.routes(call.actor), next_cursor=None))
+    return listing(Page(items=await call.services.reports.routes(call.actor), next_cursor=None))
 
 
 async def report(call: Call[NoBody, ReportQuery]) -> View:
-    return listing(Page(items=await call.plane.reports.list(call.actor, call.query.since), next_cursor=None))
+    return listing(Page(items=await call.services.reports.list(call.actor, call.query.since), next_cursor=None))
 
 
 async def clear(call: Call[NoBody, ClearQuery]) -> View:
-    return DictView(members={"cleared": await call.plane.reports.clear(call.actor, call.query.route)})
+    return DictView(members={"cleared": await call.services.reports.clear(call.actor, call.query.route)})
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

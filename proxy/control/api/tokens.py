@@ -21,6 +21,7 @@ from proxy.control.api.operation import (
 from proxy.control.models import (
     Description,
     Flag,
+    KindWord,
     Listing,
     PageQuery,
     Permissions,
@@ -34,7 +35,8 @@ from proxy.control.models import (
     Time,
     Title,
 )
-from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus
 from proxy.services.tokens import issuance
 from proxy.services.tokens.queries import TokenFilter
 
@@ -101,7 +103,7 @@ class TokenQuery(PageQuery):
     user: Annotated[Reference | None, Field(description="Only those of this user (id or email).")] = None
     org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
     status: Annotated[Status | None, Field(description="Only those with this status.")] = None
-    kind: Annotated[Literal["pat", "key"] | None, Field(description="Only those of this kind.")] = None
+    kind: Annotated[KindWord | None, Field(description="Only those of this kind.")] = None
     expiring_within: Annotated[
         QuerySeconds | None, Field(description="Only active ones that end within so many seconds, those first.")
     ] = None
@@ -143,7 +145,7 @@ class Token(ResponseModel):
 
     id: str
     prefix: Annotated[str, Field(description="The public first part of its value.")]
-    kind: Literal["pat", "key"]
+    kind: KindWord
     reach: Literal["personal", "org", "account", "orgs"]
     name: str
     description: str
@@ -223,7 +225,7 @@ async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.plane.tokens.create(call.actor, new, retry=retry(call))
+    return await call.services.tokens.create(call.actor, new, retry=retry(call))
 
 
 async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
@@ -237,7 +239,9 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.tokens.list(
+        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
+    )
     return listing(page)
 
 
@@ -245,58 +249,60 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    page = await call.plane.tokens.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.tokens.list(
+        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
+    )
     return listing(page)
 
 
 async def delete_all(call: Call[NoBody, MineQuery]) -> View:
     query = call.query
-    deleted = await call.plane.tokens.delete_all(call.actor, query.user, keep_current=query.keep_current)
+    deleted = await call.services.tokens.delete_all(call.actor, query.user, keep_current=query.keep_current)
     return DictView(members={"deleted": deleted})
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.show(call.actor, reference(call))
+    return await call.services.tokens.show(call.actor, reference(call))
 
 
 async def update(call: Call[TokenText, NoQuery]) -> View:
     body = call.body
-    return await call.plane.tokens.update(call.actor, reference(call), name=body.name, description=body.description)
+    return await call.services.tokens.update(call.actor, reference(call), name=body.name, description=body.description)
 
 
 async def delete(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.delete(call.actor, reference(call))
+    return await call.services.tokens.delete(call.actor, reference(call))
 
 
 async def rotate(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.tokens.rotate(call.actor, reference(call))
+    return await call.services.tokens.rotate(call.actor, reference(call))
 
 
 async def revoke(call: Call[Revocation, NoQuery]) -> View:
-    return await call.plane.tokens.revoke(call.actor, reference(call), descendants=call.body.descendants)
+    return await call.services.tokens.revoke(call.actor, reference(call), descendants=call.body.descendants)
 
 
 async def regenerate(call: Call[Renewal, NoQuery]) -> View:
-    return await call.plane.tokens.regenerate(call.actor, reference(call), expires=call.body.expires)
+    return await call.services.tokens.regenerate(call.actor, reference(call), expires=call.body.expires)
 
 
 async def show_scopes(call: Call[NoBody, NoQuery]) -> View:
-    scopes = (await call.plane.tokens.show(call.actor, reference(call))).scopes
+    scopes = (await call.services.tokens.show(call.actor, reference(call))).scopes
     return DictView(members={"scopes": None if scopes is None else list(scopes)})
 
 
 async def add_scopes(call: Call[TokenScopes, NoQuery]) -> View:
-    return await call.plane.tokens.add_scopes(call.actor, reference(call), call.body.scopes)
+    return await call.services.tokens.add_scopes(call.actor, reference(call), call.body.scopes)
 
 
 async def set_scopes(call: Call[TokenScopes, NoQuery]) -> View:
-    return await call.plane.tokens.set_scopes(call.actor, reference(call), call.body.scopes)
+    return await call.services.tokens.set_scopes(call.actor, reference(call), call.body.scopes)
 
 
 async def remove_scopes(call: Call[NoBody, ScopeQuery]) -> View:
     if call.query.scope:
-        return await call.plane.tokens.remove_scopes(call.actor, reference(call), call.query.scope)
-    return await call.plane.tokens.clear_scopes(call.actor, reference(call))
+        return await call.services.tokens.remove_scopes(call.actor, reference(call), call.query.scope)
+    return await call.services.tokens.clear_scopes(call.actor, reference(call))
 
 
 VERBS: Final[tuple[Operation[Any, Any], ...]] = (

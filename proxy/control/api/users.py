@@ -54,7 +54,7 @@ class Users(Listing):
 
 
 async def add(call: Call[NewUser, NoQuery]) -> View:
-    body, users = call.body, call.plane.users
+    body, users = call.body, call.services.users
 
     async def make(again: Retry | None) -> View:
         return await users.add(call.actor, body.email, body.role, org=body.org, name=body.name, retry=again)
@@ -64,28 +64,28 @@ async def add(call: Call[NewUser, NoQuery]) -> View:
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.plane.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
     return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.show(call.actor, call.path["user"])
+    return await call.services.users.show(call.actor, call.path["user"])
 
 
 async def set_role(call: Call[NewRole, NoQuery]) -> View:
-    return await call.plane.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
+    return await call.services.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
 
 
 async def suspend(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.suspend(call.actor, call.path["user"])
+    return await call.services.users.suspend(call.actor, call.path["user"])
 
 
 async def resume(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.resume(call.actor, call.path["user"])
+    return await call.services.users.resume(call.actor, call.path["user"])
 
 
 async def remove(call: Call[NoBody, NoQuery]) -> View:
-    return await call.plane.users.remove(call.actor, call.path["user"])
+    return await call.services.users.remove(call.actor, call.path["user"])
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from proxy.core.errors import WireError
-from proxy.core.model import Grant, Kind, OrgGrant, Reach, RefusedGrant, by_org
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 

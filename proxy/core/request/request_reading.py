@@ -1,6 +1,6 @@
 """What a request asks for, read once and for everybody who has to know: the gateway, and whoever explains what it does.
 
-1. The path is judged here and nowhere else (threats.md section 1); what the backend gets is the bytes that were judged.
+1. The path is judged here and nowhere else (docs/threat-model.md §1). The backend gets the bytes that were judged.
 2. Methods are case-sensitive (RFC 9110 section 9.1). Some backends read them as if they were not, so one that is not in
    capitals is refused.
 3. Every repetition is possessive or separated by a byte it cannot contain, so matching is linear in the input.

@@ -1,4 +1,4 @@
-"""The request target: one reading of its path, or none (threats.md §1).
+"""The request target: one reading of its path, or none (docs/threat-model.md §1).
 
 What is matched is derived here; what is forwarded is always the client's own bytes. So a path is accepted only if
 every reasonable backend reads it as we do:

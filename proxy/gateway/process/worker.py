@@ -21,7 +21,7 @@ from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.core.identity import IdentityNames
 from proxy.core.ipc.child_protocol import CommandSource
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
-from proxy.core.model import Kind
+from proxy.core.kinds import WORDS
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import AcceptCounters
 from proxy.gateway.downstream.listener import Listener
@@ -104,7 +104,7 @@ class Worker:
             absent_capacity=settings.cache.absent,
             absent_seconds=_ABSENT_SECONDS,
             credential_key=secrets.token_bytes(32),
-            prefix_heads=[f"{settings.brand}_{kind.value}" for kind in Kind],
+            prefix_heads=[f"{settings.brand}_{word}" for word in WORDS],
         )
         self._tokens = tokens
         self._tally = AcceptCounters()

@@ -8,7 +8,7 @@ Rules of this module:
 2. Between two sweeps at most so many events are made: by all workers together ``STRANGERS`` of requests that were
    refused and that no proven token stands behind (and a small burst, since anybody can send any number of them and the
    log is kept), and by each worker ``REFUSALS`` of a proven token, ``OPEN`` of requests that needed no token,
-   ``ALLOWED`` of those that a token was allowed (threats.md section 8).
+   ``ALLOWED`` of those that a token was allowed (docs/threat-model.md §8).
 3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Whatever is left out is counted.
 4. An event says what was decided and when; who that is, beside the prefix, the authority knows.
 """

@@ -24,10 +24,11 @@ from typing import Final
 
 from proxy.core.dependency_keys import invitation_key
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Reach, RefusedGrant
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, RefusedGrant
 from proxy.core.permissions import PermissionSet
-from proxy.services import counting, grants, idempotency, identifiers, lookup
-from proxy.services.accounts import lookalikes, members
+from proxy.services import counting, grants, idempotency, identifiers, lookalikes, lookup
+from proxy.services.accounts import members
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.core.model import Actor, Grant, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, Grant
 from proxy.core.permissions import PermissionSet
 from proxy.services.caller import standing
 from proxy.services.views import TokenView, UserView

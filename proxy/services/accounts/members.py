@@ -22,8 +22,7 @@ from typing import Final
 from proxy.core.dependency_keys import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
-from proxy.services import counting, identifiers, lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import counting, identifiers, lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
 from proxy.store.change import Change, Rows

@@ -8,8 +8,7 @@ from functools import partial
 from proxy.core.dependency_keys import org_key
 from proxy.core.errors import Conflict
 from proxy.core.model import Actor
-from proxy.services import counting, idempotency, identifiers, lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import counting, idempotency, identifiers, lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry

@@ -13,27 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from proxy.core.dependency_keys import role_key
-from proxy.core.errors import Forbidden, Invalid, NotFound
+from proxy.core.errors import Forbidden, NotFound
 from proxy.core.model import Actor
-from proxy.core.permissions import PermissionSet, PermissionSyntaxError
+from proxy.core.permissions import PermissionSet
 from proxy.services import identifiers, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, standing
 from proxy.services.validation import Fields
 from proxy.services.views import RoleView
 from proxy.store.records import RoleRow
 from proxy.store.store import Store
-
-
-def permission_texts(texts: Iterable[str], field: str) -> list[str]:
-    """Permissions in their canonical text, sorted, without repeats. Raises Invalid naming the field and position."""
-    checked = list(texts)
-    for position, text in enumerate(checked):
-        identifiers.refuse_tokens(text, f"{field}[{position}]")
-        try:
-            PermissionSet.of((text,))
-        except PermissionSyntaxError as error:
-            raise Invalid(f"{field}[{position}]", str(error)) from None
-    return list(PermissionSet.of(checked).texts)
 
 
 class RoleService:
@@ -46,7 +34,8 @@ class RoleService:
     async def sync_config(self, actor: Actor, roles: Mapping[str, Iterable[str]]) -> list[str]:
         """Apply the configuration's roles where it changed. Returns the names that changed, sorted. Raises Invalid."""
         wanted = {
-            identifiers.role_name(name): permission_texts(texts, f"roles.{name}") for name, texts in roles.items()
+            identifiers.role_name(name): identifiers.permission_texts(texts, f"roles.{name}")
+            for name, texts in roles.items()
         }
         async with self._store.change(actor, self._clock()) as change:
             known = {row.name: row for row in await change.roles.all()}
@@ -107,7 +96,7 @@ class RoleService:
         """
         fields = Fields()
         fields.check(lambda: identifiers.role_name(name))
-        texts = fields.check(lambda: permission_texts(permissions, "permissions")) or []
+        texts = fields.check(lambda: identifiers.permission_texts(permissions, "permissions")) or []
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
             asker = await standing(change, actor, change.now)

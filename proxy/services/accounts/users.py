@@ -17,7 +17,8 @@ from dataclasses import replace
 
 from proxy.core.dependency_keys import member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden
-from proxy.core.model import Actor, Reach, UserStatus
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, UserStatus
 from proxy.services import counting, idempotency, identifiers, lookup
 from proxy.services.accounts import invitations, members
 from proxy.services.accounts.members import require_within, tell

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.core.errors import Invalid
+from proxy.core.kinds import PATTERN
+from proxy.core.model import ACTOR_KINDS
 from proxy.observe.metrics import Outcome
-from proxy.services.audit.vocabulary import ACTOR_KINDS, LEVELS, NOW, OUTCOMES, read_moment
+from proxy.services.audit.vocabulary import LEVELS, NOW, OUTCOMES, read_moment
 from proxy.services.validation import Fields
 from proxy.store.audit.chain import Mark
 from proxy.store.audit.queries import LogPosition, LogQuery, SortOrder
 
 DENIED: Final = (Outcome.REFUSED.value, Outcome.REPORTED.value)
 
-_PREFIX: Final = re.compile(r"[^_]+_(?:pat|key)_([0-9A-Za-z]+)", re.ASCII)
+_PREFIX: Final = re.compile(rf"[^_]+_(?:{PATTERN})_([0-9A-Za-z]+)", re.ASCII)
 _MARK: Final = re.compile(r"(\d{1,15}):([0-9a-f]{64})", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from proxy.core.errors import Forbidden, NotFound
-from proxy.core.model import Actor, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
 from proxy.services import identifiers, lookup
 from proxy.services.audit.filters import (
     EVERYTHING,

@@ -11,12 +11,10 @@ from datetime import datetime
 from typing import Final
 
 from proxy.core.errors import Invalid
-from proxy.core.model import ActorKind
 from proxy.observe.metrics import Outcome
 from proxy.settings.values import parse_duration
 from proxy.store.records import LEVEL_ACCOUNT, LEVEL_ORGANISATION
 
-ACTOR_KINDS: Final = tuple(kind.value for kind in ActorKind)
 LEVELS: Final = (LEVEL_ACCOUNT, LEVEL_ORGANISATION)
 OUTCOMES: Final = ("done", *(outcome.value for outcome in Outcome))
 NOW: Final = "now"

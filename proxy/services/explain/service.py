@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
-from proxy.core.model import Actor, ActorKind, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, ActorKind
 from proxy.core.reasons import Reason
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome

@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.core.decision import Verdict, needed_permission, reached
-from proxy.core.model import Access, Grant, Kind, Reach, RefusedGrant, TokenStatus
+from proxy.core.kinds import OF_ORGS, Reach
+from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Match, RouteTable
 from proxy.services.views import rfc3339
@@ -219,7 +220,7 @@ class Findings:
 
 
 def _owner(row: TokenGrantRow) -> str:
-    if row.kind is Kind.KEY:
+    if row.kind in OF_ORGS:
         return "a key has no owner" + (f"; {row.org_name} is active" if row.org_name else "")
     if row.reach is Reach.ORG:
         return f"{row.email} is active, and a member of {row.org_name}, which is active too"

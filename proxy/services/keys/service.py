@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from proxy.core.errors import Conflict, FieldError, Forbidden, Invalid
-from proxy.core.model import Actor, Kind, Reach
+from proxy.core.kinds import KINDS, Kind, Reach
+from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
-from proxy.services import idempotency, lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import idempotency, lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import Retry
-from proxy.services.keys.seat_limit import require_seats
+from proxy.services.policy.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
@@ -206,7 +206,7 @@ class KeyService:
         grants: tuple[tuple[str, tuple[str, ...]], ...],
         now: float,
     ) -> _Plan:
-        if asker.grant is not None and asker.grant.kind is not Kind.PAT:
+        if asker.grant is not None and not KINDS[asker.grant.kind].may_manage:
             raise Forbidden(KEYS_MAKE_NOTHING)
         references = [org for org, _ in grants] if new.org is None else [new.org]
         orgs = [await lookup.visible_org(rows, asker, reference) for reference in references]

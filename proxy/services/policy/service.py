@@ -22,9 +22,9 @@ from typing import Final
 
 from proxy.core.dependency_keys import org_key, token_key
 from proxy.core.errors import Invalid
-from proxy.core.model import Actor, Reach
-from proxy.services import counting, lookup
-from proxy.services.accounts.roles import permission_texts
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
+from proxy.services import counting, identifiers, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
 from proxy.services.policy.model import AdminRight, TokenPolicy, lifetime
 from proxy.services.validation import Fields
@@ -442,7 +442,7 @@ def _switch(name: str, value: object) -> object:
 def _permissions(name: str, value: object) -> object:
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
         raise Invalid(name, "a list of permissions")
-    return permission_texts(value, name)
+    return identifiers.permission_texts(value, name)
 
 
 def _rights(name: str, value: object) -> object:

@@ -24,7 +24,8 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.core.errors import FieldError, Forbidden, NotFound
-from proxy.core.model import Grant, Kind, Reach
+from proxy.core.kinds import KINDS, OF_USERS, Kind, Reach
+from proxy.core.model import Grant
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.policy.model import AdminRight
 from proxy.store.records import TokenRow
@@ -84,7 +85,7 @@ class Target:
 
     @property
     def entity(self) -> AccountEntity:
-        return AccountEntity.KEYS if self.row.kind is Kind.KEY else AccountEntity.TOKENS
+        return AccountEntity(KINDS[self.row.kind].entity)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -109,7 +110,7 @@ def judge(asker: Caller, target: Target, verb: Verb, rights: Collection[AdminRig
         return Ruling.HIDDEN
     if verb is Verb.SHOW:
         return Ruling.ALLOWED
-    if grant.kind is Kind.KEY:
+    if not KINDS[grant.kind].may_manage:
         return Ruling.KEY
     if own:
         return Ruling.SCOPES
@@ -133,7 +134,7 @@ def require(ruling: Ruling) -> None:
 
 def owns(grant: Grant, row: TokenRow) -> bool:
     """Whether the token with this grant is the owner's, and this one is among those that it reaches."""
-    if grant.kind is not Kind.PAT or row.kind is not Kind.PAT or not grant.user_id or row.user_id != grant.user_id:
+    if grant.kind not in OF_USERS or row.kind not in OF_USERS or not grant.user_id or row.user_id != grant.user_id:
         return False
     return reaches(grant, row.reach, row.org_id)
 
@@ -183,13 +184,9 @@ def sight(asker: Caller, operation: AccountOperation = AccountOperation.LIST) ->
     grant = asker.grant
     if grant is None:
         return (Within(),)
-    found = [*_own(asker, grant, operation)] if grant.kind is Kind.PAT else []
+    found = [*_own(asker, grant, operation)] if grant.kind in OF_USERS else []
     for place in ("", *sorted(asker.org_ids)):
-        kinds = [
-            kind
-            for kind, entity in ((Kind.PAT, AccountEntity.TOKENS), (Kind.KEY, AccountEntity.KEYS))
-            if asker.may(entity, operation, place)
-        ]
+        kinds = [kind for kind, row in KINDS.items() if asker.may(AccountEntity(row.entity), operation, place)]
         org_id = place or None
         if len(kinds) == len(Kind):
             found.append(Within(org_id=org_id))

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded, Invalid
-from proxy.core.model import Actor, Kind, Reach, TokenStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Actor, TokenStatus
 from proxy.core.permissions import Permission, PermissionSet, PermissionSyntaxError
 from proxy.core.token import TokenFormat, digest
 from proxy.services import identifiers

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from proxy.core.dependency_keys import token_key
 from proxy.core.errors import Conflict, FieldError, Forbidden, NotFound
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import OF_USERS, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet
-from proxy.services import lookup
-from proxy.services.accounts import lookalikes
+from proxy.services import lookalikes, lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import SHOWN_ONCE
@@ -86,7 +86,7 @@ async def require_within(
     grant, row = asker.grant, found.row
     if grant is None:
         return
-    if row.kind is Kind.PAT:
+    if row.kind in OF_USERS:
         faults = authorization.uncontained(
             grant, reach=row.reach, org_id=row.org_id, expires_at=expires_at, scopes=scopes
         )
@@ -115,7 +115,7 @@ async def _role_faults(rows: Rows, asker: Caller, found: Found) -> list[FieldErr
 async def require_usable(rows: Rows, found: Found) -> None:
     """Whether a token could work if it had a value: nobody whom it depends on is gone or stopped. Raises Conflict."""
     entry, row = found.entry, found.row
-    if row.kind is Kind.PAT and entry.user_status is not UserStatus.ACTIVE:
+    if row.kind in OF_USERS and entry.user_status is not UserStatus.ACTIVE:
         raise Conflict("the owner of the token is suspended or removed")
     if row.org_id is None:
         return

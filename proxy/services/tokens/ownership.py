@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.core.errors import Conflict, Forbidden, Invalid
-from proxy.core.model import Kind, Reach, UserStatus
+from proxy.core.kinds import KINDS, Reach
+from proxy.core.model import UserStatus
 from proxy.services import identifiers, lookup
 from proxy.services.caller import Caller
 from proxy.services.grants import ORG_ACTIVE
@@ -59,7 +60,7 @@ async def plan(
 ) -> Plan:
     """Raises Invalid, NotFound, Conflict, and Forbidden where the new token would not be contained."""
     grant = asker.grant
-    if grant is not None and grant.kind is not Kind.PAT:
+    if grant is not None and not KINDS[grant.kind].may_manage:
         raise Forbidden(KEYS_MAKE_NOTHING)
     user = await _owner(rows, asker, new.user)
     if user.status is UserStatus.SUSPENDED:

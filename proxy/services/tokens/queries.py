@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from proxy.core.model import Kind, TokenStatus
+from proxy.core.kinds import Kind
+from proxy.core.model import TokenStatus
 from proxy.services import lookup
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.policy.service import PolicyService

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.core.errors import Conflict
-from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.core.kinds import OF_USERS, Reach
+from proxy.core.model import TokenStatus
 from proxy.services.caller import Caller
-from proxy.services.keys.seat_limit import require_seats
 from proxy.services.policy.model import TokenPolicy
+from proxy.services.policy.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import loading, ownership
 from proxy.services.tokens.issuance import Lifetime, lifetime
@@ -50,7 +51,7 @@ async def renewal(
     fields.done()
     expires_at = lives.end(now)
     await loading.require_within(rows, asker, found, expires_at=expires_at, scopes=row.scopes)
-    if row.kind is Kind.PAT and row.user_id is not None:
+    if row.kind in OF_USERS and row.user_id is not None:
         await ownership.require_room(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:
         await require_seats(rows, policies, one.org_id, now)

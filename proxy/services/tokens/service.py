@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from proxy.core.errors import Conflict, Invalid
-from proxy.core.model import Actor, Kind, TokenStatus
-from proxy.services import counting, idempotency, identifiers
-from proxy.services.accounts import lookalikes
+from proxy.core.kinds import Kind
+from proxy.core.model import Actor, TokenStatus
+from proxy.services import counting, idempotency, identifiers, lookalikes
 from proxy.services.caller import Caller, standing
 from proxy.services.idempotency import Retry
 from proxy.services.policy.service import PolicyService

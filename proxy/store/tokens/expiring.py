@@ -10,7 +10,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.model import Kind, TokenStatus, UserStatus
+from proxy.core.kinds import Kind
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import tables
 
 _T, _U, _O = tables.tokens, tables.users, tables.orgs

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.core.kinds import OF_ORGS, OF_USERS, Kind, Reach
+from proxy.core.model import TokenStatus
 from proxy.store import tables
 from proxy.store.planner import unindexed
 from proxy.store.records import Cursor, TokenEntry
@@ -132,7 +133,7 @@ def _leads(query: TokenListQuery, within: Within, partition: _Partition) -> Iter
         yield _Lead(where=(_T.c.id.in_(lineage(within.lineage)),))
     elif within.user_id is not None:
         yield _Lead(where=(_T.c.user_id == within.user_id, *listed), ordered=by_creation)
-    elif query.kind is Kind.KEY:
+    elif query.kind in OF_ORGS:
         org = () if within.org_id is None else (_T.c.org_id == within.org_id,)
         yield _Lead(where=(tables.KEYS, *org), ordered=by_creation)
     elif partition.few:
@@ -141,7 +142,7 @@ def _leads(query: TokenListQuery, within: Within, partition: _Partition) -> Iter
         yield _Lead(where=(_T.c.org_id == within.org_id, *listed), ordered=by_creation)
     else:
         yield _Lead(where=listed, expiry=not by_creation, ordered=True)
-    if within.org_id is not None and within.user_id is None and query.kind is not Kind.PAT:
+    if within.org_id is not None and within.user_id is None and query.kind not in OF_USERS:
         attached = _A.join(_T, _T.c.id == _A.c.token_id)
         yield _Lead(where=(_A.c.org_id == within.org_id,), source=attached)
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import tables
 from proxy.store.records import Cursor, TokenEntry, TokenRow
 from proxy.store.tokens import queries

@@ -9,7 +9,7 @@ import re
 import zlib
 from typing import Final
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat, checksum
 from tests.fuzz.targets.target import Target
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from proxy.core.dependency_keys import token_key
 from proxy.core.errors import StoreUnavailable
-from proxy.core.model import Grant, Kind, Reach, RefusedGrant
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant, RefusedGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.token import TokenFormat

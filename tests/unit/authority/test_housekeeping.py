@@ -41,6 +41,10 @@ class Household:
     tidy: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def services(self) -> Household:
+        return self
+
+    @property
     def policies(self) -> PolicyService:
         return self.kit.policies
 

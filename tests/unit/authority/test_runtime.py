@@ -40,8 +40,8 @@ async def _worker(settings: Settings) -> tuple[Worker, bytes]:
 async def test_a_minted_token_resolves_with_the_digest_that_workers_compute(
     authority: Authority, settings: Settings
 ) -> None:
-    await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
+    await authority.services.users.add(ACTOR, "ada@example.org", "editor")
+    created = await authority.services.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     worker, cache_key = await _worker(settings)
     answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
     grant = grant_from_wire(answer["found"][0]["grant"])
@@ -52,11 +52,11 @@ async def test_a_minted_token_resolves_with_the_digest_that_workers_compute(
 
 
 async def test_each_change_is_announced_before_it_is_acknowledged(authority: Authority, settings: Settings) -> None:
-    await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
+    await authority.services.users.add(ACTOR, "ada@example.org", "editor")
+    created = await authority.services.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     worker, _ = await _worker(settings)
     before = authority.epoch
-    await authority.users.set_role(ACTOR, "ada@example.org", "viewer")
+    await authority.services.users.set_role(ACTOR, "ada@example.org", "viewer")
     assert authority.epoch == before + 1
     push = await worker.receive()
     assert (push["since"], push["epoch"]) == (before, before + 1)
@@ -64,7 +64,7 @@ async def test_each_change_is_announced_before_it_is_acknowledged(authority: Aut
     grant = grant_from_wire(answer["found"][0]["grant"])
     assert grant.role == "viewer"
     assert set(push["keys"]) & set(grant.depends)
-    await authority.tokens.revoke(ACTOR, created.view.id)
+    await authority.services.tokens.revoke(ACTOR, created.view.id)
     await worker.receive()
     answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
     assert refused_from_wire(answer["found"][0]["refused"]).reason is Reason.TOKEN_REVOKED
@@ -76,8 +76,8 @@ async def test_each_change_is_announced_before_it_is_acknowledged(authority: Aut
 async def test_a_token_without_a_digest_is_verified_once_and_its_digest_kept(
     authority: Authority, settings: Settings
 ) -> None:
-    await authority.users.add(ACTOR, "ada@example.org", "editor")
-    created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
+    await authority.services.users.add(ACTOR, "ada@example.org", "editor")
+    created = await authority.services.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     store = authority._store
     stored = await store.token_hash(created.view.id)
     assert stored is not None
@@ -122,12 +122,12 @@ async def test_the_lease_is_held_while_it_runs_and_ended_when_it_stops(settings:
 
 async def test_a_restored_older_store_is_refused_until_accepted(settings: Settings, data_dir: Path) -> None:
     async with Authority(settings) as authority:
-        await authority.users.add(ACTOR, "ada@example.org", "editor")
-        created = await authority.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
+        await authority.services.users.add(ACTOR, "ada@example.org", "editor")
+        created = await authority.services.tokens.create(ACTOR, TokenRequest(user="ada@example.org", name="ci"))
     backup = (data_dir / "patgate.db").read_bytes()
     async with Authority(settings) as authority:
-        await authority.tokens.revoke(ACTOR, created.view.id)
-        head, seen = str((await authority.audit.verify(ACTOR)).head), authority.epoch
+        await authority.services.tokens.revoke(ACTOR, created.view.id)
+        head, seen = str((await authority.services.audit.verify(ACTOR)).head), authority.epoch
     for path in data_dir.glob("patgate.db*"):
         path.unlink()
     (data_dir / "patgate.db").write_bytes(backup)
@@ -139,11 +139,11 @@ async def test_a_restored_older_store_is_refused_until_accepted(settings: Settin
         assert authority.epoch > 0
     async with Authority(settings) as authority:
         # The log says so itself, and the head of before tells it from the one that was there.
-        (event,) = (await authority.audit.list(ACTOR, AuditFilter(action="account.store."))).items
+        (event,) = (await authority.services.audit.list(ACTOR, AuditFilter(action="account.store."))).items
         assert event.entry.action == "account.store.accept_older"
         assert event.entry.details == {"seen": seen, "accepted": seen - 1}
-        assert (await authority.audit.verify(ACTOR)).problem is None
-        assert (await authority.audit.verify(ACTOR, head=head)).problem is not None
+        assert (await authority.services.audit.verify(ACTOR)).problem is None
+        assert (await authority.services.audit.verify(ACTOR, head=head)).problem is not None
 
 
 async def test_another_key_is_refused(settings: Settings, data_dir: Path) -> None:
@@ -167,6 +167,6 @@ async def test_a_start_that_fails_leaves_nothing_open(settings: Settings, data_d
 
 async def test_roles_set_by_hand_survive_a_restart_with_the_same_configuration(settings: Settings) -> None:
     async with Authority(settings) as authority:
-        await authority.roles.set(ACTOR, "viewer", ["things:list"])
+        await authority.services.roles.set(ACTOR, "viewer", ["things:list"])
     async with Authority(settings) as authority:
-        assert (await authority.roles.show(CONFIGURATION, "viewer")).permissions == ("things:list",)
+        assert (await authority.services.roles.show(CONFIGURATION, "viewer")).permissions == ("things:list",)

@@ -64,7 +64,7 @@ def test_every_path_that_the_command_line_asks_for_has_an_operation() -> None:
     call = re.compile(r"(?:control\.(get|post|put|patch|delete|every)|(?:show_list|walk)\(\w+,)\(?\s*f?\"(/[^\"]*)\"")
     places = [(row.method.value, re.sub(r"\{\w+\}", "[^/]+", row.path)) for row in OPERATIONS]
     asked = set()
-    for module in sorted((REPOSITORY / "proxy" / "cli").glob("*.py")):
+    for module in sorted((REPOSITORY / "proxy" / "cli").rglob("*.py")):
         for verb, path in call.findall(module.read_text()):
             asked.add(("GET" if verb in ("every", "") else verb.upper(), path.partition("?")[0]))
     assert len(asked) > 10

@@ -21,7 +21,7 @@ from proxy.control import peer
 from proxy.control.app import socket_app
 from proxy.control.peer import Peers
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, SWEEP_SECONDS
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from proxy.settings.model import Audit, Settings
 from tests.unit.control.asking import API, minted, ok, person, refused

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from proxy.core.model import Grant, Kind, Reach
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Grant
 from proxy.core.permissions import PermissionSet
 
 _GRANT = Grant(

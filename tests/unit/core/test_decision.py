@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.core.decision import decide, decision, needed_permission, reached
-from proxy.core.model import Access, Grant, OrgGrant, Reach, by_org
+from proxy.core.kinds import Reach
+from proxy.core.model import Access, Grant, OrgGrant, by_org
 from proxy.core.permissions import Permission, PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route

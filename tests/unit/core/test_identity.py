@@ -13,7 +13,7 @@ from proxy.core.identity import (
     names_from,
     stripped_names,
 )
-from proxy.core.model import Reach
+from proxy.core.kinds import Reach
 from proxy.core.permissions import PermissionSet
 from proxy.core.request.claims import fold
 from tests.unit.core.grants import grant

@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import ALPHABET, TokenFormat, checksum, digest, verify_digest
 
 ACME = TokenFormat("acme")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from proxy.core.token_search import TokenSearch
 

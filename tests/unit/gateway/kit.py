@@ -20,7 +20,8 @@ from typing import Any, Final, Literal
 
 from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
-from proxy.core.model import Access, Grant, Kind, OrgGrant, Reach
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Access, Grant, OrgGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.request.claims import fold
 from proxy.core.routes import Route, RouteTable

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Forbidden, Invalid, Unauthenticated
-from proxy.core.model import Actor, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
 from proxy.services.accounts.members import MemberService
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing

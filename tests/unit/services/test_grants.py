@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.core.reasons import Reason
 from proxy.services.grants import ORG_ACTIVE, refusal
 from proxy.store.records import TokenGrantRow

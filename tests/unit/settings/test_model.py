@@ -1,5 +1,6 @@
 """The settings as values: hand-over between processes, secrets, schema, documentation."""
 
+import ast
 import json
 import re
 import types
@@ -10,12 +11,14 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from proxy.core.identity import PRESETS, IdentityField
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.core.request.target import PathAllowance
+from proxy.settings import model
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load
 from proxy.settings.model import RouteSettings, Settings, without_password
 from proxy.settings.schema import json_schema
+from proxy.settings.section import Section
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "hunter2"
@@ -24,8 +27,8 @@ KEY = "k" * 40
 
 @pytest.fixture
 def settings() -> Settings:
-    environ = {"PATGATE_SECRET_KEY": KEY, "PATGATE_STORE": f"postgresql://patgate:{PASSWORD}@db/patgate"}
-    return load(ROOT / "config" / "patgate.yaml", environ)
+    loaded = load(ROOT / "config" / "patgate.yaml", {"PATGATE_SECRET_KEY": KEY})
+    return loaded.model_copy(update={"store": f"postgresql://patgate:{PASSWORD}@db/patgate"})
 
 
 def test_settings_and_their_secrets_survive_the_hand_over(settings: Settings) -> None:
@@ -59,6 +62,18 @@ def test_no_other_form_shows_a_secret(settings: Settings) -> None:
 )
 def test_a_stores_address_is_shown_without_its_password(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+def test_every_setting_is_read_by_some_code() -> None:
+    """A setting that nothing reads promises what is not there."""
+    read = {
+        node.attr
+        for path in (ROOT / "proxy").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Attribute)
+    }
+    sections = [each for each in vars(model).values() if isinstance(each, type) and issubclass(each, Section)]
+    assert {f"{each.__name__}.{name}" for each in sections for name in each.model_fields if name not in read} == set()
 
 
 def test_settings_do_not_change(settings: Settings) -> None:

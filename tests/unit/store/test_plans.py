@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from bench.datasets.aged_store import Filled, email, fill
 from bench.datasets.audit_log import Logged, fill_log
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import feed
 from proxy.store.audit import chain, request_events
 from proxy.store.audit.chain import Event, Occurred

@@ -10,7 +10,8 @@ import pytest
 from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
 from proxy.authority.grants.resolver import PROOFS_PER_PREFIX, GrantResolver, Resolution
 from proxy.core.errors import AuthorityOverloaded, StoreUnavailable
-from proxy.core.model import Grant, Kind, RefusedGrant
+from proxy.core.kinds import Kind
+from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.core.token import digest
 from proxy.observe.metrics import HashOutcome

@@ -25,7 +25,8 @@ from proxy.authority.workers.recorder import RequestRecorder
 from proxy.authority.workers.server import CHANGES_LIMIT, IN_FLIGHT, TEXTS_AT_ONCE, LinkServer
 from proxy.core.errors import ConfigurationError, DataDirBusy
 from proxy.core.ipc.wire import MAX_MESSAGE, PREFIXES_AT_ONCE, Deframer, frame, grant_from_wire, refused_from_wire
-from proxy.core.model import Kind, OrgGrant, Reach, by_org
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.observe import metrics

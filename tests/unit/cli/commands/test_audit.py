@@ -145,13 +145,13 @@ async def test_who_follows_sees_the_newest_and_what_is_recorded_over_a_restart(m
                 serving(authority, tcp=[], unix=[bind_unix(path)], hosts=[]),
             ):
                 for org in orgs:
-                    await authority.orgs.add(ADMIN, org)
+                    await authority.services.orgs.add(ADMIN, org)
                 await until(lambda: len(shown) >= shows or follower.done())
             path.unlink(missing_ok=True)
 
         async with Authority(settings, linked=False) as authority:
             for org in ("a", "b", "c"):
-                await authority.orgs.add(ADMIN, org)
+                await authority.services.orgs.add(ADMIN, org)
         try:
             await serve(shows=2)
             await serve("d", shows=3)

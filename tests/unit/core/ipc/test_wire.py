@@ -18,7 +18,8 @@ from proxy.core.ipc.wire import (
     refused_to_wire,
     texts_of,
 )
-from proxy.core.model import Grant, OrgGrant, Reach, RefusedGrant, by_org
+from proxy.core.kinds import Reach
+from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from tests.unit.core.grants import grant

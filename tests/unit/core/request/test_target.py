@@ -1,4 +1,4 @@
-"""threats.md §1, as far as a path alone decides it: every refused row by name, and what must keep working."""
+"""docs/threat-model.md §1, as far as a path alone decides it: every refused row by name, and what must keep working."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.gateway.downstream.min_rate import unread
 from tests.support.certificates import pair
 from tests.unit.gateway.downstream.test_connection import connection_of

@@ -12,7 +12,8 @@ import pytest
 
 from proxy.core.errors import AuthorityUnavailable
 from proxy.core.ipc.wire import PREFIXES_AT_ONCE, Message, frame
-from proxy.core.model import Kind, RefusedGrant
+from proxy.core.kinds import Kind
+from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.process.worker import loop_factory as loop_factory_of_workers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.core.model import Kind, RefusedGrant
+from proxy.core.kinds import Kind
+from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.gateway.grants.cache import CacheEntry, GrantCache
 from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant

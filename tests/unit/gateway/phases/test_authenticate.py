@@ -14,7 +14,8 @@ import pytest
 
 from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.ipc.wire import Message
-from proxy.core.model import Kind, RefusedGrant
+from proxy.core.kinds import Kind
+from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.core.token import Minted, checksum
 from proxy.gateway.exchange import Exchange

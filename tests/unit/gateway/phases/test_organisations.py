@@ -13,7 +13,8 @@ import pytest
 
 from proxy.core.identity import PRESETS
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
-from proxy.core.model import Access, Grant, Kind, OrgGrant, Reach, by_org
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Access, Grant, OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.routes import Route
 from proxy.core.token import Minted

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from proxy.core.model import Access, Kind
+from proxy.core.kinds import Kind
+from proxy.core.model import Access
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange

@@ -11,7 +11,8 @@ import pytest
 
 from proxy.core.identity import PRESETS, stripped_names
 from proxy.core.ipc.shared_memory import SLOT_LEASE
-from proxy.core.model import Access, Kind
+from proxy.core.kinds import Kind
+from proxy.core.model import Access
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.downstream.listener import Listener

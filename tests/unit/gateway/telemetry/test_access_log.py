@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.model import Access, Kind
+from proxy.core.kinds import Kind
+from proxy.core.model import Access
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.core.token import Minted

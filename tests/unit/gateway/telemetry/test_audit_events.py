@@ -11,7 +11,8 @@ import pytest
 
 from proxy.authority.workers import report_parsing
 from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
-from proxy.core.model import Access, Kind, OrgGrant, Reach, by_org
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Access, OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.second_targets import NamedTarget

@@ -9,7 +9,8 @@ import pytest
 
 from proxy.authority.workers import report_parsing
 from proxy.core.ipc.wire import Deframer
-from proxy.core.model import Access, Kind
+from proxy.core.kinds import Kind
+from proxy.core.model import Access
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange

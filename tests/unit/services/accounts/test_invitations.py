@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, PatgateError
-from proxy.core.model import Actor, Grant, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, Grant
 from proxy.services.accounts.invitations import LONGEST, PER_ORG, InvitationService
 from proxy.services.idempotency import Retry
 from proxy.services.tokens.expiry_notices import DAY

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from proxy.core.errors import Forbidden, NotFound, PatgateError
-from proxy.core.model import Grant, Reach, RefusedGrant
+from proxy.core.kinds import Reach
+from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services.tokens.issuance import TokenRequest
 from proxy.services.tokens.queries import TokenFilter

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound, PatgateError
-from proxy.core.model import Actor, Grant, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, Grant
 from proxy.services.accounts.members import MemberService
 from proxy.services.tokens.issuance import KeyRequest
 from tests.contract.kit import ADMIN, Kit, opened

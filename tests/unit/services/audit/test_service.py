@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
-from proxy.core.model import Actor, ActorKind, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, ActorKind
 from proxy.services.audit.filters import AuditFilter
 from proxy.services.audit.service import AuditService, AuditView
 from proxy.services.audit.vocabulary import NOW, read_moment

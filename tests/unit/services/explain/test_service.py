@@ -12,7 +12,8 @@ import pytest
 from proxy.core.challenge import Challenges
 from proxy.core.errors import Invalid, NotFound, Unauthenticated
 from proxy.core.identity import PRESETS
-from proxy.core.model import Access, Reach
+from proxy.core.kinds import Reach
+from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import WHOLE_TOKEN

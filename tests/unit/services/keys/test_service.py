@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Grant, Reach, RefusedGrant
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
-from proxy.core.model import Actor, Grant, Reach, RefusedGrant
+from proxy.core.kinds import Reach
+from proxy.core.model import Actor, Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services import counting
 from proxy.services.policy import service

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
-from proxy.core.model import Actor, Kind, Reach
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
 from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens import authorization

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from proxy.core.errors import AuthorityOverloaded
-from proxy.core.model import Actor, ActorKind, Credential, Kind
+from proxy.core.kinds import Kind
+from proxy.core.model import Actor, Credential
 from proxy.services.tokens.issuance import AT_ONCE, Minter
 from tests.contract.kit import ADMIN, CACHE_KEY, FORMAT, ScryptHasher
 from tests.unit.authority.waiting import until
@@ -28,7 +29,7 @@ class Held(ScryptHasher):
 
 def holder(user_id: str, token_id: str) -> Actor:
     credential = Credential(token_id=token_id, prefix=f"acme_pat_{token_id}", digest=b"")
-    return Actor(kind=ActorKind.PAT, id=token_id, name="t", user_id=user_id, credential=credential)
+    return Actor(kind=Kind.PAT, id=token_id, name="t", user_id=user_id, credential=credential)
 
 
 async def test_one_user_does_not_keep_others_from_hashing() -> None:

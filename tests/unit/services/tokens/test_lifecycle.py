@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
-from proxy.core.model import Grant, Reach, RefusedGrant, TokenStatus
+from proxy.core.kinds import Reach
+from proxy.core.model import Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
 from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest

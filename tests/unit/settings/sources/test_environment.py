@@ -191,14 +191,21 @@ def test_a_variable_with_two_underscores_is_meant_as_a_setting(name: str) -> Non
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:
-    key, store, binary = tmp_path / "key", tmp_path / "store", tmp_path / "binary"
+    key, binary = tmp_path / "key", tmp_path / "binary"
     key.write_text(KEY + "\n")
-    store.write_text("postgresql://patgate:hunter2@db/patgate\n")
     binary.write_bytes(bytes(range(224, 256)))
-    loaded = settings(PATGATE_SECRET_KEY_FILE=str(key), PATGATE_STORE_FILE=str(store))
-    assert loaded.secret_key_bytes() == bytes.fromhex(KEY)
-    assert loaded.store == "postgresql://patgate:hunter2@db/patgate"
+    assert settings(PATGATE_SECRET_KEY_FILE=str(key)).secret_key_bytes() == bytes.fromhex(KEY)
     assert settings(PATGATE_SECRET_KEY_FILE=str(binary)).secret_key_bytes() == bytes(range(224, 256))
+
+
+def test_the_stores_address_comes_from_a_file_and_is_not_repeated(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.write_text("sqlite\n")
+    assert settings(PATGATE_STORE_FILE=str(store)).store == "sqlite"
+    store.write_text("postgresql://patgate:hunter2@db/patgate\n")
+    [problem] = problems(PATGATE_STORE_FILE=str(store))
+    assert problem.path == "PATGATE_STORE_FILE"
+    assert problem.message == "must be sqlite: PostgreSQL is not supported yet"
 
 
 def test_a_secrets_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None:

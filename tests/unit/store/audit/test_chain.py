@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict
-from proxy.core.model import Kind
+from proxy.core.kinds import Kind
 from proxy.services.audit.service import AuditService
 from proxy.store import migrate, tables
 from proxy.store.audit import chain

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from proxy.core.model import Kind, Reach, TokenStatus, UserStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import tables
 from proxy.store.change import Change
 from proxy.store.records import Cursor, OrgRow, TokenEntry, TokenRow, UserRow

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from proxy.core.model import Kind, Reach, TokenStatus
+from proxy.core.kinds import Kind, Reach
+from proxy.core.model import TokenStatus
 from proxy.store.records import TokenEntry, TokenRow
 from proxy.store.tokens.queries import TokenListQuery, Within
 from proxy.store.tokens.tokens import TokensTable

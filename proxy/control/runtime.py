@@ -1,4 +1,4 @@
-"""What the control plane serves: the services of one store, and how the process that owns it is."""
+"""What the control plane needs of the process that serves it: the services, token verification, counters, readiness."""
 
 from __future__ import annotations
 
@@ -7,59 +7,17 @@ from typing import Protocol
 
 from proxy.core.model import Grant, RefusedGrant
 from proxy.observe.snapshot import Snapshot
-from proxy.services.accounts.invitations import InvitationService
-from proxy.services.accounts.me import MeService
-from proxy.services.accounts.members import MemberService
-from proxy.services.accounts.orgs import OrgService
-from proxy.services.accounts.roles import RoleService
-from proxy.services.accounts.users import UserService
-from proxy.services.audit.service import AuditService
-from proxy.services.explain.report_only import ReportService
-from proxy.services.explain.service import ExplainService
-from proxy.services.keys.service import KeyService
-from proxy.services.policy.service import PolicyService
-from proxy.services.tokens.service import TokenService
+from proxy.services.factory import Services
 from proxy.store.audit.request_events import RequestEvent
 
 
-class ControlServices(Protocol):
+class ControlRuntime(Protocol):
     """Implemented by the authority."""
 
     @property
-    def users(self) -> UserService: ...
-
-    @property
-    def orgs(self) -> OrgService: ...
-
-    @property
-    def members(self) -> MemberService: ...
-
-    @property
-    def invitations(self) -> InvitationService: ...
-
-    @property
-    def policies(self) -> PolicyService: ...
-
-    @property
-    def me(self) -> MeService: ...
-
-    @property
-    def roles(self) -> RoleService: ...
-
-    @property
-    def tokens(self) -> TokenService: ...
-
-    @property
-    def keys(self) -> KeyService: ...
-
-    @property
-    def audit(self) -> AuditService: ...
-
-    @property
-    def explain(self) -> ExplainService: ...
-
-    @property
-    def reports(self) -> ReportService: ...
+    def services(self) -> Services:
+        """The services under the settings in use: others after a reload."""
+        ...
 
     @property
     def brand(self) -> str:
