@@ -49,8 +49,8 @@ class Rows:
         self.tokens = TokensTable(connection)
         self.token_orgs = TokenOrgs(connection)
         self.idempotency = Idempotency(connection)
-        self.living = ActiveTokens(connection)
-        self.ending = ExpiringTokens(connection)
+        self.active_tokens = ActiveTokens(connection)
+        self.expiring_tokens = ExpiringTokens(connection)
         self.log = AuditQueries(connection)
         self.reports = ReportsTable(connection)
 

@@ -305,7 +305,7 @@ class Store:
     async def mark_notified(self, given: Sequence[tuple[str, float, int]]) -> None:
         """Record which expiry notices were sent (``ExpiringTokens.mark``). No decision depends on it."""
         async with self._database.write() as connection:
-            await Rows(connection).ending.mark(given)
+            await Rows(connection).expiring_tokens.mark(given)
             await self._database.commit(connection)
 
     async def prune(self, now: float) -> None:

@@ -89,18 +89,18 @@ class ActiveTokens:
         last = Cursor(created_at=rows[-1]["created_at"], id=rows[-1]["id"]) if len(rows) == limit else None
         return await self._active(rows, now), last
 
-    async def those(self, token_ids: Sequence[str], now: float) -> list[ActiveToken]:
+    async def by_ids(self, token_ids: Sequence[str], now: float) -> list[ActiveToken]:
         """Those of these tokens (at most a page of them) that are active."""
         found = _from(_T).where(_T.c.id.in_(list(token_ids))).order_by(_T.c.created_at, _T.c.id)
         return await self._active((await self._connection.execute(found)).mappings().all(), now)
 
-    async def end(self, token_ids: Sequence[str], now: float) -> None:
+    async def expire(self, token_ids: Sequence[str], now: float) -> None:
         """Expire these tokens (at most a page of them) now."""
         await self._connection.execute(
             _T.update().where(_T.c.id.in_(list(token_ids))).values(expires_at=now, updated_at=now)
         )
 
-    async def crowded(self, most: int, now: float, limit: int) -> list[tuple[str, str, int]]:
+    async def owners_above(self, most: int, now: float, limit: int) -> list[tuple[str, str, int]]:
         """Owners of more active personal access tokens than ``most``: id, email and count; at most ``limit`` owners."""
         count = sa.func.count()
         query = (

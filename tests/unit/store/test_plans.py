@@ -42,7 +42,7 @@ GROWS: Final = frozenset(
     {"tokens", "token_usage", "token_orgs", "users", "members", "invitations", "changes", "audit_events", "idempotency"}
 )
 #: Reads all tokens by its purpose, in an index alone.
-SCANS_BY_PURPOSE: Final = frozenset({"living.crowded"})
+SCANS_BY_PURPOSE: Final = frozenset({"active_tokens.owners_above"})
 
 
 @dataclass
@@ -166,14 +166,14 @@ async def _tokens(rows: Any, recorder: Recorder) -> None:
     await rows.token_orgs.set(token, org, ["things:*"])
     await rows.token_orgs.seats(org, NOW)
     await rows.token_orgs.remove(token, org)
-    await rows.living.page(after=None, limit=10, now=NOW)
-    await rows.living.page(after=Cursor(created_at=NOW, id=""), limit=10, now=NOW, org_id=org)
-    await rows.living.those([token, ROW], NOW)
-    await rows.living.end([token, ROW], NOW)
-    await rows.living.crowded(1, NOW, 10)
-    await rows.ending.due(14, begin=NOW, end=NOW + 1, limit=10)
-    await rows.ending.count(begin=NOW, end=NOW + 1)
-    await rows.ending.mark([(token, NOW, 1)])
+    await rows.active_tokens.page(after=None, limit=10, now=NOW)
+    await rows.active_tokens.page(after=Cursor(created_at=NOW, id=""), limit=10, now=NOW, org_id=org)
+    await rows.active_tokens.by_ids([token, ROW], NOW)
+    await rows.active_tokens.expire([token, ROW], NOW)
+    await rows.active_tokens.owners_above(1, NOW, 10)
+    await rows.expiring_tokens.due(14, begin=NOW, end=NOW + 1, limit=10)
+    await rows.expiring_tokens.count(begin=NOW, end=NOW + 1)
+    await rows.expiring_tokens.mark([(token, NOW, 1)])
     for size in (1, 2, 8):
         await rows.grant_rows([token, ROW][:size] * (size // 2 or 1))
     await rows.idempotency.add("c", "k", request_hash="r", target_id="t", at=NOW)

@@ -15,6 +15,7 @@ from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services.tokens.issuance import TokenRequest
 from proxy.services.tokens.queries import TokenFilter
+from proxy.store.dialects.sqlite import SqliteDatabase
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN, BOB, DAN, NOBODY = (f"{name}@example.org" for name in ("ann", "bob", "dan", "nobody"))
@@ -196,6 +197,7 @@ async def test_a_stranger_and_nobody_are_told_apart_by_no_statement_that_is_run(
     """threats 7: neither by words nor by how long an answer takes."""
     actor = kit.acting(await kit.mint(ANN, "t", org="team"))
     database = kit.store._database
+    assert isinstance(database, SqliteDatabase)
     ran: list[str] = []
 
     def executed(_c: object, _cursor: object, statement: str, *_: object) -> None:
