@@ -22,7 +22,7 @@ from proxy.core.kinds import WORDS
 from proxy.core.model import ACTOR_KINDS
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
 from proxy.services import identifiers
-from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
+from proxy.services.paging import LIMIT_DEFAULT, LIMIT_MOST, PageRequest
 
 # No validator is built before it is used: most never are, and a start would wait for a hundred of them.
 _SHAPE: Final = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -166,6 +166,11 @@ class PageQuery(Query):
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor = None
     count: Annotated[Flag, Field(description="Say how many more items there are behind this page.")] = False
+
+    @property
+    def page(self) -> PageRequest:
+        """The page that the query requests."""
+        return PageRequest(limit=self.limit, cursor=self.cursor, count=self.count)
 
 
 _PLAIN: Final[Mapping[str, str]] = {

@@ -64,9 +64,8 @@ async def crash(directory: Path, disk: FailingDisk, case: Mapping[str, int], ver
         await kit.users.add(ADMIN, "dora@example.org", "viewer")
         if case["restarted"]:
             # Every frame is in the database by now, so the change begins the log at its start again.
-            database = kit.store._database
-            assert isinstance(database, SqliteDatabase)
-            reader = database._kept_open
+            assert isinstance(kit.store._database, SqliteDatabase)
+            reader = kit.store._database._kept_open
             assert reader is not None
             ((busy, *_),) = await reader.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)")
             assert not busy

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.api.orgs import Member
 from proxy.control.models import Email, Listing, PageQuery, Reference, RequestModel, ResponseModel, Time
 from proxy.services.accounts.invitations import LONGEST, SHORTEST
-from proxy.services.idempotency import Retry
 
 Lifetime = Annotated[
     float, Field(ge=SHORTEST, le=LONGEST, allow_inf_nan=False, description="How long it is open, in seconds.")
@@ -52,29 +51,21 @@ class Invitations(Listing):
 
 
 async def create(call: Call[NewInvitation, NoQuery]) -> View:
-    body, invitations = call.body, call.services.invitations
-
-    async def make(again: Retry | None) -> View:
-        return await invitations.invite(
-            call.actor, call.path["org"], body.email, body.role, expires=body.expires, retry=again
-        )
-
-    return await once(call, make, invitations.made_before)
+    body, key = call.body, call.idempotency_key
+    return await call.services.invitations.invite(
+        call.actor, call.path["org"], body.email, body.role, expires=body.expires, idempotency_key=key
+    )
 
 
 async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
     query = call.query
-    page = await call.services.invitations.list(
-        call.actor, query.org, email=query.email, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.invitations.list(call.actor, query.org, email=query.email, page=query.page)
     return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
     query = call.query
-    page = await call.services.invitations.list(
-        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.invitations.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 
@@ -83,12 +74,8 @@ async def show(call: Call[NoBody, NoQuery]) -> View:
 
 
 async def accept(call: Call[NoBody, NoQuery]) -> View:
-    invitations = call.services.invitations
-
-    async def make(again: Retry | None) -> View:
-        return await invitations.accept(call.actor, call.path["invitation"], retry=again)
-
-    return await once(call, make, invitations.accepted_before)
+    key = call.idempotency_key
+    return await call.services.invitations.accept(call.actor, call.path["invitation"], idempotency_key=key)
 
 
 async def decline(call: Call[NoBody, NoQuery]) -> View:

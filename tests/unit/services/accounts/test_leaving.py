@@ -197,7 +197,6 @@ async def test_a_stranger_and_nobody_are_told_apart_by_no_statement_that_is_run(
     """threats 7: neither by words nor by how long an answer takes."""
     actor = kit.acting(await kit.mint(ANN, "t", org="team"))
     database = kit.store._database
-    assert isinstance(database, SqliteDatabase)
     ran: list[str] = []
 
     def executed(_c: object, _cursor: object, statement: str, *_: object) -> None:
@@ -214,6 +213,7 @@ async def test_a_stranger_and_nobody_are_told_apart_by_no_statement_that_is_run(
         lambda email: kit.tokens.list(actor, TokenFilter(user=email)),
         lambda email: kit.tokens.delete_all(actor, email),
     )
+    assert isinstance(database, SqliteDatabase)
     for engine in (database._writer, database._readers):
         sa.event.listen(engine.sync_engine, "before_cursor_execute", executed)
     try:
