@@ -154,7 +154,7 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
         options.accept_older_store,
         successor=options.successor,
         load_control=_load_control,
-        orders=_commands(options),
+        commands=_commands(options),
     )
 
 

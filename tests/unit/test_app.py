@@ -64,7 +64,7 @@ def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive
     script = (
         "import sys\n"
         "from proxy.settings.model import Settings\n"
-        "from proxy.supervisor.processes import in_memory\n"
+        "from proxy.supervisor.child import in_memory\n"
         "from proxy import app\n"
         f"{before}\n"
         f"settings = Settings.model_validate({{'data_dir': {str(data_dir)!r}}})\n"

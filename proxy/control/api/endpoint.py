@@ -1,10 +1,9 @@
-"""From the table to routes: what happens to every request of the API, in this order.
+"""API endpoints: builds a route for each operation, and processes every request in this order.
 
-1. Who asks is found out (`identify`).
-2. The path's parameters are looked at, then query and body together; what cannot be is said all at once.
-3. The handler runs when it is its turn, for as long as its row allows.  What it began is undone when that is over,
-   unless it was committed.
-4. The answer is written.  None may be cached: many hold what only the one who asked may see.
+1. The caller is authenticated (``identify``).
+2. The path's parameters are validated, then query and body together, with all errors in one response.
+3. The handler runs when it has its turn, for at most ``Operation.seconds``. A timeout undoes what is not committed.
+4. The response is written. No response may be cached, because many have data that only the caller may see.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from proxy.services.views import Replayable
 ROOT: Final = "/api/v1"
 REPLAYED: Final = "Idempotency-Replayed"
 _KEYLESS: Final = ProblemKind(
-    status=400, reason="idempotency_key", title="An Idempotency-Key is taken where something is made, and nowhere else"
+    status=400, reason="idempotency_key", title="Only requests that create something take an Idempotency-Key"
 )
 
 Identify = Callable[[web.Request, str], Awaitable[Actor]]
-"""Who sends this request, which has this id.  Raises RequestRefused."""
+"""Returns the actor that sent the request with this id. Raises RequestRefused."""
 
 
 def routes(
@@ -78,7 +77,7 @@ def _handler(
             async with asyncio.timeout(row.seconds), turn:
                 view = await row.run(call)
         except TimeoutError:
-            raise AuthorityUnavailable("this took too long and was given up") from None
+            raise AuthorityUnavailable("this took too long and was cancelled") from None
         replayed = isinstance(view, Replayable) and view.replayed
         return answer(view.as_dict(), row.status, {REPLAYED: "true"} if replayed else {})
 
@@ -86,7 +85,7 @@ def _handler(
 
 
 def answer(document: dict[str, object], status: int, headers: Mapping[str, str]) -> web.Response:
-    """A success."""
+    """The response of a successful operation."""
     return web.json_response(document, status=status, headers={"Cache-Control": "no-store", **headers})
 
 

@@ -1,8 +1,8 @@
-"""What the API can do, as values: an `Operation` is one row of the table (`table.py`).
+"""API operations as values: an ``Operation`` is one row of the table (``operations.py``).
 
-The row is all that there is of an operation: the routes of both listeners, the checks of what comes in, and the
-OpenAPI document are made from it.  A handler gets a `Call`, in which everything has been checked for its shape, and
-answers with a view of the services; it reads no request and writes no response.
+The routes of both listeners, the validation of requests and the OpenAPI document are all built from it. A handler
+gets a ``Call``, whose shape is validated, and returns a view of the services; it reads no request and writes no
+response.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.services.paging import Page
 
 
 class Method(StrEnum):
-    """HEAD comes with every GET."""
+    """HTTP methods; HEAD is served for every GET."""
 
     GET = "GET"
     POST = "POST"
@@ -42,17 +42,19 @@ Q = TypeVar("Q", bound=Query)
 
 
 class View(Protocol):
-    """What the services answer with."""
+    """A result of the services."""
 
-    def as_dict(self) -> dict[str, object]: ...
+    def as_dict(self) -> dict[str, object]:
+        """The JSON document."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call(Generic[B, Q]):
-    """One request, checked for its shape: who asks, and what for.
+    """One validated request: its caller, body, query and path parameters.
 
-    `path` has the values of the path's parameters, unescaped.  `idempotency_key` is the
-    client's, for an operation that creates something.
+    ``path`` has the values of the path's parameters, unescaped. ``idempotency_key`` is the client's, for an
+    operation that creates something.
     """
 
     services: Services
@@ -65,16 +67,17 @@ class Call(Generic[B, Q]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DictView:
-    """A view that is a dictionary already."""
+    """A view made from a dictionary."""
 
     members: dict[str, object]
 
     def as_dict(self) -> dict[str, object]:
+        """The dictionary."""
         return self.members
 
 
 def listing(page: Page[Any]) -> DictView:
-    """A page of a list as a view."""
+    """The view of one page of a list."""
     items = [view.as_dict() for view in page.items]
     members: dict[str, object] = {"items": items, "next_cursor": page.next_cursor}
     if page.remaining is not None:
@@ -86,10 +89,10 @@ def listing(page: Page[Any]) -> DictView:
 class Operation(Generic[B, Q]):
     """One method of one path.
 
-    `name` is the operationId: the noun and the verb.  `path` is below `/api/v1`; its parameters are in `PARAMETERS`.
-    `conflicts`: the present state may not permit it (409).  `secret`: the answer has a token's value.  `creates`: a
-    retry is told from a repetition by an `Idempotency-Key`.  `seconds`: after so
-    long it is given up, with nothing changed.  `tag` groups it with others in the document.
+    ``name`` is the operationId: noun and verb. ``path`` is below ``/api/v1``; its parameters are in ``PARAMETERS``.
+    ``conflicts``: it may be refused with 409. ``secret``: the response has a token's value. ``creates``: it takes an
+    ``Idempotency-Key``. ``seconds``: it is cancelled after this time, with nothing changed. ``tag`` groups operations
+    in the document.
     """
 
     name: str
@@ -98,8 +101,8 @@ class Operation(Generic[B, Q]):
     summary: str
     run: Callable[[Call[B, Q]], Awaitable[View]]
     answer: type[ResponseModel]
-    body: type[B] = NoBody  # type: ignore[assignment]  # the type of a row that names none
-    query: type[Q] = NoQuery  # type: ignore[assignment]  # the type of a row that names none
+    body: type[B] = NoBody  # type: ignore[assignment]  # the default
+    query: type[Q] = NoQuery  # type: ignore[assignment]  # the default
     status: int = 200
     conflicts: bool = False
     secret: bool = False
@@ -108,27 +111,29 @@ class Operation(Generic[B, Q]):
 
     @property
     def tag(self) -> str:
+        """The noun of the name."""
         return self.name.partition(".")[0]
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the path's parameters, in their order."""
+        """The names of the path's parameters, in order."""
         return tuple(part[1:-1] for part in self.path.split("/") if part.startswith("{"))
 
     @property
     def takes_body(self) -> bool:
+        """Whether requests have a body."""
         return self.method in (Method.POST, Method.PUT, Method.PATCH)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """A parameter of a path: what its value looks like (a regular expression of Python and ECMAScript alike)."""
+    """A path parameter; ``pattern`` is a regular expression that means the same in Python and ECMAScript."""
 
     pattern: str
     longest: int
     description: str
     missing: str
-    """What is said where nothing can have such a name: the same as where nothing has it."""
+    """The message for a value that nothing can have: the same as when nothing has it."""
 
 
 PARAMETERS: Mapping[str, Parameter] = {
