@@ -146,6 +146,10 @@ class Decider(ABC):
         self.recorder.record(x, _now_ns())
         x.client = None
 
+    def count_connection(self, change: int) -> None:
+        """A client connection was opened (1) or closed (-1)."""
+        self.recorder.connections += change
+
     def timed_out(self, x: Exchange) -> None:
         """End ``x``, whose deadline has passed."""
         self.refuse(x, Reason.REQUEST_TIMEOUT)

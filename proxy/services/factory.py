@@ -57,7 +57,7 @@ def build_services(
     cache_key: bytes,
     reads: AuditReads,
 ) -> Services:
-    """The services over ``store``. ``clock`` gives unix seconds; ``reads`` notes who has read the audit log."""
+    """The services over ``store``. ``clock`` returns unix seconds; ``reads`` records who reads the audit log."""
     tokens = token_format(settings)
     gateway = _gateway(settings)
     minter = Minter(format=tokens, hasher=hasher, cache_key=cache_key)

@@ -16,7 +16,7 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.telemetry.access_log import BATCH, AccessLog
 from proxy.gateway.telemetry.audit_events import READS, RequestEvents
-from proxy.gateway.telemetry.usage_reporter import Trail
+from proxy.gateway.telemetry.usage_reporter import UsageReporter
 from proxy.observe.logs import Logger, write_lines
 from proxy.observe.metrics import (
     CACHE_ENTRIES,
@@ -81,7 +81,7 @@ class ExchangeRecorder:
         self._passed = self._access.passed if self._access.all else None
         self._events = RequestEvents(requests=audit.requests, prefix_of=prefix_of, workers=workers)
         self._writes, self._reads = self._events.writes, self._events.reads
-        self.trail = Trail(self._events)
+        self.trail = UsageReporter(self._events)
         self._touched: list[CacheEntry] = self.trail.touched
         self._others: dict[tuple[str, Outcome, Reason], int] = {}
         self._unrouted = _RouteTally()

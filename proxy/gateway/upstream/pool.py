@@ -106,6 +106,17 @@ class UpstreamConnection(asyncio.Protocol):
         if self.exchange is not None:
             self.server.receiver.writable(self, now=True)
 
+    def read_more(self, more: bool) -> bool:
+        """Read the backend, or (False) leave its bytes in the kernel; False where the connection is gone."""
+        transport = self.transport
+        if transport is None:
+            return False
+        if more:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+        return True
+
     def close(self) -> None:
         """Abort the connection, with all data in flight."""
         self.exchange = None

@@ -39,11 +39,11 @@ def settings() -> Iterator[Settings]:
 class World:
     authority: Authority
     socket: aiohttp.ClientSession
-    """Over the control socket; paths begin with a slash."""
+    """Client of the control socket; paths begin with a slash."""
     tcp: aiohttp.ClientSession
     port: int
     listeners: list[ServerConnections]
-    """Those of the TCP sockets."""
+    """The listeners of the TCP sockets."""
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""The audit log over the API: every filter, following, verifying; each sees what they may."""
+"""The audit log over the API: filters, paging, following, verifying, and what each caller may see."""
 
 from __future__ import annotations
 
-from tests.unit.control.asking import minted, ok, person, refused
+from tests.unit.control.api_client import minted, ok, person, refused
 from tests.unit.control.conftest import World
 
 ADA = "ada@example.org"
@@ -29,7 +29,7 @@ async def test_every_filter_is_a_parameter(world: World) -> None:
         assert await ok(world, "GET", f"/audit?{query}") == {"items": [], "next_cursor": None}, query
 
 
-async def test_pages_go_on_and_the_log_is_followed(world: World) -> None:
+async def test_the_log_is_paged_and_followed(world: World) -> None:
     await person(world, ADA, "editor")
     everything = (await ok(world, "GET", "/audit?limit=1000"))["items"]
     page = await ok(world, "GET", "/audit?limit=2")
@@ -49,7 +49,7 @@ async def test_pages_go_on_and_the_log_is_followed(world: World) -> None:
     assert [event["number"] for event in (await ok(world, "GET", f"/audit?after={last - 1}"))["items"]] == [last]
 
 
-async def test_a_verification_goes_over_the_api(world: World) -> None:
+async def test_the_log_is_verified_over_the_api(world: World) -> None:
     done = await ok(world, "POST", "/audit/verify", {})
     assert (done["problem"], done["next"]) == (None, None)
     assert (await ok(world, "POST", "/audit/verify", {"head": done["head"], "after": done["head"]}))["events"] == 0
@@ -58,7 +58,7 @@ async def test_a_verification_goes_over_the_api(world: World) -> None:
     assert all("N:HASH" in error["problem"] for error in problem["errors"])
 
 
-async def test_a_member_sees_their_own_log_and_no_other(world: World) -> None:
+async def test_a_member_sees_only_their_own_log(world: World) -> None:
     await person(world, ADA, "editor", "blue")
     await ok(world, "POST", "/orgs", {"name": "red"})
     token = (await minted(world, ADA, org="blue"))["token"]
@@ -73,7 +73,7 @@ async def test_a_member_sees_their_own_log_and_no_other(world: World) -> None:
     }
 
 
-async def test_every_field_at_fault_is_named(world: World) -> None:
+async def test_every_invalid_field_is_named(world: World) -> None:
     query = "actor_kind=x&level=x&outcome=x&address=x&since=x&until=x&after=x&limit=x&order=x&denied=x&surprise=x"
     problem = await refused(world, "GET", f"/audit?{query}")
     fields = {pair.partition("=")[0] for pair in query.split("&")}

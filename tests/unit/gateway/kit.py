@@ -29,6 +29,7 @@ from proxy.core.token import Minted, TokenFormat, digest
 from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
@@ -118,7 +119,7 @@ async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> No
 
 
 class BackendConnection:
-    """One connection to the scripted backend: reads requests by their framing, keeps what came off the socket."""
+    """One connection to the scripted backend: reads requests by their framing and keeps all bytes."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number = number
@@ -139,7 +140,7 @@ class BackendConnection:
         return data
 
     async def chunked(self) -> bytes:
-        """A chunked body as it came, through its end."""
+        """A chunked body as it was received, through its end."""
         raw = b""
         while True:
             line = await self.reader.readuntil(b"\r\n")
@@ -210,7 +211,7 @@ class Backend:
 
 
 def answering(answer: bytes | Callable[[bytes], bytes]) -> Handler:
-    """A handler that gives every bodiless request the same answer, or the one made of its head."""
+    """A handler that gives every request without a body the same answer, or one computed from its head."""
 
     async def handle(connection: BackendConnection) -> None:
         while True:
@@ -226,7 +227,7 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
 
 @dataclass(frozen=True, kw_only=True)
 class Entrance:
-    """How the gateway's socket accepts; the defaults let everybody in at once."""
+    """How the gateway's socket accepts; the defaults accept every client at once."""
 
     connections: int = 1000
     introduced_by: tuple[str, ...] = ()
@@ -323,17 +324,20 @@ class Gateway:
             ),
             trusted=[ip_network(text) for text in trusted],
             boot=b"0123456789abcdef",
-            max_head=max_head,
-            max_request_line=max_request_line,
-            max_body=max_body,
-            head_seconds=head_seconds,
-            body_idle_seconds=body_idle_seconds,
-            keepalive_seconds=keepalive_seconds,
-            answer_seconds=answer_seconds,
-            tunnel_seconds=tunnel_seconds,
-            stream_seconds=stream_seconds,
-            client_rate=client_rate,
-            half_close=half_close,
+            limits=ListenerLimits(
+                max_head=max_head,
+                max_request_line=max_request_line,
+                max_body=max_body,
+                handshake_ns=nanoseconds(self._facts.handshake_seconds),
+                head_ns=nanoseconds(head_seconds),
+                body_idle_ns=nanoseconds(body_idle_seconds),
+                keepalive_ns=nanoseconds(keepalive_seconds),
+                answer_ns=nanoseconds(answer_seconds),
+                tunnel_ns=nanoseconds(tunnel_seconds),
+                stream_ns=nanoseconds(stream_seconds),
+                client_rate=client_rate,
+                half_close=half_close,
+            ),
             tls=self._facts.context is not None,
         )
         self.port = 0
@@ -370,7 +374,6 @@ class Gateway:
             limit=self._facts.connections,
             context=self._facts.context,
             introduced_by=[ip_network(text) for text in self._facts.introduced_by],
-            handshake_seconds=self._facts.handshake_seconds,
             tally=self.tally,
             log=get_logger("test"),
         )
