@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from proxy.core.identity import IdentityOutputs
 from proxy.core.reasons import Reason
 from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
@@ -51,7 +52,7 @@ class ForwardAuthPipeline(Decider):
         authenticator: Authenticator,
         responder: Responder,
         recorder: ExchangeRecorder,
-        identity: BackendIdentity,
+        identity: IdentityOutputs,
         max_request_line: int,
         patience: float,
     ) -> None:
@@ -80,6 +81,10 @@ class ForwardAuthPipeline(Decider):
     def compares_ports(self) -> bool:
         """Never, because an ingress may omit the port (nginx's ``$host``)."""
         return False
+
+    def identity_from(self, outputs: IdentityOutputs) -> BackendIdentity:
+        """Every header on every route, so that the ingress overwrites the client's (rule 4)."""
+        return BackendIdentity(outputs, on_open_routes=True)
 
     def allowed(self, x: Exchange) -> None:
         """Answer 200 with the identity headers."""

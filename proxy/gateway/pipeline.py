@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final
 
+from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import only_reported
@@ -52,13 +53,13 @@ class Decider(ABC):
         authenticator: Authenticator,
         responder: Responder,
         recorder: ExchangeRecorder,
-        identity: BackendIdentity,
+        identity: IdentityOutputs,
     ) -> None:
         self.routes = routes
         self.authenticator = authenticator
         self.responder = responder
         self.recorder = recorder
-        self.identity = identity
+        self.identity = self.identity_from(identity)
         self.patience: float | None = None
         """Seconds to wait for the authority's answer about a credential; None: only the link's own deadlines apply."""
         self._settling: set[asyncio.Task[None]] = set()
@@ -101,12 +102,16 @@ class Decider(ABC):
         for x in postponed:
             self._restart(x)
 
-    def follow(self, routes: RouteTable, responder: Responder, identity: BackendIdentity) -> None:
+    def follow(self, routes: RouteTable, responder: Responder, identity: IdentityOutputs) -> None:
         """Decide by these from now on, including requests that still wait for the authority."""
         self.routes = routes
         self.responder = responder
-        self.identity = identity
+        self.identity = self.identity_from(identity)
         self._generation += 1
+
+    @abstractmethod
+    def identity_from(self, outputs: IdentityOutputs) -> BackendIdentity:
+        """Which lines of these outputs this entry sends."""
 
     @abstractmethod
     def allowed(self, x: Exchange) -> None:
@@ -242,7 +247,7 @@ class ProxyPipeline(Decider):
         authenticator: Authenticator,
         responder: Responder,
         recorder: ExchangeRecorder,
-        identity: BackendIdentity,
+        identity: IdentityOutputs,
         mutator: Mutator,
         upstreams: Mapping[str, UpstreamSettings],
     ) -> None:
@@ -266,6 +271,10 @@ class ProxyPipeline(Decider):
         # Running exchanges are judged again by the current configuration.
         self.live.held = False
         self.live.judge_all()
+
+    def identity_from(self, outputs: IdentityOutputs) -> BackendIdentity:
+        """Nothing on open routes: their backends do not read identity headers, and clients' are stripped."""
+        return BackendIdentity(outputs, on_open_routes=False)
 
     def allowed(self, x: Exchange) -> None:
         """Build the upstream head and forward ``x``."""

@@ -22,7 +22,6 @@ from typing import Final, Protocol
 from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
 from proxy.core.routes import RouteTable
-from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
 from proxy.gateway.forward_auth import ForwardAuthPipeline
@@ -199,9 +198,9 @@ class Reloader:
             running.cache.reset(running.cache.applied)
         running.cache.resize(capacity=settings.cache.entries, absent_capacity=settings.cache.absent)
         running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)
-        running.proxy.follow(new.routes, responder, BackendIdentity(new.identity, on_open_routes=False))
+        running.proxy.follow(new.routes, responder, new.identity)
         running.proxy.upstreams.replace(new.upstreams)
-        running.entry.follow(new.routes, responder, BackendIdentity(new.identity, on_open_routes=True))
+        running.entry.follow(new.routes, responder, new.identity)
         request_line = limits_of(FORWARD_AUTH, settings).request_line
         running.entry.limit(request_line, patience(settings))
         before, running.settings = running.settings, settings

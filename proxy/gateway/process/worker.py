@@ -22,7 +22,6 @@ from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandSource
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.kinds import WORDS
-from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import AcceptCounters
 from proxy.gateway.downstream.listener import Listener
@@ -203,7 +202,7 @@ class Worker:
             authenticator=authenticator,
             responder=responder,
             recorder=recorder,
-            identity=BackendIdentity(identity, on_open_routes=False),
+            identity=identity,
             mutator=Mutator(foreign_credentials=authenticator.foreign_credentials, pseudonym=self._pseudonym),
             upstreams=settings.upstreams,
         )
@@ -213,7 +212,7 @@ class Worker:
             authenticator=authenticator,
             responder=responder,
             recorder=recorder,
-            identity=BackendIdentity(identity, on_open_routes=True),
+            identity=identity,
             max_request_line=listener_factory.limits_of(FORWARD_AUTH, settings).request_line,
             patience=listener_factory.patience(settings),
         )

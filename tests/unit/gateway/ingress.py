@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.core.routes import Route
-from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from tests.unit.gateway.kit import HOST, Gateway
@@ -34,7 +33,7 @@ async def entry(
         authenticator=gateway.authenticator,
         responder=gateway.pipeline.responder,
         recorder=gateway.recorder,
-        identity=BackendIdentity(gateway.identity, on_open_routes=True),
+        identity=gateway.identity,
         max_request_line=max_request_line,
     )
     gateway.listener.pipeline = pipeline

@@ -26,7 +26,6 @@ from proxy.core.permissions import PermissionSet
 from proxy.core.request.claims import fold
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
-from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
@@ -307,7 +306,7 @@ class Gateway:
             authenticator=self.authenticator,
             responder=Responder(realm="acme", basic="basic" in credentials),
             recorder=self.recorder,
-            identity=BackendIdentity(identity, on_open_routes=False),
+            identity=identity,
             mutator=Mutator(foreign_credentials=self.authenticator.foreign_credentials, pseudonym=PSEUDONYM),
             upstreams={
                 "app": upstream

@@ -1,4 +1,4 @@
-"""The forward-auth entry: what each shape reads, whom it believes, and what it says."""
+"""The forward-auth entry: what each shape reads, which peers it trusts, and what it answers."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def login(gateway: Gateway, **facts: object) -> str:
 
 
 def changed(fields: Fields, name: str, *values: str) -> list[tuple[str, str]]:
-    """``fields`` with ``values`` for ``name``, each in a line of its own: none to leave it out."""
+    """``fields`` with ``values`` for ``name``, each on its own line; without values the field is removed."""
     return [
         pair for key, old in fields for pair in ([(key, value) for value in values] if key == name else [(key, old)])
     ]
 
 
 async def uri(gateway: Gateway, target: str, *lines: str, method: str = "GET", shape: str = "/traefik") -> Answer:
-    """A call about ``target``."""
+    """Call about ``target``."""
     family = "Original" if shape == "/nginx" else "Forwarded"
     fields = ORIGINAL if shape == "/nginx" else FORWARDED
     name = f"X-{family}-URI" if shape == "/nginx" else f"X-{family}-Uri"
@@ -85,7 +85,7 @@ async def test_allowed_is_exactly_200_with_every_identity_header_and_nothing_els
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_request_for_anyone_has_every_identity_header_and_all_are_empty(shape: str) -> None:
+async def test_a_public_route_gets_every_identity_header_empty(shape: str) -> None:
     routes = [make_route("/v1/**", Access.PUBLIC)]
     async with entry(routes=routes) as gateway:
         for lines in ((), (login(gateway),), ("Authorization: Basic dXNlcjpwYXNz",)):
@@ -122,7 +122,7 @@ REQUIRED = [(shape, name) for shape, fields in SHAPES.items() for name, _ in fie
 
 
 @pytest.mark.parametrize(("shape", "name"), REQUIRED)
-async def test_a_call_without_one_of_its_fields_or_with_one_twice_is_refused(shape: str, name: str) -> None:
+async def test_a_call_with_a_missing_or_repeated_field_is_refused(shape: str, name: str) -> None:
     async with entry() as gateway:
         fields = SHAPES[shape]
         value = dict(fields)[name]
@@ -133,7 +133,7 @@ async def test_a_call_without_one_of_its_fields_or_with_one_twice_is_refused(sha
 
 @pytest.mark.parametrize(("shape", "name"), REQUIRED)
 async def test_an_alias_of_a_field_is_not_the_field(shape: str, name: str) -> None:
-    """What CGI and WSGI fold to the same name, and an ingress therefore may not overwrite."""
+    """CGI and WSGI fold an alias to the same name, so an ingress may fail to overwrite it."""
     async with entry() as gateway:
         fields = SHAPES[shape]
         for alias in (name.replace("-", "_"), name.replace("-", ".", 1)):
@@ -145,7 +145,7 @@ async def test_an_alias_of_a_field_is_not_the_field(shape: str, name: str) -> No
 
 @pytest.mark.parametrize("shape", ["/nginx", "/traefik", "/caddy", "/ original", "/ forwarded"])
 @pytest.mark.parametrize("value", ["G ET", "GET,GET", "GET\tX", "{}", "GET/1", "g\xe9t"])
-async def test_a_method_that_is_none_is_refused(shape: str, value: str) -> None:
+async def test_an_invalid_described_method_is_refused(shape: str, value: str) -> None:
     async with entry() as gateway:
         name = SHAPES[shape][0][0]
         answer = await ask(gateway, shape, changed(SHAPES[shape], name, value), login(gateway))
@@ -178,7 +178,7 @@ async def test_a_method_that_is_none_is_refused(shape: str, value: str) -> None:
         "/v1/things/caf\xe9",
     ],
 )
-async def test_a_target_that_is_none_or_can_be_read_in_two_ways_is_refused(shape: str, value: str) -> None:
+async def test_an_invalid_or_ambiguous_described_target_is_refused(shape: str, value: str) -> None:
     async with entry() as gateway:
         name = SHAPES[shape][1][0]
         answer = await ask(gateway, shape, changed(SHAPES[shape], name, value), login(gateway))
@@ -217,7 +217,7 @@ async def test_a_route_that_allows_an_encoded_slash_allows_it_here_too() -> None
 
 
 @pytest.mark.parametrize("shape", ["/envoy", "/envoy/", "/envoyv1/things/42"])
-async def test_envoys_path_stands_behind_its_name(shape: str) -> None:
+async def test_envoys_path_follows_its_prefix(shape: str) -> None:
     async with entry() as gateway:
         answer = await ask(gateway, shape, (), login(gateway))
         assert answer.status == (403 if shape == "/envoy/" else 400)
@@ -249,7 +249,7 @@ async def test_a_shape_reads_its_own_fields_and_no_others() -> None:
         }
         for shape, fields in lies.items():
             assert (await ask(gateway, shape, (*SHAPES[shape], *fields), login(gateway))).status == 200
-            # And they do not help a call that lacks its own.
+            # And they do not replace fields that a call lacks.
             if shape != "/envoy" + TARGET:
                 others = FORWARDED if shape == "/nginx" else ORIGINAL
                 assert (await ask(gateway, shape, others, login(gateway))).status == 400
@@ -275,7 +275,7 @@ async def test_without_a_named_shape_both_families_and_none_are_refused() -> Non
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("shape", ["/traefik", "/caddy", "/ forwarded"])
-async def test_a_described_host_that_is_no_name_is_refused(shape: str, host: str) -> None:
+async def test_an_invalid_described_host_is_refused(shape: str, host: str) -> None:
     async with entry() as gateway:
         answer = await ask(gateway, shape, changed(FORWARDED, "X-Forwarded-Host", host), login(gateway))
         assert (answer.status, answer.reason) == (400, "forwarded_invalid")
@@ -296,7 +296,7 @@ async def test_the_described_host_decides_the_route_where_the_shape_describes_on
             fields = changed(FORWARDED, "X-Forwarded-Host", host)
             assert (await ask(gateway, "/caddy", fields)).status == status
             client = await gateway.client()
-            # The others' host is the request's own.
+            # For the other shapes the host is the request's own.
             for shape, own in (("/nginx", ORIGINAL), ("/envoy" + TARGET, ())):
                 data = get(shape, *(f"{name}: {value}" for name, value in own), "X-Forwarded-Host: open.example")
                 assert (await client.ask(data.replace(b"Host: gateway", b"Host: " + host.encode()))).status == status
@@ -311,14 +311,14 @@ async def test_the_described_method_decides_the_operation(shape: str, method: st
 
 
 @pytest.mark.parametrize("method", ["get", "delete", "CONNECT", "TRACE", "trace"])
-async def test_a_described_method_that_no_proxy_would_take_is_refused(method: str) -> None:
+async def test_a_described_method_that_the_proxy_refuses_is_refused(method: str) -> None:
     async with entry() as gateway:
         answer = await uri(gateway, TARGET, login(gateway), method=method)
         assert (answer.status, answer.reason) == (405, "method_refused")
 
 
-async def test_a_described_head_changes_nothing_about_the_framing_of_the_answer() -> None:
-    """nginx and Caddy ask with GET about a HEAD: an answer without its body would leave the connection one behind."""
+async def test_a_described_head_does_not_change_the_framing_of_the_response() -> None:
+    """nginx and Caddy use GET to ask about a HEAD: a response without its body would desynchronise the connection."""
     async with entry() as gateway:
         client = await gateway.client()
         about_head = changed(FORWARDED, "X-Forwarded-Method", "HEAD")
@@ -326,7 +326,7 @@ async def test_a_described_head_changes_nothing_about_the_framing_of_the_answer(
         assert answer.reason == "no_credential"
         assert len(answer.body) == int(answer.all(b"content-length")[0]) > 0
         assert (await ask_on(client, "/traefik", about_head, login(gateway))).status == 200
-        # And the other way round: what is asked with HEAD has no body, whatever it is about.
+        # Conversely, a call with HEAD gets no body, whatever it describes.
         answer = await ask_on(client, "/traefik", FORWARDED, method="HEAD")
         assert (answer.status, answer.body) == (401, b"")
         assert (await ask_on(client, "/traefik", FORWARDED, login(gateway), method="HEAD")).status == 200
@@ -341,7 +341,7 @@ async def test_the_method_that_the_ingress_itself_uses_does_not_matter(method: s
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_an_untrusted_peer_is_refused_whatever_it_says(shape: str) -> None:
+async def test_an_untrusted_peer_is_refused_whatever_it_describes(shape: str) -> None:
     async with entry(trusted=("10.0.0.0/8", "fd00::/8")) as gateway:
         client = await gateway.client()
         for fields in (SHAPES[shape], ()):
@@ -351,7 +351,7 @@ async def test_an_untrusted_peer_is_refused_whatever_it_says(shape: str) -> None
             assert (answer.status, answer.reason) == (403, "peer_untrusted")
 
 
-async def test_nobody_is_trusted_where_nobody_is_named() -> None:
+async def test_without_trusted_networks_every_peer_is_refused() -> None:
     async with entry(trusted=()) as gateway:
         assert (await ask(gateway, "/nginx", ORIGINAL, login(gateway))).reason == "peer_untrusted"
 
@@ -367,7 +367,7 @@ async def test_nobody_is_trusted_where_nobody_is_named() -> None:
         ("fe80::1", 403),
     ],
 )
-async def test_an_ipv4_peer_in_ipv6_clothes_is_the_ipv4_peer(address: str, status: int) -> None:
+async def test_an_ipv4_mapped_ipv6_peer_is_the_ipv4_peer(address: str, status: int) -> None:
     async with entry(trusted=("10.0.0.0/8", "fd00::/8")) as gateway:
         connection, wire = connected(gateway, address)
         said = [f"{name}: {value}" for name, value in ORIGINAL]
@@ -383,7 +383,7 @@ async def test_a_described_request_line_has_the_same_limit_as_a_real_one() -> No
         assert (answer.status, answer.reason) == (414, "target_too_long")
 
 
-async def test_a_call_with_a_body_is_answered_and_its_body_is_no_call() -> None:
+async def test_the_body_of_a_call_is_not_read_as_a_call() -> None:
     async with entry() as gateway:
         client = await gateway.client()
         inner = get("/nginx", *(f"{name}: {value}" for name, value in ORIGINAL), login(gateway))
@@ -399,7 +399,7 @@ async def test_a_call_with_a_body_is_answered_and_its_body_is_no_call() -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_the_connection_ends_where_the_ingress_says_so(version: str) -> None:
+async def test_the_connection_closes_when_the_ingress_says_so(version: str) -> None:
     async with entry() as gateway:
         for lines, closes in ((("Connection: keep-alive",), False), (("Connection: close",), True)):
             client = await gateway.client()
@@ -413,7 +413,7 @@ async def test_the_connection_ends_where_the_ingress_says_so(version: str) -> No
 
 
 @pytest.mark.parametrize("shape", ["/nginx", "/traefik"])
-async def test_a_report_only_route_says_nobody_for_a_token_that_is_refused_as_nobody(shape: str) -> None:
+async def test_a_report_only_route_sends_empty_headers_for_a_token_that_fails_authentication(shape: str) -> None:
     async with entry() as gateway:
         expired = login(gateway, expires_at=time.time() - 1)
         unable = login(gateway, permissions=())
@@ -426,7 +426,7 @@ async def test_a_report_only_route_says_nobody_for_a_token_that_is_refused_as_no
             assert (answer.status, answer.all(b"x-auth-user")) == (200, [b"usr1"])
 
 
-async def test_each_call_has_an_id_of_its_own_and_none_of_the_clients() -> None:
+async def test_each_call_has_a_new_id_and_never_the_clients() -> None:
     async with entry() as gateway:
         client = await gateway.client()
         ids = set()

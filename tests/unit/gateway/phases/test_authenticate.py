@@ -1,4 +1,4 @@
-"""Whose credential is this, and is it known now? With a scripted authority behind a real link."""
+"""The authenticate phase, with a scripted authority behind a real link."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class World:
         return minted
 
     def commit(self, *keys: str) -> None:
-        """A change, acknowledged: committed, then on the page."""
+        """Make a change as the authority does: commit it, then set the epoch on the shared page."""
         self.page[SLOT_EPOCH] = self.authority.change(*keys)
 
     def exchange(self, authorization: bytes | None = None, api_key: bytes | None = None) -> Exchange:
@@ -83,7 +83,7 @@ async def world(schemes: tuple[str, ...] = ("bearer", "basic", "x-api-key")) -> 
 
 
 def forged(minted: Minted) -> str:
-    """A token of the same prefix with another secret and a right checksum."""
+    """A token with the same prefix, another secret and a valid checksum."""
     body = f"{minted.prefix}_{'x' * 32}"
     return body + checksum(body)
 
@@ -99,7 +99,7 @@ async def test_a_token_is_looked_up_once_and_then_found_here() -> None:
         assert token not in str(resolve)
 
 
-async def test_a_moved_epoch_is_caught_up_with_before_the_decision() -> None:
+async def test_changes_up_to_the_current_epoch_are_applied_before_the_decision() -> None:
     async with world() as w:
         minted = w.known()
         assert await w.bearer(minted.token) is None
@@ -122,7 +122,7 @@ async def test_a_change_to_another_token_costs_no_lookup() -> None:
 
 
 @pytest.mark.parametrize("key", ["user:usr1", "role:admin"])
-async def test_a_change_to_what_a_grant_rests_on_voids_it(key: str) -> None:
+async def test_a_change_to_anything_that_a_grant_depends_on_removes_it(key: str) -> None:
     async with world() as w:
         token = w.known().token
         assert await w.bearer(token) is None
@@ -165,7 +165,7 @@ async def test_an_answer_older_than_a_change_is_not_stored() -> None:
         assert w.authority.asked["resolve"] == 2
 
 
-async def test_an_authority_that_only_knows_the_past_is_unavailable() -> None:
+async def test_an_authority_with_outdated_answers_counts_as_unavailable() -> None:
     async with world() as w:
         minted = w.known()
         w.commit("token:x")
@@ -185,7 +185,7 @@ async def test_without_a_lease_nothing_is_decided() -> None:
             assert await w.ask() is Reason.AUTHORITY_UNAVAILABLE
 
 
-async def test_a_lease_that_ran_out_during_a_lookup_counts() -> None:
+async def test_a_lease_that_expires_during_a_lookup_refuses_the_request() -> None:
     async with world() as w:
         minted = w.known()
 
@@ -199,7 +199,7 @@ async def test_a_lease_that_ran_out_during_a_lookup_counts() -> None:
         assert await w.authenticator.settle(x) is Reason.AUTHORITY_UNAVAILABLE
 
 
-async def test_a_wrong_secret_of_a_known_prefix_is_refused_without_a_question() -> None:
+async def test_a_wrong_secret_of_a_known_prefix_is_refused_without_a_lookup() -> None:
     async with world() as w:
         minted = w.known()
         assert await w.bearer(minted.token) is None
@@ -249,7 +249,7 @@ async def test_a_refusal_is_remembered_until_it_changes() -> None:
         assert await w.bearer(minted.token) is None
 
 
-async def test_what_is_no_token_of_ours_ends_here() -> None:
+async def test_a_credential_that_is_not_a_token_is_refused_without_a_lookup() -> None:
     async with world() as w:
         token = w.known().token
         for text in ("x", token[:-1], token + "0", token.swapcase(), token.replace("acme", "else"), "a" * 5000):
@@ -293,7 +293,7 @@ async def test_basic_carries_the_token_as_password_or_as_the_only_name(shape: st
         (b"Negotiate abc=", Reason.NO_CREDENTIAL),
     ],
 )
-async def test_an_authorization_that_carries_no_token(authorization: bytes, reason: Reason) -> None:
+async def test_an_authorization_without_a_usable_token_is_refused(authorization: bytes, reason: Reason) -> None:
     async with world() as w:
         assert await w.ask(authorization) is reason
         assert w.authority.asked == {"hello": 1}
@@ -306,7 +306,7 @@ async def test_spaces_and_case_around_bearer_do_not_matter() -> None:
             assert await w.ask(credential) is None
 
 
-async def test_a_scheme_that_is_off_carries_no_credential() -> None:
+async def test_a_disabled_scheme_carries_no_credential() -> None:
     async with world(schemes=("bearer",)) as w:
         token = w.known().token
         assert await w.ask(basic(f"x:{token}")) is Reason.NO_CREDENTIAL
@@ -321,29 +321,29 @@ async def test_two_credentials_are_ambiguous_even_if_equal() -> None:
         assert await w.ask(b"Digest x", token) is Reason.CREDENTIAL_AMBIGUOUS
 
 
-async def test_no_credential() -> None:
+async def test_a_request_without_a_credential_is_refused() -> None:
     async with world() as w:
         assert await w.ask() is Reason.NO_CREDENTIAL
         assert await w.ask(api_key=b"") is Reason.CREDENTIAL_MALFORMED
 
 
-async def test_a_credential_seen_in_one_field_is_not_known_in_the_other() -> None:
+async def test_a_credential_cached_from_one_field_is_not_accepted_in_the_other() -> None:
     async with world() as w:
         token = w.known().token.encode()
         assert await w.ask(api_key=token) is None
-        # The very value that the first-level map holds for X-API-Key is no Authorization.
+        # The value that the first-level map holds for X-API-Key does not match as an Authorization value.
         assert await w.ask(token) is Reason.NO_CREDENTIAL
         assert await w.ask(b"Bearer " + token) is None
         assert await w.ask(api_key=b"Bearer " + token) is Reason.TOKEN_UNKNOWN
 
 
-async def test_a_lost_link_refuses_no_token_as_invalid() -> None:
+async def test_without_the_link_no_token_is_refused_as_invalid() -> None:
     async with world() as w:
         known, unseen = w.known(), w.known()
         assert await w.bearer(known.token) is None
         await w.authority.stop()
         await until(lambda: w.states == [True, False])
-        # What is known is known until the lease ends or something changes.
+        # Cached grants stay valid until the lease ends or a change comes.
         assert await w.bearer(known.token) is None
         assert await w.bearer(unseen.token) is Reason.AUTHORITY_UNAVAILABLE
         w.page[SLOT_EPOCH] = 1
@@ -351,7 +351,7 @@ async def test_a_lost_link_refuses_no_token_as_invalid() -> None:
         assert await w.bearer(forged(known)) is Reason.AUTHORITY_UNAVAILABLE
 
 
-async def test_a_question_on_its_way_is_asked_again_when_the_authority_is_back() -> None:
+async def test_a_pending_lookup_is_sent_again_when_the_authority_is_back() -> None:
     async with world() as w:
         minted = w.known()
         w.authority.answers["resolve"] = lambda message: None
@@ -364,7 +364,7 @@ async def test_a_question_on_its_way_is_asked_again_when_the_authority_is_back()
         assert w.authority.asked["resolve"] == 2
 
 
-async def test_a_question_on_its_way_fails_soon_when_the_authority_stays_away() -> None:
+async def test_a_pending_lookup_fails_soon_when_the_authority_stays_away() -> None:
     async with world() as w:
         minted = w.known()
         w.authority.answers["resolve"] = lambda message: None
@@ -378,7 +378,7 @@ async def test_a_question_on_its_way_fails_soon_when_the_authority_stays_away() 
 @pytest.mark.parametrize(
     ("error", "reason"), [("overloaded", Reason.OVERLOADED), ("unavailable", Reason.AUTHORITY_UNAVAILABLE)]
 )
-async def test_an_authority_that_cannot_answer(error: str, reason: Reason) -> None:
+async def test_an_error_of_the_authority_is_a_refusal(error: str, reason: Reason) -> None:
     async with world() as w:
         w.authority.answers["resolve"] = lambda message: {"error": error}
         assert await w.bearer(w.known().token) is reason
@@ -401,7 +401,7 @@ async def test_an_authority_that_cannot_answer(error: str, reason: Reason) -> No
         {},
     ],
 )
-async def test_an_answer_that_is_none_is_no_answer(answer: Message) -> None:
+async def test_a_malformed_answer_of_the_authority_is_a_refusal(answer: Message) -> None:
     async with world() as w:
         token = w.known().token
         w.authority.answers["resolve"] = w.authority.answers["changes"] = lambda message: dict(answer)
@@ -411,7 +411,7 @@ async def test_an_answer_that_is_none_is_no_answer(answer: Message) -> None:
             assert await w.bearer(token) is Reason.AUTHORITY_UNAVAILABLE
 
 
-async def test_a_public_prefix_is_all_that_is_said_of_a_token() -> None:
+async def test_only_the_public_prefix_of_a_token_is_shown() -> None:
     async with world() as w:
         minted = w.known()
         prefix_of = w.authenticator.prefix_of
@@ -422,7 +422,7 @@ async def test_a_public_prefix_is_all_that_is_said_of_a_token() -> None:
         assert prefix_of(w.exchange()) is None
 
 
-async def test_only_foreign_credentials_are_the_backends() -> None:
+async def test_only_credentials_that_are_not_patgates_are_forwarded() -> None:
     async with world() as w:
         token = w.known().token
         foreign = w.authenticator.foreign_credentials
@@ -440,8 +440,8 @@ async def test_only_foreign_credentials_are_the_backends() -> None:
             assert foreign(w.exchange(api_key=credential)) == b""
 
 
-async def test_no_disguise_of_basic_carries_a_token_to_a_backend() -> None:
-    """A backend may read what is not quite base64; so what cannot be read here does not go on with a token in it."""
+async def test_malformed_basic_credentials_never_carry_a_token_to_a_backend() -> None:
+    """A lenient backend may decode malformed base64, so an unreadable value with a token is not forwarded."""
     async with world() as w:
         encoded = basic(f"x:{w.known().token}").split(b" ")[1]
         for credential in (

@@ -1,4 +1,4 @@
-"""A backend that answers while the request's body is still coming, and is gone before it has read that."""
+"""Backends that respond while the request body is still arriving, and disconnect before they have read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TO_ITS_END = b"HTTP/1.0 413 Content Too Large\r\n\r\ntoo big"
 
 
 def answer_and_go(answer: bytes) -> Handler:
-    """Closes with bytes unread, which makes a reset of the end."""
+    """Close with unread bytes, which resets the connection."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -27,7 +27,7 @@ def answer_and_go(answer: bytes) -> Handler:
 
 
 async def uploaded(client: Client, *, pause: float = 0.0) -> tuple[int, bytes, bool]:
-    """What a client gets that sends without an end until it is answered."""
+    """What a client receives that sends an endless body until it gets a response."""
     client.send(b"POST /open/a HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n")
     answering = asyncio.create_task(client.answer("POST"), name="answer")
     while not answering.done():
@@ -38,8 +38,8 @@ async def uploaded(client: Client, *, pause: float = 0.0) -> tuple[int, bytes, b
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-async def test_the_client_gets_an_answer_that_came_before_the_backend_went(answer: bytes) -> None:
-    """The reset must not destroy what came before it, whether the gateway reads or writes first."""
+async def test_the_client_gets_a_response_that_arrived_before_the_backend_disconnected(answer: bytes) -> None:
+    """The reset must not destroy the response before it, whether the gateway reads or writes first."""
     async with serving(answer_and_go(answer)) as (gateway, backend):
         for number in range(1, 21):
             assert await uploaded(await gateway.client()) == (413, b"too big", True)
@@ -48,8 +48,8 @@ async def test_the_client_gets_an_answer_that_came_before_the_backend_went(answe
 
 
 @pytest.mark.parametrize("reads_on", [False, True])
-async def test_an_answer_that_ends_with_its_connection_is_whole_though_the_body_is_not(reads_on: bool) -> None:
-    """The backend ends its side in order; whether it reads the rest of the body makes no difference."""
+async def test_a_response_delimited_by_the_connections_end_is_complete_although_the_body_is_not(reads_on: bool) -> None:
+    """The backend closes its side in order, whether or not it reads the rest of the body."""
     end = asyncio.Event()
 
     async def handle(connection: BackendConnection) -> None:
@@ -69,8 +69,8 @@ async def test_an_answer_that_ends_with_its_connection_is_whole_though_the_body_
         assert gateway.idle == gateway.active == 0
 
 
-async def test_nothing_that_came_before_a_reset_is_taken_for_more_than_it_is() -> None:
-    """Half a head, and half of an announced body, are no answers."""
+async def test_a_partial_response_before_a_reset_is_not_taken_for_a_response() -> None:
+    """Half a head, and half of an announced body, are not complete responses."""
     for beginning, status in (
         (b"HTTP/1.1 413 Content", 502),
         (b"HTTP/1.1 413 X\r\nContent-Length: 9\r\n\r\nhalf", None),

@@ -1,4 +1,4 @@
-"""Event streams: silent for as long as they like, within a time of their own."""
+"""Event streams: they have an idle time limit of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TICK = b"c\r\ndata: tick\n\n\r\n"
 
 
 def streaming(*pieces: bytes, head: bytes = EVENTS) -> Handler:
-    """A handler that sends a head and pieces, and keeps the connection."""
+    """A handler that sends a head and pieces, and keeps the connection open."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -28,19 +28,19 @@ def streaming(*pieces: bytes, head: bytes = EVENTS) -> Handler:
 
 
 def streams(gateway: Gateway) -> list[bool]:
-    """Of each exchange that has begun to be answered, whether it is an event stream."""
+    """For each exchange with a started response, whether it is an event stream."""
     exchanges = [connection.exchange for connection in gateway.listener.connections]
     return [x.stream for x in exchanges if x is not None and x.response_started]
 
 
 def patience(gateway: Gateway) -> float:
-    """The seconds that the only connection has from now on."""
+    """The seconds until the deadline of the only connection."""
     (connection,) = gateway.listener.connections
     return (connection.deadline - time.monotonic_ns()) / 1e9
 
 
 async def test_an_event_stream_that_begins_late_is_a_timeout() -> None:
-    """The longer time is for what has begun; the head of the answer has the usual one."""
+    """The longer limit applies to a started stream; the response head has the usual one."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -72,8 +72,8 @@ async def test_an_event_stream_that_is_silent_for_too_long_breaks() -> None:
         (b"text/plain\r\nX: content-type: text/event-stream", False),
     ],
 )
-async def test_an_answer_is_an_event_stream_by_its_media_type(media_type: bytes, is_one: bool) -> None:
-    """And then it may be silent for as long as is said for one, from its head on and after each event."""
+async def test_a_response_is_an_event_stream_by_its_media_type(media_type: bytes, is_one: bool) -> None:
+    """The limit for streams then applies after the head and after each event."""
     handler = streaming(TICK, head=CHUNKED % media_type)
     async with serving(handler, response_timeout=30, stream_seconds=3600) as (gateway, _):
         client = await gateway.client()
@@ -86,7 +86,7 @@ async def test_an_answer_is_an_event_stream_by_its_media_type(media_type: bytes,
 
 
 async def test_a_reader_that_closes_a_silent_stream_is_noticed_at_once() -> None:
-    """Its end alone says so: nothing is sent that could fail, and the time for silence is long."""
+    """Only the closed connection shows it: nothing is sent that could fail, and the idle limit is long."""
     async with serving(streaming(TICK)) as (gateway, backend):
         client = await gateway.client()
         client.send(get("/open/a"))

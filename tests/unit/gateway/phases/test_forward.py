@@ -1,4 +1,4 @@
-"""Requests on their way to the backend: bodies, limits, early answers, lost connections, deadlines."""
+"""Forwarding requests: bodies, limits, early responses, lost connections, deadlines."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def reading_chunks(connection: BackendConnection) -> None:
         await connection.send(response(await connection.chunked()))
 
 
-async def test_a_body_goes_through_as_it_comes_and_the_connections_stay() -> None:
+async def test_a_body_is_forwarded_as_it_arrives_and_the_connections_are_kept() -> None:
     async with serving(reading_length) as (gateway, backend):
         client = await gateway.client()
         for body in (b"x", b"y" * 300_000, b"z" * 17):
@@ -73,7 +73,7 @@ async def test_a_body_may_be_cut_anywhere_and_requests_may_follow_it_at_once() -
             assert (await client.answer()).body == b"second"
 
 
-async def test_a_body_that_looks_like_a_request_is_none() -> None:
+async def test_a_body_that_looks_like_a_request_is_not_read_as_one() -> None:
     async with serving(reading_length) as (gateway, backend):
         client = await gateway.client()
         inner = get("/open/smuggled")
@@ -82,7 +82,7 @@ async def test_a_body_that_looks_like_a_request_is_none() -> None:
         assert backend.connections[0].received.count(b"POST /open/a") == 2
 
 
-async def test_a_chunked_upload_is_chunked_anew_without_extensions_and_trailers() -> None:
+async def test_a_chunked_upload_is_rechunked_without_extensions_and_trailers() -> None:
     async with serving(reading_chunks) as (gateway, _):
         client = await gateway.client()
         client.send(post_chunked() + b"5;name=value\r\nhello\r\n00003\r\nyou")
@@ -167,7 +167,7 @@ async def test_a_chunked_body_that_passes_its_limit_late_is_refused_then() -> No
         assert gateway.active == gateway.idle == 0
 
 
-async def test_an_expectation_and_its_answer_go_through() -> None:
+async def test_an_expectation_and_its_interim_response_are_forwarded() -> None:
     async def handle(connection: BackendConnection) -> None:
         assert field_lines(await connection.request(), "expect") == [b"100-continue"]
         await connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -202,7 +202,7 @@ async def test_an_expectation_that_cannot_be_met_is_refused(lines: tuple[str, ..
         assert backend.connections == []
 
 
-async def test_a_refused_request_with_an_unread_body_closes_and_its_body_is_no_request() -> None:
+async def test_a_refused_request_with_an_unread_body_closes_the_connection() -> None:
     async with serving(reading_length) as (gateway, backend):
         client = await gateway.client()
         inner = get("/open/smuggled")
@@ -232,7 +232,7 @@ async def test_an_early_answer_closes_both_connections() -> None:
 
 
 async def test_an_answer_before_the_gateway_has_sent_the_whole_body_ends_the_upstream_connection() -> None:
-    """The client has sent its body; a part of it still waits in the gateway when the backend answers."""
+    """The client has sent its body; a part of it still waits in the gateway when the backend responds."""
     answer_now = asyncio.Event()
 
     async def handle(connection: BackendConnection) -> None:
@@ -250,7 +250,7 @@ async def test_an_answer_before_the_gateway_has_sent_the_whole_body_ends_the_ups
         client.send(post_chunked())
         await until(lambda: backend.connections and backend.connections[0].head)
         chunk = b"10000\r\n" + b"b" * 65536 + b"\r\n"
-        # Fill what lies between gateway and backend, then end the body before the gateway pauses the client.
+        # Fill the buffers between gateway and backend, then end the body before the gateway pauses the client.
         async with asyncio.timeout(10):
             while not upstream_unsent(gateway):
                 client.send(chunk)
@@ -342,7 +342,7 @@ async def test_a_backend_that_refuses_connections_is_a_502() -> None:
 async def test_a_backend_that_accepts_nothing_is_a_504() -> None:
     with socket.create_server((HOST, 0), backlog=0) as full:
         port = full.getsockname()[1]
-        # Those fill the queue; nobody accepts them, and the kernel answers no more.
+        # These fill the accept queue, so that the kernel answers no further connection.
         waiting = [socket.socket() for _ in range(4)]
         for one in waiting:
             one.setblocking(False)
@@ -397,7 +397,7 @@ async def test_a_slow_body_is_refused_at_its_deadline() -> None:
         assert (answer.status, answer.reason, answer.closes) == (408, "request_timeout", True)
 
 
-async def test_a_body_of_which_nothing_comes_is_refused_at_its_deadline() -> None:
+async def test_a_body_that_never_arrives_is_refused_at_its_deadline() -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         assert await connection.gone()
@@ -449,8 +449,8 @@ async def test_a_backend_that_never_reads_a_body_is_a_504_and_not_the_clients_fa
         assert (answer.status, answer.reason) == (504, "upstream_timeout")
 
 
-async def test_a_body_that_nobody_takes_yet_is_read_no_further_than_the_read_ahead() -> None:
-    """While the connection to the backend is being made, the client waits."""
+async def test_a_body_without_an_upstream_connection_is_read_only_up_to_the_read_ahead() -> None:
+    """The client is paused while the upstream connection is being opened."""
     with socket.create_server((HOST, 0), backlog=0) as full:
         port = full.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]
@@ -474,7 +474,7 @@ async def test_a_body_that_nobody_takes_yet_is_read_no_further_than_the_read_ahe
 
 
 def upstream_unsent(gateway: Gateway) -> int:
-    """Bytes that lie in the gateway for the backend."""
+    """Bytes that wait in the gateway to be sent to the backend."""
     exchanges = [connection.exchange for connection in gateway.listener.connections]
     connections = [x.upstream_connection for x in exchanges if x is not None]
     transports = [connection.transport for connection in connections if connection is not None]

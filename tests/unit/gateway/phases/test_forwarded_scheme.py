@@ -1,4 +1,4 @@
-"""The scheme that a trusted peer says its client used: one of two words, said once, or it is the listener's own."""
+"""``X-Forwarded-Proto`` from a trusted peer: one of two values, once; otherwise the listener's own scheme is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def scheme(head: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("said", ["http", "https"])
-async def test_the_scheme_that_a_trusted_peer_says_is_passed_on(said: str) -> None:
+async def test_the_scheme_from_a_trusted_peer_is_forwarded(said: str) -> None:
     async with serving(answering(scheme), trusted=["127.0.0.1/32"]) as (gateway, _):
         answer = await (await gateway.client()).ask(get("/open/a", f"X-Forwarded-Proto: {said}"))
         assert (answer.status, answer.body) == (200, said.encode())
@@ -35,7 +35,7 @@ async def test_the_scheme_that_a_trusted_peer_says_is_passed_on(said: str) -> No
     ],
     ids="+".join,
 )
-async def test_any_other_scheme_or_two_of_them_are_not_believed_of_a_trusted_peer(said: tuple[str, ...]) -> None:
+async def test_an_unknown_or_repeated_scheme_from_a_trusted_peer_is_ignored(said: tuple[str, ...]) -> None:
     async with serving(answering(scheme), trusted=["127.0.0.1/32"]) as (gateway, _):
         answer = await (await gateway.client()).ask(get("/open/a", *(f"X-Forwarded-Proto: {one}" for one in said)))
         assert (answer.status, answer.body) == (200, b"http")

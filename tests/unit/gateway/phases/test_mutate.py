@@ -1,4 +1,4 @@
-"""What the backend gets to see of a request: the field lines, who is asking, where from, and never the credential."""
+"""The head that the backend gets: field lines, identity and forwarding fields, and never the credential."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDENTITY = [name for _, name in PRESETS["patgate"].headers]
 
 
 def mirror(head: bytes) -> bytes:
-    """The request's head as the answer's body."""
+    """A response whose body is the request head."""
     return response(head)
 
 
@@ -53,20 +53,20 @@ async def test_order_case_repeats_and_values_are_kept() -> None:
 @pytest.mark.parametrize(
     "target", ["/open/%7Ea/%61?%2e%2e/../x", "/open/a%20b", "/open/caf%C3%A9", "/open/?", "/open/a?a?b"]
 )
-async def test_a_target_goes_on_as_received(target: str) -> None:
+async def test_a_target_is_forwarded_as_received(target: str) -> None:
     async with serving(answering(mirror)) as (gateway, _):
         head = await seen(gateway, get(target))
         assert head.split(b"\r\n")[0] == f"GET {target} HTTP/1.1".encode()
 
 
-async def test_an_absolute_target_goes_on_in_origin_form() -> None:
+async def test_an_absolute_target_is_forwarded_in_origin_form() -> None:
     async with serving(answering(mirror)) as (gateway, _):
         head = await seen(gateway, get("http://GateWay/open/a?b"))
         assert head.split(b"\r\n")[0] == b"GET /open/a?b HTTP/1.1"
         assert field_lines(head, "host") == [b"gateway"]
 
 
-async def test_http_1_0_goes_on_as_http_1_1() -> None:
+async def test_an_http_1_0_request_is_forwarded_as_http_1_1() -> None:
     async with serving(answering(mirror)) as (gateway, _):
         assert (await seen(gateway, get("/open/a", version="1.0"))).startswith(b"GET /open/a HTTP/1.1\r\n")
 
@@ -75,7 +75,7 @@ async def test_http_1_0_goes_on_as_http_1_1() -> None:
     "connection",
     ["x-private", "X-Private , keep-alive", "close,\tx-PRIVATE", ", x-private,,"],
 )
-async def test_fields_that_connection_nominates_stay_here(connection: str) -> None:
+async def test_fields_that_connection_nominates_are_not_forwarded(connection: str) -> None:
     async with serving(answering(mirror)) as (gateway, _):
         data = get("/open/a", "X-Private: 1", f"Connection: {connection}", "x-private: 2", "X-Private-Not: 3")
         head = await seen(gateway, data)
@@ -91,7 +91,7 @@ async def test_connection_fields_may_be_repeated() -> None:
 
 
 @pytest.mark.parametrize("name", ["host", "authorization", "content-length", "transfer-encoding", "cookie", "Host"])
-async def test_what_decides_cannot_be_nominated(name: str) -> None:
+async def test_fields_with_a_meaning_for_the_gateway_cannot_be_nominated(name: str) -> None:
     async with serving(answering(mirror)) as (gateway, backend):
         client = await gateway.client()
         answer = await client.ask(get("/open/a", f"Connection: keep-alive, {name}"))
@@ -100,13 +100,13 @@ async def test_what_decides_cannot_be_nominated(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a b", "@", "x;y", 'x="1"'])
-async def test_a_connection_that_is_no_list_of_names_is_refused(value: str) -> None:
+async def test_a_connection_field_that_is_not_a_list_of_names_is_refused(value: str) -> None:
     async with serving(answering(mirror)) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a", f"Connection: {value}"))).status == 400
 
 
-async def test_hop_by_hop_fields_stay_here() -> None:
+async def test_hop_by_hop_fields_are_not_forwarded() -> None:
     names = (
         "Keep-Alive",
         "Proxy-Authenticate",
@@ -135,7 +135,7 @@ async def test_no_identity_that_a_client_sends_reaches_the_backend(target: str) 
         assert b"forged" not in head
 
 
-async def test_an_authenticated_route_has_every_identity_field_once_and_ours() -> None:
+async def test_an_authenticated_route_sends_every_identity_field_once_with_patgates_value() -> None:
     async with serving(answering(mirror), max_headers=200) as (gateway, _):
         minted = gateway.admit(
             user="usr7", role="editor", scopes=["things:read", "channels:*"], token_name="my «laptop»\r\nX: y"
@@ -164,7 +164,7 @@ async def test_an_authenticated_route_has_every_identity_field_once_and_ours() -
     "form", ["Authorization: Bearer {}", "Authorization: Basic {b64}", "X-API-Key: {}", "x-api-key:{}  "]
 )
 @pytest.mark.parametrize("target", ["/v1/things", "/open/a", "/ui/a", "/report/a"])
-async def test_our_credential_is_never_forwarded(form: str, target: str) -> None:
+async def test_a_patgate_credential_is_never_forwarded(form: str, target: str) -> None:
     async with serving(answering(mirror)) as (gateway, _):
         token = gateway.admit().token
         line = form.format(token, b64=base64.b64encode(f"x:{token}".encode()).decode())
@@ -181,7 +181,7 @@ async def test_the_backends_own_login_passes_on_routes_that_leave_it_to_the_back
         assert not any(field_lines(head, name) for name in IDENTITY)
 
 
-async def test_a_report_only_route_says_who_is_asking_if_it_knows_and_nobody_if_not() -> None:
+async def test_a_report_only_route_sends_a_known_identity_and_else_empty_fields() -> None:
     async with serving(answering(mirror)) as (gateway, _):
         minted = gateway.admit(permissions=())
         head = await seen(gateway, get("/report/a", f"Authorization: Bearer {minted.token}"))
@@ -190,7 +190,7 @@ async def test_a_report_only_route_says_who_is_asking_if_it_knows_and_nobody_if_
         assert {name: field_lines(head, name) for name in IDENTITY} == {name: [b""] for name in IDENTITY}
 
 
-async def test_a_report_only_route_passes_on_nobody_for_an_expired_token_however_well_it_is_known() -> None:
+async def test_a_report_only_route_sends_empty_identity_fields_for_an_expired_token() -> None:
     async with serving(answering(mirror)) as (gateway, _):
         expired = gateway.admit(expires_at=time.time() - 1)
         for form in ("Authorization: Bearer {}", "Authorization: Bearer {}", "X-API-Key: {}", "X-API-Key: {}"):
@@ -212,7 +212,7 @@ async def test_a_report_only_route_passes_on_nobody_for_an_expired_token_however
         "X-API-Key: 0{}",
     ],
 )
-async def test_a_token_of_ours_reaches_no_backend_whatever_stands_around_it(target: str, form: str) -> None:
+async def test_a_patgate_token_reaches_no_backend_whatever_surrounds_it(target: str, form: str) -> None:
     async with serving(answering(mirror)) as (gateway, _):
         token = gateway.admit().token
         head = await seen(gateway, get(target, form.format(token)))
@@ -245,14 +245,14 @@ async def test_the_chain_of_a_trusted_peer_is_continued(network: str) -> None:
         assert field_lines(head, "x-forwarded-proto") == [b"https"]
 
 
-async def test_an_alias_of_a_forwarding_field_is_believed_from_nobody() -> None:
+async def test_an_alias_of_a_forwarding_field_is_never_believed() -> None:
     async with serving(answering(mirror), trusted=["127.0.0.1/32"]) as (gateway, _):
         head = await seen(gateway, get("/open/a", "X_Forwarded_For: 9.9.9.9", "X-Forwarded.Proto: https"))
         assert field_lines(head, "x-forwarded-for") == [b"127.0.0.1"]
         assert field_lines(head, "x-forwarded-proto") == [b"http"]
 
 
-async def test_the_trusted_peers_own_host_is_believed() -> None:
+async def test_the_forwarded_host_of_a_trusted_peer_is_believed() -> None:
     async with serving(answering(mirror), trusted=["127.0.0.1/32"]) as (gateway, _):
         head = await seen(gateway, get("/open/a", "X-Forwarded-Host: public.example"))
         assert field_lines(head, "x-forwarded-host") == [b"public.example"]
@@ -261,7 +261,7 @@ async def test_the_trusted_peers_own_host_is_believed() -> None:
             assert field_lines(head, "x-forwarded-host") == [b"gateway"]
 
 
-async def test_request_ids_are_ours_and_never_repeat() -> None:
+async def test_request_ids_come_from_patgate_and_never_repeat() -> None:
     async with serving(answering(mirror)) as (gateway, _):
         ids = set()
         for _ in range(5):

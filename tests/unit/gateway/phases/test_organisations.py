@@ -1,4 +1,4 @@
-"""Tokens that reach several organisations: each request is judged, and told to the backend, in the one it touches."""
+"""Tokens that reach several organisations: each request is judged and forwarded in the one that it touches."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def routes() -> list[Route]:
 
 
 @pytest.mark.parametrize(("facts", "asked", "status", "org", "role"), VERDICTS)
-async def test_the_backend_is_told_of_the_organisation_that_the_request_touches(
+async def test_the_backend_gets_the_organisation_that_the_request_touches(
     facts: dict[str, Any], asked: str, status: int, org: bytes | None, role: bytes | None
 ) -> None:
     method, target = asked.split()
@@ -90,7 +90,7 @@ async def test_the_backend_is_told_of_the_organisation_that_the_request_touches(
                 continue
             head = backend.connections[0].head
             assert (field_lines(head, "x-auth-org"), field_lines(head, "x-auth-role")) == ([org], [role])
-            # All else is the same whatever the organisation.
+            # All other headers are independent of the organisation.
             assert field_lines(head, "x-auth-user") == [b"usr1"] and field_lines(head, "x-auth-token-name") == [b"ci"]
             assert field_lines(head, "x-auth-token") == [minted.prefix.encode()]
         if org is None:
@@ -98,7 +98,7 @@ async def test_the_backend_is_told_of_the_organisation_that_the_request_touches(
 
 
 @pytest.mark.parametrize(("facts", "asked", "status", "org", "role"), VERDICTS)
-async def test_an_ingress_is_told_of_the_organisation_that_the_described_request_touches(
+async def test_an_ingress_gets_the_organisation_that_the_described_request_touches(
     facts: dict[str, Any], asked: str, status: int, org: bytes | None, role: bytes | None
 ) -> None:
     method, target = asked.split()
@@ -117,12 +117,12 @@ def stored(**facts: Any) -> CacheEntry:
     return make_cache().store(make_grant(TOKENS.mint(Kind.PAT), **facts), IDENTITY)
 
 
-def test_an_ordinary_grant_has_its_lines_and_no_others() -> None:
+def test_a_grant_of_one_organisation_has_only_one_set_of_lines() -> None:
     assert stored().org_lines is None
     assert b"X-Auth-Role: admin\r\n" in stored().lines
 
 
-def test_lines_are_made_when_they_are_first_needed_and_once() -> None:
+def test_lines_for_an_organisation_are_built_once_on_first_use() -> None:
     held = stored(**ACCOUNT)
     assert held.org_lines is not None
     lines = held.org_lines.of("acme")
@@ -130,7 +130,7 @@ def test_lines_are_made_when_they_are_first_needed_and_once() -> None:
     assert held.org_lines.of(None) is held.org_lines.of("gamma") is held.lines
 
 
-def test_what_is_kept_shares_what_many_grants_have_in_common() -> None:
+def test_cached_grants_share_equal_values() -> None:
     kept = [stored(**ACCOUNT).grant, stored(**ACCOUNT).grant]
     assert kept[0].orgs == ACCOUNT["orgs"]
     assert kept[0].orgs is not None and kept[1].orgs is not None
@@ -148,7 +148,7 @@ async def endless(connection: BackendConnection) -> None:
 
 
 class World:
-    """A gateway, and an authority whose grant of one account-wide token changes."""
+    """A gateway, and an authority that changes the grant of one account-wide token."""
 
     def __init__(self, gateway: Gateway, authority: Authority) -> None:
         self.gateway = gateway
@@ -160,7 +160,7 @@ class World:
         return make_grant(self.minted, reach=Reach.ACCOUNT, orgs=by_org(orgs), depends=keys)
 
     def changed(self, key: str, *orgs: OrgGrant) -> None:
-        """The token reaches these organisations from now on, and this key was touched."""
+        """Let the token reach these organisations from now on, and announce a change of this key."""
         self.authority.grants[self.minted.prefix] = self.grant(*orgs)
         since = self.authority.epoch
         self.gateway.page[SLOT_EPOCH] = epoch = self.authority.change(key)
@@ -181,7 +181,7 @@ async def world(handler: Any, *orgs: OrgGrant) -> AsyncIterator[World]:
             yield here
 
 
-async def test_a_membership_that_ends_ends_what_runs_in_that_organisation_and_nothing_elsewhere() -> None:
+async def test_the_end_of_a_membership_cuts_exchanges_in_that_organisation_only() -> None:
     async with world(endless, ACME, BETA) as here:
         clients = {}
         for target in ("/orgs/acme/things/1", "/orgs/beta/things/1", "/v1/things/1"):
@@ -199,7 +199,7 @@ async def test_a_membership_that_ends_ends_what_runs_in_that_organisation_and_no
         assert len(here.gateway.pipeline.live) == 2
 
 
-async def test_the_next_request_on_a_connection_has_the_memberships_of_now() -> None:
+async def test_the_next_request_on_a_connection_is_judged_by_the_current_memberships() -> None:
     async with world(answering(response()), ACME) as here:
         client = await here.gateway.client()
 

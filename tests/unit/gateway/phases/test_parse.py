@@ -1,4 +1,4 @@
-"""What the parser remembers of the requests it has seen, and how little that is."""
+"""The parse phase: hosts, and the bounds of the parser's memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.gateway.kit import Gateway, answering, get, make_route, response
 
 
 def ask(gateway: Gateway, *heads: bytes) -> bytes:
-    """What is answered to ``heads`` on a connection of their own."""
+    """The response to ``heads`` on a new connection."""
     connection, wire = connected(gateway, "192.0.2.1")
     for head in heads:
         connection.data_received(head)
@@ -35,7 +35,7 @@ def remembered(gateway: Gateway) -> int:
     return sum(sys.getsizeof(part) for entry in entries for part in entry)
 
 
-async def test_two_thousand_long_hosts_are_refused_and_leave_nothing() -> None:
+async def test_two_thousand_long_hosts_are_refused_and_not_remembered() -> None:
     gateway = Gateway(9)
     assert ask(gateway, to(b"example.com")).startswith(b"HTTP/1.1 403 ")
     before = remembered(gateway)
@@ -45,7 +45,7 @@ async def test_two_thousand_long_hosts_are_refused_and_leave_nothing() -> None:
     assert remembered(gateway) == before
 
 
-async def test_however_many_good_hosts_and_spellings_come_what_is_remembered_of_them_is_bounded() -> None:
+async def test_the_memory_for_hosts_and_field_names_is_bounded() -> None:
     gateway = Gateway(9)
     tail = b".".join(b"a" * 63 for _ in range(3))
     name = "x-forwarded-host"
@@ -63,7 +63,7 @@ async def test_however_many_good_hosts_and_spellings_come_what_is_remembered_of_
         b"[::1]:65536", b"[fe80::1%25lo]", b"127.1", b"0177.0.0.1",
     ],
 )  # fmt: skip
-async def test_a_host_that_is_no_name_is_refused_and_nothing_behind_it_is_read(host: bytes) -> None:
+async def test_a_host_that_is_not_a_name_is_refused_and_the_connection_closes(host: bytes) -> None:
     async with serving(answering(response())) as (gateway, backend):
         client = await gateway.client()
         client.send(to(host) + get("/open/b"))
@@ -74,7 +74,7 @@ async def test_a_host_that_is_no_name_is_refused_and_nothing_behind_it_is_read(h
 
 
 @pytest.mark.parametrize("host", [b"[::1]:80", b"[0:0::1]", b"example.com.", b"localhost", b"a." * 127 + b"a"])
-async def test_a_host_that_is_a_name_is_passed_on_as_it_came(host: bytes) -> None:
+async def test_a_valid_host_is_forwarded_as_received(host: bytes) -> None:
     async with serving(answering(response())) as (gateway, backend):
         client = await gateway.client()
         assert (await client.ask(get("/open/a").replace(b"Host: gateway", b"Host: " + host))).status == 200
@@ -82,7 +82,7 @@ async def test_a_host_that_is_a_name_is_passed_on_as_it_came(host: bytes) -> Non
 
 
 @pytest.mark.parametrize("host", [b"h:99999", b"[:::::::]", b"127.1"])
-async def test_an_absolute_form_with_a_host_that_is_no_name_is_refused(host: bytes) -> None:
+async def test_an_absolute_form_with_an_invalid_host_is_refused(host: bytes) -> None:
     gateway = Gateway(9)
     data = b"GET http://" + host + b"/shut/a HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
     assert ask(gateway, data).startswith(b"HTTP/1.1 400 ")
@@ -90,7 +90,7 @@ async def test_an_absolute_form_with_a_host_that_is_no_name_is_refused(host: byt
 
 @pytest.mark.parametrize("host", [b"[::1]", b"[0:0:0:0:0:0:0:1]", b"[0::01]:80", b"[::0001]"])
 async def test_an_address_has_one_form_for_routes_however_it_is_written(host: bytes) -> None:
-    """Otherwise a route for an address would not serve, or not shut, another spelling of it."""
+    """Otherwise a route for an address would not match another spelling of it."""
     routes = [make_route("/**", Access.DENIED, host="[::1]"), make_route("/**", Access.PUBLIC, index=1)]
     async with serving(answering(response()), routes=routes) as (gateway, backend):
         client = await gateway.client()

@@ -1,4 +1,4 @@
-"""The record phase's log: bounded in bytes, whatever is refused and however often."""
+"""The record phase: the log is bounded in bytes, whatever is refused and however often."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refused(path: bytes) -> Exchange:
 
 
 def noticed(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The notices as they would stand in the file, with what every process adds."""
+    """The log lines as a process writes them, with the fields that it adds."""
     frame = {"process": "gateway-10", "pid": 4_194_304, "logger": "gateway", "worker": 10}
     return [
         render(compose("warning", record.message, frame | record.patgate_fields, now=1.7e9))  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ def noticed(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("byte", [b"a", b"\xff", b"\x1b", b""])
 @pytest.mark.parametrize("workers", [1, 2, 16])
-def test_a_minute_of_refusals_is_a_megabyte_of_log_at_most(
+def test_a_minute_of_refusals_writes_at_most_a_megabyte_of_log(
     byte: bytes, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines: list[bytes] = []

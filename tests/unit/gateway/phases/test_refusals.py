@@ -1,4 +1,4 @@
-"""What clients are told of a refusal, and what is counted and logged of it."""
+"""Refusals: the response to the client, the metrics and the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def exchange(*, keep_alive: bool = True, version: int = 1, head_only: bool = Fal
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
-def test_every_reason_has_a_whole_response(reason: Reason) -> None:
+def test_every_reason_has_a_complete_response(reason: Reason) -> None:
     data = Responder(realm="acme", basic=True).refusal(exchange(), reason)
     head, _, body = data.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
@@ -43,7 +43,7 @@ def test_every_reason_has_a_whole_response(reason: Reason) -> None:
     assert bool(challenges) == (entry.status in (400, 401) or reason in (Reason.ROLE_DENIES, Reason.SCOPE_DENIES))
 
 
-def test_refused_tokens_look_alike() -> None:
+def test_responses_to_refused_tokens_are_alike() -> None:
     reasons = [reason for reason in Reason if TABLE[reason].status == 401 and reason is not Reason.NO_CREDENTIAL]
     answers = {Responder(realm="acme", basic=True).refusal(exchange(), reason) for reason in reasons}
     assert len({re.sub(rb"\r\nDate: [^\r]*", b"", answer) for answer in answers}) == 1
@@ -58,7 +58,7 @@ def test_basic_is_offered_where_it_is_on(basic: bool) -> None:
         assert (b'WWW-Authenticate: Basic realm="acme"' in data) is basic
 
 
-def test_an_answer_to_head_has_no_body_and_says_how_long_it_would_be() -> None:
+def test_a_response_to_head_has_a_length_and_no_body() -> None:
     responder = Responder(realm="acme", basic=True)
     full = responder.refusal(exchange(), Reason.NO_ROUTE)
     assert responder.refusal(exchange(head_only=True), Reason.NO_ROUTE) == full[: full.index(b"\r\n\r\n") + 4]
@@ -94,14 +94,14 @@ async def test_a_refusal_of_head_has_no_body_whatever_else_is_wrong(head: bytes,
         assert {line["method"] for line in gateway.access} == {"HEAD"}
 
 
-def test_the_connection_is_said_to_close_or_to_stay() -> None:
+def test_the_response_says_whether_the_connection_closes() -> None:
     responder = Responder(realm="acme", basic=True)
     assert b"\r\nConnection: close\r\n" in responder.refusal(exchange(keep_alive=False), Reason.NO_ROUTE)
     assert b"\r\nConnection: keep-alive\r\n" in responder.refusal(exchange(version=0), Reason.NO_ROUTE)
     assert b"\r\nConnection:" not in responder.refusal(exchange(), Reason.NO_ROUTE)
 
 
-async def test_what_scope_is_missing_is_said_and_nothing_that_the_client_made_up() -> None:
+async def test_the_challenge_names_the_missing_scope_and_nothing_from_the_client() -> None:
     async with serving(answering(response())) as (gateway, _):
         client = await gateway.client()
         token = gateway.admit(scopes=["things:read"]).token
@@ -116,7 +116,7 @@ async def test_what_scope_is_missing_is_said_and_nothing_that_the_client_made_up
 
 
 def requests(gateway: Gateway) -> dict[tuple[str, ...], float]:
-    """What was counted, by route, outcome and reason."""
+    """The request counters, by route, outcome and reason."""
     counted = snapshot(gateway)["counters"][REQUESTS.name]
     return {tuple(labels): value for labels, value in counted if value}
 
@@ -164,7 +164,7 @@ async def test_every_exchange_is_counted_once_by_route_outcome_and_reason() -> N
         assert snapshot(gateway)["counters"][CACHE_HITS.name] == [[[], gateway.authenticator.hits]]
 
 
-async def test_a_flood_of_refusals_writes_few_lines_and_says_how_many_it_left_out(
+async def test_a_flood_of_refusals_writes_few_lines_and_counts_those_left_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(answering(response())) as (gateway, _):
@@ -180,12 +180,12 @@ async def test_a_flood_of_refusals_writes_few_lines_and_says_how_many_it_left_ou
             left_out = [record for record in caplog.records if record.message == "requests not logged"]
             said = sum(record.patgate_fields["count"] for record in left_out)  # type: ignore[attr-defined]
             assert len(lines) + said == 300
-            # A slow machine sweeps often enough for all of them to have room.
+            # On a slow machine there are so many sweeps that every line is written.
             assert said > 0 or sweeps > 300 / LINES_PER_SWEEP
             assert len(lines) <= LINES_PER_SWEEP * sweeps
 
 
-async def test_a_line_shows_the_public_prefix_and_never_the_secret() -> None:
+async def test_a_log_line_shows_the_public_prefix_and_never_the_secret() -> None:
     async with serving(answering(response())) as (gateway, _):
         client = await gateway.client()
         minted = gateway.admit(permissions=())
@@ -201,7 +201,7 @@ async def test_a_line_shows_the_public_prefix_and_never_the_secret() -> None:
             assert CACHE_KEY.hex() not in str(fields)
 
 
-async def test_an_exchange_whose_client_left_is_counted_once() -> None:
+async def test_an_exchange_whose_client_disconnected_is_counted_once() -> None:
     async with serving(answering(b"")) as (gateway, backend):
         client = await gateway.client()
         client.send(get("/open/a"))

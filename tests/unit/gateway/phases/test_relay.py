@@ -1,4 +1,4 @@
-"""The backend's answer on its way to the client: framing, interim answers, failures, reuse of connections."""
+"""Relaying responses: framing, interim responses, failures, reuse of connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATE = b"date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
 
 
 def once(*pieces: bytes) -> Handler:
-    """A handler that answers the first request on a connection with ``pieces`` and ends the connection."""
+    """A handler that answers the first request on a connection with ``pieces`` and closes the connection."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -54,7 +54,7 @@ async def test_the_reason_phrase_is_kept(phrase: bytes) -> None:
         assert answer.head.split(b"\r\n")[0] == b"HTTP/1.1 " + (phrase if b" " in phrase else phrase + b" ")
 
 
-async def test_hop_by_hop_and_nominated_fields_stay_here() -> None:
+async def test_hop_by_hop_and_nominated_fields_of_a_response_are_not_forwarded() -> None:
     fields = (
         b"Connection: x-private, keep-alive\r\nKeep-Alive: timeout=5\r\nX-Private: 1\r\nx-PRIVATE: 2\r\n"
         b"Proxy-Connection: keep-alive\r\nUpgrade: h2c\r\nTrailer: x\r\nTE: trailers\r\nX-Kept: 1\r\n"
@@ -66,7 +66,7 @@ async def test_hop_by_hop_and_nominated_fields_stay_here() -> None:
         assert answer.head == b"HTTP/1.1 200 OK\r\nX-Kept: 1\r\n" + DATE + b"Content-Length: 2\r\n\r\n"
 
 
-async def test_an_alias_of_a_framing_field_is_dropped_and_decides_nothing() -> None:
+async def test_an_alias_of_a_framing_field_is_dropped_and_has_no_effect() -> None:
     aliases = b"Content_Length: 9\r\nTransfer.Encoding: chunked\r\nCONTENT-Length: 2\r\nConnection_: close\r\n\r\nok"
     async with serving(answering(b"HTTP/1.1 200 OK\r\n" + DATE + aliases)) as (gateway, backend):
         client = await gateway.client()
@@ -88,7 +88,7 @@ async def test_a_head_answer_has_no_body_whatever_it_announces() -> None:
         for target in answers:
             answer = await client.ask(get(target.decode(), method="HEAD"))
             assert answer.all(b"content-length") == ([b"12345"] if target.endswith(b"length") else [])
-        # A backend that announced a body may send it yet: such a connection serves nobody else.
+        # A backend that announced a body may still send it, so the connection is not reused.
         assert len(backend.connections) == 3
 
 
@@ -107,7 +107,7 @@ async def test_204_and_304_have_no_body_whatever_they_announce(status: bytes, fr
         assert len(backend.connections) == (2 if framing else 1)
 
 
-async def test_interim_answers_are_passed_on_in_their_order() -> None:
+async def test_interim_responses_are_forwarded_in_order() -> None:
     interim = (
         b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n",
         b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n",
@@ -122,7 +122,7 @@ async def test_interim_answers_are_passed_on_in_their_order() -> None:
         assert heads[3].startswith(b"HTTP/1.1 200 ")
 
 
-async def test_an_http_1_0_client_gets_no_interim_answers() -> None:
+async def test_an_http_1_0_client_gets_no_interim_responses() -> None:
     async with serving(once(b"HTTP/1.1 103 Early Hints\r\n\r\n", response())) as (gateway, _):
         client = await gateway.client()
         answer = await client.ask(get("/open/a", version="1.0"))
@@ -130,7 +130,7 @@ async def test_an_http_1_0_client_gets_no_interim_answers() -> None:
 
 
 @pytest.mark.parametrize("flood", [b"HTTP/1.1 103 Early Hints\r\n\r\n" * 17, b"HTTP/1.1 101 Switching\r\n\r\n"])
-async def test_a_flood_of_interim_answers_and_an_upgrade_nobody_asked_for_are_no_answers(flood: bytes) -> None:
+async def test_a_flood_of_interim_responses_and_an_unrequested_upgrade_are_refused(flood: bytes) -> None:
     async with serving(once(flood + response())) as (gateway, backend):
         client = await gateway.client()
         answer = await client.ask(get("/open/a"))
@@ -140,7 +140,7 @@ async def test_a_flood_of_interim_answers_and_an_upgrade_nobody_asked_for_are_no
 
 
 async def test_an_http_1_0_server_cannot_switch_protocols() -> None:
-    """Found by fuzzing: it could, although a client that asked it without us would not take it for an upgrade."""
+    """Found by fuzzing: a client without a gateway would not accept such an upgrade either."""
     switch = b"HTTP/1.0 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     async with serving(once(switch)) as (gateway, _):
         client = await gateway.client()
@@ -158,7 +158,7 @@ async def test_a_chunked_answer_is_decoded_for_an_http_1_0_client() -> None:
         assert data == b"HTTP/1.1 200 OK\r\n" + DATE + b"Connection: close\r\n\r\nhello!"
 
 
-async def test_a_chunked_answer_is_chunked_anew_without_extensions_and_trailers() -> None:
+async def test_a_chunked_response_is_rechunked_without_extensions_and_trailers() -> None:
     pieces = (CHUNKED, b"5;ext=1\r\nhel", b"lo\r\n1\r\n!\r\n0\r\nX-Auth-User: t\r\n\r\n")
     async with serving(once(*pieces)) as (gateway, _):
         client = await gateway.client()
@@ -171,7 +171,7 @@ async def test_a_chunked_answer_is_chunked_anew_without_extensions_and_trailers(
         assert body.endswith(b"\r\n0\r\n\r\n")
 
 
-async def test_an_answer_that_ends_with_its_connection_is_chunked_for_an_http_1_1_client() -> None:
+async def test_a_response_delimited_by_the_connections_end_is_chunked_for_an_http_1_1_client() -> None:
     async with serving(once(b"HTTP/1.1 200 OK\r\n\r\nall ", b"of ", b"it")) as (gateway, backend):
         client = await gateway.client()
         for _ in range(2):
@@ -191,8 +191,8 @@ async def test_an_answer_that_ends_with_its_connection_is_chunked_for_an_http_1_
     ],
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_an_answer_that_breaks_off_never_looks_whole(pieces: tuple[bytes, ...], version: str) -> None:
-    """Reading it fails: short of its length, without its last chunk, or (HTTP/1.0) by a reset of the connection."""
+async def test_a_response_that_breaks_off_never_looks_complete(pieces: tuple[bytes, ...], version: str) -> None:
+    """Reading it fails: it is shorter than its length, lacks its last chunk, or (HTTP/1.0) the connection is reset."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -206,7 +206,7 @@ async def test_an_answer_that_breaks_off_never_looks_whole(pieces: tuple[bytes, 
             await client.ask(get("/open/a", version=version))
 
 
-async def test_a_reset_of_an_answer_that_ends_with_its_connection_is_no_end() -> None:
+async def test_a_reset_does_not_complete_a_response_delimited_by_the_connections_end() -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\n\r\npart")
@@ -242,7 +242,7 @@ async def test_a_reset_of_an_answer_that_ends_with_its_connection_is_no_end() ->
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000,
     ],
 )
-async def test_an_answer_that_can_be_read_in_two_ways_or_in_none_is_a_502(answer: bytes) -> None:
+async def test_an_ambiguous_or_malformed_response_is_a_502(answer: bytes) -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(answer)
@@ -255,7 +255,7 @@ async def test_an_answer_that_can_be_read_in_two_ways_or_in_none_is_a_502(answer
         assert gateway.idle == gateway.active == 0
 
 
-async def test_a_connection_is_reused_after_a_clean_answer_only() -> None:
+async def test_an_upstream_connection_is_reused_only_after_a_clean_response() -> None:
     behind = {
         b"/open/clean": b"",
         b"/open/more": b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
@@ -274,7 +274,7 @@ async def test_a_connection_is_reused_after_a_clean_answer_only() -> None:
             assert len(backend.connections) == connections
 
 
-async def test_bytes_on_an_idle_upstream_connection_are_thrown_away_with_it() -> None:
+async def test_bytes_on_an_idle_upstream_connection_close_it() -> None:
     poisoned = asyncio.Event()
 
     async def handle(connection: BackendConnection) -> None:
@@ -321,7 +321,7 @@ async def test_a_slow_reader_pauses_the_backend_and_memory_stays_bounded() -> No
         assert len(answer.body) == size
 
 
-async def test_a_reader_that_never_reads_is_gone_within_the_deadline() -> None:
+async def test_a_client_that_never_reads_is_disconnected_at_the_deadline() -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(response(b"x" * 16_000_000))
@@ -335,8 +335,8 @@ async def test_a_reader_that_never_reads_is_gone_within_the_deadline() -> None:
         assert gateway.active == 0
 
 
-async def test_a_reader_that_leaves_the_last_bytes_unread_is_gone_within_the_time_of_an_answer() -> None:
-    """The backend is done; what is left lies in the gateway, and nobody fetches it. One last look finds that out."""
+async def test_a_client_that_leaves_the_last_bytes_unread_is_disconnected_at_the_deadline() -> None:
+    """The backend has finished; the rest waits in the gateway, and a final check finds that it is not read."""
     times = {"keepalive_seconds": 0.2, "answer_seconds": 0.4}
     async with serving(answering(response(b"x" * 200_000)), **times) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
@@ -348,8 +348,8 @@ async def test_a_reader_that_leaves_the_last_bytes_unread_is_gone_within_the_tim
         await until(lambda: not gateway.listener.connections, seconds=20)
 
 
-async def test_a_slow_reader_of_one_answer_is_not_flooded_with_the_next() -> None:
-    """Two pipelined requests: the second answer is paused as the first one was."""
+async def test_a_slow_reader_of_one_response_pauses_the_next_one_too() -> None:
+    """Two pipelined requests: the second response is paused as the first one was."""
     size = 32 * 1024 * 1024
     sent = 0
 
@@ -404,11 +404,11 @@ async def test_an_upstream_connection_that_a_slow_reader_paused_serves_the_next_
 
 
 FILLING = WRITE_HIGH_WATER + 60_000
-"""An answer that ends just as the gateway has more of it than it wants."""
+"""A response that ends just when the gateway's buffer is full."""
 
 
 async def fill(connection: BackendConnection) -> None:
-    """Answer so that the last piece is the one that makes a gateway with an unread client full."""
+    """Respond so that the last piece fills the buffer of a gateway whose client does not read."""
     first = WRITE_HIGH_WATER - 40_000
     await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % FILLING)
     await connection.send(b"s" * first)
@@ -417,7 +417,7 @@ async def fill(connection: BackendConnection) -> None:
 
 
 def unsent(gateway: Gateway) -> int:
-    """Bytes that lie in the gateway for its clients."""
+    """Bytes that wait in the gateway to be sent to its clients."""
     transports = [connection.transport for connection in gateway.listener.connections]
     return sum(transport.get_write_buffer_size() for transport in transports if transport is not None)
 
@@ -435,7 +435,7 @@ async def still(value: object) -> None:
 
 
 def shrink(gateway: Gateway) -> None:
-    """Let the kernel take little, so that the rest stays in the gateway."""
+    """Shrink the kernel's send buffers, so that data stays in the gateway."""
     for connection in gateway.listener.connections:
         assert connection.transport is not None
         connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

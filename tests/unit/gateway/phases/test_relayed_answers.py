@@ -1,4 +1,4 @@
-"""Answers of backends in forms that readers take differently: what goes on is what was read, or nothing."""
+"""Responses that parsers read differently: the gateway forwards what it has parsed, or nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("length", [b"0200", b"200", b"00000000000000200", b" 0200\t"])
-async def test_the_length_of_an_answer_goes_on_as_it_was_read(length: bytes) -> None:
+async def test_the_length_of_a_response_is_forwarded_as_parsed(length: bytes) -> None:
     body = b"b" * 200
     wire = b"HTTP/1.1 200 OK\r\n" + DATE + b"Content-Length:" + length + b"\r\n\r\n" + body
     async with serving(answering(wire)) as (gateway, backend):
@@ -35,7 +35,7 @@ async def test_the_length_of_an_answer_goes_on_as_it_was_read(length: bytes) -> 
         assert len(backend.connections) == 1
 
 
-async def test_the_length_of_an_answer_that_comes_in_pieces_goes_on_as_it_was_read() -> None:
+async def test_the_length_of_a_response_that_arrives_in_pieces_is_forwarded_as_parsed() -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 010\r\n\r\n01234")
@@ -57,7 +57,7 @@ async def test_the_length_of_an_answer_that_comes_in_pieces_goes_on_as_it_was_re
         ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 000\r\n\r\n", [b"0"]),
     ],
 )
-async def test_the_length_of_an_answer_without_a_body_goes_on_as_it_was_read(
+async def test_the_length_of_a_response_without_a_body_is_forwarded_as_parsed(
     method: str, head: bytes, length: list[bytes]
 ) -> None:
     async with serving(answering(head)) as (gateway, _):
@@ -67,7 +67,7 @@ async def test_the_length_of_an_answer_without_a_body_goes_on_as_it_was_read(
 
 
 @pytest.mark.parametrize(("length", "size"), [("0200", 200), ("00", 0), ("010", 10), ("000000000000000007", 7)])
-async def test_the_length_of_a_request_goes_on_as_it_was_read(length: str, size: int) -> None:
+async def test_the_length_of_a_request_is_forwarded_as_parsed(length: str, size: int) -> None:
     async def handle(connection: BackendConnection) -> None:
         while True:
             assert field_lines(await connection.request(), "content-length") == [b"%d" % size]
@@ -81,13 +81,13 @@ async def test_the_length_of_a_request_goes_on_as_it_was_read(length: str, size:
             assert (await client.answer()).status == 200
 
 
-async def test_a_length_longer_than_any_number_of_bytes_is_no_answer() -> None:
+async def test_a_content_length_with_too_many_digits_is_refused() -> None:
     async with serving(answering(b"HTTP/1.1 200 OK\r\nContent-Length: " + b"0" * 18 + b"2\r\n\r\nok")) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a"))).reason == "upstream_protocol"
 
 
-# --- what says nothing without the field that goes with it ---
+# --- statuses that need a field ---
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ async def test_a_length_longer_than_any_number_of_bytes_is_no_answer() -> None:
     ],
 )
 @pytest.mark.parametrize("asked", ["", "keep-alive", "close"])
-async def test_a_426_says_which_protocols_it_wants(fields: bytes, upgrade: list[bytes], asked: str) -> None:
+async def test_a_426_keeps_its_upgrade_field(fields: bytes, upgrade: list[bytes], asked: str) -> None:
     async with serving(answering(response(status=b"426 Upgrade Required", fields=fields))) as (gateway, _):
         client = await gateway.client()
         answer = await client.ask(get("/open/a", *([f"Connection: {asked}"] if asked else [])))
@@ -110,7 +110,7 @@ async def test_a_426_says_which_protocols_it_wants(fields: bytes, upgrade: list[
         assert answer.all(b"connection") == ([options] if options else [])
 
 
-async def test_a_426_to_a_websocket_that_was_asked_for_says_so_and_ends_the_connection() -> None:
+async def test_a_426_to_a_websocket_request_keeps_its_upgrade_field_and_closes() -> None:
     fields = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     async with serving(answering(response(status=b"426 Upgrade Required", fields=fields))) as (gateway, _):
         client = await gateway.client()
@@ -132,7 +132,7 @@ async def test_no_other_answer_offers_an_upgrade(status: bytes) -> None:
 CHALLENGES = b'Proxy-Authenticate: Basic realm="a"\r\nproxy-authenticate: Negotiate\r\n'
 
 
-async def test_a_407_says_how_to_log_in() -> None:
+async def test_a_407_keeps_its_challenge() -> None:
     async with serving(answering(response(status=b"407 X", fields=CHALLENGES))) as (gateway, _):
         client = await gateway.client()
         answer = await client.ask(get("/open/a"))
@@ -147,11 +147,11 @@ async def test_no_other_answer_has_a_proxys_challenge(status: bytes) -> None:
         assert (await client.ask(get("/open/a"))).all(b"proxy-authenticate") == []
 
 
-# --- what a backend's Connection names ---
+# --- fields that a backend's Connection nominates ---
 
 
 @pytest.mark.parametrize("fields", [b"Connection: Date\r\n" + DATE, b"Connection: close, dATE\r\n", DATE])
-async def test_an_answer_has_one_date_whatever_its_connection_names(fields: bytes) -> None:
+async def test_a_response_has_one_date_whatever_its_connection_field_nominates(fields: bytes) -> None:
     async with serving(answering(response(fields=fields))) as (gateway, _):
         client = await gateway.client()
         (date,) = (await client.ask(get("/open/a"))).all(b"date")
@@ -159,7 +159,7 @@ async def test_an_answer_has_one_date_whatever_its_connection_names(fields: byte
         assert date.startswith(b"Sun, 06 Nov 1994") == (fields == DATE), "one that ends here is no answer's"
 
 
-async def test_an_interim_answer_gets_no_date() -> None:
+async def test_an_interim_response_gets_no_date() -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nConnection: date\r\n" + DATE + b"\r\n"
     async with serving(answering(interim + response())) as (gateway, _):
         client = await gateway.client()
@@ -177,7 +177,7 @@ KEPT = (
 
 
 @pytest.mark.parametrize("line", KEPT, ids=[line.partition(b":")[0].decode() for line in KEPT])
-async def test_a_backends_connection_does_not_remove_what_every_recipient_needs(line: bytes) -> None:
+async def test_a_backends_connection_field_removes_no_field_that_every_recipient_needs(line: bytes) -> None:
     name, _, value = line.partition(b": ")
     fields = b"Connection: x-own, " + name.lower() + b"\r\n" + line + b"\r\nX-Own: 1\r\n"
     async with serving(answering(response(fields=fields))) as (gateway, _):
@@ -199,7 +199,7 @@ async def test_a_backends_connection_does_not_remove_what_every_recipient_needs(
         ),
     ],
 )
-async def test_a_backends_connection_does_not_remove_the_framing(
+async def test_a_backends_connection_field_does_not_remove_the_framing(
     answer: bytes, length: list[bytes], coding: list[bytes]
 ) -> None:
     async with serving(answering(answer)) as (gateway, backend):
@@ -210,11 +210,11 @@ async def test_a_backends_connection_does_not_remove_the_framing(
         assert len(backend.connections) == 1
 
 
-# --- what can never become an answer ---
+# --- beginnings that cannot become a response ---
 
 
 def saying(*pieces: bytes) -> Handler:
-    """A backend that says this piece by piece and then waits for the gateway."""
+    """A backend that sends these pieces one by one and then waits for the gateway."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -228,7 +228,7 @@ def saying(*pieces: bytes) -> Handler:
 
 @pytest.mark.parametrize("data", [data for data, _ in NO_ANSWERS.values()], ids=NO_ANSWERS)
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "in bytes"])
-async def test_what_cannot_become_an_answer_is_refused_though_the_backend_waits(data: bytes, whole: bool) -> None:
+async def test_a_beginning_that_cannot_become_a_response_is_refused_at_once(data: bytes, whole: bool) -> None:
     pieces = [data] if whole else [data[at : at + 1] for at in range(len(data))]
     async with serving(saying(*pieces)) as (gateway, backend):
         client = await gateway.client()
@@ -238,14 +238,14 @@ async def test_what_cannot_become_an_answer_is_refused_though_the_backend_waits(
         assert gateway.active == gateway.idle == 0
 
 
-async def test_what_cannot_become_an_answer_behind_an_interim_one_is_refused() -> None:
+async def test_a_beginning_that_cannot_become_a_response_is_refused_after_an_interim_one() -> None:
     async with serving(saying(b"HTTP/1.1 103 Early Hints\r\n\r\n<html>", b"")) as (gateway, _):
         client = await gateway.client()
         answer = await client.ask(get("/open/a"))
         assert (answer.interim, answer.reason) == ([103], "upstream_protocol")
 
 
-async def test_an_answer_may_come_byte_by_byte() -> None:
+async def test_a_response_may_arrive_byte_by_byte() -> None:
     wire = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nA:\r\nContent-Length: 2\r\n\r\nok"
     async with serving(saying(*(wire[at : at + 1] for at in range(len(wire))))) as (gateway, _):
         client = await gateway.client()
@@ -267,7 +267,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("extension", GOOD, ids=repr)
-async def test_a_chunk_extension_is_read_and_goes_no_further(extension: bytes) -> None:
+async def test_a_chunk_extension_is_parsed_and_not_forwarded(extension: bytes) -> None:
     body = b"2" + extension + b"\r\nok\r\n0" + extension + b"\r\n\r\n"
 
     async def handle(connection: BackendConnection) -> None:
@@ -298,7 +298,7 @@ async def test_a_request_with_a_malformed_chunk_extension_is_refused(extension: 
 
 
 @pytest.mark.parametrize("extension", BAD, ids=repr)
-async def test_an_answer_with_a_malformed_chunk_extension_never_looks_whole(extension: bytes) -> None:
+async def test_a_response_with_a_malformed_chunk_extension_never_looks_complete(extension: bytes) -> None:
     async with serving(answering(CHUNKED + b"2\r\nok\r\n0" + extension + b"\r\n\r\n")) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a"))).reason == "upstream_protocol"

@@ -1,4 +1,4 @@
-"""WebSocket tunnels, and the end of whatever runs under a grant that died."""
+"""WebSocket tunnels, and the end of exchanges whose grant was revoked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.unit.gateway.kit import (
 )
 from tests.unit.gateway.scripted import Authority, authority_at
 
-pytestmark = pytest.mark.alone  # what a grant's death ends has to end within a second
+pytestmark = pytest.mark.alone  # exchanges have to end within a second of their revocation
 
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
@@ -45,7 +45,7 @@ UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: abc"
 
 
 async def echo_tunnel(connection: BackendConnection) -> None:
-    """Switches, then sends back every byte it gets."""
+    """Switch protocols, then echo every byte."""
     await connection.request()
     await connection.send(SWITCH)
     while data := await connection.reader.read(65536):
@@ -62,7 +62,7 @@ async def endless(connection: BackendConnection) -> None:
 
 
 class World:
-    """A gateway, a backend, and an authority that can change its mind."""
+    """A gateway, a backend, and an authority that can revoke a token."""
 
     def __init__(self, gateway: Gateway, backend: Backend, authority: Authority) -> None:
         self.gateway = gateway
@@ -88,7 +88,7 @@ class World:
 
 
 async def ended(waiting: Awaitable[object]) -> bool:
-    """Whether reading fails because the connection broke, instead of coming to a clean end."""
+    """Whether reading fails because the connection broke, instead of ending cleanly."""
     with suppress(asyncio.IncompleteReadError, ConnectionResetError):
         await waiting
         return False
@@ -148,7 +148,7 @@ async def test_the_end_of_the_backend_ends_the_tunnel_after_its_last_byte() -> N
         await until(lambda: not here.gateway.pipeline.live)
 
 
-async def test_an_upgrade_that_the_backend_declines_is_an_answer_and_closes() -> None:
+async def test_an_upgrade_that_the_backend_declines_gets_its_response_and_closes() -> None:
     async with serving(answering(response(b"no", status=b"400 Bad Request"))) as (gateway, _):
         client = await gateway.client()
         client.send(get("/open/ws", *UPGRADE) + b"\x81\x05early")
@@ -196,7 +196,7 @@ async def test_a_revoked_token_ends_its_websocket() -> None:
         await until(lambda: here.gateway.active == 0)
 
 
-async def test_a_change_that_leaves_the_grant_enough_leaves_the_stream_alone() -> None:
+async def test_a_change_that_still_allows_the_stream_does_not_cut_it() -> None:
     async with world(endless) as here:
         minted = here.admit()
         client = await here.gateway.client()
@@ -228,7 +228,7 @@ async def test_a_stream_ends_with_its_token_and_with_the_lease() -> None:
         assert await ended(asyncio.wait_for(clients[1].reader.read(-1), 1.0))
 
 
-async def test_a_grant_with_a_live_stream_is_not_evicted_for_want_of_room() -> None:
+async def test_a_grant_with_a_running_stream_is_not_evicted_from_a_full_cache() -> None:
     async with world(endless, cache_capacity=2) as here:
         minted = here.admit()
         client = await here.gateway.client()
@@ -258,8 +258,8 @@ async def test_an_upload_under_a_revoked_token_is_refused() -> None:
         assert answer.status == 401 and answer.closes
 
 
-async def test_an_upload_that_a_new_grant_refuses_is_watched_no_more() -> None:
-    """The new grant has nothing that runs under it, which must not pass for never having been watched."""
+async def test_an_upload_that_a_new_grant_refuses_is_no_longer_watched() -> None:
+    """The new grant has no watched exchanges, which must not look like an exchange that was never watched."""
 
     async def swallow(connection: BackendConnection) -> None:
         await connection.request()
@@ -276,8 +276,8 @@ async def test_an_upload_that_a_new_grant_refuses_is_watched_no_more() -> None:
         assert not here.gateway.pipeline.live
 
 
-async def test_on_a_report_only_route_nothing_is_cut_either() -> None:
-    """What would have been refused at its beginning is not refused later, whatever changes meanwhile."""
+async def test_on_a_report_only_route_no_exchange_is_cut() -> None:
+    """An exchange that was only reported at its start is not cut later, whatever changes."""
     async with world(endless) as here:
         unable, short = here.admit(permissions=()), here.admit(expires_at=time.time() + 0.2)
         for minted in (unable, short):

@@ -1,4 +1,4 @@
-"""Which exchanges are judged again and which are cut, rule by rule: by a judge and a knife that the test holds."""
+"""Which exchanges are judged again and which are cut, rule by rule, with a judge that the test controls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def running(entry: CacheEntry) -> set[Exchange] | None:
 
 
 class Live:
-    """Exchanges, who was judged, and who was cut for what; ``answer`` and ``becomes`` are the judge's."""
+    """Watched exchanges, with a record of judgements and cuts. ``answer`` and ``becomes`` set the judge's result."""
 
     def __init__(self) -> None:
         self.judged: list[Exchange] = []
@@ -56,7 +56,7 @@ class Live:
         await until(lambda: not self.exchanges._judging)
 
 
-async def test_what_has_no_grant_or_is_only_reported_on_is_not_watched() -> None:
+async def test_exchanges_without_a_grant_and_report_only_ones_are_not_watched() -> None:
     live = Live()
     bare = make_exchange(make_entry())
     bare.match = None
@@ -66,7 +66,7 @@ async def test_what_has_no_grant_or_is_only_reported_on_is_not_watched() -> None
     assert (len(live.exchanges), entry.live) == (0, None)
 
 
-async def test_a_change_judges_what_runs_under_its_grant_and_nothing_else() -> None:
+async def test_a_change_judges_only_exchanges_under_its_grant() -> None:
     live, entry, other = Live(), make_entry(), make_entry()
     mine, theirs = make_exchange(entry), make_exchange(other)
     for x in (mine, theirs, mine):
@@ -90,7 +90,7 @@ async def test_a_change_between_the_verdict_and_the_watch_is_not_missed() -> Non
     assert live.cut == [(x, Reason.TOKEN_REVOKED)]
 
 
-async def test_another_configuration_judges_all_that_is_watched_and_what_began_before_it() -> None:
+async def test_a_new_configuration_judges_every_watched_and_every_earlier_exchange() -> None:
     live = Live()
     watched, late = make_exchange(make_entry()), make_exchange(make_entry())
     live.exchanges.watch(watched)
@@ -101,7 +101,7 @@ async def test_another_configuration_judges_all_that_is_watched_and_what_began_b
     assert live.judged == [watched, late]
 
 
-async def test_while_all_will_be_judged_a_change_judges_nobody() -> None:
+async def test_while_held_a_change_judges_nothing() -> None:
     live, entry = Live(), make_entry()
     live.exchanges.watch(make_exchange(entry))
     live.exchanges.held = True
@@ -114,7 +114,7 @@ async def test_while_all_will_be_judged_a_change_judges_nobody() -> None:
     assert len(live.judged) == 1
 
 
-async def test_what_has_ended_is_neither_judged_nor_cut_and_lets_its_grant_go() -> None:
+async def test_an_ended_exchange_is_neither_judged_nor_cut_and_releases_its_grant() -> None:
     live, entry = Live(), make_entry()
     x, other = make_exchange(entry), make_exchange(entry)
     live.exchanges.watch(x)
@@ -126,7 +126,7 @@ async def test_what_has_ended_is_neither_judged_nor_cut_and_lets_its_grant_go() 
     live.exchanges.changed(entry)
     await live.settled()
     assert live.judged == []
-    # One that ends while it is judged.
+    # An exchange that ends while it is being judged.
     live.answer = Reason.TOKEN_REVOKED
     live.gate.clear()
     live.exchanges.watch(x)
@@ -138,7 +138,7 @@ async def test_what_has_ended_is_neither_judged_nor_cut_and_lets_its_grant_go() 
     assert live.cut == []
 
 
-async def test_who_is_judged_by_another_grant_runs_under_that_one_from_then_on() -> None:
+async def test_an_exchange_judged_by_another_grant_belongs_to_that_one() -> None:
     live, old, new = Live(), make_entry(), make_entry()
     x = make_exchange(old)
     live.exchanges.watch(x)
@@ -155,7 +155,7 @@ async def test_who_is_judged_by_another_grant_runs_under_that_one_from_then_on()
     assert live.cut == [(x, Reason.SCOPE_DENIES)]
 
 
-async def test_a_grant_that_has_changed_while_it_was_judged_by_is_judged_again() -> None:
+async def test_an_exchange_is_judged_again_if_its_grant_changed_during_the_judgement() -> None:
     live, old, new, last = Live(), make_entry(), make_entry(), make_entry()
     new.changed = True
     x = make_exchange(old)
@@ -171,7 +171,7 @@ async def test_a_grant_that_has_changed_while_it_was_judged_by_is_judged_again()
     ("expires_at", "now", "cut"),
     [(100.0, 99.9, False), (100.0, 100.0, True), (100.0, 100.1, True), (None, 1e12, False)],
 )
-async def test_a_token_ends_what_runs_under_it_at_its_end(expires_at: float | None, now: float, cut: bool) -> None:
+async def test_an_exchange_is_cut_when_its_token_expires(expires_at: float | None, now: float, cut: bool) -> None:
     live = Live()
     x = make_exchange(make_entry(expires_at))
     live.exchanges.watch(x)
@@ -179,7 +179,7 @@ async def test_a_token_ends_what_runs_under_it_at_its_end(expires_at: float | No
     assert live.cut == ([(x, Reason.TOKEN_EXPIRED)] if cut else [])
 
 
-async def test_without_a_lease_everything_that_is_watched_is_cut() -> None:
+async def test_without_a_lease_every_watched_exchange_is_cut() -> None:
     live = Live()
     every = [make_exchange(make_entry(end)) for end in (None, 1.0, 1e12)]
     for x in every:
@@ -189,7 +189,7 @@ async def test_without_a_lease_everything_that_is_watched_is_cut() -> None:
     assert {reason for _, reason in live.cut} == {Reason.AUTHORITY_UNAVAILABLE}
 
 
-async def test_closing_ends_what_is_being_judged() -> None:
+async def test_closing_cancels_running_judgements() -> None:
     live, entry = Live(), make_entry()
     live.gate.clear()
     live.exchanges.watch(make_exchange(entry))

@@ -1,4 +1,4 @@
-"""Methods as routes read them: in their one spelling."""
+"""The route phase: methods are matched in their exact spelling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUTES: list[Route] = [
 
 
 @pytest.mark.parametrize("method", ["delete", "Delete", "dELETE", "get", "Get", "head", "post", "x-custom", "connect"])
-async def test_a_method_in_small_letters_is_refused_wherever_it_goes(method: str) -> None:
+async def test_a_method_in_lower_case_is_refused_on_every_route(method: str) -> None:
     async with serving(answering(response()), routes=ROUTES) as (gateway, backend):
         for target in ("/a", "/dav/1", "/nowhere"):
             client = await gateway.client()
@@ -33,7 +33,7 @@ async def test_the_route_for_one_method_stands_before_the_route_for_all() -> Non
         assert (await client.ask(get("/a", method="GET"))).status == 200
 
 
-async def test_a_method_of_ones_own_in_capitals_is_mapped_as_configured() -> None:
+async def test_a_custom_method_in_capitals_is_mapped_as_configured() -> None:
     async with serving(answering(response()), routes=ROUTES) as (gateway, backend):
         minted = gateway.admit(permissions=("files:list",))
         client = await gateway.client()

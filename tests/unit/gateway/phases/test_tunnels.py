@@ -1,4 +1,4 @@
-"""WebSocket tunnels and long downloads: every byte in its place, little of it waiting here, and a time of their own."""
+"""WebSocket tunnels and long downloads: no byte lost, bounded buffers, and an idle time limit of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection:
 OPENING = get("/open/a", "Connection: Upgrade", "Upgrade: websocket")
 BLOCK = 65_536
 WAITING = 1024 * 1024
-"""More than may wait in the gateway for either side."""
+"""More bytes than the gateway buffers for either side."""
 
 
 def noise(size: int, seed: int) -> bytes:
@@ -26,7 +26,7 @@ def noise(size: int, seed: int) -> bytes:
 
 
 async def keep(connection: BackendConnection) -> None:
-    """Opens the tunnel and leaves it to the test."""
+    """Open the tunnel and leave it to the test."""
     await connection.request()
     await connection.send(SWITCH)
     await asyncio.Event().wait()
@@ -42,7 +42,7 @@ async def tunnel(handler: Handler = keep, **facts: float) -> AsyncIterator[tuple
 
 
 def waiting(gateway: Gateway) -> int:
-    """Bytes that the only tunnel has taken from one side and could not give to the other."""
+    """Bytes that the only tunnel has read from one side and not yet sent to the other."""
     (client,) = gateway.listener.connections
     assert client.exchange is not None and client.exchange.upstream_connection is not None
     transports = (client.transport, client.exchange.upstream_connection.transport)
@@ -50,7 +50,7 @@ def waiting(gateway: Gateway) -> int:
 
 
 async def still(count: Callable[[], int], most: int) -> None:
-    """Return when a count that was moving has come to rest; fails when it passes ``most``."""
+    """Return when a changing count has become stable; fail when it exceeds ``most``."""
     last, since = -1, 0
     while since < 20:
         await asyncio.sleep(0.01)
@@ -79,7 +79,7 @@ async def test_a_tunnel_takes_no_more_than_the_other_side_reads(upwards: bool) -
 
         flooding = asyncio.create_task(flood(), name="flood")
         await until(lambda: sent)
-        # What the kernel keeps on both sides of the gateway, and what the streams of this test do.
+        # The buffers of the kernel on both sides of the gateway, and of the streams of this test.
         await still(lambda: sent, 2 * kernel_keeps() + 8 * WAITING)
         assert waiting(gateway) < WAITING
         enough.set()
@@ -93,7 +93,7 @@ async def test_a_tunnel_takes_no_more_than_the_other_side_reads(upwards: bool) -
             assert await flooding == came.hexdigest()
 
 
-async def test_both_directions_of_a_tunnel_flow_at_once_and_keep_their_bytes() -> None:
+async def test_both_directions_of_a_tunnel_flow_at_once_without_loss() -> None:
     up, down = noise(4 * WAITING, 2), noise(4 * WAITING, 3)
     async with tunnel() as (_, backend, client):
         served = backend.connections[0]
@@ -105,7 +105,7 @@ async def test_both_directions_of_a_tunnel_flow_at_once_and_keep_their_bytes() -
         assert tuple(got) == (up, down)
 
 
-async def test_a_tunnel_may_be_silent_for_a_time_of_its_own_after_each_byte_either_way() -> None:
+async def test_a_tunnel_has_its_own_idle_time_which_any_byte_restarts() -> None:
     async with tunnel(response_timeout=30, tunnel_seconds=3600) as (gateway, backend, client):
         (connection,) = gateway.listener.connections
         served = backend.connections[0]
@@ -134,7 +134,7 @@ async def test_a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() ->
 
 @pytest.mark.parametrize("framing", ["a length", "chunks", "the end"])
 async def test_a_long_download_is_exact_to_the_byte(framing: str) -> None:
-    """In pieces of every size, so that a piece ends anywhere in what is read at once."""
+    """In pieces of every size, so that reads end anywhere in a piece."""
     payload = noise(2 * 1024 * 1024, 4)
     sizes = random.Random(5)
 
@@ -155,8 +155,8 @@ async def test_a_long_download_is_exact_to_the_byte(framing: str) -> None:
         assert answer.body == payload
 
 
-async def test_a_client_that_sends_and_never_reads_keeps_no_tunnel() -> None:
-    """A tunnel may be silent for long; one end that leaves everything unread is not silent."""
+async def test_a_client_that_sends_and_never_reads_loses_its_tunnel() -> None:
+    """A tunnel may be idle for long, but a side that leaves everything unread is not idle."""
 
     async def flood(connection: BackendConnection) -> None:
         await connection.request()

@@ -58,8 +58,7 @@ def release(gateway: Gateway) -> None:
 
 
 def follow(gateway: Gateway, routes: list[Route]) -> None:
-    pipeline = gateway.pipeline
-    pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True), pipeline.identity)
+    gateway.pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True), gateway.identity)
 
 
 def waiting(gateway: Gateway) -> list[bytes]:

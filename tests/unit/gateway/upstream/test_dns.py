@@ -1,4 +1,4 @@
-"""Names in ``servers``: asked for again and again, apart from requests, and every address of theirs is used."""
+"""DNS: names in ``servers`` are resolved periodically, apart from requests, and every address is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from proxy.gateway.upstream.dns import SystemResolver, TableResolver
 from tests.support.process import free_port
 from tests.unit.gateway.kit import Backend, BackendConnection, Client, answering, get, reset, response, until
-from tests.unit.gateway.upstream.watched import Watched, backend_at, fields, told, watched
+from tests.unit.gateway.upstream.watched import Watched, backend_at, fields, logged, watched
 
 ONE, TWO, THREE = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 OFTEN = 0.02
@@ -56,7 +56,7 @@ async def test_every_address_of_a_name_gets_requests() -> None:
         assert gateway.gauges("addresses") == {("app", f"http://app.test:{port}"): 2}
 
 
-async def test_an_address_that_refuses_costs_no_request() -> None:
+async def test_an_address_that_refuses_fails_no_request() -> None:
     port = free_port()
     async with (
         backend_at(answering(response(b"one")), ONE, port),
@@ -65,11 +65,11 @@ async def test_an_address_that_refuses_costs_no_request() -> None:
         client = await gateway.client()
         assert await asked(client) == {b"one"}
         assert (await client.ask(get("/open/a", method="DELETE"))).status == 200
-        # One address that can be used is enough for the server that was configured.
+        # One usable address is enough for the configured server to be up.
         assert gateway.gauges("up") == {("app", f"http://app.test:{port}"): 1}
 
 
-async def test_a_changed_answer_moves_requests_and_closes_idle_connections(caplog: pytest.LogCaptureFixture) -> None:
+async def test_changed_addresses_move_requests_and_close_idle_connections(caplog: pytest.LogCaptureFixture) -> None:
     table = {"app.test": [ONE]}
     port = free_port()
     with caplog.at_level(logging.INFO, logger="patgate"):
@@ -87,11 +87,11 @@ async def test_a_changed_answer_moves_requests_and_closes_idle_connections(caplo
             assert not before.idle
             await until(lambda: all(each.writer.is_closing() for each in old.connections))
             assert len(new.connections) == 1
-    assert told(caplog) == ["upstream name has other addresses"]
+    assert logged(caplog) == ["upstream name has other addresses"]
     assert fields(caplog, "upstream name has other addresses")["addresses"] == [TWO]
 
 
-async def test_an_exchange_on_an_address_that_is_gone_ends_whole_and_its_connection_with_it() -> None:
+async def test_an_exchange_with_a_removed_address_completes_and_then_its_connection_closes() -> None:
     table = {"app.test": [ONE]}
     go_on = asyncio.Event()
 
@@ -132,7 +132,7 @@ async def test_an_address_that_stays_keeps_its_connections() -> None:
         client = await gateway.client()
         await asked(client)
         before = gateway.servers[0]
-        # A name server that turns its answer round has changed nothing.
+        # A name server that rotates its answer has changed nothing.
         for answer in ([TWO, ONE], [ONE, TWO]):
             table["app.test"] = answer
             await until(lambda: len(gateway.servers) == 2)
@@ -141,7 +141,7 @@ async def test_an_address_that_stays_keeps_its_connections() -> None:
         assert len(one.connections) == 1
 
 
-async def test_a_failing_resolver_keeps_the_last_good_answer_and_is_told_of_once(
+async def test_a_failing_resolver_keeps_the_last_addresses_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     table = {"app.test": [ONE]}
@@ -158,13 +158,13 @@ async def test_a_failing_resolver_keeps_the_last_good_answer_and_is_told_of_once
             await until(lambda: resolver.questions["app.test"] >= before + 4)
             assert await asked(await gateway.client()) == {b"one"}
             table["app.test"] = [ONE]
-            await until(lambda: "upstream name is resolved again" in told(caplog))
-    assert told(caplog) == ["upstream name is not resolved", "upstream name is resolved again"]
+            await until(lambda: "upstream name is resolved again" in logged(caplog))
+    assert logged(caplog) == ["upstream name is not resolved", "upstream name is resolved again"]
     said = fields(caplog, "upstream name is not resolved")
     assert (said["host"], said["kept"], said["why"]) == ("app.test", 1, "Name or service not known")
 
 
-async def test_a_start_without_an_answer_is_a_502_until_there_is_one() -> None:
+async def test_a_name_without_an_address_is_a_502_until_it_is_resolved() -> None:
     table: dict[str, Sequence[str]] = {}
     port = free_port()
     async with (
@@ -180,7 +180,7 @@ async def test_a_start_without_an_answer_is_a_502_until_there_is_one() -> None:
         assert await asked(client) == {b"one"}
 
 
-async def test_a_resolver_that_hangs_holds_up_neither_requests_nor_the_end() -> None:
+async def test_a_resolver_that_hangs_delays_neither_requests_nor_the_shutdown() -> None:
     class Hanging:
         def __init__(self) -> None:
             self.questions = 0
@@ -203,7 +203,7 @@ async def test_a_resolver_that_hangs_holds_up_neither_requests_nor_the_end() -> 
         assert resolver.questions == 2
 
 
-async def test_one_question_serves_every_place_of_a_name_beside_addresses_that_need_none() -> None:
+async def test_one_lookup_serves_every_use_of_a_name() -> None:
     resolver = Counting({"app.test": [ONE]})
     servers = ["http://app.test:81", "http://127.0.0.7:81", "http://app.test:82", "http://[::1]:81", "unix:/run/a.sock"]
     async with watched(resolver, servers=servers) as gateway:
@@ -212,14 +212,14 @@ async def test_one_question_serves_every_place_of_a_name_beside_addresses_that_n
         assert [server.name for server in gateway.servers] == servers
 
 
-async def test_an_answer_without_end_is_used_up_to_a_bound_and_each_address_once() -> None:
+async def test_the_addresses_of_one_name_are_bounded_and_used_once_each() -> None:
     many = [f"127.0.{n // 250}.{n % 250 + 1}" for n in range(5000)]
     async with watched({"app.test": [ONE, ONE, *many]}, servers=named(81)) as gateway:
         assert len(gateway.servers) == len(set(hosts(gateway))) == 64
 
 
-async def test_names_that_other_settings_share_are_known_at_once_and_new_ones_before_they_are_needed() -> None:
-    """As in a reload: what is prepared has its addresses before the first request comes."""
+async def test_a_reload_keeps_known_addresses_and_resolves_new_names_before_their_first_request() -> None:
+    """As in a reload: prepared pools have their addresses before their first request."""
 
     class Slow(Counting):
         async def resolve(self, host: str) -> Sequence[str]:
@@ -243,7 +243,7 @@ async def test_names_that_other_settings_share_are_known_at_once_and_new_ones_be
         await gateway.watch.prepare([changed, added], 5.0)
         assert [server.host for server in changed.servers] == [ONE]
         assert [server.host for server in added.servers] == [TWO, ONE]
-        # What is dropped in the end is forgotten: the name that is still there is asked for, and the other one is not.
+        # Names of discarded pools are forgotten: the name that is still in use is looked up, and the other one is not.
         slow = False
         await until(lambda: len(seen) >= 3)
         before = resolver.questions.copy()
@@ -251,7 +251,7 @@ async def test_names_that_other_settings_share_are_known_at_once_and_new_ones_be
         assert resolver.questions["new.test"] <= before["new.test"] + 1
 
 
-async def test_a_retry_goes_to_an_address_that_is_still_there() -> None:
+async def test_a_retry_goes_to_an_address_that_is_still_current() -> None:
     table = {"app.test": [ONE]}
     asked_again = asyncio.Event()
 
@@ -278,16 +278,18 @@ async def test_a_retry_goes_to_an_address_that_is_still_there() -> None:
         assert len(old.connections) == 1
 
 
-async def test_the_system_knows_its_own_name_and_says_so_where_it_knows_none() -> None:
+async def test_the_system_resolver_resolves_localhost_and_fails_for_invalid_names() -> None:
     resolver = SystemResolver()
     assert set(await resolver.resolve("localhost")) & {"127.0.0.1", "::1"}
-    # A label of more than 63 bytes is no name (RFC 1035 section 2.3.4), and nobody is asked for it.
+    # A label of more than 63 bytes is invalid (RFC 1035 section 2.3.4), and is not looked up.
     with pytest.raises(OSError):
         await resolver.resolve("a" * 70 + ".invalid")
 
 
-async def test_the_systems_answers_come_from_threads_that_nobody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """getaddrinfo may take half a minute; the end of a worker may not."""
+async def test_system_lookups_run_in_threads_that_the_shutdown_does_not_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """getaddrinfo may take half a minute; the shutdown of a worker may not."""
     asked_for, release = threading.Event(), threading.Event()
 
     def slow(host: str, *rest: object, **more: object) -> list[object]:
@@ -310,7 +312,7 @@ async def test_the_systems_answers_come_from_threads_that_nobody_waits_for(monke
         release.set()
 
 
-async def test_the_name_of_this_machine_leads_to_a_backend_on_either_family() -> None:
+async def test_localhost_reaches_a_backend_on_either_address_family() -> None:
     one = Backend(answering(response(b"here")))
     await one.start()
     try:

@@ -1,4 +1,4 @@
-"""Active health checks: who gets requests while some servers are ill, and what a check is on the wire."""
+"""Active health checks: which servers get requests while some are ill, and what a check sends."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.unit.gateway.kit import (
     until,
 )
 from tests.unit.gateway.upstream.test_pool import backend, port_of, refusing, silent
-from tests.unit.gateway.upstream.watched import Watched, fields, told, watched
+from tests.unit.gateway.upstream.watched import Watched, fields, logged, watched
 
 OFTEN = {"path": "/up", "interval": 0.02, "timeout": 2.0}
 CHECK = b"GET /up "
 
 
 class Condition:
-    """A backend that answers requests with its name and checks with what it is told to."""
+    """A backend that answers requests with its name, and checks with a response that the test sets."""
 
     def __init__(self, name: bytes, check: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
         self.name = name
@@ -65,7 +65,7 @@ async def answers(gateway: Watched, count: int = 8) -> set[bytes]:
     return {(await client.ask(get("/open/a"))).body for _ in range(count)}
 
 
-async def test_an_ill_server_gets_no_requests_until_it_is_well_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_ill_server_gets_no_requests_until_it_is_healthy_again(caplog: pytest.LogCaptureFixture) -> None:
     one, two = Condition(b"one"), Condition(b"two")
     with caplog.at_level(logging.INFO, logger="patgate"):
         async with (
@@ -81,12 +81,12 @@ async def test_an_ill_server_gets_no_requests_until_it_is_well_again(caplog: pyt
             one.check = WELL
             await until(lambda: gateway.healthy == [True, True])
             assert await answers(gateway) == {b"one", b"two"}
-    assert told(caplog) == ["upstream server is ill", "upstream server is well again"]
+    assert logged(caplog) == ["upstream server is ill", "upstream server is well again"]
     said = fields(caplog, "upstream server is ill")
     assert (said["upstream"], said["server"], said["why"], said["usable"]) == ("app", urls(first)[0], "answered 503", 1)
 
 
-async def test_a_change_takes_fall_failures_and_rise_successes_in_a_row() -> None:
+async def test_a_servers_state_changes_after_fall_failures_or_rise_successes_in_a_row() -> None:
     one = Condition(b"one")
     health = OFTEN | {"rise": 3, "fall": 4}
     async with backend(one.handle) as first, watched(servers=urls(first), health=health) as gateway:
@@ -136,7 +136,7 @@ async def test_with_every_server_ill_requests_are_refused_at_once_and_none_is_se
         assert gateway.gauges("up") == {("app", urls(first)[0]): 0, ("app", urls(second)[0]): 1}
 
 
-async def test_a_check_is_one_plain_request_with_the_servers_host_and_nothing_of_anybodys() -> None:
+async def test_a_check_is_one_plain_request_with_the_servers_host_and_no_data_of_any_caller() -> None:
     one = Condition(b"one")
     async with backend(one.handle) as first, watched(servers=urls(first), health=OFTEN) as gateway:
         minted = gateway.admit()
@@ -151,12 +151,12 @@ async def test_a_check_is_one_plain_request_with_the_servers_host_and_nothing_of
             "User-Agent: patgate-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         ).encode()
         assert set(one.heads) == {wanted}
-        # A connection of its own each time: none of them carried a request.
+        # A separate connection each time: none of them carried a request.
         mixed = [each for each in first.connections if CHECK in each.received and b"/v1/things" in each.received]
         assert not mixed
 
 
-async def test_the_host_of_a_check_may_be_chosen() -> None:
+async def test_the_host_of_a_check_is_configurable() -> None:
     one = Condition(b"one")
     health = OFTEN | {"host": "app.internal:8443"}
     async with backend(one.handle) as first, watched(servers=urls(first), health=health):
@@ -180,7 +180,7 @@ async def test_the_host_of_a_check_may_be_chosen() -> None:
     ],
     ids=lambda value: repr(value)[:50],
 )
-async def test_what_passes_is_an_http_answer_with_an_expected_status(
+async def test_a_check_passes_with_an_http_response_of_an_expected_status(
     answer: bytes, why: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = Condition(b"one", answer)
@@ -193,7 +193,7 @@ async def test_what_passes_is_an_http_answer_with_an_expected_status(
             assert fields(caplog, "upstream server is ill")["why"] == why
 
 
-async def test_expected_statuses_are_the_operators_choice() -> None:
+async def test_expected_statuses_are_configurable() -> None:
     one, two = Condition(b"one", b"HTTP/1.1 401 No\r\n\r\n"), Condition(b"two", b"HTTP/1.1 200 OK\r\n\r\n")
     async with (
         backend(one.handle) as first,
@@ -204,7 +204,7 @@ async def test_expected_statuses_are_the_operators_choice() -> None:
         assert await answers(gateway) == {b"one"}
 
 
-async def test_a_server_that_does_not_answer_in_time_fails_and_holds_nothing_up(
+async def test_a_server_that_does_not_respond_in_time_fails_and_delays_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     one = Condition(b"one")
@@ -225,11 +225,11 @@ async def test_a_server_that_does_not_answer_in_time_fails_and_holds_nothing_up(
             assert await answers(gateway) == {b"one"}
             why = {r.patgate_fields["server"]: r.patgate_fields["why"] for r in caplog.records}  # type: ignore[attr-defined]
             assert why == {urls(slow)[0]: "no answer in time", f"http://{HOST}:{port}": "no connection in time"}
-            # One check at a time, each ended by its deadline.
+            # One check at a time, each ends at its deadline.
             assert sum(not each.writer.is_closing() for each in slow.connections) <= 2
 
 
-async def test_a_server_that_refuses_connections_is_ill_and_its_recovery_clears_what_requests_found() -> None:
+async def test_a_server_that_refuses_connections_is_ill_and_its_recovery_clears_its_failures() -> None:
     with refusing() as held:
         async with watched(servers=[f"http://{HOST}:{port_of(held)}"], health=OFTEN) as gateway:
             client = await gateway.client()
@@ -264,7 +264,7 @@ async def test_a_check_reaches_a_unix_socket(tmp_path: Path) -> None:
     server.close()
 
 
-async def test_the_rest_of_an_answer_is_read_so_that_the_server_sees_no_error_but_never_much() -> None:
+async def test_the_rest_of_a_checks_response_is_read_up_to_a_limit() -> None:
     ends: list[bool] = []
 
     def sending(size: int) -> Handler:
@@ -290,8 +290,8 @@ async def test_the_rest_of_an_answer_is_read_so_that_the_server_sees_no_error_bu
         ends.clear()
 
 
-async def test_an_upstream_that_is_made_anew_knows_who_was_ill() -> None:
-    """As in a reload: nobody gets a request only because the settings were read again."""
+async def test_a_replaced_upstream_keeps_its_ill_servers() -> None:
+    """A reload does not send requests to a server that is known to be ill."""
     one, two = Condition(b"one", ILL), Condition(b"two")
     async with (
         backend(one.handle) as first,
@@ -307,15 +307,15 @@ async def test_an_upstream_that_is_made_anew_knows_who_was_ill() -> None:
         assert gateway.healthy == [False, True]
 
 
-async def test_without_health_nothing_is_asked() -> None:
+async def test_without_a_health_section_no_checks_are_sent() -> None:
     async with backend(answering(response())) as first, watched(servers=urls(first)) as gateway:
         await asyncio.sleep(0.05)
         assert not first.connections
         assert gateway.gauges("up") == {("app", urls(first)[0]): 1}
 
 
-async def test_the_checks_of_several_workers_do_not_come_together() -> None:
-    """Workers start together; when their first checks come, and each later one, is left to chance."""
+async def test_the_checks_of_several_workers_are_spread() -> None:
+    """Workers start at the same time; the times of their checks are random."""
     async with watched(servers=["http://127.0.0.1:81"], health={"path": "/up", "interval": 60.0}) as gateway:
         gateway.watching = False
         due = []
@@ -334,8 +334,8 @@ async def test_the_checks_of_several_workers_do_not_come_together() -> None:
         assert all(1000.0 <= moment <= 1001.0 for moment in due)
 
 
-async def test_who_is_ill_for_one_upstream_is_not_ill_for_another_that_is_made_anew() -> None:
-    """The same server may fail the check of one and pass that of the other."""
+async def test_a_server_that_is_ill_for_one_replaced_upstream_is_not_ill_for_another() -> None:
+    """The same server may fail the check of one upstream and pass that of another."""
     settings = UpstreamSettings.model_validate({"servers": [f"http://{HOST}:9"], "health": {"path": "/up"}})
     checks = HealthChecks(get_logger("test"))
     upstreams = Gateway(9).pipeline.upstreams

@@ -1,4 +1,4 @@
-"""Groups of servers: one that cannot be reached is nobody's error as long as another one can."""
+"""Upstreams with several servers: no request fails while at least one server accepts connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.unit.gateway.phases.test_revalidate import UPGRADE, echo_tunnel
 
 @contextmanager
 def refusing() -> Iterator[socket.socket]:
-    """A port that refuses connections and belongs to nobody else; to listen on it is to recover."""
+    """A reserved port that refuses connections until the test listens on it."""
     with socket.socket() as held:
         held.bind((HOST, 0))
         yield held
@@ -38,7 +38,7 @@ def refusing() -> Iterator[socket.socket]:
 
 @contextmanager
 def silent() -> Iterator[int]:
-    """A port that neither accepts nor refuses: its queue is full and nobody serves it."""
+    """A port that neither accepts nor refuses, because its accept queue is full."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.create_server((HOST, 0), backlog=0))
         port: int = full.getsockname()[1]
@@ -90,7 +90,7 @@ async def echo_body(connection: BackendConnection) -> None:
         await connection.send(response(await connection.exactly(int(length))))
 
 
-async def test_a_server_that_refuses_beside_one_that_answers_costs_no_request() -> None:
+async def test_a_refusing_server_beside_a_working_one_fails_no_request() -> None:
     with refusing() as held:
         async with backend(answering(response(b"here"))) as other, gateway_to(port_of(held), other.port) as gateway:
             begun = time.monotonic()
@@ -98,12 +98,12 @@ async def test_a_server_that_refuses_beside_one_that_answers_costs_no_request() 
                 client = await gateway.client()
                 assert (await client.ask(get("/open/a"))).body == b"here"
                 assert (await client.ask(get("/open/a", method="DELETE"))).status == 200
-            # It was tried once and then left alone, for a second and longer each time that this took more.
+            # It was tried once and then avoided for a second, and twice as long after each further failure.
             assert 1 <= server_at(gateway, port_of(held))._failures <= 1 + time.monotonic() - begun
             assert gateway.active == 0
 
 
-async def test_a_request_with_a_body_goes_to_the_other_server_whole() -> None:
+async def test_a_request_with_a_body_reaches_the_other_server_completely() -> None:
     with refusing() as held:
         async with backend(echo_body) as other, gateway_to(port_of(held), other.port) as gateway:
             for _ in range(4):
@@ -145,8 +145,8 @@ async def test_all_servers_refusing_is_a_502_and_the_first_to_recover_is_found_a
             assert gateway.active == 0
 
 
-async def test_failures_of_one_moment_are_one_failure() -> None:
-    """What is asked while a server restarts must not keep it out for half a minute."""
+async def test_simultaneous_failures_count_as_one() -> None:
+    """Requests during a server's restart must not keep it down for half a minute."""
     with refusing() as held:
         async with backend(answering(response())) as other, gateway_to(port_of(held), other.port) as gateway:
             clients = [await gateway.client() for _ in range(40)]
@@ -157,7 +157,7 @@ async def test_failures_of_one_moment_are_one_failure() -> None:
             assert not server.down(time.monotonic() + 1.0)
 
 
-async def test_failures_for_want_of_another_server_do_not_keep_one_out_longer() -> None:
+async def test_failures_while_a_server_is_down_do_not_keep_it_down_longer() -> None:
     with refusing() as one, refusing() as two:
         async with gateway_to(port_of(one), port_of(two)) as gateway:
             client = await gateway.client()
@@ -179,7 +179,7 @@ class Later:
         self._ahead += seconds
 
 
-async def test_a_server_that_keeps_failing_is_asked_more_and_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_keeps_failing_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Later()
     with refusing() as held:
         async with gateway_to(port_of(held)) as gateway:
@@ -196,7 +196,7 @@ async def test_a_server_that_keeps_failing_is_asked_more_and_more_rarely(monkeyp
             assert pauses == [1, 2, 4, 8, 16, 32, 32, 32]
 
 
-async def test_a_server_that_does_not_take_the_connection_in_time_gives_way_too() -> None:
+async def test_a_connect_timeout_moves_the_request_to_another_server() -> None:
     with silent() as port:
         async with (
             backend(answering(response(b"here"))) as other,
@@ -211,7 +211,7 @@ async def test_a_server_that_does_not_take_the_connection_in_time_gives_way_too(
             assert not server.down(now + 2 ** (now - begun)), "and has not been tried for each request"
 
 
-async def test_no_server_that_takes_the_connection_in_time_is_a_504() -> None:
+async def test_connect_timeouts_of_all_servers_are_a_504() -> None:
     with silent() as one, silent() as two:
         async with gateway_to(one, two, connect_timeout=0.1) as gateway:
             client = await gateway.client()
@@ -219,7 +219,7 @@ async def test_no_server_that_takes_the_connection_in_time_is_a_504() -> None:
             assert (answer.status, answer.reason) == (504, "upstream_connect_timeout")
 
 
-async def test_a_websocket_goes_to_the_server_that_is_there() -> None:
+async def test_a_websocket_goes_to_the_server_that_accepts() -> None:
     with refusing() as held:
         async with backend(echo_tunnel) as other, gateway_to(port_of(held), other.port) as gateway:
             for _ in range(4):
@@ -230,7 +230,7 @@ async def test_a_websocket_goes_to_the_server_that_is_there() -> None:
             assert len(other.connections) == 4
 
 
-async def test_a_client_that_leaves_while_servers_are_tried_leaves_nothing_behind() -> None:
+async def test_a_client_that_disconnects_while_servers_are_tried_leaves_nothing_open() -> None:
     with silent() as port, refusing() as held:
         async with gateway_to(port, port_of(held), connect_timeout=0.2) as gateway:
             client = await gateway.client()
@@ -257,7 +257,7 @@ async def test_each_server_gets_its_own_host_where_the_clients_is_not_preserved(
             assert field_lines(head, "x-forwarded-host") == [b"gateway"]
 
 
-async def test_after_a_failover_the_host_is_that_of_the_server_which_took_over() -> None:
+async def test_after_a_failover_the_host_is_that_of_the_new_server() -> None:
     with refusing() as held:
         async with (
             backend(answering(asked_host)) as other,
@@ -268,8 +268,8 @@ async def test_after_a_failover_the_host_is_that_of_the_server_which_took_over()
                 assert (await client.ask(get("/open/a"))).body == f"{HOST}:{other.port}".encode()
 
 
-async def test_after_a_retry_the_host_is_that_of_the_server_which_took_over() -> None:
-    """A server dies with a request on its idle connection; the retry finds it gone and goes to the other one."""
+async def test_after_a_retry_the_host_is_that_of_the_new_server() -> None:
+    """A server dies with a request on its idle connection; the retry cannot reach it and goes to the other one."""
     answered, gone = asyncio.Event(), asyncio.Event()
 
     async def dying(connection: BackendConnection) -> None:
@@ -309,8 +309,8 @@ async def test_the_host_of_a_single_server_survives_its_retry() -> None:
         assert len(backend.connections) == 2
 
 
-async def test_a_server_that_leaves_connections_open_ended_does_not_draw_all_requests() -> None:
-    """It has none open, and would be the least busy one by far; and once it has failed, one request tries it."""
+async def test_a_server_that_never_accepts_does_not_attract_all_requests() -> None:
+    """It has no open exchanges and would look least busy; after a failure only one request at a time tries it."""
 
     async def slow(connection: BackendConnection) -> None:
         while True:

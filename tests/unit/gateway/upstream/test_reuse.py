@@ -1,4 +1,4 @@
-"""Upstream connections that must not be used again: whose answer came too early, or brought what nobody asked for."""
+"""Upstream connections that must not be reused: after early responses and unsolicited bytes. Retries."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.unit.gateway.kit import BackendConnection, answering, get, response, 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-async def test_an_answer_that_begins_before_the_body_is_read_ends_its_connection_however_it_ends() -> None:
-    """A backend that never reads the body takes it for the next request, and answers that."""
+async def test_a_response_that_begins_before_the_body_is_read_closes_its_connection() -> None:
+    """A backend that never reads the body would read it as the next request, and respond to that."""
     smuggled = get("/open/smuggled")
 
     async def handle(connection: BackendConnection) -> None:
@@ -39,8 +39,8 @@ async def test_an_answer_that_begins_before_the_body_is_read_ends_its_connection
         assert len(backend.connections) == 2
 
 
-async def test_an_answer_that_begins_before_the_whole_body_is_sent_ends_its_connection_too() -> None:
-    """The client has done its part; the end of the body lies in the gateway when the answer begins."""
+async def test_a_response_that_begins_before_the_whole_body_is_sent_closes_its_connection() -> None:
+    """The client has sent everything; the end of the body is still in the gateway when the response begins."""
     answer_now = asyncio.Event()
 
     async def handle(connection: BackendConnection) -> None:
@@ -88,7 +88,7 @@ async def test_an_answer_that_begins_before_the_whole_body_is_sent_ends_its_conn
         ("GET", b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ],
 )
-async def test_a_body_that_comes_late_where_none_may_come_is_nobodys_answer(method: str, answer: bytes) -> None:
+async def test_a_late_body_where_none_is_allowed_is_never_a_response(method: str, answer: bytes) -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         if connection.number:
@@ -115,7 +115,7 @@ async def test_a_body_that_comes_late_where_none_may_come_is_nobodys_answer(meth
         ("GET", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
     ],
 )
-async def test_an_answer_that_announces_no_body_leaves_its_connection_for_the_next(method: str, answer: bytes) -> None:
+async def test_a_response_without_a_body_leaves_its_connection_reusable(method: str, answer: bytes) -> None:
     async with serving(answering(answer)) as (gateway, backend):
         client = await gateway.client()
         for _ in range(3):
@@ -123,8 +123,8 @@ async def test_an_answer_that_announces_no_body_leaves_its_connection_for_the_ne
         assert len(backend.connections) == 1
 
 
-async def test_an_interim_answer_shows_that_a_connection_lived_so_that_its_request_is_not_sent_again() -> None:
-    """The backend had begun; what is retried is only what it cannot have seen."""
+async def test_a_request_with_an_interim_response_is_not_retried() -> None:
+    """The backend has started on the request; only requests that it cannot have seen are retried."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -142,8 +142,8 @@ async def test_an_interim_answer_shows_that_a_connection_lived_so_that_its_reque
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"])
-async def test_what_is_sent_again_is_idempotent(method: str) -> None:
-    """RFC 9110 section 9.2.2: nobody but the backend knows what a second POST would do."""
+async def test_only_idempotent_requests_are_retried(method: str) -> None:
+    """RFC 9110 section 9.2.2: only the backend knows what a second POST would do."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -162,7 +162,7 @@ async def test_what_is_sent_again_is_idempotent(method: str) -> None:
         assert gateway.active == 0
 
 
-async def test_a_body_that_was_sent_is_never_sent_again() -> None:
+async def test_a_request_whose_body_was_sent_is_not_retried() -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(response(b"%d" % connection.number))
@@ -177,8 +177,8 @@ async def test_a_body_that_was_sent_is_never_sent_again() -> None:
         assert len(backend.connections) == 1
 
 
-async def test_bytes_that_are_there_before_the_next_request_end_their_connection() -> None:
-    """Without a pause: whatever the loop has read when a request comes is nobody's answer."""
+async def test_bytes_that_arrive_before_the_next_request_close_the_connection() -> None:
+    """Without a pause: bytes that were read before a request are never its response."""
     stray = asyncio.Event()
 
     async def handle(connection: BackendConnection) -> None:

@@ -1,4 +1,4 @@
-"""HTTPS to servers: whose certificates are believed, under which name, and who the gateway says it is."""
+"""HTTPS to servers: which certificates are accepted, under which name, and the client certificate."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 
 from tests.support.certificates import Pair, pair
 from tests.unit.gateway.kit import BackendConnection, field_lines, get, response, until
-from tests.unit.gateway.upstream.watched import backend_at, fields, told, watched
+from tests.unit.gateway.upstream.watched import backend_at, fields, logged, watched
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
 
 
 class Secure:
-    """A TLS server that notes the names it is asked for and the subjects that it is shown."""
+    """A TLS server that records the requested server names and the subjects of client certificates."""
 
     def __init__(self, server: Pair, client: Pair | None = None) -> None:
         self.names: list[str | None] = []
@@ -84,7 +84,7 @@ async def outcome(table: dict[str, list[str]], **settings: Any) -> tuple[int, st
         return answer.status, answer.body.decode() if answer.status == 200 else answer.reason
 
 
-async def test_a_name_is_asked_for_and_verified_whatever_its_address(backend_pair: Pair) -> None:
+async def test_the_host_name_is_sent_and_verified_whatever_its_address(backend_pair: Pair) -> None:
     async with secure(backend_pair) as one:
         servers = [f"https://backend.test:{one.port}"]
         tls = {"ca": backend_pair.certificate}
@@ -94,7 +94,7 @@ async def test_a_name_is_asked_for_and_verified_whatever_its_address(backend_pai
             f"backend.test:{one.port}",
         )
         assert one.names == ["backend.test"] * 2
-        # Without a client certificate configured, none is shown.
+        # Without a configured client certificate, none is presented.
         assert one.subjects == [{}] * 2
 
 
@@ -104,10 +104,10 @@ async def test_a_certificate_for_another_name_is_refused_and_the_log_says_why(
     async with secure(backend_pair) as one:
         servers, tls = [f"https://other.test:{one.port}"], {"ca": backend_pair.certificate}
         assert await outcome({"other.test": [ONE]}, servers=servers, tls=tls) == (502, "upstream_refused")
-        assert told(caplog, level=logging.WARNING) == ["upstream server is unreachable"]
+        assert logged(caplog, level=logging.WARNING) == ["upstream server is unreachable"]
         said = fields(caplog, "upstream server is unreachable")
         assert said["why"] == "Hostname mismatch, certificate is not valid for 'other.test'."
-        # The operator knows better: this server's certificate carries another name.
+        # The operator configures the other name that this server's certificate carries.
         named = tls | {"name": "backend.test"}
         assert await outcome({"other.test": [ONE]}, servers=servers, tls=named) == (200, "gateway")
         assert one.names[-1] == "backend.test"
@@ -121,7 +121,7 @@ async def test_an_address_is_verified_as_an_address(backend_pair: Pair) -> None:
         assert (await outcome({}, servers=[f"https://{TWO}:{two.port}"], tls=tls | {"name": "backend.test"}))[0] == 200
 
 
-async def test_an_authority_that_is_not_trusted_is_refused_unless_nothing_is_verified(
+async def test_an_untrusted_certificate_authority_is_refused_unless_verification_is_off(
     backend_pair: Pair, stranger_pair: Pair
 ) -> None:
     async with secure(backend_pair) as one:
@@ -132,7 +132,7 @@ async def test_an_authority_that_is_not_trusted_is_refused_unless_nothing_is_ver
         assert (await outcome(table, servers=servers, tls={"verify": False}))[0] == 200
 
 
-async def test_the_client_certificate_is_shown_to_a_server_that_asks_for_one(
+async def test_the_client_certificate_is_presented_to_a_server_that_requests_one(
     backend_pair: Pair, client_pair: Pair, stranger_pair: Pair
 ) -> None:
     async with secure(backend_pair, client_pair) as one:
@@ -140,14 +140,14 @@ async def test_the_client_certificate_is_shown_to_a_server_that_asks_for_one(
         ours = {"ca": backend_pair.certificate, "certificate": client_pair.certificate, "key": client_pair.key}
         assert (await outcome(table, servers=servers, tls=ours))[0] == 200
         assert one.subjects == [{"commonName": "patgate.test"}]
-        # TLS 1.3 tells a client after its handshake that its certificate will not do, so this is a reset connection.
+        # TLS 1.3 rejects a client certificate after the client's handshake, so the connection is reset.
         theirs = ours | {"certificate": stranger_pair.certificate, "key": stranger_pair.key}
         for wrong in (theirs, {"ca": backend_pair.certificate}):
             assert (await outcome(table, servers=servers, tls=wrong))[0] == 502
         assert one.connections == 1
 
 
-async def test_a_certificate_that_has_run_out_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_expired_certificate_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     old = pair(tmp_path, "backend.test", made="2020-01-01")
     async with secure(old) as one:
         servers = [f"https://backend.test:{one.port}"]
@@ -155,7 +155,7 @@ async def test_a_certificate_that_has_run_out_is_told_of_once(tmp_path: Path, ca
             client = await gateway.client()
             for _ in range(3):
                 assert (await client.ask(get("/open/a"))).status == 502
-    assert told(caplog) == ["upstream server is unreachable"]
+    assert logged(caplog) == ["upstream server is unreachable"]
     assert fields(caplog, "upstream server is unreachable")["why"] == "certificate has expired"
 
 
@@ -185,8 +185,8 @@ async def test_a_plain_server_where_tls_is_expected_is_a_502(backend_pair: Pair)
         assert await outcome({"backend.test": [ONE]}, servers=servers, tls=tls) == (502, "upstream_refused")
 
 
-async def test_files_are_read_when_the_upstream_is_made(backend_pair: Pair, tmp_path: Path) -> None:
-    """A reload makes it anew, and so reads what has been renewed behind the same name."""
+async def test_certificate_files_are_read_when_the_pool_is_created(backend_pair: Pair, tmp_path: Path) -> None:
+    """A reload creates the pool again, and so reads files that were renewed under the same name."""
     ca = tmp_path / "ca.pem"
     shutil.copy(backend_pair.certificate, ca)
     renewed = pair(tmp_path, "backend.test")

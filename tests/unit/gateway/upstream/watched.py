@@ -1,4 +1,4 @@
-"""A gateway whose upstream is watched over, as in a worker: names are resolved from a table, servers are checked."""
+"""A gateway whose upstream is monitored, as in a worker: names are resolved from a table, servers are checked."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ async def backend_at(handler: Handler, *address: Any) -> AsyncIterator[Backend]:
         await one.close()
 
 
-def told(caplog: pytest.LogCaptureFixture, *, level: int = logging.INFO) -> list[str]:
-    """What was logged of upstreams, in order."""
+def logged(caplog: pytest.LogCaptureFixture, *, level: int = logging.INFO) -> list[str]:
+    """The events that were logged about upstreams, in order."""
     return [r.getMessage() for r in caplog.records if r.levelno >= level and r.getMessage().startswith("upstream ")]
 
 
 def fields(caplog: pytest.LogCaptureFixture, event: str) -> dict[str, Any]:
-    """What the last line of ``event`` says."""
+    """The fields of the last log line of ``event``."""
     found = [record for record in caplog.records if record.getMessage() == event]
     said: dict[str, Any] = vars(found[-1])["patgate_fields"]
     return said
