@@ -30,7 +30,7 @@ from proxy.core.ipc.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
-from proxy.store import grants
+from proxy.store import dialects, grants
 
 CONTROL_SOCKET: Final = "control.sock"
 COMMAND_SOCKET: Final = "command.sock"
@@ -174,7 +174,7 @@ async def offline(settings: Settings, load_control: LoadControl) -> AsyncIterato
 
 def prepare() -> None:
     """Do what does not need the store before the first question comes. Takes a while, so not in the event loop."""
-    grants.prepare(PREFIXES_AT_ONCE)
+    grants.prepare(PREFIXES_AT_ONCE, dialects.embedded())
 
 
 async def _until_told(stop: asyncio.Event, authority: Authority) -> None:

@@ -1,6 +1,6 @@
 """The connections of the control listener on TCP: how many, and for how long.
 
-The process that serves them also serves the workers, so nobody may tie it up (threats.md section 8).
+The process that serves them also serves the workers, so nobody may tie it up (docs/threat-model.md §8).
 
 Rules of this module:
 1. At most ``MOST`` are open. One more takes the place of the one that has been idle longest; where all are busy, it is

@@ -1,7 +1,6 @@
 """A disk failure during a change, then a crash: a refused change is never in force, an acknowledged one always is.
 
-docs/threat-model.md section 10: every system call of a commit, every error. Each case is a process that is killed
-after it.
+docs/threat-model.md §10: every system call of a commit, every error. Each case is a process that is killed after it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Rules of this module:
 2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
    ``Transfer-Encoding: chunked`` on HTTP/1.1, or no body. Anything else is refused.
 3. A field that another reader could take for one that decides something here, because it differs only in case or in
-   "_" and "." for "-", is dropped, never forwarded (threats.md section 2).
+   "_" and "." for "-", is dropped, never forwarded (docs/threat-model.md §2).
 4. Field lines that go on to the backend go on as received: same order, same case, same repeats.
 5. A token stands where a credential is presented and nowhere else (``core/token_search.py``): not in the target, and
    not in any other field, whether that goes on or not.

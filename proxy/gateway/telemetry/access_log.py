@@ -4,7 +4,7 @@ Rules of this module:
 1. Of what a client sent a line has method and path, cut to ``PATH_LIMIT``; never the query, a field or the body.
 2. A path that is not surely plain, and a method that is not a usual one, goes through the redactor and is escaped.
 3. Requests that no upstream was chosen for, which anybody can send in any number, have at most ``LINES_PER_SWEEP``
-   lines a sweep and, by all workers together, ``BYTES_PER_MINUTE`` (threats.md section 8). Where only refusals are
+   lines a sweep and, by all workers together, ``BYTES_PER_MINUTE`` (docs/threat-model.md §8). Where only refusals are
    logged, that is for all of them.
 4. Between two sweeps at most ``WAITING_LINES`` and about ``WAITING_BYTES`` wait. What was left out is counted and said.
 5. Requests that passed are kept until there are ``BATCH`` and their lines made in one go: in a loop that runs hot a

@@ -8,7 +8,7 @@ Rules of this module:
 2. Between two sweeps at most so many events are made: by all workers together ``STRANGERS`` of requests that were
    refused and that no proven token stands behind (and a small burst, since anybody can send any number of them and the
    log is kept), and by each worker ``REFUSALS`` of a proven token, ``OPEN`` of requests that needed no token,
-   ``ALLOWED`` of those that a token was allowed (threats.md section 8).
+   ``ALLOWED`` of those that a token was allowed (docs/threat-model.md §8).
 3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Whatever is left out is counted.
 4. An event says what was decided and when; who that is, beside the prefix, the authority knows.
 """
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.decision import reached
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.request.second_targets import NamedTarget

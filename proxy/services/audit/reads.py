@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
-from proxy.core.allowance import TimedEventQuota
+from proxy.core.event_quota import TimedEventQuota
 from proxy.core.model import Actor
 from proxy.observe.metrics import Outcome
 from proxy.services.audit.filters import AuditFilter

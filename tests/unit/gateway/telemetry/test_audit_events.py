@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from proxy.authority.workers import report_parsing
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
