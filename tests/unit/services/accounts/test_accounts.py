@@ -94,7 +94,7 @@ async def test_an_invalid_email_is_refused_and_not_repeated(kit: Kit, email: str
 
 
 async def test_two_migrated_users_with_equal_emails_do_not_act_for_each_other(kit: Kit, tmp_path: Path) -> None:
-    """Threat 7: migration 0004 leaves such a pair, and the newer user keeps its former key."""
+    """docs/threat-model.md §7: migration 0004 leaves such a pair, and the newer user keeps its former key."""
     wide = "ａnn@example.org"  # noqa: RUF001 - a full-width letter
     await kit.orgs.add(ADMIN, "shop")
     await kit.users.add(ADMIN, "other@example.org", "viewer", org="team")

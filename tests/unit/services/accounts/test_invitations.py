@@ -98,7 +98,7 @@ async def test_a_token_reaches_the_organisation_as_soon_as_the_invitation_is_acc
 
 
 async def test_inviting_does_not_reveal_whether_the_user_exists(kit: Kit) -> None:
-    """Threat 7: the same answer, with no data of the person in it or on the organisation's log."""
+    """docs/threat-model.md §7: the same answer, with no data of the person in it or on the organisation's log."""
     await kit.users.add(ADMIN, "suspended@example.org", "viewer")
     await kit.users.suspend(ADMIN, "suspended@example.org")
     await kit.roles.set(ADMIN, "auditor", [*CHIEF, "patgate.audit:list"])
@@ -118,7 +118,7 @@ async def test_inviting_does_not_reveal_whether_the_user_exists(kit: Kit) -> Non
 
 
 async def test_a_caller_without_permission_finds_no_invitation(kit: Kit) -> None:
-    """Threat 7: another organisation's or person's invitation gives the same error as an unknown one."""
+    """docs/threat-model.md §7: another organisation's or person's invitation gives the same error as an unknown one."""
     invited = await kit.invitations.invite(ADMIN, "team", DAN, "viewer")
     await kit.users.add(ADMIN, DAN, "viewer", org="shop")
     callers = [
@@ -247,7 +247,7 @@ async def dissolved(kit: Kit, inviter: Created) -> None:
 async def test_an_invitation_that_could_not_be_created_any_more_is_void(
     kit: Kit, became: Callable[[Kit, Created], Awaitable[None]]
 ) -> None:
-    """Threat 7: an older invitation does not give permissions that the inviter has lost since."""
+    """docs/threat-model.md §7: an older invitation does not give permissions that the inviter has lost since."""
     inviter = await kit.mint(ANN, "t", org="team")
     invited = await kit.invitations.invite(kit.acting(inviter), "team", DAN, "viewer")
     dan = await acting(kit, DAN)

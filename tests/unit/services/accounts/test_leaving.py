@@ -53,7 +53,7 @@ async def said(work: object) -> tuple[type[PatgateError], str]:
 async def test_an_organisations_administrator_cannot_add_users_and_does_not_learn_who_exists(
     kit: Kit, reach: Reach
 ) -> None:
-    """Threat 7."""
+    """docs/threat-model.md §7."""
     actor = kit.acting(await kit.mint(ANN, "t", org="team" if reach is Reach.ORG else None, reach=reach))
     epoch = await kit.intact()
     dan = (await kit.users.show(ADMIN, DAN)).id
@@ -195,7 +195,7 @@ async def test_a_role_in_the_account_that_may_create_users_and_members_adds_peop
 
 
 async def test_the_same_statements_run_for_a_non_member_and_an_unknown_user(kit: Kit) -> None:
-    """Threat 7: neither the message nor the time of an answer tells them apart."""
+    """docs/threat-model.md §7: neither the message nor the time of an answer tells them apart."""
     actor = kit.acting(await kit.mint(ANN, "t", org="team"))
     database = kit.store._database
     ran: list[str] = []

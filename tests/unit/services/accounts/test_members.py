@@ -134,7 +134,7 @@ async def test_administrators_see_members_only_as_members(kit: Kit) -> None:
 
 
 async def test_unknown_and_invisible_give_the_same_error(kit: Kit) -> None:
-    """Threat 7: the answers reveal nothing about other organisations, other people or memberships."""
+    """docs/threat-model.md §7: the answers reveal nothing about other organisations, other people or memberships."""
     actor, members = await acting(kit, ANN, org="team"), MemberService(kit.store, kit.clock)
     dan, nobody = (await kit.users.show(ADMIN, DAN)).id, "usr_000000000000"
     other = (await kit.orgs.show(ADMIN, "other")).id
