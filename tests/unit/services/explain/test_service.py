@@ -329,8 +329,8 @@ async def test_another_reason_and_another_route_are_differences(kit: Kit) -> Non
 
 NOTES: tuple[tuple[dict[str, str], str], ...] = (
     ({"reason": "token_wrong_secret"}, "the value presented was not that of the token"),
-    ({"reason": "credential_ambiguous"}, "how the request came or went"),
-    ({"reason": "upstream_timeout", "outcome": "failed"}, "how the request came or went"),
+    ({"reason": "credential_ambiguous"}, "how the request was received or forwarded"),
+    ({"reason": "upstream_timeout", "outcome": "failed"}, "how the request was received or forwarded"),
     ({"path": "/v1/things/" + "x" * 501}, "cut or redacted"),
     ({"path": "/v1/acme_pat_aaaaaaaaaaaa/7"}, "cut or redacted"),
 )
