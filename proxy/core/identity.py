@@ -3,7 +3,7 @@
 1. The names that a client must not send are compared folded (``claims.fold``), so that no alias passes which a backend
    might map to the same variable.
 2. ``STRIPPED`` holds the identity headers of all presets, configured or not, and every claim of ``claims.py``.
-   ``stripped_names`` adds the configured ones. Both apply on every route, trailers included.
+   ``IdentityOutputs.stripped`` adds the configured ones. Both apply on every route, trailers included.
 3. On an authenticated route every configured header is sent exactly once, empty if its value is unknown.
 4. A value is visible ASCII: every other byte of its UTF-8, and ``%``, is percent-encoded, so that decoding it once
    gives the original and it never breaks a line.
@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
+from proxy.core.decision import reached
 from proxy.core.model import Grant, OrgGrant
 from proxy.core.request.claims import FAMILIES, KIND_OF, ClaimKind, fold
 
@@ -159,11 +160,6 @@ def names_from(source: str | Mapping[str, str]) -> IdentityNames:
     return IdentityNames(tuple(headers))
 
 
-def stripped_names(names: IdentityNames) -> frozenset[bytes]:
-    """``STRIPPED`` and the configured names, folded."""
-    return STRIPPED | {fold(name.encode("ascii")) for _, name in names.headers}
-
-
 _ENCODED: Final = re.compile(r"[^!-$&-~]+")
 
 
@@ -197,3 +193,62 @@ def seen_in(grant: Grant, there: OrgGrant) -> Grant:
 def identity_lines(names: IdentityNames, grant: Grant) -> bytes:
     """All configured headers as field lines, each with its CRLF; unknown values are empty."""
     return "".join(f"{name}: {_VALUES[what](grant)}\r\n" for what, name in names.headers).encode("ascii")
+
+
+class IdentityOutput(Protocol):
+    """One way of telling a backend who the caller is, as field lines. Outputs with equal lines compare equal."""
+
+    @property
+    def header_names(self) -> tuple[str, ...]:
+        """The headers that this output sends. They are removed from every client's request."""
+
+    @property
+    def anonymous(self) -> bytes:
+        """The lines for a caller without a known identity: every header, empty."""
+
+    def lines(self, grant: Grant) -> bytes:
+        """The lines for the principal of ``grant``: every header once, each line ended by CRLF."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityHeaders:
+    """The output that sends each fact as a plain header."""
+
+    names: IdentityNames
+
+    @property
+    def header_names(self) -> tuple[str, ...]:
+        """The configured headers, in the order in which they are sent."""
+        return tuple(name for _, name in self.names.headers)
+
+    @property
+    def anonymous(self) -> bytes:
+        """Every configured header, empty."""
+        return "".join(f"{name}: \r\n" for name in self.header_names).encode("ascii")
+
+    def lines(self, grant: Grant) -> bytes:
+        """Every configured header with what is known from ``grant``."""
+        return identity_lines(self.names, grant)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityOutputs:
+    """The outputs of a deployment: the one list that both entries of the gateway, and explain, use."""
+
+    outputs: tuple[IdentityOutput, ...]
+
+    @property
+    def anonymous(self) -> bytes:
+        """The lines of every output for a caller without a known identity."""
+        return b"".join(output.anonymous for output in self.outputs)
+
+    @property
+    def stripped(self) -> frozenset[bytes]:
+        """Folded names of all headers that clients may not send (rule 2)."""
+        return STRIPPED | {fold(name.encode("ascii")) for output in self.outputs for name in output.header_names}
+
+    def lines(self, grant: Grant, org: str | None = None) -> bytes:
+        """The lines of every output for a request in the organisation ``org`` (id or name), if its route names one."""
+        there = reached(org, grant)
+        seen = grant if there is None else seen_in(grant, there)
+        return b"".join(output.lines(seen) for output in self.outputs)

@@ -2,7 +2,7 @@
 
 from functools import reduce
 
-from proxy.core.identity import IdentityNames, names_from
+from proxy.core.identity import IdentityHeaders, IdentityNames, IdentityOutputs, names_from
 from proxy.core.request.claims import fold
 from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
@@ -43,6 +43,11 @@ def identity_names(settings: Settings) -> IdentityNames:
     if names is None:
         return names_from(settings.identity.preset)
     return names_from({field.value: name for field, name in names.items()})
+
+
+def identity_outputs(settings: Settings) -> IdentityOutputs:
+    """Everything that tells backends who the caller is."""
+    return IdentityOutputs((IdentityHeaders(identity_names(settings)),))
 
 
 def token_format(settings: Settings) -> TokenFormat:

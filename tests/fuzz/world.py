@@ -9,7 +9,7 @@ from proxy.core.kinds import Kind
 from proxy.core.token import Minted, checksum
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
 from tests.support.sentinel import Sentinel, Violation
-from tests.unit.gateway.kit import HOST, NAMES, Gateway, make_grant
+from tests.unit.gateway.kit import HOST, IDENTITY, Gateway, make_grant
 
 _BODY: Final = "acme_pat_0123456789Ab_QwErTyUiOpAsDfGhJkLzXcVbNm012345"
 TOKEN: Final = _BODY + checksum(_BODY)
@@ -86,7 +86,7 @@ def make_gateway() -> Gateway:
     """A gateway that knows ``TOKEN``, refuses no connection and logs every request."""
     gateway = Gateway(1, access="all", max_head=4096, max_headers=30, max_request_line=1024, max_body=4096)
     grant = make_grant(MINTED, kind=Kind.PAT, user=USER, permissions=("*:*",))
-    gateway.cache.store(grant, NAMES)
+    gateway.cache.store(grant, IDENTITY)
     return gateway
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proxy.core.challenge import Challenges
 from proxy.core.decision import decide
-from proxy.core.identity import PRESETS
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus, UserStatus
 from proxy.core.reasons import TABLE, Challenge, Reason
@@ -156,7 +156,7 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     gateway = Gateway(
         routes=table,
         challenges=Challenges(realm="acme", basic=basic),
-        names=PRESETS["patgate"],
+        identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=LONGEST,
     )
     request, token = DescribedRequest(method=method, target=target, host="api.example"), subject(row)

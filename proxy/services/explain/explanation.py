@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.core.challenge import Challenges
-from proxy.core.decision import decision, needed_permission, reached
-from proxy.core.identity import IdentityNames, identity_lines, seen_in
+from proxy.core.decision import decision, needed_permission
+from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Access, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
@@ -55,7 +55,7 @@ class Gateway:
 
     routes: RouteTable
     challenges: Challenges
-    names: IdentityNames
+    identity: IdentityOutputs
     longest: int
 
 
@@ -184,14 +184,11 @@ def _identity(gateway: Gateway, verdict: Judged, found: Grant | RefusedGrant) ->
         return ()
     if isinstance(found, RefusedGrant) or TABLE[verdict.reason].status == 401:
         # A request that failed authentication is forwarded without identity: its headers are empty.
-        return tuple((name, "") for _, name in gateway.names.headers)
-    there = reached(match.org, found)
-    lines = (
-        identity_lines(gateway.names, found if there is None else seen_in(found, there))
-        .decode("ascii")
-        .split("\r\n")[:-1]
-    )
-    return tuple((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
+        lines = gateway.identity.anonymous
+    else:
+        lines = gateway.identity.lines(found, match.org)
+    fields = lines.decode("ascii").split("\r\n")[:-1]
+    return tuple((name, value.strip()) for name, _, value in (field.partition(":") for field in fields))
 
 
 def _route(match: Match | None) -> dict[str, object]:

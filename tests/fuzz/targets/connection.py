@@ -8,6 +8,7 @@ The first byte of an input determines how the rest is cut, the second how the ba
    target, fields and body, and otherwise only fields of the gateway.
 4. How the bytes are cut changes nothing, up to the first refusal.
 5. Every line of the access log is JSON and has the status that the client got.
+6. The connection is in a state that may wait, and in EXCHANGE exactly while it has an exchange.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httptools
 
 from proxy.core.request.target import canonical_path
+from proxy.gateway.downstream.connection_state import ConnectionState
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
 from tests.fuzz.memory import run as run_in_memory
 from tests.fuzz.targets.chunked_body import pieces, reference
 from tests.fuzz.targets.request_head import SPECIAL, Fields, fields_of, kept_of, named
 from tests.fuzz.targets.target import Target
 from tests.fuzz.world import TOKEN, USER, Backend, Client, accept, make_gateway
+from tests.unit.gateway.kit import Gateway
 
 _EARLY: Final = 4
 _STYLES: Final = (
@@ -48,6 +51,9 @@ _OWN: Final = frozenset(
     )
 )  # fmt: skip
 _CLIENT_LEFT: Final = 499
+_WAITING: Final = frozenset(ConnectionState) - {
+    ConnectionState.OPENING, ConnectionState.STARTING, ConnectionState.NEXT, ConnectionState.CLOSED
+}  # fmt: skip
 
 
 class Answering(Backend):
@@ -234,6 +240,14 @@ def read_answers(received: bytes, methods: list[str], *, aborted: bool) -> tuple
     return answers, rest
 
 
+def check_state(gateway: Gateway) -> None:
+    """Between two callbacks a connection is in a state that fits its exchange and its transport."""
+    for connection in gateway.listener.connections:
+        assert connection.state in _WAITING, ConnectionState(connection.state)
+        assert (connection.exchange is not None) == (connection.state == ConnectionState.EXCHANGE)
+        assert connection.transport is not None
+
+
 def live(data: bytes, cuts: list[bytes], how: int) -> Outcome:
     """One connection from its beginning to its end."""
     backends: list[Answering] = []
@@ -246,15 +260,18 @@ def live(data: bytes, cuts: list[bytes], how: int) -> Outcome:
 
     async def story(loop: MemoryLoop) -> None:
         # Here a half-closed client does not count as disconnected, which would depend on timing.
-        gateway.listener.half_close = True
+        gateway.listener.limits = replace(gateway.listener.limits, half_close=True)
         transport = accept(gateway, loop, client)
         for part in cuts:
             transport.deliver(part)
+            check_state(gateway)
             if how & 0x40:
                 await loop.quiet()
+                check_state(gateway)
         if how & 0x80:
             transport.deliver(None)
         await loop.quiet()
+        check_state(gateway)
         gateway.recorder.flush()
         transport.reset()
         await loop.quiet()

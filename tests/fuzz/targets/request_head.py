@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import httptools
 
-from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import FAMILY_NAMES, fold
 from proxy.core.request.target import canonical_path
@@ -32,7 +32,7 @@ from tests.fuzz.targets.target import Target
 from tests.support.sentinel import REG_NAME
 
 KNOWN: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
-STRIPPED: Final = stripped_names(PRESETS["patgate"])
+STRIPPED: Final = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)).stripped
 DROPPED: Final = STRIPPED | {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
     b"trailer", b"upgrade", b"http2-settings", b"transfer-encoding", b"authorization", b"x-api-key",

@@ -25,7 +25,7 @@ class IdleOwner:
     def complete(self, x: Exchange) -> None:
         raise AssertionError
 
-    def goes_on(self, x: Exchange) -> None:
+    def streaming(self, x: Exchange) -> None:
         raise AssertionError
 
     def fail(self, x: Exchange, reason: Reason) -> None:

@@ -7,11 +7,12 @@ import pytest
 from proxy.core.identity import (
     PRESETS,
     STRIPPED,
+    IdentityHeaders,
     IdentityNameError,
+    IdentityOutputs,
     encode_value,
     identity_lines,
     names_from,
-    stripped_names,
 )
 from proxy.core.kinds import Reach
 from proxy.core.permissions import PermissionSet
@@ -74,7 +75,7 @@ def test_these_client_headers_are_kept(name: bytes) -> None:
 
 def test_configured_names_are_stripped() -> None:
     names = names_from({"user": "X-Principal", "email": "X_Principal_Email"})
-    assert stripped_names(names) == STRIPPED | {b"x-principal", b"x-principal-email"}
+    assert IdentityOutputs((IdentityHeaders(names),)).stripped == STRIPPED | {b"x-principal", b"x-principal-email"}
     assert identity_lines(names, grant()) == b"X-Principal: u1\r\nX_Principal_Email: ada@example.org\r\n"
     assert names_from("remote-user") is PRESETS["remote-user"]
 
