@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from proxy.core.errors import Conflict, Forbidden, Invalid
+from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.services.idempotency import KEPT, SHOWN_ONCE, IdempotencyKey
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.store import tables
@@ -94,3 +94,16 @@ def test_an_invalid_idempotency_key_is_refused(key: str) -> None:
     with pytest.raises(Invalid) as raised:
         IdempotencyKey(value=key, request_hash="")
     assert raised.value.errors[0][0] == "Idempotency-Key"
+
+
+async def test_a_replay_needs_the_permission_to_see_and_not_the_one_to_create(kit: Kit) -> None:
+    await kit.roles.set(ADMIN, "founder", ["patgate.orgs:*"])
+    await kit.users.set_role(ADMIN, ANN, "founder")
+    founder = kit.acting(await kit.mint(ANN, "t"))
+    made = await kit.orgs.add(founder, "new", idempotency_key=KEY)
+    await kit.roles.set(ADMIN, "founder", ["patgate.orgs:read"])
+    again = await kit.orgs.add(founder, "new", idempotency_key=KEY)
+    assert (again, again.replayed, made.replayed) == (made, True, False)
+    await kit.roles.set(ADMIN, "founder", [])
+    with pytest.raises(NotFound):
+        await kit.orgs.add(founder, "new", idempotency_key=KEY)
