@@ -131,7 +131,7 @@ def _random() -> str:
 
 
 def permission_texts(texts: Iterable[str], field: str) -> list[str]:
-    """Permissions in their canonical text, sorted, without repeats. Raises Invalid naming the field and position."""
+    """Permissions in canonical form, sorted, without repeats. Raises Invalid with the field and position."""
     checked = list(texts)
     for position, text in enumerate(checked):
         refuse_tokens(text, f"{field}[{position}]")

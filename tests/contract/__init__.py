@@ -1,1 +1,1 @@
-"""What every store must do, run against each one, and the kit that opens a store with its services."""
+"""The contract tests of a store, and the kit that opens a store with its services."""

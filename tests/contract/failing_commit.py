@@ -1,7 +1,7 @@
-"""One change on a disk that fails, then a crash: run by ``test_disk`` in a process whose disk fails on command.
+"""One change on a failing disk, then a crash: run by ``test_disk`` in a process whose disk fails on command.
 
-Each case is a process of its own, forked here. It makes one change while the disk fails as the case says, looks
-whether decisions go on, and is killed. Then the store is opened again, and what is in force must be what was said.
+Each case is a process of its own, forked here. It makes one change while the disk fails as the case says, checks that
+decisions are still made, and is killed. Then the store is opened again, and must contain what was reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.disk import Calls, FailingDisk, Written
 
 ANN, BOB, CARL = "ann@example.org", "bob@example.org", "carl@example.org"
 TOKENS: dict[str, str] = {}
-"""The token of each, by id."""
+"""The id of each user's token, by email."""
 ACKNOWLEDGED, REFUSED, UNKNOWN = "acknowledged", "refused", "unknown"
 
 
@@ -40,7 +40,7 @@ VERBS: Mapping[str, Callable[[Kit], Awaitable[object]]] = {
 
 
 async def state(kit: Kit) -> str:
-    """Everything that a verb may change."""
+    """All the state that an operation may change."""
     async with kit.store.read() as rows:
         users = await rows.connection.exec_driver_sql(
             "SELECT id, status, role FROM users WHERE email < 'd' ORDER BY id"
@@ -60,10 +60,10 @@ async def prepare(directory: Path) -> None:
 
 async def crash(directory: Path, disk: FailingDisk, case: Mapping[str, int], verb: str, say: int) -> None:
     async with opened(directory) as kit:
-        # The log has a history, as that of a store in use.
+        # The write-ahead log has a history, like that of a store in use.
         await kit.users.add(ADMIN, "dora@example.org", "viewer")
         if case["restarted"]:
-            # Every frame is in the database by now, so the change begins the log at its start again.
+            # Every frame is in the database now, so the change restarts the log at its beginning.
             assert isinstance(kit.store._database, SqliteDatabase)
             reader = kit.store._database._kept_open
             assert reader is not None
@@ -98,26 +98,26 @@ async def crash(directory: Path, disk: FailingDisk, case: Mapping[str, int], ver
         disk.work()
         if not isinstance(await kit.resolve(bystander), Grant):
             problems.append("a token that the change did not touch is refused")
-        # A write that failed leaves no whole transaction, on disk or not; what was written whole must be overwritten.
-        # (The first sync of a log that begins again is that of its header, before there is a transaction.)
+        # A failed write leaves no complete transaction, on disk or not; a complete one must be overwritten.
+        # (The first sync of a restarted log is that of its header, before any transaction.)
         whole = case["calls"] == Calls.SYNC and not (case["restarted"] and case["nth"] == 1)
         if unsynced and (said == ACKNOWLEDGED or (said == REFUSED and whole)):
             problems.append(f"it was {said} with {unsynced} writes that are not on disk")
         if said != UNKNOWN and (await state(kit) != before) != (said == ACKNOWLEDGED):
-            problems.append(f"it was {said}, and is not so while the process lives")
+            problems.append(f"it was {said}, but the running process has another state")
         os.write(say, json.dumps([said, failed, before, problems]).encode())
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def look(directory: Path, said: str, before: str) -> list[str]:
-    """What is wrong after the restart."""
+    """The problems after the restart."""
     problems = []
     async with opened(directory) as kit:
         changed = await state(kit) != before
         if said == ACKNOWLEDGED and not changed:
             problems.append("it was acknowledged and is lost")
         if said == REFUSED and changed:
-            problems.append("it was refused and has come into force")
+            problems.append("it was refused and is in force")
         await kit.users.add(ADMIN, "after@example.org", "viewer")
         await kit.intact()
         async with kit.store.read() as rows:
@@ -154,7 +154,7 @@ def run(
 
 
 def main() -> None:
-    """Arguments: a directory, and the cases as JSON: verb, and what fails; ``nth`` 0 is every one in its turn."""
+    """Run the cases. Arguments: a directory, and JSON with operations and failures; ``nth`` 0 is each call in turn."""
     directory = Path(sys.argv[1])
     disk = FailingDisk.here()
     template = directory / "template"

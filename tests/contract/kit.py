@@ -1,4 +1,4 @@
-"""A store on a file of its own, the services over it, a clock that tests set, and a real but cheap hasher."""
+"""A store in a temporary file with its services, a clock that tests set, and a real but cheap hasher."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ START = 1_700_000_000.0
 
 
 class ScryptHasher:
-    """The protocol of ``services.hashing`` with scrypt at its smallest cost: everything real but the price."""
+    """Implements ``services.hashing`` with scrypt at its lowest cost."""
 
     async def hash(self, token: str) -> str:
         salt = os.urandom(8)
@@ -118,14 +118,14 @@ class Kit:
         scopes: Iterable[str] | None = None,
         description: str = "",
     ) -> Created:
-        """A token, as the operator makes it."""
+        """A token that the operator creates."""
         new = TokenRequest(
             user=user, name=name, org=org, reach=reach, expires=expires, scopes=scopes, description=description
         )
         return await self.tokens.create(ADMIN, new)
 
     async def insert(self, kind: Kind, reach: Reach, user_id: str | None = None, org_id: str | None = None) -> TokenRow:
-        """A token of this kind and reach, as whatever mints them writes it."""
+        """A token of this kind and reach, written directly to the store."""
         minted = FORMAT.mint(kind)
         row = TokenRow(
             id=minted.token_id,
@@ -153,7 +153,7 @@ class Kit:
         return row
 
     def acting(self, made: Created) -> Actor:
-        """Who acts by a token that was just made."""
+        """The actor that presents a token that was just created."""
         view = made.view
         return Actor(
             kind=Kind(view.kind),
@@ -179,7 +179,7 @@ class Kit:
         await self.users.add(ADMIN, "ann@example.org", "viewer", org="team")
 
     async def intact(self) -> int:
-        """Check what must hold after anything: returns the epoch."""
+        """Check the invariants that hold after every operation; returns the epoch."""
         epoch = await self.store.epoch()
         checked = await self.store.verify_audit()
         assert checked.problem is None

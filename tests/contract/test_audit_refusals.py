@@ -1,4 +1,4 @@
-"""What cannot be written to the audit log is not done: the change is refused whole, and existing tokens go on."""
+"""A change whose audit event cannot be written is refused as a whole, and existing tokens keep working."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _dump(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("failure", ["RAISE(ABORT, 'no')", "RAISE(FAIL, 'no')", "RAISE(ROLLBACK, 'no')"])
-async def test_a_log_that_takes_no_event_refuses_every_change_whole(tmp_path: Path, failure: str) -> None:
+async def test_if_the_audit_log_fails_every_change_is_refused_as_a_whole(tmp_path: Path, failure: str) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
         token = await kit.mint(ANN, "t")
@@ -61,7 +61,7 @@ async def test_a_log_that_takes_no_event_refuses_every_change_whole(tmp_path: Pa
         assert await kit.intact() == epoch + 1
 
 
-async def test_a_log_whose_head_cannot_be_moved_refuses_changes_too(tmp_path: Path) -> None:
+async def test_if_the_head_of_the_audit_log_cannot_be_updated_changes_are_refused(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
         token = await kit.mint(ANN, "t")

@@ -1,4 +1,4 @@
-"""Killed at any moment, the store keeps every acknowledged change, whole, and nothing half done."""
+"""A store killed at any moment keeps every acknowledged change, and no part of any other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def work(kit, lane):
         await kit.users.add(ADMIN, f"{name}@example.org", "viewer")
         made = await kit.mint(f"{name}@example.org", name)
         await kit.tokens.revoke(ADMIN, made.view.id)
-        # One write below PIPE_BUF: an acknowledgement is whole or absent.
+        # One write smaller than PIPE_BUF: an acknowledgement is complete or absent.
         print(name, made.view.id, flush=True)
 
 async def main():

@@ -1,4 +1,4 @@
-"""A disk that fails under a change, then a crash: what was refused is never in force, what was acknowledged always is.
+"""A disk failure during a change, then a crash: a refused change is never in force, an acknowledged one always is.
 
 docs/threat-model.md §10: every system call of a commit, every error. Each case is a process that is killed after it.
 """
@@ -35,7 +35,7 @@ def case(
 
 
 def crashes(directory: Path, *cases: tuple[str, dict[str, int]]) -> list[str]:
-    """What was said of each change; fails where that was not the truth."""
+    """The reported outcome of each change. Fails if one was not true."""
     disk = FailingDisk(directory)
     done = subprocess.run(
         [sys.executable, "-m", "tests.contract.failing_commit", str(directory), json.dumps(cases)],
@@ -53,22 +53,22 @@ def crashes(directory: Path, *cases: tuple[str, dict[str, int]]) -> list[str]:
     return [said for _, said, _, _ in results]
 
 
-def test_a_change_whose_sync_fails_once_is_refused_for_good(tmp_path: Path) -> None:
-    """What it left in the log is written over before anybody hears that it was refused."""
+def test_a_change_whose_sync_fails_once_is_refused_permanently(tmp_path: Path) -> None:
+    """Its frames in the log are overwritten before the refusal is reported."""
     said = crashes(tmp_path, *(case(verb, Calls.SYNC, times=ONCE, nth=1) for verb in VERBS))
     assert said == [REFUSED] * len(VERBS)
 
 
-def test_the_same_holds_for_the_first_change_in_a_log_that_begins_again(tmp_path: Path) -> None:
+def test_the_first_change_in_a_restarted_log_is_refused_permanently_too(tmp_path: Path) -> None:
     said = crashes(tmp_path, case("resume", Calls.SYNC, times=ONCE, restarted=True))
     assert said and set(said) == {REFUSED}
     (tmp_path / "for good").mkdir()
     said = crashes(tmp_path / "for good", case("resume", Calls.SYNC, times=FOR_GOOD, restarted=True))
-    assert said[0] == REFUSED, "without the log's first lines nothing of the change is there"
+    assert said[0] == REFUSED, "without the log's first lines no part of the change is stored"
     assert said[-1] == UNKNOWN
 
 
-def test_while_the_disk_takes_no_sync_the_outcome_is_said_to_be_unknown_and_nothing_else_is_written(
+def test_while_syncs_fail_the_outcome_is_reported_as_unknown_and_nothing_else_is_written(
     tmp_path: Path,
 ) -> None:
     errors = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -80,19 +80,19 @@ def test_while_the_disk_takes_no_sync_the_outcome_is_said_to_be_unknown_and_noth
     assert said == [UNKNOWN] * len(said)
 
 
-def test_whichever_call_of_a_change_fails_once_what_is_said_of_it_is_true(tmp_path: Path) -> None:
+def test_the_reported_outcome_is_true_whichever_disk_call_fails_once(tmp_path: Path) -> None:
     said = crashes(tmp_path, case("resume", ALL, times=ONCE))
     assert {REFUSED, ACKNOWLEDGED} <= set(said)
-    # Only what fails when the change is stored already, the look whether its files are still there.
+    # Only a failure after the change is stored: the check that the files still exist.
     assert said.count(UNKNOWN) <= 1
 
 
 def test_a_disk_without_room_refuses_and_leaves_nothing_unknown(tmp_path: Path) -> None:
     said = crashes(tmp_path, case("resume", Calls.WRITE, times=FOR_GOOD, error=errno.ENOSPC, written=Written.HALF))
-    # A write that fails after the commit is one of the checkpoint.
+    # A write that fails after the commit belongs to the checkpoint.
     assert set(said) <= {REFUSED, ACKNOWLEDGED} and said.count(REFUSED) > 5
 
 
-def test_a_write_that_is_whole_and_reported_as_failed_is_refused_for_good(tmp_path: Path) -> None:
+def test_a_complete_write_that_is_reported_as_failed_is_refused_permanently(tmp_path: Path) -> None:
     said = crashes(tmp_path, case("role up", Calls.WRITE, times=ONCE, written=Written.WHOLE))
     assert set(said) <= {REFUSED, ACKNOWLEDGED} and said.count(REFUSED) > 5

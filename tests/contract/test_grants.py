@@ -1,7 +1,7 @@
-"""After every step of any history, the grant of every token is what a tiny model of the rules says.
+"""After every step of a random history, the grant of every token is the one that a small model of the rules predicts.
 
-And the other half of "revoked means revoked": a cache that forgets only what ``depends`` and the announced keys tell it
-to forget never holds a verdict that the store would no longer give.
+It also tests the other half of "revoked means revoked": a cache that drops only verdicts whose ``depends`` has an
+announced key never holds a verdict that differs from the store's.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Grants(RuleBasedStateMachine):
         self.directory.cleanup()
 
     async def begin(self) -> None:
-        """Two users, an organisation with both, and a personal and a team token of each: something to go wrong with."""
+        """Create two users, an organisation with both, and a personal and a team token of each."""
         self.model_roles = dict(zip(ROLES, PERMISSIONS, strict=False))
         await self.kit.roles.sync_config(ADMIN, self.model_roles)
         org = (await self.kit.orgs.add(ADMIN, "org-0")).id
@@ -113,7 +113,7 @@ class Grants(RuleBasedStateMachine):
     def first_tokens(self) -> MultipleResults[str]:
         return multiple(*self.model_tokens)
 
-    # The numbers of names are small so that emails and organisations meet again.
+    # There are few names, so that emails and organisations are used repeatedly.
     @rule(target=users, number=st.integers(0, 3), role=st.sampled_from(ROLES))
     def add_user(self, number: int, role: str) -> str:
         email = f"user{number}@example.org"
@@ -297,11 +297,11 @@ class Grants(RuleBasedStateMachine):
     @rule()
     def time_passes(self) -> None:
         self.kit.clock.now += 60.0
-        # The gateway itself holds a grant's expiry against the clock; all else must come through the feed.
+        # The gateway checks a grant's expiry by itself; every other change must come through the feed.
         self.cache.clear()
 
-    def opinion(self, model: ModelToken) -> Reason | tuple[str, tuple[str, ...]]:
-        """Why the token is refused, or its role and what that role permits now."""
+    def expected(self, model: ModelToken) -> Reason | tuple[str, tuple[str, ...]]:
+        """The reason for a refusal, or the role and its present permissions, as the model predicts."""
         if model.deleted:
             return Reason.TOKEN_UNKNOWN
         if model.revoked:
@@ -333,18 +333,18 @@ class Grants(RuleBasedStateMachine):
             verdict = self.run(self.kit.resolve(model.prefix))
             assert verdict.prefix == model.prefix
             assert f"token:{token_id}" in verdict.depends
-            opinion = self.opinion(model)
-            if isinstance(opinion, Reason):
+            expected = self.expected(model)
+            if isinstance(expected, Reason):
                 assert isinstance(verdict, RefusedGrant)
-                assert verdict.reason is opinion
+                assert verdict.reason is expected
             else:
                 assert isinstance(verdict, Grant)
-                assert (verdict.role, verdict.permissions.texts) == (opinion[0], tuple(sorted(opinion[1])))
+                assert (verdict.role, verdict.permissions.texts) == (expected[0], tuple(sorted(expected[1])))
                 assert (None if verdict.scopes is None else verdict.scopes.texts) == model.scopes
                 assert (verdict.user_id, verdict.org_id) == (model.user, model.org)
                 assert verdict.reach is (Reach.ORG if model.org else Reach.PERSONAL)
                 assert verdict.expires_at == model.expires_at
-            assert self.cache.setdefault(model.prefix, verdict) == verdict, "a cache was not told of a change"
+            assert self.cache.setdefault(model.prefix, verdict) == verdict, "a change was not announced to caches"
 
 
 TestGrants = Grants.TestCase

@@ -1,4 +1,4 @@
-"""A write that the kernel refuses: the change is refused, nothing is half done, and the next one works again."""
+"""A change whose write the kernel refuses is refused as a whole, and the next change works."""
 
 from __future__ import annotations
 

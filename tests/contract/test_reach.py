@@ -1,4 +1,4 @@
-"""Tokens that reach several organisations: what the store says of them, and that every change to it is told."""
+"""Tokens that reach several organisations: the rows that the store returns for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANN = "ann@example.org"
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is an editor in the account and a viewer of team; other is an organisation that she is not in."""
+    """Ann is an editor in the account and a viewer of ``team``, and is not a member of ``other``."""
     async with opened(tmp_path) as kit:
         await kit.basics()
         await kit.orgs.add(ADMIN, "other")
@@ -31,10 +31,10 @@ async def attach(kit: Kit, token_id: str, org: str, permissions: Sequence[str] |
     values = {"token_id": token_id, "org_id": org_id, "created_at": 0.0}
     async with kit.store.change(ADMIN) as change:
         await change.connection.execute(tables.token_orgs.insert().values(**values, permissions=permissions))
-        told(change, token_id)
+        record(change, token_id)
 
 
-def told(change: Change, token_id: str) -> None:
+def record(change: Change, token_id: str) -> None:
     change.touched(f"token:{token_id}")
     change.audit("account.key.mint", target_kind="token", target_id=token_id)
 
@@ -82,4 +82,4 @@ async def test_a_transaction_reads_of_tokens_what_it_has_written_itself(kit: Kit
         mine = await change.grant_rows([made.id, "unknown", "other"])
         assert (mine.as_of, mine.tokens[made.id].status) == (epoch, TokenStatus.REVOKED)
         assert (await kit.store.resolve([made.id])).tokens[made.id].status is TokenStatus.ACTIVE
-        told(change, made.id)
+        record(change, made.id)

@@ -1,4 +1,4 @@
-"""What requests leave behind: uses, reports and events are added up or appended, whole or not at all."""
+"""Records of requests: uses and reports are added up and events appended, all of a batch or none."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def report(**changes: object) -> Report:
 
 
 def event(prefix: str, decision: str = "d1", *, proven: bool = True, org_id: str = "") -> RequestEvent:
-    told = Event(
+    event = Event(
         action="request.create",
         target_kind="route",
         target_id="things/1",
@@ -108,10 +108,10 @@ def event(prefix: str, decision: str = "d1", *, proven: bool = True, org_id: str
         decision_id=decision,
         details={"method": "POST", "path": "/v1/things/1", "status": 403},
     )
-    return RequestEvent(event=told, prefix=prefix, proven=proven, at=20.0)
+    return RequestEvent(event=event, prefix=prefix, proven=proven, at=20.0)
 
 
-async def test_uses_are_added_up_and_the_last_one_counts_in_whatever_order_they_are_told(kit: Kit) -> None:
+async def test_uses_are_added_up_and_the_latest_is_kept_in_any_order_of_reports(kit: Kit) -> None:
     await kit.store.add_uses([Use(token_id=ONE, count=3, at=20.0, ip="::1")])
     assert await usage(kit) == {ONE: (20.0, "::1", 3)}
     await kit.store.add_uses(
@@ -129,7 +129,7 @@ async def test_uses_of_an_unknown_token_are_left_out_and_the_others_kept(kit: Ki
     assert set(await usage(kit)) == {ONE}
 
 
-async def test_nothing_that_requests_leave_is_a_change(kit: Kit) -> None:
+async def test_uses_reports_and_events_of_requests_are_not_changes(kit: Kit) -> None:
     before, announced = await kit.store.epoch(), list(kit.announced)
     await kit.store.add_uses([Use(token_id=ONE, count=1, at=1.0, ip="::1")])
     await kit.store.add_reports([report()])
@@ -146,7 +146,7 @@ async def test_reports_are_added_up_by_route_reason_permission_and_token(kit: Ki
     assert (other.permission, other.count) == ("things:read", 1)
 
 
-async def test_a_report_of_a_token_that_is_not_there_is_nobodys(kit: Kit) -> None:
+async def test_a_report_of_an_unknown_token_has_no_token(kit: Kit) -> None:
     await kit.store.add_reports([report(token_id=GONE), report(token_id="")])
     (only,) = await reported(kit)
     assert (only.token_id, only.count) == ("", 2)
@@ -174,7 +174,7 @@ async def test_reports_can_be_forgotten(kit: Kit) -> None:
     assert await reported(kit) == []
 
 
-async def test_an_event_is_that_of_the_token_as_the_store_knows_it(kit: Kit) -> None:
+async def test_an_event_has_the_stored_names_of_its_token(kit: Kit) -> None:
     await kit.store.append_requests([event(f"acme_pat_{ONE}"), event(f"acme_key_{TWO}", "d2", org_id="org_x")])
     pat, key = await log(kit)
     assert (pat.actor_kind, pat.actor_id, pat.actor_name, pat.user_id) == ("pat", ONE, "name of a", "usr_1")
@@ -188,7 +188,7 @@ async def test_an_event_is_that_of_the_token_as_the_store_knows_it(kit: Kit) -> 
     assert (await kit.store.verify_audit()).problem is None
 
 
-async def test_who_is_not_known_is_the_system_and_what_was_claimed_is_a_detail(kit: Kit) -> None:
+async def test_the_actor_of_an_unknown_token_is_the_system_and_its_claim_is_a_detail(kit: Kit) -> None:
     unknown, nobody, deleted, other_kind, wrong = (
         event(f"acme_pat_{GONE}", "d1", proven=False),
         event("", "d2", proven=False),
@@ -225,7 +225,7 @@ async def test_events_whose_commit_was_in_doubt_are_not_appended_twice(kit: Kit)
     assert len(await log(kit)) == 2
 
 
-async def test_what_patgate_tells_by_itself_is_not_appended_twice_either(kit: Kit) -> None:
+async def test_patgates_own_events_are_not_appended_twice_either(kit: Kit) -> None:
     one = event("", "", proven=False)
     await kit.store.append_requests([replace(one, at=5.0)], again=True)
     await kit.store.append_requests([replace(one, at=5.0)], again=True)

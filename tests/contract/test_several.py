@@ -1,6 +1,6 @@
-"""Grants that reach several organisations: right after every change, and every change that alters one is told.
+"""Grants that reach several organisations are right after every change, and every change that alters one is announced.
 
-A cache here forgets only what ``depends`` and the announced keys tell it to forget, as a gateway does.
+The cache in these tests drops only verdicts whose ``depends`` has an announced key, as a gateway does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def attach(kit: Kit, token_id: str, org_id: str, permissions: Sequence[str
 
 
 def seen(verdict: Grant | RefusedGrant) -> dict[str, tuple[str, tuple[str, ...]]] | Reason:
-    """Why a token is refused, or its role and permissions in each organisation, by name."""
+    """The reason for a refusal, or role and permissions in each organisation, by name."""
     if isinstance(verdict, RefusedGrant):
         return verdict.reason
     assert verdict.orgs is not None
@@ -57,7 +57,7 @@ def seen(verdict: Grant | RefusedGrant) -> dict[str, tuple[str, tuple[str, ...]]
 
 
 class World:
-    """Ann, an editor in the account and a viewer of team, with an account-wide token; and an organisation token."""
+    """Ann, an editor in the account and a viewer of ``team``, with an account-wide token; and an organisation token."""
 
     def __init__(self, kit: Kit, ann: str, orgs: dict[str, str], account: TokenRow, attached: TokenRow) -> None:
         self.kit = kit
@@ -66,13 +66,13 @@ class World:
         self.account = account
         self.attached = attached
 
-    async def told(self, row: TokenRow, change: Callable[[World], Awaitable[object]]) -> Grant | RefusedGrant:
-        """The verdict after a change, which named one of the keys that the one before depended on."""
+    async def after_change(self, row: TokenRow, change: Callable[[World], Awaitable[object]]) -> Grant | RefusedGrant:
+        """The verdict after a change that announced one of the keys which the former verdict depends on."""
         before = await self.kit.resolve(row.prefix)
         self.kit.announced.clear()
         await change(self)
         touched = {key for _, keys in self.kit.announced for key in keys}
-        assert touched & set(before.depends), "a cache would not have been told"
+        assert touched & set(before.depends), "the change was not announced to caches"
         return await self.kit.resolve(row.prefix)
 
 
@@ -109,7 +109,7 @@ async def test_an_account_wide_token_has_the_role_of_each_membership(world: Worl
     assert len(set(verdict.depends)) == len(verdict.depends)
 
 
-async def test_an_organisation_token_has_what_it_was_attached_with_and_nothing_in_the_account(world: World) -> None:
+async def test_an_organisation_token_has_its_attached_permissions_and_none_in_the_account(world: World) -> None:
     verdict = await world.kit.resolve(world.attached.prefix)
     assert isinstance(verdict, Grant)
     assert (verdict.role, verdict.permissions.texts, verdict.user_id, verdict.org_id) == ("", (), "", "")
@@ -134,37 +134,37 @@ CHANGES: list[tuple[str, Callable[[World], Awaitable[object]], Any]] = [
 
 
 @pytest.mark.parametrize(("change", "after"), [case[1:] for case in CHANGES], ids=[case[0] for case in CHANGES])
-async def test_every_change_to_an_account_wide_token_is_told(
+async def test_every_change_to_an_account_wide_token_is_announced(
     world: World, change: Callable[[World], Awaitable[object]], after: Any
 ) -> None:
-    assert seen(await world.told(world.account, change)) == after
+    assert seen(await world.after_change(world.account, change)) == after
 
 
-async def test_what_was_undone_is_told_as_well(world: World) -> None:
-    """What is left out, a suspended organisation, a role that is gone, can come back."""
+async def test_the_undoing_of_a_change_is_announced_too(world: World) -> None:
+    """A suspended organisation, a deleted role or an ended membership can come back."""
     await world.kit.orgs.suspend(ADMIN, "team")
-    assert seen(await world.told(world.account, lambda w: w.kit.orgs.resume(ADMIN, "team"))) == {"team": VIEWER}
+    assert seen(await world.after_change(world.account, lambda w: w.kit.orgs.resume(ADMIN, "team"))) == {"team": VIEWER}
     await world.kit.orgs.suspend(ADMIN, "other")
     assert seen(await world.kit.resolve(world.attached.prefix)) == {"team": ("", ("things:read",))}
-    resumed = await world.told(world.attached, lambda w: w.kit.orgs.resume(ADMIN, "other"))
+    resumed = await world.after_change(world.attached, lambda w: w.kit.orgs.resume(ADMIN, "other"))
     assert seen(resumed) == {"team": ("", ("things:read",)), "other": ("", ("things:*",))}
     await world.kit.roles.sync_config(ADMIN, {"editor": ["things:*"]})
-    back = await world.told(world.account, lambda w: w.kit.roles.set(ADMIN, "viewer", ["a:b"]))
+    back = await world.after_change(world.account, lambda w: w.kit.roles.set(ADMIN, "viewer", ["a:b"]))
     assert seen(back) == {"team": ("viewer", ("a:b",))}
     await world.kit.users.remove_member(ADMIN, ANN, "team")
-    joined = await world.told(world.account, lambda w: w.kit.users.add(ADMIN, ANN, "editor", org="third"))
+    joined = await world.after_change(world.account, lambda w: w.kit.users.add(ADMIN, ANN, "editor", org="third"))
     assert seen(joined) == {"third": EDITOR}
 
 
-async def test_every_change_to_what_a_token_is_attached_to_is_told(world: World) -> None:
+async def test_every_change_to_a_tokens_attachments_is_announced(world: World) -> None:
     team = world.orgs["team"]
-    changed = await world.told(world.attached, lambda w: attach(w.kit, w.attached.id, team, ["a:b"]))
+    changed = await world.after_change(world.attached, lambda w: attach(w.kit, w.attached.id, team, ["a:b"]))
     assert seen(changed) == {"team": ("", ("a:b",)), "other": ("", ("things:*",))}
-    detached = await world.told(world.attached, lambda w: attach(w.kit, w.attached.id, w.orgs["other"], None))
+    detached = await world.after_change(world.attached, lambda w: attach(w.kit, w.attached.id, w.orgs["other"], None))
     assert seen(detached) == {"team": ("", ("a:b",))}
-    suspended = await world.told(world.attached, lambda w: w.kit.orgs.suspend(ADMIN, "team"))
+    suspended = await world.after_change(world.attached, lambda w: w.kit.orgs.suspend(ADMIN, "team"))
     assert seen(suspended) == {}
-    attached = await world.told(world.attached, lambda w: attach(w.kit, w.attached.id, w.orgs["third"], []))
+    attached = await world.after_change(world.attached, lambda w: attach(w.kit, w.attached.id, w.orgs["third"], []))
     assert seen(attached) == {"third": ("", ())}
 
 
@@ -178,7 +178,7 @@ async def test_every_change_to_what_a_token_is_attached_to_is_told(world: World)
         (Kind.KEY, Reach.ORGS, False, True), (Kind.KEY, Reach.ORG, True, True), (Kind.PAT, Reach.ORG, True, False),
     ],
 )  # fmt: skip
-async def test_a_row_that_nothing_could_have_made_is_no_token(
+async def test_a_row_of_an_impossible_shape_is_no_token(
     world: World, kind: Kind, reach: Reach, owned: bool, placed: bool
 ) -> None:
     """Its kind, reach, owner and organisation do not fit together."""
@@ -187,8 +187,8 @@ async def test_a_row_that_nothing_could_have_made_is_no_token(
     assert isinstance(verdict, RefusedGrant) and verdict.reason is Reason.TOKEN_UNKNOWN
 
 
-async def test_the_verdict_of_a_row_is_the_one_that_is_resolved(world: World) -> None:
-    """What a service asks inside its transaction is what gateways are told."""
+async def test_the_verdict_on_a_row_is_the_one_that_gateways_get(world: World) -> None:
+    """A service inside its transaction gets the same verdict as a gateway."""
     ids = [world.account.id, world.attached.id]
     async with world.kit.store.read() as rows:
         found = await rows.grant_rows(ids)
@@ -200,7 +200,7 @@ async def test_the_verdict_of_a_row_is_the_one_that_is_resolved(world: World) ->
 
 
 class Several(RuleBasedStateMachine):
-    """Any history of members, roles, organisations and attachments, against a few dictionaries."""
+    """Compares random histories of members, roles, organisations and attachments with a model of dictionaries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ class Several(RuleBasedStateMachine):
         for row in self.tokens:
             verdict = self.run(self.kit.resolve(row.prefix))
             assert (verdict.reason if isinstance(verdict, RefusedGrant) else verdict.orgs) == self.opinion(row)
-            assert self.cache.setdefault(row.prefix, verdict) == verdict, "a cache was not told of a change"
+            assert self.cache.setdefault(row.prefix, verdict) == verdict, "a change was not announced to caches"
 
 
 TestSeveral = Several.TestCase

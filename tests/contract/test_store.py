@@ -54,7 +54,7 @@ async def _has(store: Store, number: int) -> bool:
         return await rows.users.by_id(f"usr_{number:012d}") is not None
 
 
-async def test_a_change_is_numbered_and_announced_before_the_caller_goes_on(kit: Kit) -> None:
+async def test_a_change_is_numbered_and_announced_before_the_caller_continues(kit: Kit) -> None:
     await _add(kit.store, 1)
     assert kit.announced == [(1, ("user:1",))]
     await _add(kit.store, 2)
@@ -62,7 +62,7 @@ async def test_a_change_is_numbered_and_announced_before_the_caller_goes_on(kit:
     assert await kit.intact() == 2
 
 
-async def test_what_is_announced_can_be_read_already(kit: Kit) -> None:
+async def test_an_announced_change_can_be_read(kit: Kit) -> None:
     seen: list[bool] = []
 
     async def look(epoch: int, _keys: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ async def test_an_exception_undoes_the_whole_change(kit: Kit) -> None:
     await _add(kit.store, 1)
 
 
-async def test_a_change_that_names_no_key_or_leaves_no_event_is_a_defect(kit: Kit) -> None:
+async def test_a_change_without_a_dependency_key_or_an_event_is_a_defect(kit: Kit) -> None:
     with pytest.raises(RuntimeError):
         async with kit.store.change(ADMIN) as change:
             change.touched("user:1")
@@ -95,35 +95,35 @@ async def test_a_change_that_names_no_key_or_leaves_no_event_is_a_defect(kit: Ki
     assert await kit.intact() == 0
 
 
-async def test_a_change_of_nothing_takes_no_number(kit: Kit) -> None:
+async def test_an_empty_change_takes_no_number(kit: Kit) -> None:
     async with kit.store.change(ADMIN):
         pass
     assert await kit.store.epoch() == 0
     assert kit.announced == []
 
 
-async def test_changes_that_run_together_get_numbers_without_gaps(kit: Kit) -> None:
+async def test_concurrent_changes_get_numbers_without_gaps(kit: Kit) -> None:
     await asyncio.gather(*(_add(kit.store, number) for number in range(1, 31)))
     assert [epoch for epoch, _ in kit.announced] == list(range(1, 31))
     assert await kit.intact() == 30
 
 
-async def test_the_feed_tells_each_key_once_in_order(kit: Kit) -> None:
+async def test_the_feed_has_each_key_once_in_order(kit: Kit) -> None:
     for key in ("a", "b", "a", "c"):
         async with kit.store.change(ADMIN) as change:
             _touch(change, key)
-    told = await kit.store.changes_since(1)
-    assert (told.epoch, told.keys, told.complete) == (4, ("b", "a", "c"), True)
-    told = await kit.store.changes_since(4)
-    assert (told.epoch, told.keys, told.complete) == (4, (), True)
+    feed = await kit.store.changes_since(1)
+    assert (feed.epoch, feed.keys, feed.complete) == (4, ("b", "a", "c"), True)
+    feed = await kit.store.changes_since(4)
+    assert (feed.epoch, feed.keys, feed.complete) == (4, (), True)
 
 
-async def test_the_feed_says_when_it_cannot_say(kit: Kit) -> None:
+async def test_the_feed_says_when_it_is_incomplete(kit: Kit) -> None:
     for key in ("a", "b", "c"):
         async with kit.store.change(ADMIN) as change:
             _touch(change, key)
     assert not (await kit.store.changes_since(0, limit=2)).complete
-    assert not (await kit.store.changes_since(4)).complete, "whoever is ahead of the store must forget everything"
+    assert not (await kit.store.changes_since(4)).complete, "a reader ahead of the store must drop its whole cache"
     async with kit.store.change(ADMIN) as change:
         await change.connection.exec_driver_sql("DELETE FROM changes WHERE epoch < 3")
         _touch(change, "d")
@@ -131,7 +131,7 @@ async def test_the_feed_says_when_it_cannot_say(kit: Kit) -> None:
     assert (await kit.store.changes_since(2)).keys == ("c", "d")
 
 
-async def test_a_read_sees_one_state_however_long_it_takes(kit: Kit) -> None:
+async def test_a_read_sees_one_snapshot(kit: Kit) -> None:
     async with kit.store.read() as rows:
         assert await rows.users.by_id("usr_000000000001") is None
         await _add(kit.store, 1)
@@ -146,7 +146,7 @@ async def test_readers_cannot_write(kit: Kit) -> None:
     assert not await _has(kit.store, 1)
 
 
-async def test_more_reads_than_readers_all_get_their_turn(kit: Kit) -> None:
+async def test_more_reads_than_readers_all_complete(kit: Kit) -> None:
     found = await asyncio.gather(*(_has(kit.store, 1) for _ in range(40)))
     assert found == [False] * 40
 
@@ -209,7 +209,7 @@ async def test_a_lock_held_by_another_process_is_unavailable_then_heals(kit: Kit
     assert await kit.intact() == 1
 
 
-async def test_a_caller_cancelled_in_its_block_leaves_the_writer_usable(kit: Kit) -> None:
+async def test_a_change_cancelled_in_its_block_leaves_the_writer_usable(kit: Kit) -> None:
     started = asyncio.Event()
 
     async def stuck() -> None:
@@ -229,7 +229,7 @@ async def test_a_caller_cancelled_in_its_block_leaves_the_writer_usable(kit: Kit
     assert await kit.intact() == 1
 
 
-async def test_a_caller_cancelled_at_any_step_leaves_all_or_nothing_and_everything_announced(kit: Kit) -> None:
+async def test_a_change_cancelled_at_any_step_is_whole_or_undone_and_announced(kit: Kit) -> None:
     for steps in range(60):
         task = asyncio.create_task(_add(kit.store, steps), name="cancelled")
         for _ in range(steps):
@@ -242,7 +242,7 @@ async def test_a_caller_cancelled_at_any_step_leaves_all_or_nothing_and_everythi
     await _add(kit.store, 1000)
 
 
-async def test_a_commit_that_was_announced_to_nobody_is_announced_before_the_next(kit: Kit) -> None:
+async def test_a_commit_whose_announcement_failed_is_announced_before_the_next(kit: Kit) -> None:
     working = kit.store.on_commit
 
     async def broken(_epoch: int, _keys: Sequence[str]) -> None:
@@ -256,7 +256,7 @@ async def test_a_commit_that_was_announced_to_nobody_is_announced_before_the_nex
     assert kit.announced == [(1, ("user:1",)), (2, ("user:2",))]
 
 
-async def test_a_digest_is_written_only_while_its_hash_stands(kit: Kit) -> None:
+async def test_a_digest_is_written_only_if_its_hash_is_still_stored(kit: Kit) -> None:
     await kit.basics()
     made = await kit.mint("ann@example.org", "t")
     old = await kit.store.token_hash(made.view.id)
@@ -310,20 +310,20 @@ async def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     file.close()
 
 
-async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "patgate.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(StoreUnavailable, match="it is not a database"):
         async with opened(tmp_path):
             pass
 
 
-async def test_a_directory_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         async with opened(tmp_path / "missing"):
             pass
 
 
-async def test_the_files_are_their_owners_only(kit: Kit, tmp_path: Path) -> None:
+async def test_only_the_owner_can_read_the_files(kit: Kit, tmp_path: Path) -> None:
     await _add(kit.store, 1)
     files = [path for path in tmp_path.iterdir() if path.name.startswith("patgate.db")]
     assert len(files) == 3

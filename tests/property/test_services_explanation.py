@@ -1,4 +1,4 @@
-"""What is explained is what a gateway decides: for generated routes, tokens and requests, by its own phases."""
+"""The explained decision equals the decision of the gateway's own phases, for generated routes, tokens and requests."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def subject(row: TokenGrantRow) -> Subject:
 def decided(
     table: RouteTable, request: DescribedRequest, found: Grant | RefusedGrant
 ) -> tuple[Exchange, Reason, Outcome]:
-    """What the gateway's phases make of the request with this token."""
+    """The result of the gateway's phases for the request with this token."""
     x = Exchange(None, 0, b"abc")
     x.keep_alive = True
     line = f"{request.method} {request.target} HTTP/1.1\r\nHost: {request.host}".encode()
@@ -160,15 +160,15 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
         longest=LONGEST,
     )
     request, token = DescribedRequest(method=method, target=target, host="api.example"), subject(row)
-    told = explain(gateway, request, token, NOW)
+    explained = explain(gateway, request, token, NOW)
     x, reason, outcome = decided(table, request, token.found)
-    if (told.judged.reason, reason) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED):
+    if (explained.judged.reason, reason) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED):
         return  # two things are wrong, and a whole head shows the other one first
-    assert (told.judged.reason, told.judged.outcome) == (reason, outcome)
-    assert told.judged.match == x.match
+    assert (explained.judged.reason, explained.judged.outcome) == (reason, outcome)
+    assert explained.judged.match == x.match
 
-    document = told.as_dict()
-    failed = [step for step in told.findings.steps() if step.result is Result.FAIL]
+    document = explained.as_dict()
+    failed = [step for step in explained.findings.steps() if step.result is Result.FAIL]
     if reason is Reason.ALLOWED:
         assert failed == []
         assert document["challenge"] == [] and document["status"] is None
@@ -178,12 +178,12 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
         assert only.text
         answer = Responder(realm="acme", basic=basic).refusal(x, reason)
         lines = [line for line in answer.split(b"\r\n") if line.startswith(b"WWW-Authenticate: ")]
-        assert [f"WWW-Authenticate: {value}".encode() for value in told.challenge] == lines
+        assert [f"WWW-Authenticate: {value}".encode() for value in explained.challenge] == lines
         assert answer.startswith(f"HTTP/1.1 {document['status']} ".encode())
         assert bool(lines) is (TABLE[reason].challenge is not Challenge.NONE)
-    results = [step.result for step in told.findings.steps()]
+    results = [step.result for step in explained.findings.steps()]
     ends = next((place for place, result in enumerate(results) if result is not Result.PASS), len(results))
     assert all(result is not Result.PASS for result in results[ends:])
-    assert bool(told.identity) is (
+    assert bool(explained.identity) is (
         outcome is not Outcome.REFUSED and x.match is not None and x.match.route.access is Access.TOKEN
     )

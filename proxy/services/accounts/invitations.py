@@ -52,8 +52,7 @@ _WITHDRAWN_AT_ONCE: Final = 500
 class InvitationService:
     """Creates, lists and answers invitations; all methods raise StoreUnavailable and Unauthenticated.
 
-    ``lifetime`` is for how long an invitation is open by default, in seconds; ``per_org`` the most that one
-    organisation may have open.
+    ``lifetime`` is the default lifetime of an invitation in seconds, ``per_org`` the most open ones of an organisation.
     """
 
     def __init__(

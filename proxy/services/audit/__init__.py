@@ -1,1 +1,1 @@
-"""The audit log: search, export, verification and pruning. Reading it leaves events of its own (``reads``)."""
+"""The audit log: search, export, verification and pruning. Reading it is recorded too (``reads``)."""

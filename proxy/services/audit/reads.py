@@ -4,8 +4,8 @@
    Reading the log of one's own account records none.
 2. An export, a list of many pages and ``--follow`` are one read: pages with the same filter record one event within
    ``WINDOW`` seconds, and the next event has their number (``pages``).
-3. Events are written in batches, like those of requests. A caller who varies the filter records at most ``READS``
-   events a second; the rest is counted.
+3. Events are written in batches, like those of requests. However often the filters vary, at most ``READS`` events are
+   recorded for each sweep (half a second) after a burst of ``READS_BURST``; the rest is counted.
 4. A read does not wait for its event, and succeeds if the event cannot be written, because it is not part of a change.
 """
 
@@ -57,7 +57,7 @@ class AuditReads:
         self._recorder = recorder
         self._monotonic = monotonic
         self._reads: dict[tuple[str, ...], _Read] = {}
-        self._allowance = TimedEventQuota(READS, READS_BURST, monotonic())
+        self._quota = TimedEventQuota(READS, READS_BURST, monotonic())
 
     def page(self, actor: Actor, wanted: AuditFilter, order: SortOrder, org_id: str, at: float) -> None:
         """Record that a page of an organisation's log, or ("") the whole log, was read at ``at`` (unix seconds)."""
@@ -68,7 +68,7 @@ class AuditReads:
         if read is None or read.until <= now:
             pages = 1 if read is None else read.pages + 1
             read = _Read(until=now + WINDOW, pages=0)
-            if self._allowance.take(now):
+            if self._quota.take(now):
                 self._recorder.record(_event(actor, filtered, order, org_id, at, pages))
             else:
                 self._recorder.omit(1)

@@ -228,7 +228,7 @@ class AuditService:
     async def retain(self, actor: Actor, before: float) -> Retained:
         """Remove the events before ``before`` (unix seconds), in several transactions, and record an event about it.
 
-        For the operator only. Raises Forbidden, and Conflict if the last event to be removed is missing.
+        For the operator only. Raises Forbidden, and Conflict if the chain is broken there.
         """
         if actor.credential is not None:
             raise Forbidden("only the operator may shorten the audit log")

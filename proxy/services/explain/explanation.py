@@ -183,7 +183,7 @@ def _identity(gateway: Gateway, verdict: Judged, found: Grant | RefusedGrant) ->
     if verdict.outcome is Outcome.REFUSED or match is None or match.route.access is not Access.TOKEN:
         return ()
     if isinstance(found, RefusedGrant) or TABLE[verdict.reason].status == 401:
-        # A request that failed authentication is forwarded without identity headers.
+        # A request that failed authentication is forwarded without identity: its headers are empty.
         lines = gateway.identity.anonymous
     else:
         lines = gateway.identity.lines(found, match.org)

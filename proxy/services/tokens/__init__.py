@@ -1,4 +1,4 @@
-"""Personal access tokens: issuing, listing, changing and revoking them.
+"""Tokens: issuing, listing, changing and revoking them.
 
 ``service`` has the operations. ``authorization`` decides whether a caller may do something with a token; ``ownership``
 and ``issuance`` validate a new token and generate its secret; ``loading`` finds a token for the caller; ``queries``

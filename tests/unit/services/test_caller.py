@@ -1,4 +1,4 @@
-"""Who asks, and what they may do now: by one role and the scopes, as of the transaction that does it."""
+"""The caller's permissions: by one role and the scopes, as of the transaction that uses them."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ async def org_id(kit: Kit, name: str) -> str:
     return (await kit.orgs.show(ADMIN, name)).id
 
 
-async def test_nothing_is_refused_to_the_operator(kit: Kit) -> None:
+async def test_the_operator_may_do_everything(kit: Kit) -> None:
     caller = await of(kit, ADMIN)
     assert caller.operator and caller.user_id == "" and not caller.scoped
     assert all(caller.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
     assert caller.may_give(PermissionSet.of(["*:*"]), await org_id(kit, "team"))
 
 
-async def test_a_permission_on_a_backends_entity_reaches_nothing_of_patgate(kit: Kit) -> None:
+async def test_a_permission_on_a_backends_entity_gives_none_on_patgates_own(kit: Kit) -> None:
     await kit.roles.set(ADMIN, "backend", ["tokens:*", "users:*", "members:*", "policy:*"])
     await kit.users.set_role(ADMIN, ANN, "backend")
     caller = await of(kit, kit.acting(await kit.mint(ANN, "t")))
@@ -54,8 +54,8 @@ async def test_a_permission_on_a_backends_entity_reaches_nothing_of_patgate(kit:
     assert all(caller.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
 
 
-async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_everywhere(kit: Kit) -> None:
-    """A3: two roles are never put together, and a team token has nothing of the account."""
+async def test_an_organisations_role_applies_there_only_and_the_accounts_role_everywhere(kit: Kit) -> None:
+    """A3: permissions of two roles are never combined, and a team token has none of the account."""
     await kit.orgs.add(ADMIN, "other")
     await kit.users.set_role(ADMIN, ANN, "chief", org="team")
     team, other = await org_id(kit, "team"), await org_id(kit, "other")
@@ -66,7 +66,7 @@ async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_ever
         assert [
             place for place in ("", team, other) if caller.may(AccountEntity.MEMBERS, AccountOperation.UPDATE, place)
         ] == list(places)
-    # Of the account's role "things:*" and of the organisation's "patgate.members:*", each on its own.
+    # The account's role has "things:*" and the organisation's "patgate.members:*"; each applies separately.
     assert not wide.may_give(PermissionSet.of(["things:update", "patgate.members:read"]), team)
     assert wide.may_give(PermissionSet.of(["things:update"]), team)
     assert not bound.may_give(PermissionSet.of(["things:update"]), team)
@@ -74,8 +74,8 @@ async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_ever
     assert [set(caller.org_ids) for caller in (wide, bound, own)] == [{team}, {team}, set()]
 
 
-async def test_scopes_narrow_whatever_the_role_is(kit: Kit) -> None:
-    """D5"""
+async def test_scopes_restrict_every_role(kit: Kit) -> None:
+    """D5."""
     await kit.users.set_role(ADMIN, ANN, "admin")
     caller = await of(kit, kit.acting(await kit.mint(ANN, "t", scopes=["patgate.users:read", "things:*"])))
     assert caller.scoped
@@ -93,7 +93,7 @@ async def test_scopes_narrow_whatever_the_role_is(kit: Kit) -> None:
     assert not caller.may_give(PermissionSet.of(["channels:read"]))
 
 
-async def test_keys_read_and_change_nothing(kit: Kit) -> None:
+async def test_keys_may_read_and_change_nothing(kit: Kit) -> None:
     """C6, D7: whatever their role permits."""
     team = await org_id(kit, "team")
     key = await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin"))
@@ -107,8 +107,8 @@ async def test_keys_read_and_change_nothing(kit: Kit) -> None:
 
 
 @pytest.mark.parametrize("ended", ["revoked", "rotated", "expired", "suspended", "deleted"])
-async def test_a_credential_that_ended_since_the_check_changes_nothing(kit: Kit, ended: str) -> None:
-    """F1: let in, then ended, then committed: Unauthenticated, and nothing is done."""
+async def test_a_credential_that_ended_after_authentication_changes_nothing(kit: Kit, ended: str) -> None:
+    """F1: authenticated, then ended, then committed: Unauthenticated, and nothing is changed."""
     await kit.users.set_role(ADMIN, ANN, "admin")
     made = await kit.mint(ANN, "t", expires=600.0)
     actor = kit.acting(made)
@@ -141,7 +141,7 @@ async def test_a_credential_that_ended_since_the_check_changes_nothing(kit: Kit,
     assert await kit.intact() == epoch
 
 
-async def test_a_credential_that_was_narrowed_since_may_do_the_less_of_now(kit: Kit) -> None:
+async def test_a_credential_that_was_restricted_after_authentication_has_only_its_present_permissions(kit: Kit) -> None:
     await kit.users.set_role(ADMIN, ANN, "admin")
     actor = kit.acting(await kit.mint(ANN, "t"))
     await kit.users.set_role(ADMIN, ANN, "viewer")
@@ -149,7 +149,7 @@ async def test_a_credential_that_was_narrowed_since_may_do_the_less_of_now(kit: 
         await kit.users.add(actor, "new@example.org", "viewer")
 
 
-def test_every_fault_of_the_fields_is_said_at_once() -> None:
+def test_all_field_errors_are_reported_together() -> None:
     fields = Fields()
 
     def fail() -> str:

@@ -44,15 +44,16 @@ FAULTS: list[tuple[Reason, dict[str, Any]]] = [
 ]
 
 
-def test_nothing_is_refused_without_a_fault() -> None:
+def test_a_valid_token_is_not_refused() -> None:
     assert refusal(GOOD, NOW) is None
     assert refusal(replace(GOOD, expires_at=NOW + 0.001), NOW) is None
 
 
 @pytest.mark.parametrize("first", range(len(FAULTS)))
-def test_of_several_faults_the_one_that_is_told_is_the_first_of_the_order(first: int) -> None:
-    """The token's own first; then the membership's, because the status of a former member is not the organisation's
-    business; then the owner's, and the organisation's.
+def test_of_several_reasons_the_first_in_order_is_reported(first: int) -> None:
+    """Token, membership, owner, organisation.
+
+    The membership comes before the owner, because an organisation must not see the status of a former member.
     """
     reason, fault = FAULTS[first]
     assert refusal(replace(GOOD, **fault), NOW) is reason
@@ -64,12 +65,12 @@ def test_of_several_faults_the_one_that_is_told_is_the_first_of_the_order(first:
 
 
 @pytest.mark.parametrize("status", [UserStatus.REMOVED, None])
-def test_an_owner_who_is_gone_is_not_one_who_is_suspended(status: UserStatus | None) -> None:
+def test_a_removed_owner_is_not_reported_as_suspended(status: UserStatus | None) -> None:
     gone = replace(GOOD, user_status=status, org_status="suspended", member_role=None)
     assert refusal(gone, NOW) is Reason.OWNER_REMOVED
 
 
-def test_a_shape_that_nothing_makes_is_unknown_whatever_else_is_wrong_with_it() -> None:
+def test_a_token_of_an_impossible_shape_is_unknown() -> None:
     for odd in ({"org_id": None}, {"user_id": None}, {"reach": Reach.ORGS}, {"kind": Kind.KEY}):
         changes: dict[str, Any] = odd
         assert refusal(replace(GOOD, **changes), NOW) is Reason.TOKEN_UNKNOWN

@@ -1,4 +1,4 @@
-"""A retry of a creation makes nothing more and shows no value again."""
+"""A retry with the same ``Idempotency-Key`` creates nothing more and shows no value again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from proxy.core.errors import Conflict, Forbidden, Invalid
+from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.services.idempotency import KEPT, SHOWN_ONCE, IdempotencyKey
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.store import tables
@@ -27,7 +27,7 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         yield kit
 
 
-async def test_the_same_request_makes_one_token_and_shows_its_value_once(kit: Kit) -> None:
+async def test_the_same_request_creates_one_token_and_shows_its_value_once(kit: Kit) -> None:
     made = await kit.tokens.create(ADMIN, NEW, idempotency_key=KEY)
     epoch = await kit.store.epoch()
     again = await kit.tokens.create(ADMIN, NEW, idempotency_key=KEY)
@@ -42,7 +42,7 @@ async def test_the_same_request_makes_one_token_and_shows_its_value_once(kit: Ki
     assert (one.view, two.token) == (two.view, None)
 
 
-async def test_two_at_the_same_time_make_one(kit: Kit) -> None:
+async def test_concurrent_requests_with_one_key_create_one_token(kit: Kit) -> None:
     both = await asyncio.gather(*(kit.tokens.create(ADMIN, NEW, idempotency_key=KEY) for _ in range(4)))
     assert len({made.view.id for made in both}) == 1
     assert sorted(made.replayed for made in both) == [False, True, True, True]
@@ -64,7 +64,7 @@ async def test_a_key_belongs_to_the_credential_that_used_it(kit: Kit) -> None:
     assert len(set(ids)) == 3
 
 
-async def test_a_key_is_forgotten_after_a_day_and_its_row_with_it(kit: Kit) -> None:
+async def test_a_key_and_its_row_are_forgotten_after_a_day(kit: Kit) -> None:
     made = await kit.tokens.create(ADMIN, NEW, idempotency_key=KEY)
     kit.clock.now += KEPT - 1
     assert (await kit.tokens.create(ADMIN, NEW, idempotency_key=KEY)).replayed
@@ -78,7 +78,7 @@ async def test_a_key_is_forgotten_after_a_day_and_its_row_with_it(kit: Kit) -> N
     assert "k-1" not in text and again.value.removeprefix(again.view.prefix) not in text
 
 
-async def test_a_refusal_is_not_remembered_and_a_deleted_token_is_not_made_again(kit: Kit) -> None:
+async def test_a_refusal_is_not_stored_and_a_deleted_token_is_not_created_again(kit: Kit) -> None:
     actor = kit.acting(await kit.mint(ANN, "scoped", scopes=["things:read"]))
     with pytest.raises(Forbidden):
         await kit.tokens.create(actor, TokenRequest(name="t"), idempotency_key=KEY)
@@ -90,7 +90,20 @@ async def test_a_refusal_is_not_remembered_and_a_deleted_token_is_not_made_again
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "é"])
-def test_what_cannot_be_a_key_is_refused(key: str) -> None:
+def test_an_invalid_idempotency_key_is_refused(key: str) -> None:
     with pytest.raises(Invalid) as raised:
         IdempotencyKey(value=key, request_hash="")
     assert raised.value.errors[0][0] == "Idempotency-Key"
+
+
+async def test_a_replay_needs_the_permission_to_see_and_not_the_one_to_create(kit: Kit) -> None:
+    await kit.roles.set(ADMIN, "founder", ["patgate.orgs:*"])
+    await kit.users.set_role(ADMIN, ANN, "founder")
+    founder = kit.acting(await kit.mint(ANN, "t"))
+    made = await kit.orgs.add(founder, "new", idempotency_key=KEY)
+    await kit.roles.set(ADMIN, "founder", ["patgate.orgs:read"])
+    again = await kit.orgs.add(founder, "new", idempotency_key=KEY)
+    assert (again, again.replayed, made.replayed) == (made, True, False)
+    await kit.roles.set(ADMIN, "founder", [])
+    with pytest.raises(NotFound):
+        await kit.orgs.add(founder, "new", idempotency_key=KEY)

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - letters that look like others are what this is about
-"""What people name things: one form for one email, no token in a text, a warning where a word mixes scripts."""
+"""Names and emails: one form for each email, no tokens in texts, warnings about words that mix scripts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("text", SAME)
-def test_an_email_is_one_however_its_letters_and_its_domain_are_encoded(text: str) -> None:
+def test_an_email_is_the_same_in_every_encoding(text: str) -> None:
     assert identifiers.email_key(text) == SAME[0]
     assert identifiers.email_key(identifiers.email(text)) == SAME[0]
 
@@ -75,7 +75,7 @@ def test_emails_of_different_domains_stay_different(one: str, other: str) -> Non
 @pytest.mark.parametrize(
     "text", ["a@a\u200db.example", "a@-.example", "a@xn--\u00fc.example", "a@☃☃.example", "a@é..b"]
 )
-def test_a_domain_that_is_no_name_of_the_internet_is_refused(text: str) -> None:
+def test_an_invalid_domain_name_is_refused(text: str) -> None:
     with pytest.raises(Invalid) as raised:
         identifiers.email(text)
     assert raised.value.errors[0][0] == "email"
@@ -83,7 +83,7 @@ def test_a_domain_that_is_no_name_of_the_internet_is_refused(text: str) -> None:
 
 
 @given(st.text(max_size=40) | st.builds("{}@{}".format, st.text(max_size=10), st.text(max_size=20)))
-def test_whatever_is_stored_is_found_again_by_what_was_given(text: str) -> None:
+def test_a_stored_email_is_found_by_the_given_text(text: str) -> None:
     key = emails.key(text)
     assert emails.key(key) == key
     try:
@@ -95,7 +95,7 @@ def test_whatever_is_stored_is_found_again_by_what_was_given(text: str) -> None:
     assert len(key) <= emails.LENGTH
 
 
-async def test_nobody_is_added_twice_by_another_form_of_an_email_and_every_form_finds_them(tmp_path: Path) -> None:
+async def test_a_user_is_not_added_twice_and_is_found_by_every_form_of_the_email(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
         added = await kit.users.add(ADMIN, SAME[1], "viewer")
@@ -105,8 +105,8 @@ async def test_nobody_is_added_twice_by_another_form_of_an_email_and_every_form_
                 await kit.users.add(ADMIN, text, "viewer")
 
 
-async def test_a_store_from_before_finds_its_users_by_every_form_and_loses_none(tmp_path: Path) -> None:
-    """Of two whose emails are one now, the older one has it; the other is found by id."""
+async def test_a_migrated_store_finds_its_users_by_every_form_and_loses_none(tmp_path: Path) -> None:
+    """Of two users whose emails are equal now, the older one is found by it, the other by id."""
     people = [
         ("usr_000000000001", "Eve@BÜCHER.example", "eve@bücher.example", None),
         ("usr_000000000002", "eve@xn--bcher-kva.example", "eve@xn--bcher-kva.example", None),
@@ -146,7 +146,7 @@ async def test_a_store_from_before_finds_its_users_by_every_form_and_loses_none(
 
 
 @pytest.mark.parametrize("how", WRITTEN)
-async def test_no_text_that_holds_a_token_is_stored_and_the_field_is_named(how: str, tmp_path: Path) -> None:
+async def test_a_text_that_contains_a_token_is_refused_and_its_field_named(how: str, tmp_path: Path) -> None:
     text = WRITTEN[how]
     async with opened(tmp_path) as kit:
         await kit.basics()
@@ -189,7 +189,7 @@ async def test_no_text_that_holds_a_token_is_stored_and_the_field_is_named(how: 
     [PREFIX, f"replaces {PREFIX}", "a_pat_on_the_back"],
     ids=["prefix", "words", "none"],
 )
-def test_a_public_prefix_may_stand_in_a_text(text: str) -> None:
+def test_a_text_may_contain_a_public_prefix(text: str) -> None:
     assert identifiers.title(text, "name") == text
     assert identifiers.description(text) == text
 
@@ -214,11 +214,11 @@ def test_a_word_of_several_scripts_is_found(text: str) -> None:
         "e\u0301t\u00e9",
     ],
 )
-def test_a_word_of_one_script_or_of_scripts_that_are_written_together_is_not(text: str) -> None:
+def test_a_word_of_one_script_or_of_scripts_that_are_written_together_is_not_mixed(text: str) -> None:
     assert not lookalikes.mixed(text)
 
 
-async def test_a_look_alike_is_warned_of_in_the_answer_and_in_the_event(tmp_path: Path) -> None:
+async def test_the_answer_and_the_event_warn_of_a_look_alike(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
         token = await kit.tokens.create(ADMIN, TokenRequest(user=ANN, name="d\u0435ploy", expires=60.0))

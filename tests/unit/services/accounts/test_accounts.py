@@ -1,4 +1,4 @@
-"""Users, organisations and roles: the verbs, their events and what they refuse."""
+"""Users, organisations and roles: operations, their audit events and refusals."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_each_verb_of_users_names_its_key_and_its_event(kit: Kit) -> None:
     await kit.intact()
 
 
-async def test_what_is_so_already_takes_no_number(kit: Kit) -> None:
+async def test_a_change_without_effect_takes_no_number(kit: Kit) -> None:
     await kit.users.set_role(ADMIN, ANN, "editor")
     await kit.users.set_role(ADMIN, ANN, "viewer", org="team")
     await kit.users.resume(ADMIN, ANN)
@@ -71,7 +71,7 @@ async def test_what_is_so_already_takes_no_number(kit: Kit) -> None:
     assert len(kit.announced) == 1
 
 
-async def test_emails_are_one_whatever_their_case(kit: Kit) -> None:
+async def test_emails_that_differ_in_case_are_the_same(kit: Kit) -> None:
     made = await kit.users.add(ADMIN, "  Bob.Smith@EXAMPLE.org ", "viewer", name=" Bob ")
     assert (made.email, made.name) == ("Bob.Smith@example.org", "Bob")
     assert (
@@ -86,17 +86,15 @@ async def test_emails_are_one_whatever_their_case(kit: Kit) -> None:
 @pytest.mark.parametrize(
     "email", ["", "x", "@x", "x@", "a b@x", "a@b@c", "a@.x", "a@x..y", "a@-x", "a@x\x00", "<a@x>", "a" * 65 + "@x"]
 )
-async def test_what_is_no_email_is_refused_without_repeating_it(kit: Kit, email: str) -> None:
+async def test_an_invalid_email_is_refused_and_not_repeated(kit: Kit, email: str) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.users.add(ADMIN, email, "viewer")
     assert raised.value.errors[0][0] == "email"
     assert len(email) < 3 or email not in str(raised.value)
 
 
-async def test_of_two_users_from_before_whose_emails_are_one_now_neither_acts_for_the_other(
-    kit: Kit, tmp_path: Path
-) -> None:
-    """threats 7: migration 0004 leaves such a pair, and the newer one keeps the key that it had."""
+async def test_two_migrated_users_with_equal_emails_do_not_act_for_each_other(kit: Kit, tmp_path: Path) -> None:
+    """docs/threat-model.md §7: migration 0004 leaves such a pair, and the newer user keeps its former key."""
     wide = "ａnn@example.org"  # noqa: RUF001 - a full-width letter
     await kit.orgs.add(ADMIN, "shop")
     await kit.users.add(ADMIN, "other@example.org", "viewer", org="team")
@@ -117,7 +115,7 @@ async def test_of_two_users_from_before_whose_emails_are_one_now_neither_acts_fo
     assert (await kit.invitations.accept(kit.acting(await kit.mint(ANN, "a")), invited.id)).email == ANN
 
 
-async def test_a_removed_user_is_gone_and_the_email_makes_another_one(kit: Kit) -> None:
+async def test_a_removed_user_is_not_found_and_the_email_creates_another_one(kit: Kit) -> None:
     personal = await kit.mint(ANN, "p")
     team = await kit.mint(ANN, "t", org="team")
     removed = await kit.users.remove(ADMIN, ANN)
@@ -147,7 +145,7 @@ async def test_a_user_made_through_an_organisation_has_no_role_in_the_account(ki
     assert grant.permissions.texts == ()
 
 
-async def test_users_are_refused_roles_and_organisations_that_are_not_there(kit: Kit) -> None:
+async def test_a_user_with_an_unknown_role_or_organisation_is_refused(kit: Kit) -> None:
     with pytest.raises(Invalid, match="the roles are admin, editor, viewer"):
         await kit.users.add(ADMIN, "bob@example.org", "king")
     with pytest.raises(NotFound, match="no organisation"):
@@ -215,7 +213,7 @@ async def test_a_role_set_by_command_survives_until_the_configuration_changes(ki
     assert (await kit.roles.show(ADMIN, "viewer")).source == "config"
 
 
-async def test_a_role_that_left_the_configuration_allows_nothing(kit: Kit) -> None:
+async def test_a_role_removed_from_the_configuration_permits_nothing(kit: Kit) -> None:
     made = await kit.mint(ANN, "t")
     await kit.roles.set(ADMIN, "own", ["things:read"])
     assert await kit.roles.sync_config(ADMIN, {"admin": ["*:*"]}) == ["editor", "viewer"]
@@ -232,7 +230,7 @@ async def test_a_role_that_left_the_configuration_allows_nothing(kit: Kit) -> No
     ("name", "permissions", "field"),
     [("a b", [], "name"), ("", [], "name"), ("x", ["things:read", "bad"], "permissions[1]")],
 )
-async def test_roles_that_cannot_be_are_refused(kit: Kit, name: str, permissions: list[str], field: str) -> None:
+async def test_invalid_roles_are_refused(kit: Kit, name: str, permissions: list[str], field: str) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.roles.set(ADMIN, name, permissions)
     assert raised.value.errors[0][0] == field

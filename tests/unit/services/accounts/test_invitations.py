@@ -26,8 +26,9 @@ HELPDESK = ["patgate.users:*", "patgate.members:*", "things:list", "things:read"
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of ``team``, Bob of ``shop``; Cat is a viewer of ``team``; Dan is in the account only, where
-    nobody but him has a role that counts.
+    """Ann is a chief of ``team``, Bob of ``shop``; Cat is a viewer of ``team``.
+
+    Dan is in the account only, and is the only one with a role there that permits anything.
     """
     async with opened(tmp_path) as kit:
         await kit.basics()
@@ -63,7 +64,7 @@ async def members_of(kit: Kit, org: str) -> dict[str, str]:
     return {view.email: view.role for view in (await kit.members.list(ADMIN, org)).items}
 
 
-async def test_who_is_invited_joins_by_accepting_with_the_role_of_the_invitation(kit: Kit) -> None:
+async def test_an_invited_user_joins_by_accepting_with_the_invitations_role(kit: Kit) -> None:
     chief = await acting(kit, ANN, org="team")
     invited = await kit.invitations.invite(chief, "team", " Dan@Example.ORG ", "viewer")
     assert (invited.org_name, invited.role, invited.email) == ("team", "viewer", "Dan@example.org")
@@ -84,7 +85,7 @@ async def test_who_is_invited_joins_by_accepting_with_the_role_of_the_invitation
     await kit.intact()
 
 
-async def test_a_token_reaches_the_organisation_from_the_answer_to_its_acceptance_on(kit: Kit) -> None:
+async def test_a_token_reaches_the_organisation_as_soon_as_the_invitation_is_accepted(kit: Kit) -> None:
     invited = await kit.invitations.invite(ADMIN, "team", DAN, "viewer")
     wide = await kit.mint(DAN, "wide", reach=Reach.ACCOUNT)
     before = await kit.resolve(wide.view.prefix)
@@ -96,8 +97,8 @@ async def test_a_token_reaches_the_organisation_from_the_answer_to_its_acceptanc
     assert isinstance(after, Grant) and set(after.orgs or {}) == {invited.org_id, "team"}
 
 
-async def test_inviting_tells_nothing_of_whether_there_is_such_a_user(kit: Kit) -> None:
-    """threats 7: the same answer, of the same shape, and nothing of the person in it or on the organisation's log."""
+async def test_inviting_does_not_reveal_whether_the_user_exists(kit: Kit) -> None:
+    """docs/threat-model.md §7: the same answer, with no data of the person in it or on the organisation's log."""
     await kit.users.add(ADMIN, "suspended@example.org", "viewer")
     await kit.users.suspend(ADMIN, "suspended@example.org")
     await kit.roles.set(ADMIN, "auditor", [*CHIEF, "patgate.audit:list"])
@@ -116,8 +117,8 @@ async def test_inviting_tells_nothing_of_whether_there_is_such_a_user(kit: Kit) 
     assert len(shapes) == 4
 
 
-async def test_who_is_nobodys_business_finds_no_invitation(kit: Kit) -> None:
-    """threats 7: an invitation of another organisation and of another person is one that there is not."""
+async def test_a_caller_without_permission_finds_no_invitation(kit: Kit) -> None:
+    """docs/threat-model.md §7: another organisation's or person's invitation gives the same error as an unknown one."""
     invited = await kit.invitations.invite(ADMIN, "team", DAN, "viewer")
     await kit.users.add(ADMIN, DAN, "viewer", org="shop")
     callers = [
@@ -146,7 +147,7 @@ async def test_who_is_nobodys_business_finds_no_invitation(kit: Kit) -> None:
     assert await kit.intact() == epoch
 
 
-async def test_the_person_answers_and_nobody_else_who_sees_the_invitation(kit: Kit) -> None:
+async def test_only_the_invited_person_answers_an_invitation(kit: Kit) -> None:
     chief = await acting(kit, ANN, org="team")
     invited = await kit.invitations.invite(chief, "team", DAN, "viewer")
     for verb in (kit.invitations.accept, kit.invitations.decline):
@@ -159,7 +160,7 @@ async def test_the_person_answers_and_nobody_else_who_sees_the_invitation(kit: K
     assert (await kit.invitations.accept(await acting(kit, DAN, scopes=["patgate.members:create"]), invited.id)).role
 
 
-async def test_an_administrator_of_the_account_answers_for_somebody_within_what_they_may_do(kit: Kit) -> None:
+async def test_an_administrator_of_the_account_answers_for_others_within_its_own_permissions(kit: Kit) -> None:
     await kit.users.add(ADMIN, "help@example.org", "helpdesk")
     helpdesk = await acting(kit, "help@example.org")
     low = await kit.invitations.invite(ADMIN, "team", DAN, "viewer")
@@ -243,10 +244,10 @@ async def dissolved(kit: Kit, inviter: Created) -> None:
         dissolved,
     ],
 )
-async def test_an_invitation_does_not_hold_that_could_not_be_made_any_more(
+async def test_an_invitation_that_could_not_be_created_any_more_is_void(
     kit: Kit, became: Callable[[Kit, Created], Awaitable[None]]
 ) -> None:
-    """threats 7: what the inviter lost meanwhile is not given through an invitation from before."""
+    """docs/threat-model.md §7: an older invitation does not give permissions that the inviter has lost since."""
     inviter = await kit.mint(ANN, "t", org="team")
     invited = await kit.invitations.invite(kit.acting(inviter), "team", DAN, "viewer")
     dan = await acting(kit, DAN)
@@ -261,7 +262,7 @@ async def test_an_invitation_does_not_hold_that_could_not_be_made_any_more(
     assert (await kit.invitations.decline(dan, invited.id)).id == invited.id
 
 
-async def test_an_invitation_outlives_the_time_of_the_token_that_made_it(kit: Kit) -> None:
+async def test_an_invitation_outlives_the_expiry_of_the_token_that_created_it(kit: Kit) -> None:
     inviter = await kit.mint(ANN, "t", org="team", expires=60.0)
     invited = await kit.invitations.invite(kit.acting(inviter), "team", DAN, "viewer")
     dan = await acting(kit, DAN)
@@ -269,7 +270,7 @@ async def test_an_invitation_outlives_the_time_of_the_token_that_made_it(kit: Ki
     assert (await kit.invitations.accept(dan, invited.id)).role == "viewer"
 
 
-async def test_an_invitation_ends_by_itself_and_another_one_takes_its_place(kit: Kit) -> None:
+async def test_an_invitation_expires_and_can_be_created_again(kit: Kit) -> None:
     chief, dan = await acting(kit, ANN, org="team"), await acting(kit, DAN)
     first = await kit.invitations.invite(chief, "team", DAN, "viewer", expires=DAY)
     kit.clock.now += DAY
@@ -283,8 +284,8 @@ async def test_an_invitation_ends_by_itself_and_another_one_takes_its_place(kit:
             await kit.invitations.invite(chief, "team", NOBODY, "viewer", expires=expires)
 
 
-async def test_declining_is_on_the_log_of_the_persons_own_account_and_not_of_the_organisation(kit: Kit) -> None:
-    """Nothing of an outsider is shown: neither their token nor their address."""
+async def test_declining_is_on_the_persons_own_log_and_not_on_the_organisations(kit: Kit) -> None:
+    """An outsider's token and address are not shown."""
     chief, dan = await acting(kit, ANN, org="team"), await acting(kit, DAN)
     invited = await kit.invitations.invite(chief, "team", DAN, "viewer")
     assert await kit.invitations.decline(dan, invited.id) == invited
@@ -299,7 +300,7 @@ async def test_declining_is_on_the_log_of_the_persons_own_account_and_not_of_the
     await kit.intact()
 
 
-async def test_invitations_of_an_organisation_are_bounded_and_of_an_email_one(kit: Kit) -> None:
+async def test_an_organisation_has_a_limited_number_of_invitations_and_one_for_each_email(kit: Kit) -> None:
     few = InvitationService(kit.store, kit.clock, per_org=3, lifetime=DAY)
     for number in range(3):
         assert (await few.invite(ADMIN, "team", f"i{number}@example.org", "viewer")).expires_at == kit.clock.now + DAY
@@ -314,7 +315,7 @@ async def test_invitations_of_an_organisation_are_bounded_and_of_an_email_one(ki
     assert PER_ORG == 100
 
 
-async def test_a_member_is_not_invited_and_who_is_added_meanwhile_has_no_invitation_left(kit: Kit) -> None:
+async def test_a_member_is_not_invited_and_an_added_user_has_no_invitation_left(kit: Kit) -> None:
     chief, dan = await acting(kit, ANN, org="team"), await acting(kit, DAN)
     assert (await said(kit.invitations.invite(chief, "team", CAT, "viewer")))[0] is Conflict
     invited = await kit.invitations.invite(chief, "team", DAN, "viewer")
@@ -328,7 +329,7 @@ async def test_an_invitation_does_not_pass_to_another_person_with_the_same_email
     await kit.users.remove(ADMIN, DAN)
     async with kit.store.read() as rows:
         events = await rows.log.newest(limit=2)
-    # On no organisation's log: one that invited an email does not learn there that somebody had it.
+    # On no organisation's log, where an inviting organisation would learn that a user had the email.
     assert [(one.action, one.org_id, one.target_name) for one in events] == [
         ("account.user.remove", "", DAN),
         ("account.invitation.withdraw", "", DAN),
@@ -349,7 +350,7 @@ async def test_nobody_joins_a_suspended_organisation(kit: Kit) -> None:
     )
 
 
-async def test_keys_and_members_without_the_permission_invite_nobody(kit: Kit) -> None:
+async def test_keys_and_members_without_the_permission_cannot_invite(kit: Kit) -> None:
     key = kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin")))
     for caller in (key, await acting(kit, CAT, org="team")):
         assert (await said(kit.invitations.invite(caller, "team", DAN, "viewer")))[0] is Forbidden
@@ -380,7 +381,7 @@ async def test_invitations_are_listed_in_pages(kit: Kit) -> None:
     assert [one.email for one in (await kit.invitations.list(ADMIN, email="I3@example.org")).items] == [made[3].email]
 
 
-async def test_a_retry_of_inviting_and_accepting_does_it_once(kit: Kit) -> None:
+async def test_a_retried_invitation_or_acceptance_is_done_once(kit: Kit) -> None:
     key = IdempotencyKey(value="k", request_hash="a" * 64)
 
     async def invite() -> InvitationView:

@@ -1,4 +1,4 @@
-"""Nobody is in an organisation against their will, and no organisation reaches a person outside of it."""
+"""Every member can leave an organisation, and no organisation has power over people outside of it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ CHIEF = ["patgate.members:*", "patgate.policy:*", "things:*"]
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of ``team`` and nothing in the account; Bob is a viewer of ``team`` and of ``shop``, and an editor
-    in the account; Dan is in the account only.
+    """Ann is a chief of ``team`` without permissions in the account; Dan is in the account only.
+
+    Bob is a viewer of ``team`` and of ``shop``, and an editor in the account.
     """
     async with opened(tmp_path) as kit:
         await kit.basics()
@@ -49,10 +50,10 @@ async def said(work: object) -> tuple[type[PatgateError], str]:
 
 
 @pytest.mark.parametrize("reach", [Reach.ORG, Reach.ACCOUNT])
-async def test_an_organisations_administrator_adds_nobody_and_does_not_learn_who_there_is(
+async def test_an_organisations_administrator_cannot_add_users_and_does_not_learn_who_exists(
     kit: Kit, reach: Reach
 ) -> None:
-    """threats 7"""
+    """docs/threat-model.md §7."""
     actor = kit.acting(await kit.mint(ANN, "t", org="team" if reach is Reach.ORG else None, reach=reach))
     epoch = await kit.intact()
     dan = (await kit.users.show(ADMIN, DAN)).id
@@ -63,7 +64,7 @@ async def test_an_organisations_administrator_adds_nobody_and_does_not_learn_who
     assert await kit.intact() == epoch
 
 
-async def test_an_organisations_policy_keeps_nobody_from_an_account_wide_token_and_keeps_that_out(kit: Kit) -> None:
+async def test_an_organisations_policy_does_not_prevent_an_account_wide_token_but_keeps_it_out(kit: Kit) -> None:
     chief = kit.acting(await kit.mint(ANN, "t", org="team"))
     bob = kit.acting(await kit.mint(BOB, "b", reach=Reach.ACCOUNT))
     await kit.policies.set(chief, "team", {"require_expiry": True, "max_lifetime": 3600.0, "require_scopes": True})
@@ -81,7 +82,7 @@ async def test_an_organisations_policy_keeps_nobody_from_an_account_wide_token_a
     assert {org.org_name for org in (grant.orgs or {}).values()} == {"shop", "team"}
 
 
-async def test_the_log_of_an_organisation_does_not_say_that_a_former_member_was_suspended(kit: Kit) -> None:
+async def test_an_organisations_log_does_not_show_that_a_former_member_was_suspended(kit: Kit) -> None:
     team = await kit.mint(BOB, "of team", org="team")
     await kit.users.suspend(ADMIN, BOB)
     assert reason_of(await kit.resolve(team.view.prefix)) is Reason.OWNER_SUSPENDED
@@ -97,7 +98,7 @@ def reason_of(found: Grant | RefusedGrant) -> Reason:
 
 
 @pytest.mark.parametrize("reach", [Reach.PERSONAL, Reach.ORG, Reach.ACCOUNT])
-async def test_anyone_leaves_by_themselves_and_their_tokens_there_stop(kit: Kit, reach: Reach) -> None:
+async def test_every_member_can_leave_and_their_tokens_there_are_refused(kit: Kit, reach: Reach) -> None:
     team = await kit.mint(BOB, "of team", org="team")
     actor = kit.acting(await kit.mint(BOB, "b", org="team" if reach is Reach.ORG else None, reach=reach))
     left = await kit.members.remove(actor, "team", BOB)
@@ -112,8 +113,8 @@ async def test_anyone_leaves_by_themselves_and_their_tokens_there_stop(kit: Kit,
     await kit.intact()
 
 
-async def test_a_policy_counts_for_account_wide_tokens_where_it_was_made_and_from_its_answer_on(kit: Kit) -> None:
-    """Each rule, in the organisation that has it, for as long as the token breaks it."""
+async def test_an_organisations_policy_applies_to_account_wide_tokens_there_and_at_once(kit: Kit) -> None:
+    """Each rule, in the organisation that sets it, for as long as the token violates it."""
 
     async def reached(prefix: str) -> set[str]:
         grant = await kit.resolve(prefix)
@@ -134,14 +135,14 @@ async def test_a_policy_counts_for_account_wide_tokens_where_it_was_made_and_fro
     await kit.policies.set(ADMIN, "team", {"forbidden_scopes": ["things:*"]})
     await kit.tokens.set_scopes(ADMIN, made.view.id, ["things:read"])
     assert await reached(made.view.prefix) == {"shop", "team"}
-    # It is not ended by an organisation, however long nobody has used it.
+    # An organisation cannot end it, however long it has been unused.
     await kit.policies.set(ADMIN, "team", {"inactive_after": 60.0}, expire=True)
     kit.clock.now += 3600
     assert await kit.policies.end_inactive(ADMIN, None, 1000) == (0, None)
     assert await reached(made.view.prefix) == {"shop", "team"}
 
 
-async def test_an_account_wide_token_is_regenerated_by_the_deployments_policy_and_told_what_it_does_not_reach(
+async def test_an_account_wide_token_is_regenerated_by_the_deployments_policy_with_a_warning(
     kit: Kit,
 ) -> None:
     made = await kit.mint(BOB, "b", reach=Reach.ACCOUNT)
@@ -152,8 +153,8 @@ async def test_an_account_wide_token_is_regenerated_by_the_deployments_policy_an
     assert "it does not reach team, whose policy it breaks: require_expiry" in again.warnings
 
 
-async def test_nobody_leaves_for_somebody_else_or_by_a_token_of_elsewhere(kit: Kit) -> None:
-    """A token of another organisation, and one whose scopes do not say so, leave nothing; no answer tells of more."""
+async def test_only_the_member_can_leave_and_only_by_a_token_that_reaches_the_organisation(kit: Kit) -> None:
+    """A token of another organisation, or without the scope, cannot leave, and no answer reveals more."""
     of_shop = kit.acting(await kit.mint(BOB, "s", org="shop"))
     assert await said(kit.members.remove(of_shop, "team", BOB)) == await said(kit.members.remove(of_shop, "none", BOB))
     scoped = kit.acting(await kit.mint(BOB, "s", scopes=["things:read"]))
@@ -170,14 +171,14 @@ async def test_nobody_leaves_for_somebody_else_or_by_a_token_of_elsewhere(kit: K
     assert (await kit.members.remove(leaves, "team", BOB)).email == BOB
 
 
-async def test_the_last_administrator_of_an_organisation_leaves_too(kit: Kit) -> None:
-    """Nobody is held: the account's administrators remain, and add another one."""
+async def test_the_last_administrator_of_an_organisation_can_leave(kit: Kit) -> None:
+    """The administrators of the account remain, and can add another one."""
     ann = kit.acting(await kit.mint(ANN, "p"))
     assert (await kit.members.remove(ann, "team", ANN)).role == "chief"
     assert (await kit.members.set(ADMIN, "team", BOB, "chief")).role == "chief"
 
 
-async def test_who_may_create_users_and_members_by_a_role_in_the_account_adds_people_directly(kit: Kit) -> None:
+async def test_a_role_in_the_account_that_may_create_users_and_members_adds_people_directly(kit: Kit) -> None:
     await kit.roles.set(ADMIN, "office", ["patgate.users:*", "patgate.members:*", "patgate.orgs:read", "things:*"])
     await kit.roles.set(ADMIN, "half", ["patgate.members:*", "patgate.orgs:read", "things:*"])
     for email, role in (("office@example.org", "office"), ("half@example.org", "half")):
@@ -193,8 +194,8 @@ async def test_who_may_create_users_and_members_by_a_role_in_the_account_adds_pe
     assert (await said(kit.users.add(office, "x@example.org", "admin", org="team")))[0] is Forbidden
 
 
-async def test_a_stranger_and_nobody_are_told_apart_by_no_statement_that_is_run(kit: Kit) -> None:
-    """threats 7: neither by words nor by how long an answer takes."""
+async def test_the_same_statements_run_for_a_non_member_and_an_unknown_user(kit: Kit) -> None:
+    """docs/threat-model.md §7: neither the message nor the time of an answer tells them apart."""
     actor = kit.acting(await kit.mint(ANN, "t", org="team"))
     database = kit.store._database
     ran: list[str] = []

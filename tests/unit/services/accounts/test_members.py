@@ -1,4 +1,4 @@
-"""Members: nobody raises or puts down somebody above themselves, and nobody learns what is none of their business."""
+"""Members: callers change only members who may do no more than they, and learn nothing about other users."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ HELPDESK = ["patgate.users:*", "things:list", "things:read"]
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of ``team`` and a viewer in the account; Bob an admin of ``team``, Cat a viewer there; Dan is in
-    ``other`` only.
+    """Ann is a chief of ``team`` and a viewer in the account; Dan is in ``other`` only.
+
+    Bob is an admin of ``team`` and Cat a viewer there.
     """
     async with opened(tmp_path) as kit:
         await kit.basics()
@@ -43,7 +44,7 @@ async def acting(kit: Kit, user: str, *, org: str | None = None, reach: Reach | 
 
 
 async def refusal(work: Awaitable[object]) -> tuple[type[PatgateError], str]:
-    """What a refused verb raised, and its words."""
+    """The error of a refused operation, and its message."""
     with pytest.raises(PatgateError) as raised:
         await work
     return type(raised.value), str(raised.value)
@@ -55,8 +56,8 @@ async def _roles(kit: Kit, org: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("reach", [Reach.ORG, Reach.ACCOUNT])
-async def test_nobody_gives_a_role_that_permits_more_than_theirs(kit: Kit, reach: Reach) -> None:
-    """A3, D7: in the organisation, whichever token of theirs asks."""
+async def test_a_member_cannot_give_a_role_that_permits_more_than_its_own(kit: Kit, reach: Reach) -> None:
+    """A3, D7: in the organisation, with any of the member's tokens."""
     actor = await acting(kit, ANN, org="team" if reach is Reach.ORG else None, reach=reach)
     members, before = MemberService(kit.store, kit.clock), await _roles(kit, "team")
     for user, role in ((CAT, "admin"), (ANN, "admin"), (BOB, "viewer")):
@@ -71,8 +72,8 @@ async def test_nobody_gives_a_role_that_permits_more_than_theirs(kit: Kit, reach
     await kit.intact()
 
 
-async def test_in_the_account_nobody_raises_or_puts_down_somebody_above_themselves(kit: Kit) -> None:
-    """D1, D2: a helpdesk that manages users may not make, lower, suspend or remove whoever may more than it."""
+async def test_in_the_account_a_caller_cannot_change_users_who_may_do_more(kit: Kit) -> None:
+    """D1, D2: a helpdesk that manages users cannot add, lower, suspend or remove users who may do more."""
     await kit.users.set_role(ADMIN, ANN, "helpdesk")
     await kit.users.add(ADMIN, "root@example.org", "admin")
     actor = await acting(kit, ANN)
@@ -87,7 +88,7 @@ async def test_in_the_account_nobody_raises_or_puts_down_somebody_above_themselv
     )
     for attempt in attempts:
         assert (await refusal(attempt()))[0] is Forbidden
-    # No role in the account, and one in an organisation that permits more than the helpdesk may.
+    # No role in the account, and a role in an organisation that permits more than the helpdesk's.
     for stop in (kit.users.suspend, kit.users.remove, kit.users.resume):
         assert (await refusal(stop(actor, BOB)))[1] == "this user may do more in an organisation than you may"
     assert await kit.intact() == epoch
@@ -98,7 +99,7 @@ async def test_in_the_account_nobody_raises_or_puts_down_somebody_above_themselv
     await kit.intact()
 
 
-async def test_scopes_bound_what_is_given_too(kit: Kit) -> None:
+async def test_scopes_limit_which_roles_may_be_given(kit: Kit) -> None:
     await kit.users.set_role(ADMIN, ANN, "admin", org="team")
     made = await kit.mint(ANN, "t", org="team", scopes=["patgate.members:*", "things:read"])
     members = MemberService(kit.store, kit.clock)
@@ -108,8 +109,8 @@ async def test_scopes_bound_what_is_given_too(kit: Kit) -> None:
     assert (await kit.invitations.invite(kit.acting(made), "team", DAN, "reader")).role == "reader"
 
 
-async def test_administrators_see_the_members_and_nothing_else_of_them(kit: Kit) -> None:
-    """A4: not their role in the account, not their other organisations, not other people."""
+async def test_administrators_see_members_only_as_members(kit: Kit) -> None:
+    """A4: without their role in the account and their other organisations, and no other people."""
     await kit.users.add(ADMIN, CAT, "viewer", org="other")
     kit.clock.now += 1
     await kit.users.add(ADMIN, "eve@example.org", "editor")
@@ -127,13 +128,13 @@ async def test_administrators_see_the_members_and_nothing_else_of_them(kit: Kit)
     kit.clock.now += 1
     cat = await kit.users.set_role(actor, CAT, "editor", org="team")
     assert [one.org_name for one in cat.memberships] == ["team"]
-    # When they were added to the account is none of it either.
+    # The time when they were added to the account is hidden too.
     assert (cat.role, cat.created_at, cat.updated_at) == ("", joined[CAT], kit.clock.now)
     assert (await refusal(kit.users.list(actor)))[0] is Forbidden
 
 
-async def test_unknown_and_invisible_are_answered_in_the_same_words(kit: Kit) -> None:
-    """threats 7: of another organisation, of other people, of who is a member, nothing is learnt."""
+async def test_unknown_and_invisible_give_the_same_error(kit: Kit) -> None:
+    """docs/threat-model.md §7: the answers reveal nothing about other organisations, other people or memberships."""
     actor, members = await acting(kit, ANN, org="team"), MemberService(kit.store, kit.clock)
     dan, nobody = (await kit.users.show(ADMIN, DAN)).id, "usr_000000000000"
     other = (await kit.orgs.show(ADMIN, "other")).id
@@ -170,7 +171,7 @@ async def test_unknown_and_invisible_are_answered_in_the_same_words(kit: Kit) ->
     )
 
 
-async def test_whoever_may_not_manage_members_does_not_learn_who_is_one(kit: Kit) -> None:
+async def test_a_caller_that_may_not_manage_members_does_not_learn_who_is_one(kit: Kit) -> None:
     actor, members = await acting(kit, CAT, org="team"), MemberService(kit.store, kit.clock)
     bob, dan = (await kit.users.show(ADMIN, BOB)).id, (await kit.users.show(ADMIN, DAN)).id
     users = (BOB, DAN, "nobody@example.org", bob, dan, "usr_000000000000")
@@ -186,17 +187,17 @@ async def test_whoever_may_not_manage_members_does_not_learn_who_is_one(kit: Kit
     assert (await refusal(members.list(actor, "team")))[0] is Forbidden
 
 
-async def test_a_member_is_named_by_id_or_email_and_somebody_else_is_not_found(kit: Kit) -> None:
+async def test_a_member_is_found_by_id_or_email_and_a_non_member_is_not(kit: Kit) -> None:
     actor, members = await acting(kit, ANN, org="team"), MemberService(kit.store, kit.clock)
     cat = (await kit.users.show(ADMIN, CAT)).id
     assert (await members.set(actor, "team", cat, "editor")).email == CAT
     assert (await members.remove(actor, "team", cat)).email == CAT
     assert (await refusal(members.set(actor, "team", cat, "viewer")))[0] is NotFound
-    # The operator may see everybody, and so name everybody by id.
+    # The operator sees every user, and so finds every user by id.
     assert (await members.set(ADMIN, "team", cat, "viewer")).email == CAT
 
 
-async def test_roles_that_are_not_there_are_refused_with_those_that_are(kit: Kit) -> None:
+async def test_an_unknown_role_is_refused_with_a_list_of_the_known_ones(kit: Kit) -> None:
     members = MemberService(kit.store, kit.clock)
     for user in (CAT, "new@example.org"):
         for work in (
@@ -233,8 +234,8 @@ async def test_members_are_listed_in_pages(kit: Kit) -> None:
     assert seen == [ANN, BOB, CAT, *(f"m{number}@example.org" for number in range(5))]
 
 
-async def test_keys_of_an_organisation_look_at_members_and_change_none(kit: Kit) -> None:
-    """D7"""
+async def test_keys_of_an_organisation_list_members_and_change_none(kit: Kit) -> None:
+    """D7."""
     members = MemberService(kit.store, kit.clock)
     actor = kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin")))
     assert [view.email for view in (await members.list(actor, "team")).items] == [ANN, BOB, CAT]
@@ -243,8 +244,8 @@ async def test_keys_of_an_organisation_look_at_members_and_change_none(kit: Kit)
     assert (await refusal(members.list(actor, "other")))[0] is NotFound
 
 
-async def test_a_key_outlives_whoever_made_it_and_a_token_stays_bound(kit: Kit) -> None:
-    """D4, D7: the maker leaves; the key works on, and the maker's own token of the organisation does not move along."""
+async def test_a_key_outlives_its_creators_membership_and_a_token_does_not(kit: Kit) -> None:
+    """D4, D7: after its creator has left, the key still works, and the creator's own token there does not."""
     await kit.users.set_role(ADMIN, ANN, "admin", org="team")
     await kit.users.add(ADMIN, ANN, "editor", org="other")
     team_token = await kit.mint(ANN, "t", org="team")

@@ -1,4 +1,4 @@
-"""Events are found by any filter, in pages that stand still, by who may see them; retention tells what it removes."""
+"""The audit log: filters, stable pages, visibility, verification and retention."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SYSTEM = Actor(kind=ActorKind.SYSTEM, id="housekeeping", name="housekeeping")
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann edits in the account and looks in the team; Bob audits the account, Eve the team."""
+    """Ann is an editor in the account and a viewer of the team; Bob audits the account, Eve the team."""
     async with opened(tmp_path) as kit:
         await kit.basics()
         await kit.roles.sync_config(ADMIN, {"auditor": ["patgate.audit:list"], "editor": ["things:*"], "none": []})
@@ -47,7 +47,7 @@ def log(kit: Kit) -> AuditService:
 
 
 async def _requests(kit: Kit, made: Created, count: int, *, org: str = "", **more: Any) -> None:
-    """Events of requests with this token, a second apart."""
+    """Append events of requests with this token, a second apart."""
     events = []
     for number in range(count):
         kit.clock.now += 1
@@ -67,7 +67,7 @@ async def _requests(kit: Kit, made: Created, count: int, *, org: str = "", **mor
     await kit.store.append_requests(events)
 
 
-async def test_counts_of_the_log_leave_the_readers_of_the_store_to_others_in_between(
+async def test_counting_the_log_lets_other_readers_in_between_pages(
     kit: Kit, log: AuditService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.store.audit.queries.LOOKED_AT", 2)
@@ -134,7 +134,7 @@ _FILTERS: dict[str, tuple[AuditFilter, Callable[[LogEntry], bool]]] = {
 
 
 async def _busy(kit: Kit) -> Created:
-    """All kinds of events, up to 20 seconds after the start."""
+    """Record all kinds of events, up to 20 seconds after the start."""
     ci = await kit.mint(ANN, "ci")
     team = (await kit.orgs.show(ADMIN, "team")).id
     await _requests(kit, ci, 6)
@@ -147,7 +147,7 @@ async def _busy(kit: Kit) -> Created:
     return ci
 
 
-async def test_every_filter_finds_what_it_says_in_every_order(kit: Kit, log: AuditService) -> None:
+async def test_every_filter_finds_its_events_in_every_order(kit: Kit, log: AuditService) -> None:
     await _busy(kit)
     everything = await _all(log, AuditFilter(), limit=1000)
     in_order = sorted(everything, key=lambda entry: (entry.at, entry.n), reverse=True)
@@ -155,7 +155,7 @@ async def test_every_filter_finds_what_it_says_in_every_order(kit: Kit, log: Aud
     for name, (wanted, holds) in _FILTERS.items():
         right = [entry.n for entry in everything if holds(entry)]
         assert (right == []) == (name == "denied and done"), name
-        # However few events a page looks at, none is left out.
+        # No event is omitted, even if each page searches few events.
         for looked_at in (50_000, 7):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("proxy.store.audit.queries.LOOKED_AT", looked_at)
@@ -190,7 +190,7 @@ async def test_a_token_is_found_by_its_public_prefix_and_a_request_by_its_id(kit
     assert (event.action, event.address, event.decision_id) == ("account.org.add", "192.0.2.9", "")
 
 
-async def test_pages_stand_still_while_events_are_added(kit: Kit, log: AuditService) -> None:
+async def test_pages_stay_stable_while_events_are_added(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     before = [entry.n for entry in await _all(log, AuditFilter())]
     first = await log.list(ADMIN, page=PageRequest(limit=5))
@@ -208,7 +208,7 @@ async def test_pages_stand_still_while_events_are_added(kit: Kit, log: AuditServ
     assert seen == before[::-1], "an export ends with what was recorded when it began"
 
 
-async def test_whoever_follows_the_log_gets_what_is_recorded_once_however_late(kit: Kit, log: AuditService) -> None:
+async def test_a_follower_of_the_log_gets_every_event_once_even_late_ones(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     page = await log.list(ADMIN, after=NOW)
     assert (list(page.items), page.next_cursor is None) == ([], False)
@@ -225,7 +225,7 @@ async def test_whoever_follows_the_log_gets_what_is_recorded_once_however_late(k
     assert all(view.entry.n > 0 for view in after.items)
 
 
-async def test_a_view_has_everything_and_null_for_what_there_is_not(kit: Kit, log: AuditService) -> None:
+async def test_a_view_has_every_field_and_null_for_absent_values(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     (view,) = (await log.list(ADMIN, AuditFilter(request=f"{ci.view.id}1", outcome="refused"))).items
     team = await kit.orgs.show(ADMIN, "team")
@@ -257,7 +257,7 @@ async def test_a_view_has_everything_and_null_for_what_there_is_not(kit: Kit, lo
     assert [document[name] for name in ("org", "user", "reason", "address", "request_id", "decision_id")] == [None] * 6
 
 
-async def test_details_that_somebody_spoilt_do_not_hide_the_rest(kit: Kit, log: AuditService) -> None:
+async def test_spoilt_details_do_not_hide_the_other_events(kit: Kit, log: AuditService) -> None:
     async with kit.store._database.write() as connection:
         await connection.exec_driver_sql("UPDATE audit_events SET details = '[' WHERE n = 2")
         await connection.commit()
@@ -266,7 +266,7 @@ async def test_details_that_somebody_spoilt_do_not_hide_the_rest(kit: Kit, log: 
     assert (await log.verify(ADMIN)).problem == "event 2 was altered"
 
 
-async def test_each_sees_what_they_may(kit: Kit, log: AuditService) -> None:
+async def test_every_caller_sees_only_its_part_of_the_log(kit: Kit, log: AuditService) -> None:
     await _busy(kit)
     everything = await _all(log, AuditFilter(), limit=1000)
 
@@ -302,7 +302,7 @@ async def test_each_sees_what_they_may(kit: Kit, log: AuditService) -> None:
         await sees(team, AuditFilter(org="team"))
 
 
-async def test_a_key_sees_the_log_of_an_organisation_whose_role_lets_it(kit: Kit, log: AuditService) -> None:
+async def test_a_key_sees_the_log_of_its_organisation_if_its_role_permits(kit: Kit, log: AuditService) -> None:
     team = (await kit.orgs.show(ADMIN, "team")).id
     auditor = await kit.keys.create(ADMIN, KeyRequest(name="siem", org="team", role="auditor"))
     other = await kit.keys.create(ADMIN, KeyRequest(name="ci", org="team", role="editor"))
@@ -318,7 +318,7 @@ async def test_a_key_sees_the_log_of_an_organisation_whose_role_lets_it(kit: Kit
             await log.list(kit.acting(other), wanted)
 
 
-async def test_what_is_not_there_and_what_is_not_to_be_seen_are_refused_alike(kit: Kit, log: AuditService) -> None:
+async def test_unknown_and_invisible_users_and_organisations_give_the_same_error(kit: Kit, log: AuditService) -> None:
     ann = kit.acting(await kit.mint(ANN, "a", org="team"))
     eve = kit.acting(await kit.mint(EVE, "e", org="team"))
 
@@ -339,7 +339,7 @@ async def test_what_is_not_there_and_what_is_not_to_be_seen_are_refused_alike(ki
         assert list((await log.list(eve, AuditFilter(user=user))).items) == []
 
 
-async def test_somebody_who_was_removed_is_found_by_id(kit: Kit, log: AuditService) -> None:
+async def test_a_removed_user_is_found_by_id(kit: Kit, log: AuditService) -> None:
     ann = (await kit.users.show(ADMIN, ANN)).id
     await kit.mint(ANN, "t")
     before = await _all(log, AuditFilter(user=ANN))
@@ -358,7 +358,7 @@ async def test_a_credential_that_has_ended_sees_nothing(kit: Kit, log: AuditServ
             await read(kit.acting(made))
 
 
-async def test_all_that_is_wrong_with_a_question_is_said_at_once(log: AuditService) -> None:
+async def test_all_errors_of_a_query_are_reported_together(log: AuditService) -> None:
     wrong = AuditFilter(
         actor_kind="robot", level="x", outcome="maybe", address="here", since="yesterday", until="2023-13-01T00:00:00Z"
     )
@@ -405,7 +405,7 @@ def test_times_are_durations_before_now_or_rfc_3339(text: str, moment: float | N
         assert read_moment(text, START, "since") == moment
 
 
-async def test_a_verification_is_for_who_sees_everything_and_goes_in_steps(kit: Kit, log: AuditService) -> None:
+async def test_a_verification_needs_sight_of_the_whole_log_and_runs_in_steps(kit: Kit, log: AuditService) -> None:
     await _busy(kit)
     for made in (await kit.mint(ANN, "a"), await kit.mint(EVE, "e", org="team")):
         with pytest.raises(Forbidden):
@@ -423,7 +423,7 @@ async def test_a_verification_is_for_who_sees_everything_and_goes_in_steps(kit: 
     assert [field for field, _ in refusal.value.errors] == ["after", "head"]
 
 
-async def test_retention_removes_what_is_old_and_says_so(
+async def test_retention_removes_old_events_and_records_it(
     kit: Kit, log: AuditService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.services.audit.service.RETAIN_AT_ONCE", 4)
@@ -454,7 +454,7 @@ async def test_retention_removes_what_is_old_and_says_so(
     assert ((await log.verify(ADMIN)).events, (await log.verify(ADMIN)).problem) == (1, None)
 
 
-async def test_nobody_shortens_the_log_with_a_token(kit: Kit, log: AuditService) -> None:
+async def test_a_token_cannot_shorten_the_log(kit: Kit, log: AuditService) -> None:
     await kit.roles.set(ADMIN, "auditor", ["*:*"])
     with pytest.raises(Forbidden, match="only the operator"):
         await log.retain(kit.acting(await kit.mint(BOB, "b")), START + 1000)

@@ -1,4 +1,4 @@
-"""Routes as configured, and what those that only report would have refused."""
+"""Lists of the configured routes, and of what report-only routes would have refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def report(token: str, count: int = 1, *, route: str = "/later/{entity}", at: fl
     )
 
 
-async def test_reports_are_added_up_by_route_and_reason_with_what_was_lacking_and_whose_it_was(kit: Kit) -> None:
+async def test_reports_are_added_up_by_route_and_reason_with_permissions_and_tokens(kit: Kit) -> None:
     key, other = (await kit.mint(ANN, "ci")).view, (await kit.mint(ANN, "laptop")).view
     await kit.store.add_reports(
         [
@@ -91,7 +91,7 @@ async def test_many_tokens_are_counted_and_the_most_frequent_shown(kit: Kit) -> 
     assert (only.tokens_total, len(only.tokens), only.tokens[0].id) == (TOKENS_SHOWN + 1, TOKENS_SHOWN, made[-1])
 
 
-async def test_since_leaves_out_what_was_last_seen_before(kit: Kit) -> None:
+async def test_since_omits_reports_last_seen_before(kit: Kit) -> None:
     token = (await kit.mint(ANN, "ci")).view.id
     await kit.store.add_reports([report(token), report(token, permission="things:list", at=5000)])
     kit.clock.now = START + 5020
@@ -103,7 +103,7 @@ async def test_since_leaves_out_what_was_last_seen_before(kit: Kit) -> None:
             await reports(kit).list(ADMIN, nonsense)
 
 
-async def test_what_is_cleared_is_gone_and_audited_once(kit: Kit) -> None:
+async def test_clearing_reports_deletes_them_and_is_audited_once(kit: Kit) -> None:
     token = (await kit.mint(ANN, "ci")).view.id
     await kit.store.add_reports([report(token), report(token, route="/other")])
     assert await reports(kit).clear(ADMIN, "/other") == 1
@@ -118,7 +118,7 @@ async def test_what_is_cleared_is_gone_and_audited_once(kit: Kit) -> None:
     ]
 
 
-async def test_the_routes_are_listed_in_the_order_in_which_they_are_tried(kit: Kit) -> None:
+async def test_routes_are_listed_in_the_order_of_matching(kit: Kit) -> None:
     found = [view.as_dict() for view in await reports(kit).routes(ADMIN)]
     assert [(view["number"], view["path"], view["access"], view["enforce"]) for view in found] == [
         (1, "/ui/**", "public", True),

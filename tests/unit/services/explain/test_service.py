@@ -1,4 +1,4 @@
-"""Explaining: what a token gets and why, what was decided and what is different now, and who may ask."""
+"""Explanations of requests and of past decisions, and the callers who may see them."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def explaining(kit: Kit, routes: tuple[Route, ...] = ROUTES) -> ExplainService:
     return ExplainService(kit.store, kit.clock, gateway=gateway, tokens=FORMAT)
 
 
-async def told(kit: Kit, made: Created, method: str, target: str, host: str = "") -> Explanation:
+async def explanation(kit: Kit, made: Created, method: str, target: str, host: str = "") -> Explanation:
     return await explaining(kit).token(ADMIN, made.view.id, method, target, host)
 
 
 def failed(explained: Explanation) -> tuple[Step, str]:
-    """The one step that failed, and why."""
+    """The one step that failed, and its explanation."""
     (only,) = [step for step in explained.findings.steps() if step.result is Result.FAIL]
     return only.step, only.text
 
 
-async def test_what_is_allowed_names_the_entries_that_say_so_and_what_the_backend_gets(kit: Kit) -> None:
+async def test_an_allowed_request_shows_the_matching_entries_and_the_identity_headers(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci", scopes=["things/7:update", "*:list"])
-    explained = await told(kit, made, "PUT", "/v1/things/7?secret=1")
+    explained = await explanation(kit, made, "PUT", "/v1/things/7?secret=1")
     found = explained.as_dict()
     assert (found["verdict"], found["reason"], found["status"], found["challenge"]) == ("allowed", "allowed", None, [])
     assert (found["method"], found["path"], found["route"], found["upstream"]) == (
@@ -138,13 +138,13 @@ REFUSALS: dict[str, tuple[Callable[[Kit, str, str], Awaitable[None]], str, str, 
 }  # fmt: skip
 
 
-async def test_a_refusal_names_the_step_the_reason_and_what_the_client_gets(kit: Kit) -> None:
+async def test_a_refusal_shows_the_failed_step_the_reason_and_the_response(kit: Kit) -> None:
     for name, (prepare, method, target, reason, step, text) in REFUSALS.items():
         user = f"{name.replace(' ', '-')}@example.org"
         await kit.users.add(ADMIN, user, "editor")
         made = await kit.mint(user, "ci", expires=3600.0, scopes=["things:read"])
         await prepare(kit, made.view.user_id or "", made.view.id)
-        explained = await told(kit, made, method, target)
+        explained = await explanation(kit, made, method, target)
         assert (explained.judged.reason, explained.judged.outcome) == (reason, Outcome.REFUSED), name
         where, why = failed(explained)
         assert (where, text in why) == (step, True), why
@@ -157,62 +157,64 @@ async def test_a_refusal_names_the_step_the_reason_and_what_the_client_gets(kit:
 
 async def test_a_team_token_is_refused_for_its_organisation_and_its_membership(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci", org="team")
-    assert (await told(kit, made, "GET", "/orgs/team/things/7")).judged.reason is Reason.ALLOWED
-    assert failed(await told(kit, made, "GET", "/orgs/other/things/7"))[1].endswith("the token reaches team only")
-    denied = await told(kit, made, "DELETE", "/orgs/team/things/7")
+    assert (await explanation(kit, made, "GET", "/orgs/team/things/7")).judged.reason is Reason.ALLOWED
+    assert failed(await explanation(kit, made, "GET", "/orgs/other/things/7"))[1].endswith(
+        "the token reaches team only"
+    )
+    denied = await explanation(kit, made, "DELETE", "/orgs/team/things/7")
     assert "the role viewer in team does not have things/7:delete" in failed(denied)[1]
     await kit.orgs.suspend(ADMIN, "team")
-    assert (await told(kit, made, "GET", "/v1/things/7")).judged.reason is Reason.ORG_SUSPENDED
+    assert (await explanation(kit, made, "GET", "/v1/things/7")).judged.reason is Reason.ORG_SUSPENDED
     await kit.orgs.resume(ADMIN, "team")
     await MemberService(kit.store, kit.clock).remove(ADMIN, "team", ANN)
-    gone = await told(kit, made, "GET", "/v1/things/7")
+    gone = await explanation(kit, made, "GET", "/v1/things/7")
     assert (gone.judged.reason, failed(gone)[0]) == (Reason.MEMBER_REMOVED, Step.OWNER)
 
 
-async def test_an_account_wide_token_has_the_role_of_the_organisation_that_is_asked_about(kit: Kit) -> None:
+async def test_an_account_wide_token_is_explained_with_its_role_in_the_requests_organisation(kit: Kit) -> None:
     made = await kit.mint(ANN, "everywhere", reach=Reach.ACCOUNT)
-    there = (await told(kit, made, "GET", "/orgs/team/things/7")).as_dict()
+    there = (await explanation(kit, made, "GET", "/orgs/team/things/7")).as_dict()
     assert (there["verdict"], there["role"], there["role_org"]) == ("allowed", "viewer", "team")
-    here = (await told(kit, made, "DELETE", "/v1/things/7")).as_dict()
+    here = (await explanation(kit, made, "DELETE", "/v1/things/7")).as_dict()
     assert (here["verdict"], here["role"], here["role_org"]) == ("allowed", "editor", None)
-    identity = dict((await told(kit, made, "GET", "/orgs/team/things/7")).identity)
+    identity = dict((await explanation(kit, made, "GET", "/orgs/team/things/7")).identity)
     assert (identity["X-Auth-Org"], identity["X-Auth-Role"]) == ("team", "viewer")
-    elsewhere = await told(kit, made, "GET", "/orgs/other/things/7")
+    elsewhere = await explanation(kit, made, "GET", "/orgs/other/things/7")
     assert "the token reaches team" in failed(elsewhere)[1]
 
 
-async def test_a_route_that_only_reports_lets_through_what_it_would_refuse(kit: Kit) -> None:
+async def test_a_report_only_route_forwards_what_it_would_refuse(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci")
-    explained = await told(kit, made, "POST", "/later/others")
+    explained = await explanation(kit, made, "POST", "/later/others")
     found = explained.as_dict()
     assert (found["verdict"], found["reason"], found["status"], found["enforce"]) == (
         "reported", "role_denies", 403, False,
     )  # fmt: skip
     assert dict(explained.identity)["X-Auth-Email"] == ANN
     await kit.tokens.revoke(ADMIN, made.view.id)
-    nobody = await told(kit, made, "POST", "/later/others")
-    assert nobody.judged.outcome is Outcome.REPORTED
-    assert {value for _, value in nobody.identity} == {""}
+    anonymous = await explanation(kit, made, "POST", "/later/others")
+    assert anonymous.judged.outcome is Outcome.REPORTED
+    assert {value for _, value in anonymous.identity} == {""}
 
 
-async def test_an_open_route_looks_at_no_token(kit: Kit) -> None:
+async def test_an_open_route_does_not_check_tokens(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci")
     await kit.tokens.revoke(ADMIN, made.view.id)
-    explained = await told(kit, made, "GET", "/public/x")
+    explained = await explanation(kit, made, "GET", "/public/x")
     assert (explained.judged.reason, explained.identity) == (Reason.ALLOWED, ())
     results = [step.result for step in explained.findings.steps()]
     assert results == [Result.PASS, *[Result.NOT_REACHED] * (len(Step) - 1)]
 
 
-async def test_the_host_counts_as_given_or_as_in_the_url(kit: Kit) -> None:
+async def test_the_host_is_the_given_one_or_the_urls(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci")
-    assert (await told(kit, made, "GET", "/only/things")).judged.reason is Reason.NO_ROUTE
-    assert (await told(kit, made, "GET", "/only/things", "API.example:443")).judged.reason is Reason.ALLOWED
-    assert (await told(kit, made, "GET", "https://api.example/only/things?q")).judged.reason is Reason.ALLOWED
-    assert (await told(kit, made, "GET", "/only/things", "api example")).judged.reason is Reason.HOST_INVALID
+    assert (await explanation(kit, made, "GET", "/only/things")).judged.reason is Reason.NO_ROUTE
+    assert (await explanation(kit, made, "GET", "/only/things", "API.example:443")).judged.reason is Reason.ALLOWED
+    assert (await explanation(kit, made, "GET", "https://api.example/only/things?q")).judged.reason is Reason.ALLOWED
+    assert (await explanation(kit, made, "GET", "/only/things", "api example")).judged.reason is Reason.HOST_INVALID
 
 
-async def test_a_whole_token_is_refused_wherever_it_is_pasted_and_not_repeated(kit: Kit) -> None:
+async def test_a_whole_token_is_refused_in_every_field_and_not_repeated(kit: Kit) -> None:
     made, explain = await kit.mint(ANN, "ci"), explaining(kit)
     for place, field in enumerate(("token", "method", "path", "host")):
         values = [made.view.id, "GET", "/v1/things/7", ""]
@@ -225,7 +227,7 @@ async def test_a_whole_token_is_refused_wherever_it_is_pasted_and_not_repeated(k
     assert caught.value.errors == (("decision", WHOLE_TOKEN),)
 
 
-async def test_a_token_is_named_by_its_id_or_its_prefix_and_by_nothing_else(kit: Kit) -> None:
+async def test_a_token_is_found_only_by_its_id_or_prefix(kit: Kit) -> None:
     made, explain = await kit.mint(ANN, "ci"), explaining(kit)
     for name in (made.view.id, made.view.prefix):
         assert (await explain.token(ADMIN, name, "GET", "/v1/things/7")).judged.reason is Reason.ALLOWED
@@ -234,7 +236,7 @@ async def test_a_token_is_named_by_its_id_or_its_prefix_and_by_nothing_else(kit:
             await explain.token(ADMIN, name, "GET", "/v1/things/7")
 
 
-async def test_what_one_may_not_see_is_not_there(kit: Kit) -> None:
+async def test_an_invisible_token_gives_the_same_error_as_an_unknown_one(kit: Kit) -> None:
     mine = await kit.mint(ANN, "mine")
     scoped = await kit.mint(ANN, "narrow", scopes=["things:read"])
     team = await kit.mint(ANN, "team", org="team")
@@ -257,7 +259,7 @@ async def test_what_one_may_not_see_is_not_there(kit: Kit) -> None:
         await explain.token(kit.acting(mine), mine.view.id, "GET", "/v1/things/7")
 
 
-async def test_of_an_organisation_token_one_learns_what_it_may_do_in_ones_own_organisations_only(kit: Kit) -> None:
+async def test_an_organisation_token_is_explained_only_for_organisations_that_the_caller_sees(kit: Kit) -> None:
     for org in ("other", "third"):
         await kit.orgs.add(ADMIN, org)
     grants = {"team": ["things:read"], "other": ["things:*"]}
@@ -279,7 +281,7 @@ async def test_of_an_organisation_token_one_learns_what_it_may_do_in_ones_own_or
 
 
 async def happened(kit: Kit, made: Created | None, decision: str = "d" * 24, **changes: Any) -> None:
-    """An event of a request, as the gateway leaves it, a second after what was before."""
+    """An event of a request, as the gateway records it, a second after the previous one."""
     kit.clock.now += 1
     event = Event(
         action="request.update", target_kind="route", target_id="things/7", target_name="/v1/{entity}/{id}",
@@ -296,7 +298,7 @@ async def decided(kit: Kit, decision: str = "d" * 24) -> Decision:
     return await explaining(kit).decision(ADMIN, decision)
 
 
-async def test_a_decision_is_told_beside_what_the_same_request_gets_now(kit: Kit) -> None:
+async def test_a_decision_is_shown_with_the_result_of_the_same_request_now(kit: Kit) -> None:
     await kit.users.set_role(ADMIN, ANN, "viewer")
     made = await kit.mint(ANN, "ci")
     await happened(kit, made)
@@ -327,14 +329,14 @@ async def test_another_reason_and_another_route_are_differences(kit: Kit) -> Non
 
 NOTES: tuple[tuple[dict[str, str], str], ...] = (
     ({"reason": "token_wrong_secret"}, "the value presented was not that of the token"),
-    ({"reason": "credential_ambiguous"}, "how the request came or went"),
-    ({"reason": "upstream_timeout", "outcome": "failed"}, "how the request came or went"),
+    ({"reason": "credential_ambiguous"}, "how the request was received or forwarded"),
+    ({"reason": "upstream_timeout", "outcome": "failed"}, "how the request was received or forwarded"),
     ({"path": "/v1/things/" + "x" * 501}, "cut or redacted"),
     ({"path": "/v1/acme_pat_aaaaaaaaaaaa/7"}, "cut or redacted"),
 )
 
 
-async def test_what_cannot_be_found_again_is_said(kit: Kit) -> None:
+async def test_a_decision_that_cannot_be_compared_says_so(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci")
     for number, (changes, note) in enumerate(NOTES):
         await happened(kit, made, f"{number}" * 24, **changes)
@@ -342,7 +344,7 @@ async def test_what_cannot_be_found_again_is_said(kit: Kit) -> None:
         assert note in only
 
 
-async def test_a_request_that_was_never_understood_has_no_now(kit: Kit) -> None:
+async def test_a_request_that_could_not_be_parsed_has_no_explanation_now(kit: Kit) -> None:
     await happened(kit, await kit.mint(ANN, "ci"), path="", reason="host_invalid")
     found = await decided(kit)
     assert (found.now, found.differences, found.since, len(found.notes)) == (None, (), (), 1)
@@ -357,7 +359,7 @@ async def test_a_request_without_a_token_is_explained_as_such(kit: Kit) -> None:
     assert found.now.as_dict()["token"] is None
 
 
-async def test_a_decision_about_a_token_that_is_gone_keeps_what_was_decided(kit: Kit) -> None:
+async def test_a_decision_about_a_deleted_token_is_still_shown(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci")
     await happened(kit, made)
     await kit.tokens.delete(ADMIN, made.view.id)
@@ -373,7 +375,7 @@ async def test_an_unknown_decision_says_where_else_to_look(kit: Kit) -> None:
             await explaining(kit).decision(ADMIN, decision)
 
 
-async def test_a_decision_is_told_to_who_may_see_its_token_or_read_its_log(kit: Kit) -> None:
+async def test_a_decision_is_shown_to_callers_who_see_its_token_or_read_its_log(kit: Kit) -> None:
     mine, others, admins = await kit.mint(ANN, "mine"), await kit.mint(BOB, "bob's"), await kit.mint(BOB, "admin's")
     narrow = await kit.mint(ANN, "narrow", scopes=["things:read"])
     await kit.roles.set(ADMIN, "reader", ["patgate.audit:list"])
@@ -393,7 +395,7 @@ async def test_a_decision_is_told_to_who_may_see_its_token_or_read_its_log(kit: 
         assert str(caught.value) == NO_DECISION
 
 
-async def test_changes_since_are_told_as_far_as_one_may_read_them(kit: Kit) -> None:
+async def test_later_changes_are_shown_as_far_as_the_caller_may_read_them(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci", scopes=["things:read"])
     owner = await kit.mint(ANN, "owner")
     await happened(kit, made)

@@ -1,4 +1,4 @@
-"""Keys of one organisation and tokens of several: what they are made with, where they reach, and their seats."""
+"""Keys of one organisation and organisation tokens: creation, attachment, reach and seats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READ = ["things:read"]
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann keeps the keys of team and of other, where she may do everything with things."""
+    """Ann manages the keys of ``team`` and ``other``, where she has all permissions on ``things``."""
     async with opened(tmp_path) as kit:
         await kit.basics()
         await kit.orgs.add(ADMIN, "other")
@@ -35,7 +35,7 @@ async def ann(kit: Kit, **what: object) -> Actor:
     return kit.acting(await kit.mint(ANN, "t", reach=Reach.ACCOUNT, **what))  # type: ignore[arg-type]
 
 
-async def test_a_key_has_its_role_and_outlives_whoever_made_it(kit: Kit) -> None:
+async def test_a_key_has_its_role_and_outlives_its_creator(kit: Kit) -> None:
     made = await kit.keys.create(await ann(kit), KeyRequest(name="ci", org="team", role="viewer"))
     assert made.value.startswith("acme_key_")
     await kit.users.remove(ADMIN, ANN)
@@ -76,14 +76,14 @@ async def test_an_organisation_token_has_its_permissions_in_each_and_leaves_an_e
         (KeyRequest(name="k", org="team", role="no such"), ["role"]),
     ],
 )
-async def test_every_field_at_fault_is_named(kit: Kit, new: KeyRequest, fields: list[str]) -> None:
+async def test_every_invalid_field_is_named(kit: Kit, new: KeyRequest, fields: list[str]) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.keys.create(ADMIN, new)
     found = [field for field, _ in raised.value.errors]
     assert all(any(one.startswith(field) for one in found) for field in fields), found
 
 
-async def test_what_is_given_is_within_what_the_giver_may_do_in_each_organisation(kit: Kit) -> None:
+async def test_a_keys_permissions_are_within_the_callers_in_each_organisation(kit: Kit) -> None:
     actor = await ann(kit)
     with pytest.raises(Forbidden) as raised:
         await kit.keys.create(actor, KeyRequest(name="k", org="team", role="admin"))
@@ -116,7 +116,7 @@ async def test_a_key_is_contained_in_the_token_that_makes_it(kit: Kit) -> None:
     await kit.keys.create(scoped, KeyRequest(name="k", grants={"team": READ}))
 
 
-async def test_each_organisation_has_its_seats_for_organisation_tokens_that_work(kit: Kit) -> None:
+async def test_each_organisation_has_a_seat_limit_for_active_organisation_tokens(kit: Kit) -> None:
     kit.policy = TokenPolicy(org_tokens_per_org=1)
     first = await kit.keys.create(ADMIN, KeyRequest(name="a", grants={"team": READ}))
     await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="viewer"))
@@ -133,7 +133,7 @@ async def test_each_organisation_has_its_seats_for_organisation_tokens_that_work
     await kit.tokens.regenerate(ADMIN, first.view.id)
 
 
-async def test_attaching_and_detaching_count_at_once_and_the_last_organisation_stays(kit: Kit) -> None:
+async def test_attaching_and_detaching_apply_at_once_and_the_last_organisation_stays(kit: Kit) -> None:
     made = await kit.keys.create(ADMIN, KeyRequest(name="o", grants={"team": READ}))
     key = made.view.id
     announced = len(kit.announced)
@@ -160,7 +160,7 @@ async def test_attaching_and_detaching_count_at_once_and_the_last_organisation_s
         await kit.keys.attach(ADMIN, key, "team", READ)
 
 
-async def test_policies_of_every_organisation_hold_for_what_is_attached_to_it(kit: Kit) -> None:
+async def test_every_organisations_policy_applies_to_the_keys_attached_to_it(kit: Kit) -> None:
     made = await kit.keys.create(ADMIN, KeyRequest(name="o", grants={"team": READ}))
     await kit.policies.set(ADMIN, "other", {"max_lifetime": 3600.0, "forbidden_scopes": ["things:*"]})
     with pytest.raises(Conflict, match="lives longer"):
@@ -175,7 +175,7 @@ async def test_policies_of_every_organisation_hold_for_what_is_attached_to_it(ki
     assert raised.value.errors[0][0] == "permissions[1]"
 
 
-async def test_the_verbs_of_tokens_are_those_of_keys(kit: Kit) -> None:
+async def test_the_operations_of_tokens_work_on_keys(kit: Kit) -> None:
     actor = await ann(kit)
     made = await kit.keys.create(actor, KeyRequest(name="k", org="team", role="viewer"))
     rotated = await kit.tokens.rotate(actor, made.view.id)
@@ -202,8 +202,8 @@ async def test_a_token_attaches_no_key_that_lives_longer_than_itself(kit: Kit) -
     await kit.keys.attach(short, brief, "other", READ)
 
 
-async def test_a_token_with_scopes_lists_the_tokens_that_it_made_and_not_the_keys(kit: Kit) -> None:
-    """Its own and those that it made are its owner's tokens; a key that it made is the organisation's."""
+async def test_a_token_with_scopes_lists_the_tokens_that_it_created_but_not_the_keys(kit: Kit) -> None:
+    """The tokens that it created are its owner's; a key that it created is the organisation's."""
     maker = await ann(kit, scopes=["patgate.keys:create", "things:read"])
     await kit.keys.create(maker, KeyRequest(name="k", grants={"team": READ}))
     own = (await kit.tokens.create(maker, TokenRequest(name="t", scopes=READ))).view.id
@@ -211,7 +211,7 @@ async def test_a_token_with_scopes_lists_the_tokens_that_it_made_and_not_the_key
     assert {view.id for view in (await kit.tokens.list(maker)).items} == {maker.id, own}
 
 
-async def test_a_token_whose_scopes_only_look_ends_none_of_its_owners_tokens_that_it_did_not_make(kit: Kit) -> None:
+async def test_a_token_with_reading_scopes_ends_only_tokens_that_it_created(kit: Kit) -> None:
     looking = await ann(kit, scopes=["patgate.tokens:read", "things:read"])
     other = (await kit.mint(ANN, "another")).view.id
     assert (await kit.tokens.show(looking, other)).id == other

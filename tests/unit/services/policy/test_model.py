@@ -1,4 +1,4 @@
-"""B1, C1, C6: what a policy asks, and that the stricter of two wins in every field."""
+"""B1, C1, C6: the rules of a policy; of two policies the stricter value of every field applies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCOPES = st.none() | st.lists(
 
 
 @given(POLICIES, POLICIES, LIFETIMES, SCOPES, st.none() | st.floats(0, 2e6))
-def test_the_stricter_of_two_policies_lets_nothing_through_that_either_would_stop(
+def test_the_combined_policy_allows_only_what_both_policies_allow(
     one: TokenPolicy, two: TokenPolicy, lifetime: float | None, scopes: list[str] | None, unused: float | None
 ) -> None:
     both = one.stricter(two)
@@ -46,7 +46,7 @@ def test_the_stricter_of_two_policies_lets_nothing_through_that_either_would_sto
         assert getattr(both, name) == min(limits, default=None)
 
 
-def test_the_policy_of_nobody_asks_for_nothing() -> None:
+def test_the_default_policy_limits_nothing() -> None:
     assert TokenPolicy().broken(lifetime=None, scopes=None, unused=1e9) == ()
     assert TokenPolicy().lifetime_fault(None) is None and TokenPolicy().scope_faults(None) == []
 
@@ -60,11 +60,11 @@ def test_only_what_covers_a_forbidden_scope_is_forbidden(scope: str, forbidden: 
     assert [place for place, _ in faults] == (["scopes[1]"] if forbidden else [])
 
 
-def test_where_scopes_are_forbidden_a_token_names_its_scopes() -> None:
+def test_if_scopes_are_forbidden_a_token_must_name_its_scopes() -> None:
     assert [place for place, _ in TokenPolicy(forbidden_scopes=("*:*",)).scope_faults(None)] == ["scopes"]
 
 
-def test_what_an_organisation_does_not_say_is_as_the_deployment_has_it() -> None:
+def test_a_field_that_an_organisation_does_not_set_is_the_deployments() -> None:
     deployment = TokenPolicy(max_lifetime=100.0, tokens_per_user=3, admin_rights=frozenset({AdminRight.REVOKE}))
     assert deployment.stricter(TokenPolicy.of_org(None)) == deployment
     assert deployment.stricter(TokenPolicy.of_org({"max_lifetime": 60.0})).max_lifetime == 60.0

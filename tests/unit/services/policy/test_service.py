@@ -1,4 +1,4 @@
-"""Policies: an organisation's only narrows, what breaks one is found, counted and ended, and nothing else is."""
+"""Policies: an organisation's only restricts; violations are found, counted and expired, and no other tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ANN, BOB = "ann@example.org", "bob@example.org"
 
 @pytest.fixture
 async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    """Ann is a chief of ``team``, Bob of ``shop``; neither has a role in the account that counts."""
+    """Ann is a chief of ``team``, Bob of ``shop``; neither has permissions in the account."""
     async with opened(tmp_path) as kit:
         await kit.basics()
         await kit.roles.set(ADMIN, "chief", ["patgate.policy:*", "patgate.keys:*", "things:*"])
@@ -38,7 +38,7 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
 
 
 async def broken(kit: Kit, org: str | None = None, actor: Actor = ADMIN) -> dict[str, tuple[str, ...]]:
-    """What breaks the policy, by name, over pages of two."""
+    """The violated rules by name of token, read in pages of two."""
     found: dict[str, tuple[str, ...]] = {}
     cursor = None
     while True:
@@ -62,7 +62,7 @@ async def org_key(kit: Kit, name: str, **grants: list[str]) -> Created:
     return await kit.keys.create(ADMIN, KeyRequest(name=name, grants=grants))
 
 
-async def test_an_organisations_policy_only_narrows(kit: Kit) -> None:
+async def test_an_organisations_policy_only_restricts(kit: Kit) -> None:
     kit.policy = TokenPolicy(max_lifetime=10 * DAY, admin_rights=frozenset({AdminRight.REVOKE}))
     own = {"max_lifetime": 90 * DAY, "require_expiry": True, "admin_rights": ["delete", "revoke"]}
     view = await kit.policies.set(ADMIN, "team", own)
@@ -79,7 +79,7 @@ async def test_an_organisations_policy_only_narrows(kit: Kit) -> None:
     assert await kit.intact() == epoch
 
 
-async def test_every_fault_of_a_policy_is_said_at_once(kit: Kit) -> None:
+async def test_all_errors_of_a_policy_are_reported_together(kit: Kit) -> None:
     bad = {
         "max_lifetime": 59,
         "inactive_after": True,
@@ -101,8 +101,8 @@ async def test_every_fault_of_a_policy_is_said_at_once(kit: Kit) -> None:
     assert await events(kit, "account.policy.set") == []
 
 
-async def test_what_breaks_a_policy_is_found_in_pages_with_the_rules_that_it_breaks(kit: Kit) -> None:
-    """B1: tokens from before a policy go on, and are found."""
+async def test_policy_violations_are_listed_in_pages_with_the_violated_rules(kit: Kit) -> None:
+    """B1: tokens that are older than a policy keep working, and are listed."""
     for name, arguments in {
         "forever": {},
         "long": {"expires": 40 * DAY, "scopes": ["things:read"]},
@@ -129,8 +129,8 @@ async def test_what_breaks_a_policy_is_found_in_pages_with_the_rules_that_it_bre
     assert await broken(kit) == {}
 
 
-async def test_a_token_of_several_organisations_keeps_to_the_strictest_of_them(kit: Kit) -> None:
-    """C6: each of them counts, and each sees what its own policy says."""
+async def test_the_strictest_policy_applies_to_a_token_of_several_organisations(kit: Kit) -> None:
+    """C6: each of their policies applies, and each organisation is shown only its own."""
     await org_key(kit, "both", team=["things:read"], shop=["*:*"])
     await org_key(kit, "one", team=["things:read"])
     await kit.policies.set(ADMIN, "shop", {"require_expiry": True, "forbidden_scopes": ["*:*"]})
@@ -144,7 +144,7 @@ async def test_a_token_of_several_organisations_keeps_to_the_strictest_of_them(k
     assert await broken(kit, "team") == {"both": ("inactive_after",), "one": ("inactive_after",)}
 
 
-async def test_an_organisation_cannot_end_what_is_its_members_own(kit: Kit) -> None:
+async def test_an_organisation_cannot_end_its_members_own_tokens(kit: Kit) -> None:
     wide = await kit.mint(ANN, "wide", reach=Reach.ACCOUNT)
     bound = await kit.mint(ANN, "bound", org="team")
     await kit.policies.set(ADMIN, "team", {"require_expiry": True, "inactive_after": 60})
@@ -154,7 +154,7 @@ async def test_an_organisation_cannot_end_what_is_its_members_own(kit: Kit) -> N
     assert (await works(kit, wide), await works(kit, bound)) == (True, False)
 
 
-async def test_setting_a_policy_says_how_many_break_it_and_ends_them_when_told_to(kit: Kit) -> None:
+async def test_setting_a_policy_counts_violations_and_expires_them_on_request(kit: Kit) -> None:
     for name in ("one", "two"):
         await kit.mint(ANN, name, org="team")
     kept = await kit.mint(ANN, "kept", org="team", expires=DAY)
@@ -169,8 +169,10 @@ async def test_setting_a_policy_says_how_many_break_it_and_ends_them_when_told_t
     assert (await kit.policies.show(ADMIN, "team")).breaking is None
 
 
-async def test_expiring_ends_exactly_what_breaks_each_with_its_event(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """C8: over several transactions, each one whole."""
+async def test_expiring_ends_exactly_the_violating_tokens_each_with_an_event(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C8: in several transactions, each complete in itself."""
     monkeypatch.setattr(service, "_AT_ONCE", 3)
     bad = [await kit.mint(ANN, f"bad{number}", org="team") for number in range(7)]
     good = [await kit.mint(ANN, f"good{number}", org="team", expires=DAY) for number in range(4)]
@@ -180,13 +182,13 @@ async def test_expiring_ends_exactly_what_breaks_each_with_its_event(kit: Kit, m
     kit.clock.now += 5
     assert await kit.policies.expire(ADMIN) == 9
     assert [await works(kit, made) for made in (*bad, key, both, *good)] == [False] * 9 + [True] * 4
-    told = await events(kit, "account.pat.expire")
-    assert {event.target_id for event in told} == {made.view.id for made in bad}
+    expired_events = await events(kit, "account.pat.expire")
+    assert {event.target_id for event in expired_events} == {made.view.id for made in bad}
     team, shop = (await kit.orgs.show(ADMIN, "team")).id, (await kit.orgs.show(ADMIN, "shop")).id
-    assert {(event.org_id, event.user_id, event.details["because"]) for event in told} == {
+    assert {(event.org_id, event.user_id, event.details["because"]) for event in expired_events} == {
         (team, (await kit.users.show(ADMIN, ANN)).id, "policy")
     }
-    assert told[0].details["breaks"] == ["require_expiry"]
+    assert expired_events[0].details["breaks"] == ["require_expiry"]
     keys = await events(kit, "account.key.expire")
     assert {(event.target_id, event.org_id) for event in keys} == {
         (key.view.id, team),
@@ -201,8 +203,8 @@ async def test_expiring_ends_exactly_what_breaks_each_with_its_event(kit: Kit, m
     assert (await kit.store.verify_audit()).problem is None
 
 
-async def test_what_no_longer_breaks_it_when_it_would_be_ended_is_left_alone(kit: Kit) -> None:
-    """Between the look and the change a token got an end, another was deleted, the policy of a third went."""
+async def test_a_token_that_no_longer_violates_the_policy_is_not_expired(kit: Kit) -> None:
+    """Between query and change one token got an expiry, one was deleted, and the policy of a third was removed."""
     made = await kit.mint(ANN, "changed", org="team")
     gone = await kit.mint(ANN, "gone", org="team")
     bad = await kit.mint(ANN, "bad", org="team")
@@ -224,7 +226,7 @@ async def test_what_no_longer_breaks_it_when_it_would_be_ended_is_left_alone(kit
     assert await kit.intact() == epoch
 
 
-async def test_whoever_asks_with_a_token_that_breaks_it_too_ends_all_of_them(
+async def test_a_caller_whose_token_violates_the_policy_too_expires_all_of_them(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_AT_ONCE", 2)
@@ -238,8 +240,8 @@ async def test_whoever_asks_with_a_token_that_breaks_it_too_ends_all_of_them(
         await kit.policies.show(actor, "team")
 
 
-async def test_administrators_of_an_organisation_reach_what_is_its_own_alone(kit: Kit) -> None:
-    """A4, C6: a token that belongs to others as well is seen, and ended by whoever may in all of them."""
+async def test_administrators_of_an_organisation_end_only_its_own_tokens(kit: Kit) -> None:
+    """A4, C6: a token of several organisations is listed; ending it needs the permission in all of them."""
     actor = kit.acting(await kit.mint(ANN, "admins", org="team", expires=DAY))
     bound = await kit.mint(ANN, "bound", org="team")
     own = await kit.mint(ANN, "own")
@@ -261,7 +263,7 @@ async def test_administrators_of_an_organisation_reach_what_is_its_own_alone(kit
     assert not await works(kit, both)
 
 
-async def test_a_token_has_fewer_tokens_looked_at_for_a_count_than_the_operator(
+async def test_a_count_for_a_token_has_a_lower_bound_than_one_for_the_operator(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_AT_ONCE", 2)
@@ -290,7 +292,7 @@ async def test_members_without_the_permission_set_and_list_nothing(kit: Kit) -> 
 
 
 async def test_users_with_more_tokens_than_allowed_are_named(kit: Kit) -> None:
-    """C1"""
+    """C1."""
     for number in range(3):
         await kit.mint(ANN, f"t{number}")
     await kit.mint(BOB, "one")
@@ -306,8 +308,8 @@ async def test_users_with_more_tokens_than_allowed_are_named(kit: Kit) -> None:
     assert ended.view.name == "two"
 
 
-async def test_unused_tokens_end_are_regenerated_and_not_ended_again_at_once(kit: Kit) -> None:
-    """E4: nobody used it for as long as the policy says since it was made, rotated or used."""
+async def test_unused_tokens_expire_and_a_regenerated_one_does_not_expire_again_at_once(kit: Kit) -> None:
+    """E4: a token expires when it has been unused for the policy's time since its creation, rotation or last use."""
     used, idle, other = [await kit.mint(ANN, name) for name in ("used", "idle", "other")]
     rotated = await kit.mint(ANN, "rotated")
     kit.policy = TokenPolicy(inactive_after=30 * DAY, require_expiry=True)
@@ -319,10 +321,10 @@ async def test_unused_tokens_end_are_regenerated_and_not_ended_again_at_once(kit
     kit.clock.now += 1
     assert await kit.policies.end_inactive(ADMIN, None, 10_000) == (2, None)
     assert [await works(kit, made) for made in (used, rotated, idle, other)] == [True, True, False, False]
-    told = await events(kit, "account.pat.expire")
-    assert {event.target_name for event in told} == {"idle", "other"}
-    assert all(event.details["because"] == "inactive" for event in told)
-    assert all(event.details["breaks"] == ["inactive_after"] for event in told)
+    expired_events = await events(kit, "account.pat.expire")
+    assert {event.target_name for event in expired_events} == {"idle", "other"}
+    assert all(event.details["because"] == "inactive" for event in expired_events)
+    assert all(event.details["breaks"] == ["inactive_after"] for event in expired_events)
     again = await kit.tokens.regenerate(ADMIN, idle.view.id, expires=90 * DAY)
     assert (again.view.id, again.view.name) == (idle.view.id, "idle")
     assert await kit.policies.end_inactive(ADMIN, None, 10_000) == (0, None)
@@ -331,7 +333,9 @@ async def test_unused_tokens_end_are_regenerated_and_not_ended_again_at_once(kit
     assert not await works(kit, again)
 
 
-async def test_looking_for_unused_tokens_goes_on_where_it_stopped(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_search_for_unused_tokens_continues_where_it_stopped(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service, "_AT_ONCE", 2)
     for number in range(7):
         kit.clock.now += 1
@@ -347,7 +351,7 @@ async def test_looking_for_unused_tokens_goes_on_where_it_stopped(kit: Kit, monk
     assert (ended, turns) == (7, 2)
 
 
-async def test_counting_leaves_out_what_ends_by_itself(kit: Kit) -> None:
+async def test_the_count_of_violations_omits_tokens_that_only_inactivity_ends(kit: Kit) -> None:
     await kit.mint(ANN, "idle", expires=10 * DAY)
     await kit.mint(ANN, "forever")
     kit.policy = TokenPolicy(inactive_after=60.0, max_lifetime=30 * DAY)

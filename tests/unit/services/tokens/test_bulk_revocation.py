@@ -1,4 +1,4 @@
-"""Thousands of tokens end some at a time, so that everybody else's change has its turn, and none is left behind."""
+"""Bulk revocation and deletion run in several transactions, so that other changes do not wait, and miss no token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
 
 async def family(kit: Kit, maker: Created, size: int) -> list[Created]:
-    """Tokens that this one made: each other one through the one before."""
+    """Create tokens with this one, every second of them through the one before."""
     made: list[Created] = []
     for number in range(size):
         kit.clock.now += 1
@@ -45,7 +45,7 @@ async def left(kit: Kit) -> list[str]:
     return [view.name for view in (await kit.tokens.list(ADMIN)).items]
 
 
-async def test_what_a_token_made_ends_in_several_transactions_and_none_is_large(kit: Kit) -> None:
+async def test_revoking_descendants_takes_several_small_transactions(kit: Kit) -> None:
     root = await kit.mint(ANN, "root")
     made = await family(kit, root, 8)
     epoch = await kit.store.epoch()
@@ -57,7 +57,7 @@ async def test_what_a_token_made_ends_in_several_transactions_and_none_is_large(
 
 
 @pytest.mark.parametrize("presented", [0, 2, 7])
-async def test_a_token_that_ends_itself_with_its_family_ends_last(kit: Kit, presented: int) -> None:
+async def test_a_token_that_revokes_itself_with_its_descendants_ends_last(kit: Kit, presented: int) -> None:
     root = await kit.mint(ANN, "root")
     made = await family(kit, root, 8)
     actor = kit.acting([root, *made][presented])
@@ -65,14 +65,14 @@ async def test_a_token_that_ends_itself_with_its_family_ends_last(kit: Kit, pres
     assert await living(kit, [root, *made]) == []
 
 
-async def test_all_of_an_owner_are_deleted_with_the_token_presented_last(kit: Kit) -> None:
+async def test_all_tokens_of_an_owner_are_deleted_the_presented_one_last(kit: Kit) -> None:
     root = await kit.mint(ANN, "root")
     await family(kit, root, 8)
     assert await kit.tokens.delete_all(kit.acting(root)) == 9
     assert await left(kit) == []
 
 
-async def test_a_scoped_token_deletes_all_that_it_made_although_makers_go_before_what_they_made(kit: Kit) -> None:
+async def test_a_scoped_token_deletes_all_its_descendants_although_parents_go_first(kit: Kit) -> None:
     root = await kit.mint(ANN, "root", scopes=["things:read"])
     parent, names = root, []
     for number in range(8):
@@ -84,7 +84,7 @@ async def test_a_scoped_token_deletes_all_that_it_made_although_makers_go_before
     assert await left(kit) == ["root"]
 
 
-async def test_between_two_transactions_others_have_their_turn(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_changes_run_between_two_transactions(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     root = await kit.mint(ANN, "root")
     await family(kit, root, 8)
     begun = asyncio.Event()
@@ -102,7 +102,7 @@ async def test_between_two_transactions_others_have_their_turn(kit: Kit, monkeyp
     assert await deletion == 9
 
 
-async def test_whoever_asks_is_judged_in_each_transaction_and_a_retry_does_the_rest(
+async def test_the_caller_is_checked_in_each_transaction_and_a_retry_does_the_rest(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = await kit.mint(ANN, "root")
@@ -114,7 +114,7 @@ async def test_whoever_asks_is_judged_in_each_transaction_and_a_retry_does_the_r
         nonlocal changes
         changes += 1
         if changes == 2:
-            # In the transaction of the second step, as if it came right behind it.
+            # In the transaction of the second step, as if it came right after it.
             await change.tokens.revoke(acting.view.id, change.now)
         return await record(change, epoch)
 

@@ -1,4 +1,4 @@
-"""What one token may make of another: field by field, verb by verb, and in whose name."""
+"""Containment: which tokens one token may create or change, by field, operation and owner."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def acting(kit: Kit, **what: object) -> Actor:
 
 
 WITHIN: dict[tuple[Reach, Reach], str] = {
-    # (the maker's reach, what it makes): y, n, or s for the same organisation only
+    # (the creator's reach, the new token's reach): y, n, or s for the same organisation only
     (Reach.PERSONAL, Reach.PERSONAL): "y",
     (Reach.PERSONAL, Reach.ORG): "n",
     (Reach.PERSONAL, Reach.ACCOUNT): "n",
@@ -55,7 +55,7 @@ WITHIN: dict[tuple[Reach, Reach], str] = {
 }
 
 
-def test_every_reach_is_held_against_every_other() -> None:
+def test_every_reach_is_compared_with_every_other() -> None:
     assert set(WITHIN) == {(one, other) for one in Reach for other in Reach}
     for (maker, made), expected in WITHIN.items():
         held = grant(kind=Kind.PAT, reach=maker, org_id="org_1" if maker is Reach.ORG else "")
@@ -77,7 +77,7 @@ def test_every_reach_is_held_against_every_other() -> None:
         (("things/7:*",), ("things:read",), ["scopes[0]"]),
     ],
 )
-def test_scopes_are_covered_one_by_one_and_none_asks_for_all(
+def test_scopes_are_covered_one_by_one_and_no_list_means_all(
     scopes: tuple[str, ...] | None, asked: tuple[str, ...] | None, faults: list[str]
 ) -> None:
     held = grant(scopes=None if scopes is None else PermissionSet.of(scopes))
@@ -88,11 +88,11 @@ def test_scopes_are_covered_one_by_one_and_none_asks_for_all(
     ("end", "asked", "contained"),
     [(None, None, True), (None, 9.0, True), (9.0, 9.0, True), (9.0, 8.9, True), (9.0, 9.1, False), (9.0, None, False)],
 )
-def test_no_end_is_later_than_the_makers(end: float | None, asked: float | None, contained: bool) -> None:
+def test_no_token_expires_later_than_its_creator(end: float | None, asked: float | None, contained: bool) -> None:
     assert (authorization.expiry_errors(grant(expires_at=end), asked) == []) is contained
 
 
-async def test_everything_that_is_too_much_is_named_at_once(kit: Kit) -> None:
+async def test_all_containment_errors_are_reported_together(kit: Kit) -> None:
     actor = await acting(kit, org="team", scopes=READ, expires=100.0)
     with pytest.raises(Forbidden) as raised:
         await kit.tokens.create(actor, TokenRequest(name="t", scopes=("things:read", "*:*"), expires=101.0))
@@ -103,7 +103,7 @@ async def test_everything_that_is_too_much_is_named_at_once(kit: Kit) -> None:
     assert (made.view.email, made.view.expires_at) == (ANN, START + 100)
 
 
-async def test_a_token_makes_tokens_for_its_owner_only_and_learns_of_nobody_else(kit: Kit) -> None:
+async def test_a_token_creates_tokens_for_its_owner_only_and_reveals_no_other_users(kit: Kit) -> None:
     actor = await acting(kit)
     for user in (BOB, "nobody@example.org", (await kit.users.show(ADMIN, BOB)).id):
         with pytest.raises(Forbidden, match="own owner only") as raised:
@@ -132,7 +132,7 @@ async def test_account_wide_tokens_come_from_the_operator_and_from_one_another(k
             await kit.tokens.create(narrower, TokenRequest(name="t", reach=Reach.ACCOUNT))
 
 
-async def test_what_lives_longer_or_may_more_gets_no_value_and_no_scope_from_a_token(kit: Kit) -> None:
+async def test_a_token_gives_no_value_or_scope_to_a_token_with_a_longer_life_or_more_permissions(kit: Kit) -> None:
     short = await acting(kit, expires=100.0)
     eternal = (await kit.mint(ANN, "eternal")).view.id
     wide = (await kit.mint(ANN, "wide", expires=50.0)).view.id
@@ -162,7 +162,7 @@ async def test_what_lives_longer_or_may_more_gets_no_value_and_no_scope_from_a_t
         await kit.tokens.regenerate(actor, token, expires=100.0)
 
 
-async def test_narrowing_needs_no_containment(kit: Kit) -> None:
+async def test_removing_scopes_needs_no_containment(kit: Kit) -> None:
     narrow = await acting(kit, scopes=["patgate.tokens:*"], expires=60.0)
     wide = (await kit.mint(ANN, "wide")).view.id
     assert (await kit.tokens.set_scopes(narrow, wide, READ)).view.scopes == READ
@@ -171,7 +171,7 @@ async def test_narrowing_needs_no_containment(kit: Kit) -> None:
         await kit.tokens.set_scopes(narrow, wide, READ)
 
 
-async def test_an_organisations_policy_is_for_its_own_tokens_and_the_deployments_for_all(kit: Kit) -> None:
+async def test_an_organisations_policy_applies_to_its_own_tokens_and_the_deployments_to_all(kit: Kit) -> None:
     await kit.policies.set(ADMIN, "team", {"max_lifetime": 3600.0, "require_scopes": True})
     with pytest.raises(Invalid) as raised:
         await kit.mint(ANN, "t", expires=3601.0, org="team")
@@ -186,7 +186,7 @@ async def test_an_organisations_policy_is_for_its_own_tokens_and_the_deployments
             await kit.mint(ANN, "t", expires=61.0, **where)
 
 
-async def test_an_organisation_counts_the_tokens_for_itself_and_the_deployment_all(kit: Kit) -> None:
+async def test_the_token_limit_counts_an_organisations_tokens_there_and_all_for_the_deployment(kit: Kit) -> None:
     await kit.policies.set(ADMIN, "team", {"tokens_per_user": 1})
     await kit.mint(ANN, "personal")
     await kit.mint(ANN, "team", org="team")
@@ -208,7 +208,7 @@ async def test_an_organisation_counts_the_tokens_for_itself_and_the_deployment_a
         (TokenRequest(name="t", user=ANN, scopes=["a:b"] * 1001), "scopes"),
     ],
 )
-async def test_what_does_not_go_together_is_named(kit: Kit, new: TokenRequest, field: str) -> None:
+async def test_contradictory_fields_are_named(kit: Kit, new: TokenRequest, field: str) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.tokens.create(ADMIN, new)
     assert raised.value.errors[0][0] == field

@@ -1,4 +1,4 @@
-"""Notices: each token is told of once at each threshold, and again when it has another end."""
+"""Notices: each token has one for each threshold, and new ones when its expiry changes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ async def due(kit: Kit, limit: int = 100) -> list[tuple[str, int]]:
     return [(notice.token.name, notice.days) for notice in await notices(kit).due(limit)]
 
 
-async def told(kit: Kit) -> list[tuple[str, int]]:
-    """What is due, once it was given."""
+async def delivered(kit: Kit) -> list[tuple[str, int]]:
+    """The due notices, marked as delivered."""
     found = await notices(kit).due(100)
     await notices(kit).given(found)
     return [(notice.token.name, notice.days) for notice in found]
@@ -41,22 +41,22 @@ async def test_each_threshold_is_due_once(kit: Kit) -> None:
     days: list[tuple[float, list[tuple[str, int]]]] = []
     for hour in range(31 * 24):
         kit.clock.now = START + hour * DAY / 24
-        found = await told(kit)
+        found = await delivered(kit)
         if found:
             days.append((hour / 24, found))
     assert days == [(16.0, [("t", 14)]), (23.0, [("t", 7)]), (29.0, [("t", 1)])]
 
 
-async def test_what_was_not_taken_stays_due_under_the_same_id(kit: Kit) -> None:
+async def test_an_undelivered_notice_stays_due_under_the_same_id(kit: Kit) -> None:
     made = await kit.mint(ANN, "t", expires=20 * DAY)
     kit.clock.now = START + 10 * DAY
     (first,) = await notices(kit).due(100)
     kit.clock.now += DAY
     (again,) = await notices(kit).due(100)
     assert first.id == again.id == f"{made.view.id}.{START + 20 * DAY:.0f}.14"
-    # Nobody was there for a week: one notice of the smallest threshold, not one of each.
+    # After a week without deliveries there is one notice for the smallest threshold, not one for each.
     kit.clock.now = START + 19.5 * DAY
-    assert await told(kit) == [("t", 1)]
+    assert await delivered(kit) == [("t", 1)]
     assert await due(kit) == []
 
 
@@ -79,14 +79,14 @@ async def test_a_notice_says_whose_token_ends_when_and_never_its_value(kit: Kit)
     assert made.value not in repr(notice)
 
 
-async def test_keys_are_told_of_without_a_person(kit: Kit) -> None:
+async def test_a_notice_of_a_key_has_no_user(kit: Kit) -> None:
     await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="viewer", expires=20 * DAY))
     kit.clock.now = START + 15 * DAY
     (notice,) = await notices(kit).due(100)
     assert (notice.token.kind.value, notice.as_dict()["user"], notice.as_dict()["org"]) == ("key", None, "team")
 
 
-async def test_what_was_made_to_be_short_has_no_notice(kit: Kit) -> None:
+async def test_a_short_lived_token_has_no_notice(kit: Kit) -> None:
     await kit.mint(ANN, "hours", expires=DAY / 2)
     await kit.mint(ANN, "a day", expires=DAY)
     await kit.mint(ANN, "a week", expires=7 * DAY)
@@ -96,22 +96,22 @@ async def test_what_was_made_to_be_short_has_no_notice(kit: Kit) -> None:
     assert await due(kit) == [("a week", 1)]
 
 
-async def test_a_new_end_is_told_of_anew(kit: Kit) -> None:
-    """E4: regenerated; C5: a rotated one keeps its end, and is not told of again."""
+async def test_a_new_expiry_has_a_new_notice(kit: Kit) -> None:
+    """E4: a regenerated token has a new notice; C5: a rotated one keeps its expiry and has none."""
     again = await kit.mint(ANN, "again", expires=30 * DAY)
     rotated = await kit.mint(ANN, "rotated", expires=30 * DAY)
     kit.clock.now = START + 20 * DAY
-    assert sorted(await told(kit)) == [("again", 14), ("rotated", 14)]
+    assert sorted(await delivered(kit)) == [("again", 14), ("rotated", 14)]
     await kit.tokens.rotate(ADMIN, rotated.view.id)
     await kit.tokens.revoke(ADMIN, again.view.id)
     assert await due(kit) == []
     await kit.tokens.regenerate(ADMIN, again.view.id, expires=30 * DAY)
     assert await due(kit) == []
     kit.clock.now = START + 40 * DAY
-    assert await told(kit) == [("again", 14)]
+    assert await delivered(kit) == [("again", 14)]
 
 
-async def test_a_notice_given_for_an_end_that_changed_meanwhile_counts_for_nothing(kit: Kit) -> None:
+async def test_a_notice_of_a_former_expiry_does_not_count(kit: Kit) -> None:
     made = await kit.mint(ANN, "t", expires=15 * DAY)
     kit.clock.now = START + 5 * DAY
     found = await notices(kit).due(100)
@@ -119,11 +119,11 @@ async def test_a_notice_given_for_an_end_that_changed_meanwhile_counts_for_nothi
     await kit.tokens.regenerate(ADMIN, made.view.id, expires=20 * DAY)
     await notices(kit).given(found)
     kit.clock.now += 10 * DAY
-    assert await told(kit) == [("t", 14)]
+    assert await delivered(kit) == [("t", 14)]
 
 
-async def test_nobody_is_told_of_what_works_no_more(kit: Kit) -> None:
-    """D3: of removed owners, revoked, deleted and ended tokens; a suspended owner may be back in time."""
+async def test_a_token_that_no_longer_works_has_no_notice(kit: Kit) -> None:
+    """D3: revoked, deleted and expired tokens, and those of removed owners; a suspended owner may be resumed."""
     await kit.users.add(ADMIN, BOB, "editor")
     await kit.users.add(ADMIN, "cat@example.org", "editor")
     for name, user in {"revoked": ANN, "deleted": ANN, "removed": BOB, "suspended": "cat@example.org"}.items():
@@ -141,7 +141,7 @@ async def test_nobody_is_told_of_what_works_no_more(kit: Kit) -> None:
     assert await due(kit) == []
 
 
-async def test_those_that_end_first_come_first_and_a_turn_has_a_limit(kit: Kit) -> None:
+async def test_notices_are_ordered_by_expiry_and_limited(kit: Kit) -> None:
     for days in (9, 8, 20, 19, 18):
         await kit.mint(ANN, f"{days}", expires=days * DAY)
     kit.clock.now = START + 6.5 * DAY
@@ -149,7 +149,7 @@ async def test_those_that_end_first_come_first_and_a_turn_has_a_limit(kit: Kit) 
     assert await notices(kit, 14).counts() == {14: 5}
 
 
-async def test_living_tokens_that_end_within_so_many_days_are_counted(kit: Kit) -> None:
+async def test_active_tokens_that_expire_within_so_many_days_are_counted(kit: Kit) -> None:
     for days in (0.5, 3, 10, 100):
         await kit.mint(ANN, f"{days}", expires=days * DAY)
     await kit.mint(ANN, "forever")

@@ -1,4 +1,4 @@
-"""Values: hashed in one queue for everybody, in which nobody takes all the places."""
+"""Token values are hashed in one queue, of which no user takes all places."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.authority.waiting import until
 
 
 class Held(ScryptHasher):
-    """Hashes nothing until it is let go."""
+    """Hashes nothing until it is released."""
 
     def __init__(self) -> None:
         self.waiting = 0

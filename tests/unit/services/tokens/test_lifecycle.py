@@ -1,4 +1,4 @@
-"""The life of a token after it was made: rotated, regenerated, narrowed, ended, with what it made and all at once."""
+"""The lifecycle of a token: rotation, regeneration, scopes, revocation with descendants, and deletion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
 
 
 async def events(kit: Kit) -> list[tuple[str, dict[str, object]]]:
-    """The newest first: action and details."""
+    """Actions and details of the events, the newest first."""
     async with kit.store.read() as rows:
         return [(event.action, dict(event.details)) for event in await rows.log.newest(limit=100)]
 
@@ -38,7 +38,7 @@ async def refused(kit: Kit, prefix: str) -> Reason | None:
     return verdict.reason if isinstance(verdict, RefusedGrant) else None
 
 
-async def test_a_revoked_or_expired_token_is_regenerated_as_it_was_with_a_new_end(kit: Kit) -> None:
+async def test_a_revoked_or_expired_token_is_regenerated_with_a_new_expiry(kit: Kit) -> None:
     made = await kit.mint(ANN, "ci", org="team", expires=60.0, scopes=["things:read"], description="d")
     with pytest.raises(Conflict, match="active"):
         await kit.tokens.regenerate(ADMIN, made.view.id, expires=90.0)
@@ -60,7 +60,7 @@ async def test_a_revoked_or_expired_token_is_regenerated_as_it_was_with_a_new_en
     assert (await events(kit))[0][0] == "account.pat.regenerate"
 
 
-async def test_regeneration_keeps_to_the_policy_of_now_and_to_who_is_there(kit: Kit) -> None:
+async def test_regeneration_follows_the_present_policy_and_needs_an_active_owner(kit: Kit) -> None:
     made = await kit.mint(ANN, "t", org="team", expires=60.0)
     await kit.tokens.revoke(ADMIN, made.view.id)
     kit.policy = TokenPolicy(max_lifetime=30.0, forbidden_scopes=("*:*",))
@@ -85,7 +85,7 @@ async def test_regeneration_keeps_to_the_policy_of_now_and_to_who_is_there(kit: 
         await kit.tokens.regenerate(ADMIN, made.view.id)
 
 
-async def test_ending_a_token_tells_of_what_it_made_and_ends_it_too_when_asked(kit: Kit) -> None:
+async def test_ending_a_token_warns_of_its_descendants_and_ends_them_on_request(kit: Kit) -> None:
     first = await kit.mint(ANN, "first")
     second = await kit.tokens.create(kit.acting(first), TokenRequest(name="second"))
     third = await kit.tokens.create(kit.acting(second), TokenRequest(name="third"))
@@ -103,7 +103,7 @@ async def test_ending_a_token_tells_of_what_it_made_and_ends_it_too_when_asked(k
     assert await kit.store.epoch() == epoch + 1, "twice is once"
 
 
-async def test_who_ends_a_token_ends_no_key_that_they_may_not_end(kit: Kit) -> None:
+async def test_revoking_descendants_skips_keys_that_the_caller_may_not_revoke(kit: Kit) -> None:
     await kit.roles.set(ADMIN, "keeper", ["patgate.keys:*", "things:*"])
     await kit.users.set_role(ADMIN, ANN, "keeper", "team")
     made = await kit.mint(ANN, "t", org="team")
@@ -153,7 +153,7 @@ async def test_scopes_are_added_removed_set_and_cleared_on_a_living_token(kit: K
     assert [field for field, _ in raised.value.errors] == ["scopes[0]", "scopes[2]"]
 
 
-async def test_a_token_without_scopes_is_narrowed_by_setting_them_only(kit: Kit) -> None:
+async def test_a_token_without_scopes_is_restricted_only_by_setting_scopes(kit: Kit) -> None:
     token = (await kit.mint(ANN, "t")).view.id
     for verb in (kit.tokens.add_scopes, kit.tokens.remove_scopes):
         with pytest.raises(Conflict, match="has all that its role allows already"):
@@ -165,7 +165,7 @@ async def test_a_token_without_scopes_is_narrowed_by_setting_them_only(kit: Kit)
     assert raised.value.errors[0][0] == "scopes[1]"
 
 
-async def test_all_of_a_user_are_deleted_as_far_as_the_one_who_asks_reaches(kit: Kit) -> None:
+async def test_all_tokens_of_a_user_are_deleted_within_the_callers_reach(kit: Kit) -> None:
     wide = await kit.mint(ANN, "w", reach=Reach.ACCOUNT)
     team = [await kit.mint(ANN, "t", org="team") for _ in range(3)]
     scoped = await kit.mint(ANN, "s", org="team", scopes=["things:read"])
@@ -179,12 +179,12 @@ async def test_all_of_a_user_are_deleted_as_far_as_the_one_who_asks_reaches(kit:
     assert await kit.tokens.delete_all(kit.acting(wide)) == 2
     assert await kit.store.epoch() == epoch + 1, "in one transaction"
     assert [action for action, _ in await events(kit)][:2] == ["account.pat.delete"] * 2
-    with pytest.raises(Invalid, match="whose"):
+    with pytest.raises(Invalid, match="name the user"):
         await kit.tokens.delete_all(ADMIN)
     assert await kit.tokens.delete_all(ADMIN, ANN) == 0
 
 
-async def test_another_name_and_description_leave_the_rest(kit: Kit) -> None:
+async def test_a_new_name_or_description_changes_nothing_else(kit: Kit) -> None:
     made = await kit.mint(ANN, "t", description="d", scopes=["things:read"])
     view = (await kit.tokens.update(ADMIN, made.view.id, name=" new ")).view
     assert (view.name, view.description, view.scopes) == ("new", "d", ("things:read",))
@@ -199,7 +199,7 @@ async def test_another_name_and_description_leave_the_rest(kit: Kit) -> None:
     assert [field for field, _ in raised.value.errors] == ["name", "description"]
 
 
-async def test_lists_are_narrowed_by_organisation_kind_parent_end_and_use(kit: Kit) -> None:
+async def test_lists_are_filtered_by_organisation_kind_parent_expiry_and_use(kit: Kit) -> None:
     team = await kit.mint(ANN, "team", org="team")
     soon = await kit.mint(ANN, "soon", expires=3600.0)
     sooner = await kit.mint(ANN, "sooner", expires=60.0)
@@ -222,7 +222,7 @@ async def test_lists_are_narrowed_by_organisation_kind_parent_end_and_use(kit: K
 
 
 class Pausing(ScryptHasher):
-    """Says when it hashes, and goes on when told."""
+    """Signals that it hashes, and continues on a signal."""
 
     def __init__(self) -> None:
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
@@ -242,7 +242,7 @@ ENDINGS: dict[str, Callable[[Kit, str], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_a_credential_that_ends_while_its_new_token_is_hashed_makes_none(kit: Kit, ending: str) -> None:
+async def test_a_credential_that_ends_while_its_new_token_is_hashed_creates_none(kit: Kit, ending: str) -> None:
     parent = await kit.mint(ANN, "parent")
     actor = kit.acting(parent)
     plain, pausing = kit.hasher, Pausing()
@@ -259,7 +259,7 @@ async def test_a_credential_that_ends_while_its_new_token_is_hashed_makes_none(k
     assert [view.name for view in (await kit.tokens.list(ADMIN)).items if view.name == "child"] == []
 
 
-async def test_a_credential_that_is_narrowed_while_its_new_token_is_hashed_makes_no_wider_one(kit: Kit) -> None:
+async def test_a_credential_that_is_restricted_while_its_new_token_is_hashed_creates_no_wider_one(kit: Kit) -> None:
     parent = await kit.mint(ANN, "parent", scopes=["things:*"], expires=START)
     actor = kit.acting(parent)
     plain, pausing = kit.hasher, Pausing()

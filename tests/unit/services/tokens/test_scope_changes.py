@@ -1,4 +1,4 @@
-"""Edits of scopes, and policies held against them, at the size that a caller may choose: nobody else waits for them."""
+"""Edits of scopes and their policy checks, also at the largest allowed size, which must not block the process."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ WORK: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("what", WORK)
-def test_the_most_scopes_that_there_may_be_do_not_hold_up_the_process(what: str) -> None:
-    """Compared each with each they took 40 seconds of the thread that renews every worker's lease."""
+def test_the_largest_number_of_scopes_does_not_block_the_process(what: str) -> None:
+    """Comparing each with each took 40 seconds of the thread that renews every worker's lease."""
     begun = time.monotonic()
     WORK[what]()
     assert time.monotonic() - begun < 10
 
 
-def test_a_scope_that_another_one_still_allows_is_not_said_to_be_gone() -> None:
+def test_removing_a_scope_that_another_one_covers_is_refused() -> None:
     with pytest.raises(Conflict, match=r"things:\*, which covers it"):
         scope_changes.removing(["things:read"])(["things:*", "things:list"])
 
 
-def test_removing_says_what_still_covers_and_what_remains() -> None:
+def test_removing_scopes_warns_of_covering_and_remaining_ones() -> None:
     edited = scope_changes.removing(["things:read", "things:read"])(["*:read", "things:read", "things/7:read"])
     assert edited.after == ["*:read", "things/7:read"]
     assert edited.warnings == ("*:read still covers things:read", "things/7:read remain, as parts of what was removed")
@@ -54,7 +54,7 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
         yield kit
 
 
-async def test_a_token_widens_none_that_lives_longer_than_itself(kit: Kit) -> None:
+async def test_a_token_adds_no_scopes_to_one_that_expires_later(kit: Kit) -> None:
     short = kit.acting(await kit.mint(ANN, "short", expires=100.0))
     long = (await kit.mint(ANN, "long", scopes=["things:read"])).view.id
     for edit in (kit.tokens.add_scopes, kit.tokens.set_scopes):
@@ -65,7 +65,7 @@ async def test_a_token_widens_none_that_lives_longer_than_itself(kit: Kit) -> No
     assert (await kit.tokens.remove_scopes(short, long, ["things:read"])).view.scopes == ()
 
 
-async def test_the_whole_token_is_within_the_one_presented_after_an_edit_and_not_only_what_is_added(kit: Kit) -> None:
+async def test_after_an_edit_the_whole_token_is_contained_in_the_one_presented(kit: Kit) -> None:
     narrow = kit.acting(await kit.mint(ANN, "narrow", scopes=["things:read", "patgate.tokens:*"]))
     wide = (await kit.mint(ANN, "wide", scopes=["things:delete"])).view.id
     with pytest.raises(Forbidden) as raised:
@@ -74,7 +74,7 @@ async def test_the_whole_token_is_within_the_one_presented_after_an_edit_and_not
     await kit.tokens.set_scopes(narrow, wide, ["things:read"])
 
 
-async def test_a_token_has_at_most_so_many_scopes_in_all_however_few_are_added(kit: Kit) -> None:
+async def test_the_limit_on_scopes_applies_to_the_whole_token(kit: Kit) -> None:
     full = (await kit.mint(ANN, "full", scopes=HELD[:-1])).view.id
     assert len((await kit.tokens.add_scopes(ADMIN, full, HELD[-1:])).view.scopes or ()) == SCOPES_MOST
     with pytest.raises(Invalid, match=f"at most {SCOPES_MOST}"):

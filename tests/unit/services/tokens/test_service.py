@@ -1,4 +1,4 @@
-"""Tokens: what is made, what is shown, what is refused, and that no secret is left anywhere."""
+"""Tokens: creation, views, lists and refusals, and that no secret is stored or shown again."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_rotation_keeps_everything_but_the_value(kit: Kit) -> None:
     assert not verify_digest(CACHE_KEY, made.value.encode(), grant.digest)
 
 
-async def test_revoking_twice_is_revoking_once(kit: Kit) -> None:
+async def test_revoking_is_idempotent(kit: Kit) -> None:
     made = await kit.mint(ANN, "t")
     first = await kit.tokens.revoke(ADMIN, made.view.id)
     epoch = await kit.store.epoch()
@@ -103,7 +103,7 @@ async def test_a_deleted_token_is_unknown(kit: Kit) -> None:
             await verb(ADMIN, made.view.id)
 
 
-async def test_tokens_of_nobody_and_nowhere_are_refused_clearly(kit: Kit) -> None:
+async def test_a_token_for_an_unknown_user_or_organisation_is_refused(kit: Kit) -> None:
     await kit.users.add(ADMIN, "bob@example.org", "viewer")
     await kit.users.add(ADMIN, "sue@example.org", "viewer")
     await kit.users.suspend(ADMIN, "sue@example.org")
@@ -137,13 +137,13 @@ async def test_tokens_of_nobody_and_nowhere_are_refused_clearly(kit: Kit) -> Non
         ({"expires": float("inf")}, "expires"),
     ],
 )
-async def test_what_a_token_cannot_be_made_of_is_named(kit: Kit, arguments: dict[str, object], field: str) -> None:
+async def test_invalid_fields_of_a_new_token_are_named(kit: Kit, arguments: dict[str, object], field: str) -> None:
     with pytest.raises(Invalid) as raised:
         await kit.mint(ANN, **{"name": "t", **arguments})  # type: ignore[arg-type]
     assert raised.value.errors[0][0] == field
 
 
-async def test_the_policy_bounds_lifetimes(kit: Kit) -> None:
+async def test_the_policy_limits_lifetimes(kit: Kit) -> None:
     kit.policy = TokenPolicy(max_lifetime=3600.0)
     capped = await kit.mint(ANN, "t")
     assert capped.view.expires_at == START + 3600
@@ -219,12 +219,12 @@ async def test_a_cursor_of_another_list_is_invalid(kit: Kit, cursor: str) -> Non
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
-async def test_a_page_has_bounds(kit: Kit, limit: int) -> None:
+async def test_the_page_size_is_limited(kit: Kit, limit: int) -> None:
     with pytest.raises(Invalid):
         await kit.tokens.list(ADMIN, page=PageRequest(limit=limit))
 
 
-async def test_lists_filter_by_owner_and_by_the_status_that_people_see(kit: Kit) -> None:
+async def test_lists_filter_by_owner_and_displayed_status(kit: Kit) -> None:
     await kit.users.add(ADMIN, "bob@example.org", "viewer")
     bobs = (await kit.mint("bob@example.org", "t")).view.id
     active = (await kit.mint(ANN, "t")).view.id
