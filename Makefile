@@ -23,8 +23,10 @@ BACKENDS := .venv-backends
 FUZZ     := .venv-fuzz
 PEERS    := .venv-bench
 SPEED    := .venv-speed
-# A command, or a command and the package that has it.
+# What tests need beside Python: a command, or a command and the Debian package that has it.
 TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
+# The interpreters to compile for: the environment's, or the one that it will be made with; `make bench` has its own.
+COMPILES  = $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 CHECKED  := proxy tests $(wildcard bench)
 COMPILED := build/compiled
 OTHER     = build/against/$(AGAINST)
@@ -45,7 +47,7 @@ COMPILED_TESTS ?= tests/unit/gateway tests/fuzz tests/e2e/test_build.py tests/e2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test soak fuzz mutate check format compiled bench lock clean tools compiler compiler-speed interpreter
+.PHONY: help bootstrap venv install demo test soak fuzz mutate check format compiled bench lock clean system
 
 help:  ## List the tasks
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +59,7 @@ demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 # whole suite is the last line. A file's tests stay together, because they share what they start; in the order of
 # tests/support/order.py, in which the longest begin first.
 test: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-test: tools compiler  ## Install what is missing and run the whole test suite
+test: system  ## Set everything up and run the whole test suite
 	@$(MAKE) --no-print-directory -j3 install $(BACKENDS)/.ready $(if $(COMPILED_TESTS),compiled)
 	@export PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; status=0; \
 	if [ -n "$(COMPILED_TESTS)" ]; then PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)) \
@@ -65,21 +67,22 @@ test: tools compiler  ## Install what is missing and run the whole test suite
 	$(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) || status=1; exit $$status
 
 soak: TOOLS += wrk
-soak: install $(BACKENDS)/.ready tools compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind
+soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.differential $(SOAK_ARGS)
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
 	@PATGATE_TEST_ROUNDS=1000 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/e2e/test_freshness.py
 
 # Not in CI: the fuzzer has wheels for x86-64 Linux only. What it finds is a seed from then on, and `make test` runs those.
 # The compiled package second: it has no coverage of its own, and begins with what the first one has found.
-fuzz: $(FUZZ)/.ready compiled  ## Fuzz both builds of the parsers, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them
+fuzz: TOOLS :=
+fuzz: system $(FUZZ)/.ready compiled  ## Fuzz both builds of the parsers, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them
 	@status=0; $(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) || status=1; \
 	echo "the compiled package:"; PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)):$(CURDIR) \
 		$(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) || status=1; exit $$status
 
 # Not in CI: a sample of a hundred takes about an hour. A survivor is a rule without a test, or changes nothing; the first
 # gets a test, the second a line in tests/mutation/table.py.
-mutate: install tools  ## Put faults into the rules and see that tests fail; MUTATE_ARGS="--seed N --sample 100 proxy/core"
+mutate: system install  ## Put faults into the rules and see that tests fail; MUTATE_ARGS="--seed N --sample 100 proxy/core"
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
 check: install  ## Lint, format, types and the import rules
@@ -92,11 +95,23 @@ format: install  ## Apply the formatter and the safe fixes of the linter
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-compiled: install $(COMPILED)/.ready  ## The package with its hot modules compiled, in build/compiled
+compiled: TOOLS :=
+compiled: system install $(COMPILED)/.ready  ## The package with its hot modules compiled, in build/compiled
 
-bench: TOOLS += haproxy wrk
-bench: $(SPEED)/.ready-dev $(PEERS)/.ready tools $(COMPILED)-speed/.ready $(if $(AGAINST),$(OTHER)/.ready)  ## Measure all that is promised into docs/benchmarks.md; BENCH_ARGS="cpu" one part
+bench: TOOLS += wrk
+bench: COMPILES = $(SPEED_PYTHON)
+bench: system $(SPEED)/.ready-dev $(PEERS)/.ready $(COMPILED)-speed/.ready $(if $(AGAINST),$(OTHER)/.ready)  ## Measure all that is promised into docs/benchmarks.md; BENCH_ARGS="cpu" one part
 	@$(SPEED)/bin/python -m bench $(if $(AGAINST),--against $(OTHER),--write) $(BENCH_ARGS)
+
+bootstrap: TOOLS += wrk
+bootstrap: COMPILES += $(SPEED_PYTHON)
+bootstrap:  ## Install the system packages that every other task needs (with apt-get, as root)
+	@missing="$$(echo $$($(missing)))"; \
+	if [ -z "$$missing" ]; then echo "no system package is missing"; exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "make bootstrap needs root and apt-get; without them install with the system's package manager: $$missing" >&2; \
+		exit 1; fi; \
+	echo "installing system packages: $$missing"; $(bootstrap)
 
 venv: $(VENV)/.ready  ## The environment that patgate runs in
 
@@ -106,8 +121,7 @@ lock: install  ## Raise every pinned version to the newest that pyproject.toml a
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "locks are compiled under the oldest Python we support: make clean lock PYTHON=python3.11" >&2; exit 1; }
 	$(COMPILE) --upgrade --build-deps-for editable -o requirements.lock pyproject.toml
-	$(COMPILE) --upgrade --build-deps-for editable --extra dev --extra postgres -c requirements.lock \
-		-o requirements-dev.lock pyproject.toml
+	$(COMPILE) --upgrade --build-deps-for editable --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	cd tests/backends && $(COMPILE) --upgrade -o requirements.lock requirements.in
 	cd tests/fuzz && $(COMPILE) --upgrade -o requirements.lock requirements.in
 	cd bench && $(COMPILE) --upgrade -o requirements.lock requirements.in
@@ -141,15 +155,15 @@ define compile
 	@rm -rf $(2)$(3) && mv $(2)$(3).new $(2)$(3)
 endef
 
-$(COMPILED)/.ready: setup.py pyproject.toml $(VENV)/.ready-dev $(SOURCES) | compiler
+$(COMPILED)/.ready: setup.py pyproject.toml $(VENV)/.ready-dev $(SOURCES) | system
 	$(call compile,$(VENV),,$(COMPILED))
 
-$(COMPILED)-speed/.ready: setup.py pyproject.toml $(SPEED)/.ready-dev $(SOURCES) | compiler-speed
+$(COMPILED)-speed/.ready: setup.py pyproject.toml $(SPEED)/.ready-dev $(SOURCES) | system
 	$(call compile,$(SPEED),,$(COMPILED)-speed)
 
 # Another commit's whole tree, which installs itself (bench/peers/patgate.py), with the package compiled for the same
 # interpreter. A branch moves: name a commit.
-$(OTHER)/.ready: $(SPEED)/.ready-dev | compiler-speed
+$(OTHER)/.ready: $(SPEED)/.ready-dev | system
 	@rm -rf $(OTHER) && mkdir -p $(OTHER)
 	@git archive $(AGAINST) | tar -x -C $(OTHER)
 	$(call compile,$(SPEED),$(OTHER)/,$(COMPILED)-speed)
@@ -172,44 +186,41 @@ $(FUZZ)/.ready: requirements.lock tests/fuzz/requirements.lock | $(FUZZ)/bin/pyt
 	@touch $@
 
 $(SPEED)/bin/python: PYTHON = $(SPEED_PYTHON)
-$(SPEED)/bin/python: | interpreter
+$(SPEED)/bin/python: | system
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "patgate needs Python 3.11 or newer; name one with: make PYTHON=python3.13" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo "this Python cannot make environments: install its venv package (Debian: python3-venv)" >&2; exit 1; }
+		{ echo "this Python cannot make environments: install its venv package (Debian: make bootstrap, as root)" >&2; exit 1; }
 	@$(PYTHON) -m venv $*
 
-# What the end-to-end tests and the benchmark need beside Python: installed where we may, named where we may not.
-tools:
-	@missing=""; for tool in $(TOOLS); do \
-		PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v $${tool%:*} >/dev/null || \
-			missing="$$missing $${tool#*:}"; done; \
+# Prints the Debian packages that this machine lacks: for TOOLS, for a C compiler with the C library's headers, and for
+# each interpreter of COMPILES to make environments and be compiled for.
+define missing
+PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; \
+for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || echo $${tool#*:}; done; \
+for python in $(COMPILES); do \
+	include="$$($$python -S -c 'import ensurepip, sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)" || \
+		{ echo python3-venv; include=python3; }; \
+	echo '#include <Python.h>' | $${CC:-gcc} -E -I"$$include" - >/dev/null 2>&1 || { echo gcc; echo libc6-dev; \
+		[ -e "$$include/Python.h" ] || echo "$$(basename "$$include")-dev"; }; done
+endef
+
+define bootstrap
+apt-get -qq update && \
+RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+missing="$$(echo $$($(missing)))"; \
+if [ -n "$$missing" ]; then echo "still missing: $$missing; install by hand" >&2; exit 1; fi
+endef
+
+# The first step of every task that needs system packages. As root with apt-get, as in CI and in a fresh container, it says
+# what is missing and installs it; otherwise it says what is missing, and stops.
+system:
+	@missing="$$(echo $$($(missing)))"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing$$missing" && apt-get -qq update && \
-		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
-	else echo "tests and benchmark need$$missing: install with the system's package manager" >&2; exit 1; fi
-
-# A C compiler and the headers of the C library and of an environment's Python: installed where we may.
-compiler: | $(BIN)/python
-compiler-speed: | $(SPEED)/bin/python
-compiler compiler-speed:
-	@python=$(firstword $|); include="$$($$python -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
-	works() { echo '#include <Python.h>' | $${CC:-gcc} -E -I"$$include" - >/dev/null 2>&1; }; \
-	if works; then exit 0; fi; \
-	headers=""; [ -e "$$include/Python.h" ] || headers="$$(basename "$$include")-dev"; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing gcc libc6-dev $$headers" && apt-get -qq update && \
-		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends gcc libc6-dev $$headers >/dev/null; fi; \
-	works || { echo "compiling needs gcc and the C headers of $$($$python -V): install with the system's package manager" >&2; exit 1; }
-
-# The interpreter that is measured with, and its means to make environments: installed where we may.
-interpreter:
-	@works() { $(SPEED_PYTHON) -c 'import ensurepip, venv' 2>/dev/null; }; \
-	if works; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "installing python3 python3-venv" && apt-get -qq update && \
-		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends python3 python3-venv >/dev/null; fi; \
-	works || { echo "measuring needs $(SPEED_PYTHON) and its venv package, or another: make bench SPEED_PYTHON=python3.13" >&2; exit 1; }
+	echo "this task needs system packages that are missing: $$missing" >&2; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "\`make bootstrap\` installs them as root on Debian and Ubuntu; elsewhere use the system's package manager" >&2; \
+		exit 1; fi; \
+	echo "running as root with apt-get: installing them, as \`make bootstrap\` does" >&2; $(bootstrap)

@@ -23,6 +23,7 @@ from bench import (
     interpreter,
     latency,
     memory,
+    plot,
     report,
     results,
     slow,
@@ -72,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "what", nargs="*", default=whole, help=f"of {', '.join(SUBCOMMANDS)} (default {', '.join(whole)})"
     )
-    parser.add_argument("--write", action="store_true", help="also write bench/results.json and docs/benchmarks.md")
-    parser.add_argument("--render", action="store_true", help="measure nothing, write docs/benchmarks.md anew")
+    parser.add_argument("--write", action="store_true", help="also write bench/results.json and what --render writes")
+    parser.add_argument("--render", action="store_true", help="measure nothing, write docs/benchmarks.md and the plot")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--check", action="store_true", help="exit 1 when a bound is missed")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, or starts")
@@ -105,15 +106,20 @@ def _measure(name: str, options: argparse.Namespace) -> Part:
         )
 
 
+def _publish(every: Mapping[str, results.Result]) -> None:
+    """Write the page and the picture of every part's last result."""
+    report.write(every, {name: one.title for name, one in SUBCOMMANDS.items()})
+    plot.write(every)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one part after the other. Returns 0, or 1 when a part has no figure or, with ``--check``, misses a bound."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(SUBCOMMANDS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
-    titles = {name: one.title for name, one in SUBCOMMANDS.items()}
     if options.render:
-        report.write(results.load(), titles)
+        _publish(results.load())
         return 0
     status = 0
     for name in options.what:
@@ -141,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         if options.write:
             result = results.Result(taken=f"{datetime.now(UTC):%Y-%m-%d}", machine=machine, part=part)
-            report.write(results.save(name, result), titles)
+            _publish(results.save(name, result))
         if options.check and any(figure.verdict is Verdict.MISSED for figure in part.figures):
             status = 1
     return status

@@ -130,7 +130,7 @@ def facts(build: str) -> dict[str, str]:
         "processor": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
         **interpreter.running().facts(),
-        "patgate": f"{_packages(['patgate'])} ({build}), {_packages(['uvloop', 'httptools'])}",
+        "patgate": f"{_packages(['patgate'])} ({build}), {_packages(['uvloop'])}",
         "peers": ", ".join(f"{name} {version}" for name, version in _peers()),
         "wrk": _version("wrk", "-v", r"wrk (\S+)"),
     }

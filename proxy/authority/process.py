@@ -30,7 +30,7 @@ from proxy.core.ipc.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
-from proxy.store import grants
+from proxy.store import dialects, grants
 
 CONTROL_SOCKET: Final = "control.sock"
 COMMAND_SOCKET: Final = "command.sock"
@@ -177,7 +177,7 @@ async def offline(settings: Settings, load_control: LoadControl) -> AsyncIterato
 
 def prepare() -> None:
     """Do the slow preparations that need no store, before the first request. Not to be called in the event loop."""
-    grants.prepare(PREFIXES_AT_ONCE)
+    grants.prepare(PREFIXES_AT_ONCE, dialects.embedded())
 
 
 async def _until_stopped(stop: asyncio.Event, authority: Authority) -> None:

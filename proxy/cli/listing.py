@@ -15,7 +15,7 @@ import click
 from proxy.cli.client import Control, Json, call
 from proxy.cli.options import Invocation
 from proxy.cli.output import ListPrinter
-from proxy.services.views import LIMIT_MOST
+from proxy.services.paging import LIMIT_MOST
 
 P = ParamSpec("P")
 

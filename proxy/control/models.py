@@ -23,7 +23,7 @@ from proxy.core.kinds import WORDS
 from proxy.core.model import ACTOR_KINDS
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
 from proxy.services import identifiers
-from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
+from proxy.services.paging import LIMIT_DEFAULT, LIMIT_MOST, PageRequest
 
 # Validators are built on first use: most are never used, and building a hundred of them would delay a start.
 _SHAPE: Final = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -169,6 +169,11 @@ class PageQuery(Query):
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor = None
     count: Annotated[Flag, Field(description="Add how many items the pages after this one have.")] = False
+
+    @property
+    def page(self) -> PageRequest:
+        """The page that the query requests."""
+        return PageRequest(limit=self.limit, cursor=self.cursor, count=self.count)
 
 
 _PLAIN: Final[Mapping[str, str]] = {

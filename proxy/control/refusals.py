@@ -20,7 +20,7 @@ from aiohttp import web
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import Refusal
 from proxy.control.runtime import ControlRuntime
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedEventQuota
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, TimedEventQuota
 from proxy.observe.logs import get_logger, redact
 from proxy.observe.metrics import Outcome
 from proxy.store.audit.chain import Event

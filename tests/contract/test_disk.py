@@ -1,6 +1,6 @@
 """A disk that fails under a change, then a crash: what was refused is never in force, what was acknowledged always is.
 
-threats.md section 10: every system call of a commit, every error. Each case is a process that is killed after it.
+docs/threat-model.md §10: every system call of a commit, every error. Each case is a process that is killed after it.
 """
 
 from __future__ import annotations

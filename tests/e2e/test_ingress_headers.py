@@ -1,8 +1,8 @@
 """Every file of config/ingress keeps from the application what patgate itself would: claims, nominations, trailers.
 
-threats.md section 2, through each ingress of ``tests.support.ingress.INGRESSES``. In forward auth patgate only answers,
-and the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that
-it forwards itself.
+docs/threat-model.md §2, through each ingress of ``tests.support.ingress.INGRESSES``. In forward auth patgate answers,
+and the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that it
+forwards itself.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class CommandFailed(AssertionError):
 class Patgate:
     """One node. ``with Patgate(…)`` starts it and waits until it is ready; leaving ends every process.
 
-    ``config`` is as in interfaces.md; ports and the data directory are filled in here where it names none. ``prefix``
-    is a program that runs the command behind it.
+    ``config`` is as in docs/configuration.md; ports and the data directory are filled in where it names none.
+    ``prefix`` is a program that runs the command behind it.
     """
 
     def __init__(

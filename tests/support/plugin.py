@@ -127,7 +127,8 @@ def pytest_runtest_makereport(
 def last_look() -> Iterator[None]:
     """When all has ended, what every gateway of this process left behind: begun first, this fixture is the last to end.
 
-    threats.md §9: no token's secret is in a log, database or any other file. What it finds is the last test's error.
+    docs/threat-model.md §9: no token's secret is in a log, database or any other file. What it finds is an error of the
+    last test.
     """
     yield
     assert not leaks.SENT

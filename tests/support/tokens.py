@@ -9,7 +9,7 @@ BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def forged(prefix: str) -> str:
-    """A token of that public prefix whose checksum is right (interfaces.md, Tokens): only a look-up can refuse it."""
+    """A token of that public prefix whose checksum is right (docs/tokens.md): only a look-up can refuse it."""
     text = prefix + "_" + "".join(secrets.choice(BASE62) for _ in range(32))
     number, digits = zlib.crc32(text.encode()), ""
     for _ in range(6):

@@ -1,4 +1,4 @@
-"""What the tests of threats.md share: a gateway in front of real servers, and one in front of a scripted backend."""
+"""Shared fixtures: a gateway in front of real servers, and one in front of a scripted backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.scripted import ScriptedBackend, echo
 
 
 def routes_of(server: RealServer) -> list[dict[str, Any]]:
-    """A route of every kind that reaches a server, and one that never does."""
+    """A route of every kind to a server, and a denied one."""
     return [
         {"host": server.host, "upstream": server.name} | route
         for route in (
@@ -36,7 +36,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Real
 
 @pytest.fixture(scope="session")
 def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServer]) -> Iterator[Patgate]:
-    """The gateway before all of them; a request's ``Host`` chooses the server."""
+    """The gateway in front of all of them; ``Host`` selects the server."""
     config = {
         "workers": 1,
         "upstreams": {name: {"servers": [server.url]} for name, server in servers.items()},
@@ -61,7 +61,7 @@ def scripted() -> Iterator[ScriptedBackend]:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
-    """One worker, so that one pool of upstream connections serves every client."""
+    """A gateway with one worker, so that all clients share one pool of upstream connections."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [scripted.url], "response_timeout": "10s"}},

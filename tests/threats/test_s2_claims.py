@@ -1,4 +1,4 @@
-"""threats.md §2, claims: what a client says of path, method, address, transport or identity never reaches a backend."""
+"""Threat model §2: a client's claims of path, method, address, transport or identity are dropped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.recorder import Recorder
 
 MARK = b"mallory"
 
-# What patgate writes itself, to every backend.
+# The headers that patgate itself sends to every backend.
 OURS = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"))
 
 NAMES = [(kind, name) for kind, names in CLAIMS.items() for name in names]
@@ -21,7 +21,7 @@ NAMES += [(kind, beginning + "Anything") for kind, names in FAMILIES.items() for
 
 
 def aliases(name: str) -> list[bytes]:
-    """Spellings that some server takes for the same variable: letter case, and any punctuation for the hyphens."""
+    """Spellings that some server maps to the same variable: letter case, and any punctuation for hyphens."""
     text = name.encode()
     found = [text, text.lower(), text.upper(), text.replace(b"-", b"_"), text.upper().replace(b"-", b"_")]
     found += [text.replace(b"-", b"."), text.lower().replace(b"-", b"_", 1), text.replace(b"-", b"+")]
@@ -61,7 +61,7 @@ def test_a_claim_is_dropped_by_its_own_name(
 
 @pytest.fixture(scope="module")
 def behind_a_proxy(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """A node that trusts the loopback and lets it say two more things."""
+    """A node that trusts the loopback, and two more headers from it."""
     config = {
         "workers": 1,
         "listen": {"proxy": {"trusted": ["127.0.0.1/32"], "trusted_claims": ["CF-Connecting-IP", "x-scheme"]}},
@@ -75,7 +75,7 @@ def behind_a_proxy(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) 
 def test_a_trusted_peer_sends_on_what_the_operator_names_and_nothing_else(
     behind_a_proxy: Patgate, recorder: Recorder
 ) -> None:
-    """What it says in X-Forwarded-For and X-Forwarded-Host is believed anyway."""
+    """Its X-Forwarded-For and X-Forwarded-Host are trusted anyway."""
     said = b"CF-Connecting-IP: 192.0.2.7\r\nX-Scheme: https\r\nX_Scheme: mallory\r\n"
     believed = ("X-Forwarded-For", "X-Forwarded-Host", "Cf-Connecting-Ip", "X-Scheme")
     names = [name.encode() for _, name in NAMES if name not in believed]

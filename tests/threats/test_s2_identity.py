@@ -1,4 +1,4 @@
-"""threats.md §2: whatever a client sends as identity, the backend sees ours, once; or none."""
+"""Threat model §2: the backend gets patgate's identity headers once, or none, and never the client's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MARK = b"mallory"
 
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
-#: Spellings that some backend folds to one variable with ours (CGI, WSGI, PHP: ``-``, ``_`` and ``.``; case).
+#: Spellings that some backend maps to the same variable (CGI, WSGI, PHP: ``-``, ``_`` and ``.``; letter case).
 SPELLINGS = [
     b"X-Auth-User",
     b"x-auth-user",
@@ -43,7 +43,7 @@ SPELLINGS = [
     b"X_Request_Id",
 ]
 
-#: Identity headers of other products, and claims of what the request is: stripped in every configuration.
+#: Identity headers of other products, and claims about the request: stripped in every configuration.
 FOREIGN = [
     b"X-Forwarded-User",
     b"X-Forwarded-Email",
@@ -167,7 +167,7 @@ def test_a_nomination_by_connection_does_not_remove_ours(
 def test_nominating_what_the_request_is_made_of_is_refused(
     name: bytes, gateway: Patgate, recorder: Recorder, token: Token
 ) -> None:
-    """Its loss would change who asks, or what."""
+    """Without it, the request would have another caller or another meaning."""
     assert ask(gateway, token, b"Cookie: a=b\r\nConnection: close, " + name + b"\r\n").status == 400
     with gateway.connect() as connection:
         assert connection.request("GET", "/public/afterwards").status == 200
@@ -175,7 +175,7 @@ def test_nominating_what_the_request_is_made_of_is_refused(
 
 
 def test_a_nominated_ordinary_header_is_removed(gateway: Patgate, recorder: Recorder, token: Token) -> None:
-    """RFC 9110 §7.6.1: what Connection names is for this hop only."""
+    """RFC 9110 §7.6.1: fields that Connection names are for this hop only."""
     assert ask(gateway, token, b"X-Hop: secret\r\nConnection: X-Hop\r\n").status == 200
     assert recorder.last().all("X-Hop") == []
 
@@ -242,7 +242,7 @@ def test_an_untrusted_clients_forwarding_headers_are_replaced_by_ours(
 
 
 def test_headers_of_the_client_arrive_as_they_came(gateway: Patgate, recorder: Recorder, token: Token) -> None:
-    """Order, case and repeats are the client's own."""
+    """Order, letter case and repetitions are unchanged."""
     lines = b"aCCept: a\r\nX-Thing: 1\r\nx-thing:2\r\nCookie: c=d; e=f\r\nTraceparent: 00-ab-cd-01\r\n"
     assert ask(gateway, token, lines).status == 200
     names = [name for name, _ in recorder.last().headers]

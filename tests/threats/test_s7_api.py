@@ -1,7 +1,7 @@
-"""threats.md §7 over the control API of a running gateway: nothing above, beside or behind the token presented.
+"""Threat model §7, over the control API: no token exceeds its own permissions or its organisation.
 
-Two askers of ``lab`` who may do everything there, a key and a team token, are tried on every operation of the API's own
-document: no operation can be added without being tried here.
+Two callers of ``lab`` who may do everything there, a key and a team token, call every operation of the OpenAPI
+document, so that a new operation is tested automatically.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ ROOT, MEL, SOL = "root@example.org", "mel@example.org", "sol@example.org"
 LAB_THING = "/orgs/lab/things/7"
 WRITES = ("post", "put", "patch", "delete")
 OWN_WORDS = frozenset({"x-request-id", "date", "content-length"})
-"""Headers that differ from answer to answer; the length is that of the body, which is compared."""
+"""Headers that differ in every response; the length is that of the body, which is compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """``foreign`` are ids of ``shop``'s things by the name of their parameter, ``own`` those of ``lab``'s."""
+    """``foreign`` has ids of objects of ``shop`` by parameter name, ``own`` those of ``lab``."""
 
     node: Patgate
     root: Api
@@ -122,19 +122,19 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
 
 @pytest.fixture
 def narrow(world: World) -> Api:
-    """A team token of an administrator of ``lab``: scoped, and ending."""
+    """A team token of an administrator of ``lab``, with scopes and an expiry."""
     scopes = ["things:read", "patgate.tokens:*", "patgate.members:*", "patgate.keys:*"]
     return Api(world.node, world.team.mint("narrow", org="lab", scopes=scopes, expires=5000.0))
 
 
 @pytest.fixture
 def sibling(world: World) -> Token:
-    """One of the same owner that may do all, for ever."""
+    """A token of the same owner with all permissions, without an expiry."""
     return world.team.mint("sibling", org="lab")
 
 
 def said(answer: Response) -> tuple[int, list[tuple[bytes, bytes]], Any]:
-    """All of an answer but what tells one request from another."""
+    """A response without the parts that differ in every request."""
     headers = [(name, value) for name, value in answer.headers if name.decode().lower() not in OWN_WORDS]
     try:
         document = json.loads(answer.body)
@@ -193,7 +193,7 @@ def test_a_token_edits_neither_itself_nor_another_up(narrow: Api, sibling: Token
     narrow.verb(sibling, "revoke")
     assert narrow.refusal("POST", f"/tokens/{sibling.id}/regenerate")[0] == 403
     assert narrow.refusal("POST", f"/tokens/{sibling.id}/regenerate", {"expires": 60.0})[0] == 403
-    # What it may read and what it may not are as before.
+    # Its permissions are as before.
     assert narrow.call("GET", f"/tokens/{narrow.token.id}")["scopes"] == sorted(
         ["things:read", "patgate.tokens:*", "patgate.members:*", "patgate.keys:*"]
     )
@@ -246,7 +246,7 @@ def test_a_token_gives_no_role_that_is_more_than_itself(world: World, narrow: Ap
         ("POST", "/users", {"email": "friend@example.org", "role": "admin", "org": "lab"}),
     ):
         assert narrow.refusal(method, path, body)[0] == 403, path
-    # Nor does one without scopes outside its organisation: its owner's role there counts there.
+    # Nor does one without scopes outside its organisation: there, its owner's role there counts.
     for method, path, sent in (
         ("PUT", "/roles/viewer", {"permissions": ["*:*"]}),
         ("POST", f"/users/{MEL}/role", {"role": "admin"}),
@@ -266,7 +266,7 @@ def test_a_key_that_may_do_everything_changes_nothing(world: World) -> None:
             continue
         target = path.format_map(world.own)
         answer = world.key.ask(method.upper(), target, BODIES.get(name))
-        # Not found is what is no key; invalid that of ``DELETE /tokens``, which a key has none of.
+        # Not found: the object is not a key. Invalid: ``DELETE /tokens``, because a key has no tokens.
         assert answer.status in (403, 404, 422), (name, answer.status, answer.body)
     after = world.root.call("GET", "/audit", actor=world.key.token.id, outcome="done")["items"]
     assert before == after == []
@@ -277,7 +277,7 @@ def test_a_key_that_may_do_everything_changes_nothing(world: World) -> None:
 
 
 def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, object, object]]:
-    """Name, method, and path and body twice: of what is another organisation's, and of what nobody has."""
+    """Name, method, and path and body for an object of another organisation and for one that does not exist."""
     for name, method, path in world.operations:
         for parameter in ("token", "key", "org", "user", "invitation"):
             if "{" + parameter + "}" not in path:
@@ -297,7 +297,7 @@ def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, obje
         ("GET", "/audit?org={}", "org"),
         ("GET", "/audit?user={}", "user"),
         ("GET", "/audit?actor={}", "token"),
-        # Among changes: what the asker was refused is in its log with the ids that it asked for.
+        # Only changes: the caller's log has its refusals with the ids that it requested.
         ("GET", "/audit?action=account.&target={}", "token"),
         ("GET", "/audit?action=account.&target={}", "org"),
         ("GET", "/audit?after=0&actor={}", "token"),
@@ -341,7 +341,7 @@ def test_what_is_anothers_is_answered_like_what_there_is_not(asker: str, world: 
         assert said(theirs) == said(nobodys), name
         if theirs.status < 300:
             shown.append((name, theirs.json().get("items")))
-    # Only searches of its own log find nothing; all else is refused.
+    # Only searches of its own log are empty; all else is refused.
     assert all(items == [] for _, items in shown), shown
     assert world.sol.call("GET", "/me")["token"]["status"] == "active"
 
@@ -356,15 +356,15 @@ def test_no_answer_has_anything_of_another_organisation(asker: str, world: World
         answer = api.ask("GET", path.format_map(world.own), query=None)
         shown = answer.json()
         if name.startswith("audit."):
-            # What an asker of this organisation was refused is there, with the ids that it asked for itself.
+            # It has refusals of this organisation's callers, with the ids that they requested.
             shown["items"] = [event for event in shown["items"] if not event["action"].startswith("api.")]
         found = [one for one in theirs if one in json.dumps(shown)]
         assert found == [], name
 
 
 def test_a_cursor_of_another_list_shows_no_more(world: World) -> None:
-    """A cursor is a place, and no more than that: whose list it goes on in is asked anew."""
-    # Among changes: what the asker was refused is on its organisation's log, with the ids that it asked for.
+    """A cursor is only a position: every request checks again whose list it is."""
+    # Only changes: the organisation's log has the caller's refusals with the ids that it requested.
     changes = "/audit?action=account."
     for path in ("/tokens", "/keys", "/orgs", "/users", "/audit", "/orgs/lab/members"):
         cursor = world.root.call("GET", path, limit="1")["next_cursor"]
@@ -406,7 +406,7 @@ def test_a_child_keeps_what_it_was_made_with_and_a_narrowed_parent_gives_it_no_n
 
 
 def test_nothing_is_made_by_what_has_been_revoked(world: World) -> None:
-    """The hash of a new token takes long enough to revoke its maker meanwhile."""
+    """The hash of a new token takes long enough to revoke the creating token meanwhile."""
     for number in range(10):
         maker = Api(world.node, world.team.mint(f"maker {number}", org="lab"))
         answers: list[int] = []
@@ -473,7 +473,7 @@ def test_a_whole_token_in_the_place_of_an_id_is_not_repeated(world: World, sibli
 
 
 def test_who_was_refused_what_is_in_the_audit_log(world: World, narrow: Api) -> None:
-    """An escalation, what is another's, a credential that is none: each under the decision that the answer names."""
+    """Escalation, foreign objects and invalid credentials: each event has the decision id of the response."""
     wrong = Api(world.node, Token(id=narrow.token.id, prefix=narrow.token.prefix, value=forged(narrow.token.prefix)))
     wider = {"name": "x", "org": "lab", "scopes": ["*:*"]}
     asked = [
@@ -496,5 +496,5 @@ def test_who_was_refused_what_is_in_the_audit_log(world: World, narrow: Api) -> 
             actor,
             "refused",
         )
-        # Nothing of it is on the log of those whose it is.
+        # The log of the other organisation has nothing of it.
         assert world.sol.items("/audit", request=decision) == []

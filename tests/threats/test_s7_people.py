@@ -1,4 +1,4 @@
-"""threats.md §7 between people and organisations: who joins, who leaves, and what is reached of a person outside."""
+"""Threat model §7 for people and organisations: joining, leaving, and access to people outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class World:
     shop: Api
 
     def sol(self) -> Api:
-        """An account-wide token of Sol's, as the operator makes it."""
+        """An account-wide token of Sol, created by the operator."""
         wanted = {"user": SOL, "name": "p", "reach": "account"}
         with self.node.control_socket() as control:
             return Api(self.node, token_of(control.call("POST", "/tokens", wanted)))
@@ -53,7 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
 
 
 def test_inviting_an_email_is_answered_alike_whether_anybody_has_it(world: World) -> None:
-    """Byte for byte, but for the id and the email that was said; and so is asking for what became of it."""
+    """The responses are equal byte for byte except for id and email, also those for the invitation's state."""
     answers = []
     for email in (SOL, "nob@example.org"):
         body = {"email": email, "role": "viewer"}
@@ -78,7 +78,7 @@ def test_inviting_an_email_is_answered_alike_whether_anybody_has_it(world: World
 
 
 def test_who_is_invited_accepts_with_a_token_of_theirs_and_leaves_again(world: World) -> None:
-    """From the answer on they are a member, and from the answer on they are none."""
+    """Membership begins and ends with the response."""
     invited = world.team.call("POST", "/orgs/lab/invitations", {"email": SOL, "role": "admin"})
     sol = world.sol()
     assert status(world.node, "GET", LAB_THING, sol.token) == 403
@@ -98,7 +98,7 @@ def test_who_is_invited_accepts_with_a_token_of_theirs_and_leaves_again(world: W
 
 
 def test_an_organisations_policy_keeps_a_token_out_of_it_and_lets_it_be_made(world: World) -> None:
-    """What a member makes for themselves the deployment judges; the organisation's policy counts in it, and at once."""
+    """The deployment's policy applies to a member's own tokens; the organisation's applies inside it, at once."""
     world.root.call("PUT", f"/orgs/lab/members/{SOL}", {"role": "viewer"})
     sol = world.sol()
     try:
@@ -117,7 +117,7 @@ def test_an_organisations_policy_keeps_a_token_out_of_it_and_lets_it_be_made(wor
 
 
 def test_an_organisations_administrator_puts_no_stranger_into_it(world: World) -> None:
-    """By no operation, and no answer tells a stranger from nobody."""
+    """No operation does, and no response shows whether a user outside the organisation exists."""
     answers = []
     for email in (SOL, "nob@example.org"):
         texts = []

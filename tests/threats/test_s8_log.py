@@ -1,4 +1,4 @@
-"""threats.md §8: whatever clients send, the log stays small and has no line of level error; in both builds."""
+"""Threat model §8: no client input makes the log large or logs an error, in both builds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POST = b"POST /public/a HTTP/1.1\r\nHost: gateway\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
 FLOOD = 1500
 LIMIT = 1000
-#: Each in one segment, so that head and body are judged in one call.
+#: Each in one segment, so that head and body are parsed in one call.
 MALFORMED = {
     "a chunk size that is none": CHUNKED + b"\r\nZ\r\n",
     "a chunk that ends in nothing": CHUNKED + b"\r\n1\r\nxZ\r\n",
@@ -53,7 +53,7 @@ def test_a_malformed_message_in_one_segment_is_refused_and_no_error_of_ours(
 
 
 def test_a_flood_of_malformed_bodies_writes_a_bounded_log(node: Patgate, recorder: Recorder) -> None:
-    """At most a megabyte a minute, of which a quarter may come at once; and what was left out is said."""
+    """At most a megabyte a minute, of which a quarter at once; the number of omitted lines is logged."""
     log = node.directory / "patgate.log"
     size, began = log.stat().st_size, time.monotonic()
     for number in range(FLOOD):

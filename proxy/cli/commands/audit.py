@@ -17,7 +17,8 @@ from proxy.cli.output import plain, sentence
 from proxy.core.errors import AuthorityUnavailable, Invalid
 from proxy.core.model import ACTOR_KINDS
 from proxy.services.audit.vocabulary import LEVELS, NOW, OUTCOMES, read_moment
-from proxy.services.views import LIMIT_MOST, rfc3339
+from proxy.services.paging import LIMIT_MOST
+from proxy.services.views import rfc3339
 from proxy.supervisor import datadir
 
 Filters = dict[str, str | None]

@@ -148,9 +148,7 @@ async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> 
         AuditFilter(org=org, **values),
         order=SortOrder(query.order),
         after=query.after,
-        limit=query.limit,
-        cursor=query.cursor,
-        count=query.count,
+        page=query.page,
     )
     return listing(page)
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from proxy.control.api.operation import PARAMETERS, Call, Method, Operation, Replayed
+from proxy.control.api.operation import PARAMETERS, Call, Method, Operation
 from proxy.control.concurrency import Turns
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import ProblemKind, RequestRefused
@@ -25,7 +25,8 @@ from proxy.control.request_parsing import idempotency_key, read
 from proxy.control.runtime import ControlRuntime
 from proxy.core.errors import AuthorityUnavailable, NotFound
 from proxy.core.model import Actor
-from proxy.services.views import Created
+from proxy.services.idempotency import IdempotencyKey
+from proxy.services.views import Replayable
 
 ROOT: Final = "/api/v1"
 REPLAYED: Final = "Idempotency-Replayed"
@@ -69,8 +70,7 @@ def _handler(
             body=body,
             query=query,
             path=path,
-            idempotency_key=key,
-            fingerprint=_fingerprint(request, body.model_dump_json()) if key else "",
+            idempotency_key=_idempotency_key(request, key, body.model_dump_json()) if key else None,
         )
         try:
             turn = nullcontext() if turns is None else turns.turn(actor.user_id or actor.id)
@@ -78,7 +78,7 @@ def _handler(
                 view = await row.run(call)
         except TimeoutError:
             raise AuthorityUnavailable("this took too long and was cancelled") from None
-        replayed = isinstance(view, Replayed) or (isinstance(view, Created) and view.replayed)
+        replayed = isinstance(view, Replayable) and view.replayed
         return answer(view.as_dict(), row.status, {REPLAYED: "true"} if replayed else {})
 
     return handle
@@ -98,6 +98,7 @@ def _parameters(request: web.Request) -> dict[str, str]:
     return values
 
 
-def _fingerprint(request: web.Request, body: str) -> str:
-    """The identity of this request: SHA-256 of method, path and the normalised body."""
-    return hashlib.sha256("\n".join((request.method, request.path, body)).encode()).hexdigest()
+def _idempotency_key(request: web.Request, key: str, body: str) -> IdempotencyKey:
+    """The client's key, with the SHA-256 of method, path and normalised body, which identifies the request."""
+    text = "\n".join((request.method, request.path, body))
+    return IdempotencyKey(value=key, request_hash=hashlib.sha256(text.encode()).hexdigest())

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.api.orgs import Member
 from proxy.control.models import Email, Listing, PageQuery, Reference, RequestModel, ResponseModel, Time
 from proxy.services.accounts.invitations import LONGEST, SHORTEST
-from proxy.services.idempotency import Retry
 
 Lifetime = Annotated[
     float,
@@ -54,31 +53,23 @@ class Invitations(Listing):
 
 async def create(call: Call[NewInvitation, NoQuery]) -> View:
     """Handle ``invitations.create``."""
-    body, invitations = call.body, call.services.invitations
-
-    async def make(again: Retry | None) -> View:
-        return await invitations.invite(
-            call.actor, call.path["org"], body.email, body.role, expires=body.expires, retry=again
-        )
-
-    return await once(call, make, invitations.made_before)
+    body, key = call.body, call.idempotency_key
+    return await call.services.invitations.invite(
+        call.actor, call.path["org"], body.email, body.role, expires=body.expires, idempotency_key=key
+    )
 
 
 async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
     """Handle ``invitations.list``."""
     query = call.query
-    page = await call.services.invitations.list(
-        call.actor, query.org, email=query.email, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.invitations.list(call.actor, query.org, email=query.email, page=query.page)
     return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
     """Handle ``invitations.list_of_org``."""
     query = call.query
-    page = await call.services.invitations.list(
-        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.invitations.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 
@@ -89,12 +80,8 @@ async def show(call: Call[NoBody, NoQuery]) -> View:
 
 async def accept(call: Call[NoBody, NoQuery]) -> View:
     """Handle ``invitations.accept``."""
-    invitations = call.services.invitations
-
-    async def make(again: Retry | None) -> View:
-        return await invitations.accept(call.actor, call.path["invitation"], retry=again)
-
-    return await once(call, make, invitations.accepted_before)
+    key = call.idempotency_key
+    return await call.services.invitations.accept(call.actor, call.path["invitation"], idempotency_key=key)
 
 
 async def decline(call: Call[NoBody, NoQuery]) -> View:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from proxy.control.api import tokens
-from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing, retry
+from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.api.tokens import (
     ChangedToken,
     Lifetime,
@@ -92,7 +92,7 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.services.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
@@ -106,7 +106,7 @@ async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.services.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
@@ -118,7 +118,7 @@ async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
         expiring_within=query.expiring_within,
         unused_for=query.unused_for,
     )
-    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
@@ -127,7 +127,7 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status)
-    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 

@@ -13,11 +13,10 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.control.models import Query, RequestModel, ResponseModel
-from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services.factory import Services
-from proxy.services.idempotency import Retry
-from proxy.services.views import Page
+from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import Page
 
 
 class Method(StrEnum):
@@ -54,8 +53,8 @@ class View(Protocol):
 class Call(Generic[B, Q]):
     """One validated request: its caller, body, query and path parameters.
 
-    ``path`` has the values of the path's parameters, unescaped. ``idempotency_key`` is the client's for this request;
-    ``fingerprint`` (64 hex digits) distinguishes this request from another one with the same key.
+    ``path`` has the values of the path's parameters, unescaped. ``idempotency_key`` is the client's, for an operation
+    that creates something.
     """
 
     services: Services
@@ -63,8 +62,7 @@ class Call(Generic[B, Q]):
     body: B
     query: Q
     path: Mapping[str, str]
-    idempotency_key: str = ""
-    fingerprint: str = ""
+    idempotency_key: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,44 +83,6 @@ def listing(page: Page[Any]) -> DictView:
     if page.remaining is not None:
         members |= {"remaining": page.remaining.count, "remaining_exact": page.remaining.exact}
     return DictView(members=members)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Replayed:
-    """The view of what an earlier request with the same key has created."""
-
-    view: View
-
-    def as_dict(self) -> dict[str, object]:
-        """The JSON document."""
-        return self.view.as_dict()
-
-
-async def once(
-    call: Call[Any, Any],
-    make: Callable[[Retry | None], Awaitable[View]],
-    made_before: Callable[[Actor, Retry], Awaitable[View | None]],
-) -> View:
-    """What ``make`` creates, or what an earlier request with the same key has created."""
-    again = retry(call)
-    if again is None:
-        return await make(None)
-    found = await made_before(call.actor, again)
-    if found is not None:
-        return Replayed(view=found)
-    try:
-        return await make(again)
-    except Conflict:
-        # Of two concurrent requests with one key, the second may conflict with what the first has just created.
-        found = await made_before(call.actor, again)
-        if found is None:
-            raise
-        return Replayed(view=found)
-
-
-def retry(call: Call[Any, Any]) -> Retry | None:
-    """What the services recognise a retry of this request by; None without a key."""
-    return Retry(key=call.idempotency_key, request_hash=call.fingerprint) if call.idempotency_key else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import (
     Listing,
     OptionalTitle,
@@ -15,7 +15,6 @@ from proxy.control.models import (
     ResponseModel,
     Time,
 )
-from proxy.services.idempotency import Retry
 
 
 class NewOrg(RequestModel):
@@ -71,18 +70,14 @@ class Members(Listing):
 
 async def add(call: Call[NewOrg, NoQuery]) -> View:
     """Handle ``orgs.add``."""
-    body, orgs = call.body, call.services.orgs
-
-    async def make(again: Retry | None) -> View:
-        return await orgs.add(call.actor, body.name, display_name=body.display_name, retry=again)
-
-    return await once(call, make, orgs.made_before)
+    body, key = call.body, call.idempotency_key
+    return await call.services.orgs.add(call.actor, body.name, display_name=body.display_name, idempotency_key=key)
 
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
     """Handle ``orgs.list``."""
     query = call.query
-    page = await call.services.orgs.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.orgs.list(call.actor, page=query.page)
     return listing(page)
 
 
@@ -104,9 +99,7 @@ async def resume(call: Call[NoBody, NoQuery]) -> View:
 async def list_members(call: Call[NoBody, PageQuery]) -> View:
     """Handle ``members.list``."""
     query = call.query
-    page = await call.services.members.list(
-        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.members.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 

@@ -144,9 +144,7 @@ async def set_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
 async def violations(call: Call[NoBody, ViolationQuery]) -> View:
     """Handle ``policy.violations``."""
     query = call.query
-    page = await call.services.policies.violations(
-        call.actor, query.org, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.policies.violations(call.actor, query.org, page=query.page)
     return listing(page)
 
 

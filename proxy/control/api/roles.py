@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Listing, Permissions, RequestModel, ResponseModel, Time
-from proxy.services.views import Page
+from proxy.services.paging import Page
 
 
 class RolePermissions(RequestModel):

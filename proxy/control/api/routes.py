@@ -9,7 +9,7 @@ from pydantic import Field
 from proxy.control.api.audit import Moment
 from proxy.control.api.operation import Call, DictView, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Listing, Query, ResponseModel, Time
-from proxy.services.views import Page
+from proxy.services.paging import Page
 
 
 class ReportQuery(Query):

@@ -16,7 +16,6 @@ from proxy.control.api.operation import (
     Operation,
     View,
     listing,
-    retry,
 )
 from proxy.control.models import (
     Description,
@@ -227,7 +226,7 @@ async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.services.tokens.create(call.actor, new, retry=retry(call))
+    return await call.services.tokens.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
@@ -242,9 +241,7 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    page = await call.services.tokens.list(
-        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
@@ -253,9 +250,7 @@ async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    page = await call.services.tokens.list(
-        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Email, Listing, OptionalTitle, PageQuery, Reference, RequestModel, ResponseModel, Time
-from proxy.services.idempotency import Retry
 
 
 class NewUser(RequestModel):
@@ -56,17 +55,15 @@ class Users(Listing):
 async def add(call: Call[NewUser, NoQuery]) -> View:
     """Handle ``users.add``."""
     body, users = call.body, call.services.users
-
-    async def make(again: Retry | None) -> View:
-        return await users.add(call.actor, body.email, body.role, org=body.org, name=body.name, retry=again)
-
-    return await once(call, make, users.made_before)
+    return await users.add(
+        call.actor, body.email, body.role, org=body.org, name=body.name, idempotency_key=call.idempotency_key
+    )
 
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:
     """Handle ``users.list``."""
     query = call.query
-    page = await call.services.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.users.list(call.actor, page=query.page)
     return listing(page)
 
 

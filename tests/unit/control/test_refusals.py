@@ -20,7 +20,7 @@ from proxy.authority.sockets import bind_unix
 from proxy.control import peer
 from proxy.control.app import socket_app
 from proxy.control.peer import Peers
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, SWEEP_SECONDS
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, SWEEP_SECONDS
 from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from proxy.settings.model import Audit, Settings

@@ -17,6 +17,7 @@ NEW = {
     "/orgs/red/tokens": {"user": "ada@example.org", "name": "ci"},
     "/keys": {"name": "ci", "grants": {"red": ["things:read"]}},
     "/orgs/red/keys": {"name": "ci", "role": "viewer"},
+    "/orgs/red/invitations": {"email": "new@example.org", "role": "viewer"},
 }
 
 

@@ -17,7 +17,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @dataclass(kw_only=True)
 class Answer:
-    """A response as it came off the socket."""
+    """A response as it was read from the socket."""
 
     status: int
     head: bytes
@@ -52,12 +52,12 @@ class Client:
         self.writer = writer
 
     def send(self, data: bytes) -> None:
-        # What is written to a peer that has gone is lost; uvloop would raise where asyncio drops it.
+        # A write to a peer that has gone is lost; uvloop would raise where asyncio drops it.
         if not self.writer.is_closing():
             self.writer.write(data)
 
     def reset(self) -> None:
-        """Leave with a reset: a mere end of sending is no sign that nobody waits for the answer."""
+        """Leave with a reset, because the end of the sending side alone may be a half-close."""
         reset(self.writer)
 
     async def answer(self, method: str = "GET", *, seconds: float = 20.0) -> Answer:

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from proxy.core.errors import Conflict, Invalid
 from proxy.core.kinds import Kind
-from proxy.services import identifiers
-from proxy.services.accounts import emails, lookalikes
+from proxy.services import emails, identifiers, lookalikes
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest
 from proxy.store import migrate
 from proxy.store.audit.queries import LogQuery, SortOrder

@@ -1,4 +1,4 @@
-"""What a worker does over and over, whatever becomes of it once."""
+"""The repeated tasks of a worker continue after one of them fails."""
 
 from __future__ import annotations
 

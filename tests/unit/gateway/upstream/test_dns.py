@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import pytest
 
 from proxy.gateway.upstream.dns import SystemResolver, TableResolver
-from proxy.gateway.upstream.pool import UpstreamPool
 from tests.support.process import free_port
 from tests.unit.gateway.kit import Backend, BackendConnection, Client, answering, get, reset, response, until
 from tests.unit.gateway.upstream.watched import Watched, backend_at, fields, told, watched
@@ -226,11 +225,11 @@ async def test_names_that_other_settings_share_are_known_at_once_and_new_ones_be
         gateway.watch._lookups._resolver = Slow(table)
         gateway.on_sweep = lambda: seen.append(time.monotonic())
         settings = gateway.app.settings.model_copy(update={"max_idle": 3})
-        anew = UpstreamPool("app", settings, gateway.app._receiver)
         other = type(settings).model_validate({"servers": ["http://new.test:81", "http://app.test:82"]})
-        added = UpstreamPool("new", other, gateway.app._receiver)
-        await gateway.watch.prepare([anew, added], 5.0)
-        assert [server.host for server in anew.servers] == [ONE]
+        prepared = gateway.pipeline.upstreams.prepare({"app": settings, "new": other})
+        changed, added = prepared.values()
+        await gateway.watch.prepare([changed, added], 5.0)
+        assert [server.host for server in changed.servers] == [ONE]
         assert [server.host for server in added.servers] == [TWO, ONE]
         # What is dropped in the end is forgotten.
         await until(lambda: list(gateway.watch._lookups._names) == ["app.test"])

@@ -74,7 +74,7 @@ def port_of(held: socket.socket) -> int:
 
 
 def server_at(gateway: Gateway, port: int) -> Server:
-    (found,) = [server for server in gateway.pipeline._upstreams["app"].servers if server.name.endswith(f":{port}")]
+    (found,) = [server for server in gateway.pipeline.upstreams.pool("app").servers if server.name.endswith(f":{port}")]
     return found
 
 
@@ -301,7 +301,7 @@ async def test_a_server_that_leaves_connections_open_ended_does_not_draw_all_req
 
     with silent() as port:
         async with backend(slow) as good, gateway_to(port, good.port, connect_timeout=3.0) as gateway:
-            (hole, _) = gateway.pipeline.upstreams[0].servers
+            (hole, _) = gateway.pipeline.upstreams.pool("app").servers
             clients = [await gateway.client() for _ in range(20)]
             asked = [asyncio.create_task(client.ask(get("/open/a")), name="ask") for client in clients]
             await until(lambda: hole.connecting + gateway.active == 20)
