@@ -53,8 +53,8 @@ class View(Protocol):
 class Call(Generic[B, Q]):
     """One validated request: its caller, body, query and path parameters.
 
-    ``path`` has the values of the path's parameters, unescaped. ``idempotency_key`` is the client's, for an operation
-    that creates something.
+    ``path`` has the values of the path's parameters, unescaped. ``idempotency_key`` is the client's, for an
+    operation that creates something.
     """
 
     services: Services
