@@ -1,6 +1,6 @@
 """Connections of the control listener on TCP: their maximum number and their timeouts.
 
-The process that serves them also serves the workers, so clients must not tie it up (docs/threat-model.md section 8).
+The process that serves them also serves the workers, so clients must not tie it up (docs/threat-model.md §8).
 
 Rules of this module:
 1. At most ``MOST`` are open. A further one replaces the connection that has been idle longest; if all are busy, it is

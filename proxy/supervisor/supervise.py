@@ -1,7 +1,7 @@
 """Supervisor of one gateway: locks the data directory, starts the children, handles signals and stops everything.
 
-Start order: lock, sockets, authority, workers, addresses, spares. Stop order: readiness off, ``timeouts.grace`` for
-load balancers to notice, spares, no new connections, workers drain, authority, lock. Rules:
+Start order: lock, sockets, authority, workers, addresses, spares. Stop order: readiness off, spares,
+``timeouts.grace`` for load balancers to notice, no new connections, workers drain, authority, lock. Rules:
 
 1. What outlives a child (listening sockets, lock, lifeline) is opened here, once, so that a replacement loses nothing.
 2. A start that fails leaves nothing running and reports one sentence. A child that dies later or hangs is replaced,

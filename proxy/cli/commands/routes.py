@@ -60,7 +60,7 @@ def report(invocation: Invocation, part: Part, since: str | None, route: str | N
     Counts begin with the store, or with the last --clear.
     """
     if clear and since is not None:
-        raise click.UsageError("--clear clears the whole report: leave out --since.")
+        raise click.UsageError("--clear applies to all times: leave out --since.")
     settings = invocation.settings()
     rows = [
         row

@@ -83,7 +83,7 @@ def remove(invocation: Invocation, email: str) -> None:
     """Remove a person permanently; their tokens never work again."""
     view = call(invocation.settings(), lambda control: control.delete(f"/users/{segment(email)}"))
     invocation.out.document(view)
-    invocation.out.line(f"{email} is removed, and all their tokens are revoked.")
+    invocation.out.line(f"{email} is removed, and all their tokens are refused.")
 
 
 def _show(invocation: Invocation, view: Json) -> None:

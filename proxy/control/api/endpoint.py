@@ -99,6 +99,6 @@ def _parameters(request: web.Request) -> dict[str, str]:
 
 
 def _idempotency_key(request: web.Request, key: str, body: str) -> IdempotencyKey:
-    """The client's key, with the SHA-256 of method, path and normalised body, which tells requests apart."""
+    """The client's key, with the SHA-256 of method, path and normalised body, which identifies the request."""
     text = "\n".join((request.method, request.path, body))
     return IdempotencyKey(value=key, request_hash=hashlib.sha256(text.encode()).hexdigest())

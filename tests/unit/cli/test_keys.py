@@ -134,7 +134,7 @@ def test_an_unknown_or_foreign_key_is_not_found(desk: Desk) -> None:
 
 
 def test_of_a_whole_token_in_place_of_an_id_only_the_prefix_is_sent(desk: Desk) -> None:
-    """docs/threat-model.md section 9: a leaked token may be pasted whole; only its prefix is needed."""
+    """docs/threat-model.md §9: a leaked token may be pasted whole; only its prefix is needed."""
     key = made(desk, "--org", "team", "--role", "viewer")
     done = desk.patgate("key", "revoke", key["token"])
     assert done.returncode == 0

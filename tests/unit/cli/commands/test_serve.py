@@ -127,6 +127,7 @@ def test_killed_children_are_replaced_and_the_gateway_serves_again(desk: Desk) -
             os.kill(victim, signal.SIGKILL)
             until(lambda role=role, victim=victim: role_of(process.pid, role) not in ([], [victim]))  # type: ignore[misc]
             until(lambda: status(proxy, "/v1/things/7") == 401)
+        until(lambda: desk.patgate("health").returncode == 0)  # the replacement loads the control plane last
         desk.document("user", "add", "ada@example.com", "--role", "editor")
 
 
