@@ -1,6 +1,6 @@
-"""Compiles the gateway's hot modules when PATGATE_COMPILE=1 says so; everything else stands in pyproject.toml.
+"""Compiles the gateway's hot path if PATGATE_COMPILE=1; pyproject.toml has everything else.
 
-Without it the package is pure and needs no compiler (docs/decisions/0004-compiled-hot-path.md).
+By default the package is pure Python and needs no compiler (docs/decisions/0004-compiled-hot-path.md).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 GROUP = "patgate"
-"""Names the one shared library behind the modules, so that its file is the same for every set of them."""
+"""The name of the shared library of all compiled modules, so that its file name does not depend on their list."""
 
 
 def extensions() -> list[Extension]:
-    """The compiled modules, or none. Exits with a sentence where they were asked for and cannot be made."""
+    """The modules to compile, if any. Exits with a message if they cannot be compiled."""
     if os.environ.get("PATGATE_COMPILE", "") in {"", "0"}:
         return []
     try:
         from mypyc.build import mypycify
     except ImportError:
-        sys.exit("PATGATE_COMPILE=1 needs mypy in the building environment: install it, or build without.")
+        sys.exit("PATGATE_COMPILE=1 needs mypy in the build environment: install it, or build without.")
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     if shutil.which(compiler) is None:
         sys.exit(f"PATGATE_COMPILE=1 needs the C compiler {compiler}: install it, or build without.")
@@ -33,10 +33,10 @@ def extensions() -> list[Extension]:
         sys.exit("PATGATE_COMPILE=1 needs the C headers of this Python: install them, or build without.")
     modules = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["patgate"]["compiled"]
     paths = [module.replace(".", "/") + ".py" for module in modules]
-    made: list[Extension] = mypycify(
+    compiled: list[Extension] = mypycify(
         paths, opt_level="3", debug_level="0", group_name=GROUP, target_dir="build/objects"
     )
-    return made
+    return compiled
 
 
 setup(ext_modules=extensions())

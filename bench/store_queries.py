@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from bench.store_client import Control, Timed
 from bench.store_events import Logged
 from bench.store_fill import DAY, Filled, email
-from proxy.services.views import write_cursor
+from proxy.services.paging import write_cursor
+from proxy.store.records import Cursor
 
 Queries = Sequence[Mapping[str, object]]
 
@@ -19,7 +20,7 @@ def token_lists(control: Control, filled: Filled, rounds: int, rng: random.Rando
     def deep(**query: object) -> Queries:
         """From tokens drawn at random on."""
         chosen = rng.choices(filled.tokens, k=rounds)
-        return [{**query, "cursor": write_cursor(one.created_at, one.id)} for one in chosen]
+        return [{**query, "cursor": write_cursor(Cursor(created_at=one.created_at, id=one.id))} for one in chosen]
 
     def same(**query: object) -> Queries:
         return [query] * rounds

@@ -1,10 +1,10 @@
-"""The console script ``patgate``; ``python -m proxy`` is the same."""
+"""The console script ``patgate``, also ``python -m proxy``."""
 
 from proxy import startup
 
 
 def main() -> None:
-    """Run the command line, which imports nothing out of the current directory."""
+    """Run the command line, without imports from the current directory."""
     startup.leave_directory()
     from proxy.cli.main import main as command
 

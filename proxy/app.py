@@ -1,9 +1,9 @@
-"""The composition root: what each process of a gateway is made of.
+"""The composition root: starts one child process, a gateway worker or the authority.
 
-``python -P -m proxy.app gateway|authority …`` is how the supervisor starts a child. Each role imports its own half of
-the package and nothing of the other's: a gateway worker has no database, no slow hash and no control plane in its
-memory. Only descriptors are on the command line; the configuration is read from the one called boot. A spare
-(``proxy.standby``) loads the same half, and gets the rest of its command line when it is needed.
+The supervisor starts ``python -P -m proxy.app gateway|authority …``. Each role imports only its own half of the
+package: a gateway worker has no database, no slow hash and no control plane in memory. The command line has descriptors
+only; the configuration is in the one of ``--boot-fd``. A standby process (``proxy.standby``) loads the same half and
+receives the rest of its command line when it is needed.
 """
 
 import argparse
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one child to its end; the exit status. A start that fails says why over the ready pipe."""
+    """Run one child to its end and return the exit status. A failed start reports why over the ready pipe."""
     if not startup.is_same_package():
         print(f"patgate: a child process found another package, {startup.PACKAGE}", file=sys.stderr)
         return 1
     startup.harden()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
-    # Ctrl-C reaches the whole process group; the supervisor alone answers to it and stops its children in order.
+    # Ctrl-C reaches the whole process group; only the supervisor handles it, and stops its children in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logs.configure(process=_name(options))
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.orders_fd is None:
             settings = _load(options)
-        elif (ordered := _stand_by(options, given)) is not None:
-            settings, options = ordered
+        elif (activated := _stand_by(options, given)) is not None:
+            settings, options = activated
         else:
             return 0
         logs.configure(
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return _gateway(settings, options) if options.role == "gateway" else _authority(settings, options)
     except PatgateError as error:
-        if not _said(ready_fd, ERROR + " ".join(str(error).split()).encode() + b"\n"):
+        if not _report(ready_fd, ERROR + " ".join(str(error).split()).encode() + b"\n"):
             logs.get_logger("app").error("process ends", problem=str(error))
         return DATA_DIR_LOST if isinstance(error, DataDirLost) else 1
     finally:
@@ -74,15 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lifeline-fd", type=int, required=True)
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--slot", type=int, default=0)
-    parser.add_argument("--pseudonym", default="patgate", help="what the workers of a node call themselves in Via")
-    parser.add_argument("--channel-fd", type=int, required=True, help="where orders come from")
+    parser.add_argument("--pseudonym", default="patgate", help="the name of this node in Via")
+    parser.add_argument("--channel-fd", type=int, required=True, help="the channel to the supervisor")
     parser.add_argument("--proxy-fd", type=int, nargs="+", default=[])
     parser.add_argument("--forward-auth-fd", type=int, nargs="+", default=[])
     parser.add_argument("--control-fd", type=int)
     parser.add_argument("--accept-older-store", action="store_true")
-    parser.add_argument("--successor", action="store_true", help="take the place of one that died just now")
-    parser.add_argument("--orders-fd", type=int, help="where a spare hears what it is needed for")
-    parser.add_argument("--held-fds", type=int, nargs="*", default=[], help="sockets of which a spare will use some")
+    parser.add_argument("--successor", action="store_true", help="replace a child that has just died")
+    parser.add_argument("--orders-fd", type=int, help="where a spare receives its command line")
+    parser.add_argument("--held-fds", type=int, nargs="*", default=[], help="sockets that a spare may need")
     return parser
 
 
@@ -91,8 +91,8 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _load(options: argparse.Namespace) -> Settings:
-    """The settings, with everything imported that this role runs on."""
-    # Modules are made to stay; a collector that looks for garbage among them is a tenth of a start.
+    """Import everything that this role needs, and return the settings."""
+    # Imported modules stay in memory; collecting garbage among them takes a tenth of a start.
     gc.disable()
     if options.role.removesuffix(SPARE_SUFFIX) == "gateway":
         from proxy.gateway.process import worker
@@ -111,22 +111,22 @@ def _load(options: argparse.Namespace) -> Settings:
 
 
 def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settings, argparse.Namespace] | None:
-    """Wait to be needed; the settings and what a child that is started anew would have been given, or ``None``."""
-    needed = standby.stand_by(
+    """Wait as a spare; the settings and the options of the child to replace, or ``None`` to end."""
+    activated = standby.stand_by(
         lambda: _load(options),
         orders_fd=options.orders_fd,
         lifeline_fd=options.lifeline_fd,
         ready_fd=options.ready_fd,
     )
-    if needed is None:
+    if activated is None:
         return None
-    settings, arguments = needed
-    ordered = _parser().parse_args(arguments)
+    settings, arguments = activated
+    own_options = _parser().parse_args(arguments)
     standby.retitle(given, arguments)
-    # A socket that belongs to another slot must not seem to have somebody who accepts from it.
-    for fd in {*options.held_fds}.difference(ordered.proxy_fd, ordered.forward_auth_fd):
+    # Close the sockets of other slots, so that the kernel does not queue connections that no process accepts.
+    for fd in {*options.held_fds}.difference(own_options.proxy_fd, own_options.forward_auth_fd):
         os.close(fd)
-    return settings, ordered
+    return settings, own_options
 
 
 def _gateway(settings: Settings, options: argparse.Namespace) -> int:
@@ -137,9 +137,9 @@ def _gateway(settings: Settings, options: argparse.Namespace) -> int:
         options.slot,
         {"proxy": options.proxy_fd, "forward_auth": options.forward_auth_fd},
         options.lifeline_fd,
-        partial(_said, options.ready_fd, READY),
+        partial(_report, options.ready_fd, READY),
         options.pseudonym,
-        _orders(options),
+        _commands(options),
     )
 
 
@@ -150,15 +150,15 @@ def _authority(settings: Settings, options: argparse.Namespace) -> int:
         settings,
         options.control_fd,
         options.lifeline_fd,
-        partial(_said, options.ready_fd, READY),
+        partial(_report, options.ready_fd, READY),
         options.accept_older_store,
         successor=options.successor,
         load_control=_load_control,
-        orders=_orders(options),
+        commands=_commands(options),
     )
 
 
-def _orders(options: argparse.Namespace) -> CommandSource:
+def _commands(options: argparse.Namespace) -> CommandSource:
     return supervisor_channel.ChildChannel(socket.socket(fileno=options.channel_fd))
 
 
@@ -170,9 +170,9 @@ def _load_control() -> "ServeControl":
 
 @asynccontextmanager
 async def offline_control(settings: Settings) -> AsyncIterator[Path]:
-    """The control API of a store that no gateway serves, on a private socket; yields the socket's path.
+    """Serve the control API of a store without a running gateway, on a private socket; yields the socket's path.
 
-    The caller holds the data directory's lock. Raises ``PatgateError`` where the store cannot be opened.
+    The caller holds the lock of the data directory. Raises ``PatgateError`` if the store cannot be opened.
     """
     from proxy.authority import process
 
@@ -181,9 +181,10 @@ async def offline_control(settings: Settings) -> AsyncIterator[Path]:
         yield path
 
 
-def _said(ready_fd: int, line: bytes) -> bool:
-    """Say to the supervisor how this start ended; ``False`` when it does not listen: after a start, or when it
-    stops.
+def _report(ready_fd: int, line: bytes) -> bool:
+    """Report the result of the start to the supervisor; ``False`` if it has closed the ready pipe.
+
+    It closes the pipe after the start, and when it stops.
     """
     try:
         os.write(ready_fd, line)

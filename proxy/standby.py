@@ -1,13 +1,13 @@
-"""A process that has loaded everything and opened nothing, and waits until it is needed.
+"""Standby processes ("spares"): load all libraries, then wait to replace a child that dies.
 
-Loading the libraries is most of a start; a spare has it behind it when the process that it stands by for dies. Rules:
+Loading the libraries takes most of a start; a spare has done it before it is needed. Rules:
 
-1. Until its orders come a spare opens no store, no page and no socket; what it inherited lies unused. It cannot be
-   mistaken for a process that serves: it has no link, counts nothing, and its role on the command line ends in
-   ``-spare``, until it takes the other's place.
+1. Until it is activated, a spare opens no store, no shared memory page and no socket, and uses none that it inherited.
+   It cannot be mistaken for a serving process: it has no link to the authority, counts nothing, and its role on the
+   command line ends in ``-spare``.
 2. It loads in a thread of low priority. On Linux a nice value belongs to a thread (sched(7)) and cannot be lowered
-   again without privilege; the thread that will serve must keep the usual one.
-3. It ends when the lifeline's other end closes, or that of its orders, which the supervisor alone holds.
+   without privilege; the thread that will serve must keep the normal one.
+3. It ends when the other end of its lifeline or of its activation pipe closes; only the supervisor holds these.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ T = TypeVar("T")
 _NICE: Final = 5
 _ORDERS_BYTES: Final = 4096
 _ARG_START: Final = 45
-"""Place of ``arg_start`` in /proc/self/stat behind the command's name (proc(5), field 48)."""
+"""Index of ``arg_start`` in /proc/self/stat after the command's name (proc(5), field 48)."""
 
 
 def stand_by(load: Callable[[], T], *, orders_fd: int, lifeline_fd: int, ready_fd: int) -> tuple[T, list[str]] | None:
-    """Load, say so, and wait: what was loaded and the arguments to go on with, or ``None`` when it is not needed.
+    """Load, report it and wait; returns the result of ``load`` and the new arguments, or ``None`` to end.
 
-    ``load`` runs once, in another thread; what it raises is raised here.
+    ``load`` runs once, in another thread; its exception is raised here.
     """
     loaded: list[T] = []
     failed: list[BaseException] = []
@@ -46,7 +46,7 @@ def stand_by(load: Callable[[], T], *, orders_fd: int, lifeline_fd: int, ready_f
             loaded.append(load())
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that can end the process
             failed.append(error)
-        # The supervisor gives orders to a spare that has said this, and to no other.
+        # The main thread reports this to the supervisor, which activates no spare before.
         with contextlib.suppress(OSError):
             os.write(done_out, b"\0")
 
@@ -71,17 +71,17 @@ def stand_by(load: Callable[[], T], *, orders_fd: int, lifeline_fd: int, ready_f
 
 
 def _until_readable(wanted: int, *ends: int) -> bool:
-    """Wait for ``wanted``; false when one of ``ends`` closes first."""
-    poll = select.poll()  # select(2) knows no descriptor above 1023
+    """Wait for ``wanted``; false if one of ``ends`` closes first."""
+    poll = select.poll()  # select(2) supports no descriptor above 1023
     for fd in (wanted, *ends):
         poll.register(fd, select.POLLIN)
     return not {fd for fd, _ in poll.poll()}.intersection(ends)
 
 
 def retitle(before: Sequence[str], after: Sequence[str]) -> None:
-    """Put ``after`` where ``before`` ends this process's command line, as far as there is room: what ``ps`` shows.
+    """Replace ``before`` at the end of this process's command line, as ``ps`` shows it, by ``after`` as far as it fits.
 
-    For people and monitoring only; where the system does not let us, the old words stay.
+    For people and monitoring only; if the system does not allow it, the command line stays unchanged.
     """
     try:
         with open("/proc/self/stat", "rb") as stat:

@@ -1,11 +1,11 @@
-"""What a process of patgate imports, and the limits that it sets itself, before anything else (decision 0008).
+"""Process startup: the import path, hardening, and the environment of child processes (decision 0008).
 
 Rules of this module:
-1. Nothing is imported because of the directory in which a process was started. ``leave_directory`` takes that directory
-   out of ``sys.path``, and so comes before every import. This module imports what Python has loaded by then.
-2. A child imports what its parent was imported from: the same package, found by the same path (``environment``). It
-   checks that it does (``is_same_package``).
-3. It knows no other module of this package.
+1. A process imports nothing from its current directory. ``leave_directory`` removes it from ``sys.path``, before all
+   other imports. This module imports only modules that Python has already loaded.
+2. A child imports the same package as its parent, from the same path (``environment``), and verifies this
+   (``is_same_package``).
+3. It imports no other module of this package.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ import sys
 from collections.abc import Mapping
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
-"""The directory of the package that runs now."""
+"""The directory of the running package."""
 ROOT = os.path.dirname(PACKAGE)
-"""Where it is imported from."""
+"""The directory from which it is imported."""
 
 _CHECK = "PATGATE_PACKAGE"
 _PATH = "PYTHONPATH"
 
 
 def leave_directory() -> None:
-    """Take the current directory out of ``sys.path``.
+    """Remove the current directory from ``sys.path``.
 
-    ``python -m`` puts it there, and so does a part of PYTHONPATH that is empty or relative. This package has been
-    found.
+    ``python -m`` adds it, and so does an empty or relative part of PYTHONPATH. This package is already imported.
     """
     try:
         here = os.getcwd()
     except OSError:
-        return  # it was removed, and nothing is in it
+        return  # it was removed, so nothing can be imported from it
     if not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
         del sys.path[0]
     unwanted = {os.path.abspath(part) for part in _parts(os.environ) if not os.path.isabs(part)}
@@ -41,26 +40,26 @@ def leave_directory() -> None:
 
 
 def harden() -> None:
-    """What this process makes is its user's alone, and no core dump of it has tokens in it."""
-    import resource  # not before ``leave_directory``: Python has not loaded it by itself
+    """Make new files private to the user (umask), and disable core dumps, which would contain tokens."""
+    import resource  # not before ``leave_directory``: Python has not loaded it yet
 
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def program(module: str) -> tuple[str, ...]:
-    """The command line that runs a module of this package as a child, with the interpreter that runs now."""
+    """The command line that runs a module of this package as a child, with this interpreter and its flags."""
     flags = sys.flags
-    alike = [
+    same_flags = [
         "-I" if flags.isolated else "-P",
         *(["-E"] if flags.ignore_environment and not flags.isolated else []),
         *(["-s"] if flags.no_user_site and not flags.isolated else []),
     ]
-    return (sys.executable, *alike, "-m", module)
+    return (sys.executable, *same_flags, "-m", module)
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` as a child gets it: nothing of ours, and a path on which it finds this package before any other."""
+    """``environ`` for a child: without patgate's variables, and with a path on which it finds this package first."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PATGATE_") and name != _PATH}
     parts = [part for part in _parts(environ) if os.path.isabs(part)]
     found = next((part for part in parts if os.path.isfile(os.path.join(part, "proxy", "__init__.py"))), None)
@@ -72,7 +71,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_same_package() -> bool:
-    """Whether this process has the package of the process of patgate that started it, if one did."""
+    """Whether this process runs the same package as the patgate process that started it, if any."""
     wanted = os.environ.pop(_CHECK, PACKAGE)
     return os.path.realpath(wanted) == os.path.realpath(PACKAGE)
 
@@ -82,6 +81,6 @@ def _parts(environ: Mapping[str, str]) -> list[str]:
 
 
 def _is_installed() -> bool:
-    """Whether every start of this interpreter finds this package: it lies where packages are installed to."""
-    places = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
-    return os.path.realpath(ROOT) in map(os.path.realpath, places)
+    """Whether this package is in a site-packages directory, so that every start of this interpreter finds it."""
+    directories = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    return os.path.realpath(ROOT) in map(os.path.realpath, directories)

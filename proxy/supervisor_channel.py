@@ -1,11 +1,11 @@
-"""The line between the supervisor and one child: orders and descriptors one way, answers and heartbeats the other.
+"""The channel between the supervisor and one child: commands with descriptors, replies and heartbeats.
 
-A pair of AF_UNIX SOCK_SEQPACKET sockets carries one JSON object a message, ``{"id", "order", …}`` with descriptors
-beside it (SCM_RIGHTS, unix(7)), and back ``{"id", "error": SENTENCE or null}`` or ``{"beat": true}``. Rules:
+A pair of AF_UNIX SOCK_SEQPACKET sockets carries one JSON object a message: to the child ``{"id", "order", …}`` with
+descriptors (SCM_RIGHTS, unix(7)), and back ``{"id", "error": SENTENCE or null}`` or ``{"beat": true}``. Rules:
 
-1. Neither end ever blocks: a heartbeat that finds no room is left out, an order that finds none has failed.
-2. The child works on one order at a time, in their order; what an order raises as PatgateError is its answer.
-3. Descriptors that come belong to whoever handles the order; those of an order that nobody handles are closed.
+1. Neither end ever blocks: if the socket is full, a heartbeat is dropped and a command fails.
+2. The child carries out one command at a time, in order; the PatgateError that a command raises is its reply.
+3. The handler of a command owns its descriptors; those of a command without a handler are closed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 class _End(ABC):
-    """What both ends do: messages in, messages out."""
+    """The part that both ends share: receives messages."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -46,12 +46,12 @@ class _End(ABC):
         self._open = False
 
     def open(self) -> None:
-        """Begin to read."""
+        """Start to read."""
         self._open = True
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._readable)
 
     def close(self) -> None:
-        """Read no more and close."""
+        """Stop reading and close the socket."""
         if self._open:
             self._open = False
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
@@ -77,14 +77,14 @@ class _End(ABC):
 
     @abstractmethod
     def _received(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
-        """A message has come, with these descriptors, which are ours now."""
+        """Handle a message; its descriptors now belong to this end."""
 
     def _ended(self) -> None:
         self.close()
 
 
 class ChildChannel(_End):
-    """The child's end (``core.child.Orders``)."""
+    """The child's end (a ``core.ipc.child_protocol.CommandSource``)."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
@@ -93,44 +93,44 @@ class ChildChannel(_End):
         self._worker: asyncio.Task[None] | None = None
 
     def serve(self, handle: Callable[[ControlCommand], Any]) -> None:
-        """Have ``handle`` (a coroutine function) carry out each order from now on."""
+        """Start to pass each command to ``handle`` (a coroutine function)."""
         self._handle = handle
         self.open()
 
     def beat(self) -> None:
-        """Tell the supervisor that this process still turns, also before orders are served."""
+        """Send a heartbeat to the supervisor, also before ``serve``."""
         with contextlib.suppress(OSError):
             self._socket.send(_BEAT)
 
     async def end(self) -> None:
-        """Take no more orders."""
+        """Accept no more commands."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
         self.close()
-        for _, order in self._waiting:
-            close_all(order.fds)
+        for _, command in self._waiting:
+            close_all(command.fds)
         self._waiting.clear()
 
     def _received(self, message: dict[str, Any], fds: tuple[int, ...]) -> None:
-        order = ControlCommand(name=str(message.get("order")), details=message, fds=fds)
-        self._waiting.append((int(message.get("id", 0)), order))
+        command = ControlCommand(name=str(message.get("order")), details=message, fds=fds)
+        self._waiting.append((int(message.get("id", 0)), command))
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name="orders")
+            self._worker = asyncio.create_task(self._work(), name="commands")
             self._worker.add_done_callback(defects.noted)
 
     async def _work(self) -> None:
         while self._waiting:
-            number, order = self._waiting.popleft()
+            number, command = self._waiting.popleft()
             error: str | None = None
             try:
                 assert self._handle is not None  # noqa: S101 - nothing is read before ``serve``
-                await self._handle(order)
+                await self._handle(command)
             except PatgateError as refused:
                 error = str(refused) or type(refused).__name__
-            except Exception as failed:  # noqa: BLE001 - whatever it is, the supervisor must not wait for its deadline
-                error = f"an order failed ({type(failed).__name__})"
+            except Exception as failed:  # noqa: BLE001 - the supervisor must not wait for its deadline
+                error = f"a command failed ({type(failed).__name__})"
             with contextlib.suppress(OSError):
                 self._socket.send(json.dumps({"id": number, "error": error}).encode())
 
@@ -141,20 +141,23 @@ class SupervisorChannel(_End):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._number = 0
-        self._asked: dict[int, asyncio.Future[str | None]] = {}
+        self._pending: dict[int, asyncio.Future[str | None]] = {}
         self.beats = 0
-        """Heartbeats so far."""
+        """Heartbeats received so far."""
 
     @property
     def is_open(self) -> bool:
-        """Whether there is anybody at the other end, as far as is known."""
+        """Whether the child has not closed its end, as far as is known."""
         return self._open
 
     async def ask(self, order: str, *, fds: Sequence[int] = (), seconds: float, **details: object) -> None:
-        """Have an order carried out. Raises ``OrderRefused``: the child's own sentence, or that it did not answer."""
+        """Send a command and wait for its reply.
+
+        Raises ``CommandRefused`` with the child's own sentence, or if it did not answer within ``seconds``.
+        """
         self._number = number = self._number + 1
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._asked[number] = answer
+        self._pending[number] = answer
         try:
             self._send({"id": number, "order": order, **details}, fds)
             async with asyncio.timeout(seconds):
@@ -163,12 +166,12 @@ class SupervisorChannel(_End):
             why = f"it did not answer within {seconds:g} s" if self._open else "it has ended"
             raise CommandRefused(why, answered=False) from failed
         finally:
-            del self._asked[number]
+            del self._pending[number]
         if error is not None:
             raise CommandRefused(error)
 
     def tell(self, order: str, **details: object) -> None:
-        """Give an order without waiting for its answer; one that cannot be given is left out."""
+        """Send a command without waiting for a reply; it is dropped if it cannot be sent."""
         with contextlib.suppress(OSError):
             self._send({"id": 0, "order": order, **details}, ())
 
@@ -181,18 +184,19 @@ class SupervisorChannel(_End):
         close_all(fds)
         if "beat" in message:
             self.beats += 1
-        elif (asked := self._asked.get(message.get("id", 0))) is not None and not asked.done():
-            asked.set_result(message.get("error"))
+        elif (answer := self._pending.get(message.get("id", 0))) is not None and not answer.done():
+            answer.set_result(message.get("error"))
 
     def close(self) -> None:
+        """Close the socket; pending commands fail."""
         super().close()
-        for asked in self._asked.values():
-            if not asked.done():
-                asked.set_exception(ConnectionResetError())
+        for answer in self._pending.values():
+            if not answer.done():
+                answer.set_exception(ConnectionResetError())
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors that nobody wants."""
+    """Close all these descriptors; errors are ignored."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

@@ -1,9 +1,9 @@
-"""The one process per host that owns the store and tells the gateway workers what tokens may do.
+"""Authority: the one process per host that owns the store, and resolves tokens into grants for the gateway workers.
 
-Data flows in as ``resolve`` and ``verify`` requests over a unix socket and out as grants, each as of an epoch; commits
-raise the epoch in the shared page first and are pushed to the workers after. The lease beside the epoch is renewed only
-while the store can be believed, so a worker whose authority has died refuses rather than guesses.
+``resolve`` and ``verify`` requests come in over a unix socket; grants go out, each as of an epoch. A commit first
+raises the epoch in the shared page and is then pushed to the workers. The lease beside the epoch is renewed only while
+the store is certainly ours, so workers whose authority has died refuse requests.
 
-Primitives: the page writer, the lease, the link server, the resolver, the bounded argon2 pool, the counters that sum
-the workers' snapshots and keep those of the dead.
+Primitives: the page writer, the lease, the link server, the resolver, the bounded argon2 pool, and the counters that
+sum the snapshots of running and ended workers.
 """

@@ -1,8 +1,8 @@
-"""The head of the audit log, in the log of the process: kept where whoever can write to the database cannot reach.
+"""Audit head logging: writes the head of the audit log to the process log, which a writer to the database cannot reach.
 
-A line says the number and hash of the newest event, and which store it is of: at the start, once a minute where there
-are newer ones, and at the end. ``patgate audit verify --head`` takes it. The end of the audit log is looked at each
-time; reading all of it is for ``patgate audit verify``.
+A line has the number and hash of the newest event and the store's id: at the start, once a minute when there are newer
+events, and at the end. ``patgate audit verify --head`` takes it. Only the end of the audit log is checked here;
+``patgate audit verify`` checks all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _log = get_logger("authority.audit")
 
 
 class AuditStore(Protocol):
-    """What is needed of the store."""
+    """The part of the store that this module uses."""
 
     store_id: str
 
@@ -26,29 +26,29 @@ class AuditStore(Protocol):
         ...
 
     async def audit_tail_problem(self) -> str | None:
-        """What is wrong with the end of the log. Raises StoreUnavailable."""
+        """The problem at the end of the log, or None. Raises StoreUnavailable."""
         ...
 
 
-class HeadWatch:
-    """Says each head and each problem once."""
+class AuditHeadLogger:
+    """Logs each head and each problem once."""
 
     def __init__(self, store: AuditStore) -> None:
         self.problem: str | None = None
-        """What is wrong with the end of the log, when it was looked at last."""
+        """The problem at the end of the log at the last check, or None."""
         self._store = store
-        self._said = Mark(n=0, hash="")
+        self._logged = Mark(n=0, hash="")
 
-    async def look(self) -> None:
-        """Log the head where it is another, and a problem that is another. Raises StoreUnavailable."""
+    async def check(self) -> None:
+        """Log a new head and a new problem. Raises StoreUnavailable."""
         before, self.problem = self.problem, await self._store.audit_tail_problem()
         if self.problem is not None and self.problem != before:
             _log.error("the audit log is not whole", problem=self.problem, store=self._store.store_id)
-        self.say()
+        self.log_head()
 
-    def say(self) -> None:
-        """Log the head where it is another than the last one that was logged."""
+    def log_head(self) -> None:
+        """Log the head if it differs from the last one logged."""
         head = self._store.audit_head
-        if head != self._said:
-            self._said = head
+        if head != self._logged:
+            self._logged = head
             _log.info("audit log head", head=str(head), store=self._store.store_id)

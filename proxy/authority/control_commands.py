@@ -1,9 +1,8 @@
-"""The authority's orders: to run on another configuration, and to show what the supervisor knows of the gateway.
+"""Control commands: the authority's handling of the supervisor's reload and state commands.
 
 Rules of this module:
-1. PREPARE reads and changes nothing. COMMIT has the roles synced first: the one step that can fail for reasons of its
-   own, and when it does nothing else has changed.
-2. The control API on the unix socket goes on through it all.
+1. PREPARE only reads. COMMIT writes the roles first: the one step that can fail, and then nothing else has changed.
+2. The control API on the unix socket is served throughout.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _log = logs.get_logger("authority")
 
 
 class ServeControl(Protocol):
-    """``proxy.control.server.serving``."""
+    """The type of ``proxy.control.server.serving``."""
 
     def __call__(
         self,
@@ -37,11 +36,13 @@ class ServeControl(Protocol):
         tcp: Sequence[socket.socket],
         unix: Sequence[socket.socket],
         hosts: Iterable[str],
-    ) -> AbstractAsyncContextManager[None]: ...
+    ) -> AbstractAsyncContextManager[None]:
+        """Serve the control API on these sockets while the block runs."""
+        ...
 
 
 class ControlPort:
-    """The control listener on TCP, which may become another while everything else goes on."""
+    """The control listener on TCP, which a reload may replace while everything else continues."""
 
     def __init__(self, authority: Authority, serve_control: ServeControl) -> None:
         self._authority = authority
@@ -50,9 +51,9 @@ class ControlPort:
         self._identity: tuple[int, str] | None = None
 
     async def open(self, fd: int, settings: Settings) -> AsyncExitStack:
-        """Serve on the listening socket ``fd``, which is ours from now on, unless it is the one in use.
+        """Serve on the listening socket ``fd``, which this object owns from now on, unless it is the one in use.
 
-        What served until now is returned, for the caller to close. Raises OSError.
+        Returns the former listener, for the caller to close. Raises OSError.
         """
         host = settings.listen.control.bind.host
         identity = (os.fstat(fd).st_ino, host)
@@ -69,35 +70,35 @@ class ControlPort:
         return former
 
     async def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
         await self._serving.aclose()
 
 
 class CommandHandler:
-    """Carries out the orders of the supervisor, one after the other."""
+    """Executes the supervisor's commands, one after the other."""
 
-    def __init__(self, authority: Authority, entrance: ControlPort) -> None:
+    def __init__(self, authority: Authority, control_port: ControlPort) -> None:
         self._authority = authority
-        self._entrance = entrance
+        self._control_port = control_port
         self._prepared: tuple[Settings, int] | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    async def handle(self, order: ControlCommand) -> None:
-        """Carry one order out. Raises PatgateError where it cannot be."""
-        if order.name == CommandName.PREPARE:
+    async def handle(self, command: ControlCommand) -> None:
+        """Execute one command. Raises PatgateError when it fails."""
+        if command.name == CommandName.PREPARE:
             self._drop()
-            document, control = order.fds
+            document, control = command.fds
             settings = await asyncio.to_thread(read_settings, document)
             self._prepared = (settings, control)
             return
-        for fd in order.fds:
+        for fd in command.fds:
             os.close(fd)
-        if order.name == CommandName.COMMIT:
+        if command.name == CommandName.COMMIT:
             await self._commit()
-        elif order.name == CommandName.ABORT:
+        elif command.name == CommandName.ABORT:
             self._drop()
-        elif order.name == CommandName.STATE:
-            details = order.details
+        elif command.name == CommandName.STATE:
+            details = command.details
             self._authority.show(
                 GatewayStatus(
                     starting=bool(details["starting"]),
@@ -108,7 +109,7 @@ class CommandHandler:
                 )
             )
         else:
-            raise CommandRefused("it does not know this order")
+            raise CommandRefused("it does not know this command")
 
     async def _commit(self) -> None:
         if self._prepared is None:
@@ -118,12 +119,12 @@ class CommandHandler:
         logs.change(level=settings.log.level, line_format=settings.log.format)
         _log.info("configuration changed", epoch=self._authority.epoch)
         try:
-            former = await self._entrance.open(control, settings)
+            former = await self._control_port.open(control, settings)
         except OSError as error:
-            # Tokens are decided all the same; only health and metrics have no listener.
+            # Tokens are still resolved; only health and metrics have no listener.
             _log.error("the control listener cannot be served", error=error)
             return
-        # What is being asked there has a while to end; the workers must not wait for it.
+        # Running requests get time to end; the workers must not wait for it.
         self._closing = asyncio.create_task(former.aclose(), name="former control listener")
         self._closing.add_done_callback(defects.noted)
 

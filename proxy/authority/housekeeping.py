@@ -1,12 +1,12 @@
-"""What the authority does by itself, now and then: end unused tokens, tell of those that end or break the policy, tidy.
+"""Housekeeping of the authority: ends unused tokens, sends expiry notices, counts policy violations, removes old rows.
 
 Rules of this module:
-1. One chore after another, each a few short transactions at a time: nobody's change waits long for them. Notices are
-   sent beside them, since a receiver may take its time: a log that outgrows its retention must not wait for it.
-2. A chore that fails is logged and has its next turn like the others; none ends the housekeeping.
-3. They are done where a gateway runs, by its authority, and never by a command that works on the store by itself.
-4. Notices go where the settings of now say; what another receiver did not take is no reason to wait. At most
-   ``RETRIES`` wait to be sent again.
+1. Chores run one after another, each in a few short transactions, so that no other change waits long for them. Notices
+   are sent in parallel to them, because a receiver may be slow and audit retention must not wait for it.
+2. A chore that fails is logged and runs again at its next turn; no failure ends the housekeeping.
+3. Chores run only in the authority of a gateway, never in a command that works on the store by itself.
+4. Notices go to the currently configured webhook; failures of a former one do not delay them. At most ``RETRIES``
+   notices wait for a retry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxy.authority.webhook import Courier, Endpoint, Failed, courier
+from proxy.authority.webhook import DeliveryFailed, Endpoint, WebhookClient, webhook_client
 from proxy.core.errors import PatgateError
 from proxy.core.model import Actor, ActorKind
 from proxy.observe import metrics
@@ -36,58 +36,70 @@ NOTICES_AT_ONCE: Final = 200
 NOTICES_TOGETHER: Final = 4
 RETRIES: Final = 2000
 TOKENS_AT_ONCE: Final = 20_000
-"""Tokens that one turn looks at for being unused; a million of them take 50 turns."""
+"""Tokens that one turn checks for being unused; a million of them take 50 turns."""
 _FIRST_PAUSE_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _GIVE_UP: Final = 3
-"""Failures in a row after which a turn tries no other notice: the receiver is down, not the notice wrong."""
+"""Failures in a row after which a turn sends no other notice: the receiver is down, not the notice wrong."""
 
 _log = get_logger("authority.housekeeping")
 
 
-class HouseholdServices(Protocol):
+class HousekeepingServices(Protocol):
     """The services that the chores use."""
 
     @property
-    def policies(self) -> PolicyService: ...
+    def policies(self) -> PolicyService:
+        """The policy service."""
+        ...
 
     @property
-    def notices(self) -> ExpiryNotices: ...
+    def notices(self) -> ExpiryNotices:
+        """The expiry notices that are due."""
+        ...
 
     @property
-    def audit(self) -> AuditService: ...
+    def audit(self) -> AuditService:
+        """The audit service."""
+        ...
 
 
-class Household(Protocol):
-    """What is kept: the authority, whose services and settings may become others at a reload."""
+class HousekeepingHost(Protocol):
+    """The part of the authority that housekeeping uses; a reload may replace its services and settings."""
 
     @property
-    def services(self) -> HouseholdServices: ...
+    def services(self) -> HousekeepingServices:
+        """The services in use."""
+        ...
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Where notices go, if anywhere."""
+        """The webhook for expiry notices, if one is configured."""
         ...
 
     @property
-    def counters(self) -> Counters: ...
+    def counters(self) -> Counters:
+        """The counters of this host."""
+        ...
 
     @property
     def audit_retention(self) -> float | None:
-        """For how many seconds audit events are kept; None for ever."""
+        """How many seconds audit events are kept; None for ever."""
         ...
 
     async def prune(self) -> None:
-        """Remove what the store keeps for a while only."""
+        """Remove expired rows from the store."""
         ...
 
     async def watch_audit_head(self) -> None:
-        """Log the newest audit event where there is a newer one, and what is wrong with the end of the log."""
+        """Log a new head of the audit log, and a new problem at its end."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chore:
+    """A periodic task: ``work`` runs when ``every`` seconds have passed since its last end."""
+
     name: str
     every: float
     """Seconds from the end of one turn to the next."""
@@ -96,7 +108,7 @@ class Chore:
 
 @dataclass(kw_only=True, slots=True)
 class _Counted:
-    """How many tokens break this policy, of those up to the cursor ``after``."""
+    """Number of tokens up to the cursor ``after`` that break this policy."""
 
     policy: TokenPolicy
     done: bool
@@ -105,35 +117,35 @@ class _Counted:
 
 
 class Housekeeping:
-    """``run`` does every chore at once and then each in its time, until it is cancelled."""
+    """``run`` does every chore at once and then at its interval, until it is cancelled."""
 
-    def __init__(self, household: Household, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, host: HousekeepingHost, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.expiring: Mapping[int, int] = {}
-        """How many living tokens end within so many days, when they were counted last."""
-        self._household = household
+        """Number of active tokens that expire within so many days, at the last count."""
+        self._host = host
         self._monotonic = monotonic
         self._unused_after: str | None = None
         self._counted: _Counted | None = None
         self._retries: dict[str, tuple[int, float]] = {}
         self._receiver: Endpoint | None = None
-        self._taken: list[Notice] = []
-        """Notices that were taken and are not marked yet."""
-        self._letters: tuple[Chore, ...] = (Chore(name="notices", every=60.0, work=self.tell),)
+        self._delivered: list[Notice] = []
+        """Notices that were delivered and are not yet marked as sent."""
+        self._notice_chores: tuple[Chore, ...] = (Chore(name="notices", every=60.0, work=self.send_notices),)
         self._chores: tuple[Chore, ...] = (
             Chore(name="unused tokens", every=60.0, work=self.end_unused),
             Chore(name="policy", every=10.0, work=self.count_breaking),
-            Chore(name="audit head", every=60.0, work=household.watch_audit_head),
+            Chore(name="audit head", every=60.0, work=host.watch_audit_head),
             Chore(name="retention", every=3600.0, work=self.retain),
-            Chore(name="pruning", every=600.0, work=household.prune),
+            Chore(name="pruning", every=600.0, work=host.prune),
         )
 
     async def run(self) -> None:
-        """Never returns."""
-        async with asyncio.TaskGroup() as rounds:
-            rounds.create_task(self._round(self._letters), name="notices")
-            rounds.create_task(self._round(self._chores), name="chores")
+        """Run all chores at their intervals; never returns."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._repeat(self._notice_chores), name="notices")
+            loops.create_task(self._repeat(self._chores), name="chores")
 
-    async def _round(self, chores: Sequence[Chore]) -> None:
+    async def _repeat(self, chores: Sequence[Chore]) -> None:
         due = dict.fromkeys(chores, 0.0)
         while True:
             for chore, at in due.items():
@@ -143,19 +155,19 @@ class Housekeeping:
             await asyncio.sleep(TICK_SECONDS)
 
     async def end_unused(self) -> None:
-        """End tokens that nobody has used for as long as the policy says: a part of them in each turn."""
-        ended, self._unused_after = await self._household.services.policies.end_inactive(
+        """End tokens that were not used for as long as the policy allows, ``TOKENS_AT_ONCE`` of them in each turn."""
+        ended, self._unused_after = await self._host.services.policies.end_inactive(
             HOUSEKEEPING, self._unused_after, TOKENS_AT_ONCE
         )
         if ended:
             _log.info("unused tokens ended", count=ended)
 
     async def count_breaking(self) -> None:
-        """Warn once of how many tokens break the deployment's policy, after a start and whenever it has changed.
+        """Log once how many tokens break the deployment's policy, after a start and after each change of the policy.
 
-        A part of the tokens is looked at in each turn.
+        Each turn checks ``TOKENS_AT_ONCE`` tokens.
         """
-        policies = self._household.services.policies
+        policies = self._host.services.policies
         if self._counted is None or self._counted.policy != policies.deployment:
             self._counted = _Counted(policy=policies.deployment, done=policies.deployment == TokenPolicy())
         counted = self._counted
@@ -168,25 +180,25 @@ class Housekeeping:
             _log.warning("living tokens break the policy: see patgate policy check", count=counted.count)
 
     async def retain(self) -> None:
-        """Remove audit events that are older than the log is to hold."""
-        seconds = self._household.audit_retention
+        """Remove audit events that are older than the retention."""
+        seconds = self._host.audit_retention
         if seconds is not None:
-            removed = await self._household.services.audit.retain(HOUSEKEEPING, time.time() - seconds)
+            removed = await self._host.services.audit.retain(HOUSEKEEPING, time.time() - seconds)
             if removed.events:
                 _log.info("old audit events removed", count=removed.events)
 
-    async def tell(self) -> None:
-        """Count the tokens that end soon, and send the notices that are due."""
-        notices, endpoint = self._household.services.notices, self._household.endpoint
+    async def send_notices(self) -> None:
+        """Count the tokens that expire soon, and send the notices that are due."""
+        notices, endpoint = self._host.services.notices, self._host.endpoint
         self.expiring = await notices.counts()
         if endpoint is None:
             return
-        # What could not be marked is not sent again meanwhile.
+        # Delivered notices that could not be marked as sent must not be sent twice.
         await self._mark(notices)
         if endpoint != self._receiver:
             self._receiver, self._retries = endpoint, {}
         now = self._monotonic()
-        # Those that wait to be sent again do not keep others from being looked at.
+        # More than those that wait for a retry, so that they do not hide others.
         due = await notices.due(NOTICES_AT_ONCE + len(self._retries))
         known = {notice.id for notice in due}
         self._retries = {id_: retry for id_, retry in self._retries.items() if id_ in known}
@@ -195,30 +207,30 @@ class Housekeeping:
             await self._send(notices, endpoint, wanted)
 
     async def _send(self, notices: ExpiryNotices, endpoint: Endpoint, wanted: list[Notice]) -> None:
-        async with courier(NOTICES_TOGETHER) as carrier:
+        async with webhook_client(NOTICES_TOGETHER) as client:
             failures = 0
             for first in range(0, len(wanted), NOTICES_TOGETHER):
-                if self._household.endpoint != endpoint:
-                    return  # the settings have become others
+                if self._host.endpoint != endpoint:
+                    return  # a reload has changed the webhook
                 batch = wanted[first : first + NOTICES_TOGETHER]
-                outcomes = await asyncio.gather(*(self._one(carrier, endpoint, notice) for notice in batch))
-                taken = [notice for notice, failed in zip(batch, outcomes, strict=True) if failed is None]
-                self._taken += taken
+                outcomes = await asyncio.gather(*(self._deliver(client, endpoint, notice) for notice in batch))
+                delivered = [notice for notice, failed in zip(batch, outcomes, strict=True) if failed is None]
+                self._delivered += delivered
                 await self._mark(notices)
-                failures = 0 if taken else failures + len(batch)
+                failures = 0 if delivered else failures + len(batch)
                 if failures >= _GIVE_UP and not all(failed is None or failed.rejected for failed in outcomes):
                     return
 
     async def _mark(self, notices: ExpiryNotices) -> None:
-        if self._taken:
-            await notices.given(self._taken)
-            self._taken = []
+        if self._delivered:
+            await notices.given(self._delivered)
+            self._delivered = []
 
-    async def _one(self, carrier: Courier, endpoint: Endpoint, notice: Notice) -> Failed | None:
-        counters = self._household.counters
+    async def _deliver(self, client: WebhookClient, endpoint: Endpoint, notice: Notice) -> DeliveryFailed | None:
+        counters = self._host.counters
         try:
-            await carrier.deliver(endpoint, notice.id, "token.expiring", notice.as_dict())
-        except Failed as failed:
+            await client.deliver(endpoint, notice.id, "token.expiring", notice.as_dict())
+        except DeliveryFailed as failed:
             attempts = self._retries.get(notice.id, (0, 0.0))[0] + 1
             if attempts > 1 or len(self._retries) < RETRIES:
                 pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(attempts - 1, 6), _LONGEST_PAUSE_SECONDS)
@@ -235,5 +247,5 @@ class Housekeeping:
             await chore.work()
         except PatgateError as error:
             _log.warning("a chore could not be done", chore=chore.name, error=error)
-        except Exception:  # noqa: BLE001 - one defect must not end all the others' work
+        except Exception:  # noqa: BLE001 - a defect in one chore must not end the others
             _log.exception("a chore failed", chore=chore.name)

@@ -1,12 +1,12 @@
-"""The authority as a process: how it starts, says that it is ready, and ends.
+"""Authority process: starts the authority, reports that it is ready, serves the control plane, and ends.
 
 Rules of this module:
-1. Ready means: the store is open, the lease is held, workers can link, and the control socket takes connections.
-   What serves the control plane is loaded after that, in a thread, because a host without an authority refuses
-   requests and the control plane can wait a moment: its connections queue in the backlog meanwhile.
+1. Ready means: the store is open, the lease is held, workers can link, and the control socket takes connections. The
+   control plane is loaded after that, in a thread, because a host without an authority refuses requests; control
+   connections wait in the backlog meanwhile.
 2. The process ends on SIGTERM, when the lifeline's other end closes, and when the data directory is no longer its own.
-3. The control plane is handed in by the composition root: this package does not know it.
-4. Orders of the supervisor are taken once the control plane serves. A COMMIT that fails has changed nothing.
+3. The composition root passes the control plane in: this package does not import it.
+4. Commands of the supervisor are executed once the control plane serves. A COMMIT that fails has changed nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from proxy.core.ipc.wire import PREFIXES_AT_ONCE
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
-from proxy.store import grants
+from proxy.store import dialects, grants
 
 CONTROL_SOCKET: Final = "control.sock"
 COMMAND_SOCKET: Final = "command.sock"
-"""The control socket of a command that works on the store by itself, under the data directory's lock."""
+"""The control socket of a command that works on the store by itself, holding the data directory's lock."""
 
 _log = get_logger("authority")
 
@@ -45,7 +45,7 @@ LoadControl = Callable[[], ServeControl]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boot:
-    """What the supervisor gives the process. Descriptors are owned by it from then on."""
+    """What the supervisor passes to the process, which owns the descriptors."""
 
     settings: Settings
     control_fd: int | None
@@ -53,9 +53,9 @@ class Boot:
     say_ready: Callable[[], object]
     accept_older_store: bool
     successor: bool
-    """Whether it takes the place of an authority that died under the same supervisor."""
+    """Whether it replaces an authority that died under the same supervisor."""
     load_control: LoadControl
-    orders: CommandSource
+    commands: CommandSource
 
 
 def run(
@@ -67,9 +67,9 @@ def run(
     *,
     successor: bool = False,
     load_control: LoadControl,
-    orders: CommandSource,
+    commands: CommandSource,
 ) -> int:
-    """Run the authority to its end; the exit status. A start that fails raises PatgateError."""
+    """Run the authority to its end and return the exit status. Raises PatgateError when the start fails."""
     boot = Boot(
         settings=settings,
         control_fd=control_fd,
@@ -78,14 +78,17 @@ def run(
         accept_older_store=accept_older_store,
         successor=successor,
         load_control=load_control,
-        orders=orders,
+        commands=commands,
     )
     asyncio.run(serve(boot))
     return 0
 
 
 async def serve(boot: Boot) -> None:
-    """Serve until told to stop. Raises PatgateError when the start fails or the data directory is lost."""
+    """Serve until SIGTERM or the end of the lifeline.
+
+    Raises PatgateError when the start fails or the data directory is lost.
+    """
     loop = asyncio.get_running_loop()
     defects.install(loop)
     stop = asyncio.Event()
@@ -102,8 +105,8 @@ async def serve(boot: Boot) -> None:
             authority.show(GatewayStatus(starting=True))  # until the supervisor says otherwise
             boot.say_ready()
             _log.info("authority is ready", epoch=authority.epoch)
-            # From here on the supervisor listens for it, and loading takes long on a machine with much else to do.
-            beating = asyncio.create_task(_beat(boot.orders), name="heartbeat")
+            # The supervisor expects heartbeats from here on, and loading may take long on a busy machine.
+            beating = asyncio.create_task(_beat(boot.commands), name="heartbeat")
             beating.add_done_callback(defects.noted)
             stack.callback(beating.cancel)
             serve_control = await asyncio.to_thread(boot.load_control)
@@ -114,29 +117,29 @@ async def serve(boot: Boot) -> None:
             keeper = asyncio.create_task(keep_bound(path, control.serve), name="keep the control socket bound")
             keeper.add_done_callback(defects.noted)
             stack.callback(keeper.cancel)
-            entrance = ControlPort(authority, serve_control)
-            stack.push_async_callback(entrance.close)
+            control_port = ControlPort(authority, serve_control)
+            stack.push_async_callback(control_port.close)
             if boot.control_fd is not None:
-                await entrance.open(boot.control_fd, boot.settings)
-            boot.orders.serve(CommandHandler(authority, entrance).handle)
-            stack.push_async_callback(boot.orders.end)
+                await control_port.open(boot.control_fd, boot.settings)
+            boot.commands.serve(CommandHandler(authority, control_port).handle)
+            stack.push_async_callback(boot.commands.end)
             chores = asyncio.create_task(authority.housekeeping.run(), name="housekeeping")
             chores.add_done_callback(defects.noted)
 
             async def end_chores() -> None:
                 chores.cancel()
-                # What it has begun in the store ends before the store is closed.
+                # Its running transaction ends before the store is closed.
                 await asyncio.gather(chores, return_exceptions=True)
 
             stack.push_async_callback(end_chores)
-            await _until_told(stop, authority)
+            await _until_stopped(stop, authority)
     finally:
         loop.remove_reader(boot.lifeline_fd)
         loop.remove_signal_handler(signal.SIGTERM)
 
 
 class _ControlSocket:
-    """The control plane on the unix socket, which may be bound again while connections of before go on."""
+    """The control plane on the unix socket, which may be bound again while older connections continue."""
 
     def __init__(self, authority: Authority, serve_control: ServeControl) -> None:
         self._authority = authority
@@ -144,7 +147,7 @@ class _ControlSocket:
         self._serving: deque[AsyncExitStack] = deque()
 
     async def serve(self, unix: socket.socket) -> None:
-        """Serve on this one too; of those before it, the last goes on with what is connected to it."""
+        """Serve on this socket too; of the former ones, only the last keeps serving its connections."""
         async with AsyncExitStack() as stack:
             stack.enter_context(unix)
             await stack.enter_async_context(self._serve_control(self._authority, tcp=(), unix=[unix], hosts=()))
@@ -159,7 +162,7 @@ class _ControlSocket:
 
 @asynccontextmanager
 async def offline(settings: Settings, load_control: LoadControl) -> AsyncIterator[Path]:
-    """The control plane for one command, on a socket of its own; the caller holds the data directory's lock.
+    """Serve the control plane for one command on a private socket; the caller holds the data directory's lock.
 
     Raises PatgateError.
     """
@@ -173,24 +176,24 @@ async def offline(settings: Settings, load_control: LoadControl) -> AsyncIterato
 
 
 def prepare() -> None:
-    """Do what does not need the store before the first question comes. Takes a while, so not in the event loop."""
-    grants.prepare(PREFIXES_AT_ONCE)
+    """Do the slow preparations that need no store, before the first request. Not to be called in the event loop."""
+    grants.prepare(PREFIXES_AT_ONCE, dialects.embedded())
 
 
-async def _until_told(stop: asyncio.Event, authority: Authority) -> None:
-    told = asyncio.create_task(stop.wait(), name="told to stop")
+async def _until_stopped(stop: asyncio.Event, authority: Authority) -> None:
+    stopped = asyncio.create_task(stop.wait(), name="stop requested")
     lost = asyncio.create_task(authority.lost(), name="data directory lost")
     try:
-        await asyncio.wait((told, lost), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((stopped, lost), return_when=asyncio.FIRST_COMPLETED)
         if lost.done():
             raise DataDirLost("the data directory was taken away or given to another patgate")
     finally:
-        told.cancel()
+        stopped.cancel()
         lost.cancel()
-        await asyncio.gather(told, lost, return_exceptions=True)
+        await asyncio.gather(stopped, lost, return_exceptions=True)
 
 
-async def _beat(orders: CommandSource) -> None:
+async def _beat(commands: CommandSource) -> None:
     while True:
-        orders.beat()
+        commands.beat()
         await asyncio.sleep(BEAT_SECONDS)

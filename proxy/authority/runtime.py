@@ -1,12 +1,12 @@
-"""The authority, put together: what it opens, in which order, and what it shows of itself.
+"""Authority runtime: opens store, page, link and lease in order, and reports readiness and metrics.
 
 Rules of this module:
-1. Order of a start: key, store, page (an older store is refused before anything is written to it), roles of the
+1. Start order: key, store, page (an older store is refused before anything is written to it), roles of the
    configuration, link, lease. Nothing is served from a cache before the page has the store's epoch. A stop is the
    reverse.
-2. The page is told of every commit from the moment that it is open, those of the start included.
-3. Without workers (``linked=False``, a command that works on the store by itself) there is no link and no lease; the
-   page is kept all the same, as the high-water mark of what this host has acknowledged.
+2. Every commit after the page is open raises the page's epoch, also those of the start.
+3. Without workers (``linked=False``, a command that works on the store by itself) there is no link and no lease. The
+   page is still kept, as the high-water mark of what this host has acknowledged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from proxy import __version__
-from proxy.authority.audit_head import HeadWatch
+from proxy.authority.audit_head import AuditHeadLogger
 from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
 from proxy.authority.grants.lease import LeaseKeeper
 from proxy.authority.grants.resolver import GrantResolver
@@ -51,34 +51,34 @@ from proxy.store.audit.request_events import RequestEvent
 from proxy.store.store import Store
 
 CONFIGURATION: Final = Actor(kind=ActorKind.SYSTEM, id="configuration", name="configuration")
-"""Who changes the roles when the configuration did."""
+"""The actor of role changes that come from the configuration."""
 OLDER_STORE: Final = "account.store.accept_older"
-"""The action of the event that says that the store is an older one, with the numbers of the changes."""
+"""The action of the audit event for an accepted older store; its details have the numbers of the changes."""
 STORE_SECONDS: Final = 2.0
-"""How long the store may take to answer before it counts as not reachable."""
+"""How long the store may take to answer before it counts as unreachable."""
 SETTLE_SECONDS: Final = 1.0
 READY_LAG: Final = 64
-"""Changes that a worker may have yet to apply and still count as in step."""
+"""Number of unapplied changes up to which a worker counts as up to date."""
 
 _log = get_logger("authority")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GatewayStatus:
-    """What the supervisor knows of the gateway and the authority shows. ``workers`` 0: as many as the settings say."""
+    """State of the gateway that the supervisor reports. ``workers`` is the expected number; 0: as in the settings."""
 
     starting: bool = False
-    """Whether the supervisor has yet to finish its start: until then a stop waits for no load balancer."""
+    """Whether the supervisor is still starting: until then a stop waits for no load balancer."""
     draining: bool = False
     workers: int = 0
     reload_ok: bool = True
-    """Whether the configuration in use is that of the last reload, or none has been tried."""
+    """Whether the last reload succeeded, or there was none."""
     reload_time: float = 0.0
-    """When the last reload succeeded, in unix seconds; 0 where none has."""
+    """When a reload last succeeded, in unix seconds; 0 if never."""
 
 
 class Authority:
-    """Owns the store while the block runs. Entering raises PatgateError with nothing left open.
+    """Owns the store inside the ``async with`` block. Entering raises PatgateError and leaves nothing open.
 
     ``services`` exists inside the block only.
     """
@@ -96,7 +96,7 @@ class Authority:
         self.counters = Counters()
         self.housekeeping = Housekeeping(self)
         self._ended = asyncio.Event()
-        self._standing = GatewayStatus()
+        self._status = GatewayStatus()
         self._retired: list[Argon2Hasher] = []
         self._cache_key = b""
         self._resolver: GrantResolver
@@ -105,7 +105,7 @@ class Authority:
         self._page: PageWriter
         self._recorder: RequestRecorder
         self._reads = AuditReads(self)
-        self._audit_log: HeadWatch
+        self._audit_log: AuditHeadLogger
         self._link: LinkServer
         self._lease: LeaseKeeper
 
@@ -122,12 +122,12 @@ class Authority:
 
     @property
     def epoch(self) -> int:
-        """The number of the last change that was announced on this host."""
+        """The number of the last change announced on this host."""
         return self._page.epoch
 
     @property
     def brand(self) -> str:
-        """What challenges name as the realm."""
+        """The realm in challenges."""
         return self._settings.brand
 
     async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
@@ -141,7 +141,7 @@ class Authority:
         return None if found is None else found.outcome
 
     def prefix_of(self, token: str) -> str:
-        """The public prefix of what is a well-formed token; "" for anything else."""
+        """The public prefix of a well-formed token; "" for any other text."""
         parsed = token_format(self._settings).parse(token)
         return "" if parsed is None else parsed.prefix
 
@@ -155,11 +155,11 @@ class Authority:
         return self._settings.audit.requests != "off"
 
     def record(self, event: RequestEvent) -> None:
-        """Have an event of the control plane written with those of requests."""
+        """Queue an audit event of the control plane for the recorder."""
         self._recorder.record(event)
 
     def omit(self, count: int) -> None:
-        """Have it said in the audit log that so many events were left out."""
+        """Record in the audit log that ``count`` events were left out."""
         self._recorder.omit(count)
 
     async def lost(self) -> None:
@@ -167,9 +167,9 @@ class Authority:
         await self._ended.wait()
 
     async def follow(self, settings: Settings) -> None:
-        """Go on with these settings; the roles of the configuration are a change like any other.
+        """Apply new settings; the roles of the configuration are written as any other change.
 
-        Raises PatgateError, and then nothing has changed. What only a new start can change is not looked at.
+        Raises PatgateError, and then nothing has changed. Settings that only a restart can change are ignored.
         """
         await self.services.roles.sync_config(CONFIGURATION, settings.roles)
         before, self._settings = self._settings, settings
@@ -182,39 +182,39 @@ class Authority:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Where notices go, if anywhere."""
+        """The webhook for expiry notices, if one is configured."""
         chosen = self._settings.notices
         key = None if chosen.secret is None else decode_webhook_secret(chosen.secret.get_secret_value())
         return None if chosen.webhook is None or key is None else Endpoint(url=chosen.webhook, key=key)
 
     async def prune(self) -> None:
-        """Remove what the store keeps for a while only. Raises StoreUnavailable."""
+        """Remove expired rows from the store. Raises StoreUnavailable."""
         await self._store.prune(time.time())
 
     @property
     def audit_retention(self) -> float | None:
-        """For how many seconds audit events are kept; None for ever."""
+        """How many seconds audit events are kept; None for ever."""
         return self._settings.audit.retention
 
     async def watch_audit_head(self) -> None:
-        """Log the newest audit event where there is a newer one, and what is wrong with the end of the log."""
-        await self._audit_log.look()
+        """Log a new head of the audit log, and a new problem at its end."""
+        await self._audit_log.check()
 
-    def show(self, standing: GatewayStatus) -> None:
-        """Say this of the gateway, in readiness and metrics, from now on."""
-        self._standing = standing
+    def show(self, status: GatewayStatus) -> None:
+        """Report this status of the gateway in readiness and metrics from now on."""
+        self._status = status
 
     def metrics(self) -> Snapshot:
-        """Everything counted on this host, with the gauges of now."""
-        standing = self._standing
+        """All counters of this host, and the current gauges."""
+        status = self._status
         gauges: dict[str, dict[tuple[str, ...], float]] = {
             metrics.EPOCH.name: {(): self._page.epoch},
             metrics.ARGON2_PENDING.name: {(): self._hasher.pending},
             metrics.WORKERS.name: {(): len(self._link.workers())},
             metrics.LEASE_SECONDS.name: {(): self._lease.remaining()},
             metrics.STORE_IN_DOUBT.name: {(): int(bool(self._store.in_doubt))},
-            metrics.RELOAD_OK.name: {(): int(standing.reload_ok)},
-            metrics.RELOAD_TIME.name: {(): standing.reload_time},
+            metrics.RELOAD_OK.name: {(): int(status.reload_ok)},
+            metrics.RELOAD_TIME.name: {(): status.reload_time},
             metrics.TOKENS_EXPIRING.name: {(str(days),): n for days, n in self.housekeeping.expiring.items()},
             metrics.AUDIT_LAST.name: {(): self._store.audit_head.n},
             metrics.AUDIT_WHOLE.name: {(): int(self._audit_log.problem is None)},
@@ -223,11 +223,11 @@ class Authority:
         return merge((self.counters.total(), defects.snapshot(), Snapshot(gauges=gauges)))
 
     async def unready(self) -> Mapping[str, str]:
-        """Why requests cannot be served now: a sentence for each failed check; empty when they can."""
+        """Why the gateway is not ready: a sentence for each failed check; empty when it is."""
         reasons: dict[str, str] = {}
-        if self._standing.starting:
+        if self._status.starting:
             reasons["starting"] = "the gateway is still starting"
-        if self._standing.draining:
+        if self._status.draining:
             reasons["draining"] = "the gateway is about to end"
         try:
             async with asyncio.timeout(STORE_SECONDS):
@@ -240,7 +240,7 @@ class Authority:
             reasons["lease"] = "the lease has run out"
         workers = self._link.workers()
         linked = len({worker.key.worker for worker in workers})
-        wanted = self._standing.workers or self._settings.workers
+        wanted = self._status.workers or self._settings.workers
         if linked < wanted:
             reasons["workers"] = f"{linked} of {wanted} gateway workers are linked to the authority"
         elif all(worker.lag > READY_LAG for worker in workers):
@@ -268,8 +268,8 @@ class Authority:
         self._store.on_commit = broadcast.on_commit
         self._store.on_doubt = self._page.doubt
         if self._page.in_doubt:
-            # A change was announced in doubt by who was here before. Whether it is stored is known now; if it is not,
-            # its number is used up all the same.
+            # The former authority announced a change in doubt. Now it is known whether it is stored; if it is not, its
+            # number must not be used again.
             await self._store.skip_to(self._page.epoch)
             self._page.doubt(0)
         self._recorder = RequestRecorder(self._store, self.counters)
@@ -288,22 +288,22 @@ class Authority:
         )
         self._lease = LeaseKeeper(self._page, settings.lease, owned=self._owned)
         self._store.when_lost(self._lease.look)
-        self._audit_log = HeadWatch(self._store)
+        self._audit_log = AuditHeadLogger(self._store)
         if self._linked:
-            await self._audit_log.look()
-            # The last word of a stop, when the recorder has written what waited.
-            stack.callback(self._audit_log.say)
+            await self._audit_log.check()
+            # At the end of a stop, when the recorder has written its queue.
+            stack.callback(self._audit_log.log_head)
         self._recorder.start()
         stack.push_async_callback(self._recorder.close)
         if self._page.overtaken:
             self._recorder.record(self._older_store(epoch))
         if self._linked:
-            # The first question of a process takes long; this is one that nobody asked, about a token that cannot be.
+            # The first query of a process is slow: run one, for a prefix that no token has, before the workers link.
             await source.resolve((settings.brand,))
             await self._admit_workers(stack)
 
     def _older_store(self, epoch: int) -> RequestEvent:
-        """The event of an older store, such as a backup, that the operator has accepted as of this change."""
+        """The audit event for an older store, such as a backup, that the operator has accepted at this change."""
         details = {"seen": self._page.overtaken, "accepted": epoch}
         event = Event(action=OLDER_STORE, target_kind="store", target_id=self._store.store_id, details=details)
         actor = (CONFIGURATION.kind.value, CONFIGURATION.id, CONFIGURATION.name)

@@ -1,6 +1,7 @@
-"""Unix sockets in the data directory: file permissions are the credential, so they are right from the first moment.
+"""Unix sockets in the data directory: binds them with the permissions that protect them, and binds removed ones again.
 
-A socket whose name was removed, or given to another file, serves nobody who comes new: ``keep_bound`` binds it again.
+File permissions are the credential, so they are set before the socket can be connected to. A socket whose path was
+removed or replaced gets no new connections: ``keep_bound`` binds it again.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from proxy.core.errors import ConfigurationError, DataDirBusy, PatgateError
 from proxy.observe.logs import get_logger
 
 BACKLOG: Final = 128
-LOOK_SECONDS: Final = 0.5
-"""How often the name of a socket is looked at."""
+CHECK_SECONDS: Final = 0.5
+"""How often the path of a socket is checked."""
 _PATH_LIMIT: Final = 107
-"""Bytes of a socket's path (unix(7): ``sun_path`` holds 108 with the final NUL)."""
+"""Maximum bytes of a socket's path (unix(7): ``sun_path`` holds 108 with the final NUL)."""
 
 _log = get_logger("authority.sockets")
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A listening, non-blocking stream socket at ``path``, mode 0600.  What a dead authority left there is removed.
+    """A listening, non-blocking stream socket at ``path``, mode 0600. The socket of a dead authority is removed first.
 
-    The caller holds the data directory's lock, so a socket found there is nobody's. Raises ConfigurationError for a
-    path that is too long and DataDirBusy for one where something else than a socket lies or that cannot be bound.
+    The caller holds the data directory's lock, so no process uses a socket found there. Raises ConfigurationError for a
+    path that is too long, and DataDirBusy for one that is no socket or cannot be bound.
     """
     if len(os.fsencode(path)) > _PATH_LIMIT:
         raise ConfigurationError(f"data_dir is too long a path: {path.name} in it has more than {_PATH_LIMIT} bytes")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
-        # The mask, not a later chmod: there must be no moment at which others could connect.
+        # A umask, not a later chmod: other users must not be able to connect in between.
         before = os.umask(0o177)
         try:
             listener.bind(os.fspath(path))
@@ -49,21 +50,21 @@ def bind_unix(path: Path) -> socket.socket:
         listener.close()
         raise DataDirBusy(f"{path.name} in the data directory cannot be bound: {error.strerror}") from error
     except BaseException:
-        # Cancellations too: the error is raised again, and the descriptor must not stay open.
+        # Cancellation too: the descriptor must be closed before the error is raised again.
         listener.close()
         raise
     return listener
 
 
 async def keep_bound(path: Path, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
-    """Bind ``path`` again whenever it no longer leads to the socket that it leads to now, and have that served.
+    """Bind ``path`` again whenever it no longer leads to the current socket, and pass the new socket to ``serve``.
 
-    Never returns. What is connected already stays connected.
+    Never returns. Existing connections stay.
     """
     bound = _identity(path)
     failing = False
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(CHECK_SECONDS)
         if bound is not None and _identity(path) == bound:
             continue
         try:
@@ -84,7 +85,7 @@ def _is_gone(directory: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        return False  # there is one, and it cannot be looked at
+        return False  # it exists and cannot be read
     return False
 
 
@@ -93,7 +94,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
         status = path.lstat()
     except OSError:
         return None
-    # The time too: a number of a file that was removed is soon another's.
+    # The time too, because inode numbers of removed files are reused soon.
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 

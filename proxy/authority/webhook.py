@@ -1,11 +1,11 @@
-"""Sending signed notices to an address that the operator chose.
+"""Webhook delivery: sends signed notices to the URL that the operator has configured.
 
 Rules of this module:
-1. What is sent is signed as Standard Webhooks 1.0 says: ``webhook-id``, ``webhook-timestamp`` (unix seconds) and
+1. Messages are signed by Standard Webhooks 1.0: ``webhook-id``, ``webhook-timestamp`` (unix seconds) and
    ``webhook-signature`` (``v1,`` and the base64 of HMAC-SHA256 over ``id.timestamp.body``).
-2. Taken means an answer of 2xx. A redirection is no answer: the address is the operator's to change.
-3. At most ``ANSWER_SECONDS`` and ``ANSWER_BYTES`` are spent on an answer; nothing of it is kept or logged.
-4. No secret of a token is ever handed to this module.
+2. A 2xx response means delivered. Redirects are not followed: only the operator changes the URL.
+3. At most ``ANSWER_SECONDS`` and ``ANSWER_BYTES`` are spent on a response; nothing of it is kept or logged.
+4. No token secret is ever passed to this module.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ANSWER_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Endpoint:
-    """Where notices go, and the key that they are signed with."""
+    """The URL that notices are sent to, and the key that signs them."""
 
     url: str
     key: bytes = field(repr=False)
@@ -40,8 +40,8 @@ def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode("ascii")
 
 
-class Failed(Exception):
-    """The notice was not taken; the message says why, in words of ours. ``rejected``: the receiver will not take it."""
+class DeliveryFailed(Exception):
+    """A notice was not delivered; the message says why in our own words. ``rejected``: a retry will fail too."""
 
     def __init__(self, why: str, *, rejected: bool = False) -> None:
         super().__init__(why)
@@ -49,24 +49,24 @@ class Failed(Exception):
 
 
 @asynccontextmanager
-async def courier(together: int) -> AsyncIterator[Courier]:
-    """What delivers while the block runs, over at most so many connections at a time."""
-    # The control plane has loaded it by now.
+async def webhook_client(together: int) -> AsyncIterator[WebhookClient]:
+    """A client for the block, with at most ``together`` connections at a time."""
+    # Imported here, not at the start: by now the control plane has loaded it.
     import aiohttp
 
     connector = aiohttp.TCPConnector(limit=together)
     async with aiohttp.ClientSession(connector=connector, trust_env=False, auto_decompress=False) as session:
-        yield Courier(session)
+        yield WebhookClient(session)
 
 
-class Courier:
-    """Delivers messages. Made by ``courier``."""
+class WebhookClient:
+    """Delivers messages; created by ``webhook_client``."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def deliver(self, endpoint: Endpoint, message_id: str, event: str, data: Mapping[str, object]) -> None:
-        """Send one message and wait for it to be taken. Raises Failed."""
+        """Send one message and wait for the response. Raises DeliveryFailed."""
         import aiohttp
 
         timestamp = int(time.time())
@@ -86,11 +86,11 @@ class Courier:
                 await answer.content.read(ANSWER_BYTES)
                 status = answer.status
         except TimeoutError:
-            raise Failed("it did not answer in time") from None
+            raise DeliveryFailed("it did not answer in time") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Failed(f"it cannot be reached ({type(error).__name__})") from None
+            raise DeliveryFailed(f"it cannot be reached ({type(error).__name__})") from None
         if not 200 <= status < 300:
-            raise Failed(f"it answered {status}", rejected=300 <= status < 500 and status not in (408, 429))
+            raise DeliveryFailed(f"it answered {status}", rejected=300 <= status < 500 and status not in (408, 429))
 
 
 def _utc(timestamp: int) -> str:

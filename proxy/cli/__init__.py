@@ -1,8 +1,8 @@
-"""The ``patgate`` command: one module per noun.
+"""Command line ``patgate``: one module per noun.
 
-Data flows from arguments to the control API over the unix socket in the data directory and back to a table, or to one
-JSON document with ``--json``. With no server running, the same API runs in this process under the same lock. Exit
-codes: 0 done, 1 refused (said on standard error), 2 usage.
+Arguments go to the control API over the unix socket in the data directory, and the response is printed as a table, or
+as one JSON document with ``--json``. If no gateway runs, the same API runs in this process under the same lock. Exit
+statuses: 0 done, 1 refused (the reason is on standard error), 2 usage.
 
-Primitives: the click groups, the client of the control socket, the printer for people and for machines.
+Primitives: the click groups, the client of the control socket, and the printer for people and programs.
 """

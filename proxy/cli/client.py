@@ -1,7 +1,7 @@
-"""The client of the control API over the unix socket in the data directory.
+"""Client of the control API over the unix socket in the data directory.
 
-There is one way to change a store: the control API. Where a gateway runs, its authority serves it; where none runs,
-this process takes the data directory's lock, runs the same API on a private socket, and asks itself.
+A store is changed only through the control API. If a gateway runs, its authority serves the API; otherwise this process
+takes the data directory's lock, runs the same API on a private socket, and connects to itself.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ Json = dict[str, Any]
 
 API: Final = "/api/v1"
 ANSWER_SECONDS: Final = 60.0
-"""How long the control API may be silent in the middle of an exchange."""
+"""How long the control API may send nothing during a request."""
 START_SECONDS: Final = 15.0
 """How long a command waits for a gateway that holds the lock but does not answer yet."""
-_LOOK_AGAIN_SECONDS: Final = 0.05
+_RETRY_SECONDS: Final = 0.05
 
 
 class ControlRefused(PatgateError):
-    """The control API refused; `problem` is its problem+json document (RFC 9457)."""
+    """The control API refused a request; ``problem`` is its problem+json document (RFC 9457)."""
 
     origin = Origin.CALLER
 
@@ -45,10 +45,10 @@ class ControlRefused(PatgateError):
         super().__init__(sentence if sentence.endswith(".") else f"{sentence}.")
 
 
-class _Exchange(HTTPConnection):
-    """One request and its answer over a unix socket.
+class _Request(HTTPConnection):
+    """One request and its response over a unix socket.
 
-    The standard library's client and a thread, because loading a larger one takes longer than a whole command.
+    Uses the standard library's client in a thread, because loading a larger one takes longer than a whole command.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +56,7 @@ class _Exchange(HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        """Connect to the socket, if it is served by this user or root."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
@@ -63,12 +64,12 @@ class _Exchange(HTTPConnection):
             raise PermissionError(f"{self._path} is served by another user")
 
     async def run(self, method: str, target: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """The status and the body of the answer. Raises `OSError` and `HTTPException`."""
+        """Return status and body of the response. Raises ``OSError`` and ``HTTPException``."""
         with closing(self):
             try:
                 return await asyncio.to_thread(self._run, method, target, body)
             except asyncio.CancelledError:
-                # A thread cannot be cancelled, and the end of the loop waits for it.
+                # A thread cannot be cancelled, and the event loop waits for it when it closes.
                 if self.sock is not None:
                     with suppress(OSError):
                         self.sock.shutdown(socket.SHUT_RDWR)
@@ -81,29 +82,29 @@ class _Exchange(HTTPConnection):
 
 
 class Control:
-    """The control API of one store: paths below `/api/v1`, JSON both ways. Methods raise `ControlRefused`."""
+    """The control API of one store: paths below ``/api/v1``, JSON both ways. Methods raise ``ControlRefused``."""
 
     def __init__(self, path: Path) -> None:
         self._socket = path
 
     async def get(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
-        """Read one thing."""
-        return await self._ask("GET", path, query=query)
+        """Send a GET request."""
+        return await self._request("GET", path, query=query)
 
     async def post(self, path: str, body: Mapping[str, object] | None = None) -> Json:
-        """Make something, or do something to it."""
-        return await self._ask("POST", path, body=body or {})
+        """Send a POST request."""
+        return await self._request("POST", path, body=body or {})
 
     async def put(self, path: str, body: Mapping[str, object]) -> Json:
-        """Set something."""
-        return await self._ask("PUT", path, body=body)
+        """Send a PUT request."""
+        return await self._request("PUT", path, body=body)
 
     async def delete(self, path: str, query: Mapping[str, str | None] | None = None) -> Json:
-        """Remove something."""
-        return await self._ask("DELETE", path, query=query)
+        """Send a DELETE request."""
+        return await self._request("DELETE", path, query=query)
 
     async def every(self, path: str, query: Mapping[str, str | None] | None = None) -> list[Json]:
-        """All items of a list, page after page."""
+        """All items of a list, requested page by page."""
         items: list[Json] = []
         cursor: str | None = None
         while True:
@@ -114,14 +115,14 @@ class Control:
                 return items
 
     async def healthy(self, probe: str) -> bool:
-        """Whether a health endpoint (`/livez`, `/readyz`) answers 200."""
+        """Whether a health endpoint (``/livez``, ``/readyz``) answers 200."""
         try:
-            status, _ = await _Exchange(self._socket).run("GET", probe)
+            status, _ = await _Request(self._socket).run("GET", probe)
         except (HTTPException, OSError):
             return False
         return status == 200
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -132,7 +133,7 @@ class Control:
         parameters = urlencode({name: value for name, value in (query or {}).items() if value is not None})
         target = f"{API}{path}" + (f"?{parameters}" if parameters else "")
         try:
-            status, answer = await _Exchange(self._socket).run(
+            status, answer = await _Request(self._socket).run(
                 method, target, None if body is None else json.dumps(body).encode()
             )
         except (HTTPException, OSError) as error:
@@ -154,16 +155,16 @@ def _document(answer: bytes) -> Json:
 
 
 def segment(text: str) -> str:
-    """A name as one segment of a path."""
+    """A name escaped as one path segment."""
     return quote(text, safe="")
 
 
 @asynccontextmanager
 async def control(settings: Settings, *, makes_store: bool = False) -> AsyncIterator[Control]:
-    """The control API of a store, whether a gateway runs or not. Raises `PatgateError` when neither way is open.
+    """The control API of a store, whether a gateway runs or not. Raises ``PatgateError`` when it cannot be reached.
 
-    Without `makes_store` there must be a store already: in a wrong directory a command must not make an empty one and
-    answer from it.
+    Without ``makes_store`` the store must exist: in a wrong directory a command must not create an empty one and answer
+    from it.
     """
     if not makes_store:
         datadir.require_store(settings.data_dir, sqlite_path(store_url(settings.store, settings.data_dir)))
@@ -179,7 +180,7 @@ async def control(settings: Settings, *, makes_store: bool = False) -> AsyncIter
 
 
 async def _lock_or_server(data_dir: Path) -> datadir.DataDirLock | None:
-    """The lock when nobody has it, `None` when its holder answers on the control socket."""
+    """The lock if it is free, ``None`` when its holder answers on the control socket."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_SECONDS
     while True:
@@ -189,15 +190,15 @@ async def _lock_or_server(data_dir: Path) -> datadir.DataDirLock | None:
         if await Control(data_dir / datadir.CONTROL_SOCKET).healthy("/livez"):
             return None
         if loop.time() >= deadline:
-            raise DataDirBusy(f"The data directory {data_dir} is in use, but nobody answers on its control socket.")
-        await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # another command is at work, or a gateway is starting
+            raise DataDirBusy(f"The data directory {data_dir} is in use, but no process answers on its control socket.")
+        await asyncio.sleep(_RETRY_SECONDS)  # another command runs, or a gateway is starting
 
 
-def ask(settings: Settings, question: Callable[[Control], Awaitable[T]], *, makes_store: bool = False) -> T:
-    """Run one conversation with the control API to its end; `makes_store` where it may be the first with a store."""
+def call(settings: Settings, requests: Callable[[Control], Awaitable[T]], *, makes_store: bool = False) -> T:
+    """Run ``requests`` with a client of the control API; ``makes_store``: create the store if there is none."""
 
-    async def talk() -> T:
+    async def run() -> T:
         async with control(settings, makes_store=makes_store) as client:
-            return await question(client)
+            return await requests(client)
 
-    return asyncio.run(talk())
+    return asyncio.run(run())

@@ -1,10 +1,10 @@
-"""Signals that come before a command is ready for them.
+"""Early signal handling: signals that arrive before a command can handle them.
 
 Rules:
-1. SIGTERM ends a command from its first moment. The first process of a container has no default action
-   (pid_namespaces(7)): until a handler is there, the kernel drops the signal.
-2. SIGHUP asks a gateway for a reload, not for its end: one that comes during the start is kept until it has started.
-   Where standard input is a terminal it keeps its default action, since the terminal is gone then.
+1. SIGTERM ends a command from its start. The first process of a container has no default action (pid_namespaces(7)):
+   until it has a handler, the kernel drops the signal.
+2. SIGHUP requests a reload of a gateway, not its end: a SIGHUP during the start is kept until the start is complete.
+   If standard input is a terminal, it keeps its default action, because it means that the terminal was closed.
 """
 
 import os
@@ -16,14 +16,14 @@ _HUNG_UP: Final[list[int]] = []
 
 
 def listen() -> None:
-    """Rule 1, for the whole process."""
+    """Apply rule 1 to this process."""
     signal.signal(signal.SIGTERM, _end)
-    # Blocked signals are inherited, and whoever started this process may have blocked some.
+    # The process that started this one may have blocked some, and blocked signals are inherited.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
 def keep_hangups() -> None:
-    """Rule 2, for a gateway that is about to read its configuration."""
+    """Apply rule 2, for a gateway that is about to read its configuration."""
     if not os.isatty(0):
         signal.signal(signal.SIGHUP, lambda number, _: _HUNG_UP.append(number))
 
@@ -34,7 +34,7 @@ def hung_up() -> bool:
 
 
 def ignore() -> None:
-    """Take no more notice: this process has ended all that it started, and its exit status says how that went."""
+    """Ignore signals from now on: this process has ended everything, and they must not change its exit status."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
@@ -42,4 +42,4 @@ def ignore() -> None:
 def _end(number: int, _: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-    os._exit(128 + number)  # the first process of a container is still here
+    os._exit(128 + number)  # reached in the first process of a container only

@@ -1,9 +1,8 @@
-"""Lists: so many items at a time, how many more there are, and how to continue.
+"""Printing lists: limits the number of items, and says how many more there are and how to continue.
 
-1. People get 100 items unless they say otherwise, and a last line on standard error that says how many more there
-   are.
-2. `--json` is one array, as long as the list unless `--limit` says otherwise, written page by page: a script that reads
-   everything keeps on doing so, and neither side holds the whole list.
+1. The default for people is 100 items, with a last line on standard error that says how many more there are.
+2. ``--json`` prints one array, with the whole list unless ``--limit`` is given. It is written page by page, so neither
+   side holds the whole list in memory.
 """
 
 import functools
@@ -13,27 +12,27 @@ from typing import Any, Concatenate, Final, ParamSpec
 
 import click
 
-from proxy.cli.client import Control, Json, ask
+from proxy.cli.client import Control, Json, call
 from proxy.cli.options import Invocation
 from proxy.cli.output import ListPrinter
-from proxy.services.views import LIMIT_MOST
+from proxy.services.paging import LIMIT_MOST
 
 P = ParamSpec("P")
 
 SHOWN: Final = 100
-"""Items that people get without a word."""
+"""Default number of items for people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Which part of a list is asked for. `limit` None: what a person or a program gets without a word."""
+    """The requested part of a list. ``limit`` None: the default for people or for programs."""
 
     limit: int | None
     cursor: str | None
     everything: bool
 
     def most(self, *, as_json: bool) -> int | None:
-        """How many items; None for all."""
+        """The number of items; None for all."""
         if self.everything or (as_json and self.limit is None):
             return None
         return self.limit or SHOWN
@@ -41,14 +40,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rest:
-    """What follows the part that was printed: where it begins, and how many items; `exact` false: at least so many."""
+    """What follows the printed part: its cursor and its number of items; ``exact`` false: at least that many."""
 
     cursor: str
     count: int
     exact: bool
 
     def words(self, more: str) -> str:
-        """How many, as the beginning of a sentence."""
+        """The number, as the beginning of a sentence."""
         if self.exact:
             return f"{self.count} {more}"
         return f"At least {self.count} {more}" if self.count else f"There may be {more}"
@@ -57,9 +56,9 @@ class Rest:
 def listed(
     *, cursor: bool = True
 ) -> Callable[[Callable[Concatenate[Invocation, Part, P], None]], Callable[Concatenate[Invocation, P], None]]:
-    """Give a command `--limit`, `--cursor` and `--all`; the callback's second argument is the `Part`.
+    """Add ``--limit``, ``--cursor`` and ``--all`` to a command; the callback's second argument is the ``Part``.
 
-    `cursor` false: for a list that the control API has on one page.
+    ``cursor`` false: for a list that the control API returns on one page.
     """
 
     def decorate(
@@ -71,14 +70,14 @@ def listed(
             everything = bool(kwargs.pop("everything"))
             after: Any = kwargs.pop("cursor", None)
             if everything and limit is not None:
-                raise click.UsageError("--all is without a limit: leave out --limit.")
+                raise click.UsageError("--all has no limit: leave out --limit.")
             callback(invocation, Part(limit=limit, cursor=after, everything=everything), *args, **kwargs)
 
         options = [
             click.option(
                 "--limit",
                 type=click.IntRange(min=1),
-                help=f"Print at most so many; by default {SHOWN}, or all with --json.",
+                help=f"Print at most this many; by default {SHOWN}, or all with --json.",
             ),
             click.option("--all", "everything", is_flag=True, help="Print everything."),
         ]
@@ -91,8 +90,8 @@ def listed(
     return decorate
 
 
-def as_it_is(row: Json) -> Mapping[str, object]:
-    """An item as people see it, where that is what the control API answers."""
+def unchanged(row: Json) -> Mapping[str, object]:
+    """The item as the control API returns it."""
     return row
 
 
@@ -103,16 +102,16 @@ def show_list(
     part: Part,
     columns: Mapping[str, str],
     empty: str,
-    shown: Callable[[Json], Mapping[str, object]] = as_it_is,
+    shown: Callable[[Json], Mapping[str, object]] = unchanged,
 ) -> None:
-    """Print this part of the list at `path`; `empty` is the sentence for no items."""
+    """Print this part of the list at ``path``; ``empty`` is the sentence for no items."""
     out = invocation.out
     printer = ListPrinter(out, columns, empty)
 
     def add(rows: list[Json]) -> None:
         printer.add(rows if out.as_json else [shown(row) for row in rows])
 
-    rest = ask(invocation.settings(), lambda control: walk(control, path, query, part, out.as_json, add))
+    rest = call(invocation.settings(), lambda control: walk(control, path, query, part, out.as_json, add))
     printer.end()
     say_more(invocation, rest)
 
@@ -125,7 +124,7 @@ async def walk(
     as_json: bool,
     add: Callable[[list[Json]], object],
 ) -> Rest | None:
-    """Hand the items of this part to `add`, page by page; what follows, None at the end of the list."""
+    """Pass the items of this part to ``add``, page by page; returns what follows, or None at the end of the list."""
     left = part.most(as_json=as_json)
     cursor: str | None = part.cursor
     while True:
@@ -141,10 +140,10 @@ async def walk(
 
 
 async def rest_behind(control: Control, path: str, query: Mapping[str, str | None], cursor: str) -> Rest:
-    """How many items follow behind a cursor.
+    """Count the items after a cursor.
 
-    It is asked for once, after the part is full: a page may have few items or none, and counting behind each of many
-    such pages would take far longer than the list.
+    Requested once, at the end of the part: a page may have few items or none, and counting after each of many such
+    pages would take much longer than the list.
     """
     page = await control.get(path, {**query, "limit": "1", "cursor": cursor, "count": "true"})
     return Rest(cursor=cursor, count=len(page["items"]) + page["remaining"], exact=page["remaining_exact"])
@@ -156,9 +155,9 @@ def show_whole(
     part: Part,
     columns: Mapping[str, str],
     empty: str,
-    shown: Callable[[Json], Mapping[str, object]] = as_it_is,
+    shown: Callable[[Json], Mapping[str, object]] = unchanged,
 ) -> None:
-    """Print this part of a list that is here already."""
+    """Print this part of a list that is already loaded."""
     out = invocation.out
     most = part.most(as_json=out.as_json)
     printed = rows if most is None else rows[:most]
@@ -170,7 +169,7 @@ def show_whole(
 
 
 def say_more(invocation: Invocation, rest: Rest | None) -> None:
-    """The last line, where there are more items: how many, and how to list them."""
+    """Print how many more items there are and how to list them, if any."""
     if rest is not None and (rest.count or not rest.exact):
         how = f"continue with --cursor {rest.cursor}, or list everything with --all."
         invocation.out.note(f"{rest.words('more')}: {how}")

@@ -1,4 +1,4 @@
-"""The `patgate` command and its nouns, each imported only when it is used: a health check loads no table printer."""
+"""The ``patgate`` command; imports each subcommand only when it is used, so that a health check starts fast."""
 
 import importlib
 import sys
@@ -30,30 +30,30 @@ COMMANDS: Final = {
 """In the order in which the help shows them."""
 
 
-class Nouns(click.Group):
-    """A group that imports a command when it is asked for."""
+class LazyGroup(click.Group):
+    """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the table's order."""
+        """Names in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, or `None` for an unknown name, which is a usage error."""
+        """The command, or ``None`` for an unknown name, which is a usage error."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
-        found = getattr(importlib.import_module(module), name)
-        return found if isinstance(found, click.Command) else None
+        command = getattr(importlib.import_module(module), name)
+        return command if isinstance(command, click.Command) else None
 
 
-@click.command(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="patgate")
 def patgate() -> None:
-    """Personal access tokens in front of HTTP APIs that know nothing of them."""
+    """Personal access tokens for HTTP APIs that have none of their own."""
 
 
 def main() -> None:
-    """What `proxy.__main__` runs. Exit statuses: 0, 1 (refused, said on standard error), 2 (usage)."""
+    """Run the command line. Exit statuses: 0, 1 (refused, with the reason on standard error), 2 (usage)."""
     early.listen()
     if sys.argv[1:2] == ["serve"]:
         early.keep_hangups()

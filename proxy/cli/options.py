@@ -1,4 +1,4 @@
-"""What every command shares: `--config`, `--json`, and how a refusal leaves the program."""
+"""Options of every command: ``--config`` and ``--json``, and how errors become messages and exit statuses."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ CONFIG_VARIABLE: Final = "PATGATE_CONFIG"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Invocation:
-    """One run of one command: where its configuration is and how it answers."""
+    """One run of a command: its configuration file and its output."""
 
     config: Path | None
     out: Output
@@ -35,14 +35,14 @@ class Invocation:
         return self.config
 
     def settings(self) -> Settings:
-        """The configuration, with overrides from the environment. Raises `ConfigurationError`."""
+        """The configuration, with overrides from the environment. Raises ``ConfigurationError``."""
         return load(self.config_path(), os.environ)
 
 
 def command(callback: Callable[Concatenate[Invocation, P], None]) -> Callable[P, None]:
-    """Give a command `--config` and `--json`, and turn what it raises into a sentence and exit status 1.
+    """Add ``--config`` and ``--json`` to a command, and turn its errors into a sentence and exit status 1.
 
-    The callback's first argument is the `Invocation`.
+    The callback's first argument is the ``Invocation``.
     """
 
     @click.option(
@@ -70,12 +70,12 @@ def command(callback: Callable[Concatenate[Invocation, P], None]) -> Callable[P,
 
 
 class DurationType(click.ParamType[float]):
-    """`30d`, `12h`, `90m`, `45s`: seconds."""
+    """A duration such as ``30d``, ``12h``, ``90m`` or ``45s``, in seconds."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds; a usage error for anything else."""
+        """Parse a duration; raises a usage error for anything else."""
         try:
             return parse_duration(value)
         except ValueError:

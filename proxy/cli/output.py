@@ -1,8 +1,8 @@
-"""What a command prints: tables and panels for people, one JSON document for machines.
+"""Output of commands: tables and facts for people, one JSON document for programs.
 
-1. Standard output carries the answer and nothing else; notes, nudges and refusals go to standard error.
-2. A token is printed on a line of its own and never wrapped, so that it can be copied or cut out whole.
-3. Values come from other people: none is read as markup, and none can drive the terminal.
+1. Standard output has the result and nothing else; notes, warnings and refusals go to standard error.
+2. A token is printed on a separate line and never wrapped, so that it can be copied or cut out whole.
+3. Values come from other people: none is interpreted as markup, and none can control the terminal.
 """
 
 import json
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _ENDLESS: Final = 10_000
-"""Columns of an output that is not a terminal: nothing reads it by the screen."""
+"""Width in columns of an output that is not a terminal."""
 
 
 def plain(value: object) -> str:
-    """A value as one line of text: nothing for `None`, lists spaced, control characters escaped."""
+    """A value as one line of text: "" for ``None``, lists joined by spaces, control characters escaped."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -37,13 +37,13 @@ def plain(value: object) -> str:
 
 
 def sentence(text: str) -> str:
-    """A message as one sentence: a capital first, a full stop last, no line breaks."""
+    """A message as one sentence: capital letter, full stop, no line breaks."""
     text = plain(" ".join(text.split()))
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?")) else ".")
 
 
-def _quiet(text: str) -> str:
-    """JSON with letters as they are and escapes for what a terminal would obey: what clients chose may be in it."""
+def _escaped(text: str) -> str:
+    """JSON with control characters escaped, because values of clients could control the terminal."""
     return "\n".join(
         line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
         for line in text.split("\n")
@@ -51,27 +51,27 @@ def _quiet(text: str) -> str:
 
 
 class Output:
-    """Where one command's answer goes."""
+    """Prints the result of one command."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
     def document(self, value: object) -> None:
-        """The answer for machines; does nothing without `--json`."""
+        """Print the result for programs; does nothing without ``--json``."""
         if self.as_json:
-            click.echo(_quiet(json.dumps(value, indent=2, ensure_ascii=False)))
+            click.echo(_escaped(json.dumps(value, indent=2, ensure_ascii=False)))
 
     def line(self, text: str = "") -> None:
-        """One line for people, as it is."""
+        """Print one line for people."""
         if not self.as_json:
             click.echo(text)
 
     def note(self, text: str) -> None:
-        """Something to know that is not the answer: standard error, with `--json` too."""
+        """Print a note to standard error, also with ``--json``."""
         click.echo(text, err=True)
 
     def table(self, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]], empty: str) -> None:
-        """Rows for people; `columns` are titles by key, `empty` the sentence for no rows."""
+        """Print rows for people; ``columns`` are titles by key, ``empty`` the sentence for no rows."""
         if self.as_json:
             return
         if not rows:
@@ -95,9 +95,10 @@ class Output:
     def columns(
         self, columns: Mapping[str, str], rows: Sequence[Mapping[str, object]], widths: Sequence[int] | None = None
     ) -> list[int]:
-        """Rows as plain text, a line each, under a head; under what had these widths, without one. The widths.
+        """Print rows as plain text, one line each, and return the widths of the columns.
 
-        Where nobody looks at a screen, and for what is longer than one: a thousand times as fast as a drawn table.
+        With ``widths`` the rows continue an earlier output without a header. Used when the output is no terminal and
+        for long lists, because it is a thousand times faster than a drawn table.
         """
         lines = [[plain(row.get(key)) for key in columns] for row in rows]
         if widths is None:
@@ -110,7 +111,7 @@ class Output:
         return list(widths)
 
     def facts(self, title: str, facts: Iterable[tuple[str, object]]) -> None:
-        """One thing and what is known of it, for people."""
+        """Print a title and named values, for people."""
         if self.as_json:
             return
         from rich.table import Table
@@ -127,20 +128,20 @@ class Output:
         console.print(grid)
 
     def secret(self, token: str) -> None:
-        """A new token, for people: once, whole, on a line of its own."""
+        """Print a new token, for people, on a separate line."""
         if self.as_json:
             return
-        self.note("This is the only time the token is shown; keep it where secrets are kept.")
+        self.note("This is the only time the token is shown; store it as a secret.")
         click.echo(token)
 
     def refusal(self, error: PatgateError) -> None:
-        """Why the command did nothing: a sentence on standard error, and with `--json` the problem as the document."""
+        """Print why the command failed: a sentence on standard error, and with ``--json`` also the problem."""
         click.echo(sentence(str(error) or type(error).__name__), err=True)
         problem = getattr(error, "problem", None)
         self.document(problem if isinstance(problem, dict) else {"error": type(error).__name__, "detail": str(error)})
 
     def mistakes(self, config: Path | None, error: ConfigurationError) -> None:
-        """What is wrong with a configuration: each problem on a line of standard error, as editors read them."""
+        """Print the problems of a configuration, each on a line of standard error in the form that editors parse."""
         for problem in error.problems:
             click.echo(plain(problem.located(config)), err=True)
         problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
@@ -153,7 +154,7 @@ class Output:
 
 
 class ListPrinter:
-    """A list, printed as its pages arrive: rows for people, the items of one array for machines."""
+    """Prints a list as its pages arrive: rows for people, the items of one array for programs."""
 
     def __init__(self, out: Output, columns: Mapping[str, str], empty: str) -> None:
         self._out = out
@@ -163,13 +164,13 @@ class ListPrinter:
         self._widths: list[int] | None = None
 
     def add(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """The next items."""
+        """Print the next items."""
         if not rows:
             return
         if self._out.as_json:
             texts = [json.dumps(row, indent=2, ensure_ascii=False) for row in rows]
             indented = (f"  {line}" for line in ",\n".join(texts).split("\n"))
-            click.echo(("," if self._count else "[") + "\n" + _quiet("\n".join(indented)), nl=False)
+            click.echo(("," if self._count else "[") + "\n" + _escaped("\n".join(indented)), nl=False)
         elif self._count or not sys.stdout.isatty():
             self._widths = self._out.columns(self._columns, rows, self._widths)
         else:
@@ -178,7 +179,7 @@ class ListPrinter:
         self._count += len(rows)
 
     def end(self) -> None:
-        """There are no more."""
+        """End the list."""
         if self._out.as_json:
             click.echo("\n]" if self._count else "[]")
         elif not self._count:

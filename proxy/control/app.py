@@ -1,7 +1,7 @@
-"""The two applications: one for the TCP listener, one for the control socket.
+"""aiohttp applications of the control plane: one for the TCP listener, one for the control socket.
 
-Both serve the same table. On TCP a token says who asks; who may open the socket is the operator, known by the user of
-the operating system.
+Both serve the same operations. On TCP a token identifies the caller; on the socket the caller is an operator,
+identified by the user of the operating system.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REFUSED: Final = web.AppKey("refused", Refusals)
 
 
 def tcp_app(runtime: ControlRuntime, hosts: Iterable[str]) -> web.Application:
-    """Everything, for whoever reaches the listener under one of ``hosts``; the API for who has a token."""
+    """The application of the TCP listener for the names ``hosts``; the API needs a token."""
     authenticator, turns = ApiAuthenticator(runtime, Throttle(time.monotonic)), Turns()
     refused = Refusals(runtime)
     app = web.Application(
@@ -41,11 +41,11 @@ def tcp_app(runtime: ControlRuntime, hosts: Iterable[str]) -> web.Application:
     )
 
     async def identify(request: web.Request, request_id: str) -> Actor:
-        async with turns.knock():
+        async with turns.identifying():
             actor = await authenticator.actor(request, request_id)
-        # A place of the listener is held by who is known, and by nobody before.
+        # A connection counts as busy only from here on, when its caller is known.
         if isinstance(request.protocol, Connection):
-            request.protocol.begun()
+            request.protocol.processing()
         return actor
 
     app[REFUSED] = refused
@@ -55,8 +55,8 @@ def tcp_app(runtime: ControlRuntime, hosts: Iterable[str]) -> web.Application:
 
 
 def socket_app(runtime: ControlRuntime) -> web.Application:
-    """Everything, for whoever may open the control socket."""
-    app = web.Application(middlewares=[exchanges(runtime.brand, _unnoticed)], client_max_size=BODY_LIMIT)
+    """The application of the control socket, which only operators can open."""
+    app = web.Application(middlewares=[exchanges(runtime.brand, _ignored)], client_max_size=BODY_LIMIT)
     _serve(app, runtime, Peers().actor)
     return app
 
@@ -68,8 +68,8 @@ def _serve(app: web.Application, runtime: ControlRuntime, identify: Identify, tu
     app.on_response_prepare.append(finish)
 
 
-def _unnoticed(_request: web.BaseRequest, _refusal: Refusal) -> None:
-    """What an operator mistypes is between him and his terminal."""
+def _ignored(_request: web.BaseRequest, _refusal: Refusal) -> None:
+    """Refusals on the control socket are neither counted nor logged: an operator's typing errors."""
 
 
 async def _answering(request: web.Request, _response: web.StreamResponse) -> None:

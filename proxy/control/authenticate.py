@@ -1,14 +1,14 @@
-"""Who asks: from the headers of a request to the actor that the services know.
+"""Authentication of API requests on TCP: from the token in the headers to the actor that the services use.
 
 Rules of this module:
-1. A credential is a token, presented in ``Authorization: Bearer`` or in ``X-API-Key``, once and in one of them. Nothing
-   that a browser sends by itself is one: no Basic, no cookie.
-2. Whether it is genuine, and what it may do, the authority's resolver decides, as for the gateway; there is no second
-   way.
-3. Refusals of tokens look alike whatever the reason; that is in the log.
-4. Failures are counted by address. Over the limit nothing is hashed for that address any more; a token that its stored
-   digest proves is let in all the same, for its neighbours behind one ingress are not its doing.
-5. The actor carries the credential as it was verified: the services look at it again in the transaction.
+1. A credential is a token in ``Authorization: Bearer`` or in ``X-API-Key``, once and in one of them. Nothing that a
+   browser sends by itself is accepted: no Basic, no cookie.
+2. The authority's resolver decides whether the token is genuine and what it may do, as for the gateway; there is no
+   second implementation.
+3. Every refused token gets the same response; the reason is in the log only.
+4. Failures are counted by address. Over the limit nothing is hashed for that address, but a token that its stored
+   digest proves is still accepted: it is not responsible for other clients behind the same ingress.
+5. The actor has the credential as it was verified: the services check it again in the transaction.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\
 
 
 class ApiAuthenticator:
-    """Finds the actor of a request on TCP."""
+    """Authenticates requests on TCP."""
 
     def __init__(self, runtime: ControlRuntime, throttle: Throttle) -> None:
         self._runtime = runtime
         self._throttle = throttle
 
     async def actor(self, request: web.Request, request_id: str) -> Actor:
-        """Who sent ``request``. Raises RequestRefused, StoreUnavailable, AuthorityOverloaded."""
+        """The actor that sent ``request``. Raises RequestRefused, StoreUnavailable, AuthorityOverloaded."""
         token = presented(request)
         if isinstance(token, Reason):
             raise refusal(token)
         address = request.remote or ""
-        found = await self._verdict(token, address)
-        if isinstance(found, RefusedGrant):
-            raise refusal(found.reason, prefix=self._runtime.prefix_of(token))
-        return acting(found, address, request_id)
+        grant = await self._verify(token, address)
+        if isinstance(grant, RefusedGrant):
+            raise refusal(grant.reason, prefix=self._runtime.prefix_of(token))
+        return acting(grant, address, request_id)
 
-    async def _verdict(self, token: str, address: str) -> Grant | RefusedGrant:
+    async def _verify(self, token: str, address: str) -> Grant | RefusedGrant:
         found = await self._runtime.verify(token, prove=False)
         if isinstance(found, Grant):
             return found
-        # Taken before the slow hash is asked: as many at once as may fail, and no more.
+        # Taken before the slow hash runs, so that no more run at once than may fail.
         if not self._throttle.take(address):
             raise RequestRefused(
                 TOO_MANY,
@@ -63,7 +63,7 @@ class ApiAuthenticator:
             try:
                 found = await self._runtime.verify(token, prove=True)
             except BaseException:
-                # Cancellations too: the error is raised again, and it says nothing against the token.
+                # Cancellation too: the error is raised again, and it does not mean that the token is wrong.
                 self._throttle.give_back(address)
                 raise
         if isinstance(found, Grant):
@@ -74,7 +74,7 @@ class ApiAuthenticator:
 
 
 def acting(grant: Grant, address: str, request_id: str) -> Actor:
-    """The holder of a genuine token as an actor."""
+    """The actor of a genuine token."""
     if grant.digest is None:
         raise RuntimeError("a verified token has a digest")
     return Actor(
@@ -89,7 +89,7 @@ def acting(grant: Grant, address: str, request_id: str) -> Actor:
 
 
 def presented(request: web.Request) -> str | Reason:
-    """The token that a request presents, or why there is none (RFC 6750 section 2.1)."""
+    """The token in a request, or the reason why there is none (RFC 6750 section 2.1)."""
     authorization = request.headers.getall("Authorization", [])
     api_key = request.headers.getall("X-API-Key", [])
     if len(authorization) + len(api_key) > 1:
@@ -107,7 +107,7 @@ def presented(request: web.Request) -> str | Reason:
 
 
 def refusal(reason: Reason, *, prefix: str = "") -> RequestRefused:
-    """The refusal that the table of reasons has for this; ``prefix`` is for the log."""
+    """The refusal for ``reason`` by the table of reasons; ``prefix`` is for the log."""
     entry = TABLE[reason]
     kind = ProblemKind(status=entry.status, reason=entry.public, title=entry.title, challenge=entry.challenge)
     return RequestRefused(kind, entry.detail, because=reason.value, prefix=prefix)

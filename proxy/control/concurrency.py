@@ -1,12 +1,12 @@
-"""How many requests of the API are worked on at once: the process that works on them also answers every worker.
+"""Concurrency limits of the API on TCP, because the process that serves it also answers the gateway workers.
 
 Rules of this module:
-1. Each step of a request takes the thread that all share, so what others wait is bounded by how many have begun, and
-   not by how many have arrived. The rest wait for their turn, in the order in which they came.
-2. Who asks is found out for ``KNOCKING`` at once. Of one user, or one key, ``EACH`` requests are worked on and
-   ``WAITING`` wait; one more is refused. Of all together ``AT_ONCE`` are worked on.
-3. Nobody holds a turn while a body is waited for or an answer is read.
-4. The operator's socket is apart.
+1. The steps of all requests share one thread, so the delay of other work is bounded by the number of requests that run,
+   not by the number that arrived. The others wait for their turn, in order of arrival.
+2. ``IDENTIFYING`` requests are authenticated at once. Of one user or one key, ``EACH`` requests run and ``WAITING``
+   wait; further ones are refused. Of all callers together, ``AT_ONCE`` requests run.
+3. No request holds a turn while its body is received or its response is sent.
+4. The control socket has no such limits.
 """
 
 from __future__ import annotations
@@ -19,47 +19,47 @@ from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded
 
-KNOCKING: Final = 8
+IDENTIFYING: Final = 8
 EACH: Final = 4
 WAITING: Final = 64
 AT_ONCE: Final = 16
 
 
 @dataclass(slots=True)
-class _Line:
+class _Caller:
     running: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(EACH))
     requests: int = 0
 
 
 class Turns:
-    """Those of one listener."""
+    """The limits of one listener."""
 
     def __init__(self) -> None:
-        self._knocking = asyncio.Semaphore(KNOCKING)
+        self._identifying = asyncio.Semaphore(IDENTIFYING)
         self._all = asyncio.Semaphore(AT_ONCE)
-        self._lines: dict[str, _Line] = {}
+        self._callers: dict[str, _Caller] = {}
 
     def __len__(self) -> int:
-        """Whose requests there are."""
-        return len(self._lines)
+        """Number of callers with requests that run or wait."""
+        return len(self._callers)
 
     @asynccontextmanager
-    async def knock(self) -> AsyncIterator[None]:
-        """While it is found out who asks."""
-        async with self._knocking:
+    async def identifying(self) -> AsyncIterator[None]:
+        """Hold a place while a request is authenticated."""
+        async with self._identifying:
             yield
 
     @asynccontextmanager
-    async def turn(self, who: str) -> AsyncIterator[None]:
-        """While a request of ``who`` is worked on. Raises AuthorityOverloaded."""
-        line = self._lines.setdefault(who, _Line())
-        if line.requests >= EACH + WAITING:
-            raise AuthorityOverloaded("too many requests of one user are waiting already")
-        line.requests += 1
+    async def turn(self, caller_id: str) -> AsyncIterator[None]:
+        """Hold a place while a request of this caller runs. Raises AuthorityOverloaded."""
+        caller = self._callers.setdefault(caller_id, _Caller())
+        if caller.requests >= EACH + WAITING:
+            raise AuthorityOverloaded("too many requests of one user are already waiting")
+        caller.requests += 1
         try:
-            async with line.running, self._all:
+            async with caller.running, self._all:
                 yield
         finally:
-            line.requests -= 1
-            if not line.requests:
-                del self._lines[who]
+            caller.requests -= 1
+            if not caller.requests:
+                del self._callers[caller_id]

@@ -1,14 +1,15 @@
-"""The connections of the control listener on TCP: how many, and for how long.
+"""Connections of the control listener on TCP: their maximum number and their timeouts.
 
-The process that serves them also serves the workers, so nobody may tie it up (docs/threat-model.md §8).
+The process that serves them also serves the workers, so clients must not tie it up (docs/threat-model.md section 8).
 
 Rules of this module:
-1. At most ``MOST`` are open. One more takes the place of the one that has been idle longest; where all are busy, it is
-   closed. Who is unknown, or waited for, is idle: busy is who is known and waits for us, so that nobody holds every
-   place by sending or reading slowly.
-2. A head has ``KEEPALIVE_SECONDS`` from the end of the last answer, or from the beginning; a body has its own time
-   (``requests.BODY_SECONDS``), a handler too (``Operation.seconds``), and whoever reads the answer ``ANSWER_SECONDS``.
-3. Bytes that are no request get a problem that repeats nothing of them, and leave nothing in the log.
+1. At most ``MOST`` are open. A further one replaces the connection that has been idle longest; if all are busy, it is
+   closed. A connection is busy only while its authenticated request is processed; while a client is unknown, sends or
+   reads, it is idle, so that slow clients cannot hold every place.
+2. A request head has ``KEEPALIVE_SECONDS`` from the end of the last response, or from the start of the connection. A
+   body has ``request_parsing.BODY_SECONDS``, a handler ``Operation.seconds``, and reading the response
+   ``ANSWER_SECONDS``.
+3. Bytes that are no HTTP request get a problem that repeats nothing of them, and are not logged.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ MOST: Final = 512
 KEEPALIVE_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 30.0
 LINGER_SECONDS: Final = 2.0
-"""How long the rest of a body that nobody wants is read, so that the answer can arrive (RFC 9112 section 9.6)."""
+"""How long the rest of an unwanted body is read, so that the response can arrive (RFC 9112 section 9.6)."""
 
 
 class ServerConnections:
-    """The connections of one server; ``refused`` is told of what is no request."""
+    """The connections of one server; ``refused`` is called for bytes that are no HTTP request."""
 
     def __init__(self, server: web.Server, refused: Refused, most: int = MOST) -> None:
         self.server = server
@@ -45,11 +46,11 @@ class ServerConnections:
         return len(self._open)
 
     def accept(self) -> Connection:
-        """The protocol of a new connection."""
+        """Create the protocol of a new connection."""
         return Connection(self)
 
     def opened(self, connection: Connection) -> bool:
-        """Whether there is room for it, which may be made."""
+        """Add a connection, dropping the longest idle one if necessary; false when there is no room."""
         if len(self._open) >= self._most:
             if not self._idle:
                 return False
@@ -61,21 +62,24 @@ class ServerConnections:
         return True
 
     def busy(self, connection: Connection) -> None:
+        """Mark a connection as busy."""
         self._idle.pop(connection, None)
 
     def idle(self, connection: Connection) -> None:
+        """Mark an open connection as idle from now."""
         if connection in self._open:
             self._idle.pop(connection, None)
             self._idle[connection] = None
 
     def closed(self, connection: Connection) -> None:
+        """Remove a connection."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
 
 class _NoAccessLog(AbstractAccessLogger):
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-        """Refusals are logged where they are made; the rest is the audit log's."""
+        """Do nothing: refusals are logged elsewhere, and the audit log has the rest."""
 
     @property
     def enabled(self) -> bool:
@@ -83,7 +87,7 @@ class _NoAccessLog(AbstractAccessLogger):
 
 
 class Connection(RequestHandler):
-    """One of them."""
+    """One connection; reports to its listener whether it is busy."""
 
     __slots__ = ("_answer_timer", "_listener", "_open_transport")
 
@@ -101,6 +105,7 @@ class Connection(RequestHandler):
         self._open_transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Register the connection, or drop it when there is no room."""
         if isinstance(transport, asyncio.Transport):
             self._open_transport = transport
         super().connection_made(transport)
@@ -108,32 +113,33 @@ class Connection(RequestHandler):
             self.drop()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        """Unregister the connection."""
         self._listener.closed(self)
         self._stop_timer()
         self._open_transport = None
         super().connection_lost(exc)
 
     def drop(self) -> None:
-        """End it at once, with whatever was to be sent."""
+        """Abort the connection and discard unsent data."""
         if self._open_transport is not None:
             self._open_transport.abort()
 
-    def begun(self) -> None:
-        """A request has arrived, or the rest of it."""
+    def processing(self) -> None:
+        """Mark the connection as busy: its authenticated request is processed."""
         self._listener.busy(self)
 
-    def waiting(self) -> None:
-        """The rest of it is being waited for."""
+    def receiving(self) -> None:
+        """Mark the connection as idle: the client is sending the body."""
         self._listener.idle(self)
 
     def answering(self) -> None:
-        """Its answer is being written: as fast as it is read."""
+        """Mark the connection as idle and limit the time in which the client reads the response."""
         self._stop_timer()
         self._listener.idle(self)
         self._answer_timer = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self.drop)
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        """Its answer has been written."""
+        """Stop the response timer; aiohttp calls this when the response has been written."""
         del request, response, time
         self._stop_timer()
         self._listener.idle(self)
@@ -145,7 +151,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no request; the parser's account of it repeats what was sent, so it goes nowhere."""
+        """Answer bytes that are no HTTP request; the parser's message is dropped because it repeats what was sent."""
         del status, exc, message
         self._listener.refused(request, MALFORMED)
         answer = problem(MALFORMED)
@@ -155,7 +161,7 @@ class Connection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Answers that aiohttp itself has made become problems too."""
+        """Turn error responses of aiohttp itself into problems too."""
         if isinstance(resp, web.HTTPException):
             known = refusal_of(resp)
             if known is not None:
@@ -169,7 +175,7 @@ class Connection(RequestHandler):
 
 
 class Site(web.BaseSite):
-    """A listening socket whose connections are a ``Listener``'s."""
+    """A listening socket whose connections are managed by ``ServerConnections``."""
 
     __slots__ = ("_bound", "_listener")
 
@@ -180,9 +186,11 @@ class Site(web.BaseSite):
 
     @property
     def name(self) -> str:
+        """The name for aiohttp."""
         return "control"
 
     async def start(self) -> None:
+        """Accept connections."""
         await super().start()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._listener.accept, sock=self._bound, backlog=self._backlog)

@@ -1,7 +1,7 @@
-"""Health and metrics.
+"""Health and metrics endpoints.
 
-``/livez``: this process answers; restarting it would help nobody while it does. ``/startupz``: it has started.
-``/readyz``: requests can be served now, or 503 with the reasons. ``/metrics``: Prometheus text format 0.0.4.
+``/livez``: this process answers, so there is no reason to restart it. ``/startupz``: it has started. ``/readyz``:
+requests can be served now, or 503 with the reasons. ``/metrics``: Prometheus text format 0.0.4.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Health:
-    """The handlers over one runtime."""
+    """The handlers of the endpoints."""
 
     def __init__(self, runtime: ControlRuntime) -> None:
         self._runtime = runtime
 
     def routes(self) -> list[web.RouteDef]:
+        """The routes of the endpoints."""
         return [
             web.get("/livez", self.alive),
             web.get("/startupz", self.alive),
@@ -29,15 +30,18 @@ class Health:
         ]
 
     async def alive(self, _request: web.Request) -> web.Response:
+        """Answer ``/livez`` and ``/startupz``."""
         return web.json_response({"status": "ok"}, headers=_NO_STORE)
 
     async def ready(self, _request: web.Request) -> web.Response:
+        """Answer ``/readyz``."""
         reasons = await self._runtime.unready()
         if not reasons:
             return web.json_response({"status": "ready"}, headers=_NO_STORE)
-        found = [{"check": check, "detail": detail} for check, detail in reasons.items()]
+        failed = [{"check": check, "detail": detail} for check, detail in reasons.items()]
         headers = {**_NO_STORE, "Retry-After": "1"}
-        return web.json_response({"status": "unready", "reasons": found}, status=503, headers=headers)
+        return web.json_response({"status": "unready", "reasons": failed}, status=503, headers=headers)
 
     async def metrics(self, _request: web.Request) -> web.Response:
+        """Answer ``/metrics``."""
         return web.Response(body=render(self._runtime.metrics()), headers={**_NO_STORE, "Content-Type": CONTENT_TYPE})

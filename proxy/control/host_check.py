@@ -1,10 +1,10 @@
-"""The ``Host`` check of the TCP listener, against DNS rebinding.
+"""``Host`` check of the TCP listener, against DNS rebinding.
 
 Rules of this module:
 1. A name is accepted only if it is ``localhost``, the address that the listener is bound to, or configured.
-2. An address literal is accepted: a page that a browser loaded under a name cannot make it send one, and health
+2. An address literal is accepted: a page that was loaded under a name cannot make a browser send one, and health
    probes of orchestrators send nothing else.
-3. Anything else, a missing or repeated ``Host`` included, is refused before any handler.
+3. Anything else, also a missing or repeated ``Host``, is refused before any handler.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::[0-9]{1,5})?
 
 
 def only_hosts(names: Iterable[str]) -> Middleware:
-    """A middleware that refuses every other ``Host`` than ``localhost``, ``names`` (without port) and address
-    literals.
-    """
+    """A middleware that accepts only ``localhost``, ``names`` (without port) and address literals as ``Host``."""
     accepted = frozenset({"localhost", *(name.lower().strip("[]") for name in names)})
 
     @web.middleware
@@ -40,10 +38,10 @@ def only_hosts(names: Iterable[str]) -> Middleware:
 
 
 def _accepts(accepted: frozenset[str], host: str) -> bool:
-    found = _HOST.fullmatch(host)
-    if found is None:
+    match = _HOST.fullmatch(host)
+    if match is None:
         return False
-    name = found.group(1).lower().strip("[]")
+    name = match.group(1).lower().strip("[]")
     return name in accepted or _is_address(name)
 
 

@@ -1,9 +1,10 @@
-"""What is known of one request besides itself, and what happens around every handler.
+"""Middleware of the control plane: request ids, error responses, and the headers of every response.
 
 Rules of this module:
-1. Every request gets an id of ours, whatever it brought: ``X-Request-Id``, and ``decision`` in problems, log and audit.
-2. Every answer that is not a success is made here, from what was raised; a defect is logged and shown as nothing more.
-3. ``refused`` is told of each refusal (``refusals``).
+1. Every request gets an id from us, whatever it sent: ``X-Request-Id``, and ``decision`` in problems, log and audit
+   log.
+2. Every error response is built here, from the exception; a defect is logged, and the response has no details of it.
+3. ``refused`` is called for each refusal (``refusals``).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from proxy.observe.logs import get_logger
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 NAME: Final = web.RequestKey("operation", str)
 ACTOR: Final = web.RequestKey("actor", Actor)
-"""Who sent it, once that is known."""
+"""The caller, once it is authenticated."""
 ID_HEADER: Final = "X-Request-Id"
 
 _log = get_logger("control")
 
 Refused = Callable[[web.BaseRequest, Refusal], None]
-"""Told of every refusal."""
+"""Called for every refusal."""
 
 
 def exchanges(realm: str, refused: Refused) -> Middleware:
-    """The outermost middleware: ids, problems, and ``refused`` told of each."""
+    """The outermost middleware: request ids, problems, and a call of ``refused`` for each problem."""
 
     @web.middleware
     async def exchange(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -44,7 +45,7 @@ def exchanges(realm: str, refused: Refused) -> Middleware:
             if error.status < 400:
                 raise
             refusal = refusal_of(error) or DEFECT
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer is a problem; a defect is logged
+        except Exception as error:  # noqa: BLE001 - any exception becomes a problem; a defect is logged
             known = refusal_of(error)
             if known is None:
                 operation = request.get(NAME, "-")
@@ -57,8 +58,8 @@ def exchanges(realm: str, refused: Refused) -> Middleware:
 
 
 async def finish(request: web.Request, response: web.StreamResponse) -> None:
-    """What every answer has and has not; a signal of aiohttp's, called before the head is written."""
-    # Versions of Python and of libraries are nobody's business.
+    """Set the headers of every response; an aiohttp signal, called before the head is written."""
+    # It would disclose the versions of Python and aiohttp.
     response.headers.pop("Server", None)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")

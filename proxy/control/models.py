@@ -1,11 +1,12 @@
-"""What requests and answers are made of.  Shape, and all that can be said of one field alone, is checked here; the
-services check the same again, and what depends on the rest of the world.
+"""Request and response models of the API: validate the shape of requests, and describe both in the OpenAPI document.
+
+Checks of a single field are done here; the services repeat them and check everything that depends on the store.
 
 Rules of this module:
-1. Unknown fields are refused: a misspelt `scope` must not make a token that may do everything.
-2. The models that check are those that the OpenAPI document shows; where a check is a function, the schema says as much
-   of it as a schema can.
-3. A problem says what is allowed, in words of ours, and repeats nothing (`plain`).
+1. Unknown fields are refused: a misspelt ``scope`` must not create a token that may do everything.
+2. The OpenAPI document is generated from the models that validate; where the check is a function, the schema describes
+   as much of it as it can.
+3. A problem states what is allowed, in our own words, and repeats nothing that was sent (``plain``).
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from proxy.core.kinds import WORDS
 from proxy.core.model import ACTOR_KINDS
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
 from proxy.services import identifiers
-from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST
+from proxy.services.paging import LIMIT_DEFAULT, LIMIT_MOST, PageRequest
 
-# No validator is built before it is used: most never are, and a start would wait for a hundred of them.
+# Validators are built on first use: most are never used, and building a hundred of them would delay a start.
 _SHAPE: Final = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
@@ -35,22 +36,22 @@ class RequestModel(BaseModel):
 
 
 class Query(BaseModel):
-    """The parameters of a query.  All arrive as text."""
+    """The parameters of a query. All arrive as text."""
 
     model_config = ConfigDict(**_SHAPE, hide_input_in_errors=True)
 
 
 class ResponseModel(BaseModel):
-    """The body of an answer.  It documents what the views of the services are; a test holds them to it.
+    """The body of a response. It describes the views of the services; a test compares them.
 
-    Members may be added later: clients ignore what they do not know.
+    Members may be added later: clients ignore members that they do not know.
     """
 
     model_config = _SHAPE
 
 
 class Listing(ResponseModel):
-    """One page of a list.  Subclasses say what `items` are."""
+    """One page of a list. Subclasses define `items`."""
 
     next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page; null on the last one.")]
     remaining: Annotated[
@@ -63,7 +64,7 @@ class Listing(ResponseModel):
 
 
 def checked(check: Callable[[str], object]) -> AfterValidator:
-    """The value, if `check` of the services takes it; its problem, where it raises Invalid."""
+    """A validator that returns the value, or reports the problem when ``check`` of the services raises Invalid."""
 
     def run(value: str) -> str:
         try:
@@ -101,7 +102,7 @@ def _flag(value: object) -> object:
     return value == "true" if isinstance(value, str) else value
 
 
-# What core.permissions takes, but for escapes of more than one byte: whether those are UTF-8 no pattern tells.
+# As core.permissions, except for escapes of more than one byte: no pattern can check that they are UTF-8.
 _NAME: Final = r"([!#$&-)+-.0-9;-\[\]-~]|%[0-7][0-9A-Fa-f])+"
 _ID: Final = r"([!#$&-)+-\[\]-~]|%[0-7][0-9A-Fa-f])+"
 
@@ -133,7 +134,7 @@ Email = Annotated[str, checked(identifiers.email), _shown(format="email", maxLen
 OrgName = Annotated[str, checked(identifiers.org_name), _shown(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 RoleName = Annotated[str, checked(identifiers.role_name), _shown(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Reference = Annotated[str, Field(min_length=1, max_length=identifiers.EMAIL_LENGTH)]
-"""A name or an id of something."""
+"""A name or an id."""
 PermissionText = Annotated[
     str,
     AfterValidator(_permission),
@@ -147,7 +148,7 @@ Permissions = Annotated[tuple[PermissionText, ...], Field(max_length=1000)]
 Seconds = Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False, description="A duration in seconds.")]
 Limit = Annotated[
     int,
-    Field(ge=1, le=LIMIT_MOST, description="The most items of a page."),
+    Field(ge=1, le=LIMIT_MOST, description="The maximum number of items on a page."),
     BeforeValidator(_whole_number),
 ]
 QuerySeconds = Annotated[
@@ -156,20 +157,27 @@ QuerySeconds = Annotated[
     BeforeValidator(_number),
 ]
 Flag = Annotated[bool, BeforeValidator(_flag), Field(json_schema_extra={"type": "boolean"})]
-Cursor = Annotated[str | None, Field(max_length=512, description="Where a page goes on: `next_cursor` of the last.")]
+Cursor = Annotated[
+    str | None, Field(max_length=512, description="Where to continue: `next_cursor` of the page before.")
+]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
 
 
 class PageQuery(Query):
-    """Which part of a list."""
+    """Paging of a list."""
 
     limit: Limit = LIMIT_DEFAULT
     cursor: Cursor = None
-    count: Annotated[Flag, Field(description="Say how many more items there are behind this page.")] = False
+    count: Annotated[Flag, Field(description="Add how many items the pages after this one have.")] = False
+
+    @property
+    def page(self) -> PageRequest:
+        """The page that the query requests."""
+        return PageRequest(limit=self.limit, cursor=self.cursor, count=self.count)
 
 
 _PLAIN: Final[Mapping[str, str]] = {
-    "missing": "this field is needed",
+    "missing": "this field is required",
     "extra_forbidden": "there is no such field",
     "refused": "{problem}",
     "string_type": "this must be text",
@@ -197,10 +205,10 @@ _PLAIN: Final[Mapping[str, str]] = {
 
 
 def plain(error: Mapping[str, Any]) -> str:
-    """What is wrong with a field, from pydantic's account of it (taken with its context)."""
+    """The problem of a field in our own words, from pydantic's error with its context."""
     form = _PLAIN.get(str(error["type"]))
     if form is None:
-        return "this is not what the field can hold"
+        return "this is not a valid value"
     context = {
         name: f"{value:g}" if isinstance(value, float) else value for name, value in error.get("ctx", {}).items()
     }

@@ -1,12 +1,12 @@
-"""Who asks over the control socket: the operating system's user, as the kernel says (SO_PEERCRED, unix(7)).
+"""Callers on the control socket: the operating system's user that the kernel reports (SO_PEERCRED, unix(7)).
 
 Rules of this module:
-1. The user is the effective one of the process that connected, when it connected. Nothing that a client says of itself
-   counts: with sudo it is the user that sudo made it, and SUDO_USER is a claim.
-2. The number always counts and is always said. In a container it is the number in patgate's own user namespace, and
-   there may be no name for it; a user that this namespace does not know has the kernel's overflow number (65534).
-3. The name is looked up in a thread, since a directory service may be asked, and for ``NAME_SECONDS`` at most: without
-   an answer there is no name. It is kept for ``KEPT_SECONDS``.
+1. The user is the effective one of the process that connected, at that time. Nothing that a client sends about itself
+   counts: with sudo it is the target user, and SUDO_USER is only a claim.
+2. The user id identifies the caller and is always shown. In a container it is the id in patgate's own user namespace,
+   and may have no name; a user outside this namespace has the kernel's overflow id (65534).
+3. The name is looked up in a thread, because a directory service may be slow, for at most ``NAME_SECONDS``; without an
+   answer there is no name. It is cached for ``KEPT_SECONDS``.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _LENGTH: Final = 64
 _CREDENTIALS: Final = struct.Struct("iII")
 """``struct ucred``: process, user, group."""
 _NOBODY: Final = 2**32 - 1
-"""What the kernel says where it knows nobody: of a TCP connection, for one."""
-_UNKNOWN: Final = "the system does not say who asks over the control socket"
+"""The user id that the kernel reports when it has none, as for a TCP connection."""
+_UNKNOWN: Final = "the system does not report the user of the control socket"
 
 
 class Peers:
-    """Finds the actor of a request on the control socket. ``name_of`` raises KeyError for a number without a name."""
+    """Finds the actor of a request on the control socket. ``name_of`` raises KeyError for a user id without a name."""
 
     def __init__(self, name_of: Callable[[int], str] = lambda uid: pwd.getpwuid(uid).pw_name) -> None:
         self._name_of = name_of
         self._names: dict[int, tuple[str, float]] = {}
 
     async def actor(self, request: web.Request, request_id: str) -> Actor:
-        """Who sent ``request``. Raises AuthorityUnavailable where the kernel does not say."""
+        """The actor that sent ``request``. Raises AuthorityUnavailable when the kernel reports no user."""
         uid = user_of(request)
         name = await self._name(uid)
         return Actor(
@@ -58,9 +58,9 @@ class Peers:
         known = self._names.get(uid)
         if known is not None and time.monotonic() < known[1]:
             return known[0]
-        # Those who ask meanwhile do not begin another search: it may be one that does not end.
+        # Concurrent requests must not start another look-up, which may never end.
         self._keep(uid, "", NAME_SECONDS)
-        name = await self._look(uid)
+        name = await self._look_up(uid)
         self._keep(uid, name, KEPT_SECONDS if name else NAME_SECONDS)
         return name
 
@@ -70,15 +70,15 @@ class Peers:
         while len(self._names) > _MOST:
             del self._names[next(iter(self._names))]
 
-    async def _look(self, uid: int) -> str:
+    async def _look_up(self, uid: int) -> str:
         loop = asyncio.get_running_loop()
-        found: asyncio.Future[str] = loop.create_future()
+        result: asyncio.Future[str] = loop.create_future()
 
-        def give(name: str) -> None:
-            if not found.done():
-                found.set_result(name)
+        def settle(name: str) -> None:
+            if not result.done():
+                result.set_result(name)
 
-        def look() -> None:
+        def look_up() -> None:
             try:
                 name = self._name_of(uid)
             except (KeyError, OSError):
@@ -86,21 +86,21 @@ class Peers:
             if not name.isprintable() or len(name) > _LENGTH:
                 name = ""
             try:
-                loop.call_soon_threadsafe(give, name)
+                loop.call_soon_threadsafe(settle, name)
             except RuntimeError:
-                return  # the loop has ended meanwhile
+                return  # the loop is closed
 
-        # Not one of the loop's own threads: their end is waited for.
-        threading.Thread(target=look, name="user name", daemon=True).start()
+        # Not one of the loop's executor threads, whose end the process waits for.
+        threading.Thread(target=look_up, name="user name", daemon=True).start()
         try:
             async with asyncio.timeout(NAME_SECONDS):
-                return await found
+                return await result
         except TimeoutError:
             return ""
 
 
 def user_of(request: web.Request) -> int:
-    """The number of the user at the other end. Raises AuthorityUnavailable."""
+    """The user id of the process at the other end. Raises AuthorityUnavailable."""
     connection = request.get_extra_info("socket")
     try:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

@@ -1,10 +1,10 @@
-"""Errors as ``application/problem+json`` (RFC 9457), for every answer of the control plane that is not a success.
+"""Error responses: every error of the control plane as ``application/problem+json`` (RFC 9457).
 
 Rules of this module:
-1. An error of the product has one row in the table; nothing else maps an error to a status.
+1. Each error class has one row in the table; nothing else maps an error to a status.
 2. ``reason`` is a code for programs, ``detail`` a sentence for people; neither repeats what was sent.
-3. ``errors`` names the fields at fault, all of them at once: ``[{"field", "problem"}]``.
-4. ``decision`` is the id of the request, of ours, which the log and the audit log have too.
+3. ``errors`` names all invalid fields at once: ``[{"field", "problem"}]``.
+4. ``decision`` is our id of the request, which the log and the audit log have too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RETRY_AFTER: Final = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProblemKind:
-    """What is common to the refusals of one kind. ``challenge`` is the one that it carries."""
+    """What all refusals of one kind have in common. ``challenge`` is the kind of ``WWW-Authenticate``."""
 
     status: int
     reason: str
@@ -49,7 +49,7 @@ class ProblemKind:
 _KINDS: Final[Mapping[type[PatgateError], ProblemKind]] = MappingProxyType(
     {
         NotFound: ProblemKind(status=404, reason="not_found", title="There is no such thing"),
-        Conflict: ProblemKind(status=409, reason="conflict", title="The present state does not permit this"),
+        Conflict: ProblemKind(status=409, reason="conflict", title="The current state does not allow this"),
         Invalid: ProblemKind(status=422, reason="invalid", title="A field cannot be accepted"),
         Forbidden: ProblemKind(
             status=403, reason="forbidden", title="This is not permitted", challenge=Challenge.INSUFFICIENT_SCOPE
@@ -57,11 +57,13 @@ _KINDS: Final[Mapping[type[PatgateError], ProblemKind]] = MappingProxyType(
         Unauthenticated: ProblemKind(
             status=401, reason="invalid_token", title="Token not accepted", challenge=Challenge.INVALID_TOKEN
         ),
-        # Before what it is a kind of.
-        OutcomeUnknown: ProblemKind(status=503, reason="outcome_unknown", title="Whether this was done is not known"),
+        # Before its base class.
+        OutcomeUnknown: ProblemKind(
+            status=503, reason="outcome_unknown", title="It is not known whether this was done"
+        ),
         DataDirLost: ProblemKind(status=503, reason="store_lost", title="The store is gone"),
         StoreUnavailable: ProblemKind(status=503, reason="store_unavailable", title="The store cannot be used now"),
-        AuthorityOverloaded: ProblemKind(status=503, reason="overloaded", title="Too much is waiting already"),
+        AuthorityOverloaded: ProblemKind(status=503, reason="overloaded", title="Too many requests are waiting"),
         AuthorityUnavailable: ProblemKind(status=503, reason="unavailable", title="This cannot be answered now"),
     }
 )
@@ -70,23 +72,25 @@ _HTTP: Final[Mapping[int, ProblemKind]] = MappingProxyType(
         404: ProblemKind(status=404, reason="not_found", title="There is no such resource"),
         405: ProblemKind(status=405, reason="method_not_allowed", title="The resource does not have this method"),
         413: ProblemKind(status=413, reason="body_too_large", title="The body is larger than 64 KiB"),
-        417: ProblemKind(status=417, reason="expectation_failed", title="No expectation but 100-continue can be met"),
+        417: ProblemKind(
+            status=417, reason="expectation_failed", title="100-continue is the only expectation that can be met"
+        ),
     }
 )
 _OTHER: Final = ProblemKind(status=400, reason="request_malformed", title="The request cannot be understood")
 _DEFECT: Final = ProblemKind(
-    status=500, reason="defect", title="This failed by a defect of patgate, which has been logged"
+    status=500, reason="defect", title="This failed because of a defect of patgate, which has been logged"
 )
 INVALID: Final = _KINDS[Invalid]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """Everything that one refusal says.
+    """The contents of one refusal.
 
-    ``errors`` are places and problems, ``scope`` the permission that is missing, ``retry_after`` whole seconds,
-    ``allow`` the methods that there are. ``because`` and ``prefix`` are for the log: the reason of ours, the token's
-    public prefix.
+    ``errors`` are fields and their problems, ``scope`` the missing permission, ``retry_after`` whole seconds, ``allow``
+    the allowed methods. ``because`` and ``prefix`` are for the log only: the internal reason and the token's public
+    prefix.
     """
 
     kind: ProblemKind
@@ -100,7 +104,7 @@ class Refusal:
 
 
 class RequestRefused(Exception):
-    """A request that does not reach a service: not JSON, of another media type, without a credential."""
+    """A request that is refused before it reaches a service: not JSON, another media type, no credential."""
 
     def __init__(
         self,
@@ -119,15 +123,15 @@ class RequestRefused(Exception):
 
 
 def refusal_of(error: Exception) -> Refusal | None:
-    """What an error says to a client; None for a defect."""
+    """The refusal for an error; None for a defect."""
     if isinstance(error, RequestRefused):
         return error.refusal
     if isinstance(error, Forbidden):
         return Refusal(kind=_KINDS[Forbidden], detail=str(error), errors=error.errors, scope=error.permission)
     if isinstance(error, Invalid):
-        return Refusal(kind=_KINDS[Invalid], detail=_in_short(error.errors), errors=error.errors)
+        return Refusal(kind=_KINDS[Invalid], detail=_summary(error.errors), errors=error.errors)
     if isinstance(error, Unauthenticated):
-        # The very words of a token that was refused at once.
+        # The same text as for a token that was refused before it reached a service.
         return Refusal(kind=_KINDS[Unauthenticated], detail="The token presented is not valid here.")
     for kind, row in _KINDS.items():
         if isinstance(error, kind):
@@ -142,16 +146,16 @@ DEFECT: Final = Refusal(kind=_DEFECT)
 
 
 def invalid(errors: Sequence[tuple[str, str]]) -> RequestRefused:
-    """Fields that do not fit."""
-    return RequestRefused(INVALID, _in_short(errors), errors)
+    """The refusal for invalid fields."""
+    return RequestRefused(INVALID, _summary(errors), errors)
 
 
-def _in_short(errors: Sequence[tuple[str, str]]) -> str:
+def _summary(errors: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"{field}: {text}" for field, text in errors[:3])
 
 
 def problem(refusal: Refusal, *, realm: str = "", decision: str = "") -> web.Response:
-    """The one form of an answer that is not a success. ``realm`` is the brand, where challenges can be met."""
+    """The response for a refusal. ``realm`` is the brand; without it there is no challenge."""
     kind = refusal.kind
     document: dict[str, object] = {
         "type": "about:blank",

@@ -1,12 +1,12 @@
-"""Refusals of the control API on TCP: counted, logged, and left in the audit log.
+"""Refusals of the control API on TCP: counts them, logs them, and records them in the audit log.
 
 Rules of this module:
-1. Each is counted by its reason. Lines of the log are bounded (``RefusalLog``), and so are events (``RefusalEvents``),
-   in numbers that no client can raise.
-2. Events take the way of those of requests that the gateway refused: to the recorder, which writes them in batches.
-   ``audit.requests: off`` turns both off. What fails on our side (5xx) leaves none.
-3. Of what a client sent, an event has the method, the path without its query, and the path's parameters, redacted and
-   cut. Of a token it has the public prefix; it is the actor where it was proven, or where there is such a token.
+1. Each refusal is counted by its reason. Log lines (``RefusalLog``) and audit events (``RefusalEvents``) are bounded by
+   limits that no client can raise.
+2. Events go to the same recorder as those of the gateway's requests, which writes them in batches.
+   ``audit.requests: off`` turns both off. Failures on our side (5xx) are not recorded.
+3. From the request an event has the method, the path without its query, and the path's parameters, redacted and
+   truncated. It has the token's public prefix; the token is the actor if it was proven, or if it exists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiohttp import web
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import Refusal
 from proxy.control.runtime import ControlRuntime
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, TimedEventQuota
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, TimedEventQuota
 from proxy.observe.logs import get_logger, redact
 from proxy.observe.metrics import Outcome
 from proxy.store.audit.chain import Event
@@ -28,9 +28,9 @@ from proxy.store.audit.request_events import RequestEvent
 
 LINES_AT_ONCE: Final = 50
 LINES_PER_SECOND: Final = 5.0
-"""Of some 400 bytes each: 120 kB a minute, whatever is sent."""
+"""With about 400 bytes each: at most 120 kB a minute."""
 ACTION: Final = "api"
-"""The action of a refused request of the API; where it was one of the table, with a dot and its name behind it."""
+"""The action of a refused request; if it matched an operation, followed by a dot and the operation's name."""
 
 _PATH: Final = 512
 _TARGET: Final = 128
@@ -43,18 +43,19 @@ _log = get_logger("control")
 
 
 class Refusals:
-    """Told of every refusal."""
+    """Passes every refusal to the log and the audit log."""
 
     def __init__(self, runtime: ControlRuntime) -> None:
         self._each = (RefusalLog(runtime.refused), RefusalEvents(runtime))
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
+        """Pass a refusal on."""
         for one in self._each:
             one(request, refusal)
 
 
 class RefusalLog:
-    """Counts refusals by reason (``count``) and logs them, within bounds by the clock given."""
+    """Counts refusals by reason (``count``) and logs them, at a bounded rate by ``clock``."""
 
     def __init__(self, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._count = count
@@ -64,6 +65,7 @@ class RefusalLog:
         self._left_out = 0
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
+        """Count a refusal, and log it if the rate allows."""
         because = refusal.because or refusal.kind.reason
         self._count(because)
         now = self._clock()
@@ -87,7 +89,7 @@ class RefusalLog:
 
 
 class RefusalEvents:
-    """Leaves an event of each refusal in the audit log, as many as the bounds allow; the rest is counted there."""
+    """Records each refusal in the audit log, up to a bound; the others are only counted there."""
 
     def __init__(self, runtime: ControlRuntime, clock: Callable[[], float] = time.monotonic) -> None:
         self._runtime = runtime
@@ -96,6 +98,7 @@ class RefusalEvents:
         self._refusals = TimedEventQuota(REFUSALS, REFUSALS, clock())
 
     def __call__(self, request: web.BaseRequest, refusal: Refusal) -> None:
+        """Record a refusal if the rate allows."""
         if refusal.kind.status >= 500 or not self._runtime.records_refusals:
             return
         actor = request.get(ACTOR)
@@ -112,7 +115,7 @@ class RefusalEvents:
 
 def _event(request: web.BaseRequest, refusal: Refusal) -> Event:
     name, request_id = request.get(NAME), request.get(REQUEST_ID, "")
-    # Only of a request that came to an operation is it known which parts of the path are parameters.
+    # Path parameters are known only for a request that matched an operation.
     named = request.match_info.values() if isinstance(request, web.Request) and name is not None else ()
     return Event(
         action=(ACTION if name is None else f"{ACTION}.{name}")[:_ACTION],
@@ -132,5 +135,5 @@ def _event(request: web.BaseRequest, refusal: Refusal) -> Event:
 
 
 def _kept(text: str, limit: int) -> str:
-    """``text`` cut and redacted, and such as every store keeps: no NUL, no lone surrogate."""
+    """``text`` truncated, redacted, and valid in every store: no NUL, no lone surrogate."""
     return redact(text[:limit].encode("utf-8", "replace").decode().replace("\0", "\ufffd"))[:limit]

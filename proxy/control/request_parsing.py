@@ -1,11 +1,10 @@
-"""Reading of requests: bodies and queries into the models of an operation.
+"""Request parsing: reads body and query into the models of an operation.
 
 Rules of this module:
-1. A body is JSON and says so (``Content-Type: application/json``): no form of a web page can send one.
+1. A body is JSON with ``Content-Type: application/json``, which no form of a web page can send.
 2. At most 64 KiB of it are read, in ``BODY_SECONDS``.
-3. A name that is given twice, in the body or the query, is refused: two readers would take different ones.
-4. All that is wrong, in body and query together, is said at once; what is unknown is named only when the name is
-   harmless to repeat.
+3. A name that is given twice, in the body or the query, is refused: two parsers could use different values.
+4. All errors in body and query are reported at once; an unknown name is repeated only when it is harmless.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ Faults = list[tuple[str, str]]
 
 
 async def read(request: web.Request, body: type[_Body], query: type[_Query]) -> tuple[_Body, _Query]:
-    """The body and the query as their models. Raises RequestRefused with every field at fault, and 413."""
+    """Read body and query into their models. Raises RequestRefused with every invalid field, and 413."""
     faults: Faults = []
     values = _query(request, query, faults)
     content = await _body(request, body, faults)
@@ -55,7 +54,7 @@ async def read(request: web.Request, body: type[_Body], query: type[_Query]) -> 
 
 
 def idempotency_key(request: web.Request) -> str:
-    """The client's key for this request; "" where it gave none. Raises RequestRefused."""
+    """The ``Idempotency-Key`` of the request, or "". Raises RequestRefused."""
     given = request.headers.getall(KEY_HEADER, [])
     if not given:
         return ""
@@ -67,30 +66,30 @@ def idempotency_key(request: web.Request) -> str:
 async def _body(request: web.Request, model: type[_Body], faults: Faults) -> _Body | None:
     connection = request.protocol if isinstance(request.protocol, Connection) else None
     if connection is not None:
-        connection.waiting()
+        connection.receiving()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             raw = await request.read()
     except TimeoutError:
         raise RequestRefused(_SLOW) from None
     if connection is not None:
-        connection.begun()
+        connection.processing()
     if raw and (request.content_type != "application/json" or "Content-Encoding" in request.headers):
         raise RequestRefused(_MEDIA)
     try:
-        found = model.model_validate_json(raw or b"{}")
+        content = model.model_validate_json(raw or b"{}")
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         if any(item["type"] in ("json_invalid", "model_type") and not item["loc"] for item in problems):
             raise RequestRefused(_NOT_JSON) from None
-        _unrepeated(raw)
+        _refuse_duplicates(raw)
         faults += _plain(problems)
         return None
-    _unrepeated(raw)
-    return found
+    _refuse_duplicates(raw)
+    return content
 
 
-def _unrepeated(raw: bytes) -> None:
+def _refuse_duplicates(raw: bytes) -> None:
     def pairs(members: list[tuple[str, Any]]) -> dict[str, Any]:
         document = dict(members)
         if len(document) != len(members):
@@ -118,15 +117,15 @@ def _query(request: web.Request, model: type[_Query], faults: Faults) -> _Query 
         else:
             values[name] = given[0]
     try:
-        found = model.model_validate(values)
+        query = model.model_validate(values)
     except ValidationError as error:
         faults += _plain(error.errors(include_url=False, include_input=False))
         return None
-    return found if len(faults) == before else None
+    return query if len(faults) == before else None
 
 
 def _plain(problems: Sequence[Any]) -> Faults:
-    # Items that are refused are not counted: without this a list of one bad item would be said to be too short.
+    # pydantic does not count invalid items, so a list with one invalid item would also be reported as too short.
     places = [item["loc"] for item in problems]
     return [
         (_place(item["loc"]), plain(item))

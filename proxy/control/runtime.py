@@ -1,4 +1,4 @@
-"""What the control plane needs of the process that serves it: the services, token verification, counters, readiness."""
+"""Protocol of the process that serves the control plane: services, token verification, counters and readiness."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from proxy.store.audit.request_events import RequestEvent
 
 
 class ControlRuntime(Protocol):
-    """Implemented by the authority."""
+    """What the control plane uses of its process; the authority implements it."""
 
     @property
     def services(self) -> Services:
-        """The services under the settings in use: others after a reload."""
+        """The services for the settings in use; a reload replaces them."""
         ...
 
     @property
     def brand(self) -> str:
-        """What challenges name as the realm."""
+        """The realm in challenges."""
         ...
 
     async def verify(self, token: str, *, prove: bool) -> Grant | RefusedGrant | None:
         """What a presented token may do now; a grant only if it is genuine, and then with its digest.
 
-        None where only a slow hash can tell and ``prove`` is false. Raises StoreUnavailable, AuthorityOverloaded.
+        None when only the slow hash could decide and ``prove`` is false. Raises StoreUnavailable, AuthorityOverloaded.
         """
         ...
 
     def prefix_of(self, token: str) -> str:
-        """The public prefix of what is a well-formed token; "" for anything else."""
+        """The public prefix of a well-formed token; "" for any other text."""
         ...
 
     def refused(self, reason: str) -> None:
-        """Count a request of the API that was refused."""
+        """Count a refused request of the API."""
         ...
 
     @property
     def records_refusals(self) -> bool:
-        """Whether refused requests leave events in the audit log (``audit.requests``)."""
+        """Whether refused requests are recorded in the audit log (``audit.requests``)."""
         ...
 
     def record(self, event: RequestEvent) -> None:
-        """Have an event written with others, soon."""
+        """Queue an audit event for the next batch."""
         ...
 
     def omit(self, count: int) -> None:
-        """Have it said in the audit log that so many events were left out."""
+        """Record in the audit log that ``count`` events were left out."""
         ...
 
     def metrics(self) -> Snapshot:
-        """Everything counted on this host, now."""
+        """All counters of this host, and the current gauges."""
         ...
 
     async def unready(self) -> Mapping[str, str]:
-        """Why requests cannot be served now: a sentence for each failed check, by its name; empty when ready."""
+        """Why the gateway is not ready: a sentence for each failed check, by its name; empty when it is."""
         ...

@@ -1,4 +1,4 @@
-"""Serving the two applications on sockets that are bound already."""
+"""Serves the two applications on bound sockets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from proxy.control.connections import KEEPALIVE_SECONDS, ServerConnections, Site
 from proxy.control.runtime import ControlRuntime
 
 SHUTDOWN_SECONDS: Final = 2.0
-"""How long a request that has begun may take to end when the plane is taken down."""
+"""How long running requests may take to end when the server stops."""
 
 
 @asynccontextmanager
 async def serving(
     runtime: ControlRuntime, *, tcp: Sequence[socket.socket], unix: Sequence[socket.socket], hosts: Iterable[str]
 ) -> AsyncIterator[None]:
-    """Serve ``runtime`` while the block runs, on ``tcp`` to who has a token, on ``unix`` to everybody. Closes the
-    sockets.
-    """
+    """Serve ``runtime`` while the block runs: on ``tcp`` with tokens, on ``unix`` to operators. Closes the sockets."""
     async with AsyncExitStack() as stack:
         for app, sockets in ((tcp_app(runtime, hosts), tcp), (socket_app(runtime), unix)):
             if not sockets:

@@ -1,10 +1,9 @@
-"""How often one address may fail: a bucket of tokens for each, of which a failure takes one.
+"""Throttling of failed authentication: one token bucket for each address; a failure takes one token.
 
 Rules of this module:
-1. An address is an IPv4 address or an IPv6 /64, which is the least that one site has.
-2. What is kept is bounded: ``ADDRESSES`` buckets, the one that was touched longest ago makes room. A full bucket needs
-   no keeping.
-3. The clock is monotonic; no time passes but by it.
+1. An address is an IPv4 address or an IPv6 /64, the smallest network of one site.
+2. Memory is bounded: ``ADDRESSES`` buckets, of which the least recently used is dropped. Full buckets are not kept.
+3. The clock is monotonic.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ AT_ONCE: Final = 10
 PER_SECOND: Final = 1.0
 ADDRESSES: Final = 4096
 _SITE: Final = 64
-"""Bits of an IPv6 address that tell one site from another (RFC 6177)."""
+"""Bits of an IPv6 address that identify a site (RFC 6177)."""
 
 
 @dataclass(slots=True)
@@ -39,9 +38,9 @@ class Throttle:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, address: str) -> bool:
-        """Take one failure from what the address may still have; false where it may have none now."""
+        """Take one token for a failure of this address; false when none is left."""
         key = site(address)
-        bucket = self._at_present(key)
+        bucket = self._refilled(key)
         self._buckets[key] = bucket
         self._buckets.move_to_end(key)
         while len(self._buckets) > ADDRESSES:
@@ -52,22 +51,22 @@ class Throttle:
         return True
 
     def give_back(self, address: str) -> None:
-        """Undo ``take``: it was no failure."""
+        """Undo ``take``, because there was no failure."""
         key = site(address)
-        bucket = self._at_present(key)
+        bucket = self._refilled(key)
         bucket.tokens = min(self._at_once, bucket.tokens + 1.0)
         if bucket.tokens >= self._at_once:
             self._buckets.pop(key, None)
 
     def wait(self, address: str) -> int:
-        """Whole seconds, 1 at least, until the address may fail again."""
-        bucket = self._at_present(site(address))
+        """Whole seconds, at least 1, until the address may fail again."""
+        bucket = self._refilled(site(address))
         return max(1, math.ceil((1.0 - bucket.tokens) / self._per_second))
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def _at_present(self, key: str) -> _Bucket:
+    def _refilled(self, key: str) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.get(key)
         if bucket is None:
@@ -78,13 +77,13 @@ class Throttle:
 
 
 def site(address: str) -> str:
-    """The IPv4 address, or the IPv6 network, that ``address`` counts for; one name for all that are no address."""
+    """The IPv4 address or IPv6 network that ``address`` is counted under; "" for a text that is no address."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, _SITE), strict=False))
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, _SITE), strict=False))

@@ -1,9 +1,10 @@
-"""What every process agrees on: values and decisions, with no I/O, no clock and no third party.
+"""Values and decisions that every process shares, without I/O, clock or third-party libraries.
 
-Data flows through it in the order of a request: ``target`` makes a path fit to be matched or refuses it, ``routes``
-names the operation it asks for, ``token`` reads a credential, ``policy`` decides from a match and a grant, ``reasons``
-says what a refusal looks like from outside, ``identity`` writes what the backend is told.
+The modules in the order in which a request uses them: ``request.target`` brings the path into canonical form or refuses
+it, ``routes`` finds the route and the requested operation, ``token`` parses the credential, ``decision`` decides from
+match and grant, ``reasons`` maps a refusal to its response, ``identity`` writes the identity headers for the backend.
 
-Primitives: ``Grant`` (what a token may do now), ``Match`` (what a request asks for), ``Reason`` (the verdict),
-``PermissionSet`` (the algebra behind both), ``wire`` and ``page`` (how processes of one host share the above).
+Primitives: ``Grant`` (what a token may do now), ``Match`` (what a request needs), ``Reason`` (the result of a
+decision), ``PermissionSet`` (sets of permissions), ``ipc`` (messages and shared memory between the processes of a
+host).
 """

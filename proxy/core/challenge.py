@@ -1,6 +1,6 @@
-"""The challenges of refusals: what ``WWW-Authenticate`` says (RFC 6750 section 3, RFC 9110 section 11.6.1).
+"""The ``WWW-Authenticate`` challenges of refusals (RFC 6750 section 3, RFC 9110 section 11.6.1).
 
-Nothing that a client sent is repeated unless it is plain.
+A challenge repeats client input only where it is plain (``_PLAIN``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INSUFFICIENT_SCOPE: Final = Challenge.INSUFFICIENT_SCOPE
 
 
 class Challenges:
-    """The challenges of one brand. ``realm`` is the brand; ``basic`` says whether Basic credentials are offered."""
+    """The challenges of one brand. ``realm`` is the brand; ``basic``: also offer Basic credentials."""
 
     def __init__(self, *, realm: str, basic: bool) -> None:
         bearer = f'Bearer realm="{realm}"'.encode("ascii")
@@ -27,16 +27,14 @@ class Challenges:
             Challenge.NONE: (),
             Challenge.BEARER: (bearer, *basics),
             Challenge.INVALID_REQUEST: (bearer + b', error="invalid_request"',),
-            # git and pip ask for another password only when Basic is offered again.
+            # git and pip prompt for another password only if the response offers Basic again.
             Challenge.INVALID_TOKEN: (bearer + b', error="invalid_token"', *basics),
             Challenge.INSUFFICIENT_SCOPE: (self._scope,),
         }
 
     def values(self, challenge: Challenge, match: Match | None) -> tuple[bytes, ...]:
-        """The values of the ``WWW-Authenticate`` lines, in their order, of a refusal of what ``match`` says was
-        asked.
-        """
-        # A captured entity is the client's own text: it is named only if it is plain.
+        """The values of the ``WWW-Authenticate`` lines of a refusal, in order. ``match`` gives the needed scope."""
+        # A captured entity is client input, so the challenge names it only if it is plain.
         if (
             challenge is _INSUFFICIENT_SCOPE
             and match is not None

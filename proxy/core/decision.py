@@ -1,11 +1,13 @@
-"""The decision: what a request asks for, held against what a grant gives.
+"""The authorization decision: compares the match of a request with the grant of its token.
 
-1. Pure and synchronous: the same match, grant and time give the same answer; nothing is read or awaited.
-2. Allowed is said in one place, at the end; every way that leads there earlier is a refusal.
-3. The first refusal in this order is the one that counts: route, expiry, organisation, operation, role, scopes.
-4. The role is the owner's role now; scopes only narrow it.
-5. A token that reaches several organisations has, on a route with one, what it may do in that one and nothing else; on
-   a route without, an account-wide token has its role in the account, and a token attached to organisations nothing.
+1. Pure and synchronous: the same match, grant and time give the same result; nothing is read or awaited.
+2. ``Reason.ALLOWED`` is returned in one place, at the end; every earlier return is a refusal.
+3. The checks run in this order, and the first that fails gives the reason: route, expiry, organisation, operation,
+   role, scopes.
+4. The role is the owner's current role; scopes only narrow it.
+5. A token with several organisations has, on a route that names one, only its permissions in that organisation. On a
+   route that names none, an account-wide token has its role in the account, and a token attached to organisations has
+   no permissions.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ _ALLOWED: Final = Reason.ALLOWED
 
 
 def decide(match: Match, grant: Grant, now: float) -> Reason:
-    """``Reason.ALLOWED``, or why not. ``now`` is in unix seconds; a token expires at the instant ``expires_at``, not
-    after it.
+    """``Reason.ALLOWED``, or the reason of the refusal.
+
+    ``now`` is in unix seconds; a token expires at the instant ``expires_at``, not after it.
     """
     route, entity, entity_id, operation, org = match
     if route.access is _DENIED:
@@ -52,25 +55,24 @@ def decide(match: Match, grant: Grant, now: float) -> Reason:
 
 
 def reached(org: str | None, grant: Grant) -> OrgGrant | None:
-    """What a token that reaches several organisations may do in the one that a request names, by id or name.
+    """The permissions of a token with several organisations in the one that a request names, by id or name.
 
-    None where it does not reach that one, where the request names none, and for every other token.
+    None if the token does not reach that organisation, if the request names none, and for all other tokens.
     """
     orgs = grant.orgs
     return None if orgs is None or org is None else orgs.get(org)
 
 
 def _unless_nowhere(org: str | None, grant: Grant, reason: Reason) -> Reason:
-    """``reason``, but for a token that is attached to organisations on a route without one: there it has no
-    permissions, so that this is asked only where it is refused, and not of every request.
+    """``ORG_MISMATCH`` for a token attached to organisations on a route that names none, else ``reason``.
+
+    Such a token has no permissions there, so it is enough to check this after a refusal.
     """
     return Reason.ORG_MISMATCH if org is None and grant.reach is _ORGS else reason
 
 
 def needed_permission(match: Match) -> str:
-    """The permission that a request needs, as the text of a challenge's ``scope``; "" where the route names no
-    operation.
-    """
+    """The permission that a request needs, as in a challenge's ``scope``; "" if the route names no operation."""
     if match.entity is None or match.operation is None:
         return ""
     return str(Permission(match.entity, match.entity_id, match.operation))
@@ -78,9 +80,7 @@ def needed_permission(match: Match) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """A decision with its grounds: the permission needed, and the entry of role and of scopes that gives it, if one
-    does.
-    """
+    """A decision with its grounds: the needed permission, and the entries of role and scopes that give it, or None."""
 
     reason: Reason
     needed: str
@@ -89,7 +89,7 @@ class Verdict:
 
 
 def decision(match: Match, grant: Grant, now: float) -> Verdict:
-    """``decide`` with its grounds, for people; the reason is always the one that ``decide`` gives."""
+    """``decide`` with its grounds, for explanations; the reason is always that of ``decide``."""
     role_entry = scope_entry = None
     if match.entity is not None and match.operation is not None:
         there = reached(match.org, grant)

@@ -1,7 +1,7 @@
-"""The names of what a grant depends on, spelt in one place.
+"""Dependency keys: the names of the store rows from which a grant is computed.
 
-A change to the store names the same keys as the grants that were computed from the changed rows; that equality is
-all that invalidation rests on, so nobody writes such a key by hand.
+A change to the store announces the keys of the rows that it changed, and every cached grant with an equal key is
+invalidated. Keys are therefore built only by the functions of this module.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 ROUTE_REPORTS: Final = "reports"
-"""What report-only routes would have refused: no grant depends on it, and who clears it changes none."""
+"""The refusals that report-only routes recorded; no grant depends on it."""
 
 
 def token_key(token_id: str) -> str:
@@ -23,12 +23,12 @@ def user_key(user_id: str) -> str:
 
 
 def member_key(org_id: str, user_id: str) -> str:
-    """The membership row: the role of one user in one organisation, or that there is none."""
+    """The membership row: the role of one user in one organisation, or its absence."""
     return "member:" + org_id + "/" + user_id
 
 
 def memberships_key(user_id: str) -> str:
-    """Which organisations a user is in: what a token that reaches all of them depends on."""
+    """The list of a user's organisations; a token that reaches all of them depends on it."""
     return "members:" + user_id
 
 
@@ -38,7 +38,7 @@ def invitation_key(invitation_id: str) -> str:
 
 
 def role_key(name: str) -> str:
-    """The role row: its permissions, or that there is no such role."""
+    """The role row: its permissions, or its absence."""
     return "role:" + name
 
 

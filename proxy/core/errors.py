@@ -1,27 +1,28 @@
-"""Every error that patgate raises, each with its origin and whether the same call may be tried again.
+"""All errors that patgate raises, each with its origin and whether a retry may succeed.
 
     PatgateError
-    ├── ConfigurationError          the operator's configuration; carries every problem found
+    ├── ConfigurationError          the operator's configuration; holds every problem found
     ├── StoreError
     │   ├── StoreUnavailable        the database does not answer or cannot write (retryable)
-    │   │   └── OutcomeUnknown      whether the change is stored cannot be said before the disk answers again
-    │   ├── StoreNewerSchema        the store was written by a newer patgate
-    │   ├── StoreBehind             the store's epoch is lower than one that was already seen
+    │   │   └── OutcomeUnknown      it is unknown whether a change is stored, until the disk works again
+    │   ├── StoreNewerSchema        a newer patgate wrote the store
+    │   ├── StoreBehind             the store's epoch is lower than one seen before
     │   ├── NoStore                 the data directory has no store
-    │   ├── DataDirBusy             another patgate holds the data directory
-    │   ├── DataDirLost             the data directory was taken away while it was in use
+    │   ├── DataDirBusy             another patgate uses the data directory
+    │   ├── DataDirLost             the data directory was removed while in use
     │   └── WrongKey                the store belongs to another secret key
-    ├── ServiceError                a verb of the product said no; the caller can do something about it
+    ├── ServiceError                a service refused a request; the caller can correct it
     │   ├── NotFound
     │   ├── Conflict
-    │   ├── Invalid                 names every field at fault and the problem with each
-    │   ├── Forbidden               the actor may not do this; names the fields where fewer would do
-    │   └── Unauthenticated         the credential by which the actor acts is not, or no longer, accepted
+    │   ├── Invalid                 names every invalid field and its problem
+    │   ├── Forbidden               the actor may not do this; names the fields that ask for too much
+    │   └── Unauthenticated         the actor's credential is not, or no longer, valid
     ├── AuthorityError
-    │   ├── AuthorityUnavailable    no authority to ask, or no answer in time (retryable)
+    │   ├── AuthorityUnavailable    no connection to the authority, or no answer in time (retryable)
     │   └── AuthorityOverloaded     the authority's queue is full (retryable)
+    ├── CommandRefused              a child process did not carry out a command (``core.ipc.child_protocol``)
     ├── WireError                   bytes on the worker link that are not a message
-    └── PageError                   the shared page is not one of ours
+    └── PageError                   the shared memory page has no valid content
 
 A message is one clear sentence that names the place. It never holds a secret and never repeats raw input.
 """
@@ -35,7 +36,7 @@ from typing import ClassVar
 
 
 class Origin(StrEnum):
-    """Whose the failure is: who has to act."""
+    """Where a failure comes from, and so who has to act."""
 
     OPERATOR = "operator"
     CALLER = "caller"
@@ -45,7 +46,7 @@ class Origin(StrEnum):
 
 
 class PatgateError(Exception):
-    """The root; ``retryable`` says that the same call may succeed later with nothing changed."""
+    """The root; ``retryable``: the same call may succeed later without a change."""
 
     origin: ClassVar[Origin] = Origin.INTERNAL
     retryable: ClassVar[bool] = False
@@ -53,14 +54,14 @@ class PatgateError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfigurationProblem:
-    """One mistake in the configuration: where (``routes[3].upstream``), on which line (1-based), and what."""
+    """One mistake in the configuration: its path (``routes[3].upstream``), line (1-based) and message."""
 
     path: str
     line: int | None
     message: str
 
     def located(self, file: object) -> str:
-        """The mistake as one line that editors can follow: ``FILE:LINE: PATH: MESSAGE``."""
+        """The mistake as one line that editors can link to: ``FILE:LINE: PATH: MESSAGE``."""
         place = f"{file}:{self.line}: " if self.line is not None else ""
         path = f"{self.path}: " if self.path else ""
         return f"{place}{path}{self.message}"
@@ -71,7 +72,7 @@ class ConfigurationProblem:
 
 
 class ConfigurationError(PatgateError):
-    """The configuration cannot be used; ``problems`` holds every mistake found, in the order of the file."""
+    """The configuration is invalid; ``problems`` holds every mistake found, in the order of the file."""
 
     origin = Origin.OPERATOR
 
@@ -89,19 +90,19 @@ class StoreError(PatgateError):
 
 
 class StoreUnavailable(StoreError):
-    """The database does not answer or cannot write; nothing was changed, unless it is an ``OutcomeUnknown``."""
+    """The database does not answer or cannot write. Except for ``OutcomeUnknown``, nothing was changed."""
 
     retryable = True
 
 
 class OutcomeUnknown(StoreUnavailable):
-    """A change was neither acknowledged nor undone: it may or may not be in force after the next start."""
+    """A change was neither acknowledged nor rolled back: it may or may not be in force after the next start."""
 
     retryable = False
 
 
 class StoreNewerSchema(StoreError):
-    """The store's schema is newer than this patgate knows."""
+    """The store's schema is newer than this version of patgate supports."""
 
     origin = Origin.OPERATOR
 
@@ -113,7 +114,7 @@ class StoreBehind(StoreError):
 
 
 class NoStore(StoreError):
-    """There is no store in the data directory, and the command is not one that makes one."""
+    """The data directory has no store, and this command does not create one."""
 
     origin = Origin.OPERATOR
 
@@ -125,29 +126,29 @@ class DataDirBusy(StoreError):
 
 
 class DataDirLost(StoreError):
-    """The data directory was removed, or another one put in its place, while it was in use."""
+    """The data directory was removed or replaced while it was in use."""
 
     origin = Origin.OPERATOR
 
 
 class WrongKey(StoreError):
-    """The store was made with another secret key."""
+    """The store was created with another secret key."""
 
     origin = Origin.OPERATOR
 
 
 class ServiceError(PatgateError):
-    """A request to the control plane that is refused, with nothing changed."""
+    """A service refused a request and changed nothing."""
 
     origin = Origin.CALLER
 
 
 class NotFound(ServiceError):
-    """There is no such thing, or none that the caller may know of."""
+    """The object does not exist, or the caller may not know that it does."""
 
 
 class Conflict(ServiceError):
-    """The thing exists already, or its state does not permit the change."""
+    """The object exists already, or its state does not permit the change."""
 
 
 FieldError = tuple[str, str]
@@ -155,7 +156,7 @@ FieldError = tuple[str, str]
 
 
 class Invalid(ServiceError):
-    """Fields of the request cannot be accepted; ``errors`` has all of them, in the order in which they were found."""
+    """Fields of the request are invalid; ``errors`` lists all of them, in the order found."""
 
     def __init__(self, field: str, problem: str, *more: FieldError) -> None:
         self.errors: tuple[FieldError, ...] = ((field, problem), *more)
@@ -163,8 +164,10 @@ class Invalid(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The actor may not do this. ``errors`` name the fields that ask for too much, where that is why; ``permission`` is
-    the one that would be needed, where it is one.
+    """The actor may not do this.
+
+    ``errors`` names the fields that ask for too much, if that is the cause; ``permission`` is the missing permission,
+    if there is one.
     """
 
     def __init__(self, message: str, *errors: FieldError, permission: str = "") -> None:
@@ -174,7 +177,7 @@ class Forbidden(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """The credential by which the actor acts is unknown, or has been ended, narrowed or replaced meanwhile."""
+    """The actor's credential is unknown, or has been revoked, narrowed or replaced meanwhile."""
 
 
 class AuthorityError(PatgateError):
@@ -184,20 +187,20 @@ class AuthorityError(PatgateError):
 
 
 class AuthorityUnavailable(AuthorityError):
-    """There is no authority to ask, or it did not answer in time."""
+    """There is no connection to the authority, or it did not answer in time."""
 
     retryable = True
 
 
 class AuthorityOverloaded(AuthorityError):
-    """The authority has more to verify than it can queue."""
+    """The authority's queue of verifications is full."""
 
     retryable = True
 
 
 class WireError(PatgateError):
-    """Bytes on the worker link that are not a message; the link must be closed."""
+    """Bytes on the worker link are not a message; the link must be closed."""
 
 
 class PageError(PatgateError):
-    """The shared page is too small, misaligned or not one of ours."""
+    """The shared memory page is too small, misaligned or not written by this version of patgate."""

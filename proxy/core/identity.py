@@ -1,12 +1,12 @@
-"""Identity headers: what the backend is told about a principal, and whose word it never takes.
+"""Identity headers: which headers describe the principal to the backend, and which a client must never send.
 
-1. The names that a client must not send are compared folded (``claims.fold``), so no alias passes that a backend might
-   map to the same variable.
-2. ``STRIPPED`` holds every identity header of every preset, whichever is configured, and every claim of ``claims.py``.
-   ``stripped_names`` adds the configured ones. Both apply on every route, trailers included.
-3. On an authenticated route every configured header is sent, once, empty where nothing is known.
-4. A value is visible ASCII: every other byte of its UTF-8, and ``%``, is percent-encoded, so it can be decoded exactly
-   once and never breaks a line.
+1. The names that a client must not send are compared folded (``claims.fold``), so that no alias passes which a backend
+   might map to the same variable.
+2. ``STRIPPED`` holds the identity headers of all presets, configured or not, and every claim of ``claims.py``.
+   ``IdentityOutputs.stripped`` adds the configured ones. Both apply on every route, trailers included.
+3. On an authenticated route every configured header is sent exactly once, empty if its value is unknown.
+4. A value is visible ASCII: every other byte of its UTF-8, and ``%``, is percent-encoded, so that decoding it once
+   gives the original and it never breaks a line.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
+from proxy.core.decision import reached
 from proxy.core.model import Grant, OrgGrant
 from proxy.core.request.claims import FAMILIES, KIND_OF, ClaimKind, fold
 
@@ -31,13 +32,13 @@ class IdentityField(StrEnum):
     ROLE = "role"
     SCOPES = "scopes"
     TOKEN = "token"  # noqa: S105 - the public prefix
-    TOKEN_NAME = "token_name"  # noqa: S105 - a name that its owner gave
+    TOKEN_NAME = "token_name"  # noqa: S105 - the name that the owner chose
     KIND = "kind"
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityNames:
-    """Which header carries which fact, in the order they are sent; one fact may have several headers."""
+    """The identity headers in the order in which they are sent; several headers may carry the same fact."""
 
     headers: tuple[tuple[IdentityField, str], ...]
 
@@ -68,8 +69,8 @@ PRESETS: Final[Mapping[str, IdentityNames]] = MappingProxyType(
                 (IdentityField.EMAIL, "X-Forwarded-Preferred-Username"),
             )
         ),
-        # Remote-Name is for people to read; the email is the only such name a principal has (the token's name is the
-        # token's).
+        # Remote-Name is a display name, and the email is the only one that a principal has: the token's name does not
+        # name its owner.
         "remote-user": IdentityNames(
             (
                 (IdentityField.USER, "Remote-User"),
@@ -80,11 +81,11 @@ PRESETS: Final[Mapping[str, IdentityNames]] = MappingProxyType(
         ),
     }
 )
-"""The ready-made namings. Groups is the role, as those proxies use groups."""
+"""The presets. Groups carry the role, because those proxies use groups for it."""
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _OURS: Final = "X-Request-Id"
-"""The decision id: patgate's own, whatever a client sends."""
+"""The decision id: always patgate's own, never the client's."""
 
 STRIPPED: Final[frozenset[bytes]] = frozenset(
     (
@@ -95,10 +96,9 @@ STRIPPED: Final[frozenset[bytes]] = frozenset(
         ),
     )
 )
-"""Folded names that are always removed from what a client sends, beside the families of ``claims.FAMILY_NAMES``."""
+"""Folded names that are always removed from a client's request, besides the families of ``claims.FAMILY_NAMES``."""
 
-# Headers with a meaning of their own in HTTP or to this gateway; a principal written there would be taken for
-# something else.
+# Headers that already have a meaning in HTTP or to this gateway, and so cannot carry an identity.
 _RESERVED: Final = frozenset(
     fold(name)
     for name in (
@@ -123,11 +123,11 @@ _NAMED: Final = frozenset(
 
 
 def check_field_name(name: str) -> None:
-    """Raise IdentityNameError unless ``name`` is a field name without a meaning of its own in HTTP or to patgate."""
+    """Raise IdentityNameError unless ``name`` is a field name without a meaning in HTTP or to patgate."""
     if _TOKEN.fullmatch(name) is None:
         raise IdentityNameError("is not a field name (RFC 9110 §5.1)")
     if fold(name.encode("ascii")) in _RESERVED:
-        raise IdentityNameError("has a meaning of its own in HTTP or to patgate")
+        raise IdentityNameError("already has a meaning in HTTP or to patgate")
 
 
 def names_from(source: str | Mapping[str, str]) -> IdentityNames:
@@ -135,7 +135,7 @@ def names_from(source: str | Mapping[str, str]) -> IdentityNames:
     if isinstance(source, str):
         preset = PRESETS.get(source)
         if preset is None:
-            raise IdentityNameError("there is no such identity preset; the presets are " + ", ".join(PRESETS))
+            raise IdentityNameError("unknown identity preset; the presets are " + ", ".join(PRESETS))
         return preset
     headers: list[tuple[IdentityField, str]] = []
     seen: set[bytes] = set()
@@ -150,28 +150,21 @@ def names_from(source: str | Mapping[str, str]) -> IdentityNames:
             raise IdentityNameError(f"the header for {what.value} is not a field name (RFC 9110 §5.1)")
         folded = fold(name.encode("ascii"))
         if folded in _RESERVED | _CLAIMED or (folded.startswith(_RESERVED_FAMILIES) and folded not in _NAMED):
-            raise IdentityNameError(
-                f"the header for {what.value} has a meaning of its own and cannot carry an identity"
-            )
+            raise IdentityNameError(f"the header for {what.value} already has a meaning and cannot carry an identity")
         if folded in seen:
             raise IdentityNameError(f"the header for {what.value} is used twice")
         seen.add(folded)
         headers.append((what, name))
     if not headers:
-        raise IdentityNameError("identity names at least one header")
+        raise IdentityNameError("at least one identity header is required")
     return IdentityNames(tuple(headers))
-
-
-def stripped_names(names: IdentityNames) -> frozenset[bytes]:
-    """``STRIPPED`` and the configured names, folded."""
-    return STRIPPED | {fold(name.encode("ascii")) for _, name in names.headers}
 
 
 _ENCODED: Final = re.compile(r"[^!-$&-~]+")
 
 
 def encode_value(value: str) -> str:
-    """A value as visible ASCII; ``%`` and every byte outside it are percent-encoded UTF-8 (RFC 3986 §2.1)."""
+    """A value as visible ASCII: ``%`` and all other bytes of its UTF-8 are percent-encoded (RFC 3986 §2.1)."""
     return _ENCODED.sub(_percent, value)
 
 
@@ -179,7 +172,7 @@ def _percent(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
 
 
-# Scopes are a list: each is encoded, the spaces between them stay.
+# Scopes are a list: each is encoded alone, so that the spaces between them stay.
 _VALUES: Final[Mapping[IdentityField, Callable[[Grant], str]]] = {
     IdentityField.USER: lambda grant: encode_value(grant.user_id),
     IdentityField.EMAIL: lambda grant: encode_value(grant.email),
@@ -193,10 +186,69 @@ _VALUES: Final[Mapping[IdentityField, Callable[[Grant], str]]] = {
 
 
 def seen_in(grant: Grant, there: OrgGrant) -> Grant:
-    """The grant of a token that reaches several organisations, as a backend is told of it for a request in this one."""
+    """The grant of a token with several organisations, as identity headers show it for the organisation ``there``."""
     return replace(grant, org_id=there.org_id, org_name=there.org_name, role=there.role)
 
 
 def identity_lines(names: IdentityNames, grant: Grant) -> bytes:
-    """Every configured header as field lines, each ended by CRLF; empty values where nothing is known."""
+    """All configured headers as field lines, each with its CRLF; unknown values are empty."""
     return "".join(f"{name}: {_VALUES[what](grant)}\r\n" for what, name in names.headers).encode("ascii")
+
+
+class IdentityOutput(Protocol):
+    """One way of telling a backend who the caller is, as field lines. Outputs with equal lines compare equal."""
+
+    @property
+    def header_names(self) -> tuple[str, ...]:
+        """The headers that this output sends. They are removed from every client's request."""
+
+    @property
+    def anonymous(self) -> bytes:
+        """The lines for a caller without a known identity: every header, empty."""
+
+    def lines(self, grant: Grant) -> bytes:
+        """The lines for the principal of ``grant``: every header once, each line ended by CRLF."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityHeaders:
+    """The output that sends each fact as a plain header."""
+
+    names: IdentityNames
+
+    @property
+    def header_names(self) -> tuple[str, ...]:
+        """The configured headers, in the order in which they are sent."""
+        return tuple(name for _, name in self.names.headers)
+
+    @property
+    def anonymous(self) -> bytes:
+        """Every configured header, empty."""
+        return "".join(f"{name}: \r\n" for name in self.header_names).encode("ascii")
+
+    def lines(self, grant: Grant) -> bytes:
+        """Every configured header with what is known from ``grant``."""
+        return identity_lines(self.names, grant)
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityOutputs:
+    """The outputs of a deployment: the one list that both entries of the gateway, and explain, use."""
+
+    outputs: tuple[IdentityOutput, ...]
+
+    @property
+    def anonymous(self) -> bytes:
+        """The lines of every output for a caller without a known identity."""
+        return b"".join(output.anonymous for output in self.outputs)
+
+    @property
+    def stripped(self) -> frozenset[bytes]:
+        """Folded names of all headers that clients may not send (rule 2)."""
+        return STRIPPED | {fold(name.encode("ascii")) for output in self.outputs for name in output.header_names}
+
+    def lines(self, grant: Grant, org: str | None = None) -> bytes:
+        """The lines of every output for a request in the organisation ``org`` (id or name), if its route names one."""
+        there = reached(org, grant)
+        seen = grant if there is None else seen_in(grant, there)
+        return b"".join(output.lines(seen) for output in self.outputs)

@@ -1,7 +1,7 @@
-"""The values that patgate reasons with, and their vocabularies.
+"""The shared values: grants, actors, credentials, and the vocabularies of their fields.
 
-A grant is what one token may do at one epoch of the store. It holds nothing that the decision, the identity
-headers or the log do not need, and never a secret: ``digest`` is an HMAC under a key that is not in here.
+A grant is what one token may do at one epoch of the store. It holds only what the decision, the identity headers and
+the log need, and never a secret: ``digest`` is an HMAC whose key is not part of the grant.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proxy.core.reasons import Reason
 
 
 class UserStatus(StrEnum):
-    """Whether a user's tokens work at all."""
+    """A user's status; only an active user's tokens work."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -33,7 +33,7 @@ class TokenStatus(StrEnum):
 
 
 class ActorKind(StrEnum):
-    """Who did something that is audited, where that was no credential."""
+    """The kind of an actor in an audit event that is not a credential."""
 
     PERSON = "person"
     SYSTEM = "system"
@@ -44,7 +44,7 @@ ACTOR_KINDS: Final = (ActorKind.PERSON.value, *WORDS, ActorKind.SYSTEM.value)
 
 
 class Access(StrEnum):
-    """How a route is open: to tokens, to anyone, with the backend's own login, or never to a token."""
+    """Who may use a route: tokens, anyone, users of the backend's own login, or never a token."""
 
     TOKEN = "token"  # noqa: S105 - the name of a kind of access
     PUBLIC = "public"
@@ -54,9 +54,9 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credential:
-    """The token by which somebody acts, as it was when it was verified: a change looks whether it still is.
+    """The token with which an actor authenticated, as verified; a change checks that it is still valid.
 
-    ``digest`` is the keyed digest of the value that was presented.
+    ``digest`` is the keyed digest of the presented value.
     """
 
     token_id: str
@@ -66,11 +66,10 @@ class Credential:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Actor:
-    """Who does something: ``id`` is stable, ``name`` is for people (an email, a token's name).
+    """Who performs an action: ``id`` is stable, ``name`` is for people (an email, a token's name).
 
-    ``user_id`` is whose account it happens in, "" for nobody's. ``address`` and ``request_id`` are those of the request
-    that asked for it. Without a ``credential`` the actor is the operator or patgate itself, and nothing is refused to
-    it.
+    ``user_id`` is the user whose account it happens in, "" for none. ``address`` and ``request_id`` are those of the
+    request. Without a ``credential`` the actor is the operator or patgate itself, which may do everything.
     """
 
     kind: ActorKind | Kind
@@ -84,9 +83,7 @@ class Actor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrgGrant:
-    """What a token that reaches several organisations may do in one of them; ``role`` is "" where none gives it
-    that.
-    """
+    """What a token with several organisations may do in one of them; ``role`` is "" if no role gives it."""
 
     org_id: str
     org_name: str
@@ -95,18 +92,18 @@ class OrgGrant:
 
 
 def by_org(orgs: Iterable[OrgGrant]) -> dict[str, OrgGrant]:
-    """Each under its id and under its name, which are never the same (a name has no ``_``)."""
+    """The organisations by id and by name, which never collide: a name has no ``_``."""
     return {key: org for org in orgs for key in (org.org_id, org.org_name)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
-    """What a token may do now. Text fields are "" where there is nothing (the organisation of a personal token).
+    """What a token may do now. Text fields without a value are "" (the organisation of a personal token).
 
-    ``permissions`` are the role's, now; ``scopes`` narrow them, None narrows nothing. ``orgs`` are the organisations
-    that a token of reach ``account`` or ``orgs`` reaches, each under its id and under its name; None for the other
-    reaches. ``expires_at`` is in unix seconds. ``digest`` is None until the token was verified once. ``depends`` holds
-    the keys of ``proxy.core.dependency_keys`` whose change voids this grant.
+    ``permissions`` are the role's current ones; ``scopes`` narrow them, None does not. ``orgs`` holds the organisations
+    of a token of reach ``account`` or ``orgs``, by id and by name, and is None for the other reaches. ``expires_at`` is
+    in unix seconds. ``digest`` is None until the token was verified once. ``depends`` holds the keys of
+    ``proxy.core.dependency_keys`` whose change invalidates this grant.
     """
 
     prefix: str
@@ -129,9 +126,7 @@ class Grant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefusedGrant:
-    """A token, known or unknown, that must be refused. ``reason`` is for log and audit; clients are told one thing
-    only.
-    """
+    """A token, known or unknown, that must be refused. ``reason`` is for log and audit; clients get one answer."""
 
     prefix: str
     reason: Reason

@@ -1,12 +1,13 @@
-"""The algebra of permissions: ``entity:operation`` and ``entity/id:operation``, with ``*`` for any.
+r"""Permissions and permission sets: ``entity:operation`` and ``entity/id:operation``, with ``*`` as the wildcard.
 
-1. In a permission's text ``*`` alone stands for any entity, id or operation. In memory "any" is None, so that a ``*``
-   which arrives in a request is a name like every other and never meets a wildcard as its equal.
-2. ``entity:operation`` is ``entity/*:operation``: every id, and the operations that have none (list, create).
-3. A set allows what one of its entries allows; entries are never combined. Nothing allowed means refused.
-4. Names are exact: case counts, no prefix or suffix matching.
-5. The text of a permission is an RFC 6749 §3.3 scope token: visible ASCII without space, ``"`` and ``\\``. Other
-   characters of a name, and ``*``, ``%`` and the separators where they would mislead, are percent-encoded as UTF-8.
+1. In a permission's text, ``*`` alone means any entity, id or operation. In memory the wildcard is None, so that a
+   ``*`` in a request is an ordinary name and never equals a wildcard.
+2. ``entity:operation`` means ``entity/*:operation``: every id, and the operations without an id (list, create).
+3. A set allows what one of its entries allows; entries are never combined. What no entry allows is refused.
+4. Names match exactly: case counts, and there is no prefix or suffix matching.
+5. The text of a permission is an RFC 6749 §3.3 scope token: visible ASCII without space, ``"`` and ``\``. Other
+   characters of a name, and ``*``, ``%`` and the separators where they would be ambiguous, are percent-encoded as
+   UTF-8.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ _OPERATION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 Key = tuple[str | None, str | None, str | None]
-"""Entity, id and operation of an entry; None stands for any."""
+"""Entity, id and operation of an entry; None is the wildcard."""
 
 
 class PermissionSyntaxError(ValueError):
-    """A text that is no permission; the message says what is wrong without repeating it."""
+    """A text is not a permission; the message says why without repeating the text."""
 
 
 def valid_operation(name: str) -> bool:
-    """Whether ``name`` can be an operation of a route: 1 to 64 letters, digits, ``.``, ``_``, ``-``."""
+    """Whether ``name`` is valid as an operation of a route: 1 to 64 letters, digits, ``.``, ``_``, ``-``."""
     return _OPERATION.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True, order=False)
 class Permission:
-    """One entry. None stands for any; an ``entity_id`` of None also reaches operations without an id."""
+    """One entry of a set. None is the wildcard; an ``entity_id`` of None also allows operations without an id."""
 
     entity: str | None
     entity_id: str | None
@@ -50,7 +51,7 @@ class Permission:
 
     @classmethod
     def parse(cls, text: str) -> Permission:
-        """Read ``entity:operation`` or ``entity/id:operation``; raises PermissionSyntaxError."""
+        """Parse ``entity:operation`` or ``entity/id:operation``; raises PermissionSyntaxError."""
         if len(text) > MAX_TEXT:
             raise PermissionSyntaxError(f"a permission is at most {MAX_TEXT} characters")
         if _TEXT.fullmatch(text) is None:
@@ -59,19 +60,19 @@ class Permission:
             )
         thing, colon, operation = text.rpartition(":")
         if not colon:
-            raise PermissionSyntaxError("a permission is entity:operation or entity/id:operation; there is no colon")
+            raise PermissionSyntaxError("a permission is entity:operation or entity/id:operation; the colon is missing")
         entity, slash, entity_id = thing.partition("/")
         if ":" in entity:
-            raise PermissionSyntaxError("an entity's name has no colon")
+            raise PermissionSyntaxError("an entity's name must not contain a colon")
         if "/" in operation:
-            raise PermissionSyntaxError("an operation's name has no slash")
+            raise PermissionSyntaxError("an operation's name must not contain a slash")
         return cls(_name(entity, "entity"), _name(entity_id, "id") if slash else None, _name(operation, "operation"))
 
     @staticmethod
     def canonical(text: str) -> str:
-        """The one text of the permission that ``text`` spells; raises PermissionSyntaxError where it has to be read.
+        """The canonical form of a permission's text; raises PermissionSyntaxError if it had to be parsed.
 
-        Only escapes and an id of ``*`` have two spellings, so most texts need no reading.
+        Only texts with escapes or an id of ``*`` have more than one form, so most need no parsing.
         """
         return text if "%" not in text and "/*:" not in text else str(Permission.parse(text))
 
@@ -83,7 +84,7 @@ class Permission:
         return f"{entity}/{_ID_UNSAFE.sub(_encode, self.entity_id)}:{operation}"
 
     def allows(self, entity: str, entity_id: str | None, operation: str) -> bool:
-        """Whether this one entry allows the operation; ``PermissionSet.allows`` means the same, faster."""
+        """Whether this entry allows the operation; ``PermissionSet.allows`` is the faster form for a set."""
         return (
             (self.entity is None or self.entity == entity)
             and (self.entity_id is None or self.entity_id == entity_id)
@@ -91,7 +92,7 @@ class Permission:
         )
 
     def covers(self, other: Permission) -> bool:
-        """Whether everything that ``other`` allows is allowed by this entry."""
+        """Whether this entry allows everything that ``other`` allows."""
         return (
             (self.entity is None or self.entity == other.entity)
             and (self.entity_id is None or self.entity_id == other.entity_id)
@@ -100,13 +101,14 @@ class Permission:
 
     @property
     def key(self) -> Key:
+        """Entity, id and operation as a tuple."""
         return self.entity, self.entity_id, self.operation
 
     def wider(self) -> tuple[Key, ...]:
-        """The keys of every entry that covers this one: eight, not all different.
+        """The keys of all entries that cover this one: eight, not necessarily distinct.
 
-        Looked up among a thousand entries, where comparing each with each would take the process's only thread for
-        seconds.
+        Looking these up in a set stays fast where comparing a thousand entries with a thousand others would block the
+        event loop for seconds.
         """
         entity, entity_id, operation = self.entity, self.entity_id, self.operation
         return (
@@ -127,7 +129,7 @@ def _name(text: str, what: str) -> str | None:
     if not text:
         raise PermissionSyntaxError(f"the {what} is empty")
     if WILD in text:
-        raise PermissionSyntaxError(f"the {what} has * beside other characters; * stands alone, or write %2A")
+        raise PermissionSyntaxError(f"the {what} has * beside other characters; use * alone, or write %2A")
     if "%" not in text:
         return text
     try:
@@ -141,15 +143,16 @@ def _encode(found: re.Match[str]) -> str:
 
 
 _Operations = frozenset[str] | None
-"""Operations allowed; None is every one."""
+"""Allowed operations; None is all."""
 
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Table:
-    """Operations by entity; ``rest`` is what every entity has. They are not put together: that would be their
-    product.
+    """Allowed operations by entity; ``rest`` holds for every entity.
+
+    ``rest`` is not merged into ``by_entity``: that would repeat it for each entity.
     """
 
     by_entity: dict[str, _Operations]
@@ -175,9 +178,9 @@ def _operations(entries: Iterable[Permission]) -> _Operations:
 
 @dataclass(frozen=True, kw_only=True, slots=True, weakref_slot=True, eq=False, repr=False)
 class PermissionSet:
-    """A set of permissions, compiled for lookup. Equal sets are one object (``of``), so thousands of grants share it.
+    """A set of permissions, compiled for lookup. Equal sets are one object (``of``), which thousands of grants share.
 
-    ``entries`` and ``texts`` are in the order of the texts; ``text`` joins them with spaces (an RFC 6749 scope value).
+    ``entries`` and ``texts`` are sorted by text; ``text`` joins them with spaces (an RFC 6749 scope value).
     """
 
     entries: tuple[Permission, ...]
@@ -190,7 +193,7 @@ class PermissionSet:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> PermissionSet:
-        """The set of these permissions; raises PermissionSyntaxError. The same permissions give the same object."""
+        """The set of these permissions; equal sets give the same object. Raises PermissionSyntaxError."""
         spelt = frozenset(texts)
         known = _known.get(spelt)
         if known is not None:
@@ -225,8 +228,9 @@ class PermissionSet:
         )
 
     def allows(self, entity: str, entity_id: str | None, operation: str) -> bool:
-        """Whether an entry allows this operation; without an id only entries for every id do. Hot path: dict lookups
-        only.
+        """Whether an entry allows this operation; without an id, only entries for every id do.
+
+        On the hot path: dict lookups only.
         """
         operations = self._by_entity.get(entity, _NOTHING)
         if operations is None or operation in operations:
@@ -242,20 +246,20 @@ class PermissionSet:
         return operations is None or operation in operations or table.rest is None or operation in table.rest
 
     def entry_for(self, entity: str, entity_id: str | None, operation: str) -> Permission | None:
-        """The entry that allows this operation, the most exact one where several do; None where none does."""
+        """The most specific entry that allows this operation, or None."""
         fitting = [entry for entry in self.entries if entry.allows(entity, entity_id, operation)]
         return min(fitting, key=_width, default=None)
 
     def covers(self, other: PermissionSet) -> bool:
-        """Whether everything that ``other`` allows is allowed here.
+        """Whether this set allows everything that ``other`` allows.
 
-        One entry against one entry is exact, because names are an open vocabulary: a name that no entry mentions
-        fills each wildcard of the other's entry, and only a wildcard in the same place allows it.
+        Comparing single entries is exact, because any name is possible: a wildcard of an entry of ``other`` also stands
+        for a name that no entry mentions, and only a wildcard in the same place allows that name.
         """
         return all(not self._held.isdisjoint(entry.wider()) for entry in other.entries)
 
     def covering(self, text: str) -> list[str]:
-        """The entries that cover this permission, as texts, sorted. Raises PermissionSyntaxError."""
+        """The entries that cover this permission, as sorted texts. Raises PermissionSyntaxError."""
         found = self._held.intersection(Permission.parse(text).wider())
         return sorted(str(Permission(*key)) for key in found)
 

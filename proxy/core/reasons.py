@@ -1,11 +1,11 @@
-"""The one table of reasons: status, challenge and public text of every verdict.
+"""The table of reasons: status, challenge and public text of every decision and failure.
 
-1. Every ``Reason`` has exactly one row in ``TABLE``; nothing else maps a reason to a status or to words.
-2. A reason's value is its metric label, its word in the log and its entry in the documentation.
-3. Reasons that must look alike to a client share one public title and detail (``_TOKEN_REFUSED``), so that an answer
-   never tells a known token from an unknown one (docs/threat-model.md §9). Log and audit alone say which it is.
-   The public name of a row (``public``) is what the body of a refusal may carry as ``reason``.
-4. Public text never repeats anything that the client sent.
+1. Every ``Reason`` has exactly one row in ``TABLE``; nothing else maps a reason to a status or a text.
+2. A reason's value is its metric label, its name in the log and its entry in docs/reasons.md.
+3. Reasons that a client must not distinguish share one row (``_TOKEN_REFUSED``), so that a response never shows
+   whether a token exists (docs/threat-model.md §9). Only log and audit have the actual reason. ``public`` is the
+   value of ``reason`` in the response body.
+4. Public text never repeats client input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 
 class Reason(StrEnum):
-    """Why a request was allowed or refused; the value is the metric label."""
+    """Why a request was allowed, refused or failed; the value is the metric label."""
 
     ALLOWED = "allowed"
 
@@ -80,7 +80,7 @@ class Challenge(StrEnum):
 
     NONE = "none"
     BEARER = "bearer"
-    """Bare ``Bearer realm=…``, and ``Basic realm=…`` beside it where basic credentials are on."""
+    """Only ``Bearer realm=…``, and ``Basic realm=…`` as well if Basic credentials are on."""
     INVALID_REQUEST = "invalid_request"
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - RFC 6750 error code
     INSUFFICIENT_SCOPE = "insufficient_scope"
@@ -88,10 +88,10 @@ class Challenge(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReasonEntry:
-    """What one reason means to a client.
+    """The response for one reason.
 
-    ``status`` is the HTTP status; ``title`` and ``detail`` are the RFC 9457 members; ``retry`` says that the answer
-    carries ``Retry-After``; ``public`` is the value of the body's ``reason`` member.
+    ``status`` is the HTTP status; ``title`` and ``detail`` are the RFC 9457 members; with ``retry`` the response
+    carries ``Retry-After``; ``public`` is the body's ``reason`` member.
     """
 
     status: int
@@ -158,7 +158,7 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         "Second target not valid",
         "A header names a second resource that is not a path of this host, or names it more than once.",
     ),
-    # limits and refusals that no credential would change
+    # limits, and refusals that no credential changes
     Reason.TARGET_TOO_LONG: _entry(
         414, Challenge.NONE, "Request target too long", "The request line is longer than this gateway accepts."
     ),
@@ -215,11 +215,11 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         503, Challenge.NONE, "Overloaded", "This gateway has more work than it can do at the moment.", retry=True
     ),
     Reason.SHUTTING_DOWN: _entry(503, Challenge.NONE, "Shutting down", "This gateway is shutting down.", retry=True),
-    # 508: a mistake in how gateways were put in front of each other, which no retry mends
+    # 508: gateways in front of each other form a loop, which a retry does not fix
     Reason.LOOP_DETECTED: _entry(
         508, Challenge.NONE, "Loop detected", "The request has been through this gateway already."
     ),
-    # nobody is left to read this; the status is for the log, as nginx uses it
+    # no client is left to read this; the status is for the log, as in nginx
     Reason.CLIENT_LEFT: _entry(
         499, Challenge.NONE, "Client left", "The client closed the connection before its answer."
     ),
@@ -250,4 +250,4 @@ TABLE: Final[Mapping[Reason, ReasonEntry]] = MappingProxyType(
         for reason, row in _ROWS.items()
     }
 )
-"""Every reason's row; a test holds that no reason is missing."""
+"""The row of every reason; a test checks that none is missing."""

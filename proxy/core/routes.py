@@ -1,17 +1,17 @@
-"""The route table: the first route that fits a request, and what the request asks of it.
+"""The route table: finds the first route that matches a request, and the operation that the request needs.
 
-1. The first route in the table's order wins; no route is no match, which is refused.
-2. Paths come in the match form of ``target``; matching is exact: case counts, ``/a`` and ``/a/`` differ, the query is
-   unknown here.
-3. ``{name}`` is one whole segment of at least one character and never spans an encoded slash's two sides as two
-   segments; ``**`` stands last and is the rest, which may be empty (``/ui/**`` has ``/ui/`` and ``/ui/x``, not
-   ``/ui``).
+1. The first matching route in the table's order wins; without a match the request is refused.
+2. Paths are in the canonical form of ``request.target``. Matching is exact: case counts, ``/a`` and ``/a/`` differ, and
+   the query is not part of it.
+3. ``{name}`` matches one whole segment of at least one character; an encoded slash does not end a segment. ``**`` is
+   allowed only at the end and matches the rest, which may be empty: ``/ui/**`` matches ``/ui/`` and ``/ui/x``, not
+   ``/ui``.
 4. HEAD counts as GET unless a route names HEAD itself.
-5. A method that a route has no operation for gives an operation of None, never a default.
-6. What is remembered here is bounded by the configuration, not by what requests bring.
+5. A method without an operation gives an operation of None, never a default.
+6. The memory of a table is bounded by the configuration, not by requests.
 
-How it is fast: a path is split once and walked segment by segment. A node of the walk stands for the patterns that are
-still possible; where a segment leads is one lookup. Nodes are made when a request first needs them.
+Performance: a path is split once and matched segment by segment. A node represents the patterns that can still match;
+each segment is one dict lookup. Nodes are created when a request first needs them.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _NOT_LITERAL: Final = re.compile(r"[\x00-\x20\x7f-\x9f{}*%?#\\]")
 
 
 class PatternError(ValueError):
-    """A path pattern that cannot be used; the message says why."""
+    """A path pattern is invalid; the message says why."""
 
 
 def validate_pattern(path: str) -> None:
-    """Raise PatternError unless ``path`` is a pattern. Literals are written decoded (``/café``), without escapes."""
+    """Raise PatternError unless ``path`` is a valid pattern. Literals are in decoded form (``/café``)."""
     if not path.startswith("/"):
         raise PatternError("a path pattern begins with /")
     seen: set[str] = set()
@@ -53,7 +53,7 @@ def validate_pattern(path: str) -> None:
             seen.add(capture[1])
         elif segment == REST:
             if not last:
-                raise PatternError("** stands only at the end of a path pattern")
+                raise PatternError("** is allowed only at the end of a path pattern")
         elif not segment:
             if not last:
                 raise PatternError("a path pattern has no empty segments")
@@ -67,19 +67,19 @@ def validate_pattern(path: str) -> None:
 
 
 def captures(path: str) -> frozenset[str]:
-    """The names that a valid pattern captures."""
+    """The capture names of a valid pattern."""
     return frozenset(found[1] for found in map(_CAPTURE.fullmatch, path.split("/")) if found is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
-    """One route. Raises PatternError for a pattern that is none.
+    """One route. Raises PatternError for an invalid pattern.
 
-    ``name`` labels metrics and is the pattern unless given. ``operations`` (METHOD → operation), if any, are all there
-    are; else the defaults apply: with ``{id}`` those of an item, without those of a collection. ``methods`` None is any
-    method. ``host`` None is any host, ``*.example.com`` any host below it. ``allow`` holds ``target.Allowance`` bits.
-    ``enforce`` False is report only. ``second_targets`` are the folded names of fields that name a second resource and
-    go to this route's backend unjudged.
+    ``name`` labels metrics; the default is the pattern. ``operations`` (METHOD → operation) replaces the defaults:
+    those of an item for a pattern with ``{id}``, else those of a collection. ``methods`` None is any method. ``host``
+    None is any host, ``*.example.com`` any host below it. ``allow`` holds ``target.PathAllowance`` bits. ``enforce``
+    False is report-only. ``second_targets`` holds the folded names of fields that name a second resource and are passed
+    to this route's backend unchecked.
     """
 
     index: int
@@ -102,7 +102,7 @@ class Route:
 
     @property
     def effective_operations(self) -> Mapping[str, str]:
-        """The operation of each method, HEAD included."""
+        """The operation of each method, including HEAD."""
         if self.operations:
             given: Mapping[str, str] = self.operations
         else:
@@ -110,13 +110,14 @@ class Route:
         return given if "HEAD" in given or "GET" not in given else {**given, "HEAD": given["GET"]}
 
     def serves(self, method: str) -> bool:
-        """Whether the route takes part for this method."""
+        """Whether the route matches requests with this method."""
         return self.methods is None or method in self.methods or (method == "HEAD" and "GET" in self.methods)
 
 
 class Match(NamedTuple):
-    """What a request asks for. ``operation`` None: the route names none for the method. ``org`` None: the route names
-    none.
+    """The route of a request and what it needs there.
+
+    ``operation`` is None if the route names none for the method, ``org`` if the route names no organisation.
     """
 
     route: Route
@@ -127,7 +128,7 @@ class Match(NamedTuple):
 
 
 class _Leaf(NamedTuple):
-    """A route and where in a split path its captures are, 0 where it has none (a path splits into "" first)."""
+    """A route and the index of each capture in a split path; 0 for no such capture (segment 0 is always "")."""
 
     route: Route
     operations: Mapping[str, str]
@@ -135,30 +136,28 @@ class _Leaf(NamedTuple):
     entity_id: int
     org: int
     fixed: Mapping[str, Match] | None
-    """Without captures, every match there can be: by method, and under "" for a method without an operation."""
+    """Without captures, all possible matches: by method, and under "" for a method without an operation."""
 
 
 class _Pattern(NamedTuple):
-    """A route's pattern as segments, "" first; None is a capture, ``**`` a rest."""
+    """A route's pattern as segments, the first one ""; None is a capture, ``**`` the rest."""
 
     segments: tuple[str | None, ...]
     leaf: _Leaf
 
 
 class _Node:
-    """Where a walk stands after some segments: which patterns are still possible, in the table's order.
+    """The state after some segments: the patterns that can still match, in the table's order.
 
-    ``following`` has every literal segment that one of them names next, and None until a request first goes there;
-    ``other`` is
-    where every other segment leads. ``leaf`` is the route if the path ends here. A node that nothing can follow, or
-    whose first
-    pattern takes any rest, leads to itself.
+    ``following`` maps each literal that one of them has next to its node, or None until a request first needs it;
+    ``other`` is the node for all other segments. ``leaf`` is the route if the path ends here. A node without a possible
+    next segment, or whose first pattern matches any rest, is its own successor.
     """
 
     __slots__ = ("alive", "depth", "following", "leaf", "other")
 
     def __init__(self, alive: tuple[_Pattern, ...], depth: int) -> None:
-        # What stands behind a pattern that takes any rest can never be first.
+        # A pattern after one that matches any rest can never win.
         for number, pattern in enumerate(alive):
             if _takes_rest(pattern, depth):
                 alive = alive[: number + 1]
@@ -173,7 +172,7 @@ class _Node:
         if not alive or _takes_rest(alive[0], depth):
             self.other = self
             return
-        # An empty segment is never a capture, so it is a literal that every node knows.
+        # An empty segment never matches a capture, so every node has it as a literal.
         self.following[""] = None
         for pattern in alive:
             if depth < len(pattern.segments):
@@ -182,9 +181,9 @@ class _Node:
                     self.following[segment] = None
 
     def step(self, segment: str) -> _Node:
-        """The node after ``segment``, made when a request first goes there."""
+        """The node after ``segment``; creates it."""
         known = segment in self.following
-        alive = tuple(pattern for pattern in self.alive if _goes_on(pattern, self.depth, segment))
+        alive = tuple(pattern for pattern in self.alive if _continues(pattern, self.depth, segment))
         node = _Node(alive, self.depth + 1)
         if known:
             self.following[segment] = node
@@ -194,11 +193,12 @@ class _Node:
 
 
 def _takes_rest(pattern: _Pattern, depth: int) -> bool:
-    """Whether the ``**`` of a pattern has taken a segment already, at this depth."""
+    """Whether the ``**`` of a pattern has already matched a segment at this depth."""
     return pattern.segments[-1] == REST and depth >= len(pattern.segments)
 
 
-def _goes_on(pattern: _Pattern, depth: int, segment: str) -> bool:
+def _continues(pattern: _Pattern, depth: int, segment: str) -> bool:
+    """Whether a pattern still matches with ``segment`` at ``depth``."""
     if depth >= len(pattern.segments):
         return _takes_rest(pattern, depth)
     expected = pattern.segments[depth]
@@ -206,7 +206,7 @@ def _goes_on(pattern: _Pattern, depth: int, segment: str) -> bool:
 
 
 class RouteTable:
-    """The routes in their order. Immutable but for the nodes made so far; not for use from several threads at once."""
+    """The routes in their order. Immutable except for its nodes, and therefore not thread-safe."""
 
     __slots__ = ("_any_host", "_by_host", "_hosts", "_methods", "_patterns", "_wildcards", "routes")
 
@@ -229,9 +229,7 @@ class RouteTable:
         self._any_host: Final = None if hosts else self._roots(None)
 
     def match(self, method: str, host: str, path: str) -> Match | None:
-        """The first route for this method, host (a ``Host`` value; its port does not count) and path in match form, or
-        None.
-        """
+        """The first match for a method, a ``Host`` value (its port is ignored) and a canonical path, or None."""
         roots = self._any_host
         if roots is None:
             of = host if host in self._hosts else self._host_class(host)
@@ -251,11 +249,11 @@ class RouteTable:
         org = segments[org_at] if org_at else None
         if "%" in path:
             entity, entity_id, org = _slashes(entity), _slashes(entity_id), _slashes(org)
-        # The generated constructor would cost as much as the walk.
+        # The generated constructor would cost as much as the matching.
         return _new_match(Match, (route, entity, entity_id, operations.get(method), org))
 
     def _host_class(self, host: str) -> str | None:
-        """Which of the configured hosts a request's host is: itself, the longest wildcard above it, or none."""
+        """The configured host for a request's host: the same one, the longest wildcard that matches, or None."""
         name = host.lower()
         if not name.endswith("]"):
             before, colon, port = name.rpartition(":")
@@ -270,7 +268,7 @@ class RouteTable:
         return None
 
     def _roots(self, host: str | None) -> dict[str, _Node]:
-        """Where walks begin for a host class: by method, and under "" for every method that no route names."""
+        """The root nodes for a host class: by method, and under "" for methods that no route names."""
         here = tuple(pattern for pattern in self._patterns if _host_fits(pattern.leaf.route.host, host))
         roots = {
             method: _Node(tuple(pattern for pattern in here if pattern.leaf.route.serves(method)), 0)
@@ -284,7 +282,7 @@ _new_match: Final = tuple.__new__
 
 
 def _host_fits(rule: str | None, host: str | None) -> bool:
-    """Whether a route for ``rule`` serves the host class ``host``."""
+    """Whether a route with the host ``rule`` matches the host class ``host``."""
     if rule is None:
         return True
     if host is None:
@@ -296,7 +294,7 @@ def _host_fits(rule: str | None, host: str | None) -> bool:
 
 
 def _pattern(route: Route) -> _Pattern:
-    """A route, taken apart."""
+    """The compiled pattern of a route."""
     at = {"entity": 0, "id": 0, "org": 0}
     segments: list[str | None] = []
     for number, segment in enumerate(route.path.split("/")):
@@ -305,7 +303,7 @@ def _pattern(route: Route) -> _Pattern:
         if capture is not None and capture[1] in at:
             at[capture[1]] = number
     if route.entity is not None:
-        # A route that says its entity means that one, whatever the path says.
+        # The entity of the route has precedence over a captured one.
         at["entity"] = 0
     operations = dict(route.effective_operations)
     fixed = None

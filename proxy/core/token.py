@@ -1,16 +1,15 @@
 """The token format: ``<brand>_<kind>_<id>_<secret><checksum>``.
 
-1. A token is read here and nowhere else; what is read out of it is public (kind, id, prefix), never the secret.
-2. Anything that is not exactly a token of this brand, checksum included, is None: ``parse`` never raises and never says
-   why.
-3. Randomness comes from the system's CSPRNG (``secrets``), each character drawn without bias.
-4. Digests are compared in constant time. The checksum is no secret and needs none: it spares a lookup for typing
-   errors.
-5. No repr, message or exception made here holds a token.
+1. Only this module parses tokens. The result has the public parts (kind, id, prefix), never the secret.
+2. ``parse`` returns None for everything but a whole token of this brand with a correct checksum; it never raises and
+   gives no cause.
+3. Randomness comes from the system's CSPRNG (``secrets``), without bias between characters.
+4. Digests are compared in constant time. The checksum is not secret and needs no such comparison: it saves a lookup for
+   a mistyped token.
+5. No repr, message or exception of this module holds a token.
 
 id: 12, secret: 32 characters of base62 (``0-9A-Za-z``; 71 and 190 bits). checksum: the CRC-32 (IEEE 802.3, as in zlib)
-of the ASCII bytes
-before it, in base62, most significant digit first, left-padded with ``0`` to 6.
+of the ASCII bytes before it, in base62, most significant digit first, left-padded with ``0`` to 6.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ CHECKSUM_LENGTH: Final = 6
 DIGEST_SIZE: Final = 32
 
 WHOLE_TOKEN: Final = "this is a whole token: give only its id or public prefix, and replace the token if others saw it"  # noqa: S105
-"""What is said where one was given in the place of its id."""
+"""The message for a whole token in the place of an id."""
 
 BRAND: Final = re.compile(r"[a-z][a-z0-9]{1,19}", re.ASCII)
 _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}", re.ASCII)
@@ -39,7 +38,7 @@ _ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Minted:
-    """A new token; ``token`` is the secret value, shown once and kept out of the repr."""
+    """A new token; ``token`` is the secret value, which is shown once and is not in the repr."""
 
     token_id: str
     prefix: str
@@ -48,7 +47,7 @@ class Minted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParsedToken:
-    """What a well-formed token says about itself, all of it public."""
+    """The public parts of a well-formed token."""
 
     kind: Kind
     token_id: str
@@ -81,23 +80,21 @@ class TokenFormat:
 
     @property
     def pattern(self) -> str:
-        """A regular expression (PCRE, RE2 and Python alike) that finds tokens of this brand in text."""
+        """A regular expression (valid in PCRE, RE2 and Python) that finds tokens of this brand in text."""
         return rf"\b{self.embedded_pattern}\b"
 
     @property
     def embedded_pattern(self) -> str:
-        """As ``pattern``, and also where a token stands in the middle of other letters: for keeping one from going
-        on.
-        """
+        """As ``pattern``, but also matches a token between other letters: for keeping tokens out of other fields."""
         tail = SECRET_LENGTH + CHECKSUM_LENGTH
         return rf"{self.brand}_(?:{PATTERN})_[0-9A-Za-z]{{{ID_LENGTH}}}_[0-9A-Za-z]{{{tail}}}"
 
     def prefix_of(self, kind: Kind, token_id: str) -> str:
-        """The public prefix, ``<brand>_<kind>_<id>``; the same over every rotation."""
+        """The public prefix, ``<brand>_<kind>_<id>``; a rotation does not change it."""
         return f"{self.brand}_{kind.value}_{token_id}"
 
     def mint(self, kind: Kind, token_id: str | None = None) -> Minted:
-        """A new secret for a new id, or for ``token_id`` when a token is rotated (ValueError if that is no id)."""
+        """A token with a new secret, for a new id or (rotation) for ``token_id``; ValueError if that is not an id."""
         if token_id is None:
             token_id = _random(ID_LENGTH)
         elif _ID.fullmatch(token_id) is None:
@@ -107,7 +104,7 @@ class TokenFormat:
         return Minted(token_id=token_id, prefix=prefix, token=body + checksum(body))
 
     def parse(self, text: str) -> ParsedToken | None:
-        """What ``text`` says about itself if it is one whole token of this brand with a right checksum, else None."""
+        """The public parts of ``text`` if it is a whole token of this brand with a correct checksum, else None."""
         found = self._regex.fullmatch(text)
         if found is None:
             return None
@@ -122,10 +119,10 @@ def _random(length: int) -> str:
 
 
 def digest(cache_key: bytes, token: bytes) -> bytes:
-    """HMAC-SHA256 of a whole token under the node's cache key: 32 bytes, good for comparing and nothing else."""
+    """HMAC-SHA256 of a whole token under the node's cache key: 32 bytes, for comparisons only."""
     return hmac.digest(cache_key, token, "sha256")
 
 
 def verify_digest(cache_key: bytes, token: bytes, expected: bytes) -> bool:
-    """Whether ``token`` has the digest ``expected``, in time that does not depend on where they differ."""
+    """Whether ``token`` has the digest ``expected``; compares in constant time."""
     return hmac.compare_digest(hmac.digest(cache_key, token, "sha256"), expected)

@@ -1,10 +1,10 @@
-"""The data plane: one request, read top to bottom, in a process with no database and no slow hash.
+"""The data plane: processes requests in worker processes that use no database and no slow hash.
 
-Data flows listen → parse → route → authenticate → authorise → mutate → forward → relay → record over one ``Exchange``
-whose slots are each written once, by their phase. A phase continues or returns a refusal; one place builds responses
-and one place records. With the grant in the cache nothing is awaited between the last byte of the head and the write to
-the upstream.
+A request passes through listen → parse → route → authenticate → authorise → second target → mutate → forward → relay →
+record (``pipeline``). Its state is one ``Exchange``, each of whose slots is written once, by its phase. A phase
+continues or returns a refusal; one place builds responses and one place records. With the grant in the cache, nothing
+is awaited between the last byte of the request head and the write to the upstream.
 
-Primitives: ``Exchange``, the cache of grants with its dependency index, the upstream pools, the link to the authority,
-the forward-auth entry that runs the same phases for an ingress.
+Primitives: ``Exchange``, the grant cache with its dependency index, the upstream pools, the link to the authority, and
+the forward-auth entry, which runs the same phases for an ingress.
 """

@@ -1,8 +1,8 @@
 """One request and its response, from the first byte of the head to the record.
 
-An ``Exchange`` is created when a complete head has arrived and dies when its record has been made. Each slot is written
-once, by the phase named beside it; a later phase reads it and never changes it. The exceptions are the counters and
-the few slots under "progress", which the relay advances while bytes flow.
+An ``Exchange`` exists from the arrival of a complete head until it has been recorded. Each slot is written once, by
+the phase named beside it; later phases only read it. The exceptions are the slots under "progress", which change while
+bytes flow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.gateway.upstream.pool import Server, UpstreamConnection, UpstreamPool
 
 NO_BODY: Final = -1
-"""``Exchange.content_length`` of a message that announces none."""
+"""``Exchange.content_length`` of a message without the field."""
 
 
 class Exchange:
@@ -104,8 +104,8 @@ class Exchange:
         self.reason: Reason | None = None
         self.reported: Reason | None = None
         self.refused_second: tuple[Reason, bytes, NamedTarget | None] | None = None
-        """Why a second target was refused or reported, the field that names it, and what was judged, if anything was.
-        What ends the exchange may have another reason.
+        """Why a second target was refused or reported, the field that names it, and the target that was judged, if any.
+        The exchange may end for another reason.
         """
         # forward
         self.upstream: UpstreamPool | None = None
@@ -126,9 +126,9 @@ class Exchange:
 
 
 def end_after(x: Exchange, head: bytes) -> None:
-    """Read nothing behind a head that is refused, and send no body with the refusal of a HEAD (RFC 9110 section 9.3.2).
+    """Close the connection after the refusal of ``head``, and send no body if it is a HEAD (RFC 9110 section 9.3.2).
 
-    This holds for every malformed head that begins with HEAD: its client would take a body for the next answer.
+    This includes every malformed head that begins with HEAD: its client would read a body as the next response.
     """
     x.keep_alive = False
     if head.startswith(b"HEAD "):

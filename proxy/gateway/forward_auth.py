@@ -1,16 +1,16 @@
-"""The forward-auth entry: an ingress asks whether a request that it describes may pass.
+"""The forward-auth entry: answers an ingress that asks whether a request which it describes may pass.
 
 Rules of this module:
-1. Only peers of the listener's trusted networks are answered; what they describe is believed because they are them.
-2. Every shape reads its own headers and no other's. Method and URI must each be there exactly once and be readable.
+1. Only peers in the listener's trusted networks are served; their description of a request is believed.
+2. Each shape reads its own headers and no others. Method and URI must each occur exactly once and be valid.
 3. The described target passes the same checks and the same phases as a proxied one.
-4. Allowed is exactly 200 with every identity header, empty where unknown, so that nothing a client sent survives.
-   Organisation and role are those of the organisation that the described request touches.
-5. An ingress does not wait long: an authority that does not answer in ``patience`` seconds is unavailable.
+4. An allowed request gets exactly 200 with every identity header, empty where unknown, so that an ingress overwrites
+   whatever the client sent. Organisation and role are those of the organisation that the described request touches.
+5. An ingress does not wait long: an authority that does not answer within ``patience`` seconds is unavailable.
 
 Shapes, by path: ``/nginx`` (X-Original-Method, X-Original-URI), ``/traefik`` and ``/caddy`` (X-Forwarded-Method, -Uri,
--Host), ``/envoy`` in front of the original path (method and Host are the request's own), and ``/``: the one family that
-is there.
+-Host), ``/envoy`` as a prefix of the original path (method and Host are the request's own), and ``/``, which takes
+whichever of the two families is present.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final
 from proxy.core.reasons import Reason
 from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.record import ExchangeRecorder
@@ -41,7 +42,7 @@ _URI: Final = re.compile(rb"(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\
 
 
 class ForwardAuthPipeline(Decider):
-    """Answers an ingress. ``empty_lines`` are the identity headers without values."""
+    """Answers an ingress: 200 with the identity headers, or a refusal."""
 
     def __init__(
         self,
@@ -50,20 +51,22 @@ class ForwardAuthPipeline(Decider):
         authenticator: Authenticator,
         responder: Responder,
         recorder: ExchangeRecorder,
-        empty_lines: bytes,
+        identity: BackendIdentity,
         max_request_line: int,
         patience: float,
     ) -> None:
-        super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
-        self.describe(empty_lines, max_request_line, patience)
+        super().__init__(
+            routes=routes, authenticator=authenticator, responder=responder, recorder=recorder, identity=identity
+        )
+        self.limit(max_request_line, patience)
 
-    def describe(self, empty_lines: bytes, max_request_line: int, patience: float) -> None:
-        """Answer with these headers, take targets so long, and wait so long for the authority, from now on."""
-        self._empty_lines = empty_lines
+    def limit(self, max_request_line: int, patience: float) -> None:
+        """Set the longest described request line in bytes, and the seconds to wait for the authority."""
         self._max_request_line = max_request_line
         self.patience = patience
 
     def begin(self, x: Exchange) -> None:
+        """Decide the request that the ingress describes."""
         reason = self._translate(x)
         if reason is None:
             super().begin(x)
@@ -71,26 +74,21 @@ class ForwardAuthPipeline(Decider):
             self.refuse(x, reason)
 
     def hosts(self, x: Exchange) -> tuple[bytes, ...]:
+        """The described host."""
         return (x.host_name.encode("ascii"),)
 
     def compares_ports(self) -> bool:
-        # An ingress may leave the port out of the host that it sends on (nginx's ``$host``).
+        """Never, because an ingress may omit the port (nginx's ``$host``)."""
         return False
 
     def allowed(self, x: Exchange) -> None:
+        """Answer 200 with the identity headers."""
         client = x.client
         if client is None:
             return
         if not x.body_done:
             x.keep_alive = False
         x.status = 200
-        entry, match = x.entry, x.match
-        if entry is None:
-            lines = self._empty_lines
-        elif entry.org_lines is None:
-            lines = entry.lines
-        else:
-            lines = entry.org_lines.of(None if match is None else match.org)
         connection = b"" if x.keep_alive else b"Connection: close\r\n"
         if x.keep_alive and not x.version:
             connection = b"Connection: keep-alive\r\n"
@@ -99,7 +97,7 @@ class ForwardAuthPipeline(Decider):
             b"".join(
                 (
                     b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-store\r\n",
-                    lines,
+                    self.identity.lines(x),
                     b"X-Request-Id: ",
                     x.request_id,
                     b"\r\n",
@@ -110,7 +108,7 @@ class ForwardAuthPipeline(Decider):
         )
 
     def _translate(self, x: Exchange) -> Reason | None:
-        """Replace the method, target and host of ``x`` by those that the ingress describes."""
+        """Replace the method, target and host of ``x`` with those that the ingress describes; a refusal or None."""
         if x.client is None or not x.client.peer_trusted:
             return Reason.PEER_UNTRUSTED
         if x.path.startswith(_ENVOY + b"/"):
@@ -133,7 +131,7 @@ class ForwardAuthPipeline(Decider):
         uri = _URI.fullmatch(uris[0])
         if uri is None:
             return Reason.FORWARDED_INVALID
-        # By value: where this is compiled a pair is no object, and has no identity to ask for.
+        # Compared by value: in the compiled build a tuple has no identity.
         if family == _FORWARDED:
             hosts = [value for name, value in fields if name == _FORWARDED_HOST]
             name = host_name(hosts[0]) if len(hosts) == 1 else None

@@ -1,10 +1,10 @@
-"""The one visible order of the phases, and the endings of an exchange.
+"""Runs the phases of a request in their one order, and ends exchanges.
 
     listen → parse → route → authenticate → authorise → second target → mutate → forward → relay → record
 
-``listen`` and ``parse`` have filled the exchange when ``begin`` gets it. A phase returns None to continue, or the
-reason of a refusal; it writes nothing itself. Everything on a cache hit runs within ``begin``, without a task, an await
-or a lock.
+``listen`` and ``parse`` have filled the exchange before ``begin`` receives it. A phase returns None to continue, or the
+reason for a refusal; it writes nothing to the client. On a cache hit all phases up to the write to the upstream run
+inside ``begin``, without a task, an await or a lock.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import only_reported
 from proxy.core.routes import RouteTable
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import PENDING, Authenticator
 from proxy.gateway.phases.authorise import authorise
@@ -30,7 +31,8 @@ from proxy.gateway.phases.respond import Responder
 from proxy.gateway.phases.revalidate import LiveExchanges
 from proxy.gateway.phases.route import route
 from proxy.gateway.phases.second_target import second_target
-from proxy.gateway.upstream.pool import UpstreamConnection, UpstreamPool
+from proxy.gateway.upstream.pool import UpstreamConnection
+from proxy.gateway.upstream.registry import UpstreamSet
 from proxy.observe import defects
 from proxy.settings.model import Upstream as UpstreamSettings
 
@@ -41,24 +43,31 @@ _TOKEN: Final = Access.TOKEN
 
 
 class Decider(ABC):
-    """The phases up to the verdict, which the proxy and the forward-auth entry share."""
+    """The phases up to the verdict, shared by the proxy and the forward-auth entry."""
 
     def __init__(
-        self, *, routes: RouteTable, authenticator: Authenticator, responder: Responder, recorder: ExchangeRecorder
+        self,
+        *,
+        routes: RouteTable,
+        authenticator: Authenticator,
+        responder: Responder,
+        recorder: ExchangeRecorder,
+        identity: BackendIdentity,
     ) -> None:
         self.routes = routes
         self.authenticator = authenticator
         self.responder = responder
         self.recorder = recorder
+        self.identity = identity
         self.patience: float | None = None
-        """Seconds that the authority may take to tell of a credential; None leaves it to the link's own deadlines."""
+        """Seconds to wait for the authority's answer about a credential; None: only the link's own deadlines apply."""
         self._settling: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._held = False
         self._postponed: list[Exchange] = []
 
     def begin(self, x: Exchange) -> None:
-        """Take a parsed request to its verdict, at once if the cache can tell."""
+        """Decide a parsed request: at once on a cache hit, else in a task that asks the authority."""
         reason = route(self.routes, x)
         if reason is not None:
             self.refuse(x, reason)
@@ -82,25 +91,26 @@ class Decider(ABC):
             self._judge(x, answer)
 
     def hold(self) -> None:
-        """Decide nothing until ``release``: what waits for the authority goes on waiting."""
+        """Decide nothing until ``release``: requests whose lookup finishes meanwhile are postponed."""
         self._held = True
 
     def release(self) -> None:
-        """Decide again, from the beginning for what waited."""
+        """Resume deciding, and decide every postponed request from the beginning."""
         self._held = False
         postponed, self._postponed = self._postponed, []
         for x in postponed:
-            self._begin_anew(x)
+            self._restart(x)
 
-    def follow(self, routes: RouteTable, responder: Responder) -> None:
-        """Decide by these from now on; what has not been decided yet will be, too."""
+    def follow(self, routes: RouteTable, responder: Responder, identity: BackendIdentity) -> None:
+        """Decide by these from now on, including requests that still wait for the authority."""
         self.routes = routes
         self.responder = responder
+        self.identity = identity
         self._generation += 1
 
     @abstractmethod
     def allowed(self, x: Exchange) -> None:
-        """What follows a favourable verdict."""
+        """Continue ``x``, which may pass."""
 
     def refuse(self, x: Exchange, reason: Reason) -> None:
         """End ``x`` with the response for ``reason``."""
@@ -110,12 +120,12 @@ class Decider(ABC):
         x.reason = reason
         x.status = TABLE[reason].status
         if not x.body_done or client.listener.draining:
-            # What is left of the body must never be read as the next request.
+            # The rest of the body must never be read as the next request.
             x.keep_alive = False
         client.respond(x, self.responder.refusal(x, reason))
 
     def complete(self, x: Exchange) -> None:
-        """Record ``x`` and let its client go on."""
+        """Record ``x``, and let its client connection read the next request."""
         client = x.client
         if client is None:
             return
@@ -125,29 +135,33 @@ class Decider(ABC):
         client.finished(x, now_ns)
 
     def body(self, x: Exchange, pieces: list[bytes]) -> None:
-        """More of the request's body has come. Without an upstream there is nobody to have it."""
+        """Take more of the request body. Without an upstream it is discarded."""
         del x, pieces
 
     def left(self, x: Exchange) -> None:
-        """The client is gone before its response was complete."""
+        """Record ``x``, whose client disconnected before the response was complete."""
         if x.reason is None and not x.tunnel:
             x.reason = Reason.CLIENT_LEFT
             x.status = TABLE[Reason.CLIENT_LEFT].status
         self.recorder.record(x, _now_ns())
         x.client = None
 
+    def count_connection(self, change: int) -> None:
+        """A client connection was opened (1) or closed (-1)."""
+        self.recorder.connections += change
+
     def timed_out(self, x: Exchange) -> None:
-        """The deadline of ``x`` has passed."""
+        """End ``x``, whose deadline has passed."""
         self.refuse(x, Reason.REQUEST_TIMEOUT)
 
     async def close(self) -> None:
-        """End what is still being settled."""
+        """Cancel the tasks that wait for the authority."""
         for task in self._settling:
             task.cancel()
         await asyncio.gather(*self._settling, return_exceptions=True)
 
     def _judge(self, x: Exchange, reason: Reason | None) -> None:
-        """Let ``x`` pass or refuse it, by the verdict on its own target and, after that, on what its fields name."""
+        """Allow or refuse ``x``: ``reason`` is the verdict on its own target; its second targets are judged here."""
         if reason is not None:
             assert x.match is not None
             if not only_reported(x.match, reason):
@@ -165,8 +179,9 @@ class Decider(ABC):
         self.allowed(x)
 
     def _judge_second(self, x: Exchange) -> Reason | None:
-        """The verdict on the resources that fields of ``x`` name. A refusal leaves the match that refuses in
-        ``x.match``, so that challenge, log and audit speak of what was refused.
+        """The verdict on the resources that fields of ``x`` name.
+
+        A refusal sets ``x.match`` to the match that refuses, so that challenge, log and audit name that one.
         """
         refusal = second_target(self.routes, x, hosts=self.hosts(x), ports=self.compares_ports())
         if refusal is None:
@@ -183,11 +198,11 @@ class Decider(ABC):
         return reason
 
     def hosts(self, x: Exchange) -> tuple[bytes, ...]:
-        """The values of ``Host`` by which a client may name this host in other fields."""
+        """The values of ``Host`` that name this host when a client uses them in other fields."""
         return (x.host,)
 
     def compares_ports(self) -> bool:
-        """Whether the host that a second target names must have the request's port, too."""
+        """Whether the host of a second target must also have the request's port."""
         return True
 
     async def _settle(self, x: Exchange) -> None:
@@ -200,25 +215,25 @@ class Decider(ABC):
         if self._held:
             self._postponed.append(x)
         elif generation != self._generation:
-            self._begin_anew(x)
+            self._restart(x)
         elif x.client is not None:
             self._judge(x, authorise(x) if reason is None else reason)
 
-    def _begin_anew(self, x: Exchange) -> None:
-        """Decide ``x`` by the configuration of now."""
+    def _restart(self, x: Exchange) -> None:
+        """Decide ``x`` from the beginning, by the current configuration."""
         if x.client is not None:
             x.entry = None
-            # As if it had come now: the lease that counts is the one of now.
+            # As if it had just arrived, so that the lease is checked as of now.
             x.started = _now_ns()
             Decider.begin(self, x)
 
     def hang_up(self, x: Exchange) -> None:
-        """End an exchange without an end of its own, a WebSocket, as if both sides had ended it."""
+        """End a WebSocket exchange, which has no end of its own, as if both sides had closed it."""
         self.complete(x)
 
 
 class ProxyPipeline(Decider):
-    """The reverse proxy: a favourable verdict forwards the request."""
+    """The reverse proxy: forwards allowed requests to their upstream."""
 
     def __init__(
         self,
@@ -227,105 +242,81 @@ class ProxyPipeline(Decider):
         authenticator: Authenticator,
         responder: Responder,
         recorder: ExchangeRecorder,
+        identity: BackendIdentity,
         mutator: Mutator,
         upstreams: Mapping[str, UpstreamSettings],
     ) -> None:
-        super().__init__(routes=routes, authenticator=authenticator, responder=responder, recorder=recorder)
+        super().__init__(
+            routes=routes, authenticator=authenticator, responder=responder, recorder=recorder, identity=identity
+        )
         self._mutator = mutator
         self._forwarder = Forwarder(fail=self.fail)
         self.live = LiveExchanges(judge=self._judge_again, cut=self.fail)
         self._relay = Relay(self)
-        self._upstreams = {name: UpstreamPool(name, settings, self._relay) for name, settings in upstreams.items()}
-        self._retired: list[UpstreamPool] = []
-
-    def prepared(self, upstreams: Mapping[str, UpstreamSettings]) -> dict[str, UpstreamPool]:
-        """The upstreams that other settings ask for: those of now where nothing of theirs can have changed.
-
-        Raises OSError and ssl.SSLError for certificates that cannot be loaded.
-        """
-        found: dict[str, UpstreamPool] = {}
-        for name, settings in upstreams.items():
-            known = self._upstreams.get(name)
-            # Files behind the same names may have changed.
-            plain = all(server.scheme != "https" for server in settings.servers)
-            if known is not None and known.settings == settings and plain:
-                found[name] = known
-            else:
-                found[name] = UpstreamPool(name, settings, self._relay)
-        return found
-
-    def forget(self, prepared: Mapping[str, UpstreamPool]) -> None:
-        """Let go of what was prepared and is not wanted."""
-        kept = self._upstreams.values()
-        for upstream in prepared.values():
-            if upstream not in kept:
-                upstream.close()
-
-    def forward_to(self, mutator: Mutator, upstreams: dict[str, UpstreamPool]) -> None:
-        """Forward with these from now on. Exchanges that run end where they are."""
-        before, self._upstreams = self._upstreams, upstreams
-        self._mutator = mutator
-        for upstream in before.values():
-            if upstream not in upstreams.values():
-                upstream.retire()
+        self.upstreams = UpstreamSet(upstreams, self._relay)
 
     def hold(self) -> None:
+        """Decide nothing, and judge no running exchange, until ``release``."""
         super().hold()
         self.live.held = True
 
     def release(self) -> None:
+        """Resume deciding, and judge every running exchange again."""
         super().release()
-        # Whatever runs is judged by what counts now.
+        # Running exchanges are judged again by the current configuration.
         self.live.held = False
         self.live.judge_all()
 
-    @property
-    def upstreams(self) -> Sequence[UpstreamPool]:
-        """Every upstream, for whoever watches over their servers."""
-        return tuple(self._upstreams.values())
-
     def allowed(self, x: Exchange) -> None:
+        """Build the upstream head and forward ``x``."""
         assert x.match is not None
-        x.upstream = upstream = self._upstreams[x.match.route.upstream]
+        x.upstream = upstream = self.upstreams.pool(x.match.route.upstream)
         client = x.client
         assert client is not None
         if x.body_done:
             client.deadline = x.started + upstream.response_ns
         else:
             self.live.watch(x)
-        self._mutator.mutate(x)
+        self._mutator.mutate(x, self.identity.lines(x))
         self._forwarder.forward(x)
 
     def hosts(self, x: Exchange) -> tuple[bytes, ...]:
+        """The request's ``Host``, and that of a trusted peer's ``X-Forwarded-Host``."""
         return (x.host,) if x.forwarded is None else (x.host, forwarded_host(x, x.forwarded))
 
     def body(self, x: Exchange, pieces: list[bytes]) -> None:
+        """Send more of the request body to the upstream."""
         self._forwarder.send_body(x, pieces)
 
-    def goes_on(self, x: Exchange) -> None:
+    def streaming(self, x: Exchange) -> None:
+        """Watch ``x``, whose response takes long."""
         self.live.watch(x)
 
     def refuse(self, x: Exchange, reason: Reason) -> None:
+        """End ``x`` with the response for ``reason``, without its upstream."""
         self._detach(x)
         super().refuse(x, reason)
 
     def complete(self, x: Exchange) -> None:
+        """Record ``x``, stop watching it, and let its client connection read the next request."""
         entry = x.entry
         if entry is not None and entry.live is not None:
             self.live.forget(x)
         super().complete(x)
 
     def left(self, x: Exchange) -> None:
+        """Record ``x``, whose client disconnected, and close its upstream connection."""
         self.live.forget(x)
         self._detach(x)
         super().left(x)
 
     def timed_out(self, x: Exchange) -> None:
+        """End ``x``, whose deadline has passed, for the reason that caused the delay."""
         client = x.client
         if client is not None and client.full and x.response_started:
-            # It has left its answer unread for so long that it might as well be gone.
+            # A client that has left its response unread for so long counts as disconnected.
             self.fail(x, Reason.CLIENT_LEFT)
-        # A client that is not read, because the backend does not read, is not to blame for the silence.
+        # A client that is not being read from, because the backend does not read, has not caused the delay.
         elif not x.body_done and (client is None or not client.paused):
             self.fail(x, Reason.REQUEST_TIMEOUT)
         elif x.upstream is None:
@@ -334,7 +325,7 @@ class ProxyPipeline(Decider):
             self.fail(x, Reason.UPSTREAM_TIMEOUT)
 
     def fail(self, x: Exchange, reason: Reason) -> None:
-        """The exchange cannot go on: a response for ``reason``, or a broken connection if one had begun."""
+        """End ``x`` with the response for ``reason``, or break the connection if a response has begun."""
         if x.response_started:
             self._detach(x)
             client = x.client
@@ -346,6 +337,7 @@ class ProxyPipeline(Decider):
             self.refuse(x, reason)
 
     def retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
+        """Send ``x`` again on a new connection if that is safe; False if it is not."""
         if not self._forwarder.may_retry(x, connection):
             return False
         connection.exchange = None
@@ -377,27 +369,29 @@ class ProxyPipeline(Decider):
         return None if reason is None or only_reported(match, reason) else reason
 
     def hang_up(self, x: Exchange) -> None:
+        """End a WebSocket exchange, and close its upstream connection."""
         self._detach(x)
         super().hang_up(x)
 
     def sweep(self, now: float) -> None:
-        """Close upstream connections that have been idle for too long (``now`` in monotonic seconds), cut what may not
-        go on."""
+        """Cut exchanges whose token or lease has expired, and close upstream connections that have been idle too long.
+
+        ``now`` is in monotonic seconds.
+        """
         if self.live:
             self.live.sweep(time.time(), lease_held=self.authenticator.lease_held)
-        for upstream in self._upstreams.values():
-            upstream.sweep(now)
+        self.upstreams.sweep(now)
 
     async def close(self) -> None:
+        """Cancel all tasks and close all idle upstream connections."""
         await super().close()
         await self.live.close()
         await self._forwarder.close()
-        for upstream in self._upstreams.values():
-            upstream.close()
+        self.upstreams.close()
 
     @staticmethod
     def _detach(x: Exchange) -> None:
-        """Give up the upstream connection of ``x``, if it has one: it is not known what is on it."""
+        """Close the upstream connection of ``x``, if it has one, because bytes of ``x`` may still be on it."""
         connection = x.upstream_connection
         if connection is not None:
             x.upstream_connection = None

@@ -1,13 +1,13 @@
-"""Exceptions that no code of patgate was prepared for, wherever Python or an event loop finds them.
+"""Reporting unexpected exceptions (defects) of tasks, threads, event loops and the process.
 
-Each is one log line of level error, ``defect``, and one count of ``patgate_defects_total``. Python's own ways of
-reporting them write whole tracebacks to standard error, as often as a client causes them and with what it sent in them;
-these lines are redacted and bounded like every other (``logs``).
+Each is logged as one line ``defect`` of level error and counted in ``patgate_defects_total``. Python's default hooks
+write whole tracebacks, client input included, to standard error, as often as a client causes them; these lines are
+redacted and bounded like all others (``logs``).
 
 Rules of this module:
-1. Every event loop of a serving process has ``install``; every serving process calls ``hook_process`` once.
-2. A task that nobody awaits belongs to an object that ends it, and has ``noted`` as a callback: a failure is reported
-   when it happens, and not when the garbage collector finds the task, which may be never.
+1. Call ``install`` for every event loop of a serving process, and ``hook_process`` once in every serving process.
+2. A task that is not awaited belongs to an object that ends it, and has ``noted`` as a callback, so that a failure is
+   reported when it happens. Without it, the report would wait for the garbage collector, perhaps for ever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.observe.metrics import DEFECTS
 from proxy.observe.snapshot import Snapshot
 
 _FRAMES: Final = 8
-"""Innermost calls that a line names."""
+"""Innermost calls in a log line."""
 
 _log = get_logger("defects")
 _lock = threading.Lock()
@@ -33,12 +33,12 @@ _count = 0
 
 
 def snapshot() -> Snapshot:
-    """How many there were in this process."""
+    """The number of defects in this process, as a snapshot."""
     return Snapshot(counters={DEFECTS.name: {(): float(_count)}}) if _count else Snapshot()
 
 
 def report(what: str, error: BaseException | None, **fields: object) -> None:
-    """Count and log one. ``what`` says where it was found."""
+    """Count and log one defect; ``what`` says where it was caught."""
     global _count
     with _lock:
         _count += 1
@@ -48,18 +48,18 @@ def report(what: str, error: BaseException | None, **fields: object) -> None:
 
 
 def install(loop: asyncio.AbstractEventLoop) -> None:
-    """Have the exceptions that reach ``loop`` reported."""
+    """Report the exceptions that reach ``loop``."""
     loop.set_exception_handler(_reached_loop)
 
 
 def noted(task: asyncio.Task[Any]) -> None:
-    """A task has ended that nobody awaits: report its failure."""
+    """Report the failure of a task that is not awaited; a callback for its end."""
     if not task.cancelled() and (error := task.exception()) is not None:
         report("a task failed", error, task=task.get_name())
 
 
 def hook_process() -> None:
-    """Have exceptions that end a thread or this process, or that Python cannot raise, reported; and warnings logged."""
+    """Report exceptions that end a thread or this process or that Python cannot raise, and log warnings."""
     logging.captureWarnings(True)
     sys.excepthook = _ended_process
     sys.unraisablehook = _not_raised
@@ -70,7 +70,7 @@ def _reached_loop(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     del loop
     error = context.get("exception")
     if isinstance(error, OSError) and ("transport" in context or "protocol" in context):
-        # The network broke a connection, whose protocol is told so; uvloop says it here as well.
+        # The network broke a connection. Its protocol learns that from the transport; uvloop reports it here as well.
         return
     task = context.get("task") or context.get("future")
     name = task.get_name() if isinstance(task, asyncio.Task) else None
@@ -96,6 +96,6 @@ def _ended_thread(ended: threading.ExceptHookArgs) -> None:
 
 
 def _calls(trace: TracebackType | None) -> list[str]:
-    """The innermost calls, the last of them first."""
-    found = [(frame.f_code, line) for frame, line in traceback.walk_tb(trace)][-_FRAMES:]
-    return [f"{code.co_qualname} ({code.co_filename.rpartition('/')[2]}:{line})" for code, line in reversed(found)]
+    """The innermost calls, the innermost one first."""
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(trace)][-_FRAMES:]
+    return [f"{code.co_qualname} ({code.co_filename.rpartition('/')[2]}:{line})" for code, line in reversed(frames)]

@@ -1,4 +1,4 @@
-"""Rendering of samples in the Prometheus text format 0.0.4; the only module that imports prometheus-client."""
+"""Rendering metrics in the Prometheus text format 0.0.4; the only module that imports prometheus-client."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
 def render(snapshot: Snapshot) -> bytes:
-    """Every defined metric, in the order of ``metrics.METRICS``; one without labels and without a report is 0."""
+    """All metrics in the order of ``metrics.METRICS``; a metric without labels and without a value is 0."""
     return generate_latest(_Once(_families(snapshot)))
 
 
 class _Once(Collector):
-    """What generate_latest takes for a registry: something to collect from."""
+    """The registry interface of ``generate_latest`` for one list of families."""
 
     def __init__(self, families: Iterable[Family]) -> None:
         self._families = families
 
     def collect(self) -> Iterable[Family]:
+        """The families."""
         return self._families
 
 

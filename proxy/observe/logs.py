@@ -1,19 +1,18 @@
-"""Log lines: one JSON object a line on standard error, made in one place.
+"""Logging: one JSON object a line on standard error, with secrets redacted.
 
 Rules of this module:
-1. Every line of every process, those of libraries included, passes through ``compose``, and so through the one
-   redactor.
-2. The redactor leaves of a token its public prefix, and of a credential header, an argon2 hash or a password in a URL
-   nothing. It does not need to know the brand, so a token of another installation is covered too.
-3. What is written is ASCII; every control character is escaped, so that no value can begin a line or drive a terminal.
-4. A line never fails its caller, nor holds it up: what cannot be serialised is described by its type, and a thread of
-   its own writes it (``writer``).
-5. What each kind of line may take of the log is bounded (``room``), except for debug lines.
-6. The one exception to 1 and 5 are lines that are made in large numbers (``write_lines``): who makes them keeps 2 and
-   3, and bounds them.
+1. Every line of every process, including those of libraries, passes through ``compose`` and thus through the redactor.
+2. The redactor keeps the public prefix of a token, and nothing of a credential header, an argon2 hash or a password in
+   a URL. It does not depend on the brand, so it also covers tokens of other installations.
+3. The output is ASCII with every control character escaped, so that no value can begin a line or control a terminal.
+4. Logging never fails or blocks its caller: a value that cannot be serialised is replaced by its type, and a thread
+   writes the lines (``writer``).
+5. The bytes of each kind of line are limited (``log_quota``), except for debug lines.
+6. Rules 1 and 5 do not hold for lines that are made in large numbers (``write_lines``): their maker follows 2 and 3,
+   and limits them.
 
-The lines are made with the standard library.  structlog was measured at 190 ms of import per process (it loads rich),
-which is a quarter of the time in which a killed process has to be back.
+It uses the standard library, because importing structlog takes 190 ms per process (it loads rich): a quarter of the
+time in which a killed process must be replaced.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 VALUE_LIMIT: Final = 4096
-"""Characters of one value that are kept; the rest is replaced by an ellipsis."""
+"""Most characters of one value; an ellipsis replaces the rest."""
 
 _EXIT_SECONDS: Final = 1.0
-"""How long a process that ends, or a line that must be out, waits for whoever reads the log."""
+"""How long ``flush``, also at exit, waits for the reader of the log."""
 _UNQUOTED: Final = 3
-"""How often escapes are undone in the search for a token: a backend behind a backend may undo them once more."""
+"""How often the search for tokens decodes escapes: a backend behind a backend may decode them once more."""
 
 _Record = dict[str, object]
 
-# Not anchored on the left: whatever stands before a token, an escape's last digit for one, it stays a token. So does
-# one behind the beginning of another, whose secret it would otherwise be taken for. In any letter case: whoever has a
-# secret in the wrong case has few to try, and the checksum tells which is right.
+# Not anchored on the left, because any character may precede a token, such as the last digit of an escape. Because of
+# the lookahead, a token after the start of another one does not pass for its secret. Letter case is ignored, because a
+# secret in the wrong case leaves few variants to try, and the checksum shows which is correct.
 _KIND = r"_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_"
 _TOKEN = re.compile(rf"({_KIND}[0-9A-Za-z]{{12}})_(?!{_KIND[1:]})[0-9A-Za-z]+")
 _CREDENTIAL = re.compile(
@@ -62,7 +61,7 @@ _URL_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
 
 
 def redact(text: str) -> str:
-    """``text`` without secrets; of a token only the public prefix stays."""
+    """``text`` without secrets; a token is cut to its public prefix."""
     text = without_tokens(text)
     text = _CREDENTIAL.sub(_without_value, text)
     text = _ARGON2.sub("$argon2[redacted]", text)
@@ -70,7 +69,7 @@ def redact(text: str) -> str:
 
 
 def without_tokens(text: str) -> str:
-    """``text`` with the public prefix alone of every token in it, also where it is percent-encoded."""
+    """``text`` with every token, also a percent-encoded one, cut to its public prefix."""
     plain = text
     for _ in range(_UNQUOTED):
         if "%" not in plain:
@@ -87,8 +86,9 @@ def _without_value(match: re.Match[str]) -> str:
 
 
 def compose(level: str, event: str, fields: Mapping[str, object], *, now: float) -> _Record:
-    """A record free of secrets: ``time`` (RFC 3339, UTC; ``now`` is in unix seconds), ``level``, ``event``, then the
-    fields.
+    """A record without secrets: ``time`` (RFC 3339, UTC), ``level``, ``event``, then the fields.
+
+    ``now`` is in unix seconds.
     """
     record: _Record = {"time": _timestamp(now), "level": level, "event": _clean(event)}
     for key, value in fields.items():
@@ -97,15 +97,15 @@ def compose(level: str, event: str, fields: Mapping[str, object], *, now: float)
 
 
 def render(record: _Record) -> str:
-    """A record as one JSON object, without a line end."""
+    """A record as one JSON object, without line end."""
     return _json(record)
 
 
 def render_text(record: _Record) -> str:
-    """A record as one line for people, as free of control characters as the JSON form."""
+    """A record as one line of text for people, without control characters like the JSON form."""
     time_, level, event, *fields = record.items()
-    said = _json(event[1])[1:-1]
-    return " ".join((str(time_[1]), str(level[1]).upper(), said, *(f"{_json(k)[1:-1]}={_json(v)}" for k, v in fields)))
+    text = _json(event[1])[1:-1]
+    return " ".join((str(time_[1]), str(level[1]).upper(), text, *(f"{_json(k)[1:-1]}={_json(v)}" for k, v in fields)))
 
 
 def _json(value: object) -> str:
@@ -114,7 +114,7 @@ def _json(value: object) -> str:
 
 
 class Logger:
-    """Writes events with fields: ``log.info("link opened", worker=1)``. Immutable; ``bind`` gives a copy with more."""
+    """Logs events with fields: ``log.info("link opened", worker=1)``. Immutable; ``bind`` returns a copy."""
 
     __slots__ = ("_fields", "_logger")
 
@@ -123,22 +123,27 @@ class Logger:
         self._fields = fields
 
     def bind(self, **fields: object) -> Logger:
+        """A copy whose lines also have these fields."""
         return Logger(self._logger, {**self._fields, **fields})
 
     def debug(self, event: str, /, **fields: object) -> None:
+        """Log for developers; debug lines have no quota."""
         self._write(logging.DEBUG, event, fields)
 
     def info(self, event: str, /, **fields: object) -> None:
+        """Log a normal event."""
         self._write(logging.INFO, event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
+        """Log an event that may need attention."""
         self._write(logging.WARNING, event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
+        """Log a failure."""
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, /, **fields: object) -> None:
-        """As ``error``, with the exception being handled: its type, text and place, each redacted."""
+        """Log a failure with the current exception: its type, text and place, each redacted."""
         self._write(logging.ERROR, event, fields, failed=True)
 
     def _write(self, level: int, event: str, fields: Mapping[str, object], *, failed: bool = False) -> None:
@@ -148,7 +153,7 @@ class Logger:
 
 
 def get_logger(name: str, /, **fields: object) -> Logger:
-    """A logger whose lines carry ``logger: name``; cheap, needs no configuration to exist."""
+    """A logger whose lines have ``logger: name``; cheap, and usable before ``configure``."""
     return Logger(logging.getLogger(f"patgate.{name}"), {"logger": name, **fields})
 
 
@@ -160,11 +165,11 @@ def configure(
     stream: IO[str] | None = None,
     processes: int = 1,
 ) -> None:
-    """Send every log line of this process to ``stream`` (standard error by default). Later calls replace earlier ones.
+    """Send all log lines of this process to ``stream`` (default: standard error). A later call replaces an earlier one.
 
-    ``processes`` is how many processes share the bytes that a kind of line may take. ``line_format`` is ``json``, or
-    ``text`` for people: time, level, event, then ``field=value`` with each value as JSON. What has not been written
-    when the process ends gets a second; what was written to an earlier stream is written there.
+    ``processes`` is the number of processes that share the log quotas. ``line_format`` is ``json``, or ``text`` for
+    people: time, level, event, then ``field=value`` with each value as JSON. At exit, queued lines get a second to be
+    written; lines logged before a second call still go to the earlier stream.
     """
     root = logging.getLogger()
     formatter = _Formatter(process, render_text if line_format == "text" else render)
@@ -176,12 +181,12 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("patgate").setLevel(LEVELS[level])
-    # A failing log stream (a closed pipe) must not print a traceback over what is left of it.
+    # A failing log stream (a closed pipe) must not print a traceback.
     logging.raiseExceptions = False
 
 
 def change(*, level: str, line_format: str) -> None:
-    """Log at another level or in another form from the next line on, to where this process logs already."""
+    """Change level and format from the next line on; the stream stays."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler) and isinstance(handler.formatter, _Formatter):
             handler.formatter.write = render_text if line_format == "text" else render
@@ -189,44 +194,44 @@ def change(*, level: str, line_format: str) -> None:
 
 
 def write_lines(lines: bytes) -> None:
-    """Write finished lines, each with its end, where this process logs (rule 6). They are kept in their order."""
+    """Write finished lines, each with its line end, to the log of this process (rule 6), in order."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.writer.put(lines)
 
 
 def flush() -> None:
-    """Wait until what was logged is written, for a second at most."""
+    """Wait at most a second until all logged lines are written."""
     for handler in logging.getLogger().handlers:
         handler.flush()
 
 
 class _Handler(logging.Handler):
-    """Hands lines to a writer; ``logging.shutdown`` flushes and closes it when the process ends, whatever ends it."""
+    """Passes lines to a ``LineWriter``; ``logging.shutdown`` flushes and closes it at every exit of the process."""
 
-    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter, room: LogQuota) -> None:
+    def __init__(self, stream: IO[str] | None, formatter: logging.Formatter, quota: LogQuota) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self.writer = LineWriter(stream, self._notice)
-        self._room = room
+        self._quota = quota
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno <= logging.DEBUG:
             self.writer.put(self._line(record))
             return
         kind = _kind(record)
-        if not self._room.has(kind):
+        if not self._quota.has_room(kind):
             return
-        left_out = self._room.left_out(kind)
+        left_out = self._quota.left_out(kind)
         if left_out:
             record.patgate_left_out = left_out
         line = self._line(record)
-        self._room.take(kind, len(line))
+        self._quota.take(kind, len(line))
         self.writer.put(line)
 
     def flush(self) -> None:
         with self.lock or contextlib.nullcontext():
-            left_out = self._room.all_left_out()
+            left_out = self._quota.all_left_out()
         if left_out:
             self.writer.put(self._counted("log lines left out", left_out))
         self.writer.flush(_EXIT_SECONDS)
@@ -254,7 +259,7 @@ class _Handler(logging.Handler):
 
 
 def _kind(record: logging.LogRecord) -> tuple[object, ...]:
-    """Which lines share an allowance with this one; nothing of it comes from a client."""
+    """The kind of a line, by which quotas count; no part of it comes from a client."""
     if hasattr(record, "patgate_fields") and isinstance(record.args, tuple):
         return record.name, *record.args
     return record.name, record.pathname, record.lineno

@@ -1,9 +1,8 @@
-"""Every metric of patgate, defined once: name, kind, help, labels, buckets.
+"""The definitions of all metrics: name, kind, help, labels, buckets.
 
-Definitions only: whoever counts keeps plain numbers under these names, and ``exposition.py`` renders them. Label
-values come from the configuration (route, upstream) or from vocabularies of ours (outcome, reason), never from a
-request, so that the number of series is bounded by the configuration.  docs/metrics.md describes each; a test checks
-that it does.
+Definitions only: other modules count in plain numbers under these names, and ``exposition.py`` renders them. Label
+values come from the configuration (route, upstream) or from fixed vocabularies (outcome, reason), never from a request,
+so that the configuration bounds the number of series. A test checks that docs/metrics.md describes each metric.
 """
 
 from __future__ import annotations
@@ -14,17 +13,19 @@ from enum import StrEnum
 from types import MappingProxyType
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds in seconds, inclusive; a last bucket without bound follows. Fine at the low end, where requests are."""
+"""Upper bounds in seconds, inclusive, without the last unbounded bucket; finest where most requests are."""
 
 
 class MetricKind(StrEnum):
+    """The Prometheus type of a metric."""
+
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
 
 
 class Merge(StrEnum):
-    """How the values that several workers report for one gauge become one value."""
+    """How the values of several workers for one gauge are combined."""
 
     SUM = "sum"
     MAX = "max"
@@ -77,12 +78,12 @@ REQUEST_SECONDS = Metric(
 CACHE_HITS = Metric(
     name="patgate_cache_hits_total",
     kind=MetricKind.COUNTER,
-    help="Presented tokens that were decided from a worker's cache.",
+    help="Presented tokens that a worker decided from its cache.",
 )
 CACHE_MISSES = Metric(
     name="patgate_cache_misses_total",
     kind=MetricKind.COUNTER,
-    help="Presented tokens for which a worker asked the authority.",
+    help="Presented tokens for which a worker queried the authority.",
 )
 CACHE_ENTRIES = Metric(
     name="patgate_cache_entries",
@@ -97,19 +98,19 @@ CONNECTIONS = Metric(
 ACCEPT_PAUSES = Metric(
     name="patgate_accept_pauses_total",
     kind=MetricKind.COUNTER,
-    help="Times that a worker stopped accepting for a while, by listener and cause (limit, resources).",
+    help="How often a worker paused accepting connections, by listener and cause (limit, resources).",
     labels=("listener", "cause"),
 )
 CONNECTIONS_DROPPED = Metric(
     name="patgate_connections_dropped_total",
     kind=MetricKind.COUNTER,
-    help="Client connections ended without a request, by listener and cause (proxy_header, handshake, room).",
+    help="Client connections closed without a request, by listener and cause (proxy_header, handshake, room).",
     labels=("listener", "cause"),
 )
 EPOCH_LAG = Metric(
     name="patgate_epoch_lag",
     kind=MetricKind.GAUGE,
-    help="Changes that the worker furthest behind has yet to apply.",
+    help="Changes that the slowest worker has not applied yet.",
     merge=Merge.MAX,
 )
 EPOCH = Metric(
@@ -125,7 +126,7 @@ CHANGES = Metric(
 ARGON2 = Metric(
     name="patgate_argon2_total",
     kind=MetricKind.COUNTER,
-    help="Argon2id computations by outcome (hashed, matched, mismatched) and those turned away (overloaded).",
+    help="Argon2id computations by outcome (hashed, matched, mismatched) and those rejected (overloaded).",
     labels=("outcome",),
 )
 ARGON2_PENDING = Metric(
@@ -136,41 +137,41 @@ ARGON2_PENDING = Metric(
 RESOLVES = Metric(
     name="patgate_resolves_total",
     kind=MetricKind.COUNTER,
-    help="Workers' questions by operation (resolve, verify) and outcome (grant, refused, failed).",
+    help="Requests of workers to the authority, by operation (resolve, verify) and outcome (grant, refused, failed).",
     labels=("operation", "outcome"),
 )
 API_REFUSALS = Metric(
     name="patgate_api_refusals_total",
     kind=MetricKind.COUNTER,
-    help="Requests of the control API on TCP that were refused, by reason.",
+    help="Refused requests of the control API on TCP, by reason.",
     labels=("reason",),
 )
 WORKERS = Metric(
     name="patgate_workers",
     kind=MetricKind.GAUGE,
-    help="Gateway workers linked to the authority.",
+    help="Gateway workers connected to the authority.",
 )
 LEASE_SECONDS = Metric(
     name="patgate_lease_seconds",
     kind=MetricKind.GAUGE,
-    help="Seconds for which workers may still serve from their caches; 0 when the lease has run out.",
+    help="Seconds for which workers may still decide from their caches; 0 when the lease has expired.",
 )
 STORE_IN_DOUBT = Metric(
     name="patgate_store_in_doubt",
     kind=MetricKind.GAUGE,
-    help="1 while the disk failed under a change and nobody can say whether it is stored; what it touched is refused.",
+    help="1 while it is unknown whether a change is stored, because the disk failed; tokens it affects are refused.",
 )
 UPSTREAM_UP = Metric(
     name="patgate_upstream_server_up",
     kind=MetricKind.GAUGE,
-    help="1 while every worker has an address of the server that is neither ill nor refusing connections, else 0.",
+    help="1 while every worker has an address of the server that is healthy and accepts connections, else 0.",
     labels=("upstream", "server"),
     merge=Merge.MIN,
 )
 UPSTREAM_ADDRESSES = Metric(
     name="patgate_upstream_server_addresses",
     kind=MetricKind.GAUGE,
-    help="Addresses that the server has: 1, or as many as its name was resolved to by the worker with the fewest.",
+    help="Addresses of the server: 1, or for a name the number that it resolves to, in the worker with the fewest.",
     labels=("upstream", "server"),
     merge=Merge.MIN,
 )
@@ -183,57 +184,57 @@ UPSTREAM_CHECKS = Metric(
 RELOAD_OK = Metric(
     name="patgate_config_last_reload_successful",
     kind=MetricKind.GAUGE,
-    help="1 while the configuration in use is that of the last reload, or none was tried; 0 when that was refused.",
+    help="1 if the last reload of the configuration succeeded, or there was none; 0 if it was refused.",
 )
 RELOAD_TIME = Metric(
     name="patgate_config_last_reload_success_timestamp_seconds",
     kind=MetricKind.GAUGE,
-    help="When the configuration was last reloaded with success, in unix seconds; 0 where it never was.",
+    help="Time of the last successful reload of the configuration, in unix seconds; 0 if there was none.",
 )
 TOKENS_EXPIRING = Metric(
     name="patgate_tokens_expiring",
     kind=MetricKind.GAUGE,
-    help="Living tokens that end within so many days (notices.days), counted once a minute.",
+    help="Active tokens that expire within this many days (notices.days), counted once a minute.",
     labels=("days",),
 )
 NOTICES = Metric(
     name="patgate_notices_total",
     kind=MetricKind.COUNTER,
-    help="Notices of tokens that are about to end, by outcome: sent (the webhook took it) or failed (tried again).",
+    help="Notices of tokens that expire soon, by outcome: sent (the webhook accepted it) or failed (will be retried).",
     labels=("outcome",),
 )
 AUDIT_OMITTED = Metric(
     name="patgate_audit_omitted_total",
     kind=MetricKind.COUNTER,
-    help="Requests that should have left an event in the audit log and did not, because there were too many.",
+    help="Requests without an event in the audit log because there were too many.",
 )
 AUDIT_LOST = Metric(
     name="patgate_audit_lost_total",
     kind=MetricKind.COUNTER,
-    help="Events of requests that the authority dropped, by cause (overflow, invalid, refused).",
+    help="Request events that the authority dropped, by cause (overflow, invalid, refused).",
     labels=("cause",),
 )
 DEFECTS = Metric(
     name="patgate_defects_total",
     kind=MetricKind.COUNTER,
-    help="Exceptions that no code of patgate was prepared for, in the workers and the authority; each is in the log.",
+    help="Unexpected exceptions in the workers and the authority; each is in the log.",
 )
 AUDIT_LAST = Metric(
     name="patgate_audit_last_sequence",
     kind=MetricKind.GAUGE,
-    help="Number of the newest event of the audit log; it never gets smaller while the log is whole.",
+    help="Number of the newest event of the audit log; it never decreases while the log is intact.",
     merge=Merge.MAX,
 )
 AUDIT_WHOLE = Metric(
     name="patgate_audit_end_whole",
     kind=MetricKind.GAUGE,
-    help="1 while the end of the audit log is as it was written, looked at once a minute; 0 where events are missing.",
+    help="1 while the end of the audit log is intact, checked once a minute; 0 if events are missing.",
     merge=Merge.MIN,
 )
 BUILD_INFO = Metric(
     name="patgate_build_info",
     kind=MetricKind.GAUGE,
-    help="Always 1; the version of patgate and of Python as labels.",
+    help="Always 1; the labels have the versions of patgate and Python.",
     labels=("version", "python"),
 )
 

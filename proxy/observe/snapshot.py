@@ -1,4 +1,4 @@
-"""What one process has counted so far, as a value and as the JSON that travels over the worker link.
+"""Snapshots of one process's metrics, as a value and as the JSON of the worker link.
 
 The JSON form, with names, label order and buckets from ``metrics.py``:
 
@@ -27,17 +27,18 @@ _COMBINE: Final[Mapping[Merge, Callable[[float, float], float]]] = {
 
 
 class SnapshotError(ValueError):
-    """A snapshot that does not have the documented form; the sentence names the metric at fault."""
+    """A snapshot does not have the documented form; the message names the metric."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """One histogram series: ``counts`` has one number per bucket and a last one for what is above all of them."""
+    """One histogram series: ``counts`` has a number for each bucket and, last, for values above all of them."""
 
     counts: tuple[int, ...]
     sum: float
 
     def plus(self, other: Tally) -> Tally:
+        """The sum of both series."""
         return Tally(
             counts=tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)), sum=self.sum + other.sum
         )
@@ -45,13 +46,14 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """Series by metric name, then by label values in the order of the metric's definition."""
+    """Series by metric name and then by label values, in the order of the metric's labels."""
 
     counters: Mapping[str, Mapping[Labels, float]] = field(default_factory=dict)
     histograms: Mapping[str, Mapping[Labels, Tally]] = field(default_factory=dict)
     gauges: Mapping[str, Mapping[Labels, float]] = field(default_factory=dict)
 
     def to_wire(self) -> dict[str, object]:
+        """The JSON form."""
         return {
             "counters": {n: [[list(k), v] for k, v in s.items()] for n, s in self.counters.items()},
             "histograms": {
@@ -61,16 +63,16 @@ class Snapshot:
         }
 
     def gauge(self, metric: Metric) -> float | None:
-        """The value of a gauge without labels, or None where it was not reported."""
+        """The value of a gauge without labels, or None if it was not reported."""
         return self.gauges.get(metric.name, {}).get(())
 
     def totals(self) -> Snapshot:
-        """What is left when the process has ended: its totals without its gauges."""
+        """The snapshot without gauges, which mean nothing after the process has ended."""
         return Snapshot(counters=self.counters, histograms=self.histograms)
 
 
 def from_wire(document: object) -> Snapshot:
-    """Read the JSON form. Raises SnapshotError; nothing of a malformed snapshot is believed."""
+    """Parse the JSON form. Raises SnapshotError if any part of it is malformed."""
     if not isinstance(document, dict):
         raise SnapshotError("A snapshot is not an object.")
     known = {"counters", "histograms", "gauges"}
@@ -84,7 +86,7 @@ def from_wire(document: object) -> Snapshot:
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Add snapshots up; gauges are summed, or the largest or smallest is taken, as their definition says."""
+    """The sum of snapshots; gauges are combined as their metric's ``merge`` says."""
     counters: dict[str, dict[Labels, float]] = {}
     tallies: dict[str, dict[Labels, Tally]] = {}
     gauges: dict[str, dict[Labels, float]] = {}
@@ -102,8 +104,8 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
             combine = _COMBINE[BY_NAME[name].merge]
             into = gauges.setdefault(name, {})
             for labels, value in series.items():
-                seen = into.get(labels)
-                into[labels] = value if seen is None else combine(seen, value)
+                previous = into.get(labels)
+                into[labels] = value if previous is None else combine(previous, value)
     return Snapshot(counters=counters, histograms=tallies, gauges=gauges)
 
 

@@ -1,11 +1,11 @@
-"""Log lines reach their descriptor by a thread of their own, so that whoever logs never waits for whoever reads.
+"""Asynchronous log writing: a thread writes the lines, so that logging never waits for a slow reader.
 
 Rules of this module:
-1. ``put`` does no I/O and waits for none: it holds a lock only around arithmetic and a queue that takes at once.
-2. What waits is bounded. Beyond the bound the newest lines are dropped and counted, until most of what waits is
-   written; then one line says how many are missing, and where: it stands in their place.
-3. What is written at once is whole lines and, where several processes may share the descriptor, at most ``PIPE_BUF``
-   bytes, which POSIX writes without mixing (write(2), "Pipes and FIFOs"). Regular files mix nothing.
+1. ``put`` does no I/O and never waits for I/O: it holds a lock only for arithmetic and a non-blocking queue.
+2. The queue is bounded. When it is full, the newest lines are dropped and counted until most of the queue is written;
+   then one line in their place reports their number.
+3. One write has whole lines and, if several processes may share the descriptor, at most ``PIPE_BUF`` bytes, which POSIX
+   writes atomically (write(2), "Pipes and FIFOs"). Appending to a regular file needs no such limit.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from queue import SimpleQueue
 from typing import IO, Final
 
 QUEUE_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that may wait to be written."""
+"""Most bytes in the queue."""
 RESUME_BYTES: Final = 2 * 1024 * 1024
-"""Once lines were dropped, none is taken before so few bytes wait: what is missing is then missing in one piece."""
+"""After a drop, no line is accepted until so few bytes are queued, so that the missing lines form one gap."""
 
 
 class LineWriter:
-    """Writes whole lines to ``stream``: to a duplicate of its descriptor or, where it has none, to itself.
+    """Writes whole lines to a duplicate of the descriptor of ``stream`` or, if it has none, to ``stream``.
 
-    ``notice`` makes the line that says how many lines were dropped.
+    ``notice`` returns the line that reports how many lines were dropped.
     """
 
     def __init__(self, stream: IO[str] | None, notice: Callable[[int], bytes]) -> None:
@@ -45,19 +45,19 @@ class LineWriter:
         self._thread.start()
 
     def put(self, lines: bytes) -> None:
-        """Have ``lines``, each with its end, written soon, or count them as dropped."""
+        """Queue ``lines``, each with its line end, or count them as dropped."""
         with self._lock:
             waiting = self._put - self._written
             if waiting > RESUME_BYTES if self._dropped else waiting + len(lines) > QUEUE_BYTES:
                 self._dropped += lines.count(b"\n")
                 return
             if self._dropped:
-                self._queue.put(self._say_dropped())
+                self._queue.put(self._drop_notice())
             self._put += len(lines)
             self._queue.put(lines)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until everything put so far is written, for at most ``seconds``; whether it is."""
+        """Wait at most ``seconds`` until all lines put so far are written; false after a timeout."""
         if self._closed:
             self._thread.join(seconds)
             return not self._thread.is_alive()
@@ -66,12 +66,12 @@ class LineWriter:
         return done.wait(seconds)
 
     def close(self) -> None:
-        """Write no line after those put so far; for these, ``flush`` waits."""
+        """Accept no more lines; the queued ones are still written (see ``flush``)."""
         self._closed = True
         self._queue.put(None)
 
-    def _say_dropped(self) -> bytes:
-        """The notice of what was dropped, which then counts as said. Called with the lock held."""
+    def _drop_notice(self) -> bytes:
+        """The notice of the dropped lines; resets their count. The caller holds the lock."""
         notice = self._notice(self._dropped)
         self._dropped = 0
         self._put += len(notice)
@@ -81,10 +81,10 @@ class LineWriter:
         while (item := self._queue.get()) is not None:
             if isinstance(item, bytes):
                 self._write(item)
-            # When nothing follows, nothing else would bring the notice.
+            # Without this, the notice would wait for the next line.
             if self._dropped and self._queue.empty():
                 with self._lock:
-                    notice = self._say_dropped()
+                    notice = self._drop_notice()
                 self._write(notice)
             if isinstance(item, threading.Event):
                 item.set()
@@ -101,7 +101,7 @@ class LineWriter:
                 while at < end:
                     at += self._write_some(data[at:end])
         except (OSError, ValueError):
-            # A full disk, a closed pipe or stream. It may get better; the process has other things to do.
+            # A full disk, or a closed pipe or stream: drop the lines and continue, because it may recover.
             self._torn = at > 0 and data[at - 1] != _LINE_END
             with self._lock:
                 self._dropped += data.count(b"\n", at)
@@ -112,7 +112,7 @@ class LineWriter:
             self._written += len(data)
 
     def _end(self, data: bytes, start: int) -> int:
-        """Where what is written next ends: after as many whole lines as fit a chunk, and after one at least."""
+        """The end of the next write: as many whole lines as fit a chunk, but at least one."""
         if len(data) - start <= self._chunk:
             return len(data)
         end = data.rfind(b"\n", start, start + self._chunk)
@@ -126,7 +126,7 @@ class LineWriter:
         try:
             return os.write(self._fd, data)
         except BlockingIOError:
-            # Another process made the descriptor that it shares with this one non-blocking.
+            # Another process that shares the descriptor has made it non-blocking.
             poll = select.poll()
             poll.register(self._fd, select.POLLOUT)
             poll.poll()
@@ -138,7 +138,7 @@ _FILE_CHUNK: Final = 1 << 20
 
 
 def _descriptor(stream: IO[str] | None) -> tuple[int | None, int]:
-    """A descriptor of the writer's own, which stays what it is when ``stream`` is closed, and the size of a chunk."""
+    """A duplicate of the stream's descriptor, which stays open when ``stream`` is closed, and the size of a chunk."""
     if stream is None:
         return None, _FILE_CHUNK
     try:

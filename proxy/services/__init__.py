@@ -1,10 +1,10 @@
-"""The verbs of the product: what may be done to users, organisations, roles and tokens, and what each does.
+"""The operations of the product: creating, reading, changing and deleting tokens, keys, users, organisations and roles.
 
 Data flows from the control API or the command line through one service method into one store transaction. A method
-checks the policy, names everything its change touches, and returns a frozen view; secrets appear only in the answer of
-the method that makes them.
+loads the caller with its permissions (``caller``), checks them and the token policy, names everything that its change
+touches, and returns a frozen view (``views``). A secret is only in the result of the method that creates it.
 
-Primitives: ``Users``, ``Orgs``, ``Members``, ``Invitations``, ``Roles``, ``Tokens`` (each built from a store and a
-clock), ``grants`` (rows into the grant that a gateway decides from), ``hashing`` (the protocol that the authority's
-argon2 pool implements).
+Primitives: ``TokenService``, ``KeyService``, ``PolicyService``, ``UserService``, ``OrgService``, ``MemberService``,
+``InvitationService``, ``RoleService``, ``AuditService`` (each built from a store and a clock), ``grants`` (turns rows
+into the grant that a gateway decides with), ``hashing`` (the protocol that the authority's argon2 pool implements).
 """

@@ -1,17 +1,16 @@
-"""Who asks, and what they may do: decided inside the transaction that does it.
+"""The authenticated caller and its permissions, loaded inside the transaction that uses them.
 
 Rules:
 
-1. An actor without a credential is the operator, or patgate itself: nothing is refused to it.
-2. A credential counts as it is in this very transaction. One that was ended, replaced or narrowed since the request
-   came in is no credential, or a narrower one, now: what it asked for is not done.
-3. Something may be done if a role allows it now and the token's scopes do. The role in the account counts everywhere,
-   the role in an organisation counts in that organisation; entries of two roles are never put together.
-4. A key, of one organisation or of several, reads and changes nothing.
-5. What is given (a role, permissions, a token) must be covered by what the giver may do: by one role, and by the
-   scopes.
-6. Patgate's own things are entities of their own (``patgate.tokens``), so that no permission on a backend's ``tokens``
-   or ``users`` reaches them. ``*`` reaches both.
+1. An actor without a credential is the operator, or patgate itself: it may do everything.
+2. The credential is read again in this transaction. If it was revoked, replaced or narrowed after the request arrived,
+   the request is refused or limited accordingly.
+3. An operation is allowed if a role allows it now and the token's scopes do. The role in the account applies
+   everywhere, the role in an organisation applies in that organisation; permissions of two roles are never combined.
+4. A key, of one organisation or of several, may read and list where its role permits, and changes nothing.
+5. A caller may only grant (a role, permissions, a token) what it may do itself: by one role, and by the scopes.
+6. Patgate's own resources have entity names of their own (``patgate.tokens``), so that a permission on a backend's
+   ``tokens`` or ``users`` does not include them. ``*`` includes both.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class AccountEntity(StrEnum):
 
 
 class AccountOperation(StrEnum):
-    """What is done to them."""
+    """The operations on these entities, as permissions name them."""
 
     CREATE = "create"
     READ = "read"
@@ -59,40 +58,41 @@ _READS: Final = frozenset({AccountOperation.READ, AccountOperation.LIST})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
-    """What an actor may do now. ``grant`` is None for the operator, else that of the credential it acts by."""
+    """An actor with its permissions. ``grant`` is that of its credential, None for the operator."""
 
     actor: Actor
     grant: Grant | None
 
     @property
     def operator(self) -> bool:
+        """Whether the caller is the operator, or patgate itself, which may do everything."""
         return self.grant is None
 
     @property
     def user_id(self) -> str:
-        """Whose account the actor acts in; "" for the operator and for keys."""
+        """The id of the token's owner; "" for the operator and for keys."""
         return "" if self.grant is None else self.grant.user_id
 
     @property
     def scoped(self) -> bool:
-        """Whether the credential is narrowed by scopes of its own."""
+        """Whether the credential has scopes."""
         return self.grant is not None and self.grant.scopes is not None
 
     def scopes_allow(self, entity: AccountEntity, operation: AccountOperation) -> bool:
-        """Whether the credential's scopes, if any, allow this: all that is asked for about one's own things."""
+        """Whether the credential's scopes, if any, allow this: enough for the caller's own tokens and account."""
         grant = self.grant
         if grant is None or grant.scopes is None:
             return True
         return grant.scopes.allows(entity.value, None, operation.value)
 
     def require_scope(self, entity: AccountEntity, operation: AccountOperation) -> None:
-        """Raises Forbidden unless ``scopes_allow``: for what people do for themselves, without any role."""
+        """Raise Forbidden unless ``scopes_allow``: for what people do for themselves, without any role."""
         if not self.scopes_allow(entity, operation):
             permission = f"{entity.value}:{operation.value}"
             raise Forbidden(f"this needs the scope {permission}", permission=permission)
 
     def may(self, entity: AccountEntity, operation: AccountOperation, org_id: str = "") -> bool:
-        """Whether a role allows this (everywhere, or in the organisation with this id) and the scopes do."""
+        """Whether a role (in the account, or in the organisation with this id) and the scopes allow this."""
         grant = self.grant
         if grant is None:
             return True
@@ -102,13 +102,16 @@ class Caller:
         return allowed and self.scopes_allow(entity, operation)
 
     def require(self, entity: AccountEntity, operation: AccountOperation, org_id: str = "") -> None:
-        """Raises Forbidden unless ``may``; only for what the actor may know of anyway."""
+        """Raise Forbidden unless ``may``; only for targets that the caller may see anyway."""
         if not self.may(entity, operation, org_id):
             permission = f"{entity.value}:{operation.value}"
             raise Forbidden(f"this needs the permission {permission}", permission=permission)
 
     def may_give(self, permissions: PermissionSet, org_id: str = "") -> bool:
-        """Whether all of ``permissions`` is within what the actor may do (everywhere, or in that organisation)."""
+        """Whether the caller may grant ``permissions`` (in the account, or in that organisation).
+
+        One role must cover all of them, and so must the scopes.
+        """
         grant = self.grant
         if grant is None:
             return True
@@ -118,7 +121,7 @@ class Caller:
 
     @property
     def org_ids(self) -> frozenset[str]:
-        """The organisations that the credential reaches by itself."""
+        """The ids of the organisations that the credential reaches without a role in the account."""
         grant = self.grant
         if grant is None:
             return frozenset()
@@ -127,7 +130,7 @@ class Caller:
         return frozenset({grant.org_id} - {""})
 
     def reaches_org(self, org_id: str) -> bool:
-        """Whether the credential reaches this organisation by itself: not by a role in the account."""
+        """Whether the credential reaches this organisation without a role in the account."""
         return self.grant is None or org_id in self.org_ids
 
     def _roles(self, org_id: str) -> Iterator[PermissionSet]:
@@ -142,10 +145,10 @@ class Caller:
             yield grant.orgs[org_id].permissions
 
 
-async def standing(rows: Rows, actor: Actor, now: float) -> Caller:
-    """What ``actor`` may do as of the transaction of ``rows`` (``now`` in unix seconds).
+async def load_caller(rows: Rows, actor: Actor, now: float) -> Caller:
+    """The caller, with its permissions as of the transaction of ``rows`` (``now`` in unix seconds).
 
-    Raises Unauthenticated where its credential is not what it was when the request was let in.
+    Raises Unauthenticated if its credential was ended or replaced after the request was authenticated.
     """
     credential = actor.credential
     if credential is None:

@@ -1,11 +1,11 @@
-"""Email addresses: the form that is stored, and the form in which they are compared.
+"""Email addresses: validates them, and converts them to the stored form and to the form for comparison.
 
-1. Stored: in NFKC, without spaces around, the domain in lower case; the rest as given.
+1. Stored: in NFKC, without surrounding spaces, the domain in lower case; the rest as given.
 2. Compared (``key``): the local part in NFKC and case-folded, the domain in ASCII (IDNA 2008 after the mapping of
    UTS 46), so ``Admin@BÜCHER.example`` is ``admin@xn--bcher-kva.example``.
-3. A label of a domain that is ASCII and not encoded is only lowered: names with ``_`` are no IDNA and exist.
-4. A domain that IDNA refuses is refused where an address is stored. Where one is looked for, its letters are folded
-   and nobody is found.
+3. A domain label that is ASCII and not encoded is only lower-cased: names with ``_`` exist, but are not valid IDNA.
+4. A domain that IDNA refuses is refused in an address to be stored. In a lookup it is only case-folded, so no user
+   matches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from proxy.core.errors import Invalid
 
 LENGTH: Final = 320
-"""Characters of an address and of its key: what the store's columns take."""
+"""Characters of an address and of its key: the size of the store's columns."""
 _DOMAIN_LENGTH: Final = 253
 _ADDRESS: Final = re.compile(r"[^@\s<>(),;:\\\"\[\]]{1,64}@[^@\s<>(),;:\\\"\[\]]{1,253}")
 _DOTS: Final = re.compile("[.\u3002\uff0e\uff61]")
@@ -26,7 +26,7 @@ _ENCODED: Final = "xn--"
 
 
 def stored(text: str) -> str:
-    """The address as it is stored. Raises Invalid."""
+    """The address in its stored form. Raises Invalid."""
     address = unicodedata.normalize("NFKC", text).strip()
     if len(text) > LENGTH or not address.isprintable() or _ADDRESS.fullmatch(address) is None:
         raise Invalid("email", "an email is name@domain, without spaces")
@@ -37,7 +37,7 @@ def stored(text: str) -> str:
     try:
         encoded = _ascii(domain)
     except UnicodeError:
-        raise Invalid("email", "the domain is no name of the Internet (IDNA 2008)") from None
+        raise Invalid("email", "the domain is not a valid domain name (IDNA 2008)") from None
     address = f"{local}@{domain}"
     if len(encoded) > _DOMAIN_LENGTH or max(len(address), len(key(address))) > LENGTH:
         raise Invalid("email", f"at most {LENGTH} characters, and {_DOMAIN_LENGTH} of the domain in ASCII")
@@ -45,19 +45,19 @@ def stored(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """The one form in which addresses are compared; of what is no address, its letters folded."""
+    """The form for comparison; a text that is not an address is only case-folded."""
     folded = _folded(text)
     local, at, domain = folded.rpartition("@")
     if not at:
         return folded
     with contextlib.suppress(UnicodeError):
-        # Not from the folded one: folding turns letters into others that the Internet has as names of their own.
+        # Not from ``folded``: case folding maps some letters to others that form different domain names.
         domain = _ascii(unicodedata.normalize("NFKC", text).strip().rpartition("@")[2].lower())
     return f"{local}@{domain}"
 
 
 def readable(address: str) -> str:
-    """The address with the letters that the encoded labels of its domain stand for."""
+    """The address with the encoded labels of its domain decoded to Unicode."""
     local, at, domain = address.rpartition("@")
     if _ENCODED not in domain.lower():
         return address
@@ -77,10 +77,10 @@ def _folded(text: str) -> str:
 
 
 def _ascii(domain: str) -> str:
-    """A domain in lower case, in ASCII. Raises UnicodeError, which IDNA's errors are."""
+    """A lower-case domain in ASCII. Raises UnicodeError, the base class of IDNA's errors."""
     if domain.isascii() and _ENCODED not in domain:
         return domain
-    # Imported here: its tables take a while to load, and most domains need none.
+    # Imported here: its tables load slowly, and most domains do not need them.
     import idna
 
     mapped = idna.uts46_remap(domain, std3_rules=False, transitional=False)

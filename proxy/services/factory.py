@@ -24,7 +24,7 @@ from proxy.services.policy.service import PolicyService
 from proxy.services.tokens.expiry_notices import ExpiryNotices
 from proxy.services.tokens.issuance import Minter
 from proxy.services.tokens.service import TokenService
-from proxy.settings.compile import identity_names, route_table, token_format
+from proxy.settings.compile import identity_outputs, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.store.store import Store
 
@@ -57,7 +57,7 @@ def build_services(
     cache_key: bytes,
     reads: AuditReads,
 ) -> Services:
-    """The services over ``store``. ``clock`` gives unix seconds; ``reads`` notes who has read the audit log."""
+    """The services over ``store``. ``clock`` returns unix seconds; ``reads`` records who reads the audit log."""
     tokens = token_format(settings)
     gateway = _gateway(settings)
     minter = Minter(format=tokens, hasher=hasher, cache_key=cache_key)
@@ -86,7 +86,7 @@ def _gateway(settings: Settings) -> Gateway:
     return Gateway(
         routes=route_table(settings),
         challenges=Challenges(realm=settings.brand, basic="basic" in settings.credentials),
-        names=identity_names(settings),
+        identity=identity_outputs(settings),
         longest=settings.limits.under(settings.listen.proxy.limits).request_line,
     )
 

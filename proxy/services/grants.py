@@ -1,22 +1,23 @@
-"""From rows to a verdict about a token: the grant that gateways decide with, or why there is none.
+"""Builds the grant of a token, which gateways decide with, from store rows; or the reason for which it is refused.
 
 Rules:
 
 1. A token is found by its whole prefix: brand, kind and id must be exactly those of the row.
-2. The refusals are asked in one order, the first one counts: unknown, revoked, expired, owner removed, member removed,
-   owner suspended, organisation suspended. An organisation's log has the reasons of its tokens, and whether a former
-   member is suspended is not its business. (A removed user is a member of nothing.)
-3. The role that counts is the one of now: the owner's in the account for a personal token, the membership's in the
-   token's organisation for a team token, the one fixed at creation for a key. A role that is gone allows nothing.
-4. ``depends`` names every row that this verdict was read from, the missing ones too, so that any change that could
-   make another verdict names one of these keys.
-5. A token whose kind, reach, owner and organisation do not fit together is refused like an unknown one, and so is one
-   of a reach that this version does not know how to bound.
-6. A token that reaches several organisations has what counts in each: the membership's role, or the permissions that
-   it was attached with. A suspended organisation is none of them; the others are not touched by that.
-7. A token attached to organisations has permissions there only: in the account it has none.
-8. An account-wide token does not reach an organisation whose own policy it breaks. That is judged here and not where
-   the token is made: an organisation restricts what acts in it, and not what its members make for themselves.
+2. The reasons for a refusal are checked in one order and the first match wins: unknown, revoked, expired, owner
+   removed, member removed, owner suspended, organisation suspended. Membership comes before the owner's suspension
+   because an organisation's log shows the reasons of its tokens, and must not show whether a former member is
+   suspended. (A removed user is a member of no organisation.)
+3. Permissions are those that the role has now: the owner's role in the account for a personal token, the role of the
+   membership for a team token, the role fixed at creation for a key. A deleted role permits nothing.
+4. ``depends`` names every row that this verdict was read from, missing rows included, so that any change that could
+   alter the verdict names one of these keys.
+5. A token whose kind, reach, owner and organisation do not fit together is refused like an unknown token, and so is a
+   token with a reach that this version does not know.
+6. A token that reaches several organisations has separate permissions in each: those of the membership's role, or those
+   that it was attached with. It does not reach a suspended organisation; its reach to the others is not affected.
+7. A token attached to organisations has permissions only there, and none in the account.
+8. An account-wide token does not reach an organisation whose own policy it violates. This is checked here and not when
+   the token is issued: an organisation restricts what acts in it, not what its members issue for themselves.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from proxy.store.records import OrgGrantRow, TokenGrantRow
 from proxy.store.store import Store
 
 ORG_ACTIVE: Final = "active"
-# Kind and reach, whether there is an owner, and whether there is the one organisation.
+# Kind, reach, whether the token has an owner, and whether it belongs to one organisation.
 _KNOWN: Final = frozenset(
     (kind, reach, row.owner is Owner.USER, reach is Reach.ORG) for kind, row in KINDS.items() for reach in row.reaches
 )
@@ -43,10 +44,9 @@ _SEVERAL: Final = frozenset({Reach.ACCOUNT, Reach.ORGS})
 
 
 async def resolve(store: Store, prefixes: Sequence[str], now: float) -> tuple[int, list[Grant | RefusedGrant]]:
-    """The verdicts about the tokens with these public prefixes (one at least) at ``now`` (unix seconds), in their
-    order, and the epoch that all of them are as of.
+    """The epoch of one snapshot, and the verdicts on the tokens with these public prefixes as of it, in their order.
 
-    Raises StoreUnavailable.
+    ``prefixes`` has one element at least; ``now`` is in unix seconds. Raises StoreUnavailable.
     """
     ids = [prefix.rpartition("_")[2] for prefix in prefixes]
     found = await store.resolve(ids)
@@ -55,7 +55,7 @@ async def resolve(store: Store, prefixes: Sequence[str], now: float) -> tuple[in
 
 
 def verdict(prefix: str, token_id: str, row: TokenGrantRow | None, now: float) -> Grant | RefusedGrant:
-    """The verdict about the token with this id, presented under ``prefix``, from its row, at ``now`` (unix seconds)."""
+    """The verdict on the token with this id and row, presented under ``prefix``, at ``now`` (unix seconds)."""
     if row is None or row.prefix != prefix:
         return RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=(token_key(token_id),))
     depends = dependencies(row)
@@ -66,7 +66,7 @@ def verdict(prefix: str, token_id: str, row: TokenGrantRow | None, now: float) -
 
 
 def dependencies(row: TokenGrantRow) -> tuple[str, ...]:
-    """The keys of every row that the verdict about this token was read from (rule 4)."""
+    """The dependency keys of every row that the verdict on this token was read from (rule 4)."""
     keys = [token_key(row.id)]
     if row.user_id is not None:
         keys.append(user_key(row.user_id))
@@ -77,14 +77,14 @@ def dependencies(row: TokenGrantRow) -> tuple[str, ...]:
     if row.role:
         keys.append(role_key(row.role))
     keys.extend(_of_several(row))
-    # A role that counts in many places is one key; the order stays that of the rows.
+    # A role that applies in several places is one key. The order of the rows is kept.
     return tuple(dict.fromkeys(keys))
 
 
 def _of_several(row: TokenGrantRow) -> Iterator[str]:
-    """The keys behind the organisations of a token that reaches several; of one that reaches none at the moment, too.
+    """The dependency keys of the organisations of a token that can reach several, even if it reaches none now.
 
-    What an organisation token is attached to is part of the token, and told by its key.
+    An organisation token's own key covers a change to the organisations that it is attached to.
     """
     if row.reach is Reach.ACCOUNT and row.user_id is not None:
         yield memberships_key(row.user_id)
@@ -97,7 +97,7 @@ def _of_several(row: TokenGrantRow) -> Iterator[str]:
 
 
 def refusal(row: TokenGrantRow, now: float) -> Reason | None:
-    """Why this token is refused whatever it asks for; ``None`` where it is not (rule 2)."""
+    """The reason for which every request of this token is refused (rule 2); ``None`` if it is not refused."""
     shape = (row.kind, row.reach, row.user_id is not None, row.org_id is not None)
     owned = row.kind in OF_USERS
     checks = (
@@ -134,9 +134,9 @@ def _grant(row: TokenGrantRow, depends: tuple[str, ...]) -> Grant:
 
 
 def broken_policy(row: TokenGrantRow, org: OrgGrantRow) -> tuple[str, ...]:
-    """The rules of an organisation's own policy that an account-wide token breaks; it does not reach it then.
+    """The rules of an organisation's own policy that an account-wide token violates, and so does not reach it.
 
-    How long it has been unused is none of them: that changes with every request.
+    Inactivity is not among them, because it changes with every request.
     """
     if row.reach is not Reach.ACCOUNT or not org.policy:
         return ()

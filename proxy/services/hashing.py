@@ -1,4 +1,4 @@
-"""The slow hash of a token's value: the record at rest. The authority implements it with argon2id in a bounded pool."""
+"""The protocol for slow hashing of token secrets, which the authority implements with argon2id in a bounded pool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 class SecretHasher(Protocol):
     """Hashes and verifies whole token values.
 
-    Both raise AuthorityOverloaded where too many calls are waiting already; neither repeats the token in an error.
+    Both methods raise AuthorityOverloaded if too many calls are waiting already. No error repeats the token.
     """
 
     async def hash(self, token: str) -> str:

@@ -1,12 +1,16 @@
-"""Retries of what makes something: the same ``Idempotency-Key`` with the same request makes it once.
+"""Idempotency keys: the same ``Idempotency-Key`` with the same request creates something once.
+
+Every creating verb does the same inside its transaction: ``created_before`` first, and if that finds something the verb
+returns the view as a replay (``views.Replayable``); otherwise the verb creates it and calls ``remember``.
 
 Rules:
 
-1. What was made is remembered in the transaction that makes it: of two at the same time one makes and one replays.
-2. A key belongs to the credential that used it (to the operator, without one), so nobody meets another's.
-3. Neither the key nor the answer is stored, only hashes and the id of what was made: a replay never shows a secret.
-4. A request that was refused made nothing and is not remembered.
-5. A replay shows what its caller may see now, not what it could see when it made it.
+1. The key is stored in the transaction that creates: of two requests at the same time one creates and one replays.
+2. A key belongs to the credential that used it (without a credential, to the operator), so callers cannot meet each
+   other's keys.
+3. Neither the key nor the answer is stored, only hashes and the id of what was created: a replay never shows a secret.
+4. A refused request creates nothing, and its key is not stored.
+5. A replay shows what the caller may see now, not what it could see when it created it.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.core.errors import Conflict, Invalid
+from proxy.core.errors import Invalid
 from proxy.core.model import Actor
 from proxy.store.change import Change, Rows
 
@@ -28,56 +32,47 @@ _OPERATOR: Final = "operator"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Retry:
-    """A key that a caller chose, and a hash (SHA-256, 64 hex digits) of the request that it came with."""
+class IdempotencyKey:
+    """The key that a caller chose, and the hash (SHA-256, 64 hex digits) of the request that it came with."""
 
-    key: str
+    value: str
     request_hash: str
 
     def __post_init__(self) -> None:
-        """Raises Invalid for a key that cannot be one."""
-        if not 1 <= len(self.key) <= LENGTH or not (self.key.isascii() and self.key.isprintable()):
+        """Raise Invalid for a key that is not 1 to 255 visible ASCII characters."""
+        if not 1 <= len(self.value) <= LENGTH or not (self.value.isascii() and self.value.isprintable()):
             raise Invalid(FIELD, f"1 to {LENGTH} visible ASCII characters")
 
     @property
-    def key_hash(self) -> str:
-        return hashlib.sha256(self.key.encode("ascii")).hexdigest()
+    def hash(self) -> str:
+        """The form in which the key is stored: SHA-256, 64 hex digits."""
+        return hashlib.sha256(self.value.encode("ascii")).hexdigest()
 
 
-async def made_before(rows: Rows, actor: Actor, retry: Retry | None, now: float) -> str | None:
-    """The id of what an earlier request with this key made, within the last day; None where there was none.
+async def created_before(rows: Rows, actor: Actor, key: IdempotencyKey | None, now: float) -> str | None:
+    """The id of what an earlier request with this key created within the last day; None if there was no such request.
 
-    Raises Invalid where that was another request.
+    Raises Invalid if the earlier request was a different one.
     """
-    if retry is None:
+    if key is None:
         return None
-    found = await rows.idempotency.get(_caller(actor), retry.key_hash)
+    found = await rows.idempotency.get(_owner(actor), key.hash)
     if found is None or found.at <= now - KEPT:
         return None
-    if found.request_hash != retry.request_hash:
+    if found.request_hash != key.request_hash:
         raise Invalid(FIELD, "this key came with another request before")
     return found.target_id
 
 
-async def require_new(change: Change, retry: Retry | None) -> None:
-    """Raises Conflict where an earlier request with this key made what this one is to make, Invalid where another."""
-    if await made_before(change, change.actor, retry, change.now) is not None:
-        raise Conflict("an earlier request with the same key has made this")
-
-
-async def remember(change: Change, retry: Retry | None, target_id: str) -> None:
-    """Keep what this transaction made under the key, and forget the keys that are too old."""
-    if retry is None:
+async def remember(change: Change, key: IdempotencyKey | None, target_id: str) -> None:
+    """Store the id of what this transaction creates under the key, and delete the keys that are too old."""
+    if key is None:
         return
     await change.idempotency.forget(change.now - KEPT)
     await change.idempotency.add(
-        _caller(change.actor),
-        retry.key_hash,
-        request_hash=retry.request_hash,
-        target_id=target_id,
-        at=change.now,
+        _owner(change.actor), key.hash, request_hash=key.request_hash, target_id=target_id, at=change.now
     )
 
 
-def _caller(actor: Actor) -> str:
+def _owner(actor: Actor) -> str:
     return _OPERATOR if actor.credential is None else actor.credential.token_id

@@ -1,10 +1,10 @@
-"""Names that people give and ids that we make, and how to tell them apart.
+"""Generates ids, and validates names, emails and descriptions.
 
-1. An id is ``usr_`` or ``org_`` and 12 base62 characters from the system's CSPRNG. An email has an ``@`` and an
-   organisation's name has no ``_``, so a reference is never both an id and a name.
+1. An id is ``usr_``, ``org_`` or ``inv_`` and 12 base62 characters from the system's CSPRNG. An email has an ``@`` and
+   an organisation's name has no ``_``, so a reference is never both an id and a name.
 2. Emails are compared as ``emails`` says.
-3. No name, description or email that is stored holds a token, in any letter case, encoded or in full-width letters: it
-   would be shown to others. Whoever gives one is told which field it is, and nothing is repeated.
+3. No stored name, description or email contains a token, in any letter case, encoded or in full-width letters, because
+   it would be shown to others. The error names the field and repeats nothing.
 """
 
 from __future__ import annotations
@@ -34,22 +34,27 @@ DESCRIPTION_LENGTH: Final = 2000
 
 
 def new_user_id() -> str:
+    """A random id for a user."""
     return "usr_" + _random()
 
 
 def new_org_id() -> str:
+    """A random id for an organisation."""
     return "org_" + _random()
 
 
 def new_invitation_id() -> str:
+    """A random id for an invitation."""
     return "inv_" + _random()
 
 
 def is_user_id(text: str) -> bool:
+    """Whether ``text`` has the form of a user's id."""
     return _USER_ID.fullmatch(text) is not None
 
 
 def is_org_id(text: str) -> bool:
+    """Whether ``text`` has the form of an organisation's id."""
     return _ORG_ID.fullmatch(text) is not None
 
 
@@ -60,18 +65,18 @@ def email(text: str) -> str:
 
 
 def email_key(text: str) -> str:
-    """The form in which emails are compared: two that differ in case, width or encoding only are one."""
+    """The form in which emails are compared: those that differ only in case, width or encoding are equal."""
     return emails.key(text)
 
 
 def refuse_tokens(text: str, field: str) -> None:
-    """Raises Invalid where a text that is to be stored holds a token."""
+    """Raise Invalid if a text that is to be stored contains a token."""
     if holds_token(text):
         raise Invalid(field, "a token must not stand here: it would be stored, and shown to others")
 
 
 def holds_token(text: str) -> bool:
-    """Whether the redactor would take a token out of ``text``, as it is, in NFKC or decoded from base64."""
+    """Whether the redactor finds a token in ``text``: as given, in NFKC, or decoded from base64."""
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
     if without_tokens(plain) != plain:
         return True
@@ -79,21 +84,21 @@ def holds_token(text: str) -> bool:
 
 
 def _decoded(run: str) -> Iterator[str]:
-    """What a run of base64's letters stands for, wherever in it the encoded text begins."""
+    """Decode a run of base64 characters at each of the four offsets where the encoded text may begin."""
     run = run.replace("-", "+").replace("_", "/")
     for begin in range(4):
         yield base64.b64decode(run[begin : begin + (len(run) - begin) // 4 * 4]).decode("latin-1")
 
 
 def org_name(text: str) -> str:
-    """The name itself. Raises Invalid."""
+    """The organisation's name, unchanged. Raises Invalid."""
     if _ORG_NAME.fullmatch(text) is None:
         raise Invalid("name", "an organisation's name is 1 to 63 of a-z, 0-9 and -, not beginning with -")
     return text
 
 
 def role_name(text: str) -> str:
-    """The name itself. Raises Invalid."""
+    """The role's name, unchanged. Raises Invalid."""
     refuse_tokens(text, "name")
     if _ROLE_NAME.fullmatch(text) is None:
         raise Invalid(
@@ -103,7 +108,7 @@ def role_name(text: str) -> str:
 
 
 def title(text: str, field: str, *, required: bool = True) -> str:
-    """A name for people on one line, stripped. Raises Invalid naming ``field``."""
+    """A display name on one line, stripped. Raises Invalid for ``field``."""
     refuse_tokens(text, field)
     stripped = text.strip()
     if required and not stripped:
@@ -114,7 +119,7 @@ def title(text: str, field: str, *, required: bool = True) -> str:
 
 
 def description(text: str) -> str:
-    """Free text of a few lines. Raises Invalid."""
+    """The description, unchanged: free text of several lines. Raises Invalid."""
     refuse_tokens(text, "description")
     if len(text) > DESCRIPTION_LENGTH or not all(char.isprintable() or char in "\n\t" for char in text):
         raise Invalid("description", f"at most {DESCRIPTION_LENGTH} printable characters")

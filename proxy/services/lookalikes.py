@@ -1,12 +1,12 @@
-"""Names that may be read as others: words whose letters are of more than one script.
+"""Finds look-alike names: words that mix letters of several scripts and can be mistaken for other words.
 
-A word is mixed where its letters have no script in common (UTS 39, section 5.1), except for the scripts that are
-written together: Chinese, Japanese and Korean with Latin (the same, "highly restrictive"). A name of several words may
-have a script for each, as names of people and things do. Whoever gave the name is warned and not refused.
+A word is mixed if its letters have no script in common (UTS 39, section 5.1), except for scripts that are commonly
+written together: Chinese, Japanese and Korean with Latin ("highly restrictive", same section). Each word of a name may
+be in another script, as in names of people and things. The caller gets a warning; the name is not refused.
 
-The script of a letter is the first word of its name in the Unicode Character Database, which the standard library has;
-the property itself it has not. Letters that belong to many scripts (modifiers, marks, digits) count for none. A word
-that is written in one other script altogether is not found: this knows no shapes of letters.
+The script of a letter is the first word of its name in the Unicode Character Database: the standard library has the
+names, but not the script property. Letters that belong to many scripts (modifiers, marks, digits) are ignored. A word
+written entirely in one other script is not found, because letter shapes are not compared.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _TOGETHER: Final = (
 
 
 def scripts(word: str) -> frozenset[str]:
-    """The scripts of the letters of ``word``, as the first words of their names: LATIN, CYRILLIC, GREEK."""
+    """The scripts of the letters of ``word``: the first words of their Unicode names, such as LATIN or CYRILLIC."""
     if word.isascii():
         return frozenset()
     return frozenset(filter(None, map(_script, unicodedata.normalize("NFKC", word))))
 
 
 def mixed(text: str) -> bool:
-    """Whether a word of ``text`` has letters of scripts that are not written together."""
+    """Whether a word of ``text`` mixes scripts that are not written together."""
     if text.isascii():
         return False
     return any(_is_mixed(word) for word in _words(text))
 
 
 def mixed_fields(fields: Mapping[str, str]) -> list[str]:
-    """The names of the fields with such a word, for the audit event."""
+    """The names of the fields with a mixed word, for the audit event."""
     return [name for name, text in fields.items() if mixed(text)]
 
 
 def warnings(fields: Mapping[str, str]) -> tuple[str, ...]:
-    """A sentence for each field with such a word; it repeats nothing of the text."""
+    """A sentence for each field with a mixed word, which does not repeat the text."""
     return tuple(
         f"the {name.replace('_', ' ')} mixes letters of several scripts in one word, and may look like another one"
         for name in mixed_fields(fields)

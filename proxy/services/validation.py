@@ -1,4 +1,4 @@
-"""All that is wrong with the fields of one request, said at once."""
+"""Validation of request fields: collects every error of a request and raises them together."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ T = TypeVar("T")
 
 
 class Fields:
-    """Gathers the faults of one request's fields; ``done`` raises them together.
+    """Collects the errors of one request's fields; ``done`` raises them together.
 
-    What a check could not make is None, which nothing may be done with before ``done``.
+    A failed ``check`` returns None, which must not be used before ``done``.
     """
 
     def __init__(self) -> None:
         self._errors: list[FieldError] = []
 
     def check(self, make: Callable[[], T]) -> T | None:
-        """What ``make`` returns; None where it raises Invalid, which is kept."""
+        """What ``make`` returns; None if it raises Invalid, which is collected."""
         try:
             return make()
         except Invalid as error:
@@ -28,10 +28,10 @@ class Fields:
             return None
 
     def fault(self, field: str, problem: str) -> None:
-        """Keep one more fault: ``problem`` says what is allowed there and repeats nothing."""
+        """Collect one more error: ``problem`` says what is allowed and does not repeat the value."""
         self._errors.append((field, problem))
 
     def done(self) -> None:
-        """Raises Invalid with every fault that was found."""
+        """Raise Invalid with every collected error, if there are any."""
         if self._errors:
             raise Invalid(*self._errors[0], *self._errors[1:])

@@ -1,27 +1,31 @@
-"""What services answer with: frozen values, and the same as JSON documents.
+"""Views: the frozen values that services return, and their JSON documents.
 
-``as_dict`` uses snake_case names, RFC 3339 times in UTC with milliseconds, and null for what there is not. A secret is
-in ``Created`` and nowhere else.
+``as_dict`` uses snake_case names, RFC 3339 times in UTC with milliseconds, and null for absent values. Only ``Created``
+contains a secret.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, Generic, TypeVar
+from typing import Self
 
-from proxy.core.errors import Invalid
 from proxy.core.kinds import Reach
 from proxy.core.model import TokenStatus, UserStatus
 from proxy.services import emails, lookalikes
-from proxy.store.records import AttachedRow, Cursor, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
+from proxy.store.records import AttachedRow, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replayable:
+    """What a creating verb returns. ``replayed``: an earlier request with the same ``Idempotency-Key`` created it."""
+
+    replayed: bool = field(default=False, compare=False)
+
+    def as_replay(self) -> Self:
+        """The same view, marked as a replay."""
+        return replace(self, replayed=True)
 
 
 def rfc3339(at: float | None) -> str | None:
@@ -31,47 +35,33 @@ def rfc3339(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Remaining:
-    """How many items a list has behind a page: ``count`` of them, or where not ``exact`` at least so many."""
-
-    count: int
-    exact: bool
-
-
-NOTHING_MORE: Final = Remaining(count=0, exact=True)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Page(Generic[T]):
-    """Some of a list. ``next_cursor`` asks for the rest; ``None`` at the end. ``remaining`` is there if asked for."""
-
-    items: Sequence[T]
-    next_cursor: str | None
-    remaining: Remaining | None = None
-
-
 def person_texts(email: str, name: str) -> dict[str, str]:
-    """What others know a person by, as it is read: for warnings of look-alikes."""
+    """The email and name of a person as others read them, for the warnings about look-alike letters."""
     return {"email": emails.readable(email), "name": name}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MembershipView:
+    """An organisation that a user is a member of, and the role there."""
+
     org_id: str
     org_name: str
     role: str
 
     @classmethod
     def of(cls, row: MemberRow) -> MembershipView:
+        """The view of this row."""
         return cls(org_id=row.org_id, org_name=row.org_name, role=row.role)
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"org_id": self.org_id, "org": self.org_name, "role": self.role}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UserView:
+class UserView(Replayable):
+    """A user, as far as the caller may see it. ``role`` is "" for a user without a role in the account."""
+
     id: str
     email: str
     name: str
@@ -83,7 +73,7 @@ class UserView:
 
     @classmethod
     def of(cls, row: UserRow, members: Sequence[MemberRow], *, with_role: bool = True) -> UserView:
-        """``with_role`` false: for who may not know the role in the account."""
+        """The view of this row; without ``with_role`` for a caller who may not see the role in the account."""
         return cls(
             id=row.id,
             email=row.email,
@@ -96,6 +86,7 @@ class UserView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "id": self.id,
             "email": self.email,
@@ -110,7 +101,7 @@ class UserView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MemberView:
+class MemberView(Replayable):
     """A user as a member of one organisation: ``role`` is the role there."""
 
     user_id: str
@@ -123,6 +114,7 @@ class MemberView:
 
     @classmethod
     def of(cls, member: MemberRow, user: UserRow) -> MemberView:
+        """The view of this row."""
         return cls(
             user_id=user.id,
             email=user.email,
@@ -134,6 +126,7 @@ class MemberView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "user_id": self.user_id,
             "email": self.email,
@@ -147,8 +140,8 @@ class MemberView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InvitationView:
-    """An open invitation: what the inviter said, and nothing of the person who has that email."""
+class InvitationView(Replayable):
+    """An open invitation: the inviter's input, and no data of the user with that email."""
 
     id: str
     org_id: str
@@ -160,6 +153,7 @@ class InvitationView:
 
     @classmethod
     def of(cls, row: InvitationRow) -> InvitationView:
+        """The view of this row."""
         return cls(
             id=row.id,
             org_id=row.org_id,
@@ -171,6 +165,7 @@ class InvitationView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "id": self.id,
             "org_id": self.org_id,
@@ -184,7 +179,9 @@ class InvitationView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OrgView:
+class OrgView(Replayable):
+    """An organisation. ``members`` is the number of its members, None in lists."""
+
     id: str
     name: str
     display_name: str
@@ -195,7 +192,7 @@ class OrgView:
 
     @classmethod
     def of(cls, row: OrgRow, members: int | None = None) -> OrgView:
-        """``members`` is how many there are, where somebody counted."""
+        """The view of this row; ``members`` is the number of members, if it was counted."""
         return cls(
             id=row.id,
             name=row.name,
@@ -207,6 +204,7 @@ class OrgView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         document: dict[str, object] = {
             "id": self.id,
             "name": self.name,
@@ -223,7 +221,7 @@ class OrgView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoleView:
-    """``source`` is ``config`` where the configuration's definition holds, ``store`` where it was set by command."""
+    """A role. ``source`` is ``config`` if the configuration set its permissions, ``store`` if a command did."""
 
     name: str
     permissions: tuple[str, ...]
@@ -233,6 +231,7 @@ class RoleView:
 
     @classmethod
     def of(cls, row: RoleRow) -> RoleView:
+        """The view of this row."""
         from_config = row.config_permissions is not None and list(row.permissions) == list(row.config_permissions)
         return cls(
             name=row.name,
@@ -243,6 +242,7 @@ class RoleView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "name": self.name,
             "permissions": list(self.permissions),
@@ -254,7 +254,7 @@ class RoleView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attached:
-    """An organisation that an organisation token is attached to, and what it may do there."""
+    """An organisation that an organisation token is attached to, and its permissions there."""
 
     org_id: str
     org_name: str
@@ -262,19 +262,21 @@ class Attached:
 
     @classmethod
     def of(cls, row: AttachedRow) -> Attached:
+        """The view of this row."""
         return cls(org_id=row.org_id, org_name=row.org_name, permissions=tuple(row.permissions))
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"org_id": self.org_id, "org": self.org_name, "permissions": list(self.permissions)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenView:
-    """A token as everybody who may know of it sees it.
+    """A token, without its value.
 
-    ``scopes`` ``None``: all that the role allows. ``orgs``: what an organisation token is attached to, as far as
-    whoever looks may know of it; None for other tokens. ``parent_id``: the token that made it, or its maker where that
-    one is gone. ``created_by``: the id of who made it.
+    ``scopes`` ``None``: everything that the role allows. ``orgs``: the organisations that an organisation token is
+    attached to and that the caller may see; None for other tokens. ``parent_id``: the token that created it, or the
+    nearest ancestor that still exists. ``created_by``: the id of the actor who created it.
     """
 
     id: str
@@ -305,7 +307,7 @@ class TokenView:
 
     @classmethod
     def of(cls, entry: TokenEntry, now: float, attached: Iterable[AttachedRow] = ()) -> TokenView:
-        """The view at ``now``, on which ``expired`` depends; a token of a removed owner shows as revoked."""
+        """The view at ``now`` (unix seconds). A token whose owner was removed shows as revoked."""
         row = entry.token
         status = row.status
         if entry.user_status is UserStatus.REMOVED:
@@ -341,6 +343,7 @@ class TokenView:
         )
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "id": self.id,
             "prefix": self.prefix,
@@ -371,68 +374,35 @@ class TokenView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Created:
-    """A token with its value, in the one answer that shows it. ``warnings`` are sentences for whoever asked.
+class Created(Replayable):
+    """A token with its value (``token``), shown only once. ``warnings`` are sentences for the caller.
 
-    ``replayed``: an earlier request made it, and its answer showed the value, which is None now.
+    In a replay ``token`` is None: the earlier answer showed the value.
     """
 
     view: TokenView
     token: str | None = field(repr=False)
     warnings: tuple[str, ...] = ()
-    replayed: bool = False
 
     @property
     def value(self) -> str:
-        """The value, in the answer that shows it. Raises RuntimeError in a replay."""
+        """The token's value. Raises RuntimeError in a replay."""
         if self.token is None:
             raise RuntimeError("the value was shown by an earlier answer")
         return self.token
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {**self.view.as_dict(), "token": self.token, "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changed:
-    """A token after a change to it, or as it last was. ``warnings`` are sentences for whoever asked."""
+    """A token after a change, or as it was before its deletion. ``warnings`` are sentences for the caller."""
 
     view: TokenView
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {**self.view.as_dict(), "warnings": list(self.warnings)}
-
-
-def write_cursor(created_at: float, row_id: str) -> str:
-    """A cursor that asks for what follows the row with this time and id."""
-    return base64.urlsafe_b64encode(json.dumps([created_at, row_id]).encode()).rstrip(b"=").decode("ascii")
-
-
-def cursor_behind(last: Cursor | None) -> str | None:
-    """A cursor that asks for what follows ``last``; none where nothing does."""
-    return None if last is None else write_cursor(last.created_at, last.id)
-
-
-def read_cursor(text: str | None) -> Cursor | None:
-    """The inverse of ``write_cursor``. Raises Invalid for what it did not write."""
-    if text is None:
-        return None
-    try:
-        created_at, row_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        raise Invalid("cursor", "this is not a cursor of this list") from None
-    if type(created_at) is not float or not math.isfinite(created_at) or type(row_id) is not str:
-        raise Invalid("cursor", "this is not a cursor of this list")
-    return Cursor(created_at=created_at, id=row_id)
-
-
-LIMIT_DEFAULT = 100
-LIMIT_MOST = 1000
-
-
-def check_limit(limit: int) -> int:
-    """The page size itself. Raises Invalid outside 1 to 1000."""
-    if not 1 <= limit <= LIMIT_MOST:
-        raise Invalid("limit", f"a page has 1 to {LIMIT_MOST} rows")
-    return limit

@@ -1,8 +1,7 @@
-"""Addresses of the configuration: where to listen, where to forward, whom to trust.
+"""Address types of the configuration: listening addresses, upstream servers, trusted networks, URLs.
 
-``Bind`` and ``Server`` are values with one text form each: ``str(parse(text))`` is canonical, and settings carry that
-text through JSON. Parsers raise ``ValueError`` with one sentence; they never echo a server's address, which may hold a
-password.
+``str(parse(text))`` of a ``Bind`` or ``UpstreamServer`` is its canonical text, which settings use in JSON. Parsers
+raise ``ValueError`` with one sentence. A message never repeats a server's address, which may contain a password.
 """
 
 import ipaddress
@@ -44,6 +43,7 @@ class Bind:
 
     @classmethod
     def parse(cls, text: str) -> "Bind":
+        """Parse ``host:port``; raises ValueError."""
         host, colon, port = text.rpartition(":")
         if not colon or not host:
             raise ValueError(f"{quoted(text)} is not an address; write host:port, such as 127.0.0.1:8080 or [::]:8080")
@@ -64,12 +64,12 @@ class UpstreamServer:
 
     @property
     def named(self) -> bool:
-        """Whether the host is a name, whose addresses have to be asked for."""
+        """Whether the host is a name, which must be resolved."""
         return self.scheme != "unix" and ":" not in self.host and not _DIGITS_AND_DOTS.fullmatch(self.host)
 
     @property
     def authority(self) -> str:
-        """What a ``Host`` field would carry: no port where it is the scheme's own; ``localhost`` for ``unix``."""
+        """The value for a ``Host`` field: without the scheme's default port; ``localhost`` for ``unix``."""
         if self.scheme == "unix":
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -80,6 +80,7 @@ class UpstreamServer:
 
     @classmethod
     def parse(cls, text: str) -> "UpstreamServer":
+        """Parse a URL or ``unix:/path``; raises ValueError."""
         if not _PRINTABLE.fullmatch(text):
             raise ValueError("must be an address of plain characters without spaces, such as http://127.0.0.1:3000")
         if text.startswith("unix:"):
@@ -104,7 +105,7 @@ class UpstreamServer:
             raise ValueError("must begin with http://, https:// or unix:, such as http://127.0.0.1:3000")
         if "@" in parts.netloc:
             raise ValueError(
-                "must not contain a user name or password; patgate sends the backend no credential of its own"
+                "must not contain a user name or password; patgate never authenticates itself to the backend"
             )
         if parts.path not in ("", "/"):
             raise ValueError("must not have a path; the backend gets the path that was authorised, byte for byte")
@@ -130,7 +131,7 @@ def _port(text: str, *, lowest: int) -> int:
 
 
 def _host(text: str) -> str:
-    """The host of an address, lowered, without brackets."""
+    """The host of an address in lower case, without brackets."""
     try:
         if text.startswith("[") and text.endswith("]"):
             return str(ipaddress.IPv6Address(text[1:-1]))
@@ -153,7 +154,7 @@ def _name(text: str) -> str:
 
 
 def _authority(text: str) -> str:
-    """What a ``Host`` field may carry: ``app.internal``, ``app.internal:8080``, ``[::1]:8080``."""
+    """A value of a ``Host`` field: ``app.internal``, ``app.internal:8080``, ``[::1]:8080``."""
     host, port = _split_port(text)
     host = _host(host)
     host = f"[{host}]" if ":" in host else host
@@ -169,7 +170,7 @@ def _target(text: str) -> str:
 def parse_network(value: object) -> Network:
     """``10.0.0.0/8``, ``10.0.0.1`` or ``fd00::/8`` → network.
 
-    IPv4 in IPv6 clothes (RFC 4291 §2.5.5.2) is refused: peers are compared in their IPv4 form, where it never matches.
+    An IPv4-mapped IPv6 network (RFC 4291 §2.5.5.2) is refused: peers have their IPv4 form, so it would never match.
     """
     if isinstance(value, (IPv4Network, IPv6Network)):
         return value
@@ -187,25 +188,25 @@ def parse_network(value: object) -> Network:
 
 
 def trusts_everyone(networks: Iterable[Network]) -> str | None:
-    """Why these networks together are no restriction, or None where they are one.
+    """Why these networks together include too many peers, or None.
 
-    Parts that add up to everything count as everything: half of IPv4, or all public IPv6 addresses, is too much.
+    Their sizes are added up: half of all IPv4, or of all public IPv6 addresses, is too much.
     """
     listed = list(networks)
     four = ipaddress.collapse_addresses(n for n in listed if isinstance(n, IPv4Network))
     if sum(n.num_addresses for n in four) >= 2**31:
-        return "trusts half or more of all IPv4 addresses, so anyone could forge what trusted peers may say"
+        return "trusts half or more of all IPv4 addresses, so anyone could forge the headers of a trusted peer"
     six = list(ipaddress.collapse_addresses(n for n in listed if isinstance(n, IPv6Network)))
     public = sum(min(n.num_addresses, _PUBLIC_IPV6.num_addresses) for n in six if n.overlaps(_PUBLIC_IPV6))
     if public >= _PUBLIC_IPV6.num_addresses // 2:
-        return "trusts half or more of all public IPv6 addresses, so anyone could forge what trusted peers may say"
+        return "trusts half or more of all public IPv6 addresses, so anyone could forge the headers of a trusted peer"
     if any(_MAPPED_IPV4.subnet_of(n) for n in six):
-        return "trusts every IPv4 address in IPv6 form, so anyone could forge what trusted peers may say"
+        return "trusts every IPv4 address in IPv6 form, so anyone could forge the headers of a trusted peer"
     return None
 
 
 def collides(first: Bind, second: Bind) -> bool:
-    """Whether two listeners would fight for one port. Port 0 never does; IPv4 and IPv6 are separate sockets."""
+    """Whether two listeners need the same port. Port 0 never collides; IPv4 and IPv6 are separate sockets."""
     if first.port != second.port or first.port == 0:
         return False
     hosts = {first.host, second.host}
@@ -238,6 +239,40 @@ def _server(value: object) -> UpstreamServer:
     return UpstreamServer.parse(value)
 
 
+def _webhook(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        plain = text.isascii() and text.isprintable() and " " not in text and not parts.fragment
+        good = plain and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.username
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be a URL such as https://hooks.example.com/patgate, without user and fragment")
+    return text
+
+
+def _store(text: str) -> str:
+    if text == "sqlite":
+        return text
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme == "postgresql" and parts.hostname and parts.path.strip("/") and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("must be sqlite")
+    return text
+
+
+def without_password(url: str) -> str:
+    """A store's URL for display: a password is replaced by ``***``."""
+    scheme, separator, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if not separator or ":" not in user:
+        return url
+    return f"{scheme}://{user.partition(':')[0]}:***{at}{host}"
+
+
 BindAddress = Annotated[
     Bind, PlainValidator(_bind), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
@@ -250,3 +285,5 @@ TrustedNetwork = Annotated[
 HostName = Annotated[str, AfterValidator(_name)]
 HostField = Annotated[str, AfterValidator(_authority)]
 RequestTarget = Annotated[str, AfterValidator(_target)]
+WebhookUrl = Annotated[str, AfterValidator(_webhook)]
+StoreUrl = Annotated[str, AfterValidator(_store)]

@@ -1,4 +1,4 @@
-"""Settings from an inherited descriptor: how a process of the gateway gets them from its supervisor."""
+"""Reading the settings that a child process inherits from its supervisor in a file descriptor."""
 
 import os
 from typing import Final
@@ -9,7 +9,10 @@ _CHUNK: Final = 1 << 20
 
 
 def read_settings(fd: int) -> Settings:
-    """The settings in an anonymous file, read by position, so that others read the same file; closes ``fd``."""
+    """Read the settings from an anonymous file and close ``fd``.
+
+    Reads by position, because several processes share the file.
+    """
     document = bytearray()
     try:
         while chunk := os.pread(fd, _CHUNK, len(document)):

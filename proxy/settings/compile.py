@@ -1,8 +1,8 @@
-"""What the processes run on, made from settings: the route table, the identity names, the token format."""
+"""Compiling settings for the processes: the route table, the identity headers, the token format."""
 
 from functools import reduce
 
-from proxy.core.identity import IdentityNames, names_from
+from proxy.core.identity import IdentityHeaders, IdentityNames, IdentityOutputs, names_from
 from proxy.core.request.claims import fold
 from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
@@ -11,10 +11,10 @@ from proxy.settings.model import RouteSettings, Settings
 
 
 def route_table(settings: Settings, places: dict[str, int] | None = None) -> RouteTable:
-    """The routes in their order; a route's index is its place in the settings, its name its pattern.
+    """The routes in order; a route's index is its position in the settings, its name is its pattern.
 
-    With ``places`` the index is the name's place there, which stays the same over several settings; new names get the
-    next ones.
+    With ``places``, which maps names to indexes, a name keeps its index over several settings; a new name gets the next
+    index and is added.
     """
     if places is None:
         return RouteTable(_route(index, route) for index, route in enumerate(settings.routes))
@@ -38,13 +38,18 @@ def _route(index: int, route: RouteSettings) -> Route:
 
 
 def identity_names(settings: Settings) -> IdentityNames:
-    """Which headers tell the backend who is asking: those named one by one, or the preset's."""
+    """The identity headers for backends: those of ``identity.names``, or of the preset."""
     names = settings.identity.names
     if names is None:
         return names_from(settings.identity.preset)
     return names_from({field.value: name for field, name in names.items()})
 
 
+def identity_outputs(settings: Settings) -> IdentityOutputs:
+    """Everything that tells backends who the caller is."""
+    return IdentityOutputs((IdentityHeaders(identity_names(settings)),))
+
+
 def token_format(settings: Settings) -> TokenFormat:
-    """The tokens of this brand."""
+    """The token format of the brand."""
     return TokenFormat(settings.brand)

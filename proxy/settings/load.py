@@ -1,7 +1,7 @@
-"""From a file and the environment to settings, or to every problem at once.
+"""Loading settings from a file and the environment; reports every problem at once.
 
-The order: the file's text as YAML, the environment over it, the fields, then the rules between fields. Fields that fail
-are cut out and the rest is judged by the rules all the same; only a syntax error hides what is behind it.
+The steps: parse the file as YAML, apply the environment, validate the fields, check the rules between fields. Invalid
+fields are cut out, so that the rules still check the rest; only a YAML syntax error hides later problems.
 """
 
 import os
@@ -26,10 +26,10 @@ _STAND_IN_PATH: Final = "/"
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
-    """The settings of a file and the environment over it; without a path, of the environment alone.
+    """Load the settings of a file, overridden by the environment; without a path, of the environment alone.
 
     Relative paths in the file start at the file's directory, those in the environment at the working directory.
-    Raises ConfigurationError with every problem: first those with lines, in their order, then the environment's.
+    Raises ConfigurationError with every problem: first those with lines, in order, then those of the environment.
     """
     if path is None:
         return _settle({}, ValueOrigins(), [], environ, Path.cwd())
@@ -40,7 +40,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
     if not problems:
         message = 'must be "name: value" lines, such as brand: acme'
         problems.append(ConfigurationProblem(path="", line=read.origins.of(()).line, message=message))
-    # The file says nothing that could be judged; the environment's own mistakes are still worth saying.
+    # The file cannot be checked any further; report the problems of the environment as well.
     problems += overlay({}, ValueOrigins(), environ)
     raise ConfigurationError(problems)
 
@@ -71,10 +71,10 @@ def _settle(
         key = error["type"] == "extra_forbidden" or error["loc"][-1:] == ("[key]",)
         problems.append(origins.problem(loc, sentence(error, loc, _siblings(loc)), key=key))
     if outcome.candidate is not None:
-        for found in violations(outcome.candidate):
-            line = None if found.other is None else origins.of(found.other).line
-            message = found.message if line is None else f"{found.message} (line {line})"
-            problems.append(origins.problem(found.loc, message))
+        for violation in violations(outcome.candidate):
+            line = None if violation.other is None else origins.of(violation.other).line
+            message = violation.message if line is None else f"{violation.message} (line {line})"
+            problems.append(origins.problem(violation.loc, message))
     if problems or outcome.candidate is None:
         raise ConfigurationError(_in_order(problems))
     return outcome.candidate.settings
@@ -89,18 +89,18 @@ def _in_order(problems: Iterable[ConfigurationProblem]) -> list[ConfigurationPro
 class _Outcome:
     errors: tuple[ErrorDetails, ...]
     candidate: Candidate | None
-    """None where not even cutting out the errors left settings."""
+    """None if no settings were left after cutting out the errors."""
 
 
 class _Cut:
-    """Marks a list's item for removal, while the others keep their places."""
+    """Marks an item for removal, while the others keep their positions."""
 
 
 def _validate(tree: dict[str, Any], base: Path) -> _Outcome:
-    """All errors of the fields, and settings without the fields that have them.
+    """All errors of the fields, and the settings without the invalid fields.
 
-    Cutting a required field makes its section incomplete, so the section goes in the next round; the errors of those
-    later rounds are consequences and not reported.
+    Without a required field its section is incomplete, so the next round cuts the section. Errors of later rounds are
+    such consequences and are not reported.
     """
     errors: tuple[ErrorDetails, ...] | None = None
     holes: set[Loc] = set()
@@ -109,9 +109,9 @@ def _validate(tree: dict[str, Any], base: Path) -> _Outcome:
         try:
             settings = Settings.model_validate(rest, context={"base": base})
         except ValidationError as failed:
-            found = _causes(failed.errors(include_url=False))
-            errors = tuple(found) if errors is None else errors
-            cuts = {_cut_at(error) for error in found} - {()}
+            causes = _causes(failed.errors(include_url=False))
+            errors = tuple(causes) if errors is None else errors
+            cuts = {_cut_at(error) for error in causes} - {()}
             if not cuts or cuts <= holes:
                 return _Outcome(errors=errors, candidate=None)
             holes |= cuts
@@ -124,7 +124,7 @@ def _validate(tree: dict[str, Any], base: Path) -> _Outcome:
 
 
 def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Without the lists that are empty only because what was in them failed."""
+    """The errors except for lists that are empty only because their items are invalid."""
     locs = [_loc(error) for error in errors]
 
     def caused(error: ErrorDetails) -> bool:
@@ -146,7 +146,7 @@ def _cut_at(error: ErrorDetails) -> Loc:
 
 
 def _without(value: Any, cuts: set[Loc], loc: Loc) -> Any:
-    """A copy without what is cut. Routes keep their places: a cut one, or one without its path, gets a stand-in."""
+    """A copy without the cut values. Routes keep their positions: a cut route, or a cut path, gets a stand-in."""
     if len(loc) == 2 and loc[0] == "routes":
         if loc in cuts:
             return {"path": _STAND_IN_PATH, "access": "denied"}
@@ -165,7 +165,7 @@ def _without(value: Any, cuts: set[Loc], loc: Loc) -> Any:
 
 
 def _siblings(loc: Loc) -> list[str]:
-    """The names that a section knows in which ``loc`` is a name."""
+    """The valid names in the section that contains ``loc``."""
     section: Any = Settings
     for part in loc[:-1]:
         if isinstance(section, type) and issubclass(section, BaseModel):
@@ -178,6 +178,6 @@ def _siblings(loc: Loc) -> list[str]:
 
 
 def _section(annotation: Any) -> Any:
-    """What ``X | None`` has beside None."""
+    """The ``X`` of ``X | None``."""
     inner = [each for each in get_args(annotation) if each is not type(None)]
     return inner[0] if len(inner) == 1 and get_origin(annotation) is not tuple else annotation

@@ -1,7 +1,7 @@
-"""Words of the configuration that the core gives a meaning: permissions, patterns, operations, hosts, methods.
+"""Types for names in the configuration: brands, permissions, path patterns, operations, hosts, methods, headers.
 
-Where the core owns the grammar its parser is asked, so that what loads is what runs. Validators raise ``ValueError``
-with one sentence.
+Where the core has a parser for a name, the validator uses it, so that every loaded name works at run time. Validators
+raise ``ValueError`` with one sentence.
 """
 
 import re
@@ -59,7 +59,7 @@ def _operation(text: str) -> str:
 
 
 def _entity(text: str) -> str:
-    """An entity as the core's matcher compares it: the decoded name, which no permission can spell as a wildcard."""
+    """An entity in the decoded form that matching compares, which no permission reads as a wildcard."""
     if not _NAME.fullmatch(text):
         raise ValueError(
             f"{quoted(text)} is not an entity; it is one word such as things, of letters, digits and . _ -"
@@ -81,11 +81,11 @@ def _host(text: str) -> str:
         raise ValueError(f"{quoted(text)} is not a host; write api.example.com or *.example.com, without a port")
     if lowered.startswith("*."):
         return lowered
-    # A request's host is compared as the core reads it: an address in brackets has one form.
-    read = host_name(lowered.encode("ascii"))
-    if read is None:
+    # Normalize it like the host of a request: an address in brackets has one form.
+    normalized = host_name(lowered.encode("ascii"))
+    if normalized is None:
         raise ValueError(f"{quoted(text)} is not a host: no request can name it")
-    return read
+    return normalized
 
 
 def _method(text: str) -> str:
@@ -109,8 +109,8 @@ def _header(text: str) -> str:
 def _trusted_claim(text: str) -> str:
     if not may_be_believed(text):
         raise ValueError(
-            f"{quoted(text)} is not a header that a trusted peer may send on; "
-            "docs/backends.md lists those that say the client's address or transport"
+            f"{quoted(text)} is not a header that may be passed on from a trusted peer; "
+            "docs/backends.md lists the allowed ones, which describe the client's address or transport"
         )
     return text
 

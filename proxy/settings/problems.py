@@ -1,6 +1,6 @@
-"""What is wrong with a configuration: where each value came from, and one plain sentence for each mistake.
+"""Problems of a configuration: the origin of each value, and one plain sentence for each mistake.
 
-A ``Problem`` has the line of the file, or, where the environment is at fault, the variable's name as its path.
+The line of a ``ConfigurationProblem`` is that of the file; for a value from the environment, its path is the variable.
 """
 
 import difflib
@@ -14,15 +14,15 @@ from proxy.core.errors import ConfigurationProblem
 from proxy.settings.values import quoted
 
 Loc: TypeAlias = tuple[str | int, ...]
-"""The way from the root of the configuration to a value: ``("routes", 3, "upstream")``."""
+"""The path from the root of the configuration to a value: ``("routes", 3, "upstream")``."""
 
 _SECRET: Final = frozenset({"secret_key", "store"})
-"""Top-level settings whose value may hold a secret and is never echoed."""
+"""Top-level settings that may hold a secret, so that messages never contain their value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValueOrigin:
-    """Where a value was written: a line of the file, or an environment variable."""
+    """The origin of a value: a line of the file, or an environment variable."""
 
     line: int | None = None
     variable: str | None = None
@@ -30,33 +30,34 @@ class ValueOrigin:
 
 @dataclass(kw_only=True, slots=True)
 class ValueOrigins:
-    """Where each value and each key of the configuration was written."""
+    """The origins of all values and keys of a configuration."""
 
     values: dict[Loc, ValueOrigin] = field(default_factory=dict)
     keys: dict[Loc, ValueOrigin] = field(default_factory=dict)
 
     def of(self, loc: Loc, *, key: bool = False) -> ValueOrigin:
-        """The origin of the value (or, with ``key``, of its name), or of the nearest thing around it."""
+        """The origin of the value (or, with ``key``, of its name), or of the nearest section around it."""
         if key and loc in self.keys:
             return self.keys[loc]
         for length in range(len(loc), -1, -1):
-            if (found := self.values.get(loc[:length])) is not None:
-                return found
+            if (origin := self.values.get(loc[:length])) is not None:
+                return origin
         return ValueOrigin()
 
     def override(self, loc: Loc, variable: str) -> None:
-        """From here down, this came from the environment."""
+        """Record that this value, with everything below it, comes from an environment variable."""
         for marks in (self.values, self.keys):
             for below in [known for known in marks if known[: len(loc)] == loc]:
                 del marks[below]
         origin = ValueOrigin(variable=variable)
         self.values[loc] = self.keys[loc] = origin
-        # Sections that the file does not have are this variable's doing too.
+        # Sections that are not in the file also come from this variable.
         for length in range(1, len(loc)):
             self.values.setdefault(loc[:length], origin)
             self.keys.setdefault(loc[:length], origin)
 
     def problem(self, loc: Loc, message: str, *, key: bool = False) -> ConfigurationProblem:
+        """A problem of the value (or, with ``key``, of its name), with its origin."""
         origin = self.of(loc, key=key)
         if origin.variable is None:
             return ConfigurationProblem(path=path_of(loc), line=origin.line, message=message)
@@ -65,7 +66,7 @@ class ValueOrigins:
 
 
 def path_of(loc: Loc) -> str:
-    """``("routes", 3, "upstream")`` → ``routes[3].upstream``; a name that is not a plain one is quoted."""
+    """``("routes", 3, "upstream")`` → ``routes[3].upstream``; a name with other characters is quoted."""
     text = ""
     for part in loc:
         if isinstance(part, int):
@@ -78,20 +79,21 @@ def path_of(loc: Loc) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """``; did you mean "upstream"?``, or nothing where no known name is near."""
+    """``; did you mean "upstream"?``, or nothing if no known name is similar."""
     near = difflib.get_close_matches(wrong.lower().replace("-", "_"), sorted(known), n=1, cutoff=0.6)
     return f"; did you mean {quoted(near[0])}?" if near else ""
 
 
 def one_of(words: Iterable[str]) -> str:
+    """``a, b or c``."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
 
 
 def sentence(error: ErrorDetails, loc: Loc, siblings: Iterable[str]) -> str:
-    """One of pydantic's findings in the operator's words.
+    """One of pydantic's errors as a plain sentence.
 
-    ``siblings`` are the names that the section at fault knows, for a suggestion.
+    ``siblings`` are the valid names in the section of the error, for a suggestion.
     """
     kind, context = error["type"], error.get("ctx", {})
     if kind == "value_error":
@@ -141,7 +143,7 @@ _WANTED: Final[Mapping[str, str]] = {
 
 
 def _given(value: object, loc: Loc) -> str:
-    """``, not "abc"``: what was found in its place. Secrets, and whole sections, are named by kind only."""
+    """``, not "abc"``: the given value. Secrets and whole sections are not repeated."""
     if value is None:
         return ", but is empty"
     if isinstance(value, dict):

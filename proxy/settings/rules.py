@@ -1,8 +1,8 @@
-"""What settings may hold together: the mistakes that no single field shows.
+"""Rules between settings: finds mistakes that no single field shows.
 
-Each rule is a function from settings to violations; ``RULES`` is all of them. They also run on settings with holes, so
-that one run reports both kinds of mistakes: a hole holds its default, is named in ``holes``, and excuses what depends
-on it. What is no mistake and yet probably not meant is for ``warnings`` to say.
+Each rule is a function from settings to violations; ``RULES`` lists them. Rules also run on settings whose invalid
+fields were cut out (``holes``) and have their defaults, so that one run reports both kinds of mistakes; a rule skips
+what depends on a hole. ``warnings`` reports settings that are valid but probably not intended.
 """
 
 import os
@@ -27,7 +27,7 @@ from proxy.settings.values import quoted, quoted_path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuleViolation:
-    """A broken rule: at which setting, and what is wrong; ``other`` is the setting that it clashes with, if one."""
+    """A broken rule: the setting and the message; ``other`` is the setting that it conflicts with, if any."""
 
     loc: Loc
     message: str
@@ -36,15 +36,15 @@ class RuleViolation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """Settings under examination, and the places where their own values were unusable."""
+    """The settings to check, and the places of the invalid values that were cut out."""
 
     settings: Settings
     holes: frozenset[Loc] = frozenset()
     upstreams: frozenset[str] | None = None
-    """Every name of an upstream, broken ones included; None where not even the names are known."""
+    """All names of upstreams, including invalid ones; None if the names are unknown."""
 
     def sound(self, loc: Loc) -> bool:
-        """Whether the value at this place is the operator's own: no hole in it, above it or below it."""
+        """Whether the value at this place is the operator's: no hole at, above or below it."""
         return not any(hole[: len(loc)] == loc or loc[: len(hole)] == hole for hole in self.holes)
 
 
@@ -93,7 +93,7 @@ def _trusted(candidate: Candidate) -> Iterator[RuleViolation]:
         yield RuleViolation(loc=loc, message=reason)
     elif not listen.forward_auth.trusted and candidate.sound(loc):
         yield RuleViolation(
-            loc=loc, message="must list the ingresses that may ask; without it the listener does not start"
+            loc=loc, message="must list the ingresses that may connect; without it the listener does not start"
         )
 
 
@@ -101,7 +101,7 @@ def _webhook(candidate: Candidate) -> Iterator[RuleViolation]:
     notices = candidate.settings.notices
     if notices.webhook is not None and notices.secret is None and candidate.sound(("notices",)):
         yield RuleViolation(
-            loc=("notices", "webhook"), message="needs notices.secret, which its notices are signed with"
+            loc=("notices", "webhook"), message="needs notices.secret, with which its notices are signed"
         )
 
 
@@ -137,16 +137,16 @@ def _client_pair(candidate: Candidate, loc: Loc, tls: UpstreamTls) -> Iterator[R
 
 
 def _key_pair(loc: Loc, certificate: Path, key: Path) -> Iterator[RuleViolation]:
-    found = [
+    missing = [
         RuleViolation(loc=(*loc, name), message=unreadable)
         for name, path in (("certificate", certificate), ("key", key))
         if (unreadable := _unreadable(path)) is not None
     ]
-    if found:
-        yield from found
+    if missing:
+        yield from missing
         return
     try:
-        # An empty password, so that an encrypted key is an error here and not a question on the terminal.
+        # With an empty password an encrypted key is an error here, instead of a prompt on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
         mismatch = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
@@ -209,7 +209,7 @@ def _route_upstream(candidate: Candidate, loc: Loc, route: RouteSettings) -> Ite
 
 
 def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[RuleViolation]:
-    """What a token must be allowed to do has to be known on token routes, and means nothing on others."""
+    """A token route needs an entity; on other routes entity and operations have no meaning."""
     if route.access is not Access.TOKEN:
         for name in ("entity", "operations"):
             if getattr(route, name) is not None:
@@ -220,11 +220,11 @@ def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[RuleViolation]:
     if route.entity is None and not captured:
         yield RuleViolation(loc=(*loc, "entity"), message="is required here, because the path has no {entity}")
     elif route.entity is not None and captured:
-        yield RuleViolation(loc=(*loc, "entity"), message="is given beside {entity} in the path; keep one of the two")
+        yield RuleViolation(loc=(*loc, "entity"), message="conflicts with {entity} in the path; keep one of the two")
 
 
 def _second_targets(candidate: Candidate) -> Iterator[RuleViolation]:
-    """A route can pass on only what would be judged or refused without it."""
+    """A route can list only headers of ``headers.second_targets``: all others pass anyway."""
     if not candidate.sound(("headers",)):
         return
     known = {fold(name.encode("ascii")) for name in candidate.settings.headers.second_targets}
@@ -238,7 +238,7 @@ def _second_targets(candidate: Candidate) -> Iterator[RuleViolation]:
 
 
 def _unreachable(candidate: Candidate) -> Iterator[RuleViolation]:
-    # A route can only be covered by one whose literal beginning it shares; thousands of routes stay quick to check.
+    # Compare a route only with those whose literal prefix it shares, so that thousands of routes are fast to check.
     seen: dict[tuple[str, ...], list[int]] = {}
     routes = candidate.settings.routes
     for later, route in enumerate(routes):
@@ -259,7 +259,7 @@ def _unreachable(candidate: Candidate) -> Iterator[RuleViolation]:
 
 
 def _covers(first: RouteSettings, second: RouteSettings) -> bool:
-    """Whether everything that the second route fits, the first fits too."""
+    """Whether the first route matches every request that the second one matches."""
     if first.methods is not None and (second.methods is None or not set(second.methods) <= set(first.methods)):
         return False
     return _host_covers(first.host, second.host) and _path_covers(first.path.split("/")[1:], second.path.split("/")[1:])
@@ -284,24 +284,24 @@ def _path_covers(first: list[str], second: list[str]) -> bool:
 
 
 def warnings(settings: Settings) -> Iterator[RuleViolation]:
-    """What is allowed and probably not meant."""
+    """Settings that are valid but probably not intended."""
     if settings.notices.webhook is not None and settings.notices.webhook.startswith("http://"):
-        message = "notices are sent without encryption, and they name people and their tokens"
+        message = "notices are sent without encryption, although they contain names of people and tokens"
         yield RuleViolation(loc=("notices", "webhook"), message=message)
     yield from _out_of_date(settings)
     yield from _open_above(settings)
 
 
 def _out_of_date(settings: Settings) -> Iterator[RuleViolation]:
-    """Certificates that the other side will not take today."""
-    found: list[tuple[Loc, Path | None]] = [
+    """Certificates that have expired or are not valid yet."""
+    certificates: list[tuple[Loc, Path | None]] = [
         (("upstreams", name, "tls", "certificate"), upstream.tls.certificate)
         for name, upstream in settings.upstreams.items()
     ]
     if settings.listen.proxy.tls is not None:
-        found.append((("listen", "proxy", "tls", "certificate"), settings.listen.proxy.tls.certificate))
+        certificates.append((("listen", "proxy", "tls", "certificate"), settings.listen.proxy.tls.certificate))
     now = datetime.now(UTC)
-    for loc, path in found:
+    for loc, path in certificates:
         dates = None if path is None else validity(path)
         if dates is not None and dates.ends < now:
             yield RuleViolation(loc=loc, message=f"the certificate expired on {dates.ends:%Y-%m-%d}")
@@ -310,7 +310,7 @@ def _out_of_date(settings: Settings) -> Iterator[RuleViolation]:
 
 
 def _open_above(settings: Settings) -> Iterator[RuleViolation]:
-    """``/x/**`` is denied, and a later route lets ``/x`` itself through."""
+    """Denied routes ``/x/**`` where a later route allows ``/x`` itself."""
     routes = settings.routes
     for index, route in enumerate(routes):
         itself = route.path.removesuffix(f"/{REST}")
@@ -319,19 +319,19 @@ def _open_above(settings: Settings) -> Iterator[RuleViolation]:
         wanted = route.model_copy(update={"path": itself})
         for place, other in enumerate(routes):
             if _covers(other, wanted) and (place < index or other.access is Access.DENIED):
-                # Somebody has thought of it.
+                # The operator has decided on this path explicitly.
                 break
             if place > index and other.access is not Access.DENIED and _lets_some_through(other, wanted):
                 message = (
-                    f"denies what is below {quoted(itself)} and not {quoted(itself)} itself, which "
-                    f"routes[{place}].path lets through: deny it on a line of its own, if that was meant"
+                    f"denies only the paths below {quoted(itself)}, but routes[{place}].path allows {quoted(itself)} "
+                    f"itself: add a route that denies it, if that was meant"
                 )
                 yield RuleViolation(loc=("routes", index, "path"), message=message, other=("routes", place, "path"))
                 break
 
 
 def _lets_some_through(route: RouteSettings, wanted: RouteSettings) -> bool:
-    """Whether the path fits, and some hosts and methods do."""
+    """Whether the route matches the path of ``wanted`` for some hosts and methods."""
     hosts = _host_covers(route.host, wanted.host) or _host_covers(wanted.host, route.host)
     methods = route.methods is None or wanted.methods is None or not set(route.methods).isdisjoint(wanted.methods)
     return hosts and methods and _path_covers(route.path.split("/")[1:], wanted.path.split("/")[1:])
@@ -354,7 +354,7 @@ def _identity(candidate: Candidate) -> Iterator[RuleViolation]:
     if identity.names is None or not candidate.sound(("identity",)):
         return
     if "preset" in identity.model_fields_set:
-        yield RuleViolation(loc=("identity", "names"), message="is given beside preset; keep one of the two")
+        yield RuleViolation(loc=("identity", "names"), message="conflicts with preset; keep one of the two")
     try:
         names_from({field.value: name for field, name in identity.names.items()})
     except IdentityNameError as error:

@@ -1,4 +1,4 @@
-"""What every section of the settings is made of: its base, and the kinds of values that many sections have."""
+"""The base class of all settings sections, and value types that several sections use."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,9 +11,9 @@ _DAY: Final = 86400.0
 
 
 class Section(BaseModel):
-    """What every section shares: unknown names are mistakes, and nothing changes after loading."""
+    """The base of all sections: frozen, and unknown names are errors."""
 
-    # Only the validator of the whole is used, and that has those of the sections in it: none of them is built alone.
+    # Deferred, because only the validator of ``Settings`` is used, which includes those of its sections.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
 

@@ -1,7 +1,7 @@
-"""Scalars of the configuration: durations, sizes and short quoted echoes of what the operator wrote.
+"""Scalar types of the configuration: durations, sizes, status ranges, and quoting of values in messages.
 
-Durations become float seconds, sizes int bytes. Every parser raises ``ValueError`` with one sentence fit for the
-operator, and accepts its own result, so that settings survive a trip through JSON.
+Durations become float seconds, sizes int bytes. Every parser raises ``ValueError`` with one sentence for the operator.
+It also accepts its own result, so that settings can be written to JSON and read back.
 """
 
 import math
@@ -21,7 +21,7 @@ _ECHO_LIMIT: Final = 40
 
 
 def quoted(value: object) -> str:
-    """What the operator wrote, in double quotes, escaped to plain ASCII and cut to 40 characters.
+    """A value for a message: in double quotes, escaped to plain ASCII and cut to 40 characters.
 
     Never call it with a value that may be a secret.
     """
@@ -31,7 +31,7 @@ def quoted(value: object) -> str:
 
 
 def quoted_path(path: object) -> str:
-    """A path that the operator named, whole, in double quotes and escaped to plain ASCII: half of one finds no file."""
+    """A file path for a message: in double quotes, escaped to plain ASCII, never cut."""
     return '"' + str(path).encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
 
 
@@ -71,7 +71,7 @@ class StatusRange:
 
 
 def parse_statuses(value: object) -> StatusRange:
-    """``200``, ``"200"`` or ``"200..399"`` → statuses. An interim one is no answer, so they begin at 200."""
+    """``200``, ``"200"`` or ``"200..399"`` → statuses, from 200 on: interim statuses are no response."""
     if isinstance(value, StatusRange):
         return value
     plain = isinstance(value, (int, str)) and not isinstance(value, bool)
@@ -88,14 +88,14 @@ Duration = Annotated[
         {"anyOf": [{"type": "string", "pattern": f"^{_DURATION.pattern}$"}, {"type": "number", "minimum": 0}]}
     ),
 ]
-"""Seconds; written as a number with a unit."""
+"""Seconds; in a file a number with a unit."""
 
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{_SIZE.pattern}$"}, {"type": "integer", "minimum": 0}]}),
 ]
-"""Bytes; written as a number, alone or with a unit."""
+"""Bytes; in a file a number, with or without a unit."""
 
 Statuses = Annotated[
     StatusRange,
@@ -105,7 +105,7 @@ Statuses = Annotated[
         {"anyOf": [{"type": "string", "pattern": f"^{_STATUSES.pattern}$"}, {"type": "integer", "minimum": 200}]}
     ),
 ]
-"""HTTP statuses; written as one, or as the first and the last of a range."""
+"""HTTP statuses; in a file one status, or the first and the last of a range."""
 
 Whole = Annotated[int, Strict()]
-"""A whole number, written as one: ``"2"`` and ``true`` are mistakes."""
+"""A whole number; ``"2"`` and ``true`` are errors."""

@@ -1,10 +1,11 @@
-"""Where a store is. Imports nothing of what opens one: a command looks here before it asks."""
+"""Addresses of stores. Imports no database library: commands read an address before they connect to a gateway."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from proxy.core.errors import StoreUnavailable
+from proxy.store import dialects
 
 
 def sqlite_path(url: str) -> Path:
@@ -15,7 +16,8 @@ def sqlite_path(url: str) -> Path:
     for scheme in ("sqlite:///", "sqlite+aiosqlite:///"):
         if url.startswith(scheme) and len(url) > len(scheme):
             return Path(url.removeprefix(scheme))
-    raise StoreUnavailable("the store's address is not one that this version can open: it must begin with sqlite:///")
+    dialects.require_implemented(url)
+    raise StoreUnavailable(dialects.UNKNOWN)
 
 
 def store_url(store: str, data_dir: Path) -> str:

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.kinds import OF_ORGS, Kind, Reach
 from proxy.core.model import TokenStatus, UserStatus
 from proxy.store import tables
-from proxy.store.engine import Database, Prepared
+from proxy.store.dialects.dialect import Database, Dialect
+from proxy.store.engine import Prepared
 from proxy.store.records import GrantRows, OrgGrantRow, TokenGrantRow
 
 _T, _U, _O, _M, _R = tables.tokens, tables.users, tables.orgs, tables.members, tables.roles
@@ -89,11 +90,11 @@ def _query(size: int) -> Prepared:
     return Prepared(_select(size))
 
 
-def prepare(most: int) -> None:
+def prepare(most: int, dialect: Dialect) -> None:
     """Compile the queries for up to ``most`` ids, so that the first of each size is as fast as the next."""
     size = 1
     while size <= most:
-        _query(size)
+        _query(size).compiled(dialect.sql)
         size *= 2
 
 

@@ -25,15 +25,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.core.errors import OutcomeUnknown, StoreUnavailable, WrongKey
 from proxy.core.model import Actor, ActorKind
-from proxy.store import feed, grants, migrate, store_info
-from proxy.store.address import sqlite_path
+from proxy.store import dialects, feed, grants, migrate, store_info
 from proxy.store.audit import chain, request_events
 from proxy.store.audit.chain import Appended, ChainVerification, Event, Mark, Occurred, Outdated
 from proxy.store.audit.reports import Report, ReportsTable
 from proxy.store.audit.request_events import RequestEvent
 from proxy.store.change import Change, Rows
-from proxy.store.engine import Database, undisturbed
-from proxy.store.errors import mapped
+from proxy.store.dialects.dialect import Database
+from proxy.store.engine import undisturbed
 from proxy.store.records import Changes, GrantRows
 from proxy.store.tokens import usage
 from proxy.store.tokens.usage import Use
@@ -100,8 +99,8 @@ class Store:
         Raises StoreUnavailable, StoreNewerSchema, and WrongKey where ``key_fingerprint`` (``services.keys``) is not the
         one that the store was made with.
         """
-        path = sqlite_path(url)
-        store = cls(Database(path, readers=readers))
+        database = dialects.of_url(url).database(url, readers=readers)
+        store = cls(database)
         if on_commit is not None:
             store.on_commit = on_commit
         try:
@@ -114,9 +113,9 @@ class Store:
                 await store._database.commit(connection)
         except StoreUnavailable as error:
             await store.close()
-            if str(path) in str(error):
+            if database.location in str(error):
                 raise
-            raise StoreUnavailable(f"{error}: {path}") from error
+            raise StoreUnavailable(f"{error}: {database.location}") from error
         except BaseException:
             # Cancellations too: the error is raised again, and the connections' threads must end.
             await store.close()
@@ -125,8 +124,7 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection, the writer last. Nothing may be in use any more."""
-        with mapped():
-            await self._database.close()
+        await self._database.close()
 
     @asynccontextmanager
     async def change(self, actor: Actor, now: float | None = None) -> AsyncIterator[Change]:

@@ -10,7 +10,7 @@ their columns already; later versions use them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -27,6 +27,23 @@ metadata: Final = sa.MetaData(naming_convention=NAMING)
 Json: Final = sa.JSON(none_as_null=True)
 #: SQLite only makes a rowid alias (the fast path for ``max()``) of a column declared INTEGER.
 Number: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _partial_index(name: str, *columns: sa.Column[Any], where: sa.ColumnElement[bool], unique: bool = False) -> None:
+    """An index of the rows for which ``where`` holds. No dialect learns of it here (``set_index_conditions``)."""
+    sa.Index(name, *columns, unique=unique, info={"where": where})
+
+
+def set_index_conditions(dialect: str) -> None:
+    """Make ``CREATE INDEX`` of this dialect (``sqlite`` or ``postgresql``) say which rows each partial index covers.
+
+    The migrations create the indexes, so a start needs none of this. An index that names a dialect loads it, with its
+    driver's adapter: 30 ms of each start.
+    """
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            if "where" in index.info:
+                index.dialect_options[dialect]["where"] = index.info["where"]
 
 
 def _token_column() -> sa.Column[str]:
@@ -60,34 +77,21 @@ users = sa.Table(
 )
 # An email belongs to at most one user that is not removed; a removed one keeps its row for the audit log.
 LIVING: Final = users.c.removed_at.is_(None)
-sa.Index(
+_partial_index(
     "uq_users_email_key_living",
     users.c.email_key,
     unique=True,
-    sqlite_where=LIVING,
+    where=LIVING,
 )
-sa.Index(
+_partial_index(
     "uq_users_issuer_subject_living",
     users.c.issuer,
     users.c.subject,
     unique=True,
-    sqlite_where=LIVING,
+    where=LIVING,
 )
 # The list of users shows these alone, however many have left.
-sa.Index("ix_users_created_at_id_living", users.c.created_at, users.c.id, sqlite_where=LIVING)
-
-
-def for_postgresql() -> None:
-    """Tell PostgreSQL, too, which indexes cover some rows only: living users, keys, events that have such a thing.
-
-    Apart, because an index that names a dialect loads it, with its driver's adapter: 30 ms of each start on SQLite.
-    """
-    for table in (users, tokens, audit_events):
-        for index in table.indexes:
-            where = index.dialect_options["sqlite"]["where"]
-            if where is not None:
-                index.dialect_options["postgresql"]["where"] = where
-
+_partial_index("ix_users_created_at_id_living", users.c.created_at, users.c.id, where=LIVING)
 
 orgs = sa.Table(
     "orgs",
@@ -195,11 +199,11 @@ tokens = sa.Table(
     sa.Index(None, "listed_as", "expires_at", "id", "notified_days"),
 )
 # Most have none, and statistics over them all would tell the planner to scan rather than to look for a parent's.
-sa.Index("ix_tokens_parent_id", tokens.c.parent_id, sqlite_where=tokens.c.parent_id.is_not(None))
+_partial_index("ix_tokens_parent_id", tokens.c.parent_id, where=tokens.c.parent_id.is_not(None))
 # Few among many; the literal, since SQLite uses such an index only where the query says the same without a parameter.
 KEYS: Final = sa.or_(*(tokens.c.kind == sa.literal_column(f"'{kind.value}'") for kind in OF_ORGS))
-sa.Index("ix_tokens_created_at_id_keys", tokens.c.created_at, tokens.c.id, sqlite_where=KEYS)
-sa.Index("ix_tokens_org_id_created_at_id_keys", tokens.c.org_id, tokens.c.created_at, tokens.c.id, sqlite_where=KEYS)
+_partial_index("ix_tokens_created_at_id_keys", tokens.c.created_at, tokens.c.id, where=KEYS)
+_partial_index("ix_tokens_org_id_created_at_id_keys", tokens.c.org_id, tokens.c.created_at, tokens.c.id, where=KEYS)
 
 # Apart from ``tokens``: these rows change all the time, in batches, and no decision depends on them.
 token_usage = sa.Table(
@@ -270,19 +274,19 @@ EVENT_HAS: Final = {
     for name in ("actor_id", "actor_name", "user_id", "org_id", "target_id")
 }
 for _name, _has in EVENT_HAS.items():
-    sa.Index(f"ix_audit_events_{_name}_at", audit_events.c[_name], audit_events.c.at, sqlite_where=_has)
+    _partial_index(f"ix_audit_events_{_name}_at", audit_events.c[_name], audit_events.c.at, where=_has)
 # What was refused, reported or failed: few among many, and what people look for first.
 EVENT_UNUSUAL: Final = audit_events.c.outcome.not_in([sa.literal_column("'done'"), sa.literal_column("'allowed'")])
-sa.Index("ix_audit_events_at_unusual", audit_events.c.at, sqlite_where=EVENT_UNUSUAL)
+_partial_index("ix_audit_events_at_unusual", audit_events.c.at, where=EVENT_UNUSUAL)
 # Changes that a request asked for; its own event has the same id as decision.
 EVENT_ASKED: Final = sa.and_(
     audit_events.c.decision_id == sa.literal_column("''"), audit_events.c.request_id != sa.literal_column("''")
 )
-sa.Index("ix_audit_events_request_id_asked", audit_events.c.request_id, sqlite_where=EVENT_ASKED)
+_partial_index("ix_audit_events_request_id_asked", audit_events.c.request_id, where=EVENT_ASKED)
 
 # Events of changes: with these a log that was cut at its end is told from a whole one (``store.audit``).
 EVENT_CHANGED: Final = audit_events.c.epoch > sa.literal_column("0")
-sa.Index("ix_audit_events_epoch_changed", audit_events.c.epoch, sqlite_where=EVENT_CHANGED)
+_partial_index("ix_audit_events_epoch_changed", audit_events.c.epoch, where=EVENT_CHANGED)
 
 # One row. ``base_*`` is the last event that retention removed (0 and "" at first), ``head_*`` the newest: an event cut
 # off at either end is found as surely as one taken from the middle.

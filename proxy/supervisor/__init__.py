@@ -1,12 +1,13 @@
-"""The parent of a gateway's processes: holds what must outlive them, starts them in order, replaces them, stops them.
+"""Supervisor: the parent process of a gateway, which starts, replaces, reloads and stops the other processes.
 
-Data flows only at a start: settings → an anonymous file that each child reads; listening sockets, the lock and a
-lifeline → descriptors that each child inherits; one line back over each child's ready pipe. After that the supervisor
-waits for a child to end or a signal to come, and does nothing else.
+At a start, settings go to an anonymous file that each child reads; listening sockets, the lock and a lifeline are
+descriptors that each child inherits; each child writes one line to its ready pipe. After that the supervisor waits for
+a child to end or hang, or for a signal, and does nothing else.
 
-Primitives: ``Supervisor`` (one gateway), ``Keeper`` (one slot, refilled), ``Spares`` (a
-process that stands by for a slot), ``Child`` (one process), ``Listener`` (one address, a
-socket per slot), ``datadir`` (the lock, which is free only when the last process is gone).
+Primitives: ``Supervisor`` (one gateway), ``Children`` (all its processes), ``Keeper`` (restarts one child), ``Spares``
+(a loaded process that stands by), ``Child`` (one process), ``Generation`` (one configuration), ``Reload`` (from one
+generation to the next), ``ListeningSockets`` (one address, a socket per slot), ``datadir`` (the lock, which is free
+only when the last process has ended).
 """
 
 from proxy.supervisor.supervise import Serving, Supervisor

@@ -1,10 +1,10 @@
-"""Listening sockets that systemd has opened for us: sd_listen_fds(3).
+"""Socket activation: adopts listening sockets that systemd has opened, by sd_listen_fds(3).
 
 Rules of this module:
-1. A socket is a listener's by the name it was passed with (``proxy``, ``forward_auth``, ``control``), else by its
-   address.
-2. One that is no listening TCP socket, or no listener's, keeps the gateway from starting: clients would wait on it.
-3. Whoever gets one shares it: all workers accept from the one queue.
+1. A socket is assigned to a listener by the name it was passed with (``proxy``, ``forward_auth``, ``control``), else by
+   its address.
+2. A socket that is no listening TCP socket, or that fits no listener, prevents the start: clients would wait on it.
+3. Workers share such a socket: all accept from one queue.
 """
 
 import os
@@ -21,14 +21,14 @@ from proxy.supervisor.listeners import ListeningSockets
 FIRST_FD: Final = 3
 """SD_LISTEN_FDS_START."""
 _MOST: Final = 64
-_ANY: Final = frozenset(("0.0.0.0", "::"))  # noqa: S104 - compared with, not listened on
+_ANY: Final = frozenset(("0.0.0.0", "::"))  # noqa: S104 - only compared with
 _UNNAMED: Final = frozenset(("", "unknown", "stored"))
 
 
 def passed(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
-    """Name and descriptor of each socket that was passed to the process ``pid``; none where none was.
+    """Name and descriptor of each socket that was passed to the process ``pid``.
 
-    Raises ``ListenerRefused`` where the variables contradict themselves.
+    Raises ``ListenerRefused`` when the variables contradict each other.
     """
     if environ.get("LISTEN_PID") != str(pid):
         return []
@@ -42,21 +42,21 @@ def passed(environ: Mapping[str, str], pid: int) -> list[tuple[str, int]]:
 
 
 def adopt(sockets: list[tuple[str, int]], binds: Mapping[str, Bind]) -> dict[str, ListeningSockets]:
-    """The listeners that the passed sockets are for, out of those in ``binds``. Raises ``ListenerRefused``."""
+    """Assign the passed sockets to the listeners in ``binds``. Raises ``ListenerRefused``."""
     with ExitStack() as stack:
-        found = _adopted(sockets, binds, stack)
+        adopted = _by_listener(sockets, binds, stack)
         stack.pop_all()
     return {
         name: ListeningSockets(name=name, address=_text(socks[0]), sockets=tuple(socks))
-        for name, socks in found.items()
+        for name, socks in adopted.items()
     }
 
 
-def _adopted(
+def _by_listener(
     sockets: list[tuple[str, int]], binds: Mapping[str, Bind], stack: ExitStack
 ) -> dict[str, list[socket.socket]]:
-    """Sockets by the listeners that they are for; ``stack`` closes them where one is refused."""
-    found: dict[str, list[socket.socket]] = {}
+    """Sockets by the name of their listener; ``stack`` closes them when one is refused."""
+    result: dict[str, list[socket.socket]] = {}
     for name, fd in sockets:
         try:
             os.set_inheritable(fd, False)
@@ -70,13 +70,13 @@ def _adopted(
         listener = name if name in binds else _by_address(sock, binds) if name in _UNNAMED or "." in name else None
         if listener is None:
             raise ListenerRefused(
-                f"The service manager passed a socket for {_text(sock)} that is no listener's: "
+                f"The service manager passed a socket for {_text(sock)} that belongs to no listener: "
                 f"name it {', '.join(binds)} (FileDescriptorName) or give it the address of one."
             )
-        if listener == CONTROL and listener in found:
+        if listener == CONTROL and listener in result:
             raise ListenerRefused("The service manager passed several sockets for the control listener, which has one.")
-        found.setdefault(listener, []).append(sock)
-    return found
+        result.setdefault(listener, []).append(sock)
+    return result
 
 
 def _listens(sock: socket.socket) -> bool:

@@ -1,4 +1,4 @@
-"""All children of a gateway: the authority, the workers, and the spares that stand by for them."""
+"""Child processes of a gateway: starts, reloads, drains and ends the authority, the workers and their spares."""
 
 import asyncio
 import time
@@ -9,22 +9,21 @@ from typing import Any
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
-from proxy.supervisor.config_generation import Generation, Ground
+from proxy.supervisor.child import Child
+from proxy.supervisor.config_generation import Generation, StartContext
 from proxy.supervisor.errors import StartError
-from proxy.supervisor.processes import Child, Gate, Keeper
-from proxy.supervisor.reload import Crew, Turn, close_others
+from proxy.supervisor.keeper import Gate, Keeper
+from proxy.supervisor.reload import Reload, close_others
 from proxy.supervisor.standby import FIRST_SECONDS, Spares
 
 LOADED_SECONDS = 120.0
-"""How long the first authority may take to load the control plane before the start is complete without it."""
+"""How long a start waits for the first authority to load the control plane before it completes without it."""
 RETIRE_MARGIN_SECONDS = 5.0
-"""How much longer than ``timeouts.drain`` a worker that is too many may take before it is killed."""
+"""How much longer than ``timeouts.drain`` a surplus worker may take before it is killed."""
 
 
-class Fleet:
-    """The children that run ``generation``, which ``turn`` exchanges. ``hopeless`` is as in ``Keeper``, for the
-    authority.
-    """
+class Children:
+    """The children that run ``generation``, which ``reload`` replaces. ``hopeless`` is the authority's (``Keeper``)."""
 
     def __init__(self, generation: Generation, log: Logger, stderr_fd: int, *, hopeless: Callable[[int], bool]) -> None:
         self.generation = generation
@@ -46,7 +45,7 @@ class Fleet:
             spares=self._spare_authority,
             hopeless=hopeless,
             gate=self._gate,
-            on_ready=self._introduce,
+            on_ready=self._send_state,
         )
         self.workers = [self._worker(slot) for slot in range(generation.settings.workers)]
         self._retiring: list[Keeper] = []
@@ -60,13 +59,12 @@ class Fleet:
                 raise result
         self._starting = False
         if (child := self.authority.serving) is not None:
-            # Its answer comes once it has loaded everything; until then its decisions are slow. One that dies instead
-            # is replaced.
+            # It answers once it has loaded everything; until then its decisions are slow. If it dies, it is replaced.
             with suppress(CommandRefused):
-                await child.line.ask(CommandName.STATE, seconds=LOADED_SECONDS, **self._standing())
+                await child.channel.ask(CommandName.STATE, seconds=LOADED_SECONDS, **self._state())
 
     def keep(self, group: asyncio.TaskGroup) -> None:
-        """Replace whatever dies, from now on, in tasks of ``group``."""
+        """Replace children that die from now on, in tasks of ``group``."""
         self._group = group
         group.create_task(self.authority.keep(), name="keep authority")
         for worker in self.workers:
@@ -76,43 +74,43 @@ class Fleet:
             for spares in (self._spare_authority, self._spare_worker)
         ]
 
-    def look(self) -> None:
-        """End what hangs."""
+    def kill_hung(self) -> None:
+        """Kill children that hang; their keepers replace them."""
         for keeper in (self.authority, *self.workers):
-            keeper.look()
+            keeper.kill_if_hung()
 
-    def show(self, *, draining: bool | None = None, reload_ok: bool | None = None) -> None:
-        """Have the authority show this of the gateway, and its successors too."""
+    def report_state(self, *, draining: bool | None = None, reload_ok: bool | None = None) -> None:
+        """Report the gateway's state to the authority, and to its successors when they are ready."""
         if draining is not None:
             self._draining = draining
         if reload_ok is not None:
             self._reload_ok = reload_ok
             self._reload_time = time.time() if reload_ok else self._reload_time
         if (child := self.authority.serving) is not None:
-            self._introduce(child)
+            self._send_state(child)
 
-    async def turn(self, settings: Settings, ground: Ground) -> Generation:
-        """Have every process run on ``settings`` instead. Raises ``StartError`` when all still run as before."""
+    async def reload(self, settings: Settings, context: StartContext) -> Generation:
+        """Change every process to ``settings``. Raises ``StartError`` when all still run the former configuration."""
         async with self._gate.reloading():
             before = self.generation
-            crew = Crew(authority=self.authority, workers=self.workers)
-            self.generation = new = await Turn(before, settings, ground, crew, self._log).take()
-            # Not to be taken any more: they have loaded the configuration of before.
+            reload = Reload(before, settings, context, self._log, authority=self.authority, workers=self.workers)
+            self.generation = new = await reload.run()
+            # They have loaded the former configuration.
             await self._spare_authority.replace(new.spare_authority())
             await self._spare_worker.replace(new.spare_worker())
             close_others(before.listeners, new.listeners)
             before.close()
-        await self._fit(settings.workers)
+        await self._scale(settings.workers)
         return new
 
-    async def _fit(self, count: int) -> None:
-        """Start the workers that are missing, and let those drain that are too many; nothing of it before the end."""
+    async def _scale(self, count: int) -> None:
+        """Start missing workers and let surplus ones drain; does nothing once the gateway drains."""
         if self._draining:
             return
-        assert self._group is not None  # noqa: S101 - nobody reloads before ``keep``
+        assert self._group is not None  # noqa: S101 - ``reload`` runs after ``keep``
         surplus, self.workers = self.workers[count:], self.workers[:count]
         if surplus:
-            self.show()  # before they go: fewer are wanted
+            self.report_state()  # before they end: the expected number is lower
         for keeper in surplus:
             self._retiring.append(keeper)
             self._group.create_task(self._retire(keeper), name=f"retire {keeper.spec.name}")
@@ -133,13 +131,13 @@ class Fleet:
 
     @property
     def started(self) -> bool:
-        """Whether everything was started, though the authority may have some of itself to load."""
+        """Whether every child was started; the authority may still be loading the control plane."""
         return not self._starting
 
-    async def give_up_starting(self) -> None:
-        """End the workers that are not ready: one that cannot be must not hold up the end of a reload, and of all.
+    async def abort_starts(self) -> None:
+        """Kill the workers that are not ready, so that they do not delay the end of a reload and the stop.
 
-        A reload that has yet to begin is refused.
+        Reloads that have not begun are refused.
         """
         await self._gate.close()
         for keeper in self.workers:
@@ -147,32 +145,31 @@ class Fleet:
                 keeper.kill()
 
     def leave(self) -> None:
-        """Have every answer of the workers close its connection."""
+        """Let the workers close each client connection after its next response."""
         for keeper in self.workers:
             if (child := keeper.serving) is not None:
-                child.line.tell(CommandName.LEAVE)
+                child.channel.tell(CommandName.LEAVE)
 
     async def stop_workers(self, seconds: float) -> None:
-        """Let all workers drain, for at most so long each."""
+        """Let all workers drain, and kill them after ``seconds``."""
         await asyncio.gather(*(worker.stop(seconds) for worker in (*self.workers, *self._retiring)))
 
     async def end_spares(self) -> None:
-        """Have nobody stand by any more."""
+        """End the spares and start no others."""
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
         await asyncio.gather(self._spare_authority.end(), self._spare_worker.end())
 
     def kill(self) -> None:
-        """End every process that serves now, without replacement."""
+        """Kill every serving process without replacing it."""
         for keeper in (*self.workers, *self._retiring, self.authority):
             keeper.kill()
 
     async def end(self) -> None:
-        """``kill``, and wait until all are gone; the generation is closed."""
+        """Kill every process, wait until all have ended, and close the generation."""
         self.kill()
-        everybody = (*self.workers, *self._retiring, self.authority)
-        await asyncio.gather(*(keeper.end() for keeper in everybody))
+        await asyncio.gather(*(keeper.end() for keeper in (*self.workers, *self._retiring, self.authority)))
         await asyncio.gather(self._spare_authority.end(), self._spare_worker.end())
         self.generation.close()
 
@@ -181,10 +178,10 @@ class Fleet:
             self.generation.worker(slot), self._log, self._stderr_fd, spares=self._spare_worker, gate=self._gate
         )
 
-    def _introduce(self, authority: Child) -> None:
-        authority.line.tell(CommandName.STATE, **self._standing())
+    def _send_state(self, authority: Child) -> None:
+        authority.channel.tell(CommandName.STATE, **self._state())
 
-    def _standing(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         return {
             "starting": self._starting,
             "draining": self._draining,

@@ -1,10 +1,10 @@
-"""The data directory as a place: who may be in it, and the few files in it that are not the store's.
+"""Data directory: its ownership and mode, its lock, and the published addresses of the listeners.
 
-The directory belongs to the user that patgate runs as, and so does every file that is opened in it; none is a symbolic
-link, because what it leads to would be read, cut short or written over.
+The directory belongs to the user that patgate runs as, and so does every file that is opened in it. None is a symbolic
+link, because its target would be read, truncated or overwritten.
 
-The lock is an ``flock`` on ``lock``. Its descriptor is inherited by every process of a gateway, so it is free only when
-the last of them is gone: a supervisor that was killed does not let a second one in while its children still drain.
+The lock is an ``flock`` on ``lock``. Every process of a gateway inherits its descriptor, so it is free only when the
+last of them has ended: after a supervisor was killed, no second one starts while its children still drain.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ CONTROL_SOCKET: Final = "control.sock"
 
 # A command that works on the store without a server holds the lock for well under this long.
 PATIENCE_SECONDS: Final = 3.0
-_LOOK_AGAIN_SECONDS: Final = 0.02
+_RETRY_SECONDS: Final = 0.02
 
 
 class DataDirLock:
@@ -37,12 +37,12 @@ class DataDirLock:
         self.fd = fd
 
     def is_of(self, data_dir: Path) -> bool:
-        """Whether the directory at this path is still the one that was locked, and not gone or another one."""
+        """Whether the directory at this path is still the one that was locked, neither removed nor replaced."""
         try:
-            there = os.stat(data_dir / LOCK, follow_symlinks=False)
+            current = os.stat(data_dir / LOCK, follow_symlinks=False)
         except OSError:
             return False
-        return os.path.samestat(there, os.fstat(self.fd))
+        return os.path.samestat(current, os.fstat(self.fd))
 
     def release(self) -> None:
         """Close this process's descriptor; the lock is free when no other process holds one."""
@@ -58,7 +58,7 @@ class DataDirLock:
 
 
 def prepare(data_dir: Path) -> None:
-    """Make the directory, readable by its owner alone (mode 0700), who is this user. Raises ``StoreUnavailable``."""
+    """Create the directory, readable by its owner, this user, alone (mode 0700). Raises ``StoreUnavailable``."""
     try:
         for missing in reversed([parent for parent in data_dir.parents if not parent.exists()]):
             missing.mkdir(mode=0o755, exist_ok=True)
@@ -82,7 +82,7 @@ def _require_owner(data_dir: Path, owner: int) -> None:
 
 
 def require_store(data_dir: Path, database: Path) -> None:
-    """Raise ``NoStore`` where there is no store and no patgate that is making one. Makes and changes nothing."""
+    """Raise ``NoStore`` when there is no store and no running patgate that may create one. Creates nothing."""
     try:
         _require_owner(data_dir, data_dir.stat().st_uid)
         if os.path.lexists(database) or _is_locked(data_dir):
@@ -98,7 +98,7 @@ def require_store(data_dir: Path, database: Path) -> None:
 
 
 def _is_locked(data_dir: Path) -> bool:
-    """Whether another process holds the lock, which is not made if it is not there."""
+    """Whether another process holds the lock; a missing lock file is not created."""
     try:
         fd = os.open(data_dir / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -112,19 +112,19 @@ def _is_locked(data_dir: Path) -> bool:
     return False
 
 
-def is_there(path: Path) -> bool:
-    """Whether a file of the directory is there. Raises ``StoreUnavailable`` where it is a link or somebody else's."""
+def exists(path: Path) -> bool:
+    """Whether a file of the directory exists. Raises ``StoreUnavailable`` when it is a link or another user's."""
     try:
         status = path.lstat()
     except FileNotFoundError:
         return False
     if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
-        raise StoreUnavailable(f"{path} in the data directory is not a file of ours.")
+        raise StoreUnavailable(f"{path} in the data directory is not a regular file of this user.")
     return True
 
 
 def try_lock(data_dir: Path, purpose: str) -> DataDirLock | None:
-    """Take the lock now, or ``None`` when another process has it. ``purpose`` is what the file says of its holder."""
+    """Take the lock, or return ``None`` when another process holds it. ``purpose`` is written to the lock file."""
     try:
         fd = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -135,7 +135,9 @@ def try_lock(data_dir: Path, purpose: str) -> DataDirLock | None:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             held.release()
-            raise StoreUnavailable(f"The data directory {data_dir} cannot be locked: its lock is not a file of ours.")
+            raise StoreUnavailable(
+                f"The data directory {data_dir} cannot be locked: its lock is not a regular file of this user."
+            )
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.fchmod(fd, 0o600)
         os.ftruncate(fd, 0)
@@ -150,12 +152,12 @@ def try_lock(data_dir: Path, purpose: str) -> DataDirLock | None:
 
 
 async def lock(data_dir: Path, purpose: str, patience: float = PATIENCE_SECONDS) -> DataDirLock:
-    """Take the lock, waiting at most ``patience`` seconds for a short-lived holder. Raises ``DataDirBusy``."""
+    """Take the lock, waiting at most ``patience`` seconds for its holder. Raises ``DataDirBusy``."""
     deadline = asyncio.get_running_loop().time() + patience
     while (held := try_lock(data_dir, purpose)) is None:
         if asyncio.get_running_loop().time() >= deadline:
             raise DataDirBusy(f"The data directory {data_dir} is in use by {_holder(data_dir)}.")
-        await asyncio.sleep(_LOOK_AGAIN_SECONDS)  # flock has no wait with a deadline
+        await asyncio.sleep(_RETRY_SECONDS)  # flock has no wait with a deadline
     return held
 
 
@@ -170,7 +172,7 @@ def _holder(data_dir: Path) -> str:
 
 
 def write_addresses(data_dir: Path, addresses: Mapping[str, str]) -> None:
-    """Publish ``{"proxy": "host:port", …}`` in one step; the file exists only while the gateway serves.
+    """Publish ``{"proxy": "host:port", …}`` atomically; the file exists only while the gateway serves.
 
     Raises ``StoreUnavailable``.
     """
@@ -186,5 +188,5 @@ def write_addresses(data_dir: Path, addresses: Mapping[str, str]) -> None:
 
 
 def forget_addresses(data_dir: Path) -> None:
-    """Remove what an earlier run published."""
+    """Remove the addresses that an earlier run published."""
     (data_dir / ADDRESSES).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Listening sockets, bound once by the supervisor and lent to whichever process fills a slot.
+"""Listening sockets: bound once by the supervisor and inherited by the process of each slot.
 
-Linux spreads connections over all listening sockets of one address that were bound with ``SO_REUSEPORT``. The same
-option would let two gateways share a port by mistake, so a first bind without it tells whether the port is taken. The
-sockets stay open in the supervisor: connections that wait in the queue of a dead worker are served by the next one.
+Linux spreads connections over all listening sockets of one address that were bound with ``SO_REUSEPORT``. That option
+would also let two gateways share a port by mistake, so a first bind without it checks whether the port is taken. The
+sockets stay open in the supervisor: the replacement of a dead worker serves the connections in its queue.
 """
 
 import errno
@@ -21,17 +21,17 @@ _PROBE_AGAIN_SECONDS: Final = 0.1  # a process that was just killed gives its so
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListeningSockets:
-    """The sockets of one listener, one per slot, and the address that they really have."""
+    """The sockets of one listener, one per slot, and their actual address."""
 
     name: str
     address: str
     sockets: tuple[socket.socket, ...]
     bind: str = ""
-    """The address as the configuration has it, where these sockets are of our own making."""
+    """The configured address, where this process has bound the sockets."""
 
     @property
     def port(self) -> int:
-        """The port, also where the system chose it."""
+        """The actual port, also where the system has chosen it."""
         return int(self.sockets[0].getsockname()[1])
 
     def __enter__(self) -> Self:
@@ -45,13 +45,13 @@ class ListeningSockets:
         return self.sockets[slot].fileno()
 
     def fds(self, slot: int, slots: int) -> tuple[int, ...]:
-        """The descriptors for one of so many slots: every socket is somebody's, and no slot is without one."""
+        """The descriptors for one of ``slots`` slots: every socket has a slot, and every slot a socket."""
         if len(self.sockets) < slots:
-            return tuple(sock.fileno() for sock in self.sockets)  # one queue, from which all accept
+            return tuple(sock.fileno() for sock in self.sockets)  # all slots accept from one queue
         return tuple(sock.fileno() for sock in self.sockets[slot::slots])
 
-    def grown(self, slots: int) -> "ListeningSockets":
-        """This listener with a socket for each of so many slots; those of now stay, so nobody in a queue is lost.
+    def with_slots(self, slots: int) -> "ListeningSockets":
+        """This listener with at least ``slots`` sockets; the current ones stay, so no queued connection is lost.
 
         Raises ``ListenerRefused``.
         """
@@ -69,7 +69,7 @@ class ListeningSockets:
         return replace(self, sockets=(*self.sockets, *added))
 
     def close(self) -> None:
-        """Give up this process's copies; where no child has one, connections are refused from here on."""
+        """Close this process's sockets; connections are refused once no child has one either."""
         for sock in self.sockets:
             sock.close()
 
@@ -77,10 +77,9 @@ class ListeningSockets:
 def listen(
     name: str, host: str, port: int, slots: int = 1, shared: bool = False, *, beside_ours: bool = False
 ) -> ListeningSockets:
-    """Bind ``slots`` sockets to one address, ``shared`` ones by ``SO_REUSEPORT``; port 0 is chosen once, for all of
-    them.
+    """Bind ``slots`` sockets to one address, ``shared`` ones with ``SO_REUSEPORT``; all get the same port for port 0.
 
-    ``beside_ours`` says that a shared listener of this process has the port, on another address, so that it is not
+    ``beside_ours``: a shared listener of this process uses the port on another address, so the port does not count as
     taken. Raises ``ListenerRefused`` with one sentence that names the listener and the address.
     """
     where = _text(host, port)
@@ -105,7 +104,7 @@ def listen(
 
 
 def free(host: str, port: int) -> bool:
-    """Whether nothing listens on this address now."""
+    """Whether no process listens on this address now."""
     try:
         listen("probe", host, port).close()
     except ListenerRefused:

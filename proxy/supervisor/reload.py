@@ -1,21 +1,21 @@
-"""A changed configuration, taken by every process of the gateway at once or by none.
+"""Configuration reload: two-phase commit of a new configuration to every process of the gateway, or to none.
 
-The order, so that no request is lost and none is decided by parts of two configurations:
+The order ensures that no request is lost and none is decided by parts of two configurations:
 
-1. Everything that can fail comes first: the file was loaded and judged, new sockets are bound, every process PREPAREs.
-2. The workers HOLD: what arrives waits. The authority COMMITs: the roles in the store are those of the new file.
-3. The workers COMMIT and go on. Until then anything that fails is an ABORT, and nothing has changed.
-4. Afterwards a process that does not follow is ended and starts with the new configuration; workers that are too many
-   drain, those that are missing start, spares are replaced.
+1. Everything that can fail comes first: the file is loaded and validated, new sockets are bound, every process
+   PREPAREs.
+2. The workers HOLD: requests that arrive wait. The authority COMMITs: the store gets the roles of the new file.
+3. The workers COMMIT and continue. Any failure before that is an ABORT, and nothing has changed.
+4. Afterwards a process that does not commit is killed and restarts with the new configuration; surplus workers drain,
+   missing ones start, spares are replaced.
 
-Connections stay with their workers and listening sockets open, so nothing is closed that a client knows of.
+Connections stay with their workers and listening sockets stay open, so clients notice nothing.
 """
 
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused
@@ -23,29 +23,22 @@ from proxy.observe.logs import Logger
 from proxy.settings.addresses import Bind
 from proxy.settings.model import Settings
 from proxy.supervisor import listeners
-from proxy.supervisor.config_generation import CONTROL, Generation, Ground
+from proxy.supervisor.child import Child
+from proxy.supervisor.config_generation import CONTROL, Generation, StartContext
 from proxy.supervisor.errors import ReloadRefused
+from proxy.supervisor.keeper import Keeper
 from proxy.supervisor.listeners import ListeningSockets
-from proxy.supervisor.processes import Child, Keeper
 
 PREPARE_SECONDS: Final = 10.0
 HOLD_SECONDS: Final = 2.0
 COMMIT_SECONDS: Final = 5.0
 
 FIXED: Final = ("brand", "data_dir", "store", "secret_key")
-"""Settings that the store and every token stand on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Crew:
-    """The processes that take part; each keeper has its slot's number as its place."""
-
-    authority: Keeper
-    workers: Sequence[Keeper]
+"""Settings that the store and every token depend on."""
 
 
 def refuse_fixed(before: Settings, after: Settings) -> None:
-    """Raises ``ReloadRefused`` with the names of the settings that only a restart can change."""
+    """Raise ``ReloadRefused`` with the names of changed settings that only a restart can change."""
     changed = [name for name in FIXED if getattr(before, name) != getattr(after, name)]
     if changed:
         raise ReloadRefused(
@@ -54,20 +47,20 @@ def refuse_fixed(before: Settings, after: Settings) -> None:
 
 
 def binds(settings: Settings) -> dict[str, Bind]:
-    """Each listener's address, by its name."""
+    """The configured address of each listener by name."""
     listen = settings.listen
-    found = {CONTROL: listen.control.bind, "proxy": listen.proxy.bind}
+    addresses = {CONTROL: listen.control.bind, "proxy": listen.proxy.bind}
     if listen.forward_auth is not None:
-        found["forward_auth"] = listen.forward_auth.bind
-    return found
+        addresses["forward_auth"] = listen.forward_auth.bind
+    return addresses
 
 
 def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> dict[str, ListeningSockets]:
-    """The listeners that ``settings`` ask for: those that are ``held`` where they serve, others bound now.
+    """The listeners for ``settings``: those of ``held`` whose address fits, the others newly bound.
 
-    Raises ``ListenerRefused`` with nothing new left open.
+    Raises ``ListenerRefused`` and closes what it opened.
     """
-    found: dict[str, ListeningSockets] = {}
+    result: dict[str, ListeningSockets] = {}
     ours = {each.port for name, each in held.items() if name != CONTROL and each.bind}
     with ExitStack() as stack:
         for name, bind in binds(settings).items():
@@ -80,15 +73,15 @@ def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> d
                 )
                 stack.callback(listener.close)
             else:
-                listener = known.grown(slots)
+                listener = known.with_slots(slots)
                 stack.callback(close_others, {name: listener}, {name: known})
-            found[name] = listener
+            result[name] = listener
         stack.pop_all()
-    return found
+    return result
 
 
 def close_others(former: Mapping[str, ListeningSockets], kept: Mapping[str, ListeningSockets]) -> None:
-    """Close the sockets of ``former`` that are not among those of ``kept``."""
+    """Close the sockets of ``former`` that ``kept`` does not use."""
     stay = {sock for listener in kept.values() for sock in listener.sockets}
     for listener in former.values():
         for sock in listener.sockets:
@@ -96,85 +89,103 @@ def close_others(former: Mapping[str, ListeningSockets], kept: Mapping[str, List
                 sock.close()
 
 
-class Turn:
-    """One change from a generation to the next. Nobody is replaced meanwhile (``Gate.reloading``)."""
+class Reload:
+    """One change from a generation to the next. No child is replaced meanwhile (``Gate.reloading``).
 
-    def __init__(self, before: Generation, settings: Settings, ground: Ground, crew: Crew, log: Logger) -> None:
+    ``workers`` are in the order of their slots.
+    """
+
+    def __init__(
+        self,
+        before: Generation,
+        settings: Settings,
+        context: StartContext,
+        log: Logger,
+        *,
+        authority: Keeper,
+        workers: Sequence[Keeper],
+    ) -> None:
         self._before = before
         self._settings = settings
-        self._ground = ground
-        self._crew = crew
+        self._context = context
         self._log = log
+        self._authority = authority
+        self._workers = workers
 
-    async def take(self) -> Generation:
-        """The new generation, which every process runs on when this returns. Raises ``StartError``: nothing changed."""
-        held = self._before.listeners
-        found = listeners_for(self._settings, held)
+    async def run(self) -> Generation:
+        """Return the new generation once every process runs it. Raises ``StartError`` when nothing has changed."""
+        former = self._before.listeners
+        current = listeners_for(self._settings, former)
         try:
-            new = Generation(self._settings, found, self._ground)
+            new = Generation(self._settings, current, self._context)
         except OSError as error:
-            close_others(found, held)
+            close_others(current, former)
             raise ReloadRefused("The configuration was not reloaded: the system gives no descriptors.") from error
         try:
-            await self._everybody_commits(new)
+            await self._commit(new)
         except CommandRefused as error:
             self._undo(new)
             raise ReloadRefused(f"The configuration was not reloaded: {error}.") from error
         except BaseException:
-            # Cancellations too: the error is raised again, and the new generation must not stay.
+            # Cancellation too: the new generation must be closed before the error is raised again.
             self._undo(new)
             raise
         return new
 
     def _undo(self, new: Generation) -> None:
-        for child in (self._crew.authority.serving, *(keeper.serving for keeper in self._crew.workers)):
+        for child in (self._authority.serving, *(keeper.serving for keeper in self._workers)):
             if child is not None:
-                child.line.tell(CommandName.ABORT)
+                child.channel.tell(CommandName.ABORT)
         close_others(new.listeners, self._before.listeners)
         new.close()
 
-    async def _everybody_commits(self, new: Generation) -> None:
-        authority = self._crew.authority.serving
+    async def _commit(self, new: Generation) -> None:
+        authority = self._authority.serving
         if authority is None:
             raise CommandRefused("there is no authority at the moment")
         control = new.listeners[CONTROL]
         fds = [new.boot_fd, control.fd()]
-        prepared = authority.line.ask(CommandName.PREPARE, fds=fds, seconds=PREPARE_SECONDS, sockets=[CONTROL])
-        await asyncio.gather(_named("the authority", prepared), self._workers(_preparing(new)))
-        await self._workers(lambda _, child: child.line.ask(CommandName.HOLD, seconds=HOLD_SECONDS))
+        prepared = authority.channel.ask(CommandName.PREPARE, fds=fds, seconds=PREPARE_SECONDS, sockets=[CONTROL])
+        await asyncio.gather(_named("the authority", prepared), self._command_workers(_preparing(new)))
+        await self._command_workers(lambda _, child: child.channel.ask(CommandName.HOLD, seconds=HOLD_SECONDS))
         try:
-            await _named("the authority", authority.line.ask(CommandName.COMMIT, seconds=COMMIT_SECONDS))
+            await _named("the authority", authority.channel.ask(CommandName.COMMIT, seconds=COMMIT_SECONDS))
         except CommandRefused as error:
             if not error.answered:
-                # Perhaps it has changed the roles; its successor, with the old configuration, changes them back.
+                # It may have changed the roles; its successor, with the old configuration, changes them back.
                 authority.send(signal.SIGKILL)
             raise
-        self._crew.authority.spec = new.authority()
-        for slot, keeper in enumerate(self._crew.workers):
+        self._authority.spec = new.authority()
+        for slot, keeper in enumerate(self._workers):
             if slot < new.settings.workers:
                 keeper.spec = new.worker(slot)
-        await self._workers(lambda _, child: child.line.ask(CommandName.COMMIT, seconds=COMMIT_SECONDS), forgiving=True)
+        await self._command_workers(
+            lambda _, child: child.channel.ask(CommandName.COMMIT, seconds=COMMIT_SECONDS), kill_refusing=True
+        )
 
-    async def _workers(
-        self, order: Callable[[int, Child], Coroutine[Any, Any, None]], *, forgiving: bool = False
+    async def _command_workers(
+        self, command: Callable[[int, Child], Coroutine[Any, Any, None]], *, kill_refusing: bool = False
     ) -> None:
-        """Have every worker carry out an order. One that has ended or gives no answer is left to its keeper.
+        """Send every worker a command and wait for the answers. A worker that gives no answer is killed and replaced.
 
-        Raises ``OrderRefused`` for one that answers that it cannot; ``forgiving``, it is ended instead.
+        Raises ``CommandRefused`` when a worker answers that it cannot; with ``kill_refusing`` that worker is killed
+        instead.
         """
         await asyncio.gather(
             *(
-                self._worker(keeper, child, order(slot, child), forgiving)
-                for slot, keeper in enumerate(self._crew.workers)
-                if (child := keeper.serving) is not None and child.line.is_open
+                self._command_worker(keeper, child, command(slot, child), kill_refusing)
+                for slot, keeper in enumerate(self._workers)
+                if (child := keeper.serving) is not None and child.channel.is_open
             )
         )
 
-    async def _worker(self, keeper: Keeper, child: Child, ordered: Coroutine[Any, Any, None], forgiving: bool) -> None:
+    async def _command_worker(
+        self, keeper: Keeper, child: Child, answer: Coroutine[Any, Any, None], kill_refusing: bool
+    ) -> None:
         try:
-            await _named(f"the worker {keeper.spec.name}", ordered)
+            await _named(f"the worker {keeper.spec.name}", answer)
         except CommandRefused as error:
-            if error.answered and not forgiving:
+            if error.answered and not kill_refusing:
                 raise
             self._log.error("worker does not follow a reload and is ended", child=keeper.spec.name, problem=error)
             child.send(signal.SIGKILL)
@@ -185,9 +196,9 @@ def _preparing(new: Generation) -> Callable[[int, Child], Coroutine[Any, Any, No
     slots = new.settings.workers
 
     def prepare(slot: int, child: Child) -> Coroutine[Any, Any, None]:
-        # One that is too many goes on with the sockets of another's until it drains, so that nobody waits in vain.
+        # A surplus worker accepts from another slot's sockets until it drains, so that no client waits in vain.
         sockets = new.sockets(slot % slots, slots)
-        return child.line.ask(
+        return child.channel.ask(
             CommandName.PREPARE,
             fds=[new.worker_boot_fd, *(fd for _, fd in sockets)],
             seconds=PREPARE_SECONDS,
@@ -197,8 +208,8 @@ def _preparing(new: Generation) -> Callable[[int, Child], Coroutine[Any, Any, No
     return prepare
 
 
-async def _named(who: str, ordered: Coroutine[Any, Any, None]) -> None:
+async def _named(process: str, answer: Coroutine[Any, Any, None]) -> None:
     try:
-        await ordered
+        await answer
     except CommandRefused as error:
-        raise CommandRefused(f"{who} could not follow: {error}", answered=error.answered) from error
+        raise CommandRefused(f"{process} could not follow: {error}", answered=error.answered) from error

@@ -1,4 +1,4 @@
-"""Reloads, one after the other, as they are asked for, and what is said of each."""
+"""Reload requests: runs them one after the other, and reports each result to the log, the metrics and systemd."""
 
 import asyncio
 import contextlib
@@ -11,60 +11,60 @@ from proxy.core.errors import ConfigurationError, PatgateError
 from proxy.observe import logs
 from proxy.observe.logs import Logger
 from proxy.settings.model import Settings
-from proxy.supervisor.children import Fleet
-from proxy.supervisor.config_generation import Generation, Ground
+from proxy.supervisor.children import Children
+from proxy.supervisor.config_generation import Generation, StartContext
 from proxy.supervisor.reload import refuse_fixed
 from proxy.supervisor.sd_notify import Notifier
 
 
 class Load(Protocol):
-    """Reads the configuration anew."""
+    """Reads the configuration again."""
 
     path: Path
     """The file, for messages."""
 
     def __call__(self) -> Settings:
-        """Raises ``ConfigurationError`` with every problem. Runs in a thread."""
+        """Return the settings. Raises ``ConfigurationError`` with every problem. Runs in a thread."""
         ...
 
 
-class Reloads:
-    """Takes reloads while the gateway serves. ``published`` hears of each new generation."""
+class ReloadQueue:
+    """Runs reloads while the gateway serves. ``published`` is called with each new generation."""
 
     def __init__(
         self,
-        fleet: Fleet,
-        ground: Ground,
+        children: Children,
+        context: StartContext,
         load: Load,
         notifier: Notifier,
         log: Logger,
         *,
         published: Callable[[Generation], object],
     ) -> None:
-        self._fleet = fleet
-        self._ground = ground
+        self._children = children
+        self._context = context
         self._load = load
         self._notifier = notifier
         self._log = log
         self._published = published
 
-    async def take(self, asked: asyncio.Event, stop: asyncio.Event) -> None:
-        """Reload whenever ``asked``, until ``stop``. What is asked for during a reload is one more reload after it."""
-        stopped = asyncio.create_task(stop.wait(), name="told to stop")
+    async def run(self, requested: asyncio.Event, stop: asyncio.Event) -> None:
+        """Reload each time ``requested`` is set, until ``stop``. Requests during a reload cause one more after it."""
+        stopped = asyncio.create_task(stop.wait(), name="stop requested")
         try:
             while not stop.is_set():
-                wanted = asyncio.create_task(asked.wait(), name="told to reload")
-                await asyncio.wait((wanted, stopped), return_when=asyncio.FIRST_COMPLETED)
-                wanted.cancel()
+                waiting = asyncio.create_task(requested.wait(), name="reload requested")
+                await asyncio.wait((waiting, stopped), return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
                 if stop.is_set():
                     return
-                asked.clear()
+                requested.clear()
                 await self._reload(stopped)
         finally:
             stopped.cancel()
 
     async def _loaded(self, stopped: asyncio.Task[bool]) -> Settings | None:
-        """The configuration, or ``None`` when told to stop before it is read. Raises ``ConfigurationError``."""
+        """The settings, or ``None`` when a stop comes before they are read. Raises ``ConfigurationError``."""
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[Settings] = loop.create_future()
 
@@ -82,10 +82,10 @@ class Reloads:
                 settings = self._load()
             except BaseException as error:  # noqa: BLE001 - raised again in the event loop
                 failure = error
-            with contextlib.suppress(RuntimeError):  # nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(settle, settings, failure)
 
-        # A thread of its own, which the end of the process does not wait for: a file system may hang.
+        # In a daemon thread, which the end of the process does not wait for: a file system may hang.
         threading.Thread(target=load, name="load configuration", daemon=True).start()
         await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not loaded.done():
@@ -96,15 +96,15 @@ class Reloads:
     async def _reload(self, stopped: asyncio.Task[bool]) -> None:
         self._notifier.reloading()
         self._log.info("reloading", config=str(self._load.path))
-        status = "reload refused: the configuration of before goes on"
+        status = "reload refused: the former configuration stays in use"
         ok = False
         try:
             settings = await self._loaded(stopped)
             if settings is None or stopped.done():
                 return
-            refuse_fixed(self._fleet.generation.settings, settings)
-            generation = await self._fleet.turn(settings, self._ground)
-            # Whatever goes wrong from here on, this configuration is in use.
+            refuse_fixed(self._children.generation.settings, settings)
+            generation = await self._children.reload(settings, self._context)
+            # The new configuration is in use from here on, whatever fails below.
             logs.change(level=settings.log.level, line_format=settings.log.format)
             ok, status, addresses = True, "serving the configuration that was reloaded", generation.addresses
             self._publish(generation)
@@ -115,7 +115,7 @@ class Reloads:
             self._log.error("reload refused: the configuration of before goes on", problems=len(error.problems))
         except PatgateError as error:
             self._log.error("reload refused: the configuration of before goes on", problem=str(error))
-        self._fleet.show(reload_ok=ok)
+        self._children.report_state(reload_ok=ok)
         self._notifier.ready(status)
 
     def _publish(self, generation: Generation) -> None:

@@ -1,12 +1,12 @@
-"""A process that stands by for each kind of child, so that a dead one is replaced without the time that loading takes.
+"""Spare processes: one of each kind has loaded everything and stands by, so that it replaces a dead child at once.
 
-Rules (what the spare itself keeps to is in ``proxy.standby``):
+Rules (the spare's own rules are in ``proxy.standby``):
 
-1. There is one spare of a kind at most. The first is started a moment after the gateway has started, the next when the
-   process that took its place is ready or has failed.
-2. Only a spare that has said that it stands by is given orders; before that, a new process is as quick.
-3. A spare is a convenience: one that cannot be started or dies is said once and tried again after a while, and no slot
-   counts that as a death of its own.
+1. At most one spare of each kind. The first starts a moment after the gateway, the next when the process that the last
+   one became is ready or has failed.
+2. Only a spare that has reported that it stands by gets a command; before that, a new process is as fast.
+3. A spare is optional: a failed start or a death is logged once and retried after a delay, and does not count as a
+   death of a child.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from typing import Final
 
 from proxy.observe import defects
 from proxy.observe.logs import Logger
-from proxy.supervisor.processes import STDERR_FD, Child, ChildSpec
+from proxy.supervisor.child import STDERR_FD, Child, ChildSpec
 
 AGAIN_SECONDS: Final = 10.0
-"""How long after a spare that died another one is started."""
+"""Delay before the retry after a spare died or could not be started."""
 FIRST_SECONDS: Final = 2.0
-"""How long after a start the first spare is started: until then what serves has the processor for itself."""
+"""Delay of the first spare after a start: until then the serving children have the processor for themselves."""
 
 
 class Spares:
-    """Keeps one spare of a kind: ``keep`` until ``end``."""
+    """Keeps one spare of one kind: ``keep`` until ``end``."""
 
     def __init__(self, spec: ChildSpec, log: Logger, stderr_fd: int = STDERR_FD) -> None:
         self._spec = spec
         self._log = log.bind(child=spec.name)
         self._stderr_fd = stderr_fd
         self._child: Child | None = None
-        self._orders = -1
+        self._commands_fd = -1
         self._stands_by = False
         self._outdated = False
         self._taken = asyncio.Event()
@@ -40,42 +40,42 @@ class Spares:
 
     @property
     def pid(self) -> int | None:
-        """The spare that stands by now; ``None`` while there is none or it has yet to load."""
+        """The process id of the spare that stands by; ``None`` without one and while it still loads."""
         return self._child.pid if self._child is not None and self._stands_by else None
 
     def take(self, spec: ChildSpec) -> Child | None:
-        """The spare, on its way to be what ``spec`` describes; ``None`` when none stands by."""
+        """Turn the spare into the child that ``spec`` describes and return it; ``None`` when none stands by."""
         child = self._child
         if child is None or not self._stands_by:
             return None
         self._stands_by = False
         try:
-            child.order(spec, self._orders)
+            child.assign(spec, self._commands_fd)
         except OSError:
-            return None  # it has died just now, which ``keep`` will find out
+            return None  # it has just died; ``keep`` notices
         self._child = None
-        self._close_orders()
+        self._close_commands()
         self._wanted.clear()
         self._taken.set()
         return child
 
     def refill(self) -> None:
-        """What took the spare's place is up: start the next one."""
+        """Start the next spare: the child that the last one became has started or failed."""
         self._wanted.set()
 
     async def replace(self, spec: ChildSpec) -> None:
-        """Have a spare that has loaded what this one says, from now on: what stands by is of no use any more."""
+        """End the current spare, which loaded an outdated configuration, and keep spares of ``spec`` instead."""
         self._spec = spec
         self._outdated = self._child is not None
         await self.end()
 
     async def keep(self, *, after: float = 0.0) -> None:
-        """Have a spare from now on, the first one so many seconds later, until cancelled."""
+        """Keep a spare until cancelled; the first starts ``after`` seconds from now."""
         if after:
             await asyncio.sleep(after)
         while True:
             try:
-                was_taken = await self._have_one()
+                was_taken = await self._keep_one()
             except OSError as error:
                 self._log.warning("spare cannot be started", error=error, again_in=AGAIN_SECONDS)
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -88,27 +88,26 @@ class Spares:
                 self._log.warning("spare ended", again_in=AGAIN_SECONDS)
                 await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _have_one(self) -> bool:
-        """Start one and wait until it is taken; false when it ended without that. Raises ``OSError``."""
+    async def _keep_one(self) -> bool:
+        """Start a spare and wait until it is taken; false when it ends before. Raises ``OSError``."""
         self._taken.clear()
         wanted = self._spec
-        orders_in, self._orders = os.pipe()
+        commands_in, self._commands_fd = os.pipe()
         try:
-            command = (*wanted.command, "--orders-fd", str(orders_in))
             spec = ChildSpec(
                 name=wanted.name,
-                command=command,
-                fds=(*wanted.fds, orders_in),
+                command=(*wanted.command, "--orders-fd", str(commands_in)),
+                fds=(*wanted.fds, commands_in),
                 lifeline_fd=wanted.lifeline_fd,
             )
             child = await Child.spawn(spec, self._stderr_fd)
         except OSError:
-            self._close_orders()
+            self._close_commands()
             raise
         finally:
-            os.close(orders_in)
+            os.close(commands_in)
         self._child = child
-        # Replaced while it was being started: its orders have been closed, and it ends.
+        # After a ``replace`` during the start its command pipe is closed, and it ends.
         self._outdated = self._spec is not wanted
         self._stands_by = await child.stands_by()
         if self._stands_by:
@@ -127,16 +126,16 @@ class Spares:
         return False
 
     async def end(self) -> None:
-        """End the spare, if there is one."""
+        """End the spare, if any."""
         self._stands_by = False
         child, self._child = self._child, None
-        self._close_orders()
+        self._close_commands()
         if child is not None:
             child.send(signal.SIGKILL)
             await child.ended()
-            child.let_go()
+            child.close_ready_pipe()
 
-    def _close_orders(self) -> None:
-        if self._orders >= 0:
-            os.close(self._orders)
-            self._orders = -1
+    def _close_commands(self) -> None:
+        if self._commands_fd >= 0:
+            os.close(self._commands_fd)
+            self._commands_fd = -1

@@ -1,16 +1,15 @@
-"""One gateway, from the lock to the last exit.
+"""Supervisor of one gateway: locks the data directory, starts the children, handles signals and stops everything.
 
-Order of a start: lock, sockets, authority, workers, addresses, spares. Order of a stop: readiness off, a while for load
-balancers to see it, no new connections, spares, workers drain, authority, lock. Rules:
+Start order: lock, sockets, authority, workers, addresses, spares. Stop order: readiness off, ``timeouts.grace`` for
+load balancers to notice, spares, no new connections, workers drain, authority, lock. Rules:
 
-1. What a child needs to be replaced without loss (listening sockets, lock, lifeline) is opened here, once.
-2. A start that fails leaves nothing running and says why in one sentence; a child that dies later, or hangs, is
-   replaced, unless the data directory is no longer ours: then nothing can be served any more, which is said once, and
-   everything ends.
-3. Nothing here reads the store or a request: there is nothing to go wrong that could take the others down.
-4. A reload (``reload``) ends in one of two ways: every process runs on the new configuration, or every one on the old.
-5. A signal counts from the first line of ``run`` to its end. A stop takes the same way at any moment, in the middle of
-   a start or of a reload too: it is logged at once, and what has begun to serve drains.
+1. What outlives a child (listening sockets, lock, lifeline) is opened here, once, so that a replacement loses nothing.
+2. A start that fails leaves nothing running and reports one sentence. A child that dies later or hangs is replaced,
+   unless the data directory is no longer ours: then nothing can be served, which is reported once, and everything ends.
+3. Nothing here reads the store or a request, so no defect in that code can end the supervisor.
+4. After a reload (``reload``) either every process runs the new configuration or every one runs the former.
+5. Signals are handled from the first line of ``run`` to its end. A stop works the same at any moment, also during a
+   start or a reload: it is logged at once, and children that serve drain.
 """
 
 import asyncio
@@ -28,30 +27,30 @@ from proxy.observe import defects
 from proxy.observe.logs import Logger, get_logger
 from proxy.settings.model import Settings
 from proxy.supervisor import activation, datadir
-from proxy.supervisor.children import Fleet
-from proxy.supervisor.config_generation import CONTROL, Generation, Ground
+from proxy.supervisor.child import STDERR_FD, lifeline
+from proxy.supervisor.children import Children
+from proxy.supervisor.config_generation import CONTROL, Generation, StartContext
 from proxy.supervisor.datadir import DataDirLock
+from proxy.supervisor.keeper import LOOK_SECONDS
 from proxy.supervisor.listeners import ListeningSockets
-from proxy.supervisor.processes import LOOK_SECONDS, STDERR_FD, lifeline
 from proxy.supervisor.reload import binds, close_others, listeners_for
-from proxy.supervisor.reload_queue import Load, Reloads
+from proxy.supervisor.reload_queue import Load, ReloadQueue
 from proxy.supervisor.sd_notify import Notifier
 
 DRAIN_MARGIN_SECONDS: Final = 5.0
 """How much longer than ``timeouts.drain`` a worker may take before it is killed."""
 AUTHORITY_SECONDS: Final = 5.0
-"""How long the authority may take to put the store away; it loses nothing when killed."""
+"""How long the authority may take to close the store; it loses nothing when killed."""
 
-HEARD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The signals that mean something to a gateway."""
+HANDLED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Serving = Callable[[Mapping[str, str]], Coroutine[Any, Any, None]]
 
 
 class Supervisor:
-    """Runs one gateway: ``run`` returns the exit status after ``stop``, or raises the error that kept it from starting.
+    """Runs one gateway: ``run`` returns the exit status after ``stop``, or raises the error that prevented the start.
 
-    ``load`` gives the configuration anew for a reload; without one SIGHUP changes nothing.
+    ``load`` reads the configuration again for a reload; without it SIGHUP changes nothing.
     """
 
     def __init__(
@@ -71,22 +70,22 @@ class Supervisor:
         self._log: Logger = get_logger("supervisor")
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._hung_up = asyncio.Event()
+        self._reload_requested = asyncio.Event()
         self._notifier = Notifier.from_environment(os.environ, os.getpid())
         self._listeners: dict[str, ListeningSockets] = {}
         self._lock: DataDirLock | None = None
         self._failure: PatgateError | None = None
 
     def stop(self) -> None:
-        """Begin to drain; asked a second time, end at once."""
+        """Begin to drain; a second call ends everything at once."""
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
 
     async def run(self, serving: Serving | None = None) -> int:
-        """Serve until told to stop. ``serving`` gets the real addresses once requests are answered.
+        """Serve until ``stop``. ``serving`` is called with the real addresses once requests are answered.
 
-        Raises ``PatgateError`` (data directory busy, port taken, the authority's own reason) with nothing left running.
+        Raises ``PatgateError`` (data directory busy, port taken, the authority's own reason); nothing is left running.
         """
         loop = asyncio.get_running_loop()
         defects.install(loop)
@@ -97,8 +96,8 @@ class Supervisor:
                 stack.callback(loop.remove_signal_handler, signum)
             loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
             stack.callback(loop.remove_signal_handler, signal.SIGHUP)
-            # Blocked signals are inherited, and whoever started this process may have blocked some.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+            # The process that started this one may have blocked some, and blocked signals are inherited.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
             datadir.prepare(settings.data_dir)
             held = stack.enter_context(await datadir.lock(settings.data_dir, self._purpose))
             datadir.forget_addresses(settings.data_dir)
@@ -110,31 +109,31 @@ class Supervisor:
             lifeline_in, lifeline_out = lifeline()
             stack.callback(os.close, lifeline_in)
             stack.callback(os.close, lifeline_out)
-            ground = Ground(
+            context = StartContext(
                 lock_fd=held.fd,
                 lifeline_fd=lifeline_in,
-                # Another one at each start, so that two gateways which stand in front of each other are no loop.
+                # Random at each start, so that a request that passes two gateways is not taken for a loop.
                 pseudonym=f"patgate-{secrets.token_hex(4)}",
                 accept_older_store=self._accept_older_store,
             )
-            fleet = Fleet(
-                Generation(settings, self._listeners, ground),
+            children = Children(
+                Generation(settings, self._listeners, context),
                 self._log,
                 self._stderr_fd,
-                hopeless=self._lost_directory,
+                hopeless=self._data_dir_lost,
             )
-            stack.push_async_callback(fleet.end)  # whatever is raised from here on
-            await self._serve(fleet, ground, serving)
+            stack.push_async_callback(children.end)
+            await self._serve(children, context, serving)
         if self._failure is not None:
             raise self._failure
         return 0
 
     def reload(self) -> None:
-        """Read the configuration again and run on it, as soon as everything is started."""
-        self._hung_up.set()
+        """Request a reload, which runs once everything is started."""
+        self._reload_requested.set()
 
     def _on_hangup(self, had_terminal: bool) -> None:
-        """SIGHUP: the terminal is gone, and this with it, or somebody wants the configuration reloaded."""
+        """Handle SIGHUP: stop when the terminal was closed, else reload the configuration."""
         if had_terminal and not os.isatty(0):
             self.stop()
         elif self._stop.is_set():
@@ -144,9 +143,9 @@ class Supervisor:
         else:
             self.reload()
 
-    def _lost_directory(self, status: int) -> bool:
-        """Whether the authority ended because there is no data directory of ours any more; then everything ends."""
-        if status != DATA_DIR_LOST and self._directory_is_ours():
+    def _data_dir_lost(self, status: int) -> bool:
+        """Whether the data directory is no longer ours, also by the authority's exit status; if so, stop everything."""
+        if status != DATA_DIR_LOST and self._owns_data_dir():
             return False
         self._failure = DataDirLost(
             f"The data directory {self._settings.data_dir} was removed or replaced, "
@@ -155,101 +154,101 @@ class Supervisor:
         self._stop.set()
         return True
 
-    def _directory_is_ours(self) -> bool:
+    def _owns_data_dir(self) -> bool:
         return self._lock is not None and self._lock.is_of(self._settings.data_dir)
 
     def _forget_addresses(self) -> None:
-        if self._directory_is_ours():
+        if self._owns_data_dir():
             datadir.forget_addresses(self._settings.data_dir)
 
-    async def _serve(self, fleet: Fleet, ground: Ground, serving: Serving | None) -> None:
-        if not await self._started(fleet):
-            await self._end(fleet)
+    async def _serve(self, children: Children, context: StartContext, serving: Serving | None) -> None:
+        if not await self._started(children):
+            await self._end(children)
             return
-        if self._lost_directory(0):  # while everything was being started
+        if self._data_dir_lost(0):  # during the start
             return
-        addresses = self._publish(fleet.generation)
-        self._log.info("serving", workers=len(fleet.workers), compiled=is_compiled(), **addresses)
+        addresses = self._publish(children.generation)
+        self._log.info("serving", workers=len(children.workers), compiled=is_compiled(), **addresses)
         self._notifier.ready(f"serving on {addresses['proxy']}")
         async with asyncio.TaskGroup() as group:
-            fleet.keep(group)
-            others = [group.create_task(self._look(fleet), name="look for children that hang")]
+            children.keep(group)
+            others = [group.create_task(self._kill_hung(children), name="kill children that hang")]
             if self._notifier.watchdog_seconds is not None:
-                others.append(group.create_task(self._feed(self._notifier.watchdog_seconds), name="watchdog"))
+                others.append(group.create_task(self._feed_watchdog(self._notifier.watchdog_seconds), name="watchdog"))
             if serving is not None:
-                others.append(group.create_task(self._tell(serving, addresses), name="serving"))
+                others.append(group.create_task(self._call(serving, addresses), name="serving"))
             reloading = None
             if self._load is not None:
-                reloads = Reloads(fleet, ground, self._load, self._notifier, self._log, published=self._publish)
-                reloading = group.create_task(reloads.take(self._hung_up, self._stop), name="reloads")
+                reloads = ReloadQueue(children, context, self._load, self._notifier, self._log, published=self._publish)
+                reloading = group.create_task(reloads.run(self._reload_requested, self._stop), name="reloads")
             await self._stop.wait()
-            await self._end(fleet, reloading)
+            await self._end(children, reloading)
             for task in others:
                 task.cancel()
 
     def _publish(self, generation: Generation) -> dict[str, str]:
-        """Write down the addresses where the gateway is."""
+        """Write the addresses of the listeners to the data directory, and return them."""
         self._settings, self._listeners = generation.settings, generation.listeners
         addresses = generation.addresses
         datadir.write_addresses(self._settings.data_dir, addresses)
         return addresses
 
-    async def _tell(self, serving: Serving, addresses: Mapping[str, str]) -> None:
+    async def _call(self, serving: Serving, addresses: Mapping[str, str]) -> None:
         try:
             await serving(addresses)
         except PatgateError as error:
             self._failure = error
             self.stop()
 
-    async def _look(self, fleet: Fleet) -> None:
+    async def _kill_hung(self, children: Children) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            fleet.look()
+            children.kill_hung()
 
-    async def _feed(self, seconds: float) -> None:
+    async def _feed_watchdog(self, seconds: float) -> None:
         while True:
             self._notifier.alive()
             await asyncio.sleep(seconds)
 
-    async def _started(self, fleet: Fleet) -> bool:
-        """Start all in order; ``False`` when told to stop meanwhile."""
+    async def _started(self, children: Children) -> bool:
+        """Start all children in order; ``False`` when a stop comes first."""
         if self._stop.is_set():
             return False
-        start = asyncio.create_task(fleet.start(), name="start")
-        stop = asyncio.create_task(self._stop.wait(), name="told to stop")
+        start = asyncio.create_task(children.start(), name="start")
+        stop = asyncio.create_task(self._stop.wait(), name="stop requested")
         try:
             await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-            return fleet.started
+            return children.started
         finally:
             start.cancel()
             stop.cancel()
             await asyncio.gather(start, stop, return_exceptions=True)
 
-    async def _end(self, fleet: Fleet, reloading: asyncio.Task[None] | None = None) -> None:
-        """Drain and end everything; from now on a second signal ends it at once, whatever is waited for."""
-        timeouts = fleet.generation.settings.timeouts
+    async def _end(self, children: Children, reloading: asyncio.Task[None] | None = None) -> None:
+        """Drain and end everything; a second signal kills all children at once."""
+        timeouts = children.generation.settings.timeouts
         drain_seconds = timeouts.drain + DRAIN_MARGIN_SECONDS
-        grace = timeouts.grace if self._failure is None and fleet.started else 0.0
+        grace = timeouts.grace if self._failure is None and children.started else 0.0
         self._log.info("stopping", within_seconds=drain_seconds + grace)
         self._notifier.stopping()
-        fleet.show(draining=True)
+        children.report_state(draining=True)
         self._forget_addresses()
         async with asyncio.TaskGroup() as group:
-            hurry = group.create_task(self._hurry.wait(), name="told to hurry")
-            hurry.add_done_callback(lambda task: None if task.cancelled() else fleet.kill())
+            hurry = group.create_task(self._hurry.wait(), name="second stop requested")
+            hurry.add_done_callback(lambda task: None if task.cancelled() else children.kill())
             if reloading is not None:
-                await fleet.give_up_starting()
-                await reloading  # one that goes on comes to an end, so that no worker is left on hold
-            await fleet.end_spares()
+                await children.abort_starts()
+                await reloading  # a running reload completes, so that no worker stays on hold
+            await children.end_spares()
             if grace:
-                fleet.leave()
+                children.leave()
                 await asyncio.wait((hurry,), timeout=grace)
             for name, listener in self._listeners.items():
                 if name != CONTROL:
                     listener.close()
-            await fleet.stop_workers(drain_seconds)
-            await fleet.authority.stop(AUTHORITY_SECONDS)
+            await children.stop_workers(drain_seconds)
+            await children.authority.stop(AUTHORITY_SECONDS)
             hurry.cancel()
         self._log.info("stopped")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from proxy.core.errors import OutcomeUnknown, PatgateError, StoreUnavailable
 from proxy.core.model import Grant
+from proxy.store.dialects.sqlite import SqliteDatabase
 from tests.contract.kit import ADMIN, Kit, opened
 from tests.support.disk import Calls, FailingDisk, Written
 
@@ -63,6 +64,7 @@ async def crash(directory: Path, disk: FailingDisk, case: Mapping[str, int], ver
         await kit.users.add(ADMIN, "dora@example.org", "viewer")
         if case["restarted"]:
             # Every frame is in the database by now, so the change begins the log at its start again.
+            assert isinstance(kit.store._database, SqliteDatabase)
             reader = kit.store._database._kept_open
             assert reader is not None
             ((busy, *_),) = await reader.exec_driver_sql("PRAGMA wal_checkpoint(RESTART)")

@@ -1,10 +1,10 @@
-"""The path differential: what the gateway authorised is what a real server believes it got, for any target.
+"""Differential tests of paths: for any target, a real server runs the operation that the gateway authorised.
 
-One gateway stands in front of four servers that nobody here wrote (``tests.support.pathservers``), chosen by ``Host``.
-A target goes to all four; each tells, in its answer's headers, the path it read and which operation its own router
-makes of it, and writes the number of every request that it was given to a file.
+One gateway is in front of four third-party servers (``tests.support.pathservers``), selected by ``Host``. Each target
+goes to all four. A server's response headers show the path it read and the operation its router selected, and the
+server writes the number of every request it received to a file.
 
-``targets`` makes the targets: a corpus of known tricks, mutations of it from a seed, and hypothesis strategies over the
-same pieces. ``client`` carries them, pipelined. ``judge`` knows the routes and what they authorise, and compares.
-``campaign`` runs it all, for the tests and for ``make soak``, and minimises what is found.
+``targets`` creates the targets: a corpus of known tricks, mutations of it from a seed, and hypothesis strategies over
+the same pieces. ``client`` sends them, pipelined. ``judge`` has the routes with their permissions, and compares.
+``campaign`` runs everything, for the tests and for ``make soak``, and minimises the findings.
 """

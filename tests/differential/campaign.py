@@ -1,7 +1,7 @@
-"""Rounds of targets through one gateway to every server, what they found, and the smallest target that still finds it.
+"""Campaigns: send rounds of targets through one gateway to every server, and report minimised findings.
 
-A round is over when each server's file has the number of every request that it answered; a number there of a request
-that the gateway refused is a finding as well, so what a server must not see is checked on the server's side.
+A round ends when each server's file has the number of every request that the server answered. The number of a refused
+request in that file is also a finding, so the servers themselves show whether a refused request reached them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ LANES = 2
 ROUND = 5000
 USER = "wide@example.org"
 
-#: How servers write a request without a number, and one whose number is ``UNCOUNTED``.
+#: The entries that servers write for a request without a number, and for the number ``UNCOUNTED``.
 IGNORED = frozenset((b"-", b"0"))
 
 
 class Campaign:
-    """Sends cases and judges what comes back. ``counts`` has how often each server saw each area, and each refusal.
+    """Sends cases and checks the responses. ``counts`` has the number of requests by server and area or refusal.
 
     ``port`` is the gateway's; ``tokens`` are the wide token (under True) and the narrow one; ``next_number`` is the
     number of the next case.
@@ -56,7 +56,7 @@ class Campaign:
                 lane.close()
 
     def run(self, targets: Iterable[bytes]) -> list[Finding]:
-        """Every target to every server."""
+        """Send every target to every server."""
         cases = numbered(targets, self.next_number)
         self.next_number += len(cases)
         self.targets += len(cases)
@@ -81,7 +81,7 @@ class Campaign:
                 if problem is not None:
                     findings.append(Finding(server=server.name, case=case, problem=problem))
         by_number = {case.number: case for case in cases}
-        # Every server writes this one down after all that it was given before.
+        # Every server writes this one after all earlier requests.
         last = Case(number=self.next_number, target=b"/public/")
         self.next_number += 1
         for server, lanes in zip(self.servers, self._lanes, strict=True):
@@ -93,7 +93,7 @@ class Campaign:
         return findings
 
     def one(self, server: PathServer, case: Case) -> str | None:
-        """What is wrong with one case at one server, on a connection of its own and outside every round."""
+        """The problem of one case at one server, or None; sent on a separate connection, outside every round."""
         case = replace(case, number=UNCOUNTED)
         lane = self._lane(server)
         try:
@@ -103,7 +103,7 @@ class Campaign:
         return self.judge.judge(server, case, answer)
 
     def minimised(self, finding: Finding, attempts: int = 400) -> Finding:
-        """The same disagreement with as little of its target as still shows one."""
+        """The same disagreement with the smallest target that still shows it."""
         [server] = [server for server in self.servers if server.name == finding.server]
         size = max(1, len(atoms(finding.case.target)) // 2)
         while size and attempts:
@@ -123,7 +123,7 @@ class Campaign:
         return finding
 
     def report(self, findings: Sequence[Finding], limit: int = 5) -> str:
-        """The first few findings, minimised, each with the target that was found."""
+        """The first findings, minimised, each with its original target."""
         lines = [f"{len(findings)} disagreements"]
         for finding in findings[:limit]:
             lines.append(str(self.minimised(finding)))
@@ -131,7 +131,7 @@ class Campaign:
         return "\n".join(lines)
 
     def figures(self) -> str:
-        """How many targets, and what became of them at each server."""
+        """The number of targets, and their results at each server."""
         lines = [f"{self.targets} targets to each of {len(self.servers)} servers"]
         for server in self.servers:
             outcomes = sorted((what, count) for (name, what), count in self.counts.items() if name == server.name)
@@ -144,10 +144,9 @@ class Campaign:
     def _unexpected(
         self, server: PathServer, answered: set[int], read: set[int], cases: dict[int, Case]
     ) -> Iterator[Finding]:
-        """Requests that a server was given although the gateway refused them.
+        """Requests that reached a server although the gateway refused them.
 
-        ``answered`` the server has; those it also read (``read``) it writes down with their numbers, which is waited
-        for.
+        The server has ``answered``; it also writes the numbers of those it parsed (``read``), for which this waits.
         """
         seen: set[int] = set()
 
@@ -156,8 +155,8 @@ class Campaign:
             seen.update(int(line) for line in lines if line not in IGNORED)
             return read <= seen
 
-        wait_until(complete, f"{server.name} having written what it was asked")
-        # A line of the last round may have been late.
+        wait_until(complete, f"{server.name} to write its requests")
+        # A line of the last round may be late.
         for number in seen - answered - self._answered[server.name]:
             case = cases.get(number, Case(number=number, target=b"a target of the last round"))
             yield Finding(server=server.name, case=case, problem="refused, and yet the server was given it")

@@ -1,7 +1,7 @@
-"""Requests to the gateway in bulk: kept-alive connections, a window of requests written ahead, answers read in order.
+"""Sends requests in bulk: keep-alive connections, a window of pipelined requests, responses read in order.
 
-The gateway serves one request of a connection at a time, so one that closes the connection leaves those behind it
-unanswered and unseen: they are sent again on the next connection.
+The gateway serves one request of a connection at a time. If a request closes the connection, the following ones were
+not processed: they are sent again on the next connection.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SECONDS = 60.0
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _PROBLEM = re.compile(rb"\r\ncontent-type: *application/problem\+json", re.IGNORECASE)
-_TOLD = re.compile(rb"\r\nX-(Case|Area|Entity|Id|Path|Method): ([^\r]*)")
+_HEADERS = re.compile(rb"\r\nX-(Case|Area|Entity|Id|Path|Method): ([^\r]*)")
 
 
 class Lane:
-    """One connection at a time to a port, for one server's host.
+    """One connection at a time to a port, for the host of one server.
 
-    ``tokens`` are the wide one (under True) and the narrow one; without them none is sent. The port may be the server's
-    own: what it believes of a target that no gateway has judged.
+    ``tokens`` are the wide one (under True) and the narrow one; without them no token is sent. The port may be that of
+    the server, to see how it reads a target that no gateway has checked.
     """
 
     def __init__(self, port: int, server: PathServer, *, tokens: Mapping[bool, bytes] | None = None) -> None:
@@ -49,13 +49,13 @@ class Lane:
         self._buffer = b""
 
     def exchange(self, cases: Sequence[Case]) -> list[Answer]:
-        """The answer to each case, in their order."""
+        """The response to each case, in order."""
         answers: list[Answer] = []
         failed_at = -1
         while len(answers) < len(cases):
             begun = len(answers)
             window = cases[begun : begun + WINDOW]
-            # What was answered before the connection broke can still be read.
+            # The responses before the connection broke can still be read.
             with suppress(BrokenPipeError, ConnectionResetError):
                 self._send(b"".join(self._request(case) for case in window))
             for case in window:
@@ -67,7 +67,7 @@ class Lane:
                 if self._socket is None:
                     break
             if len(answers) == begun:
-                # An idle connection may be closed as we write; a fresh one that ends without an answer is an answer.
+                # An idle connection may be closed while we write. If a new one ends without a response, that counts.
                 if failed_at == begun:
                     answers.append(Answer(status=0, by_gateway=True))
                 failed_at = begun
@@ -85,7 +85,7 @@ class Lane:
         self._socket.sendall(data)
 
     def _read(self, case: Case) -> Answer | None:
-        """The next answer; None when the connection ends before it is whole."""
+        """The next response; None if the connection ends before it is complete."""
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if not self._more():
                 return None
@@ -106,8 +106,8 @@ class Lane:
             return Answer(status=status, by_gateway=True)
         if status != 204:
             return Answer(status=status, by_gateway=False, number=case.number)
-        told = dict(_TOLD.findall(head))
-        return Answer(status=status, by_gateway=False, number=int(told[b"Case"]), view=_view(told))
+        headers = dict(_HEADERS.findall(head))
+        return Answer(status=status, by_gateway=False, number=int(headers[b"Case"]), view=_view(headers))
 
     def _more(self) -> bool:
         if self._socket is None:
@@ -120,14 +120,14 @@ class Lane:
         return data != b""
 
 
-def _view(told: dict[bytes, bytes]) -> View:
-    """A server's headers. Apache leaves an encoded slash in an id as it came, the others have decoded it."""
+def _view(headers: dict[bytes, bytes]) -> View:
+    """The view in a server's headers. Apache keeps an encoded slash in an id, the others decode it."""
     return View(
-        method=told[b"Method"].decode("ascii"),
-        area=told[b"Area"].decode("ascii"),
-        entity=_slashes(told[b"Entity"][1:-1], b"/"),
-        entity_id=_slashes(told[b"Id"][1:-1], b"/"),
-        path=_slashes(told[b"Path"][1:-1], b"%2F"),
+        method=headers[b"Method"].decode("ascii"),
+        area=headers[b"Area"].decode("ascii"),
+        entity=_slashes(headers[b"Entity"][1:-1], b"/"),
+        entity_id=_slashes(headers[b"Id"][1:-1], b"/"),
+        path=_slashes(headers[b"Path"][1:-1], b"%2F"),
     )
 
 

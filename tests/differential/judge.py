@@ -1,10 +1,9 @@
-"""The routes of the gateway under test, what they authorise, and whether a server read the same.
+"""The routes of the gateway under test, and two independent checks that a server ran the authorised operation.
 
-Two judgements that do not share their premises:
-1. Without any code of ours: a narrow token opens a handful of operations, written down here as ``NARROW``; whatever a
-   server believes it was asked with that token must be one of them, and with no token one that is denied.
-2. With the code of ours: the match that the route table gives for the target is the operation that was authorised; the
-   server must believe the same operation, entity and id, and read the very path that was matched.
+1. Without code of patgate: a narrow token permits only the operations listed in ``NARROW``. The operation that a server
+   ran with that token must be one of them, and with no token may a server run an operation of a denied route.
+2. With code of patgate: the match of the route table is the authorised operation. The server must run the same
+   operation, entity and id, and read exactly the matched path.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from proxy.core.request.target import canonical_path, split_target
 from proxy.core.routes import RouteTable
 from tests.support.pathservers import PathServer
 
-#: What each server is known to read as we do, and a route in front of it may therefore allow.
+#: The ambiguous forms that each server reads as patgate does, and that a route to it may therefore allow.
 ALLOW = {
     "nginx": ["semicolon"],
     "apache": ["semicolon", "encoded_slash"],
@@ -26,7 +25,7 @@ ALLOW = {
     "node": ["semicolon", "encoded_slash", "empty_segment"],
 }
 
-#: The name that the servers' routers give to what each pattern serves.
+#: The name of each pattern's area in the servers' routers.
 AREAS = {
     "/admin/**": "admin",
     "/public/**": "public",
@@ -41,10 +40,10 @@ AREAS = {
 
 DENIED_AREAS = frozenset(("admin", "secret", "special", "other"))
 
-#: What a server's router does instead of an operation: it tells the client of another path.
+#: The result of a server's router that redirects instead of running an operation.
 REDIRECT = "redirect"
 
-#: A route's own entity and a captured one are one name space, so the names here are none that a target captures.
+#: Route entities and captured entities share one name space, so no target captures the names used here.
 NARROW_SCOPES = ("public-zone:read", "open-zone:read", "loose-zone:read", "things/7:read")
 NARROW = frozenset(
     (method, area, entity, entity_id)
@@ -60,7 +59,7 @@ NARROW = frozenset(
 
 
 def routes(server: PathServer) -> list[dict[str, Any]]:
-    """The gateway's routes for one server, chosen by its host."""
+    """The gateway's routes for one server, selected by its host."""
     here = {"host": server.host, "upstream": server.name}
     allow = ALLOW[server.name]
     return [
@@ -76,13 +75,13 @@ def routes(server: PathServer) -> list[dict[str, Any]]:
     ]
 
 
-#: The number of requests outside every round, of which nobody asks whether they were seen.
+#: The number of requests outside every round, for which no test checks whether a server saw them.
 UNCOUNTED = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One request to every server. ``wide`` says which token it carries: one for everything, or the narrow one."""
+    """One request to every server. ``wide`` selects its token: one for everything, or the narrow one."""
 
     number: int
     target: bytes
@@ -95,7 +94,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """One request as somebody reads it; the path decoded, but for encoded slashes that separate nothing (``%2F``)."""
+    """A request as one reader sees it; the path is decoded, except for encoded slashes in a segment (``%2F``)."""
 
     method: str
     area: str
@@ -110,9 +109,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came back. ``status`` 0: the connection ended instead. ``number`` and ``view`` only where a server
-    answered.
-    """
+    """A response. ``status`` 0: the connection ended instead. Only a server's response has ``number`` and ``view``."""
 
     status: int
     by_gateway: bool
@@ -122,7 +119,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A disagreement: something to look at, and a defect until it is understood."""
+    """A disagreement, which counts as a defect until it is understood."""
 
     server: str
     case: Case
@@ -134,13 +131,13 @@ class Finding:
 
 
 class Judge:
-    """Compares for one route table. No I/O."""
+    """Compares views with one route table; does no I/O."""
 
     def __init__(self, table: RouteTable) -> None:
         self.table = table
 
     def judge(self, server: PathServer, case: Case, answer: Answer) -> str | None:
-        """What is wrong with an answer, in a sentence, or None."""
+        """The problem of a response, in a sentence, or None."""
         authorised = self.authorised(server, case)
         if answer.by_gateway or answer.status == 0:
             if answer.status not in (400, 403):
@@ -168,7 +165,7 @@ class Judge:
         return None
 
     def authorised(self, server: PathServer, case: Case) -> View | None:
-        """What the route table and the token's scopes authorise; None refuses."""
+        """The operation that the route table and the token's scopes authorise; None refuses."""
         parts = split_target(case.for_host(server.host))
         if parts is None or (parts[0] is not None and parts[0].lower() != server.host.encode("ascii")):
             return None
@@ -194,12 +191,12 @@ class Judge:
 
 
 def numbered(targets: Iterable[bytes], start: int) -> list[Case]:
-    """Cases with tokens and methods dealt out by their number."""
+    """Cases whose tokens and methods are selected by their number."""
     return [
         Case(number=number, target=target, method=_METHODS[number % len(_METHODS)], wide=number % 4 != 0)
         for number, target in enumerate(targets, start)
     ]
 
 
-#: Mostly GET; an odd count, so that each comes with both tokens, every fourth time with the narrow one.
+#: Mostly GET; an odd count, so that each method has both tokens, the narrow one every fourth time.
 _METHODS = ("GET",) * 15 + ("PUT", "HEAD", "DELETE", "POST")

@@ -1,7 +1,7 @@
-"""Targets: known tricks, mutations of them that a seed determines, and hypothesis strategies over the same pieces.
+"""Targets: known tricks, mutations of them from a seed, and hypothesis strategies over the same pieces.
 
-A target is what stands between the method and the version. ``HOST`` in one stands for the host that the request names.
-No target holds CRLF: that would be another request, not another target.
+A target is the part of a request line between method and version. ``HOST`` is a placeholder for the request's host. No
+target contains CRLF: that would be another request, not another target.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BASES = (
 )
 FORBIDDEN = ("/admin/", "/admin/x", "/open/secret/", "/open/secret/x", "/v1/things/special", "/admin", "/nowhere")
 
-#: Ways to leave a segment, or to look as if one did.
+#: Ways to leave a segment, or to seem to.
 STEPS = (
     *("..", ".", "%2e%2e", "%2E%2E", ".%2e", "%2e.", "%2e", "..;", "..;x=y", "%2e%2e;", ";..", ";/..", ".;", ";"),
     *(";x", "..%2f", "%2f..", "..%2F..", "..%5c", "%5c..", "..\\", "\\..", "%2e%2e%2f", "%252e%252e"),
@@ -30,7 +30,7 @@ STEPS = (
     *("%5c", "/", "%2f%2f", "..,", "..=", "..&", "..|", "..^", "..["),
 )  # fmt: skip
 
-#: What mutations put in, anywhere.
+#: Pieces that mutations insert anywhere.
 NASTY = (
     *STEPS,
     *("/../", "/./", "//", "///", "/..;/", "/;/", "/%2e/", "/.", "/..", "?", "#", "%23", "%3f", "%3F"),
@@ -42,7 +42,7 @@ NASTY = (
     *("open", "things", "v1", "7", "77", "lenient", "loose", "x"),
 )  # fmt: skip
 
-#: The same, as far as a canonical path may hold it: most mutations should get through, or nothing is compared.
+#: The pieces that a canonical path may contain: most mutations should pass the gateway, or nothing is compared.
 KIND = (
     *("%61", "%41", "%7e", "%7E", "%2d", "%5f", "%37", "%76", "%20", "%22", "%3c", "%3e", "%7b", "%7d", "%60", "%5b"),
     *("%5D", "%7c", "%5e", "%23", "%3f", "%3F", "%24", "%26", "%27", "%28", "%2a", "%2b", "%2c", "%3a", "%3d", "%40"),
@@ -54,25 +54,25 @@ KIND = (
     *("?http://HOST/admin/", "?\\", '?"<>{}|^`'),
 )  # fmt: skip
 
-#: What a route may opt in to, so that the lenient routes are compared as well.
+#: Pieces that need an allowance of the route, so that lenient routes are compared as well.
 LENIENT = ("%2f", "%2F", ";", "%3b", ";x=y", "a%2Fb", "a;b", ";x=%2f", "//", "%2f%2f", "%2fadmin%2fx", ";/", "/;x/")
 
 _ATOM = re.compile(rb"%[0-9A-Fa-f]{2}|[A-Za-z0-9]+|.", re.DOTALL)
 
 
 def atoms(target: bytes) -> list[bytes]:
-    """The target in pieces that mean something: escapes, words, single bytes otherwise."""
+    """The target in meaningful pieces: escapes, words, otherwise single bytes."""
     return _ATOM.findall(target)
 
 
 def fit(text: str) -> bytes:
-    """A target of these characters, one byte each, with nothing that would end the request line."""
+    """A target of these characters, one byte each, without bytes that would end the request line."""
     target = text.encode("latin-1").replace(b"\r\n", b"\n")
     return target or b"/"
 
 
 def corpus() -> list[bytes]:
-    """Every step from every allowed place to every forbidden one, and every disguise of each place itself."""
+    """Every trick from every allowed path to every forbidden one, and every disguise of each path."""
     found = dict.fromkeys((*BASES, *FORBIDDEN, "/", "*", "HOST", "HOST:80", "http://HOST", "http://HOST/admin/x"))
     for base in BASES:
         for step in STEPS:
@@ -103,12 +103,12 @@ def corpus() -> list[bytes]:
 
 
 def mutations(seed: int) -> Iterator[bytes]:
-    """Targets without end, the same for the same seed."""
+    """An endless stream of targets, the same for the same seed."""
     choose = random.Random(seed)
     known = corpus()
     gentle = [place.encode() for place in (*BASES, "/v1/things/7", "/lenient/things/7")]
     while True:
-        # Some begin at a trick, and most of these are refused; the others at a place that is allowed.
+        # Some start from a trick, most of which are refused; the others start from an allowed path.
         rough = choose.random() < 0.25
         target = choose.choice(known if rough else gentle)
         for _ in range(choose.choice((1, 1, 2, 2, 3, 5))):
@@ -118,14 +118,14 @@ def mutations(seed: int) -> Iterator[bytes]:
 
 def _mutated(target: bytes, choose: random.Random, known: list[bytes], *, rough: bool) -> bytes:
     parts = atoms(target) or [b"/"]
-    # A gentle change comes behind the first segment: in it, most make a path without a route.
+    # A gentle change is after the first segment: in the first one, most changes give a path without a route.
     first = 0 if rough else min(3, len(parts) - 1)
     at = choose.randrange(first, len(parts))
     kind = choose.random()
     if kind < 0.35:
         parts.insert(choose.randint(first, len(parts)), _piece(choose, rough=rough))
     elif kind < 0.6:
-        # An escape of a byte that needs none: another spelling of the same path, wherever it stands.
+        # An unneeded escape: another spelling of the same path at any position.
         at = choose.randrange(len(parts))
         word = parts[at]
         inside = choose.randrange(len(word))
@@ -158,7 +158,7 @@ def _piece(choose: random.Random, *, rough: bool) -> bytes:
 _PIECES = st.one_of(st.sampled_from(KIND), st.sampled_from(LENIENT), st.sampled_from(NASTY))
 _PLACES = st.sampled_from((*BASES, *FORBIDDEN, "/", ""))
 
-#: What hypothesis shrinks: a place, then pieces.
+#: Hypothesis shrinks this: a path, then pieces.
 targets = st.one_of(
     st.tuples(_PLACES, st.lists(_PIECES, max_size=5)).map(lambda made: fit(made[0] + "".join(made[1]))),
     st.tuples(st.sampled_from(BASES), st.lists(st.sampled_from(KIND), max_size=6)).map(

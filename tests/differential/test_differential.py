@@ -1,4 +1,4 @@
-"""The differential itself: that it would find what it is there to find."""
+"""Tests of the differential test itself: it finds the defects for which it exists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.process import wait_until
 
 VISIBLE = frozenset(range(0x21, 0x7F))
 
-#: Ways into /admin/ that a gateway which compares the raw path with "/admin/" lets through: one that works, by server.
+#: For each server, a path to /admin/ that passes a gateway which compares the raw path with "/admin/".
 KNOWN = {
     "nginx": {
         b"/public/../admin/x",
@@ -34,7 +34,7 @@ KNOWN = {
 
 
 def beliefs(server: PathServer, targets: list[bytes]) -> dict[bytes, str]:
-    """The area that a server believes each target to be, asked without a gateway."""
+    """The area in which a server sees each target, without a gateway."""
     cases = [Case(number=UNCOUNTED, target=target) for target in targets]
     lane = Lane(server.port, server)
     try:
@@ -47,7 +47,7 @@ def beliefs(server: PathServer, targets: list[bytes]) -> dict[bytes, str]:
 
 
 def test_each_server_falls_for_tricks_of_its_own_when_nobody_judges_the_path(running: Campaign) -> None:
-    """With a gateway that compares raw prefixes, or none, this differential would fail at once; ours stops them all."""
+    """With a gateway that compares raw prefixes, or with none, the differential test would fail at once."""
     tricks = [
         target
         for target in corpus()
@@ -111,7 +111,7 @@ def written(server: PathServer, line: bytes) -> bool:
 
 
 def test_a_server_that_was_given_what_the_gateway_refused_is_found(running: Campaign) -> None:
-    """Here by asking the server behind the gateway's back, with the number of a request that will be refused."""
+    """The test sends the request directly to the server, with the number of a request that will be refused."""
     for server in running.servers:
         smuggled = Lane(server.port, server)
         try:
@@ -127,7 +127,7 @@ def test_a_server_that_was_given_what_the_gateway_refused_is_found(running: Camp
 
 
 def test_a_finding_is_reported_with_as_little_of_its_target_as_still_shows_it(running: Campaign) -> None:
-    """A judge without routes takes everything that is authorised for a disagreement."""
+    """For a judge without routes, every authorised request is a disagreement."""
     strict = Campaign(port=running.port, servers=running.servers, judge=Judge(RouteTable([])), tokens=running.tokens)
     try:
         case = Case(number=UNCOUNTED, target=b"/public/some/longer/p%61th?with=a&query")

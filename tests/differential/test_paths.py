@@ -1,4 +1,4 @@
-"""Targets in bulk: what was authorised is what nginx, Apache, a WSGI router and Node believe, or none saw anything."""
+"""Targets in bulk: nginx, Apache, a WSGI router and Node run exactly the authorised operation, or see no request."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ AREAS = ("public", "open", "loose", "collection", "item", "lenient")
 
 
 def bulk(part: int) -> list[bytes]:
-    """Every fourth trick, then mutations, dealt out to parts; ``make soak`` has every trick, and a million."""
+    """Every fourth trick, then mutations, split into parts; ``make soak`` has every trick and a million mutations."""
     found = list(itertools.islice(itertools.chain(corpus()[::CORPUS_STRIDE], mutations(SEED)), TARGETS))
     return found[part :: TARGETS // ROUND]
 
 
 @pytest.mark.parametrize("part", range(TARGETS // ROUND))
 def test_a_server_believes_the_operation_that_was_authorised_or_sees_nothing(running: Campaign, part: int) -> None:
-    """And the targets are no monoculture: each server was asked for each operation often enough to mean something."""
+    """The targets are varied: each server got requests for each operation often enough to be meaningful."""
     before = running.counts.copy()
     findings = running.run(bulk(part))
     assert not findings, running.report(findings)
@@ -36,7 +36,7 @@ def test_a_server_believes_the_operation_that_was_authorised_or_sees_nothing(run
         assert sum(seen.values()) >= ROUND // 4, f"{server.name}: {seen}"
 
 
-# Without the explain phase, which repeats what fails many times over: the report is minimal already.
+# Without the explain phase, which repeats a failure many times: the report is minimal already.
 @given(st.lists(targets, min_size=1, max_size=30))
 @settings(
     max_examples=80,

@@ -105,7 +105,7 @@ def test_the_manager_hears_of_the_start_of_reloads_of_the_end_and_that_it_lives(
         (tmp_path / "patgate.yaml").write_text("routes: 7\n")
         process.signal(signal.SIGHUP)
         assert hears.heard()["RELOADING"] == "1"
-        assert hears.heard() == {"READY": "1", "STATUS": "reload refused: the configuration of before goes on"}
+        assert hears.heard() == {"READY": "1", "STATUS": "reload refused: the former configuration stays in use"}
         process.signal(signal.SIGTERM)
         assert hears.heard()["STOPPING"] == "1"
         assert process.wait() == 0
@@ -153,4 +153,4 @@ def test_a_socket_that_is_no_listeners_keeps_the_gateway_from_starting(tmp_path:
         serve(tmp_path, {}, {"LISTEN_FDNAMES": "elsewhere"}, other) as process,
     ):
         assert process.wait(60) == 1
-        assert "that is no listener's" in process.output
+        assert "that belongs to no listener" in process.output

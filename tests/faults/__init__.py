@@ -1,1 +1,1 @@
-"""Processes killed at the worst moment, under load."""
+"""Tests that kill processes at the worst moment, under load."""

@@ -1,4 +1,4 @@
-"""docs/threat-model.md §10: kill -9 of a worker, of the authority, of everything, under load."""
+"""docs/threat-model.md §10: ``kill -9`` of a worker, of the authority, and of all processes, under load."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OWNER = "eve@example.org"
 TARGET = "/v1/things/1"
 RECOVERY_SECONDS = 1.0
 AUTHORITY_SECONDS = 0.6
-KILLS = 3  # the quickest recovery is the product's; the others also show what else the machine was doing
+KILLS = 3  # the fastest recovery is that of patgate; the others include other work of the machine
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         ],
     }
     with Patgate(tmp_path_factory.mktemp("faults"), config) as gateway:
-        # One that is killed again before it is ready did not start.
+        # A process that is killed before it is ready counts as a failed start.
         gateway.expects("child ended", "child did not start")
         gateway.add_user(OWNER, "editor")
         yield gateway
@@ -62,7 +62,7 @@ def test_a_killed_worker_is_back_within_a_second_and_the_others_are_undisturbed(
 
 
 def kill_a_worker(node: Patgate, token: Token) -> float:
-    """Seconds from the kill to the first request that the new worker has answered."""
+    """Seconds from the kill to the first response of the new worker."""
     settle_spares(node)
     connections = node.connection_to_each_worker()
     (victim, dying), (survivor, staying) = connections.items()
@@ -105,7 +105,7 @@ def test_a_killed_authority_is_back_within_a_second(node: Patgate, token: Token)
 def kill_the_authority(node: Patgate) -> float:
     """Seconds from the kill to the first change that the new authority has acknowledged.
 
-    A user, not a token: the slow hash of a new token is meant to take long, with any authority.
+    It creates a user, not a token, whose hash is slow on purpose.
     """
     settle_spares(node)
     victim = node.authority_pid()
@@ -126,7 +126,7 @@ def kill_the_authority(node: Patgate) -> float:
 
 
 def test_valid_tokens_never_notice_that_the_authority_was_killed(node: Patgate, token: Token) -> None:
-    """Leases are longer than the restart: workers go on with what they know, and no change is made meanwhile."""
+    """Leases are longer than the restart: workers decide from their caches, and no change is made meanwhile."""
     with ExitStack() as stack:
         loads = [
             stack.enter_context(Load(partial(lambda one: one, connection), TARGET, token.bearer, reconnects=False))
@@ -142,7 +142,7 @@ def test_valid_tokens_never_notice_that_the_authority_was_killed(node: Patgate, 
 
 
 def test_an_authority_that_is_killed_under_lookups_is_no_defect_of_its_workers(node: Patgate) -> None:
-    """Strangers' tokens are looked up meanwhile; each gets a refusal, and no exception goes unhandled."""
+    """Unknown tokens are looked up meanwhile; each is refused, and no exception is unhandled."""
     settle_spares(node)
     began = node.log.count("\n")
     over = threading.Event()
@@ -177,7 +177,7 @@ def _is_another(node: Patgate, victim: int) -> bool:
 
 
 def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one(node: Patgate) -> None:
-    """The new authority's changes reach the caches that its predecessor filled."""
+    """The changes of the new authority reach the caches that the old one filled."""
     with node.control_socket() as control:
         token = control.create_token(OWNER, name="over two authorities")
     connections = node.connection_to_each_worker().values()
@@ -195,7 +195,7 @@ def test_a_token_made_before_the_authority_was_killed_is_revoked_by_the_next_one
 
 @pytest.mark.alone
 def test_a_worker_comes_back_for_public_routes_while_there_is_no_authority(node: Patgate, token: Token) -> None:
-    """It waits for its greeting, and not for long; tokens have to wait until the authority is there again."""
+    """It waits only briefly for the authority's greeting; tokens are not accepted until the authority is back."""
     settle_spares(node)
     authority, (victim, survivor) = node.authority_pid(), node.all_workers()
     os.kill(authority, signal.SIGSTOP)
@@ -250,7 +250,7 @@ def accepts_control(node: Patgate, old: int) -> bool:
 
 
 class Changes:
-    """A thread that makes changes one after the other, and remembers those that were acknowledged."""
+    """A thread that makes one change after the other, and records the acknowledged ones."""
 
     def __init__(self, control: ControlClient, label: str) -> None:
         self._control = control
@@ -286,7 +286,7 @@ class Changes:
                     self._control.revoke(fresh)
                     self.revoked.append(fresh)
         except (OSError, ConnectionEnded):
-            return  # everything was killed, which is what the test is for
+            return  # the test has killed everything
 
 
 @pytest.mark.parametrize("acknowledged", [1, 7, 20])
@@ -333,7 +333,7 @@ def test_the_supervisor_ends_everything_on_sigterm_and_the_directory_is_free(nod
 
 
 def test_a_killed_supervisor_takes_its_children_with_it(node: Patgate) -> None:
-    """Their lifeline ends with it, so that nothing serves without anyone to restart it."""
+    """Its end closes their lifeline, so that no process serves without a supervisor to restart it."""
     pids = [*node.all_workers(), node.authority_pid(), *node.spare_pids()]
     node.process.signal(signal.SIGKILL)
     wait_until(lambda: not any(alive(pid) for pid in pids), "the children ended", seconds=15)
@@ -356,8 +356,8 @@ def test_a_data_directory_taken_away_is_said_once_and_everything_ends(
         if taken.endswith("killed"):
             os.kill(node.authority_pid(), signal.SIGKILL)
         assert node.process.wait() == 1
-        told = [line for line in node.log.splitlines() if not line.startswith("{")]
-        assert len(told) == 1 and str(node.data) in told[0] and "removed or replaced" in told[0], told
+        lines = [line for line in node.log.splitlines() if not line.startswith("{")]
+        assert len(lines) == 1 and str(node.data) in lines[0] and "removed or replaced" in lines[0], lines
         assert not [record for record in node.records() if record["event"] == "child restarted"]
         assert not node.data.exists()
 

@@ -1,4 +1,4 @@
-"""``make fuzz``: every target for a while, with coverage as the guide. What is found is printed as a seed to commit."""
+"""``make fuzz``: fuzzes every target for a while, guided by coverage. A finding is printed as a seed to commit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.fuzz.targets.target import Target
 BUILD: Final = Path(__file__).resolve().parents[2] / "build" / "fuzz"
 _RUNS: Final = re.compile(r"^stat::number_of_executed_units:\s+(\d+)$", re.MULTILINE)
 _COVERED: Final = re.compile(r"^#\d+\s.*\bcov: (\d+) .*\bcorp: (\d+)", re.MULTILINE)
-"""A compiled target has no branches to count, and where nothing of its own is interpreted it has no such line."""
+"""A compiled target has no branches to count, and without any interpreted code it has no such line."""
 _ENGINE_NOISE: Final = re.compile(r"^(?:INFO|#\d|MS:|\s+NEW_FUNC|==\d+==|SUMMARY|Base64|artifact_prefix|0x|Dictionary)")
 SLOW_SECONDS: Final = 20
-"""For one input: beyond it something is not linear."""
+"""For one input: if it takes longer, something is not linear."""
 
 
 def main() -> int:
@@ -26,19 +26,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations; 0: another one each time")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS) + "; all if none is named")
-    asked = parser.parse_args()
-    unknown = set(asked.targets) - set(TARGETS)
+    options = parser.parse_args()
+    unknown = set(options.targets) - set(TARGETS)
     if unknown:
         parser.error(f"there is no target {min(unknown)}")
-    names = asked.targets or list(TARGETS)
-    found = [name for name in names if not fuzz(TARGETS[name], seconds=asked.seconds, seed=asked.seed)]
+    names = options.targets or list(TARGETS)
+    found = [name for name in names if not fuzz(TARGETS[name], seconds=options.seconds, seed=options.seed)]
     if found:
         print(f"findings in {', '.join(found)}: add the input to the target's seeds, then mend what it shows")
     return len(found) > 0
 
 
 def fuzz(target: Target, *, seconds: int, seed: int) -> bool:
-    """Run one target; False if something was found, which is printed."""
+    """Run one target; prints a finding and returns False."""
     place = BUILD / target.name
     corpus = place / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -70,15 +70,15 @@ def fuzz(target: Target, *, seconds: int, seed: int) -> bool:
         flush=True,
     )
     if not clean:
-        said = [line for line in ended.stdout.splitlines() if not _ENGINE_NOISE.match(line)]
-        print("\n".join(said[-40:]))
+        lines = [line for line in ended.stdout.splitlines() if not _ENGINE_NOISE.match(line)]
+        print("\n".join(lines[-40:]))
         for path in inputs:
             print(f"    {path.read_bytes()!r},")
     return clean
 
 
 def escaped(piece: bytes) -> str:
-    """A piece as libFuzzer's dictionaries have it."""
+    """A piece in the format of libFuzzer's dictionaries."""
     return "".join(chr(byte) if 0x20 < byte < 0x7F and byte not in b'"\\' else f"\\x{byte:02X}" for byte in piece)
 
 

@@ -7,9 +7,9 @@ import sys
 
 
 def main() -> None:
-    # In an environment of its own; the development environment, which is checked for types, does not have it.
+    # Atheris has a separate environment; the development environment, where types are checked, does not have it.
     atheris = importlib.import_module("atheris")
-    # The settings are made anew for each input of the larger targets and read none of it.
+    # The larger targets create the settings again for each input, but settings do not read the input.
     with atheris.instrument_imports(include=["proxy"], exclude=["proxy.settings"]):
         table = importlib.import_module("tests.fuzz.table")
     target = table.TARGETS[sys.argv[1]]

@@ -1,8 +1,8 @@
 """A worker's request path without sockets: connections in memory, on an event loop that never waits.
 
-``MemoryTransport`` behaves as asyncio's socket transport does where the gateway could notice: nothing is delivered
-while reading is paused or after a close, writing behind an end of sending raises, and a connection's loss is told later
-and once. ``MemoryLoop`` gives such a connection to whoever opens one to a backend.
+``MemoryTransport`` behaves like asyncio's socket transport as far as the gateway could notice: it delivers nothing
+while reading is paused or after a close, writing after the end of sending raises, and the loss of a connection is
+reported later and once. ``MemoryLoop`` opens such a connection for every connection to a backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PEER = ("192.0.2.7", 54321)
 
 
 class Far(Protocol):
-    """Whoever is at the other end of a connection."""
+    """The other end of a connection."""
 
     def got(self, transport: MemoryTransport, data: bytes) -> None:
         """The gateway has written these bytes."""
@@ -47,12 +47,12 @@ class MemoryTransport(asyncio.Transport):
     # --- what the other end does ---
 
     def deliver(self, data: bytes | None) -> None:
-        """Send the gateway bytes, or (None) an end of sending."""
+        """Send bytes to the gateway, or (None) end the sending side."""
         self._arrived.append(data)
         self._pump()
 
     def reset(self) -> None:
-        """Break the connection from outside."""
+        """Reset the connection from outside."""
         if not self.closing:
             self.closing = True
             self._loop.call_soon(self._lost, ConnectionResetError())
@@ -124,26 +124,24 @@ class MemoryTransport(asyncio.Transport):
 
 
 class MemoryLoop(asyncio.SelectorEventLoop):
-    """``backend`` makes the far end of each connection that is opened. What goes wrong in a callback is in
-    ``failures``.
-    """
+    """``backend`` creates the other end of each opened connection; ``failures`` has the exceptions of callbacks."""
 
     def __init__(self, backend: Callable[[], Far]) -> None:
         super().__init__()
         self._backend = backend
-        # asyncio has no question for "is anything to be done?"; polling would cost most of a run's time.
+        # asyncio has no call for "is anything left to do?"; polling would take most of the time of a run.
         self._callbacks: deque[object] = cast(Any, self)._ready
         self.failures: list[BaseException] = []
         self.set_exception_handler(self._failed)
 
     async def quiet(self) -> None:
-        """Return when nothing happens any more; what waits for a time waits on."""
+        """Return when no callback is ready any more; timers keep waiting."""
         await asyncio.sleep(0)
         while self._callbacks:  # noqa: ASYNC110 - there is no event for "nothing is left to be done"
             await asyncio.sleep(0)
 
     def connect(self, protocol: asyncio.Protocol, far: Far) -> MemoryTransport:
-        """A connection that has just been made."""
+        """Open a connection."""
         transport = MemoryTransport(self, protocol, far)
         protocol.connection_made(transport)
         return transport
@@ -160,12 +158,12 @@ class MemoryLoop(asyncio.SelectorEventLoop):
 
 
 def run(backend: Callable[[], Far], story: Callable[[MemoryLoop], Coroutine[Any, Any, T]]) -> T:
-    """The outcome of ``story`` on a loop of its own; raises what failed in any of its callbacks."""
+    """The outcome of ``story`` on a new loop; raises the failure of any callback."""
     loop = MemoryLoop(backend)
     try:
-        told = loop.run_until_complete(story(loop))
+        outcome = loop.run_until_complete(story(loop))
     finally:
         loop.close()
     if loop.failures:
         raise loop.failures[0]
-    return told
+    return outcome

@@ -1,4 +1,4 @@
-"""Every fuzz target over its seeds, and over mutations of them: what ``make fuzz`` does for longer and with a guide."""
+"""Runs every fuzz target on its seeds and on mutations of them; ``make fuzz`` does it longer and guided by coverage."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from tests.fuzz.table import TARGETS
 from tests.fuzz.targets.target import Target
 
-#: Those that go through a whole gateway take some milliseconds for each input.
+#: Targets that use a whole gateway take some milliseconds for each input.
 SLOW = {"connection": 60, "answer": 60}
 EXAMPLES = 250
 
 
 @st.composite
 def mutated(draw: st.DrawFn, target: Target) -> bytes:
-    """A seed, or two that were cut and joined, with a few pieces put in, taken out or put over others.
+    """A seed, or two that were cut and joined, with a few pieces inserted, removed or overwritten.
 
-    Half of that happens where lines end, because few pieces mean anything within a line.
+    Half of these changes are at the ends of lines, because few pieces have a meaning within a line.
     """
     data = draw(st.sampled_from(target.seeds))
     if draw(st.integers(0, 3)) == 0:
@@ -36,13 +36,13 @@ def mutated(draw: st.DrawFn, target: Target) -> bytes:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_holds_for_its_seeds(name: str) -> None:
+def test_a_target_passes_for_its_seeds(name: str) -> None:
     for data in TARGETS[name].seeds:
         TARGETS[name].run(data)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_holds_for_what_is_nearly_one_of_its_seeds(name: str) -> None:
+def test_a_target_passes_for_mutations_of_its_seeds(name: str) -> None:
     target = TARGETS[name]
 
     @given(mutated(target))

@@ -1,4 +1,4 @@
-"""A gateway in memory with a client and backends of the test's, and what each of them has seen."""
+"""A gateway in memory with a client and backends that record all they receive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.core.kinds import Kind
 from proxy.core.token import Minted, checksum
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
 from tests.support.sentinel import Sentinel, Violation
-from tests.unit.gateway.kit import HOST, NAMES, Gateway, make_grant
+from tests.unit.gateway.kit import HOST, IDENTITY, Gateway, make_grant
 
 _BODY: Final = "acme_pat_0123456789Ab_QwErTyUiOpAsDfGhJkLzXcVbNm012345"
 TOKEN: Final = _BODY + checksum(_BODY)
@@ -19,7 +19,7 @@ PEER: Final = "192.0.2.7"
 
 
 class Backend:
-    """The far end of one upstream connection: reads with the wire sentinel, and answers as it is told to."""
+    """The other end of one upstream connection: parses with the wire sentinel; subclasses answer."""
 
     def __init__(self, number: int) -> None:
         self.received = b""
@@ -38,7 +38,7 @@ class Backend:
         self.react(transport)
 
     def react(self, transport: MemoryTransport) -> None:
-        """Something has come."""
+        """Handle received bytes."""
 
     def got_end(self, transport: MemoryTransport) -> None:
         self.ended = True
@@ -47,20 +47,20 @@ class Backend:
         self.lost_transport = True
 
     def answer(self, transport: MemoryTransport, data: bytes | None) -> None:
-        """Send bytes to the gateway, or an end of sending."""
+        """Send bytes to the gateway, or (None) end the sending side."""
         if data is not None and self.violation is None:
             self.sentinel.answered(data)
         transport.deliver(data)
 
     @property
     def messages(self) -> list[bytes]:
-        """The requests that came whole."""
+        """The complete requests."""
         ends = [0, *self.sentinel.ends]
         return [self.received[a:b] for a, b in itertools.pairwise(ends)]
 
 
 class Client:
-    """The far end of the client's connection."""
+    """The other end of the client's connection."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -83,10 +83,10 @@ class Client:
 
 
 def make_gateway() -> Gateway:
-    """A gateway that knows ``TOKEN``, keeps no connection out and logs every request."""
+    """A gateway that knows ``TOKEN``, refuses no connection and logs every request."""
     gateway = Gateway(1, access="all", max_head=4096, max_headers=30, max_request_line=1024, max_body=4096)
     grant = make_grant(MINTED, kind=Kind.PAT, user=USER, permissions=("*:*",))
-    gateway.cache.store(grant, NAMES)
+    gateway.cache.store(grant, IDENTITY)
     return gateway
 
 

@@ -28,7 +28,7 @@ _SLOWER = 4.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """A mutant of a module, and the module's text."""
+    """A mutant of a module, and the text of the module."""
 
     path: str
     source: str
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The line as it is and as it becomes, as ``table.EQUIVALENT`` has them."""
+        """The original and the mutated line, as in ``table.EQUIVALENT``."""
         before, after = self.source.splitlines(), self.mutant.apply(self.source).splitlines()
         changed = next(
             (number for number, (one, other) in enumerate(zip(before, after, strict=False)) if one != other),
@@ -61,7 +61,7 @@ class Case:
 
 @dataclass(kw_only=True, slots=True)
 class Rates:
-    """Killed and all, by package."""
+    """The numbers of killed and of all mutants, by package."""
 
     killed: Counter[str] = field(default_factory=Counter)
     tried: Counter[str] = field(default_factory=Counter)
@@ -89,14 +89,14 @@ def cases(paths: Sequence[str], root: Path = table.ROOT) -> list[Case]:
 
 
 class Clean:
-    """What a stage of a module's tests does without a mutant: how long it takes, and which of it fail even so."""
+    """The result of a stage of a module's tests without a mutant: its duration, and the tests that fail."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, ...], tuple[list[str], float]] = {}
         self._locks: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
 
     def of(self, tree: Tree, tests: Sequence[str]) -> tuple[list[str], float]:
-        """The tests that say something, and the seconds that they are given; a module that fails twice is left out."""
+        """The usable tests and their time limit in seconds; a test module that fails twice is left out."""
         key = tuple(tests)
         with self._locks[key]:
             if key not in self._held:
@@ -120,7 +120,7 @@ class Clean:
 
 
 def tried(tree: Tree, case: Case, clean: Clean, most: int) -> Verdict:
-    """The nearest tests first; those further away only where these have nothing against the mutant."""
+    """Run the nearest tests first, and the next stage only if these do not kill the mutant."""
     for stage in table.stages(case.path, tree.root)[:most]:
         tests, seconds = clean.of(tree, stage)
         if not tests:
@@ -151,34 +151,34 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    asked = parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
-        paths = table.paths(asked.where)
+        paths = table.paths(options.where)
     except KeyError as error:
         print(f"no package or module of the table: {error.args[0]}", file=sys.stderr)
         return 2
-    seed = random.SystemRandom().randrange(1 << 32) if asked.seed is None else asked.seed
+    seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     every = cases(paths)
     chosen = [
         case
         for case in every
-        if (not asked.operator or case.mutant.operator in asked.operator)
-        and (asked.line is None or case.mutant.line == asked.line)
+        if (not options.operator or case.mutant.operator in options.operator)
+        and (options.line is None or case.mutant.line == options.line)
     ]
     random.Random(seed).shuffle(chosen)
     good = (case for case in chosen if differs(case.mutant, case.source) and not case.equivalent())
-    chosen = list(islice(good, asked.sample or None))
+    chosen = list(islice(good, options.sample or None))
     print(f"mutation: {len(chosen)} of {len(every)} mutants of {len(paths)} modules, --seed {seed}", flush=True)
-    if asked.list:
+    if options.list:
         print("\n".join(case.diff() for case in chosen))
         return 0
-    rates = run(chosen, jobs=asked.jobs, stages=asked.stages, verbose=asked.verbose)
+    rates = run(chosen, jobs=options.jobs, stages=options.stages, verbose=options.verbose)
     print(rates.text())
-    return int(rates.total() < asked.rate)
+    return int(rates.total() < options.rate)
 
 
 def run(chosen: Sequence[Case], *, jobs: int, stages: int, verbose: bool) -> Rates:
-    """Try every case, ``jobs`` at a time, each in a copy of its own; survivors are printed as they are found."""
+    """Try every case, ``jobs`` at a time, each in a separate copy; prints survivors when they are found."""
     rates, clean, printing = Rates(), Clean(), threading.Lock()
     with tempfile.TemporaryDirectory(prefix="patgate-mutation-") as directory:
         trees: Queue[Tree] = Queue()
@@ -211,7 +211,7 @@ def _place(case: Case) -> str:
 
 
 def unknown(equivalents: Mapping[str, Mapping[tuple[str, str], str]] = table.EQUIVALENT) -> list[str]:
-    """Entries of the table of equivalents that are no mutants (any more)."""
+    """Entries of the table of equivalents that are not mutants (any more)."""
     stale = []
     for path, entries in equivalents.items():
         source = (table.ROOT / path).read_text()

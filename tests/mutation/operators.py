@@ -1,7 +1,7 @@
-"""The faults: each operator reads the syntax tree and proposes edits of the text; a mutant differs in one place.
+"""Mutation operators: each reads the syntax tree and proposes edits of the text; a mutant differs in one place.
 
-What is no rule stays as it is: annotations, docstrings, log lines, texts, ``assert`` and what only a type checker
-reads.
+Code without effect on behaviour is not mutated: annotations, docstrings, log lines, texts, ``assert`` and code for type
+checkers.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _ARITHMETIC: Final[dict[type[ast.operator], type[ast.operator]]] = {
 _UNWRAPPED: Final = {"shield", "sorted", "min", "max"}
 _STRIPPED: Final = {"lower", "casefold", "strip", "upper", "rstrip", "lstrip"}
 _FEW: Final = 12
-"""Of a table with more entries only some are taken out, so that tables do not crowd out the code."""
+"""From a larger table only some entries are removed, so that tables do not outnumber the code."""
 Found = Iterator[tuple[ast.AST, str]]
-"""What is replaced, and by which text."""
+"""The replaced part, and the new text."""
 
 
 class _Reader:
-    """A source, its tree, and what of the tree is no rule."""
+    """A source with its tree, without the parts that are not mutated."""
 
     def __init__(self, source: str) -> None:
         self.raw = source.encode()
@@ -147,7 +147,7 @@ def _arithmetic(of: _Reader) -> Found:
 
 
 def _removed(of: _Reader) -> Found:
-    """Statements that do something and return nothing."""
+    """Statements with an effect and without a result."""
     for node in of.nodes:
         match node:
             case ast.Expr(value=ast.Call() | ast.Await()) | ast.Raise() | ast.AugAssign() | ast.Delete():
@@ -174,7 +174,7 @@ def _returned(of: _Reader) -> Found:
 
 
 def _calls(of: _Reader) -> Found:
-    """An argument left out, a call taken off what it wraps."""
+    """Remove an argument, or replace a call by its argument."""
     for node in of.nodes:
         if not isinstance(node, ast.Call):
             continue
@@ -192,7 +192,7 @@ def _calls(of: _Reader) -> Found:
 
 
 def _guards(of: _Reader) -> Found:
-    """A context that is entered for its effect, and errors that are caught."""
+    """Remove a context that is entered for its effect, or narrow the caught errors."""
     for node in of.nodes:
         if isinstance(node, ast.With | ast.AsyncWith):
             if all(item.optional_vars is None for item in node.items) and node.body:
@@ -207,7 +207,7 @@ def _guards(of: _Reader) -> Found:
 
 
 class _Head(ast.expr):
-    """From the beginning of a compound statement to its body."""
+    """The part of a compound statement before its body."""
 
 
 def _headless(of: _Reader, node: ast.With | ast.AsyncWith) -> Found:
@@ -227,7 +227,7 @@ def _headless(of: _Reader, node: ast.With | ast.AsyncWith) -> Found:
 
 
 def _entries(of: _Reader) -> Found:
-    """A row of a table that is written at a module's or a class's top."""
+    """Remove a row of a table at the top level of a module or class."""
     for node in of.nodes:
         if not isinstance(node, ast.Module | ast.ClassDef):
             continue
@@ -262,7 +262,7 @@ class _Pair(ast.stmt):
 
 
 def _order(of: _Reader) -> Found:
-    """Two neighbours that both call something, the other way round, where the second does not use the first's names."""
+    """Swap two neighbouring statements with calls, if the second does not use names of the first."""
     for node in of.nodes:
         for name in ("body", "orelse", "finalbody"):
             body = getattr(node, name, None)
@@ -307,7 +307,7 @@ OPERATORS: Final[dict[str, Callable[[_Reader], Found]]] = {
 
 
 def mutants(source: str, only: Iterable[str] = ()) -> list[Mutant]:
-    """Every mutant of a module, without doubles, in the order of the text; a few of them are no Python."""
+    """All mutants of a module, without duplicates, in the order of the text; a few are not valid Python."""
     of = _Reader(source)
     wanted: Sequence[str] = tuple(only) or tuple(OPERATORS)
     found: dict[tuple[int, int, str], Mutant] = {}
@@ -321,7 +321,7 @@ def mutants(source: str, only: Iterable[str] = ()) -> list[Mutant]:
 
 
 def differs(one: Mutant, source: str) -> bool:
-    """Whether the mutant is a program, and another than the source."""
+    """Whether the mutant is a valid program that differs from the source."""
     try:
         return ast.dump(ast.parse(one.apply(source))) != ast.dump(ast.parse(source))
     except SyntaxError:

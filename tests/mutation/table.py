@@ -1,4 +1,4 @@
-"""Which modules are mutated, which tests are nearest to each, and which mutants are known to change nothing."""
+"""The modules to mutate, the nearest tests of each, and the known equivalent mutants."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-#: The modules on which security rests, and those that decide what is true.
+#: The modules on which security and consistency depend.
 MODULES: Final = (
-    "proxy/core/allowance.py",
+    "proxy/core/event_quota.py",
     "proxy/core/request/request_reading.py",
     "proxy/core/request/claims.py",
     "proxy/core/identity.py",
@@ -55,7 +55,7 @@ MODULES: Final = (
     "proxy/services/tokens/scope_changes.py",
     "proxy/store/audit/chain.py",
     "proxy/store/change.py",
-    "proxy/store/engine.py",
+    "proxy/store/dialects/sqlite.py",
     "proxy/store/feed.py",
     "proxy/store/tokens/active.py",
     "proxy/store/tokens/tokens.py",
@@ -79,7 +79,7 @@ MODULES: Final = (
     "proxy/supervisor/datadir.py",
 )
 
-#: What is asked last, by package: contracts and threats that go through it.
+#: The last stage, by package: contract and threat tests that run its code.
 FAR: Final[Mapping[str, Sequence[str]]] = {
     "core": ("tests/property/test_containment.py", "tests/unit/services/tokens/test_containment.py"),
     "gateway": ("tests/threats/test_s2_identity.py", "tests/threats/test_s3_framing.py"),
@@ -91,7 +91,7 @@ FAR: Final[Mapping[str, Sequence[str]]] = {
     "supervisor": (),
 }
 
-#: Tests of a module whose names do not show it.
+#: Tests whose names do not show that they belong to a module.
 NEAR: Final[Mapping[str, Sequence[str]]] = {
     "proxy/core/request/request_reading.py": ("tests/unit/gateway/test_forward_auth.py",),
     "proxy/core/identity.py": ("tests/unit/core/test_identity_reserved.py",),
@@ -134,13 +134,13 @@ NEAR: Final[Mapping[str, Sequence[str]]] = {
     "proxy/control/request_parsing.py": ("tests/unit/control/test_api.py",),
 }
 
-#: Mutants that change nothing that anybody could see: by module, the line as it is and as it becomes, and why.
+#: Mutants without an observable effect: by module, the original and the mutated line, and why.
 EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
     "proxy/core/permissions.py": {
         ("if entity_id is None or self._by_id is None:", "if (self._by_id is None):"): "None is the id of no table",
     },
     "proxy/core/routes.py": {
-        ("self._by_host[host] = roots", "pass"): "what is kept is only not made again",
+        ("self._by_host[host] = roots", "pass"): "the cache only saves building it again",
     },
     "proxy/gateway/phases/second_target.py": {
         (
@@ -149,15 +149,15 @@ EQUIVALENT: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
         ): "without a reason there is a match",
     },
     "proxy/settings/sources/secret.py": {
-        ("file.write(key)", "file.flush()"): "closing the file flushes it; only a loss of power tells them apart",
+        ("file.write(key)", "file.flush()"): "closing the file flushes it; only a power failure shows the difference",
     },
 }
 
 
 def paths(packages: Sequence[str] = ()) -> list[str]:
-    """The modules of these packages ("core" or "proxy/core"), or these modules themselves; all without.
+    """The modules of these packages ("core" or "proxy/core"), or these modules; all modules if none is given.
 
-    Raises KeyError for what is none.
+    Raises KeyError for an unknown name.
     """
     if not packages:
         return list(MODULES)
@@ -172,7 +172,7 @@ def paths(packages: Sequence[str] = ()) -> list[str]:
 
 
 def stages(path: str, root: Path = ROOT) -> list[list[str]]:
-    """The tests of one module, the nearest first: its own; those that import it; its package's, contracts, threats."""
+    """The tests of one module, nearest first: its own; those that import it; its package's, contracts, threats."""
     _, package, *rooms, name = path.removesuffix(".py").split("/")
     own = [
         "/".join(("tests/unit", package, *rooms, f"test_{name}.py")),
@@ -199,7 +199,7 @@ def _modules(place: Path, root: Path) -> list[str]:
 
 @cache
 def _imports(root: Path) -> Mapping[str, frozenset[str]]:
-    """By test module of tests/unit, tests/property and tests/contract: what of ours it imports, as dotted names."""
+    """The modules of the package, as dotted names, that each module of tests/{unit,property,contract} imports."""
     found = {}
     for place in ("unit", "property", "contract"):
         for path in sorted((root / "tests" / place).rglob("test_*.py")):

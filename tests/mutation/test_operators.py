@@ -1,4 +1,4 @@
-"""Each operator makes its faults, each fault is in one place, and what is no rule stays as it is."""
+"""Each operator creates its mutants, each mutant differs in one place, and code without effect is not mutated."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ STATEMENTS = {
     ("operator", "frame", "before", "after"),
     [(name, frame, *pair) for name, (frame, pairs) in STATEMENTS.items() for pair in pairs],
 )
-def test_a_statement_is_left_out_or_changed(operator: str, frame: str, before: str, after: str) -> None:
+def test_a_statement_is_removed_or_changed(operator: str, frame: str, before: str, after: str) -> None:
     frame = frame.replace("def f", "async def f") if "await" in before else frame
     source = frame.replace("{}", before)
     assert frame.replace("{}", after) in [one.apply(source) for one in mutants(source, [operator])]
 
 
-def test_what_is_caught_is_narrowed() -> None:
+def test_an_except_clause_is_narrowed() -> None:
     source = "try:\n    f()\nexcept (A, B):\n    g()\nexcept BaseException:\n    h()\n"
     texts = [one.apply(source) for one in mutants(source, ["guard left out"])]
     assert source.replace("(A, B)", "(A,)") in texts
@@ -70,16 +70,16 @@ def test_what_is_caught_is_narrowed() -> None:
         'def f():\n    """Not 5."""\n',
     ],
 )
-def test_what_is_no_rule_stays_as_it_is(source: str) -> None:
+def test_code_without_effect_is_not_mutated(source: str) -> None:
     assert mutants(source) == []
 
 
-def test_statements_change_their_places_only_where_the_second_can_go_without_the_first() -> None:
+def test_statements_are_swapped_only_if_the_second_does_not_depend_on_the_first() -> None:
     source = "def f():\n    x = g()\n    h(x)\n"
     assert mutants(source, ["order"]) == []
 
 
-def test_every_mutant_knows_its_line_and_comes_once() -> None:
+def test_every_mutant_has_its_line_and_is_unique() -> None:
     source = "def f(a, b):\n    if a < 1 and not b:\n        raise ValueError\n    return a\n"
     found = mutants(source)
     texts = [one.apply(source) for one in found]
@@ -89,7 +89,7 @@ def test_every_mutant_knows_its_line_and_comes_once() -> None:
     assert {one.operator for one in found} <= set(OPERATORS)
 
 
-def test_an_edit_that_is_no_program_or_no_other_one_is_told_apart() -> None:
+def test_an_edit_that_is_invalid_or_without_effect_is_recognized() -> None:
     (one,) = mutants("x = 5\n")
     assert differs(one, "x = 5\n")
     assert not differs(one, "x = (\n\n")

@@ -1,4 +1,4 @@
-"""The copy that tests run in, the table of the nearest ones, and a whole run over a small tree of our own."""
+"""The copy in which tests run, the table of the nearest tests, and a whole run on a small sample tree."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def test_rule():
     assert rule.allowed(4)
 
 def test_a_process_elsewhere_has_the_same_rule(tmp_path):
-    told = subprocess.run([sys.executable, "-c", "import proxy.rule; print(proxy.rule.__file__)"], cwd=tmp_path,
+    done = subprocess.run([sys.executable, "-c", "import proxy.rule; print(proxy.rule.__file__)"], cwd=tmp_path,
                           capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == rule.__file__
+    assert done.stdout.strip() == rule.__file__
     assert rule.__file__.startswith(os.getcwd())
 """,
     "tests/test_slow.py": "import time\n\ndef test_slow():\n    time.sleep(600)\n",
@@ -47,13 +47,13 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
-    # Loading plugins that its tests do not use would be most of each run.
+    # Loading unused plugins would take most of the time of each run.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "copy").mkdir()
     return Tree(tmp_path / "copy", checkout)
 
 
-def test_tests_meet_the_mutant_in_the_copy_and_the_checkout_stays_as_it_was(tree: Tree, checkout: Path) -> None:
+def test_tests_import_the_mutant_in_the_copy_and_the_checkout_is_unchanged(tree: Tree, checkout: Path) -> None:
     rule = ["tests/test_rule.py"]
     assert tree.run(rule, 120).outcome is Outcome.PASSED
     tree.write("proxy/rule.py", SMALL["proxy/rule.py"].replace("<", ">"))
@@ -62,20 +62,18 @@ def test_tests_meet_the_mutant_in_the_copy_and_the_checkout_stays_as_it_was(tree
         Outcome.FAILED,
         "FAILED tests/test_rule.py::test_rule",
     )
-    # The same second and the same size: no bytecode of the text before may be taken for it.
+    # The same second and the same size: the bytecode of the previous text must not be used.
     tree.write("proxy/rule.py", SMALL["proxy/rule.py"])
     assert tree.run(rule, 120).outcome is Outcome.PASSED
     assert {name: (checkout / name).read_text() for name in SMALL} == SMALL
     assert not (tree.root / "left").exists()
 
 
-def test_a_mutant_that_makes_a_test_wait_is_killed_by_the_limit(tree: Tree) -> None:
+def test_a_mutant_that_makes_a_test_hang_is_killed_by_the_time_limit(tree: Tree) -> None:
     assert tree.run(["tests/test_slow.py"], 3).outcome is Outcome.TIMEOUT
 
 
-def test_a_test_that_fails_without_a_mutant_says_nothing_and_is_left_out(
-    tree: Tree, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_test_that_fails_without_a_mutant_is_left_out(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     (tree.root / "tests/test_red.py").write_text("def test_red():\n    assert False\n")
     tests, seconds = command.Clean().of(tree, ["tests/test_red.py", "tests/test_rule.py"])
     assert tests == ["tests/test_rule.py"]
@@ -83,7 +81,7 @@ def test_a_test_that_fails_without_a_mutant_says_nothing_and_is_left_out(
     assert "test_red.py" in capsys.readouterr().out
 
 
-def test_a_survivor_is_told_from_a_mutant_that_was_killed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_survivor_is_distinguished_from_a_killed_mutant(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "stages", lambda path, root: [["tests/test_rule.py"]])
     source, clean = SMALL["proxy/rule.py"], command.Clean()
     found = {}
@@ -111,30 +109,32 @@ def test_every_module_of_the_table_exists_and_has_tests_near_it() -> None:
     assert set(table.FAR) == {path.split("/")[1] for path in table.MODULES}
 
 
-def test_a_part_of_the_table_is_named_by_package_or_module() -> None:
+def test_paths_selects_modules_by_package_or_module() -> None:
     core = [path for path in table.MODULES if path.startswith("proxy/core/")]
     assert core
     assert table.paths(["core"]) == table.paths(["proxy/core"]) == core
-    assert table.paths(["proxy/gateway/phases/revalidate.py", "gateway/live"]) == ["proxy/gateway/phases/revalidate.py"]
+    assert table.paths(["proxy/gateway/phases/revalidate.py", "gateway/phases/revalidate"]) == [
+        "proxy/gateway/phases/revalidate.py"
+    ]
     with pytest.raises(KeyError):
         table.paths(["nowhere"])
 
 
-def test_what_is_known_to_change_nothing_is_a_mutant_still() -> None:
+def test_every_known_equivalent_is_still_a_mutant() -> None:
     assert command.unknown() == []
     assert command.unknown({"proxy/authority/grants/lease.py": {("no such line", "another"): "for this test"}}) != []
 
 
 def test_a_seed_repeats_its_sample(capsys: pytest.CaptureFixture[str]) -> None:
-    said = []
+    outputs = []
     for seed in ("1", "1", "2"):
-        assert command.main(["--list", "--sample", "5", "--seed", seed, "authority/lease"]) == 0
-        said.append(capsys.readouterr().out.partition("\n")[2])
-    assert said[0] == said[1] != said[2]
-    assert said[0].count("+++ mutant") == 5
+        assert command.main(["--list", "--sample", "5", "--seed", seed, "authority/grants/lease"]) == 0
+        outputs.append(capsys.readouterr().out.partition("\n")[2])
+    assert outputs[0] == outputs[1] != outputs[2]
+    assert outputs[0].count("+++ mutant") == 5
 
 
-def test_the_rate_that_was_asked_for_decides() -> None:
+def test_the_required_rate_decides_the_exit_status() -> None:
     rates = command.Rates()
     for killed in (True, True, True, False):
         rates.note("core", killed)

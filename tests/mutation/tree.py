@@ -1,4 +1,4 @@
-"""A copy of the checkout with an environment of its own, in which tests meet the copy's modules and no others."""
+"""A copy of the checkout with a separate environment, in which tests import only the modules of the copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.mutation.table import ROOT
 
 _SCRIPT: Final = "#!{python}\nimport sys\nfrom proxy.cli.main import main\nsys.exit(main())\n"
 _ENDED_BY_TESTS: Final = 1
-"""pytest's exit status when a test failed; 2 and above: it could not run them, which a mutant may well bring about."""
+"""pytest's exit status if a test failed; 2 and above: it could not run the tests, which a mutant may cause."""
 
 
 class Outcome(StrEnum):
@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the tests said, and the first that failed, if one did."""
+    """The result of the tests, and the first one that failed, if any."""
 
     outcome: Outcome
     test: str = ""
@@ -49,9 +49,9 @@ def files(root: Path = ROOT) -> list[str]:
 class Tree:
     """The copy in ``directory``.
 
-    Its environment is made of a line that leads to the copy and one that leads to the libraries of the environment that
-    runs this: an editable installation beside those libraries is not followed, so that processes that tests start
-    import the copy too, whatever directory they are in.
+    Its environment has one path to the copy and one to the libraries of the environment that runs this. It ignores an
+    editable installation next to those libraries, so that processes that tests start also import the copy, whatever
+    their working directory.
     """
 
     def __init__(self, directory: Path, root: Path = ROOT) -> None:
@@ -76,14 +76,14 @@ class Tree:
             (directory / ".venv-backends").symlink_to(backends)
 
     def write(self, path: str, source: str) -> None:
-        """Put a text in the place of a module."""
+        """Replace the text of a module."""
         (self.root / path).write_text(source)
 
     def run(self, tests: Sequence[str], seconds: float) -> Verdict:
-        """Run these test modules until the first fails, for at most so long."""
+        """Run these test modules until the first failure, for at most ``seconds``."""
         command = [str(self.python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line"]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("PATGATE_", "PYTHON"))}
-        # Bytecode is told from its source by second and size; a mutant may have both of the text before it.
+        # Bytecode is matched to its source by second and size; a mutant may have both of the previous text.
         environ |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "CI": ""}
         with subprocess.Popen(
             [*command, *tests], cwd=self.root, env=environ, text=True, start_new_session=True,
@@ -104,7 +104,7 @@ class Tree:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """The process and all that it started and left behind: they are in a session of their own."""
+    """End the process and all processes that it started: they have their own session."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""``decide`` against one line: allowed means that the role, the scopes, the organisation and the route all allow it."""
+"""``decide`` agrees with the formula: role ∧ scopes ∧ organisation ∧ route open to tokens."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ of_several = st.builds(
 
 
 def held_there(match: Match, held: Grant) -> PermissionSet | None:
-    """What the token has where the request goes, None where it does not reach that at all: reach by reach."""
+    """The permissions of the token in the organisation of the request, by reach; None if it does not reach it."""
     if match.org is None:
         return None if held.reach is Reach.ORGS else held.permissions
     if held.reach is Reach.ORG:
@@ -73,7 +73,7 @@ def held_there(match: Match, held: Grant) -> PermissionSet | None:
 
 @given(matches, grants | of_several, st.floats(-2, 2))
 @settings(max_examples=400)
-def test_a_request_is_allowed_exactly_if_everything_agrees(match: Match, held: Grant, now: float) -> None:
+def test_a_request_is_allowed_exactly_if_every_check_passes(match: Match, held: Grant, now: float) -> None:
     alive = held.expires_at is None or now < held.expires_at
     there = held_there(match, held)
     at_home = there is not None

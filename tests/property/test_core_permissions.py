@@ -1,4 +1,4 @@
-"""The algebra of permissions: compiled sets mean what their entries mean one by one."""
+"""Permission sets: a compiled set is equivalent to its single entries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxy.core.permissions import Permission, PermissionSet
 
-# Few names, so that they meet; a star and other awkward ones among them, because requests may bring them.
+# Few names, so that they collide, with a star and other special characters, which requests may contain.
 names = st.sampled_from(["things", "channels", "*", "a:b", "é", "%", "read"])
 ids = st.sampled_from(["1", "2", "*", "a/b", "x:y", "ü", " "])
 operations = st.sampled_from(["read", "list", "*", "update"])
@@ -20,14 +20,14 @@ requests = st.tuples(names | anything, st.none() | ids | anything, operations | 
 
 
 @given(st.builds(Permission, st.none() | anything, st.none() | anything, st.none() | anything))
-def test_the_text_of_a_permission_is_a_scope_token_and_reads_back(entry: Permission) -> None:
+def test_the_text_of_a_permission_is_a_scope_token_and_parses_back(entry: Permission) -> None:
     text = str(entry)
     assert re.fullmatch(r"[!#-\[\]-~]+", text)
     assert Permission.parse(text) == entry
 
 
 @given(st.text(max_size=20) | st.text(alphabet="ab*/:%2AC3A9é", max_size=14))
-def test_a_text_is_a_permission_that_writes_itself_or_is_refused(text: str) -> None:
+def test_a_text_is_a_permission_with_a_stable_canonical_text_or_refused(text: str) -> None:
     try:
         entry = Permission.parse(text)
     except ValueError:
@@ -57,7 +57,7 @@ def test_a_union_allows_what_either_allows(
 
 
 @given(sets, sets, requests)
-def test_what_is_covered_is_allowed(
+def test_a_covering_set_allows_what_the_covered_set_allows(
     wide: PermissionSet, narrow: PermissionSet, request: tuple[str, str | None, str]
 ) -> None:
     if wide.covers(narrow) and narrow.allows(*request):
@@ -65,7 +65,7 @@ def test_what_is_covered_is_allowed(
 
 
 @given(sets, sets)
-def test_what_is_not_covered_has_a_request_that_only_the_other_allows(
+def test_for_a_set_that_is_not_covered_some_request_is_allowed_only_by_it(
     wide: PermissionSet, narrow: PermissionSet
 ) -> None:
     fresh = "nobody-names-this"
@@ -78,7 +78,7 @@ def test_what_is_not_covered_has_a_request_that_only_the_other_allows(
 
 
 @given(sets, sets, sets)
-def test_covers_is_an_order(a: PermissionSet, b: PermissionSet, c: PermissionSet) -> None:
+def test_covers_of_sets_is_a_preorder(a: PermissionSet, b: PermissionSet, c: PermissionSet) -> None:
     assert a.covers(a)
     if a.covers(b) and b.covers(c):
         assert a.covers(c)
@@ -94,7 +94,7 @@ def test_covers_of_single_entries_is_a_partial_order(a: Permission, b: Permissio
 
 
 @given(st.lists(st.sampled_from(["things", "channels"]), max_size=3), requests)
-def test_a_star_in_a_request_reaches_no_more_than_a_name_that_nobody_holds(
+def test_a_star_in_a_request_is_allowed_no_more_than_any_unknown_name(
     held: list[str], request: tuple[str, str | None, str]
 ) -> None:
     permissions = PermissionSet.of(f"{name}/{number}:read" for number, name in enumerate(held))

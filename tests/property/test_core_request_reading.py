@@ -1,4 +1,4 @@
-"""Whoever reads a request line by itself reads it as the gateway reads it in a whole head."""
+"""Reading a single request line agrees with the gateway's parser of whole heads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ methods = st.sampled_from((b"GET", b"POST", b"OPTIONS", b"CONNECT", b"Connect", 
 @example(method=b"GET", target=b"http://API.example/a?b")
 @example(method=b"GET", target=b"/" + b"a" * (LONGEST - 14))
 @example(method=b"GET", target=b"/" + b"a" * (LONGEST - 13))
-def test_a_line_by_itself_is_read_as_in_a_head(method: bytes, target: bytes) -> None:
+def test_a_single_request_line_is_read_as_in_a_whole_head(method: bytes, target: bytes) -> None:
     parser = HeadParser(
         search=SEARCH,
         stripped=(),
@@ -45,7 +45,7 @@ def test_a_line_by_itself_is_read_as_in_a_head(method: bytes, target: bytes) -> 
     if refusal is None:
         assert found == (x.host_name, x.path)
     elif isinstance(found, Reason):
-        # A control character ends the reading of a head before its length is looked at.
+        # The parser refuses a control character in a head before it checks the length.
         assert found is refusal or (found, refusal) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED)
     else:
         raise AssertionError(f"read as {found}, refused in a head for {refusal}")

@@ -1,4 +1,4 @@
-"""The route table against a matcher that tries every route in order, segment by segment."""
+"""The route table agrees with a matcher that tries every route in order, segment by segment."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ paths = st.lists(st.sampled_from([*LITERALS, "", "", "*", "**", "{id}", "x%2Fy",
 
 
 def naive(routes: tuple[Route, ...], method: str, host: str, path: str) -> Match | None:
-    """The first route that fits, found the long way round."""
+    """The first route that matches, found by trying every route."""
     host = host.lower().removesuffix(":80")
     given_ = path.split("/")
     for route in routes:
@@ -95,10 +95,10 @@ def naive(routes: tuple[Route, ...], method: str, host: str, path: str) -> Match
 @given(tables(), st.lists(st.tuples(st.sampled_from(METHODS), st.sampled_from(HOSTS), paths), min_size=1, max_size=12))
 @settings(max_examples=200)
 @example((), [("GET", "h", "/")])
-def test_the_table_finds_what_trying_every_route_finds(
+def test_the_table_agrees_with_a_matcher_that_tries_every_route(
     routes: tuple[Route, ...], requests: list[tuple[str, str, str]]
 ) -> None:
-    # Several requests to one table, because what it has walked before must not change what it answers.
+    # Several requests to one table, because earlier requests must not change the result of later ones.
     table = RouteTable(routes)
     for request in requests:
         assert table.match(*request) == naive(routes, *request)
@@ -106,7 +106,7 @@ def test_the_table_finds_what_trying_every_route_finds(
 
 @given(tables(), st.sampled_from(METHODS), paths)
 @settings(max_examples=60)
-def test_paths_made_from_the_patterns_themselves_agree_too(routes: tuple[Route, ...], method: str, tail: str) -> None:
+def test_the_table_agrees_for_paths_made_from_its_patterns(routes: tuple[Route, ...], method: str, tail: str) -> None:
     table = RouteTable(routes)
     for route in routes:
         for filled in ("a", "things", "x%2Fy"):

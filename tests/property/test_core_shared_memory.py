@@ -1,4 +1,4 @@
-"""The shared page: whatever is asked of it, its epoch never goes down."""
+"""The shared memory page: no sequence of operations lowers its epoch."""
 
 from __future__ import annotations
 

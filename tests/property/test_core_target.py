@@ -1,4 +1,4 @@
-"""canonical_path against an independent, slow reading of the same rules, segment by segment."""
+"""``canonical_path`` agrees with an independent, slow implementation of the same rules, segment by segment."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ paths = st.one_of(
 
 
 def oracle(path: bytes) -> tuple[str, int] | None:
-    """The rules of docs/threat-model.md §1 read one segment and one character at a time."""
+    """The rules of docs/threat-model.md §1, applied to one segment and one character at a time."""
     if not path.startswith(b"/"):
         return None
     needed = PathAllowance.NONE
@@ -85,7 +85,7 @@ def oracle(path: bytes) -> tuple[str, int] | None:
                 decoded.append(value)
                 if value == ord("/"):
                     needed |= PathAllowance.ENCODED_SLASH
-                    # A mark that no decoded text can hold, because 0x01 was refused above.
+                    # A mark that no decoded text can contain, because 0x01 was refused above.
                     shown.append(1)
                 else:
                     shown.append(value)
@@ -129,7 +129,7 @@ def oracle(path: bytes) -> tuple[str, int] | None:
 @example(b"/..;/a")
 @example(b"/%25%2F")
 @example(b"/%25%32%46")
-def test_the_fast_reading_and_the_slow_reading_agree(path: bytes) -> None:
+def test_the_fast_and_the_slow_implementation_agree(path: bytes) -> None:
     assert canonical_path(path) == oracle(path)
 
 
@@ -148,7 +148,7 @@ def test_no_segment_of_an_accepted_path_is_a_dot_segment_however_often_it_is_dec
 
 @given(paths)
 @settings(max_examples=200)
-def test_the_match_form_written_out_again_has_itself_as_match_form(path: bytes) -> None:
+def test_the_canonical_form_is_its_own_canonical_form(path: bytes) -> None:
     answer = canonical_path(path)
     if answer is None:
         return
@@ -161,7 +161,7 @@ def test_the_match_form_written_out_again_has_itself_as_match_form(path: bytes) 
 
 @given(paths)
 @settings(max_examples=200)
-def test_without_an_allowance_the_decoded_path_has_the_segments_that_are_seen(path: bytes) -> None:
+def test_without_an_allowance_decoding_keeps_the_segments(path: bytes) -> None:
     answer = canonical_path(path)
     if answer is None or answer[1] & PathAllowance.ENCODED_SLASH:
         return

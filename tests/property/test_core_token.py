@@ -1,4 +1,4 @@
-"""Tokens: what is minted parses, what is changed does not, and the scanners' pattern agrees."""
+"""Tokens: a minted token parses, a changed one does not, and the scanners' pattern agrees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokens(draw: st.DrawFn) -> tuple[TokenFormat, Kind, str, str]:
 
 
 @given(brands, st.sampled_from(Kind), st.none() | ids)
-def test_what_is_minted_parses_to_what_was_minted(brand: str, kind: Kind, token_id: str | None) -> None:
+def test_a_minted_token_parses_to_its_parts(brand: str, kind: Kind, token_id: str | None) -> None:
     tokens_of = TokenFormat(brand)
     minted = tokens_of.mint(kind, token_id)
     parsed = tokens_of.parse(minted.token)
@@ -59,7 +59,7 @@ def test_a_missing_added_or_swapped_character_is_always_refused(
 
 
 @given(brands, st.text() | st.text(alphabet=string.printable))
-def test_any_text_is_read_without_raising(brand: str, text: str) -> None:
+def test_parsing_any_text_never_raises(brand: str, text: str) -> None:
     assert TokenFormat(brand).parse(text) is None
 
 

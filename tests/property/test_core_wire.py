@@ -1,4 +1,4 @@
-"""The worker link: a stream means the same however it is cut."""
+"""The wire format: a stream gives the same messages however it is cut."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ refusals = st.builds(
 
 
 @given(st.lists(messages, max_size=5), st.lists(st.integers(0, 400), max_size=12))
-def test_any_cut_of_a_stream_gives_the_same_messages(sent: list[dict[str, object]], cuts: list[int]) -> None:
+def test_a_stream_cut_at_any_points_gives_the_same_messages(sent: list[dict[str, object]], cuts: list[int]) -> None:
     stream = b"".join(map(frame, sent))
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     deframer = Deframer()
@@ -73,25 +73,25 @@ def test_any_cut_of_a_stream_gives_the_same_messages(sent: list[dict[str, object
 
 
 @given(grants)
-def test_a_grant_crosses_unchanged(held: Grant) -> None:
+def test_the_wire_format_keeps_a_grant_unchanged(held: Grant) -> None:
     [message] = Deframer().feed(frame(grant_to_wire(held)))
     assert grant_from_wire(message) == held
 
 
 @given(refusals)
-def test_a_refusal_crosses_unchanged(refused: RefusedGrant) -> None:
+def test_the_wire_format_keeps_a_refused_grant_unchanged(refused: RefusedGrant) -> None:
     [message] = Deframer().feed(frame(refused_to_wire(refused)))
     assert refused_from_wire(message) == refused
 
 
 @given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda tail: len(tail).to_bytes(4, "big") + tail))
-def test_foreign_bytes_raise_nothing_but_a_wire_error(data: bytes) -> None:
+def test_any_bytes_raise_only_a_wire_error(data: bytes) -> None:
     with suppress(WireError):
         Deframer().feed(data)
 
 
 @given(values | grants.map(grant_to_wire).flatmap(lambda wire: st.sampled_from([{**wire, key: 0} for key in wire])))
-def test_a_value_that_is_no_grant_raises_nothing_but_a_wire_error(value: object) -> None:
+def test_any_json_value_raises_only_a_wire_error(value: object) -> None:
     for read in (grant_from_wire, refused_from_wire):
         with suppress(WireError):
             read(value)

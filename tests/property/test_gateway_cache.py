@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from proxy.core.identity import PRESETS
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.permissions import PermissionSet
@@ -19,7 +19,7 @@ from proxy.gateway.grants.cache import CacheEntry, GrantCache
 CAPACITY = 5
 ABSENT = 3
 ABSENT_SECONDS = 10.0
-NAMES = PRESETS["patgate"]
+IDENTITY = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),))
 KINDS = [kind.value for kind in Kind]
 
 ids = st.sampled_from([f"id{n}" for n in range(8)])
@@ -75,7 +75,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(kind=kinds, token_id=ids, depends=st.frozensets(shared_keys, max_size=3))
     def store(self, kind: str, token_id: str, depends: frozenset[str]) -> None:
         grant = make(kind, token_id, depends)
-        entry = self.cache.store(grant, NAMES)
+        entry = self.cache.store(grant, IDENTITY)
         self.held[grant.prefix] = entry
         self.depends[grant.prefix] = frozenset(grant.depends)
         self.refusals.pop(grant.prefix, None)
@@ -227,11 +227,11 @@ def test_the_entry_used_least_makes_room() -> None:
         prefix_heads=["acme_pat"],
     )
     for number in range(3):
-        cache.store(make("pat", f"id{number}", frozenset()), NAMES)
-    cache.store(make("pat", "id3", frozenset()), NAMES)
+        cache.store(make("pat", f"id{number}", frozenset()), IDENTITY)
+    cache.store(make("pat", "id3", frozenset()), IDENTITY)
     assert set(cache.entries) == {"acme_pat_id1", "acme_pat_id2", "acme_pat_id3"}
     cache.entries["acme_pat_id1"].used = True
-    cache.store(make("pat", "id4", frozenset()), NAMES)
+    cache.store(make("pat", "id4", frozenset()), IDENTITY)
     assert set(cache.entries) == {"acme_pat_id1", "acme_pat_id3", "acme_pat_id4"}
 
 
@@ -240,7 +240,7 @@ def test_a_credential_that_is_verified_again_and_again_makes_room_for_others() -
     cache = GrantCache(
         capacity=3, absent_capacity=1, absent_seconds=1.0, credential_key=b"k" * 32, prefix_heads=["acme_pat"]
     )
-    entry = cache.store(make("pat", "id0", frozenset()), NAMES)
+    entry = cache.store(make("pat", "id0", frozenset()), IDENTITY)
     for credential in (*[b"same"] * 9, *[b"other %d" % n for n in range(9)], *[b"same"] * 2):
         cache.remember(entry, credential)
         assert cache.by_credential[credential] is entry

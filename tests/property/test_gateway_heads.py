@@ -16,11 +16,11 @@ from proxy.gateway.http1.grammar import head_lines, without_fields
 from proxy.gateway.phases.relay import Relay
 from tests.fuzz.targets import response_head
 from tests.fuzz.targets.request_head import KNOWN, check, make_parser
-from tests.fuzz.targets.response_head import Nobody
+from tests.fuzz.targets.response_head import IdleOwner
 
 TCHAR = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PARSER = make_parser()
-RELAY = Relay(Nobody())
+RELAY = Relay(IdleOwner())
 
 one_of = st.sampled_from
 

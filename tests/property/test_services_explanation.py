@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from proxy.core.challenge import Challenges
 from proxy.core.decision import decide
-from proxy.core.identity import PRESETS
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, Grant, RefusedGrant, TokenStatus, UserStatus
 from proxy.core.reasons import TABLE, Challenge, Reason
@@ -21,7 +21,7 @@ from proxy.gateway.phases.respond import Responder
 from proxy.gateway.phases.route import route
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
-from proxy.services.explain.explanation import Asked, Gateway, explain
+from proxy.services.explain.explanation import DescribedRequest, Gateway, explain
 from proxy.services.explain.steps import FAILED, Result, Step, Subject
 from proxy.store.records import OrgGrantRow, TokenGrantRow
 
@@ -109,11 +109,13 @@ def subject(row: TokenGrantRow) -> Subject:
     return Subject(row=row, status=row.status, revoked_at=None, found=found)
 
 
-def decided(table: RouteTable, asked: Asked, found: Grant | RefusedGrant) -> tuple[Exchange, Reason, Outcome]:
+def decided(
+    table: RouteTable, request: DescribedRequest, found: Grant | RefusedGrant
+) -> tuple[Exchange, Reason, Outcome]:
     """What the gateway's phases make of the request with this token."""
     x = Exchange(None, 0, b"abc")
     x.keep_alive = True
-    line = f"{asked.method} {asked.target} HTTP/1.1\r\nHost: {asked.host}".encode()
+    line = f"{request.method} {request.target} HTTP/1.1\r\nHost: {request.host}".encode()
     parser = HeadParser(
         search=SEARCH,
         stripped=(),
@@ -154,12 +156,12 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     gateway = Gateway(
         routes=table,
         challenges=Challenges(realm="acme", basic=basic),
-        names=PRESETS["patgate"],
+        identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=LONGEST,
     )
-    asked, token = Asked(method=method, target=target, host="api.example"), subject(row)
-    told = explain(gateway, asked, token, NOW)
-    x, reason, outcome = decided(table, asked, token.found)
+    request, token = DescribedRequest(method=method, target=target, host="api.example"), subject(row)
+    told = explain(gateway, request, token, NOW)
+    x, reason, outcome = decided(table, request, token.found)
     if (told.judged.reason, reason) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED):
         return  # two things are wrong, and a whole head shows the other one first
     assert (told.judged.reason, told.judged.outcome) == (reason, outcome)

@@ -12,7 +12,7 @@ from pathlib import Path
 from proxy.settings.sources.secret import load_or_create
 from proxy.store import migrate
 from proxy.store.address import sqlite_path, store_url
-from proxy.store.engine import Database
+from proxy.store.dialects.sqlite import SqliteDatabase
 
 
 def migrated(directory: Path, *, key: bool = False) -> str:
@@ -41,7 +41,7 @@ def _empty() -> bytes:
 
 
 async def _make(path: Path) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     try:
         await database.open()
         async with database.write() as connection:

@@ -1,1 +1,1 @@
-"""docs/threat-model.md, section by section, against a running gateway."""
+"""Tests of docs/threat-model.md, section by section, against a running gateway."""

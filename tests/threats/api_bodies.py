@@ -1,4 +1,4 @@
-"""A body that each operation of the control API takes, for tests that try every one of them."""
+"""A valid body for each operation of the control API, for tests that call all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of docs/threat-model.md §4 that are tables."""
+"""Tables of cases for Threat model §4."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ KNOWN_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "Ssl-Client-": ("Cert", "Verify", "S-Dn", "S-Dn-Cn", "I-Dn", "M-Serial"),
     "X-Ssl-Client-": ("Cert", "Verify", "Dn", "S-Dn", "Cn", "Serial", "Fingerprint"),
 }
-"""Members of the families of claims that real gateways send or real applications believe, without the beginning."""
+"""Names without their prefix, for the families of claims, that real gateways send or real applications trust."""
 
 CLAIMS: Final[Mapping[str, tuple[str, ...]]] = {
     kind.value: (
@@ -47,16 +47,16 @@ CLAIMS: Final[Mapping[str, tuple[str, ...]]] = {
     )
     for kind, names in claims.CLAIMS.items()
 } | {"request id": ("X-Request-Id",)}
-"""Headers by which a client could claim what only a gateway may say, by what they are about."""
+"""Headers with which a client could claim something that only a gateway may state, by kind."""
 
 FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
     kind.value: tuple(family + "Anything" for family in families) for kind, families in claims.FAMILIES.items()
 }
-"""A member that nobody knows of each family of claims."""
+"""An unknown member of each family of claims."""
 
 
 def aliases(name: str) -> list[str]:
-    """Spellings of a header's name that some backend reads as the same: case, and punctuation for the hyphens."""
+    """Spellings of a header's name that some backend treats as equal: letter case, and punctuation for hyphens."""
     found = [name, name.lower(), name.upper(), name.upper().replace("-", "_"), name.replace("-", "_", 1)]
     found += [name.replace("-", mark) for mark in "_.~!#$%&'*+^`|"]
     return list(dict.fromkeys([*found, "_".join(name.rsplit("-", 1))]))

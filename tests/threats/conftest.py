@@ -1,4 +1,4 @@
-"""What the tests of threats share: a gateway in front of real servers, and one in front of a scripted backend."""
+"""Shared fixtures: a gateway in front of real servers, and one in front of a scripted backend."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 
 from tests.support.gateway import Patgate
 from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.pool import Pool
 from tests.support.realservers import COMMANDS, RealServer, of_this_build, real_servers
 from tests.support.scripted import ScriptedBackend, echo
 
 
 def routes_of(server: RealServer) -> list[dict[str, Any]]:
-    """A route of every kind that reaches a server, and one that never does."""
+    """A route of every kind to a server, and a denied one."""
     return [
         {"host": server.host, "upstream": server.name} | route
         for route in (
@@ -35,15 +36,15 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Real
 
 
 @pytest.fixture(scope="session")
-def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServer]) -> Iterator[Patgate]:
-    """The gateway before all of them; a request's ``Host`` chooses the server."""
+def front(gateways: Pool, servers: dict[str, RealServer]) -> Iterator[Patgate]:
+    """The gateway in front of all of them; ``Host`` selects the server."""
     config = {
         "workers": 1,
         "upstreams": {name: {"servers": [server.url]} for name, server in servers.items()},
         "roles": ROLES,
         "routes": [route for server in servers.values() for route in routes_of(server)],
     }
-    with Patgate(tmp_path_factory.mktemp("front"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(EDITOR, "editor")
         yield node
 
@@ -60,15 +61,15 @@ def scripted() -> Iterator[ScriptedBackend]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
-    """One worker, so that one pool of upstream connections serves every client."""
+def node(gateways: Pool, scripted: ScriptedBackend) -> Iterator[Patgate]:
+    """A gateway with one worker, so that all clients share one pool of upstream connections."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [scripted.url], "response_timeout": "10s"}},
         "roles": ROLES,
         "routes": ROUTES,
     }
-    with Patgate(tmp_path_factory.mktemp("reuse"), config) as gateway:
+    with gateways.lend(config) as gateway:
         yield gateway
 
 

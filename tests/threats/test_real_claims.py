@@ -1,6 +1,6 @@
-"""Threat model §2 in front of real servers: they run the request that was judged, whatever else it claims to be.
+"""Threat model §2 with real servers: they run exactly the authorised request, whatever it claims.
 
-gunicorn (with its defaults), waitress, nginx, Node and Apache with CGI, each telling what it believes.
+gunicorn (with its defaults), waitress, nginx, Node, and Apache with CGI each report how they read a request.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tests.support.realservers import RealServer, believed, told
 from tests.threats.cases import CLAIMS, FAMILIES, aliases
 
 BATCH: Final = 80
-"""Claims in one request: gunicorn and Apache take a hundred fields."""
+"""Claims in one request: gunicorn and Apache accept a hundred fields."""
 
 VALUES: Final[Mapping[str, tuple[str, ...]]] = {
-    # A prefix of the path that is asked for: gunicorn takes it from the path.
+    # A prefix of the requested path, which gunicorn removes from the path.
     "path": ("/ui", "/ui/billing", "/billing/invoices"),
     "method": ("DELETE", "PUT"),
     "client": ("203.0.113.9", "for=203.0.113.9"),
@@ -30,7 +30,7 @@ VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "identity": ("mallory",),
     "request id": ("mallory",),
 }
-"""What each kind of claim says where it is believed."""
+"""The value of each kind of claim, which shows whether a server trusts it."""
 
 _NUMBERS: Final = count()
 
@@ -43,7 +43,7 @@ def token(front: Patgate) -> Token:
 def ask(
     front: Patgate, server: RealServer, target: str, extra: str = "", *, token: Token | None = None, method: str = "GET"
 ) -> Response:
-    """One request on a connection of its own; ``extra`` are field lines."""
+    """One request on a new connection; ``extra`` are field lines."""
     login = f"Authorization: Bearer {token.value}\r\n" if token else ""
     head = f"{method} {target} HTTP/1.1\r\nHost: {server.host}\r\n{login}X-Ordinary: kept\r\n{extra}\r\n"
     with front.connect() as connection:
@@ -51,7 +51,7 @@ def ask(
 
 
 def reached(front: Patgate, server: RealServer, before: int) -> list[str]:
-    """What the server was asked since; a request that is known to come last ends the wait."""
+    """The requests that the server received since ``before``; waits for a final request of its own."""
     last = f"/ui/last-{next(_NUMBERS)}"
     assert ask(front, server, last).status == 200
     wait_until(lambda: f"GET {last}" in server.requests(), "the last request in the server's own log")
@@ -73,7 +73,7 @@ def batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
 def test_a_script_name_from_the_client_takes_nothing_off_the_path(
     target: str, prefix: str, name: str, server: RealServer, front: Patgate
 ) -> None:
-    """gunicorn believes SCRIPT_NAME from the loopback, and its application then runs the rest of the path."""
+    """From the loopback, gunicorn trusts SCRIPT_NAME, and its application would run the rest of the path."""
     token = None
     if target.startswith("/v1"):
         token = front.token(EDITOR, name=f"{server.name} {name}", scopes=["things/admin:read"])
@@ -117,7 +117,7 @@ def test_the_identity_that_a_server_is_told_is_ours(server: RealServer, front: P
     assert facts["HTTP_X_AUTH_EMAIL"] == EDITOR
     assert facts["HTTP_X_AUTH_ROLE"] == "editor"
     assert facts["HTTP_X_AUTH_USER"] not in ("", "mallory")
-    # waitress drops them by default.
+    # waitress drops these fields by default.
     if server.name != "waitress":
         assert facts["HTTP_X_FORWARDED_FOR"] == "127.0.0.1"
         assert facts["HTTP_X_FORWARDED_PROTO"] == "http"
@@ -125,7 +125,7 @@ def test_the_identity_that_a_server_is_told_is_ours(server: RealServer, front: P
 
 
 def test_a_proxy_header_sets_no_environment_variable(server: RealServer, front: Patgate) -> None:
-    """httpoxy (CVE-2016-5385): CGI makes HTTP_PROXY of it, which programs take for their own proxy's address."""
+    """Named httpoxy (CVE-2016-5385): CGI sets HTTP_PROXY from it, which programs use as the address of their proxy."""
     for name in ("Proxy", "proxy", "PROXY"):
         facts = told(ask(front, server, "/ui/x", f"{name}: http://evil.example:3128\r\n"))
         assert not facts.get("HTTP_PROXY")

@@ -1,7 +1,7 @@
-"""Threat model §2, second targets: ``Destination`` in front of real WebDAV servers (RFC 4918) with real files.
+"""Threat model §2, second targets: ``Destination`` with real WebDAV servers (RFC 4918) and real files.
 
-wsgidav, nginx and Apache. The path that a COPY or MOVE writes to is judged like the path of a PUT there; what is
-refused leaves every file as it was.
+wsgidav, nginx and Apache. The path to which a COPY or MOVE writes is checked like the path of a PUT; a refused request
+changes no file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 from tests.differential.targets import KIND, LENIENT, STEPS, fit
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.pool import Pool
 from tests.support.rawhttp import Response
 from tests.support.realservers import FILE_SERVERS, RealServer, of_this_build, real_servers
 
@@ -60,14 +61,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Real
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServer]) -> Iterator[Patgate]:
+def front(gateways: Pool, servers: dict[str, RealServer]) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "upstreams": {name: {"servers": [server.url]} for name, server in servers.items()},
         "roles": ROLES,
         "routes": [route for server in servers.values() for route in routes_of(server)],
     }
-    with Patgate(tmp_path_factory.mktemp("dav-gateway"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(MEMBER, "writer")
         with node.control_socket() as control:
             for org in ("lab", "shop", "club"):
@@ -91,14 +92,14 @@ def made(front: Patgate, name: str, scopes: Sequence[str] | None = None) -> Toke
 
 @pytest.fixture(params=of_this_build(FILE_SERVERS))
 def server(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> RealServer:
-    """With the same files for each test."""
+    """A server that has the same files for each test."""
     chosen = servers[request.param]
     restore(chosen)
     return chosen
 
 
 def restore(server: RealServer) -> None:
-    """Make the files of a server ``FILES`` again, if they are not."""
+    """Restore the files of a server to ``FILES``."""
     if files(server) == FILES:
         return
     for path in sorted(server.files.rglob("*"), reverse=True):
@@ -113,7 +114,7 @@ def restore(server: RealServer) -> None:
 
 
 def files(server: RealServer) -> dict[str, str]:
-    """Every file, but for what a server keeps for itself."""
+    """Every file, except for the server's internal ones."""
     return {
         str(path.relative_to(server.files)): path.read_text()
         for path in server.files.rglob("*")
@@ -122,7 +123,7 @@ def files(server: RealServer) -> dict[str, str]:
 
 
 def ask(front: Patgate, server: RealServer, method: str, lines: str, token: Token, source: str = SOURCE) -> Response:
-    """``{host}`` in the field lines is the server's."""
+    """Send one request; ``{host}`` in the field lines is replaced by the server's host."""
     head = (
         f"{method} {source} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: Bearer {token.value}\r\n"
         f"Overwrite: T\r\n{lines.replace('{host}', server.host)}\r\n"
@@ -139,7 +140,7 @@ def test_a_file_is_written_to_a_destination_that_the_token_may_write(
     destination: str, method: str, server: RealServer, front: Patgate, token: Token
 ) -> None:
     if server.name == "apache-dav" and destination.startswith("/"):
-        destination = "http://{host}" + destination  # it takes no other form
+        destination = "http://{host}" + destination  # it accepts no other form
     response = ask(front, server, method, f"Destination: {destination}\r\n", token)
     assert response.status in (201, 204), response
     found = files(server)
@@ -257,7 +258,7 @@ def test_a_second_resource_that_patgate_cannot_judge_is_refused(
 
 
 def tricks() -> list[bytes]:
-    """Ways from every place that the token may write to every one that it may not, and disguises of those: a sample."""
+    """A sample of tricks from every path that the token may write to every one that it may not, and their disguises."""
     found: dict[bytes, None] = {}
     for step in STEPS:
         for base in ("/dav/orgs/lab/", "/dav/orgs/lab/new", "/dav/shared/", "/dav/shared/x"):
@@ -280,7 +281,7 @@ def tricks() -> list[bytes]:
 def test_no_trick_in_a_destination_writes_what_the_token_may_not(
     form: str, server: RealServer, front: Patgate, token: Token
 ) -> None:
-    """The server's reading of ``Destination`` and patgate's differ for none of these, or patgate refuses it."""
+    """For each of these, the server reads ``Destination`` as patgate does, or patgate refuses it."""
     protected = {name: text for name, text in FILES.items() if name not in WRITABLE}
     written = []
     for trick in tricks():

@@ -1,4 +1,4 @@
-"""Threat model §3 in front of real servers: they read numbers and bodies as patgate has read them, and stay in step."""
+"""Threat model §3 with real servers: they read numbers and bodies as patgate does, and stay in sync."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.realservers import COMMANDS, RealServer, of_this_build, told
 SMUGGLED: Final = b"GET /ui/smuggled HTTP/1.1\r\nHost: smuggled\r\nX-Smuggled: "
 OCTAL: Final = 0o200
 BODY: Final = (b"a" * OCTAL + SMUGGLED).ljust(200, b"b")
-"""Two hundred bytes. A reader that takes 0200 for octal finds a request behind the first 128 of them."""
+"""Two hundred bytes. A server that reads 0200 as octal finds a request after the first 128 of them."""
 
 ANSWERING: Final = [name for name in ("nginx", "node", "apache") if name in of_this_build(COMMANDS)]
-"""Servers that are told to answer with a status of their own."""
+"""Servers that can be configured to answer with a given status."""
 
 
 def head(server: RealServer, method: str, path: str, *lines: str) -> bytes:
@@ -26,13 +26,13 @@ def head(server: RealServer, method: str, path: str, *lines: str) -> bytes:
 
 
 def wait_for(server: RealServer, last: str, before: int) -> list[str]:
-    """What the server was asked since, when it has written down ``last``."""
+    """The requests that the server received since ``before``; waits until it has recorded ``last``."""
     wait_until(lambda: server.requests()[before:][-1:] == [last], f"{last} in the server's own log")
     return server.requests()[before:]
 
 
 def digest(server: RealServer, facts: dict[str, str]) -> str:
-    """The digest of the body that the server has read; nginx reads past it without a look."""
+    """The digest of the body that the server has read; nginx skips the body."""
     return facts["BODY_SHA256"] if server.name != "nginx" else sha256(BODY).hexdigest()
 
 
@@ -40,7 +40,7 @@ def digest(server: RealServer, facts: dict[str, str]) -> str:
 def test_a_length_reaches_each_server_as_the_number_that_was_read(
     length: str, server: RealServer, front: Patgate
 ) -> None:
-    """Threat model §3: numbers go on as parsed, never as received."""
+    """Numbers are passed on as parsed, never as received."""
     before = len(server.requests())
     with front.connect() as connection:
         connection.send(head(server, "POST", "/ui/first", f"Content-Length: {length}") + BODY)
@@ -108,7 +108,7 @@ def test_a_kept_connection_stays_in_step_through_every_kind_of_body(server: Real
 def test_an_answer_that_asks_for_an_upgrade_says_to_what(
     name: str, servers: dict[str, RealServer], front: Patgate
 ) -> None:
-    """RFC 9110 section 15.5.22: a 426 without ``Upgrade`` is no help."""
+    """RFC 9110 section 15.5.22: a 426 must have ``Upgrade``."""
     with front.connect() as connection:
         response = connection.exchange(head(servers[name], "GET", "/answer/426"))
     assert response.status == 426

@@ -1,4 +1,4 @@
-"""Threat model §10: backends that die, a store that cannot write, clocks that step. Kills are in tests/faults."""
+"""Threat model §10: failing backends, a store that cannot write, clock steps. Kills: tests/faults."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def failing(scripted: ScriptedBackend) -> Iterator[ScriptedBackend]:
 
 
 def assert_recovered(node: Patgate) -> None:
-    """The next request finds a backend that is in order again."""
+    """Assert that the next requests get responses of the recovered backend."""
     with node.connect() as connection:
         answer = connection.request("GET", "/public/own")
         assert (answer.status, answer.body) == (200, b"/public/own")
@@ -85,9 +85,9 @@ def test_a_dead_backend_is_a_502_and_one_that_is_back_is_used_at_once(node: Patg
 
 
 def breaking(beginning: bytes, *, reset: bool) -> Plan:
-    """A backend that reads a request, sends so much, and is gone; whole again from the third connection on.
+    """A backend that reads a request, sends ``beginning`` and closes; healthy from the third connection on.
 
-    The third, because a request that was on an idle connection may be sent once more.
+    The third, because a request on an idle connection may be sent again once.
     """
 
     def plan(peer: Peer) -> None:
@@ -150,7 +150,7 @@ BODIES = {
 
 
 def assert_broken(node: Patgate, version: str = "1.1") -> None:
-    """The answer begins and never looks whole; where only its end could say so, it ends with a reset."""
+    """Assert that the response is truncated; if the end of the connection would complete it, it is reset."""
     with node.connect() as connection:
         connection.send(f"GET /public/a HTTP/{version}\r\nHost: gateway\r\n\r\n".encode())
         if version == "1.1":
@@ -175,7 +175,7 @@ def test_a_backend_that_goes_inside_its_body_breaks_the_connection(
         if peer.number == 0:
             peer.head()
             peer.send(beginning)
-            passed_on.wait(0.05)  # a reset may overtake what was sent before it; either way it must show
+            passed_on.wait(0.05)  # a reset may overtake the bytes before it; the client must notice in both cases
             if reset:
                 peer.reset()
         else:
@@ -220,7 +220,7 @@ def test_a_backend_that_falls_silent_inside_its_body_breaks_the_connection(
 
 
 def test_a_backend_that_goes_inside_the_requests_body_is_a_502(node: Patgate, failing: ScriptedBackend) -> None:
-    """What is left of the body is not read as a request, and the request is not sent again."""
+    """The rest of the body is not read as a request, and the request is not sent again."""
 
     def plan(peer: Peer) -> None:
         if peer.number == 0:
@@ -243,7 +243,7 @@ def test_a_backend_that_goes_inside_the_requests_body_is_a_502(node: Patgate, fa
 
 
 def test_one_slow_answer_delays_no_other(node: Patgate, failing: ScriptedBackend) -> None:
-    """One worker, one upstream: while one exchange waits for its backend, others are answered."""
+    """One worker, one upstream: other requests are answered while one waits for its backend."""
     release = threading.Event()
 
     def plan(peer: Peer) -> None:
@@ -268,7 +268,7 @@ def test_one_slow_answer_delays_no_other(node: Patgate, failing: ScriptedBackend
 
 @pytest.fixture(scope="module")
 def storing(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """A node whose leases are much shorter than the test's faults are long."""
+    """A node with leases much shorter than the faults of the tests."""
     config = {
         "lease": "2s",
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -283,7 +283,7 @@ def storing(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iter
 
 @contextmanager
 def no_room(node: Patgate) -> Iterator[None]:
-    """The authority's files grow no more: ``write`` fails with EFBIG (Python ignores SIGXFSZ), as on a full disk."""
+    """Limit the authority's file size: ``write`` fails with EFBIG (Python ignores SIGXFSZ), as on a full disk."""
     pid = node.authority_pid()
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     written = max(file.stat().st_size for file in node.data.iterdir() if file.name.endswith("-wal"))
@@ -303,7 +303,7 @@ def assert_refused(control: ControlClient, method: str, path: str, document: obj
 def test_with_a_full_disk_changes_are_refused_and_existing_tokens_keep_working(
     storing: Patgate, recorder: Recorder
 ) -> None:
-    """And nothing needs a restart when there is room again."""
+    """No restart is needed when there is room again."""
     used, unused, kept = (storing.token(OWNER, name=name) for name in ("used", "unused", "kept"))
     before = (storing.authority_pid(), storing.all_workers())
     with storing.control_socket() as control, Load(storing.connect, TARGET, used.bearer, pause=0.02) as load:
@@ -335,7 +335,7 @@ def test_with_a_full_disk_changes_are_refused_and_existing_tokens_keep_working(
 
 
 class WallClock:
-    """The wall clock of every process that is started with ``environ`` (libfaketime); monotonic time stays true."""
+    """The wall clock of all processes started with ``environ`` (libfaketime); monotonic time is real."""
 
     def __init__(self, directory: Path) -> None:
         found = subprocess.run(
@@ -351,7 +351,7 @@ class WallClock:
         }
 
     def step(self, seconds: int) -> None:
-        """Let the clock be so far from the true time; every process knows it within a second."""
+        """Set the clock's offset from the real time; every process sees it within a second."""
         fresh = self._file.with_suffix(".new")
         fresh.write_text(f"{seconds:+d}\n")
         fresh.replace(self._file)
@@ -365,7 +365,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> WallClock:
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory, backend: Recorder, clock: WallClock) -> Iterator[Patgate]:
     config = {
-        "lease": "10s",  # much less than the clock's step, and more than a busy machine's authority is ever late
+        "lease": "10s",  # much less than the clock's step, and more than any delay of the authority on a busy machine
         "upstreams": {"app": {"servers": [backend.url]}},
         "roles": {"editor": ["things:*"]},
         "routes": ROUTES,
@@ -408,12 +408,12 @@ def test_when_the_clock_steps_expiry_follows_it_and_leases_do_not(
             connection.close()
 
 
-# --- an authority that stands still ---
+# --- a frozen authority ---
 
 ASKED = {"X-Original-Method": "GET", "X-Original-URI": TARGET}
 WITHIN_SECONDS = 1.0
 MARGIN_SECONDS = 1.5
-"""What a loaded machine may add to it; without a deadline of its own, forward auth waits for 5 seconds and more."""
+"""Tolerance for a loaded machine; without its deadline, forward auth would wait for 5 seconds and more."""
 
 
 @pytest.fixture
@@ -440,7 +440,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def ask(node: Patgate, token: Token) -> tuple[Response, float]:
-    """Forward auth's answer, and how long it took in seconds."""
+    """The response of forward auth, and its time in seconds."""
     begun = time.monotonic()
     with Connection(node.forward_auth_port, seconds=20) as connection:
         answer = connection.request("GET", "/nginx", headers={**ASKED, **token.bearer})
@@ -449,7 +449,7 @@ def ask(node: Patgate, token: Token) -> tuple[Response, float]:
 
 @pytest.mark.alone
 def test_a_frozen_authority_keeps_forward_auth_for_a_second_at_most(asked: Patgate) -> None:
-    """Cached tokens go on while the lease runs; of others nobody can tell, and when it has run out, of none."""
+    """Cached tokens are decided while the lease runs; other tokens, and all tokens after it, get 503."""
     cached, cold = asked.token(OWNER, name="cached"), asked.token(OWNER, name="cold")
     assert ask(asked, cached)[0].status == 200
     with frozen(asked.authority_pid()):
@@ -461,7 +461,7 @@ def test_a_frozen_authority_keeps_forward_auth_for_a_second_at_most(asked: Patga
             assert [int(value) >= 1 for value in answer.all("retry-after")] == [True]
             assert took < WITHIN_SECONDS + MARGIN_SECONDS
         answer, _ = ask(asked, cached)
-        # What the lease of five seconds has left when a renewal is missed is four of them at least.
+        # After a missed renewal, at least four of the lease's five seconds are left.
         assert answer.status == 200 or time.monotonic() - begun > 3.5
         wait_until(lambda: ask(asked, cached)[0].status == 503, "the lease run out", seconds=10)
         for token in (cached, cold):

@@ -1,4 +1,4 @@
-"""Threat model §10: the disk under the store fails, or the store's files are taken away, under a running gateway."""
+"""Threat model §10: under a running gateway the disk fails, or the store's files are removed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def node(tmp_path: Path, backend: Recorder, disk: FailingDisk) -> Iterator[Patga
     with Patgate(tmp_path / "node", config(backend), environ=disk.environ) as gateway:
         for user in (OWNER, OTHER):
             gateway.add_user(user, "editor")
-        # What the disk fails under depends on the moment: the look at the store, or what requests left behind.
+        # Which operation the failure hits depends on timing: the check of the store, or data of earlier requests.
         gateway.expects(
             "the outcome of a change is unknown, and what it touched is refused",
             "what requests leave behind cannot be written and waits",
@@ -57,7 +57,7 @@ def refusal(control: ControlClient, path: str) -> tuple[int, str]:
 
 
 def statuses(node: Patgate, token: Token) -> set[int]:
-    """What each worker answers."""
+    """The status from each worker."""
     found = set()
     for connection in node.connection_to_each_worker().values():
         with connection:
@@ -82,7 +82,7 @@ def test_what_a_failed_sync_refused_is_not_in_force_after_a_crash(node: Patgate,
 def test_a_revocation_whose_outcome_is_unknown_is_refused_at_once_and_ends_when_the_disk_is_well(
     node: Patgate, disk: FailingDisk
 ) -> None:
-    """Tokens that it did not touch keep working, nothing else is changed, and nothing needs a restart."""
+    """Other tokens keep working, no other change is accepted, and no restart is needed."""
     token, kept = node.token(OWNER), node.token(OWNER)
     assert statuses(node, token) == statuses(node, kept) == {200}
     with node.control_socket() as control:
@@ -191,8 +191,8 @@ TAKEN: list[Callable[[Path], None]] = [
 def test_nothing_is_acknowledged_in_files_that_were_taken_away(
     tmp_path: Path, backend: Recorder, take: Callable[[Path], None]
 ) -> None:
-    """And everything ends, because nobody can say any more which tokens are valid."""
-    # With so long a lease nothing but the change itself notices in time.
+    """All processes end, because it is unknown which tokens are valid."""
+    # With such a long lease only the change itself notices in time.
     with Patgate(tmp_path / "node", {**config(backend), "lease": "60s"}) as node:
         node.expects("process ends", "the data directory is no longer ours; the lease is not renewed")
         wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")

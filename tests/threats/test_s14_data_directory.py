@@ -1,4 +1,4 @@
-"""Threat model §14: a data directory of somebody else, links planted in it, a permissive umask, a disk without room."""
+"""Threat model §14: a foreign data directory, planted links, a permissive umask, a full disk."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.recorder import Recorder
 
 STRANGER = 12_345
 ROLE_SET = ("role", "set", "viewer", "things:read")
-"""A command that may make the store."""
+"""A command that may create the store."""
 
 
 def config_file(directory: Path) -> tuple[Path, Path]:
-    """A configuration that would start, and its data directory, which is there."""
+    """A valid configuration, and its existing data directory."""
     config = complete(
         {"upstreams": {"app": {"servers": ["http://127.0.0.1:1"]}}, "roles": {}, "routes": [], "workers": 1}, directory
     )
@@ -32,7 +32,7 @@ def config_file(directory: Path) -> tuple[Path, Path]:
 
 
 def refused(file: Path, *command: str) -> str:
-    """The one sentence of a start, or of a command without a server, that is refused."""
+    """The message of a refused start, or of a refused command without a server."""
     done = patgate(*(command or ("serve",)), "--config", str(file), environ=clean_environ(None), seconds=60)
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
     assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr, (done.stdout, done.stderr)
@@ -45,7 +45,7 @@ def test_a_data_directory_of_another_user_is_refused(tmp_path: Path, command: tu
     if os.geteuid() == 0:
         os.chown(data, STRANGER, STRANGER)
     else:
-        # Who cannot give a directory away takes one of root's.
+        # Without the right to change the owner, use a directory of root.
         data = Path("/usr")
         file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "data_dir": str(data)}))
     before = sorted(data.iterdir())
@@ -120,7 +120,7 @@ exec "$@"
 
 @pytest.mark.parametrize("free", [0, 4096, 8192, 16_384, 131_072])
 def test_a_start_on_a_full_disk_says_so_and_where(tmp_path: Path, free: int) -> None:
-    """A file system of a megabyte, mounted for this process alone."""
+    """The disk is a file system of one megabyte, mounted for this process only."""
     file, _ = config_file(tmp_path)
     small = tmp_path / "small"
     small.mkdir()

@@ -1,4 +1,4 @@
-"""Threat model §14: the directory where patgate is started decides nothing; what patgate makes is its user's alone."""
+"""Threat model §14: patgate imports nothing from the current directory, and its files are private."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = (
     "asyncio", "click", "httptools", "json", "logging", "multidict", "pydantic", "resource", "secrets", "sitecustomize",
     "sqlalchemy", "ssl", "startup", "usercustomize", "uvloop", "yaml",
 )  # fmt: skip
-#: As modules of ours are called, and the package itself.
+#: Names of modules of patgate, and of the package itself.
 PACKAGES = ("proxy", "tests", "aiohttp", "alembic", "rich")
 FILES = {
     ".env": "PATGATE_WORKERS=none\n",
@@ -35,7 +35,7 @@ CONSOLE_SCRIPT = Path(sys.executable).parent / "patgate"
 
 
 def environ(**more: str) -> dict[str, str]:
-    """As an operator's shell has it: nothing of ours, and of Python's variables only the build under test."""
+    """The environment of an operator's shell: only Python variables for the build under test, none of patgate."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PATGATE_", "PYTHON"))}
     build = Path(startup.ROOT)
     tested = {} if build == ROOT else {"PYTHONPATH": str(build)}
@@ -43,7 +43,7 @@ def environ(**more: str) -> dict[str, str]:
 
 
 def plant(directory: Path, *, package: bool = True) -> Path:
-    """A directory full of modules that leave a mark when they are imported."""
+    """A directory with modules that leave a mark when they are imported."""
     directory.mkdir()
     mark = f"open({str(directory / 'mark')!r}, 'a').write(__name__ + chr(10))\nraise SystemExit({PLANTED!r})\n"
     for name in MODULES:
@@ -65,7 +65,7 @@ def planted(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def unserved(tmp_path: Path, recorder: Recorder) -> Patgate:
-    """A configuration, without a gateway."""
+    """A configuration without a running gateway."""
     routes = [{"path": "/public/**", "upstream": "app", "access": "public"}]
     return Patgate(tmp_path / "node", {"upstreams": {"app": {"servers": [recorder.url]}}, "routes": routes})
 
@@ -90,12 +90,12 @@ def test_a_gateway_starts_from_its_own_package_and_restarts_its_children_from_it
 
 
 def mapped(pid: int) -> list[Path]:
-    """The libraries that a process has loaded."""
+    """The shared libraries that a process has loaded."""
     lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return [Path(line.split()[-1]) for line in lines if line.endswith(".so")]
 
 
-# Which command it is makes no difference to where the compiled package is found.
+# The command makes no difference to where the compiled package is found.
 @pytest.mark.parametrize("command", ["serve", "--version"] if is_compiled() else [*COMMANDS, "--version"])
 def test_every_command_starts_from_its_own_package(command: str, planted: Path) -> None:
     arguments = [command] if command == "--version" else [command, "--help"]
@@ -119,7 +119,7 @@ def test_an_empty_or_relative_part_of_pythonpath_leads_nowhere(tmp_path: Path, u
     """``PYTHONPATH=$PYTHONPATH:/opt/lib`` has an empty part, which means the current directory."""
     planted = plant(tmp_path / "planted", package=False)
     for name in ("asyncio", "json", "logging", "resource", "sitecustomize", "usercustomize"):
-        (planted / f"{name}.py").unlink()  # Python itself imports these before anybody can tell it not to
+        (planted / f"{name}.py").unlink()  # Python imports these before any code of patgate runs
     given = environ()
     for path in (":", ".:", "../planted"):
         given["PYTHONPATH"] = os.pathsep.join([path, given.get("PYTHONPATH", "")])

@@ -1,4 +1,4 @@
-"""Threat model §1: what is not canonical is refused and never reaches a backend; what is, arrives byte for byte."""
+"""Threat model §1: only canonical targets reach a backend, and they arrive byte for byte."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def ask(gateway: Patgate, target: bytes, token: Token | None = None, *, method: 
 
 
 def assert_backend_saw_only_a_later_request(gateway: Patgate, recorder: Recorder) -> None:
-    """A request that is let through, so that the recorder has had the time to see an earlier one."""
+    """Send an allowed request, and assert that the recorder got it and no earlier one."""
     with gateway.connect() as connection:
         assert connection.request("GET", "/public/afterwards").status == 200
     assert [request.target for request in recorder.requests] == [b"/public/afterwards"]
@@ -164,7 +164,7 @@ def test_a_canonical_target_arrives_byte_for_byte(target: bytes, gateway: Patgat
 
 
 def test_an_absolute_target_of_the_same_host_arrives_in_origin_form(gateway: Patgate, recorder: Recorder) -> None:
-    """RFC 9112 §3.2.2: a proxy takes the authority from the target; here it equals Host."""
+    """RFC 9112 §3.2.2: a proxy uses the authority of the target; here it equals Host."""
     assert ask(gateway, b"http://gateway/public/a?x=1").status == 200
     assert recorder.last().target == b"/public/a?x=1"
 
@@ -224,7 +224,7 @@ def test_one_allowance_is_no_other(target: bytes, gateway: Patgate, recorder: Re
 
 
 def test_options_of_the_server_itself_reach_no_backend(gateway: Patgate, recorder: Recorder) -> None:
-    """The asterisk is well-formed for OPTIONS alone (RFC 9112 §3.2.4), and names nothing that a route could."""
+    """The asterisk is valid only for OPTIONS (RFC 9112 §3.2.4), and names nothing that a route could match."""
     response = ask(gateway, b"*", method=b"OPTIONS")
     assert (response.status, response.json()["reason"]) == (403, "no_route")
     assert_backend_saw_only_a_later_request(gateway, recorder)
@@ -247,7 +247,7 @@ def test_dot_segments_are_refused_where_an_allowance_would_hide_them(
 
 
 def test_an_encoded_slash_never_matches_two_segments(gateway: Patgate, recorder: Recorder) -> None:
-    """A token for one id cannot reach a sub-path of it, nor the other way round."""
+    """A token for one id cannot reach a sub-path of it, nor vice versa."""
     token = gateway.token(ADMIN, name="one id", scopes=["things/a/b:read"])
     assert ask(gateway, b"/lenient/things/a%2Fb", token).status == 200
     assert ask(gateway, b"/lenient/things/a", token).status == 403

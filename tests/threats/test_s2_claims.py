@@ -1,4 +1,4 @@
-"""Threat model §2, claims: what a client claims of path, method, address, transport or identity stays here."""
+"""Threat model §2: a client's claims of path, method, address, transport or identity are dropped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 from proxy.core.request.claims import CLAIMS, FAMILIES, FROM_TRUSTED, ClaimKind
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 MARK = b"mallory"
 
-# What patgate writes itself, to every backend.
+# The headers that patgate itself sends to every backend.
 OURS = frozenset((b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id"))
 
 NAMES = [(kind, name) for kind, names in CLAIMS.items() for name in names]
@@ -21,7 +22,7 @@ NAMES += [(kind, beginning + "Anything") for kind, names in FAMILIES.items() for
 
 
 def aliases(name: str) -> list[bytes]:
-    """Spellings that some server takes for the same variable: letter case, and any punctuation for the hyphens."""
+    """Spellings that some server maps to the same variable: letter case, and any punctuation for hyphens."""
     text = name.encode()
     found = [text, text.lower(), text.upper(), text.replace(b"-", b"_"), text.upper().replace(b"-", b"_")]
     found += [text.replace(b"-", b"."), text.lower().replace(b"-", b"_", 1), text.replace(b"-", b"+")]
@@ -60,22 +61,22 @@ def test_a_claim_is_dropped_by_its_own_name(
 
 
 @pytest.fixture(scope="module")
-def behind_a_proxy(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """A node that trusts the loopback and lets it say two more things."""
+def behind_a_proxy(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
+    """A node that trusts the loopback, and two more headers from it."""
     config = {
         "workers": 1,
         "listen": {"proxy": {"trusted": ["127.0.0.1/32"], "trusted_claims": ["CF-Connecting-IP", "x-scheme"]}},
         "upstreams": {"app": {"servers": [backend.url]}},
         "routes": [{"path": "/**", "upstream": "app", "access": "public"}],
     }
-    with Patgate(tmp_path_factory.mktemp("trusting"), config) as node:
+    with gateways.lend(config) as node:
         yield node
 
 
 def test_a_trusted_peer_sends_on_what_the_operator_names_and_nothing_else(
     behind_a_proxy: Patgate, recorder: Recorder
 ) -> None:
-    """What it says in X-Forwarded-For and X-Forwarded-Host is believed anyway."""
+    """Its X-Forwarded-For and X-Forwarded-Host are trusted anyway."""
     said = b"CF-Connecting-IP: 192.0.2.7\r\nX-Scheme: https\r\nX_Scheme: mallory\r\n"
     believed = ("X-Forwarded-For", "X-Forwarded-Host", "Cf-Connecting-Ip", "X-Scheme")
     names = [name.encode() for _, name in NAMES if name not in believed]
@@ -106,14 +107,14 @@ def test_client_and_transport_are_the_kinds_that_others_can_know() -> None:
     assert frozenset((ClaimKind.CLIENT, ClaimKind.TRANSPORT)) == FROM_TRUSTED
 
 
-def test_what_an_operator_adds_is_dropped_too(tmp_path_factory: pytest.TempPathFactory, recorder: Recorder) -> None:
+def test_what_an_operator_adds_is_dropped_too(gateways: Pool, recorder: Recorder) -> None:
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [recorder.url]}},
         "routes": [{"path": "/**", "upstream": "app", "access": "public"}],
         "headers": {"dropped": ["X-Scope-OrgID"]},
     }
-    with Patgate(tmp_path_factory.mktemp("dropped"), config) as node, node.connect() as connection:
+    with gateways.lend(config) as node, node.connect() as connection:
         lines = b"X-Scope-OrgID: mallory\r\nx_scope_orgid: mallory\r\nX-Scope: kept\r\n"
         assert connection.exchange(b"GET /x HTTP/1.1\r\nHost: gateway\r\n" + lines + b"\r\n").status == 200
     assert MARK not in recorder.last().head

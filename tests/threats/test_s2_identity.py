@@ -1,4 +1,4 @@
-"""Threat model §2: whatever a client sends as identity, the backend sees ours, once; or none."""
+"""Threat model §2: the backend gets patgate's identity headers once, or none, and never the client's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR
+from tests.support.pool import Pool
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorded, Recorder
 
@@ -15,7 +16,7 @@ MARK = b"mallory"
 
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
-#: Spellings that some backend folds to one variable with ours (CGI, WSGI, PHP: ``-``, ``_`` and ``.``; case).
+#: Spellings that some backend maps to the same variable (CGI, WSGI, PHP: ``-``, ``_`` and ``.``; letter case).
 SPELLINGS = [
     b"X-Auth-User",
     b"x-auth-user",
@@ -43,7 +44,7 @@ SPELLINGS = [
     b"X_Request_Id",
 ]
 
-#: Identity headers of other products, and claims of what the request is: stripped in every configuration.
+#: Identity headers of other products, and claims about the request: stripped in every configuration.
 FOREIGN = [
     b"X-Forwarded-User",
     b"X-Forwarded-Email",
@@ -167,7 +168,7 @@ def test_a_nomination_by_connection_does_not_remove_ours(
 def test_nominating_what_the_request_is_made_of_is_refused(
     name: bytes, gateway: Patgate, recorder: Recorder, token: Token
 ) -> None:
-    """Its loss would change who asks, or what."""
+    """Without it, the request would have another caller or another meaning."""
     assert ask(gateway, token, b"Cookie: a=b\r\nConnection: close, " + name + b"\r\n").status == 400
     with gateway.connect() as connection:
         assert connection.request("GET", "/public/afterwards").status == 200
@@ -175,7 +176,7 @@ def test_nominating_what_the_request_is_made_of_is_refused(
 
 
 def test_a_nominated_ordinary_header_is_removed(gateway: Patgate, recorder: Recorder, token: Token) -> None:
-    """RFC 9110 §7.6.1: what Connection names is for this hop only."""
+    """RFC 9110 §7.6.1: fields that Connection names are for this hop only."""
     assert ask(gateway, token, b"X-Hop: secret\r\nConnection: X-Hop\r\n").status == 200
     assert recorder.last().all("X-Hop") == []
 
@@ -242,7 +243,7 @@ def test_an_untrusted_clients_forwarding_headers_are_replaced_by_ours(
 
 
 def test_headers_of_the_client_arrive_as_they_came(gateway: Patgate, recorder: Recorder, token: Token) -> None:
-    """Order, case and repeats are the client's own."""
+    """Order, letter case and repetitions are unchanged."""
     lines = b"aCCept: a\r\nX-Thing: 1\r\nx-thing:2\r\nCookie: c=d; e=f\r\nTraceparent: 00-ab-cd-01\r\n"
     assert ask(gateway, token, lines).status == 200
     names = [name for name, _ in recorder.last().headers]
@@ -260,9 +261,7 @@ def test_a_name_that_is_not_ascii_arrives_percent_encoded(gateway: Patgate, reco
 
 
 @pytest.mark.parametrize("preset", ["oauth2-proxy", "remote-user"])
-def test_a_preset_sends_its_names_once_and_strips_every_other(
-    preset: str, tmp_path_factory: pytest.TempPathFactory, recorder: Recorder
-) -> None:
+def test_a_preset_sends_its_names_once_and_strips_every_other(preset: str, gateways: Pool, recorder: Recorder) -> None:
     names = {
         "oauth2-proxy": (
             "X-Forwarded-User",
@@ -280,7 +279,7 @@ def test_a_preset_sends_its_names_once_and_strips_every_other(
         "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],
     }
     spoofed = b"".join(name + b": " + MARK + b"\r\n" for name in SPELLINGS + FOREIGN)
-    with Patgate(tmp_path_factory.mktemp(preset), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(EDITOR, "editor")
         assert ask(node, node.token(EDITOR), spoofed).status == 200
     seen = recorder.last()

@@ -1,4 +1,4 @@
-"""Threat model §2, a token elsewhere: a token in a cookie, the query or another header never reaches a backend."""
+"""Threat model §2: a token in a cookie, the query or another header never reaches a backend."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.pool import Pool
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
@@ -30,7 +31,7 @@ def escaped(text: str) -> str:
 
 
 def places(value: str) -> dict[str, str]:
-    """Header lines that hold the token, by a name for each."""
+    """Header lines that contain the token, by name."""
     basic = base64.b64encode(f"git:{value}".encode()).decode()
     registry = base64.urlsafe_b64encode(json.dumps({"username": "git", "password": value}).encode()).decode()
     return {
@@ -102,7 +103,7 @@ def test_what_is_no_token_of_the_brand_passes(gateway: Patgate, recorder: Record
 
 @pytest.mark.parametrize("place", places("x"))
 def test_forward_auth_refuses_it_too(place: str, gateway: Patgate, token: Token) -> None:
-    """What an ingress forwards are the client's headers, so nothing can be dropped there."""
+    """The ingress forwards the client's headers itself, so patgate cannot drop any."""
     described = ["X-Original-Method: GET", "X-Original-URI: /v1/things/1", f"Authorization: Bearer {token.value}"]
     with Connection(gateway.forward_auth_port) as connection:
         for extra, status in (("X-Harmless: 1", 200), (places(token.value)[place], 400)):
@@ -115,7 +116,7 @@ def test_forward_auth_refuses_it_too(place: str, gateway: Patgate, token: Token)
 
 
 @pytest.fixture(scope="module")
-def dropping(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def dropping(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -123,7 +124,7 @@ def dropping(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Ite
         "routes": ROUTES,
         "headers": {"misplaced_tokens": "drop"},
     }
-    with Patgate(tmp_path_factory.mktemp("dropping"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(EDITOR, "editor")
         yield node
 
@@ -138,7 +139,7 @@ def test_an_operator_may_have_the_header_dropped_instead(dropping: Patgate, reco
             assert ask(dropping, target, "Accept: a/b", line, "X-Kept: yes", login).status == 200, place
             seen = recorder.last()
             name = line.partition(":")[0]
-            if place != "stripped header":  # the name is one of ours, so the backend has ours
+            if place != "stripped header":  # an identity header: the backend gets patgate's
                 assert seen.all(name) == [], place
             assert (seen.only("X-Kept"), seen.only("Accept")) == ("yes", "a/b")
 
@@ -152,7 +153,7 @@ def test_a_target_is_refused_even_then_because_it_is_never_rewritten(dropping: P
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_token_as_host_is_refused_even_then(target: str, dropping: Patgate, recorder: Recorder) -> None:
-    """Without its Host a request is none, and X-Forwarded-Host would tell the backend all the same."""
+    """A request needs its Host, and X-Forwarded-Host would also carry the token to the backend."""
     value = dropping.token(EDITOR).value
     for host in (value, f"{value}:80", f"a.{value}.example"):
         head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {value}\r\n\r\n"

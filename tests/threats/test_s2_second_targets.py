@@ -1,4 +1,4 @@
-"""Threat model §2, second targets: a resource that a header names is judged like the request's own, or refused."""
+"""Threat model §2: a second resource in a header is checked like the request's own, or refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from proxy.core.request.second_targets import UNJUDGED
 from tests.support.gateway import ControlClient, Patgate, Token, token_of
 from tests.support.operate import reload
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
@@ -19,7 +20,7 @@ from tests.support.recorder import Recorder
 OWNER = "olga@example.org"
 ATTEMPTS = 10
 LOGGED_SECONDS = 6.0
-"""How long an event may take to the audit log before its request is sent again."""
+"""How long to wait for an event in the audit log before the request is sent again."""
 ROUTES = [
     {"path": "/dav/locked/**", "upstream": "app", "access": "denied"},
     {
@@ -47,7 +48,7 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
@@ -55,7 +56,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         "roles": {"editor": ["files:*", "archive:read", "free:duplicate", "objects:*", "things:read"]},
         "routes": ROUTES,
     }
-    with Patgate(tmp_path_factory.mktemp("second"), config) as node:
+    with gateways.lend(config) as node:
         with node.control_socket() as control:
             for org in ("a", "b"):
                 control.call("POST", "/orgs", {"name": org})
@@ -164,7 +165,7 @@ def test_scopes_and_their_challenge_are_those_of_the_destination(
 
 
 def test_a_method_that_only_reads_does_not_stand_for_writing(node: Patgate, recorder: Recorder, token: Token) -> None:
-    """The archive may be copied from. It knows no PUT, so nothing may be copied into it."""
+    """The archive can be a source. It has no operation for PUT, so it cannot be a destination."""
     assert ask(node, "COPY", "/dav/archive/f", "Destination: /dav/orgs/a/f", token=token).status == 200
     recorder.clear()
     response = ask(node, "COPY", "/dav/archive/f", "Destination: /dav/archive/g", token=token)
@@ -232,7 +233,7 @@ def test_a_route_may_pass_one_on_to_a_backend_that_judges_it(node: Patgate, reco
 def test_the_resources_that_an_if_names_are_judged_as_reads(
     value: str, status: int, node: Patgate, recorder: Recorder, token: Token
 ) -> None:
-    """RFC 4918 section 10.4: a tagged list makes the answer depend on another resource."""
+    """RFC 4918 section 10.4: with a tagged list the response depends on another resource."""
     assert ask(node, "GET", "/dav/orgs/a/f", f"If: {value}", token=token).status == status
     assert len(recorder.requests) == (status == 200)
 
@@ -247,7 +248,7 @@ def test_a_route_that_only_reports_lets_it_through_and_counts_it(
 
 
 REPORTED = "If: </dav/watched/f> (<urn:x>)"
-"""A resource that the token does not reach, on a route that only reports."""
+"""A resource that the token may not access, on a report-only route."""
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_a_route_that_only_reports_opens_no_route_that_does_not(
 def test_what_servers_read_as_a_host_is_no_path_whatever_the_route_allows(
     destination: str, node: Patgate, recorder: Recorder
 ) -> None:
-    """RFC 3986 section 4.2: ``//host/path`` is a reference with a host, and so wsgidav, for one, reads it."""
+    """RFC 3986 section 4.2: ``//host/path`` is a reference with a host, and wsgidav, for example, reads it so."""
     assert ask(node, "COPY", "/loose//f", "Destination: /loose//g", token=None).status == 200
     recorder.clear()
     for line in (f"Destination: {destination}", f"If: <{destination}> (<urn:x>)"):
@@ -314,30 +315,28 @@ def test_forward_auth_judges_them_too(shape: str, line: str, status: int, node: 
     assert response.status == status
 
 
-def test_a_second_target_behind_a_trusted_proxy_may_have_the_public_name(
-    tmp_path_factory: pytest.TempPathFactory, recorder: Recorder
-) -> None:
+def test_a_second_target_behind_a_trusted_proxy_may_have_the_public_name(gateways: Pool, recorder: Recorder) -> None:
     config = {
         "workers": 1,
         "listen": {"proxy": {"trusted": ["127.0.0.1/32"]}},
         "upstreams": {"app": {"servers": [recorder.url]}},
         "routes": [{"path": "/**", "upstream": "app", "access": "public"}],
     }
-    with Patgate(tmp_path_factory.mktemp("trusted"), config) as behind:
+    with gateways.lend(config) as behind:
         for destination, status in (("http://files.example/b", 200), ("http://inner/b", 200), ("http://x/b", 400)):
             lines = ("X-Forwarded-Host: files.example", f"Destination: {destination}")
             assert ask(behind, "COPY", "/a", *lines, token=None, host="inner").status == status
 
 
 def events_of(control: ControlClient, query: str) -> list[dict[str, Any]]:
-    """The events that a question to the audit log finds."""
+    """The events that a query of the audit log returns."""
     return list(control.call("GET", query)["items"])
 
 
 def refused_and_logged(node: Patgate, control: ControlClient, line: str, token: Token | None, reason: str) -> str:
-    """The decision of a refusal for this reason, once its event is in the audit log.
+    """Send a request that is refused for this reason, and return its decision id when its event is in the audit log.
 
-    A worker logs so many refusals between two sweeps, which the tests before may have used up: it is sent again then.
+    If earlier tests have used up the quota of events between two sweeps, the request is sent again.
     """
     for _ in range(ATTEMPTS):
         refusal = ask(node, "COPY", "/dav/orgs/a/f", line, token=token).json()
@@ -394,7 +393,7 @@ def test_a_second_target_that_is_only_reported_is_named_also_when_the_request_is
     head = "\r\n".join(("COPY /dav/orgs/a/again HTTP/1.1", "Host: dav.example", *lines, "", ""))
     with Connection(node.port) as connection:
         connection.send(head.encode() + b"1")
-        # Its body has begun, so it is watched, and a reload judges it again.
+        # Its body has begun, so a reload checks it again.
         wait_until(lambda: any(recorder.received), "the backend's connection", seconds=60.0, process=node.process)
         reload(node)
         assert ask(node, "GET", "/dav/orgs/a/f", token=token).status == 200

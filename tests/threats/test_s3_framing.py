@@ -1,4 +1,4 @@
-"""Threat model §3: what can be read in two ways is refused, its connection closed, and nothing of it goes on."""
+"""Threat model §3: an ambiguous message is refused, its connection is closed, and no part passes on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorder
@@ -175,8 +176,8 @@ def token(gateway: Patgate) -> Token:
 
 
 @pytest.fixture(scope="module")
-def limited(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """A node whose limits are small."""
+def limited(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
+    """A node with small limits."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -186,12 +187,12 @@ def limited(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iter
             "header_bytes": HEAD_LIMIT, "headers": FIELD_LIMIT, "request_line": LINE_LIMIT, "body": BODY_LIMIT,
         },
     }  # fmt: skip
-    with Patgate(tmp_path_factory.mktemp("framing"), config) as node:
+    with gateways.lend(config) as node:
         yield node
 
 
 def assert_nothing_went_on(gateway: Patgate, recorder: Recorder) -> None:
-    """A later request has gone through, and it is all that the backend has of whole requests."""
+    """Send a later request, and assert that it is the only complete request that the backend got."""
     with gateway.connect() as connection:
         assert connection.request("GET", "/public/afterwards").status == 200
     assert [request.target for request in recorder.requests] == [b"/public/afterwards"]
@@ -233,7 +234,7 @@ def test_a_malformed_chunk_is_refused_and_nothing_goes_on(body: bytes, gateway: 
 def test_a_malformed_chunk_behind_a_good_one_never_ends_the_message(
     body: bytes, gateway: Patgate, recorder: Recorder
 ) -> None:
-    """The head is with the backend already; it must see the connection end instead of the message."""
+    """The backend has the head already, so its connection must end before the message does."""
     with gateway.connect() as connection:
         connection.send(post(TE, body=b"4\r\ngood\r\n"))
         wait_until(lambda: b"good" in b"".join(recorder.received), "the first chunk at the backend", seconds=20)
@@ -287,7 +288,7 @@ def test_every_byte_of_a_refused_message_may_come_alone(gateway: Patgate, record
 def test_an_alias_of_a_framing_field_frames_nothing_and_stays_here(
     lines: bytes, gateway: Patgate, recorder: Recorder
 ) -> None:
-    """Some backends fold it to the real one; the message has no body by either reading of what goes on."""
+    """Some backends treat it as the real field; the forwarded message has no body under both interpretations."""
     with gateway.connect() as connection:
         head = b"GET /public/first HTTP/1.1\r\nHost: gateway\r\n" + lines
         assert connection.exchange(head + b"\r\n").status == 200
@@ -309,7 +310,7 @@ def test_trailers_are_dropped(gateway: Patgate, recorder: Recorder, token: Token
 
 
 def test_chunks_are_framed_anew(gateway: Patgate, recorder: Recorder) -> None:
-    """Extensions up to 256 bytes are read and dropped; leading zeros and capitals do not go on."""
+    """Extensions of up to 256 bytes are dropped; leading zeros and capitals are not passed on."""
     body = b"00A;" + b"e" * 256 + b'\r\n0123456789\r\n000000000000000b;a="b"\r\n0123456789a\r\n00\r\n\r\n'
     with gateway.connect() as connection:
         assert connection.exchange(post(TE, body=body)).status == 200
@@ -327,7 +328,7 @@ def test_the_coding_goes_on_as_exactly_chunked(value: bytes, gateway: Patgate, r
 
 
 def padded(size: int) -> bytes:
-    """A request whose head has exactly that many bytes."""
+    """A request with a head of exactly ``size`` bytes."""
     bare = get(b"X: ")
     return get(b"X: " + b"x" * (size - len(bare)))
 
@@ -380,7 +381,7 @@ def test_the_limit_of_a_body_is_exact(
 def test_a_length_goes_on_as_the_number_that_was_read(
     length: bytes, size: int, gateway: Patgate, recorder: Recorder
 ) -> None:
-    """An octal reader behind the gateway would find another end of the body."""
+    """A backend that reads it as octal would find another end of the body."""
     with gateway.connect() as connection:
         assert connection.exchange(post(b"Content-Length: " + length, body=b"b" * size)).status == 200
         assert connection.request("GET", "/public/next").status == 200
@@ -390,7 +391,7 @@ def test_a_length_goes_on_as_the_number_that_was_read(
 
 
 def test_limits_do_not_depend_on_how_the_bytes_come(limited: Patgate, recorder: Recorder) -> None:
-    """In one segment, the last byte alone, cut in the middle, and a head that has no end yet."""
+    """In one segment, with the last byte alone, cut in the middle, and a head without an end."""
     long_line = get(line=b"GET /public/" + b"a" * LINE_LIMIT + b" HTTP/1.1")
     cases = (
         (padded(HEAD_LIMIT), 200),
@@ -404,7 +405,7 @@ def test_limits_do_not_depend_on_how_the_bytes_come(limited: Patgate, recorder: 
             with limited.connect() as connection:
                 connection.send(data[:cut])
                 if cut < len(data):
-                    with suppress(OSError):  # it may have been refused already
+                    with suppress(OSError):  # it may already be refused
                         connection.send(data[cut:])
                 assert connection.read_response("GET").status == status, cut
     for data, status in ((b"GET /public/" + b"a" * LINE_LIMIT, 414), (padded(2 * HEAD_LIMIT)[:-4], 431)):
@@ -414,7 +415,7 @@ def test_limits_do_not_depend_on_how_the_bytes_come(limited: Patgate, recorder: 
 
 
 def test_empty_lines_before_a_request_do_not_go_on(gateway: Patgate, recorder: Recorder) -> None:
-    """RFC 9112 §2.2 lets a server ignore them; between messages upstream there are none (the sentinel watches)."""
+    """RFC 9112 §2.2 lets a server ignore them; the sentinel checks that none are sent upstream."""
     answers: list[Response] = []
     with gateway.connect() as connection:
         for target in ("/public/1", "/public/2"):

@@ -1,4 +1,4 @@
-"""Threat model §4: a client that leaves ends what it asked for, and leaves no half of a request behind."""
+"""Threat model §4: a disconnect ends the client's request and leaves no partial request behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.threats.test_s4_reuse import POISON, assert_own_answers
 
 
 def test_a_client_that_leaves_takes_its_upstream_connection_along(node: Patgate, misbehaving: ScriptedBackend) -> None:
-    """The rest of an answer that nobody waits for must not be the beginning of another's."""
+    """The rest of an abandoned response must not become the beginning of the next one."""
     asked = threading.Event()
 
     def plan(peer: Peer) -> None:
@@ -39,7 +39,7 @@ def test_a_client_that_leaves_takes_its_upstream_connection_along(node: Patgate,
 
 
 def logged(node: Patgate) -> list[tuple[int, str]]:
-    """Status and reason of the requests that were given up, as the log has them."""
+    """Status and reason of the abandoned requests in the log."""
     return [(line["status"], line["reason"]) for line in node.records() if line.get("path") == "/public/gave-up"]
 
 
@@ -47,7 +47,7 @@ def logged(node: Patgate) -> list[tuple[int, str]]:
 def test_a_client_that_leaves_before_its_answer_takes_its_upstream_connection_along(
     ahead: int, node: Patgate, misbehaving: ScriptedBackend
 ) -> None:
-    """curl gives up; the backend would have answered later than the test waits. The log says 499 and not 200."""
+    """The client (curl) disconnects; the backend would answer later than the test waits. The log has 499, not 200."""
     asked, noticed, before = threading.Event(), threading.Event(), len(logged(node))
 
     def plan(peer: Peer) -> None:
@@ -66,7 +66,7 @@ def test_a_client_that_leaves_before_its_answer_takes_its_upstream_connection_al
         connection.send(request_bytes("GET", "/public/ahead", headers={"X-Fill": "a" * 8000}) * ahead)
         left = time.monotonic()
     assert noticed.wait(20)
-    # A second, and what a machine that is busy with other things takes; the answer's time is ten.
+    # A second, and a tolerance for a busy machine; the response takes ten.
     assert time.monotonic() - left < 4
     assert_own_answers(node)
     assert misbehaving.peers[0].targets == ["/public/gave-up"]
@@ -97,7 +97,7 @@ def test_a_client_that_leaves_inside_its_body_leaves_no_half_request_behind(
 
 
 def test_a_client_may_leave_at_any_time_of_a_pipelined_exchange(gateway: Patgate, recorder: Recorder) -> None:
-    """Requests that were sent ahead by a client that has gone never mix with anybody else's."""
+    """Pipelined requests of a disconnected client never mix with those of another client."""
     ahead = b"".join(request_bytes("GET", f"/public/gone-{number}") for number in range(10))
     for cut in range(0, len(ahead), 97):
         with gateway.connect() as connection:

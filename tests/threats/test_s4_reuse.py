@@ -1,4 +1,4 @@
-"""Threat model §4: early answers and reused connections never turn one message's bytes into another's."""
+"""Threat model §4: early responses and reused connections never mix the bytes of two messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POISON = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
 
 
 def once(answer: bytes) -> Plan:
-    """The answer for the first request of the first connection; from then on a backend in order."""
+    """A backend that answers the first request of the first connection with ``answer``, and all others correctly."""
 
     def plan(peer: Peer) -> None:
         if peer.number == 0:
@@ -29,7 +29,7 @@ def once(answer: bytes) -> Plan:
 
 
 def assert_own_answers(node: Patgate, count: int = 3) -> None:
-    """What other clients get afterwards is the answer to what they asked."""
+    """Assert that other clients then get the responses to their own requests."""
     for number in range(count):
         with node.connect() as connection:
             answer = connection.request("GET", f"/public/own-{number}")
@@ -131,7 +131,7 @@ def test_an_upgrade_other_than_websocket_is_dropped_with_its_headers(
 
 
 def test_requests_ahead_of_their_answers_are_sent_on_one_by_one(node: Patgate, misbehaving: ScriptedBackend) -> None:
-    """No backend sees two requests at once on one connection (the sentinel watches), and the order is kept."""
+    """No backend gets two requests at once on a connection (the sentinel checks it), and the order is kept."""
     targets = [f"/public/{number}" for number in range(20)]
     with node.connect() as connection:
         connection.send(b"".join(request_bytes("GET", target) for target in targets))
@@ -327,7 +327,7 @@ def test_an_answer_that_is_none_is_a_502_and_its_connection_is_closed(
 def test_what_can_never_become_an_answer_is_refused_at_once(
     said: bytes, node: Patgate, misbehaving: ScriptedBackend
 ) -> None:
-    """And not when the time for an answer, ten seconds here, is over."""
+    """It does not wait for the response timeout of ten seconds."""
 
     def plan(peer: Peer) -> None:
         if peer.number == 0:
@@ -376,12 +376,12 @@ def test_a_connection_that_its_backend_does_not_keep_is_not_reused(
 
 
 def test_a_clean_exchange_keeps_its_connection(node: Patgate, misbehaving: ScriptedBackend) -> None:
-    """Otherwise none of the tests above would show anything."""
+    """Without this, the tests above would prove nothing."""
     assert_own_answers(node, 5)
     assert len(misbehaving.peers) == 1
 
 
-# --- the only upgrade there is ---
+# --- WebSocket, the only upgrade ---
 
 OPENING = b"""GET /public/socket HTTP/1.1\r
 Host: gateway\r
@@ -402,7 +402,7 @@ Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r
 def test_bytes_before_the_101_arrive_after_it_and_the_tunnel_is_never_pooled(
     node: Patgate, misbehaving: ScriptedBackend
 ) -> None:
-    """The sentinel sees bytes before the 101 as a violation; the backend sees them behind it, in the same tunnel."""
+    """Before the 101 they would be a violation for the sentinel; the backend gets them after it, in the same tunnel."""
     tunnelled: list[bytes] = []
 
     def plan(peer: Peer) -> None:
@@ -429,7 +429,7 @@ def test_bytes_before_the_101_arrive_after_it_and_the_tunnel_is_never_pooled(
 def test_bytes_behind_a_refused_upgrade_never_reach_the_backend_as_bytes(
     status: bytes, node: Patgate, misbehaving: ScriptedBackend
 ) -> None:
-    """Without a 101 there is no tunnel: what the client sent ahead is a request of its own, or is not read."""
+    """Without a 101 there is no tunnel: bytes after the request are another request, or are not read."""
     misbehaving.use(once(response(status=status)))
     with node.connect() as connection:
         connection.send(OPENING + b"\x81\x02hi" + SMUGGLED)

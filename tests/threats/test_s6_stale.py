@@ -1,4 +1,4 @@
-"""Threat model §6: after the answer, the next request on any connection has the new verdict."""
+"""Threat model §6: after the response to a change, the next request on any connection obeys it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGET = "/v1/things/1"
 
 @pytest.fixture
 def connections(gateway: Patgate, recorder: Recorder) -> Iterator[list[Connection]]:
-    """One to each worker, already used once, so that they are kept alive while the changes are made."""
+    """One keep-alive connection to each worker, used once before the changes."""
     found = list(gateway.connection_to_each_worker().values())
     for connection in found:
         assert connection.request("GET", "/healthz").status == 200
@@ -86,7 +86,7 @@ def test_one_users_change_leaves_anothers_tokens_alone(gateway: Patgate, connect
 
 
 def test_every_dead_token_gets_one_and_the_same_answer(gateway: Patgate, connections: list[Connection]) -> None:
-    """Unknown, revoked, suspended, wrong secret: the reason is for the log, not for whoever asks."""
+    """Unknown, revoked, suspended, wrong secret: only the log has the reason."""
     revoked, suspended = gateway.token(owner(gateway, "r")), gateway.token(owner(gateway, "s"))
     gateway.cli("token", "revoke", revoked.id)
     gateway.cli("user", "suspend", "stale-s@example.org")

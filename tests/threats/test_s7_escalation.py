@@ -1,7 +1,7 @@
-"""Threat model §7: no token reaches above, beside or behind itself. Who may do what with which token, as tables.
+"""Threat model §7: tables of who may do what with which token.
 
-Each cell is done for real, against a token of its own: ``A`` allowed, ``F`` forbidden in words, ``N`` not found, in the
-very words for a token that there is not. No cell is left out.
+Each cell is a real request for a new token: ``A`` allowed, ``F`` forbidden with a message, ``N`` not found, with
+exactly the message for a token that does not exist. No cell is omitted.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class World:
 
 
 async def answered(work: Awaitable[None]) -> tuple[str, str]:
-    """The letter of an answer, and its words."""
+    """The letter of a result, and its message."""
     try:
         await work
     except (NotFound, Forbidden, Invalid) as error:

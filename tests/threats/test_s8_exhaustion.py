@@ -1,7 +1,7 @@
-"""Threat model §8: what a flood, a slow peer or a big body costs is bounded, and others do not notice.
+"""Threat model §8: the cost of a flood, a slow peer or a large body is bounded, and others are not disturbed.
 
-Rates and latencies belong to ``make bench``, hours and gigabytes to ``make soak``; here are the bounds that hold
-anywhere.
+``make bench`` measures rates and latencies, ``make soak`` runs for hours with gigabytes; the bounds here hold on any
+machine.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ OWNER = "eve@example.org"
 TARGET = "/v1/things/1"
 MEBIBYTE = 1 << 20
 DEADLINE = 1.0
-PATIENCE = DEADLINE + 4.0  # half a second of sweep, and a machine that is busy with other things
-POOLED = 64  # ``upstreams.<name>.max_idle``, as it is unless told otherwise
-BIG = 128 * MEBIBYTE  # eight times what the gateway may take for it; a gigabyte each way is in ``make bench``
+PATIENCE = DEADLINE + 4.0  # half a second for the sweep, and a tolerance for a busy machine
+POOLED = 64  # the default of ``upstreams.<name>.max_idle``
+BIG = 128 * MEBIBYTE  # eight times the memory that the gateway may use for it; ``make bench`` has a gigabyte each way
 ABSENT = 300
 
 
 def backend_plan(peer: Peer) -> None:
-    """Bodies are read and forgotten; /public/large answers with more than any buffer holds."""
+    """Discards request bodies; the response of /public/large is larger than any buffer."""
     while True:
         head = peer.head()
         length = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
@@ -67,7 +67,7 @@ def scripted() -> Iterator[ScriptedBackend]:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
-    """One worker, whose counts and memory are then the node's; deadlines of a second; small caches."""
+    """A node with one worker, whose metrics and memory are thus the node's, deadlines of a second, and small caches."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [scripted.url], "response_timeout": f"{DEADLINE}s"}},
@@ -87,7 +87,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) ->
 
 @pytest.fixture(scope="module")
 def token(node: Patgate) -> Token:
-    """A token that the worker knows."""
+    """A token in the worker's cache."""
     valid = node.token(OWNER)
     with node.connect() as connection:
         assert connection.request("GET", TARGET, headers=valid.bearer).status == 200
@@ -98,7 +98,7 @@ def token(node: Patgate) -> Token:
 
 
 def metric(node: Patgate, name: str, labels: Mapping[str, str] | None = None) -> float:
-    """The sum over every series of one metric with these labels."""
+    """The sum of all series of a metric with these labels."""
     wanted = set((labels or {}).items())
     page = node.control("GET", "/metrics").body.decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
@@ -109,9 +109,9 @@ MARKS = count(1)
 
 
 def settled(node: Patgate, name: str) -> float:
-    """The metric with everything that was counted before now.
+    """The metric including everything before this call.
 
-    A worker reports all its counts at once: when a request made now is among them, so is whatever came before it.
+    A worker reports all its counts at once: if a new request is in the report, so are all earlier ones.
     """
     with node.connect() as connection:
         assert connection.request("GET", "/mark").status == 200
@@ -122,7 +122,7 @@ def settled(node: Patgate, name: str) -> float:
 
 
 def memory(pid: int, field: str) -> int:
-    """Bytes of resident memory now (VmRSS) or at most since ``forget_peak`` (VmHWM)."""
+    """Resident memory in bytes: now (VmRSS), or the peak since ``forget_peak`` (VmHWM)."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024
@@ -142,7 +142,7 @@ def unknown_tokens(number: int) -> list[str]:
 
 
 def flood(node: Patgate, tokens: Sequence[str], *, clients: int = 8) -> None:
-    """Ask with each token, ahead of the answers on so many connections; every one must be refused with 401."""
+    """Send a request with each token, pipelined on ``clients`` connections; all must be refused with 401."""
     with ThreadPoolExecutor(clients) as pool:
         shares = [tokens[number::clients] for number in range(clients)]
         assert set().union(*pool.map(partial(_ask_with_each, node), shares)) == {401}
@@ -214,7 +214,7 @@ def test_mistyped_tokens_are_refused_without_a_look_up(node: Patgate, token: Tok
     ids=["targets", "lengths", "TLS"],
 )
 def test_a_flood_of_malformed_requests_writes_a_bounded_log(malformed: bytes, node: Patgate, token: Token) -> None:
-    """At most a megabyte a minute, of which a quarter may come at once; and what was left out is said."""
+    """At most a megabyte a minute, of which a quarter at once; the number of omitted lines is logged."""
     log = node.directory / "patgate.log"
     size, began = log.stat().st_size, time.monotonic()
     with Load(node.connect, TARGET, token.bearer, reconnects=False) as valid:
@@ -232,7 +232,7 @@ def test_a_flood_of_malformed_requests_writes_a_bounded_log(malformed: bytes, no
 
 
 def gone(connections: Iterable[Connection]) -> bool:
-    """Whether the gateway has ended or reset every one; what it sent before may still be there to read."""
+    """Whether the gateway has closed or reset every connection; bytes that it sent before may still be readable."""
     poll = select.poll()
     sockets = [connection.socket for connection in connections]
     for each in sockets:
@@ -255,7 +255,7 @@ def assert_undisturbed(load: Load) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("trickle", [False, True], ids=["silent", "trickling"])
 def test_slow_heads_are_gone_within_their_deadline(trickle: bool, node: Patgate, token: Token) -> None:
-    """A byte now and then buys no time."""
+    """A byte now and then does not extend the deadline."""
     with Load(node.connect, TARGET, token.bearer, reconnects=False) as others, ExitStack() as stack:
         slow = opened(stack, node, 200, b"GET /public/a HTTP/1.1\r\nHost: gateway\r\nX: ")
         began = time.monotonic()
@@ -265,7 +265,7 @@ def test_slow_heads_are_gone_within_their_deadline(trickle: bool, node: Patgate,
                 for connection in slow:
                     with suppress(OSError):
                         connection.send(b"x")
-                time.sleep(0.05)  # the pace of the trickle
+                time.sleep(0.05)  # the interval of the trickle
             return gone(slow)
 
         wait_until(ended, "200 slow heads gone", seconds=PATIENCE)
@@ -279,7 +279,7 @@ def test_slow_heads_are_gone_within_their_deadline(trickle: bool, node: Patgate,
 def test_slow_bodies_are_gone_within_their_deadline(
     framing: bytes, node: Patgate, token: Token, scripted: ScriptedBackend
 ) -> None:
-    """And so are the connections to the backend that waited with them."""
+    """Their connections to the backend are closed as well."""
     beginning = b"3e8\r\n" + b"b" * 10 if b"chunked" in framing else b"b" * 10
     head = b"POST /public/slow HTTP/1.1\r\nHost: gateway\r\n" + framing + b"\r\n\r\n"
     with Load(node.connect, TARGET, token.bearer, reconnects=False) as others, ExitStack() as stack:
@@ -294,7 +294,7 @@ def test_slow_bodies_are_gone_within_their_deadline(
 
 
 def test_bodies_that_trickle_are_gone_though_they_never_pause(node: Patgate, token: Token) -> None:
-    """A byte now and then buys no time: a body has an average to keep."""
+    """A byte now and then does not extend the deadline: a body must keep a minimum average rate."""
     head = b"POST /public/slow HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100000\r\n\r\n"
     with Load(node.connect, TARGET, token.bearer, reconnects=False) as others, ExitStack() as stack:
         slow = opened(stack, node, 50, head)
@@ -303,7 +303,7 @@ def test_bodies_that_trickle_are_gone_though_they_never_pause(node: Patgate, tok
             for connection in slow:
                 with suppress(OSError):
                     connection.send(b"x")
-            time.sleep(0.05)  # the pace of the trickle
+            time.sleep(0.05)  # the interval of the trickle
             return gone(slow)
 
         wait_until(ended, "50 trickling bodies gone", seconds=20)
@@ -344,7 +344,7 @@ def test_clients_that_reset_leave_nothing_behind(node: Patgate, token: Token) ->
         with node.connect() as connection:
             connection.send(request_bytes("GET", f"/public/large/{MEBIBYTE}"))
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # Connections to the backend that were made for a client that has left wait in the pool for another.
+    # Connections to the backend opened for a disconnected client stay in the pool for the next one.
     most = before + POOLED + 20
     wait_until(lambda: len(list(descriptors.iterdir())) <= most, "the descriptors given back", seconds=PATIENCE)
 

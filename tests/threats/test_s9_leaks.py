@@ -1,7 +1,7 @@
-"""Threat model §9: a token's secret is in no log, metric, error page, row, process title or backend request.
+"""Threat model §9: a token's secret is in no log, metric, error page, row, process title or request.
 
-Beside these, every recorder looks at all that it was sent, and at the end of a run every file is read again, of every
-gateway that the run has started (tests/support/plugin.py).
+In addition, every recorder checks all requests it receives, and at the end of a run all files of all gateways that the
+run has started are checked (tests/support/plugin.py).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def test_no_request_to_a_backend_has_a_secret(spelled: str, gateway: Patgate, re
 
 
 def test_log_values_are_escaped(gateway: Patgate, recorder: Recorder) -> None:
-    """One record, one line: nothing that a client sends can end a line or move a terminal's cursor."""
+    """One record, one line: no client input can end a line or control a terminal."""
     ask(gateway, b"User-Agent: a\x1b[31mb\r\n", "/public/x%0d%0aforged")
     ask(gateway, b"", "/nowhere/%0d%0aforged?\x1b")
     response = ask(gateway, b"", "/nowhere/logged-marker")
@@ -93,7 +93,7 @@ def test_log_values_are_escaped(gateway: Patgate, recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase], ids=lambda change: change.__name__)
 def test_a_token_in_another_letter_case_is_in_no_log_and_no_row(change: Any, gateway: Patgate, token: Token) -> None:
-    """The letters alone leave few to try, and the checksum tells which are right."""
+    """A secret in the wrong case leaves few variants to try, and the checksum shows which is correct."""
     written = change(token.value)
     escaped = written.replace("_", "%5F")
     lines = f"User-Agent: {written}\r\nReferer: https://x.example/?t={written}\r\nX-Other: {escaped}\r\n".encode()
@@ -131,7 +131,7 @@ def test_a_token_given_as_a_text_is_refused_and_not_repeated(field: str, gateway
 
 
 def test_nothing_that_any_gateway_wrote_has_a_secret(gateway: Patgate, token: Token) -> None:
-    """Logs, databases and every other file, of every gateway that this process has started so far."""
+    """Logs, databases and all other files of all gateways that this process has started so far."""
     assert token.value in SECRETS
     assert gateway.directory in DIRECTORIES
     assert (gateway.directory / "patgate.log").stat().st_size
@@ -139,7 +139,7 @@ def test_nothing_that_any_gateway_wrote_has_a_secret(gateway: Patgate, token: To
 
 
 def test_known_and_unknown_prefixes_are_refused_alike(gateway: Patgate, recorder: Recorder, token: Token) -> None:
-    """The same words and headers for a wrong secret, an unknown prefix, and a string that was never a token."""
+    """The same text and headers for a wrong secret, an unknown prefix, and a string that was never a token."""
     wrong = forged(token.prefix)
     unknown = forged(unknown_prefix())
     never = token.value[:-1] + ("1" if token.value[-1] == "0" else "0")
@@ -159,12 +159,12 @@ def test_known_and_unknown_prefixes_are_refused_alike(gateway: Patgate, recorder
 
 
 def test_known_and_unknown_prefixes_are_refused_alike_in_time(gateway: Patgate) -> None:
-    """Each costs one look-up the first time and none the second; a hash for either would be many times that."""
+    """Each costs one lookup the first time and none the second; a hash would take many times as long."""
     seconds: dict[tuple[str, int], list[float]] = {}
     with gateway.control_socket() as control, gateway.connect() as connection:
         for number in range(25):
             asked = [("known", control.create_token(EDITOR, name="never used").prefix), ("unknown", unknown_prefix())]
-            # Who comes first finds everything cold.
+            # The first request finds cold caches.
             for kind, prefix in (("neither", unknown_prefix()), *(asked if number % 2 else reversed(asked))):
                 for time in (1, 2):
                     began = perf_counter()
@@ -178,7 +178,7 @@ def test_known_and_unknown_prefixes_are_refused_alike_in_time(gateway: Patgate) 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/users"), ("GET", "/users"), ("POST", "/tokens")])
 def test_a_page_in_a_browser_reaches_no_verb_of_the_control_listener(method: str, path: str, gateway: Patgate) -> None:
-    """It has no credential that a browser would send by itself, and is told nothing that a page could read."""
+    """A browser sends no credential by itself, and the page can read no response."""
     with Connection(gateway.control_port) as connection:
         headers = {"Content-Type": "application/json", "Origin": "https://evil.example"}
         body = b'{"email": "mallory@example.org", "role": "admin"}' if method == "POST" else b""
@@ -233,7 +233,7 @@ def test_the_control_listener_grants_no_other_origin_anything(path: str, gateway
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8081", "127.0.0.1.evil.example", "0"])
 def test_the_control_listener_answers_only_to_its_own_name(host: str, gateway: Patgate) -> None:
-    """Or a page whose name is pointed at the loopback could read the metrics (DNS rebinding)."""
+    """Otherwise a page whose name resolves to the loopback could read the metrics (DNS rebinding)."""
     with Connection(gateway.control_port) as connection:
         response = connection.request("GET", "/metrics", host=host)
     assert 400 <= response.status < 500

@@ -1,4 +1,4 @@
-"""What each process of a gateway is made of, and what it is not."""
+"""Child processes: each role imports only its own modules, and a start reports how it ended."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ FORBIDDEN = (
 LARGE = ("proxy.store.store", "sqlalchemy", "aiosqlite", "alembic", "argon2", "aiohttp", "prometheus_client", "rich")
 
 
-def test_a_gateway_worker_has_no_database_no_slow_hash_and_no_control_plane_in_its_memory() -> None:
+def test_a_gateway_worker_imports_no_database_no_slow_hash_and_no_control_plane() -> None:
     script = "import sys, proxy.app, proxy.gateway.process.worker; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60
@@ -38,7 +38,7 @@ def test_a_gateway_worker_has_no_database_no_slow_hash_and_no_control_plane_in_i
 
 
 def test_a_command_loads_neither_the_store_nor_a_web_framework_unless_it_serves() -> None:
-    """Loading them takes longer than the rest of a command that asks a running gateway."""
+    """Importing them takes longer than the rest of a command that queries a running gateway."""
     serving = {"quickstart", "recipe", "whoami"}
     names = {path.stem for path in (ROOT / "proxy" / "cli").glob("*.py")} - serving
     script = "".join(f"import proxy.cli.{name}\n" for name in sorted(names - {"__init__"}))
@@ -52,10 +52,10 @@ def test_a_command_loads_neither_the_store_nor_a_web_framework_unless_it_serves(
 
 
 def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive: bool) -> tuple[int, str, str]:
-    """The exit status of a child, what it said over its ready pipe, and its log.
+    """The exit status of a child, its output on the ready pipe, and its log.
 
-    ``before`` runs in its process first. Not ``heard``: nobody reads the ready pipe. Not ``alive``: its supervisor is
-    gone.
+    ``before`` runs in its process first. Without ``heard``, the ready pipe has no reader. Without ``alive``, the
+    supervisor is gone.
     """
     ready_in, ready_out = os.pipe()
     lifeline_in, lifeline_out = os.pipe()
@@ -64,7 +64,7 @@ def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive
     script = (
         "import sys\n"
         "from proxy.settings.model import Settings\n"
-        "from proxy.supervisor.processes import in_memory\n"
+        "from proxy.supervisor.child import in_memory\n"
         "from proxy import app\n"
         f"{before}\n"
         f"settings = Settings.model_validate({{'data_dir': {str(data_dir)!r}}})\n"
@@ -87,25 +87,25 @@ def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive
         pass_fds=(ready_out, lifeline_in, channel_fd),
     )
     os.close(ready_out)
-    said = ready.read().decode() if heard else ""
+    report = ready.read().decode() if heard else ""
     ready.close()
     for fd in (lifeline_in, lifeline_out) if alive else (lifeline_in,):
         os.close(fd)
     ours.close()
     theirs.close()
-    return done.returncode, said, done.stderr
+    return done.returncode, report, done.stderr
 
 
-def test_a_start_that_fails_says_why_over_the_ready_pipe(tmp_path: Path) -> None:
+def test_a_failed_start_reports_why_over_the_ready_pipe(tmp_path: Path) -> None:
     (tmp_path / "nowhere").write_text("a file, not a directory")
-    status, said, log = run_child("authority", tmp_path / "nowhere" / "data", heard=True, alive=True)
+    status, report, log = run_child("authority", tmp_path / "nowhere" / "data", heard=True, alive=True)
     assert status == 1, log
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
+    assert report.startswith("error: ")
+    assert report.count("\n") == 1
 
 
-def test_a_worker_that_is_ready_when_nobody_waits_for_it_any_more_ends_without_a_defect(tmp_path: Path) -> None:
-    """A supervisor that is told to stop lets go of a child that it has just started."""
+def test_a_worker_that_becomes_ready_after_its_supervisor_stopped_ends_without_a_defect(tmp_path: Path) -> None:
+    """A supervisor that has to stop abandons a child that it has just started."""
     page = (
         "import pathlib\n"
         "from proxy.authority.grants.shared_memory import open_page\n"

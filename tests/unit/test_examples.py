@@ -1,5 +1,4 @@
-"""What operators copy beside the configuration and the ingress files, read rather than run: the systemd unit and the
-Prometheus alerts."""
+"""The example systemd unit and Prometheus alerts, which are checked without running them."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def unit() -> Iterator[tuple[str, str, str]]:
 
 def service() -> dict[str, str]:
     found = [(key, value) for section, key, value in unit() if section == "Service"]
-    assert len(found) == len(dict(found)), "a key that stands twice"
+    assert len(found) == len(dict(found)), "a duplicate key"
     return dict(found)
 
 
@@ -56,7 +55,7 @@ def test_the_unit_has_the_three_sections_and_starts_with_the_system() -> None:
     assert ("Install", "WantedBy", "multi-user.target") in set(unit())
 
 
-def test_the_unit_starts_a_command_that_exists_with_options_that_it_has() -> None:
+def test_the_unit_starts_an_existing_command_with_existing_options() -> None:
     program, noun, *options = shlex.split(service()["ExecStart"])
     assert Path(program).name == "patgate"
     assert isinstance(patgate, Group)
@@ -66,7 +65,7 @@ def test_the_unit_starts_a_command_that_exists_with_options_that_it_has() -> Non
     assert {option for option in options if option.startswith("-")} <= known
 
 
-def test_the_unit_puts_the_data_where_systemd_makes_room_for_it_and_nobody_else_looks() -> None:
+def test_the_unit_keeps_its_data_in_a_private_state_directory() -> None:
     found = service()
     assert found["Environment"] == f"PATGATE_DATA_DIR=/var/lib/{found['StateDirectory']}"
     assert found["StateDirectoryMode"] == "0700"
@@ -74,21 +73,21 @@ def test_the_unit_puts_the_data_where_systemd_makes_room_for_it_and_nobody_else_
 
 
 def test_the_unit_lets_the_supervisor_drain_before_it_kills() -> None:
-    """SIGTERM for the whole group would end the authority while workers still decide."""
+    """SIGTERM to the whole group would end the authority while workers still decide."""
     found = service()
     assert found["KillMode"] == "mixed"
     drain = float(Settings().timeouts.drain)
     assert int(found["TimeoutStopSec"]) >= drain + 10
 
 
-def test_the_unit_gives_no_privilege_away() -> None:
+def test_the_unit_drops_all_privileges() -> None:
     found = service()
     assert found["NoNewPrivileges"] == "yes"
     assert found["ProtectSystem"] == "strict"
     assert found["CapabilityBoundingSet"] == found["AmbientCapabilities"] == ""
 
 
-def test_there_are_a_handful_of_alerts_and_each_says_what_it_means() -> None:
+def test_there_are_a_few_alerts_and_each_has_a_description() -> None:
     found = rules()
     assert 4 <= len(found) <= 6
     assert len({rule["alert"] for rule in found}) == len(found)
@@ -100,7 +99,7 @@ def test_there_are_a_handful_of_alerts_and_each_says_what_it_means() -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
-def test_an_alert_reads_metrics_labels_and_values_that_exist(rule: dict[str, Any]) -> None:
+def test_an_alert_uses_existing_metrics_labels_and_values(rule: dict[str, Any]) -> None:
     expression = rule["expr"]
     names = re.findall(r"\bpatgate_\w+", expression)
     assert names

@@ -1,4 +1,4 @@
-"""docs/features.md: every requirement is in it, and what it names is there: commands, calls of the API, and tests."""
+"""Checks docs/features.md: it has every requirement, and the commands, API calls and tests that it names exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT: Final = (ROOT / "docs" / "features.md").read_text("utf-8")
 COUNTS: Final = {"A": 6, "B": 7, "C": 10, "D": 10, "E": 7, "F": 8}
 LATER: Final = {"A6", "B3", "B7", "F8"}
 
-#: Rows that are no command's or call's, because they are about requests.
+#: Rows without commands and calls, because they are about requests.
 OF_REQUESTS: Final = {"B2", "C10", "D8", "D9", "F5", "F6", "F7"}
 
 ROWS: Final = {
@@ -31,11 +31,11 @@ NOW: Final = sorted(set(ROWS) - LATER)
 
 
 def quoted(row: str, column: int) -> list[str]:
-    """What stands in backticks in a column: 2 commands, 3 calls, 4 tests."""
+    """The texts in backticks in a column: 2 commands, 3 calls, 4 tests."""
     return re.findall(r"`([^`]+)`", ROWS[row][column])
 
 
-def test_every_requirement_has_one_row_and_what_is_not_built_says_so() -> None:
+def test_every_requirement_has_one_row_and_unfinished_ones_say_so() -> None:
     found = re.findall(r"^\| ([A-F]\d+) \|", TEXT, re.MULTILINE)
     assert found == [f"{section}{number}" for section, most in COUNTS.items() for number in range(1, most + 1)]
     for row in ROWS:
@@ -44,7 +44,7 @@ def test_every_requirement_has_one_row_and_what_is_not_built_says_so() -> None:
 
 
 @pytest.mark.parametrize("row", NOW)
-def test_every_row_is_worked_by_command_and_by_api_with_what_there_is(row: str) -> None:
+def test_every_row_names_existing_commands_and_api_calls(row: str) -> None:
     commands, calls = quoted(row, 2), quoted(row, 3)
     assert (commands and calls) or row in OF_REQUESTS, row
     for text in commands:
@@ -65,7 +65,7 @@ def test_every_row_is_worked_by_command_and_by_api_with_what_there_is(row: str) 
         assert set(filter(None, query.split("&"))) <= set(operation.query.model_fields), text
 
 
-def test_every_test_that_is_named_is_collected_and_one_of_each_row_has_its_number() -> None:
+def test_every_named_test_exists_and_one_of_each_row_has_its_number() -> None:
     named = {row: quoted(row, 4) for row in NOW}
     assert all(named.values())
     files = sorted({test.partition("::")[0] for tests in named.values() for test in tests})
@@ -81,10 +81,10 @@ def test_every_test_that_is_named_is_collected_and_one_of_each_row_has_its_numbe
         row: [] for row in NOW
     }, done.stdout[-2000:] + done.stderr[-2000:]
     for row, tests in named.items():
-        assert any(f"::test_{row.lower()}_" in test or row in said(test) for test in tests), row
+        assert any(f"::test_{row.lower()}_" in test or row in beginning(test) for test in tests), row
 
 
-def said(test: str) -> str:
-    """What a test says of itself: the beginning of the function, with its docstring."""
+def beginning(test: str) -> str:
+    """The beginning of a test function, with its docstring."""
     file, _, name = test.partition("::")
     return (ROOT / file).read_text("utf-8").partition(f"def {name}(")[2][:600]

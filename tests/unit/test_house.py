@@ -1,4 +1,4 @@
-"""The rules of the tree itself: sizes, names, locks, and nothing of the machine it was written on."""
+"""Rules for the repository: sizes, names, imports, locks, and no traces of the machine on which it was written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OWN = {"proxy", "tests", "bench"}
 
 
 def tracked() -> list[Path]:
-    """Every file that git would commit: tracked, or new and not ignored. Without git, the tree's Python files."""
+    """Every file that git would commit: tracked, or new and not ignored. Without git, the Python files."""
     try:
         listing = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -60,7 +60,7 @@ def text_files() -> Iterator[tuple[Path, str]]:
 
 
 def imports(path: Path) -> set[str]:
-    """The top-level names of everything that a module imports, wherever in it."""
+    """The top-level names of all imports of a module, also those inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -75,11 +75,9 @@ def test_no_module_is_longer_than_500_lines() -> None:
     assert not long
 
 
-def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
-    drawers = [
-        named(path) for path in OURS if {"utils", "util", "helpers", "common", "misc"} & {path.stem, *path.parts}
-    ]
-    assert not drawers
+def test_no_module_has_a_name_without_meaning() -> None:
+    vague = [named(path) for path in OURS if {"utils", "util", "helpers", "common", "misc"} & {path.stem, *path.parts}]
+    assert not vague
 
 
 def test_no_room_has_more_than_fifteen_modules_except_the_lists_of_nouns() -> None:
@@ -89,8 +87,8 @@ def test_no_room_has_more_than_fifteen_modules_except_the_lists_of_nouns() -> No
     assert {room: size for room, size in sizes.items() if size > 15 and room not in nouns} == {}
 
 
-def test_the_name_of_a_public_class_stands_for_one_thing() -> None:
-    """Models of the API are left out: they have the names of the OpenAPI document."""
+def test_every_public_class_has_a_unique_name() -> None:
+    """API models are not included: their names are those of the OpenAPI document."""
     owners: dict[str, list[str]] = {}
     for path in OURS:
         if not path.is_relative_to(ROOT / "proxy" / "control" / "api"):
@@ -101,14 +99,14 @@ def test_the_name_of_a_public_class_stands_for_one_thing() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=named)
-def test_every_package_says_what_it_is_for_in_at_most_25_lines(package: Path) -> None:
+def test_every_package_has_a_docstring_of_at_most_25_lines(package: Path) -> None:
     docstring = ast.get_docstring(ast.parse(package.read_bytes()))
     assert docstring
     assert len(docstring.splitlines()) <= 25
 
 
 def test_every_task_is_named_and_kept() -> None:
-    """RUF006 finds tasks that nobody holds; this finds those that nobody could tell apart."""
+    """RUF006 finds tasks without a reference; this test finds tasks without a name."""
     bare = [
         f"{named(path)}:{node.lineno}"
         for path in OURS
@@ -147,7 +145,7 @@ def test_every_document_that_is_named_is_in_the_tree() -> None:
 
 
 def test_nothing_names_a_package_index() -> None:
-    """Which index serves the packages is the installing machine's business, not the project's."""
+    """The installing machine chooses the package index, not the project."""
     index = re.compile(
         r"(?:https?|file)://(?!127\.0\.0\.1|localhost)[^\s/\"']*(?:pypi|pythonhosted|mirror)[^\s/\"']*/(?:simple|packages)"
     )
@@ -175,8 +173,8 @@ def test_the_development_lock_contains_the_runtime_lock() -> None:
     assert pins("requirements.lock") <= pins("requirements-dev.lock")
 
 
-def test_every_library_that_we_import_has_its_place_in_the_import_rules() -> None:
-    """A library that no contract names could be imported anywhere, so a new one must be given its place."""
+def test_every_imported_library_is_in_the_import_rules() -> None:
+    """A library that no contract names could be imported anywhere, so every new library needs a contract."""
     rules = configparser.ConfigParser()
     rules.read(ROOT / ".importlinter")
     places = [section for name, section in rules.items() if name != "importlinter:contract:core"]
@@ -215,7 +213,7 @@ def test_the_distribution_and_command_are_patgate_and_the_package_is_proxy() -> 
     assert project["requires-python"] == ">=3.11"
 
 
-def test_ci_runs_the_tasks_that_everybody_runs_and_nothing_else() -> None:
+def test_ci_runs_only_make_check_and_make_test() -> None:
     commands = [
         line.removeprefix("make --no-print-directory ")
         for line in (ROOT / ".ci" / "run").read_text().splitlines()
@@ -227,7 +225,7 @@ def test_ci_runs_the_tasks_that_everybody_runs_and_nothing_else() -> None:
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "1 failed"), ("", "1 skipped")])
 @pytest.mark.parametrize("place", ["body", "module"])
 def test_a_skipped_test_fails_the_run_in_ci_and_only_there(tmp_path: Path, ci: str, outcome: str, place: str) -> None:
-    # Of a test that is written below, and run to see what becomes of it.
+    # Writes a test and runs it.
     skip = "pytest.skip('no such tool', allow_module_level=True)"
     body = f"def test_one():\n    {skip}\n" if place == "body" else f"{skip}\n"
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
@@ -252,7 +250,7 @@ def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 
 def _tasks(function: ast.AST) -> Iterator[ast.expr | None]:
-    """What each task that a function starts by itself, in no group, is assigned to."""
+    """The target to which a function assigns each task that it starts outside a task group."""
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("asyncio.create_task", ").create_task")):
             assigned = [
@@ -266,9 +264,7 @@ LOOK_AT_FAILURES = ("defects.noted", "self._ended", "_retrieved", "self._forget(
 
 
 def test_no_module_waits_in_a_way_that_overlooks_a_cancellation() -> None:
-    """``asyncio.wait_for`` of Python 3.11 loses one that comes with the end of the wait; ``asyncio.timeout`` does
-    not.
-    """
+    """``asyncio.wait_for`` of Python 3.11 loses a cancellation at the end of the wait; ``asyncio.timeout`` does not."""
     users = [
         named(path) for path in MODULES if named(path).startswith("proxy") and "asyncio.wait_for" in path.read_text()
     ]
@@ -276,7 +272,7 @@ def test_no_module_waits_in_a_way_that_overlooks_a_cancellation() -> None:
 
 
 def test_every_task_is_awaited_where_it_is_started_or_reports_its_failure() -> None:
-    """A failed task that nobody looks at is found by the garbage collector, if at all."""
+    """Otherwise only the garbage collector reports a failed task, if at all."""
     left_alone = []
     for path in OURS:
         for function in _functions(path):

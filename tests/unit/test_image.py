@@ -1,4 +1,4 @@
-"""The container image, read rather than built: what it runs as, what it is made of, how it is asked for its health."""
+"""The Dockerfile, checked without building it: user, packages, volume, health check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Each instruction of the Dockerfile with its arguments, comments gone and continued lines joined."""
+    """Each instruction of the Dockerfile with its arguments, without comments, with continued lines joined."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [(head, rest.strip()) for line in joined.splitlines() if line for head, _, rest in [line.partition(" ")]]
@@ -35,13 +35,13 @@ def test_it_runs_as_a_numbered_user_that_is_not_root() -> None:
     assert "0" not in user.groups()
 
 
-def test_its_health_is_asked_by_our_own_command() -> None:
+def test_its_health_check_is_the_command_patgate_health() -> None:
     command = only("HEALTHCHECK").partition("CMD ")[2]
     assert json.loads(command) == ["patgate", "health"]
 
 
 def test_it_serves_by_default_and_gets_signals_itself() -> None:
-    """The exec form: no shell stands between the runtime's SIGTERM and the supervisor."""
+    """The exec form: there is no shell between the runtime's SIGTERM and the supervisor."""
     assert json.loads(only("ENTRYPOINT")) == ["patgate"]
     assert json.loads(only("CMD")) == ["serve"]
 
@@ -65,7 +65,7 @@ def test_its_packages_come_from_the_hashed_lock() -> None:
     assert all("--require-hashes" in rest or "--no-deps" in rest for rest in installs)
 
 
-def test_the_builder_is_sent_exactly_what_is_copied() -> None:
+def test_the_build_context_has_exactly_the_copied_files() -> None:
     sent = {line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         word for head, rest in instructions() if head == "COPY" and "--from" not in rest for word in rest.split()[:-1]
@@ -74,7 +74,7 @@ def test_the_builder_is_sent_exactly_what_is_copied() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_its_gateway_is_compiled_where_the_compiler_is_left_behind() -> None:
+def test_its_gateway_is_compiled_in_a_build_stage() -> None:
     found = instructions()
     start = found.index(final_stage()[0])
     building = [rest for head, rest in found[:start] if head == "RUN"]

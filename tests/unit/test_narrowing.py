@@ -1,12 +1,12 @@
-"""No compiled module reads an attribute again that a call may have cleared since it was found not to be None.
+"""No compiled module reads an attribute that was not None, after a call that may have set it to None.
 
-mypy believes that a call changes no attribute: ``if self.exchange is not None: self.end(); self.exchange …`` passes.
-In Python the second reading gives None. Compiled by mypyc it is a cast to what mypy believes: a TypeError, and of a
-comparison with None as well (decision 0004). What is needed after a call is kept in a variable, or asked for by a
-different way.
+mypy assumes that a call changes no attribute: ``if self.exchange is not None: self.end(); self.exchange …`` passes.
+In Python the second read gives None. Compiled by mypyc it is a cast to the type that mypy assumes, and so a TypeError,
+even in a comparison with None (decision 0004). Code that needs the value after a call keeps it in a variable, or gets
+it in another way.
 
-The reading of the sources here is simple: it follows each function from top to bottom, and takes every call for one
-that clears every attribute, except those of builtins, of pure functions, and of methods of bytes, strings and clocks.
+The analysis is simple: it follows each function from top to bottom and assumes that every call clears every attribute,
+except for builtins, pure functions, and methods of bytes, strings and clocks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METHODS = frozenset(
 
 
 def may_be_none(sources: dict[str, str]) -> set[str]:
-    """The attributes that are declared with None and assigned outside of constructors."""
+    """The attributes whose type includes None and that are assigned outside constructors."""
     declared, assigned = set(), set()
     for source in sources.values():
         for function in functions(ast.parse(source)):
@@ -60,7 +60,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 
 
 def path_of(node: ast.expr) -> str | None:
-    """``self.exchange`` of an expression that is one; None of others."""
+    """``self.exchange`` for an expression of that form; None for all others."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (before := path_of(node.value)) is not None:
@@ -69,18 +69,18 @@ def path_of(node: ast.expr) -> str | None:
 
 
 State = dict[str, bool]
-"""The attributes that were found not to be None; true where a call came since."""
+"""The attributes that are known not to be None; true after a later call."""
 
 
 def joined(first: State | None, second: State | None) -> State | None:
-    """What is known where two ways meet; None is a way that does not get there."""
+    """The state where two branches join; None is a branch that does not get there."""
     if first is None or second is None:
         return second if first is None else first
     return {path: first[path] or second[path] for path in first.keys() & second.keys()}
 
 
 class Reading:
-    """One function, followed from top to bottom."""
+    """Analyses one function from top to bottom."""
 
     def __init__(self, attributes: set[str]) -> None:
         self.attributes = attributes
@@ -158,7 +158,7 @@ class Reading:
         if path is None or self.state is None:
             return
         self.state = {known: stale for known, stale in self.state.items() if not f"{known}.".startswith(f"{path}.")}
-        # What a variable has may be None, and then mypy knows no more than before.
+        # A variable may be None, and then mypy narrows nothing.
         if isinstance(target, ast.Attribute) and target.attr in self.attributes and not isinstance(value, ast.Constant):
             self.state[path] = False
 
@@ -197,7 +197,7 @@ class Reading:
         return dict(self.state or {})
 
     def known_if(self, test: ast.expr, true: bool) -> State:
-        """What is known where ``test`` came out so."""
+        """The state after ``test`` was true, or false."""
         return self.copy() | dict.fromkeys(self.not_none(test, true), False)
 
     def not_none(self, test: ast.expr, true: bool) -> set[str]:
@@ -219,14 +219,14 @@ class Reading:
 
 
 def harmless(call: ast.Call) -> bool:
-    """Whether a call clears nothing."""
+    """Whether a call clears no attribute."""
     if isinstance(call.func, ast.Name):
         return call.func.id in BUILTINS
     return isinstance(call.func, ast.Attribute) and call.func.attr in METHODS
 
 
 def read_again(source: str, attributes: set[str]) -> list[str]:
-    """The line and attribute of each reading that may find None where mypy knows better."""
+    """The line and attribute of each read that may give None although mypy assumes otherwise."""
     found = []
     for function in functions(ast.parse(source)):
         reading = Reading(attributes)
@@ -254,9 +254,9 @@ WRONG = {
     "after a failure": "assert self.x is not None\ntry:\n    self.end()\nexcept OSError:\n    self.x.go()",
 }
 RIGHT = {
-    "asked once": "if self.x is not None:\n    self.x.go()\n    self.end()",
+    "read once": "if self.x is not None:\n    self.x.go()\n    self.end()",
     "kept": "x = self.x\nif x is None: return\nself.end()\nx.go()",
-    "asked anew": "if self.x is not None: self.end()\nif self.x is not None: self.x.go()",
+    "checked again": "if self.x is not None: self.end()\nif self.x is not None: self.x.go()",
     "cleared": "self.end()\nself.x = None\nself.end()\nif self.x is not None: return",
     "harmless": "if self.x is None: return\nn = len(y) + time.monotonic_ns()\nself.x.go()",
     "left": "if self.x is not None:\n    self.end()\n    return\nself.x",
@@ -265,12 +265,12 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("body", WRONG.values(), ids=WRONG)
-def test_a_reading_behind_a_call_is_found(body: str) -> None:
+def test_a_read_after_a_call_is_found(body: str) -> None:
     lines = "\n".join(f"    {line}" for line in body.split("\n"))
     assert read_again(f"async def f(self, y, z):\n{lines}", {"x"})
 
 
 @pytest.mark.parametrize("body", RIGHT.values(), ids=RIGHT)
-def test_other_readings_are_not(body: str) -> None:
+def test_other_reads_are_not_found(body: str) -> None:
     lines = "\n".join(f"    {line}" for line in body.split("\n"))
     assert read_again(f"async def f(self, y, z):\n{lines}", {"x"}) == []

@@ -1,4 +1,4 @@
-"""``setup.py``: pure unless it is told to compile, and one sentence where it cannot."""
+"""``setup.py``: builds a pure package by default, and reports in one sentence why it cannot compile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.builds import COMPILED, ROOT
 
 
 def setup(environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Ask setup.py for the version: it collects what it would compile, and writes nothing."""
+    """Run ``setup.py --version``, which collects the modules to compile and writes nothing."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PATGATE_", "PYTHON"))}
     return subprocess.run(
         [sys.executable, "setup.py", "--version"], cwd=ROOT, env=kept | dict(environ), capture_output=True, text=True
@@ -31,7 +31,7 @@ def test_a_missing_compiler_is_named_in_one_sentence() -> None:
     assert done.stderr == "PATGATE_COMPILE=1 needs the C compiler no-such-compiler: install it, or build without.\n"
 
 
-def test_what_is_compiled_exists() -> None:
+def test_every_compiled_module_exists() -> None:
     missing = [name for name in COMPILED if not (ROOT / f"{name.replace('.', '/')}.py").is_file()]
     assert missing == []
     assert len(set(COMPILED)) == len(COMPILED)

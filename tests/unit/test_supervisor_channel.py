@@ -1,4 +1,4 @@
-"""The line between the supervisor and a child: orders, answers, descriptors and heartbeats."""
+"""The channel between the supervisor and a child: commands, replies, descriptors and heartbeats."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.unit.gateway.kit import until
 
 @asynccontextmanager
 async def line() -> AsyncIterator[tuple[SupervisorChannel, ChildChannel, list[ControlCommand]]]:
-    """Both ends in this process; the child's carries out every order by what it is called."""
+    """Both ends in this process; the name of a command decides how the child handles it."""
     ours, theirs = pair()
     supervisor, child = SupervisorChannel(ours), ChildChannel(theirs)
     taken: list[ControlCommand] = []
 
-    async def handle(order: ControlCommand) -> None:
-        taken.append(order)
-        for fd in order.fds:
+    async def handle(command: ControlCommand) -> None:
+        taken.append(command)
+        for fd in command.fds:
             os.close(fd)
-        if order.name == "refuse":
+        if command.name == "refuse":
             raise Invalid("things", "are not as they should be")
-        if order.name == "fail":
+        if command.name == "fail":
             raise RuntimeError("a secret")
-        if order.name == "sleep":
+        if command.name == "sleep":
             await asyncio.sleep(3600)
 
     supervisor.open()
@@ -42,24 +42,24 @@ async def line() -> AsyncIterator[tuple[SupervisorChannel, ChildChannel, list[Co
         supervisor.close()
 
 
-async def test_an_order_is_carried_out_and_refusals_come_back_in_the_childs_words() -> None:
+async def test_a_command_is_carried_out_and_a_refusal_has_the_childs_own_sentence() -> None:
     async with line() as (supervisor, _, taken):
         await supervisor.ask("do", seconds=10, sockets=["proxy"])
         assert (taken[0].name, taken[0].details["sockets"]) == ("do", ["proxy"])
         with pytest.raises(CommandRefused, match=r"^things: are not as they should be$") as refused:
             await supervisor.ask("refuse", seconds=10)
         assert refused.value.answered
-        with pytest.raises(CommandRefused, match=r"^an order failed \(RuntimeError\)$"):
+        with pytest.raises(CommandRefused, match=r"^a command failed \(RuntimeError\)$"):
             await supervisor.ask("fail", seconds=10)
 
 
-async def test_descriptors_travel_beside_an_order() -> None:
+async def test_descriptors_are_sent_with_a_command() -> None:
     ours, theirs = pair()
     supervisor, child = SupervisorChannel(ours), ChildChannel(theirs)
     read: list[bytes] = []
 
-    async def handle(order: ControlCommand) -> None:
-        for fd in order.fds:
+    async def handle(command: ControlCommand) -> None:
+        for fd in command.fds:
             read.append(os.pread(fd, 100, 0))
             os.close(fd)
 
@@ -76,7 +76,7 @@ async def test_descriptors_travel_beside_an_order() -> None:
     supervisor.close()
 
 
-async def test_no_answer_in_time_and_a_child_that_is_gone_are_refusals_that_it_did_not_give() -> None:
+async def test_a_timeout_and_an_ended_child_refuse_a_command_as_not_answered() -> None:
     async with line() as (supervisor, child, _):
         with pytest.raises(CommandRefused, match="did not answer within") as late:
             await supervisor.ask("sleep", seconds=0.01)
@@ -92,16 +92,16 @@ async def test_no_answer_in_time_and_a_child_that_is_gone_are_refusals_that_it_d
         supervisor.tell("do")
 
 
-async def test_orders_wait_for_each_other_and_what_is_told_needs_no_answer() -> None:
+async def test_commands_run_one_after_the_other_and_tell_waits_for_no_reply() -> None:
     async with line() as (supervisor, _, taken):
         supervisor.tell("first")
         supervisor.tell("refuse")
         await supervisor.ask("last", seconds=10)
-        assert [order.name for order in taken] == ["first", "refuse", "last"]
+        assert [command.name for command in taken] == ["first", "refuse", "last"]
 
 
-async def test_a_child_says_that_it_turns_before_it_takes_orders() -> None:
-    """The authority loads for a while after it is ready, and must not pass for one that hangs."""
+async def test_a_child_sends_heartbeats_before_it_accepts_commands() -> None:
+    """The authority still loads for a while after it is ready, and must not count as hung."""
     ours, theirs = pair()
     supervisor, child = SupervisorChannel(ours), ChildChannel(theirs)
     supervisor.open()
@@ -109,7 +109,7 @@ async def test_a_child_says_that_it_turns_before_it_takes_orders() -> None:
     await until(lambda: supervisor.beats == 1)
     supervisor.close()
     child.close()
-    child.beat()  # closed, and says nothing
+    child.beat()  # does nothing after the close
 
 
 async def test_heartbeats_are_counted_and_never_block_the_child() -> None:
@@ -119,8 +119,8 @@ async def test_heartbeats_are_counted_and_never_block_the_child() -> None:
         await until(lambda: supervisor.beats == 2)
     ours, theirs = pair()
     deaf = ChildChannel(theirs)
-    deaf.serve(lambda order: None)
+    deaf.serve(lambda command: None)
     for _ in range(10_000):
-        deaf.beat()  # nobody reads, and it returns all the same
+        deaf.beat()  # returns although the other end does not read
     await deaf.end()
     ours.close()

@@ -1,12 +1,12 @@
-"""Argon2id in a bounded pool of threads of its own, never on the event loop.
+"""Argon2id hashing in a bounded thread pool, never on the event loop.
 
 Rules of this module:
-1. At most ``threads`` computations run and at most ``queue`` wait; whoever comes then is refused with
-   ``AuthorityOverloaded`` at once. Memory for hashing is bounded by ``threads`` x ``memory_kib``.
-2. A waiter that goes away does not free its place early: the place is free when the thread is.
-3. A stored hash that cannot be read proves nothing: the answer is no.
-4. Argon2 here is for a leaked store, not for weak secrets: the secret has 190 bits. So the parameters are the
-   smallest that OWASP recommends, and a hot token never comes here.
+1. At most ``threads`` computations run and at most ``queue`` wait; further ones are refused at once with
+   ``AuthorityOverloaded``. Memory for hashing is bounded by ``threads`` x ``memory_kib``.
+2. A cancelled caller does not free its place early: the place is free when the thread is.
+3. A stored hash that cannot be parsed matches no token.
+4. Argon2 protects a leaked store, not weak secrets: the secret has 190 bits. So the parameters are the smallest that
+   OWASP recommends, and frequently used tokens are verified without it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HashParameters:
 
 
 class Argon2Hasher:
-    """``services.hashing.SecretHasher`` over a thread pool. ``counted`` hears of every outcome."""
+    """``services.hashing.SecretHasher`` over a thread pool. ``counted`` is called with every outcome."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Argon2Hasher:
 
     @property
     def pending(self) -> int:
-        """Computations running or waiting."""
+        """Number of computations that run or wait."""
         return self._pending
 
     async def hash(self, token: str) -> str:
@@ -72,13 +72,13 @@ class Argon2Hasher:
         return encoded
 
     async def verify(self, hash: str, token: str) -> bool:
-        """Whether ``token`` is what was hashed. Raises AuthorityOverloaded."""
+        """Whether ``hash`` is a hash of ``token``. Raises AuthorityOverloaded."""
         matched = await self._run(lambda: self._matches(hash, token))
         self._counted(HashOutcome.MATCHED if matched else HashOutcome.MISMATCHED)
         return matched
 
     def close(self) -> None:
-        """Let running computations end in their threads and drop those that wait."""
+        """Let running computations end in their threads and cancel waiting ones."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _matches(self, encoded: str, token: str) -> bool:
@@ -94,7 +94,7 @@ class Argon2Hasher:
         self._pending += 1
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
         future.add_done_callback(self._free)
-        # Shielded: cancelling the waiter must not mark the place free while its thread still computes.
+        # Shielded: cancelling the caller must not mark the place free while its thread still computes.
         return await asyncio.shield(future)
 
     def _free(self, _future: object) -> None:

@@ -1,10 +1,10 @@
-"""The lease: for how long workers may believe their caches without hearing from the authority.
+"""Lease renewal: how long workers may use their caches without a sign of the authority.
 
 Rules of this module:
-1. The clock is read before anything else of a renewal happens, so that a renewal that takes long, or a process that is
-   frozen in the middle of one, gives a shorter lease and never a longer one.
-2. The clock is CLOCK_MONOTONIC, which all processes of the host share; steps of the wall clock move nothing.
-3. Only the owner of the store renews. When ownership is lost the lease is ended at once and never renewed.
+1. A renewal reads the clock first, so that a slow renewal, or a process that is frozen during one, gives a shorter
+   lease and never a longer one.
+2. The clock is CLOCK_MONOTONIC, which all processes of the host share; steps of the wall clock have no effect.
+3. Only the owner of the store renews. When ownership is lost, the lease ends at once and is never renewed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = get_logger("authority.lease")
 
 
 class LeaseKeeper:
-    """Renews the lease of ``lease`` seconds every fifth of it, while ``owned`` says that the store is still ours."""
+    """Renews a lease of ``lease`` seconds five times in that time, while ``owned`` returns that the store is ours."""
 
     def __init__(self, page: PageWriter, lease: float, *, owned: Callable[[], bool]) -> None:
         self._page = page
@@ -32,27 +32,27 @@ class LeaseKeeper:
         self._every = lease / RENEWALS_PER_LEASE
         self._owned = owned
         self._lost = False
-        self._moved = asyncio.Event()
+        self._wake = asyncio.Event()
 
     @property
     def lost(self) -> bool:
-        """Whether ownership was found lost; the authority must end then."""
+        """Whether ownership was lost; then the authority must end."""
         return self._lost
 
     def last(self, lease: float) -> None:
-        """Renew for ``lease`` seconds from the next renewal on; the one that runs is renewed at once."""
+        """Change the length of the lease to ``lease`` seconds, and renew it at once."""
         self._lease_ns = int(lease * 1e9)
         self._every = lease / RENEWALS_PER_LEASE
-        # Not when the time of before is over: the shorter lease may have run out by then.
-        self._moved.set()
+        # Do not wait for the former interval: a shorter lease may run out within it.
+        self._wake.set()
         self.renew()
 
     def look(self) -> None:
-        """Renew soon, not when the time has come: whether the store is ours is in question."""
-        self._moved.set()
+        """Renew now instead of at the next interval, because the store may no longer be ours."""
+        self._wake.set()
 
     def remaining(self) -> float:
-        """Seconds that the lease has left; 0 when it has run out."""
+        """Seconds until the lease runs out; 0 when it has."""
         return max(0.0, (self._page.lease_until_ns - time.monotonic_ns()) / 1e9)
 
     def renew(self) -> bool:
@@ -66,13 +66,13 @@ class LeaseKeeper:
         return True
 
     async def run(self) -> None:
-        """Renew until cancelled or until ownership is lost, which is when this returns."""
+        """Renew until cancelled; returns when ownership is lost."""
         while True:
-            self._moved.clear()
+            self._wake.clear()
             if not self.renew():
                 break
             with contextlib.suppress(TimeoutError):
-                # Not wait_for: up to Python 3.11 it overlooks a cancellation at the moment of a change.
+                # Not wait_for: up to Python 3.11 it loses a cancellation that arrives together with the event.
                 async with asyncio.timeout(self._every):
-                    await self._moved.wait()
+                    await self._wake.wait()
         _log.error("the data directory is no longer ours; the lease is not renewed")

@@ -1,14 +1,13 @@
-"""What a token may do now, and whether a presented token is genuine.
+"""Grant resolution: what a token may do now, and whether a presented token is genuine.
 
 Rules of this module:
-1. Every answer comes from one read snapshot of the store and says as of which epoch.
+1. Every answer comes from one read snapshot of the store and has its epoch.
 2. While a token has a digest, a presented token is compared with it in constant time and argon2 does not run: knowing a
-   prefix buys nothing.
-3. While it has none, argon2 decides, and a proof is remembered only if the hash is still the one it was proved against.
-4. Argon2 work is shared only by those who presented the same token against the same hash; two tokens that share a
-   lookup never share a verdict. One prefix holds at most ``PROOFS_PER_PREFIX`` places of the queue, so that it cannot
-   starve the others.
-5. A store that cannot be written does not refuse a proven token: the proof then lives in the answer only.
+   prefix gives no way to cause load.
+3. Without a digest, argon2 decides, and the digest is stored only if the hash is still the one that was verified.
+4. One argon2 run serves only requests with the same token and the same hash; two tokens with the same prefix never
+   share a result. One prefix holds at most ``PROOFS_PER_PREFIX`` places of the queue, so that it cannot starve others.
+5. A proven token is accepted even if the store cannot be written: its digest is then in the answer only.
 """
 
 from __future__ import annotations
@@ -28,39 +27,41 @@ from proxy.observe.logs import get_logger
 
 PROOFS_PER_PREFIX: Final = 4
 ATTEMPTS: Final = 4
-"""How often a verification begins again because the token was rotated under it."""
+"""Attempts of one verification, which starts over when the token is rotated during it."""
 
 _log = get_logger("authority.resolver")
 
 
 class GrantSource(Protocol):
-    """What resolution needs of the store."""
+    """The part of the store that resolution uses."""
 
     async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
-        """The grant or refusal of each prefix, well-formed or not, and the epoch that all of them are as of."""
+        """The epoch of the answer, and the grant or refusal of each prefix, well-formed or not."""
 
     async def secret_hash(self, token_id: str) -> str | None:
-        """The token's slow hash, None where there is no such token."""
+        """The token's slow hash, or None when the token does not exist."""
 
     async def remember_digest(self, token_id: str, digest: bytes, expected_hash: str) -> bool:
-        """Keep the digest of a proven token; false if its hash is no longer the expected one."""
+        """Store the digest of a proven token; false if its hash is no longer the expected one."""
 
 
 class SecretVerifier(Protocol):
+    """Verifies a token against its slow hash."""
+
     async def verify(self, hash: str, token: str) -> bool:
-        """Whether ``token`` is what was hashed. Raises AuthorityOverloaded."""
+        """Whether ``hash`` is a hash of ``token``. Raises AuthorityOverloaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolution:
-    """An answer and the epoch of the snapshot that it comes from."""
+    """An answer and the epoch of its snapshot."""
 
     as_of: int
     outcome: Grant | RefusedGrant
 
 
 class GrantResolver:
-    """Answers the workers' two questions. Errors of the store pass through."""
+    """Resolves prefixes and verifies tokens. Errors of the store pass through."""
 
     def __init__(self, source: GrantSource, verifier: SecretVerifier, *, tokens: TokenFormat, cache_key: bytes) -> None:
         self._source = source
@@ -71,18 +72,18 @@ class GrantResolver:
         self._by_prefix: Counter[str] = Counter()
 
     async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
-        """The grant or refusal of each prefix, and the epoch of the one snapshot that they come from."""
+        """The epoch of one snapshot, and the grant or refusal of each prefix in it."""
         return await self._source.resolve(prefixes)
 
     async def verify(self, prefix: str, token: str) -> Resolution:
-        """As ``resolve``, for a presented token: a grant only if ``token`` is genuine, and then with its digest."""
-        found = await self._verify(prefix, token, prove=True)
-        if found is None:
+        """Resolve a presented token: a grant, with its digest, only if ``token`` is genuine."""
+        resolution = await self._verify(prefix, token, prove=True)
+        if resolution is None:
             raise AuthorityOverloaded("a token changed faster than it could be verified")
-        return found
+        return resolution
 
     async def recognise(self, prefix: str, token: str) -> Resolution | None:
-        """As ``verify``, without the slow hash: None where only that could tell."""
+        """Verify without the slow hash; None when only the slow hash could decide."""
         return await self._verify(prefix, token, prove=False)
 
     async def _verify(self, prefix: str, token: str, *, prove: bool) -> Resolution | None:
@@ -122,7 +123,7 @@ class GrantResolver:
             proof = asyncio.create_task(self.verifier.verify(stored, token), name=f"prove {grant.prefix}")
             self._proofs[key] = proof
             proof.add_done_callback(self._forget(key))
-        # Shielded: a waiter that goes away must not fail the others.
+        # Shielded: cancelling one caller must not fail the others.
         return await asyncio.shield(proof)
 
     def _forget(self, key: tuple[str, bytes, str]) -> Callable[[asyncio.Task[bool]], None]:
@@ -132,7 +133,7 @@ class GrantResolver:
             if not self._by_prefix[key[0]]:
                 del self._by_prefix[key[0]]
             if not proof.cancelled():
-                proof.exception()  # taken note of, also when every waiter has gone
+                proof.exception()  # retrieved, also when every caller was cancelled
 
         return done
 

@@ -1,18 +1,18 @@
-"""The writing end of the shared page: ``data_dir/page``, mode 0600, mapped by every worker of the host.
+"""Shared memory page, writing end: ``data_dir/page``, mode 0600, mapped by every worker of the host.
 
 Rules of this module:
-1. The file is kept over restarts of the authority, so that workers which hold a mapping of it see the new authority's
-   writes, and so that its epoch is a high-water mark of what was ever announced on this host.
-2. Taking the page over ends the lease of whoever wrote before: nothing is served from a cache until this authority has
-   raised the epoch to the store's and renewed the lease. Only the *successor* of an authority that died under the same
-   living supervisor leaves a running lease alone: CLOCK_MONOTONIC has not begun anew, nobody else has had the store,
-   and no change has been acknowledged since, so what the dead one promised still holds until its own end.
+1. The file is kept over restarts of the authority, so that workers with a mapping of it see the new authority's writes,
+   and so that its epoch is the high-water mark of all changes announced on this host.
+2. Taking the page over ends the former writer's lease: nothing is served from a cache until this authority has raised
+   the epoch to the store's and renewed the lease. Only the *successor* of an authority that died under the same running
+   supervisor keeps the lease: CLOCK_MONOTONIC is the same, no other process had the store, and no change was
+   acknowledged since, so the lease is valid until it runs out.
 3. An epoch in the page that is higher than the store's means that the store is an older one. It is refused. When
    the operator accepts it, the page is replaced by a new file: a worker that still maps the old one never gets a
    lease again.
-4. One higher number is none that the store must have: that of a change announced in doubt, whose outcome the store
-   did not know. The caller then lets the store skip it.
-5. The file has its room on disk before it is mapped: a full disk is an error here, and not a signal later.
+4. One exception: a change announced in doubt, whose outcome was unknown, may be missing from the store. The caller then
+   lets the store skip its number.
+5. The file has its space on disk before it is mapped: a full disk is an error here and not a signal later.
 """
 
 from __future__ import annotations
@@ -37,33 +37,40 @@ class PageWriter:
         self._identity = _identity(os.fstat(descriptor))
         self._map = mmap.mmap(descriptor, PAGE_SIZE, access=mmap.ACCESS_WRITE)
         self.overtaken = 0
-        """The epoch that was announced here before the operator accepted an older store; 0 where none was."""
+        """The epoch announced on this host before the operator accepted an older store; 0 otherwise."""
         incarnation = int.from_bytes(os.urandom(8), "big") >> 1
         self._view = PageView.format(memoryview(self._map), incarnation, keep_lease=keep_lease)
 
     @property
     def epoch(self) -> int:
+        """The epoch in the page: the number of the last announced change."""
         return self._view.epoch
 
     @property
     def lease_until_ns(self) -> int:
+        """When the lease runs out, in nanoseconds of CLOCK_MONOTONIC."""
         return self._view.lease_until_ns
 
     @property
     def incarnation(self) -> int:
+        """The random number of this writer, by which workers notice a new one."""
         return self._view.incarnation
 
     def raise_epoch(self, epoch: int) -> None:
+        """Raise the epoch; a lower one changes nothing."""
         self._view.raise_epoch(epoch)
 
     @property
     def in_doubt(self) -> int:
+        """The number of the change whose outcome is unknown; 0 for none."""
         return self._view.in_doubt
 
     def doubt(self, number: int) -> None:
+        """Record the number of a change whose outcome is unknown; 0 for none."""
         self._view.doubt(number)
 
     def renew(self, until_ns: int) -> None:
+        """Set the end of the lease, in nanoseconds of CLOCK_MONOTONIC; 0 ends it."""
         self._view.renew(until_ns)
 
     def is_in_place(self) -> bool:
@@ -74,7 +81,7 @@ class PageWriter:
             return False
 
     def close(self) -> None:
-        """End the lease and let go of the mapping; the file stays."""
+        """End the lease and unmap the page; the file stays."""
         self._view.renew(0)
         self._view.release()
         self._map.close()
@@ -83,9 +90,9 @@ class PageWriter:
 def open_page(data_dir: Path, *, store_epoch: int, accept_older: bool = False, successor: bool = False) -> PageWriter:
     """Take over or create the page of ``data_dir`` and raise its epoch to the store's. It may be one higher (rule 4).
 
-    The lease is zero afterwards, or, for a successor (rule 2), what it was.
+    The lease is zero afterwards, or unchanged for a successor (rule 2).
 
-    Raises StoreBehind when a higher epoch was announced here before, and StoreUnavailable when the file cannot be used.
+    Raises StoreBehind when the page has a higher epoch, and StoreUnavailable when the file cannot be used.
     """
     path = data_dir / PAGE_FILE
     try:

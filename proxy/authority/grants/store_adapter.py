@@ -1,4 +1,4 @@
-"""The store as resolution and the link see it."""
+"""Adapter from the store to what the resolver and the link use."""
 
 from __future__ import annotations
 
@@ -11,28 +11,32 @@ from proxy.store.store import Store
 
 
 class StoreGrants:
-    """``resolver.GrantSource`` and ``link.ChangeFeed`` over a store. All methods raise StoreUnavailable."""
+    """``resolver.GrantSource`` and ``server.ChangeFeed`` over a store. All methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
 
     async def resolve(self, prefixes: Sequence[str]) -> tuple[int, list[Grant | RefusedGrant]]:
-        as_of, found = await grants.resolve(self._store, prefixes, self._clock())
-        return as_of, [self._unless_in_doubt(outcome) for outcome in found]
+        """The epoch of one snapshot, and the grant or refusal of each prefix in it."""
+        as_of, outcomes = await grants.resolve(self._store, prefixes, self._clock())
+        return as_of, [self._unless_in_doubt(outcome) for outcome in outcomes]
 
     def _unless_in_doubt(self, outcome: Grant | RefusedGrant) -> Grant | RefusedGrant:
-        """No grant depends on what a change has touched of which nobody can say now whether it counts."""
+        """Refuse a grant that depends on a change whose outcome is unknown."""
         if isinstance(outcome, RefusedGrant) or self._store.in_doubt.isdisjoint(outcome.depends):
             return outcome
         return RefusedGrant(prefix=outcome.prefix, reason=Reason.AUTHORITY_UNAVAILABLE, depends=outcome.depends)
 
     async def secret_hash(self, token_id: str) -> str | None:
+        """The token's slow hash, or None when the token does not exist."""
         return await self._store.token_hash(token_id)
 
     async def remember_digest(self, token_id: str, digest: bytes, expected_hash: str) -> bool:
+        """Store the digest of a proven token; false if its hash is no longer the expected one."""
         return await self._store.write_digest(token_id, digest, expected_hash=expected_hash)
 
     async def changes_since(self, epoch: int, limit: int) -> tuple[int, tuple[str, ...], bool]:
-        found = await self._store.changes_since(epoch, limit)
-        return found.epoch, found.keys, found.complete
+        """The store's epoch, the keys changed after ``epoch``, and whether those are all."""
+        changes = await self._store.changes_since(epoch, limit)
+        return changes.epoch, changes.keys, changes.complete

@@ -1,5 +1,5 @@
-"""The authority's side of the gateway workers: the server on the unix socket, and what workers report.
+"""The authority's side of the gateway workers: the server on the unix socket, and the workers' reports.
 
-``server`` answers look-ups and pushes changes (``broadcast``). Reports come in through ``report_parsing``;
-``recorder`` writes usage and audit events in batches, and ``metrics_aggregator`` adds up the counters.
+``server`` answers look-ups and pushes changes (``broadcast``). ``report_parsing`` validates reports, ``recorder``
+writes usage and audit events in batches, and ``metrics_aggregator`` sums the counters.
 """

@@ -1,9 +1,9 @@
-"""Telling the workers of a commit.
+"""Change broadcast: raises the page's epoch after a commit and pushes the changed keys to the workers.
 
 Rules of this module:
-1. The page's epoch is raised first, synchronously, before anything else can run: from then on no decision is made
-   from a cache that has not applied the change. The push to the links only makes that quick.
-2. Both happen before the caller of the change has its answer; neither can fail the change, which is committed already.
+1. The page's epoch is raised first, synchronously: afterwards no decision is made from a cache that has not applied the
+   change. The push to the links only makes applying it fast.
+2. Both happen before the caller of the change gets its answer; neither can fail the change, which is already committed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sender = Callable[[bytes], None]
 
 
 class Broadcast:
-    """Raises the page's epoch and pushes the keys that changed to every link."""
+    """Raises the page's epoch and pushes the changed keys to every link."""
 
     def __init__(self, page: PageWriter, *, counted: Callable[[int], None]) -> None:
         self._page = page
@@ -32,13 +32,15 @@ class Broadcast:
         return self._page.epoch
 
     def join(self, link: object, send: Sender) -> None:
+        """Push changes to ``link`` from now on."""
         self._senders[link] = send
 
     def leave(self, link: object) -> None:
+        """Push no more changes to ``link``."""
         self._senders.pop(link, None)
 
     async def on_commit(self, epoch: int, keys: Sequence[str]) -> None:
-        """The store's callback after each commit."""
+        """Announce a commit; the store calls this after each."""
         since = self._page.epoch
         self._page.raise_epoch(epoch)
         if epoch <= since:
@@ -47,6 +49,6 @@ class Broadcast:
         try:
             message = frame({"push": "changes", "since": since, "epoch": epoch, "keys": list(keys)})
         except WireError:
-            return  # too many keys for one frame: the workers see the page, ask, and are told to forget everything
+            return  # too many keys for one frame: the workers see the epoch, request the changes and get a reset
         for send in tuple(self._senders.values()):
             send(message)

@@ -1,10 +1,10 @@
-"""Adding up what the workers count, so that totals never go backwards while the authority lives.
+"""Metrics aggregation: sums the workers' snapshots so that totals never decrease while the authority runs.
 
 Rules:
-1. A worker is known by its slot and process id; its link may break and come back without its totals counting twice.
-2. When a link ends, the totals of the last snapshot stay and its gauges go.
-3. A snapshot that is lower than the one before it under the same name comes from another process (a reused process
-   id): what was before is kept beside it.
+1. A worker is identified by its slot and process id; its link may break and return without counting its totals twice.
+2. When a link ends, the totals of its last snapshot stay and its gauges are dropped.
+3. A snapshot with lower totals than the one before it, under the same key, comes from another process (a reused process
+   id): the former totals are kept beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proxy.observe.metrics import Metric
 from proxy.observe.snapshot import Labels, Snapshot, merge
 
 ENDED_KEPT: Final = 64
-"""Ended processes whose totals are kept apart, in case their link comes back; older ones are folded into one."""
+"""Ended processes whose totals are kept apart in case their link returns; older ones are merged into one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class WorkerKey:
 
 
 class Counters:
-    """The last snapshot of each living worker, the totals of the dead, and the authority's own counts."""
+    """The last snapshot of each linked worker, the totals of ended ones, and the authority's own counts."""
 
     def __init__(self) -> None:
         self._living: dict[WorkerKey, Snapshot] = {}
@@ -38,17 +38,18 @@ class Counters:
         self._own: dict[str, Counter[Labels]] = {}
 
     def count(self, metric: Metric, *labels: str, by: int = 1) -> None:
-        """Count something that the authority itself did."""
+        """Add to one of the authority's own counters."""
         self._own.setdefault(metric.name, Counter())[labels] += by
 
     def update(self, key: WorkerKey, snapshot: Snapshot) -> None:
+        """Take a worker's snapshot."""
         before = self._living.get(key) or self._ended.pop(key, None)
         if before is not None and _went_back(before, snapshot):
             self._retired = merge((self._retired, before.totals()))
         self._living[key] = snapshot
 
     def retire(self, key: WorkerKey) -> None:
-        """The link of this worker has ended. Harmless when it never sent a snapshot."""
+        """Keep only the totals of a worker whose link has ended; does nothing if it never sent a snapshot."""
         last = self._living.pop(key, None)
         if last is None:
             return
@@ -62,6 +63,7 @@ class Counters:
         return self._living.get(key)
 
     def total(self) -> Snapshot:
+        """The sum of all counts of this host."""
         own = Snapshot(counters={name: dict(series) for name, series in self._own.items()})
         return merge((own, self._retired, *self._ended.values(), *self._living.values()))
 
@@ -74,7 +76,7 @@ def _went_back(before: Snapshot, after: Snapshot) -> bool:
     for name, spread in before.histograms.items():
         tallies = after.histograms.get(name, {})
         for labels, tally in spread.items():
-            found = tallies.get(labels)
-            if found is None or sum(found.counts) < sum(tally.counts):
+            current = tallies.get(labels)
+            if current is None or sum(current.counts) < sum(tally.counts):
                 return True
     return False

@@ -1,16 +1,16 @@
-"""What requests leave behind, on its way from the workers and the control API into the store.
+"""Request recorder: queues audit events, token uses and report-only results, and writes them to the store in batches.
 
 Rules of this module:
-1. What a worker tells is taken at once and looked at (``told``); what makes no sense is counted and dropped, and closes
-   nothing.
-2. Bounded: ``EVENTS`` events, ``TOKENS`` tokens and ``REPORTS`` reports wait at most. What is new beyond that is
-   dropped, and dropped events are counted; reports are added up by route and reason alone.
+1. Rows from a worker are validated when they arrive (``report_parsing``); invalid ones are counted and dropped, and the
+   link stays open.
+2. Bounded: at most ``EVENTS`` events, ``TOKENS`` tokens and ``REPORTS`` reports wait. Beyond that, new events and
+   tokens are dropped, and dropped events are counted; new reports are summed by route and reason alone.
 3. One task writes, at most ``BATCH`` rows in a transaction, so that a change never waits for long. Events are written
-   every second, or as soon as a batch is full; uses and reports, which add up, at most every ``SUMS_SECONDS``.
-4. A store that cannot be used is tried again every second and complained of once. Events are tried again as the batch
-   that they were: the store may have taken it after all, and knows it by any one of them. A batch that the store
-   contradicts is dropped, so that it does not stand before all others for ever.
-5. ``close`` writes what waits, and ends in time.
+   every second, or as soon as a batch is full; uses and reports, which are sums, at most every ``SUMS_SECONDS``.
+4. If the store cannot be used, writing is retried every second and the failure is logged once. A retry repeats the same
+   batch of events: the store may have written it after all, and recognises it by any one of them. A batch that
+   contradicts the store is dropped, so that it does not block all others.
+5. ``close`` writes the queue, within ``CLOSE_SECONDS``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final, Protocol, TypeVar
 
 from proxy.authority.workers import report_parsing
 from proxy.authority.workers.metrics_aggregator import Counters
-from proxy.authority.workers.report_parsing import Nonsense
+from proxy.authority.workers.report_parsing import InvalidReport
 from proxy.core.errors import PatgateError, StoreUnavailable
 from proxy.core.ipc.wire import Message
 from proxy.observe import defects, metrics
@@ -51,19 +51,28 @@ _Row = TypeVar("_Row")
 
 
 class RequestStore(Protocol):
-    """What is needed of the store. Every method raises PatgateError, and then it has done nothing or, in doubt, all."""
+    """The part of the store that the recorder uses.
 
-    async def add_uses(self, uses: Sequence[Use]) -> None: ...
+    Every method raises PatgateError after it has written nothing or, when the outcome is in doubt, everything.
+    """
 
-    async def add_reports(self, reports: Sequence[Report]) -> None: ...
+    async def add_uses(self, uses: Sequence[Use]) -> None:
+        """Add to the tokens' uses."""
+        ...
 
-    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None: ...
+    async def add_reports(self, reports: Sequence[Report]) -> None:
+        """Add to the report-only results."""
+        ...
+
+    async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
+        """Append audit events; ``again``: a retry of the same batch."""
+        ...
 
 
 class RequestRecorder:
-    """Takes what workers tell (``take``), and writes it between ``start`` and ``close``.
+    """Takes the workers' reports (``take``) and writes them between ``start`` and ``close``.
 
-    ``events_seconds`` and ``sums_seconds`` are how long events, and uses and reports, wait for more of their kind.
+    ``events_seconds`` and ``sums_seconds``: how long events, and uses and reports, are collected before a write.
     """
 
     def __init__(
@@ -82,7 +91,7 @@ class RequestRecorder:
         self._sums_seconds = sums_seconds
         self._events: deque[RequestEvent] = deque()
         self._tried = 0
-        """How many of the first events were a batch that failed."""
+        """Length of the failed batch at the front of the queue; 0 for none."""
         self._omitted = 0
         self._uses: dict[str, Use] = {}
         self._reports: dict[tuple[str, str, str, str], Report] = {}
@@ -93,7 +102,7 @@ class RequestRecorder:
 
     @property
     def waiting(self) -> int:
-        """Events, tokens and reports that are not written yet."""
+        """Number of events, tokens and reports that are not yet written."""
         return len(self._events) + len(self._uses) + len(self._reports)
 
     def take(self, message: Message) -> None:
@@ -103,22 +112,22 @@ class RequestRecorder:
             "uses": (self._take_use, message.get("uses")),
             "reports": (self._take_report, message.get("reports")),
         }[message["op"]]
-        nonsense = 0
+        invalid = 0
         for row in rows if isinstance(rows, list) else (None,):
             try:
                 take(row)
-            except Nonsense:
-                nonsense += 1
+            except InvalidReport:
+                invalid += 1
         try:
             self.omit(report_parsing.integer(message.get("omitted", 0)))
-        except Nonsense:
-            nonsense += 1
-        if nonsense:
-            self._lost("invalid", nonsense)
-            _log.warning("what a worker tells of requests makes no sense", count=nonsense)
+        except InvalidReport:
+            invalid += 1
+        if invalid:
+            self._lost("invalid", invalid)
+            _log.warning("what a worker tells of requests makes no sense", count=invalid)
 
     def record(self, event: RequestEvent) -> None:
-        """Take an event that was made in this process."""
+        """Queue an event of this process."""
         if len(self._events) >= EVENTS:
             self._lost("overflow", 1)
             return
@@ -127,7 +136,7 @@ class RequestRecorder:
             self._full.set()
 
     def omit(self, count: int) -> None:
-        """Have it said that so many events were left out."""
+        """Record that ``count`` events were left out."""
         if count:
             self._omitted += count
             self._counters.count(metrics.AUDIT_OMITTED, by=count)
@@ -138,7 +147,7 @@ class RequestRecorder:
         self._writer.add_done_callback(defects.noted)
 
     async def close(self) -> None:
-        """Write what waits and end. What cannot be written in time is lost."""
+        """Write the queue and end. What cannot be written in time is lost."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -159,9 +168,9 @@ class RequestRecorder:
         while not last:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._events_seconds):
-                    # A queue that stays full, because nothing can be written, must not make it try without end.
+                    # While writes fail, a full queue must not cause retries without a pause.
                     await (self._stop if self._failing else self._full).wait()
-            # Looked at before anything is written: nothing may come after the last time.
+            # Read before the writes: rows that arrive during the last writes must not be missed.
             last = self._stop.is_set()
             self._full.clear()
             await self._write_events()
@@ -171,14 +180,14 @@ class RequestRecorder:
                 await self._write_reports()
 
     async def _write_events(self) -> None:
-        """Write the events that wait, or as many as the store takes."""
+        """Write the queued events until the queue is empty or a write fails."""
         while True:
             if self._omitted and not self._tried:
                 self._events.append(self._omission())
             batch = list(islice(self._events, self._tried or BATCH))
             if not batch:
                 return
-            if not await self._wrote(partial(self._store.append_requests, again=self._tried > 0), batch):
+            if not await self._write(partial(self._store.append_requests, again=self._tried > 0), batch):
                 self._tried = len(batch)
                 return
             self._tried = 0
@@ -187,20 +196,20 @@ class RequestRecorder:
 
     async def _write_uses(self) -> None:
         while uses := _first(self._uses):
-            if not await self._wrote(self._store.add_uses, uses):
+            if not await self._write(self._store.add_uses, uses):
                 for use in uses:
                     self._add_use(use)
                 return
 
     async def _write_reports(self) -> None:
         while reports := _first(self._reports):
-            if not await self._wrote(self._store.add_reports, reports):
+            if not await self._write(self._store.add_reports, reports):
                 for report in reports:
                     self._add_report(report)
                 return
 
-    async def _wrote(self, write: Callable[[list[_Row]], Awaitable[None]], rows: list[_Row]) -> bool:
-        """Whether these rows are out of the way: written, or such as the store never takes."""
+    async def _write(self, write: Callable[[list[_Row]], Awaitable[None]], rows: list[_Row]) -> bool:
+        """Write rows; false when they must be written again later, true when they are written or dropped."""
         try:
             await write(rows)
         except StoreUnavailable as error:
@@ -212,7 +221,7 @@ class RequestRecorder:
             _log.error("what requests leave behind contradicts the store and is dropped", error=error)
             self._refused(rows)
             return True
-        except Exception:  # noqa: BLE001 - a defect that one batch meets must not end the writing of all others
+        except Exception:  # noqa: BLE001 - a defect with one batch must not stop the others
             _log.exception("what requests leave behind cannot be written and is dropped")
             self._refused(rows)
             return True
@@ -233,9 +242,9 @@ class RequestRecorder:
         self._add_use(report_parsing.use(row))
 
     def _add_use(self, use: Use) -> None:
-        held = self._uses.get(use.token_id)
-        if held is not None:
-            self._uses[use.token_id] = held.plus(use)
+        sum_ = self._uses.get(use.token_id)
+        if sum_ is not None:
+            self._uses[use.token_id] = sum_.plus(use)
         elif len(self._uses) < TOKENS:
             self._uses[use.token_id] = use
 
@@ -243,12 +252,12 @@ class RequestRecorder:
         self._add_report(report_parsing.report(row))
 
     def _add_report(self, report: Report) -> None:
-        held = self._reports.get(report.key)
-        if held is None and len(self._reports) >= REPORTS:
-            # There are no more of these than routes and reasons.
+        sum_ = self._reports.get(report.key)
+        if sum_ is None and len(self._reports) >= REPORTS:
+            # Bounded by the numbers of routes and reasons.
             report = replace(report, permission="", token_id="")
-            held = self._reports.get(report.key)
-        self._reports[report.key] = report if held is None else held.plus(report)
+            sum_ = self._reports.get(report.key)
+        self._reports[report.key] = report if sum_ is None else sum_.plus(report)
 
     def _refused(self, rows: Sequence[object]) -> None:
         self._lost("refused", sum(isinstance(row, RequestEvent) for row in rows))
@@ -259,5 +268,5 @@ class RequestRecorder:
 
 
 def _first(rows: dict[_Key, _Row]) -> list[_Row]:
-    """Take the rows that have waited longest, as many as one transaction writes."""
+    """Remove and return the oldest rows, as many as one transaction writes."""
     return [rows.pop(key) for key in list(islice(rows, BATCH))]

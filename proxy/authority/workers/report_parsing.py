@@ -1,8 +1,8 @@
-"""What workers tell of requests, as values: everything that crosses the link for the store is looked at here.
+"""Report parsing: validates the usage reports and audit events of gateway workers before they reach the store.
 
 Rules of this module:
 1. A row has exactly its fields, each of its type, and no text is longer than its column (``store.tables``). Anything
-   else is ``Nonsense``.
+   else is an ``InvalidReport``.
 2. A text is one that every store can keep: no NUL, no lone surrogate.
 """
 
@@ -19,14 +19,14 @@ from proxy.store.audit.request_events import RequestEvent
 from proxy.store.tokens.usage import Use
 
 OMITTED: Final = "request.omitted"
-"""The action of the event that says how many requests left none, since there were too many."""
+"""The action of the event with the number of requests whose events were left out because there were too many."""
 
 _OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 _REASONS: Final = frozenset(reason.value for reason in Reason)
 _LATEST: Final = float(2**40)
-"""No time is later (unix seconds)."""
+"""The latest valid time, in unix seconds."""
 _PATH: Final = 3 * 512
-"""A path of 512 bytes that is redacted may have become longer."""
+"""A path has at most 512 bytes, and redaction can make it longer."""
 _HOST: Final = 256
 _EVENT: Final = frozenset(
     (
@@ -36,17 +36,17 @@ _EVENT: Final = frozenset(
 )  # fmt: skip
 
 
-class Nonsense(Exception):
-    """What a worker told cannot be what it is meant to be."""
+class InvalidReport(Exception):
+    """A row of a worker's report is invalid."""
 
 
 def event(row: object) -> RequestEvent:
-    """An event of a request, as ``gateway.events`` makes it. Raises Nonsense."""
+    """Parse an audit event of a request, as ``gateway.telemetry.audit_events`` builds it. Raises InvalidReport."""
     if not isinstance(row, dict) or row.keys() - {"second"} != _EVENT:
-        raise Nonsense
+        raise InvalidReport
     action, proven, decision = text(row["action"], 64), row["proven"], text(row["decision"], 64)
     if not isinstance(proven, bool) or (action != "request" and not action.startswith("request.")) or action == OMITTED:
-        raise Nonsense
+        raise InvalidReport
     host = text(row["host"], _HOST)
     return RequestEvent(
         event=Event(
@@ -75,21 +75,21 @@ def event(row: object) -> RequestEvent:
 
 
 def _second(row: object) -> dict[str, str]:
-    """The second target that was refused: the header that names it and, where it was judged, as which request."""
+    """The second target that was refused: the header that names it and, if it was decided on, its method and path."""
     if not isinstance(row, dict) or row.keys() not in ({"header"}, {"header", "method", "path"}):
-        raise Nonsense
+        raise InvalidReport
     limits = {"header": 64, "method": 64, "path": _PATH}
     return {name: text(value, limits[name]) for name, value in row.items()}
 
 
 def use(row: object) -> Use:
-    """Uses of a token. Raises Nonsense."""
+    """Parse uses of a token. Raises InvalidReport."""
     token_id, count, at, ip = _row(row, 4)
     return Use(token_id=text(token_id, 32), count=integer(count), at=_time(at), ip=text(ip, 64))
 
 
 def report(row: object) -> Report:
-    """What a report-only route would have refused. Raises Nonsense."""
+    """Parse requests that a report-only route would have refused. Raises InvalidReport."""
     route, reason, permission, token_id, count, first_at, last_at, method, decision = _row(row, 9)
     return Report(
         route=text(route, 200),
@@ -105,38 +105,38 @@ def report(row: object) -> Report:
 
 
 def text(value: object, limit: int) -> str:
-    """A text of so many characters at most. Raises Nonsense."""
+    """A text of at most ``limit`` characters. Raises InvalidReport."""
     if not isinstance(value, str) or len(value) > limit or "\0" in value:
-        raise Nonsense
+        raise InvalidReport
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Nonsense from None
+        raise InvalidReport from None
     return value
 
 
 def integer(value: object) -> int:
-    """A count. Raises Nonsense."""
+    """A count. Raises InvalidReport."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-        raise Nonsense
+        raise InvalidReport
     return value
 
 
 def _row(value: object, length: int) -> list[object]:
     if not isinstance(value, list) or len(value) != length:
-        raise Nonsense
+        raise InvalidReport
     return value
 
 
 def _one_of(value: object, vocabulary: frozenset[str]) -> str:
     if not isinstance(value, str) or value not in vocabulary:
-        raise Nonsense
+        raise InvalidReport
     return value
 
 
 def _time(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Nonsense
+        raise InvalidReport
     if not 0 <= value <= _LATEST:
-        raise Nonsense
+        raise InvalidReport
     return float(value)

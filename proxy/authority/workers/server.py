@@ -1,18 +1,17 @@
-"""The authority's end of the worker link: ``data_dir/link.sock``, frames of ``core.wire``.
+"""Link server: the authority's end of the worker link, on ``data_dir/link.sock`` with frames of ``core.ipc.wire``.
 
 Rules of this module:
-1. Only processes of our own user (or root) are served; the kernel says who it is.
-2. A frame that is none closes that link and no other. A message that is well-formed but makes no sense gets an error
-   reply.
-3. Bounded both ways: at most ``IN_FLIGHT`` questions of one link are worked on, then no more is read from it; a worker
-   that does not read its pushes is cut off at ``BUFFERED`` bytes, and begins anew when it links again.
-4. A ``hello`` is answered and the link joined to the broadcast without a step in between, so no change falls between
+1. Only processes of our own user or root are served, by the credentials that the kernel reports.
+2. An invalid frame closes its link and no other. A well-formed but invalid message gets an error reply.
+3. Bounded both ways: at most ``IN_FLIGHT`` requests of one link are processed before more is read from it; a worker
+   that does not read its pushes is disconnected at ``BUFFERED`` bytes, and starts over when it links again.
+4. A ``hello`` is answered and the link joined to the broadcast without an await in between, so no change falls between
    the epoch in the answer and the first push.
 
-Questions carry ``id``, which the reply repeats. ``hello``, ``resolve``, ``verify``, ``changes`` are answered,
-``counters`` is not, nor are ``requests``, ``uses`` and ``reports``, which tell what requests have left behind.
-``resolve`` is about up to ``PREFIXES_AT_ONCE`` prefixes; the answer is about the first of them, one at least, as of one
-epoch. A reply that could not be given is ``{"id", "error"}`` with one of ``LinkError``.
+Requests have an ``id``, which the reply repeats. ``hello``, ``resolve``, ``verify`` and ``changes`` are answered;
+``counters``, ``requests``, ``uses`` and ``reports`` are not. ``resolve`` has up to ``PREFIXES_AT_ONCE`` prefixes; the
+answer covers the first of them, at least one, as of one epoch. A failed request gets ``{"id", "error"}`` with one of
+``LinkError``.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ LINK_SOCKET: Final = "link.sock"
 IN_FLIGHT: Final = 256
 BUFFERED: Final = 32 * 1024 * 1024
 CHANGES_LIMIT: Final = 10_000
-"""Changes that are told one by one; a worker further behind forgets everything instead."""
+"""Changes that are sent one by one; a worker further behind gets a reset instead."""
 READ_SIZE: Final = 256 * 1024
 LAST_TURNS: Final = 32
-"""Turns of the event loop in which links that end are read once more: what a worker told last has arrived by then."""
+"""Turns of the event loop for which ``close`` still reads the links, so that the workers' last reports arrive."""
 TEXTS_AT_ONCE: Final = 4096
 """Permissions in one answer, so that it fits a frame (each has at most 512 characters); a grant alone may be more."""
 
@@ -55,6 +54,8 @@ _log = get_logger("authority.link")
 
 
 class LinkError(StrEnum):
+    """Why a request on the link failed."""
+
     OVERLOADED = "overloaded"
     UNAVAILABLE = "unavailable"
     INVALID = "invalid"
@@ -62,20 +63,22 @@ class LinkError(StrEnum):
 
 
 class ChangeFeed(Protocol):
+    """The changes of the store."""
+
     async def changes_since(self, epoch: int, limit: int) -> tuple[int, tuple[str, ...], bool]:
-        """The store's epoch, the keys touched after ``epoch``, and whether those are all."""
+        """The store's epoch, the keys changed after ``epoch``, and whether those are all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinkedWorker:
-    """A worker that has said hello, and how many changes it said it has yet to apply."""
+    """A worker that has sent hello, and the number of changes that it has not yet applied."""
 
     key: WorkerKey
     lag: int
 
 
 class _Invalid(Exception):
-    """A message lacks a field or has one of the wrong kind."""
+    """A message lacks a field or has one of the wrong type."""
 
 
 class LinkServer:
@@ -104,19 +107,20 @@ class LinkServer:
         self._links: dict[asyncio.Task[None], _Link] = {}
 
     async def start(self) -> None:
-        """Raises ConfigurationError or DataDirBusy."""
+        """Bind and serve. Raises ConfigurationError or DataDirBusy."""
         await self._listen(bind_unix(self._path))
         self._keeper = asyncio.create_task(keep_bound(self._path, self._listen), name="keep the link bound")
         self._keeper.add_done_callback(defects.noted)
 
     async def _listen(self, listener: socket.socket) -> None:
         former = self._server
-        # Not ``start_unix_server``, which from Python 3.13 on removes a name that may be the next one's.
+        # Not ``start_unix_server``, which from Python 3.13 on removes the path, which may be a newer socket's.
         self._server = await asyncio.start_server(self._accept, sock=listener)
         if former is not None:
             former.close()
 
     async def close(self) -> None:
+        """End the server and every link."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -131,14 +135,14 @@ class LinkServer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def workers(self) -> tuple[LinkedWorker, ...]:
-        """The workers that are linked now."""
-        found = []
+        """The linked workers."""
+        linked = []
         for link in self._links.values():
             if link.key is not None:
                 last = self._counters.last(link.key)
                 lag = last.gauge(metrics.EPOCH_LAG) if last is not None else None
-                found.append(LinkedWorker(key=link.key, lag=int(lag or 0)))
-        return tuple(found)
+                linked.append(LinkedWorker(key=link.key, lag=int(lag or 0)))
+        return tuple(linked)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(
@@ -188,14 +192,14 @@ class _Link:
             if not self._is_ours():
                 _log.warning("a process of another user tried to link")
                 return
-            async with asyncio.TaskGroup() as questions:
+            async with asyncio.TaskGroup() as requests:
                 try:
-                    await self._read(questions)
+                    await self._read(requests)
                 except WireError as error:
                     _log.warning("a worker link is closed", worker=self._worker, error=error)
                     self._writer.transport.abort()
         except* (ConnectionError, BrokenPipeError):
-            pass  # the worker has gone; its next link begins with a hello
+            pass  # the worker has disconnected; its next link starts with a hello
         finally:
             self._broadcast.leave(self)
             if self.key is not None:
@@ -211,7 +215,7 @@ class _Link:
         connection: socket.socket = self._writer.get_extra_info("socket")
         return peer_uid(connection) in (os.geteuid(), 0)
 
-    async def _read(self, questions: asyncio.TaskGroup) -> None:
+    async def _read(self, requests: asyncio.TaskGroup) -> None:
         deframer = Deframer()
         while data := await self._reader.read(READ_SIZE):
             for message in deframer.feed(data):
@@ -219,12 +223,12 @@ class _Link:
                 if op == "hello":
                     self._hello(message)
                 elif op == "counters":
-                    self._report(message)
-                elif op in _LEFT_BEHIND:
+                    self._update_counters(message)
+                elif op in _RECORDED:
                     self._recorder.take(message)
                 else:
                     await self._places.acquire()
-                    questions.create_task(self._answer(op, message), name=f"link {op if op in _ANSWERS else '?'}")
+                    requests.create_task(self._answer(op, message), name=f"link {op if op in _ANSWERS else '?'}")
 
     def _hello(self, message: Message) -> None:
         try:
@@ -239,9 +243,9 @@ class _Link:
         self._write({"id": message.get("id"), "epoch": self._broadcast.epoch, "cache_key": self._cache_key.hex()})
         self._broadcast.join(self, self._push)
 
-    def _report(self, message: Message) -> None:
+    def _update_counters(self, message: Message) -> None:
         if self.key is None:
-            raise WireError("a worker reported counters before it said hello")
+            raise WireError("a worker reported counters before it sent hello")
         try:
             self._counters.update(self.key, from_wire(message.get("snapshot")))
         except SnapshotError as error:
@@ -274,32 +278,32 @@ class _Link:
         prefixes = _texts(message, "prefixes")
         with self._failures_counted("resolve", len(prefixes)):
             as_of, outcomes = await self._resolver.resolve(prefixes)
-        found: list[Message] = []
+        answers: list[Message] = []
         room = TEXTS_AT_ONCE
         for outcome in outcomes:
             if isinstance(outcome, Grant):
                 room -= texts_of(outcome)
-            if found and room < 0:
-                break  # the worker asks about the others again
-            found.append(self._told("resolve", outcome))
-        return {"as_of": as_of, "found": found}
+            if answers and room < 0:
+                break  # the worker requests the others again
+            answers.append(self._outcome("resolve", outcome))
+        return {"as_of": as_of, "found": answers}
 
     async def _verify(self, message: Message) -> Message:
         prefix, token = _text(message, "prefix"), _text(message, "token")
         with self._failures_counted("verify"):
             resolution = await self._resolver.verify(prefix, token)
-        return {"as_of": resolution.as_of, **self._told("verify", resolution.outcome)}
+        return {"as_of": resolution.as_of, **self._outcome("verify", resolution.outcome)}
 
     @contextmanager
-    def _failures_counted(self, operation: str, questions: int = 1) -> Iterator[None]:
+    def _failures_counted(self, operation: str, prefixes: int = 1) -> Iterator[None]:
         try:
             yield
         except PatgateError:
-            self._counters.count(metrics.RESOLVES, operation, "failed", by=questions)
+            self._counters.count(metrics.RESOLVES, operation, "failed", by=prefixes)
             raise
 
-    def _told(self, operation: str, outcome: Grant | RefusedGrant) -> Message:
-        """One grant or refusal for the worker, counted."""
+    def _outcome(self, operation: str, outcome: Grant | RefusedGrant) -> Message:
+        """Encode one grant or refusal for the worker, and count it."""
         if isinstance(outcome, Grant):
             self._counters.count(metrics.RESOLVES, operation, "grant")
             return {"grant": grant_to_wire(outcome)}
@@ -319,7 +323,7 @@ class _Link:
             self._writer.transport.abort()
 
     def _reply(self, id_: object, reply: Message) -> None:
-        """Answer a question; one whose answer fits no frame cannot be answered, and the others go on."""
+        """Answer a request; if the answer is too large for a frame, the answer is an error."""
         try:
             self._write({"id": id_, **reply})
         except WireError as error:
@@ -331,7 +335,7 @@ class _Link:
             self._writer.write(frame(message))
 
 
-_LEFT_BEHIND: Final = ("requests", "uses", "reports")
+_RECORDED: Final = ("requests", "uses", "reports")
 _Handler = Callable[[_Link, Message], Awaitable[Message]]
 _ANSWERS: Final[Mapping[str, _Handler]] = MappingProxyType(
     {"resolve": _Link._resolve, "verify": _Link._verify, "changes": _Link._changes}

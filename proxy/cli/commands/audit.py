@@ -1,4 +1,4 @@
-"""`patgate audit`: what happened, who did it, and whether the log of it is whole."""
+"""``patgate audit``: lists, follows, exports and verifies the audit log."""
 
 import asyncio
 import contextlib
@@ -10,18 +10,19 @@ from typing import Any, Final, TypeVar
 import click
 from click.core import ParameterSource
 
-from proxy.cli.client import Control, ControlRefused, Json, ask
+from proxy.cli.client import Control, ControlRefused, Json, call
 from proxy.cli.listing import SHOWN, Rest, rest_behind
 from proxy.cli.options import REFUSED, Invocation, command
 from proxy.cli.output import plain, sentence
 from proxy.core.errors import AuthorityUnavailable, Invalid
 from proxy.core.model import ACTOR_KINDS
 from proxy.services.audit.vocabulary import LEVELS, NOW, OUTCOMES, read_moment
-from proxy.services.views import LIMIT_MOST, rfc3339
+from proxy.services.paging import LIMIT_MOST
+from proxy.services.views import rfc3339
 from proxy.supervisor import datadir
 
-Asked = dict[str, str | None]
-"""The filters, as the control API is asked with them."""
+Filters = dict[str, str | None]
+"""The filters as query parameters of the control API."""
 Show = Callable[[Json], None]
 Callback = TypeVar("Callback", bound=Callable[..., object])
 
@@ -36,17 +37,17 @@ COLUMNS: Final = {
     "request_id": "REQUEST",
 }
 PAGE: Final = 500
-"""Events of a page of an export."""
+"""Events on one page of an export."""
 FOLLOW_SECONDS: Final = 0.5
 
 
 class MomentType(click.ParamType[str]):
-    """`24h` ago, or RFC 3339; as RFC 3339, so that it stays the same from page to page."""
+    """A duration before now such as ``24h``, or RFC 3339; converted to RFC 3339 so that all pages use one time."""
 
     name = "time"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """RFC 3339; a usage error for anything else."""
+        """Parse a time; raises a usage error for anything else."""
         try:
             return str(rfc3339(read_moment(str(value), time.time(), "time")))
         except (Invalid, ValueError, OverflowError):
@@ -55,21 +56,25 @@ class MomentType(click.ParamType[str]):
 
 MOMENT: Final = MomentType()
 _OPTIONS: Final = (
-    click.option("--actor-kind", type=click.Choice(ACTOR_KINDS), help="Who acted: a person, a token, a key, patgate."),
-    click.option("--token", "actor_name", metavar="NAME", help="What the token or key of this name did."),
-    click.option("--actor", metavar="ID", help="What the token, key or person with this id or prefix did."),
-    click.option("--user", metavar="EMAIL", help="What is on the log of this person's account."),
-    click.option("--org", metavar="ORG", help="What is on the log of this organisation."),
+    click.option(
+        "--actor-kind",
+        type=click.Choice(ACTOR_KINDS),
+        help="Kind of actor: a person, a token, a key, or patgate itself.",
+    ),
+    click.option("--token", "actor_name", metavar="NAME", help="Events caused by the token or key of this name."),
+    click.option("--actor", metavar="ID", help="Events caused by the token, key or person with this id or prefix."),
+    click.option("--user", metavar="EMAIL", help="Events on the log of this person's account."),
+    click.option("--org", metavar="ORG", help="Events on the log of this organisation."),
     click.option("--level", type=click.Choice(LEVELS), help="Events of an organisation, or of none."),
     click.option(
-        "--action", metavar="A", help="One action, or all that begin so: account.pat.mint, account.pat., request."
+        "--action", metavar="A", help="One action, or all with this beginning: account.pat.mint, account.pat., request."
     ),
-    click.option("--target", metavar="ID", help="What was done to the token, user, ... with this id or prefix."),
-    click.option("--target-kind", metavar="KIND", help="What was done to tokens, users, routes, ..."),
-    click.option("--outcome", type=click.Choice(OUTCOMES), help="Events that ended so."),
-    click.option("--denied", is_flag=True, help="What was refused, or would have been (report-only routes)."),
+    click.option("--target", metavar="ID", help="Events about the token, user, ... with this id or prefix."),
+    click.option("--target-kind", metavar="KIND", help="Events about tokens, users, routes, ..."),
+    click.option("--outcome", type=click.Choice(OUTCOMES), help="Events with this outcome."),
+    click.option("--denied", is_flag=True, help="Requests that were refused, or would have been (report-only routes)."),
     click.option("--reason", metavar="R", help="Events with this reason, such as scope_denies."),
-    click.option("--address", metavar="IP", help="What was asked for from this address."),
+    click.option("--address", metavar="IP", help="Requests from this address."),
     click.option("--decision", "request", metavar="ID", help="The events of the request or decision with this id."),
     click.option("--since", type=MOMENT, metavar="T", help="From this time on: 24h, or 2026-01-31T12:00:00Z."),
     click.option("--until", type=MOMENT, metavar="T", help="Up to this time, not included."),
@@ -77,7 +82,7 @@ _OPTIONS: Final = (
 
 
 def filtered(callback: Callback) -> Callback:
-    """Give a command the filters, which it gets as keyword arguments."""
+    """Add the filters to a command, which gets them as keyword arguments."""
     for option in reversed(_OPTIONS):
         callback = option(callback)
     return callback
@@ -86,7 +91,7 @@ def filtered(callback: Callback) -> Callback:
 @click.group(invoke_without_command=True)
 @filtered
 @click.option(
-    "--limit", type=click.IntRange(1, 10_000), help="At most so many events; by default 100, or 10 before --follow."
+    "--limit", type=click.IntRange(1, 10_000), help="At most this many events; by default 100, or 10 before --follow."
 )
 @click.option("--cursor", metavar="C", help="Continue with older events where an earlier list ended.")
 @click.option("--follow", is_flag=True, help="Then print new events until interrupted.")
@@ -97,18 +102,18 @@ def audit(invocation: Invocation, /, limit: int | None, cursor: str | None, foll
     if context.invoked_subcommand is not None:
         given = (context.get_parameter_source(name) for name in context.params)
         if any(source is ParameterSource.COMMANDLINE for source in given):
-            raise click.UsageError(f"Options stand behind `{context.invoked_subcommand}`.")
+            raise click.UsageError(f"Write options after `{context.invoked_subcommand}`.")
         return
     if follow and cursor is not None:
         raise click.UsageError("--follow begins with the newest events: leave out --cursor.")
-    asked = _asked(filters)
+    query = _query(filters)
     settings = invocation.settings()
     if follow:
         show = _line if not invocation.out.as_json else _json
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(follow_log(Control(settings.data_dir / datadir.CONTROL_SOCKET), asked, limit or 10, show))
+            asyncio.run(follow_log(Control(settings.data_dir / datadir.CONTROL_SOCKET), query, limit or 10, show))
         return
-    events, older = ask(settings, lambda control: _newest(control, asked, limit or SHOWN, cursor))
+    events, older = call(settings, lambda control: _newest(control, query, limit or SHOWN, cursor))
     invocation.out.document(events)
     invocation.out.table(COLUMNS, [_row(event) for event in events], "There are no such events.")
     if older is not None and (older.count or not older.exact):
@@ -120,28 +125,27 @@ def audit(invocation: Invocation, /, limit: int | None, cursor: str | None, foll
 @filtered
 @command
 def export(invocation: Invocation, /, **filters: Any) -> None:
-    """Print events as JSON lines, the oldest first, up to what is recorded when the export begins."""
-    asked = _asked(filters)
+    """Print events as JSON lines, the oldest first, up to the newest at the start of the export."""
+    query = _query(filters)
 
     async def run(control: Control) -> None:
         cursor: str | None = None
         while True:
-            query = {**asked, "order": "oldest", "limit": str(PAGE), "cursor": cursor}
-            page = await control.get("/audit", query)
+            page = await control.get("/audit", {**query, "order": "oldest", "limit": str(PAGE), "cursor": cursor})
             if page["items"]:
                 click.echo("\n".join(json.dumps(event) for event in page["items"]))
             cursor = page["next_cursor"]
             if cursor is None:
                 return
 
-    ask(invocation.settings(), run)
+    call(invocation.settings(), run)
 
 
 @audit.command()
 @click.option(
     "--head",
     metavar="N:HASH",
-    help="The head that an earlier verification printed: that event must still be there, unchanged.",
+    help="The head that an earlier verification printed: that event must still exist, unchanged.",
 )
 @command
 def verify(invocation: Invocation, head: str | None) -> None:
@@ -155,31 +159,31 @@ def verify(invocation: Invocation, head: str | None) -> None:
             if after is None:
                 return {"events": events, "problem": step["problem"], "head": step["head"]}
 
-    found = ask(invocation.settings(), run)
-    invocation.out.document(found)
-    if found["problem"] is not None:
-        invocation.out.note(sentence(found["problem"]))
+    result = call(invocation.settings(), run)
+    invocation.out.document(result)
+    if result["problem"] is not None:
+        invocation.out.note(sentence(result["problem"]))
         raise SystemExit(REFUSED)
-    invocation.out.line(f"The audit log is whole: {found['events']} events. Keep its head elsewhere, for --head:")
-    invocation.out.line(found["head"])
+    invocation.out.line(f"The audit log is intact: {result['events']} events. Keep its head elsewhere, for --head:")
+    invocation.out.line(result["head"])
 
 
-async def follow_log(control: Control, asked: Asked, limit: int, show: Show) -> None:
-    """Show the newest ``limit`` events, then what is recorded, for ever. A gateway that is not there is waited for."""
+async def follow_log(control: Control, filters: Filters, limit: int, show: Show) -> None:
+    """Show the newest ``limit`` events, then new ones for ever. Waits for a gateway that does not answer."""
     cursor: str | None = None
     shown: set[int] = set()
     waiting = False
     while True:
         try:
             if cursor is None:
-                begin = (await control.get("/audit", {**asked, "after": NOW}))["next_cursor"]
-                newest, _ = await _newest(control, asked, limit, count=False)
+                begin = (await control.get("/audit", {**filters, "after": NOW}))["next_cursor"]
+                newest, _ = await _newest(control, filters, limit, count=False)
                 shown = {event["number"] for event in newest}
                 for event in newest:
                     show(event)
                 cursor = begin
             while True:
-                page = await control.get("/audit", {**asked, "after": NOW, "limit": str(PAGE), "cursor": cursor})
+                page = await control.get("/audit", {**filters, "after": NOW, "limit": str(PAGE), "cursor": cursor})
                 for event in page["items"]:
                     if event["number"] not in shown:
                         show(event)
@@ -196,27 +200,27 @@ async def follow_log(control: Control, asked: Asked, limit: int, show: Show) -> 
 
 
 async def _newest(
-    control: Control, asked: Asked, limit: int, cursor: str | None = None, *, count: bool = True
+    control: Control, filters: Filters, limit: int, cursor: str | None = None, *, count: bool = True
 ) -> tuple[list[Json], Rest | None]:
-    """The newest ``limit`` events, or those before a cursor, the newest last; and, with ``count``, what is older."""
+    """The newest ``limit`` events, or those before a cursor, the newest last; with ``count``, also what is older."""
     events: list[Json] = []
     while True:
         wanted = str(min(limit - len(events), LIMIT_MOST))
-        page = await control.get("/audit", {**asked, "limit": wanted, "cursor": cursor})
+        page = await control.get("/audit", {**filters, "limit": wanted, "cursor": cursor})
         events.extend(page["items"])
         cursor = page["next_cursor"]
         if cursor is None or (len(events) >= limit and not count):
             return events[::-1], None
         if len(events) >= limit:
-            return events[::-1], await rest_behind(control, "/audit", asked, cursor)
+            return events[::-1], await rest_behind(control, "/audit", filters, cursor)
 
 
-def _asked(filters: Mapping[str, Any]) -> Asked:
+def _query(filters: Mapping[str, Any]) -> Filters:
     return {name: "true" if value is True else value or None for name, value in filters.items()}
 
 
 def _row(event: Json) -> Json:
-    """An event for people."""
+    """The columns of an event for people."""
     return {
         **event,
         "who": " ".join(filter(None, (event["actor_kind"], event["actor_name"] or event["actor_id"]))),

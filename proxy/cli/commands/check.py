@@ -1,4 +1,4 @@
-"""`patgate check`: everything that is wrong with a configuration, at once."""
+"""``patgate check``: reports all problems of a configuration at once."""
 
 import os
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def check(invocation: Invocation) -> None:
     listeners = _listeners(settings)
     warnings = [{"path": path_of(warning.loc), "message": warning.message} for warning in rules.warnings(settings)]
     warnings += [
-        {"path": name, "message": "names no setting, and is ignored"} for name in environment.ignored(os.environ)
+        {"path": name, "message": "names no setting and is ignored"} for name in environment.ignored(os.environ)
     ]
     invocation.out.document(
         {
@@ -43,7 +43,7 @@ def check(invocation: Invocation) -> None:
     for warning in warnings:
         invocation.out.note(f"warning: {warning['path']}: {warning['message']}")
     facts = [*listeners.items(), ("workers", settings.workers), ("roles", list(settings.roles))]
-    invocation.out.facts(f"{path} is fine.", facts)
+    invocation.out.facts(f"{path} is valid.", facts)
     columns = {"path": "ROUTE", "access": "ACCESS", "upstream": "UPSTREAM", "host": "HOST", "enforce": "ENFORCED"}
     invocation.out.line()
     invocation.out.table(columns, routes, "There are no routes: every request will be refused.")
@@ -51,7 +51,7 @@ def check(invocation: Invocation) -> None:
 
 def _listeners(settings: Settings) -> Mapping[str, str]:
     listen = settings.listen
-    found = {"proxy": str(listen.proxy.bind), "control": str(listen.control.bind)}
+    addresses = {"proxy": str(listen.proxy.bind), "control": str(listen.control.bind)}
     if listen.forward_auth is not None:
-        found["forward_auth"] = str(listen.forward_auth.bind)
-    return found
+        addresses["forward_auth"] = str(listen.forward_auth.bind)
+    return addresses

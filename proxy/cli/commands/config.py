@@ -1,4 +1,4 @@
-"""`patgate config`: about the configuration file itself."""
+"""``patgate config``: prints the schema of the configuration file."""
 
 import json
 

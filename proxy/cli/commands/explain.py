@@ -1,4 +1,4 @@
-"""`patgate explain`: why a token's request is, or was, answered as it is."""
+"""``patgate explain``: why a token's request is, or was, allowed or refused."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from proxy.cli.client import Json, ask
+from proxy.cli.client import Json, call
 from proxy.cli.options import Invocation, command
 from proxy.cli.output import Output, plain, sentence
 from proxy.core.errors import Invalid
@@ -24,20 +24,20 @@ _SINCE: Final = {"at": "TIME", "action": "ACTION", "target": "TARGET", "by": "BY
 @click.option("--host", metavar="HOST", help="The host of the request, if routes depend on it.")
 @command
 def explain(invocation: Invocation, asked: tuple[str, ...], host: str | None) -> None:
-    """Explain what a token gets for a method and path, or a decision by its id.
+    """Explain a token's request by method and path, or a decision by its id.
 
     TOKEN_ID is the 12 characters of the public prefix, or the whole prefix; never the token itself. PATH may be a whole
-    URL. DECISION_ID is in the answer and the log line of every refusal. A refusal is an answer too: exit status 0.
+    URL. DECISION_ID is in the response and the log line of every refusal. The exit status is 0 for a refusal, too.
     """
     if len(asked) not in (1, 3) or (len(asked) == 1 and host is not None):
         raise click.UsageError("Give TOKEN_ID METHOD PATH, or one DECISION_ID.")
     settings = invocation.settings()
     _refuse_whole(settings, asked)
-    # Bytes that are no text are not canonical in a path, whatever stands for them.
+    # Bytes that are not UTF-8 are not canonical in a path, so it does not matter what replaces them.
     texts = [os.fsencode(text).decode("utf-8", "replace") for text in asked]
     names = ("token", "method", "path") if len(texts) == 3 else ("decision",)
     query: dict[str, str | None] = dict(zip(names, texts, strict=True))
-    document = ask(settings, lambda control: control.get("/explain", {**query, "host": host}))
+    document = call(settings, lambda control: control.get("/explain", {**query, "host": host}))
     invocation.out.document(document)
     if "decision" in document:
         _decision(invocation.out, document)
@@ -46,14 +46,14 @@ def explain(invocation: Invocation, asked: tuple[str, ...], host: str | None) ->
 
 
 def _refuse_whole(settings: Settings, texts: tuple[str, ...]) -> None:
-    """A token that was pasted whole goes no further than this."""
+    """Refuse a whole token before it is sent anywhere."""
     whole = re.compile(token_format(settings).embedded_pattern)
     if any(whole.search(text) for text in texts):
         raise Invalid("token", WHOLE_TOKEN)
 
 
-def _decision(out: Output, told: Json) -> None:
-    then = told["then"]
+def _decision(out: Output, document: Json) -> None:
+    then = document["then"]
     status = "" if then["status"] is None else f", {then['status']}"
     facts = [
         ("at", then["at"]),
@@ -61,47 +61,47 @@ def _decision(out: Output, told: Json) -> None:
         ("second target", _second(then["second_target"])),
         ("route", then["route"]),
         ("token", _named(then["token_name"], then["token_id"]) or None),
-        ("of", then["user"]),
+        ("owner", then["user"]),
         ("organisation", then["org"]),
         ("from", then["address"]),
     ]
-    headline = f"Decision {told['decision']}: {then['verdict']}, {then['reason']}{status}"
+    headline = f"Decision {document['decision']}: {then['verdict']}, {then['reason']}{status}"
     out.facts(headline, [fact for fact in facts if fact[1] is not None])
-    for text in (*told["differences"], *told["notes"]):
+    for text in (*document["differences"], *document["notes"]):
         out.line(f"  {sentence(text)}")
-    if told["now"] is not None and not told["differences"] and not told["notes"]:
+    if document["now"] is not None and not document["differences"] and not document["notes"]:
         out.line("  The same request gets the same verdict now.")
-    if told["since"]:
+    if document["since"]:
         out.line()
         out.line("Changes since then")
-        out.table(_SINCE, told["since"], "")
-    if told["now"] is not None:
+        out.table(_SINCE, document["since"], "")
+    if document["now"] is not None:
         out.line()
         out.line("The same request now")
-        _request(out, told["now"])
+        _request(out, document["now"])
 
 
-def _request(out: Output, told: Json) -> None:
+def _request(out: Output, document: Json) -> None:
     facts = [
-        ("request", f"{told['method']} {told['host'] or ''}{told['path']}"),
-        ("second target", _second(told["second_target"])),
-        ("route", told["route"]),
-        ("upstream", told["upstream"]),
-        ("needs", told["permission"]),
-        ("organisation", told["org"]),
-        *_token(told),
+        ("request", f"{document['method']} {document['host'] or ''}{document['path']}"),
+        ("second target", _second(document["second_target"])),
+        ("route", document["route"]),
+        ("upstream", document["upstream"]),
+        ("needs", document["permission"]),
+        ("organisation", document["org"]),
+        *_token(document),
     ]
-    out.facts(_headline(told), [fact for fact in facts if fact[1] is not None])
-    rows = [{**step, "result": _MARKS[step["result"]]} for step in told["steps"]]
+    out.facts(_headline(document), [fact for fact in facts if fact[1] is not None])
+    rows = [{**step, "result": _MARKS[step["result"]]} for step in document["steps"]]
     out.table(_STEPS, rows, "")
-    if told["verdict"] != "allowed":
-        would = "would get" if told["verdict"] == "reported" else "gets"
-        out.line(f"The client {would} {told['status']} with the reason {told['public_reason']}")
-        for value in told["challenge"]:
+    if document["verdict"] != "allowed":
+        would = "would get" if document["verdict"] == "reported" else "gets"
+        out.line(f"The client {would} {document['status']} with the reason {document['public_reason']}")
+        for value in document["challenge"]:
             out.line(f"  WWW-Authenticate: {plain(value)}")
-    if told["identity"]:
-        out.line("The backend gets")
-        for header in told["identity"]:
+    if document["identity"]:
+        out.line("The backend receives")
+        for header in document["identity"]:
             out.line(f"  {header['name']}: {plain(header['value'])}".rstrip())
 
 
@@ -109,29 +109,34 @@ def _second(named: Json | None) -> str | None:
     """The second target that was refused, and the header that names it."""
     if named is None:
         return None
-    judged = "" if named["path"] is None else f" (judged as {named['method']} {named['path']})"
-    return f"in the header {named['header']}{judged}"
+    checked = "" if named["path"] is None else f" (checked as {named['method']} {named['path']})"
+    return f"in the header {named['header']}{checked}"
 
 
-def _headline(told: Json) -> str:
-    if told["verdict"] == "allowed":
+def _headline(document: Json) -> str:
+    if document["verdict"] == "allowed":
         return "Allowed"
-    if told["verdict"] == "reported":
-        return f"Let through and reported: without `enforce: false` on the route it would be refused, {told['reason']}"
-    return f"Refused: {told['reason']}. {told['detail']}"
+    if document["verdict"] == "reported":
+        return f"Allowed and reported: without `enforce: false` on the route it would be refused, {document['reason']}"
+    return f"Refused: {document['reason']}. {document['detail']}"
 
 
-def _token(told: Json) -> list[tuple[str, object]]:
-    token = told["token"]
+def _token(document: Json) -> list[tuple[str, object]]:
+    token = document["token"]
     if token is None:
-        return [("token", "none that is there")]
+        return [("token", "does not exist")]
     facts: list[tuple[str, object]] = [
         ("token", f"{_named(token['name'], token['prefix'])}, {token['status']}"),
-        ("role", f"{told['role']} in {told['role_org']}" if told["role"] and told["role_org"] else told["role"]),
-        ("scopes", "all of the role's" if told["scopes"] is None else told["scopes"]),
+        (
+            "role",
+            f"{document['role']} in {document['role_org']}"
+            if document["role"] and document["role_org"]
+            else document["role"],
+        ),
+        ("scopes", "all of the role's" if document["scopes"] is None else document["scopes"]),
     ]
     if token["user"] is not None:
-        facts.insert(1, ("of", f"{token['user']}, {token['user_status'] or 'unknown'}"))
+        facts.insert(1, ("owner", f"{token['user']}, {token['user_status'] or 'unknown'}"))
     return facts
 
 

@@ -1,4 +1,4 @@
-"""`patgate health`: is the gateway of this configuration alive? Made for a container's HEALTHCHECK."""
+"""``patgate health``: checks that the gateway is alive, for a container's HEALTHCHECK."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from proxy.supervisor.datadir import CONTROL_SOCKET
 
 
 @click.command()
-@click.option("--ready", is_flag=True, help="Ask whether it can serve requests, not only whether it is alive.")
+@click.option("--ready", is_flag=True, help="Check that it can serve requests, not only that it is alive.")
 @command
 def health(invocation: Invocation, ready: bool) -> None:
     """Exit 0 when the gateway of this configuration answers, 1 when it does not."""

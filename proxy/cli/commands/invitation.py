@@ -1,10 +1,10 @@
-"""`patgate invitation`: who is asked to join an organisation, and their answers."""
+"""``patgate invitation``: lists, accepts, declines and withdraws invitations to organisations."""
 
 from typing import Final
 
 import click
 
-from proxy.cli.client import Json, ask, segment
+from proxy.cli.client import Json, call, segment
 from proxy.cli.commands.token_lifecycle import warn
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import Invocation, command
@@ -22,7 +22,7 @@ COLUMNS: Final = {
 
 @click.group()
 def invitation() -> None:
-    """Invitations to organisations: made with `patgate org invite`, and open until they are answered or expire."""
+    """Invitations to organisations: created with `patgate org invite`, and open until they are answered or expire."""
 
 
 @invitation.command("list")
@@ -42,7 +42,7 @@ def list_invitations(invocation: Invocation, part: Part, org: str | None, email:
 def show(invocation: Invocation, reference: str) -> None:
     """Show an open invitation."""
     path = f"/invitations/{segment(reference)}"
-    show_invitation(invocation, ask(invocation.settings(), lambda control: control.get(path)))
+    show_invitation(invocation, call(invocation.settings(), lambda control: control.get(path)))
 
 
 @invitation.command()
@@ -51,7 +51,7 @@ def show(invocation: Invocation, reference: str) -> None:
 def accept(invocation: Invocation, reference: str) -> None:
     """Accept an invitation on behalf of the person with that email, who becomes a member."""
     path = f"/invitations/{segment(reference)}/accept"
-    view = ask(invocation.settings(), lambda control: control.post(path))
+    view = call(invocation.settings(), lambda control: control.post(path))
     invocation.out.document(view)
     invocation.out.line(f"{plain(view['email'])} is a member now, with the role {plain(view['role'])}.")
 
@@ -62,20 +62,20 @@ def accept(invocation: Invocation, reference: str) -> None:
 def decline(invocation: Invocation, reference: str) -> None:
     """Decline an invitation on behalf of the person with that email."""
     path = f"/invitations/{segment(reference)}/decline"
-    _ended(invocation, ask(invocation.settings(), lambda control: control.post(path)), "declined")
+    _ended(invocation, call(invocation.settings(), lambda control: control.post(path)), "declined")
 
 
 @invitation.command()
 @click.argument("reference", metavar="ID")
 @command
 def withdraw(invocation: Invocation, reference: str) -> None:
-    """Take an invitation back."""
+    """Withdraw an invitation."""
     path = f"/invitations/{segment(reference)}"
-    _ended(invocation, ask(invocation.settings(), lambda control: control.delete(path)), "withdrawn")
+    _ended(invocation, call(invocation.settings(), lambda control: control.delete(path)), "withdrawn")
 
 
 def show_invitation(invocation: Invocation, view: Json) -> None:
-    """An invitation."""
+    """Print an invitation."""
     warn(invocation, view)
     invocation.out.document(view)
     facts = [(title.lower(), view[key]) for key, title in COLUMNS.items() if key != "email"]

@@ -1,11 +1,11 @@
-"""`patgate key`: keys that belong to organisations and outlive whoever made them."""
+"""``patgate key``: API keys and organisation tokens, which belong to organisations instead of people."""
 
 from collections.abc import Iterable
 from typing import Final
 
 import click
 
-from proxy.cli.client import ask, segment
+from proxy.cli.client import call, segment
 from proxy.cli.commands.token_lifecycle import add_delete, add_verbs, path_of, show_made, show_view
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
@@ -24,7 +24,7 @@ COLUMNS: Final = {
 
 @click.group()
 def key() -> None:
-    """Keys of organisations: they belong to no person, outlive the person who made them and cannot mint tokens.
+    """Keys of organisations: they belong to no person, outlive the person who created them and cannot create tokens.
 
     An API key has one organisation and a role there. An organisation token is attached to several organisations, with
     permissions for each. ID is the 12 characters of the public prefix, or the whole prefix.
@@ -33,17 +33,19 @@ def key() -> None:
 
 @key.command()
 @click.option("--name", required=True, help="What it is for.")
-@click.option("--org", help="An API key: of this organisation.")
-@click.option("--role", help="The API key's role, fixed from now on.")
+@click.option("--org", help="For an API key: its organisation.")
+@click.option("--role", help="For an API key: its role, which cannot be changed later.")
 @click.option(
     "--grant",
     "grants",
     multiple=True,
     metavar="ORG=PERMISSION,...",
-    help="An organisation token: what it may do there; repeatable.",
+    help="For an organisation token: its permissions in an organisation; repeatable.",
 )
-@click.option("--expires", type=DURATION, help="How long it works, such as 365d.")
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Narrow it, such as things:read; repeatable.")
+@click.option("--expires", type=DURATION, help="Lifetime, such as 365d.")
+@click.option(
+    "--scope", "scopes", multiple=True, metavar="SCOPE", help="Limit it to this, such as things:read; repeatable."
+)
 @click.option("--description", default="", help="A longer description.")
 @command
 def create(
@@ -56,7 +58,7 @@ def create(
     scopes: tuple[str, ...],
     description: str,
 ) -> None:
-    """Make a key. It is shown this once."""
+    """Create a key. Its value is shown only once."""
     body: dict[str, object] = {
         "name": name,
         "expires": expires,
@@ -70,13 +72,13 @@ def create(
         path = f"/orgs/{segment(org)}/keys"
         body["role"] = role
     else:
-        raise click.UsageError("A key has one organisation (--org and --role), or some with permissions (--grant).")
-    show_made(invocation, ask(invocation.settings(), lambda control: control.post(path, body)))
+        raise click.UsageError("A key has one organisation (--org and --role), or permissions in several (--grant).")
+    show_made(invocation, call(invocation.settings(), lambda control: control.post(path, body)))
 
 
 @key.command("list")
 @click.option("--org", help="Only those of this organisation.")
-@click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those.")
+@click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those with this status.")
 @command
 @listed()
 def list_keys(invocation: Invocation, part: Part, org: str | None, status: str | None) -> None:
@@ -94,11 +96,11 @@ add_delete(key, "keys", "key")
 @click.argument("grant", metavar="ORG=PERMISSION,...")
 @command
 def attach(invocation: Invocation, reference: str, grant: str) -> None:
-    """Attach an organisation token to one more organisation, or replace what it may do there."""
+    """Attach an organisation token to another organisation, or replace its permissions there."""
     ((org, permissions),) = _grants([grant]).items()
     path = f"{path_of('keys', reference)}/orgs/{segment(org)}"
     body = {"permissions": permissions}
-    show_view(invocation, ask(invocation.settings(), lambda control: control.put(path, body)))
+    show_view(invocation, call(invocation.settings(), lambda control: control.put(path, body)))
 
 
 @key.command()
@@ -108,15 +110,15 @@ def attach(invocation: Invocation, reference: str, grant: str) -> None:
 def detach(invocation: Invocation, reference: str, org: str) -> None:
     """Detach an organisation token from an organisation, which frees its seat there."""
     path = f"{path_of('keys', reference)}/orgs/{segment(org)}"
-    show_view(invocation, ask(invocation.settings(), lambda control: control.delete(path)))
+    show_view(invocation, call(invocation.settings(), lambda control: control.delete(path)))
 
 
 def _grants(texts: Iterable[str]) -> dict[str, list[str]]:
-    """Permissions by organisation, each text `ORG=PERMISSION,PERMISSION`; a usage error for anything else."""
-    found: dict[str, list[str]] = {}
+    """Permissions by organisation, from texts ``ORG=PERMISSION,PERMISSION``; a usage error for anything else."""
+    grants: dict[str, list[str]] = {}
     for text in texts:
         org, _, permissions = text.partition("=")
         if not org or not permissions:
-            raise click.UsageError("Write an organisation and what may be done there: acme=things:read,things:list")
-        found.setdefault(org, []).extend(permissions.split(","))
-    return found
+            raise click.UsageError("Write an organisation and its permissions: acme=things:read,things:list")
+        grants.setdefault(org, []).extend(permissions.split(","))
+    return grants

@@ -1,8 +1,8 @@
-"""`patgate org`: organisations, to which tokens may be bound."""
+"""``patgate org``: organisations, their members and invitations to them."""
 
 import click
 
-from proxy.cli.client import Json, ask, segment
+from proxy.cli.client import Json, call, segment
 from proxy.cli.commands.invitation import show_invitation
 from proxy.cli.commands.token_lifecycle import warn
 from proxy.cli.listing import Part, listed, show_list
@@ -15,7 +15,7 @@ MEMBERS = {"email": "EMAIL", "name": "NAME", "role": "ROLE", "status": "STATUS",
 
 @click.group()
 def org() -> None:
-    """Organisations: a token made in one reaches that one only."""
+    """Organisations: a token created in one reaches only that one."""
 
 
 @org.command()
@@ -23,7 +23,7 @@ def org() -> None:
 @command
 def add(invocation: Invocation, name: str) -> None:
     """Add an organisation."""
-    view = ask(invocation.settings(), lambda control: control.post("/orgs", {"name": name}), makes_store=True)
+    view = call(invocation.settings(), lambda control: control.post("/orgs", {"name": name}), makes_store=True)
     _show(invocation, view)
 
 
@@ -41,15 +41,15 @@ def list_orgs(invocation: Invocation, part: Part) -> None:
 @command
 def show(invocation: Invocation, name: str) -> None:
     """Show one organisation."""
-    _show(invocation, ask(invocation.settings(), lambda control: control.get(f"/orgs/{segment(name)}")))
+    _show(invocation, call(invocation.settings(), lambda control: control.get(f"/orgs/{segment(name)}")))
 
 
 @org.command()
 @click.argument("name")
 @command
 def suspend(invocation: Invocation, name: str) -> None:
-    """Refuse every token of an organisation, until resumed."""
-    _show(invocation, ask(invocation.settings(), lambda control: control.post(f"/orgs/{segment(name)}/suspend")))
+    """Refuse every token of an organisation until it is resumed."""
+    _show(invocation, call(invocation.settings(), lambda control: control.post(f"/orgs/{segment(name)}/suspend")))
 
 
 @org.command()
@@ -57,7 +57,7 @@ def suspend(invocation: Invocation, name: str) -> None:
 @command
 def resume(invocation: Invocation, name: str) -> None:
     """Let a suspended organisation's tokens work again."""
-    _show(invocation, ask(invocation.settings(), lambda control: control.post(f"/orgs/{segment(name)}/resume")))
+    _show(invocation, call(invocation.settings(), lambda control: control.post(f"/orgs/{segment(name)}/resume")))
 
 
 @org.command()
@@ -65,21 +65,21 @@ def resume(invocation: Invocation, name: str) -> None:
 @command
 @listed()
 def members(invocation: Invocation, part: Part, name: str) -> None:
-    """List who is in an organisation, with their roles there."""
-    empty = "Nobody is in it; invite people with `patgate org invite NAME EMAIL --role ROLE`."
+    """List the members of an organisation, with their roles there."""
+    empty = "It has no members; invite people with `patgate org invite NAME EMAIL --role ROLE`."
     show_list(invocation, f"/orgs/{segment(name)}/members", {}, part, MEMBERS, empty)
 
 
 @org.command()
 @click.argument("name")
 @click.argument("email")
-@click.option("--role", required=True, help="The role that they get there by accepting.")
+@click.option("--role", required=True, help="The role that they get when they accept.")
 @click.option("--expires", type=DURATION, help="How long the invitation is open, such as 7d.")
 @command
 def invite(invocation: Invocation, name: str, email: str, role: str, expires: float | None) -> None:
-    """Invite somebody to an organisation; they become a member when they accept."""
+    """Invite a person to an organisation; they become a member when they accept."""
     path, body = f"/orgs/{segment(name)}/invitations", {"email": email, "role": role, "expires": expires}
-    show_invitation(invocation, ask(invocation.settings(), lambda control: control.post(path, body)))
+    show_invitation(invocation, call(invocation.settings(), lambda control: control.post(path, body)))
 
 
 @org.command("remove-member")
@@ -87,9 +87,9 @@ def invite(invocation: Invocation, name: str, email: str, role: str, expires: fl
 @click.argument("email")
 @command
 def remove_member(invocation: Invocation, name: str, email: str) -> None:
-    """End a membership; the person's tokens of that organisation are refused from now on."""
+    """Remove a member; the person's tokens of that organisation are refused from now on."""
     path = f"/orgs/{segment(name)}/members/{segment(email)}"
-    view = ask(invocation.settings(), lambda control: control.delete(path))
+    view = call(invocation.settings(), lambda control: control.delete(path))
     invocation.out.document(view)
     invocation.out.line(f"{email} is no longer in {name}.")
 

@@ -1,10 +1,10 @@
-"""`patgate policy`: what tokens must keep to, of the deployment and of each organisation."""
+"""``patgate policy``: shows and changes the token policy, and lists or ends tokens that break it."""
 
 from typing import Final
 
 import click
 
-from proxy.cli.client import Control, Json, ask, segment
+from proxy.cli.client import Control, Json, call, segment
 from proxy.cli.commands.token_lifecycle import counted
 from proxy.cli.listing import Part, Rest, listed, say_more, walk
 from proxy.cli.options import DURATION, Invocation, command
@@ -22,7 +22,7 @@ _UNLIMITED: Final = "none"
 
 
 class _Limit(click.ParamType[object]):
-    """What `inner` takes, or `none`."""
+    """A value of ``inner``, or ``none``."""
 
     def __init__(self, inner: click.ParamType[float] | click.ParamType[int]) -> None:
         self._inner = inner
@@ -34,7 +34,7 @@ class _Limit(click.ParamType[object]):
 
 @click.group()
 def policy() -> None:
-    """What tokens must keep to. The deployment's is in the configuration; an organisation's can only be stricter."""
+    """Token policy. The deployment's is in the configuration; an organisation's can only be stricter."""
 
 
 @policy.command()
@@ -43,7 +43,7 @@ def policy() -> None:
 def show(invocation: Invocation, org: str | None) -> None:
     """Show the policy in force, and where each limit comes from."""
     path = "/policy" if org is None else f"/orgs/{segment(org)}/policy"
-    _show(invocation, ask(invocation.settings(), lambda control: control.get(path)))
+    _show(invocation, call(invocation.settings(), lambda control: control.get(path)))
 
 
 @policy.command("set")
@@ -53,7 +53,7 @@ def show(invocation: Invocation, org: str | None) -> None:
 @click.option(
     "--inactive-after", type=_Limit(DURATION), help="End tokens that have not been used for this long, or none."
 )
-@click.option("--tokens-per-user", type=_Limit(click.INT), help="Most living tokens of a user, or none.")
+@click.option("--tokens-per-user", type=_Limit(click.INT), help="Most active tokens of a user, or none.")
 @click.option("--org-tokens", type=_Limit(click.INT), help="Most organisation tokens attached to it, or none.")
 @click.option("--require-scopes/--no-require-scopes", default=None, help="Whether a new token must name its scopes.")
 @click.option(
@@ -66,7 +66,7 @@ def show(invocation: Invocation, org: str | None) -> None:
     type=click.Choice(["revoke", "delete", _UNLIMITED]),
     help="What its administrators may do to the tokens of others, if the deployment lets them; repeatable.",
 )
-@click.option("--expire", is_flag=True, help="End its living tokens that break the policy now.")
+@click.option("--expire", is_flag=True, help="End its active tokens that break the policy.")
 @command
 def set_policy(
     invocation: Invocation,
@@ -81,11 +81,11 @@ def set_policy(
     rights: tuple[str, ...],
     expire: bool,
 ) -> None:
-    """Change an organisation's own policy; limits that are not named stay as they are.
+    """Change an organisation's own policy; limits that are not given stay unchanged.
 
     Existing tokens keep working; the command says how many of them break the new policy. --expire ends those.
     """
-    said = {
+    changes = {
         "max_lifetime": max_lifetime,
         "require_expiry": require_expiry,
         "inactive_after": inactive_after,
@@ -99,11 +99,11 @@ def set_policy(
 
     async def change(control: Control) -> Json:
         before = await control.get(path)
-        own = {**(before.get("own") or {}), **{name: value for name, value in said.items() if value is not None}}
+        own = {**(before.get("own") or {}), **{name: value for name, value in changes.items() if value is not None}}
         kept = {name: value for name, value in own.items() if value != _UNLIMITED}
         return await control.put(f"{path}?expire=true" if expire else path, kept)
 
-    view = ask(invocation.settings(), change)
+    view = call(invocation.settings(), change)
     for warning in view["warnings"]:
         invocation.out.note(sentence(str(warning)))
     _show(invocation, view)
@@ -118,19 +118,19 @@ def set_policy(
 @command
 @listed()
 def check(invocation: Invocation, part: Part, org: str | None) -> None:
-    """List the living tokens that break the current policy, and the rules that each breaks."""
+    """List the active tokens that break the current policy, and the rules that each breaks."""
     out = invocation.out
     rows: list[Json] = []
 
-    async def look(control: Control) -> tuple[Rest | None, list[Json]]:
+    async def read(control: Control) -> tuple[Rest | None, list[Json]]:
         rest = await walk(control, "/policy/violations", {"org": org}, part, out.as_json, rows.extend)
         return rest, await control.every("/policy/crowded") if org is None else []
 
-    rest, crowded = ask(invocation.settings(), look)
+    rest, crowded = call(invocation.settings(), read)
     out.document({"violations": rows, "crowded": crowded, "next_cursor": None if rest is None else rest.cursor})
-    out.table(COLUMNS, rows, "Every living token keeps to the policy.")
+    out.table(COLUMNS, rows, "No active token breaks the policy.")
     for user in crowded:
-        out.note(f"{plain(user['user'])} has {user['tokens']} living tokens: more than tokens_per_user.")
+        out.note(f"{plain(user['user'])} has {user['tokens']} active tokens: more than tokens_per_user.")
     say_more(invocation, rest)
 
 
@@ -138,15 +138,15 @@ def check(invocation: Invocation, part: Part, org: str | None) -> None:
 @click.option("--org", help="Only tokens of this organisation.")
 @command
 def expire(invocation: Invocation, org: str | None) -> None:
-    """End the living tokens that break the current policy. Their owners can regenerate them within what it allows."""
+    """End the active tokens that break the current policy. Their owners can regenerate them within the policy."""
     path = "/policy/expire" if org is None else f"/policy/expire?org={segment(org)}"
-    found = ask(invocation.settings(), lambda control: control.post(path))
-    invocation.out.document(found)
-    invocation.out.line(counted(found["expired"], "expired"))
+    result = call(invocation.settings(), lambda control: control.post(path))
+    invocation.out.document(result)
+    invocation.out.line(counted(result["expired"], "expired"))
 
 
 def _duration(seconds: float) -> str:
-    """As options take it, in the largest unit that it is a whole number of."""
+    """A duration in the form of the options, in the largest unit that gives a whole number."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds % size == 0:
             return f"{seconds / size:g}{unit}"
@@ -167,8 +167,8 @@ def _show(invocation: Invocation, view: Json) -> None:
         shown = "no" if value is False else "none" if value in (None, []) else value
         source = ""
         if value not in (None, False, []):
-            said_by = [who for who, said in (("deployment", deployment), ("organisation", own)) if said.get(name)]
-            source = f"  ({' and '.join(said_by)})" if view.get("org") else ""
+            sources = [who for who, rules in (("deployment", deployment), ("organisation", own)) if rules.get(name)]
+            source = f"  ({' and '.join(sources)})" if view.get("org") else ""
         if name in ("max_lifetime", "inactive_after") and isinstance(shown, int | float):
             shown = _duration(shown)
         facts.append((name.replace("_", " "), f"{' '.join(shown) if isinstance(shown, list) else shown}{source}"))

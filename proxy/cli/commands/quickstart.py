@@ -1,8 +1,8 @@
-"""`patgate quickstart`: from nothing to a first authorised request in one command.
+"""``patgate quickstart``: starts a gateway with one user and one token, in one command.
 
-It writes a configuration into the data directory, runs a gateway on it (and, without `--upstream`, an echo backend
-behind it), makes one administrator with one token, and prints requests to try. Run again on the same directory it keeps
-the configuration and the people, and gives the token a new secret, because the old one cannot be shown again.
+It writes a configuration into the data directory, runs a gateway on it (and, without ``--upstream``, an echo backend
+behind it), creates one administrator with one token, and prints requests to try. A second run in the same directory
+keeps the configuration and the users, and gives the token a new secret, because the old one cannot be shown again.
 """
 
 import asyncio
@@ -48,17 +48,17 @@ LOG: Final = "patgate.log"
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("patgate-data"),
     show_default=True,
-    help="Where everything is kept.",
+    help="Directory for all data.",
 )
 @click.option("--port", type=click.IntRange(1, 65534), help=f"Where to listen; {PORT} if it is free.")
-@click.option("--once", is_flag=True, help="Make the printed requests, show what came back, and end.")
+@click.option("--once", is_flag=True, help="Send the printed requests, show the responses, and end.")
 @command
 def quickstart(invocation: Invocation, upstream: str | None, data: Path, port: int | None, once: bool) -> None:
     """Start a gateway with one admin and one token, without any configuration."""
     startup.harden()
     data = data.resolve()
     datadir.prepare(data)
-    datadir.is_there(data / LOG)
+    datadir.exists(data / LOG)
     with open(data / LOG, "a", encoding="utf-8", opener=_private) as log:
         logs.configure(process="supervisor", stream=log)
         defects.hook_process()
@@ -81,8 +81,8 @@ class _Quickstart:
         self._as_expected = True
 
     async def run(self, upstream: str | None, port: int | None, log_fd: int) -> bool:
-        """Serve until told to stop; whether every request that was made here went as it was said to."""
-        written = self._config.read_text("utf-8") if datadir.is_there(self._config) else None
+        """Serve until a stop; returns whether every request that was sent had the expected status."""
+        written = self._config.read_text("utf-8") if datadir.exists(self._config) else None
         demo = upstream is None and (written is None or DEMO_BACKEND in written)
         async with AsyncExitStack() as stack:
             if demo:
@@ -99,7 +99,7 @@ class _Quickstart:
         return self._as_expected
 
     def _settings(self, written: str | None, upstream: str | None, port: int | None, demo: bool) -> Settings:
-        """The configuration in the data directory, made now if there is none, and this run's ports and upstream."""
+        """The configuration in the data directory, created if necessary, with this run's ports and upstream."""
         if written is None:
             self._config.write_text(
                 configuration(
@@ -121,13 +121,13 @@ class _Quickstart:
         return load(self._config, overrides)
 
     def _choose(self, wanted: int | None, default: int) -> int:
-        """The port that was asked for, else the default, else a free one, said aloud."""
+        """The requested port, else the default, else a free one, with a note."""
         if wanted is not None:
             return wanted
         if listeners.free(HOST, default):
             return default
-        with listeners.listen("quickstart", HOST, 0) as found:
-            chosen = found.port
+        with listeners.listen("quickstart", HOST, 0) as free:
+            chosen = free.port
         self._out.note(f"Port {default} is taken; this gateway uses {chosen}.")
         return chosen
 
@@ -153,15 +153,15 @@ class _Quickstart:
         )
         self._print(address, token, renewed, steps)
         for step, result in zip(steps, results or (), strict=False):
-            went = result["status"] == step.expect
-            self._as_expected = self._as_expected and went
-            verdict = "as expected" if went else f"expected {step.expect}"
+            matched = result["status"] == step.expect
+            self._as_expected = self._as_expected and matched
+            verdict = "as expected" if matched else f"expected {step.expect}"
             self._out.line(f"{result['status']} {result['reason']}  {step.method} {step.path}  ({verdict})")
 
     def _print(self, address: str, token: str, renewed: bool, steps: tuple[QuickstartStep, ...]) -> None:
         line = self._out.line
         line(f"\npatgate answers on http://{address}\n")
-        line(f"The token of {ADMIN}, shown this once:\n")
+        line(f"The token of {ADMIN}, shown only once:\n")
         line(f"  {token}\n")
         if renewed:
             line("It has a new secret: the one that an earlier quickstart printed no longer works.\n")
@@ -169,16 +169,16 @@ class _Quickstart:
         for step in steps:
             line(f"  {step.curl}")
             line(f"      {step.expect}: {step.why}\n")
-        line("Lower the role behind the token, and the second request is refused from then on:\n")
+        line("Change the role of its owner, and the second request is refused:\n")
         line(f"  patgate user set-role {ADMIN} viewer --config {self._config}\n")
-        line(f"Configuration: {self._config} (go on with `patgate serve --config …`)")
+        line(f"Configuration: {self._config} (continue with `patgate serve --config …`)")
         line(f"Log:           {self._data / LOG}")
         if not self._once:
             line("Ctrl-C ends it.")
 
 
 async def _token(control: Control) -> tuple[Json, bool]:
-    """The administrator's token with a fresh secret, and whether an earlier one was replaced."""
+    """The administrator's token with a new secret, and whether an earlier secret was replaced."""
     try:
         await control.get(f"/users/{segment(ADMIN)}")
     except ControlRefused as refused:
@@ -193,10 +193,10 @@ async def _token(control: Control) -> tuple[Json, bool]:
 
 @asynccontextmanager
 async def _echo_backend(log_fd: int) -> AsyncIterator[str]:
-    """`patgate whoami` where it is documented to be, or on a free port. Yields its URL. Raises `StartupRefused`."""
+    """Run ``patgate whoami`` on its documented port, or on a free one. Yields its URL. Raises ``StartupRefused``."""
     default = Bind.parse(WHOAMI)
     any_port = Bind(host=default.host, port=0)
-    # What was free a moment ago may be taken by now, by another quickstart for one.
+    # Another process, such as a second quickstart, may take the port in between.
     for bind in (default, any_port) if listeners.free(default.host, default.port) else (any_port,):
         async with _echo_on(bind, log_fd) as url:
             if url is not None:
@@ -207,9 +207,9 @@ async def _echo_backend(log_fd: int) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _echo_on(bind: Bind, log_fd: int) -> AsyncIterator[str | None]:
-    """`patgate whoami` in a process of its own, which ends with this one however that ends.
+    """Run ``patgate whoami`` in a process that ends with this one, however this one ends.
 
-    Yields its URL; `None` where it did not start.
+    Yields its URL; ``None`` when it did not start.
     """
     import json
 
@@ -233,7 +233,7 @@ async def _echo_on(bind: Bind, log_fd: int) -> AsyncIterator[str | None]:
                 document += line
                 if line == b"}\n":
                     break
-            # A command that cannot start has a document too, which says why.
+            # A command that cannot start prints a document too, with the reason and no URL.
             yield json.loads(document).get("url") if document.endswith(b"}\n") else None
         finally:
             if process.returncode is None:

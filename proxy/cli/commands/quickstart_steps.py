@@ -1,4 +1,4 @@
-"""What quickstart sets up and suggests: a configuration, and requests with what must come back and why."""
+"""Configuration and example requests of quickstart: what to send, the expected status, and why."""
 
 import json
 import shlex
@@ -13,12 +13,12 @@ ADMIN: Final = "admin@example.com"
 DEMO_BACKEND: Final = "# The upstream is quickstart's own echo backend"
 
 _DEMO_ROUTES: Final = """\
-  - { path: "/billing/**", upstream: app, access: denied }   # never with a token, whatever it may do elsewhere
+  - { path: "/billing/**", upstream: app, access: denied }   # refused for every token
   - { path: "/v1/{entity}", upstream: app }                  # GET is list, POST is create
   - { path: "/v1/{entity}/{id}", upstream: app }             # GET read, PUT and PATCH update, DELETE delete
 """
 _UPSTREAM_ROUTES: Final = """\
-  - path: "/**"                                              # replace it by routes that know your entities
+  - path: "/**"                                              # replace it with routes for your entities
     upstream: app
     entity: api
     operations: { GET: read, POST: create, PUT: update, PATCH: update, DELETE: delete }
@@ -26,10 +26,10 @@ _UPSTREAM_ROUTES: Final = """\
 
 
 def configuration(*, data_dir: Path, proxy: str, control: str, upstream: str, demo: bool) -> str:
-    """A configuration to begin with, as YAML with words."""
+    """A first configuration, as YAML with comments."""
     note = f"{DEMO_BACKEND}; start it with `patgate whoami` when you use `patgate serve`.\n" if demo else ""
     return (
-        f"# Written by `patgate quickstart`; yours to change. Go on with `patgate serve --config FILE`.\n{note}"
+        f"# Written by `patgate quickstart`; yours to change. Continue with `patgate serve --config FILE`.\n{note}"
         "brand: demo                     # tokens begin demo_pat_\n"
         f"data_dir: {json.dumps(str(data_dir))}\n"
         "store: sqlite\n"
@@ -49,7 +49,7 @@ def configuration(*, data_dir: Path, proxy: str, control: str, upstream: str, de
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuickstartStep:
-    """One request to try: what to send, the status that must come back, and why."""
+    """One request to try: what to send, the expected status, and why."""
 
     method: str
     url: str
@@ -62,7 +62,7 @@ class QuickstartStep:
 
     @property
     def curl(self) -> str:
-        """The command that makes this request, on one line."""
+        """The curl command that sends this request, on one line."""
         words = ["curl", "-i"]
         if self.method != "GET" and not (self.method == "POST" and self.body is not None):
             words += ["-X", self.method]
@@ -75,7 +75,7 @@ class QuickstartStep:
         return shlex.join([*words, self.url])
 
     def as_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The step for ``--json``."""
         return {"curl": self.curl, "method": self.method, "url": self.url, "expect": self.expect, "why": self.why}
 
 
@@ -89,7 +89,7 @@ def demo_steps(address: str, token: str) -> tuple[QuickstartStep, ...]:
             "/v1/things/7",
             headers=bearer,
             expect=200,
-            why="admin may read things; the answer shows the identity headers that the backend got, and no token",
+            why="admin may read things; the response shows the identity headers that the backend got, and no token",
         ),
         _step(
             address,
@@ -113,7 +113,7 @@ def demo_steps(address: str, token: str) -> tuple[QuickstartStep, ...]:
 
 
 def upstream_steps(address: str, token: str) -> tuple[QuickstartStep, ...]:
-    """Requests for a backend that nothing is known of: only the refusal has a status that can be foretold."""
+    """Requests for an unknown backend: only the refusal has an expected status."""
     return (
         _step(
             address,
@@ -121,7 +121,7 @@ def upstream_steps(address: str, token: str) -> tuple[QuickstartStep, ...]:
             "/",
             headers=(("Authorization", f"Bearer {token}"),),
             expect=None,
-            why="your API answers, and was told who asks",
+            why="your API answers, and knows the caller from the identity headers",
         ),
         _step(
             address,
@@ -141,7 +141,7 @@ def _step(address: str, method: str, path: str, **rest: Any) -> QuickstartStep:
 
 
 async def perform(steps: Sequence[QuickstartStep]) -> list[dict[str, Any]]:
-    """Make the requests, one after the other; status, reason and body of each answer."""
+    """Send the requests, one after the other; returns status, reason and body of each response."""
     results: list[dict[str, Any]] = []
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
         for step in steps:

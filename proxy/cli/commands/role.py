@@ -1,8 +1,8 @@
-"""`patgate role`: what each role permits."""
+"""``patgate role``: lists, shows and sets the permissions of roles."""
 
 import click
 
-from proxy.cli.client import Json, ask, segment
+from proxy.cli.client import Json, call, segment
 from proxy.cli.listing import Part, listed, show_whole
 from proxy.cli.options import Invocation, command
 
@@ -18,9 +18,9 @@ def role() -> None:
 @command
 @listed(cursor=False)
 def list_roles(invocation: Invocation, part: Part) -> None:
-    """List the roles and what each permits."""
-    rows = ask(invocation.settings(), lambda control: control.every("/roles"))
-    empty = "There are no roles yet; name them in the configuration or with `patgate role set`."
+    """List the roles and their permissions."""
+    rows = call(invocation.settings(), lambda control: control.every("/roles"))
+    empty = "There are no roles yet; define them in the configuration or with `patgate role set`."
     show_whole(invocation, rows, part, COLUMNS, empty)
 
 
@@ -29,7 +29,7 @@ def list_roles(invocation: Invocation, part: Part) -> None:
 @command
 def show(invocation: Invocation, name: str) -> None:
     """Show one role."""
-    _show(invocation, ask(invocation.settings(), lambda control: control.get(f"/roles/{segment(name)}")))
+    _show(invocation, call(invocation.settings(), lambda control: control.get(f"/roles/{segment(name)}")))
 
 
 @role.command("set")
@@ -37,13 +37,13 @@ def show(invocation: Invocation, name: str) -> None:
 @click.argument("permissions", nargs=-1, required=True, metavar="PERMISSION...")
 @command
 def set_role(invocation: Invocation, name: str, permissions: tuple[str, ...]) -> None:
-    """Set what a role permits from now on, such as `things:read` or `*:*`; a new role is created.
+    """Set the permissions of a role, such as `things:read` or `*:*`; a new role is created.
 
-    Everybody who has the role has the new permissions from the next request on.
+    They apply to everyone with the role from the next request on.
     """
     body = {"permissions": list(permissions)}
     path = f"/roles/{segment(name)}"
-    _show(invocation, ask(invocation.settings(), lambda control: control.put(path, body), makes_store=True))
+    _show(invocation, call(invocation.settings(), lambda control: control.put(path, body), makes_store=True))
 
 
 def _show(invocation: Invocation, view: Json) -> None:

@@ -1,11 +1,11 @@
-"""`patgate routes`: the routes as configured, and what those that only report would have refused."""
+"""``patgate routes``: lists the configured routes, and what report-only routes would have refused."""
 
 from dataclasses import replace
 from typing import Final
 
 import click
 
-from proxy.cli.client import Json, ask
+from proxy.cli.client import Json, call
 from proxy.cli.commands.audit import MOMENT
 from proxy.cli.listing import Part, listed, show_whole
 from proxy.cli.options import Invocation, command
@@ -31,7 +31,7 @@ _REPORT: Final = {
     "enforced": "ENFORCED NOW",
 }
 _SHOWN: Final = 3
-"""So many permissions and tokens of a line are named; `--json` has more."""
+"""Number of permissions and tokens shown in one line; ``--json`` has more."""
 
 
 @click.group()
@@ -44,12 +44,12 @@ def routes() -> None:
 @listed(cursor=False)
 def list_routes(invocation: Invocation, part: Part) -> None:
     """List the routes in the order in which they are tried; the first match wins."""
-    rows = ask(invocation.settings(), lambda control: control.every("/routes"))
+    rows = call(invocation.settings(), lambda control: control.every("/routes"))
     show_whole(invocation, rows, part, _ROUTES, "There are no routes: every request is refused.", _route)
 
 
 @routes.command()
-@click.option("--since", type=MOMENT, metavar="T", help="Only what was seen since then: 7d, or 2026-01-31T12:00:00Z.")
+@click.option("--since", type=MOMENT, metavar="T", help="Only requests since this time: 7d, or 2026-01-31T12:00:00Z.")
 @click.option("--route", metavar="ROUTE", help="Only this route, as `patgate routes list` names it.")
 @click.option("--clear", is_flag=True, help="Print the report, then reset it.")
 @command
@@ -57,23 +57,23 @@ def list_routes(invocation: Invocation, part: Part) -> None:
 def report(invocation: Invocation, part: Part, since: str | None, route: str | None, clear: bool) -> None:
     """List what routes with `enforce: false` would have refused, by route and reason.
 
-    Counts are those since the gateway was set up, or since the last --clear.
+    Counts begin with the store, or with the last --clear.
     """
     if clear and since is not None:
-        raise click.UsageError("--clear forgets whatever the time: leave out --since.")
+        raise click.UsageError("--clear clears the whole report: leave out --since.")
     settings = invocation.settings()
     rows = [
         row
-        for row in ask(settings, lambda control: control.every("/routes/report", {"since": since}))
+        for row in call(settings, lambda control: control.every("/routes/report", {"since": since}))
         if route in (None, row["route"])
     ]
     if clear:
-        ask(settings, lambda control: control.delete("/routes/report", {"route": route}))
-    # What is forgotten is shown, however much it is.
+        call(settings, lambda control: control.delete("/routes/report", {"route": route}))
+    # Everything that is cleared is printed, however long.
     part = replace(part, everything=True) if clear else part
     show_whole(invocation, rows, part, _REPORT, "Nothing would have been refused.", _shown)
     if clear and rows:
-        invocation.out.note("This is forgotten now.")
+        invocation.out.note("These entries are cleared.")
 
 
 def _route(row: Json) -> Json:

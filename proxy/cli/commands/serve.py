@@ -1,4 +1,4 @@
-"""`patgate serve`: run the gateway."""
+"""``patgate serve``: runs the gateway."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from proxy.supervisor import Supervisor
 
 
 class Configuration:
-    """The configuration as this command was told to read it, now and at each reload."""
+    """Reads the configuration with this command's options, at the start and at each reload."""
 
     def __init__(self, invocation: Invocation, workers: int | None) -> None:
         self._invocation = invocation
@@ -26,7 +26,7 @@ class Configuration:
         self.path = invocation.config_path().absolute()
 
     def __call__(self) -> Settings:
-        """Read and judge it. Raises `ConfigurationError`."""
+        """Read and validate it. Raises ``ConfigurationError``."""
         settings = self._invocation.settings()
         route_table(settings)
         identity_names(settings)
@@ -38,7 +38,7 @@ class Configuration:
 @click.option(
     "--accept-older-store",
     is_flag=True,
-    help="Serve a restored backup of the store; tokens revoked since then may work again.",
+    help="Serve a restored backup of the store; tokens revoked since the backup work again.",
 )
 @command
 def serve(invocation: Invocation, workers: int | None, accept_older_store: bool) -> None:

@@ -1,10 +1,10 @@
-"""`patgate token`: mint, look at, replace and end personal access tokens."""
+"""``patgate token``: creates, lists, rotates and revokes personal access tokens."""
 
 from typing import Final
 
 import click
 
-from proxy.cli.client import ask
+from proxy.cli.client import call
 from proxy.cli.commands.token_lifecycle import add_verbs, counted, removed, show_made
 from proxy.cli.listing import Part, listed, show_list
 from proxy.cli.options import DURATION, Invocation, command
@@ -34,13 +34,15 @@ def token() -> None:
     "email",
     required=True,
     metavar="EMAIL",
-    help="Its owner; it acts with the role that they have at each request.",
+    help="Its owner, whose current role it has at each request.",
 )
 @click.option("--name", required=True, help="What it is for.")
-@click.option("--org", help="Bind it to this organisation; it reaches that one only.")
+@click.option("--org", help="Limit it to this organisation.")
 @click.option("--account", is_flag=True, help="Let it reach every organisation that its owner is in.")
-@click.option("--expires", type=DURATION, help="How long it works, such as 30d.")
-@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Narrow it, such as things:read; repeatable.")
+@click.option("--expires", type=DURATION, help="Lifetime, such as 30d.")
+@click.option(
+    "--scope", "scopes", multiple=True, metavar="SCOPE", help="Limit it to this, such as things:read; repeatable."
+)
 @click.option("--description", default="", help="A longer description.")
 @command
 def create(
@@ -53,7 +55,7 @@ def create(
     scopes: tuple[str, ...],
     description: str,
 ) -> None:
-    """Mint a token. It is shown this once."""
+    """Create a token. Its value is shown only once."""
     if account and org is not None:
         raise click.UsageError("A token reaches one organisation (--org) or all of its owner's (--account).")
     body = {
@@ -65,25 +67,25 @@ def create(
         "scopes": list(scopes) or None,
         "description": description,
     }
-    created = ask(invocation.settings(), lambda control: control.post("/tokens", body))
+    created = call(invocation.settings(), lambda control: control.post("/tokens", body))
     show_made(invocation, created)
     if not created.get("expires_at"):
-        invocation.out.note("Give the next one an end: --expires 30d")
+        invocation.out.note("Let the next one expire: --expires 30d")
 
 
 @token.command("list")
-@click.option("--user", "email", metavar="EMAIL", help="Only this person's.")
+@click.option("--user", "email", metavar="EMAIL", help="Only those of this person.")
 @click.option("--org", help="Only those of this organisation.")
-@click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those.")
+@click.option("--status", type=click.Choice(["active", "expired", "revoked"]), help="Only those with this status.")
 @click.option(
     "--expiring",
     type=DURATION,
     is_flag=False,
     flag_value=SOON,
-    help="Only those that expire within this time; 14d if none is given.",
+    help="Only those that expire within this time; 14d without a value.",
 )
 @click.option("--unused", type=DURATION, help="Only those that have not been used for this long, such as 90d.")
-@click.option("--parent", metavar="ID", help="Only those that this token minted.")
+@click.option("--parent", metavar="ID", help="Only those that this token created.")
 @command
 @listed()
 def list_tokens(
@@ -114,13 +116,13 @@ def list_tokens(
 @click.option("--user", "email", metavar="EMAIL", help="Whose tokens --all deletes.")
 @command
 def delete(invocation: Invocation, reference: str | None, everything: bool, email: str | None) -> None:
-    """End a token, or with --all all tokens of a user, and remove it from lists; the audit log keeps what it did."""
+    """Revoke and delete a token, or with --all all tokens of a user; the audit log keeps their events."""
     if reference is not None and not everything and email is None:
         removed(invocation, "tokens", reference)
     elif reference is None and everything and email is not None:
-        found = ask(invocation.settings(), lambda control: control.delete("/tokens", {"user": email}))
-        invocation.out.document(found)
-        invocation.out.line(counted(found["deleted"], "deleted"))
+        result = call(invocation.settings(), lambda control: control.delete("/tokens", {"user": email}))
+        invocation.out.document(result)
+        invocation.out.line(counted(result["deleted"], "deleted"))
     else:
         raise click.UsageError("Name one token, or all of a user's with --all --user EMAIL.")
 

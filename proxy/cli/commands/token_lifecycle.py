@@ -1,4 +1,4 @@
-"""The life of a token or a key after it was made: the verbs that `patgate token` and `patgate key` share."""
+"""Commands on an existing token or key that ``patgate token`` and ``patgate key`` share."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 import click
 
-from proxy.cli.client import Json, ask, segment
+from proxy.cli.client import Json, call, segment
 from proxy.cli.options import DURATION, Invocation, command
 from proxy.cli.output import sentence
 
@@ -27,12 +27,12 @@ FACTS: Final[Mapping[str, str]] = {
     "last_used_at": "last used",
     "last_used_ip": "last used from",
     "use_count": "uses",
-    "parent_id": "minted by token",
+    "parent_id": "created by token",
 }
 
 
 def show_made(invocation: Invocation, made: Json) -> None:
-    """A token or key with its new value: what is known of it, then the value."""
+    """Print a token or key, and its new value."""
     warn(invocation, made)
     invocation.out.document(made)
     show_facts(invocation, made)
@@ -42,20 +42,20 @@ def show_made(invocation: Invocation, made: Json) -> None:
 
 
 def show_view(invocation: Invocation, view: Json) -> None:
-    """A token or key."""
+    """Print a token or key."""
     warn(invocation, view)
     invocation.out.document(view)
     show_facts(invocation, view)
 
 
 def warn(invocation: Invocation, view: Json) -> None:
-    """What the answer wants known, on standard error."""
+    """Print the warnings of a response to standard error."""
     for warning in view.get("warnings", ()):
         invocation.out.note(sentence(str(warning)))
 
 
 def show_facts(invocation: Invocation, view: Json) -> None:
-    """What is known of a token or key, for people."""
+    """Print the fields of a token or key, for people."""
     facts = [(title, view.get(key)) for key, title in FACTS.items() if view.get(key) not in (None, [])]
     scopes = view.get("scopes")
     if scopes == []:
@@ -70,63 +70,63 @@ def show_facts(invocation: Invocation, view: Json) -> None:
 
 
 def path_of(collection: str, reference: str) -> str:
-    """The path of a token or key named by its id or its public prefix; of a whole value, only the prefix is sent."""
+    """The path of a token or key by its id or public prefix; of a whole value, only the prefix is sent."""
     return f"/{collection}/{segment('_'.join(reference.split('_')[:3]))}"
 
 
 def counted(count: int, what: str) -> str:
-    """A sentence on what became of so many tokens."""
+    """A sentence with the number of tokens and what happened to them."""
     return f"1 token is {what}." if count == 1 else f"{count} tokens are {what}."
 
 
 def add_verbs(group: click.Group, collection: str, noun: str) -> None:
-    """Give `group` the verbs over the API's `collection`; `noun` is what the help calls one of its members."""
+    """Add the shared commands to ``group``, for the API's ``collection``; ``noun`` is the word in the help."""
 
     @group.command()
     @click.argument("reference", metavar="ID")
     @command
     def show(invocation: Invocation, reference: str) -> None:
-        show_view(invocation, ask(invocation.settings(), lambda control: control.get(path_of(collection, reference))))
+        show_view(invocation, call(invocation.settings(), lambda control: control.get(path_of(collection, reference))))
 
     @group.command()
     @click.argument("reference", metavar="ID")
     @command
     def rotate(invocation: Invocation, reference: str) -> None:
         path = f"{path_of(collection, reference)}/rotate"
-        show_made(invocation, ask(invocation.settings(), lambda control: control.post(path)))
+        show_made(invocation, call(invocation.settings(), lambda control: control.post(path)))
 
     @group.command()
     @click.argument("reference", metavar="ID")
     @click.option(
-        "--descendants", is_flag=True, help="Also end the tokens that it minted, and those that these minted."
+        "--descendants", is_flag=True, help="Also revoke the tokens that it created, directly or through others."
     )
     @command
     def revoke(invocation: Invocation, reference: str, descendants: bool) -> None:
         path, body = f"{path_of(collection, reference)}/revoke", {"descendants": descendants}
-        view = ask(invocation.settings(), lambda control: control.post(path, body))
+        view = call(invocation.settings(), lambda control: control.post(path, body))
         warn(invocation, view)
         invocation.out.document(view)
         invocation.out.line(f"{view.get('prefix', reference)} is revoked.")
 
     @group.command()
     @click.argument("reference", metavar="ID")
-    @click.option("--expires", type=DURATION, help="How long it works from now on, such as 30d.")
+    @click.option("--expires", type=DURATION, help="New lifetime, such as 30d.")
     @command
     def regenerate(invocation: Invocation, reference: str, expires: float | None) -> None:
         path, body = f"{path_of(collection, reference)}/regenerate", {"expires": expires}
-        show_made(invocation, ask(invocation.settings(), lambda control: control.post(path, body)))
+        show_made(invocation, call(invocation.settings(), lambda control: control.post(path, body)))
 
-    show.help = f"Show what is known of one {noun}, which is never its secret."
+    show.help = f"Show one {noun}, without its secret."
     rotate.help = "Replace its secret; id, name and scopes stay, and the old value fails on its next use."
-    revoke.help = "End it; when this has answered, no request with it is accepted."
+    revoke.help = "Revoke it; once this command has ended, no request with it is accepted."
     regenerate.help = (
-        f"Give a revoked or expired {noun} a new secret and a new end.\n\nIts id, name, description and scopes stay."
+        f"Give a revoked or expired {noun} a new secret and lifetime.\n\nIts id, name, description and scopes stay."
     )
     _add_scopes(group, collection, noun)
 
 
 def add_delete(group: click.Group, collection: str, noun: str) -> None:
-    """Give `group` the verb that removes one."""
+    """Add the ``delete`` command to ``group``."""
 
     @group.command()
     @click.argument("reference", metavar="ID")
@@ -134,19 +134,19 @@ def add_delete(group: click.Group, collection: str, noun: str) -> None:
     def delete(invocation: Invocation, reference: str) -> None:
         removed(invocation, collection, reference)
 
-    delete.help = f"End a {noun} and forget it; the audit log keeps what it did."
+    delete.help = f"Revoke and delete a {noun}; the audit log keeps its events."
 
 
 def removed(invocation: Invocation, collection: str, reference: str) -> None:
-    """Remove one and say so."""
-    view = ask(invocation.settings(), lambda control: control.delete(path_of(collection, reference)))
+    """Delete a token or key, and print that."""
+    view = call(invocation.settings(), lambda control: control.delete(path_of(collection, reference)))
     warn(invocation, view)
     invocation.out.document(view)
     invocation.out.line(f"{view.get('prefix', reference)} is deleted.")
 
 
 def _add_scopes(group: click.Group, collection: str, noun: str) -> None:
-    @group.group(help=f"What a living {noun} may do of what its role allows; counts from its next use.")
+    @group.group(help=f"Limit what a {noun} may do of what its role allows; applies from its next use.")
     def scopes() -> None: ...
 
     def verb(name: str, method: str, help_text: str, *, wanted: bool = True) -> None:
@@ -154,11 +154,11 @@ def _add_scopes(group: click.Group, collection: str, noun: str) -> None:
             path = f"{path_of(collection, reference)}/scopes"
             if method == "DELETE":
                 query = urlencode([("scope", text) for text in texts])
-                view = ask(invocation.settings(), lambda control: control.delete(f"{path}?{query}" if query else path))
+                view = call(invocation.settings(), lambda control: control.delete(f"{path}?{query}" if query else path))
             elif method == "PUT":
-                view = ask(invocation.settings(), lambda control: control.put(path, {"scopes": list(texts)}))
+                view = call(invocation.settings(), lambda control: control.put(path, {"scopes": list(texts)}))
             else:
-                view = ask(invocation.settings(), lambda control: control.post(path, {"scopes": list(texts)}))
+                view = call(invocation.settings(), lambda control: control.post(path, {"scopes": list(texts)}))
             show_view(invocation, view)
 
         run.__name__, run.__doc__ = name, help_text
@@ -167,7 +167,7 @@ def _add_scopes(group: click.Group, collection: str, noun: str) -> None:
             wrapped = click.argument("texts", nargs=-1, required=True, metavar="SCOPE...")(wrapped)
         scopes.command(name)(click.argument("reference", metavar="ID")(wrapped))
 
-    verb("add", "POST", "Let it do this as well, such as things:update.")
-    verb("remove", "DELETE", "Let it do this no longer.")
-    verb("set", "PUT", "Let it do this and nothing else.")
-    verb("clear", "DELETE", "Let it do nothing, until scopes are added.", wanted=False)
+    verb("add", "POST", "Add scopes, such as things:update.")
+    verb("remove", "DELETE", "Remove scopes.")
+    verb("set", "PUT", "Replace all scopes.")
+    verb("clear", "DELETE", "Remove all scopes: it may do nothing until scopes are added.", wanted=False)

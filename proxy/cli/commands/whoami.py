@@ -1,4 +1,4 @@
-"""`patgate whoami`: an echo backend that shows what it received, for trying routes and identity headers."""
+"""``patgate whoami``: an echo backend that shows what it received, for trying routes and identity headers."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ DEFAULT: Final = "127.0.0.1:3000"
 
 
 def echo(server: str) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    """A handler that answers every request with what it received; the body is counted as it comes, never kept."""
+    """A handler that answers every request with what it received; the body is only counted, never kept."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         length = 0
@@ -40,12 +40,12 @@ def echo(server: str) -> Callable[[web.BaseRequest], Awaitable[web.StreamRespons
 
 
 class BindType(click.ParamType[Bind]):
-    """`127.0.0.1:3000`, `[::1]:3000`; port 0 lets the system choose."""
+    """An address such as ``127.0.0.1:3000`` or ``[::1]:3000``; with port 0 the system chooses."""
 
     name = "host:port"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Bind:
-        """A usage error for anything that is not an address."""
+        """Parse an address; raises a usage error for anything else."""
         try:
             return value if isinstance(value, Bind) else Bind.parse(value)
         except ValueError as error:
@@ -61,7 +61,7 @@ def whoami(invocation: Invocation, bind: Bind, lifeline_fd: int | None) -> None:
 
     Answers every request with JSON: method, path and headers as they arrived, and the length of the body.
     """
-    # What a client causes is bounded here too; standard output belongs to the answer.
+    # Log output caused by clients is bounded here too, and standard output is for the result.
     logs.configure(process="whoami")
     defects.hook_process()
     asyncio.run(_run(invocation, bind, lifeline_fd))
@@ -70,7 +70,7 @@ def whoami(invocation: Invocation, bind: Bind, lifeline_fd: int | None) -> None:
 async def _run(invocation: Invocation, bind: Bind, lifeline_fd: int | None) -> None:
     listener = listeners.listen("whoami", bind.host, bind.port)
     url = f"http://{listener.address}"
-    # What a backend shows must be what it got: no unpacking of compressed bodies.
+    # It must show what it received: compressed bodies are not unpacked.
     runner = web.ServerRunner(web.Server(echo(listener.address), auto_decompress=False, access_log=None))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""The audit log: what happened, and whether what it says is what was written."""
+"""Audit log operations: listing events, and verifying the chain of events."""
 
 from __future__ import annotations
 
@@ -44,44 +44,46 @@ Number = Annotated[
 
 
 class EventQuery(PageQuery):
-    """Which events of a log: those for which all of this holds."""
+    """Filters for events; an event must match all of them."""
 
-    order: Annotated[Literal["newest", "oldest"], Field(description="By time, from which end.")] = "newest"
+    order: Annotated[Literal["newest", "oldest"], Field(description="By time: newest or oldest first.")] = "newest"
     after: Annotated[
         Number | None,
         Field(
-            description="List what was recorded after this event, by number, and always say where to go on: to follow "
-            "the log. `now` stands for the newest event.",
+            description="Follow the log: list the events recorded after this event number, and always return a cursor. "
+            "`now` is the newest event.",
         ),
     ] = None
     actor_kind: ActorKindWord | None = None
-    actor: Annotated[Reference | None, Field(description="Who did it: an id, or the public prefix of a token.")] = None
-    actor_name: Annotated[Reference | None, Field(description="The name of the token that did it.")] = None
-    user: Annotated[Reference | None, Field(description="Whose account's log (email or id).")] = None
+    actor: Annotated[Reference | None, Field(description="The actor: an id, or the public prefix of a token.")] = None
+    actor_name: Annotated[Reference | None, Field(description="The name of the token that was the actor.")] = None
+    user: Annotated[Reference | None, Field(description="The log of this user's account (email or id).")] = None
     level: Level | None = None
     action: Annotated[
         Reference | None,
-        Field(description="What was done; with a dot at its end, all that begins so.", examples=["account.pat."]),
+        Field(
+            description="The action; with a dot at its end, all actions that begin with it.", examples=["account.pat."]
+        ),
     ] = None
-    target: Annotated[Reference | None, Field(description="To what: an id, or the public prefix of a token.")] = None
+    target: Annotated[Reference | None, Field(description="The target: an id, or the public prefix of a token.")] = None
     target_kind: Reference | None = None
     outcome: Outcome | None = None
-    denied: Annotated[bool, Field(description="Only what was refused, or would have been.")] = False
+    denied: Annotated[bool, Field(description="Only requests that were refused, or would have been.")] = False
     reason: Reference | None = None
     address: Address | None = None
     request: Annotated[Reference | None, Field(description="The id of a request or decision.")] = None
-    since: Annotated[Moment | None, Field(description="From this time on, or from so long before now.")] = None
-    until: Annotated[Moment | None, Field(description="Up to this time, or to so long before now.")] = None
+    since: Annotated[Moment | None, Field(description="From this time on, or from this long ago.")] = None
+    until: Annotated[Moment | None, Field(description="Up to this time, or to this long ago.")] = None
 
 
 class AuditQuery(EventQuery):
-    """Which events."""
+    """Filters for events, also by organisation."""
 
     org: Annotated[Reference | None, Field(description="Of this organisation (id or name).")] = None
 
 
 class AuditEvent(ResponseModel):
-    """Something that happened.  Names are those of then; `org` and `user` are those of now."""
+    """An event. Names are those at the time of the event; `org` and `user` are the current ones."""
 
     number: int
     time: Time
@@ -106,32 +108,36 @@ class AuditEvent(ResponseModel):
 
 
 class AuditEvents(Listing):
-    """Events.  A page may be empty and still have a next one: filters are looked through a bounded way at a time."""
+    """Events. A page may be empty and still have a next one, because a filter searches a bounded number at a time."""
 
     items: list[AuditEvent]
 
 
 class Verification(RequestModel):
-    """Where to go on, and what an earlier verification ended with."""
+    """Where to continue, and the result of an earlier verification."""
 
     after: Annotated[MarkText | None, Field(description="`next` of the step before.")] = None
-    head: Annotated[MarkText | None, Field(description="An event that must be the same still.")] = None
+    head: Annotated[MarkText | None, Field(description="An event that must be unchanged.")] = None
 
 
 class Verified(ResponseModel):
-    """One step of a verification: how many events hold, and the first one that does not."""
+    """One step of a verification: how many events are intact, and the first one that is not."""
 
     events: int
-    problem: Annotated[str | None, Field(description="What is wrong with the first event that is gone or altered.")]
-    next: Annotated[MarkText | None, Field(description="Where the next step goes on; null where it is over.")]
-    head: Annotated[str, Field(description="The newest event when it was asked: keep it elsewhere, and ask with it.")]
+    problem: Annotated[str | None, Field(description="The problem of the first event that is missing or altered.")]
+    next: Annotated[MarkText | None, Field(description="Where the next step continues; null after the last one.")]
+    head: Annotated[
+        str, Field(description="The newest event: keep it elsewhere, and send it with the next verification.")
+    ]
 
 
 async def list_events(call: Call[NoBody, AuditQuery]) -> View:
+    """Handle ``audit.list``."""
     return await _list(call, call.query, call.query.org)
 
 
 async def list_events_of_org(call: Call[NoBody, EventQuery]) -> View:
+    """Handle ``audit.list_of_org``."""
     return await _list(call, call.query, call.path["org"])
 
 
@@ -142,14 +148,13 @@ async def _list(call: Call[NoBody, Any], query: EventQuery, org: str | None) -> 
         AuditFilter(org=org, **values),
         order=SortOrder(query.order),
         after=query.after,
-        limit=query.limit,
-        cursor=query.cursor,
-        count=query.count,
+        page=query.page,
     )
     return listing(page)
 
 
 async def verify(call: Call[Verification, NoQuery]) -> View:
+    """Handle ``audit.verify``."""
     return await call.services.audit.verify(call.actor, after=call.body.after, head=call.body.head)
 
 
@@ -176,7 +181,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="audit.verify",
         method=Method.POST,
         path="/audit/verify",
-        summary="Check a part of the chain of events",
+        summary="Verify a part of the chain of events",
         run=verify,
         body=Verification,
         answer=Verified,

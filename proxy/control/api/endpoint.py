@@ -1,10 +1,9 @@
-"""From the table to routes: what happens to every request of the API, in this order.
+"""API endpoints: builds a route for each operation, and processes every request in this order.
 
-1. Who asks is found out (`identify`).
-2. The path's parameters are looked at, then query and body together; what cannot be is said all at once.
-3. The handler runs when it is its turn, for as long as its row allows.  What it began is undone when that is over,
-   unless it was committed.
-4. The answer is written.  None may be cached: many hold what only the one who asked may see.
+1. The caller is authenticated (``identify``).
+2. The path's parameters are validated, then query and body together, with all errors in one response.
+3. The handler runs when it has its turn, for at most ``Operation.seconds``. A timeout undoes what is not committed.
+4. The response is written. No response may be cached, because many have data that only the caller may see.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from proxy.control.api.operation import PARAMETERS, Call, Method, Operation, Replayed
+from proxy.control.api.operation import PARAMETERS, Call, Method, Operation
 from proxy.control.concurrency import Turns
 from proxy.control.middleware import ACTOR, NAME, REQUEST_ID
 from proxy.control.problems import ProblemKind, RequestRefused
@@ -26,16 +25,17 @@ from proxy.control.request_parsing import idempotency_key, read
 from proxy.control.runtime import ControlRuntime
 from proxy.core.errors import AuthorityUnavailable, NotFound
 from proxy.core.model import Actor
-from proxy.services.views import Created
+from proxy.services.idempotency import IdempotencyKey
+from proxy.services.views import Replayable
 
 ROOT: Final = "/api/v1"
 REPLAYED: Final = "Idempotency-Replayed"
 _KEYLESS: Final = ProblemKind(
-    status=400, reason="idempotency_key", title="An Idempotency-Key is taken where something is made, and nowhere else"
+    status=400, reason="idempotency_key", title="Only requests that create something take an Idempotency-Key"
 )
 
 Identify = Callable[[web.Request, str], Awaitable[Actor]]
-"""Who sends this request, which has this id.  Raises RequestRefused."""
+"""Returns the actor that sent the request with this id. Raises RequestRefused."""
 
 
 def routes(
@@ -70,23 +70,22 @@ def _handler(
             body=body,
             query=query,
             path=path,
-            idempotency_key=key,
-            fingerprint=_fingerprint(request, body.model_dump_json()) if key else "",
+            idempotency_key=_idempotency_key(request, key, body.model_dump_json()) if key else None,
         )
         try:
             turn = nullcontext() if turns is None else turns.turn(actor.user_id or actor.id)
             async with asyncio.timeout(row.seconds), turn:
                 view = await row.run(call)
         except TimeoutError:
-            raise AuthorityUnavailable("this took too long and was given up") from None
-        replayed = isinstance(view, Replayed) or (isinstance(view, Created) and view.replayed)
+            raise AuthorityUnavailable("this took too long and was cancelled") from None
+        replayed = isinstance(view, Replayable) and view.replayed
         return answer(view.as_dict(), row.status, {REPLAYED: "true"} if replayed else {})
 
     return handle
 
 
 def answer(document: dict[str, object], status: int, headers: Mapping[str, str]) -> web.Response:
-    """A success."""
+    """The response of a successful operation."""
     return web.json_response(document, status=status, headers={"Cache-Control": "no-store", **headers})
 
 
@@ -99,6 +98,7 @@ def _parameters(request: web.Request) -> dict[str, str]:
     return values
 
 
-def _fingerprint(request: web.Request, body: str) -> str:
-    """What tells this request from another one: SHA-256 of method, path and the body in one form."""
-    return hashlib.sha256("\n".join((request.method, request.path, body)).encode()).hexdigest()
+def _idempotency_key(request: web.Request, key: str, body: str) -> IdempotencyKey:
+    """The client's key, with the SHA-256 of method, path and normalised body, which tells requests apart."""
+    text = "\n".join((request.method, request.path, body))
+    return IdempotencyKey(value=key, request_hash=hashlib.sha256(text.encode()).hexdigest())

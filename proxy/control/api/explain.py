@@ -1,4 +1,4 @@
-"""Explaining: why a token's request is, or was, answered as it is."""
+"""Explain operation: why a token's request is, or was, allowed or refused."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ExplainQuery(Query):
     token: Annotated[Name | None, Field(description="A token's id or public prefix; never the whole token.")] = None
     method: Annotated[Name | None, Field(examples=["GET"])] = None
     path: Annotated[
-        str | None, Field(max_length=65_536, description="A path, or a whole URL; the query does not count.")
+        str | None, Field(max_length=65_536, description="A path, or a whole URL; the query is ignored.")
     ] = None
-    host: Annotated[str | None, Field(max_length=512, description="The `Host`; else that of the URL.")] = None
-    decision: Annotated[Name | None, Field(description="The id of a decision, as refusals and logs have it.")] = None
+    host: Annotated[str | None, Field(max_length=512, description="The `Host`; by default that of the URL.")] = None
+    decision: Annotated[Name | None, Field(description="The id of a decision, from a refusal or a log.")] = None
 
 
 class ExplainedToken(ResponseModel):
-    """The token, without its value, and whose it is."""
+    """The token, without its value, and its owner."""
 
     id: str
     prefix: str
@@ -46,7 +46,7 @@ class ExplainedToken(ResponseModel):
 
 
 class ExplainedStep(ResponseModel):
-    """One of the questions that are asked of a request, in their order."""
+    """One of the checks of a request, in their order."""
 
     step: Literal["route", "token", "expiry", "owner", "organisation", "operation", "role", "scopes"]
     result: Literal["pass", "fail", "not reached"]
@@ -54,61 +54,62 @@ class ExplainedStep(ResponseModel):
 
 
 class ExplainedHeader(ResponseModel):
-    """A header that the backend gets."""
+    """A header that the backend receives."""
 
     name: str
     value: str
 
 
 class SecondTarget(ResponseModel):
-    """A resource that a header of the request names, which was the reason of a refusal."""
+    """A resource that a header of the request names, and that the request was refused for."""
 
     header: str
-    method: Annotated[str | None, Field(description="It is judged as a request with this method; null: not judged.")]
+    method: Annotated[str | None, Field(description="The method that it is checked with; null: not checked.")]
     path: str | None
 
 
 class ExplainedRequest(ResponseModel):
-    """What a token gets for a request now.
+    """How a token's request would be answered now.
 
-    Where the route only reports, `verdict` is `reported`, and status and challenge are those that there would be if it
-    were enforced.
+    On a report-only route, `verdict` is `reported`, and status and challenge are those of an enforcing route.
     """
 
     at: Time
     verdict: Literal["allowed", "refused", "reported"]
     reason: str
-    status: Annotated[int | None, Field(description="Of the refusal; null where there is none.")]
-    public_reason: Annotated[str | None, Field(description="What the body of the refusal says.")]
+    status: Annotated[int | None, Field(description="The status of the refusal; null without one.")]
+    public_reason: Annotated[str | None, Field(description="The reason in the body of the refusal.")]
     title: str
     detail: str
     challenge: Annotated[list[str], Field(description="The values of `WWW-Authenticate`.")]
     method: str
     path: str
     host: str | None
-    second_target: Annotated[SecondTarget | None, Field(description="Of a decision: judged beside the request.")]
-    route: Annotated[str | None, Field(description="The pattern of the route that was matched.")]
+    second_target: Annotated[
+        SecondTarget | None, Field(description="Of a decision: checked in addition to the request.")
+    ]
+    route: Annotated[str | None, Field(description="The pattern of the matched route.")]
     access: Literal["token", "public", "passthrough", "denied"] | None
     upstream: str | None
     enforce: bool | None
     operation: str | None
     entity: str | None
     entity_id: str | None
-    permission: Annotated[str | None, Field(description="What the request needs.")]
+    permission: Annotated[str | None, Field(description="The permission that the request needs.")]
     org: Annotated[str | None, Field(description="The organisation that the request is about.")]
-    role: Annotated[str | None, Field(description="The role that counts now.")]
-    role_org: Annotated[str | None, Field(description="The organisation that it is a role in; null: the account.")]
+    role: Annotated[str | None, Field(description="The role in effect.")]
+    role_org: Annotated[str | None, Field(description="The organisation of that role; null: the account.")]
     role_permissions: list[str]
-    role_entry: Annotated[str | None, Field(description="Which of them allows the request.")]
-    scopes: Annotated[list[str] | None, Field(description="The token's own; null: all of the role's.")]
-    scope_entry: Annotated[str | None, Field(description="Which of them allows the request.")]
+    role_entry: Annotated[str | None, Field(description="The permission of the role that allows the request.")]
+    scopes: Annotated[list[str] | None, Field(description="The token's scopes; null: all permissions of the role.")]
+    scope_entry: Annotated[str | None, Field(description="The scope that allows the request.")]
     token: ExplainedToken | None
     steps: list[ExplainedStep]
-    identity: Annotated[list[ExplainedHeader], Field(description="The identity headers that the backend gets.")]
+    identity: Annotated[list[ExplainedHeader], Field(description="The identity headers that the backend receives.")]
 
 
 class DecidedThen(ResponseModel):
-    """What the audit log has of a decision."""
+    """A decision as the audit log has it."""
 
     at: Time
     verdict: Literal["allowed", "refused", "reported", "failed"]
@@ -129,7 +130,7 @@ class DecidedThen(ResponseModel):
 
 
 class ChangedSince(ResponseModel):
-    """A change since then to the token or to what it depends on."""
+    """A later change to the token or to something that it depends on."""
 
     at: Time
     action: str
@@ -138,7 +139,7 @@ class ChangedSince(ResponseModel):
 
 
 class ExplainedDecision(ResponseModel):
-    """A decision, and what the same request would get now (null where that cannot be said, or not to you)."""
+    """A decision, and how the same request would be answered now (null when unknown, or not visible to you)."""
 
     decision: str
     then: DecidedThen
@@ -149,10 +150,11 @@ class ExplainedDecision(ResponseModel):
 
 
 class Explained(RootModel[ExplainedRequest | ExplainedDecision]):
-    """Of a request, or of a decision."""
+    """The explanation of a request or of a decision."""
 
 
 async def explain(call: Call[NoBody, ExplainQuery]) -> View:
+    """Handle ``explain.explain``."""
     query = call.query
     if query.decision is not None:
         given = {"token": query.token, "method": query.method, "path": query.path, "host": query.host}
@@ -161,7 +163,7 @@ async def explain(call: Call[NoBody, ExplainQuery]) -> View:
             raise Invalid(*faults[0], *faults[1:])
         return await call.services.explain.decision(call.actor, query.decision)
     needed = {"token": query.token, "method": query.method, "path": query.path}
-    faults = [(field, "this field is needed, or a decision") for field, value in needed.items() if value is None]
+    faults = [(field, "this field is required, or a decision") for field, value in needed.items() if value is None]
     if faults:
         raise Invalid(*faults[0], *faults[1:])
     return await call.services.explain.token(
@@ -174,9 +176,9 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="explain.explain",
         method=Method.GET,
         path="/explain",
-        summary="Explain what a token gets for a method and path, or a decision by its id",
+        summary="Explain a token's request by method and path, or a decision by its id",
         run=explain,
         query=ExplainQuery,
-        answer=Explained,  # type: ignore[arg-type]  # one of two answers
+        answer=Explained,  # type: ignore[arg-type]  # one of two models
     ),
 )

@@ -1,4 +1,4 @@
-"""Invitations: how people join an organisation."""
+"""Invitation operations: inviting people to an organisation, and accepting or declining."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.api.orgs import Member
 from proxy.control.models import Email, Listing, PageQuery, Reference, RequestModel, ResponseModel, Time
 from proxy.services.accounts.invitations import LONGEST, SHORTEST
-from proxy.services.idempotency import Retry
 
 Lifetime = Annotated[
-    float, Field(ge=SHORTEST, le=LONGEST, allow_inf_nan=False, description="How long it is open, in seconds.")
+    float,
+    Field(ge=SHORTEST, le=LONGEST, allow_inf_nan=False, description="How long the invitation is open, in seconds."),
 ]
 
 
 class NewInvitation(RequestModel):
-    """An email, and the role that whoever has it gets by accepting."""
+    """An email, and the role that its owner gets by accepting."""
 
     email: Email
     role: Reference
@@ -26,14 +26,14 @@ class NewInvitation(RequestModel):
 
 
 class InvitationQuery(PageQuery):
-    """Which invitations."""
+    """Filters for invitations."""
 
-    org: Annotated[Reference | None, Field(description="To this organisation (id or name).")] = None
-    email: Annotated[Reference | None, Field(description="Of this email.")] = None
+    org: Annotated[Reference | None, Field(description="Only those to this organisation (id or name).")] = None
+    email: Annotated[Reference | None, Field(description="Only those of this email.")] = None
 
 
 class Invitation(ResponseModel):
-    """An open invitation: what the inviter said, and nothing of the person who has that email."""
+    """An open invitation: what the inviter entered, and nothing about the person with that email."""
 
     id: str
     org_id: str
@@ -52,50 +52,45 @@ class Invitations(Listing):
 
 
 async def create(call: Call[NewInvitation, NoQuery]) -> View:
-    body, invitations = call.body, call.services.invitations
-
-    async def make(again: Retry | None) -> View:
-        return await invitations.invite(
-            call.actor, call.path["org"], body.email, body.role, expires=body.expires, retry=again
-        )
-
-    return await once(call, make, invitations.made_before)
+    """Handle ``invitations.create``."""
+    body, key = call.body, call.idempotency_key
+    return await call.services.invitations.invite(
+        call.actor, call.path["org"], body.email, body.role, expires=body.expires, idempotency_key=key
+    )
 
 
 async def list_invitations(call: Call[NoBody, InvitationQuery]) -> View:
+    """Handle ``invitations.list``."""
     query = call.query
-    page = await call.services.invitations.list(
-        call.actor, query.org, email=query.email, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.invitations.list(call.actor, query.org, email=query.email, page=query.page)
     return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, PageQuery]) -> View:
+    """Handle ``invitations.list_of_org``."""
     query = call.query
-    page = await call.services.invitations.list(
-        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.invitations.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``invitations.show``."""
     return await call.services.invitations.show(call.actor, call.path["invitation"])
 
 
 async def accept(call: Call[NoBody, NoQuery]) -> View:
-    invitations = call.services.invitations
-
-    async def make(again: Retry | None) -> View:
-        return await invitations.accept(call.actor, call.path["invitation"], retry=again)
-
-    return await once(call, make, invitations.accepted_before)
+    """Handle ``invitations.accept``."""
+    key = call.idempotency_key
+    return await call.services.invitations.accept(call.actor, call.path["invitation"], idempotency_key=key)
 
 
 async def decline(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``invitations.decline``."""
     return await call.services.invitations.decline(call.actor, call.path["invitation"])
 
 
 async def withdraw(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``invitations.withdraw``."""
     return await call.services.invitations.withdraw(call.actor, call.path["invitation"])
 
 
@@ -104,7 +99,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="invitations.list",
         method=Method.GET,
         path="/invitations",
-        summary="List open invitations: one's own, or all of the account",
+        summary="List open invitations: your own, or all of the account",
         run=list_invitations,
         query=InvitationQuery,
         answer=Invitations,
@@ -142,7 +137,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="invitations.withdraw",
         method=Method.DELETE,
         path="/invitations/{invitation}",
-        summary="Take an invitation back",
+        summary="Withdraw an invitation",
         run=withdraw,
         answer=Invitation,
     ),
@@ -150,7 +145,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="invitations.accept",
         method=Method.POST,
         path="/invitations/{invitation}/accept",
-        summary="Accept an invitation: a member from now on",
+        summary="Accept an invitation and become a member",
         run=accept,
         answer=Member,
         status=201,

@@ -1,6 +1,6 @@
-"""Keys: API keys of one organisation, and organisation tokens, which are attached to several.
+"""Key operations: API keys of one organisation, and organisation tokens, which are attached to several.
 
-They are tokens of another kind, and their other verbs are those of tokens.
+Keys are tokens of another kind; all other operations on them are those of tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from proxy.control.api import tokens
-from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing, retry
+from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.api.tokens import (
     ChangedToken,
     Lifetime,
@@ -33,7 +33,7 @@ Granted = Annotated[tuple[PermissionText, ...], Field(min_length=1, max_length=1
 
 
 class NewOrgKey(RequestModel):
-    """A key of the organisation that the path names, with a role that is fixed from now on."""
+    """A key of the organisation in the path; its role cannot be changed later."""
 
     name: Title
     role: Reference
@@ -43,14 +43,18 @@ class NewOrgKey(RequestModel):
 
 
 class NewKey(RequestModel):
-    """A key of one organisation (`org`, `role`), or an organisation token: permissions by organisation (`grants`)."""
+    """A key of one organisation (`org`, `role`), or an organisation token with permissions for several (`grants`)."""
 
     name: Title
     org: Annotated[OrgReference | None, Field(description="The one organisation (id or name) of an API key.")] = None
-    role: Annotated[Reference | None, Field(description="What an API key may do there.")] = None
+    role: Annotated[Reference | None, Field(description="The role of an API key in that organisation.")] = None
     grants: Annotated[
         dict[OrgReference, Granted] | None,
-        Field(min_length=1, max_length=issuance.ORGS_MOST, description="What an organisation token may do, and where."),
+        Field(
+            min_length=1,
+            max_length=issuance.ORGS_MOST,
+            description="Permissions of an organisation token by organisation.",
+        ),
     ] = None
     expires: Lifetime | None = None
     scopes: Scopes | None = None
@@ -58,25 +62,26 @@ class NewKey(RequestModel):
 
 
 class AttachedPermissions(RequestModel):
-    """What an organisation token may do in one organisation, and nothing else there."""
+    """All permissions of an organisation token in one organisation."""
 
     permissions: Granted
 
 
 class KeyQuery(PageQuery):
-    """Which keys, of those that whoever asks may know of."""
+    """Filters for keys, of those that the caller may see."""
 
     org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
     status: Annotated[Status | None, Field(description="Only those with this status.")] = None
     expiring_within: Annotated[
-        QuerySeconds | None, Field(description="Only active ones that end within so many seconds, those first.")
+        QuerySeconds | None, Field(description="Only active ones that expire within so many seconds, soonest first.")
     ] = None
     unused_for: Annotated[
-        QuerySeconds | None, Field(description="Only those that nobody has used for so many seconds.")
+        QuerySeconds | None, Field(description="Only those that were not used for so many seconds.")
     ] = None
 
 
 async def create(call: Call[NewKey, NoQuery]) -> View:
+    """Handle ``keys.create``."""
     body = call.body
     new = issuance.KeyRequest(
         name=body.name,
@@ -87,10 +92,11 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.services.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
+    """Handle ``keys.create_in_org``."""
     body = call.body
     new = issuance.KeyRequest(
         name=body.name,
@@ -100,10 +106,11 @@ async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.services.keys.create(call.actor, new, retry=retry(call))
+    return await call.services.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
+    """Handle ``keys.list``."""
     query = call.query
     wanted = TokenFilter(
         org=query.org,
@@ -111,40 +118,43 @@ async def list_keys(call: Call[NoBody, KeyQuery]) -> View:
         expiring_within=query.expiring_within,
         unused_for=query.unused_for,
     )
-    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
+    """Handle ``keys.list_of_org``."""
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status)
-    page = await call.services.keys.list(call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.keys.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
 async def attach(call: Call[AttachedPermissions, NoQuery]) -> View:
+    """Handle ``keys.attach``."""
     return await call.services.keys.attach(call.actor, call.path["key"], call.path["org"], call.body.permissions)
 
 
 async def detach(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``keys.detach``."""
     return await call.services.keys.detach(call.actor, call.path["key"], call.path["org"])
 
 
 def of_keys(run: Callable[[Call[Any, Any]], Awaitable[View]]) -> Callable[[Call[Any, Any]], Awaitable[View]]:
-    """A verb of tokens, for keys only: the id of another token is that of no key."""
+    """A token handler for keys only: a token of another kind is not found."""
 
-    async def verb(call: Call[Any, Any]) -> View:
-        found = await call.services.tokens.show(call.actor, call.path["key"])
-        if found.kind != Kind.KEY.value:
+    async def handler(call: Call[Any, Any]) -> View:
+        view = await call.services.tokens.show(call.actor, call.path["key"])
+        if view.kind != Kind.KEY.value:
             raise NotFound(PARAMETERS["key"].missing)
         return await run(call)
 
-    return verb
+    return handler
 
 
 def of_key(row: Operation[Any, Any]) -> Operation[Any, Any]:
-    """The row of a token's verb, for keys: the same, under their path and by their name."""
+    """The key operation for a token operation: the same under another path and name."""
     return replace(
         row,
         name=row.name.replace("tokens.", "keys."),
@@ -168,7 +178,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         tokens.CREATE,
         name="keys.create",
         path="/keys",
-        summary="Make a key of one organisation, or an organisation token of several",
+        summary="Create a key of one organisation, or an organisation token for several",
         run=create,
         body=NewKey,
     ),
@@ -185,7 +195,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         tokens.CREATE,
         name="keys.create_in_org",
         path="/orgs/{org}/keys",
-        summary="Make a key of an organisation",
+        summary="Create a key of an organisation",
         run=create_in_org,
         body=NewOrgKey,
     ),
@@ -193,7 +203,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="keys.attach",
         method=Method.PUT,
         path="/keys/{key}/orgs/{org}",
-        summary="Give an organisation token these permissions in an organisation, and no others there",
+        summary="Set the permissions of an organisation token in an organisation",
         run=of_keys(attach),
         body=AttachedPermissions,
         answer=ChangedToken,
@@ -203,7 +213,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="keys.detach",
         method=Method.DELETE,
         path="/keys/{key}/orgs/{org}",
-        summary="Take an organisation token away from an organisation",
+        summary="Detach an organisation token from an organisation",
         run=of_keys(detach),
         answer=ChangedToken,
         conflicts=True,

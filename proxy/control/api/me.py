@@ -1,4 +1,4 @@
-"""Who asks."""
+"""Who-am-I operation: the caller's token, its owner, and what it may do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.control.models import ActorKindWord, ResponseModel
 
 
 class Allowance(ResponseModel):
-    """A role and what it permits now, in the account (`org` null) or in an organisation."""
+    """A role and its current permissions, in the account (`org` null) or in an organisation."""
 
     org_id: str | None
     org: str | None
@@ -22,20 +22,21 @@ class Allowance(ResponseModel):
 
 
 class Me(ResponseModel):
-    """The token presented, its owner, and what it may do: what a role in `allowed` permits and `scopes` do."""
+    """The caller's token, its owner, and what it may do: what a role in `allowed` and `scopes` both permit."""
 
     kind: ActorKindWord
     name: str
     user: Annotated[User | None, Field(description="The owner; null for keys and for the control socket.")]
     token: Token | None
     allowed: list[Allowance]
-    scopes: Annotated[list[str] | None, Field(description="The token's own; null where they narrow nothing.")]
+    scopes: Annotated[list[str] | None, Field(description="The token's scopes; null if it is not limited by scopes.")]
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``me.show``."""
     return await call.services.me.show(call.actor)
 
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
-    Operation(name="me.show", method=Method.GET, path="/me", summary="Show who asks", run=show, answer=Me),
+    Operation(name="me.show", method=Method.GET, path="/me", summary="Show the caller", run=show, answer=Me),
 )

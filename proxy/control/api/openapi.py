@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table and from the very models that check what comes in."""
+"""OpenAPI 3.1 document: generated from the table of operations and from the models that validate requests."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _JSON: Final = "application/json"
 _PROBLEM: Final = "application/problem+json"
 _REF: Final = "#/components/schemas/{model}"
 _OWNERS: Final = {"tokens": "token", "keys": "key", "users": "user", "orgs": "org", "invitations": "invitation"}
-"""By tag, the parameter that names what an operation of it makes."""
+"""By tag: the path parameter that identifies what its operations create."""
 
 _ALWAYS: Final = (400, 401, 403, 404, 421, 422, 429, 500, 503)
 _MEANINGS: Final[Mapping[int, str]] = {
     400: "The request cannot be understood, or its credential cannot be read.",
     401: "There is no credential, or it is not accepted.",
-    403: "The credential is good and does not allow this.",
-    404: "There is no such thing, or none that may be seen.",
+    403: "The credential is valid and does not allow this.",
+    404: "There is no such thing, or the caller may not see it.",
     408: "The body did not arrive in time.",
-    409: "The present state does not permit this.",
+    409: "The current state does not allow this.",
     413: "The body is larger than 64 KiB.",
     415: "The body is not application/json.",
     421: "The Host is not one of this listener.",
-    422: "Fields cannot be accepted; `errors` names them all.",
+    422: "Fields are invalid; `errors` names them all.",
     429: "Too many credentials from this address were refused.",
     500: "A defect of patgate, which has been logged.",
     503: "This cannot be answered now.",
@@ -42,14 +42,14 @@ _MEANINGS: Final[Mapping[int, str]] = {
 
 
 class FieldProblem(ResponseModel):
-    """A field at fault, and what is allowed there."""
+    """An invalid field, and what is allowed there."""
 
     field: str
     problem: str
 
 
 class Problem(ResponseModel):
-    """Why a request was not carried out (RFC 9457)."""
+    """Why a request was refused (RFC 9457)."""
 
     type: str
     title: str
@@ -61,33 +61,34 @@ class Problem(ResponseModel):
 
 
 class Specification:
-    """The document as a resource: public, and the same bytes every time.
+    """The document as a public resource, with the same bytes every time.
 
-    Made when it is first asked for, which few starts of an authority and no command ever see, and in a thread: it takes
-    a third of a second.
+    It is generated at the first request, which is rare, and in a thread, because it takes a third of a second.
     """
 
     def __init__(self, table: Iterable[Operation[Any, Any]], brand: str) -> None:
         self._table = tuple(table)
         self._brand = brand
         self._bytes = b""
-        self._making = asyncio.Lock()
+        self._generating = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
+        """The route of the document."""
         return [web.get(PATH, self.show)]
 
     async def show(self, _request: web.Request) -> web.Response:
-        async with self._making:
+        """Handle ``openapi.show``."""
+        async with self._generating:
             if not self._bytes:
-                self._bytes = await asyncio.to_thread(self._make)
+                self._bytes = await asyncio.to_thread(self._generate)
         return web.Response(body=self._bytes, content_type=_JSON)
 
-    def _make(self) -> bytes:
+    def _generate(self) -> bytes:
         return json.dumps(document(self._table, self._brand), separators=(",", ":")).encode()
 
 
 def document(table: Iterable[Operation[Any, Any]], brand: str) -> dict[str, Any]:
-    """The whole document."""
+    """The document."""
     rows = tuple(table)
     schemas = _schemas(rows)
     paths: dict[str, dict[str, Any]] = {}
@@ -120,7 +121,7 @@ def document(table: Iterable[Operation[Any, Any]], brand: str) -> dict[str, Any]
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": f"{brand}_pat_… or {brand}_key_…",
-                    "description": "A token of patgate's own.",
+                    "description": "A token or key of patgate.",
                 },
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same token."},
             },
@@ -148,22 +149,21 @@ def _operation(
 
 
 def statuses(row: Operation[Any, Any]) -> tuple[int, ...]:
-    """Every status that the operation may be refused with."""
+    """All statuses of the operation's refusals."""
     also = (409,) if row.conflicts else ()
     of_body = (408, 413, 415) if row.takes_body else ()
     return tuple(sorted((*_ALWAYS, *also, *of_body)))
 
 
 def _success(row: Operation[Any, Any], rows: tuple[Operation[Any, Any], ...]) -> dict[str, Any]:
-    said = "Done; the answer has a secret that no other answer has." if row.secret else "Done."
-    found: dict[str, Any] = {
-        "description": said,
+    result: dict[str, Any] = {
+        "description": "Done; only this response has the secret." if row.secret else "Done.",
         "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
         "content": {_JSON: {"schema": _ref(row.answer)}},
     }
     parameter = _OWNERS.get(row.tag)
     if row.creates and parameter is not None and "id" in row.answer.model_fields:
-        found["links"] = {
+        result["links"] = {
             other.name.replace(".", "_"): {
                 "operationId": other.name,
                 "parameters": {parameter: "$response.body#/id"},
@@ -171,7 +171,7 @@ def _success(row: Operation[Any, Any], rows: tuple[Operation[Any, Any], ...]) ->
             for other in rows
             if other.parameters == (parameter,)
         }
-    return found
+    return result
 
 
 def _refusal_name(status: int) -> str:
@@ -213,7 +213,7 @@ def _query_parameters(row: Operation[Any, Any]) -> list[dict[str, Any]]:
     schema = row.query.model_json_schema(ref_template=_REF)
     found = []
     for name, field in schema.get("properties", {}).items():
-        # What is null when it is absent is not null when it is there: a query has no null.
+        # Null is the value of an absent parameter only: a query has no null.
         kept = {key: value for key, value in field.items() if key not in ("title", "description", "default")}
         choices = [choice for choice in kept.pop("anyOf", ()) if choice != {"type": "null"}]
         if choices:
@@ -235,7 +235,7 @@ def _header_parameters(row: Operation[Any, Any]) -> list[dict[str, Any]]:
             "name": KEY_HEADER,
             "in": "header",
             "required": False,
-            "description": "A name of the client's for this request: sent again under it, nothing is made twice.",
+            "description": "The client's id of this request: a retry with the same id creates nothing twice.",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
         }
     ]
@@ -254,13 +254,13 @@ def _schemas(rows: Iterable[Operation[Any, Any]]) -> dict[str, Any]:
     bodies = {row.body.__name__ for row in rows}
     for name, schema in schemas.items():
         if name not in bodies:
-            # Members may be added to answers: clients ignore what they do not know.
+            # Members may be added to responses: clients ignore members that they do not know.
             schema.pop("additionalProperties", None)
     return schemas
 
 
 def _untitled(schema: dict[str, Any]) -> None:
-    """pydantic titles every property with its own name, which tells nobody anything."""
+    """Remove the titles that pydantic gives to properties: they only repeat the name."""
     for field in schema.get("properties", {}).values():
         if isinstance(field, dict):
             field.pop("title", None)

@@ -1,8 +1,8 @@
-"""What the API can do, as values: an `Operation` is one row of the table (`table.py`).
+"""API operations as values: an ``Operation`` is one row of the table (``operations.py``).
 
-The row is all that there is of an operation: the routes of both listeners, the checks of what comes in, and the
-OpenAPI document are made from it.  A handler gets a `Call`, in which everything has been checked for its shape, and
-answers with a view of the services; it reads no request and writes no response.
+The routes of both listeners, the validation of requests and the OpenAPI document are all built from it. A handler
+gets a ``Call``, whose shape is validated, and returns a view of the services; it reads no request and writes no
+response.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from proxy.control.models import Query, RequestModel, ResponseModel
-from proxy.core.errors import Conflict
 from proxy.core.model import Actor
 from proxy.services.factory import Services
-from proxy.services.idempotency import Retry
-from proxy.services.views import Page
+from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import Page
 
 
 class Method(StrEnum):
-    """HEAD comes with every GET."""
+    """HTTP methods; HEAD is served for every GET."""
 
     GET = "GET"
     POST = "POST"
@@ -43,17 +42,19 @@ Q = TypeVar("Q", bound=Query)
 
 
 class View(Protocol):
-    """What the services answer with."""
+    """A result of the services."""
 
-    def as_dict(self) -> dict[str, object]: ...
+    def as_dict(self) -> dict[str, object]:
+        """The JSON document."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call(Generic[B, Q]):
-    """One request, checked for its shape: who asks, and what for.
+    """One validated request: its caller, body, query and path parameters.
 
-    `path` has the values of the path's parameters, unescaped.  `idempotency_key` is that of the client for this
-    request, `fingerprint` (64 hex digits) tells this request from any other that is sent under the same key.
+    ``path`` has the values of the path's parameters, unescaped. ``idempotency_key`` is the client's, for an
+    operation that creates something.
     """
 
     services: Services
@@ -61,22 +62,22 @@ class Call(Generic[B, Q]):
     body: B
     query: Q
     path: Mapping[str, str]
-    idempotency_key: str = ""
-    fingerprint: str = ""
+    idempotency_key: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DictView:
-    """A view that is a dictionary already."""
+    """A view made from a dictionary."""
 
     members: dict[str, object]
 
     def as_dict(self) -> dict[str, object]:
+        """The dictionary."""
         return self.members
 
 
 def listing(page: Page[Any]) -> DictView:
-    """A page of a list as a view."""
+    """The view of one page of a list."""
     items = [view.as_dict() for view in page.items]
     members: dict[str, object] = {"items": items, "next_cursor": page.next_cursor}
     if page.remaining is not None:
@@ -85,50 +86,13 @@ def listing(page: Page[Any]) -> DictView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Replayed:
-    """The view of what an earlier request with the same key has made."""
-
-    view: View
-
-    def as_dict(self) -> dict[str, object]:
-        return self.view.as_dict()
-
-
-async def once(
-    call: Call[Any, Any],
-    make: Callable[[Retry | None], Awaitable[View]],
-    made_before: Callable[[Actor, Retry], Awaitable[View | None]],
-) -> View:
-    """What `make` makes, or what an earlier request with the same key has made."""
-    again = retry(call)
-    if again is None:
-        return await make(None)
-    found = await made_before(call.actor, again)
-    if found is not None:
-        return Replayed(view=found)
-    try:
-        return await make(again)
-    except Conflict:
-        # Of two at the same time one makes it; the other one's conflict may be with that.
-        found = await made_before(call.actor, again)
-        if found is None:
-            raise
-        return Replayed(view=found)
-
-
-def retry(call: Call[Any, Any]) -> Retry | None:
-    """What the services tell a retry of this request by; None where the client gave no key."""
-    return Retry(key=call.idempotency_key, request_hash=call.fingerprint) if call.idempotency_key else None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Operation(Generic[B, Q]):
     """One method of one path.
 
-    `name` is the operationId: the noun and the verb.  `path` is below `/api/v1`; its parameters are in `PARAMETERS`.
-    `conflicts`: the present state may not permit it (409).  `secret`: the answer has a token's value.  `creates`: a
-    retry is told from a repetition by an `Idempotency-Key`.  `seconds`: after so
-    long it is given up, with nothing changed.  `tag` groups it with others in the document.
+    ``name`` is the operationId: noun and verb. ``path`` is below ``/api/v1``; its parameters are in ``PARAMETERS``.
+    ``conflicts``: it may be refused with 409. ``secret``: the response has a token's value. ``creates``: it takes an
+    ``Idempotency-Key``. ``seconds``: it is cancelled after this time, with nothing changed. ``tag`` groups operations
+    in the document.
     """
 
     name: str
@@ -137,8 +101,8 @@ class Operation(Generic[B, Q]):
     summary: str
     run: Callable[[Call[B, Q]], Awaitable[View]]
     answer: type[ResponseModel]
-    body: type[B] = NoBody  # type: ignore[assignment]  # the type of a row that names none
-    query: type[Q] = NoQuery  # type: ignore[assignment]  # the type of a row that names none
+    body: type[B] = NoBody  # type: ignore[assignment]  # the default
+    query: type[Q] = NoQuery  # type: ignore[assignment]  # the default
     status: int = 200
     conflicts: bool = False
     secret: bool = False
@@ -147,27 +111,29 @@ class Operation(Generic[B, Q]):
 
     @property
     def tag(self) -> str:
+        """The noun of the name."""
         return self.name.partition(".")[0]
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of the path's parameters, in their order."""
+        """The names of the path's parameters, in order."""
         return tuple(part[1:-1] for part in self.path.split("/") if part.startswith("{"))
 
     @property
     def takes_body(self) -> bool:
+        """Whether requests have a body."""
         return self.method in (Method.POST, Method.PUT, Method.PATCH)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """A parameter of a path: what its value looks like (a regular expression of Python and ECMAScript alike)."""
+    """A path parameter; ``pattern`` is a regular expression that means the same in Python and ECMAScript."""
 
     pattern: str
     longest: int
     description: str
     missing: str
-    """What is said where nothing can have such a name: the same as where nothing has it."""
+    """The message for a value that nothing can have: the same as when nothing has it."""
 
 
 PARAMETERS: Mapping[str, Parameter] = {

@@ -1,4 +1,4 @@
-"""The table: everything that the API can do, and nothing besides."""
+"""Table of all operations of the API."""
 
 from __future__ import annotations
 

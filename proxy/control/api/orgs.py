@@ -1,10 +1,10 @@
-"""Organisations and their members."""
+"""Organisation operations, and those of their members."""
 
 from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import (
     Listing,
     OptionalTitle,
@@ -15,11 +15,10 @@ from proxy.control.models import (
     ResponseModel,
     Time,
 )
-from proxy.services.idempotency import Retry
 
 
 class NewOrg(RequestModel):
-    """An organisation; its name is for paths and commands, `display_name` for people."""
+    """An organisation; `name` is for paths and commands, `display_name` for people."""
 
     name: OrgName
     display_name: OptionalTitle = ""
@@ -45,13 +44,13 @@ class Org(ResponseModel):
 
 
 class Orgs(Listing):
-    """The organisations that whoever asks may know of, oldest first."""
+    """The organisations that the caller may see, oldest first."""
 
     items: list[Org]
 
 
 class Member(ResponseModel):
-    """A user as a member of one organisation, with the role there."""
+    """A member of an organisation, with the role there."""
 
     user_id: str
     email: str
@@ -64,51 +63,53 @@ class Member(ResponseModel):
 
 
 class Members(Listing):
-    """The members of an organisation, in the order in which they joined."""
+    """The members of an organisation, in the order of joining."""
 
     items: list[Member]
 
 
 async def add(call: Call[NewOrg, NoQuery]) -> View:
-    body, orgs = call.body, call.services.orgs
-
-    async def make(again: Retry | None) -> View:
-        return await orgs.add(call.actor, body.name, display_name=body.display_name, retry=again)
-
-    return await once(call, make, orgs.made_before)
+    """Handle ``orgs.add``."""
+    body, key = call.body, call.idempotency_key
+    return await call.services.orgs.add(call.actor, body.name, display_name=body.display_name, idempotency_key=key)
 
 
 async def list_orgs(call: Call[NoBody, PageQuery]) -> View:
+    """Handle ``orgs.list``."""
     query = call.query
-    page = await call.services.orgs.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.orgs.list(call.actor, page=query.page)
     return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``orgs.show``."""
     return await call.services.orgs.show(call.actor, call.path["org"])
 
 
 async def suspend(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``orgs.suspend``."""
     return await call.services.orgs.suspend(call.actor, call.path["org"])
 
 
 async def resume(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``orgs.resume``."""
     return await call.services.orgs.resume(call.actor, call.path["org"])
 
 
 async def list_members(call: Call[NoBody, PageQuery]) -> View:
+    """Handle ``members.list``."""
     query = call.query
-    page = await call.services.members.list(
-        call.actor, call.path["org"], limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.members.list(call.actor, call.path["org"], page=query.page)
     return listing(page)
 
 
 async def set_member(call: Call[MemberRole, NoQuery]) -> View:
+    """Handle ``members.set``."""
     return await call.services.members.set(call.actor, call.path["org"], call.path["user"], call.body.role)
 
 
 async def remove_member(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``members.remove``."""
     return await call.services.members.remove(call.actor, call.path["org"], call.path["user"])
 
 
@@ -149,7 +150,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="orgs.resume",
         method=Method.POST,
         path="/orgs/{org}/resume",
-        summary="Undo a suspension",
+        summary="Resume a suspended organisation",
         run=resume,
         answer=Org,
     ),
@@ -157,7 +158,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="members.list",
         method=Method.GET,
         path="/orgs/{org}/members",
-        summary="List the members",
+        summary="List the members of an organisation",
         run=list_members,
         query=PageQuery,
         answer=Members,
@@ -166,7 +167,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="members.set",
         method=Method.PUT,
         path="/orgs/{org}/members/{user}",
-        summary="Give a member another role; an administrator of the account adds people by it",
+        summary="Change a member's role; administrators of the account can also add members",
         run=set_member,
         body=MemberRole,
         answer=Member,
@@ -176,7 +177,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="members.remove",
         method=Method.DELETE,
         path="/orgs/{org}/members/{user}",
-        summary="End a membership, or leave an organisation",
+        summary="Remove a member, or leave an organisation",
         run=remove_member,
         answer=Member,
     ),

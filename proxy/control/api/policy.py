@@ -1,4 +1,4 @@
-"""Policy: what tokens must keep to, what breaks it now, and ending what does."""
+"""Policy operations: showing and setting the token policy, listing violations, and ending tokens that break it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Right = Literal["revoke", "delete"]
 
 
 class OrgPolicy(RequestModel):
-    """What an organisation asks of its tokens beyond the deployment's policy: the stricter wins, field by field."""
+    """An organisation's own policy, in addition to the deployment's: for each field, the stricter applies."""
 
     max_lifetime: Duration | None = None
     require_expiry: bool | None = None
@@ -40,27 +40,25 @@ class OrgPolicy(RequestModel):
 
 
 class OrgQuery(Query):
-    """Of which organisation."""
+    """The organisation."""
 
     org: Annotated[Reference | None, Field(description="Of this organisation (id or name).")] = None
 
 
 class ChangeQuery(Query):
-    """What becomes of tokens that break the new policy."""
+    """What happens to tokens that break the new policy."""
 
-    expire: Annotated[Flag, Field(description="End living tokens of the organisation that break the policy now.")] = (
-        False
-    )
+    expire: Annotated[Flag, Field(description="End active tokens of the organisation that break the policy.")] = False
 
 
 class ViolationQuery(PageQuery):
-    """Which tokens."""
+    """Filters for violations."""
 
     org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
 
 
 class Rules(ResponseModel):
-    """A whole policy.  Durations are in seconds; null limits nothing."""
+    """A complete policy. Durations are in seconds; null is no limit."""
 
     max_lifetime: float | None
     require_expiry: bool
@@ -73,21 +71,21 @@ class Rules(ResponseModel):
 
 
 class Policy(ResponseModel):
-    """The policy that counts (`effective`), and what it is made of."""
+    """The effective policy, and the policies that it results from."""
 
     org: str | None
     effective: Rules
     deployment: Rules
-    own: Annotated[dict[str, Any] | None, Field(description="What the organisation itself asks for.")]
+    own: Annotated[dict[str, Any] | None, Field(description="The organisation's own policy.")]
     breaking: Annotated[
-        int | None, Field(description="After a change: how many living tokens of the organisation break the policy.")
+        int | None, Field(description="After a change: how many active tokens of the organisation break the policy.")
     ]
     expired: Annotated[int | None, Field(description="After a change with `expire`: how many tokens were ended.")]
     warnings: list[str]
 
 
 class Violation(ResponseModel):
-    """A living token that breaks the policy of now, and which of its rules."""
+    """An active token that breaks the policy, and the rules that it breaks."""
 
     id: str
     prefix: str
@@ -102,13 +100,13 @@ class Violation(ResponseModel):
 
 
 class Violations(Listing):
-    """Living tokens that break the policy.  A page may be empty and still have a next one."""
+    """Active tokens that break the policy. A page may be empty and still have a next one."""
 
     items: list[Violation]
 
 
 class Crowd(ResponseModel):
-    """A user with more living tokens than the policy allows."""
+    """A user with more active tokens than the policy allows."""
 
     user_id: str
     user: str
@@ -116,7 +114,7 @@ class Crowd(ResponseModel):
 
 
 class Crowds(Listing):
-    """A hundred of them at most, on one page."""
+    """At most a hundred users, on one page."""
 
     items: list[Crowd]
 
@@ -128,32 +126,36 @@ class Ended(ResponseModel):
 
 
 async def show(call: Call[NoBody, OrgQuery]) -> View:
+    """Handle ``policy.show``."""
     return await call.services.policies.show(call.actor, call.query.org)
 
 
 async def show_of_org(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``policy.show_of_org``."""
     return await call.services.policies.show(call.actor, call.path["org"])
 
 
 async def set_of_org(call: Call[OrgPolicy, ChangeQuery]) -> View:
+    """Handle ``policy.set_of_org``."""
     own = call.body.model_dump(exclude_none=True)
     return await call.services.policies.set(call.actor, call.path["org"], own, expire=call.query.expire)
 
 
 async def violations(call: Call[NoBody, ViolationQuery]) -> View:
+    """Handle ``policy.violations``."""
     query = call.query
-    page = await call.services.policies.violations(
-        call.actor, query.org, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.policies.violations(call.actor, query.org, page=query.page)
     return listing(page)
 
 
 async def crowded(call: Call[NoBody, NoQuery]) -> View:
-    found = await call.services.policies.crowded(call.actor)
-    return DictView(members={"items": [view.as_dict() for view in found], "next_cursor": None})
+    """Handle ``policy.crowded``."""
+    views = await call.services.policies.crowded(call.actor)
+    return DictView(members={"items": [view.as_dict() for view in views], "next_cursor": None})
 
 
 async def expire(call: Call[NoBody, OrgQuery]) -> View:
+    """Handle ``policy.expire``."""
     return DictView(members={"expired": await call.services.policies.expire(call.actor, call.query.org)})
 
 
@@ -162,7 +164,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="policy.show",
         method=Method.GET,
         path="/policy",
-        summary="Show the policy that counts",
+        summary="Show the effective policy",
         run=show,
         query=OrgQuery,
         answer=Policy,
@@ -171,7 +173,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="policy.violations",
         method=Method.GET,
         path="/policy/violations",
-        summary="List living tokens that break the policy",
+        summary="List active tokens that break the policy",
         run=violations,
         query=ViolationQuery,
         answer=Violations,
@@ -180,7 +182,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="policy.crowded",
         method=Method.GET,
         path="/policy/crowded",
-        summary="List users with more living tokens than the policy allows",
+        summary="List users with more active tokens than the policy allows",
         run=crowded,
         answer=Crowds,
     ),
@@ -188,7 +190,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="policy.expire",
         method=Method.POST,
         path="/policy/expire",
-        summary="End every living token that breaks the policy",
+        summary="End every active token that breaks the policy",
         run=expire,
         query=OrgQuery,
         answer=Ended,
@@ -198,7 +200,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="policy.show_of_org",
         method=Method.GET,
         path="/orgs/{org}/policy",
-        summary="Show the policy that counts in an organisation",
+        summary="Show the effective policy of an organisation",
         run=show_of_org,
         answer=Policy,
     ),
@@ -206,7 +208,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="policy.set_of_org",
         method=Method.PUT,
         path="/orgs/{org}/policy",
-        summary="Give an organisation a policy of its own, instead of the one before",
+        summary="Replace an organisation's own policy",
         run=set_of_org,
         body=OrgPolicy,
         query=ChangeQuery,

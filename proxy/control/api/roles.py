@@ -1,4 +1,4 @@
-"""Roles: named sets of permissions."""
+"""Role operations: listing, showing and setting named sets of permissions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any, Final, Literal
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Listing, Permissions, RequestModel, ResponseModel, Time
-from proxy.services.views import Page
+from proxy.services.paging import Page
 
 
 class RolePermissions(RequestModel):
-    """What a role permits, and nothing else from now on."""
+    """All permissions of a role."""
 
     permissions: Permissions
 
 
 class Role(ResponseModel):
-    """A role.  `source` is `config` where the configuration's definition holds, `store` where it was set by hand."""
+    """A role. `source` is `config` if the configuration defines it, `store` if it was set by hand."""
 
     name: str
     permissions: list[str]
@@ -26,21 +26,24 @@ class Role(ResponseModel):
 
 
 class Roles(Listing):
-    """Every role, by name, on one page."""
+    """All roles, by name, on one page."""
 
     items: list[Role]
 
 
 async def list_roles(call: Call[NoBody, NoQuery]) -> View:
-    found = await call.services.roles.list(call.actor, call.path.get("org"))
-    return listing(Page(items=found, next_cursor=None))
+    """Handle ``roles.list`` and ``roles.list_in_org``."""
+    views = await call.services.roles.list(call.actor, call.path.get("org"))
+    return listing(Page(items=views, next_cursor=None))
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``roles.show``."""
     return await call.services.roles.show(call.actor, call.path["role"])
 
 
 async def set_permissions(call: Call[RolePermissions, NoQuery]) -> View:
+    """Handle ``roles.set``."""
     return await call.services.roles.set(call.actor, call.path["role"], call.body.permissions)
 
 
@@ -50,7 +53,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="roles.list_in_org",
         method=Method.GET,
         path="/orgs/{org}/roles",
-        summary="List roles, for whoever may in this organisation",
+        summary="List roles, with a permission in this organisation",
         run=list_roles,
         answer=Roles,
     ),
@@ -59,7 +62,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="roles.set",
         method=Method.PUT,
         path="/roles/{role}",
-        summary="Give a role these permissions and no others, making it where needed",
+        summary="Set the permissions of a role; creates the role if needed",
         run=set_permissions,
         body=RolePermissions,
         answer=Role,

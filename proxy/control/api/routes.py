@@ -1,4 +1,4 @@
-"""Routes as configured, and what those that only report would have refused."""
+"""Route operations: listing the configured routes, and the refusals that report-only routes have recorded."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pydantic import Field
 from proxy.control.api.audit import Moment
 from proxy.control.api.operation import Call, DictView, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Listing, Query, ResponseModel, Time
-from proxy.services.views import Page
+from proxy.services.paging import Page
 
 
 class ReportQuery(Query):
-    """Which reports."""
+    """Filters for reports."""
 
-    since: Annotated[Moment | None, Field(description="Only what was seen since then, or since so long ago.")] = None
+    since: Annotated[Moment | None, Field(description="Only reports since this time, or since this long ago.")] = None
 
 
 class ClearQuery(Query):
-    """Which reports."""
+    """The reports to clear."""
 
     route: Annotated[str | None, Field(min_length=1, max_length=200, description="Only those of this route.")] = None
 
 
 class Route(ResponseModel):
-    """A route; the first that fits a request counts.  `operations` are by method."""
+    """A route; the first that matches a request applies. `operations` are by method."""
 
     number: int
     path: str
@@ -39,7 +39,7 @@ class Route(ResponseModel):
 
 
 class Routes(Listing):
-    """Every route, in the order in which they are tried, on one page."""
+    """All routes, in the order in which they are tried, on one page."""
 
     items: list[Route]
 
@@ -52,7 +52,7 @@ class LackingPermission(ResponseModel):
 
 
 class ReportedToken(ResponseModel):
-    """A token whose requests would have been refused; nulls: none, or one that is gone."""
+    """A token whose requests would have been refused; null without a token, or if it was deleted."""
 
     id: str | None
     prefix: str | None
@@ -62,7 +62,7 @@ class ReportedToken(ResponseModel):
 
 
 class RouteReport(ResponseModel):
-    """What a route would have refused for one reason.  `enforce` null: there is no such route any more."""
+    """Requests that a route would have refused for one reason. `enforce` is null if the route no longer exists."""
 
     route: str
     reason: str
@@ -85,20 +85,23 @@ class RouteReports(Listing):
 
 
 class Cleared(ResponseModel):
-    """How many entries were forgotten."""
+    """How many entries were cleared."""
 
     cleared: int
 
 
 async def list_routes(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``routes.list``."""
     return listing(Page(items=await call.services.reports.routes(call.actor), next_cursor=None))
 
 
 async def report(call: Call[NoBody, ReportQuery]) -> View:
+    """Handle ``routes.report``."""
     return listing(Page(items=await call.services.reports.list(call.actor, call.query.since), next_cursor=None))
 
 
 async def clear(call: Call[NoBody, ClearQuery]) -> View:
+    """Handle ``routes.clear_report``."""
     return DictView(members={"cleared": await call.services.reports.clear(call.actor, call.query.route)})
 
 
@@ -107,7 +110,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="routes.list",
         method=Method.GET,
         path="/routes",
-        summary="List the routes as configured",
+        summary="List the configured routes",
         run=list_routes,
         answer=Routes,
     ),
@@ -115,7 +118,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="routes.report",
         method=Method.GET,
         path="/routes/report",
-        summary="List what routes that only report would have refused",
+        summary="List what report-only routes would have refused",
         run=report,
         query=ReportQuery,
         answer=RouteReports,
@@ -124,7 +127,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="routes.clear_report",
         method=Method.DELETE,
         path="/routes/report",
-        summary="Forget what was reported",
+        summary="Clear the reports",
         run=clear,
         query=ClearQuery,
         answer=Cleared,

@@ -1,4 +1,4 @@
-"""Tokens: personal ones, those of a team, and those of a whole account.  Keys are tokens too, of another kind."""
+"""Token operations: personal, team and account tokens. Keys are tokens of another kind and share most of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from proxy.control.api.operation import (
     Operation,
     View,
     listing,
-    retry,
 )
 from proxy.control.models import (
     Description,
@@ -41,21 +40,21 @@ from proxy.services.tokens import issuance
 from proxy.services.tokens.queries import TokenFilter
 
 Status = Literal["active", "expired", "revoked"]
-Lifetime = Annotated[Seconds, Field(description="A lifetime in seconds; null for what the policy gives.")]
+Lifetime = Annotated[Seconds, Field(description="A lifetime in seconds; null for the policy's default.")]
 Scopes = Annotated[
     tuple[PermissionText, ...],
-    Field(min_length=1, max_length=1000, description="What it may do of what its role allows; null for all of that."),
+    Field(min_length=1, max_length=1000, description="Limits what the role allows; null for no limit."),
 ]
 
 
 class NewOrgToken(RequestModel):
-    """A team token to be made in the organisation that the path names; a body that names one is refused."""
+    """A new team token of the organisation in the path; a body that names an organisation is refused."""
 
     name: Title
-    user: Annotated[Reference | None, Field(description="Whose it is (id or email); null for whoever asks.")] = None
+    user: Annotated[Reference | None, Field(description="The owner (id or email); null for the caller.")] = None
     reach: Annotated[
         Literal["personal", "org", "account"] | None,
-        Field(description="`account`: every organisation of its owner.  Null: as `org` says."),
+        Field(description="`account`: every organisation of its owner. Null: depends on `org`."),
     ] = None
     expires: Lifetime | None = None
     scopes: Scopes | None = None
@@ -63,30 +62,28 @@ class NewOrgToken(RequestModel):
 
 
 class NewToken(NewOrgToken):
-    """A personal access token to be made.  Without scopes it may do all that its owner's role allows."""
+    """A new personal access token. Without scopes it may do all that its owner's role allows."""
 
     org: Annotated[Reference | None, Field(description="The one organisation that it reaches (id or name).")] = None
 
 
 class TokenText(RequestModel):
-    """What people call a token.  Null leaves it as it is."""
+    """Name and description of a token. Null leaves them unchanged."""
 
     name: Title | None = None
     description: Description | None = None
 
 
 class Renewal(RequestModel):
-    """A new end for a token that has ended."""
+    """A new lifetime for a token that has expired or was revoked."""
 
-    expires: Annotated[
-        Seconds | None, Field(description="A lifetime in seconds; null for the one that it was made with.")
-    ] = None
+    expires: Annotated[Seconds | None, Field(description="A lifetime in seconds; null for the original one.")] = None
 
 
 class Revocation(RequestModel):
-    """How far a revocation goes."""
+    """Which tokens are revoked."""
 
-    descendants: Annotated[bool, Field(description="Also every token that it made, directly or through others.")] = (
+    descendants: Annotated[bool, Field(description="Also every token that it created, directly or through others.")] = (
         False
     )
 
@@ -98,42 +95,44 @@ class TokenScopes(RequestModel):
 
 
 class TokenQuery(PageQuery):
-    """Which tokens, of those that whoever asks may know of."""
+    """Filters for tokens, of those that the caller may see."""
 
     user: Annotated[Reference | None, Field(description="Only those of this user (id or email).")] = None
     org: Annotated[Reference | None, Field(description="Only those of this organisation (id or name).")] = None
     status: Annotated[Status | None, Field(description="Only those with this status.")] = None
     kind: Annotated[KindWord | None, Field(description="Only those of this kind.")] = None
     expiring_within: Annotated[
-        QuerySeconds | None, Field(description="Only active ones that end within so many seconds, those first.")
+        QuerySeconds | None, Field(description="Only active ones that expire within so many seconds, soonest first.")
     ] = None
     unused_for: Annotated[
-        QuerySeconds | None, Field(description="Only those that nobody has used for so many seconds.")
+        QuerySeconds | None, Field(description="Only those that were not used for so many seconds.")
     ] = None
-    parent: Annotated[Reference | None, Field(description="Only those that this token (id or prefix) made.")] = None
+    parent: Annotated[Reference | None, Field(description="Only those that this token (id or prefix) created.")] = None
 
 
 class OrgTokenQuery(PageQuery):
-    """Which tokens of an organisation."""
+    """Filters for the tokens of an organisation."""
 
     status: Annotated[Status | None, Field(description="Only those with this status.")] = None
 
 
 class MineQuery(Query):
-    """Whose tokens to delete."""
+    """The tokens to delete."""
 
-    user: Annotated[Reference | None, Field(description="Those of this user (id or email); else one's own.")] = None
-    keep_current: Annotated[Flag, Field(description="Leave out the token that asks.")] = False
+    user: Annotated[Reference | None, Field(description="Those of this user (id or email); by default your own.")] = (
+        None
+    )
+    keep_current: Annotated[Flag, Field(description="Keep the token that sends this request.")] = False
 
 
 class ScopeQuery(Query):
-    """Which scopes to remove."""
+    """The scopes to remove."""
 
-    scope: Annotated[tuple[PermissionText, ...], Field(description="Only these; without any, all.")] = ()
+    scope: Annotated[tuple[PermissionText, ...], Field(description="Only these; by default all.")] = ()
 
 
 class Attachment(ResponseModel):
-    """An organisation that an organisation token is attached to, and what it may do there."""
+    """An organisation that an organisation token is attached to, and its permissions there."""
 
     org_id: str
     org: str
@@ -153,11 +152,11 @@ class Token(ResponseModel):
     user: str | None
     org_id: str | None
     org: str | None
-    role: Annotated[str | None, Field(description="The role of a key, fixed when it was made.")]
-    orgs: Annotated[list[Attachment] | None, Field(description="Of an organisation token; null for others.")]
-    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows.  Empty: nothing.")]
+    role: Annotated[str | None, Field(description="The role of a key, set when it was created.")]
+    orgs: Annotated[list[Attachment] | None, Field(description="Only for organisation tokens; null for others.")]
+    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows. Empty: nothing.")]
     status: Status
-    parent_id: Annotated[str | None, Field(description="The token that made it.")]
+    parent_id: Annotated[str | None, Field(description="The token that created it.")]
     created_by_kind: str
     created_by: str
     created_at: Time
@@ -171,15 +170,15 @@ class Token(ResponseModel):
 
 
 class ChangedToken(Token):
-    """A token after a change, or as it last was."""
+    """A token after a change, or before its deletion."""
 
     warnings: list[str]
 
 
 class CreatedToken(Token):
-    """A token with its value, which no other answer has."""
+    """A token with its value, which no other response has."""
 
-    token: Annotated[str | None, Field(description="The value; null where a retry is answered.")]
+    token: Annotated[str | None, Field(description="The value; null in the response to a retry.")]
     warnings: list[str]
 
 
@@ -192,7 +191,7 @@ class Tokens(Listing):
 class ScopesOf(ResponseModel):
     """The scopes of a token."""
 
-    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows.  Empty: nothing.")]
+    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows. Empty: nothing.")]
 
 
 class Deleted(ResponseModel):
@@ -202,15 +201,17 @@ class Deleted(ResponseModel):
 
 
 def reference(call: Call[Any, Any]) -> str:
-    """The token that the path names."""
+    """The token or key in the path."""
     return call.path["token"] if "token" in call.path else call.path["key"]
 
 
 async def create(call: Call[NewToken, NoQuery]) -> View:
+    """Handle ``tokens.create``."""
     return await _create(call, call.body.org)
 
 
 async def create_in_org(call: Call[NewOrgToken, NoQuery]) -> View:
+    """Handle ``tokens.create_in_org``."""
     return await _create(call, call.path["org"])
 
 
@@ -225,10 +226,11 @@ async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
         expires=body.expires,
         scopes=body.scopes,
     )
-    return await call.services.tokens.create(call.actor, new, retry=retry(call))
+    return await call.services.tokens.create(call.actor, new, idempotency_key=call.idempotency_key)
 
 
 async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
+    """Handle ``tokens.list``."""
     query = call.query
     wanted = TokenFilter(
         user=query.user,
@@ -239,67 +241,75 @@ async def list_tokens(call: Call[NoBody, TokenQuery]) -> View:
         unused_for=query.unused_for,
         parent=query.parent,
     )
-    page = await call.services.tokens.list(
-        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
 async def list_of_org(call: Call[NoBody, OrgTokenQuery]) -> View:
+    """Handle ``tokens.list_of_org``."""
     query = call.query
     status = None if query.status is None else TokenStatus(query.status)
     wanted = TokenFilter(org=call.path["org"], status=status, kind=Kind.PAT)
-    page = await call.services.tokens.list(
-        call.actor, wanted, limit=query.limit, cursor=query.cursor, count=query.count
-    )
+    page = await call.services.tokens.list(call.actor, wanted, page=query.page)
     return listing(page)
 
 
 async def delete_all(call: Call[NoBody, MineQuery]) -> View:
+    """Handle ``tokens.delete_all``."""
     query = call.query
     deleted = await call.services.tokens.delete_all(call.actor, query.user, keep_current=query.keep_current)
     return DictView(members={"deleted": deleted})
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``tokens.show``."""
     return await call.services.tokens.show(call.actor, reference(call))
 
 
 async def update(call: Call[TokenText, NoQuery]) -> View:
+    """Handle ``tokens.update``."""
     body = call.body
     return await call.services.tokens.update(call.actor, reference(call), name=body.name, description=body.description)
 
 
 async def delete(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``tokens.delete``."""
     return await call.services.tokens.delete(call.actor, reference(call))
 
 
 async def rotate(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``tokens.rotate``."""
     return await call.services.tokens.rotate(call.actor, reference(call))
 
 
 async def revoke(call: Call[Revocation, NoQuery]) -> View:
+    """Handle ``tokens.revoke``."""
     return await call.services.tokens.revoke(call.actor, reference(call), descendants=call.body.descendants)
 
 
 async def regenerate(call: Call[Renewal, NoQuery]) -> View:
+    """Handle ``tokens.regenerate``."""
     return await call.services.tokens.regenerate(call.actor, reference(call), expires=call.body.expires)
 
 
 async def show_scopes(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``tokens.show_scopes``."""
     scopes = (await call.services.tokens.show(call.actor, reference(call))).scopes
     return DictView(members={"scopes": None if scopes is None else list(scopes)})
 
 
 async def add_scopes(call: Call[TokenScopes, NoQuery]) -> View:
+    """Handle ``tokens.add_scopes``."""
     return await call.services.tokens.add_scopes(call.actor, reference(call), call.body.scopes)
 
 
 async def set_scopes(call: Call[TokenScopes, NoQuery]) -> View:
+    """Handle ``tokens.set_scopes``."""
     return await call.services.tokens.set_scopes(call.actor, reference(call), call.body.scopes)
 
 
 async def remove_scopes(call: Call[NoBody, ScopeQuery]) -> View:
+    """Handle ``tokens.remove_scopes``."""
     if call.query.scope:
         return await call.services.tokens.remove_scopes(call.actor, reference(call), call.query.scope)
     return await call.services.tokens.clear_scopes(call.actor, reference(call))
@@ -318,7 +328,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.update",
         method=Method.PATCH,
         path="/tokens/{token}",
-        summary="Give a token another name or description",
+        summary="Change the name or description of a token",
         run=update,
         body=TokenText,
         answer=ChangedToken,
@@ -327,7 +337,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.delete",
         method=Method.DELETE,
         path="/tokens/{token}",
-        summary="End a token and forget it",
+        summary="Revoke and delete a token",
         run=delete,
         answer=ChangedToken,
     ),
@@ -335,7 +345,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.rotate",
         method=Method.POST,
         path="/tokens/{token}/rotate",
-        summary="Give a token another value, in place",
+        summary="Replace the value of a token",
         run=rotate,
         answer=CreatedToken,
         conflicts=True,
@@ -345,7 +355,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.revoke",
         method=Method.POST,
         path="/tokens/{token}/revoke",
-        summary="Refuse a token from now on",
+        summary="Revoke a token",
         run=revoke,
         body=Revocation,
         answer=ChangedToken,
@@ -354,7 +364,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.regenerate",
         method=Method.POST,
         path="/tokens/{token}/regenerate",
-        summary="Give a token that has ended another value and another end",
+        summary="Reactivate an expired or revoked token with a new value and lifetime",
         run=regenerate,
         body=Renewal,
         answer=CreatedToken,
@@ -365,7 +375,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.show_scopes",
         method=Method.GET,
         path="/tokens/{token}/scopes",
-        summary="Show what narrows a token",
+        summary="Show the scopes of a token",
         run=show_scopes,
         answer=ScopesOf,
     ),
@@ -373,7 +383,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.add_scopes",
         method=Method.POST,
         path="/tokens/{token}/scopes",
-        summary="Let a token with scopes do these as well",
+        summary="Add scopes to a token that has scopes",
         run=add_scopes,
         body=TokenScopes,
         answer=ChangedToken,
@@ -383,7 +393,7 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.set_scopes",
         method=Method.PUT,
         path="/tokens/{token}/scopes",
-        summary="Narrow a token to these scopes and no others",
+        summary="Set the scopes of a token",
         run=set_scopes,
         body=TokenScopes,
         answer=ChangedToken,
@@ -392,20 +402,20 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.remove_scopes",
         method=Method.DELETE,
         path="/tokens/{token}/scopes",
-        summary="Take these scopes from a token, or all",
+        summary="Remove these scopes from a token, or all",
         run=remove_scopes,
         query=ScopeQuery,
         answer=ChangedToken,
         conflicts=True,
     ),
 )
-"""What is done with one token that there is; the same is done with keys."""
+"""Operations on an existing token; keys have the same."""
 
 CREATE: Final[Operation[Any, Any]] = Operation(
     name="tokens.create",
     method=Method.POST,
     path="/tokens",
-    summary="Make a token",
+    summary="Create a token",
     run=create,
     body=NewToken,
     answer=CreatedToken,
@@ -414,7 +424,7 @@ CREATE: Final[Operation[Any, Any]] = Operation(
     creates=True,
     secret=True,
 )
-"""Whatever makes a token or key is this, under another name and of another body."""
+"""Every operation that creates a token or key is this one with another name and body."""
 
 OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
     Operation(
@@ -431,7 +441,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="tokens.delete_all",
         method=Method.DELETE,
         path="/tokens",
-        summary="Delete all tokens of a user, one's own unless said",
+        summary="Delete all tokens of a user, by default your own",
         run=delete_all,
         query=MineQuery,
         answer=Deleted,
@@ -449,7 +459,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         CREATE,
         name="tokens.create_in_org",
         path="/orgs/{org}/tokens",
-        summary="Make a team token of an organisation",
+        summary="Create a team token of an organisation",
         run=create_in_org,
         body=NewOrgToken,
     ),

@@ -1,16 +1,15 @@
-"""Users: people, their role in the account, and whether their tokens work."""
+"""User operations: adding, suspending and removing people, and their roles in the account."""
 
 from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing, once
+from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View, listing
 from proxy.control.models import Email, Listing, OptionalTitle, PageQuery, Reference, RequestModel, ResponseModel, Time
-from proxy.services.idempotency import Retry
 
 
 class NewUser(RequestModel):
-    """A user with a role in the account; with `org`, a member with a role there, made a user where needed."""
+    """A user with a role in the account; with `org`, a member with a role there, created as a user if needed."""
 
     email: Email
     role: Reference
@@ -19,14 +18,14 @@ class NewUser(RequestModel):
 
 
 class NewRole(RequestModel):
-    """Another role for a user, in the account or in `org`."""
+    """A new role for a user, in the account or in `org`."""
 
     role: Reference
     org: Reference | None = None
 
 
 class Membership(ResponseModel):
-    """An organisation that a user is a member of, and the role there."""
+    """A user's membership of an organisation, and the role there."""
 
     org_id: str
     org: str
@@ -34,7 +33,7 @@ class Membership(ResponseModel):
 
 
 class User(ResponseModel):
-    """A user, as far as whoever asks may know."""
+    """A user, as far as the caller may see."""
 
     id: str
     email: str
@@ -48,43 +47,48 @@ class User(ResponseModel):
 
 
 class Users(Listing):
-    """Users that are not removed, oldest first."""
+    """Users that were not removed, oldest first."""
 
     items: list[User]
 
 
 async def add(call: Call[NewUser, NoQuery]) -> View:
+    """Handle ``users.add``."""
     body, users = call.body, call.services.users
-
-    async def make(again: Retry | None) -> View:
-        return await users.add(call.actor, body.email, body.role, org=body.org, name=body.name, retry=again)
-
-    return await once(call, make, users.made_before)
+    return await users.add(
+        call.actor, body.email, body.role, org=body.org, name=body.name, idempotency_key=call.idempotency_key
+    )
 
 
 async def list_users(call: Call[NoBody, PageQuery]) -> View:
+    """Handle ``users.list``."""
     query = call.query
-    page = await call.services.users.list(call.actor, limit=query.limit, cursor=query.cursor, count=query.count)
+    page = await call.services.users.list(call.actor, page=query.page)
     return listing(page)
 
 
 async def show(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``users.show``."""
     return await call.services.users.show(call.actor, call.path["user"])
 
 
 async def set_role(call: Call[NewRole, NoQuery]) -> View:
+    """Handle ``users.set_role``."""
     return await call.services.users.set_role(call.actor, call.path["user"], call.body.role, org=call.body.org)
 
 
 async def suspend(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``users.suspend``."""
     return await call.services.users.suspend(call.actor, call.path["user"])
 
 
 async def resume(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``users.resume``."""
     return await call.services.users.resume(call.actor, call.path["user"])
 
 
 async def remove(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``users.remove``."""
     return await call.services.users.remove(call.actor, call.path["user"])
 
 
@@ -115,7 +119,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="users.remove",
         method=Method.DELETE,
         path="/users/{user}",
-        summary="Remove a user for good, and end every token of theirs",
+        summary="Remove a user permanently and end all their tokens",
         run=remove,
         answer=User,
     ),
@@ -123,7 +127,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="users.set_role",
         method=Method.POST,
         path="/users/{user}/role",
-        summary="Give a user another role, in the account or in an organisation",
+        summary="Change a user's role in the account or in an organisation",
         run=set_role,
         body=NewRole,
         answer=User,
@@ -132,7 +136,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="users.suspend",
         method=Method.POST,
         path="/users/{user}/suspend",
-        summary="Stop every token of a user until they are resumed",
+        summary="Refuse every token of a user until they are resumed",
         run=suspend,
         answer=User,
     ),
@@ -140,7 +144,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any], ...]] = (
         name="users.resume",
         method=Method.POST,
         path="/users/{user}/resume",
-        summary="Undo a suspension",
+        summary="Resume a suspended user",
         run=resume,
         answer=User,
     ),

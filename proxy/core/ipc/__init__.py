@@ -1,1 +1,1 @@
-"""What the processes of one host say to each other: messages on sockets, and the layout of the shared memory page."""
+"""Communication between the processes of one host: messages on sockets and the layout of the shared memory page."""

@@ -1,12 +1,12 @@
-"""What a supervisor and its children say to each other: words over pipes, and an exit status.
+"""The protocol between the supervisor and its child processes: pipe messages, commands and an exit status.
 
-A child says one line over its ready pipe: ``READY``, or ``ERROR`` and a sentence. A spare says ``SPARE`` there before,
-once it has loaded everything, and waits for its orders on a pipe of its own: one line, a JSON list of the arguments
-that a child started for that slot would have been given.
+A child writes one line to its ready pipe: ``READY``, or ``ERROR`` and a sentence. A standby process ("spare") first
+writes ``SPARE`` there, when it has loaded everything, and then waits on another pipe for one line: a JSON list of the
+arguments that a new child for that slot would have been started with.
 
-Once it is ready a child also takes orders (``OrderName``) over a channel of its own, with descriptors beside them, and
-says over it that it still turns. A reload is PREPARE to every child, HOLD to the workers, COMMIT to the authority and
-then to the workers; ABORT takes back what came before a COMMIT.
+A child that is ready also receives commands (``CommandName``) with descriptors over its channel, and sends heartbeats
+back. A reload is PREPARE to every child, HOLD to the workers, COMMIT to the authority and then to the workers; ABORT
+cancels it before a COMMIT.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ SPARE: Final = b"spare\n"
 ERROR: Final = b"error: "
 
 SPARE_SUFFIX: Final = "-spare"
-"""What a spare's role ends in on its command line, until it takes the part of the dead."""
+"""Suffix of a spare's role on its command line, until it replaces a dead child."""
 
 DATA_DIR_LOST: Final = 3
-"""The exit status of an authority whose data directory is no longer its own: starting another one cannot help."""
+"""The exit status of an authority that lost its data directory: a restart cannot help."""
 
 BEAT_SECONDS: Final = 0.5
-"""How often a child says that it still turns."""
+"""Seconds between two heartbeats of a child."""
 
 
 class CommandName(StrEnum):
-    """What a child can be ordered to do."""
+    """The commands of the supervisor to a child."""
 
     PREPARE = "prepare"
-    """Get new settings ready: the first descriptor is their document, the others the listening sockets in the order of
-    the detail ``sockets``, a list of names."""
+    """Prepare new settings: the first descriptor is their document, the others are the listening sockets in the order
+    of the detail ``sockets``, a list of names."""
     HOLD = "hold"
-    """Begin no request until COMMIT or ABORT."""
+    """Start no request until COMMIT or ABORT."""
     COMMIT = "commit"
-    """Run on what was prepared."""
+    """Use what was prepared."""
     ABORT = "abort"
-    """Forget what was prepared and go on as before."""
+    """Discard what was prepared and continue as before."""
     LEAVE = "leave"
-    """Let every answer close its connection, because this process will end soon."""
+    """Close each connection after its response, because this process will end soon."""
     STATE = "state"
-    """For the authority, to be shown: the details ``starting``, ``draining``, ``workers`` (how many there
-    should be), ``reload_ok`` and ``reload_time`` (unix seconds of the last one that succeeded, or null)."""
+    """For the authority to show: the details ``starting``, ``draining``, ``workers`` (how many there should be),
+    ``reload_ok`` and ``reload_time`` (unix seconds of the last reload that succeeded, or null)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlCommand:
-    """An order as it came; its descriptors belong to whoever handles it."""
+    """A received command; its handler owns the descriptors."""
 
     name: str
     details: Mapping[str, Any]
@@ -61,7 +61,7 @@ class ControlCommand:
 
 
 class CommandRefused(PatgateError):
-    """A child did not do what it was ordered to; the message says why. ``answered``: it said so itself."""
+    """A child did not carry out a command; the message says why. ``answered``: the child itself reported it."""
 
     origin = Origin.OPERATOR
 
@@ -71,16 +71,16 @@ class CommandRefused(PatgateError):
 
 
 class CommandSource(Protocol):
-    """The child's end of its channel."""
+    """The child's end of its channel to the supervisor."""
 
     def serve(self, handle: Callable[[ControlCommand], Awaitable[None]]) -> None:
-        """Have ``handle`` carry out each order from now on, one after the other; what it raises is the answer."""
+        """Start to pass each command to ``handle``, one after the other; its exception is the reply."""
         ...
 
     def beat(self) -> None:
-        """Tell the supervisor that this process still turns."""
+        """Send a heartbeat to the supervisor."""
         ...
 
     async def end(self) -> None:
-        """Take no more orders."""
+        """Accept no more commands."""
         ...

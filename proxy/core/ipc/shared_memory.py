@@ -1,4 +1,4 @@
-"""The memory page that the authority and the workers of one host share.
+"""The shared memory page through which the authority gives epoch and lease to the workers of one host.
 
 Layout: 64 bytes, unsigned 64-bit integers in native byte order, each at a multiple of 8:
 
@@ -6,14 +6,14 @@ Layout: 64 bytes, unsigned 64-bit integers in native byte order, each at a multi
 |---|---|---|
 | 0 | 0 | magic with the layout's version |
 | 1 | 8 | epoch: the number of the last committed change |
-| 2 | 16 | lease: CLOCK_MONOTONIC nanoseconds until which decisions may be made; 0 is never |
-| 3 | 24 | incarnation: which start of the authority wrote the page |
-| 4 | 32 | doubt: the number of a change that was announced without being known to be stored; 0 is none |
+| 2 | 16 | lease: CLOCK_MONOTONIC nanoseconds until which workers may decide; 0 is never |
+| 3 | 24 | incarnation: the start of the authority that wrote the page |
+| 4 | 32 | doubt: the number of a change that was announced although it may not be stored; 0 is none |
 | 5-7 | 40 | reserved, zero |
 
-1. One process writes (the authority), any number read; there is no lock, because each slot is one aligned 8-byte
-   word that is copied whole on the platforms that patgate runs on (x86-64, AArch64).
-2. The epoch never goes down: ``raise_epoch`` is the only way to write it.
+1. One process writes (the authority), any number read. There is no lock, because each slot is an aligned 8-byte word,
+   which the supported platforms (x86-64, AArch64) read and write atomically.
+2. The epoch never decreases: only ``raise_epoch`` writes it.
 3. A reader that finds another magic must not decide anything.
 """
 
@@ -36,10 +36,10 @@ _WORD_MAX: Final = 2**64 - 1
 
 
 class PageView:
-    """A view of the page. ``words`` is the cast view that the hot path may index with the SLOT constants.
+    """A view of the page. The hot path may index ``words`` with the SLOT constants.
 
-    Takes a C-contiguous byte view of at least 64 bytes, aligned to 8 (a mapping is), and owns no more than the view;
-    raises PageError if it is too small or, unless it is about to be formatted, has another magic.
+    Takes a C-contiguous byte view of at least 64 bytes, aligned to 8 (a mapping is), and owns only that view. Raises
+    PageError if it is too small or, unless it is ``fresh``, has another magic.
     """
 
     __slots__ = ("words",)
@@ -54,9 +54,9 @@ class PageView:
 
     @classmethod
     def format(cls, view: memoryview, incarnation: int, *, keep_lease: bool = False) -> PageView:
-        """Take the page over for a new start of the authority: its incarnation, the epoch kept if it is one of ours.
+        """Take over the page for a new start of the authority: sets the incarnation and keeps a valid epoch.
 
-        The lease ends, unless ``keep_lease``: then one that runs goes on to its own end.
+        The lease ends now or, with ``keep_lease``, when it runs out.
         """
         page = cls(view, fresh=True)
         words = page.words
@@ -66,7 +66,7 @@ class PageView:
             words[SLOT_EPOCH] = 0
             words[SLOT_DOUBT] = 0
         words[SLOT_INCARNATION] = incarnation
-        # Last, so that no reader takes a half-written page for a page.
+        # Last, so that no reader accepts a half-written page.
         words[SLOT_MAGIC] = MAGIC
         return page
 
@@ -77,12 +77,12 @@ class PageView:
 
     @property
     def lease_until_ns(self) -> int:
-        """CLOCK_MONOTONIC nanoseconds until which decisions may be made."""
+        """CLOCK_MONOTONIC nanoseconds until which workers may decide."""
         return self.words[SLOT_LEASE]
 
     @property
     def incarnation(self) -> int:
-        """Which start of the authority wrote the page."""
+        """The start of the authority that wrote the page."""
         return self.words[SLOT_INCARNATION]
 
     def raise_epoch(self, epoch: int) -> None:
@@ -94,17 +94,17 @@ class PageView:
 
     @property
     def in_doubt(self) -> int:
-        """The number of a change that was announced without being known to be stored; 0 is none."""
+        """The number of a change that was announced although it may not be stored; 0 is none."""
         return self.words[SLOT_DOUBT]
 
     def doubt(self, number: int) -> None:
-        """Remember that this number is announced in doubt, before it is announced; 0 ends that."""
+        """Mark the change with this number as in doubt, before announcing it; 0 clears the mark."""
         self.words[SLOT_DOUBT] = number
 
     def renew(self, until_ns: int) -> None:
-        """Let decisions be made until this CLOCK_MONOTONIC time in nanoseconds; 0 stops them at once."""
+        """Extend the lease to this CLOCK_MONOTONIC time in nanoseconds; 0 ends it at once."""
         self.words[SLOT_LEASE] = until_ns
 
     def release(self) -> None:
-        """Let go of the memory, so that its mapping can be closed."""
+        """Release the view, so that the mapping can be closed."""
         self.words.release()

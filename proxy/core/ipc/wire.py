@@ -1,8 +1,8 @@
-"""The worker link's messages, as bytes: four bytes of length (big-endian), then that much UTF-8 JSON, one object.
+"""Wire format of the worker link: four bytes of length (big-endian), then one JSON object of that length in UTF-8.
 
-Both ends are patgate, so anything unexpected is a defect or a foreign writer: WireError, and the link is closed.
-A message is at most 16 MiB. A grant crosses as an object of exactly its fields; a digest as hex; sets as lists of
-texts. The sets of a grant's organisations cross once each, however many organisations have the same one.
+Both ends are patgate, so unexpected input is a defect or another writer: WireError, and the link is closed. A message
+is at most 16 MiB. A grant is an object with exactly its fields; digests are hex, permission sets lists of texts. If
+several organisations of a grant have the same permission set, the set is sent once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.core.reasons import Reason
 
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 PREFIXES_AT_ONCE: Final = 64
-"""How many prefixes one question may be about."""
+"""Most prefixes in one request to the authority."""
 _HEADER: Final = 4
 
 _SEVERAL: Final = frozenset((Reach.ACCOUNT, Reach.ORGS))
@@ -29,7 +29,7 @@ Message = dict[str, Any]
 
 
 def frame(message: Mapping[str, Any]) -> bytes:
-    """One message as bytes; raises WireError if it is too large or not JSON."""
+    """A message in wire format; raises WireError if it is too large or not JSON."""
     try:
         body = json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):
@@ -38,14 +38,14 @@ def frame(message: Mapping[str, Any]) -> bytes:
 
 
 def frame_body(body: bytes) -> bytes:
-    """A message that is UTF-8 JSON already as bytes; raises WireError if it is too large."""
+    """A message that is already UTF-8 JSON in wire format; raises WireError if it is too large."""
     if len(body) > MAX_MESSAGE:
         raise WireError("a message for the worker link is larger than 16 MiB")
     return len(body).to_bytes(_HEADER, "big") + body
 
 
 class Deframer:
-    """Turns a stream of bytes, cut anywhere, into messages. After a WireError it takes no more."""
+    """Splits a byte stream, received in any pieces, into messages. After a WireError it raises for all input."""
 
     __slots__ = ("_broken", "_buffer")
 
@@ -54,7 +54,7 @@ class Deframer:
         self._broken = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Message]:
-        """The messages that ``data`` completes, in order; raises WireError for a frame that is none."""
+        """The messages that ``data`` completes, in order; raises WireError for an invalid frame."""
         if self._broken:
             raise WireError("the worker link has already failed")
         buffer = self._buffer
@@ -94,7 +94,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def grant_to_wire(grant: Grant) -> Message:
-    """A grant as an object for ``frame``."""
+    """A grant as a JSON object."""
     return {
         "prefix": grant.prefix,
         "token_id": grant.token_id,
@@ -116,16 +116,16 @@ def grant_to_wire(grant: Grant) -> Message:
 
 
 def texts_of(grant: Grant) -> int:
-    """How many texts a grant crosses as, more or less: what decides how many grants one message has room for."""
-    many = len(grant.permissions) + len(grant.scopes or ())
+    """The approximate number of texts in a grant's wire form, which limits the number of grants in a message."""
+    count = len(grant.permissions) + len(grant.scopes or ())
     if grant.orgs is not None:
-        # Three texts for each organisation, which is there twice, and three keys that the grant depends on for it.
-        many += 3 * len(grant.orgs) + sum(map(len, {org.permissions for org in grant.orgs.values()}))
-    return many
+        # For each organisation, which is in ``orgs`` twice: three texts and three dependency keys.
+        count += 3 * len(grant.orgs) + sum(map(len, {org.permissions for org in grant.orgs.values()}))
+    return count
 
 
 def _orgs_to_wire(values: Iterable[OrgGrant]) -> Message:
-    # Each is there twice, under its id and its name.
+    # ``orgs`` has each organisation twice, by id and by name.
     orgs = {org.org_id: org for org in values}
     sets = {org.permissions: 0 for org in orgs.values()}
     for place, held in enumerate(sets):
@@ -154,17 +154,17 @@ def _org_from_wire(value: object, sets: list[PermissionSet]) -> OrgGrant:
     return OrgGrant(org_id=_text(value[0]), org_name=_text(value[1]), role=_text(value[2]), permissions=sets[place])
 
 
-def _bounded(grant: Grant) -> Grant:
-    """The grant itself, whose reach and organisations fit together as the decision takes for granted."""
+def _checked(grant: Grant) -> Grant:
+    """The grant, if its organisations fit its reach, as ``decide`` requires; raises ValueError."""
     if (grant.orgs is not None) != (grant.reach in _SEVERAL):
         raise ValueError("organisations that do not fit the reach")
     if grant.reach is Reach.ORGS and grant.permissions:
-        raise ValueError("permissions outside of the organisations")
+        raise ValueError("permissions outside the organisations")
     return grant
 
 
 def grant_from_wire(value: object) -> Grant:
-    """The grant that ``grant_to_wire`` wrote; raises WireError for anything else."""
+    """The grant from the result of ``grant_to_wire``; raises WireError for all else."""
     fields = _fields(value, _GRANT_FIELDS, "grant")
     try:
         digest, scopes, expires_at = fields["digest"], fields["scopes"], fields["expires_at"]
@@ -187,20 +187,18 @@ def grant_from_wire(value: object) -> Grant:
             depends=_texts(fields["depends"]),
             orgs=None if orgs is None else _orgs_from_wire(orgs),
         )
-        return _bounded(grant)
+        return _checked(grant)
     except (ValueError, OverflowError):
-        raise WireError("a grant on the worker link has a field of the wrong kind") from None
+        raise WireError("a grant on the worker link has an invalid field") from None
 
 
 def refused_to_wire(refused: RefusedGrant) -> Message:
-    """A refused grant as an object for ``frame``."""
+    """A refused grant as a JSON object."""
     return {"prefix": refused.prefix, "reason": refused.reason.value, "depends": list(refused.depends)}
 
 
 def refused_from_wire(value: object) -> RefusedGrant:
-    """The refused grant that ``refused_to_wire`` wrote; raises WireError for anything else, a reason of ALLOWED
-    included.
-    """
+    """The refused grant from the result of ``refused_to_wire``; raises WireError for all else, and for ALLOWED."""
     fields = _fields(value, _REFUSED_FIELDS, "refused grant")
     try:
         reason = Reason(_text(fields["reason"]))
@@ -208,7 +206,7 @@ def refused_from_wire(value: object) -> RefusedGrant:
             raise ValueError("a refusal that allows")
         return RefusedGrant(prefix=_text(fields["prefix"]), reason=reason, depends=_texts(fields["depends"]))
     except ValueError:
-        raise WireError("a refused grant on the worker link has a field of the wrong kind") from None
+        raise WireError("a refused grant on the worker link has an invalid field") from None
 
 
 _GRANT_FIELDS: Final = frozenset(Grant.__slots__)

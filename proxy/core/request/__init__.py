@@ -1,4 +1,4 @@
-"""Reading a request's target and claims: the canonical path, the host, and headers that name a target or a client.
+"""Parsing a request's target and claims: the canonical path, the host, and headers that name a target or a client.
 
-One reading for all: the gateway, forward auth and ``patgate explain`` judge what these functions return.
+The gateway, forward auth and ``patgate explain`` all use these functions, so that they agree on every request.
 """

@@ -1,15 +1,15 @@
-"""Claims: the header fields by which a client could tell a backend what patgate has not judged.
+"""Claims: header fields with which a client could make a backend believe something that patgate has not checked.
 
-1. This is the one table. Every field in it, under every alias, is dropped on every route, trailers included.
-2. Names are compared folded: letter case, and every punctuation character of a field name (``_``, ``.``, ``-`` and the
-   rest of RFC 9110's tchar) count as one. CGI and WSGI fold ``-`` and ``_``; other servers fold more.
-3. A name in ``FAMILIES`` stands for every field that begins with it.
-4. Only the kinds in ``FROM_TRUSTED`` may come from somebody else: a trusted peer knows the client's address and the
-   transport that it used. Nobody in front of patgate knows a path, a method or an identity that patgate has not judged.
+1. This table is the only one. Every field in it, under every alias, is dropped on every route, trailers included.
+2. Names are compared folded: letter case is ignored, and all punctuation of a field name (``_``, ``.``, ``-`` and the
+   rest of RFC 9110's tchar) counts as one character. CGI and WSGI fold ``-`` and ``_``; other servers fold more.
+3. A name in ``FAMILIES`` is a prefix: it covers every field that begins with it.
+4. Only the kinds in ``FROM_TRUSTED`` may come from a trusted peer, which knows the client's address and transport. No
+   proxy in front of patgate can know a path, a method or an identity that patgate has not checked.
 5. Identity headers that patgate itself can send are in ``identity.PRESETS`` and are dropped in the same way.
 
 Sources: RFC 3875 section 4.1 (CGI variables, which gunicorn also takes as ``SCRIPT_NAME`` and ``PATH_INFO``), RFC 7239,
-RFC 9440, and the documentation of the proxies and frameworks that write or believe each field.
+RFC 9440, and the documentation of the proxies and frameworks that write or trust each field.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ CLAIMS: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""Whole names, by what they claim. ``Proxy`` becomes ``HTTP_PROXY`` in CGI (httpoxy, CVE-2016-5385)."""
+"""Whole names by kind of claim. ``Proxy`` becomes ``HTTP_PROXY`` in CGI (httpoxy, CVE-2016-5385)."""
 
 FAMILIES: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
     {
@@ -85,16 +85,16 @@ FAMILIES: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""Beginnings of names, by what such fields claim. ``$WS`` begins what IBM's web server plug-in says of a request: Open
-Liberty by default believes it from everybody, and chooses the virtual host by it rather than by ``Host``."""
+"""Name prefixes by kind of claim. IBM's web server plug-in describes a request in ``$WS…`` fields: by default, Open
+Liberty trusts them from every peer and selects the virtual host by them instead of ``Host``."""
 
 FROM_TRUSTED: Final = frozenset((ClaimKind.CLIENT, ClaimKind.TRANSPORT))
-"""The kinds that an operator may let a trusted peer say (``listen.proxy.trusted_claims``)."""
+"""The kinds that an operator may accept from a trusted peer (``listen.proxy.trusted_claims``)."""
 
 _NEVER_BELIEVED: Final = frozenset(
     (b"proxy", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
 )
-"""No proxy has a reason to send ``Proxy``. The others are built by patgate itself from what a trusted peer says."""
+"""No proxy has a reason to send ``Proxy``. patgate itself builds the others from the fields of a trusted peer."""
 
 _FOLD: Final = bytes(
     ord("-") if chr(byte) in "!#$%&'*+.^_`|~" else byte + 32 if 65 <= byte <= 90 else byte for byte in range(256)
@@ -102,7 +102,7 @@ _FOLD: Final = bytes(
 
 
 def fold(name: bytes) -> bytes:
-    """A field name as it is compared: lower case, with ``_``, ``.`` and all other punctuation as ``-``."""
+    """A field name in folded form: lower case, with ``_``, ``.`` and all other punctuation as ``-``."""
     return name.translate(_FOLD)
 
 
@@ -111,13 +111,13 @@ def _folded(names: Mapping[ClaimKind, tuple[str, ...]]) -> dict[bytes, ClaimKind
 
 
 KIND_OF: Final[Mapping[bytes, ClaimKind]] = MappingProxyType(_folded(CLAIMS))
-"""The folded whole names, with their kinds."""
+"""The kind of each folded whole name."""
 
 FAMILY_NAMES: Final[tuple[bytes, ...]] = tuple(sorted(_folded(FAMILIES)))
-"""The folded beginnings: a name that begins with one of these is a claim, too."""
+"""The folded prefixes: a name that begins with one of these is also a claim."""
 
 
 def may_be_believed(name: str) -> bool:
-    """Whether an operator may let trusted peers send this field on to backends: a whole name of the right kind."""
+    """Whether an operator may pass this field on from trusted peers: a whole name of a kind in ``FROM_TRUSTED``."""
     folded = fold(name.encode("ascii", "replace"))
     return KIND_OF.get(folded) in FROM_TRUSTED and folded not in _NEVER_BELIEVED

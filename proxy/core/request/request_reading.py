@@ -1,10 +1,10 @@
-"""What a request asks for, read once and for everybody who has to know: the gateway, and whoever explains what it does.
+"""Reading a request: finds the route of a method, host and target, for the gateway and ``patgate explain`` alike.
 
-1. The path is judged here and nowhere else (docs/threat-model.md §1). The backend gets the bytes that were judged.
-2. Methods are case-sensitive (RFC 9110 section 9.1). Some backends read them as if they were not, so one that is not in
-   capitals is refused.
-3. Every repetition is possessive or separated by a byte it cannot contain, so matching is linear in the input.
-4. Nothing here raises, and nothing is remembered.
+1. Only this module checks paths (docs/threat-model.md §1); the backend gets exactly the bytes that were checked.
+2. Methods are case-sensitive (RFC 9110 section 9.1). Some backends ignore case, so a method that is not in capitals is
+   refused.
+3. Every repetition is possessive or separated by a byte that it cannot contain, so matching is linear in the input.
+4. No function here raises or keeps state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _REPORTABLE: Final = frozenset((401, 403))
 
 _QUERY: Final = bytes([byte ^ (not 0x21 <= byte <= 0x7E or byte == 0x23) for byte in range(256)])
-"""Changes everything but visible ASCII, and "#"."""
+"""A translation that changes "#" and every byte outside visible ASCII."""
 _NOT_IN_LINE: Final = re.compile(rb"[\x00-\x20\x7f]")
 
 _LABEL: Final = rb"[A-Za-z0-9_~\-]{1,63}+"
@@ -36,17 +36,17 @@ _HOST: Final = re.compile(
     rb"(" + _LABEL + rb"(?:\." + _LABEL + rb")*+\.?|\[[0-9A-Fa-f:.]{2,45}+\])(?::(0|[1-9][0-9]{0,4})?)?"
 )
 _NUMERIC: Final = re.compile(rb"(?:.*\.)?(?:[0-9]++|0[Xx][0-9A-Fa-f]*+)\.?", re.DOTALL)
-"""A name that ends in a number: what makes an IPv4 address of a name, in any of the forms that resolvers take."""
+"""A name that ends in a number: resolvers read such a name as an IPv4 address, in several forms."""
 _HIGHEST_PORT: Final = 65535
 _NAME_LIMIT: Final = 255
 _HOST_LIMIT: Final = _NAME_LIMIT + len(":65535")
 
 
 def judge(table: RouteTable, method: bytes, host: str, path: bytes) -> tuple[Match | None, Reason | None]:
-    """What is asked for by a method, a host's name and an origin-form path without query; and why it is refused.
+    """The match for a method, a host name and an origin-form path (no query), and the reason of a refusal.
 
-    A refusal for a target with two readings, no route, or a route that no token opens. It may have a match: the route
-    that refuses. Without a refusal there always is one.
+    Refuses an ambiguous target, a target without a route, and a route with access ``denied``. A refusal has a match if
+    a route caused it; without a refusal there is always a match.
     """
     if method in _REFUSED_METHODS:
         return None, Reason.METHOD_REFUSED
@@ -71,27 +71,27 @@ def judge(table: RouteTable, method: bytes, host: str, path: bytes) -> tuple[Mat
 
 
 def only_reported(match: Match, reason: Reason) -> bool:
-    """Whether a refusal of a token is counted and logged, and the request let through: its route reports only."""
+    """Whether a refusal of a token is only counted and logged, because the route is report-only."""
     return not match.route.enforce and TABLE[reason].status in _REPORTABLE
 
 
 def is_query(query: bytes) -> bool:
-    """Whether a query, with its "?", is visible ASCII without "#"."""
+    """Whether a query, including its "?", is visible ASCII without "#"."""
     return query.translate(_QUERY) == query
 
 
 def is_connect(method: bytes) -> bool:
-    """Whether a method asks for a tunnel, by its name in any case: what follows it may be no request."""
+    """Whether a method is CONNECT in any letter case; the bytes after it may not be HTTP."""
     return len(method) == 7 and method.upper() == b"CONNECT"
 
 
 def host_name(authority: bytes) -> str | None:
-    """The name in ``Host`` or in the authority of an absolute-form target, in lower case; None if it is none.
+    """The name in ``Host`` or in the authority of an absolute-form target, in lower case; None if it is invalid.
 
-    Names as the DNS has them (RFC 9110 section 7.2, RFC 1035 section 2.3.4): labels of at most 63 bytes, 255 in all, no
-    escapes, no user information. A name that ends in a number is an IPv4 address or none: four decimal numbers, for
-    resolvers read ``127.1`` and ``0177.0.0.1`` as addresses too, each its own way. Or an IPv6 address in brackets,
-    without a zone, given in its one short form (RFC 5952). A port is a decimal number up to 65535.
+    Valid are DNS names (RFC 9110 section 7.2, RFC 1035 section 2.3.4): labels of at most 63 bytes, 255 in all, no
+    escapes, no user information. A name that ends in a number must be an IPv4 address of four decimal numbers, because
+    resolvers differ on ``127.1`` and ``0177.0.0.1``. An IPv6 address is in brackets, without a zone; the result has its
+    short form (RFC 5952). A port is a decimal number up to 65535.
     """
     matched = _HOST.fullmatch(authority) if len(authority) <= _HOST_LIMIT else None
     if matched is None or len(matched[1]) > _NAME_LIMIT:
@@ -110,24 +110,23 @@ def host_name(authority: bytes) -> str | None:
 
 
 def _bracketed(name: str) -> str | None:
-    """An IPv6 address in brackets in its one short form (RFC 5952); None if it is none."""
+    """An IPv6 address in brackets in its short form (RFC 5952); None if it is invalid."""
     try:
         address = IPv6Address(name[1:-1])
     except AddressValueError:
         return None
     mapped = address.ipv4_mapped
-    # Later versions of Python write a mapped address so by themselves.
+    # Later versions of Python use this form for a mapped address by themselves.
     return f"[{address}]" if mapped is None else f"[::ffff:{mapped}]"
 
 
 def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
-    """The path of a target (no query) that does not begin with ``/``, or why it is refused; ``host`` is that of
-    ``Host``.
+    """The path of a target (no query) that does not begin with ``/``, or the reason to refuse it.
 
-    Absolute-form, authority-form and asterisk-form (RFC 9112 section 3.2).
+    Handles absolute-form, authority-form and asterisk-form (RFC 9112 section 3.2); ``host`` is the value of ``Host``.
     """
     if target == b"*" and method == b"OPTIONS":
-        # Well-formed (RFC 9112 section 3.2.4), and about no resource that a route could name.
+        # Well-formed (RFC 9112 section 3.2.4), but it names no resource that a route could match.
         return Reason.NO_ROUTE
     parts = split_target(target)
     if parts is None or parts[0] is None or parts[0].lower() != host.lower():
@@ -136,11 +135,10 @@ def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
 
 
 def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[str, bytes] | Reason:
-    """The host's name and the path of a request line and its ``Host``, as ``gateway.parse`` takes them from a whole
-    head.
+    """The host name and path of a request line and its ``Host``, by the rules of ``gateway.phases.parse``.
 
-    An empty ``host`` is none given, then that of an absolute-form target counts. ``longest`` is how many bytes a
-    request line may have.
+    An empty ``host`` means no ``Host``; then the host of an absolute-form target is used. ``longest`` is the limit of a
+    request line in bytes.
     """
     if len(method) + len(target) + len("  HTTP/1.1") > longest:
         return Reason.TARGET_TOO_LONG
@@ -159,5 +157,5 @@ def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[
         return Reason.HOST_INVALID
     if path.startswith(b"/"):
         return name, path
-    found = other_form(method, path, host)
-    return found if isinstance(found, Reason) else (name, found)
+    result = other_form(method, path, host)
+    return result if isinstance(result, Reason) else (name, result)

@@ -1,22 +1,23 @@
-"""Second targets: header fields that name another resource than the request line does.
+"""Second targets: header fields that name another resource than the request line.
 
-``COPY /a`` with ``Destination: /b`` writes ``/b``. What was judged must be what runs, so a field that names a resource
-is judged like the request's own target, or the request is refused.
+``COPY /a`` with ``Destination: /b`` writes ``/b``. So that a backend does only what was authorized, a field that names
+a resource is checked like the request's own target, or the request is refused.
 
 Rules of this module:
-1. A field whose value is a target (``JUDGED``) is read here and judged by ``judge_second``. Any other field of
-   ``UNJUDGED`` names a resource in a form that only its backend can read; a request that has one is refused.
-2. A route may pass fields on unjudged (``Route.second_targets``), where its backend judges them itself.
-3. A ``Destination`` is written, so it needs what PUT needs there. Where its route names no operation for PUT, and is
+1. A field whose value is a target (``JUDGED``) is parsed here and checked by ``judge_second``. The fields of
+   ``UNJUDGED`` name a resource in a form that only the backend can parse; a request with one of them is refused.
+2. A route may pass fields on unchecked (``Route.second_targets``), if its backend checks them itself.
+3. A ``Destination`` is written, so it needs the permission of PUT there. If its route names no operation for PUT and is
    the request's own route, the operation of the request's own method counts, unless that one only reads.
-4. A resource that ``If`` names (a tagged list) is read, so it needs what GET needs there.
-5. Another host is refused, and so is a route with another access or another upstream: what a backend would do with a
-   path that patgate sends elsewhere is not known.
-6. A path with an escaped ``?`` or ``#``, or with ``;`` in any form, is refused: some servers decode a ``Destination``
-   before they split it (wsgidav), and then write what stands before that character. So is one that begins with ``//``,
-   whatever its route allows: in a URI reference that is a host (RFC 3986 section 4.2), which most servers leave out.
-7. At most ``_MOST_TAGS`` resources are judged: a head has room for thousands, and each costs what a request costs.
-8. Nothing here raises.
+4. A resource that ``If`` names (a tagged list) is read, so it needs the permission of GET there.
+5. Another host is refused, and so is a route with another access or another upstream: it is unknown what this backend
+   would do with a path that patgate routes elsewhere.
+6. A path with an escaped ``?`` or ``#``, or with ``;`` in any form, is refused: some servers (wsgidav) decode a
+   ``Destination`` before they split it, and then write to the part before that character. A path that begins with
+   ``//`` is refused even if its route allows empty segments: in a URI reference that is a host (RFC 3986 section 4.2),
+   which most servers ignore.
+7. At most ``_MOST_TAGS`` resources are checked: a head can hold thousands, and each costs as much as a request.
+8. No function here raises.
 
 Sources: RFC 4918 sections 8.3, 10.3 and 10.4 (WebDAV), and the documentation of the stores that define each field.
 """
@@ -36,7 +37,7 @@ from proxy.core.routes import Match, RouteTable
 DESTINATION: Final = b"destination"
 IF: Final = b"if"
 JUDGED: Final = (DESTINATION, IF)
-"""Folded names of the fields that patgate can judge."""
+"""Folded names of the fields that patgate can check."""
 
 UNJUDGED: Final = (
     "X-Amz-Copy-Source",
@@ -62,8 +63,8 @@ UNJUDGED: Final = (
     "Upload-Concat",
     "Redirect-Ref",
 )
-"""Fields that name a resource in a form of their own: object stores' copies (a bucket and a key), Swift's copies,
-manifests, links and version containers, tus' concatenation (a list), RFC 4437's references."""
+"""Fields that name a resource in another form than a path: copies of object stores (a bucket and a key), Swift's
+copies, manifests, links and version containers, the concatenation of tus (a list), references of RFC 4437."""
 
 _WRITE: Final = b"PUT"
 _READ: Final = b"GET"
@@ -76,7 +77,7 @@ _LISTS: Final = re.compile(rb"\([^()]*+\)")
 
 
 class NamedTarget:
-    """A path that a field names. ``written`` says whether the request writes it."""
+    """A path that a field names; ``written``: the request writes it."""
 
     __slots__ = ("authority", "path", "written")
 
@@ -87,16 +88,16 @@ class NamedTarget:
 
     @property
     def method(self) -> bytes:
-        """The method that the target is judged with."""
+        """The method whose permission the target needs."""
         return _WRITE if self.written else _READ
 
 
 def read_field(name: bytes, value: bytes) -> list[NamedTarget] | None:
-    """The targets that a judged field names; none for an ``If`` without tags; None if the value cannot be read."""
+    """The targets in a field of ``JUDGED``: empty for an ``If`` without tags, None if the value is invalid."""
     if name == DESTINATION:
-        found = _target(value, written=True)
-        return None if found is None else [found]
-    # Outside of its lists, an If holds nothing but tags. A condition within a list is about the resource before it.
+        destination = _target(value, written=True)
+        return None if destination is None else [destination]
+    # Outside its lists, an If holds only tags. A condition inside a list is about the resource before the list.
     outside = _LISTS.sub(b" ", value)
     if not outside.strip(b" \t"):
         return []
@@ -122,7 +123,7 @@ def _target(text: bytes, *, written: bool) -> NamedTarget | None:
 def same_host(authority: bytes, hosts: Iterable[bytes], *, ports: bool) -> bool:
     """Whether ``authority`` names the host of one of ``hosts`` (values of ``Host``).
 
-    Ports 80 and 443 count as none. Without ``ports`` only the names are compared: an ingress may leave the port out.
+    Ports 80 and 443 count as no port. Without ``ports`` only the names are compared: an ingress may omit the port.
     """
     name, port = host_name(authority), _port(authority)
     return name is not None and any(name == host_name(host) and (not ports or port == _port(host)) for host in hosts)
@@ -134,11 +135,11 @@ def _port(authority: bytes) -> bytes:
 
 
 def judge_second(table: RouteTable, own: Match, host: str, target: NamedTarget) -> tuple[Match | None, Reason | None]:
-    """What a second target asks for, and why it is refused before any grant is looked at.
+    """The match of a second target, and the reason if it is refused whatever the grant.
 
-    ``own`` is the match of the request's own target, ``host`` the host's name of both. Without a refusal there is a
-    match, whose operation the grant must reach where its route's access is ``token``. A match that only reports is
-    returned where both do, or where the second target's alone refuses.
+    ``own`` is the match of the request's own target; ``host`` is the host name of both. Without a refusal there is a
+    match, whose operation the grant must allow if its route's access is ``token``. A refusal has the match of a
+    report-only route only if both routes are report-only, or if the second target's own route refuses.
     """
     match, reason = judge(table, target.method, host, target.path)
     if reason is not None or match is None:

@@ -1,22 +1,22 @@
-"""The request target: one reading of its path, or none (docs/threat-model.md §1).
+r"""The request target: the canonical form of its path, or a refusal (docs/threat-model.md §1).
 
-What is matched is derived here; what is forwarded is always the client's own bytes. So a path is accepted only if
-every reasonable backend reads it as we do:
+Routes match the canonical form, but the backend gets the client's own bytes. So a path is accepted only if every
+reasonable backend reads it in the same way:
 
-1. A path starts with ``/`` and holds RFC 3986 path characters, the ``[ ] | ^`` that browsers leave bare, and ``%XX``.
-   Anything else is refused: ``\\``, ``#``, space, control bytes, bytes from 0x80, ``%`` without two hex digits.
-2. Escapes decode to UTF-8 (RFC 3629, so no overlong form, no surrogate) without control characters (C0, DEL, C1)
-   and without ``\\``. The match form is the decoded text; of escapes only an encoded slash stays, as the text ``%2F``.
-3. Decoded once, the text holds no further escape (``%252e``, ``%25%32%65``, ``%25u002e``): decoding twice must change
+1. A path starts with ``/`` and holds RFC 3986 path characters, ``[ ] | ^`` (which browsers do not escape) and ``%XX``.
+   All else is refused: ``\``, ``#``, space, control bytes, bytes from 0x80, ``%`` without two hex digits.
+2. Escapes decode to UTF-8 (RFC 3629: no overlong form, no surrogate) without control characters (C0, DEL, C1) and
+   without ``\``. The canonical form is the decoded text; only an encoded slash stays escaped, as ``%2F``.
+3. The decoded text contains no further escape (``%252e``, ``%25%32%65``, ``%25u002e``): decoding it again must change
    nothing.
-4. No segment is ``.`` or ``..``, whether its dots are escaped, whether it is bounded by ``/``, ``%2F`` or ``;``, and
-   whether white space stands around the dots. Such a path is refused, never resolved.
+4. No segment is ``.`` or ``..``, with dots plain or escaped, bounded by ``/``, ``%2F`` or ``;``, with or without white
+   space around the dots. Such a path is refused, never resolved.
 5. ``%2F`` needs ENCODED_SLASH and never separates two segments; ``;`` and ``%3B`` need SEMICOLON; an empty segment
-   (``//``, one made by ``%2F``, or one with only ``;parameters``) needs EMPTY_SEGMENT. One trailing slash is no empty
-   segment: ``/a/`` is not ``/a``.
-6. What a path needs is returned, not judged: the route that matches says what it allows, and the default is nothing.
-7. The query takes no part in matching; it is visible ASCII without ``#``.
-8. Nothing here raises.
+   (``//``, one made by ``%2F``, or one with only ``;parameters``) needs EMPTY_SEGMENT. One trailing slash makes no
+   empty segment: ``/a/`` is not ``/a``.
+6. The result lists what a path needs; the matching route says what it allows, by default nothing.
+7. The query is not part of matching; it is visible ASCII without ``#``.
+8. No function here raises.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final
 
 
 class PathAllowance(IntFlag):
-    """What a route may permit in a path because its backend is known to read it the same way."""
+    """Ambiguous path forms that a route may allow, because its backend is known to read them as patgate does."""
 
     NONE = 0
     ENCODED_SLASH = 1
@@ -37,8 +37,8 @@ class PathAllowance(IntFlag):
 
 _CHARS: Final = rb"A-Za-z0-9_~!$&'()*+,=:@\[\]|^-"
 
-# Changes every byte that has to be looked at. A path that stays as it is, with no segment that is empty or begins with
-# a dot, has nothing to decode and nothing to need; the rest is examined slowly.
+# A translation that changes every byte which needs a closer look. A path that it leaves unchanged, and that has no
+# segment that is empty or begins with a dot, is canonical and needs nothing; all others take the slow way.
 _NOTHING_SPECIAL: Final = re.compile(rb"[./" + _CHARS + rb"]")
 _PLAIN: Final = bytes([byte ^ (_NOTHING_SPECIAL.match(bytes((byte,))) is None) for byte in range(256)])
 _WELL_FORMED: Final = re.compile(rb"/(?:[./;" + _CHARS + rb"]|%[0-9A-Fa-f]{2})*+")
@@ -48,7 +48,7 @@ _STILL_ENCODED: Final = re.compile(r"%(?:[0-9A-Fa-f]{2}|[uU][0-9A-Fa-f]{4})", re
 _C1: Final = re.compile("[\u0080-\u009f]")
 _DOTS: Final = frozenset((".", ".."))
 
-# A byte that rule 2 keeps out of every decoded path marks the encoded slashes until the segments are judged.
+# Marks the encoded slashes until the segments are checked; rule 2 keeps this byte out of every decoded path.
 _SLASH_MARK: Final = "\0"
 
 _DECODED: Final = {
@@ -63,9 +63,7 @@ _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([A-Za-z0-9._~!$&'()*+,
 
 
 def canonical_path(path: bytes) -> tuple[str, int] | None:
-    """The form of an origin-form path (no query) that routes match, and the ``Allowance`` bits it needs; None refuses
-    it.
-    """
+    """The canonical form of an origin-form path (no query) and the ``PathAllowance`` bits it needs; None refuses it."""
     if path and path[0] == 0x2F and path.translate(_PLAIN) == path:
         text = path.decode()
         if "//" not in text and "/." not in text:
@@ -96,11 +94,11 @@ def _examine(path: bytes) -> tuple[str, int] | None:
 
 
 def split_target(raw: bytes) -> tuple[bytes | None, bytes, bytes] | None:
-    """Split an origin-form or http(s) absolute-form target into (authority or None, path, query with its ``?`` or b"").
+    r"""Split an origin-form or http(s) absolute-form target into authority (or None), path, query (``?…`` or b"").
 
     None refuses: authority-form, ``*`` (which the caller handles first), other schemes, user information, an
-    absolute-form without a path, a query that is not visible ASCII. The path still has to pass ``canonical_path``.
-    Source: RFC 9112 §3.2. In the query ``[ ] { } | \\ ^ \\`` " < >` pass, because clients send them bare.
+    absolute-form without a path, a query that is not visible ASCII. The path must still pass ``canonical_path``.
+    Source: RFC 9112 §3.2. The query may contain ``[ ] { } | \ ^ ` " < >``, because clients send them unescaped.
     """
     authority = None
     if raw[:1] != b"/":

@@ -1,13 +1,14 @@
-"""The beginning of a client connection: accepted within a limit, introduced by a balancer, its TLS handshake made.
+"""Accepting client connections: the connection limit, the PROXY header of a load balancer, and the TLS handshake.
 
 Rules of this module:
-1. No more connections are open than the limit, those that are still arriving included; what is above waits in the
-   kernel's queue. Room is made by closing those that have been idle for longest, as far as any have.
-2. Where the system refuses (no descriptor, no memory) accepting rests until a connection closes or the next sweep. It
-   never spins and never ends; what happened is counted, and said once in an episode.
-3. A connection from a balancer begins with a PROXY header, taken to its last byte and no further; any other beginning,
-   or none before the deadline, ends it without a word. From all others such a header is a malformed request.
-4. Whoever has not begun by the deadline is dropped: there is a time for the header, and one for the TLS handshake.
+1. No more connections are open than the limit, including those whose header or handshake is not complete; further
+   clients wait in the kernel's queue. Room is made by closing the connections that have been idle longest.
+2. Where the system refuses a connection (no descriptor, no memory), accepting pauses until a connection closes or until
+   the next sweep. It never spins and never stops for good; pauses are counted, and logged once per episode.
+3. A connection from a load balancer begins with a PROXY header, which is read to its last byte and no further. Any
+   other beginning, or none before the deadline, closes the connection without an answer. From all other peers such a
+   header is a malformed request.
+4. A connection that misses its deadline is dropped: one time limit holds for the header, and again for the handshake.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
+from proxy.gateway.downstream.connection_state import ConnectionState
 from proxy.gateway.downstream.listener import Listener, is_within
 from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
 from proxy.observe import defects
@@ -31,20 +33,21 @@ from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from proxy.observe.snapshot import Labels, Snapshot
 
 _SHUTDOWN_SECONDS: Final = 86_400.0
-"""How long a TLS transport tries to end by itself: longer than any client has, for it would cut those that still read.
-The sweep ends it."""
+"""How long a TLS transport tries to end by itself: longer than any client has, because it would cut clients that still
+read. The sweep ends it."""
 
 _BATCH: Final = 64
-"""Connections that are accepted before anything else has its turn."""
+"""Connections that are accepted in one turn of the event loop."""
 _IDLE_SECONDS: Final = 1.0
-"""What a connection must have been idle for to be closed for another: a request may be on its way."""
+"""How long a connection must have been idle before it is closed for another one: a request may be on its way."""
 _ROOM: Final = 64
-"""Of the limit, one part in so many is closed at once, so that a full worker does not look for room all the time."""
+"""One part in 64 of the limit is closed at once, so that a full worker does not search for idle connections all the
+time."""
 _FRUITLESS_NS: Final = 100_000_000
-"""How long nobody is looked for who could make room, after nobody was found: looking costs the more the more there are,
-and clients that come and go at the limit would make a worker do little else."""
+"""How long to wait before the next search for idle connections after one that found none: its cost grows with the
+number of connections, and clients that come and go at the limit would make a worker do little else."""
 _EPISODE_NS: Final = 30_000_000_000
-"""What has not happened for so long is said anew."""
+"""A pause for the same cause is logged again after this time without one."""
 
 _NEXT: Final = frozenset(
     # accept(2): errors of the connection, which is gone, not of the socket.
@@ -66,14 +69,14 @@ _NEXT: Final = frozenset(
 
 
 class Pause(StrEnum):
-    """Why accepting rests: label cause of ``patgate_accept_pauses_total``."""
+    """Why accepting pauses: label cause of ``patgate_accept_pauses_total``."""
 
     LIMIT = "limit"
     RESOURCES = "resources"
 
 
 class Drop(StrEnum):
-    """Why a connection ended that had no request: label cause of ``patgate_connections_dropped_total``."""
+    """Why a connection without a request was closed: label cause of ``patgate_connections_dropped_total``."""
 
     PROXY_HEADER = "proxy_header"
     HANDSHAKE = "handshake"
@@ -87,31 +90,30 @@ _SAID: Final = {
 
 
 class AcceptCounters:
-    """What happened at the entrances of one worker, however often they are exchanged."""
+    """Counts of one worker's acceptors, kept when a reload replaces these."""
 
     def __init__(self) -> None:
         self._pauses: Counter[Labels] = Counter()
         self._drops: Counter[Labels] = Counter()
 
     def paused(self, listener: str, cause: Pause) -> None:
-        """Accepting rests."""
+        """Count a pause."""
         self._pauses[listener, cause.value] += 1
 
     def dropped(self, listener: str, cause: Drop) -> None:
-        """A connection was ended."""
+        """Count a connection that was closed."""
         self._drops[listener, cause.value] += 1
 
     def snapshot(self) -> Snapshot:
-        """All of it, by listener and cause."""
+        """All counts, by listener and cause."""
         return Snapshot(counters={ACCEPT_PAUSES.name: dict(self._pauses), CONNECTIONS_DROPPED.name: dict(self._drops)})
 
 
 class Acceptor:
-    """Accepts from ``sockets``, which listen, and gives the connections to ``listener``, so that at most ``limit`` are
-    open.
+    """Accepts connections for ``listener`` from the listening ``sockets``, at most ``limit`` of them open at a time.
 
-    ``introduced_by`` are the peers that must begin with a PROXY header; ``handshake_seconds`` is the time for that
-    header, and for the TLS handshake where there is a ``context``. The sockets are closed with it.
+    Peers in ``introduced_by`` must begin with a PROXY header; ``context`` is for TLS. Closing the acceptor closes the
+    sockets.
     """
 
     def __init__(
@@ -123,7 +125,6 @@ class Acceptor:
         limit: int,
         context: ssl.SSLContext | None,
         introduced_by: Sequence[IPv4Network | IPv6Network],
-        handshake_seconds: float,
         tally: AcceptCounters,
         log: Logger,
     ) -> None:
@@ -132,12 +133,11 @@ class Acceptor:
         self._name = name
         self._limit = limit
         self._introduced_by = tuple(introduced_by)
-        self._handshake_ns = int(handshake_seconds * 1e9)
         self._tls: dict[str, Any] = {}
         if context is not None:
             self._tls = {
                 "ssl": context,
-                "ssl_handshake_timeout": handshake_seconds,
+                "ssl_handshake_timeout": listener.limits.handshake_ns / 1e9,
                 "ssl_shutdown_timeout": _SHUTDOWN_SECONDS,
             }
         self._tally = tally
@@ -149,20 +149,20 @@ class Acceptor:
         self._last: dict[Pause, int] = {}
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Begin to accept."""
         for bound in self._sockets:
             bound.setblocking(False)
         self._read(True)
 
     def close(self) -> None:
-        """Accept no more. Connections that are arriving go on."""
+        """Accept no more. Connections whose header or handshake is not complete continue."""
         self._listener.waiting.discard(self._resume)
         self._read(False)
         for bound in self._sockets:
             bound.close()
 
     def abort(self) -> None:
-        """Accept no more, and give up what is still arriving."""
+        """Accept no more, and close the connections whose header or handshake is not complete."""
         self.close()
         for introduction in list(self._introductions):
             introduction.end()
@@ -170,11 +170,11 @@ class Acceptor:
             task.cancel()
 
     def dropped(self, cause: Drop) -> None:
-        """Count a connection that was ended."""
+        """Count a connection that was closed without a request."""
         self._tally.dropped(self._name, cause)
 
     def connect(self, sock: socket.socket, host: str) -> None:
-        """Make a connection of the listener's out of an accepted socket, whose client is at ``host``."""
+        """Give an accepted socket to the listener; the client's address is ``host``."""
         self._listener.arriving += 1
         task = asyncio.get_running_loop().create_task(self._connect(sock, host), name="client connection")
         self._connecting.add(task)
@@ -182,12 +182,12 @@ class Acceptor:
         task.add_done_callback(defects.noted)
 
     def introduced(self, introduction: _Introduction) -> None:
-        """An introduction has ended, well or not."""
+        """Forget an introduction that has ended, with a header or without."""
         self._introductions.discard(introduction)
         self._listener.others.discard(introduction)
 
     def left(self) -> None:
-        """A connection that was arriving has gone."""
+        """Tell the listener that an arriving connection was closed."""
         self._listener.left()
 
     def _accept(self, bound: socket.socket) -> None:
@@ -197,7 +197,7 @@ class Acceptor:
                 if not accepted:
                     self._make_room()
                     self._pause(Pause.LIMIT, None)
-                # Otherwise it is not known yet whether anybody waits.
+                # Otherwise it is not known yet whether a client waits.
                 return
             try:
                 sock, address = bound.accept()
@@ -211,7 +211,8 @@ class Acceptor:
                 return
             sock.setblocking(False)
             if self._introduced_by and is_within(ip_address(address[0]), self._introduced_by):
-                introduction = _Introduction(self, sock, address[0], time.monotonic_ns() + self._handshake_ns)
+                deadline = time.monotonic_ns() + listener.limits.handshake_ns
+                introduction = _Introduction(self, sock, address[0], deadline)
                 self._introductions.add(introduction)
                 listener.others.add(introduction)
                 introduction.begin()
@@ -224,23 +225,23 @@ class Acceptor:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock, **self._tls)
         except OSError:
-            # The client left, or did not get through the TLS handshake. It gets no other answer.
+            # The client left, or its TLS handshake failed. It gets no other answer.
             if self._tls:
                 self.dropped(Drop.HANDSHAKE)
         finally:
-            if not connection.made_ns:
+            if connection.state == ConnectionState.OPENING:
                 listener.arriving -= 1
                 listener.left()
 
     def _make_room(self) -> None:
-        """Close those that have been idle for longest."""
+        """Close the connections that have been idle longest."""
         now = time.monotonic_ns()
         if now < self._fruitless_until:
             return
-        found = self._listener.idle_longest(max(1, self._limit // _ROOM), seconds=_IDLE_SECONDS)
-        if not found:
+        idle = self._listener.idle_longest(max(1, self._limit // _ROOM), seconds=_IDLE_SECONDS)
+        if not idle:
             self._fruitless_until = now + _FRUITLESS_NS
-        for connection in found:
+        for connection in idle:
             connection.leave()
             self.dropped(Drop.ROOM)
 
@@ -272,7 +273,7 @@ class Acceptor:
 
 
 class _Introduction:
-    """The first bytes of a connection from a balancer, read as far as its PROXY header goes."""
+    """A connection from a load balancer whose PROXY header is being read."""
 
     __slots__ = ("_acceptor", "_held", "_host", "_reading", "_sock", "deadline")
 
@@ -285,7 +286,7 @@ class _Introduction:
         self.deadline = deadline
 
     def begin(self) -> None:
-        """Read at once, for the header mostly comes with the connection, and then as more comes."""
+        """Read at once, because the header mostly arrives with the connection, and then when more bytes arrive."""
         if not self._read():
             self._reading = True
             asyncio.get_running_loop().add_reader(self._sock, self._read)
@@ -298,17 +299,17 @@ class _Introduction:
         self._acceptor.left()
 
     def late(self) -> None:
-        """The deadline has passed."""
+        """Close the connection, because the deadline has passed."""
         self.end()
         self._acceptor.dropped(Drop.PROXY_HEADER)
 
     def _read(self) -> bool:
-        """Take what belongs to the header; whether this was the last of it, good or bad."""
+        """Read the bytes that belong to the header; returns whether reading is over, with a header or without."""
         sock = self._sock
         try:
             new = sock.recv(MAX_HEADER - len(self._held), socket.MSG_PEEK)
             header = parse(self._held + new) if new else None
-            # Rule 2 of ``proxy_protocol``: while there is no header, every byte so far is of it.
+            # Rule 2 of ``proxy_protocol``: while the header is not complete, every byte so far belongs to it.
             wanted = len(new) if header is None else header.length - len(self._held)
             self._held += sock.recv(wanted)
         except (BlockingIOError, InterruptedError):
@@ -318,7 +319,7 @@ class _Introduction:
             self._acceptor.dropped(Drop.PROXY_HEADER)
             return True
         if not new:
-            # Balancers try a port so. Only a header that breaks off is one too few.
+            # Load balancers check a port like this. Only a header that breaks off counts as dropped.
             self.end()
             if self._held:
                 self._acceptor.dropped(Drop.PROXY_HEADER)

@@ -1,8 +1,8 @@
-"""The abrupt ends of a client's connection: one that we break off, and one that the event loop does not see.
+"""Disconnects of a client connection: resetting it, and detecting that the client has left while reading is paused.
 
-A client that is read no further, because it has sent too much ahead or because the backend does not take its body, can
-leave without the event loop noticing: its end lies behind bytes that nobody fetches, and a loop does not watch a socket
-for anything while reading is paused. The kernel knows, and is asked by the sweep.
+A client that the gateway does not read, because it has pipelined too much or because the backend does not take its
+body, can leave without the event loop noticing: the end lies behind unread bytes, and a loop does not watch a socket
+at all while reading is paused. The sweep asks the kernel instead.
 """
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ from typing import Any, Final
 
 _CLOSED: Final = 7
 _CLOSE_WAIT: Final = 8
-"""States of a connection that the first byte of ``TCP_INFO`` (tcp(7)) gives: reset, and ended by the peer."""
-
+"""Connection states in the first byte of ``TCP_INFO`` (tcp(7)): reset, and ended by the peer."""
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""``SO_LINGER`` with no time: closing the socket resets the connection."""
+"""``SO_LINGER`` with a time of 0: closing the socket resets the connection."""
 
 
 def has_left(transport: asyncio.Transport, *, half_close: bool) -> bool:
-    """Whether the peer has reset the connection or, unless ``half_close`` says that this is no leaving, ended it."""
+    """Whether the peer has reset the connection or, unless ``half_close`` allows this, ended its sending side."""
     bound = _socket(transport)
     if bound is None:
         return False
     try:
         state: int = bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
-        return False  # it is closed here, and the loop says so
+        return False  # the socket is closed, and the event loop reports that
     return state == _CLOSED or (state == _CLOSE_WAIT and not half_close)
 
 
 def break_off(transport: asyncio.Transport) -> None:
-    """Reset the connection, so that what was sent does not look whole."""
+    """Reset the connection, so that the answer does not look complete."""
     bound = _socket(transport)
     if bound is not None:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -43,6 +42,6 @@ def break_off(transport: asyncio.Transport) -> None:
 
 
 def _socket(transport: asyncio.Transport) -> Any:
-    with suppress(AttributeError):  # of asyncio's TLS transport, which closed twice forgets its protocol
+    with suppress(AttributeError):  # asyncio's TLS transport forgets its protocol when it is closed twice
         return transport.get_extra_info("socket")
     return None

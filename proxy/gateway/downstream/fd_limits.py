@@ -1,7 +1,7 @@
-"""How many descriptors a worker may open, and how many of them its clients may have.
+"""The limit of open file descriptors of a worker, and how many client connections it allows.
 
-A client's connection takes one, and so does the one to the backend that its request needs. What clients may take is
-held so low that a request which was authorised never fails for want of the second.
+A client's connection takes one descriptor, and the backend connection that its request needs takes another. The
+number of clients is limited so that an authorised request never fails for want of the second.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Final
 from proxy.settings.model import Settings, Upstream
 
 GENEROUS: Final = 16_384
-"""Connections of one listener where nobody asked for more: at 40 KiB each they are 640 MiB."""
+"""Connections of one listener where the settings name no number: at 40 KiB each they take 640 MiB."""
 OWN: Final = 96
-"""Descriptors of the process itself: standard streams, listening sockets, link, page, libraries, and some to spare."""
+"""Descriptors of the process itself: standard streams, listening sockets, authority link, shared memory, libraries, and
+some to spare."""
 _ENDLESS: Final = 1 << 20
 
 
@@ -29,7 +30,7 @@ class ConnectionLimits:
 
 
 def raise_limit() -> int:
-    """Take as many descriptors as the system lets this process have, and say how many that are."""
+    """Raise the limit of descriptors as far as the system allows; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -37,13 +38,13 @@ def raise_limit() -> int:
 
 
 def connections(settings: Settings, files: int) -> ConnectionLimits:
-    """The connections that each listener may have out of ``files`` descriptors: what the settings say, or less."""
+    """The connections that each listener may have with ``files`` descriptors: as many as the settings say, or fewer."""
     listen = settings.listen
     free = max(files - OWN, 4)
     free -= min(_idle(settings.upstreams.values()), free // 4)
     forward_auth = 0
     if listen.forward_auth is not None:
-        # Its requests go nowhere, so that one descriptor is all that each takes.
+        # Its requests go to no backend, so each takes one descriptor.
         forward_auth = max(1, min(listen.forward_auth.connections or GENEROUS, free // 4))
         free -= forward_auth
     return ConnectionLimits(
@@ -52,5 +53,5 @@ def connections(settings: Settings, files: int) -> ConnectionLimits:
 
 
 def _idle(upstreams: Iterable[Upstream]) -> int:
-    """Connections to backends that may be kept without a request on them."""
+    """Idle connections that the pools of all backends may keep."""
     return sum(upstream.max_idle * len(upstream.servers) for upstream in upstreams)

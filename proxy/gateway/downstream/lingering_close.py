@@ -1,9 +1,10 @@
-"""The end of a TLS connection on which the client may still be sending.
+"""Lingering close of a TLS connection on which the client may still be sending.
 
-A socket that is closed with bytes unread resets the connection, and a reset destroys what the client has yet to read.
-Without TLS the sending side is shut first and the rest is read. A TLS transport cannot be shut by half: it sends its
-close_notify, and closes as soon as anything but the client's own arrives. So a second descriptor keeps the connection
-open behind it, and what still comes is read from there, as it is, and thrown away (as nginx's lingering close does).
+A socket that is closed with bytes unread resets the connection, and a reset destroys the bytes that the client has yet
+to read. Without TLS the sending side is shut first and the rest is read. A TLS transport cannot be half-closed: it
+sends its close_notify, and closes as soon as anything but the client's close_notify arrives. So a second descriptor
+keeps the connection open behind it; bytes that still arrive are read from there, undecrypted, and thrown away (as in
+nginx's lingering close).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ _READ: Final = 64 * 1024
 
 
 class Linger:
-    """Holds the connection of ``transport``: made before the transport is closed, told when it is by ``begin``.
+    """Keeps the connection of ``transport`` open: created before the transport closes, started by ``begin`` after.
 
-    ``ended`` is called when there is nothing left to hold. Raises OSError where there is no descriptor for it.
+    ``ended`` is called when the connection is closed for good. Raises OSError where no descriptor is free.
     """
 
     __slots__ = ("_ended", "_reading", "_sock", "deadline")
@@ -29,10 +30,10 @@ class Linger:
         self._reading = False
         self._ended = ended
         self.deadline = deadline
-        """CLOCK_MONOTONIC, in nanoseconds; whoever sweeps calls ``late`` then."""
+        """CLOCK_MONOTONIC, in nanoseconds; the sweep then calls ``late``."""
 
     def begin(self, deadline: int) -> None:
-        """The transport is closed, and its last bytes are with the kernel: say the end, and read what comes."""
+        """Shut the sending side, after the transport has given its last bytes to the kernel, and read until the end."""
         self.deadline = deadline
         try:
             self._sock.setblocking(False)
@@ -51,7 +52,7 @@ class Linger:
         self._ended(self)
 
     def late(self) -> None:
-        """The deadline has passed."""
+        """Close the connection, because the deadline has passed."""
         self.end()
 
     def _read(self) -> None:
@@ -61,5 +62,5 @@ class Linger:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            pass  # it is gone, which is as good
+            pass  # the connection is gone already
         self.end()

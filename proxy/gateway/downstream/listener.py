@@ -1,4 +1,4 @@
-"""What the connections of one listener share: limits, deadlines, and who is there."""
+"""A listener: its open client connections, the limits and objects they share, the deadline sweep, reload and drain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.core.reasons import Reason
+from proxy.gateway.downstream.client_stream import ClientStream
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.downstream.disconnect import has_left
 from proxy.gateway.downstream.lingering_close import Linger
+from proxy.gateway.downstream.listener_limits import ListenerLimits
 from proxy.gateway.http1.partial_head import request_refusal
 from proxy.gateway.http1.websocket import WebSocketBody
 from proxy.gateway.phases.parse import HeadParser
@@ -22,26 +24,24 @@ if TYPE_CHECKING:
 
 
 class Other(Protocol):
-    """A connection that no request can come on: it has yet to be introduced, or has had its answer."""
+    """A connection without requests: its PROXY header is being read, or it lingers after its last answer."""
 
     deadline: int
 
     def late(self) -> None:
-        """The deadline, in nanoseconds of CLOCK_MONOTONIC, has passed."""
+        """End the connection; ``deadline``, in nanoseconds of CLOCK_MONOTONIC, has passed."""
         ...
 
 
 _LOW: Final = [b"%03x" % low for low in range(0x1000)]
-"""The last digits of request ids, for formatting a number costs more than looking it up."""
+"""The last digits of request ids, because formatting a number costs more than looking it up."""
 
 
 class Listener:
-    """What the connections of one listener share. Times in seconds, sizes in bytes.
+    """The connections of one listener, and the objects and limits that they share.
 
     ``boot`` begins every request id of this process; ``trusted`` are the networks whose forwarding headers are
-    believed. ``client_rate`` is how many bytes a second a client must send of a body, or take of an answer, on average;
-    0 is any. ``half_close`` says that a client which ends its sending side after its request waits for the answer all
-    the same.
+    believed.
     """
 
     def __init__(
@@ -50,38 +50,18 @@ class Listener:
         pipeline: Decider,
         parser: HeadParser,
         trusted: Sequence[IPv4Network | IPv6Network],
+        limits: ListenerLimits,
         boot: bytes,
-        max_head: int,
-        max_request_line: int,
-        max_body: int | None,
-        head_seconds: float,
-        body_idle_seconds: float,
-        keepalive_seconds: float,
-        answer_seconds: float,
-        tunnel_seconds: float,
-        stream_seconds: float,
         tls: bool,
-        client_rate: int = 0,
-        half_close: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.parser = parser
         self.trusted = tuple(trusted)
-        self.max_head = max_head
-        self.max_request_line = max_request_line
-        self.max_body = max_body
-        self.head_ns = int(head_seconds * 1e9)
-        self.body_idle_ns = int(body_idle_seconds * 1e9)
-        self.keepalive_ns = int(keepalive_seconds * 1e9)
-        self.answer_ns = int(answer_seconds * 1e9)
-        self.tunnel_ns = int(tunnel_seconds * 1e9)
-        self.stream_ns = int(stream_seconds * 1e9)
+        self.limits = limits
         self.scheme = b"https" if tls else b"http"
-        self.client_rate = client_rate
-        self.half_close = half_close
         self.connections: set[ClientConnection] = set()
-        self.unread: set[ClientConnection] = set()
-        """Those that the loop does not read, and so does not see the end of."""
+        self.unread: set[ClientStream] = set()
+        """Connections that the event loop does not read, so that it does not see their end."""
         self.others: set[Other] = set()
         self.arriving = 0
         self._boot = boot
@@ -89,21 +69,21 @@ class Listener:
         self._id_head = boot + b"00000"
         self.held = False
         self.draining = False
-        self.parting = False
+        self.closing_websockets = False
         self.empty = asyncio.Event()
         self.waiting: set[Callable[[], None]] = set()
 
     @property
     def open(self) -> int:
-        """How many connections take a descriptor: those that are served, have yet to begin, or linger."""
+        """Number of connections that take a descriptor: open ones, arriving ones, and lingering ones."""
         return len(self.connections) + self.arriving + len(self.others)
 
     def connection(self, host: str) -> ClientConnection:
-        """The protocol of a new connection, whose client is at the address ``host``."""
+        """A protocol object for a new connection from the address ``host``."""
         return ClientConnection(self, host)
 
     def next_id(self) -> bytes:
-        """The id of the next request: what begins them all and a number, in hexadecimal."""
+        """The id of the next request: the common beginning and a number, in hexadecimal."""
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         low = number & 0xFFF
         if not low:
@@ -111,22 +91,35 @@ class Listener:
         return self._id_head + _LOW[low]
 
     def refusal(self, data: bytes, since: int) -> Reason | None:
-        """Why ``data``, the beginning of a request searched up to ``since``, cannot become a head; None if it can."""
-        return request_refusal(data, since, max_line=self.max_request_line, max_head=self.max_head)
+        """Why ``data``, part of a head that was searched up to ``since``, cannot become valid; None if it can."""
+        limits = self.limits
+        return request_refusal(data, since, max_line=limits.max_request_line, max_head=limits.max_head)
 
-    def trusts(self, address: IPv4Address | IPv6Address) -> bool:
-        """Whether forwarding headers of this peer are believed."""
-        return is_within(address, self.trusted)
+    def trusts(self, peer: str) -> bool:
+        """Whether forwarding headers of the peer at this address are believed."""
+        return bool(self.trusted) and is_within(ip_address(peer), self.trusted)
+
+    def opened(self, connection: ClientConnection) -> None:
+        """Count a connection whose handshake is done."""
+        self.arriving -= 1
+        self.connections.add(connection)
+        self.pipeline.count_connection(1)
+
+    def lost(self, connection: ClientConnection) -> None:
+        """Forget a connection that was opened."""
+        self.connections.discard(connection)
+        self.unread.discard(connection)
+        self.pipeline.count_connection(-1)
 
     def left(self) -> None:
-        """A connection has gone, or one that was arriving never came."""
+        """Note that a connection was closed, or that an arriving one never opened."""
         if self.draining and not self.open:
             self.empty.set()
         if self.waiting:
             self._wake()
 
     def linger(self, transport: asyncio.Transport, deadline: int) -> Linger | None:
-        """Keep the connection of a TLS transport that is about to be closed; None where that is not possible."""
+        """Keep the connection of a TLS transport open that is about to be closed; None where that is not possible."""
         try:
             linger = Linger(transport, deadline, self._lingered)
         except OSError:
@@ -135,21 +128,13 @@ class Listener:
         return linger
 
     def idle_longest(self, most: int, *, seconds: float) -> list[ClientConnection]:
-        """At most ``most`` of the connections that nothing has happened on for ``seconds``, the longest idle first."""
+        """At most ``most`` of the connections that have been idle for ``seconds``, the longest idle first."""
         latest = time.monotonic_ns() - int(seconds * 1e9)
-        idle = [
-            (since, id(c), c)
-            for c in self.connections
-            if c.exchange is None
-            and not c.buffer
-            and not c.closing
-            and not c.full
-            and (since := c.idle_since()) < latest
-        ]
+        idle = [(since, id(c), c) for c in self.connections if c.idle() and (since := c.idle_since()) < latest]
         return [connection for _, _, connection in nsmallest(most, idle)]
 
     def sweep(self, now_ns: int) -> None:
-        """End what has passed its deadline, and what has left unnoticed."""
+        """End connections that have passed their deadline, and those whose client has left unnoticed."""
         for connection in [each for each in self.unread if self._gone(each)]:
             connection.left()
             connection.abort()
@@ -161,43 +146,32 @@ class Listener:
         self._wake()
 
     def follow(self, other: Listener) -> None:
-        """Treat connections, those of now too, as ``other`` would; who is there, and what goes on, stays."""
+        """Take over the settings of ``other``, also for open connections; these and their exchanges stay."""
         self.pipeline = other.pipeline
         self.parser = other.parser
         self.trusted = other.trusted
-        self.max_head = other.max_head
-        self.max_request_line = other.max_request_line
-        self.max_body = other.max_body
-        self.head_ns = other.head_ns
-        self.body_idle_ns = other.body_idle_ns
-        self.keepalive_ns = other.keepalive_ns
-        self.answer_ns = other.answer_ns
-        self.tunnel_ns = other.tunnel_ns
-        self.stream_ns = other.stream_ns
+        self.limits = other.limits
         self.scheme = other.scheme
-        self.client_rate = other.client_rate
-        self.half_close = other.half_close
         for connection in self.connections:
-            connection.peer_trusted = self.trusts(ip_address(connection.peer))
+            connection.follow()
 
     def hold(self) -> None:
-        """Begin no request until ``release``; what arrives meanwhile waits."""
+        """Start no request until ``release``; requests that arrive meanwhile wait."""
         self.held = True
 
     def release(self) -> None:
-        """Begin requests again, those that waited first."""
+        """Start requests again, those that waited first."""
         self.held = False
         for connection in list(self.connections):
-            if connection.exchange is None and not connection.closing and not connection.full:
-                connection.go_on()
+            connection.go_on()
 
     def leave(self) -> None:
-        """Let every answer close its connection from now on."""
+        """Close each connection after its next answer."""
         self.draining = True
 
     def drain(self) -> None:
-        """Close idle connections now, and the others after the exchange they carry; WebSockets are told (RFC 6455)."""
-        self.draining = self.parting = True
+        """Close idle connections now and others after their exchange; send WebSockets a Close (RFC 6455)."""
+        self.draining = self.closing_websockets = True
         if self.open:
             self.empty.clear()
         else:
@@ -206,38 +180,38 @@ class Listener:
             if connection.exchange is None and not connection.buffer:
                 connection.shut()
             else:
-                connection.part()
+                connection.send_close()
 
     def hang_up(self) -> None:
-        """End the WebSockets that have been told."""
+        """End the WebSockets that have been sent a Close."""
         for connection in list(self.connections):
-            if _told(connection):
+            if _close_sent(connection):
                 assert connection.exchange is not None
                 self.pipeline.hang_up(connection.exchange)
 
-    def _gone(self, connection: ClientConnection) -> bool:
-        """Whether the client of an exchange has left while its connection is not read."""
+    def _gone(self, connection: ClientStream) -> bool:
+        """Whether the client of an exchange has left while the gateway does not read its connection."""
         transport = connection.transport
         if connection.exchange is None or transport is None:
             return False
-        return has_left(transport, half_close=self.half_close and transport.can_write_eof())
+        return has_left(transport, half_close=self.limits.half_close and transport.can_write_eof())
 
     def _lingered(self, linger: Linger) -> None:
         self.others.discard(linger)
         self.left()
 
     def _wake(self) -> None:
-        """Let those who wait for room look whether there is any."""
+        """Let acceptors that paused check whether there is room again."""
         waiting, self.waiting = self.waiting, set()
-        for look in waiting:
-            look()
+        for check in waiting:
+            check()
 
 
-def _told(client: ClientConnection) -> bool:
-    """Whether the client of a WebSocket has been told that it ends."""
+def _close_sent(client: ClientConnection) -> bool:
+    """Whether the client of a WebSocket has been sent a Close frame."""
     x = client.exchange
     connection = None if x is None or not x.tunnel else x.upstream_connection
-    return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.said
+    return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.close_sent
 
 
 def is_within(address: IPv4Address | IPv6Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:

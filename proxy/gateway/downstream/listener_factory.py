@@ -1,4 +1,4 @@
-"""The entrances of a worker as its settings describe them: what accepts, and what all connections there keep to."""
+"""Building the listeners and acceptors of a worker from its settings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import ssl
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from proxy.core.identity import IdentityNames, stripped_names
+from proxy.core.identity import IdentityOutputs
 from proxy.core.request.claims import fold
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
@@ -23,49 +24,58 @@ PROXY: Final = "proxy"
 FORWARD_AUTH: Final = "forward_auth"
 
 _ANSWER_SECONDS: Final = 60.0
-"""How long a client may leave an answer unread, and what an exchange has that waits for nobody else."""
+"""How long a client may leave an answer unread, and how long an exchange may take that waits for no backend."""
 
 
-def listener(name: str, pipeline: Decider, names: IdentityNames, settings: Settings, *, pseudonym: bytes) -> Listener:
-    """What the connections of the listener called ``name`` share; ``pseudonym`` is what the proxy calls itself in
-    ``Via``.
-    """
-    own, limits, timeouts = _own(name, settings), limits_of(name, settings), settings.timeouts
+def listener(
+    name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings, *, pseudonym: bytes
+) -> Listener:
+    """The listener called ``name``; ``pseudonym`` is the name of the proxy in ``Via``."""
+    own, limits = _own(name, settings), listener_limits(name, settings)
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
-            stripped=stripped_names(names) | folded(settings.headers.dropped),
+            stripped=identity.stripped | folded(settings.headers.dropped),
             search=pipeline.authenticator.search,
             second_targets=folded(settings.headers.second_targets),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
-            # A forward-auth call's headers go on through the ingress: nothing can be dropped here.
+            # The headers of a forward-auth call stay with the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
             api_key="x-api-key" in settings.credentials,
-            max_headers=limits.headers,
-            max_request_line=limits.request_line,
-            max_body=limits.body,
+            max_headers=limits_of(name, settings).headers,
+            max_request_line=limits.max_request_line,
+            max_body=limits.max_body,
             pseudonym=pseudonym if name == PROXY else b"",
         ),
         trusted=own.trusted,
-        # Eight random bytes tell this process's requests from those of any other.
+        limits=limits,
+        # Eight random bytes distinguish this process's requests from those of any other.
         boot=secrets.token_hex(8).encode("ascii"),
-        max_head=limits.header_bytes,
-        max_request_line=limits.request_line,
-        max_body=limits.body,
-        head_seconds=timeouts.request_head,
-        body_idle_seconds=timeouts.request_body_idle,
-        keepalive_seconds=timeouts.keepalive,
-        answer_seconds=_ANSWER_SECONDS,
-        tunnel_seconds=timeouts.tunnel,
-        stream_seconds=timeouts.stream,
-        client_rate=timeouts.client_rate,
-        half_close=isinstance(own, ProxyListener) and own.half_close,
         tls=isinstance(own, ProxyListener) and own.tls is not None,
     )
 
 
+def listener_limits(name: str, settings: Settings) -> ListenerLimits:
+    """The limits of the listener called ``name``."""
+    own, sizes, timeouts = _own(name, settings), limits_of(name, settings), settings.timeouts
+    return ListenerLimits(
+        max_head=sizes.header_bytes,
+        max_request_line=sizes.request_line,
+        max_body=sizes.body,
+        handshake_ns=nanoseconds(timeouts.handshake),
+        head_ns=nanoseconds(timeouts.request_head),
+        body_idle_ns=nanoseconds(timeouts.request_body_idle),
+        keepalive_ns=nanoseconds(timeouts.keepalive),
+        answer_ns=nanoseconds(_ANSWER_SECONDS),
+        tunnel_ns=nanoseconds(timeouts.tunnel),
+        stream_ns=nanoseconds(timeouts.stream),
+        client_rate=timeouts.client_rate,
+        half_close=isinstance(own, ProxyListener) and own.half_close,
+    )
+
+
 def folded(names: Iterable[str]) -> frozenset[bytes]:
-    """Field names as they are compared."""
+    """Field names in the form in which they are compared."""
     return frozenset(fold(name.encode("ascii")) for name in names)
 
 
@@ -79,7 +89,7 @@ def acceptor(
     tally: AcceptCounters,
     log: Logger,
 ) -> Acceptor:
-    """What accepts for ``served`` from the inherited sockets ``fds``, of which it has copies. It is not started."""
+    """An acceptor for ``served``, not started, with copies of the inherited sockets ``fds``."""
     own, files = _own(name, settings), raise_limit()
     room = connections(settings, files)
     limit = room.proxy if name == PROXY else room.forward_auth
@@ -98,24 +108,23 @@ def acceptor(
         limit=limit,
         context=context,
         introduced_by=own.proxy_protocol if isinstance(own, ProxyListener) else (),
-        handshake_seconds=settings.timeouts.handshake,
         tally=tally,
         log=log,
     )
 
 
 def limits_of(name: str, settings: Settings) -> Limits:
-    """How large a request at the listener called ``name`` may be."""
+    """The limits of request sizes at the listener called ``name``."""
     return settings.limits.under(_own(name, settings).limits)
 
 
 def patience(settings: Settings) -> float:
-    """Seconds that the authority may take to tell of a token that forward auth is asked about."""
+    """Seconds that a forward-auth call may wait for the authority."""
     return (settings.listen.forward_auth or ForwardAuthListener()).timeout
 
 
 def _own(name: str, settings: Settings) -> ProxyListener | ForwardAuthListener:
     if name == PROXY:
         return settings.listen.proxy
-    # A worker has the pipeline of forward auth where nothing listens for it, too.
+    # A worker has the forward-auth pipeline even where it has no listener for it.
     return settings.listen.forward_auth or ForwardAuthListener()

@@ -1,4 +1,4 @@
-"""How fast a client sends a body and reads an answer: slow is allowed, up to the pace that is asked for."""
+"""Minimum rates: how fast a client must send a request body and read an answer, on average."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SECOND_NS: Final = 1_000_000_000
 
 
 class Pace:
-    """The pace of one connection; times are nanoseconds of CLOCK_MONOTONIC, rates bytes a second, 0 for any.
+    """The measured rates of one connection. Times are nanoseconds of CLOCK_MONOTONIC, rates bytes a second, 0 for any.
 
-    It is made for connections that wait for a body or for a reader, which most never do.
+    Created only for connections that wait for a body or for a slow reader, which most never do.
     """
 
     __slots__ = ("_paused", "_since", "_unread", "_unread_since")
@@ -26,9 +26,9 @@ class Pace:
         self._unread_since = 0
 
     def body_deadline(self, received: int, now: int, *, idle_ns: int, rate: int) -> int:
-        """Until when more of a body must come, of which ``received`` bytes are here.
+        """The time by which more of a body must arrive, of which ``received`` bytes have arrived.
 
-        Each piece buys the idle time, but all of them no more than the slowest client allowed takes for them.
+        Each part extends it by the idle time, up to the time that the slowest allowed client takes for all of them.
         """
         if not self._since:
             self._since = now
@@ -36,31 +36,31 @@ class Pace:
         return min(deadline, self._since + idle_ns + received * _SECOND_NS // rate) if rate else deadline
 
     def body_ended(self) -> None:
-        """The next body is measured anew."""
+        """Measure the next body from its own beginning."""
         self._since = 0
 
     def paused(self, now: int) -> bool:
-        """The client is not read for a while, and cannot send. Whether a body is under way."""
+        """Note that the gateway stops reading, so that the client cannot send; whether a body is in progress."""
         self._paused = now
         return self._since > 0
 
     def resumed(self, now: int) -> bool:
-        """The client is read again: the time since ``paused`` is not its own. Whether a body is under way."""
+        """Take the time since ``paused`` off the client's account; returns whether a body is in progress."""
         if self._since:
             self._since += now - self._paused
         return self._since > 0
 
     def left_unread(self, size: int, now: int) -> None:
-        """``size`` bytes wait here for the client to read; 0 when it has caught up."""
+        """Note that ``size`` bytes wait for the client to read them; 0 when it has read all."""
         self._unread = size
         self._unread_since = now if size else 0
 
     def measured(self) -> bool:
-        """Whether it is known what the client had yet to read at some time."""
+        """Whether an amount of unread bytes has been noted."""
         return self._unread_since > 0
 
     def fetches(self, size: int, now: int, *, rate: int) -> bool:
-        """Whether the client has read on, fast enough, since it was last asked; ``size`` bytes wait now."""
+        """Whether the client has read fast enough since the last check; ``size`` bytes wait now."""
         read, time = self._unread - size, now - self._unread_since
         measured = self.measured()
         self.left_unread(size, now)
@@ -68,10 +68,10 @@ class Pace:
 
 
 def unread(transport: asyncio.Transport) -> int:
-    """Bytes that the peer has not acknowledged: those that wait in this process, and those in the kernel's queue.
+    """Bytes that the peer has not acknowledged: in the transport's buffer and in the kernel's send queue.
 
-    The kernel takes more only when a third of its queue is free, so that this process alone sees nothing of a slow
-    reader for minutes (tcp(7), SIOCOUTQ, which Linux has under the name of the terminals' TIOCOUTQ).
+    The kernel takes more only when a third of its queue is free, so that the transport's buffer alone does not change
+    for minutes with a slow reader (tcp(7), SIOCOUTQ, which Linux also calls TIOCOUTQ).
     """
     queued = array.array("i", [0])
     bound = transport.get_extra_info("socket")
@@ -79,5 +79,5 @@ def unread(transport: asyncio.Transport) -> int:
         try:
             fcntl.ioctl(bound.fileno(), termios.TIOCOUTQ, queued)
         except OSError:
-            return 0  # it is closed, and nobody reads on
+            return 0  # the socket is closed
     return transport.get_write_buffer_size() + queued[0]

@@ -1,13 +1,14 @@
-"""The PROXY protocol, versions 1 and 2: what a load balancer says of a connection before the connection's own bytes
-(haproxy.org/download/2.9/doc/proxy-protocol.txt).
+"""Parsing the PROXY protocol, versions 1 and 2, by which a load balancer passes on the client's address.
+
+The specification is haproxy.org/download/2.9/doc/proxy-protocol.txt.
 
 Rules of this module:
-1. ``parse`` is pure. It takes everything that has come so far and answers with a header, with "not yet" or with an
-   error.
-2. "Not yet" is said only while *every* byte so far belongs to the header: who reads may take these bytes and no others.
-3. Nothing is guessed. A header that is not exactly one of the forms below is an error, and the connection ends.
+1. ``parse`` is pure. It takes all bytes that have arrived so far and returns a header or "not yet", or raises an error.
+2. "Not yet" is returned only while *every* byte so far belongs to the header: the caller may consume these bytes and
+   no others.
+3. Nothing is guessed. A header that is not exactly one of the forms below is an error, and the connection is closed.
 4. A header has a bounded length: 107 bytes in version 1, ``MAX_HEADER`` in version 2.
-5. What is said is believed from peers that the configuration lists; who asks this module has seen to that.
+5. The caller makes sure that the peer is one that the configuration lists.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final
 from proxy.core.errors import PatgateError
 
 MAX_HEADER: Final = 4096
-"""Longest header that is read, in bytes; the addresses of version 2 take 52, the rest is for its extensions (TLVs)."""
+"""Longest header that is accepted, in bytes: addresses of version 2 take 52, the rest is for extensions (TLVs)."""
 
 _MAX_LINE: Final = 107
 _BEGINNING: Final = b"PROXY "
@@ -47,12 +48,12 @@ _CHECKSUM_LENGTH: Final = 4
 
 
 class ProxyHeaderError(PatgateError):
-    """The connection does not begin as the PROXY protocol says; it must be closed."""
+    """The connection does not begin with a valid PROXY header; it must be closed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """A whole header: its length in bytes, and the address of the client, None where that is the connection's own.
+    """A complete header: its length in bytes, and the client's address; None where that is the peer's own.
 
     An IPv4-mapped address is given as IPv4.
     """
@@ -62,7 +63,7 @@ class Header:
 
 
 def parse(data: bytes) -> Header | None:
-    """Read the header that ``data`` begins with; None while it is not whole. Raises ``ProxyHeaderError``."""
+    """Parse the header that ``data`` begins with; None while it is not complete. Raises ``ProxyHeaderError``."""
     if data[:1] == _SIGNATURE[:1]:
         return _binary(data)
     return _line(data)
@@ -100,15 +101,15 @@ def _binary(data: bytes) -> Header | None:
     command, family, size = struct.unpack_from("!BBH", data, len(_SIGNATURE))
     length = _FIXED + size
     if command not in (_LOCAL, _PROXY) or length > MAX_HEADER:
-        raise ProxyHeaderError("the version, the command or the length is not one that is taken")
-    # Section 2.2: what the balancer says of a connection of its own is of no account, its family included.
+        raise ProxyHeaderError("the version, the command or the length is not one that is accepted")
+    # Section 2.2: in a header for the balancer's own connection (LOCAL) the family and the addresses are ignored.
     addresses = _ADDRESSES.get(family) if command == _PROXY else 0
     if addresses is None or size < addresses:
         raise ProxyHeaderError("the addresses are not those of TCP over IPv4 or IPv6")
     if len(data) < length:
         return None
     if command == _LOCAL or family == _UNSPECIFIED:
-        # There may be addresses of a family that nobody has named, so what follows is not read.
+        # Addresses of an unknown family may follow, so the rest is not read.
         return Header(length=length, source=None)
     _extensions(data[:length], _FIXED + addresses)
     packed = data[_FIXED : _FIXED + (4 if family == _TCP4 else 16)]
@@ -116,7 +117,7 @@ def _binary(data: bytes) -> Header | None:
 
 
 def _text(address: IPv4Address | IPv6Address) -> str:
-    """An IPv4-mapped address is an IPv4 address in other clothes (RFC 4291 section 2.5.5.2)."""
+    """The text of an address; an IPv4-mapped one counts as IPv4 (RFC 4291 section 2.5.5.2)."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return str(mapped or address)
 

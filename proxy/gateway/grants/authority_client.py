@@ -1,13 +1,13 @@
-"""The worker's end of the link to the authority: one unix socket, length-prefixed frames (``core.wire``).
+"""The worker's client of the authority: requests, answers and pushed changes over one unix socket (``core.ipc.wire``).
 
 Rules of this module:
-1. An answer belongs to the request whose number it carries; one that comes after its waiter gave up is dropped.
-2. The link mends itself, for ever. A question that finds it down, or loses it, waits for the next greeting, but not
-   for long: then it gets ``AuthorityUnavailable``. How many may wait is bounded.
-3. Changes are applied in the order of their numbers, whoever sent them. A push that does not continue where the cache
-   stands is not applied; the gap is fetched instead.
-4. Lookups wait in two queues (``lookups``), each with one question under way: strangers never stand before those who
-   were good until a change.
+1. An answer belongs to the request whose number it carries; an answer that arrives after its caller gave up is dropped.
+2. The client reconnects for ever. A request that finds the link down, or loses it, waits a short time for the next
+   greeting and then gets ``AuthorityUnavailable``. The number of waiting requests is bounded.
+3. Changes are applied in the order of their numbers, pushed or fetched. A push that does not continue from the cache's
+   last change is not applied; the gap is fetched instead.
+4. Lookups wait in two queues (``lookup_queue``) with one request in progress each, so that lookups of unknown prefixes
+   never delay those of prefixes that were good until a change.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from proxy.observe import defects
 _SHORTEST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 0.25
 _PATIENCE_SECONDS: Final = 1.0
-"""How long a question waits for a link that is down: a new authority greets its workers well within it."""
+"""How long a request waits for a link that is down: a new authority greets its workers well within this time."""
 _ANSWER_SECONDS: Final = 5.0
 _PENDING_LIMIT: Final = 1024
 _BUFFERED: Final = 1024 * 1024
-"""Bytes on their way to an authority that does not read them, before it is told no more."""
+"""Unsent bytes to an authority that does not read, before the worker sends no more reports."""
 _CLOSED: Final = (OSError, RuntimeError)
-"""What a transport raises that has ended before its stream heard of it. uvloop's raise RuntimeError then."""
+"""Errors of a transport that has closed before its stream knows. uvloop raises RuntimeError then."""
 _LOST: Final = "the link to the authority is down"
 _UNREADABLE: Final = "the authority's answer cannot be read"
 
 
 class _LinkLost(AuthorityUnavailable):
-    """The connection ended with the question unanswered; no question changes anything, so it may be asked again."""
+    """The connection ended before the answer; no request changes anything, so it may be sent again."""
 
 
 class AuthorityLink:
-    """A connection to the authority that mends itself.
+    """A connection to the authority that reconnects by itself.
 
-    ``on_state`` hears True when the authority has greeted this worker and False when that link is lost, not of
-    attempts.
+    ``on_state`` is called with True when the authority has greeted this worker and with False when that link is lost,
+    but not for failed attempts.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class AuthorityLink:
 
     @property
     def up(self) -> bool:
-        """Whether the authority has greeted this worker on the present connection."""
+        """Whether the authority has greeted this worker on the current connection."""
         return self._greeted.is_set()
 
     def start(self) -> None:
-        """Begin to connect, and to reconnect whenever the link is lost."""
+        """Connect, and reconnect whenever the link is lost."""
         self._runner = asyncio.create_task(self._run(), name="authority link")
         self._runner.add_done_callback(defects.noted)
 
@@ -90,7 +90,7 @@ class AuthorityLink:
         self._lost()
 
     async def lookup(self, prefix: str, *, known: bool = False) -> LookupAnswer:
-        """Ask for the grant of ``prefix``; ``known`` if it was good lately.
+        """Look up the grant of ``prefix``; ``known`` if it was good until a change.
 
         Raises AuthorityUnavailable, AuthorityOverloaded.
         """
@@ -101,11 +101,12 @@ class AuthorityLink:
         return await self._strangers.answer(prefix)
 
     async def verify(self, prefix: str, token: str) -> LookupAnswer:
-        """Have the authority verify ``token`` with its hash at rest. Raises AuthorityUnavailable,
-        AuthorityOverloaded.
+        """Let the authority verify ``token`` against its stored hash.
+
+        Raises AuthorityUnavailable, AuthorityOverloaded.
         """
         if len(self._waiting) + self._patient >= _PENDING_LIMIT:
-            raise AuthorityOverloaded("too many questions to the authority are waiting")
+            raise AuthorityOverloaded("too many requests to the authority are waiting")
         answer = await self._ask({"op": "verify", "prefix": prefix, "token": token}, seconds=15.0)
         found = _answer(prefix, answer, answer.get("as_of"))
         if isinstance(found, LookupAnswer):
@@ -113,7 +114,7 @@ class AuthorityLink:
         raise found
 
     async def sync(self, epoch: int) -> None:
-        """Return when the cache has the changes up to ``epoch``, pushed or fetched. Raises AuthorityUnavailable."""
+        """Return when the cache has applied the changes up to ``epoch``. Raises AuthorityUnavailable."""
         if self._cache.applied >= epoch:
             return
         syncing = self._syncing
@@ -126,36 +127,37 @@ class AuthorityLink:
         try:
             await asyncio.wait((moved, syncing), return_when=asyncio.FIRST_COMPLETED)
             if not moved.done():
-                # It has ended. Another may have begun since: whoever gave up waiting for that would end it for all.
+                # This sync has ended, and its error is raised here. ``self._syncing`` may be another one by now:
+                # a caller that is cancelled while it awaits that would cancel it for all.
                 await syncing
         finally:
             self._behind.remove(waiting)
 
     def _moved(self) -> None:
-        """The cache has applied changes: whoever waits for no more than these goes on."""
+        """Wake the callers of ``sync`` that wait for no later change than the cache has applied."""
         for epoch, moved in self._behind:
             if epoch <= self._cache.applied and not moved.done():
                 moved.set_result(None)
 
     def send_counters(self, snapshot: dict[str, Any]) -> None:
-        """Send the worker's counters; nothing comes back, and nothing is sent while the link takes nothing."""
+        """Send the worker's counters, without an answer; they are skipped while the link has no room."""
         if self.has_room:
-            self.tell(frame({"op": "counters", "snapshot": snapshot}))
+            self.report(frame({"op": "counters", "snapshot": snapshot}))
 
     @property
     def has_room(self) -> bool:
-        """Whether the authority takes what this worker has to tell: the link is up, and not much waits on it."""
+        """Whether the link is up and has room for reports."""
         writer = self._writer
         return self.up and writer is not None and writer.transport.get_write_buffer_size() < _BUFFERED
 
-    def tell(self, message: bytes) -> None:
-        """Send a framed message that nobody answers; without a link it is lost (``has_room``)."""
+    def report(self, message: bytes) -> None:
+        """Send a framed message that has no answer; without a link it is lost (``has_room``)."""
         if self.up and self._writer is not None:
             with contextlib.suppress(_LinkLost):
                 self._send(self._writer, message)
 
     async def flush(self, seconds: float) -> None:
-        """Wait until everything is on its way, for so long at most."""
+        """Wait until everything is sent, for ``seconds`` at most."""
         writer = self._writer
         if writer is None:
             return
@@ -189,7 +191,7 @@ class AuthorityLink:
         self._moved()
 
     async def _ask(self, request: dict[str, Any], *, seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
-        """The answer to a question, from this link or, where it is lost meanwhile, from the next one."""
+        """The answer to a request, on this connection or, if it is lost meanwhile, on the next one."""
         give_up = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
         while True:
             await self._linked(give_up)
@@ -200,7 +202,7 @@ class AuthorityLink:
                     raise
 
     async def _linked(self, give_up: float) -> None:
-        """Return once there is a link to ask on. Raises AuthorityUnavailable when there is none by ``give_up``."""
+        """Return once the link is up. Raises AuthorityUnavailable when it is not by ``give_up`` (loop time)."""
         if self._greeted.is_set():
             return
         if self._runner is None:
@@ -216,7 +218,10 @@ class AuthorityLink:
             self._patient -= 1
 
     async def _exchange(self, request: dict[str, Any], seconds: float = _ANSWER_SECONDS) -> dict[str, Any]:
-        """Ask on the present connection. Raises AuthorityUnavailable, AuthorityOverloaded."""
+        """Send a request on the current connection and return its answer.
+
+        Raises AuthorityUnavailable, AuthorityOverloaded.
+        """
         writer = self._writer
         if writer is None:
             raise _LinkLost(_LOST)
@@ -239,13 +244,13 @@ class AuthorityLink:
         return answer
 
     def _send(self, writer: asyncio.StreamWriter, message: bytes) -> None:
-        """Write a message on the present connection. Raises _LinkLost and nothing else, and then the link is down."""
+        """Write a message on the current connection. Raises only _LinkLost, and then the link is down."""
         try:
             if writer.is_closing():
                 raise ConnectionResetError
             writer.write(message)
         except _CLOSED:
-            # Not only when its reader finds out: until then, who asks again would ask on the same connection.
+            # At once and not when the reader notices: until then a retry would use the same connection.
             self._lost()
             raise _LinkLost(_LOST) from None
 
@@ -258,12 +263,12 @@ class AuthorityLink:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _hold(self) -> bool:
-        """One connection from its beginning to its end; whether the authority greeted this worker on it."""
+        """Keep one connection until it ends; returns whether the authority greeted this worker on it."""
         greeted = False
         try:
             reader, self._writer = await asyncio.open_unix_connection(self._path)
             reading = asyncio.create_task(self._read(reader), name="authority link reader")
-            # Who waits must not wait for what nobody reads any more; the greeting is one of them.
+            # When the reader ends, requests that wait for an answer fail, the greeting included.
             reading.add_done_callback(lambda _: self._abandon())
             try:
                 await self._greet()
@@ -273,7 +278,7 @@ class AuthorityLink:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
         except (OSError, AuthorityError, WireError, KeyError, ValueError):
-            # Whatever broke it, the cure is the same: close, tell the waiters, connect anew.
+            # Whatever the cause, the remedy is the same: close, fail the waiting requests, reconnect.
             pass
         except Exception as error:  # noqa: BLE001 - a worker that never links again refuses everything for ever
             defects.report("the link to the authority failed", error)
@@ -282,7 +287,7 @@ class AuthorityLink:
         return greeted
 
     async def _pause(self, seconds: float) -> None:
-        """Wait before the next attempt: ``seconds``, or the shortest pause as soon as a question is waiting."""
+        """Wait before the next attempt: ``seconds``, or the shortest pause as soon as a request is waiting."""
         await asyncio.sleep(_SHORTEST_PAUSE_SECONDS)
         self._wanted.clear()
         if self._patient == 0 and seconds > _SHORTEST_PAUSE_SECONDS:
@@ -295,7 +300,7 @@ class AuthorityLink:
         answer = await self._exchange(hello)
         key = bytes.fromhex(answer["cache_key"])
         if key != self.cache_key:
-            # Digests made with another key verify nothing.
+            # Digests made with the old key verify nothing.
             self._cache.reset(answer["epoch"])
             self.cache_key = key
         else:
@@ -331,7 +336,7 @@ class AuthorityLink:
         try:
             await self._sync()
         except (AuthorityUnavailable, AuthorityOverloaded):
-            # Nothing is lost: the epoch on the page still differs, so the next request fetches them.
+            # Nothing is lost: the epoch on the page still differs, so the next request fetches the changes.
             return
 
     def _lost(self) -> None:
@@ -351,7 +356,7 @@ class AuthorityLink:
 
 
 def _answer(prefix: str, answer: dict[str, Any], as_of: object) -> LookupAnswer | AuthorityUnavailable:
-    """The grant or refusal of ``prefix`` as it crossed the link, or that it cannot be read."""
+    """The grant or refusal of ``prefix`` in a message, or the error that it cannot be read."""
     try:
         found = grant_from_wire(answer["grant"]) if "grant" in answer else refused_from_wire(answer["refused"])
     except (KeyError, TypeError, WireError):
@@ -362,6 +367,6 @@ def _answer(prefix: str, answer: dict[str, Any], as_of: object) -> LookupAnswer 
 
 
 def _retrieved(task: asyncio.Task[None]) -> None:
-    """Take note of a task's failure: whoever waited may have been served by a push meanwhile."""
+    """Retrieve a task's exception, so that asyncio does not report it: a push may have served its callers."""
     if not task.cancelled():
         task.exception()

@@ -1,12 +1,12 @@
-"""The grant cache: which grants this worker holds, how it finds one, and how a change removes them.
+"""The grant cache: stores the grants of a worker, finds them by credential or prefix, and removes changed ones.
 
 Rules of this module:
 1. ``applied`` is the number of the last change that the cache has absorbed. A hit counts only while it equals the epoch
    on the shared page; the comparison is made where the decision is made.
-2. An entry leaves all three maps at once: by prefix, by credential, and the index of what it depends on.
+2. An entry leaves all three maps at once: by prefix, by credential, and the index of dependency keys.
 3. The first-level map is keyed by a keyed digest of the credential, never by the credential.
-4. Refused and unknown prefixes live in a bounded map of their own and cannot push out a grant.
-5. What the backend is told about a principal is derived from the grant that is kept beside it, and from nothing else.
+4. Refused and unknown prefixes have their own bounded map and cannot evict a grant.
+5. The identity headers of a principal are derived from the grant that is kept beside them, and from nothing else.
 
 Data flow: a lookup's answer enters by ``store`` or ``store_refused``; a verified credential enters by ``remember``;
 numbered changes enter by ``apply`` in their order, or ``reset`` when some were missed.
@@ -22,32 +22,32 @@ from sys import intern
 from typing import TYPE_CHECKING, Final
 
 from proxy.core.decision import reached
-from proxy.core.identity import IdentityNames, identity_lines, seen_in
+from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
 
 if TYPE_CHECKING:
     from proxy.gateway.exchange import Exchange
 
 _LATELY: Final = 1 << 16
-"""Prefixes that are remembered as good until lately, at most."""
+"""Most prefixes that are remembered as good until a change."""
 _FORGOTTEN_AT_ONCE: Final = 1000
-"""Refusals that one sweep looks at: what a flood has left must not hold up a request."""
+"""Refusals that one sweep removes at most: the remains of a flood must not delay a request."""
 _CREDENTIALS_PER_GRANT: Final = 4
-"""Ways in which one token is presented at the same time (Bearer, X-API-Key, Basic with a user name or two)."""
+"""Credentials of one token that are remembered (Bearer, X-API-Key, Basic with a user name or two)."""
 
 
 class OrgLines:
-    """The identity header lines of a token that reaches several organisations: in each it has another role.
+    """The identity header lines of a token that reaches several organisations, with another role in each.
 
-    ``lines`` are those where the request touches none that it reaches. The others are made when they are first needed,
-    since few of many organisations are asked about before the grant changes.
+    ``lines`` are used where the request touches no organisation that the token reaches. The others are built when they
+    are first needed, because requests touch few of many organisations before the grant changes.
     """
 
-    __slots__ = ("_grant", "_lines", "_made", "_names")
+    __slots__ = ("_grant", "_lines", "_made", "_outputs")
 
-    def __init__(self, grant: Grant, names: IdentityNames, lines: bytes) -> None:
+    def __init__(self, grant: Grant, outputs: IdentityOutputs, lines: bytes) -> None:
         self._grant = grant
-        self._names = names
+        self._outputs = outputs
         self._lines = lines
         self._made: dict[str, bytes] = {}
 
@@ -58,16 +58,16 @@ class OrgLines:
             return self._lines
         made = self._made.get(there.org_id)
         if made is None:
-            self._made[there.org_id] = made = identity_lines(self._names, seen_in(self._grant, there))
+            self._made[there.org_id] = made = self._outputs.lines(self._grant, there.org_id)
         return made
 
 
 class CacheEntry:
-    """A grant in the cache, with what is derived from it once: the identity header lines and its credentials' keys.
+    """A grant in the cache, with its identity header lines and the digests of its verified credentials.
 
-    ``uses`` are the requests that have yet to be told of (``trail``), the last of them at ``used_ns`` (CLOCK_MONOTONIC)
-    from ``peer``. Where ``org_lines`` is there, the lines are those for the organisation that the request touches, and
-    not ``lines``.
+    ``uses`` is the number of requests that have yet to be reported (``usage_reporter``), the last of them at
+    ``used_ns`` (CLOCK_MONOTONIC) from ``peer``. Where ``org_lines`` is not None it gives the lines for the organisation
+    that the request touches, instead of ``lines``.
     """
 
     __slots__ = ("changed", "credentials", "grant", "lines", "live", "org_lines", "peer", "used", "used_ns", "uses")
@@ -89,8 +89,8 @@ class GrantCache:
     """Grants by public prefix, bounded to ``capacity``, evicted by second chance (an approximation of LRU).
 
     ``credential_key`` (32 random bytes of this process) keys the digests of the first-level map. ``prefix_heads`` are
-    the beginnings of all public prefixes ("acme_pat", "acme_key"), by which the change of a token finds its entry
-    without an index. ``on_change`` is called with an entry that a *change* removed, if something still runs under it.
+    the beginnings of all public prefixes ("acme_pat", "acme_key"), with which the change of a token finds its entry
+    without an index. ``on_change`` is called with an entry that a *change* removed, if live exchanges depend on it.
     """
 
     def __init__(
@@ -111,8 +111,8 @@ class GrantCache:
         self._lately: OrderedDict[str, None] = OrderedDict()
         self._absent_capacity = absent_capacity
         self._absent_seconds = absent_seconds
-        # A key would be a block of its own in front of every credential, and twice the work. As salt and
-        # personalisation the same 32 secret bytes begin the state (BLAKE2, section 2.8): a credential is one block.
+        # A key would take a block in front of every credential, and twice the work. As salt and personalisation the
+        # same 32 secret bytes are part of the initial state (BLAKE2, section 2.8): a credential is one block.
         self._hasher = hashlib.blake2b(digest_size=16, salt=credential_key[:16], person=credential_key[16:])
         self._prefix_heads = tuple(prefix_heads)
         self.on_change: Callable[[CacheEntry], None] | None = None
@@ -121,10 +121,10 @@ class GrantCache:
         return len(self.entries)
 
     def resize(self, *, capacity: int, absent_capacity: int) -> None:
-        """Hold so many grants and refused prefixes at most, from now on."""
+        """Change how many grants and refused prefixes the cache holds at most."""
         self._capacity = capacity
         self._absent_capacity = absent_capacity
-        # What runs under a grant keeps it, so one turn is all that is tried.
+        # A grant with live exchanges stays, so only one pass is tried.
         for _ in range(len(self.entries) - capacity):
             self._evict_one()
 
@@ -134,14 +134,15 @@ class GrantCache:
         return len(self._absent)
 
     def credential_digest(self, credential: bytes) -> bytes:
-        """The first-level key of a presented credential: keyed BLAKE2b (RFC 7693), 16 bytes."""
+        """The key of a presented credential in the first-level map: keyed BLAKE2b (RFC 7693), 16 bytes."""
         hasher = self._hasher.copy()
         hasher.update(credential)
         return hasher.digest()
 
-    def store(self, grant: Grant, names: IdentityNames) -> CacheEntry:
-        """Keep ``grant`` (replacing an older one of the same prefix), with its identity lines under these names, and
-        return its entry.
+    def store(self, grant: Grant, outputs: IdentityOutputs) -> CacheEntry:
+        """Keep ``grant``, with the lines of these identity outputs, and return its entry.
+
+        It replaces an older grant of the same prefix.
         """
         prefix = grant.prefix
         if prefix in self.entries:
@@ -151,10 +152,10 @@ class GrantCache:
         self._absent.pop(prefix, None)
         self._lately.pop(prefix, None)
         lean = _lean(grant)
-        lines = identity_lines(names, grant)
+        lines = outputs.lines(grant)
         org_lines = None
         if lean.orgs is not None:
-            org_lines = OrgLines(replace(grant, orgs=lean.orgs), names, lines)
+            org_lines = OrgLines(replace(grant, orgs=lean.orgs), outputs, lines)
         entry = CacheEntry(lean, lines, org_lines)
         self.entries[prefix] = entry
         for key in entry.grant.depends:
@@ -162,7 +163,7 @@ class GrantCache:
         return entry
 
     def remember(self, entry: CacheEntry, credential: bytes) -> None:
-        """Let the verified ``credential`` (its first-level digest) find ``entry`` without further checks."""
+        """Let the digest of a verified credential find ``entry`` without further checks."""
         if self.entries.get(entry.grant.prefix) is not entry:
             return
         known = entry.credentials
@@ -175,9 +176,7 @@ class GrantCache:
         self.by_credential[credential] = entry
 
     def good_lately(self, prefix: str) -> bool:
-        """Whether a change, and nothing worse, removed the grant of ``prefix``: its lookup is not one of a
-        stranger's.
-        """
+        """Whether ``prefix`` had a grant that a change removed, so that its lookup has priority over unknown ones."""
         return prefix in self._lately
 
     def store_refused(self, refused: RefusedGrant, now: float) -> None:
@@ -190,7 +189,7 @@ class GrantCache:
         absent[refused.prefix] = (now + self._absent_seconds, refused)
 
     def refused(self, prefix: str, now: float) -> RefusedGrant | None:
-        """The refusal held for ``prefix``, if one is held and has not aged out at ``now`` (monotonic seconds)."""
+        """The refusal held for ``prefix``, unless it has expired at ``now`` (monotonic seconds)."""
         held = self._absent.get(prefix)
         if held is None:
             return None
@@ -200,9 +199,7 @@ class GrantCache:
         return held[1]
 
     def sweep(self, now: float) -> None:
-        """Forget refusals that have aged out at ``now`` (monotonic seconds): the oldest, and not very many at a
-        time.
-        """
+        """Forget the oldest refusals that have expired at ``now`` (monotonic seconds), a bounded number per call."""
         absent = self._absent
         for _ in range(_FORGOTTEN_AT_ONCE):
             if not absent:
@@ -213,7 +210,7 @@ class GrantCache:
             del absent[prefix]
 
     def apply(self, keys: Iterable[str], epoch: int) -> None:
-        """Absorb the changes up to number ``epoch``: every grant that depends on one of ``keys`` leaves."""
+        """Apply the changes up to number ``epoch``: remove every grant that depends on one of ``keys``."""
         wide = False
         for key in keys:
             if key.startswith("token:"):
@@ -226,12 +223,12 @@ class GrantCache:
             for prefix in (dependents,) if isinstance(dependents, str) else tuple(dependents):
                 self._remove(prefix)
         if wide:
-            # A refusal may rest on anything that changed; there are few of them and they are quick to learn again.
+            # A refusal may depend on anything that changed; there are few and they are quickly looked up again.
             self._absent.clear()
         self.applied = max(self.applied, epoch)
 
     def reset(self, epoch: int) -> None:
-        """Drop everything: changes up to ``epoch`` were missed, or the authority is another one."""
+        """Drop everything, because changes up to ``epoch`` were missed or the authority is another one."""
         entries = list(self.entries.values())
         self.entries.clear()
         self.by_credential.clear()
@@ -275,7 +272,7 @@ class GrantCache:
     def _evict_one(self) -> None:
         for _ in range(2 * len(self.entries)):
             prefix, entry = next(iter(self.entries.items()))
-            # A change must find what runs under a grant, so such a grant stays, even above the capacity.
+            # A change must find the live exchanges of a grant, so such a grant stays, even above the capacity.
             if not entry.used and entry.live is None:
                 self.evict(prefix)
                 return
@@ -306,10 +303,10 @@ class GrantCache:
 
 
 def _lean(grant: Grant) -> Grant:
-    """``grant`` as it is kept: a worker may hold many, and what only the identity lines need is in these already.
+    """``grant`` without the fields that only the identity lines need, because a worker may hold many grants.
 
-    The token's own key is left out of ``depends``, since a token's change finds its entry by the prefix; what many
-    grants have in common is one object.
+    The token's own key is left out of ``depends``, because a token's change finds its entry by the prefix. Strings that
+    many grants have in common are interned.
     """
     return replace(
         grant,
@@ -330,7 +327,7 @@ def _lean(grant: Grant) -> Grant:
 
 
 def _lean_orgs(orgs: Mapping[str, OrgGrant]) -> dict[str, OrgGrant]:
-    # Each is there twice, under its id and its name.
+    # Each organisation is in the mapping twice, under its id and its name.
     return by_org(
         [
             replace(org, org_id=intern(org.org_id), org_name=intern(org.org_name), role=intern(org.role))

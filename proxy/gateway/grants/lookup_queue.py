@@ -1,11 +1,11 @@
-"""Prefixes that wait for what the authority knows of them: one question at a time, and it is about many.
+"""A queue of grant lookups: batches prefixes into one request to the authority at a time.
 
 Rules of this module:
-1. Who asks for a prefix that waits already, in the queue or under way, waits with it. What is shared is the grant,
-   never a verdict on a credential.
-2. Every waiter has a future of its own: one that goes away disturbs nobody and leaves nothing behind.
-3. An answer may cover the first of its prefixes only; the others stay in front and are asked about again.
-4. A question that fails fails its own prefixes and no others; whatever ends the asking, nobody waits for ever.
+1. Callers that look up the same prefix share one lookup, queued or in progress. They share the grant, never a verdict
+   on a credential.
+2. Every caller has its own future: one that is cancelled affects no other caller and leaves nothing behind.
+3. An answer may cover only the first of the requested prefixes; the others stay at the front and are requested again.
+4. A request that fails fails its own prefixes and no others. However the queue ends, no caller waits for ever.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from proxy.observe import defects
 
 
 class LookupAnswer:
-    """What the authority says of one prefix, and the number of the last change that the answer takes into account."""
+    """The authority's answer for one prefix, and the number of the last change that the answer takes into account."""
 
     __slots__ = ("as_of", "found")
 
@@ -32,14 +32,14 @@ class LookupAnswer:
 
 
 Outcome = LookupAnswer | AuthorityUnavailable | AuthorityOverloaded
-Asking = Callable[[list[str]], Awaitable[Sequence[Outcome]]]
+Resolve = Callable[[list[str]], Awaitable[Sequence[Outcome]]]
 
 
 class LookupQueue:
-    """Asks by ``ask``, which answers the first of its prefixes in their order, one at least, and raises nothing."""
+    """Looks prefixes up with ``resolve``, which answers at least the first of them, in order, and never raises."""
 
-    def __init__(self, ask: Asking) -> None:
-        self._ask: Final = ask
+    def __init__(self, resolve: Resolve) -> None:
+        self._resolve: Final = resolve
         self._waiting: dict[str, dict[asyncio.Future[LookupAnswer], None]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -50,11 +50,11 @@ class LookupQueue:
         return prefix in self._waiting
 
     async def answer(self, prefix: str) -> LookupAnswer:
-        """What is known of ``prefix``. Raises AuthorityUnavailable, AuthorityOverloaded."""
+        """The authority's answer for ``prefix``. Raises AuthorityUnavailable, AuthorityOverloaded."""
         future: asyncio.Future[LookupAnswer] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(prefix, {})[future] = None
         if self._task is None:
-            # It begins a turn of the loop from now, and so finds all the prefixes of this turn.
+            # The task starts in the next turn of the event loop, so its batch has all prefixes of this turn.
             self._task = asyncio.create_task(self._run(), name="grant lookups")
             self._task.add_done_callback(defects.noted)
         try:
@@ -66,18 +66,18 @@ class LookupQueue:
                     del self._waiting[prefix]
 
     async def close(self) -> None:
-        """Ask nothing more; who waits gets AuthorityUnavailable."""
+        """Stop; callers that wait get AuthorityUnavailable."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            # A task that had not begun has not ended anything either.
+            # A task that was cancelled before it started has not run its ``finally``.
             self._end()
 
     async def _run(self) -> None:
         try:
             while self._waiting:
-                asked = list(islice(self._waiting, PREFIXES_AT_ONCE))
-                for prefix, outcome in zip(asked, await self._ask(asked), strict=False):
+                batch = list(islice(self._waiting, PREFIXES_AT_ONCE))
+                for prefix, outcome in zip(batch, await self._resolve(batch), strict=False):
                     self._settle(prefix, outcome)
         finally:
             self._end()
@@ -94,5 +94,5 @@ class LookupQueue:
             if isinstance(outcome, LookupAnswer):
                 future.set_result(outcome)
             else:
-                # One each: what is raised gathers the places that it came through.
+                # One exception each: raising one adds to its traceback.
                 future.set_exception(type(outcome)(*outcome.args))

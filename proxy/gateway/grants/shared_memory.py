@@ -1,7 +1,8 @@
-"""The reader's side of the memory page that authority and workers share.
+"""Reading the memory page that the authority shares with its workers.
 
-The page says which change is the last acknowledged one (the epoch) and until when the authority answers for it (the
-lease, on CLOCK_MONOTONIC, which all processes of a host share). Layout and units are in ``core.page``.
+The page has the number of the last acknowledged change (the epoch) and the time until which the authority vouches for
+it (the lease, on CLOCK_MONOTONIC, which all processes of a host share). Layout and units are in
+``core.ipc.shared_memory``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 
 
 class PageReader:
-    """A read-only mapping of ``path``. Raises OSError if it cannot be mapped, PageError if it is no page."""
+    """A read-only mapping of ``path``. Raises OSError if it cannot be mapped, PageError if its content is invalid."""
 
     def __init__(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,5 +1,5 @@
 """HTTP/1.1 on the wire (RFC 9110, 9112): the grammar of heads, bodies, and the WebSocket handshake.
 
-Bytes come in from ``downstream`` and ``upstream`` and leave as values. Nothing here does I/O or knows a route, a grant
-or a connection.
+Parsers and encoders of bytes that ``downstream`` and ``upstream`` read and write. Nothing here does I/O or knows a
+route, a grant or a connection.
 """

@@ -1,9 +1,9 @@
-"""Message bodies on the wire: RFC 9112 section 6 and 7.1, decoded strictly and encoded anew.
+"""Message bodies (RFC 9112 sections 6 and 7.1): strict decoding of each framing, and chunked encoding.
 
 Rules of this module:
-1. What is forwarded is built from the decoded bytes; a sender's chunk framing, extensions and trailers go no further.
+1. A forwarded body is built from the decoded bytes; a sender's chunk framing, extensions and trailers are dropped.
 2. Anything but the grammar is an error that ends the connection: no leniency switch exists.
-3. A machine holds at most ``LINE_LIMIT`` bytes of an unfinished line; payload is handed on as it comes and never kept.
+3. A reader holds at most ``LINE_LIMIT`` bytes of an incomplete line; payload is returned as it arrives and never kept.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _CONTROL: Final = frozenset(set(range(0x20)) - {0x09} | {0x7F})
 
 
 class FramingError(PatgateError):
-    """The body is not what RFC 9112 section 7.1 allows; the connection that carried it must be closed."""
+    """The body violates RFC 9112 section 7.1; its connection must be closed."""
 
 
 class BodyReader(Protocol):
-    """A machine that finds the end of one body in a stream of bytes."""
+    """A parser that finds the end of one body in a stream of bytes."""
 
     done: bool
     chunked: bool
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Take the next bytes; return the payload in them and what lies behind the end of the body.
+        """Parse the next bytes; return their payload and the bytes behind the end of the body.
 
         The second value is empty until ``done`` is true. Raises ``FramingError``.
         """
@@ -60,6 +60,7 @@ class LengthBody:
         self.done = length == 0
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Return the payload up to the announced length, and the bytes behind it."""
         size = len(data)
         if size < self.remaining:
             self.remaining -= size
@@ -80,11 +81,12 @@ class CloseBody:
         self.done = False
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Return all bytes as payload."""
         return [data], b""
 
 
 class TunnelBody:
-    """What flows in one direction of an upgraded connection: bytes of another protocol, until the connection ends."""
+    """One direction of an upgraded connection: bytes of another protocol, until the connection ends."""
 
     __slots__ = ("done",)
     chunked = False
@@ -93,6 +95,7 @@ class TunnelBody:
         self.done = False
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Return all bytes as payload."""
         return [data], b""
 
 
@@ -115,6 +118,7 @@ class ChunkedBody:
         self.done = False
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Return the payload of the chunks, and the bytes behind the last one. Raises ``FramingError``."""
         payload: list[bytes] = []
         if self._line:
             data, self._line = self._line + data, b""
@@ -155,7 +159,7 @@ class ChunkedBody:
 
     def _keep(self, line: bytes) -> None:
         limit = LINE_LIMIT if self._state == self._SIZE else TRAILER_LIMIT
-        # A CR at the very end may be half of the line's CRLF, which counts for nothing.
+        # A CR at the very end may be half of the line's CRLF, which does not count.
         if len(line) - line.endswith(b"\r") > limit:
             raise FramingError("a line of the chunked body is too long")
         if b"\r" in line[:-1]:
@@ -165,7 +169,7 @@ class ChunkedBody:
     def _size(self, line: bytes) -> None:
         digits, semicolon, extension = line.partition(b";")
         if semicolon:
-            # Bad white space is allowed before the semicolon, and without one it is not.
+            # White space before a semicolon is allowed ("BWS"); without a semicolon it is not.
             digits = digits.rstrip(b" \t")
             if len(line) > LINE_LIMIT or len(extension) > EXTENSION_LIMIT:
                 raise FramingError("a chunk extension is too long")

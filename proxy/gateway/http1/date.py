@@ -1,4 +1,4 @@
-"""The wall clock as HTTP writes it."""
+"""The ``Date`` header field."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from email.utils import formatdate
 
 
 class HttpClock:
-    """Gives the time as an IMF-fixdate (RFC 9110 section 5.6.7), made once a second."""
+    """Formats the time as an IMF-fixdate (RFC 9110 section 5.6.7), once a second."""
 
     def __init__(self) -> None:
         self._second = 0
         self._line = b""
 
     def date_line(self) -> bytes:
-        """The field line ``Date`` of now, without its CRLF."""
+        """The field line ``Date`` with the current time, without its CRLF."""
         second = int(time.time())
         if second != self._second:
             self._second = second

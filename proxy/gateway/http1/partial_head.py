@@ -1,10 +1,10 @@
-"""Heads of which only a part has come: what is certain about them already.
+"""Checks of an incomplete head: whether the part that has arrived can still become a valid one.
 
 Rules of this module:
-1. The verdict is that of the bytes in their order, so it is the same however they are cut into segments: the first byte
-   with which a head can no longer be good decides. What only a whole head can show is left to those who parse it.
-2. Nothing here runs for a head that comes whole, as nearly all do.
-3. Only what is new is searched: a head that comes byte by byte must cost no more than its length.
+1. The verdict depends on the bytes in their order and not on their segments: the first byte with which a head can no
+   longer be valid decides. Everything that only a complete head shows is left to its parser.
+2. Nothing here runs for a head that arrives in one piece, as nearly all do.
+3. Only new bytes are searched: a head that arrives byte by byte must cost no more than its length.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from proxy.gateway.http1.grammar import HEAD_END, STATUS_LINE
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|\0")
 """LF or CR that is not part of a CRLF, and NUL."""
 _CONTROL: Final = re.compile(rb"(?<!\r)\n|\r(?!\n)[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""The same, and any other control character but HTAB."""
+"""The same, or another control character but HTAB."""
 _NO_FIELD: Final = re.compile(rb"\r\n(?![!#$%&'*+\-.^_`|~0-9A-Za-z]++:)[^\r\n]++\r")
 """A complete line that does not begin with the name of a field."""
 _BEGINNINGS: Final = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 
 
 def request_refusal(data: bytes, since: int, *, max_line: int, max_head: int) -> Reason | None:
-    """Why ``data``, the beginning of a request, is no longer one of a request that is taken; None if it may be.
+    """Why ``data``, the beginning of a request, can no longer become a valid head; None if it can.
 
     ``max_line`` is the limit of the request line without its CRLF, ``max_head`` that of the head with its empty line,
-    in bytes. What lies before ``since`` has been searched.
+    in bytes. Bytes before ``since`` have been searched.
     """
     bare = _BARE.search(data, since)
     first = len(data) if bare is None else bare.start()
@@ -43,7 +43,7 @@ def request_refusal(data: bytes, since: int, *, max_line: int, max_head: int) ->
 
 
 def answer_possible(data: bytes, since: int) -> bool:
-    """Whether ``data`` can be the beginning of an answer's head; what lies before ``since`` has been searched."""
+    """Whether ``data`` can be the beginning of an answer's head; bytes before ``since`` have been searched."""
     if not data.startswith(_BEGINNINGS) and not any(each.startswith(data) for each in _BEGINNINGS):
         return False
     if _CONTROL.search(data, max(0, since - 2)) is not None:

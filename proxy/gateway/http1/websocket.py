@@ -1,9 +1,11 @@
-"""WebSocket tunnels that can be ended with a word: where a frame ends (RFC 6455 section 5.2), and a Close put there.
+"""WebSocket tunnels: finds frame boundaries (RFC 6455 section 5.2) and inserts a Close frame at one.
 
 Rules of this module:
-1. Bytes pass unchanged and are never kept: of a frame only its header is read, and its payload skipped by its length.
-2. A Close frame of ours is put between two frames and nowhere else; after it nothing of that direction is sent on.
-3. Nothing is judged: a stream that is no WebSocket has no boundary that counts, and is cut at the deadline instead.
+1. Bytes pass unchanged and are never kept: only the header of a frame is parsed, and its payload is skipped by its
+   length.
+2. The gateway's Close frame is inserted between two frames and nowhere else; after it nothing more of that direction is
+   forwarded.
+3. The stream is not validated: one that is no WebSocket has no usable boundary, and is cut at the deadline instead.
 """
 
 from __future__ import annotations
@@ -28,66 +30,66 @@ _LONGEST_HEADER: Final = 14
 class WebSocketBody(TunnelBody):
     """One direction of a tunnel that carries WebSocket frames."""
 
-    __slots__ = ("_farewell", "_header", "_remaining", "closed", "said")
+    __slots__ = ("_close_frame", "_header", "_remaining", "close_sent", "sender_closed")
 
     def __init__(self) -> None:
         super().__init__()
         self._remaining = 0
         self._header = b""
-        self._farewell = b""
-        self.closed = False
-        """A Close frame of the sender has gone by, whole or in part."""
-        self.said = False
-        """Our own Close has been put in: nothing more of this direction goes on."""
+        self._close_frame = b""
+        self.sender_closed = False
+        """The sender's Close frame has passed, whole or in part."""
+        self.close_sent = False
+        """The gateway's Close has been inserted: nothing more of this direction is forwarded."""
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Follow the frames in ``data``; return it unchanged, or up to the boundary with the gateway's Close."""
         size = len(data)
         remaining = self._remaining
-        if size < remaining and not self.said:
+        if size < remaining and not self.close_sent:
             self._remaining = remaining - size
             return [data], b""
-        if not self._farewell:
+        if not self._close_frame:
             self._walk(data, 0, first=False)
             return [data], b""
         boundary = 0
-        if not self.said:
+        if not self.close_sent:
             boundary = self._walk(data, 0, first=True)
             if boundary < 0:
                 return [data], b""
-        last = b"" if self.said else self._last_words(data[:boundary])
-        # What follows is not sent on, and yet tells when the sender closes.
+        last = b"" if self.close_sent else self._with_close(data[:boundary])
+        # The rest is not forwarded, but it may contain the sender's Close.
         self._walk(data, boundary, first=False)
         return ([last] if last else []), b""
 
-    def part(self, transport: asyncio.Transport, *, masked: bool) -> int:
-        """Say to the receiver at the next end of a frame that the gateway goes away; the bytes written if that is now.
+    def send_close(self, transport: asyncio.Transport, *, masked: bool) -> int:
+        """Send the receiver a Close "going away" at the next frame boundary; returns the bytes written if that is now.
 
         ``masked`` towards a server (RFC 6455 section 5.3).
         """
-        if self.said or self._farewell:
+        if self.close_sent or self._close_frame:
             return 0
         if masked:
             key = os.urandom(4)
-            self._farewell = b"\x88\x82" + key + bytes([_GOING_AWAY[0] ^ key[0], _GOING_AWAY[1] ^ key[1]])
+            self._close_frame = b"\x88\x82" + key + bytes([_GOING_AWAY[0] ^ key[0], _GOING_AWAY[1] ^ key[1]])
         else:
-            self._farewell = b"\x88\x02" + _GOING_AWAY
+            self._close_frame = b"\x88\x02" + _GOING_AWAY
         if self._remaining or self._header:
             return 0
-        last = self._last_words(b"")
+        last = self._with_close(b"")
         if last:
             transport.write(last)
         return len(last)
 
-    def _last_words(self, before: bytes) -> bytes:
-        """What lies before the boundary and our Close, unless the sender has said its own (section 5.5.1)."""
-        self.said = True
-        return before if self.closed else before + self._farewell
+    def _with_close(self, before: bytes) -> bytes:
+        """The bytes before the boundary, and the gateway's Close unless the sender has sent one (section 5.5.1)."""
+        self.close_sent = True
+        return before if self.sender_closed else before + self._close_frame
 
     def _walk(self, data: bytes, at: int, *, first: bool) -> int:
-        """Follow the frames through ``data`` from ``at`` on: to its end, or (``first``) to where the first of them
-        ends.
+        """Follow the frames in ``data`` from ``at`` to its end, or (``first``) to the end of the first frame.
 
-        The place, or -1 where no frame ends.
+        Returns that frame's end, or -1 where no frame ends.
         """
         end = len(data)
         while at < end or not self._remaining:
@@ -106,7 +108,7 @@ class WebSocketBody(TunnelBody):
             at += length - len(self._header)
             self._header = b""
             if header[0] & _OPCODE == _CLOSE:
-                self.closed = True
+                self.sender_closed = True
             self._remaining = _payload_length(header)
             if first and not self._remaining:
                 return at
@@ -114,7 +116,7 @@ class WebSocketBody(TunnelBody):
 
 
 def _header_length(header: bytes) -> int:
-    """Bytes of the frame header that begins here; at least 2."""
+    """Length of the frame header in bytes, as far as its first bytes show it; at least 2."""
     if len(header) < 2:
         return 2
     code = header[1] & _LENGTH

@@ -1,13 +1,13 @@
-"""The authenticate phase: whose credential is this, and does this worker know so *now*?
+"""The authenticate phase: finds the current grant of the credential that a request presents.
 
 Rules of this module:
-1. Nothing is accepted unless the lease on the shared page runs and the cache has absorbed every change up to the epoch
-   that the page showed when the request was looked at.
+1. Nothing is accepted unless the lease on the shared page is valid and the cache has applied every change up to the
+   epoch that the page showed when the request was first examined.
 2. A credential is taken from one place only; two of them are ambiguous and refused.
-3. A wrong checksum ends here, without a lookup. A wrong secret of a known prefix ends here too, without argon2: the
-   keyed digest that came with the grant decides, in constant time.
-4. What is shared between requests is the grant of a prefix; every presented secret is verified for itself.
-5. The hot path does not wait: ``authenticate`` answers, or says ``PENDING``, and ``settle`` then does the waiting.
+3. A wrong checksum is refused here, without a lookup. A wrong secret of a known prefix is refused here too, without
+   argon2: the keyed digest that came with the grant decides, in constant time.
+4. Requests share the grant of a prefix; every presented secret is verified by itself.
+5. The hot path does not wait: ``authenticate`` answers, or returns ``PENDING``, and ``settle`` then waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final
 
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
-from proxy.core.identity import IdentityNames
+from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
@@ -37,7 +37,7 @@ _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-
 
 
 class Pending(Enum):
-    """The third answer of ``authenticate``: it takes the authority to tell."""
+    """The third result of ``authenticate``: only the authority can decide."""
 
     PENDING = "pending"
 
@@ -59,7 +59,7 @@ class Authenticator:
         link: AuthorityLink,
         page: memoryview[int],
         tokens: TokenFormat,
-        names: IdentityNames,
+        identity: IdentityOutputs,
         schemes: Iterable[str],
     ) -> None:
         self._cache = cache
@@ -67,7 +67,7 @@ class Authenticator:
         self._page = page
         self._tokens = tokens
         self.search = TokenSearch(tokens)
-        self._names = names
+        self._identity = identity
         self._schemes = frozenset(schemes)
         self.hits = 0
         self.misses = 0
@@ -100,14 +100,14 @@ class Authenticator:
         parsed = self._tokens.parse(token)
         return Reason.TOKEN_UNKNOWN if parsed is None else self._by_prefix(x, token, parsed.prefix, digest)
 
-    def follow(self, names: IdentityNames, schemes: Iterable[str]) -> bool:
-        """Take tokens from these places, and name identities so, from now on; whether that is any change.
+    def follow(self, identity: IdentityOutputs, schemes: Iterable[str]) -> bool:
+        """Use these identity outputs and credential places from now on. True if they differ from the previous ones.
 
-        Then the caller resets the cache: what is in it was derived by the names and let in by the places of before.
+        The caller then resets the cache: its entries depend on the previous outputs and places.
         """
-        before = (self._names, self._schemes)
-        self._names, self._schemes = names, frozenset(schemes)
-        return before != (self._names, self._schemes)
+        before = (self._identity, self._schemes)
+        self._identity, self._schemes = identity, frozenset(schemes)
+        return before != (self._identity, self._schemes)
 
     @property
     def epoch(self) -> int:
@@ -116,11 +116,11 @@ class Authenticator:
 
     @property
     def lease_held(self) -> bool:
-        """Whether the authority answers for what this worker knows."""
+        """Whether the authority's lease is valid, so that cached grants may be used."""
         return self._page[SLOT_LEASE] > time.monotonic_ns()
 
     async def settle(self, x: Exchange) -> Reason | None:
-        """Do what ``authenticate`` could not do at once: fetch changes, look the prefix up, verify at the authority."""
+        """Finish a pending ``authenticate``: fetch changes, look up the prefix, verify the secret at the authority."""
         self.misses += 1
         try:
             return await self._settle(x)
@@ -128,7 +128,7 @@ class Authenticator:
             return Reason.AUTHORITY_UNAVAILABLE
         except AuthorityOverloaded:
             return Reason.OVERLOADED
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer, and it is no yes
+        except Exception as error:  # noqa: BLE001 - on any failure the client gets a refusal
             defects.report("a token could not be judged", error)
             return Reason.AUTHORITY_UNAVAILABLE
 
@@ -151,7 +151,7 @@ class Authenticator:
                     answer = await link.lookup(prefix, known=cache.good_lately(prefix))
                 else:
                     answer = await link.verify(prefix, token)
-                # An answer older than what the cache has absorbed could bring a dead grant back.
+                # An answer older than a change in the cache could restore a revoked grant.
                 if answer.as_of < max(x.epoch, cache.applied):
                     continue
                 found = answer.found
@@ -160,7 +160,7 @@ class Authenticator:
                         cache.store_refused(found, time.monotonic())
                     outcome = found.reason
                 else:
-                    cache.store(found, self._names)
+                    cache.store(found, self._identity)
                     outcome = self._by_prefix(x, token, prefix, digest)
             if outcome is not PENDING:
                 if self._page[SLOT_LEASE] <= time.monotonic_ns():
@@ -169,7 +169,7 @@ class Authenticator:
         return Reason.AUTHORITY_UNAVAILABLE
 
     def token_of(self, x: Exchange) -> str | Reason:
-        """The token that ``x`` presents, or why there is none: RFC 6750 section 2.1, RFC 7617, ``X-API-Key``."""
+        """The token that ``x`` presents, or the reason it has none: RFC 6750 section 2.1, RFC 7617, ``X-API-Key``."""
         if x.api_key is not None:
             return x.api_key.decode("latin-1") if x.api_key else Reason.CREDENTIAL_MALFORMED
         if x.authorization is None:
@@ -187,13 +187,13 @@ class Authenticator:
         return _basic(matched[2])
 
     def prefix_of(self, x: Exchange) -> str | None:
-        """The public prefix of the token that ``x`` presents, if it is one: what logs may show of it."""
+        """The public prefix of the token that ``x`` presents, which logs may show; None without a well-formed token."""
         token = self.token_of(x)
         parsed = None if isinstance(token, Reason) else self._tokens.parse(token)
         return None if parsed is None else parsed.prefix
 
     def foreign_credentials(self, x: Exchange) -> bytes:
-        """The credential lines of ``x`` that are not ours and so belong to the backend's own login, as received."""
+        """The credential lines of ``x`` that are not patgate's, as received: they belong to the backend's own login."""
         lines = b""
         if x.authorization is not None and not self.search.contains_credential(x.authorization):
             lines += b"\r\nAuthorization: " + x.authorization
@@ -204,11 +204,11 @@ class Authenticator:
     def _credential_digest(self, x: Exchange) -> bytes:
         if x.authorization is not None:
             return self._cache.credential_digest(x.authorization)
-        # A NUL cannot occur in a field value, so no Authorization value can pass for an API key's.
+        # A NUL cannot occur in a field value, so an Authorization value never has the digest of an API key.
         return self._cache.credential_digest(b"\0" + (x.api_key or b""))
 
     def _by_prefix(self, x: Exchange, token: str, prefix: str, digest: bytes) -> Reason | Pending | None:
-        """Judge the credential by the prefix index, as far as this worker knows the prefix."""
+        """Judge the credential by what the cache holds for its prefix; ``PENDING`` if that is not enough."""
         cache = self._cache
         if cache.applied < x.epoch:
             return PENDING

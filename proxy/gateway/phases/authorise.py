@@ -1,4 +1,4 @@
-"""The authorise phase: what the grant allows now, by the one pure decision of ``core.policy``."""
+"""The authorise phase: checks the grant against the matched operation, by ``core.decision``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _now: Final = time.time
 
 
 def authorise(x: Exchange) -> Reason | None:
-    """None when the grant of ``x`` reaches the matched operation now (wall clock), else the refusal."""
+    """None when the grant of ``x`` allows the matched operation now (wall clock), else the refusal."""
     match, entry = x.match, x.entry
     if match is None or entry is None:
         return Reason.NO_ROUTE

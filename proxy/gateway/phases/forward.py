@@ -1,7 +1,8 @@
-"""The forward phase: a connection to the upstream, and the request on it in one write.
+"""The forward phase: takes a connection to the upstream and sends the request on it, in one write.
 
-A dead idle connection is retried once, on a new one, when nothing of a body has been sent and the method is idempotent
-(RFC 9110 section 9.2.2): the backend closed it while the request was on its way, and cannot have answered.
+A request on an idle connection that turns out to be closed is retried once, on a new connection, if it has no body and
+its method is idempotent (RFC 9110 section 9.2.2): the backend closed the connection while the request was on its way,
+and has not answered.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 
 
 class Forwarder:
-    """Sends requests on; ``fail`` is told when no connection can be had."""
+    """Sends requests to upstreams. ``fail`` is called when no connection can be made."""
 
     def __init__(self, *, fail: Callable[[Exchange, Reason], None]) -> None:
         self._fail = fail
         self._connecting: set[asyncio.Task[None]] = set()
 
     def forward(self, x: Exchange) -> None:
-        """Send the head of ``x`` and what has come of its body, on an idle connection or a new one."""
+        """Send the head of ``x``, and the part of its body that has arrived, on an idle connection or a new one."""
         upstream = x.upstream
         assert upstream is not None
         server = upstream.choose()
         if server is None:
-            # Every name that stands for a server is still unknown, or health checks have found every server ill.
+            # No server name is resolved yet, or health checks have failed for every server.
             self._fail(x, Reason.UPSTREAM_UNHEALTHY if upstream.servers else Reason.UPSTREAM_REFUSED)
             return
-        # A connection that becomes a tunnel is nobody else's before or after.
+        # A connection that becomes a tunnel is never shared.
         connection = None if x.websocket else server.take_idle()
         if connection is None:
             self._connect(x, server)
@@ -43,7 +44,7 @@ class Forwarder:
             self._send(x, connection)
 
     def send_body(self, x: Exchange, pieces: list[bytes]) -> None:
-        """Send more of the request's body; before there is a connection, keep it for the first write."""
+        """Send more of the request body; until there is a connection, keep it for the first write."""
         connection = x.upstream_connection
         if connection is None:
             if x.pending_body is None:
@@ -57,7 +58,7 @@ class Forwarder:
                 connection.transport.write(data)
 
     def may_retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
-        """Whether the loss of ``connection`` before any answer may be mended by sending ``x`` once more."""
+        """Whether ``x`` may be sent once more, after ``connection`` was lost before any response."""
         return (
             not connection.fresh
             and not connection.interim
@@ -69,7 +70,7 @@ class Forwarder:
         )
 
     def retry(self, x: Exchange, server: Server) -> None:
-        """Send ``x`` again, on a connection that is certainly new: to ``server`` unless it is out of use meanwhile."""
+        """Send ``x`` again, on a new connection: to ``server``, unless it has become unusable meanwhile."""
         x.retried = True
         x.upstream_connection = None
         server.active -= 1
@@ -79,7 +80,7 @@ class Forwarder:
         self._connect(x, server)
 
     async def close(self) -> None:
-        """Give up connections that are being made."""
+        """Cancel connection attempts."""
         for task in self._connecting:
             task.cancel()
         await asyncio.gather(*self._connecting, return_exceptions=True)
@@ -117,7 +118,7 @@ class Forwarder:
         task.add_done_callback(defects.noted)
 
     async def _connect_and_send(self, x: Exchange, server: Server) -> None:
-        """Connect to ``server`` or, since nothing has been sent, to any other that takes the connection."""
+        """Connect to ``server`` or, since nothing has been sent, to any other that accepts, and send ``x``."""
         tried: list[Server] = []
         connection: UpstreamConnection | None = None
         reason = Reason.UPSTREAM_REFUSED
@@ -136,14 +137,14 @@ class Forwarder:
             x.server = server
             if x.client is None or x.upstream is None:
                 return
-            following = x.upstream.another(tried)
-            if following is None:
+            alternative = x.upstream.another(tried)
+            if alternative is None:
                 self._fail(x, reason)
                 return
-            server = following
+            server = alternative
             server.connecting += 1
         if x.client is None:
-            # The client left meanwhile; the connection is as good as new for somebody else.
+            # The client disconnected meanwhile; the unused connection goes to the pool.
             server.release(connection)
         else:
             self._send(x, connection)

@@ -1,11 +1,11 @@
-"""The mutate phase: the head that the backend gets, built as one ``bytes`` join.
+"""The mutate phase: builds the request head for the backend, in one ``bytes`` join.
 
 Rules of this module:
-1. The path and query are the bytes that were judged; they are never written anew.
+1. The path and query are the bytes that were judged; they are never rewritten.
 2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once.
-3. Nothing of the credential is among them, unless it is not ours and the route leaves the login to the backend.
-4. Organisation and role are those that the decision was about: of the organisation that the request touches.
-5. Every request says that it came through here (``Via``, RFC 9110 section 7.6.3), behind what others have said.
+3. The credential is not forwarded, unless it is not patgate's and the route leaves the login to the backend.
+4. The identity lines come from ``backend_identity``; this module never chooses them.
+5. Every request is marked with ``Via`` (RFC 9110 section 7.6.3), after the ``Via`` lines that it arrived with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from proxy.core.model import Access
 from proxy.core.request.request_reading import host_name
 from proxy.gateway.exchange import Exchange
 
@@ -21,32 +20,23 @@ _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
 class Mutator:
-    """Builds upstream heads. ``empty_lines`` are the identity headers with no values, for report-only routes;
-    ``foreign_credentials`` gives the credential lines of a request that are not patgate's; ``pseudonym`` is this node's
-    name in ``Via``."""
+    """Builds upstream heads.
 
-    def __init__(
-        self, *, empty_lines: bytes, foreign_credentials: Callable[[Exchange], bytes], pseudonym: bytes
-    ) -> None:
-        # One constant with the name of the line behind it: ``Via`` costs its bytes and nothing else.
+    ``foreign_credentials`` returns the credential lines of a request that are not patgate's; ``pseudonym`` is this
+    node's name in ``Via``.
+    """
+
+    def __init__(self, *, foreign_credentials: Callable[[Exchange], bytes], pseudonym: bytes) -> None:
+        # One constant that includes the name of the next field: ``Via`` costs only its bytes.
         self._via = b"Via: 1.1 %b\r\nX-Request-Id: " % pseudonym
         self._via_1_0 = b"Via: 1.0 %b\r\nX-Request-Id: " % pseudonym
-        self._empty_lines = empty_lines
         self._foreign_credentials = foreign_credentials
 
-    def mutate(self, x: Exchange) -> None:
-        """Set ``x.upstream_head``."""
-        entry = x.entry
+    def mutate(self, x: Exchange, identity: bytes) -> None:
+        """Set ``x.upstream_head``, which contains the ``identity`` lines."""
         client = x.client
-        match = x.match
-        assert client is not None and match is not None
-        if entry is not None:
-            org_lines = entry.org_lines
-            identity = entry.lines if org_lines is None else org_lines.of(match.org)
-            foreign = b""
-        else:
-            identity = self._empty_lines if match.route.access is Access.TOKEN else b""
-            foreign = self._foreign_credentials(x)
+        assert client is not None
+        foreign = self._foreign_credentials(x) if x.entry is None else b""
         x.upstream_head = b"".join(
             (
                 x.method,
@@ -69,7 +59,7 @@ class Mutator:
 
 
 def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """The forwarding lines for a request that brought some: only a trusted peer's chain is continued."""
+    """The forwarding lines for a request that arrived with some: only a trusted peer's chain is continued."""
     client = x.client
     assert client is not None
     if not client.peer_trusted:
@@ -82,7 +72,7 @@ def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def forwarded_host(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
-    """The host that the client asked: as a trusted peer says it once and well, else that of the request."""
+    """The host that the client addressed: a trusted peer's one valid ``X-Forwarded-Host``, else the request's own."""
     if x.client is not None and x.client.peer_trusted:
         hosts = [value for name, value in fields if name == b"x-forwarded-host"]
         if len(hosts) == 1 and host_name(hosts[0]) is not None:

@@ -1,17 +1,17 @@
-"""The parse phase: the bytes of a request head become the first slots of an ``Exchange``.
+"""The parse phase: parses the bytes of a request head into the first slots of an ``Exchange``.
 
 Rules of this module:
-1. The grammar decides (``http1/grammar.py``, ``core/request/request_reading.py``). What it does not take is refused,
-   and the connection closes.
+1. The grammar decides (``http1/grammar.py``, ``core/request/request_reading.py``). Anything that it does not accept is
+   refused, and the connection closes.
 2. Framing is decided once, here (RFC 9112 section 6.3): one Content-Length of plain digits, or exactly
    ``Transfer-Encoding: chunked`` on HTTP/1.1, or no body. Anything else is refused.
-3. A field that another reader could take for one that decides something here, because it differs only in case or in
-   "_" and "." for "-", is dropped, never forwarded (docs/threat-model.md §2).
-4. Field lines that go on to the backend go on as received: same order, same case, same repeats.
-5. A token stands where a credential is presented and nowhere else (``core/token_search.py``): not in the target, and
-   not in any other field, whether that goes on or not.
-6. A field that names a second resource goes on, and is remembered for the phase that judges it.
-7. A request that has been through this node already, or that may be forwarded no further, ends here (RFC 9110 sections
+3. A field that another parser could mistake for one that has a meaning here, because it differs only in case or has
+   "_" or "." for "-", is dropped, never forwarded (docs/threat-model.md §2).
+4. Forwarded field lines keep their order, case and repeats.
+5. A token may occur only where a credential is presented (``core/token_search.py``): not in the target, and not in any
+   other field, forwarded or not.
+6. A field that names a second resource is forwarded, and kept for the phase that judges it.
+7. A request that has passed this node before, or that may not be forwarded any further, ends here (RFC 9110 sections
    7.6.2 and 7.6.3): two gateways in front of each other must not exhaust themselves with one request.
 """
 
@@ -54,7 +54,7 @@ class Field(IntEnum):
     BELIEVED = 15
 
 
-# The usual ones as plain integers, which compare at the cost of integers.
+# The usual ones as plain integers, because comparing enumeration members costs more.
 _UNKNOWN: Final = -1
 _PASS: Final = 0
 _DROP: Final = 1
@@ -83,24 +83,24 @@ FORWARDED_FIELDS: Final = (
     b"x-original-method",
     b"x-original-uri",
 )
-"""Fields that are believed from trusted peers only; the phases that believe them say so."""
+"""Fields that are believed only from trusted peers, by the mutate phase and by forward auth."""
 
 _LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
-"""What is in the name of a field that may carry a login in base64."""
+"""Names of fields that may carry a login in base64."""
 
 _NEVER_NOMINATED: Final = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding", b"cookie"))
-"""Fields that ``Connection`` cannot remove: their loss would change who asks, or what (RFC 9110 section 7.6.1)."""
+"""Fields that ``Connection`` cannot remove: that would change the caller or the request (RFC 9110 section 7.6.1)."""
 
 
 class HeadParser:
     """Parses request heads for one listener.
 
-    ``stripped`` are folded names that are always removed; ``api_key`` says whether ``X-API-Key`` carries credentials
-    here; ``second_targets`` are folded names of fields that name another resource, in any spelling; ``believed`` are
-    names of fields that go on when a trusted peer sent them. ``search`` finds tokens where none belongs;
-    ``drop_misplaced`` says that a field which holds one is left out, instead of the request being refused.
-    ``max_headers`` is the largest number of field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are
-    in bytes. ``pseudonym`` is this node's name in ``Via``; without it, nothing is taken for a loop.
+    ``stripped`` are folded names that are always removed; ``api_key``: ``X-API-Key`` carries credentials here;
+    ``second_targets`` are folded names of fields that name another resource, in any spelling; ``believed`` are names of
+    fields that are forwarded when a trusted peer sent them. ``search`` finds misplaced tokens; ``drop_misplaced``: a
+    field that contains one is dropped, instead of the request being refused. ``max_headers`` is the largest number of
+    field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's
+    name in ``Via``; without it, loops are not detected.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class HeadParser:
         self._max_body = max_body
 
     def parse(self, x: Exchange, head: bytes) -> Reason | None:
-        """Fill the parse slots of ``x`` from ``head``, which comes without its last two CRLF; a refusal or None."""
+        """Fill the parse slots of ``x`` from ``head``, given without its final two CRLF; a refusal or None."""
         lines = head_lines(head)
         if lines is None:
             return Reason.REQUEST_MALFORMED
@@ -180,16 +180,16 @@ class HeadParser:
         refusal = self._fields_of(x, lines)
         if refusal is not None:
             return refusal
-        # One search for both, because what a search costs is mostly its beginning.
+        # One search for both, because most of a search's cost is its start.
         if self._search.contains(parts[1] + x.kept):
             self._misplaced(x, parts[1])
         if path[0] == 0x2F:
             x.path = path
             return None
-        found = other_form(method, path, x.host)
-        if isinstance(found, Reason):
-            return found
-        x.path = found
+        origin = other_form(method, path, x.host)
+        if isinstance(origin, Reason):
+            return origin
+        x.path = origin
         return None
 
     def _fields_of(self, x: Exchange, lines: list[bytes]) -> Reason | None:
@@ -246,7 +246,7 @@ class HeadParser:
         return self._framing(x) if x.chunked or x.content_length > 0 else None
 
     def _classify(self, name: bytes) -> int:
-        """Look a received name up: the exact name in any case has its meaning, any other alias of it is dropped."""
+        """The code of a received name: the exact name in any case has its meaning; any other alias is dropped."""
         folded = fold(name)
         field = self._fields.get(folded)
         if field is None:
@@ -262,9 +262,9 @@ class HeadParser:
         return code
 
     def _misplaced(self, x: Exchange, target: bytes) -> None:
-        """Leave out the fields of ``x`` that hold a token, or have the request refused; a target is never changed.
+        """Drop the fields of ``x`` that contain a token, or have the request refused; a target is never changed.
 
-        ``Host`` is part of the target (RFC 9110 section 7.1), and backends are told of it in a second field.
+        ``Host`` is part of the target (RFC 9110 section 7.1), and is forwarded in ``X-Forwarded-Host`` too.
         """
         if self._drop_misplaced and not self._search.contains(target + b" " + x.host):
             x.kept = self._search.without(x.kept)
@@ -282,7 +282,7 @@ class HeadParser:
             if x.content_length >= 0 or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                 return Reason.REQUEST_MALFORMED
             x.content_length = int(value)
-            # As it was read: another reader might take a leading zero for the sign of an octal number.
+            # Normalised: another parser might read a leading zero as an octal number.
             kept.append(b"Content-Length: %d" % x.content_length)
         elif code == Field.TRANSFER_ENCODING:
             if x.chunked or x.version == 0 or value.lower() != b"chunked":
@@ -291,7 +291,7 @@ class HeadParser:
         elif code == Field.EXPECT:
             if x.expects_continue or value.lower() != b"100-continue":
                 return Reason.EXPECTATION_FAILED
-            # A 1.0 client cannot wait for an interim answer (RFC 9110 section 10.1.1).
+            # A 1.0 client cannot wait for an interim response (RFC 9110 section 10.1.1).
             if x.version:
                 x.expects_continue = True
                 kept.append(b"Expect: 100-continue")
@@ -319,10 +319,10 @@ class HeadParser:
             if x.client is not None and x.client.peer_trusted:
                 kept.append(line)
         elif code == Field.UPGRADE:
-            # Any other protocol, and any list of them, is dropped with its field (RFC 9110 section 7.8).
+            # Any other protocol or list of protocols is dropped with its field (RFC 9110 section 7.8).
             x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
         elif code == Field.VIA:
-            # Wherever the name stands, also in a comment: nobody but this node knows it by chance.
+            # Anywhere in the value, even in a comment: the name is random, so only this node has put it there.
             if self._pseudonym in value:
                 return Reason.LOOP_DETECTED
             kept.append(line)
@@ -332,7 +332,7 @@ class HeadParser:
 
     @staticmethod
     def _max_forwards(x: Exchange, line: bytes, value: bytes, kept: list[bytes]) -> Reason | None:
-        """One forward fewer, or none left; it has a meaning for OPTIONS only (RFC 9110 section 7.6.2)."""
+        """Decrement ``Max-Forwards``, which has a meaning for OPTIONS only (RFC 9110 section 7.6.2)."""
         if x.method != b"OPTIONS":
             kept.append(line)
             return None
@@ -340,7 +340,7 @@ class HeadParser:
             return Reason.REQUEST_MALFORMED
         left = int(value)
         if not left:
-            # The last recipient is the gateway, which has nothing of that name.
+            # The gateway is the final recipient and has no such resource.
             return Reason.NO_ROUTE
         kept.append(b"%b: %d" % (line.partition(b":")[0], left - 1))
         return None

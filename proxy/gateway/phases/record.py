@@ -1,7 +1,7 @@
-"""The record phase: what is counted, logged and left behind of an exchange, once, when it has ended.
+"""The record phase: counts, logs and reports each exchange once, when it has ended.
 
-Counters are plain integers of this worker; ``snapshot`` gives them to whoever renders them. What becomes of the
-request's line is for ``access`` to say, what else it leaves behind for ``trail``.
+Counters are plain integers of this worker; ``snapshot`` returns them. ``telemetry.access_log`` writes the request's log
+line; ``telemetry.usage_reporter`` sends usage and audit events to the authority.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.telemetry.access_log import BATCH, AccessLog
 from proxy.gateway.telemetry.audit_events import READS, RequestEvents
-from proxy.gateway.telemetry.usage_reporter import Trail
+from proxy.gateway.telemetry.usage_reporter import UsageReporter
 from proxy.observe.logs import Logger, write_lines
 from proxy.observe.metrics import (
     CACHE_ENTRIES,
@@ -39,7 +39,7 @@ NO_ROUTE_LABEL: Final = "-"
 _GET: Final = b"GET"
 _BOUNDS_NS: Final = tuple(int(second * 1e9) for second in SECONDS)
 _USUAL: Final = 4
-"""How many bounds are compared one by one: for fast requests that costs less than a binary search."""
+"""Number of bounds that are compared one by one: for fast requests that costs less than a binary search."""
 
 
 class _RouteTally:
@@ -52,10 +52,10 @@ class _RouteTally:
 
 
 class ExchangeRecorder:
-    """Counts exchanges by route, outcome and reason, and has them logged as ``settings`` asks (``access.AccessLog``).
+    """Counts exchanges by route, outcome and reason, and logs them as ``settings`` says (``AccessLog``).
 
-    ``prefix_of`` gives the public prefix that a request presents; ``process`` is one of ``workers`` that share the log.
-    What requests leave behind, events as ``audit`` asks for among it, is in ``trail``.
+    ``prefix_of`` returns the public prefix that a request presents; ``process`` is one of ``workers`` that share the
+    log. ``trail`` holds the usage and, as ``audit`` says, the audit events that are sent to the authority.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class ExchangeRecorder:
         self._prefix_of = prefix_of
         self._process = process
         self._write = write
-        # By the routes' indices, which several routes of one name may share.
+        # By index; several routes of one name may share an index.
         self._routes: list[Route] = []
         self._tallies: list[_RouteTally] = []
         self._access = self._follow(routes, settings, workers)
         self._passed = self._access.passed if self._access.all else None
         self._events = RequestEvents(requests=audit.requests, prefix_of=prefix_of, workers=workers)
         self._writes, self._reads = self._events.writes, self._events.reads
-        self.trail = Trail(self._events)
+        self.trail = UsageReporter(self._events)
         self._touched: list[CacheEntry] = self.trail.touched
         self._others: dict[tuple[str, Outcome, Reason], int] = {}
         self._unrouted = _RouteTally()
         self.connections = 0
 
     def record(self, x: Exchange, now_ns: int) -> None:
-        """Count ``x``, whose response has been written or given up at ``now_ns`` (CLOCK_MONOTONIC)."""
+        """Count ``x``, whose response was completed or abandoned at ``now_ns`` (CLOCK_MONOTONIC)."""
         elapsed = now_ns - x.started
         match = x.match
         tally = self._unrouted if match is None else self._tallies[match.route.index]
@@ -118,9 +118,9 @@ class ExchangeRecorder:
         self._count_other(x, now_ns)
 
     def follow(self, routes: Sequence[Route], settings: LogSettings, workers: int, audit: AuditSettings) -> None:
-        """Count these routes too, and log and leave what these settings ask, from now on; nothing counted is lost.
+        """Count these routes too, and use these settings, from now on; all counters are kept.
 
-        The index of a route must be that of the same name before, or a new one.
+        A route must have the same index as before if its name is known, else a new one.
         """
         self._access.flush()
         self._access = self._follow(routes, settings, workers)
@@ -146,11 +146,11 @@ class ExchangeRecorder:
         )
 
     def flush(self) -> None:
-        """Write the lines that have gathered since the last sweep."""
+        """Write the log lines that have accumulated since the last sweep."""
         self._access.flush()
 
     def snapshot(self, *, hits: int, misses: int, entries: int, lag: int) -> Snapshot:
-        """Everything counted since the worker started."""
+        """All counters since the worker started."""
         requests: dict[tuple[str, ...], float] = {}
         seconds: dict[tuple[str, ...], Tally] = {}
         for route, tally in zip(self._routes, self._tallies, strict=True):

@@ -1,12 +1,12 @@
-"""The relay phase: the backend's response goes to the client, in the framing that the client understands.
+"""The relay phase: sends the backend's response to the client, in the framing that the client understands.
 
 Rules of this module:
-1. The response head is parsed as strictly as a request's; two framings, or one that is not understood, end it with 502.
-2. An answer that breaks off after its head has gone out breaks the client's connection: it never looks whole.
-3. A backend's hop-by-hop fields stay here (RFC 9110 section 7.6.1), and so do its trailers (section 6.5.1). An answer
+1. A response head is parsed as strictly as a request's; two framings, or an unknown one, are answered with 502.
+2. A response that breaks off after its head was sent aborts the client's connection, so that it never looks complete.
+3. A backend's hop-by-hop fields (RFC 9110 section 7.6.1) and trailers (section 6.5.1) are not forwarded. A response
    without ``Date`` gets one (section 6.6.1). A 426 keeps its ``Upgrade`` (section 15.5.22) and a 407 its challenge
-   (section 11.7.1), without which neither says anything. Nothing else is added and nothing is changed.
-4. The connection is kept only when both messages have ended and nothing lies behind the response.
+   (section 11.7.1), because they are meaningless without. Nothing else is added and nothing is changed.
+4. The upstream connection is reused only when both messages have ended and no bytes follow the response.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from proxy.gateway.http1.websocket import WebSocketBody
 from proxy.gateway.upstream.pool import UpstreamConnection
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
-"""Longest head of an answer, in bytes, without the two CRLF at its end."""
+"""Longest head of a response, in bytes, without its final two CRLF."""
 _MAX_LENGTH_DIGITS: Final = 18
 _MAX_INTERIM: Final = 16
-# What becomes of a response's field.
+# How a response field is handled.
 _UNKNOWN: Final = -1
 _PASS: Final = 0
 _DROP: Final = 1
@@ -69,8 +69,8 @@ _FIELDS: Final = {
     b"te": _DROP,
     b"trailer": _DROP,
 }
-"""Framing, what is hop-by-hop (RFC 9110 section 7.6.1), and what is for the client of a proxy that it chose (section
-11.7), which nobody did here."""
+"""Framing fields, hop-by-hop fields (RFC 9110 section 7.6.1), and fields for clients that chose a proxy (section 11.7),
+which does not apply to a reverse proxy."""
 _NEVER_NOMINATED: Final = frozenset(
     (
         b"cache-control", b"content-encoding", b"content-range", b"content-security-policy", b"content-type",
@@ -78,29 +78,29 @@ _NEVER_NOMINATED: Final = frozenset(
         b"x-content-type-options", b"x-frame-options",
     )
 )  # fmt: skip
-"""Fields that a backend's ``Connection`` cannot remove: what the content is, who may keep it, where to go on, who is to
-log in. They are for every recipient, and may not be nominated (RFC 9110 section 7.6.1)."""
+"""Fields that a backend's ``Connection`` cannot remove: content type, caching, redirects, security policy and login.
+They are meant for every recipient and may not be nominated (RFC 9110 section 7.6.1)."""
 # A call through the module, ``time.x()``, costs twice as much.
 _now_ns: Final = time.monotonic_ns
 _Fields = tuple[bytes, bytes | None, bool, bool, bytes]
-"""The lines that go on, the Content-Length, whether chunked, whether the connection persists, the protocols that
-``Upgrade`` names."""
+"""The lines to forward, the Content-Length, whether chunked, whether the connection persists, the protocols in
+``Upgrade``."""
 _UPGRADE_REQUIRED: Final = 426
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _EVENT_STREAM: Final = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream[ \t]*(?:[;\r]|$)", re.IGNORECASE)
 _BODILESS: Final = frozenset((204, 304))
-"""RFC 9110 section 6.4.1; 1xx never gets here, and what HEAD asks for is known by the request."""
+"""RFC 9110 section 6.4.1. 1xx is handled before, and responses to HEAD are known by their request."""
 _UNUSUAL: Final = _BODILESS | {_UPGRADE_REQUIRED}
 _NO_LENGTH: Final = (None, b"0")
 _SWITCHING: Final = 101
 _FINAL: Final = 200
 _STATUS_MEMO: Final = 1024
-"""How many status lines are remembered, at most."""
+"""Largest number of status lines that are remembered."""
 
 
 class _StatusLine:
-    """A backend's status line, read: its minor version, its status, and the line that the client gets."""
+    """A parsed status line of a backend: minor version, status, and the line for the client."""
 
     __slots__ = ("minor", "status", "text")
 
@@ -111,31 +111,32 @@ class _StatusLine:
 
 
 class RelayObserver(Protocol):
-    """What the relay reports: the end of an exchange, good or bad."""
+    """Receives what the relay reports about an exchange: its end, its failure, or that it takes long."""
 
     def complete(self, x: Exchange) -> None:
         """The whole response has been written to the client."""
 
-    def goes_on(self, x: Exchange) -> None:
-        """The response has begun and did not come whole: it will take a while."""
+    def streaming(self, x: Exchange) -> None:
+        """The response has begun and is not complete yet: the exchange will last."""
 
     def fail(self, x: Exchange, reason: Reason) -> None:
         """The upstream failed; the response may have begun."""
 
     def retry(self, x: Exchange, connection: UpstreamConnection) -> bool:
-        """Send ``x`` again if it is safe; False if it is not."""
+        """Send ``x`` again if that is safe; False if it is not."""
 
 
 class Relay:
-    """Takes what arrives on upstream connections (``upstream.Receiver``)."""
+    """Processes the bytes that arrive on upstream connections (``pool.Receiver``)."""
 
-    def __init__(self, ending: RelayObserver) -> None:
-        self._ending = ending
+    def __init__(self, observer: RelayObserver) -> None:
+        self._observer = observer
         self._codes: dict[bytes, int] = {}
         self._clock = HttpClock()
         self._status_lines: dict[bytes, _StatusLine] = {}
 
     def received(self, connection: UpstreamConnection, data: bytes) -> None:
+        """Process bytes of the response to ``connection.exchange``."""
         x = connection.exchange
         assert x is not None
         client = x.client
@@ -154,7 +155,7 @@ class Relay:
         try:
             pieces, rest = body.feed(data)
         except FramingError:
-            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+            self._observer.fail(x, Reason.UPSTREAM_PROTOCOL)
             return
         out = self._encode(x, pieces, last=body.done)
         if out:
@@ -165,6 +166,7 @@ class Relay:
             self._done(connection, x, clean=not rest)
 
     def ended(self, connection: UpstreamConnection, *, clean: bool) -> None:
+        """Complete, retry or fail the exchange of a connection that was lost."""
         x = connection.exchange
         assert x is not None
         body = connection.body
@@ -175,20 +177,21 @@ class Relay:
                 x.bytes_out += len(out)
                 x.client.transport.write(out)
             self._done(connection, x, clean=False)
-        elif body is None and not connection.buffer and self._ending.retry(x, connection):
+        elif body is None and not connection.buffer and self._observer.retry(x, connection):
             return
         else:
-            self._ending.fail(x, Reason.UPSTREAM_RESET)
+            self._observer.fail(x, Reason.UPSTREAM_RESET)
 
     def writable(self, connection: UpstreamConnection, *, now: bool) -> None:
+        """Read the client's request body, or pause reading it (back pressure)."""
         x = connection.exchange
         if x is not None and x.client is not None:
             x.client.read_more(now)
 
     def _head(self, connection: UpstreamConnection, x: Exchange, data: bytes, since: int) -> None:
-        """Parse response heads out of ``data``: interim ones are passed on, the final one starts the response.
+        """Parse response heads from ``data``: interim ones are forwarded, the final one starts the response.
 
-        What lies before ``since`` has come before, and was the beginning of a head.
+        The bytes before ``since`` arrived earlier, as the beginning of a head.
         """
         while True:
             head, end, rest = data.partition(HEAD_END)
@@ -199,20 +202,20 @@ class Relay:
             line = None if lines is None else self._status_line(lines[0])
             fields = None if lines is None or line is None else self._fields_of(lines, line)
             if line is None or fields is None:
-                self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                self._observer.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
             status = line.status
             if status >= _FINAL:
                 self._final(connection, x, line, fields, rest)
                 return
-            # An HTTP/1.0 server has no interim answers, and so no switch of protocols (RFC 6455 section 4.2.2).
+            # An HTTP/1.0 server has no interim responses, and so cannot switch protocols (RFC 6455 section 4.2.2).
             if x.websocket and status == _SWITCHING and fields[4].lower() == b"websocket" and line.minor:
                 self._switch(connection, x, line, fields[0], rest)
                 return
             connection.interim += 1
-            # No upgrade was asked for, so 101 is no answer; a flood of interim answers is none either.
+            # No upgrade was requested, so 101 is invalid; so is a flood of interim responses.
             if status == _SWITCHING or connection.interim > _MAX_INTERIM:
-                self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+                self._observer.fail(x, Reason.UPSTREAM_PROTOCOL)
                 return
             if x.version and x.client is not None and x.client.transport is not None:
                 x.client.transport.write(line.text + fields[0] + HEAD_END)
@@ -221,7 +224,7 @@ class Relay:
                 return
 
     def _status_line(self, line: bytes) -> _StatusLine | None:
-        """What a status line says (RFC 9112 section 4); None if it is none. A backend has few of them."""
+        """Parse a status line (RFC 9112 section 4), memoised because a backend has few; None if it is malformed."""
         known = self._status_lines.get(line)
         if known is None:
             matched = STATUS_LINE.fullmatch(line)
@@ -250,13 +253,13 @@ class Relay:
         out = b"".join((line.text, kept, _UPGRADED, rest))
         x.bytes_out = len(out)
         transport.write(out)
-        self._ending.goes_on(x)
+        self._observer.streaming(x)
         client.switch(x)
 
     def _final(
         self, connection: UpstreamConnection, x: Exchange, line: _StatusLine, fields: _Fields, rest: bytes
     ) -> None:
-        """Send the head of the final answer, in the client's framing, and what has come of the body, in one write."""
+        """Send the final head, in the client's framing, and the part of the body that has arrived, in one write."""
         client = x.client
         assert client is not None
         transport = client.transport
@@ -265,11 +268,11 @@ class Relay:
         x.status = status = line.status
         x.answered = _now_ns()
         if not x.body_done or client.closing or x.websocket or client.listener.draining:
-            # The answer came before the whole request: what is left of it must not become the next one. Or the worker
-            # is to end, and the client is told not to send more.
+            # The response came before the end of the request, whose rest must not be read as the next one. Or the
+            # worker is draining, and asks the client to send no more on this connection.
             x.keep_alive = False
         if x.body is not None and (not x.body_done or _unsent(connection)):
-            # What the backend takes the rest of the body for is not known, however clean the end will look.
+            # The backend may read the rest of the body as its next request, even if the response ends cleanly.
             connection.keep = False
         if (
             length is not None
@@ -279,7 +282,7 @@ class Relay:
             and x.version
             and not x.head_only
         ):
-            # The usual answer has come whole, and so it goes.
+            # The usual response has arrived completely and is sent unchanged.
             x.response_started = True
             out = b"".join((line.text, kept, b"\r\nContent-Length: ", length, b"\r\n\r\n", rest))
             x.bytes_out = len(out)
@@ -291,8 +294,8 @@ class Relay:
         if x.head_only or status in _BODILESS:
             body = LengthBody(0)
             if chunked or length not in _NO_LENGTH or (length is None and x.head_only):
-                # A backend that sends the body all the same sends it into the next exchange, where nothing would tell
-                # it from that one's answer; and one that gives HEAD no length may end its bodies with the connection.
+                # A backend that sends the body nevertheless would send it into the next exchange, where it would look
+                # like that one's response; and one that gives HEAD no length may end bodies by closing.
                 connection.keep = False
             if length is not None and status != 204:
                 framing = b"\r\nContent-Length: " + length
@@ -319,7 +322,7 @@ class Relay:
         try:
             pieces, behind = body.feed(rest) if rest else ([], b"")
         except FramingError:
-            self._ending.fail(x, Reason.UPSTREAM_PROTOCOL)
+            self._observer.fail(x, Reason.UPSTREAM_PROTOCOL)
             return
         x.response_started = True
         out = b"".join((line.text, kept, framing, b"\r\n\r\n", self._encode(x, pieces, last=body.done)))
@@ -330,10 +333,10 @@ class Relay:
         else:
             x.stream = _EVENT_STREAM.search(kept) is not None
             client.touch()
-            self._ending.goes_on(x)
+            self._observer.streaming(x)
 
     def _fields_of(self, lines: list[bytes], status: _StatusLine) -> _Fields | None:
-        """What the field lines say; None if they are malformed or ambiguous."""
+        """Parse the field lines; None if they are malformed or ambiguous."""
         kept = [b""]
         codes = self._codes
         length: bytes | None = None
@@ -362,7 +365,7 @@ class Relay:
             if code == _LENGTH:
                 if length is not None or not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
                     return None
-                # As it was read: another reader might take a leading zero for the sign of an octal number.
+                # Normalised: another parser might read a leading zero as an octal number.
                 length = value if value[0] != 0x30 else value.lstrip(b"0") or b"0"
             elif code == _CONNECTION:
                 if value != b"keep-alive":
@@ -375,7 +378,7 @@ class Relay:
                     return None
                 chunked = True
             elif code == _UPGRADE:
-                # Two of them are no protocol that anybody asked for.
+                # A list of two protocols is never the requested one.
                 upgrade = value if not upgrade else upgrade + b", " + value
             elif code == _CHALLENGE and status.status == _PROXY_AUTHENTICATION_REQUIRED:
                 kept.append(line)
@@ -390,7 +393,7 @@ class Relay:
         return b"\r\n".join(kept), length, chunked, keep, upgrade
 
     def _classify(self, name: bytes) -> int:
-        """Look a received name up: an alias that a client might take for a framing field is dropped."""
+        """The code of a received name: an alias that a client might mistake for a framing field is dropped."""
         folded = fold(name)
         code = _FIELDS.get(folded, _PASS)
         if code != _PASS and name.lower() != folded:
@@ -414,14 +417,14 @@ class Relay:
         transport = connection.transport
         if connection.keep and clean and x.body_done and transport is not None:
             if x.client is not None and x.client.full:
-                # It was paused for this client; the next exchange on it may be another's.
+                # Reading was paused for this client; the next exchange may serve another one.
                 transport.resume_reading()
             server.release(connection)
         else:
             connection.close()
-        self._ending.complete(x)
+        self._observer.complete(x)
 
 
 def _unsent(connection: UpstreamConnection) -> int:
-    """Bytes of the request that still wait here for the backend to read on."""
+    """Bytes of the request that wait in the transport because the backend does not read them."""
     return 0 if connection.transport is None else connection.transport.get_write_buffer_size()

@@ -1,7 +1,7 @@
-"""The one place where the gateway makes a response of its own: refusals and upstream failures.
+"""The respond phase: builds every response that the gateway itself produces, for refusals and upstream failures.
 
-The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decision``; the challenge is that of
-``core.challenge``. Nothing that the client sent is repeated in either.
+The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decision``; the challenge comes from
+``core.challenge``. Neither repeats anything that the client sent.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _PHRASES: Final = {
 
 
 class Responder:
-    """Builds refusals. ``realm`` is the brand; ``basic`` says whether Basic credentials are offered in challenges."""
+    """Builds refusals. ``realm`` is the brand; ``basic``: challenges offer Basic credentials too."""
 
     def __init__(self, *, realm: str, basic: bool) -> None:
         self._challenges = Challenges(realm=realm, basic=basic)
         self._clock = HttpClock()
 
     def refusal(self, x: Exchange, reason: Reason) -> bytes:
-        """The whole response to ``x`` for ``reason``: head and body (no body for HEAD)."""
+        """The complete response to ``x`` for ``reason``: head and body (no body for HEAD)."""
         entry = TABLE[reason]
         decision = x.request_id.decode("ascii")
         body = json.dumps(

@@ -1,13 +1,13 @@
-"""Exchanges that take a while, and what happens to them when their grant changes under them.
+"""Revalidation: judges long-running exchanges again when their grant changes, and cuts those that may not continue.
 
-A verdict is good for the moment in which it was made. An upload, a download, an event stream or a WebSocket outlives
-it, so each is watched: when a change removes its grant from the cache it is judged again, as if it had just come, and
-cut if the answer is no. It is also cut when its token expires and when the authority's lease has run out.
+A verdict holds only for the moment of the decision. An upload, a download, an event stream or a WebSocket outlives it,
+so each is watched: when a change removes its grant from the cache, it is judged again, as if it had just arrived, and
+cut if it is refused. It is also cut when its token expires and when the authority's lease has run out.
 
 Rules of this module:
-1. What cannot be judged again is cut.
-2. Finding the exchanges of a changed grant costs as much as there are such exchanges; others are not looked at.
-3. Short exchanges are never here: nothing is added to their path.
+1. An exchange that cannot be judged again is cut.
+2. Finding the exchanges of a changed grant costs in proportion to their number; other exchanges are not visited.
+3. Short exchanges are never watched: nothing is added to their path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from proxy.observe import defects
 class LiveExchanges:
     """The watched exchanges of a worker.
 
-    ``judge`` decides an exchange anew and returns a refusal or None; ``cut`` breaks one off for a reason.
+    ``judge`` decides an exchange again and returns a refusal or None; ``cut`` aborts one for a reason.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class LiveExchanges:
         self._cut = cut
         self._watched: set[Exchange] = set()
         self.held = False
-        """Judge nothing, because all will be judged when this ends."""
+        """While true, nothing is judged; ``judge_all`` follows when it ends."""
         self._judging: set[asyncio.Task[None]] = set()
         self._judged_all = 0
 
@@ -43,7 +43,7 @@ class LiveExchanges:
         return len(self._watched)
 
     def watch(self, x: Exchange) -> None:
-        """Watch ``x`` until ``forget``. Without a grant (public routes, report only) there is nothing to watch."""
+        """Watch ``x`` until ``forget``. Exchanges without a grant (public routes) and report-only ones are ignored."""
         entry, match = x.entry, x.match
         if entry is None or match is None or not match.route.enforce or x in self._watched:
             return
@@ -52,11 +52,11 @@ class LiveExchanges:
             entry.live = set()
         entry.live.add(x)
         if entry.changed or x.started < self._judged_all:
-            # The change, of the grant or of the configuration, came between the verdict and now.
+            # The grant or the configuration has changed since the verdict.
             self._judge_again(x)
 
     def forget(self, x: Exchange) -> None:
-        """Watch ``x`` no longer."""
+        """Stop watching ``x``."""
         self._watched.discard(x)
         entry = x.entry
         if entry is not None and entry.live is not None:
@@ -65,20 +65,20 @@ class LiveExchanges:
                 entry.live = None
 
     def changed(self, entry: CacheEntry) -> None:
-        """A change removed ``entry`` from the cache: judge again what runs under it."""
+        """Judge again every exchange that runs under ``entry``, which a change removed from the cache."""
         if self.held:
             return
         for x in tuple(entry.live or ()):
             self._judge_again(x)
 
     def judge_all(self) -> None:
-        """Judge again whatever is watched: the configuration is another."""
+        """Judge every watched exchange again, because the configuration has changed."""
         self._judged_all = time.monotonic_ns()
         for x in tuple(self._watched):
             self._judge_again(x)
 
     def sweep(self, now: float, *, lease_held: bool) -> None:
-        """Cut what runs under an expired token (``now`` in unix seconds), or everything when the lease has run out."""
+        """Cut exchanges whose token has expired (``now`` in unix seconds), or all of them without a valid lease."""
         for x in tuple(self._watched):
             entry = x.entry
             if not lease_held:
@@ -87,7 +87,7 @@ class LiveExchanges:
                 self._cut(x, Reason.TOKEN_EXPIRED)
 
     async def close(self) -> None:
-        """Judge no more."""
+        """Cancel all judgements that are under way."""
         for task in self._judging:
             task.cancel()
         await asyncio.gather(*self._judging, return_exceptions=True)
@@ -110,7 +110,7 @@ class LiveExchanges:
             return
         entry = x.entry
         if old is not entry:
-            # The exchange goes on, or ends, under the grant that it was judged by.
+            # From here on the exchange belongs to the grant by which it was judged.
             if old is not None and old.live is not None:
                 old.live.discard(x)
             if entry is not None:

@@ -1,4 +1,4 @@
-"""The route phase: a canonical target, then the first route that matches it, by the one reading of ``core.asked``."""
+"""The route phase: canonicalises the target and finds the first route that matches it (``core.request``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from proxy.gateway.exchange import Exchange
 
 
 def route(table: RouteTable, x: Exchange) -> Reason | None:
-    """Set ``x.match``, or refuse: a target with two readings, no route, or a route that no token opens."""
+    """Set ``x.match``, or refuse: an ambiguous target, no route, or a route with ``access: denied``."""
     x.match, reason = judge(table, x.method, x.host_name, x.path)
     return reason

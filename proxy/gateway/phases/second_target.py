@@ -1,6 +1,6 @@
-"""The second-target phase: what fields of the request name beside its target, judged like the target itself.
+"""The second-target phase: judges resources that header fields name, as strictly as the request's own target.
 
-Runs only for requests that have such a field, after the request's own target has been allowed
+It runs only for requests with such a field, after the request's own target has been allowed
 (``core/request/second_targets.py`` has the rules).
 """
 
@@ -19,8 +19,9 @@ from proxy.gateway.exchange import Exchange
 
 
 class SecondTargetRefusal(NamedTuple):
-    """Why a second target is refused: the match that refuses, if there is one, and the field. ``target`` is the one
-    that was judged; None where what the field names could not be judged.
+    """Why a second target is refused: the match that refuses, if there is one, and the field.
+
+    ``target`` is the target that was judged; None where the field could not be read.
     """
 
     match: Match | None
@@ -32,10 +33,10 @@ class SecondTargetRefusal(NamedTuple):
 def second_target(
     table: RouteTable, x: Exchange, *, hosts: tuple[bytes, ...], ports: bool
 ) -> SecondTargetRefusal | None:
-    """None when everything that ``x`` names may be reached, else why it may not.
+    """None when every resource that the fields of ``x`` name is allowed, else the refusal.
 
-    A refusal that its route only reports is the answer only where no other resource is refused in earnest. ``hosts``
-    are the values of ``Host`` that count as this one, compared with their ports if ``ports``.
+    A refusal that its route only reports is returned only where no other resource is refused by an enforcing route.
+    ``hosts`` are the values of ``Host`` that mean this host, compared with their ports if ``ports``.
     """
     own, fields = x.match, x.second
     assert own is not None and fields is not None
@@ -68,9 +69,7 @@ def second_target(
 
 
 def _granted(match: Match, x: Exchange) -> Reason | None:
-    """Why the grant of ``x`` does not reach what ``match`` asks for; None where it does, or where no grant is
-    needed.
-    """
+    """Why the grant of ``x`` does not allow ``match``; None where it does, or where no grant is needed."""
     if match.route.access is not Access.TOKEN:
         return None
     if x.entry is None:

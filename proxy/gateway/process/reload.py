@@ -1,13 +1,13 @@
-"""A worker's orders: to run on another configuration without losing a request, and to make ready for its end.
+"""Reloading the configuration of a worker without losing a request: the supervisor's commands PREPARE to LEAVE.
 
 Rules of this module:
-1. Connections, caches, counters and what is under way stay; what the configuration says of them is exchanged in one
-   step of the event loop. No request is decided partly by one configuration and partly by another.
-2. PREPARE does all that can fail and changes nothing. From HOLD on no request is begun and none is decided; what
-   arrives waits. COMMIT exchanges and lets go; ABORT lets go.
-3. A request that was decided goes on to its end as it was decided. What is watched (``live``) is judged again by the
-   new configuration, and cut if that refuses it.
-4. A COMMIT that fails leaves no configuration to run on: this process must end.
+1. Connections, caches, counters and exchanges stay; their configuration is replaced in one step of the event loop. No
+   request is decided partly by one configuration and partly by another.
+2. PREPARE does everything that can fail and changes nothing. From HOLD on no request starts and none is decided;
+   requests that arrive wait. COMMIT replaces the configuration and ends the hold; ABORT only ends the hold.
+3. An exchange that was decided continues as it was decided. Exchanges that are watched (``revalidate``) are judged
+   again by the new configuration, and cut if it refuses them.
+4. A COMMIT that fails leaves no configuration to run with: this process must end.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from proxy.core.identity import IdentityNames
+from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
 from proxy.core.routes import RouteTable
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
-from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import logs
 from proxy.settings.boot import read_settings
-from proxy.settings.compile import identity_names, route_table
+from proxy.settings.compile import identity_outputs, route_table
 from proxy.settings.model import Settings
 
 _RESOLVE_SECONDS: Final = 2.0
-"""How long a reload waits for the addresses of servers that are new; requests to them get 502 until they are known."""
+"""How long a reload waits for the addresses of new servers; requests to them get 502 until these are known."""
 
 
 class ListeningServer(Protocol):
-    """Whatever accepts connections from one listening socket."""
+    """An acceptor of a listener's sockets."""
 
     def close(self) -> None:
-        """Accept no more; connections go on."""
+        """Accept no more; open connections stay."""
         ...
 
 
 @dataclass(kw_only=True, slots=True)
 class Port:
-    """One listener as this worker serves it: what accepts for it, and from which inherited sockets."""
+    """One listener of this worker, with its inherited sockets and its acceptors."""
 
     listener: Listener
     fds: tuple[int, ...]
@@ -64,7 +64,7 @@ class Port:
         self.servers.clear()
 
     def sweep(self, now_ns: int) -> None:
-        """End what has passed its deadline."""
+        """End connections that have passed their deadline."""
         self.listener.sweep(now_ns)
 
     def give_back(self) -> None:
@@ -76,44 +76,48 @@ class Port:
 
 @dataclass(kw_only=True, slots=True)
 class Running:
-    """What of a worker a configuration reaches."""
+    """The parts of a worker that depend on the configuration."""
 
     settings: Settings
     places: dict[str, int]
-    """Every route's name so far, by its index (``settings.compile.route_table``)."""
+    """The index of every route so far by its name (``settings.compile.route_table``)."""
     cache: GrantCache
     authenticator: Authenticator
     recorder: ExchangeRecorder
     proxy: ProxyPipeline
     entry: ForwardAuthPipeline
-    """There also where nothing listens for it."""
+    """The forward-auth pipeline, present even without a listener for it."""
     ports: dict[str, Port]
     leaving: list[Port] = field(default_factory=list)
-    """Listeners that are no more, with connections that have yet to end."""
+    """Listeners that were removed, with connections that have yet to end."""
 
 
 class ReloadableWorker(Protocol):
-    """What a reload needs of the worker."""
+    """The worker, as far as a reload needs it."""
 
     running: Running
 
-    def responder(self, settings: Settings) -> Responder: ...
-
-    def mutator(self, names: IdentityNames) -> Mutator: ...
-
-    def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener: ...
-
-    async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
-        """Accept from all sockets of ``port``, instead of what did before."""
+    def responder(self, settings: Settings) -> Responder:
+        """The builder of the gateway's own responses."""
         ...
 
-    async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None: ...
+    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> Listener:
+        """A listener of this name for the settings."""
+        ...
+
+    async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
+        """Accept from all sockets of ``port``, in place of its former acceptors."""
+        ...
+
+    async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
+        """Resolve the addresses of new servers, within ``seconds``."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Prepared:
     settings: Settings
-    names: IdentityNames
+    identity: IdentityOutputs
     routes: RouteTable
     upstreams: dict[str, UpstreamPool]
     context: ssl.SSLContext | None
@@ -121,54 +125,54 @@ class _Prepared:
 
 
 class Reloader:
-    """Carries out the orders of one worker, one after the other."""
+    """Carries out the supervisor's commands for one worker, one after the other."""
 
     def __init__(self, worker: ReloadableWorker, log: logs.Logger) -> None:
         self._worker = worker
         self._log = log
         self._prepared: _Prepared | None = None
 
-    async def handle(self, order: ControlCommand) -> None:
-        """Carry one order out. Raises PatgateError where it cannot be."""
+    async def handle(self, command: ControlCommand) -> None:
+        """Carry out one command. Raises PatgateError where that is not possible."""
         running = self._worker.running
-        if order.name == CommandName.PREPARE:
+        if command.name == CommandName.PREPARE:
             self._drop()
-            self._prepared = await self._prepare(order)
+            self._prepared = await self._prepare(command)
             return
-        close_all(order.fds)
-        if order.name == CommandName.HOLD:
+        close_all(command.fds)
+        if command.name == CommandName.HOLD:
             for port in (*running.ports.values(), *running.leaving):
                 port.listener.hold()
             running.proxy.hold()
             running.entry.hold()
-        elif order.name == CommandName.COMMIT:
+        elif command.name == CommandName.COMMIT:
             await self._commit()
-        elif order.name == CommandName.ABORT:
+        elif command.name == CommandName.ABORT:
             self._drop()
             self._release()
-        elif order.name == CommandName.LEAVE:
+        elif command.name == CommandName.LEAVE:
             for port in running.ports.values():
                 port.listener.leave()
         else:
-            raise CommandRefused("it does not know this order")
+            raise CommandRefused("it does not know this command")
 
-    async def _prepare(self, order: ControlCommand) -> _Prepared:
+    async def _prepare(self, command: ControlCommand) -> _Prepared:
         running = self._worker.running
-        document, *sockets = order.fds
+        document, *sockets = command.fds
         fds: dict[str, tuple[int, ...]] = {}
-        for name, fd in zip(order.details["sockets"], sockets, strict=True):
+        for name, fd in zip(command.details["sockets"], sockets, strict=True):
             fds[name] = (*fds.get(name, ()), fd)
         upstreams: dict[str, UpstreamPool] = {}
         try:
             # In a thread, because a large configuration takes longer than a request may wait.
             settings = await asyncio.to_thread(read_settings, document)
-            # What follows touches what runs, so that names get their places and upstreams are found again.
+            # The rest runs in the event loop, because it reads and extends state of the running configuration.
             routes = route_table(settings, running.places)
-            upstreams = running.proxy.prepared(settings.upstreams)
+            upstreams = running.proxy.upstreams.prepare(settings.upstreams)
             context = server_context(settings)
             await self._worker.resolve(tuple(upstreams.values()), _RESOLVE_SECONDS)
         except (OSError, ssl.SSLError) as error:
-            running.proxy.forget(upstreams)
+            running.proxy.upstreams.discard(upstreams)
             close_all(sockets)
             raise CommandRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
         except BaseException:
@@ -177,7 +181,7 @@ class Reloader:
             raise
         return _Prepared(
             settings=settings,
-            names=identity_names(settings),
+            identity=identity_outputs(settings),
             routes=routes,
             upstreams=upstreams,
             context=context,
@@ -191,15 +195,15 @@ class Reloader:
         self._prepared = None
         settings = new.settings
         responder = worker.responder(settings)
-        if running.authenticator.follow(new.names, settings.credentials):
+        if running.authenticator.follow(new.identity, settings.credentials):
             running.cache.reset(running.cache.applied)
         running.cache.resize(capacity=settings.cache.entries, absent_capacity=settings.cache.absent)
         running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)
-        running.proxy.follow(new.routes, responder)
-        running.proxy.forward_to(worker.mutator(new.names), new.upstreams)
-        running.entry.follow(new.routes, responder)
+        running.proxy.follow(new.routes, responder, BackendIdentity(new.identity, on_open_routes=False))
+        running.proxy.upstreams.replace(new.upstreams)
+        running.entry.follow(new.routes, responder, BackendIdentity(new.identity, on_open_routes=True))
         request_line = limits_of(FORWARD_AUTH, settings).request_line
-        running.entry.describe(empty_lines(new.names), request_line, patience(settings))
+        running.entry.limit(request_line, patience(settings))
         before, running.settings = running.settings, settings
         logs.change(level=settings.log.level, line_format=settings.log.format)
         await self._exchange_ports(new, before)
@@ -219,7 +223,7 @@ class Reloader:
                 running.leaving.append(port)
             if not fds:
                 continue
-            listener = worker.listener(name, pipeline, new.names, new.settings)
+            listener = worker.listener(name, pipeline, new.identity, new.settings)
             if port is None:
                 running.ports[name] = port = Port(listener=listener, fds=fds)
                 await worker.accept(name, port, new.settings, None)
@@ -241,30 +245,25 @@ class Reloader:
             port.listener.release()
 
     def _drop(self) -> None:
-        """Forget what was prepared."""
+        """Drop the prepared configuration."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
-            self._worker.running.proxy.forget(prepared.upstreams)
+            self._worker.running.proxy.upstreams.discard(prepared.upstreams)
             for fds in prepared.fds.values():
                 close_all(fds)
 
 
 def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """What the proxy listener serves HTTPS with, if it does. Raises OSError and ssl.SSLError."""
+    """The TLS context of the proxy listener; None without TLS. Raises OSError and ssl.SSLError."""
     tls = settings.listen.proxy.tls
     if tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    # An empty password, so that an encrypted key is an error and not a question on the terminal.
+    # An empty password, so that an encrypted key is an error and not a prompt on the terminal.
     context.load_cert_chain(tls.certificate, tls.key, password="")
     return context
-
-
-def empty_lines(names: IdentityNames) -> bytes:
-    """The identity headers without values."""
-    return "".join(f"{name}: \r\n" for _, name in names.headers).encode("ascii")
 
 
 def close_all(fds: Sequence[int]) -> None:
@@ -274,10 +273,10 @@ def close_all(fds: Sequence[int]) -> None:
 
 
 def _other_terms(before: Settings, after: Settings) -> bool:
-    """Whether what accepts has to know anything else."""
+    """Whether the settings of acceptors have changed."""
     return (before.listen, before.limits, before.timeouts) != (after.listen, after.limits, after.timeouts)
 
 
 def _sockets(fds: Sequence[int]) -> frozenset[int]:
-    """Which sockets these descriptors are, whatever their numbers."""
+    """The inodes of the sockets behind these descriptors."""
     return frozenset(os.fstat(fd).st_ino for fd in fds)

@@ -1,7 +1,7 @@
-"""A gateway worker: one process, one event loop, everything that serves requests.
+"""A gateway worker: the process and event loop that serve requests.
 
-``run`` assembles the phases from the settings, serves the sockets that it inherits, and ends when it is told to drain
-(SIGTERM), or at once when the supervisor is gone (the lifeline pipe ends).
+``run`` assembles the phases from the settings, serves the inherited sockets, and ends with a drain on SIGTERM, or at
+once when the supervisor has ended (the lifeline pipe is closed).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from proxy.core.errors import ConfigurationError, ConfigurationProblem
-from proxy.core.identity import IdentityNames
+from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandSource
 from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.kinds import WORDS
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import AcceptCounters
 from proxy.gateway.downstream.listener import Listener
@@ -36,29 +37,29 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.process.drain import drain
-from proxy.gateway.process.reload import Port, Reloader, Running, empty_lines, server_context
+from proxy.gateway.process.reload import Port, Reloader, Running, server_context
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
-from proxy.settings.compile import identity_names, route_table, token_format
+from proxy.settings.compile import identity_outputs, route_table, token_format
 from proxy.settings.model import Settings
 
 _SWEEP_SECONDS: Final = 0.5
 _ABSENT_SECONDS: Final = 30.0
 _GREETING_SECONDS: Final = 0.6
-"""How long connections wait in the inherited sockets' queues for the authority's greeting: without it a token cannot be
-judged, but public routes need none, and a worker must be back within a second whether or not there is an authority."""
-_FAREWELL_SECONDS: Final = 1.0
-"""How long the authority may take, at the end, to take what requests have left behind."""
+"""How long connections wait in the inherited sockets' queues for the authority's greeting. Without it no token can be
+verified, but public routes need none, and a worker must serve within a second with or without an authority."""
+_LAST_REPORT_SECONDS: Final = 1.0
+"""How long the last usage reports to the authority may take when the worker ends."""
 # Requests leave no reference cycles, so the collector has little to find; it must not walk a large cache often.
 _GC_THRESHOLDS: Final = (50_000, 50, 1000)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's event loop where uvloop is installed, else asyncio's."""
+    """The event loop of uvloop where that is installed, else asyncio's."""
     try:
         import uvloop
     except ImportError:
@@ -75,10 +76,10 @@ def run(
     pseudonym: str,
     orders: CommandSource,
 ) -> int:
-    """Serve until drained or cut off; the exit status. Descriptors are inherited: listening sockets and the lifeline.
+    """Serve until drained or cut off, and return the exit status. Listening sockets and the lifeline are inherited.
 
-    ``sockets`` are those of each listener by its name; ``pseudonym`` is what all workers of this node call themselves
-    in ``Via``; ``orders`` is where the supervisor's come from.
+    ``sockets`` are the listening sockets of each listener by its name; ``pseudonym`` is the name of all workers of this
+    node in ``Via``; ``orders`` is the source of the supervisor's commands.
     """
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         worker = Worker(settings, slot, pseudonym)
@@ -120,7 +121,7 @@ class Worker:
         say_ready: Callable[[], object],
         orders: CommandSource,
     ) -> int:
-        """Serve the inherited sockets until told to stop."""
+        """Serve the inherited sockets until the worker is stopped."""
         settings = self._settings
         loop = asyncio.get_running_loop()
         defects.install(loop)
@@ -140,7 +141,7 @@ class Worker:
 
             stack.push_async_callback(self._watch.close)
             await asyncio.gather(
-                self._greeted(_GREETING_SECONDS), self._watch.prepare(proxy.upstreams, _GREETING_SECONDS)
+                self._greeted(_GREETING_SECONDS), self._watch.prepare(proxy.upstreams.pools, _GREETING_SECONDS)
             )
             await self._listen(sockets)
 
@@ -151,17 +152,17 @@ class Worker:
                     port.sweep(now)
                 proxy.sweep(now / 1e9)
                 self._cache.sweep(now / 1e9)
-                self._watch.sweep(now / 1e9, proxy.upstreams)
+                self._watch.sweep(now / 1e9, proxy.upstreams.pools)
                 running.recorder.flush()
                 running.recorder.trail.send(self._link)
                 self._link.send_counters(self._counted(page).to_wire())
 
-            sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
+            sweeper = asyncio.create_task(every(_SWEEP_SECONDS, sweep), name="sweep")
             sweeper.add_done_callback(defects.noted)
             stack.callback(sweeper.cancel)
             orders.serve(Reloader(self, self._log).handle)
             stack.push_async_callback(orders.end)
-            # This worker can decide requests once the authority has greeted it. One that must stop says so too.
+            # The worker can decide requests once the authority has greeted it. One that must stop is ready as well.
             await self._greeted()
             say_ready()
             gc.collect()
@@ -171,12 +172,12 @@ class Worker:
             if not self._cut_off.is_set():
                 await drain(running, self._cut_off)
             sweep()
-            await running.recorder.trail.send_all(self._link, _FAREWELL_SECONDS)
+            await running.recorder.trail.send_all(self._link, _LAST_REPORT_SECONDS)
         return 0
 
     def _assemble(self, settings: Settings, page: PageReader) -> Running:
-        """Everything between the sockets and the backends."""
-        names = identity_names(settings)
+        """Assemble everything between the sockets and the backends."""
+        identity = identity_outputs(settings)
         places: dict[str, int] = {}
         routes = route_table(settings, places)
         authenticator = Authenticator(
@@ -184,10 +185,9 @@ class Worker:
             link=self._link,
             page=page.view.words,
             tokens=self._tokens,
-            names=names,
+            identity=identity,
             schemes=settings.credentials,
         )
-        self._foreign_credentials = authenticator.foreign_credentials
         recorder = ExchangeRecorder(
             routes.routes,
             self._log,
@@ -203,7 +203,8 @@ class Worker:
             authenticator=authenticator,
             responder=responder,
             recorder=recorder,
-            mutator=self.mutator(names),
+            identity=BackendIdentity(identity, on_open_routes=False),
+            mutator=Mutator(foreign_credentials=authenticator.foreign_credentials, pseudonym=self._pseudonym),
             upstreams=settings.upstreams,
         )
         self._cache.on_change = proxy.live.changed
@@ -212,7 +213,7 @@ class Worker:
             authenticator=authenticator,
             responder=responder,
             recorder=recorder,
-            empty_lines=empty_lines(names),
+            identity=BackendIdentity(identity, on_open_routes=True),
             max_request_line=listener_factory.limits_of(FORWARD_AUTH, settings).request_line,
             patience=listener_factory.patience(settings),
         )
@@ -229,16 +230,16 @@ class Worker:
 
     async def _listen(self, sockets: Mapping[str, Sequence[int]]) -> None:
         running, settings = self.running, self._settings
-        names = identity_names(settings)
+        identity = identity_outputs(settings)
         pipelines: dict[str, Decider] = {PROXY: running.proxy, FORWARD_AUTH: running.entry}
         for name, fds in sockets.items():
             if fds:
-                listener = self.listener(name, pipelines[name], names, settings)
+                listener = self.listener(name, pipelines[name], identity, settings)
                 running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
                 try:
                     context = server_context(settings) if name == PROXY else None
                 except (OSError, ValueError):
-                    # They were judged when patgate started; this process comes later, and they are no pair now.
+                    # They were valid when patgate started; this process started later, when they were not any more.
                     message = "the certificate and its key cannot be read, or are not a PEM pair without password"
                     problem = ConfigurationProblem(path="listen.proxy.tls", line=None, message=message)
                     raise ConfigurationError((problem,)) from None
@@ -254,27 +255,19 @@ class Worker:
         return merge((counted, self._watch.snapshot(), self._tally.snapshot(), defects.snapshot()))
 
     def responder(self, settings: Settings) -> Responder:
-        """What makes responses of the gateway's own."""
+        """The builder of the gateway's own responses."""
         return Responder(realm=settings.brand, basic="basic" in settings.credentials)
 
-    def mutator(self, names: IdentityNames) -> Mutator:
-        """What makes the heads that backends get."""
-        return Mutator(
-            empty_lines=empty_lines(names),
-            foreign_credentials=self._foreign_credentials,
-            pseudonym=self._pseudonym,
-        )
-
     async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
-        """Learn the addresses of servers that are new, as far as they come in time."""
+        """Resolve the addresses of new servers, within ``seconds``."""
         await self._watch.prepare(upstreams, seconds)
 
-    def listener(self, name: str, pipeline: Decider, names: IdentityNames, settings: Settings) -> Listener:
-        """What the connections of the listener of this name share."""
-        return listener_factory.listener(name, pipeline, names, settings, pseudonym=self._pseudonym)
+    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> Listener:
+        """A listener of this name for the settings."""
+        return listener_factory.listener(name, pipeline, identity, settings, pseudonym=self._pseudonym)
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
-        """Accept from all sockets of ``port``, instead of what did before."""
+        """Accept from all sockets of ``port``, in place of its former acceptors."""
         former = list(port.servers)
         acceptor = listener_factory.acceptor(
             name, port.listener, port.fds, settings, context, tally=self._tally, log=self._log
@@ -285,20 +278,12 @@ class Worker:
             server.close()
 
     async def _greeted(self, seconds: float | None = None) -> None:
-        """Return when the authority has greeted this worker, when it must go, or after ``seconds``."""
+        """Return when the authority has greeted this worker, when the worker must stop, or after ``seconds``."""
         first = asyncio.create_task(self._first_link.wait(), name="first link")
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         await asyncio.wait((first, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in (first, stop):
             task.cancel()
-
-    async def _every(self, seconds: float, action: Callable[[], None]) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
-                defects.report("a sweep failed", error)
 
     def _lifeline(self, fd: int) -> None:
         if not os.read(fd, 1):
@@ -312,3 +297,13 @@ class Worker:
             self._log.info("link to the authority is up", epoch=self._cache.applied)
         elif not self._stop.is_set():
             self._log.warning("link to the authority is down")
+
+
+async def every(seconds: float, action: Callable[[], None]) -> None:
+    """Run ``action`` again and again, so many seconds apart; one that fails is reported, and the next one comes."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
+            defects.report("a sweep failed", error)

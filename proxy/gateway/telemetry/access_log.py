@@ -1,14 +1,15 @@
-"""The access log: a line a request, made when the request has ended and written with others by the sweep.
+"""The access log: one line per request, formatted when the request has ended and written by the sweep.
 
 Rules of this module:
-1. Of what a client sent a line has method and path, cut to ``PATH_LIMIT``; never the query, a field or the body.
-2. A path that is not surely plain, and a method that is not a usual one, goes through the redactor and is escaped.
-3. Requests that no upstream was chosen for, which anybody can send in any number, have at most ``LINES_PER_SWEEP``
-   lines a sweep and, by all workers together, ``BYTES_PER_MINUTE`` (docs/threat-model.md §8). Where only refusals are
-   logged, that is for all of them.
-4. Between two sweeps at most ``WAITING_LINES`` and about ``WAITING_BYTES`` wait. What was left out is counted and said.
-5. Requests that passed are kept until there are ``BATCH`` and their lines made in one go: in a loop that runs hot a
-   line takes half the time that it takes between two requests.
+1. Of the client's request a line has method and path, cut to ``PATH_LIMIT``; never the query, a field or the body.
+2. A path that may contain a secret or needs escapes, and an unusual method, go through the redactor and are escaped.
+3. Requests for which no upstream was chosen, which any client can send in any number, get at most ``LINES_PER_SWEEP``
+   lines per sweep and, by all workers together, ``BYTES_PER_MINUTE`` (docs/threat-model.md §8). Where only
+   refusals are logged, this limit holds for all of them.
+4. Between two sweeps at most ``WAITING_LINES`` and about ``WAITING_BYTES`` wait. Omitted lines are counted, and the
+   count is logged.
+5. Allowed requests are collected until there are ``BATCH``, and formatted together: in a hot loop a line takes half
+   the time that it takes between two requests.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 
 LINES_PER_SWEEP: Final = 40
 BYTES_PER_MINUTE: Final = 900_000
-"""What the bounded lines of all workers together may come to; the rest of a megabyte is for what else there is to
-say."""
+"""Most bytes of bounded lines of all workers together; the rest of a megabyte is left for other log lines."""
 SWEEPS_PER_MINUTE: Final = 120
 WAITING_LINES: Final = 10_000
 WAITING_BYTES: Final = 4 * 1024 * 1024
@@ -42,16 +42,16 @@ PATH_LIMIT: Final = 512
 BATCH: Final = 32
 _METHOD_LIMIT: Final = 32
 _SAVED_UP: Final = BYTES_PER_MINUTE // 6
-"""What of a minute's bytes may be written at once; the rest comes sweep by sweep."""
+"""Most bytes of a minute's budget that can be written at once; the rest becomes available sweep by sweep."""
 _NOTICE_BYTES: Final = 200
 
 _METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
-# Without % = : $ and white space there is nothing for the redactor but a token, and a token has underscores.
+# Without % = : $ and white space a path can contain no secret but a token, and a token has underscores.
 _ODD: Final = re.compile(rb"[^!#&-9;<>-\[\]^`-~]").search
 _SECRET: Final = re.compile(rb"[^!#&-9;<>-\[\]-~]|_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_").search
 _UNPRINTED: Final = re.compile(rb"[^!#-\[\]-~]")
 
-# Times are whole nanoseconds with an exponent: exact, and made without a division.
+# Times are whole nanoseconds with an exponent: exact, and formatted without a division.
 _JSON: Final = (
     b'{"time":"%%b.%%bZ","level":"info","event":"request","process":%b,"pid":%d,"decision":"%%b","outcome":"%%b",'
     b'"reason":"%%b","status":%%d,"method":"%%b","path":"%%b",%%b,"token":%%b,"peer":"%%b","bytes_in":%%d,'
@@ -62,23 +62,23 @@ _PASSED: Final = (
     .replace(b'"token":%%b', b'"token":"%%b"')
     .replace(b'"upstream_seconds":%%b', b'"upstream_seconds":%%de-9')
 )
-"""The same for a token's request that was answered, in one step."""
+"""The same for an answered request with a token."""
 _COMBINED: Final = b'%b - %b [%b] "%b" %d %d "-" "-"\n'
 _NOWHERE: Final = b'"route":"-","operation":null'
 _MILLISECONDS: Final = tuple(b"%03d" % ms for ms in range(1000))
 _SECOND_NS: Final = 1_000_000_000
 
 Passed = tuple[Exchange, int, "ClientConnection"]
-"""An exchange that has ended well, when (CLOCK_MONOTONIC, ns), and the client, which the exchange itself forgets."""
+"""An allowed exchange, its end (CLOCK_MONOTONIC, ns), and its client, which the exchange itself forgets."""
 
 
 def method_shown(method: bytes) -> str:
-    """A request's method as log and audit show it, not escaped."""
+    """A request's method as access log and audit log show it, not escaped."""
     return method.decode("ascii") if method in _METHODS else _redacted(method[:_METHOD_LIMIT])
 
 
 def path_shown(path: bytes) -> str:
-    """A request's path as log and audit show it (rules 1 and 2), not escaped."""
+    """A request's path as access log and audit log show it (rules 1 and 2), not escaped."""
     return path.decode("ascii") if _is_plain(path) else _redacted(path[:PATH_LIMIT])
 
 
@@ -91,10 +91,10 @@ def _redacted(value: bytes) -> str:
 
 
 class AccessLog:
-    """Has the lines made that ``settings`` asks for and gives them to ``write``, many at once.
+    """Formats the lines that ``settings`` selects and passes them to ``write``, many at once.
 
-    ``log`` takes the counts of what was left out; ``prefix_of`` gives the public prefix that a refused request
-    presents. ``process`` is what lines name this worker, one of ``workers`` that share the bytes of refusals.
+    ``log`` gets the counts of omitted lines; ``prefix_of`` returns the public prefix that a refused request presents.
+    ``process`` is this worker's name in the lines; the ``workers`` share the byte budget of refusals.
     """
 
     def __init__(
@@ -126,9 +126,7 @@ class AccessLog:
         self._room: float = self._most_room
 
     def render(self) -> None:
-        """Make the lines of those in ``passed``; the caller puts them there, and calls this when there are
-        ``BATCH``.
-        """
+        """Format the requests in ``passed``. The caller appends to it, and calls this when it has ``BATCH``."""
         passed = self.passed
         if passed:
             if self._has_room(len(passed)):
@@ -155,7 +153,7 @@ class AccessLog:
             self._left_out += 1
 
     def flush(self) -> None:
-        """Write what has gathered since the last sweep, and count anew."""
+        """Write the lines since the last sweep, and renew the limits."""
         self.render()
         self._format.set_clock()
         self._bounded = 0
@@ -182,7 +180,7 @@ class AccessLog:
 
 
 class _Format(ABC):
-    """Makes lines. ``time_format`` is how they give a second (``time.strftime``)."""
+    """A format of lines. ``time_format`` is for whole seconds (``time.strftime``)."""
 
     time_format: str
 
@@ -204,15 +202,15 @@ class _Format(ABC):
 
     @abstractmethod
     def _escape(self, text: str) -> bytes:
-        """``text`` as a line may hold it."""
+        """``text`` with the escapes of this format."""
 
     def set_clock(self) -> None:
-        """Learn anew what the monotonic clock's times are on the wall's, which may have been set."""
+        """Read the offset of the wall clock, which may have been set, from the monotonic clock."""
         self._clock = time.time_ns() - time.monotonic_ns()
         self._new_second(time.monotonic_ns())
 
     def _new_second(self, now_ns: int) -> int:
-        """Make ``now_ns`` fall into the second that ``_second`` names, and say how far (ns)."""
+        """Let ``_second`` be the second of ``now_ns``, and return the nanoseconds since its beginning."""
         wall, since = divmod(now_ns + self._clock, _SECOND_NS)
         self._second_ns = now_ns - since
         self._second = time.strftime(self.time_format, time.gmtime(wall)).encode("ascii")
@@ -229,7 +227,7 @@ class _Format(ABC):
         return path if _is_plain(path) else self._escape(path_shown(path))
 
     def _prefix(self, x: Exchange, outcome: Outcome) -> bytes:
-        """The public prefix of the token that ``x`` was judged by or presents; empty where none counted."""
+        """The public prefix of the token that ``x`` was judged by or presents; empty without one."""
         if x.entry is not None:
             return x.entry.grant.prefix.encode("ascii")
         prefix = None if outcome is Outcome.ALLOWED else self._prefix_of(x)
@@ -248,9 +246,9 @@ class _Json(_Format):
         self._servers: dict[str, bytes] = {}
 
     def passed(self, passed: list[Passed]) -> bytes:
-        # What the loop needs from outside is local, and nothing is called that can be looked up.
+        # All names in the loop are local, and lookups replace calls.
         template, places, servers, milliseconds = self._passed, self._places, self._servers, _MILLISECONDS
-        # One look at all the paths: odd ones are rare.
+        # One search through all paths: odd ones are rare.
         plain = _ODD(b"".join([x.path for x, _, _ in passed])) is None
         second, second_ns = self._second, self._second_ns
         lines: list[bytes] = []
@@ -309,7 +307,7 @@ class _Json(_Format):
         )
 
     def _place(self, match: Match) -> bytes:
-        """Route and operation, made once for each that the configuration knows."""
+        """Route and operation of a line, formatted once for each pair in the configuration."""
         route, operation = match.route, match.operation
         places = self._places[route.index]
         place = places.get(operation)
@@ -330,8 +328,10 @@ class _Json(_Format):
 
 
 class _Combined(_Format):
-    """The combined format of Apache and nginx. The user is the public prefix; of referrer and user agent, which may
-    hold a query and whatever the client likes, nothing is written."""
+    """The combined format of Apache and nginx, with the public prefix as the user.
+
+    Referrer and user agent are left out: they may contain a query and any text of the client's.
+    """
 
     time_format = "%d/%b/%Y:%H:%M:%S +0000"
 
@@ -357,5 +357,5 @@ class _Combined(_Format):
         )
 
     def _escape(self, text: str) -> bytes:
-        """As nginx does: what is not printable ASCII, the quotation mark and the backslash as \\xHH."""
+        r"""``text`` with nginx's escapes: \xHH for the quotation mark, the backslash and all but printable ASCII."""
         return _UNPRINTED.sub(lambda found: b"\\x%02X" % found[0][0], text.encode("utf-8"))

@@ -1,16 +1,16 @@
-"""Events of requests for the audit log: made when a request has ended, kept until the sweep sends them.
+"""Audit events of requests: built when a request has ended, kept until the sweep sends them.
 
 Rules of this module:
-1. Of what a client sent, an event has the method, the path, the host where routes depend on it, and the id of what was
-   asked for, redacted and cut as the access log does it; never the query, another field or the body. Where a second
-   target was refused, it has the name of its field and the path that was judged, likewise. Of a token it has the public
+1. Of the client's request an event has the method, the path, the host where routes depend on it, and the id of the
+   requested entity, redacted and cut as in the access log; never the query, another field or the body. Where a second
+   target was refused, it has the name of its field and the judged path, treated likewise. Of a token it has the public
    prefix.
-2. Between two sweeps at most so many events are made: by all workers together ``STRANGERS`` of requests that were
-   refused and that no proven token stands behind (and a small burst, since anybody can send any number of them and the
-   log is kept), and by each worker ``REFUSALS`` of a proven token, ``OPEN`` of requests that needed no token,
-   ``ALLOWED`` of those that a token was allowed (docs/threat-model.md §8).
-3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Whatever is left out is counted.
-4. An event says what was decided and when; who that is, beside the prefix, the authority knows.
+2. The number of events between two sweeps is limited. All workers together make ``STRANGERS`` of refused requests
+   without a proven token (and a small burst: any client can send any number of them, and the log is kept). Each worker
+   makes ``REFUSALS`` of proven tokens, ``OPEN`` of requests that needed no token, and ``ALLOWED`` of requests that a
+   token was allowed (docs/threat-model.md §8).
+3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Events that are left out are counted.
+4. An event has the decision and its time. The authority adds who the prefix belongs to.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Final
 
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.decision import reached
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
 from proxy.core.permissions import Permission
 from proxy.core.reasons import Reason
 from proxy.core.request.second_targets import NamedTarget
@@ -44,14 +44,14 @@ _REFUSED: Final = LEVELS.index("refused")
 _WRITES: Final = LEVELS.index("writes")
 _ALL: Final = LEVELS.index("all")
 ROUTE_LIMIT: Final = 200
-"""What is kept of a route's name, which is its pattern and may be as long as people like."""
+"""Longest part of a route's name that is kept; the name is its pattern and may have any length."""
 _TARGET_LIMIT: Final = 128
 _ACTION_LIMIT: Final = 64
 _HEADER_LIMIT: Final = 64
 _SECOND_NS: Final = 1_000_000_000
-# What a usual name or id is made of; without an underscore there is no token in it.
+# The characters of a usual name or id; without an underscore it contains no token.
 _PLAIN: Final = re.compile(r"[0-9A-Za-z.~-]+").fullmatch
-# An event is made within a request's time, and an encoder takes four times as long for the same.
+# An event is built within a request's time, and an encoder takes four times as long for the same.
 _EVENT: Final = (
     '{"at":%r,"prefix":"%s","proven":%s,"action":"%s","target":%s,"route":%s,"org":%s,"outcome":"%s","reason":"%s",'
     '"address":%s,"decision":"%s","method":%s,"host":%s,"path":%s,"status":%d}'
@@ -59,8 +59,9 @@ _EVENT: Final = (
 
 
 class RequestEvents:
-    """Makes the events that ``requests`` (one of ``LEVELS``) asks for, in one of ``workers``; ``prefix_of`` gives the
-    public prefix that a request presents.
+    """Builds the events that the level ``requests`` (one of ``LEVELS``) selects, in one of ``workers`` workers.
+
+    ``prefix_of`` returns the public prefix that a request presents.
     """
 
     def __init__(self, *, requests: str, prefix_of: Callable[[Exchange], str | None], workers: int = 1) -> None:
@@ -78,12 +79,12 @@ class RequestEvents:
 
     @property
     def writes(self) -> bool:
-        """Whether requests that were allowed leave events at all, and then writes do."""
+        """Whether allowed requests that write have events."""
         return self._level >= _WRITES
 
     @property
     def reads(self) -> bool:
-        """Whether every request does."""
+        """Whether every request has an event."""
         return self._level >= _ALL
 
     @property
@@ -92,37 +93,35 @@ class RequestEvents:
         return len(self._waiting)
 
     def follow(self, requests: str, workers: int) -> None:
-        """Make these events from now on, as one of so many workers."""
+        """Change the level and the number of workers."""
         self._level = LEVELS.index(requests)
         self._strangers.share(STRANGERS / workers, STRANGERS_BURST / workers)
 
     def renew(self) -> None:
-        """Begin anew after a sweep, with the wall clock of now, which may have been set."""
+        """Renew the quotas after a sweep, and read the wall clock again, which may have been set."""
         self._clock = time.time_ns() - time.monotonic_ns()
         for allowance in (self._strangers, self._refusals, self._open, self._allowed):
             allowance.renew()
 
     def passed(self, x: Exchange, now_ns: int) -> None:
-        """Tell of a request that was allowed and ended at ``now_ns``; the caller has looked at ``writes`` and
-        ``reads``.
-        """
+        """Add a request that was allowed and ended at ``now_ns``; the caller has checked ``writes`` and ``reads``."""
         if x.entry is not None:
             self._make(self._allowed, x, now_ns, Outcome.ALLOWED, Reason.ALLOWED)
         elif self.reads:
             self._make(self._open, x, now_ns, Outcome.ALLOWED, Reason.ALLOWED)
 
     def other(self, x: Exchange, now_ns: int, outcome: Outcome, reason: Reason) -> None:
-        """Tell of a request that was refused, failed or would have been refused, if that is asked for."""
+        """Add a request that was refused, failed or would have been refused, if the level selects it."""
         if self._level < _REFUSED:
             return
         if outcome is not Outcome.FAILED:
             self._make(self._strangers if x.entry is None else self._refusals, x, now_ns, outcome, reason)
         elif self.reads or (self.writes and x.entry is not None and x.method not in READS):
-            # What failed may have been done all the same.
+            # The backend may have carried out a request that failed.
             self._make(self._open if x.entry is None else self._allowed, x, now_ns, outcome, reason)
 
     def take(self, most: int) -> tuple[list[bytes], int]:
-        """At most so many of the events that wait, each a JSON object, oldest first, and how many were left out."""
+        """Remove and return at most ``most`` events (JSON objects, oldest first), and the number of those left out."""
         taken = self._waiting[:most]
         del self._waiting[:most]
         self._size -= sum(map(len, taken))
@@ -165,7 +164,7 @@ class RequestEvents:
 
 
 def _second(field: bytes, target: NamedTarget | None) -> str:
-    """The member of an event that names the second target that was refused: the header, and what was judged."""
+    """The member of an event for a refused second target: the header, and the target that was judged."""
     named = _quoted(field.decode("latin-1")[:_HEADER_LIMIT])
     if target is None:
         return f'"second":{{"header":{named}}}'
@@ -174,28 +173,29 @@ def _second(field: bytes, target: NamedTarget | None) -> str:
 
 
 def entity_shown(entity: str, entity_id: str | None) -> str:
-    """What a request is about, ``entity/id`` or ``entity``, as in the text of a permission, redacted and cut."""
+    """The entity of a request as in a permission, ``entity/id`` or ``entity``, redacted and cut."""
     if _PLAIN(entity) is not None and (entity_id is None or _PLAIN(entity_id) is not None):
         return (entity if entity_id is None else f"{entity}/{entity_id}")[:_TARGET_LIMIT]
     return redact(str(Permission(entity, entity_id, "-"))[:-2])[:_TARGET_LIMIT]
 
 
 def _kept(text: str) -> str:
-    """``text`` as every store keeps it. The redactor undoes escapes where they hide a token, and that of a NUL may be
-    among them: it must not cost the event.
+    """``text`` without NUL, which not every store can keep.
+
+    The redactor undoes escapes where they hide a token, and one of them may be a NUL: the event must not be lost.
     """
     return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
 def _host(x: Exchange) -> str:
-    """The host that ``x`` asks for where that has a part in which route it, or a second target, came to; else ""."""
+    """The requested host, where it had a part in the choice of a route; else ""."""
     if x.match is not None and x.match.route.host is None and x.refused_second is None:
         return ""
     return redact(x.host_name) if "_" in x.host_name else x.host_name
 
 
 def _org(x: Exchange) -> str:
-    """The organisation whose resources ``x`` asks for, as far as its token reaches it; else the token's own."""
+    """The organisation whose resources ``x`` requests, if its token reaches it; else the token's own."""
     if x.entry is None:
         return ""
     grant = x.entry.grant

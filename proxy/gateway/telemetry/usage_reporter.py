@@ -1,13 +1,13 @@
-"""What requests leave behind, from the record phase to the link: uses of tokens, events, what would have been refused.
+"""Reporting requests to the authority: token uses, audit events, and refusals that report-only routes did not enforce.
 
 Rules of this module:
-1. A use costs a request a few stores in the entry of its token (``cache.Entry``); the first since the last time that it
-   was told of puts the entry on a list here. An entry that leaves the cache stays on the list until it is told of.
-2. Everything is told by the sweep. While the link is down or does not take more, it stays and is added up.
-3. A message has at most ``USES``, ``EVENTS`` or ``REPORTS`` of a kind, so that neither end is held up by it for long.
-4. Reports have at most ``REPORTS`` keys at a time, half of them for requests without a proven token, which anybody can
-   send with any prefix; what is beyond them is added up by route and reason alone.
-5. At the end everything is told, as fast as the link takes it.
+1. A use costs a request a few stores in the cache entry of its token (``CacheEntry``); the first use since the last
+   report puts the entry on a list here. An entry that leaves the cache stays on the list until it is reported.
+2. The sweep sends everything. While the link is down or has no room, reports stay here and are added up.
+3. A message has at most ``USES``, ``EVENTS`` or ``REPORTS`` items of a kind, so that it delays neither end for long.
+4. Reports of refusals have at most ``REPORTS`` keys at a time, half of them for requests without a proven token, which
+   any client can send with any prefix; further ones are added up by route and reason alone.
+5. When the worker ends everything is sent, as fast as the link allows.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ USES: Final = 2500
 EVENTS: Final = 256
 REPORTS: Final = 1000
 SWEEPS: Final = 4
-"""Uses and reports are told of once in so many sweeps, so that many become one; sooner where a message is full."""
+"""Uses and reports are sent once in so many sweeps, so that many become one; sooner when a message is full."""
 _SECOND_NS: Final = 1_000_000_000
 
 
 class Link(Protocol):
-    """Where it goes."""
+    """The link to the authority, as far as reports need it."""
 
     async def flush(self, seconds: float) -> None:
-        """Wait until everything is on its way, for so long at most."""
+        """Wait until everything is sent, for ``seconds`` at most."""
         ...
 
     @property
     def has_room(self) -> bool:
-        """Whether messages are taken now."""
+        """Whether the link is up and has room for messages."""
         ...
 
-    def tell(self, message: bytes) -> None:
-        """Send a framed message that nobody answers."""
+    def report(self, message: bytes) -> None:
+        """Send a framed message that has no answer."""
         ...
 
 
@@ -59,24 +59,24 @@ class _Reported:
         self.decision = b""
 
 
-class Trail:
-    """What has been left behind since it was last told of."""
+class UsageReporter:
+    """Collects uses, events and reports between two sweeps, and sends them."""
 
     def __init__(self, events: RequestEvents) -> None:
         self.events = events
         self.touched: list[CacheEntry] = []
-        """Entries with uses to tell of. It is always this list, which the record phase adds to."""
+        """Entries with unreported uses. Always this same list object, because the record phase appends to it."""
         self._reports: dict[tuple[str, str, str, str], _Reported] = {}
         self._sweeps = 0
 
     def reported(self, x: Exchange, now_ns: int, reason: Reason, prefix: str | None) -> None:
-        """Add up what a report-only route would have refused; ``prefix`` is of the token, if there is one."""
+        """Count a request that a report-only route would have refused; ``prefix`` is the token's, if it has one."""
         match = x.match
         if match is None:
             return
         permission = ""
         if match.operation is not None and match.entity is not None:
-            # Without the id, which clients may choose as they like.
+            # Without the id, which clients choose.
             permission = f"{entity_shown(match.entity, None)}:{match.operation}"
         route, token_id = match.route.name[:ROUTE_LIMIT], "" if prefix is None else prefix.rpartition("_")[2]
         key = (route, reason.value, permission, token_id)
@@ -89,14 +89,14 @@ class Trail:
         held.last_ns, held.method, held.decision = now_ns, x.method, x.request_id
 
     def send(self, link: Link, *, last: bool = False) -> None:
-        """Tell of what there is, as far as the link takes it; all of it if this is the ``last`` time."""
+        """Send what is due, as far as the link has room; everything if this is the ``last`` time."""
         self._sweeps += 1
         for message in self._messages(link, due=last or self._sweeps % SWEEPS == 0, last=last):
-            link.tell(message)
+            link.report(message)
         self.events.renew()
 
     async def send_all(self, link: Link, seconds: float) -> None:
-        """Tell of all that there is, for so long at most, and wait until it is on its way."""
+        """Send everything, for ``seconds`` at most, and wait until it is sent."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         more = True
@@ -107,7 +107,7 @@ class Trail:
             more = more and link.has_room
 
     def _messages(self, link: Link, *, due: bool, last: bool) -> Iterator[bytes]:
-        """One after the other, as long as there is room for the next."""
+        """The messages to send, as long as the link has room for the next."""
         while link.has_room:
             events, omitted = self.events.take(EVENTS)
             if not events and not omitted:
@@ -122,7 +122,7 @@ class Trail:
             yield frame({"op": "reports", "reports": self._take_reports(clock)})
 
     def _uses(self, clock: int) -> list[tuple[str, int, float, str]]:
-        """Token, count, the last time (unix seconds) and address of those that have waited longest."""
+        """Token, count, time of the last use (unix seconds) and address, of the entries that have waited longest."""
         entries = self.touched[:USES]
         del self.touched[:USES]
         uses = []

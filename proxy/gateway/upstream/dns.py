@@ -1,11 +1,10 @@
-"""The addresses of the names in ``servers``: asked for apart from requests, again and again, and never waited for by
-one.
+"""DNS: resolves the names in ``servers`` periodically and independently of requests, which never wait for it.
 
 Rules of this module:
-1. A name keeps the addresses of its last good answer for as long as no better one comes.
-2. One question is open for a name at a time. Answers come from threads, so that a resolver that hangs holds up nothing,
-   the end of the process included.
-3. The system says nothing of how long its answer holds, so the operator does (``resolve_interval``).
+1. A name keeps the addresses of its last successful lookup until another one succeeds.
+2. Each name has one lookup at a time. Lookups run in daemon threads, so that a resolver that hangs delays nothing, not
+   even the end of the process.
+3. The system's resolver does not report a lifetime (TTL), so the operator sets one (``resolve_interval``).
 """
 
 from __future__ import annotations
@@ -26,27 +25,28 @@ from proxy.observe.logs import Logger
 _SHORTEST_PAUSE_SECONDS: Final = 1.0
 _MOST_DOUBLINGS: Final = 16
 _MOST_ADDRESSES: Final = 64
-"""Addresses of one name that are used; an answer of thousands is a mistake, or an attack."""
+"""Addresses of one name that are used at most; an answer of thousands is a mistake or an attack."""
 _THREADS: Final = 16
-"""Questions that one resolver has open at once; the others wait for their turn."""
+"""Lookups that one resolver runs at once; others wait."""
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 class DnsResolver(Protocol):
-    """Knows the addresses of names."""
+    """Resolves names to addresses."""
 
     async def resolve(self, host: str) -> Sequence[str]:
-        """The IP addresses of ``host``, best first, at least one. Raises OSError where there is no answer."""
+        """The IP addresses of ``host``, best first, at least one. Raises OSError if the lookup fails."""
         ...
 
 
 class SystemResolver:
-    """What the system answers: its hosts file, DNS, or whatever else it was told to ask (getaddrinfo, RFC 3493)."""
+    """The system's resolver: hosts file, DNS, or whatever else is configured (getaddrinfo, RFC 3493)."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(_THREADS)
 
     async def resolve(self, host: str) -> Sequence[str]:
+        """The addresses from the system. Raises OSError if the lookup fails."""
         async with self._turns:
             return await _ask(host)
 
@@ -71,12 +71,12 @@ async def _ask(host: str) -> Sequence[str]:
             found = error
         except UnicodeError:
             found = OSError("it is no name that can be asked for")
-        # The loop may be gone when a slow answer comes at last.
+        # The loop may have been closed before a slow lookup ends.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(deliver, found)
 
     try:
-        # Not the loop's own pool: that is waited for at the end, and libuv's has four threads for everything.
+        # Not the loop's thread pool: asyncio waits for it at the end, and libuv's has four threads for everything.
         threading.Thread(target=ask, name="resolve", daemon=True).start()
     except RuntimeError:
         raise OSError("there is no thread left to ask with") from None
@@ -94,12 +94,13 @@ def _addresses(host: str) -> Sequence[str]:
 
 
 class TableResolver:
-    """Addresses from memory; ``table`` may change at any time, and what is not in it has no answer."""
+    """Resolves names from ``table``, which may change at any time; a lookup of any other name fails."""
 
     def __init__(self, table: Mapping[str, Sequence[str]]) -> None:
         self._table = table
 
     async def resolve(self, host: str) -> Sequence[str]:
+        """The addresses from the table. Raises OSError for an unknown name."""
         found = self._table.get(host)
         if not found:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -107,7 +108,7 @@ class TableResolver:
 
 
 class _Name:
-    """What is known of one name, and every place in the settings where it stands."""
+    """One name: its addresses, its lookup state, and every place in the settings that uses it."""
 
     __slots__ = ("addresses", "due", "failures", "host", "interval", "places", "task")
 
@@ -122,7 +123,7 @@ class _Name:
 
 
 class Lookups:
-    """Keeps the servers of upstreams whose host is a name at the addresses of that name."""
+    """Keeps the servers of upstreams current: one server for each address of each name."""
 
     def __init__(self, resolver: DnsResolver, log: Logger) -> None:
         self._names: dict[str, _Name] = {}
@@ -130,7 +131,7 @@ class Lookups:
         self._log = log
 
     def follow(self, upstreams: Iterable[UpstreamPool]) -> None:
-        """Look after the names in these from now on. What is known of them already is used at once."""
+        """Resolve the names in these upstreams from now on. Addresses that are already known are used at once."""
         before, self._names = self._names, {}
         for upstream in upstreams:
             for place, address in enumerate(upstream.settings.servers):
@@ -150,21 +151,21 @@ class Lookups:
                 name.task.cancel()
 
     def sweep(self, now: float) -> None:
-        """Ask for every name whose time has come; ``now`` in monotonic seconds."""
+        """Start a lookup of every name that is due; ``now`` in monotonic seconds."""
         for name in self._names.values():
             if name.task is None and now >= name.due:
                 name.task = task = asyncio.create_task(self._look_up(name), name="look up")
                 task.add_done_callback(defects.noted)
 
     async def answered(self, seconds: float) -> None:
-        """Return when every name that has no address yet has been asked for once, or after ``seconds``."""
+        """Return when every name without an address has been looked up once, or after ``seconds``."""
         self.sweep(time.monotonic())
         unknown = [name.task for name in self._names.values() if name.task is not None and not name.addresses]
         if unknown:
             await asyncio.wait(unknown, timeout=seconds)
 
     async def close(self) -> None:
-        """Wait for no more answers."""
+        """Cancel all lookups."""
         tasks = [name.task for name in self._names.values() if name.task is not None]
         for task in tasks:
             task.cancel()
@@ -176,18 +177,18 @@ class Lookups:
             found = await self._resolver.resolve(name.host)
             self._take(name, tuple(dict.fromkeys(found))[:_MOST_ADDRESSES])
         except OSError as error:
-            # Sooner than after a good answer, because there may be no address yet; but rarer and rarer.
+            # Sooner than after a success, because there may be no address yet, but with exponential back-off.
             pause = min(pause, _SHORTEST_PAUSE_SECONDS * 2.0 ** min(name.failures, _MOST_DOUBLINGS))
             self._failed(name, error)
         finally:
-            # Not all workers at once, and not all names.
+            # Jitter, so that workers and names do not look up at the same time.
             name.due = time.monotonic() + pause * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
             name.task = None
 
     def _take(self, name: _Name, addresses: tuple[str, ...]) -> None:
         before, name.addresses = name.addresses, addresses
         failures, name.failures = name.failures, 0
-        # A name server that deals its answers out in turn has changed nothing.
+        # A name server that rotates its answers (round robin) has changed nothing.
         if set(addresses) == set(before):
             if failures:
                 self._log.info("upstream name is resolved again", host=name.host)

@@ -1,11 +1,11 @@
-"""Active health checks: each worker asks each server for itself whether it is well, and uses those that are.
+"""Active health checks: each worker checks each server independently, and sends requests only to healthy ones.
 
 Rules of this module:
-1. A check has a connection of its own, over the same address, TLS and client certificate as requests, and ends with it.
-2. A check carries nothing of any request: no identity header, no token, no cookie.
-3. One check of a server is open at a time, for at most ``timeout`` and ``_LINGER_SECONDS``, and for ``_MOST_BYTES``.
-4. A server counts as well until checks have failed ``fall`` times in a row, and as ill until they have passed ``rise``
-   times in a row. When all are ill, nothing is sent to any.
+1. A check uses a separate connection, with the same address, TLS and client certificate as requests, and closes it.
+2. A check carries no data of any request: no identity header, no token, no cookie.
+3. Each server has one check at a time, for at most ``timeout`` and ``_LINGER_SECONDS``, and ``_MOST_BYTES``.
+4. A server counts as healthy until ``fall`` checks in a row have failed, and as ill until ``rise`` checks in a row have
+   passed. When all are ill, requests are sent to none.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from proxy.settings.model import UpstreamHealth
 
 _MOST_BYTES: Final = 64 * 1024
 _LINGER_SECONDS: Final = 1.0
-"""How long the rest of an answer is read once its status is known: a server may take an abort for an error."""
+"""How long the rest of a response is read once its status is known: a server may log an abort as an error."""
 _SOON_SECONDS: Final = 1.0
-"""From one check to the next of a server that no check has passed yet, where ``interval`` is longer."""
+"""Time between checks of a server that has not been judged yet, where ``interval`` is longer."""
 _JITTER: Final = 0.1
 _PASSED: Final = "passed"
 _FAILED: Final = "failed"
 
 
 def explain(error: OSError) -> str:
-    """Why a connection failed, in words that hold nothing but the system's own."""
+    """Why a connection failed, in the system's words only, which contain nothing that a peer has sent."""
     if isinstance(error, TimeoutError):
         return "no connection in time"
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -46,7 +46,7 @@ def explain(error: OSError) -> str:
 
 
 class Probe(asyncio.Protocol):
-    """Sends one request and reads the answer: ``status`` is its status, None where it is no HTTP/1.x answer."""
+    """Sends one request and reads the response: ``status`` is its status, None if it is not HTTP/1.x."""
 
     def __init__(self, request: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -58,10 +58,12 @@ class Probe(asyncio.Protocol):
         self._read = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the request."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
+        """Parse the status; read and discard the rest."""
         self._read += len(data)
         if not self.status.done():
             self._head += data
@@ -70,12 +72,13 @@ class Probe(asyncio.Protocol):
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Finish without a status unless one was read."""
         self._settle(None)
         if not self.gone.done():
             self.gone.set_result(None)
 
     def abort(self) -> None:
-        """End the connection, whatever is still to come."""
+        """Abort the connection, if there is one."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -98,7 +101,7 @@ class Probe(asyncio.Protocol):
 
 
 class _Checked:
-    """What is known of one server."""
+    """The check state of one server."""
 
     __slots__ = ("due", "failed", "passed", "task", "trusted")
 
@@ -111,7 +114,7 @@ class _Checked:
 
 
 class HealthChecks:
-    """Checks the servers of those upstreams that have a ``health`` section, and marks them."""
+    """Checks the servers of upstreams that have a ``health`` section, and marks them healthy or ill."""
 
     def __init__(self, log: Logger) -> None:
         self._upstreams: tuple[UpstreamPool, ...] = ()
@@ -125,8 +128,8 @@ class HealthChecks:
         return self._counts
 
     def follow(self, upstreams: Iterable[UpstreamPool]) -> None:
-        """Check the servers of these from now on. One that was found ill stays so in an upstream that is made anew."""
-        # Not by server alone: another upstream asks the same one for something else.
+        """Check the servers of these upstreams from now on. An ill server stays ill when a reload replaces its pool."""
+        # Not by server alone: another upstream may check the same server differently.
         ill = {
             (upstream.name, server.name, server.host)
             for upstream in self._upstreams
@@ -140,14 +143,14 @@ class HealthChecks:
                     upstream.mark(server, healthy=False)
 
     def sweep(self, now: float) -> None:
-        """Begin every check whose time has come; ``now`` in monotonic seconds."""
+        """Start every check that is due; ``now`` in monotonic seconds."""
         for upstream in self._upstreams:
             health = upstream.settings.health
             assert health is not None
             for server in upstream.servers:
                 checked = self._servers.get(server)
                 if checked is None:
-                    # Workers start together; their checks must not come together for ever.
+                    # Workers start at the same time; their checks must not stay synchronised.
                     checked = _Checked(now + random.random() * min(health.interval, _SOON_SECONDS))  # noqa: S311
                     self._servers[server] = checked
                 if checked.task is None and now >= checked.due:
@@ -157,14 +160,14 @@ class HealthChecks:
         self._forget()
 
     async def close(self) -> None:
-        """End every check."""
+        """Cancel every check."""
         tasks = [checked.task for checked in self._servers.values() if checked.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _forget(self) -> None:
-        """Drop servers that are no longer there; a check that is still open ends by itself."""
+        """Drop servers that no upstream has any more; a check that is still running ends by itself."""
         known = sum(len(upstream.servers) for upstream in self._upstreams)
         if len(self._servers) > known:
             present = {server for upstream in self._upstreams for server in upstream.servers}
@@ -202,7 +205,7 @@ class HealthChecks:
     def _note(
         self, upstream: UpstreamPool, server: Server, health: UpstreamHealth, checked: _Checked, why: str | None
     ) -> None:
-        """Count a check, which failed for ``why`` or passed, and mark the server where that changes what it is."""
+        """Count a check, which failed for ``why`` or passed (None), and mark the server if its state changes."""
         key = (upstream.name, server.name, _PASSED if why is None else _FAILED)
         self._counts[key] = self._counts.get(key, 0) + 1
         if why is None:
@@ -229,7 +232,7 @@ def _request(server: Server, health: UpstreamHealth) -> bytes:
 
 
 def _judge(status: int | None, health: UpstreamHealth) -> str | None:
-    """Why an answer is no good; None where it is."""
+    """Why a response fails the check; None if it passes."""
     if status is None:
         return "no valid answer"
     return None if any(status in statuses for statuses in health.expect) else f"answered {status}"

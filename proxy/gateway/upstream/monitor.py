@@ -1,4 +1,4 @@
-"""What a worker does for its upstreams apart from requests: names are resolved, servers checked, changes told once."""
+"""Monitors the upstreams of a worker, apart from requests: resolves names, checks servers, logs changes once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.observe.snapshot import Snapshot
 
 
 class UpstreamWatch:
-    """Watches over the upstreams that it follows, driven by the worker's sweep. Constructing it does no I/O."""
+    """Monitors the upstreams that it follows, driven by the worker's sweep. Constructing it does no I/O."""
 
     def __init__(self, resolver: DnsResolver, log: Logger) -> None:
         self._upstreams: tuple[UpstreamPool, ...] = ()
@@ -24,7 +24,7 @@ class UpstreamWatch:
         self._log = log
 
     def follow(self, upstreams: Sequence[UpstreamPool]) -> None:
-        """Watch over these from now on, and what is being prepared. What is known of names and servers is kept."""
+        """Monitor these, and those being prepared, from now on. The state of known names and servers is kept."""
         followed = (*upstreams, *[each for each in self._prepared if each not in upstreams])
         if self._upstreams == followed:
             return
@@ -35,33 +35,35 @@ class UpstreamWatch:
         self._checks.follow(followed)
 
     async def prepare(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
-        """Resolve the names in these before requests come, waiting at most so long.
+        """Resolve the names in these upstreams before they get requests, waiting at most ``seconds``.
 
-        Requests for an upstream without any address get 502.
+        Requests to an upstream without any address get 502.
         """
         self._prepared = tuple(upstreams)
         try:
             self.follow(self._upstreams)
             await self._lookups.answered(seconds)
         finally:
-            # They have their addresses now, and may never be used.
+            # They have their addresses now; a reload that is aborted never uses them.
             self._prepared = ()
 
     def sweep(self, now: float, upstreams: Sequence[UpstreamPool]) -> None:
-        """Begin what is due for ``upstreams``, which are all that there are; ``now`` in monotonic seconds."""
+        """Start the lookups and checks that are due for ``upstreams`` (all in use); ``now`` in monotonic seconds."""
         self.follow(upstreams)
         self._lookups.sweep(now)
         self._checks.sweep(now)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel all lookups and checks."""
         await self._lookups.close()
         await self._checks.close()
 
     def unreachable(self, server: Server, error: OSError) -> None:
+        """Log that connections to ``server`` begin to fail."""
         self._log.warning("upstream server is unreachable", server=server.name, address=server.host, why=explain(error))
 
     def reachable(self, server: Server) -> None:
+        """Log that connections to ``server`` succeed again."""
         self._log.info("upstream server is reachable again", server=server.name, address=server.host)
 
     def snapshot(self) -> Snapshot:

@@ -1,12 +1,12 @@
-"""Upstreams: their servers, the pooled connections to them, and what arrives on those.
+"""Connection pools: the servers of an upstream, and the keep-alive connections to them.
 
 Rules of this module:
-1. A connection serves one exchange at a time. It returns to its pool only after both messages ended cleanly; with any
+1. A connection serves one exchange at a time. It returns to its pool only after both messages ended cleanly; in any
    doubt it is closed.
 2. Bytes that arrive while no exchange is open close the connection; they are never given to the next exchange.
-3. Back pressure goes both ways: what one side cannot take, the other side is not read for.
-4. Nothing here asks for the address of a name or for a server's health: ``resolve`` and ``health`` do, apart from
-   requests, and tell an ``Upstream`` what they have found.
+3. Back pressure works both ways: while one side cannot write, the other side is not read.
+4. This module resolves no names and checks no health: ``dns`` and ``health_check`` do that, apart from requests, and
+   call ``resolved`` and ``mark``.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _LAST_READ: Final = 256 * 1024
 
 
 class Receiver(Protocol):
-    """Whoever takes what arrives on upstream connections: the relay phase."""
+    """Processes what arrives on upstream connections: the relay phase."""
 
     def received(self, connection: UpstreamConnection, data: bytes) -> None:
         """Bytes of the response to ``connection.exchange``."""
 
     def ended(self, connection: UpstreamConnection, *, clean: bool) -> None:
-        """The connection is gone while ``connection.exchange`` is open; ``clean`` if the backend ended it by itself."""
+        """The connection was lost while ``connection.exchange`` is open; ``clean`` if the backend closed it."""
 
     def writable(self, connection: UpstreamConnection, *, now: bool) -> None:
-        """The backend takes more of the request's body, or (False) no more for a while."""
+        """The backend can take more of the request body (``now``), or cannot for a while."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -62,29 +62,33 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         # uvloop's transports have the interface and not the base class.
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
     def data_received(self, data: bytes) -> None:
+        """Pass response bytes to the receiver; without an exchange, close (rule 2)."""
         if self.exchange is None:
             self.close()
             return
         self.server.receiver.received(self, data)
 
     def eof_received(self) -> bool:
+        """End a response that is delimited by the end of the connection."""
         self.eof = True
         if self.exchange is not None and isinstance(self.body, CloseBody):
-            # The answer is whole, whatever of the request is still to be written.
+            # The response is complete, even if part of the request has not been written.
             self.server.receiver.ended(self, clean=True)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the pool, and report the loss if an exchange is open."""
         transport, self.transport = self.transport, None
         x = self.exchange
         if exc is not None and x is not None and x.body is not None and self.body is None and transport is not None:
-            # A backend that does not want the rest of a body answers and closes, and the write that fails for it comes
-            # before the read. What it has said lies in the socket.
+            # A backend that rejects the rest of a body responds and closes, and the failed write is noticed before the
+            # read. Its response is still in the socket.
             data = _unread(transport)
             if data:
                 self.server.receiver.received(self, data)
@@ -93,22 +97,35 @@ class UpstreamConnection(asyncio.Protocol):
             self.server.receiver.ended(self, clean=exc is None and self.eof)
 
     def pause_writing(self) -> None:
+        """Report that the backend cannot take more of the request."""
         if self.exchange is not None:
             self.server.receiver.writable(self, now=False)
 
     def resume_writing(self) -> None:
+        """Report that the backend can take more of the request."""
         if self.exchange is not None:
             self.server.receiver.writable(self, now=True)
 
+    def read_more(self, more: bool) -> bool:
+        """Read the backend, or (False) leave its bytes in the kernel; False where the connection is gone."""
+        transport = self.transport
+        if transport is None:
+            return False
+        if more:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+        return True
+
     def close(self) -> None:
-        """Give the connection up, with whatever is in flight on it."""
+        """Abort the connection, with all data in flight."""
         self.exchange = None
         self.body = None
         if self.transport is not None:
             self.transport.abort()
 
     def finish(self) -> None:
-        """End the connection after what has been written to it."""
+        """Close the connection after all written data has been sent."""
         self.exchange = None
         self.body = None
         if self.transport is not None:
@@ -116,7 +133,7 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 class Reachability(Protocol):
-    """Whoever wants to know that connections to a server begin to fail, and that they succeed again."""
+    """Is called when connections to a server begin to fail, and when they succeed again."""
 
     def unreachable(self, server: Server, error: OSError) -> None:
         """The first connection after a good one has failed."""
@@ -126,10 +143,10 @@ class Reachability(Protocol):
 
 
 class Server:
-    """One place that serves an upstream, with its idle connections.
+    """One server of an upstream, with its idle connections.
 
-    ``address`` is what was configured and gives the ``name``; ``host`` is the IP address to connect to, empty for a
-    unix socket. A name that has several addresses is as many servers, which share their ``name``.
+    ``address`` is the configured one and gives the ``name``; ``host`` is the IP address to connect to, empty for a unix
+    socket. A host name with several addresses has one server for each, all with the same ``name``.
     """
 
     def __init__(
@@ -155,16 +172,16 @@ class Server:
         self._now = time.monotonic()
 
     async def connect(self) -> UpstreamConnection:
-        """Open a connection. Raises OSError (refused, TLS failure) and TimeoutError, which is one.
+        """Open a connection. Raises OSError (refused, TLS failure), including TimeoutError.
 
-        A server that fails is ``down`` for a second, twice as long after each further failure, half a minute at most.
+        A server that fails is ``down`` for a second, then twice as long after each further failure, up to 32 seconds.
         """
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
                 connection = await self.dial(lambda: UpstreamConnection(self))
         except OSError as error:
-            # What was under way together, or tried for want of another, is one failure: a busy second is no bad minute.
+            # Attempts that ran at the same time, or while the server was down, count as one failure.
             if begun >= self._down_until:
                 self._failures = min(self._failures + 1, _MOST_FAILURES)
                 self._down_until = time.monotonic() + 2.0 ** (self._failures - 1)
@@ -178,12 +195,14 @@ class Server:
         return connection
 
     def down(self, now: float) -> bool:
-        """Whether another server is better (``now`` in monotonic seconds): the last connection has failed, and so
-        lately that none is tried, or one is on trial."""
+        """Whether to prefer other servers (``now`` in monotonic seconds).
+
+        The last attempt failed, and either its waiting time has not passed or another attempt is under way.
+        """
         return self._down_until > now or (self._failures > 0 and self.connecting > 0)
 
     async def dial(self, factory: Callable[[], _P]) -> _P:
-        """A new connection to this server, over TLS where it is https, for whatever purpose. Raises OSError."""
+        """Open a connection to this server with any protocol, over TLS if it is https. Raises OSError."""
         loop = asyncio.get_running_loop()
         address = self.address
         if address.scheme == "unix":
@@ -195,7 +214,7 @@ class Server:
         return protocol
 
     def take_idle(self) -> UpstreamConnection | None:
-        """The idle connection used last, which is the one most likely to live."""
+        """The idle connection that was used last, and so most likely still works; None if there is none."""
         idle = self.idle
         while idle:
             connection = idle.pop()
@@ -205,14 +224,14 @@ class Server:
         return None
 
     def release(self, connection: UpstreamConnection) -> None:
-        """Take a connection back whose exchange ended cleanly."""
+        """Return a connection to the pool after its exchange ended cleanly."""
         connection.exchange = None
         connection.body = None
         connection.fresh = False
         if len(self.idle) >= self._max_idle:
             connection.close()
             return
-        # As of the last sweep: idle times are compared in sweeps only.
+        # The time of the last sweep is exact enough, since only sweeps compare idle times.
         connection.idle_since = self._now
         self.idle.append(connection)
 
@@ -232,12 +251,12 @@ class Server:
             self.idle.popleft().close()
 
     def revive(self) -> None:
-        """Forget that connections failed: a later one succeeded."""
+        """Reset the failure count, because a health check has passed."""
         self._failures = 0
         self._down_until = 0.0
 
     def retire(self) -> None:
-        """Keep no connection from now on."""
+        """Close all idle connections, and keep none from now on."""
         self._max_idle = 0
         self.close()
 
@@ -248,7 +267,7 @@ class Server:
 
 
 class UpstreamPool:
-    """A named group of servers that answer the same requests. The one with the fewest exchanges open is next."""
+    """The servers of one upstream. The next exchange goes to the one with the fewest open exchanges."""
 
     def __init__(self, name: str, settings: UpstreamSettings, receiver: Receiver) -> None:
         self.name = name
@@ -256,9 +275,9 @@ class UpstreamPool:
         self.response_ns = int(settings.response_timeout * 1e9)
         self.preserve_host = settings.preserve_host
         self.servers: tuple[Server, ...] = ()
-        """All that are known: those of names come and go with their addresses."""
+        """All known servers; those of host names change with their addresses."""
         self.usable: tuple[Server, ...] = ()
-        """Those that no health check has found ill."""
+        """The servers that health checks have not marked ill."""
         self._receiver = receiver
         self._watcher: Reachability | None = None
         self._tls = _client_context(settings) if any(each.scheme == "https" for each in settings.servers) else None
@@ -269,29 +288,29 @@ class UpstreamPool:
         self._arrange()
 
     def choose(self) -> Server | None:
-        """The server for the next exchange; None where none is usable."""
+        """The server for the next exchange; None if none is usable."""
         servers = self.usable
         if len(servers) == 1:
             return servers[0]
         if not servers:
             return None
         now = time.monotonic()
-        # When all are down, any may have recovered.
+        # If all are down, any of them may have recovered.
         servers = tuple(server for server in servers if not server.down(now)) or servers
-        # Ties go round, so that an idle group shares its load.
+        # Ties rotate, so that idle servers share the load.
         self._turn = turn = (self._turn + 1) % len(servers)
         return min(servers[turn:] + servers[:turn], key=_load)
 
     def watch(self, watcher: Reachability) -> None:
-        """Tell ``watcher`` of servers that cannot be reached, and that can again."""
+        """Report to ``watcher`` when a server becomes unreachable, and when it is reachable again."""
         self._watcher = watcher
         for server in self.servers:
             server.watcher = watcher
 
     def resolved(self, place: int, hosts: Sequence[str]) -> None:
-        """The name in ``settings.servers[place]`` has these IP addresses now, each of them once.
+        """Set the IP addresses, without duplicates, of the name in ``settings.servers[place]``.
 
-        A server whose address is gone gets no more exchanges; what is open on it ends, and its connections with it.
+        A server whose address is no longer listed gets no more exchanges; each connection closes after its present one.
         """
         held = {server.host: server for server in self._by_place[place]}
         address = self.settings.servers[place]
@@ -302,7 +321,7 @@ class UpstreamPool:
         self._arrange()
 
     def mark(self, server: Server, *, healthy: bool) -> None:
-        """What health checks found: an ill server gets no exchanges, and loses its idle connections."""
+        """Record the result of health checks: an ill server gets no exchanges, and its idle connections are closed."""
         server.healthy = healthy
         if healthy:
             server.revive()
@@ -311,13 +330,13 @@ class UpstreamPool:
         self._arrange()
 
     def another(self, tried: Sequence[Server]) -> Server | None:
-        """The best usable server that is not among ``tried``: one that is down only after those that are not."""
+        """The best usable server that is not among ``tried``; one that is down only if no other is left."""
         now = time.monotonic()
         left = [server for server in self.usable if server not in tried]
         return min(left, key=lambda server: (server.down(now), _load(server)), default=None)
 
     def sweep(self, now: float) -> None:
-        """Close what has been idle for too long; ``now`` in monotonic seconds."""
+        """Close connections that have been idle for too long; ``now`` in monotonic seconds."""
         for server in self.servers:
             server.sweep(now)
 
@@ -327,7 +346,7 @@ class UpstreamPool:
             server.close()
 
     def retire(self) -> None:
-        """No new exchange will come: keep no connection after the exchange that it carries."""
+        """Close each connection after its present exchange, because no new exchange will come."""
         for server in self.servers:
             server.retire()
 
@@ -342,7 +361,7 @@ class UpstreamPool:
 
 
 def _unread(transport: asyncio.Transport) -> bytes:
-    """What has come on a connection that is lost and was not read, at most ``_LAST_READ`` bytes; nothing under TLS."""
+    """The unread bytes of a lost connection, at most ``_LAST_READ``; empty under TLS."""
     bound = transport.get_extra_info("socket")
     if bound is None or bound.fileno() < 0 or transport.get_extra_info("ssl_object") is not None:
         return b""
@@ -353,7 +372,7 @@ def _unread(transport: asyncio.Transport) -> bytes:
 
 
 def _load(server: Server) -> int:
-    # A server that takes long for a connection must not pass for one that has nothing to do.
+    # Pending connections count, so that a server that is slow to accept does not look idle.
     return server.active + server.connecting
 
 
@@ -366,6 +385,6 @@ def _client_context(settings: UpstreamSettings) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if tls.certificate is not None:
-        # An empty password, so that an encrypted key is an error and not a question on the terminal.
+        # An empty password, so that an encrypted key is an error instead of a prompt on the terminal.
         context.load_cert_chain(str(tls.certificate), None if tls.key is None else str(tls.key), password="")
     return context

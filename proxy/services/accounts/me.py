@@ -1,4 +1,4 @@
-"""Who asks, as patgate sees it now: the owner, the token presented, and what role and scopes allow."""
+"""The caller's own identity ("whoami"): its user, the token presented, and what its roles and scopes allow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor, Grant
 from proxy.core.permissions import PermissionSet
-from proxy.services.caller import standing
+from proxy.services.caller import load_caller
 from proxy.services.views import TokenView, UserView
 from proxy.store.change import Rows
 from proxy.store.store import Store
@@ -16,7 +16,7 @@ from proxy.store.store import Store
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AllowanceView:
-    """A role, and what it permits now: in the account (``org_id`` "") or in an organisation."""
+    """A role and its present permissions, in an organisation or (``org_id`` "") in the account."""
 
     org_id: str
     org_name: str
@@ -24,6 +24,7 @@ class AllowanceView:
     permissions: PermissionSet
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "org_id": self.org_id or None,
             "org": self.org_name or None,
@@ -34,9 +35,9 @@ class AllowanceView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeView:
-    """``kind`` is that of the actor. ``scopes`` narrow every allowance; ``None`` narrows nothing.
+    """An actor with what it may do. ``scopes`` limit every allowance; ``None`` limits nothing.
 
-    The operator, who may do everything, has neither user nor token nor allowances.
+    The operator, who may do everything, has no user, no token and no allowances.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class MeView:
     scopes: tuple[str, ...] | None = None
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -58,17 +60,17 @@ class MeView:
 
 
 class MeService:
-    """The one verb about oneself."""
+    """Shows callers their own identity and permissions."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
 
     async def show(self, actor: Actor) -> MeView:
-        """Who ``actor`` is and what it may do now. Raises Unauthenticated, StoreUnavailable."""
+        """The identity and present permissions of ``actor``. Raises Unauthenticated, StoreUnavailable."""
         now = self._clock()
         async with self._store.read() as rows:
-            grant = (await standing(rows, actor, now)).grant
+            grant = (await load_caller(rows, actor, now)).grant
             if grant is None:
                 return MeView(kind=actor.kind.value, name=actor.name)
             entry = await rows.tokens.get(grant.token_id)
@@ -93,7 +95,7 @@ class MeService:
 
 
 async def _owner(rows: Rows, grant: Grant) -> UserView | None:
-    """The owner; to a token of one organisation, nothing of theirs in the account and elsewhere."""
+    """The token's owner; for a token of one organisation, without the account and other organisations."""
     user = await rows.users.by_id(grant.user_id)
     if user is None:
         return None

@@ -1,15 +1,15 @@
-"""Memberships: who is in an organisation, with which role there.
+"""Memberships: listing, adding, changing and removing the members of an organisation and their roles.
 
 Rules:
 
-1. Whoever gives, changes or ends a role in an organisation may do all that the role permits there, the former one as
-   the new one: nobody raises somebody above himself, or puts down somebody who may more.
-2. People join by an invitation that they accept (``invitations``). Only an administrator of the account adds somebody
-   without asking (``adds_directly``), and only that administrator learns from it whether there is such a user.
-3. Anyone leaves by themselves, whatever their role; the account's administrators remain where the last one of an
-   organisation leaves.
-4. An administrator of an organisation sees its members and nothing else of them: not their role in the account, not the
-   other organisations that they are in. Somebody who is no member is answered like somebody that there is not.
+1. A caller who gives, changes or ends a role in an organisation must have all permissions of the new and of the former
+   role there: no caller can raise a member above itself, or lower a member who has more permissions.
+2. People join by accepting an invitation (``invitations``). Only an administrator of the account can add a user
+   without one (``adds_directly``), and only that administrator learns by it whether the user exists.
+3. Every member can leave, whatever the role. After an organisation's last administrator has left, the administrators
+   of the account can still manage it.
+4. An administrator of an organisation sees its members, but not their role in the account or their other
+   organisations. A user who is not a member gives the same error as an unknown user.
 5. Every change touches the membership and the list of the user's memberships, which account-wide tokens depend on.
 """
 
@@ -22,129 +22,130 @@ from typing import Final
 from proxy.core.dependency_keys import invitation_key, member_key, memberships_key, user_key
 from proxy.core.errors import Conflict, Forbidden, NotFound
 from proxy.core.model import Actor, UserStatus
-from proxy.services import counting, identifiers, lookalikes, lookup
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
-from proxy.services.views import LIMIT_DEFAULT, MemberView, Page, check_limit, cursor_behind, person_texts, read_cursor
+from proxy.services import identifiers, lookalikes, lookup
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
+from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
+from proxy.services.views import MemberView, person_texts
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, MemberRow, OrgRow, UserRow
 from proxy.store.store import Store
 
-_INVITE: Final = f"{lookup.NO_MEMBER}: invite people who are none"
+_INVITE: Final = f"{lookup.NO_MEMBER}: invite people who are not members"
 _ROLE_TOO_WIDE: Final = "this role permits more in the organisation than you may do there"
 
 
 class MemberService:
-    """The verbs of memberships. ``org`` is a name or an id, ``user`` an email or an id; all raise StoreUnavailable,
-    Unauthenticated, NotFound and Forbidden.
+    """Lists, adds, changes and removes memberships. ``org`` is a name or an id, ``user`` an email or an id.
+
+    All methods raise StoreUnavailable, Unauthenticated, NotFound and Forbidden.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
 
-    async def list(
-        self, actor: Actor, org: str, *, limit: int = LIMIT_DEFAULT, cursor: str | None = None, count: bool = False
-    ) -> Page[MemberView]:
-        """The members of an organisation in the order in which they joined; with ``count``, how many more there are.
+    async def list(self, actor: Actor, org: str, page: PageRequest = FIRST_PAGE) -> Page[MemberView]:
+        """The members of an organisation in the order in which they joined.
 
         Raises Invalid (limit, cursor).
         """
-        after = read_cursor(cursor)
+        page.check()
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, self._clock())
-            organisation = await lookup.visible_org(rows, asker, org)
-            asker.require(AccountEntity.MEMBERS, AccountOperation.LIST, organisation.id)
-            found = await rows.members.page(organisation.id, after=after, limit=check_limit(limit) + 1)
-            views = [MemberView.of(member, user) for member, user in found[:limit]]
-            more = len(found) > limit
-            last = Cursor(created_at=views[-1].created_at, id=views[-1].user_id) if more else None
+            caller = await load_caller(rows, actor, self._clock())
+            organisation = await lookup.visible_org(rows, caller, org)
+            caller.require(AccountEntity.MEMBERS, AccountOperation.LIST, organisation.id)
+            query = partial(rows.members.page, organisation.id)
             behind = partial(rows.members.count_behind, organisation.id)
-            left = await counting.remaining(asker, last, behind) if count else None
-        return Page(items=views, next_cursor=cursor_behind(last), remaining=left)
+            found = await read_page(page, caller, query, behind, _position)
+        return found.with_items([MemberView.of(member, user) for member, user in found.items])
 
     async def set(self, actor: Actor, org: str, user: str, role: str) -> MemberView:
-        """Give a member, by email or id, another role there. Raises Invalid (role, email).
+        """Give a member another role in the organisation. Raises Invalid (role, email).
 
-        An administrator of the account adds somebody who is no member; an email that nobody has yet becomes a user
-        without a role in the account.
+        Called by an administrator of the account, it adds a user who is not a member; for an email without a user it
+        creates one without a role in the account.
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            organisation = await lookup.visible_org(change, asker, org)
-            # Before anybody is looked for: whoever may do neither does not learn who is a member.
-            direct = adds_directly(asker)
+            caller = await load_caller(change, actor, change.now)
+            organisation = await lookup.visible_org(change, caller, org)
+            # Before the lookup: a caller who may do neither must not learn who is a member.
+            direct = adds_directly(caller)
             if not direct:
-                asker.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
+                caller.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
             try:
                 known, former = await lookup.member(change, organisation, user)
             except NotFound:
                 if not direct:
                     raise NotFound(_INVITE) from None
-                known = await join(change, asker, organisation, await _known(change, asker, user) or user, role)
+                known = await join(change, caller, organisation, await _known(change, caller, user) or user, role)
             else:
-                await change_role(change, asker, organisation, known, former, role)
+                await change_role(change, caller, organisation, known, former, role)
             found, member = await lookup.member(change, organisation, known.id)
             return MemberView.of(member, found)
 
     async def remove(self, actor: Actor, org: str, user: str) -> MemberView:
-        """End a membership: the user's tokens of that organisation are refused from now on.
+        """End a membership: the user's tokens of that organisation are refused at once.
 
-        One's own needs no permission: whoever is a member may leave, with a token of that organisation or of none.
+        Members need no permission to end their own, with a token of that organisation or of no organisation.
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            own = await is_self(change, asker, user)
-            organisation = await (lookup.own_org if own else lookup.visible_org)(change, asker, org)
+            caller = await load_caller(change, actor, change.now)
+            own = await is_self(change, caller, user)
+            organisation = await (lookup.own_org if own else lookup.visible_org)(change, caller, org)
             if own:
-                asker.require_scope(AccountEntity.MEMBERS, AccountOperation.DELETE)
+                caller.require_scope(AccountEntity.MEMBERS, AccountOperation.DELETE)
             else:
-                asker.require(AccountEntity.MEMBERS, AccountOperation.DELETE, organisation.id)
+                caller.require(AccountEntity.MEMBERS, AccountOperation.DELETE, organisation.id)
             found, member = await lookup.member(change, organisation, user)
             if not own:
-                await require_within(change, asker, organisation, member.role)
+                await require_within(change, caller, organisation, member.role)
             view = MemberView.of(member, found)
             await change.members.delete(organisation.id, found.id)
             touch(change, organisation.id, found.id)
             action = "account.member.leave" if own else "account.member.remove"
-            tell(change, action, found, organisation, {"before": member.role})
+            record(change, action, found, organisation, {"before": member.role})
             return view
 
 
-async def is_self(rows: Rows, asker: Caller, reference: str) -> bool:
-    """Whether this email or id is that of the owner of the token presented. Nobody else is looked up."""
-    key = await lookup.own_email_key(rows, asker)
-    return key is not None and (reference == asker.user_id or identifiers.email_key(reference) == key)
+async def is_self(rows: Rows, caller: Caller, reference: str) -> bool:
+    """Whether this email or id is that of the token's owner. No other user is looked up."""
+    key = await lookup.own_email_key(rows, caller)
+    return key is not None and (reference == caller.user_id or identifiers.email_key(reference) == key)
 
 
-def adds_directly(asker: Caller) -> bool:
-    """Whether the asker adds people to organisations without asking them: the operator, and whoever may create both
-    users and members by a role in the account.
+def adds_directly(caller: Caller) -> bool:
+    """Whether the caller may add people to organisations without an invitation.
+
+    That is the operator, and a caller whose role in the account may create both users and members.
     """
-    return asker.may(AccountEntity.USERS, AccountOperation.CREATE) and asker.may(
+    return caller.may(AccountEntity.USERS, AccountOperation.CREATE) and caller.may(
         AccountEntity.MEMBERS, AccountOperation.CREATE
     )
 
 
-def require_adding(asker: Caller) -> None:
-    """Raises Forbidden unless ``adds_directly``."""
-    if not adds_directly(asker):
+def require_adding(caller: Caller) -> None:
+    """Raise Forbidden unless ``adds_directly``."""
+    if not adds_directly(caller):
         permission = f"{AccountEntity.USERS.value}:{AccountOperation.CREATE.value}"
         raise Forbidden("only an administrator of the account adds people: invite them", permission=permission)
 
 
-async def join(change: Change, asker: Caller, organisation: OrgRow, user: UserRow | str, role: str) -> UserRow:
-    """Make a user, or the user with a new email, a member, without asking. Raises Invalid, Conflict, Forbidden."""
-    require_adding(asker)
+async def join(change: Change, caller: Caller, organisation: OrgRow, user: UserRow | str, role: str) -> UserRow:
+    """Add a user, or a new user with this email, to an organisation. Raises Invalid, Conflict, Forbidden."""
+    require_adding(caller)
     await lookup.role(change, role)
-    await require_within(change, asker, organisation, role)
+    await require_within(change, caller, organisation, role)
     found = await new_user(change, identifiers.email(user), "", lookup.NO_ROLE) if isinstance(user, str) else user
     await enter(change, organisation, found, role)
-    tell(change, "account.user.add", found, organisation, {"role": role, "org": organisation.name})
+    record(change, "account.user.add", found, organisation, {"role": role, "org": organisation.name})
     return found
 
 
 async def enter(change: Change, organisation: OrgRow, user: UserRow, role: str) -> None:
-    """Make the row of a membership; an open invitation is over with it. The event is the caller's. Raises Conflict."""
+    """Add the row of a membership and delete an open invitation of the user. Raises Conflict.
+
+    The audit event is left to the calling function.
+    """
     if await change.members.get(organisation.id, user.id) is not None:
         raise Conflict("the user is a member of this organisation already")
     await change.members.add(
@@ -159,29 +160,29 @@ async def enter(change: Change, organisation: OrgRow, user: UserRow, role: str) 
 
 
 async def change_role(
-    change: Change, asker: Caller, organisation: OrgRow, user: UserRow, member: MemberRow, role: str
+    change: Change, caller: Caller, organisation: OrgRow, user: UserRow, member: MemberRow, role: str
 ) -> None:
     """Give a member another role there. Raises Invalid (role), Forbidden."""
-    asker.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
+    caller.require(AccountEntity.MEMBERS, AccountOperation.UPDATE, organisation.id)
     await lookup.role(change, role)
-    await require_within(change, asker, organisation, role)
-    await require_within(change, asker, organisation, member.role)
+    await require_within(change, caller, organisation, role)
+    await require_within(change, caller, organisation, member.role)
     if member.role == role:
         return
     await change.members.set_role(organisation.id, user.id, role, change.now)
     touch(change, organisation.id, user.id)
-    tell(change, "account.user.set_role", user, organisation, {"role": role, "before": member.role})
+    record(change, "account.user.set_role", user, organisation, {"role": role, "before": member.role})
 
 
-async def require_within(rows: Rows, asker: Caller, organisation: OrgRow | None, role: str) -> None:
-    """Raises Forbidden where the role permits more (there, or in the account) than the asker may do."""
-    if not asker.may_give(await lookup.permissions(rows, role), "" if organisation is None else organisation.id):
+async def require_within(rows: Rows, caller: Caller, organisation: OrgRow | None, role: str) -> None:
+    """Raise Forbidden if the role has more permissions (in the organisation or the account) than the caller."""
+    if not caller.may_give(await lookup.permissions(rows, role), "" if organisation is None else organisation.id):
         message = "this role permits more than you may do" if organisation is None else _ROLE_TOO_WIDE
         raise Forbidden(message, ("role", message))
 
 
 async def new_user(change: Change, address: str, name: str, role: str) -> UserRow:
-    """Add the row of a user whose email nobody has; what it touches and the event are the caller's."""
+    """Add the row of a user with an unused email. Dependency key and audit event are left to the calling function."""
     row = UserRow(
         id=identifiers.new_user_id(),
         email=address,
@@ -197,14 +198,14 @@ async def new_user(change: Change, address: str, name: str, role: str) -> UserRo
 
 
 def touch(change: Change, org_id: str, user_id: str) -> None:
-    """Name what depends on this membership."""
+    """Touch the dependency keys of this membership."""
     change.touched(member_key(org_id, user_id), memberships_key(user_id))
 
 
-def tell(
+def record(
     change: Change, action: str, user: UserRow, organisation: OrgRow | None, details: Mapping[str, object]
 ) -> None:
-    """Leave the event of a change to a user: on the organisation's log where it is about a membership."""
+    """Record the audit event of a change to a user; of a change to a membership, on the organisation's log."""
     mixed = lookalikes.mixed_fields(person_texts(user.email, user.name))
     change.audit(
         action,
@@ -217,13 +218,19 @@ def tell(
     )
 
 
-async def _known(rows: Rows, asker: Caller, reference: str) -> UserRow | None:
-    """The user, or None for an email that nobody has. Raises NotFound for an id that nobody has, or nobody whom the
-    asker may see.
+async def _known(rows: Rows, caller: Caller, reference: str) -> UserRow | None:
+    """The user with this email or id; None for an email without a user.
+
+    Raises NotFound for an id that is unknown, or of a user whom the caller may not see.
     """
     if identifiers.is_user_id(reference):
-        return await lookup.visible_user(rows, asker, reference)
+        return await lookup.visible_user(rows, caller, reference)
     try:
         return await lookup.user(rows, reference)
     except NotFound:
         return None
+
+
+def _position(row: tuple[MemberRow, UserRow]) -> Cursor:
+    member, user = row
+    return Cursor(created_at=member.created_at, id=user.id)

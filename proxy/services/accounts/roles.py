@@ -1,11 +1,11 @@
-"""Roles: named sets of permissions, read anew for every grant.
+"""Roles: creating, changing and listing named sets of permissions, and applying the configuration's roles.
 
 Rules:
 
-1. The configuration defines roles; it is applied only where its own definition changed since it was last applied, so
-   what an administrator set by command survives a restart.
-2. A role that left the configuration is removed, unless the configuration never had it. Users keep its name and may do
-   nothing until there is a role of that name again.
+1. A role of the configuration is applied only if its definition there changed since it was last applied, so a change
+   that an administrator made by command survives a restart.
+2. A role that is no longer in the configuration is removed; one that never was there is kept. Users keep the name of a
+   removed role, which permits nothing until a role of that name exists again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proxy.core.errors import Forbidden, NotFound
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
 from proxy.services import identifiers, lookup
-from proxy.services.caller import AccountEntity, AccountOperation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, load_caller
 from proxy.services.validation import Fields
 from proxy.services.views import RoleView
 from proxy.store.records import RoleRow
@@ -25,14 +25,14 @@ from proxy.store.store import Store
 
 
 class RoleService:
-    """The verbs of roles. All raise StoreUnavailable."""
+    """Creates, changes and lists roles. All methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
 
     async def sync_config(self, actor: Actor, roles: Mapping[str, Iterable[str]]) -> list[str]:
-        """Apply the configuration's roles where it changed. Returns the names that changed, sorted. Raises Invalid."""
+        """Apply the configuration's changed roles (rule 1). Returns the names that changed, sorted. Raises Invalid."""
         wanted = {
             identifiers.role_name(name): identifiers.permission_texts(texts, f"roles.{name}")
             for name, texts in roles.items()
@@ -72,39 +72,41 @@ class RoleService:
             return touched
 
     async def list(self, actor: Actor, org: str | None = None) -> list[RoleView]:
-        """Every role, by name; ``org`` for whoever may list them there. Raises NotFound, Forbidden, Unauthenticated."""
+        """Every role, by name, for a caller who may list roles in the account, or in ``org``.
+
+        Raises NotFound, Forbidden, Unauthenticated.
+        """
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, self._clock())
-            org_id = "" if org is None else (await lookup.visible_org(rows, asker, org)).id
-            asker.require(AccountEntity.ROLES, AccountOperation.LIST, org_id)
+            caller = await load_caller(rows, actor, self._clock())
+            org_id = "" if org is None else (await lookup.visible_org(rows, caller, org)).id
+            caller.require(AccountEntity.ROLES, AccountOperation.LIST, org_id)
             return [RoleView.of(row) for row in await rows.roles.all()]
 
     async def show(self, actor: Actor, name: str) -> RoleView:
         """One role. Raises NotFound, Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.ROLES, AccountOperation.READ)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.ROLES, AccountOperation.READ)
             row = await rows.roles.get(name)
         if row is None:
             raise NotFound("there is no role of this name")
         return RoleView.of(row)
 
     async def set(self, actor: Actor, name: str, permissions: Iterable[str]) -> RoleView:
-        """Give a role these permissions and no others, making it where needed.
+        """Replace the permissions of a role, and create the role if needed.
 
-        Neither what it gets nor what it had may be more than the actor may do. Raises Invalid, Forbidden,
-        Unauthenticated.
+        The caller must have the new and the former permissions. Raises Invalid, Forbidden, Unauthenticated.
         """
         fields = Fields()
         fields.check(lambda: identifiers.role_name(name))
         texts = fields.check(lambda: identifiers.permission_texts(permissions, "permissions")) or []
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
+            caller = await load_caller(change, actor, change.now)
             before = await change.roles.get(name)
-            asker.require(AccountEntity.ROLES, AccountOperation.CREATE if before is None else AccountOperation.UPDATE)
-            if not asker.may_give(PermissionSet.of(texts)):
+            caller.require(AccountEntity.ROLES, AccountOperation.CREATE if before is None else AccountOperation.UPDATE)
+            if not caller.may_give(PermissionSet.of(texts)):
                 raise Forbidden("a role cannot be given more than you may do", ("permissions", "more than you may do"))
-            if before is not None and not asker.may_give(PermissionSet.of(before.permissions)):
+            if before is not None and not caller.may_give(PermissionSet.of(before.permissions)):
                 raise Forbidden("this role permits more than you may do")
             if before is None:
                 row = RoleRow(

@@ -1,4 +1,4 @@
-"""What is asked of the audit log, as text: filters, times, numbers and cursors, read into what the store looks for."""
+"""Filters of the audit log: parses filters, times, event numbers and cursors into store queries."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _NUMBER: Final = re.compile(r"\d{1,15}", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditFilter:
-    """What events are asked for: those for which all of this holds; ``None`` asks for nothing.
+    """The requested filter: events that match all of its fields; ``None`` does not filter.
 
     ``actor`` and ``target`` are ids, or public prefixes of tokens. ``actor_name`` is the name of a token. ``user`` (an
-    email or id) is whose account's log, ``org`` (a name or id) which organisation's. ``action`` may be the beginning of
-    one, up to and with a dot. ``denied`` asks for what was refused or would have been. ``request`` is the id of a
-    request or decision. ``since`` (included) and ``until`` (not included) are durations before now or RFC 3339.
+    email or id) selects a user's log, ``org`` (a name or id) an organisation's. ``action`` may be a prefix that ends
+    with a dot. ``denied`` selects requests that were refused or would have been. ``request`` is the id of a request or
+    decision. ``since`` (inclusive) and ``until`` (exclusive) are durations before now, or RFC 3339.
     """
 
     actor_kind: str | None = None
@@ -60,11 +60,11 @@ EVERYTHING: Final = AuditFilter()
 
 
 def read_filter(wanted: AuditFilter, now: float, fields: Fields) -> LogQuery:
-    """What the filter says by itself (whose log is not looked up); faults are left in ``fields``."""
+    """The store query for the filter, without ``user`` and ``org``; errors go to ``fields``."""
     outcomes: tuple[str, ...] | None = DENIED if wanted.denied else None
     if wanted.outcome is not None:
         fields.check(lambda: _one_of(OUTCOMES, wanted.outcome, "outcome"))
-        # Both may be asked for; then both must hold.
+        # With both filters, both must match.
         outcomes = tuple(value for value in outcomes or OUTCOMES if value == wanted.outcome)
     return LogQuery(
         target_id=_id(wanted.target),
@@ -84,7 +84,7 @@ def read_filter(wanted: AuditFilter, now: float, fields: Fields) -> LogQuery:
 
 
 def _id(reference: str | None) -> str | None:
-    """The id that a reference is, or that is in a token's public prefix."""
+    """The id: the reference itself, or the id in a token's public prefix."""
     if reference is None or (prefix := _PREFIX.fullmatch(reference)) is None:
         return reference
     return prefix[1]
@@ -97,7 +97,7 @@ def _one_of(values: tuple[str, ...], value: str | None, field: str) -> str | Non
 
 
 def read_address(text: str | None) -> str | None:
-    """An address as events have it. Raises Invalid."""
+    """An IP address in the form that events have. Raises Invalid."""
     try:
         return None if text is None else str(ipaddress.ip_address(text))
     except ValueError:
@@ -117,7 +117,7 @@ def read_mark(text: str, field: str = "head") -> Mark:
     """An event by its number and hash, N:HASH. Raises Invalid."""
     found = _MARK.fullmatch(text)
     if found is None:
-        raise Invalid(field, "an event's number and hash, N:HASH, as a verification answers them")
+        raise Invalid(field, "an event's number and hash, N:HASH, as a verification returns them")
     return Mark(n=int(found[1]), hash=found[2])
 
 
@@ -126,11 +126,11 @@ _PLACES: Final[Mapping[SortOrder, tuple[type, ...]]] = {
     SortOrder.OLDEST: (float, int, int),
     SortOrder.RECORDED: (int,),
 }
-"""What a cursor of each order holds: the time and number of an event, and the last one that is listed at all."""
+"""The fields of a cursor by order: the time and number of an event, and the number of the last event to list."""
 
 
 def write_place(order: SortOrder, place: LogPosition) -> str:
-    """A cursor of this order."""
+    """The cursor for this position in this order."""
     values = {
         SortOrder.NEWEST: (place.at, place.n),
         SortOrder.OLDEST: (place.at, place.n, place.last),
@@ -141,7 +141,7 @@ def write_place(order: SortOrder, place: LogPosition) -> str:
 
 
 def read_place(text: str, order: SortOrder) -> LogPosition:
-    """The inverse of ``write_place``. Raises Invalid for what it did not write for this order."""
+    """The inverse of ``write_place``. Raises Invalid for a text that it did not write for this order."""
     try:
         name, *values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, TypeError, binascii.Error, RecursionError):

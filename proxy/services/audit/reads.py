@@ -1,12 +1,12 @@
-"""Who has read the audit log, for the audit log.
+"""Records who reads the audit log, as audit events.
 
-1. A page of the whole log, or of an organisation's, leaves an event: who read, with which filter, in which order. A
-   page of one's own account's log leaves none.
-2. An export, a list of many pages and ``--follow`` are one read: pages with the same filter leave one event within
-   ``WINDOW`` seconds, and the next one says how many there were (``pages``).
-3. Events are written as those of requests are, in batches. Whoever varies the filter leaves at most so many of them as
-   ``READS`` says, and the rest is counted.
-4. What is read is not held up, and not refused where the event cannot be written: it has no part in a change.
+1. Reading a page of the whole log, or of an organisation's, records an event: the reader, the filter and the order.
+   Reading the log of one's own account records none.
+2. An export, a list of many pages and ``--follow`` are one read: pages with the same filter record one event within
+   ``WINDOW`` seconds, and the next event has their number (``pages``).
+3. Events are written in batches, like those of requests. A caller who varies the filter records at most ``READS``
+   events a second; the rest is counted.
+4. A read does not wait for its event, and succeeds if the event cannot be written, because it is not part of a change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
-from proxy.core.allowance import TimedEventQuota
+from proxy.core.event_quota import TimedEventQuota
 from proxy.core.model import Actor
 from proxy.observe.metrics import Outcome
 from proxy.services.audit.filters import AuditFilter
@@ -33,11 +33,15 @@ _TEXT: Final = 200
 
 
 class EventRecorder(Protocol):
-    """Where events go."""
+    """Writes events to the audit log."""
 
-    def record(self, event: RequestEvent) -> None: ...
+    def record(self, event: RequestEvent) -> None:
+        """Write this event later, in a batch."""
+        ...
 
-    def omit(self, count: int) -> None: ...
+    def omit(self, count: int) -> None:
+        """Count events that were not recorded."""
+        ...
 
 
 @dataclass(slots=True)
@@ -47,7 +51,7 @@ class _Read:
 
 
 class AuditReads:
-    """Leaves the events of what is read; ``monotonic`` gives seconds."""
+    """Records the events of reads; ``monotonic`` returns seconds."""
 
     def __init__(self, recorder: EventRecorder, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._recorder = recorder
@@ -56,16 +60,16 @@ class AuditReads:
         self._allowance = TimedEventQuota(READS, READS_BURST, monotonic())
 
     def page(self, actor: Actor, wanted: AuditFilter, order: SortOrder, org_id: str, at: float) -> None:
-        """A page was read at ``at`` (unix seconds), of the log of the organisation with this id, or "" for all."""
-        asked = {name: value for name, value in asdict(wanted).items() if value}
-        key = (actor.kind.value, actor.id, order.value, org_id, repr(sorted(asked.items())))
+        """Record that a page of an organisation's log, or ("") the whole log, was read at ``at`` (unix seconds)."""
+        filtered = {name: value for name, value in asdict(wanted).items() if value}
+        key = (actor.kind.value, actor.id, order.value, org_id, repr(sorted(filtered.items())))
         now = self._monotonic()
         read = self._reads.pop(key, None)
         if read is None or read.until <= now:
             pages = 1 if read is None else read.pages + 1
             read = _Read(until=now + WINDOW, pages=0)
             if self._allowance.take(now):
-                self._recorder.record(_event(actor, asked, order, org_id, at, pages))
+                self._recorder.record(_event(actor, filtered, order, org_id, at, pages))
             else:
                 self._recorder.omit(1)
         else:
@@ -76,9 +80,9 @@ class AuditReads:
 
 
 def _event(
-    actor: Actor, asked: dict[str, object], order: SortOrder, org_id: str, at: float, pages: int
+    actor: Actor, filtered: dict[str, object], order: SortOrder, org_id: str, at: float, pages: int
 ) -> RequestEvent:
-    shown = {name: value[:_TEXT] if isinstance(value, str) else value for name, value in asked.items()}
+    shown = {name: value[:_TEXT] if isinstance(value, str) else value for name, value in filtered.items()}
     event = Event(
         action=ACTION,
         target_kind="log",

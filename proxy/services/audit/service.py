@@ -1,14 +1,16 @@
-"""The audit log for people: searched, followed, exported, verified, and shortened by retention.
+"""The audit log: lists, follows and exports events, verifies the hash chain, and applies retention.
 
 Rules:
 
-1. Whoever asks sees what they may see, decided in the transaction that reads: the operator and an account role with
-   ``patgate.audit:list`` everything, a role with it in an organisation that organisation's log, everybody else the log
-   of their own account as far as their token reaches (``_Reader``).
-2. An organisation that is not there and one that is not to be seen are refused in the same words; so are users.
-3. A page costs a bounded amount of work whatever is asked for (``store.log``), and so does a step of a verification.
-4. Whoever reads more than their own account's log leaves an event of it (``audit_reads``).
-5. Retention is told in the log before it removes anything, and only what it told of can be gone from the beginning.
+1. What a caller sees is decided in the transaction that reads (``_Reader``): the operator and an account role with
+   ``patgate.audit:list`` see everything, a role with it in an organisation sees that organisation's log, and every
+   other caller sees the log of its own account, within the reach of its token.
+2. An unknown organisation and one that the caller may not see give the same error; so do users.
+3. A page costs a bounded amount of work whatever the filter (``store.audit.queries``), and so does a step of a
+   verification.
+4. Reading more than the log of one's own account records an event (``reads``).
+5. Retention records an event before it removes anything, and only the events that it names may be missing at the
+   beginning of the chain.
 """
 
 from __future__ import annotations
@@ -31,32 +33,42 @@ from proxy.services.audit.filters import (
     write_place,
 )
 from proxy.services.audit.reads import AuditReads
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
-from proxy.services.counting import COUNT_MOST
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
+from proxy.services.paging import (
+    COUNT_MOST,
+    FIRST_PAGE,
+    LIMIT_MOST,
+    NOTHING_MORE,
+    Page,
+    PageRequest,
+    Remaining,
+    check_limit,
+)
 from proxy.services.validation import Fields
-from proxy.services.views import LIMIT_DEFAULT, LIMIT_MOST, NOTHING_MORE, Page, Remaining, check_limit, rfc3339
+from proxy.services.views import rfc3339
 from proxy.store.audit.chain import LOG_ID, RETAIN, Event, Mark, Occurred
 from proxy.store.audit.queries import LogEntry, LogPosition, LogQuery, SortOrder
 from proxy.store.change import Rows
 from proxy.store.store import Store
 
 RETAIN_AT_ONCE: Final = 1000
-"""Events that retention removes in one transaction, so that nobody's change waits long."""
+"""Events that retention removes in one transaction, so that changes do not wait long."""
 VERIFY_AT_ONCE: Final = 20_000
 """Events that one step of a verification checks: half a second."""
 
 _PERMISSION: Final = f"this needs the permission {AccountEntity.AUDIT.value}:{AccountOperation.LIST.value}"
-_NO_ONE: Final = "-"
-"""An id that nobody has."""
+_UNKNOWN_ID: Final = "-"
+"""An id that no user has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditView:
-    """One event. ``at`` is in unix seconds; texts are "" where there is nothing."""
+    """One event of the audit log."""
 
     entry: LogEntry
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         entry = self.entry
         return {
             "number": entry.n,
@@ -84,9 +96,9 @@ class AuditView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyView:
-    """What a step of a verification found. ``next`` is where the next step goes on; ``None`` where it is over.
+    """The result of a step of a verification. The next step continues after ``next``, which is ``None`` at the end.
 
-    ``head`` is the newest event when it was asked. ``problem`` names the first event that is gone or altered.
+    ``head`` is the newest event at the time of the step. ``problem`` names the first event that is missing or altered.
     """
 
     events: int
@@ -95,6 +107,7 @@ class VerifyView:
     head: Mark
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "events": self.events,
             "problem": self.problem,
@@ -105,7 +118,7 @@ class VerifyView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retained:
-    """How many events retention removed: those before ``until``, in unix seconds."""
+    """The number of events that retention removed: those before ``until``, in unix seconds."""
 
     events: int
     until: float
@@ -113,9 +126,9 @@ class Retained:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Reader:
-    """What somebody may see: the log of one organisation (``org_id``), of one account (``user_id``), or all.
+    """The part of the log that a caller may see: one organisation's (``org_id``), one user's (``user_id``), or all.
 
-    With ``user_id``, an ``org_id`` of "" stands for events of no organisation.
+    With ``user_id``, an ``org_id`` of "" means events of no organisation.
     """
 
     org_id: str | None = None
@@ -123,10 +136,13 @@ class _Reader:
 
 
 class AuditService:
-    """The verbs of the audit log; all raise StoreUnavailable, and Unauthenticated for a credential that has ended."""
+    """Lists, verifies and shortens the audit log.
+
+    All methods raise StoreUnavailable, and Unauthenticated for a credential that has ended.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], float], reads: AuditReads | None = None) -> None:
-        """``reads`` is told of what is read; None for a log of which nobody wants to know that."""
+        """``reads`` records what is read; with None nothing is recorded."""
         self._store = store
         self._clock = clock
         self._reads = reads
@@ -138,34 +154,32 @@ class AuditService:
         *,
         order: SortOrder = SortOrder.NEWEST,
         after: str | None = None,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        page: PageRequest = FIRST_PAGE,
     ) -> Page[AuditView]:
-        """A page of the log, by time, the newest first or the oldest.
+        """A page of the log by time, newest or oldest first.
 
-        ``after`` (a number, or ``NOW``) lists what was recorded after that event, by number: whoever keeps asking for
-        the next page follows the log. A page can have fewer events than there are, or none, and say where to go on all
-        the same. ``count`` asks how many more there are, which a log that is followed cannot say.
+        ``after`` (an event's number, or ``NOW``) lists by number what was recorded after that event: requesting page
+        after page follows the log. A page can have fewer events than ``limit``, or none, and still have a next cursor.
+        A followed log has no end, so its remaining events cannot be counted.
 
         Raises Invalid, NotFound (user, org), Forbidden.
         """
-        now = self._clock()
+        now, cursor = self._clock(), page.cursor
         fields = Fields()
         query = read_filter(wanted, now, fields)
         order = order if after is None else SortOrder.RECORDED
-        fields.check(lambda: check_limit(limit))
-        if count and order is SortOrder.RECORDED:
+        fields.check(lambda: check_limit(page.limit))
+        if page.count and order is SortOrder.RECORDED:
             fields.fault("count", "a list that follows the log has no end to count to")
         number = None if after is None else fields.check(lambda: read_number(after))
         place = None if cursor is None else fields.check(lambda: read_place(cursor, order))
         fields.done()
         async with self._store.read() as rows:
-            query = await self._visible(rows, await standing(rows, actor, now), wanted, query)
+            query = await self._visible(rows, await load_caller(rows, actor, now), wanted, query)
             if place is None and order is SortOrder.RECORDED:
                 place = LogPosition(at=0.0, n=(await rows.log.head()).n if number is None else number)
-            found = await rows.log.page(query, order, place, limit)
-        left = await self._remaining(query, order, found.place) if count else None
+            found = await rows.log.page(query, order, place, page.limit)
+        left = await self._remaining(query, order, found.place) if page.count else None
         own = actor.user_id != "" and query.user_id == actor.user_id
         if self._reads is not None and not own:
             self._reads.page(actor, wanted, order, query.org_id or "", now)
@@ -174,9 +188,9 @@ class AuditService:
         return Page(items=views, next_cursor=following, remaining=left)
 
     async def _remaining(self, query: LogQuery, order: SortOrder, place: LogPosition | None) -> Remaining:
-        """How many events there are behind ``place``, as far as a bounded number of pages finds them.
+        """The number of events after ``place``, counted in at most a fixed number of pages.
 
-        Each page is read by itself: it may take a second from a slow disk, and other questions get the reader
+        Each page has a transaction of its own: it may take a second on a slow disk, and other queries get the reader
         between two pages.
         """
         if place is None:
@@ -194,17 +208,17 @@ class AuditService:
     async def verify(
         self, actor: Actor, *, after: str | None = None, head: str | None = None, limit: int = VERIFY_AT_ONCE
     ) -> VerifyView:
-        """Check the next ``limit`` events of the chain, behind ``after`` (``next`` of the step before).
+        """Check the next ``limit`` events of the chain after ``after`` (the ``next`` of the step before).
 
-        ``head`` is what an earlier verification ended with, kept elsewhere: that event must be the same still. For the
-        operator and who may see the whole log. Raises Invalid, Forbidden.
+        ``head`` is the head of an earlier verification, kept elsewhere: that event must be unchanged. For the operator,
+        and callers who may see the whole log. Raises Invalid, Forbidden.
         """
         fields = Fields()
         last = None if after is None else fields.check(lambda: read_mark(after, "after"))
         expected = None if head is None else fields.check(lambda: read_mark(head, "head"))
         fields.done()
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.AUDIT, AccountOperation.LIST)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.AUDIT, AccountOperation.LIST)
         found = await self._store.verify_audit(last, expected, limit)
         more = not found.done and found.problem is None
         return VerifyView(
@@ -212,30 +226,30 @@ class AuditService:
         )
 
     async def retain(self, actor: Actor, before: float) -> Retained:
-        """Remove the events from before ``before`` (unix seconds), a few at a time, and leave an event that says so.
+        """Remove the events before ``before`` (unix seconds), in several transactions, and record an event about it.
 
-        For the operator only. Raises Forbidden, and Conflict where an event that the log would begin behind is gone.
+        For the operator only. Raises Forbidden, and Conflict if the last event to be removed is missing.
         """
         if actor.credential is not None:
-            raise Forbidden("only the operator shortens the audit log")
+            raise Forbidden("only the operator may shorten the audit log")
         now = self._clock()
         old = await self._store.outdated_audit(before, now)
         if not old.events:
             return Retained(events=0, until=before)
         details = {"events": old.events, "through": old.through, "change": old.change, "until": rfc3339(before)}
-        told = Occurred(
+        retention = Occurred(
             event=Event(action=RETAIN, target_kind="log", target_id=LOG_ID, details=details),
             actor=(actor.kind.value, actor.id, actor.name),
             at=now,
         )
-        removed = await self._store.trim_audit(old.through, RETAIN_AT_ONCE, told)
+        removed = await self._store.trim_audit(old.through, RETAIN_AT_ONCE, retention)
         while removed < old.events and (more := await self._store.trim_audit(old.through, RETAIN_AT_ONCE)):
             removed += more
         return Retained(events=removed, until=before)
 
-    async def _visible(self, rows: Rows, asker: Caller, wanted: AuditFilter, query: LogQuery) -> LogQuery:
-        """The query, kept to what ``asker`` may see (rule 1). Raises NotFound, Forbidden."""
-        reader = await _reader(rows, asker, wanted.org)
+    async def _visible(self, rows: Rows, caller: Caller, wanted: AuditFilter, query: LogQuery) -> LogQuery:
+        """The query, restricted to what the caller may see (rule 1). Raises NotFound, Forbidden."""
+        reader = await _reader(rows, caller, wanted.org)
         query = replace(query, org_id=reader.org_id, user_id=reader.user_id)
         if wanted.user is None:
             return query
@@ -245,37 +259,37 @@ class AuditService:
                 raise NotFound(_NO_USER)
         elif user_id is None and reader.org_id is None:
             raise NotFound(_NO_USER)
-        # Whoever sees one organisation's log learns nothing of who else there is.
-        return replace(query, user_id=user_id or _NO_ONE)
+        # A caller who sees one organisation's log must not learn which other users exist.
+        return replace(query, user_id=user_id or _UNKNOWN_ID)
 
 
 _NO_USER: Final = "there is no user with this email or id"
 
 
-async def _reader(rows: Rows, asker: Caller, org: str | None) -> _Reader:
+async def _reader(rows: Rows, caller: Caller, org: str | None) -> _Reader:
     if org is not None:
         found = await lookup.org(rows, org)
-        if asker.may(AccountEntity.AUDIT, AccountOperation.LIST, found.id):
+        if caller.may(AccountEntity.AUDIT, AccountOperation.LIST, found.id):
             return _Reader(org_id=found.id)
-        await lookup.visible_org(rows, asker, org)
+        await lookup.visible_org(rows, caller, org)
         raise Forbidden(_PERMISSION)
-    if asker.may(AccountEntity.AUDIT, AccountOperation.LIST):
+    if caller.may(AccountEntity.AUDIT, AccountOperation.LIST):
         return _Reader()
-    grant = asker.grant
+    grant = caller.grant
     if (
         grant is not None
         and grant.reach is Reach.ORG
-        and asker.may(AccountEntity.AUDIT, AccountOperation.LIST, grant.org_id)
+        and caller.may(AccountEntity.AUDIT, AccountOperation.LIST, grant.org_id)
     ):
         return _Reader(org_id=grant.org_id)
-    if grant is None or not grant.user_id or not asker.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
+    if grant is None or not grant.user_id or not caller.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
         raise Forbidden(_PERMISSION)
     reached = {Reach.PERSONAL: "", Reach.ORG: grant.org_id}.get(grant.reach)
     return _Reader(user_id=grant.user_id, org_id=reached)
 
 
 async def _user_id(rows: Rows, reference: str) -> str | None:
-    """The id of the user with this email or id; a removed one is found by id. ``None`` for nobody."""
+    """The id of the user with this email or id; a removed user only by id. ``None`` for an unknown user."""
     if identifiers.is_user_id(reference):
         found = await rows.users.by_id(reference)
     else:

@@ -1,6 +1,6 @@
-"""The words and times that questions about the audit log are asked in.
+"""The values of audit log filters, and the parser for their times.
 
-The command line has these too, and loads no store: this module imports nothing that has SQLAlchemy behind it.
+The command line imports this module and loads no store, so nothing here may import SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from proxy.store.records import LEVEL_ACCOUNT, LEVEL_ORGANISATION
 LEVELS: Final = (LEVEL_ACCOUNT, LEVEL_ORGANISATION)
 OUTCOMES: Final = ("done", *(outcome.value for outcome in Outcome))
 NOW: Final = "now"
-"""In the place of an event's number: the newest one."""
+"""Stands for the number of the newest event."""
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def read_moment(text: str | None, now: float, field: str) -> float | None:
-    """Unix seconds of RFC 3339 text, or of a duration such as ``24h`` before ``now``. Raises Invalid."""
+    """The time (unix seconds) of an RFC 3339 text, or of a duration such as ``24h`` before ``now``. Raises Invalid."""
     if text is None:
         return None
     try:

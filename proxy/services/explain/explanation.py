@@ -1,11 +1,11 @@
-"""Why a token's request is answered as it is.
+"""Explains the decision on a token's request: the verdict, the response, the steps and the identity headers.
 
 Rules:
 
-1. The verdict is the gateway's: read by ``core.asked``, the token's by ``services.grants``, decided by ``core.policy``,
-   in the gateway's order. Nothing here decides anything.
-2. What a client would get (status, words, challenge) comes from the table of reasons and ``core.challenge``.
-3. Of the target only the path is kept, redacted: what is explained may be shown, logged and sent on.
+1. The verdict is the gateway's, made in the gateway's order with the gateway's functions: ``core.request`` parses the
+   request, ``services.grants`` judges the token, ``core.decision`` decides. This module decides nothing.
+2. The response (status, message, challenge) comes from the table of reasons and ``core.challenge``.
+3. Only the redacted path of the target is kept, because explanations may be shown, logged and forwarded.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from proxy.core.challenge import Challenges
-from proxy.core.decision import decision, needed_permission, reached
-from proxy.core.identity import IdentityNames, identity_lines, seen_in
+from proxy.core.decision import decision, needed_permission
+from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Access, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
@@ -28,21 +28,20 @@ from proxy.services.views import rfc3339
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Second:
-    """A second target of a request: the header that names it, and the method and the path that it is judged by, as the
-    audit log has them.
-    """
+    """A second target of a request, as the audit log has it: the header that names it, its method and its path."""
 
     header: str
     method: str
     path: str
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"header": self.header, "method": self.method, "path": redact(self.path)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """A request as somebody describes it. ``target`` may be a whole URL; ``host`` "" is that of the URL, or none."""
+class DescribedRequest:
+    """The request to explain. ``target`` may be a whole URL; with ``host`` "" the URL's host applies, or none."""
 
     method: str
     target: str
@@ -52,19 +51,19 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gateway:
-    """What gateways judge and answer by: the configuration in use. ``longest`` is a request line's limit in bytes."""
+    """The configuration that gateways decide and respond with. ``longest`` limits a request line, in bytes."""
 
     routes: RouteTable
     challenges: Challenges
-    names: IdentityNames
+    identity: IdentityOutputs
     longest: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """The verdict as a gateway reaches it: allowed, refused, or ``reported``, which is let through all the same.
+    """The verdict of a gateway: allowed, refused, or ``reported``, which is forwarded nevertheless.
 
-    ``match`` None: it did not come to a route.
+    ``match`` None: no route was matched.
     """
 
     match: Match | None
@@ -74,20 +73,21 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
-    """All that there is to say about a request at ``at`` (unix seconds).
+    """The explanation of a request as of ``at`` (unix seconds).
 
     ``challenge`` are the values of ``WWW-Authenticate``, ``identity`` the names and values of the identity headers that
     the backend gets.
     """
 
     at: float
-    asked: Asked
+    request: DescribedRequest
     judged: Judged
     findings: Findings
     challenge: tuple[str, ...]
     identity: tuple[tuple[str, str], ...]
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         judged, findings, entry = self.judged, self.findings, TABLE[self.judged.reason]
         allowed = judged.outcome is Outcome.ALLOWED
         return {
@@ -99,32 +99,32 @@ class Explanation:
             "title": entry.title,
             "detail": entry.detail,
             "challenge": list(self.challenge),
-            "method": redact(self.asked.method),
-            "path": redact(self.asked.target.partition("?")[0]),
-            "host": redact(self.asked.host) or None,
-            "second_target": None if self.asked.second is None else self.asked.second.as_dict(),
-            **_asked(judged.match),
-            **_counted(findings),
+            "method": redact(self.request.method),
+            "path": redact(self.request.target.partition("?")[0]),
+            "host": redact(self.request.host) or None,
+            "second_target": None if self.request.second is None else self.request.second.as_dict(),
+            **_route(judged.match),
+            **_applied(findings),
             "token": None if findings.subject is None else _token(findings.subject),
             "steps": [step.as_dict() for step in findings.steps()],
             "identity": [{"name": name, "value": value} for name, value in self.identity],
         }
 
 
-def judged(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, now: float) -> Judged:
-    """The verdict on a request with the token of which ``found`` is known, at ``now`` (unix seconds).
+def judged(gateway: Gateway, request: DescribedRequest, found: Grant | RefusedGrant, now: float) -> Judged:
+    """The verdict on a request with a token whose grant or refusal is ``found``, at ``now`` (unix seconds).
 
     The order is that of the gateway's phases: parse, route, authenticate, authorise, second target.
     """
-    own = _judged_alone(gateway, asked, found, now)
-    if asked.second is None or own.match is None or own.outcome is Outcome.REFUSED:
+    own = _judged_own_target(gateway, request, found, now)
+    if request.second is None or own.match is None or own.outcome is Outcome.REFUSED:
         return own
-    host = host_name(asked.host.encode("utf-8", "surrogatepass")) or ""
-    path = asked.second.path.encode("utf-8", "surrogatepass")
-    target = NamedTarget(None, path, written=asked.second.method != "GET")
+    host = host_name(request.host.encode("utf-8", "surrogatepass")) or ""
+    path = request.second.path.encode("utf-8", "surrogatepass")
+    target = NamedTarget(None, path, written=request.second.method != "GET")
     match, reason = judge_second(gateway.routes, own.match, host, target)
     if reason is None and match is not None and match.route.access is Access.TOKEN:
-        # A request that failed authentication is passed on as one of nobody.
+        # A request that failed authentication is forwarded without identity, so the second target has no credential.
         reason = Reason.NO_CREDENTIAL if isinstance(found, RefusedGrant) else decision(match, found, now).reason
     if reason is None or reason is Reason.ALLOWED:
         return own
@@ -133,9 +133,11 @@ def judged(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, now: flo
     return own if own.outcome is Outcome.REPORTED else Judged(match=match, reason=reason, outcome=Outcome.REPORTED)
 
 
-def _judged_alone(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, now: float) -> Judged:
+def _judged_own_target(gateway: Gateway, request: DescribedRequest, found: Grant | RefusedGrant, now: float) -> Judged:
     """The verdict on the request's own target."""
-    method, target, host = (text.encode("utf-8", "surrogatepass") for text in (asked.method, asked.target, asked.host))
+    method, target, host = (
+        text.encode("utf-8", "surrogatepass") for text in (request.method, request.target, request.host)
+    )
     line = read_line(method, target, host, gateway.longest)
     if isinstance(line, Reason):
         return Judged(match=None, reason=line, outcome=Outcome.REFUSED)
@@ -152,11 +154,15 @@ def _judged_alone(gateway: Gateway, asked: Asked, found: Grant | RefusedGrant, n
 
 
 def explain(
-    gateway: Gateway, asked: Asked, subject: Subject | None, now: float, nobody: Reason = Reason.NO_CREDENTIAL
+    gateway: Gateway,
+    request: DescribedRequest,
+    subject: Subject | None,
+    now: float,
+    anonymous: Reason = Reason.NO_CREDENTIAL,
 ) -> Explanation:
-    """Everything about the request of this token now; without a token, about one refused for ``nobody``."""
-    found = RefusedGrant(prefix="", reason=nobody, depends=()) if subject is None else subject.found
-    verdict = judged(gateway, asked, found, now)
+    """The explanation of this token's request at ``now``; without a token, of a request refused for ``anonymous``."""
+    found = RefusedGrant(prefix="", reason=anonymous, depends=()) if subject is None else subject.found
+    verdict = judged(gateway, request, found, now)
     match = verdict.match
     grounds = None
     if match is not None and match.route.access is Access.TOKEN and isinstance(found, Grant):
@@ -164,7 +170,7 @@ def explain(
     values = gateway.challenges.values(TABLE[verdict.reason].challenge, match)
     return Explanation(
         at=now,
-        asked=asked,
+        request=request,
         judged=verdict,
         findings=Findings(routes=gateway.routes, match=match, reason=verdict.reason, subject=subject, grounds=grounds),
         challenge=tuple(value.decode("ascii") for value in values),
@@ -177,19 +183,16 @@ def _identity(gateway: Gateway, verdict: Judged, found: Grant | RefusedGrant) ->
     if verdict.outcome is Outcome.REFUSED or match is None or match.route.access is not Access.TOKEN:
         return ()
     if isinstance(found, RefusedGrant) or TABLE[verdict.reason].status == 401:
-        # Whoever is refused as nobody is passed on as nobody.
-        return tuple((name, "") for _, name in gateway.names.headers)
-    there = reached(match.org, found)
-    lines = (
-        identity_lines(gateway.names, found if there is None else seen_in(found, there))
-        .decode("ascii")
-        .split("\r\n")[:-1]
-    )
-    return tuple((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
+        # A request that failed authentication is forwarded without identity headers.
+        lines = gateway.identity.anonymous
+    else:
+        lines = gateway.identity.lines(found, match.org)
+    fields = lines.decode("ascii").split("\r\n")[:-1]
+    return tuple((name, value.strip()) for name, _, value in (field.partition(":") for field in fields))
 
 
-def _asked(match: Match | None) -> dict[str, object]:
-    """The route that was matched, and what it makes of the request."""
+def _route(match: Match | None) -> dict[str, object]:
+    """The matched route, with the operation, entity and permission that it derives from the request."""
     if match is None:
         names = ("route", "access", "upstream", "enforce", "operation", "entity", "entity_id", "permission", "org")
         return dict.fromkeys(names)
@@ -207,8 +210,8 @@ def _asked(match: Match | None) -> dict[str, object]:
     }
 
 
-def _counted(findings: Findings) -> dict[str, object]:
-    """The role and the scopes that count, and the entry of each that allows what is asked for."""
+def _applied(findings: Findings) -> dict[str, object]:
+    """The role and scopes that apply, and the entry of each that allows the request."""
     subject, grounds = findings.subject, findings.grounds
     name, org = findings.role
     role_entry, scope_entry = (None, None) if grounds is None else (grounds.role_entry, grounds.scope_entry)

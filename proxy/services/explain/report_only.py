@@ -1,4 +1,4 @@
-"""What report-only routes would have refused, for whoever is about to enforce them; and the routes as configured."""
+"""Report-only findings: lists and clears what routes with ``enforce: false`` would have refused; lists the routes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from proxy.core.model import Actor
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Route, RouteTable
 from proxy.services.audit.vocabulary import read_moment
-from proxy.services.caller import AccountEntity, AccountOperation, standing
+from proxy.services.caller import AccountEntity, AccountOperation, load_caller
 from proxy.services.views import rfc3339
 from proxy.store.audit.reports import NamedReport, Report
 from proxy.store.store import Store
 
 TOKENS_SHOWN: Final = 20
-"""So many tokens of a group are listed, the most frequent first."""
+"""The most tokens listed for a route and reason, the most frequent first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouteView:
-    """A route as configured; ``number`` is its place, from 1 on."""
+    """A route as configured; ``number`` is its position, starting at 1."""
 
     number: int
     route: Route
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         route = self.route
         return {
             "number": self.number,
@@ -44,7 +45,7 @@ class RouteView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenCount:
-    """How often the requests of one token would have been refused. Empty texts: of no token that is there."""
+    """How many requests of one token would have been refused. The texts are empty without an existing token."""
 
     id: str
     prefix: str
@@ -53,6 +54,7 @@ class TokenCount:
     count: int
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "id": self.id or None,
             "prefix": self.prefix or None,
@@ -64,9 +66,10 @@ class TokenCount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportView:
-    """What one route would have refused for one reason. ``permissions`` are those lacking, each with its count.
+    """The requests that one route would have refused for one reason.
 
-    ``enforce`` is what the configuration says of the route now, None where there is no such route any more.
+    ``permissions`` are the missing ones, each with its count. ``enforce`` is the route's present setting, None if the
+    route no longer exists.
     ``tokens_total`` counts the tokens, of which ``tokens`` are the most frequent. Times are unix seconds.
     """
 
@@ -83,6 +86,7 @@ class ReportView:
     tokens_total: int
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "route": self.route,
             "reason": self.reason,
@@ -103,7 +107,7 @@ _STATUS: Final = {reason.value: TABLE[reason].status for reason in Reason}
 
 
 class ReportService:
-    """The verbs of routes and of what they report. ``routes`` are those in use; all raise StoreUnavailable."""
+    """Lists the routes in use, and lists and clears their reports. All methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float], routes: RouteTable) -> None:
         self._store = store
@@ -111,30 +115,30 @@ class ReportService:
         self._routes = routes.routes
 
     async def routes(self, actor: Actor) -> list[RouteView]:
-        """Every route, in the order in which they are tried. Raises Forbidden, Unauthenticated."""
+        """Every route, in the order of matching. Raises Forbidden, Unauthenticated."""
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
         return [RouteView(number=place, route=route) for place, route in enumerate(self._routes, 1)]
 
     async def list(self, actor: Actor, since: str | None = None) -> list[ReportView]:
-        """What would have been refused, by route and reason, the most frequent first.
+        """The requests that would have been refused, by route and reason, the most frequent first.
 
-        ``since`` (RFC 3339, or a duration before now) leaves out what was last seen before; the counts are those since
-        the beginning, or since the reports were cleared. Raises Invalid, Forbidden, Unauthenticated.
+        ``since`` (RFC 3339, or a duration before now) omits entries last seen before it; the counts are always those
+        since the first report, or since the reports were cleared. Raises Invalid, Forbidden, Unauthenticated.
         """
         after = read_moment(since, self._clock(), "since")
         async with self._store.read() as rows:
-            (await standing(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
+            (await load_caller(rows, actor, self._clock())).require(AccountEntity.ROUTES, AccountOperation.LIST)
             found = await rows.reports.named(after)
         return sorted(map(self._view, _grouped(found)), key=_most_first)
 
     async def clear(self, actor: Actor, route: str | None = None) -> int:
-        """Forget what was reported, of the route with this path where given; how many entries there were.
+        """Delete the reports, or those of the route with this path; returns their number.
 
         Raises Forbidden, Unauthenticated.
         """
         async with self._store.change(actor, self._clock()) as change:
-            (await standing(change, actor, change.now)).require(AccountEntity.ROUTES, AccountOperation.DELETE)
+            (await load_caller(change, actor, change.now)).require(AccountEntity.ROUTES, AccountOperation.DELETE)
             count = await change.reports.clear(route)
             if count:
                 change.touched(ROUTE_REPORTS)
@@ -155,7 +159,7 @@ class ReportService:
         return ReportView(
             route=last.route,
             reason=last.reason,
-            # Routes of one path differ by host or method: what one of them reports is not enforced.
+            # Routes with one path differ by host or method; the route that reports is not the enforced one.
             enforce=next(
                 (route.enforce for route in sorted(self._routes, key=_enforced) if route.name == last.route), None
             ),
@@ -171,7 +175,7 @@ class ReportService:
 
 
 def _grouped(found: Iterable[NamedReport]) -> Iterable[list[NamedReport]]:
-    """By route and reason."""
+    """The reports grouped by route and reason."""
     groups: dict[tuple[str, str], list[NamedReport]] = {}
     for named in found:
         groups.setdefault((named.report.route, named.report.reason), []).append(named)
@@ -188,7 +192,7 @@ def _tokens(group: Sequence[NamedReport]) -> tuple[TokenCount, ...]:
 
 
 def _counted(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """The sums by text, the largest first."""
+    """The sum for each text, the largest first."""
     sums: dict[str, int] = {}
     for text, count in pairs:
         sums[text] = sums.get(text, 0) + count

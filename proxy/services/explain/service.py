@@ -1,14 +1,14 @@
-"""Explaining: why a token's request is, or was, answered as it is.
+"""Explains requests: what a token would get for a request now, and why a past request was decided as it was.
 
 Rules:
 
-1. One may ask about the tokens that one may see (``custody``), and about the decisions whose event one may read or
-   whose token one may see. Anything else is answered like what there is not.
-2. A whole token is refused wherever an id is expected, and nothing of what was sent is repeated in an error.
-3. A decision is what the audit log has of it. What there is to say about the same request now is said beside it, and
-   only to who may see the token.
-4. What a token that is attached to several organisations may do is told of those organisations alone in which one may
-   see it.
+1. A caller may query the tokens that it may see (``tokens.authorization``), and the decisions whose audit event it may
+   read or whose token it may see. Anything else gives the same error as an unknown token or decision.
+2. A whole token is refused wherever an id is expected, and no error repeats the input.
+3. A past decision is what the audit log has recorded. The explanation of the same request now is added only for a
+   caller that may see the token.
+4. For a token that is attached to several organisations, the explanation covers only those in which the caller may see
+   the token.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from proxy.core.reasons import Reason
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
-from proxy.services.explain.explanation import Asked, Explanation, Gateway, Second, explain
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
+from proxy.services.explain.explanation import DescribedRequest, Explanation, Gateway, Second, explain
 from proxy.services.explain.steps import FAILED, Subject
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Verb
@@ -45,15 +45,15 @@ _METHOD_LIMIT: Final = 64
 _TARGET_LIMIT: Final = 65_536
 _HOST_LIMIT: Final = 512
 _SINCE_LIMIT: Final = 20
-"""Changes since a decision that are told of."""
+"""The most changes since a decision that are listed."""
 _PATH_LIMIT: Final = 512
-"""The audit log cuts paths here."""
+"""The length at which the audit log cuts paths."""
 _CUT: Final = re.compile(r"\[redacted\]|_(?:[Pp][Aa][Tt]|[Kk][Ee][Yy])_[0-9A-Za-z]{12}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Happened:
-    """A change, recorded after the decision, to what the token depends on."""
+    """A change after the decision to the token, its owner, role or organisation."""
 
     at: float
     action: str
@@ -61,15 +61,16 @@ class Happened:
     by: str
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"at": rfc3339(self.at), "action": self.action, "target": self.name, "by": self.by}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """A decision as the audit log has it, beside what the same request would get now.
+    """A past decision from the audit log, with the explanation of the same request now.
 
-    ``now`` None: the token is gone or not to be seen, or the request was never understood. ``differences`` and
-    ``notes`` are sentences; ``since`` are changes to the token, its owner, role and organisation in the meantime.
+    ``now`` None: the token was deleted, the caller may not see it, or the request could not be parsed. ``differences``
+    and ``notes`` are sentences; ``since`` are the later changes to the token, its owner, role and organisation.
     """
 
     entry: LogEntry
@@ -79,6 +80,7 @@ class Decision:
     since: tuple[Happened, ...]
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         entry, details = self.entry, self.entry.details
         return {
             "decision": entry.decision_id,
@@ -108,7 +110,10 @@ class Decision:
 
 
 class ExplainService:
-    """The verbs of explaining. ``gateway`` is what the configuration in use makes; all raise StoreUnavailable."""
+    """Explains requests and decisions with the configuration in use (``gateway``).
+
+    All methods raise StoreUnavailable.
+    """
 
     def __init__(self, store: Store, clock: Callable[[], float], *, gateway: Gateway, tokens: TokenFormat) -> None:
         self._store = store
@@ -117,9 +122,9 @@ class ExplainService:
         self._whole = re.compile(tokens.embedded_pattern)
 
     async def token(self, actor: Actor, token: str, method: str, target: str, host: str = "") -> Explanation:
-        """What the token with this id or public prefix gets for this method and path (or URL).
+        """Explain what the token with this id or public prefix gets for this method and path (or URL).
 
-        Raises NotFound, Invalid (a whole token, or what no request can hold), Unauthenticated.
+        Raises NotFound, Invalid (a whole token, or a text too long for a request), Unauthenticated.
         """
         self._refuse_whole("token", token)
         limits = (("method", method, _METHOD_LIMIT), ("path", target, _TARGET_LIMIT), ("host", host, _HOST_LIMIT))
@@ -129,55 +134,57 @@ class ExplainService:
                 raise Invalid(field, f"at most {most} characters")
         now = self._clock()
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, now)
-            subject = await self._subject(rows, asker, token, now)
+            caller = await load_caller(rows, actor, now)
+            subject = await self._subject(rows, caller, token, now)
             if subject is None:
                 raise NotFound(NO_TOKEN)
-            return self._explained(asker, Asked(method=method, target=target, host=host), subject, now)
+            return self._explained(caller, DescribedRequest(method=method, target=target, host=host), subject, now)
 
     async def decision(self, actor: Actor, decision: str) -> Decision:
-        """What was decided under this id, and what would be now. Raises NotFound, Invalid, Unauthenticated."""
+        """The decision with this id, and the decision now. Raises NotFound, Invalid, Unauthenticated."""
         self._refuse_whole("decision", decision)
         now = self._clock()
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, now)
+            caller = await load_caller(rows, actor, now)
             page = await rows.log.page(LogQuery(request_id=decision), SortOrder.OLDEST, None, _SINCE_LIMIT)
             found = [entry for entry in page.entries if _of_request(entry)] if decision else []
             for entry in found:
-                told = await self._decided(rows, asker, entry, now)
-                if told is not None:
-                    return told
+                decided = await self._decided(rows, caller, entry, now)
+                if decided is not None:
+                    return decided
         raise NotFound(NO_DECISION)
 
-    async def _decided(self, rows: Rows, asker: Caller, entry: LogEntry, now: float) -> Decision | None:
-        """The decision of this event; None for who may know neither of the event nor of the token."""
+    async def _decided(self, rows: Rows, caller: Caller, entry: LogEntry, now: float) -> Decision | None:
+        """The decision of this event; None if the caller may see neither the event nor the token."""
         named = entry.actor_kind != ActorKind.SYSTEM
-        subject = await self._subject(rows, asker, entry.actor_id, now) if named else None
-        if subject is None and not _may_read(asker, entry):
+        subject = await self._subject(rows, caller, entry.actor_id, now) if named else None
+        if subject is None and not _may_read(caller, entry):
             return None
         if named and subject is None:
             there = await rows.tokens.get(entry.actor_id)
             note = "you may not see the token" if there else "the token has been deleted"
             return Decision(entry=entry, now=None, differences=(), notes=(note,), since=())
-        asked = Asked(**{field: str(entry.details.get(key) or "") for field, key in _DETAILS}, second=_second(entry))
-        if not asked.method or not asked.target:
+        request = DescribedRequest(
+            **{field: str(entry.details.get(key) or "") for field, key in _DETAILS}, second=_second(entry)
+        )
+        if not request.method or not request.target:
             return Decision(entry=entry, now=None, differences=(), notes=(_UNREAD,), since=())
-        explained = self._explained(asker, asked, subject, now, _nobody(entry))
+        explained = self._explained(caller, request, subject, now, _anonymous_reason(entry))
         return Decision(
             entry=entry,
             now=explained,
             differences=_differences(entry, explained),
-            notes=tuple(_notes(entry, asked)),
-            since=() if subject is None else await _since(rows, asker, entry, subject),
+            notes=tuple(_notes(entry, request)),
+            since=() if subject is None else await _since(rows, caller, entry, subject),
         )
 
-    async def _subject(self, rows: Rows, asker: Caller, token: str, now: float) -> Subject | None:
-        """The token with this id or prefix as ``asker`` may see it; None where there is none to be seen."""
+    async def _subject(self, rows: Rows, caller: Caller, token: str, now: float) -> Subject | None:
+        """The token with this id or prefix; None if it is unknown or the caller may not see it."""
         entry = await rows.tokens.get(token.rpartition("_")[2])
         if entry is None or token not in (entry.token.id, entry.token.prefix):
             return None
-        at_hand = await loading.at_hand(rows, asker, entry)
-        if authorization.judge(asker, at_hand.target, Verb.SHOW, ()) is not Ruling.ALLOWED:
+        loaded = await loading.load(rows, caller, entry)
+        if authorization.judge(caller, loaded.target, Verb.SHOW, ()) is not Ruling.ALLOWED:
             return None
         row = (await rows.grant_rows([entry.token.id])).tokens[entry.token.id]
         return Subject(
@@ -188,27 +195,32 @@ class ExplainService:
         )
 
     def _explained(
-        self, asker: Caller, asked: Asked, subject: Subject | None, now: float, nobody: Reason = Reason.NO_CREDENTIAL
+        self,
+        caller: Caller,
+        request: DescribedRequest,
+        subject: Subject | None,
+        now: float,
+        anonymous: Reason = Reason.NO_CREDENTIAL,
     ) -> Explanation:
-        told = explain(self._gateway, asked, subject, now, nobody)
-        if subject is None or subject.row.reach is not Reach.ORGS or asker.operator:
-            return told
-        match = told.judged.match
+        explained = explain(self._gateway, request, subject, now, anonymous)
+        if subject is None or subject.row.reach is not Reach.ORGS or caller.operator:
+            return explained
+        match = explained.judged.match
         seen = tuple(
-            one for one in subject.row.orgs if any(asker.may(AccountEntity.KEYS, look, one.org_id) for look in _LOOKS)
+            one for one in subject.row.orgs if any(caller.may(AccountEntity.KEYS, look, one.org_id) for look in _LOOKS)
         )
         org = None if match is None else match.org
         if org is not None and not any(org in (one.org_id, one.org_name) for one in seen):
             raise NotFound(NO_ORG)
         row = replace(subject.row, orgs=seen)
-        return replace(told, findings=replace(told.findings, subject=replace(subject, row=row)))
+        return replace(explained, findings=replace(explained.findings, subject=replace(subject, row=row)))
 
     def _refuse_whole(self, field: str, text: str) -> None:
         if self._whole.search(text) is not None:
             raise Invalid(field, WHOLE_TOKEN)
 
 
-_UNREAD: Final = "the reason lies in how the request came or went, not in what the token may do"
+_UNREAD: Final = "the reason is in how the request was received or forwarded, not in what the token may do"
 _DETAILS: Final = (("method", "method"), ("target", "path"), ("host", "host"))
 
 
@@ -217,7 +229,7 @@ def _of_request(entry: LogEntry) -> bool:
 
 
 def _second(entry: LogEntry) -> Second | None:
-    """The second target that was refused, where it was judged."""
+    """The second target that was refused; None if it was not judged."""
     named = entry.details.get("second_target")
     if not isinstance(named, dict) or "path" not in named:
         return None
@@ -225,7 +237,7 @@ def _second(entry: LogEntry) -> Second | None:
 
 
 def _second_shown(entry: LogEntry) -> dict[str, object] | None:
-    """The second target that was refused; without method and path where it could not be judged."""
+    """The second target that was refused; without method and path if it could not be judged."""
     named = entry.details.get("second_target")
     if not isinstance(named, dict):
         return None
@@ -233,19 +245,19 @@ def _second_shown(entry: LogEntry) -> dict[str, object] | None:
 
 
 def _is_comparable(entry: LogEntry) -> bool:
-    """Whether the reason is found again from what the log has of the request, and from the token."""
+    """Whether the reason can be derived again from the logged request and the token."""
     if entry.outcome == Outcome.FAILED:
         return False
     return entry.reason in _ABOUT_TOKENS or (entry.reason == Reason.SECOND_TARGET and _second(entry) is not None)
 
 
-def _nobody(entry: LogEntry) -> Reason:
-    """Why a request without a token that is there is refused where one is needed: as it was, if it was for that."""
+def _anonymous_reason(entry: LogEntry) -> Reason:
+    """The reason to refuse this request without a token: the logged one, if it is about the credential."""
     return next((reason for reason in FAILED if reason.value == entry.reason), Reason.NO_CREDENTIAL)
 
 
 def _differences(entry: LogEntry, now: Explanation) -> tuple[str, ...]:
-    """What is not as it was, in sentences; nothing where the same request has the same answer, or it cannot be said."""
+    """Sentences about what differs now; empty if the result is the same, or cannot be compared."""
     judged, found = now.judged, []
     route = "" if judged.match is None else judged.match.route.name
     if route != entry.target_name:
@@ -259,17 +271,17 @@ def _differences(entry: LogEntry, now: Explanation) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _notes(entry: LogEntry, asked: Asked) -> list[str]:
-    """What to heed about the comparison."""
+def _notes(entry: LogEntry, request: DescribedRequest) -> list[str]:
+    """Sentences about the limits of the comparison."""
     notes = []
     reason = entry.reason
     if reason == Reason.TOKEN_WRONG_SECRET:
-        notes.append("the value presented was not that of the token, or not any more: this is about its value of now")
+        notes.append("the value presented was not that of the token, or no longer is: this is about its present value")
     elif not _is_comparable(entry):
         notes.append(_UNREAD)
-    paths = (asked.target,) if asked.second is None else (asked.target, asked.second.path)
+    paths = (request.target,) if request.second is None else (request.target, request.second.path)
     if any(len(path) >= _PATH_LIMIT or _CUT.search(path) is not None for path in paths):
-        notes.append("the log has the path cut or redacted, so this may be about another path")
+        notes.append("the path in the log is cut or redacted, so this may be about another path")
     return notes
 
 
@@ -285,30 +297,30 @@ _ABOUT_TOKENS: Final = frozenset(
         Reason.ROUTE_DENIED,
     )
 )
-"""Reasons that are found again from method, path and token alone."""
+"""Reasons that can be derived again from method, path and token alone."""
 
 
-def _may_read(asker: Caller, entry: LogEntry) -> bool:
-    """Whether the audit log would show this event to ``asker`` (``audit`` rule 1)."""
-    if asker.may(AccountEntity.AUDIT, AccountOperation.LIST, entry.org_id):
+def _may_read(caller: Caller, entry: LogEntry) -> bool:
+    """Whether the audit log would show this event to the caller (``audit.service`` rule 1)."""
+    if caller.may(AccountEntity.AUDIT, AccountOperation.LIST, entry.org_id):
         return True
-    grant = asker.grant
+    grant = caller.grant
     if grant is None or not grant.user_id or entry.user_id != grant.user_id:
         return False
-    if not asker.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
+    if not caller.scopes_allow(AccountEntity.AUDIT, AccountOperation.LIST):
         return False
     return grant.reach is Reach.ACCOUNT or entry.org_id == grant.org_id
 
 
-async def _since(rows: Rows, asker: Caller, entry: LogEntry, subject: Subject) -> tuple[Happened, ...]:
-    """Changes since then to the token and to what it depends on, oldest first, as far as the asker may read them."""
+async def _since(rows: Rows, caller: Caller, entry: LogEntry, subject: Subject) -> tuple[Happened, ...]:
+    """Later changes to the token, its owner, role and organisation that the caller may read, oldest first."""
     row = subject.row
     queries = [LogQuery(target_id=id_, since=entry.at) for id_ in (row.id, row.user_id, row.role, row.org_id) if id_]
     queries.append(LogQuery(target_id="*", action="account.roles.sync", since=entry.at))
     found: dict[int, LogEntry] = {}
     for query in queries:
         page = await rows.log.page(query, SortOrder.OLDEST, None, _SINCE_LIMIT)
-        found.update((one.n, one) for one in page.entries if one.epoch and _may_read(asker, one))
+        found.update((one.n, one) for one in page.entries if one.epoch and _may_read(caller, one))
     return tuple(
         Happened(at=one.at, action=one.action, name=one.target_name or one.target_id, by=one.actor_name or one.actor_id)
         for _, one in sorted(found.items())[:_SINCE_LIMIT]

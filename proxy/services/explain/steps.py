@@ -1,6 +1,6 @@
-"""The steps that a token's request goes through, and what each has found, in words.
+"""The steps of a decision on a token's request, with the result of each in words.
 
-Which step failed follows from the reason of the verdict alone, and what comes before it has passed: nothing is decided.
+The reason of the verdict determines which step failed; the steps before it passed. This module decides nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from proxy.store.records import TokenGrantRow
 
 
 class Step(StrEnum):
-    """What is asked about a request, in the order in which it is asked."""
+    """The checks on a request, in their order."""
 
     ROUTE = "route"
     TOKEN = "token"  # noqa: S105 - the name of a step
@@ -33,7 +33,7 @@ class Step(StrEnum):
 
 
 class Result(StrEnum):
-    """How a step ended."""
+    """The result of a step."""
 
     PASS = "pass"  # noqa: S105 - the name of a result
     FAIL = "fail"
@@ -42,19 +42,20 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepView:
-    """One step: how it ended, and why."""
+    """One step, with its result and the explanation."""
 
     step: Step
     result: Result
     text: str
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"step": self.step.value, "result": self.result.value, "text": self.text}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """The token of which is asked, its status as lists show it, and the verdict about it by itself."""
+    """The token of the request, with its status as lists show it, and its grant or refusal."""
 
     row: TokenGrantRow
     status: TokenStatus
@@ -77,14 +78,14 @@ FAILED: Final[Mapping[Reason, Step]] = {
     Reason.ROLE_DENIES: Step.ROLE,
     Reason.SCOPE_DENIES: Step.SCOPES,
 }
-"""The step at which each reason ends; those that are not here are about the request and its route."""
+"""The step that fails with each reason. Reasons that are not listed are about the request and its route."""
 
 _SHOWN: Final = 12
-"""So many entries of a role or of scopes are named in a sentence."""
+"""The most entries of a role or of scopes that a sentence names."""
 _OPEN: Final = {
     Access.TOKEN: "open to tokens",
-    Access.PUBLIC: "open to anyone: no token is looked at",
-    Access.PASSTHROUGH: "left to the backend's own login: no token is looked at",
+    Access.PUBLIC: "open to anyone: tokens are not checked",
+    Access.PASSTHROUGH: "left to the backend's own login: tokens are not checked",
     Access.DENIED: "never open to tokens",
 }
 _BY_REASON: Final[Mapping[Reason, str]] = {
@@ -101,8 +102,9 @@ _BY_REASON: Final[Mapping[Reason, str]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """What there is to tell of: the route and the reason that the verdict names, the token, and the decision's
-    grounds, if it came so far.
+    """The facts behind a verdict: its route and reason, the token, and the decision's ``grounds``.
+
+    ``grounds`` is None if the request was refused before the decision, or the route needs none.
     """
 
     routes: RouteTable
@@ -112,13 +114,13 @@ class Findings:
     grounds: Verdict | None
 
     def steps(self) -> tuple[StepView, ...]:
-        """Every step. Those before the one that the reason names have passed, those behind it were not reached."""
+        """Every step: those before the failed one passed, those after it were not reached."""
         order = tuple(Step)
         failed = None if self.reason is Reason.ALLOWED else FAILED.get(self.reason, Step.ROUTE)
         if failed is not None:
             passed = order.index(failed)
         else:
-            # A route that is open to everybody asks nothing else.
+            # A route that is open to everyone has no other checks.
             passed = 1 if self.grounds is None else len(order)
         views = []
         for place, step in enumerate(order):
@@ -133,7 +135,7 @@ class Findings:
 
     @property
     def role(self) -> tuple[str, str]:
-        """The role that counts where the request goes, and the organisation that it is a role in ("": the account)."""
+        """The role that applies to the request, and the organisation that it is a role in ("": the account)."""
         if self.subject is None:
             return "", ""
         there = None
@@ -145,7 +147,7 @@ class Findings:
 
     @property
     def permissions(self) -> tuple[str, ...]:
-        """What that role permits, or what the token was given there."""
+        """The permissions of that role, or those that the token was given in the organisation."""
         if self.subject is None:
             return ()
         if isinstance(self.subject.found, RefusedGrant):
@@ -207,9 +209,9 @@ class Findings:
     def _role_failure(self, row: TokenGrantRow, needed: str) -> str:
         name, org = self.role
         if not name and not org:
-            return f"its owner has no role in the account, so nobody gives it {needed}"
+            return f"its owner has no role in the account that would give it {needed}"
         if name and not self.permissions:
-            return f"{self._who} permits nothing, or is gone: it does not have {needed}"
+            return f"{self._who} permits nothing, or was deleted: it does not have {needed}"
         return f"{self._who} does not have {needed}; it has {_listed(self.permissions)}"
 
     @property

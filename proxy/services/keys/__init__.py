@@ -1,1 +1,1 @@
-"""Organisation keys: tokens that belong to an organisation and to no person. ``seat_limit`` bounds their number."""
+"""Organisation keys: tokens that belong to organisations and to no user. ``seat_limit`` limits their number."""

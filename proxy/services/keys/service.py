@@ -1,15 +1,15 @@
-"""Keys: what belongs to an organisation and not to a person. Made, attached to organisations and detached here; their
-other verbs are those of tokens.
+"""Organisation keys: creates and lists keys, and attaches organisation tokens to organisations.
+
+A key belongs to organisations and not to a user. Its other operations are those of tokens (``TokenService``).
 
 Rules:
 
-1. A key of one organisation has a role, which is fixed at its creation by name. An organisation token has permissions
-   in each of several organisations, and takes a seat in each.
-2. What is given must be within what the giver may do in that organisation: by one role there, and by the scopes of the
-   token presented. A key made by a token never outlives it; it does outlive the person.
-3. In each organisation, whoever may do so there decides: attaching needs sight of the key and the permission in the
-   organisation that it is attached to.
-4. A key makes nothing.
+1. A key of one organisation has a role, whose name is fixed at creation. An organisation token has permissions in each
+   of several organisations, and uses a seat in each.
+2. The permissions of a key must be within those that the caller has in that organisation: by one role there, and by the
+   scopes of the token presented. A key created by a token never outlives that token, but it does outlive the user.
+3. Attaching a key needs a caller that sees it and has the permission in the organisation that it is attached to.
+4. A key creates no tokens and no keys.
 """
 
 from __future__ import annotations
@@ -22,19 +22,29 @@ from proxy.core.kinds import KINDS, Kind, Reach
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
 from proxy.services import idempotency, lookalikes, lookup
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.grants import ORG_ACTIVE
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import FIRST_PAGE, Page, PageRequest
 from proxy.services.policy.seat_limit import require_seats
 from proxy.services.policy.service import PolicyService
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import Verb
-from proxy.services.tokens.issuance import ORGS_MOST, Draft, KeyRequest, Minter, beyond, lifetime, new_row, permissions
+from proxy.services.tokens.issuance import (
+    ORGS_MOST,
+    Draft,
+    KeyRequest,
+    Minter,
+    ineffective_scopes,
+    lifetime,
+    new_row,
+    permissions,
+)
 from proxy.services.tokens.loading import KEYS_MAKE_NOTHING, Found
 from proxy.services.tokens.queries import TokenFilter
 from proxy.services.tokens.service import TokenService
 from proxy.services.validation import Fields
-from proxy.services.views import LIMIT_DEFAULT, Changed, Created, Page, TokenView
+from proxy.services.views import Changed, Created, TokenView
 from proxy.store.change import Change, Rows
 from proxy.store.records import OrgRow, TokenRow
 from proxy.store.store import Store
@@ -45,7 +55,7 @@ _NOT_SEVERAL = "only an organisation token is attached to organisations; this on
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """What a new key will be, as of one transaction: with a role in one organisation, or permissions in several."""
+    """The properties of a new key, valid in one transaction: a role in one organisation, or permissions in several."""
 
     orgs: tuple[OrgRow, ...]
     role: str | None
@@ -55,8 +65,9 @@ class _Plan:
 
 
 class KeyService:
-    """``key`` arguments are an id or a public prefix, ``org`` a name or an id. All raise StoreUnavailable and
-    Unauthenticated.
+    """Creates and lists keys. ``key`` arguments are an id or a public prefix, ``org`` a name or an id.
+
+    All methods raise StoreUnavailable and Unauthenticated.
     """
 
     def __init__(
@@ -68,8 +79,8 @@ class KeyService:
         self._policies = policies
         self._tokens = tokens
 
-    async def create(self, actor: Actor, new: KeyRequest, *, retry: Retry | None = None) -> Created:
-        """Make a key of one organisation, or one that is attached to several.
+    async def create(self, actor: Actor, new: KeyRequest, *, idempotency_key: IdempotencyKey | None = None) -> Created:
+        """Create a key of one organisation, or an organisation token that is attached to several.
 
         Raises Invalid, NotFound (org), Forbidden, Conflict (suspended, no seat), AuthorityOverloaded.
         """
@@ -79,18 +90,18 @@ class KeyService:
         fields.done()
         async with self._store.read() as rows:
             now = self._clock()
-            asker = await standing(rows, actor, now)
-            made = await idempotency.made_before(rows, actor, retry, now)
+            caller = await load_caller(rows, actor, now)
+            made = await idempotency.created_before(rows, actor, idempotency_key, now)
             if made is not None:
-                return await loading.replayed(rows, asker, made, now)
-            await self._plan(rows, asker, new, draft, grants, now)
+                return await loading.replayed(rows, caller, made, now)
+            await self._plan(rows, caller, new, draft, grants, now)
         value = await self._minter.value(actor, Kind.KEY)
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            made = await idempotency.made_before(change, actor, retry, change.now)
+            caller = await load_caller(change, actor, change.now)
+            made = await idempotency.created_before(change, actor, idempotency_key, change.now)
             if made is not None:
-                return await loading.replayed(change, asker, made, change.now)
-            plan = await self._plan(change, asker, new, draft, grants, change.now)
+                return await loading.replayed(change, caller, made, change.now)
+            plan = await self._plan(change, caller, new, draft, grants, change.now)
             one = plan.role is not None
             row = new_row(
                 value,
@@ -106,28 +117,22 @@ class KeyService:
             await change.tokens.add(row)
             for org, texts in zip(plan.orgs, plan.grants, strict=False):
                 await change.token_orgs.add(row.id, org.id, sorted(set(texts)), change.now)
-            await idempotency.remember(change, retry, row.id)
+            await idempotency.remember(change, idempotency_key, row.id)
             details: dict[str, object] = {"role": row.role, "scopes": row.scopes, "expires_at": row.expires_at}
-            details.update(loading.mixed(draft.texts))
+            details.update(loading.lookalike_details(draft.texts))
             loading.record(change, "mint", row, details, [org.id for org in plan.orgs])
-            view = await loading.show(change, asker, row.id, change.now)
+            view = await loading.show(change, caller, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
 
     async def list(
-        self,
-        actor: Actor,
-        wanted: TokenFilter | None = None,
-        *,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        self, actor: Actor, wanted: TokenFilter | None = None, page: PageRequest = FIRST_PAGE
     ) -> Page[TokenView]:
-        """Keys that ``actor`` may know of, oldest first; ``count``: how many more. Raises NotFound (org), Invalid."""
+        """Keys that the caller may see, oldest first. Raises NotFound (org), Invalid."""
         only = replace(wanted or TokenFilter(), kind=Kind.KEY)
-        return await self._tokens.list(actor, only, limit=limit, cursor=cursor, count=count)
+        return await self._tokens.list(actor, only, page)
 
     async def attach(self, actor: Actor, key: str, org: str, granted: Iterable[str]) -> Changed:
-        """Give an organisation token these permissions, and no others, in an organisation.
+        """Attach an organisation token to an organisation, or replace its permissions there.
 
         Raises NotFound, Forbidden, Invalid, Conflict (not an organisation token, suspended, no seat).
         """
@@ -135,9 +140,9 @@ class KeyService:
         texts = _granted(fields, granted, "permissions")
         fields.done()
         async with self._store.change(actor, self._clock()) as change:
-            asker, found, organisation = await self._at(change, actor, key, org, AccountOperation.UPDATE)
+            caller, found, organisation = await self._at(change, actor, key, org, AccountOperation.UPDATE)
             before = next((one for one in found.attached if one.org_id == organisation.id), None)
-            await self._require_attachable(change, asker, found, organisation, texts)
+            await self._require_attachable(change, caller, found, organisation, texts)
             after = sorted(set(texts))
             if before is None:
                 if len(found.attached) >= ORGS_MOST:
@@ -149,39 +154,39 @@ class KeyService:
             if before is None or list(before.permissions) != after:
                 was = None if before is None else list(before.permissions)
                 _record(change, "attach", found.row, organisation, {"before": was, "after": after})
-            return Changed(view=await loading.show(change, asker, found.row.id, change.now))
+            return Changed(view=await loading.show(change, caller, found.row.id, change.now))
 
     async def detach(self, actor: Actor, key: str, org: str) -> Changed:
-        """Take an organisation token away from an organisation; from where it is not, is done already.
+        """Detach an organisation token from an organisation. Idempotent.
 
         Raises NotFound, Forbidden, Conflict (not an organisation token, the last one).
         """
         async with self._store.change(actor, self._clock()) as change:
-            asker, found, organisation = await self._at(change, actor, key, org, AccountOperation.DELETE)
+            caller, found, organisation = await self._at(change, actor, key, org, AccountOperation.DELETE)
             before = next((one for one in found.attached if one.org_id == organisation.id), None)
             if before is not None:
                 if len(found.attached) == 1:
                     raise Conflict("this is the last organisation of the token: delete the token instead")
                 await change.token_orgs.remove(found.row.id, organisation.id)
                 _record(change, "detach", found.row, organisation, {"before": list(before.permissions)})
-            return Changed(view=await loading.show(change, asker, found.row.id, change.now))
+            return Changed(view=await loading.show(change, caller, found.row.id, change.now))
 
     async def _at(
         self, change: Change, actor: Actor, key: str, org: str, operation: AccountOperation
     ) -> tuple[Caller, Found, OrgRow]:
-        asker = await standing(change, actor, change.now)
-        found = await loading.find(change, asker, self._policies, key, Verb.SHOW)
-        organisation = await lookup.visible_org(change, asker, org)
-        asker.require(AccountEntity.KEYS, operation, organisation.id)
+        caller = await load_caller(change, actor, change.now)
+        found = await loading.find(change, caller, self._policies, key, Verb.SHOW)
+        organisation = await lookup.visible_org(change, caller, org)
+        caller.require(AccountEntity.KEYS, operation, organisation.id)
         if found.row.reach is not Reach.ORGS:
             raise Conflict(_NOT_SEVERAL)
-        return asker, found, organisation
+        return caller, found, organisation
 
     async def _require_attachable(
-        self, rows: Rows, asker: Caller, found: Found, organisation: OrgRow, texts: tuple[str, ...]
+        self, rows: Rows, caller: Caller, found: Found, organisation: OrgRow, texts: tuple[str, ...]
     ) -> None:
         _require_active(organisation)
-        policy = await self._policies.of(rows, organisation.id)
+        policy = await self._policies.effective(rows, organisation.id)
         faults = [
             ("permissions" + place.removeprefix("scopes"), problem) for place, problem in policy.scope_faults(texts)
         ]
@@ -191,8 +196,8 @@ class KeyService:
         begun = row.created_at if row.rotated_at is None else row.rotated_at
         if policy.broken(lifetime=None if row.expires_at is None else row.expires_at - begun, scopes=()):
             raise Conflict("the token lives longer than the policy of the organisation allows")
-        too_much = [] if asker.grant is None else authorization.longer(asker.grant, row.expires_at)
-        if not asker.may_give(PermissionSet.of(texts), organisation.id):
+        too_much = [] if caller.grant is None else authorization.expiry_errors(caller.grant, row.expires_at)
+        if not caller.may_give(PermissionSet.of(texts), organisation.id):
             too_much.append(("permissions", _TOO_MUCH))
         if too_much:
             raise Forbidden("an organisation token cannot be given this", *too_much)
@@ -200,23 +205,23 @@ class KeyService:
     async def _plan(
         self,
         rows: Rows,
-        asker: Caller,
+        caller: Caller,
         new: KeyRequest,
         draft: Draft,
         grants: tuple[tuple[str, tuple[str, ...]], ...],
         now: float,
     ) -> _Plan:
-        if asker.grant is not None and not KINDS[asker.grant.kind].may_manage:
+        if caller.grant is not None and not KINDS[caller.grant.kind].may_manage:
             raise Forbidden(KEYS_MAKE_NOTHING)
         references = [org for org, _ in grants] if new.org is None else [new.org]
-        orgs = [await lookup.visible_org(rows, asker, reference) for reference in references]
+        orgs = [await lookup.visible_org(rows, caller, reference) for reference in references]
         for org in orgs:
-            asker.require(AccountEntity.KEYS, AccountOperation.CREATE, org.id)
+            caller.require(AccountEntity.KEYS, AccountOperation.CREATE, org.id)
             _require_active(org)
         fields = Fields()
         if len({org.id for org in orgs}) < len(orgs):
             fields.fault("grants", "each organisation once")
-        policy = await self._policies.of(rows, *(org.id for org in orgs))
+        policy = await self._policies.effective(rows, *(org.id for org in orgs))
         lives = lifetime(policy, draft.expires, fields)
         role = None if new.role is None else await lookup.role(rows, new.role)
         given = (
@@ -230,11 +235,11 @@ class KeyService:
         fields.done()
         expires_at = lives.end(now)
         faults: list[FieldError] = []
-        if asker.grant is not None:
-            faults += authorization.longer(asker.grant, expires_at)
-            faults += authorization.wider(asker.grant, () if role is None else draft.scopes)
+        if caller.grant is not None:
+            faults += authorization.expiry_errors(caller.grant, expires_at)
+            faults += authorization.scope_errors(caller.grant, () if role is None else draft.scopes)
         for org, held in zip(orgs, given, strict=True):
-            if not asker.may_give(held, org.id):
+            if not caller.may_give(held, org.id):
                 faults.append(("role" if role is not None else f"grants.{org.name}", _TOO_MUCH))
         if faults:
             raise Forbidden(
@@ -248,12 +253,12 @@ class KeyService:
             role=None if role is None else role.name,
             grants=tuple(texts for _, texts in grants),
             expires_at=expires_at,
-            warnings=lives.warnings + beyond(given, draft.scopes),
+            warnings=lives.warnings + ineffective_scopes(given, draft.scopes),
         )
 
 
 def _shape(new: KeyRequest, fields: Fields) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The organisations of an organisation token with their permissions; none for a key of one organisation."""
+    """The organisations and permissions of an organisation token; empty for a key of one organisation."""
     if new.grants is None:
         if new.org is None:
             fields.fault("org", "name the organisation, or several with their permissions (grants)")

@@ -1,13 +1,13 @@
-"""What tokens must keep to: the administrator's policy, of the deployment and of each organisation.
+"""The token policy: the limits that administrators set on tokens, for the deployment and for each organisation.
 
 Rules:
 
-1. The stricter wins, field by field: an organisation can only narrow what the deployment allows.
-2. A policy is held against a token where the token is made or made anew. Tokens from before are left alone until
-   somebody asks for them to be ended (``broken``), but for those that nobody has used for too long.
-3. An account-wide token is made by the deployment's policy alone. An organisation whose policy it breaks is out of its
-   reach for as long as it does (``grants``).
-4. Where scopes are forbidden a token must name its scopes: without them it would have all of its role's.
+1. The stricter value of each field applies: an organisation can only restrict what the deployment allows.
+2. A policy is enforced when a token is created or regenerated. Older tokens that violate it (``broken``) keep working
+   until an administrator ends them, except those that have been unused for too long.
+3. Only the deployment's policy applies to the creation of an account-wide token. The token does not reach an
+   organisation whose policy it violates (``grants``).
+4. If scopes are forbidden, a token must name its scopes, because without a list it would have all of its role's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from proxy.core.permissions import Permission
 
 
 class AdminRight(StrEnum):
-    """What an administrator may do to the tokens of others, beside seeing them."""
+    """What an administrator may do with the tokens of other users, besides seeing them."""
 
     REVOKE = "revoke"
     DELETE = "delete"
@@ -34,7 +34,7 @@ _EVERY_RIGHT: Final = frozenset(AdminRight)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenPolicy:
-    """Durations are in seconds; ``None`` limits nothing.
+    """The limits on tokens. Durations are in seconds; ``None`` sets no limit.
 
     ``forbidden_scopes``: no scope of a token may cover one of these. ``admin_rights``: see ``AdminRight``.
     ``org_tokens_per_org`` counts organisation tokens, each in every organisation that it is attached to.
@@ -50,7 +50,7 @@ class TokenPolicy:
     admin_rights: frozenset[AdminRight] = frozenset()
 
     def stricter(self, other: TokenPolicy) -> TokenPolicy:
-        """What keeps to both."""
+        """The policy that combines both, with the stricter value of each field."""
         return TokenPolicy(
             max_lifetime=_less(self.max_lifetime, other.max_lifetime),
             require_expiry=self.require_expiry or other.require_expiry,
@@ -63,7 +63,7 @@ class TokenPolicy:
         )
 
     def lifetime_fault(self, lifetime: float | None) -> FieldError | None:
-        """What is wrong with a token that would live so long (``None``: for ever)."""
+        """The error for a token with this lifetime (``None``: it never expires), if it violates the policy."""
         if lifetime is None:
             return ("expires", "the policy requires an expiry") if self.require_expiry else None
         if self.max_lifetime is not None and lifetime > self.max_lifetime:
@@ -71,7 +71,7 @@ class TokenPolicy:
         return None
 
     def scope_faults(self, scopes: Iterable[str] | None) -> list[FieldError]:
-        """What is wrong with a token that has these scopes (``None``: all of its role's)."""
+        """The errors for a token with these scopes (``None``: all of its role's)."""
         if scopes is None:
             if self.require_scopes or self.forbidden_scopes:
                 return [("scopes", "the policy requires that scopes are named")]
@@ -88,7 +88,7 @@ class TokenPolicy:
     def broken(
         self, *, lifetime: float | None, scopes: Iterable[str] | None, unused: float | None = None
     ) -> tuple[str, ...]:
-        """The names of the rules that a token of this whole lifetime, with these scopes, unused for so long, breaks."""
+        """The names of the rules that a token with this lifetime, these scopes and this time unused violates."""
         found: list[str] = []
         if lifetime is None:
             if self.require_expiry:
@@ -106,6 +106,7 @@ class TokenPolicy:
         return tuple(found)
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "max_lifetime": self.max_lifetime,
             "require_expiry": self.require_expiry,
@@ -119,9 +120,9 @@ class TokenPolicy:
 
     @classmethod
     def of_org(cls, stored: Mapping[str, Any] | None) -> Self:
-        """An organisation's own policy from what is stored of it: some of the fields, as ``as_dict`` writes them.
+        """An organisation's own policy from its stored form: some of the fields, as ``as_dict`` writes them.
 
-        A field that it does not say limits nothing: the deployment's counts.
+        A missing field sets no limit of its own, so the deployment's applies.
         """
         said = dict(stored or {})
         rights = said.pop("admin_rights", None)
@@ -134,16 +135,16 @@ class TokenPolicy:
 
 
 def lifetime(*, created_at: float, rotated_at: float | None, expires_at: float | None) -> float | None:
-    """How long a token's present value lives in all, in seconds to the millisecond; ``None`` for ever.
+    """The whole lifetime of a token's present value in seconds, rounded to milliseconds; ``None`` if it never expires.
 
-    Cut there, because the difference of two times is not exactly the duration that one of them was made with.
+    Rounded, because the difference of two floats is not exactly the duration that was added to the first.
     """
     return None if expires_at is None else round(expires_at - (created_at if rotated_at is None else rotated_at), 3)
 
 
 @lru_cache(maxsize=64)
 def _as_wide(forbidden: tuple[str, ...]) -> frozenset[str]:
-    """Every permission that covers one of these. Found once, and looked up for each scope of thousands of tokens."""
+    """Every permission that covers one of these; cached, because it is looked up for each scope of many tokens."""
     return frozenset(str(Permission(*wider)) for text in forbidden for wider in Permission.parse(text).wider())
 
 

@@ -1,4 +1,4 @@
-"""Seats: how many organisation tokens may work in an organisation at a time."""
+"""The seat limit: how many active organisation tokens an organisation may have."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from proxy.store.change import Rows
 
 
 async def require_seats(rows: Rows, policies: PolicyService, org_id: str, now: float) -> None:
-    """Whether one more organisation token may be attached to this organisation. Raises Conflict."""
-    seats = (await policies.of(rows, org_id)).org_tokens_per_org
+    """Raise Conflict if the organisation has as many active organisation tokens as the policy allows."""
+    seats = (await policies.effective(rows, org_id)).org_tokens_per_org
     if seats is not None and await rows.token_orgs.seats(org_id, now) >= seats:
         raise Conflict(
             f"the organisation has as many organisation tokens as the policy allows ({seats}): end or detach one first"

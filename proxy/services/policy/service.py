@@ -1,16 +1,15 @@
-"""Policies as verbs: looked at, set for an organisation, held against the tokens that there are.
+"""Resolves the effective policy, sets an organisation's own, and lists or expires active tokens that violate it.
 
 Rules:
 
-1. The deployment's policy is the configuration's and changes with it. An organisation's own is stored with it, and only
-   narrows.
-2. A living token keeps to the policies of the organisations that it belongs to: its own, or all that it is attached to.
-   An account-wide token belongs to none: no organisation can end it or keep somebody from making it. It does not reach
-   an organisation whose policy it breaks (``grants``).
-3. Where one organisation is asked about, only its policy and the deployment's are told of. A token that is attached to
-   others as well is ended there by whoever may set the policies of all of them.
-4. What ends is what breaks the policy in the very transaction that ends it, each token with its event; the token that
-   asks ends last.
+1. The deployment's policy comes from the configuration. An organisation's own is stored with it and only restricts.
+2. The policies of the organisations that a token belongs to apply to it: its one organisation, or all that it is
+   attached to. An account-wide token belongs to none, so no organisation can end it or prevent its creation; it does
+   not reach an organisation whose policy it violates (``grants``).
+3. A query about one organisation judges only by its policy and the deployment's. Ending a token that is attached to
+   other organisations too needs the permission to set the policy in all of them.
+4. A token is expired only if it violates the policy in the transaction that expires it, with an event for each token.
+   The token presented is expired last.
 """
 
 from __future__ import annotations
@@ -24,21 +23,12 @@ from proxy.core.dependency_keys import org_key, token_key
 from proxy.core.errors import Invalid
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor
-from proxy.services import counting, identifiers, lookup
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services import identifiers, lookup, paging
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
+from proxy.services.paging import FIRST_PAGE, NOTHING_MORE, Page, PageRequest, Remaining, read_cursor, write_cursor
 from proxy.services.policy.model import AdminRight, TokenPolicy, lifetime
 from proxy.services.validation import Fields
-from proxy.services.views import (
-    LIMIT_DEFAULT,
-    NOTHING_MORE,
-    Page,
-    Remaining,
-    check_limit,
-    cursor_behind,
-    read_cursor,
-    rfc3339,
-    write_cursor,
-)
+from proxy.services.views import rfc3339
 from proxy.store.change import Change, Rows
 from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
@@ -48,19 +38,20 @@ BECAUSE_POLICY: Final = "policy"
 BECAUSE_INACTIVE: Final = "inactive"
 _INACTIVE: Final = ("inactive_after",)
 _AT_ONCE: Final = 500
-"""Tokens that one transaction ends, or one snapshot looks at: nobody else's change waits long for it."""
-_CROWDED: Final = 100
-_LOOKED_AT: Final = 100_000
-"""Tokens that are looked at to count in an answer: of more, it says that there are at least so many."""
+"""Tokens that one transaction ends, or one snapshot reads, so that other changes do not wait long."""
+_OVER_LIMIT_MOST: Final = 100
+_COUNTED_MOST: Final = 100_000
+"""Tokens that a count reads at most; the result is then a lower bound."""
 _SHORTEST: Final = 60.0
 _LONGEST: Final = 1e10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyView:
-    """What counts (``effective``), what the deployment says, and what the organisation says itself, if one was asked
-    about. After it was set: how many living tokens of the organisation break it (``breaking``), how many were ended
-    (``expired``), and sentences for whoever asked.
+    """The ``effective`` policy, the deployment's, and the ``own`` policy of an organisation, if one was requested.
+
+    After a change: how many active tokens of the organisation violate it (``breaking``), how many were expired
+    (``expired``), and warnings for the caller.
     """
 
     effective: TokenPolicy
@@ -72,6 +63,7 @@ class PolicyView:
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {
             "org": self.org_name,
             "effective": self.effective.as_dict(),
@@ -85,12 +77,13 @@ class PolicyView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyViolation:
-    """A living token that breaks rules of its policy, which are named."""
+    """An active token, with the names of the policy rules that it violates."""
 
     token: ActiveToken
     rules: tuple[str, ...]
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         token = self.token
         return {
             "id": token.id,
@@ -107,27 +100,28 @@ class PolicyViolation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Crowded:
-    """A user with more living tokens than the policy allows; which of them to end is for people to say."""
+class UserOverLimit:
+    """A user with more active tokens than the policy allows. People have to choose which of them to end."""
 
     user_id: str
     email: str
     tokens: int
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         return {"user_id": self.user_id, "user": self.email, "tokens": self.tokens}
 
 
 class PolicyService:
-    """The verbs of policies. ``org`` arguments are a name or an id; all raise StoreUnavailable."""
+    """Reads, sets and enforces policies. ``org`` arguments are a name or an id; all methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float], deployment: TokenPolicy) -> None:
         self._store = store
         self._clock = clock
         self.deployment: Final = deployment
 
-    async def of(self, rows: Rows, *org_ids: str | None) -> TokenPolicy:
-        """What counts for a token of these organisations, or of none, as the transaction of ``rows`` has it."""
+    async def effective(self, rows: Rows, *org_ids: str | None) -> TokenPolicy:
+        """The effective policy for a token of these organisations, or of none, in the transaction of ``rows``."""
         policy = self.deployment
         for org_id in org_ids:
             row = await rows.orgs.by_id(org_id) if org_id else None
@@ -135,11 +129,12 @@ class PolicyService:
                 policy = policy.stricter(TokenPolicy.of_org(row.policy))
         return policy
 
-    async def kept_out(
+    async def unreachable_orgs(
         self, rows: Rows, user_id: str, *, lifetime: float | None, scopes: Sequence[str] | None
     ) -> tuple[str, ...]:
-        """A sentence for each organisation of a user that an account-wide token of this lifetime and these scopes does
-        not reach, because it breaks the policy there.
+        """A warning for each of the user's organisations whose policy such an account-wide token violates.
+
+        The token has this lifetime and these scopes, and does not reach those organisations.
         """
         found = []
         for member in await rows.members.of_user(user_id):
@@ -151,25 +146,25 @@ class PolicyService:
         return tuple(found)
 
     async def show(self, actor: Actor, org: str | None = None) -> PolicyView:
-        """What counts, and where it comes from. Raises NotFound (org), Unauthenticated."""
+        """The effective policy and its sources. Raises NotFound (org), Unauthenticated."""
         async with self._store.read() as rows:
-            asker = await standing(rows, actor, self._clock())
+            caller = await load_caller(rows, actor, self._clock())
             if org is None:
                 return PolicyView(effective=self.deployment, deployment=self.deployment)
-            return self._view(await lookup.visible_org(rows, asker, org))
+            return self._view(await lookup.visible_org(rows, caller, org))
 
     async def set(self, actor: Actor, org: str, own: Mapping[str, object], *, expire: bool = False) -> PolicyView:
-        """Give an organisation this policy of its own, instead of the one before; {} leaves the deployment's alone.
+        """Replace an organisation's own policy; with {} only the deployment's applies.
 
-        ``own`` has fields of ``Policy``, as ``Policy.as_dict`` writes them. Tokens that break it now go on, and are
-        counted; with ``expire`` they are ended. Raises Invalid with all that is wrong, NotFound, Forbidden,
+        ``own`` has fields of ``TokenPolicy``, as its ``as_dict`` writes them. Tokens that violate the new policy keep
+        working and are counted; with ``expire`` they are expired. Raises Invalid with every error, NotFound, Forbidden,
         Unauthenticated.
         """
         checked = _checked(own)
         async with self._store.change(actor, self._clock()) as change:
-            asker = await standing(change, actor, change.now)
-            row = await lookup.visible_org(change, asker, org)
-            asker.require(AccountEntity.POLICY, AccountOperation.UPDATE, row.id)
+            caller = await load_caller(change, actor, change.now)
+            row = await lookup.visible_org(change, caller, org)
+            caller.require(AccountEntity.POLICY, AccountOperation.UPDATE, row.id)
             if dict(row.policy or {}) != checked:
                 await change.orgs.set_policy(row.id, checked, change.now)
                 change.touched(org_key(row.id))
@@ -185,59 +180,55 @@ class PolicyService:
             view = self._view(await lookup.org(change, row.id))
         expired = await self._end_all(actor, row.id) if expire else None
         breaking, all_of_them = await self._count(row.id)
-        return replace(view, breaking=breaking, expired=expired, warnings=_told(breaking, all_of_them))
+        return replace(view, breaking=breaking, expired=expired, warnings=_warnings(breaking, all_of_them))
 
     async def violations(
-        self,
-        actor: Actor,
-        org: str | None = None,
-        *,
-        limit: int = LIMIT_DEFAULT,
-        cursor: str | None = None,
-        count: bool = False,
+        self, actor: Actor, org: str | None = None, page: PageRequest = FIRST_PAGE
     ) -> Page[PolicyViolation]:
-        """Living tokens that break the policy of now, oldest first: at most ``limit`` of those among the next so many
-        living tokens; with ``count``, how many more there are.
+        """Active tokens that violate the present policy, oldest first.
 
-        A page may be empty and still have a next one. Raises NotFound, Forbidden, Invalid, Unauthenticated.
+        A page searches a bounded number of tokens, so it may be empty and still have a next one. Raises NotFound,
+        Forbidden, Invalid, Unauthenticated.
         """
         now = self._clock()
         async with self._store.read() as rows:
-            org_id = await self._judged(rows, actor, org, AccountOperation.LIST)
-            looked_at = max(check_limit(limit), _AT_ONCE)
-            page, last = await self._broken(rows, read_cursor(cursor), looked_at, now, org_id)
-        if len(page) > limit:
-            page = page[:limit]
-            last = Cursor(created_at=page[-1].token.created_at, id=page[-1].token.id)
-        left = NOTHING_MORE if count else None
-        if count and last is not None:
-            most = _LOOKED_AT if actor.credential is None else counting.COUNT_MOST
+            org_id = await self._authorized_org(rows, actor, org, AccountOperation.LIST)
+            page.check()
+            looked_at = max(page.limit, _AT_ONCE)
+            found, last = await self._violations_page(rows, read_cursor(page.cursor), looked_at, now, org_id)
+        if len(found) > page.limit:
+            found = found[: page.limit]
+            last = Cursor(created_at=found[-1].token.created_at, id=found[-1].token.id)
+        left = NOTHING_MORE if page.count else None
+        if page.count and last is not None:
+            most = _COUNTED_MOST if actor.credential is None else paging.COUNT_MOST
             breaking, all_of_them = await self._count(org_id, last, most)
             left = Remaining(count=breaking, exact=all_of_them)
-        return Page(items=page, next_cursor=cursor_behind(last), remaining=left)
+        return Page(items=found, next_cursor=write_cursor(last), remaining=left)
 
-    async def crowded(self, actor: Actor) -> list[Crowded]:
-        """Users with more living tokens than ``tokens_per_user``, a hundred at most. Raises Forbidden,
-        Unauthenticated.
+    async def crowded(self, actor: Actor) -> list[UserOverLimit]:
+        """At most a hundred users with more active tokens than ``tokens_per_user``.
+
+        Raises Forbidden, Unauthenticated.
         """
         async with self._store.read() as rows:
-            await self._judged(rows, actor, None, AccountOperation.LIST)
+            await self._authorized_org(rows, actor, None, AccountOperation.LIST)
             most = self.deployment.tokens_per_user
-            found = [] if most is None else await rows.living.crowded(most, self._clock(), _CROWDED)
-        return [Crowded(user_id=user_id, email=email, tokens=tokens) for user_id, email, tokens in found]
+            found = [] if most is None else await rows.living.crowded(most, self._clock(), _OVER_LIMIT_MOST)
+        return [UserOverLimit(user_id=user_id, email=email, tokens=tokens) for user_id, email, tokens in found]
 
     async def expire(self, actor: Actor, org: str | None = None) -> int:
-        """End every living token that breaks the policy of now; how many there were.
+        """Expire every active token that violates the present policy; returns their number.
 
-        They can be regenerated by what the policy allows. Raises NotFound, Forbidden, Unauthenticated.
+        They can be regenerated within the policy. Raises NotFound, Forbidden, Unauthenticated.
         """
         return await self._end_all(actor, org)
 
     async def end_inactive(self, actor: Actor, after: str | None, most: int) -> tuple[int, str | None]:
-        """Of the next ``most`` tokens behind the cursor ``after``, end those that nobody has used for too long.
+        """Of the next ``most`` tokens after the cursor ``after``, expire those that have been unused for too long.
 
-        How many those were, and the cursor to go on behind; ``None`` after the last token, and where no policy ends
-        what is not used.
+        Returns their number and the cursor to continue from: ``None`` after the last token, and if no policy limits
+        inactivity.
         """
         async with self._store.read() as rows:
             policies = (self.deployment, *map(TokenPolicy.of_org, await rows.orgs.policies()))
@@ -250,11 +241,12 @@ class PolicyService:
             ended, looked = ended + await self._end_some(actor, found, None, _INACTIVE), looked + _AT_ONCE
             if cursor is None:
                 return ended, None
-        return ended, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
+        return ended, write_cursor(cursor)
 
     async def count_breaking(self, after: str | None, most: int) -> tuple[int, str | None]:
-        """How many of the next ``most`` tokens behind the cursor ``after`` break the policy, by more than being unused;
-        and the cursor to go on behind, as with ``end_inactive``.
+        """Count those of the next ``most`` tokens after the cursor that violate more than the limit on inactivity.
+
+        Returns their number and the cursor to continue from, as ``end_inactive`` does.
         """
         count, looked = 0, 0
         cursor = read_cursor(after)
@@ -263,13 +255,14 @@ class PolicyService:
             count, looked = count + sum(violation.rules != _INACTIVE for violation in found), looked + _AT_ONCE
             if cursor is None:
                 return count, None
-        return count, None if cursor is None else write_cursor(cursor.created_at, cursor.id)
+        return count, write_cursor(cursor)
 
     async def _count(
-        self, org_id: str | None, cursor: Cursor | None = None, most: int = _LOOKED_AT
+        self, org_id: str | None, cursor: Cursor | None = None, most: int = _COUNTED_MOST
     ) -> tuple[int, bool]:
-        """How many of the next ``most`` living tokens behind a cursor, of one organisation or all, break the policy;
-        and whether those are all.
+        """Count those of the next ``most`` active tokens after a cursor that violate the policy.
+
+        The tokens are those of one organisation, or all. Returns the number, and whether the last token was reached.
         """
         count = 0
         for _ in range(0, most, _AT_ONCE):
@@ -281,7 +274,7 @@ class PolicyService:
 
     async def _end_all(self, actor: Actor, org: str | None) -> int:
         async with self._store.read() as rows:
-            org_id = await self._judged(rows, actor, org, AccountOperation.UPDATE)
+            org_id = await self._authorized_org(rows, actor, org, AccountOperation.UPDATE)
         own = "" if actor.credential is None else actor.credential.token_id
         ended, cursor = 0, None
         last: tuple[PolicyViolation, ...] = ()
@@ -297,37 +290,39 @@ class PolicyService:
         self, after: Cursor | None, org_id: str | None, rules: tuple[str, ...] | None = None
     ) -> tuple[list[PolicyViolation], Cursor | None]:
         async with self._store.read() as rows:
-            return await self._broken(rows, after, _AT_ONCE, self._clock(), org_id, rules)
+            return await self._violations_page(rows, after, _AT_ONCE, self._clock(), org_id, rules)
 
     async def _end_some(
         self, actor: Actor, found: Sequence[PolicyViolation], org_id: str | None, rules: tuple[str, ...] | None = None
     ) -> int:
-        """End what of these breaks the policy still, and may be ended by ``actor``; how many there were."""
+        """Expire those that still violate the policy and that ``actor`` may expire; returns their number."""
         if not found:
             return 0
         async with self._store.change(actor, self._clock()) as change:
-            asker = await self._asker(change, actor, org_id, AccountOperation.UPDATE)
+            caller = await self._caller(change, actor, org_id, AccountOperation.UPDATE)
             living = await change.living.those([violation.token.id for violation in found], change.now)
-            broken = await self._held(change, living, change.now, org_id, rules)
-            ended = [one for one in broken if asker.operator or _may_end(asker, one.token)]
+            broken = await self._violating(change, living, change.now, org_id, rules)
+            ended = [one for one in broken if caller.operator or _may_end(caller, one.token)]
             await change.living.end([violation.token.id for violation in ended], change.now)
             for violation in ended:
                 _record(change, violation, BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE)
         return len(ended)
 
-    async def _judged(self, rows: Rows, actor: Actor, org: str | None, operation: AccountOperation) -> str | None:
-        """The organisation's id, if one was named; the actor may do this there."""
-        asker = await standing(rows, actor, self._clock())
-        row = None if org is None else await lookup.visible_org(rows, asker, org)
-        asker.require(AccountEntity.POLICY, operation, "" if row is None else row.id)
+    async def _authorized_org(
+        self, rows: Rows, actor: Actor, org: str | None, operation: AccountOperation
+    ) -> str | None:
+        """The id of the organisation, if one is named. Raises Forbidden if the actor may not do this there."""
+        caller = await load_caller(rows, actor, self._clock())
+        row = None if org is None else await lookup.visible_org(rows, caller, org)
+        caller.require(AccountEntity.POLICY, operation, "" if row is None else row.id)
         return None if row is None else row.id
 
-    async def _asker(self, rows: Rows, actor: Actor, org_id: str | None, operation: AccountOperation) -> Caller:
-        asker = await standing(rows, actor, self._clock())
-        asker.require(AccountEntity.POLICY, operation, org_id or "")
-        return asker
+    async def _caller(self, rows: Rows, actor: Actor, org_id: str | None, operation: AccountOperation) -> Caller:
+        caller = await load_caller(rows, actor, self._clock())
+        caller.require(AccountEntity.POLICY, operation, org_id or "")
+        return caller
 
-    async def _broken(
+    async def _violations_page(
         self,
         rows: Rows,
         after: Cursor | None,
@@ -337,18 +332,18 @@ class PolicyService:
         rules: tuple[str, ...] | None = None,
     ) -> tuple[list[PolicyViolation], Cursor | None]:
         page, last = await rows.living.page(after=after, limit=limit, now=now, org_id=org_id)
-        return await self._held(rows, page, now, org_id, rules), last
+        return await self._violating(rows, page, now, org_id, rules), last
 
-    async def _held(
+    async def _violating(
         self, rows: Rows, tokens: Sequence[ActiveToken], now: float, org_id: str | None, rules: tuple[str, ...] | None
     ) -> list[PolicyViolation]:
-        """Those of these that break a rule (one of ``rules``, where given) of what counts for them."""
+        """The tokens that violate a rule of their policy; with ``rules``, one of those."""
         policies: dict[tuple[str, ...], TokenPolicy] = {}
         found = []
         for token in tokens:
             org_ids = token.org_ids if org_id is None else (org_id,)
             if org_ids not in policies:
-                policies[org_ids] = await self.of(rows, *org_ids)
+                policies[org_ids] = await self.effective(rows, *org_ids)
             broken = _rules(policies[org_ids], token, org_ids, now)
             broken = broken if rules is None else tuple(rule for rule in broken if rule in rules)
             if broken:
@@ -368,7 +363,7 @@ def _rules(policy: TokenPolicy, token: ActiveToken, org_ids: tuple[str, ...], no
     begun = token.created_at if token.rotated_at is None else token.rotated_at
     scopes = token.scopes
     if token.reach is Reach.ORGS:
-        # It has permissions by name in each organisation, and is narrowed by scopes at most.
+        # Its permissions in each organisation are named; scopes can only restrict them.
         given = (text for one in token.attached if one.org_id in org_ids for text in one.permissions)
         scopes = [*(scopes or ()), *given]
     return policy.broken(
@@ -378,21 +373,21 @@ def _rules(policy: TokenPolicy, token: ActiveToken, org_ids: tuple[str, ...], no
     )
 
 
-def _may_end(asker: Caller, token: ActiveToken) -> bool:
-    return all(asker.may(AccountEntity.POLICY, AccountOperation.UPDATE, org_id) for org_id in token.org_ids)
+def _may_end(caller: Caller, token: ActiveToken) -> bool:
+    return all(caller.may(AccountEntity.POLICY, AccountOperation.UPDATE, org_id) for org_id in token.org_ids)
 
 
-def _told(breaking: int, all_of_them: bool) -> tuple[str, ...]:
-    """The sentence about tokens that break a policy which was just set."""
+def _warnings(breaking: int, all_of_them: bool) -> tuple[str, ...]:
+    """The warning about tokens that violate a policy which was just set."""
     if not breaking:
         return ()
     count = f"{breaking}" if all_of_them else f"at least {breaking}"
-    tokens, go = ("token", "breaks it and goes") if breaking == 1 else ("tokens", "break it and go")
-    return (f"{count} living {tokens} of the organisation {go} on until ended",)
+    tokens, verbs = ("token", "breaks it and keeps") if breaking == 1 else ("tokens", "break it and keep")
+    return (f"{count} living {tokens} of the organisation {verbs} working until ended",)
 
 
 def _record(change: Change, violation: PolicyViolation, because: str) -> None:
-    """The key and the events of a token that ended: one on the log of each organisation that it belongs to."""
+    """Touch an expired token's dependency key and record its event on the log of each of its organisations."""
     token = violation.token
     change.touched(token_key(token.id))
     for org_id in token.org_ids or ("",):
@@ -408,7 +403,7 @@ def _record(change: Change, violation: PolicyViolation, because: str) -> None:
 
 
 def _checked(own: Mapping[str, object]) -> dict[str, object]:
-    """The fields that were given, fit to be stored. Raises Invalid with every fault."""
+    """The given fields in their stored form. Raises Invalid with every error."""
     fields = Fields()
     checked: dict[str, object] = {}
     for name, value in own.items():

@@ -1,19 +1,20 @@
-"""Whose a token is, who may know of it, what each may do with it, and what one token may make of another.
+"""Authorization on tokens: decides whether a caller may see or change a token, and what a token it creates may do.
 
 Rules:
 
-1. Pure: decided on rows that the caller read in its transaction, and on the standing of who asks.
-2. What one may not know of is ``HIDDEN``, whatever was asked; what one may know of but not do is refused in words.
-3. A personal access token manages its owner's tokens within its reach, without any role: all of them where it has no
-   scopes of its own; itself and those that it made where it has, and the others as far as its scopes say.
-4. An administrator sees tokens by the permission to do so, and ends those of others by that permission and the policy
-   together. Only the owner gives a token another value, other scopes or another name: whoever gave it a value would
-   have it.
-5. A key belongs to its organisation, or to every one that it is attached to: whoever changes it needs the permission
-   in each of them, whoever looks at it in one.
+1. The functions are pure: they decide on rows that the service read in its transaction, and on the ``Caller``.
+2. A token that the caller may not see is ``HIDDEN``, whatever the operation; one that it may see but not change is
+   refused with an explanation.
+3. A personal access token manages its owner's tokens within its reach, and needs no role for that. Without scopes it
+   manages all of them; with scopes, itself and the tokens that it created, and the others as its scopes permit.
+4. An administrator sees tokens by a permission, and revokes or deletes those of others only if both the permission and
+   the policy allow it. Only the owner gives a token another value, other scopes or another name, because the caller
+   that sets a value gets to know it.
+5. A key belongs to its organisation, or to every one that it is attached to. Changing it needs the permission in each
+   of them, reading it in one.
 6. A key changes nothing.
-7. Contained: the same owner, a reach within the reach, scopes covered by the scopes, an end not later than the end.
-   Who names no scopes, or no end, asks for all.
+7. A token is contained in another if the owner is the same, its reach is within the other's reach, the other's scopes
+   cover its scopes, and it does not expire later. A missing list of scopes means all, a missing expiry means never.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ NO_TOKEN: Final = "there is no token with this id or prefix"  # noqa: S105 - a s
 
 
 class Verb(StrEnum):
-    """What is done with a token that there is."""
+    """An operation on an existing token."""
 
     SHOW = "show"
     UPDATE = "update"
@@ -47,7 +48,7 @@ class Verb(StrEnum):
 
 
 class Ruling(StrEnum):
-    """The answer to whether somebody may do something with a token, and why not."""
+    """The decision whether a caller may do something with a token; a refusal has its message as value."""
 
     ALLOWED = "allowed"
     HIDDEN = "hidden"
@@ -73,9 +74,9 @@ _LOOKS: Final = (AccountOperation.READ, AccountOperation.LIST)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """A token that somebody asks about.
+    """The token that an operation is about.
 
-    ``org_ids``: its one organisation, those that it is attached to, or none. ``made``: the token presented made it,
+    ``org_ids``: its one organisation, those that it is attached to, or none. ``made``: the token presented created it,
     directly or through others.
     """
 
@@ -85,27 +86,28 @@ class Target:
 
     @property
     def entity(self) -> AccountEntity:
+        """The entity that permissions on this token name."""
         return AccountEntity(KINDS[self.row.kind].entity)
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where a role would allow something about it: in its organisations, or in the account ("")."""
+        """The ids of the organisations whose roles apply to the token; "" (the account) if it has none."""
         return self.org_ids or ("",)
 
 
-def judge(asker: Caller, target: Target, verb: Verb, rights: Collection[AdminRight]) -> Ruling:
-    """Whether ``asker`` may do this with the token; ``rights`` are what the policy gives administrators there."""
-    grant = asker.grant
+def judge(caller: Caller, target: Target, verb: Verb, rights: Collection[AdminRight]) -> Ruling:
+    """Whether the caller may do this with the token; ``rights`` are those of administrators by the policy there."""
+    grant = caller.grant
     if grant is None:
         return Ruling.ALLOWED
     own = owns(grant, target.row)
-    if own and (not asker.scoped or target.made or target.row.id == grant.token_id):
+    if own and (not caller.scoped or target.made or target.row.id == grant.token_id):
         return Ruling.ALLOWED
     operation = _OPERATIONS[verb]
-    if own and asker.scopes_allow(AccountEntity.TOKENS, operation):
+    if own and caller.scopes_allow(AccountEntity.TOKENS, operation):
         return Ruling.ALLOWED
-    seen = any(asker.may(target.entity, look, place) for look in _LOOKS for place in target.places)
-    seen = seen or (own and any(asker.scopes_allow(AccountEntity.TOKENS, look) for look in _LOOKS))
+    seen = any(caller.may(target.entity, look, place) for look in _LOOKS for place in target.places)
+    seen = seen or (own and any(caller.scopes_allow(AccountEntity.TOKENS, look) for look in _LOOKS))
     if not seen:
         return Ruling.HIDDEN
     if verb is Verb.SHOW:
@@ -114,7 +116,7 @@ def judge(asker: Caller, target: Target, verb: Verb, rights: Collection[AdminRig
         return Ruling.KEY
     if own:
         return Ruling.SCOPES
-    permitted = all(asker.may(target.entity, operation, place) for place in target.places)
+    permitted = all(caller.may(target.entity, operation, place) for place in target.places)
     if target.entity is AccountEntity.KEYS:
         return Ruling.ALLOWED if permitted else Ruling.PERMISSION
     if verb not in _RIGHTS:
@@ -125,7 +127,7 @@ def judge(asker: Caller, target: Target, verb: Verb, rights: Collection[AdminRig
 
 
 def require(ruling: Ruling) -> None:
-    """Raises NotFound for what is hidden, in the words for what there is not, and Forbidden for what is refused."""
+    """Raise NotFound for ``HIDDEN``, with the message for an unknown token, and Forbidden for other refusals."""
     if ruling is Ruling.HIDDEN:
         raise NotFound(NO_TOKEN)
     if ruling is not Ruling.ALLOWED:
@@ -133,14 +135,14 @@ def require(ruling: Ruling) -> None:
 
 
 def owns(grant: Grant, row: TokenRow) -> bool:
-    """Whether the token with this grant is the owner's, and this one is among those that it reaches."""
+    """Whether both are personal access tokens of the same owner, and this one is within the reach of the grant."""
     if grant.kind not in OF_USERS or row.kind not in OF_USERS or not grant.user_id or row.user_id != grant.user_id:
         return False
     return reaches(grant, row.reach, row.org_id)
 
 
 def reaches(grant: Grant, reach: Reach, org_id: str | None) -> bool:
-    """Whether a token's reach is within that of the token with this grant, of the same owner."""
+    """Whether a reach is within the reach of this grant; both tokens have the same owner."""
     if grant.reach is Reach.ACCOUNT:
         return reach in (Reach.ACCOUNT, Reach.PERSONAL, Reach.ORG)
     if grant.reach is Reach.ORG:
@@ -148,26 +150,26 @@ def reaches(grant: Grant, reach: Reach, org_id: str | None) -> bool:
     return grant.reach is Reach.PERSONAL and reach is Reach.PERSONAL
 
 
-def uncontained(
+def containment_errors(
     grant: Grant, *, reach: Reach, org_id: str | None, expires_at: float | None, scopes: Iterable[str] | None
 ) -> list[FieldError]:
-    """Why a personal access token like this would not be contained in the one with this grant; nothing if it is."""
+    """The reasons for which such a personal access token is not contained in this grant (rule 7); empty if it is."""
     found: list[FieldError] = []
     if not reaches(grant, reach, org_id):
         field = "org" if grant.reach is Reach.ORG else "reach"
         found.append((field, "the token presented does not reach as far as this"))
-    return [*found, *longer(grant, expires_at), *wider(grant, scopes)]
+    return [*found, *expiry_errors(grant, expires_at), *scope_errors(grant, scopes)]
 
 
-def longer(grant: Grant, expires_at: float | None) -> list[FieldError]:
-    """Why this end would be later than that of the token with this grant."""
+def expiry_errors(grant: Grant, expires_at: float | None) -> list[FieldError]:
+    """The error for an expiry that is later than that of this grant; empty if it is not later."""
     if grant.expires_at is None or (expires_at is not None and expires_at <= grant.expires_at):
         return []
     return [("expires", "the token presented ends before this would")]
 
 
-def wider(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
-    """Why these scopes would allow more than those of the token with this grant."""
+def scope_errors(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
+    """The errors for scopes that this grant's scopes do not cover; empty if they cover all."""
     if grant.scopes is None:
         return []
     if scopes is None:
@@ -179,14 +181,14 @@ def wider(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]:
     ]
 
 
-def sight(asker: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:
-    """What somebody may list, or do this to as far as permissions say: tokens within any of these."""
-    grant = asker.grant
+def visible_tokens(caller: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:
+    """The sets of tokens on which the caller may do this, by its permissions: tokens within any of them."""
+    grant = caller.grant
     if grant is None:
         return (Within(),)
-    found = [*_own(asker, grant, operation)] if grant.kind in OF_USERS else []
-    for place in ("", *sorted(asker.org_ids)):
-        kinds = [kind for kind, row in KINDS.items() if asker.may(AccountEntity(row.entity), operation, place)]
+    found = [*_own(caller, grant, operation)] if grant.kind in OF_USERS else []
+    for place in ("", *sorted(caller.org_ids)):
+        kinds = [kind for kind, row in KINDS.items() if caller.may(AccountEntity(row.entity), operation, place)]
         org_id = place or None
         if len(kinds) == len(Kind):
             found.append(Within(org_id=org_id))
@@ -197,8 +199,8 @@ def sight(asker: Caller, operation: AccountOperation = AccountOperation.LIST) ->
     return tuple(found)
 
 
-def _own(asker: Caller, grant: Grant, operation: AccountOperation) -> Iterable[Within]:
-    if asker.scoped and not asker.scopes_allow(AccountEntity.TOKENS, operation):
+def _own(caller: Caller, grant: Grant, operation: AccountOperation) -> Iterable[Within]:
+    if caller.scoped and not caller.scopes_allow(AccountEntity.TOKENS, operation):
         yield Within(user_id=grant.user_id, lineage=grant.token_id)
     elif grant.reach is Reach.ORG:
         yield Within(user_id=grant.user_id, org_id=grant.org_id)
@@ -208,16 +210,16 @@ def _own(asker: Caller, grant: Grant, operation: AccountOperation) -> Iterable[W
         yield Within(user_id=grant.user_id)
 
 
-def narrowed(sights: Iterable[Within], wanted: Within) -> tuple[Within, ...]:
-    """What of each is wanted as well. A lineage that is wanted must be within those that are in sight."""
+def intersection(visible: Iterable[Within], wanted: Within) -> tuple[Within, ...]:
+    """Each of ``visible`` restricted to ``wanted``. The lineage of ``wanted`` must be within those of ``visible``."""
     found = []
-    for one in sights:
+    for one in visible:
         fields = {}
         for name in Within.__slots__:
-            mine, asked = getattr(one, name), getattr(wanted, name)
-            if mine is not None and asked is not None and mine != asked and name != "lineage":
+            mine, other = getattr(one, name), getattr(wanted, name)
+            if mine is not None and other is not None and mine != other and name != "lineage":
                 break
-            fields[name] = mine if asked is None else asked
+            fields[name] = mine if other is None else other
         else:
             found.append(Within(**fields))
     return tuple(dict.fromkeys(found))

@@ -1,11 +1,12 @@
-"""Notices of tokens that are about to end: which are due, and which have been given.
+"""Expiry notices: finds the tokens that expire soon, and records which notices were delivered.
 
 Rules:
 
-1. A notice is due once at each of so many days before the end: at the smallest of them that the time left is within.
-2. A token that never lived longer than so many days has no notice of them: it was made to be short.
-3. A notice is marked as given after it was taken. Its id is made of the token, its end and the days, so that one which
-   was taken and could not be marked is the same notice when it comes again.
+1. A notice is due once for each configured number of days before expiry: for the smallest number that covers the
+   remaining time.
+2. A token whose whole lifetime is not longer than a number of days gets no notice for it: it is short-lived on purpose.
+3. A notice is marked after its delivery. Its id consists of the token, the expiry and the days, so a notice that was
+   delivered but could not be marked has the same id when it is delivered again.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ DAY: Final = 86400.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """A token that ends within ``days`` days."""
+    """A token that expires within ``days`` days."""
 
     token: ExpiringToken
     days: int
 
     @property
     def id(self) -> str:
+        """The same for every delivery of this notice (rule 3)."""
         return f"{self.token.id}.{self.token.expires_at:.0f}.{self.days}"
 
     def as_dict(self) -> dict[str, object]:
+        """The JSON document of the control API."""
         token = self.token
         return {
             "id": token.id,
@@ -50,7 +53,7 @@ class Notice:
 
 
 class ExpiryNotices:
-    """The verbs of notices, for the authority's own housekeeping. All raise StoreUnavailable."""
+    """Finds and marks notices, for the authority's own maintenance. All methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, clock: Callable[[], float], days: Sequence[int]) -> None:
         self._store = store
@@ -58,7 +61,7 @@ class ExpiryNotices:
         self.days: Final = tuple(sorted(set(days), reverse=True))
 
     async def due(self, limit: int) -> list[Notice]:
-        """At most ``limit`` notices for each of the days, those of tokens that end first."""
+        """At most ``limit`` notices for each number of days, the tokens that expire first."""
         now = self._clock()
         found: list[Notice] = []
         async with self._store.read() as rows:
@@ -68,11 +71,11 @@ class ExpiryNotices:
         return found
 
     async def given(self, notices: Sequence[Notice]) -> None:
-        """Remember that these were taken."""
+        """Mark these notices as delivered."""
         await self._store.mark_notified([(notice.token.id, notice.token.expires_at, notice.days) for notice in notices])
 
     async def counts(self) -> dict[int, int]:
-        """How many living tokens end within each of the days."""
+        """The number of active tokens that expire within each number of days."""
         now = self._clock()
         async with self._store.read() as rows:
             return {days: await rows.ending.count(begin=now, end=now + days * DAY) for days in self.days}

@@ -1,13 +1,13 @@
-"""What a new token or key is asked to be, what of it holds whoever asks, and the values.
+"""Issuing tokens and keys: validates the request, applies the policy's lifetime, and generates the secret.
 
 Rules:
 
-1. A value leaves in the one answer that shows it; what is stored is a slow hash and a keyed digest.
-2. Hashing happens outside of any transaction, so that no writer waits for it; whoever calls checks everything again
-   afterwards, in the transaction that stores it.
-3. The policy is held against a token where it is made or made anew. Without an expiry of its own it gets the longest
-   lifetime that there is.
-4. Scopes may name more than the role allows: they only narrow it. Whoever asked is told, not refused.
+1. A token's value is only in the one answer that shows it. The store has a slow hash and a keyed digest.
+2. Hashing happens outside of any transaction, so that no writer waits for it. The calling service checks everything
+   again in the transaction that stores the token.
+3. The policy is enforced when a token is created or regenerated. Without a requested expiry a token gets the longest
+   lifetime that the policy allows.
+4. Scopes may name more than the role allows, since they only restrict it. The caller gets a warning, not an error.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from proxy.services.validation import Fields
 from proxy.store.records import TokenRow
 
 LONGEST: Final = 1e10
-"""Seconds that a token may live at most."""
+"""The longest lifetime of a token, in seconds."""
 SCOPES_MOST: Final = 1000
 ORGS_MOST: Final = 100
 AT_ONCE: Final = 8
-"""Values that are hashed at once, or wait for it, for one user."""
+"""The most values of one user that are being hashed, or wait for it."""
 NEVER_ENDS: Final = "this token never expires"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRequest:
-    """A personal access token that somebody asks for.
+    """The request for a personal access token.
 
-    ``user`` is an email or an id; None is whoever asks. ``org`` is a name or an id; ``reach`` by default that
-    organisation, or the user's own. ``expires`` is in seconds from now. ``scopes`` None: all that the role allows.
+    ``user`` is an email or an id, by default the caller's own. ``org`` is a name or an id. ``reach`` is by default that
+    organisation or, without one, personal. ``expires`` is in seconds from now. ``scopes`` None: everything that the
+    role allows.
     """
 
     name: str
@@ -58,8 +59,10 @@ class TokenRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRequest:
-    """A key of one organisation, with a role (``org`` and ``role``), or an organisation token: ``grants`` are the
-    permissions by organisation. Organisations are names or ids; ``expires`` and ``scopes`` as with ``NewToken``.
+    """The request for a key of one organisation (``org`` and ``role``), or for an organisation token (``grants``).
+
+    ``grants`` are the permissions by organisation. Organisations are names or ids; ``expires`` and ``scopes`` are as in
+    ``TokenRequest``.
     """
 
     name: str
@@ -73,7 +76,7 @@ class KeyRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
-    """What of a new token holds whoever asks. ``scopes`` are in the order in which they were given."""
+    """The validated fields of a request that do not depend on the caller. ``scopes`` are in the order given."""
 
     name: str
     description: str
@@ -82,7 +85,7 @@ class Draft:
 
     @classmethod
     def of(cls, new: TokenRequest | KeyRequest, fields: Fields) -> Draft:
-        """Faults go to ``fields``; before ``fields.done`` the draft may hold anything."""
+        """The draft of a request. Errors go to ``fields``: the draft is valid only after ``fields.done``."""
         return cls(
             name=fields.check(lambda: identifiers.title(new.name, "name")) or "",
             description=fields.check(lambda: identifiers.description(new.description)) or "",
@@ -92,23 +95,24 @@ class Draft:
 
     @property
     def texts(self) -> dict[str, str]:
-        """What others read of it: for warnings of look-alikes."""
+        """The texts that others read, for the warnings about look-alike letters."""
         return {"name": self.name}
 
     @property
     def stored_scopes(self) -> list[str] | None:
+        """The scopes as they are stored: sorted, without repeats."""
         return None if self.scopes is None else canonical(self.scopes)
 
 
 def seconds(expires: float | None) -> float | None:
-    """A lifetime itself. Raises Invalid."""
+    """The lifetime, unchanged. Raises Invalid."""
     if expires is not None and (not math.isfinite(expires) or not 0 < expires <= LONGEST):
         raise Invalid("expires", f"a lifetime is a positive number of seconds, at most {LONGEST:g}")
     return expires
 
 
 def permissions(fields: Fields, texts: Iterable[str], place: str) -> tuple[str, ...]:
-    """Permissions in their canonical text, in the order given; every fault goes to ``fields``."""
+    """Permissions in canonical form, in the order given; errors go to ``fields``."""
     found = []
     for position, text in enumerate(texts):
         if position >= SCOPES_MOST:
@@ -131,17 +135,18 @@ def canonical(scopes: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lifetime:
-    """How long a new value lives, in seconds (None: for ever), and what to tell about it."""
+    """The lifetime of a new value in seconds (None: it never expires), with warnings for the caller."""
 
     seconds: float | None
     warnings: tuple[str, ...] = ()
 
     def end(self, now: float) -> float | None:
+        """The expiry of a value that is issued at ``now``, in unix seconds."""
         return None if self.seconds is None else now + self.seconds
 
 
 def lifetime(policy: TokenPolicy, expires: float | None, fields: Fields) -> Lifetime:
-    """The lifetime that the policy gives to who asks for ``expires``; what it forbids goes to ``fields``."""
+    """The lifetime that the policy allows for a requested ``expires``; violations go to ``fields``."""
     if expires is None and not policy.require_expiry and policy.max_lifetime is not None:
         longest = policy.max_lifetime
         return Lifetime(seconds=longest, warnings=(f"the policy's maximum lifetime of {longest:g} seconds applies",))
@@ -151,8 +156,8 @@ def lifetime(policy: TokenPolicy, expires: float | None, fields: Fields) -> Life
     return Lifetime(seconds=expires, warnings=(NEVER_ENDS,) if expires is None else ())
 
 
-def beyond(roles: Iterable[PermissionSet], scopes: Iterable[str] | None) -> tuple[str, ...]:
-    """One sentence about scopes that none of these roles reaches now, if there are any."""
+def ineffective_scopes(roles: Iterable[PermissionSet], scopes: Iterable[str] | None) -> tuple[str, ...]:
+    """A warning that names the scopes which none of these roles allows now, if there are any."""
     held = tuple(roles)
     apart = [text for text in scopes or () if not any(role.covering(text) for role in held)]
     return (f"the owner's role does not allow {', '.join(apart)} now",) if apart else ()
@@ -160,7 +165,7 @@ def beyond(roles: Iterable[PermissionSet], scopes: Iterable[str] | None) -> tupl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Value:
-    """A new value with what is stored of it."""
+    """A new token value with the hash and digest to store."""
 
     token_id: str
     prefix: str
@@ -182,7 +187,7 @@ def new_row(
     org_id: str | None = None,
     role: str | None = None,
 ) -> TokenRow:
-    """The row of a token or key that ``actor`` makes at ``now``."""
+    """The row of a token or key that ``actor`` creates at ``now`` (unix seconds)."""
     return TokenRow(
         id=value.token_id,
         prefix=value.prefix,
@@ -207,10 +212,10 @@ def new_row(
 
 
 class Minter:
-    """Makes values. ``value`` raises AuthorityOverloaded.
+    """Generates and hashes token values.
 
-    Everybody's values are hashed in one queue: of one user's, or one key's, so few wait there at once that nobody
-    else waits long.
+    All values are hashed through one queue. One user, or one key, may have at most ``AT_ONCE`` there, so that others
+    do not wait long.
     """
 
     def __init__(self, *, format: TokenFormat, hasher: SecretHasher, cache_key: bytes) -> None:
@@ -220,9 +225,9 @@ class Minter:
         self._waiting: Counter[str] = Counter()
 
     async def value(self, actor: Actor, kind: Kind, token_id: str | None = None) -> Value:
-        """A new value, for a new id or for that of a token that there is."""
+        """A new value, for a new id or for an existing token's. Raises AuthorityOverloaded."""
         minted = self._format.mint(kind, token_id)
-        with self._place(actor):
+        with self._queue_slot(actor):
             hashed = await self._hasher.hash(minted.token)
         return Value(
             token_id=minted.token_id,
@@ -233,13 +238,13 @@ class Minter:
         )
 
     @contextmanager
-    def _place(self, actor: Actor) -> Iterator[None]:
+    def _queue_slot(self, actor: Actor) -> Iterator[None]:
         if actor.credential is None:
             yield
             return
         who = actor.user_id or actor.id
         if self._waiting[who] >= AT_ONCE:
-            raise AuthorityOverloaded("too many values are being made for one user at once")
+            raise AuthorityOverloaded("too many values are being generated for one user at once")
         self._waiting[who] += 1
         try:
             yield

@@ -1,6 +1,6 @@
-"""A token in hand: found for whoever asks, held against what they may do, shown and recorded.
+"""Loads a token for a caller: finds it, checks authorization on it, builds its view and records changes to it.
 
-Everything here is of one transaction, the caller's; ``custody`` decides.
+Every function works in one transaction, the given one. ``authorization`` makes the decisions.
 """
 
 from __future__ import annotations
@@ -32,88 +32,95 @@ _ROLE = "this permits more in the organisation than you may do there"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """A token, and the organisations that it is attached to, if it is an organisation token."""
+    """A loaded token, with the organisations that it is attached to if it is an organisation token."""
 
     entry: TokenEntry
     attached: tuple[AttachedRow, ...]
     made: bool
-    """Whether the token presented made it, directly or through others; asked only where it matters."""
+    """Whether the token presented created it, directly or through others; looked up only where it matters."""
 
     @property
     def row(self) -> TokenRow:
+        """The token's row."""
         return self.entry.token
 
     @property
     def target(self) -> Target:
+        """The token as ``authorization`` judges it."""
         own = () if self.row.org_id is None else (self.row.org_id,)
         return Target(row=self.row, org_ids=own or tuple(one.org_id for one in self.attached), made=self.made)
 
     def status(self, now: float) -> TokenStatus:
+        """The status at ``now`` (unix seconds), which may be expired."""
         return TokenView.of(self.entry, now).status
 
 
-async def find(rows: Rows, asker: Caller, policies: PolicyService, reference: str, verb: Verb) -> Found:
-    """The token with this id or prefix, which ``asker`` may do this with. Raises NotFound, Forbidden."""
+async def find(rows: Rows, caller: Caller, policies: PolicyService, reference: str, verb: Verb) -> Found:
+    """The token with this id or prefix, if the caller may do this with it. Raises NotFound, Forbidden."""
     entry = await rows.tokens.get(reference.rpartition("_")[2])
     if entry is None or reference not in (entry.token.id, entry.token.prefix):
         raise NotFound(NO_TOKEN)
-    found = await at_hand(rows, asker, entry)
-    authorization.require(await judge(rows, asker, policies, found, verb))
+    found = await load(rows, caller, entry)
+    authorization.require(await judge(rows, caller, policies, found, verb))
     return found
 
 
-async def at_hand(rows: Rows, asker: Caller, entry: TokenEntry) -> Found:
-    row, grant = entry.token, asker.grant
+async def load(rows: Rows, caller: Caller, entry: TokenEntry) -> Found:
+    """The token of this entry with what ``authorization`` needs to know of it."""
+    row, grant = entry.token, caller.grant
     attached = tuple(await rows.token_orgs.of((row.id,))) if row.reach is Reach.ORGS else ()
-    # Only of one's own, and only where scopes make a difference of it.
-    asked = grant is not None and asker.scoped and authorization.owns(grant, row)
-    made = grant is not None and asked and await rows.tokens.descends(row.id, grant.token_id)
+    # Looked up only for the owner's tokens, and only for a caller with scopes, which makes a difference there.
+    matters = grant is not None and caller.scoped and authorization.owns(grant, row)
+    made = grant is not None and matters and await rows.tokens.descends(row.id, grant.token_id)
     return Found(entry=entry, attached=attached, made=made)
 
 
-async def judge(rows: Rows, asker: Caller, policies: PolicyService, found: Found, verb: Verb) -> Ruling:
-    """What ``custody`` says; the policy is read only where it has a say."""
+async def judge(rows: Rows, caller: Caller, policies: PolicyService, found: Found, verb: Verb) -> Ruling:
+    """The decision of ``authorization``; the policy is read only for operations that depend on it."""
     rights: frozenset[AdminRight] = frozenset()
-    if not asker.operator and verb in (Verb.REVOKE, Verb.DELETE):
-        rights = (await policies.of(rows, found.row.org_id)).admin_rights
-    return authorization.judge(asker, found.target, verb, rights)
+    if not caller.operator and verb in (Verb.REVOKE, Verb.DELETE):
+        rights = (await policies.effective(rows, found.row.org_id)).admin_rights
+    return authorization.judge(caller, found.target, verb, rights)
 
 
 async def require_within(
-    rows: Rows, asker: Caller, found: Found, *, expires_at: float | None, scopes: Iterable[str] | None
+    rows: Rows, caller: Caller, found: Found, *, expires_at: float | None, scopes: Iterable[str] | None
 ) -> None:
-    """Whether ``asker`` may give this token a value, or these scopes and this end. Raises Forbidden (custody 7)."""
-    grant, row = asker.grant, found.row
+    """Raise Forbidden unless the token, with these scopes and expiry, is within what the caller may do.
+
+    That is ``authorization`` rule 7 for a personal access token, and the role or permissions of a key.
+    """
+    grant, row = caller.grant, found.row
     if grant is None:
         return
     if row.kind in OF_USERS:
-        faults = authorization.uncontained(
+        faults = authorization.containment_errors(
             grant, reach=row.reach, org_id=row.org_id, expires_at=expires_at, scopes=scopes
         )
     else:
         faults = [
-            *authorization.longer(grant, expires_at),
-            *authorization.wider(grant, () if row.reach is Reach.ORGS else scopes),
+            *authorization.expiry_errors(grant, expires_at),
+            *authorization.scope_errors(grant, () if row.reach is Reach.ORGS else scopes),
         ]
-        faults += await _role_faults(rows, asker, found)
+        faults += await _role_faults(rows, caller, found)
     if faults:
         raise Forbidden(_MORE, *faults)
 
 
-async def _role_faults(rows: Rows, asker: Caller, found: Found) -> list[FieldError]:
+async def _role_faults(rows: Rows, caller: Caller, found: Found) -> list[FieldError]:
     row = found.row
     if row.reach is Reach.ORGS:
         return [
             (f"grants.{one.org_name}", _ROLE)
             for one in found.attached
-            if not asker.may_give(PermissionSet.of(one.permissions), one.org_id)
+            if not caller.may_give(PermissionSet.of(one.permissions), one.org_id)
         ]
     role = await lookup.permissions(rows, row.role or lookup.NO_ROLE)
-    return [] if asker.may_give(role, row.org_id or "") else [("role", _ROLE)]
+    return [] if caller.may_give(role, row.org_id or "") else [("role", _ROLE)]
 
 
 async def require_usable(rows: Rows, found: Found) -> None:
-    """Whether a token could work if it had a value: nobody whom it depends on is gone or stopped. Raises Conflict."""
+    """Raise Conflict if the token's owner, membership or organisation is suspended or removed."""
     entry, row = found.entry, found.row
     if row.kind in OF_USERS and entry.user_status is not UserStatus.ACTIVE:
         raise Conflict("the owner of the token is suspended or removed")
@@ -126,13 +133,13 @@ async def require_usable(rows: Rows, found: Found) -> None:
         raise Conflict("the owner of the token is not a member of its organisation any more")
 
 
-def policed_by(found: Found) -> tuple[str, ...]:
-    """The organisations whose policies a token keeps to, beside the deployment's: those that it belongs to."""
+def policy_org_ids(found: Found) -> tuple[str, ...]:
+    """The ids of the organisations whose policies apply to a token: those that it belongs to."""
     return found.target.org_ids
 
 
 async def roles(rows: Rows, found: Found) -> list[PermissionSet]:
-    """What the roles that count for a token permit now; nothing is put together."""
+    """The present permissions of each role that applies to a token, one set for each role."""
     row = found.row
     if row.user_id is None:
         held = [PermissionSet.of(one.permissions) for one in found.attached]
@@ -145,41 +152,41 @@ async def roles(rows: Rows, found: Found) -> list[PermissionSet]:
     return [await lookup.permissions(rows, name) for name in names]
 
 
-async def show(rows: Rows, asker: Caller, token_id: str, now: float) -> TokenView:
-    """A token of this transaction, for somebody who was found to be allowed to see it."""
+async def show(rows: Rows, caller: Caller, token_id: str, now: float) -> TokenView:
+    """The view of a token that the caller was already authorized to see."""
     entry = await rows.tokens.get(token_id)
     if entry is None:
         raise RuntimeError("a token vanished inside a transaction")
-    return (await views(rows, asker, (entry,), now))[0]
+    return (await views(rows, caller, (entry,), now))[0]
 
 
-async def views(rows: Rows, asker: Caller, entries: Sequence[TokenEntry], now: float) -> list[TokenView]:
-    """Tokens as ``asker`` may see them: of an organisation token no organisation that is none of their business."""
+async def views(rows: Rows, caller: Caller, entries: Sequence[TokenEntry], now: float) -> list[TokenView]:
+    """The views of tokens, without organisations of organisation tokens that the caller may not see."""
     several = [entry.token.id for entry in entries if entry.token.reach is Reach.ORGS]
     attached: dict[str, list[AttachedRow]] = {}
     for row in await rows.token_orgs.of(several) if several else ():
         if any(
-            asker.may(AccountEntity.KEYS, look, row.org_id) for look in (AccountOperation.READ, AccountOperation.LIST)
+            caller.may(AccountEntity.KEYS, look, row.org_id) for look in (AccountOperation.READ, AccountOperation.LIST)
         ):
             attached.setdefault(row.token_id, []).append(row)
     return [TokenView.of(entry, now, attached.get(entry.token.id, ())) for entry in entries]
 
 
-async def replayed(rows: Rows, asker: Caller, token_id: str, now: float) -> Created:
-    """The answer to a retry of what made this token: without its value.
+async def replayed(rows: Rows, caller: Caller, token_id: str, now: float) -> Created:
+    """The result of a replayed creation of this token, without its value.
 
-    Raises Conflict where it is gone, NotFound where whoever made it may not see it any more.
+    Raises Conflict if the token was deleted, NotFound if the caller may no longer see it.
     """
     entry = await rows.tokens.get(token_id)
     if entry is None:
         raise Conflict("what an earlier request with the same key made has been deleted")
-    authorization.require(authorization.judge(asker, (await at_hand(rows, asker, entry)).target, Verb.SHOW, ()))
-    (view,) = await views(rows, asker, (entry,), now)
+    authorization.require(authorization.judge(caller, (await load(rows, caller, entry)).target, Verb.SHOW, ()))
+    (view,) = await views(rows, caller, (entry,), now)
     return Created(view=view, token=None, warnings=(SHOWN_ONCE,), replayed=True)
 
 
-def mixed(texts: Mapping[str, str]) -> dict[str, object]:
-    """What the event says of texts that may be read as others."""
+def lookalike_details(texts: Mapping[str, str]) -> dict[str, object]:
+    """The detail of an audit event that names texts with look-alike letters."""
     found = lookalikes.mixed_fields(texts)
     return {"mixed_scripts": found} if found else {}
 
@@ -187,9 +194,9 @@ def mixed(texts: Mapping[str, str]) -> dict[str, object]:
 def record(
     change: Change, verb: str, row: TokenRow, details: Mapping[str, object], orgs: Iterable[str] | None = None
 ) -> None:
-    """The key and the events of a change to a token: one event on the log of each organisation that it belongs to.
+    """Touch a token's dependency key and record the events of a change to it.
 
-    ``orgs`` are those of an organisation token.
+    There is one event on the log of each organisation that it belongs to; ``orgs`` are those of an organisation token.
     """
     change.touched(token_key(row.id))
     for org_id in orgs or (row.org_id or "",):
@@ -205,4 +212,5 @@ def record(
 
 
 def record_found(change: Change, verb: str, found: Found, details: Mapping[str, object] | None = None) -> None:
+    """Record a change to a loaded token as ``record`` does."""
     record(change, verb, found.row, details or {}, tuple(one.org_id for one in found.attached))

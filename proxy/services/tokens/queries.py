@@ -1,7 +1,7 @@
-"""Which tokens a list shows: what somebody asks for, within what is in their sight.
+"""Filters for lists of tokens: combines the requested filter with the tokens that the caller may see.
 
-A filter never widens: a user, an organisation or a token that one may not know of is not found, in the words for one
-that there is not.
+A filter never reveals more: a user, organisation or token that the caller may not see gives the same error as an
+unknown one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from proxy.store.tokens.queries import TokenListQuery, Within
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenFilter:
-    """Which of the tokens in sight a list shows; None asks for nothing.
+    """The requested filter for a list of tokens; None does not filter.
 
-    ``user`` and ``org`` are names or ids. ``expiring_within`` asks, in seconds, for active tokens that end soon, the
-    first to end first. ``unused_for``, in seconds, is the time since a token was made or last used. ``parent`` is a
-    token: those that it made, directly or through others.
+    ``user`` is an email or an id, ``org`` a name or an id. ``expiring_within`` selects active tokens that expire within
+    so many seconds, those that expire first in front. ``unused_for``, in seconds, is the time since a token was created
+    or last used. ``parent`` selects the tokens that this token created, directly or through others.
     """
 
     user: str | None = None
@@ -41,7 +41,7 @@ class TokenFilter:
     parent: str | None = None
 
     def check(self) -> None:
-        """Raises Invalid with all that is wrong."""
+        """Raise Invalid with every error."""
         fields = Fields()
         for name in ("expiring_within", "unused_for"):
             value = getattr(self, name)
@@ -50,19 +50,19 @@ class TokenFilter:
         fields.done()
 
 
-async def query(rows: Rows, asker: Caller, policies: PolicyService, wanted: TokenFilter, now: float) -> TokenListQuery:
-    """The tokens in sight that are wanted. Raises NotFound (user, org, parent)."""
-    user_id = None if wanted.user is None else (await user_in_sight(rows, asker, wanted.user)).id
-    org_id = None if wanted.org is None else (await lookup.visible_org(rows, asker, wanted.org)).id
-    sights = authorization.sight(asker)
+async def query(rows: Rows, caller: Caller, policies: PolicyService, wanted: TokenFilter, now: float) -> TokenListQuery:
+    """The store query for the visible tokens that match the filter. Raises NotFound (user, org, parent)."""
+    user_id = None if wanted.user is None else (await visible_owner(rows, caller, wanted.user)).id
+    org_id = None if wanted.org is None else (await lookup.visible_org(rows, caller, wanted.org)).id
+    visible = authorization.visible_tokens(caller)
     lineage = None
     if wanted.parent is not None:
-        parent = await loading.find(rows, asker, policies, wanted.parent, Verb.SHOW)
+        parent = await loading.find(rows, caller, policies, wanted.parent, Verb.SHOW)
         lineage = parent.row.id
-        if not (parent.made or (asker.grant is not None and asker.grant.token_id == lineage)):
-            sights = tuple(one for one in sights if one.lineage is None)
+        if not (parent.made or (caller.grant is not None and caller.grant.token_id == lineage)):
+            visible = tuple(one for one in visible if one.lineage is None)
     return TokenListQuery(
-        within=authorization.narrowed(sights, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
+        within=authorization.intersection(visible, Within(user_id=user_id, org_id=org_id, lineage=lineage)),
         kind=wanted.kind,
         status=wanted.status,
         expires_by=None if wanted.expiring_within is None else now + wanted.expiring_within,
@@ -71,16 +71,16 @@ async def query(rows: Rows, asker: Caller, policies: PolicyService, wanted: Toke
     )
 
 
-async def user_in_sight(rows: Rows, asker: Caller, reference: str) -> UserRow:
-    """The user with this email or id, if ``asker`` may know of some of their tokens.
+async def visible_owner(rows: Rows, caller: Caller, reference: str) -> UserRow:
+    """The user with this email or id, if the caller may see some of the user's tokens.
 
-    Raises NotFound, after the same statements for somebody who is none of the asker's business and for nobody.
+    Raises NotFound, after the same statements for a user whom the caller may not see and for an unknown one.
     """
-    if asker.may(AccountEntity.TOKENS, AccountOperation.LIST):
+    if caller.may(AccountEntity.TOKENS, AccountOperation.LIST):
         return await lookup.user(rows, reference)
-    for org_id in sorted(asker.org_ids):
-        if asker.may(AccountEntity.TOKENS, AccountOperation.LIST, org_id):
+    for org_id in sorted(caller.org_ids):
+        if caller.may(AccountEntity.TOKENS, AccountOperation.LIST, org_id):
             member = await lookup.membership_of(rows, org_id, reference)
             if member is not None:
                 return await lookup.user(rows, member.user_id)
-    return await lookup.visible_user(rows, asker, reference)
+    return await lookup.visible_user(rows, caller, reference)

@@ -1,7 +1,7 @@
-"""What a revoked or expired token will be when it gets a new value: its end, under the policy of now.
+"""Regenerating a revoked or expired token: checks that it may get a new value, and computes its new expiry.
 
-Without a duration it lives as long as it was made for, or as long as the policy lets it. What has no end, and may have
-none, gets none.
+Without a requested lifetime the token gets the lifetime that it was created with, or the longest that the present
+policy allows. A token that never expired gets no expiry if the policy permits that.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from proxy.store.records import TokenRow
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewExpiry:
-    """The end that a token gets (unix seconds, None for never), and what to tell about it."""
+    """The new expiry of a token (unix seconds, None for never), with warnings for the caller."""
 
     expires_at: float | None
     warnings: tuple[str, ...]
 
 
 async def renewal(
-    rows: Rows, asker: Caller, policies: PolicyService, found: Found, expires: float | None, now: float
+    rows: Rows, caller: Caller, policies: PolicyService, found: Found, expires: float | None, now: float
 ) -> NewExpiry:
-    """Raises Conflict (active, or somebody suspended or gone, or too many), Invalid and Forbidden."""
+    """The new expiry of a token that may be regenerated.
+
+    Raises Conflict (active, owner or organisation suspended or removed, too many tokens), Invalid and Forbidden.
+    """
     row = found.row
     if found.status(now) is TokenStatus.ACTIVE:
         raise Conflict("the token is active: rotate it, or revoke it first")
     await loading.require_usable(rows, found)
-    policy = await policies.of(rows, *loading.policed_by(found))
+    policy = await policies.effective(rows, *loading.policy_org_ids(found))
     fields = Fields()
     lives = _lifetime(policy, row, expires, fields)
     named = () if row.scopes is None and row.reach is Reach.ORGS else row.scopes
@@ -50,14 +53,14 @@ async def renewal(
             fields.fault(f"grants.{one.org_name}", problem)
     fields.done()
     expires_at = lives.end(now)
-    await loading.require_within(rows, asker, found, expires_at=expires_at, scopes=row.scopes)
+    await loading.require_within(rows, caller, found, expires_at=expires_at, scopes=row.scopes)
     if row.kind in OF_USERS and row.user_id is not None:
-        await ownership.require_room(rows, policies, row.user_id, row.org_id, now)
+        await ownership.require_quota(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:
         await require_seats(rows, policies, one.org_id, now)
     warnings = lives.warnings
     if row.reach is Reach.ACCOUNT and row.user_id is not None:
-        warnings += await policies.kept_out(rows, row.user_id, lifetime=lives.seconds, scopes=row.scopes)
+        warnings += await policies.unreachable_orgs(rows, row.user_id, lifetime=lives.seconds, scopes=row.scopes)
     return NewExpiry(expires_at=expires_at, warnings=warnings)
 
 

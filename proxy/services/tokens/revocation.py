@@ -1,13 +1,14 @@
-"""Tokens that end: what becomes of those that they made, and all of an owner's.
+"""Bulk revocation and deletion: revokes a token with those that it created, and deletes all tokens of an owner.
 
 Rules:
 
-1. Whoever ends a token is told how many of those that it made still work: they are contained in it, and not in its end.
-2. With them, they end as far as whoever asks may end each of them; the others are counted as still working.
-3. There may be thousands, and everybody else's change waits meanwhile: ``AT_ONCE`` are looked at in one transaction,
-   each with its own event, and written together; then others have their turn. Who asks is judged in each transaction.
-   Where one fails, those before it are done, and whoever tries again does the rest.
-4. The token presented ends in the last transaction: the others are ended by its authority.
+1. Revoking or deleting a token does not end the tokens that it created. The caller gets a warning with the number of
+   those that still work.
+2. On request they are revoked too, as far as the caller may revoke each of them. The warning counts the others.
+3. There may be thousands, and other changes wait for each transaction. So one transaction handles ``AT_ONCE`` tokens,
+   each with its own event, and writes them together. The caller is checked in every transaction. If one fails, the
+   transactions before it are committed, and a retry does the rest.
+4. The token presented is ended in the last transaction, because it authorizes ending the others.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from proxy.store.tokens.queries import TokenListQuery, Within
 AT_ONCE: Final = 500
 
 
-async def still_working(change: Change, found: Found) -> tuple[str, ...]:
-    """How many of those that this token made still work, in a sentence; nothing where none does."""
+async def descendants_warning(change: Change, found: Found) -> tuple[str, ...]:
+    """A warning with the number of tokens that this token created and that still work; empty if there are none."""
     left = await change.tokens.count_made_by(found.row.id, change.now)
     if not left:
         return ()
@@ -38,13 +39,13 @@ async def still_working(change: Change, found: Found) -> tuple[str, ...]:
 
 @dataclass(kw_only=True, slots=True)
 class BulkRevocation:
-    """A token that is revoked with all that it made. ``step`` until it is ``done``."""
+    """The revocation of a token and all that it created. Call ``step`` until ``done``."""
 
     done: bool = False
     _after: Cursor | None = None
 
-    async def step(self, change: Change, asker: Caller, policies: PolicyService, found: Found) -> None:
-        """Revoke this token, and some of those that it made."""
+    async def step(self, change: Change, caller: Caller, policies: PolicyService, found: Found) -> None:
+        """Revoke this token, and some of those that it created."""
         own = _presented(change)
         page = await change.tokens.made_by(found.row.id, change.now, after=self._after, limit=AT_ONCE)
         self.done = len(page) < AT_ONCE
@@ -58,10 +59,10 @@ class BulkRevocation:
             loading.record_found(change, "revoke", found)
         ended: list[str] = []
         for entry in entries:
-            one = await loading.at_hand(change, asker, entry)
+            one = await loading.load(change, caller, entry)
             if one.status(change.now) is not TokenStatus.ACTIVE:
                 continue
-            if await loading.judge(change, asker, policies, one, Verb.REVOKE) is Ruling.ALLOWED:
+            if await loading.judge(change, caller, policies, one, Verb.REVOKE) is Ruling.ALLOWED:
                 ended.append(one.row.id)
                 loading.record_found(change, "revoke", one, {"with": found.row.prefix})
         await change.tokens.revoke_many(ended, change.now)
@@ -69,9 +70,7 @@ class BulkRevocation:
 
 @dataclass(kw_only=True, slots=True)
 class BulkDeletion:
-    """The deletion of an owner's tokens, all but ``keep``. ``step`` until it is ``done``; then ``deleted`` is how many
-    there were.
-    """
+    """The deletion of an owner's tokens except ``keep``. Call ``step`` until ``done``; ``deleted`` counts them."""
 
     user_id: str
     keep: str | None
@@ -81,14 +80,14 @@ class BulkDeletion:
     _own: bool = False
     _refused: Ruling = Ruling.ALLOWED
 
-    async def step(self, change: Change, asker: Caller, policies: PolicyService) -> None:
-        """Delete some of those that ``asker`` may delete.
+    async def step(self, change: Change, caller: Caller, policies: PolicyService) -> None:
+        """Delete some of the tokens that the caller may delete.
 
-        Raises Forbidden where there are some in sight, of somebody else, and none that may be deleted.
+        Raises Forbidden if the caller sees tokens of another user and may delete none of them.
         """
         own = _presented(change)
-        sights = authorization.sight(asker) + authorization.sight(asker, AccountOperation.DELETE)
-        query = TokenListQuery(within=authorization.narrowed(sights, Within(user_id=self.user_id)))
+        visible = authorization.visible_tokens(caller) + authorization.visible_tokens(caller, AccountOperation.DELETE)
+        query = TokenListQuery(within=authorization.intersection(visible, Within(user_id=self.user_id)))
         page = await change.tokens.page(query, after=self._after, limit=AT_ONCE, now=change.now)
         self.done = len(page) < AT_ONCE
         entries = [entry for entry in page if entry.token.id != own]
@@ -99,23 +98,23 @@ class BulkDeletion:
             entries += await _one(change, own)
         deleted: list[TokenRow] = []
         for entry in entries:
-            one = await loading.at_hand(change, asker, entry)
+            one = await loading.load(change, caller, entry)
             if one.row.id == self.keep:
                 continue
-            ruling = await loading.judge(change, asker, policies, one, Verb.DELETE)
+            ruling = await loading.judge(change, caller, policies, one, Verb.DELETE)
             if ruling is Ruling.ALLOWED:
                 loading.record_found(change, "delete", one)
                 deleted.append(one.row)
             else:
                 self._refused = ruling
         self.deleted += len(deleted)
-        if self.done and not self.deleted and self._refused is not Ruling.ALLOWED and self.user_id != asker.user_id:
+        if self.done and not self.deleted and self._refused is not Ruling.ALLOWED and self.user_id != caller.user_id:
             authorization.require(self._refused)
         await change.tokens.delete_many(deleted)
 
 
 def _presented(change: Change) -> str:
-    """The id of the token presented; "" for none."""
+    """The id of the token presented; "" without one."""
     credential = change.actor.credential
     return "" if credential is None else credential.token_id
 

@@ -1,14 +1,14 @@
-"""Scopes of a token that there is, added, removed and set: what they will be, and what to tell about it.
+"""Changing the scopes of a token: adds, removes and sets scopes, and checks the result.
 
 Rules:
 
-1. A token without scopes has all that its role has. Nothing can be added to that, and nothing taken from it one by
-   one: it is narrowed by setting what it shall keep.
-2. Removing the last scope leaves none: the token may do nothing. It never becomes one without scopes.
-3. Removing what is not there is no error, unless another scope still allows it: whoever removed it would believe that
-   it is gone.
-4. What is added keeps to the policy, and the whole token afterwards to what the one presented may do (``custody``).
-   Taking away needs neither.
+1. A token without a list of scopes has all permissions of its role. Scopes cannot be added to it or removed one by one;
+   it is restricted by setting the scopes to keep.
+2. Removing the last scope leaves an empty list: the token may do nothing. The list never becomes None.
+3. Removing a scope that is not in the list is no error, unless another scope still covers it, because the caller would
+   believe that the permission is gone.
+4. Added scopes must comply with the policy, and the whole token afterwards must be contained in the one presented
+   (``authorization`` rule 7). Removing scopes needs neither.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from proxy.services.tokens.loading import Found
 from proxy.store.change import Rows
 
 _ALL_ALREADY: Final = (
-    "the token names no scopes: it has all that its role allows already. Set the scopes that it shall have instead"
+    "the token names no scopes: it has all that its role allows already. Set the scopes that it should have instead"
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scopes:
-    """Scopes after an edit, sorted; ``added`` is what of it was not covered before."""
+    """The scopes after an edit, sorted; ``added`` are those that were not covered before."""
 
     after: list[str]
     added: tuple[str, ...]
@@ -41,11 +41,11 @@ class Scopes:
 
 
 Edit = Callable[[Sequence[str] | None], Scopes]
-"""From the scopes of a token (None: all of its role's) to those after. Raises Conflict."""
+"""Maps a token's scopes (None: all of its role's) to those after the edit. Raises Conflict."""
 
 
 def adding(more: Iterable[str]) -> Edit:
-    """These as well."""
+    """The edit that adds these scopes."""
     wanted = tuple(more)
 
     def edit(before: Sequence[str] | None) -> Scopes:
@@ -57,7 +57,7 @@ def adding(more: Iterable[str]) -> Edit:
 
 
 def removing(fewer: Iterable[str]) -> Edit:
-    """Without these."""
+    """The edit that removes these scopes."""
     gone = tuple(dict.fromkeys(fewer))
     taken = frozenset(gone)
 
@@ -65,7 +65,7 @@ def removing(fewer: Iterable[str]) -> Edit:
         if before is None:
             raise Conflict(_ALL_ALREADY)
         after = [text for text in before if text not in taken]
-        # Looked up, not compared each with each: both have up to a thousand, and the workers wait for this process.
+        # Sets, not a comparison of each with each: both have up to a thousand, and the workers wait for this process.
         held, left = frozenset(before), PermissionSet.of(after)
         warnings = []
         for text in gone:
@@ -84,7 +84,7 @@ def removing(fewer: Iterable[str]) -> Edit:
 
 
 def setting(scopes: Iterable[str]) -> Edit:
-    """These and no others; none at all lets the token do nothing."""
+    """The edit that replaces the scopes; with an empty list the token may do nothing."""
     wanted = tuple(scopes)
 
     def edit(before: Sequence[str] | None) -> Scopes:
@@ -95,20 +95,20 @@ def setting(scopes: Iterable[str]) -> Edit:
 
 
 async def require(
-    rows: Rows, asker: Caller, policies: PolicyService, found: Found, wanted: tuple[str, ...], edited: Scopes
+    rows: Rows, caller: Caller, policies: PolicyService, found: Found, wanted: tuple[str, ...], edited: Scopes
 ) -> None:
-    """Whether ``asker`` may make this of a token. Raises Invalid (policy) and Forbidden (rule 4)."""
-    faults = (await policies.of(rows, *loading.policed_by(found))).scope_faults(wanted)
+    """Raise Invalid (policy) or Forbidden (rule 4) if the caller may not make this edit."""
+    faults = (await policies.effective(rows, *loading.policy_org_ids(found))).scope_faults(wanted)
     if len(edited.after) > SCOPES_MOST:
         faults.append(("scopes", f"a token has at most {SCOPES_MOST} scopes"))
     if faults:
         raise Invalid(*faults[0], *faults[1:])
     if not edited.added:
         return
-    wider = [] if asker.grant is None else authorization.wider(asker.grant, wanted)
+    wider = [] if caller.grant is None else authorization.scope_errors(caller.grant, wanted)
     if wider:
         raise Forbidden("a token cannot be given more than the one presented may do", *wider)
-    await loading.require_within(rows, asker, found, expires_at=found.row.expires_at, scopes=edited.after)
+    await loading.require_within(rows, caller, found, expires_at=found.row.expires_at, scopes=edited.after)
 
 
 def _new(before: Sequence[str], wanted: Iterable[str]) -> tuple[str, ...]:

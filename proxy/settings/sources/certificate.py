@@ -1,4 +1,4 @@
-"""How long a certificate is good for: the only thing that OpenSSL takes without a word and clients do not."""
+"""Reading a certificate's validity period, which OpenSSL does not check when it loads the certificate."""
 
 import re
 import ssl
@@ -12,25 +12,25 @@ _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE---
 _SEQUENCE: Final = 0x30
 _VERSION: Final = 0xA0
 _TIMES: Final = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
-"""UTCTime and GeneralizedTime as RFC 5280 section 4.1.2.5 allows them. Python's %y begins with 1969, the RFC with 1950,
-and nobody serves a certificate of the years between."""
+"""UTCTime and GeneralizedTime as in RFC 5280 section 4.1.2.5. Python's %y begins with 1969 and the RFC with 1950, but
+no certificate is from the years between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validity:
-    """From when until when, both inclusive."""
+    """A validity period; both ends are inclusive."""
 
     begins: datetime
     ends: datetime
 
 
 def validity(path: Path) -> Validity | None:
-    """The validity of the first certificate in a PEM file, which is the server's own; None where none can be read."""
+    """The validity of the first certificate in a PEM file, which is the server's own; None if it cannot be read."""
     try:
-        found = _PEM.search(path.read_text("ascii"))
-        if found is None:
+        first = _PEM.search(path.read_text("ascii"))
+        if first is None:
             return None
-        certificate = ssl.PEM_cert_to_DER_cert(found[0])
+        certificate = ssl.PEM_cert_to_DER_cert(first[0])
         # RFC 5280 section 4.1: Certificate, TBSCertificate; version (optional), serial number, signature, issuer.
         tag, value, _ = _element(_element(certificate)[1])
         fields = list(_elements(value))
@@ -57,7 +57,7 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:
-    """The first element's tag and value, and what is behind it (X.690 section 8.1). Raises IndexError, ValueError."""
+    """The first element's tag and value, and the data after it (X.690 section 8.1). Raises IndexError, ValueError."""
     length, start = data[1], 2
     if length & 0x80:
         start += length & 0x7F

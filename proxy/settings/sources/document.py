@@ -1,8 +1,8 @@
-"""The YAML file as plain data, with the line of every value and key.
+"""Parsing the YAML file into plain data, with the line of every value and key.
 
-PyYAML's safe parser makes the nodes; the data is built from them here, because its own constructor forgets the
+PyYAML parses the file into nodes. This module builds the data from the nodes, because PyYAML's constructor discards the
 lines, keeps only the last of two equal keys, and reads ``10:30`` as a number and ``no`` as false. Plain scalars follow
-the core schema of YAML 1.2 (§10.3.2). Anchors and merge keys work; other tags than the core ones are problems.
+the core schema of YAML 1.2 (§10.3.2). Anchors and merge keys work; tags outside the core schema are problems.
 """
 
 import re
@@ -25,12 +25,12 @@ Tree: TypeAlias = Union[bool, int, float, str, list["Tree"], dict[str, "Tree"], 
 
 _TAG: Final = "tag:yaml.org,2002:"
 _MAX_VALUES: Final = 200_000
-"""Bounds what aliases of aliases can grow to."""
+"""Limits the growth by aliases of aliases."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class YamlDocument:
-    """What a file says, where it says it, and what is wrong with it as YAML."""
+    """The data of a file, the origins of its values, and its YAML problems."""
 
     data: Tree
     origins: ValueOrigins
@@ -61,7 +61,7 @@ class _Nodes(Reader, Scanner, Parser, Composer, _CoreSchema):
 
 
 def parse(text: str | bytes) -> YamlDocument:
-    """Read one YAML document. Never raises for what is in it: see ``problems``, at most one of which is of syntax."""
+    """Parse one YAML document. Never raises for its content: see ``problems``, with at most one syntax error."""
     origins = ValueOrigins()
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -93,16 +93,16 @@ def parse(text: str | bytes) -> YamlDocument:
 
 
 def scalar(text: str) -> Tree:
-    """The value of an environment variable: JSON or YAML where it is that, otherwise the text itself.
+    """The value of an environment variable: parsed as JSON or YAML if it is valid, otherwise the text itself.
 
-    ``[::]:8080`` looks like a list and is none; it stays text.
+    ``[::]:8080`` looks like a list but is not valid YAML, so it stays text.
     """
     document = parse(text)
     return text if document.problems or (document.data == {} and text.strip() != "{}") else document.data
 
 
 class _TooLarge(Exception):
-    """The document holds more values than any configuration needs."""
+    """The document has more values than any configuration needs."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,7 +116,7 @@ class _Builder:
         self._count += 1
         if self._count > _MAX_VALUES:
             raise _TooLarge
-        # An alias stands where it is used; its node is where the anchor was.
+        # For an alias, use the line of the alias; its node has the line of the anchor.
         line = max(node.start_mark.line + 1, key_line)
         self.origins.values[loc] = ValueOrigin(line=line)
         if isinstance(node, ScalarNode):
@@ -168,7 +168,7 @@ class _Builder:
         return found
 
     def _merged(self, source: MappingNode, loc: Loc, line: int) -> dict[str, Tree]:
-        """A merged section's values; those already given here keep their own origin."""
+        """The values of a merged section; values that the section itself has keep their own origin."""
         if id(source) in self._open:
             self._add(loc, line, "contains itself through an alias")
             return {}
@@ -207,7 +207,7 @@ class _Builder:
 
 def _bad_syntax(error: yaml.MarkedYAMLError) -> ConfigurationProblem:
     mark = error.problem_mark or error.context_mark
-    said = " ".join(part for part in (error.context and f"{error.context},", error.problem) if part)
+    why = " ".join(part for part in (error.context and f"{error.context},", error.problem) if part)
     if mark is None:
-        return ConfigurationProblem(path="", line=None, message=f"is not YAML: {said}")
-    return ConfigurationProblem(path="", line=mark.line + 1, message=f"is not YAML at column {mark.column + 1}: {said}")
+        return ConfigurationProblem(path="", line=None, message=f"is not YAML: {why}")
+    return ConfigurationProblem(path="", line=mark.line + 1, message=f"is not YAML at column {mark.column + 1}: {why}")

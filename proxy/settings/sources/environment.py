@@ -1,16 +1,15 @@
-"""The environment over the file: ``PATGATE_SECTION__KEY``, and ``…_FILE`` for secrets.
+"""Settings from environment variables, which override the file: ``PATGATE_SECTION__KEY``, and ``…_FILE`` for secrets.
 
-pydantic-settings is not used for this: its sources merge values before validation and forget where each came from,
-so a problem could name neither the variable nor the line; it ignores variables that name no setting; and it parses
-JSON for nested values only. What is left for it to do is the forty lines of ``overlay``.
+pydantic-settings is not used: it merges values before validation and discards their origins, so that a problem could
+name neither variable nor line; it ignores variables that name no setting; and it parses JSON only for nested values. It
+would save only the forty lines of ``overlay``.
 
-Not every variable with our prefix is ours: users keep a token in ``PATGATE_TOKEN``. One that names a way into a section
-(``__``), one whose name is a setting's or nearly so, and one with a setting's words and one underscore where two are
-needed (``spelling``), are meant as settings and wrong if they are none. Any other belongs to somebody else, and is
-ignored with a warning (``ignored``).
+Not every variable with the prefix is a setting: users keep a token in ``PATGATE_TOKEN``. A variable is meant as a
+setting, and is an error if it is none, if it contains ``__``, if its name is a setting's or similar to one, or if it
+has one underscore where two are needed (``spelling``). All others are ignored with a warning (``ignored``).
 
-A value is read as YAML (so also as JSON), except where the setting is text: that is taken as it stands, so that a
-``secret_key`` of digits stays text and ``[::]:8080`` is no list.
+A value is parsed as YAML (which includes JSON). Text settings are not parsed, so that a ``secret_key`` of digits stays
+text and ``[::]:8080`` is not read as a list.
 """
 
 import base64
@@ -32,36 +31,35 @@ from proxy.settings.values import quoted
 
 PREFIX: Final = "PATGATE_"
 RESERVED: Final = frozenset({"PATGATE_CONFIG", "PATGATE_BOOT_FD", "PATGATE_PACKAGE"})
-"""Variables of ours that are no settings: where the file is, and the hand-over from the supervisor."""
+"""Variables of patgate that are no settings: the path of the file, and values that children inherit."""
 _FILE: Final = "_file"
 _NEAR: Final = 0.8
-"""How alike (difflib, 0 to 1) a name is to a setting's for it to count as that one misspelled."""
+"""The similarity (difflib, 0 to 1) from which a name counts as a misspelled setting."""
 FROM_FILE: Final[Mapping[str, Loc]] = {
     "PATGATE_SECRET_KEY_FILE": ("secret_key",),
     "PATGATE_STORE_FILE": ("store",),
     "PATGATE_NOTICES__SECRET_FILE": ("notices", "secret"),
 }
-"""Variables that name a file which holds the value."""
+"""Variables that name a file with the value."""
 
 _KUBERNETES: Final = re.compile(
     r"PATGATE_(?!.*__)(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
 )
-"""What Kubernetes puts into every pod beside a Service that is called patgate or patgate-something."""
+"""Variables that Kubernetes sets in every pod if a Service is called patgate or patgate-something."""
 _MAX_FILE_BYTES: Final = 64 * 1024
 
 
 def overlay(tree: dict[str, Tree], origins: ValueOrigins, environ: Mapping[str, str]) -> list[ConfigurationProblem]:
-    """Put the settings of the environment over those of the file, in place; returns the problems met on the way.
+    """Apply the settings of the environment to ``tree``, in place, and return the problems.
 
-    Unknown names that are meant as settings are put into the tree like any other, for validation to report with a
-    suggestion.
+    Unknown names that are meant as settings are added as well, so that validation reports them with a suggestion.
     """
     problems: list[ConfigurationProblem] = []
     names = [name for name in environ if name.startswith(PREFIX) and name not in RESERVED and name not in FROM_FILE]
-    # Sections before what is in them, so that PATGATE_LISTEN and PATGATE_LISTEN__PROXY__BIND both count.
+    # Sections before their settings, so that PATGATE_LISTEN and PATGATE_LISTEN__PROXY__BIND both count.
     for name in sorted(names, key=lambda each: (each.count("__"), each)):
         if (meant := _one_underscore(name)) is not None:
-            message = f"names no setting; write {meant} (two underscores between a section and what is in it)"
+            message = f"names no setting; write {meant} (two underscores between a section and its setting)"
             problems.append(ConfigurationProblem(path=name, line=None, message=message))
         elif not _is_foreign(name):
             _set(tree, origins, name, environ[name], problems)
@@ -69,7 +67,7 @@ def overlay(tree: dict[str, Tree], origins: ValueOrigins, environ: Mapping[str, 
         if name not in environ:
             continue
         if name.removesuffix("_FILE") in environ:
-            message = f"is set beside {name.removesuffix('_FILE')}; set one of the two"
+            message = f"is set together with {name.removesuffix('_FILE')}; set only one of the two"
             problems.append(ConfigurationProblem(path=name, line=None, message=message))
         content = _content(Path(environ[name]))
         if content is None:
@@ -82,13 +80,13 @@ def overlay(tree: dict[str, Tree], origins: ValueOrigins, environ: Mapping[str, 
 
 
 def ignored(environ: Mapping[str, str]) -> list[str]:
-    """The variables with our prefix that belong to somebody else, without those that Kubernetes makes by itself."""
+    """The variables with the prefix that are not meant as settings, without those that Kubernetes sets."""
     names = [name for name in environ if name.startswith(PREFIX) and name not in RESERVED and name not in FROM_FILE]
     return sorted(name for name in names if _is_foreign(name) and not _KUBERNETES.fullmatch(name))
 
 
 def _one_underscore(name: str) -> str | None:
-    """The variable that is meant by one with a setting's words and too few underscores; None for any other."""
+    """The variable that was meant, if the name has a setting's words but too few underscores; else None."""
     words = name.removeprefix(PREFIX)
     if "__" in words or _KUBERNETES.fullmatch(name) or words.lower() in Settings.model_fields:
         return None
@@ -101,9 +99,9 @@ def _is_foreign(name: str) -> bool:
         return False
     known = [*Settings.model_fields, *(each.removeprefix(PREFIX).lower() for each in FROM_FILE)]
     if meant.endswith(_FILE):
-        # Judged by what it holds: by its last word alone TOKEN_FILE would be like STORE_FILE.
+        # Compare without the suffix, which alone would make TOKEN_FILE similar to STORE_FILE.
         meant, known = meant.removesuffix(_FILE), [each.removesuffix(_FILE) for each in known if each.endswith(_FILE)]
-    # Of a short name with two letters swapped little is alike, but they are the same letters.
+    # A short name with two swapped letters has a low similarity, but the same letters.
     swapped = any(sorted(meant) == sorted(each) for each in known)
     return not swapped and not difflib.get_close_matches(meant, known, n=1, cutoff=_NEAR)
 
@@ -120,7 +118,7 @@ def _set(
 
 
 def _locate(tree: Tree, parts: list[str]) -> tuple[Loc, Any, str | None]:
-    """The way to the setting that a variable's parts name, its declared type (None: unknown), or what is wrong."""
+    """The path of the setting that a variable's parts name, its declared type (None: unknown), or a problem."""
     loc: list[str | int] = []
     annotation: Any = Settings
     here: Tree = tree
@@ -132,7 +130,7 @@ def _locate(tree: Tree, parts: list[str]) -> tuple[Loc, Any, str | None]:
         if get_origin(annotation) is tuple:
             length = len(here) if isinstance(here, list) else 0
             if not (part.isascii() and part.isdigit() and int(part) <= length):
-                return tuple(loc), None, f"{quoted(part)} is not a place in this list, which has {length} entries"
+                return tuple(loc), None, f"{quoted(part)} is not an index of this list, which has {length} entries"
             step = int(part)
             annotation = get_args(annotation)[0]
         elif get_origin(annotation) is dict:
@@ -149,7 +147,7 @@ def _locate(tree: Tree, parts: list[str]) -> tuple[Loc, Any, str | None]:
 
 
 def _existing(here: Tree, part: str, *, default: str) -> str:
-    """The name in the file that a variable's part means; variables cannot spell ``-``, ``.`` or lower case."""
+    """The name in the file that a variable's part means; variables cannot contain ``-``, ``.`` or lower case."""
     if isinstance(here, dict):
         for name in here:
             if re.sub(r"[^A-Z0-9]", "_", name.upper()) == part.upper():
@@ -183,7 +181,7 @@ def _put(tree: dict[str, Tree], loc: Loc, value: Tree) -> None:
 def _value(annotation: Any, text: str) -> Tree:
     plain = plain_type(annotation)
     if plain is Path and text:
-        # The file's relative paths start at the file; the environment's where the process was started.
+        # Relative paths start at the file's directory; those of the environment at the working directory.
         return str(Path.cwd() / text)
     if plain is SecretStr:
         return text
@@ -193,7 +191,7 @@ def _value(annotation: Any, text: str) -> Tree:
 
 
 def _content(path: Path) -> str | None:
-    """A secret's file without the line end that editors add; bytes that are not text come as base64."""
+    """The content of a secret's file without surrounding white space; bytes that are not UTF-8 as base64."""
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)

@@ -1,10 +1,10 @@
-"""The secret key: the root of what the store and its digests are bound to.
+"""The secret key, from which the keys for the digests of the store are derived: decoding, loading, creating.
 
-1. The key is never echoed, logged or part of an error.
-2. One text has one key: hex or base64 of at least 32 bytes stands for those bytes; anything else is its own UTF-8.
-3. A key file is ours and readable by nobody else, or it is refused.
-4. A key file appears whole or not at all, and an existing one is never replaced: a node with another key could read
-   no digest of its store. So none is made beside a store either: it has a key, which is missing.
+1. The key is never printed, logged or part of an error.
+2. A text has one key: hex or base64 of at least 32 bytes decodes to those bytes; any other text is the key as UTF-8.
+3. A key file must belong to this user or root and be readable by no other user, or it is refused.
+4. A key file is created atomically and never replaced, because a node with another key could verify no digest of its
+   store. For the same reason no key is created if a store exists: its own key is missing.
 """
 
 import base64
@@ -19,17 +19,17 @@ from typing import Final
 from proxy.core.errors import ConfigurationError
 
 SECRET_KEY_BYTES: Final = 32
-"""The least that a secret key has, and what a new one gets."""
+"""The minimum length of a secret key, and the length of a new one."""
 KEY_FILE: Final = "secret.key"
 
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
-WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - how such a secret begins, not one
+WEBHOOK_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the prefix of such a secret
 _MAX_FILE_BYTES: Final = 64 * 1024
 
 
 def decode_key(text: str) -> bytes | None:
-    """The key that a text stands for, at least 32 bytes; None where the text is too short for one."""
+    """The key for a text, at least 32 bytes; None if the text is too short."""
     if _HEX.fullmatch(text) and len(text) >= 2 * SECRET_KEY_BYTES:
         return bytes.fromhex(text)
     if _BASE64.fullmatch(text):
@@ -45,9 +45,9 @@ def decode_key(text: str) -> bytes | None:
 
 
 def decode_webhook_secret(text: str) -> bytes | None:
-    """The key that ``whsec_`` and base64 stand for, 24 to 64 bytes; None for anything else.
+    """The key of ``whsec_`` and base64, 24 to 64 bytes; None for all else.
 
-    Source: Standard Webhooks, "Symmetric key" (the form that receivers' libraries take).
+    Source: Standard Webhooks, "Symmetric key" (the form that the receivers' libraries accept).
     """
     if not text.startswith(WEBHOOK_SECRET_PREFIX):
         return None
@@ -59,11 +59,11 @@ def decode_webhook_secret(text: str) -> bytes | None:
 
 
 def load_or_create(data_dir: Path, store: Path) -> bytes:
-    """The node's own key from ``data_dir/secret.key``; made on the first start, mode 0600.
+    """Load the key from ``data_dir/secret.key``; the first start creates it with mode 0600.
 
-    For nodes whose settings name no ``secret_key``. ``store`` is the database file: where it exists, no key is made,
-    because the store belongs to the key that it was made with. Raises ConfigurationError where the key is missing then,
-    or its file cannot be made or read, is not ours alone, or holds less than 32 bytes.
+    For nodes without the setting ``secret_key``. ``store`` is the database file: if it exists, no key is created,
+    because the store belongs to the key of its creation. Raises ConfigurationError if that key is missing, or if the
+    key file cannot be created or read, is accessible to other users, or has less than 32 bytes.
     """
     path = data_dir / KEY_FILE
     try:
@@ -71,7 +71,7 @@ def load_or_create(data_dir: Path, store: Path) -> bytes:
             if any(os.path.lexists(store.with_name(store.name + suffix)) for suffix in ("", "-wal")):
                 raise ConfigurationError(
                     f"The secret key {path} of the store {store} is missing, and another key cannot open it: put the "
-                    f"file back, or set secret_key if the store was made with a configured key. To begin with a new "
+                    f"file back, or set secret_key if the store was created with a configured key. To begin with a new "
                     f"store, move {store.name} and the files beside it away."
                 )
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def load_or_create(data_dir: Path, store: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    """Write a new key under another name, then link it into place: the link fails where a key is already there."""
+    """Write a new key to a temporary file and link it into place; the link fails if a key already exists."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     key = base64.b64encode(secrets.token_bytes(SECRET_KEY_BYTES)) + b"\n"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -94,7 +94,7 @@ def _create(path: Path) -> None:
         try:
             os.link(draft, path)
         except FileExistsError:
-            return  # another process made one between our look and now; that one counts
+            return  # another process has created one in the meantime; use that
     finally:
         draft.unlink()
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -105,7 +105,7 @@ def _create(path: Path) -> None:
 
 
 def _load(path: Path) -> bytes:
-    # O_NONBLOCK: a named pipe in the key's place must not hang the start.
+    # O_NONBLOCK: a named pipe in place of the key must not block the start.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())

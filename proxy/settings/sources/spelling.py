@@ -1,6 +1,6 @@
-"""Variables that have the words of a setting, but one underscore where a section ends instead of two.
+"""Recognizing misspelled variables: the words of a setting with one underscore after a section instead of two.
 
-``PATGATE_POLICY_MAX_LIFETIME`` is no setting, and nobody else's either: the operator believes that it is in force.
+``PATGATE_POLICY_MAX_LIFETIME`` is not a setting, but its operator certainly meant one and relies on it.
 """
 
 import re
@@ -33,9 +33,9 @@ def plain_type(annotation: Any) -> Any:
 
 
 def two_underscores(words: str, files: Mapping[str, tuple[str | int, ...]], prefix: str) -> str | None:
-    """The variable that was meant by one with these words (without the prefix), if they are those of a setting.
+    """The correct variable for these words (a name without the prefix), if they are the words of a setting.
 
-    ``files`` are the variables that name a file which holds the value, and ``prefix`` is how every variable begins.
+    ``files`` are the variables that name a file with the value; ``prefix`` begins every variable.
     """
     words = words.upper()
     if not words.lower().startswith(tuple(f"{section}_" for section in Settings.model_fields)):
@@ -44,17 +44,17 @@ def two_underscores(words: str, files: Mapping[str, tuple[str | int, ...]], pref
         if variable.removeprefix(prefix).replace("__", "_") == words and "__" in variable:
             return variable
     for parts, pattern in _patterns():
-        if (found := pattern.fullmatch(words)) is not None:
-            named = iter(found.groups())
+        if (match := pattern.fullmatch(words)) is not None:
+            named = iter(match.groups())
             return prefix + "__".join(next(named) if part in (_NAME, _PLACE) else part for part in parts)
     return None
 
 
 @cache
 def _patterns() -> tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]:
-    """Every way into a section by two words of the model or more, those with the most first.
+    """All setting paths with at least two words of the model, those with the most words first.
 
-    Names in a map can be anything: ``PATGATE_ROLES_FILE`` is more likely somebody's own than a role.
+    Names in a map can be anything: ``PATGATE_ROLES_FILE`` is more likely a variable of another program than a role.
     """
     ways = sorted(((-_words(way), way) for way in _ways(Settings, ())), key=lambda counted: counted[0])
     return tuple((way, re.compile("_".join(way))) for words, way in ways if words < -1)

@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from proxy.core.errors import Conflict, StoreUnavailable
 from proxy.observe.logs import without_tokens
 from proxy.store import feed, tables
+from proxy.store.planner import unindexed
 from proxy.store.records import LEVEL_ACCOUNT, LEVEL_ORGANISATION
 
 _T = tables.audit_events
@@ -42,7 +43,6 @@ _STORED: Final = sa.select(*(sa.type_coerce(_T.c[n], sa.Text) if n == "details" 
 """Rows as they are stored: what somebody wrote into ``details`` may be no JSON."""
 _RETAINED_LOOKED_AT: Final = 1000
 _OUTDATED_PAGE: Final = 100_000
-_PLUS: Final[sa.sql.operators.custom_op[Any]] = sa.sql.operators.custom_op("+")
 _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _ADDED: Final = frozenset({"user_id"})
 """Columns that the first schema did not have (rule 2)."""
@@ -405,8 +405,3 @@ async def trim(connection: AsyncConnection, through: int, limit: int) -> int:
     await connection.execute(_T.delete().where(_T.c.n <= last))
     await connection.execute(_CHAIN.update().values(base_n=last, base_hash=hash_))
     return last - chain.base.n
-
-
-def unindexed(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """The column, where SQLite is to use no index on it: an index has columns, and this is an expression."""
-    return sa.UnaryExpression(column, operator=_PLUS, type_=column.type)

@@ -25,7 +25,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.store import tables
-from proxy.store.audit.chain import Mark, head, unindexed
+from proxy.store.audit.chain import Mark, head
+from proxy.store.planner import unindexed
 
 _T, _U, _O = tables.audit_events, tables.users, tables.orgs
 LOOKED_AT: Final = 50_000

@@ -8,31 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.store import tables
+from proxy.store import dialects, tables
+from proxy.store.dialects.dialect import Columns, Dialect
 
 LIMIT: Final = 10_000
 
 _T, _N, _U = tables.route_reports, tables.tokens, tables.users
 _KEYS: Final = ("route", "reason", "permission", "token_id")
-_NEW = insert(_T).values({column.name: sa.bindparam(column.name) for column in _T.columns})
-_LATER = _NEW.excluded.last_at >= _T.c.last_at
-_ADD = _NEW.on_conflict_do_update(
-    index_elements=[_T.c[key] for key in _KEYS],
-    set_={
-        "count": _T.c.count + _NEW.excluded.count,
-        "first_at": sa.case((_NEW.excluded.first_at < _T.c.first_at, _NEW.excluded.first_at), else_=_T.c.first_at),
-        **{
-            name: sa.case((_LATER, _NEW.excluded[name]), else_=_T.c[name])
-            for name in ("method", "decision_id", "last_at")
-        },
-    },
-)
+
+
+def _added(new: Columns) -> dict[str, sa.ColumnElement[Any]]:
+    later = new.last_at >= _T.c.last_at
+    return {
+        "count": _T.c.count + new["count"],
+        "first_at": sa.case((new.first_at < _T.c.first_at, new.first_at), else_=_T.c.first_at),
+        **{name: sa.case((later, new[name]), else_=_T.c[name]) for name in ("method", "decision_id", "last_at")},
+    }
+
+
+@cache
+def _add(dialect: Dialect) -> sa.Insert:
+    columns = [column.name for column in _T.columns]
+    return dialect.upsert(_T, columns, None, keys=[_T.c[key] for key in _KEYS], update=_added)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +99,9 @@ class ReportsTable:
         room = LIMIT - int(count)
         if len(reports) > room:
             reports = await self._fitted(reports, room)
-        await self._connection.execute(_ADD, [asdict(report) for report in reports])
+        await self._connection.execute(
+            _add(dialects.of_connection(self._connection)), [asdict(report) for report in reports]
+        )
 
     async def all(self) -> list[Report]:
         """Every report, the most frequent first."""

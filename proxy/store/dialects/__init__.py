@@ -1,1 +1,56 @@
-"""What only one database can do. Everything else in the store is written once, for all of them."""
+"""Databases that a store can be kept in, one module each: what only that database can do stands there and nowhere else.
+
+The rest of the store is written once, against ``dialect.Dialect`` and ``dialect.Database``. The scheme of the store's
+URL chooses the dialect, in ``DIALECTS``. This module imports no database library: commands read addresses through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from proxy.core.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from proxy.store.dialects.dialect import Dialect
+
+
+def _sqlite() -> Dialect:
+    from proxy.store.dialects.sqlite import SQLITE
+
+    return SQLITE
+
+
+DIALECTS: Final[Mapping[str, Callable[[], Dialect] | None]] = {"sqlite": _sqlite, "postgresql": None}
+"""Each URL scheme (without ``+driver``) with what loads its dialect; ``None`` for one that is not implemented yet."""
+
+
+UNKNOWN: Final = "the store's address is not one that this version can open: it must begin with sqlite:///"
+
+
+def require_implemented(url: str) -> Callable[[], Dialect]:
+    """What loads the dialect of the database at ``url``. Raises StoreUnavailable for a scheme without one."""
+    scheme = url.partition("://")[0].partition("+")[0]
+    if scheme not in DIALECTS:
+        raise StoreUnavailable(UNKNOWN)
+    load = DIALECTS[scheme]
+    if load is None:
+        raise StoreUnavailable(f"{scheme} is not supported yet: the store's address must begin with sqlite:///")
+    return load
+
+
+def of_url(url: str) -> Dialect:
+    """The dialect of the database at ``url``. Raises StoreUnavailable for a scheme without one."""
+    return require_implemented(url)()
+
+
+def of_connection(connection: AsyncConnection) -> Dialect:
+    """The dialect of the database that ``connection`` is open to."""
+    return of_url(f"{connection.dialect.name}://")
+
+
+def embedded() -> Dialect:
+    """The dialect of the store in the data directory."""
+    return _sqlite()

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from proxy.core.kinds import OF_ORGS, OF_USERS, Kind, Reach
 from proxy.core.model import TokenStatus
 from proxy.store import tables
+from proxy.store.planner import unindexed
 from proxy.store.records import Cursor, TokenEntry
 
-T = TypeVar("T")
-
 _T, _A, _S = tables.tokens, tables.token_orgs, tables.token_usage
-_PLUS: Final[sa.sql.operators.custom_op[Any]] = sa.sql.operators.custom_op("+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,10 +149,10 @@ def _leads(query: TokenListQuery, within: Within, drawer: _Drawer) -> Iterator[_
 
 def _branch(query: TokenListQuery, within: Within, drawer: _Drawer, lead: _Lead, now: float) -> sa.Select[Any]:
     """All tokens of one drawer that the lead finds and that fit, in the order of the page."""
-    expires = _T.c.expires_at if lead.expiry else _apart(_T.c.expires_at)
+    expires = _T.c.expires_at if lead.expiry else unindexed(_T.c.expires_at)
     where = list(lead.where)
     if drawer.listed_as is not None:
-        where.append(_apart(_T.c.listed_as) == drawer.listed_as.value)
+        where.append(unindexed(_T.c.listed_as) == drawer.listed_as.value)
     if drawer.past is True:
         where.append(expires <= now)
     elif drawer.past is False:
@@ -163,22 +161,22 @@ def _branch(query: TokenListQuery, within: Within, drawer: _Drawer, lead: _Lead,
     if query.expires_by is not None:
         where.append(expires <= query.expires_by)
     if query.kind is not None:
-        where.append(_apart(_T.c.kind) == query.kind.value)
+        where.append(unindexed(_T.c.kind) == query.kind.value)
     if query.unused_since is not None:
         used = sa.select(_S.c.last_used_at).where(_S.c.token_id == _T.c.id).scalar_subquery()
-        where.append(sa.func.coalesce(used, _apart(_T.c.created_at)) < query.unused_since)
+        where.append(sa.func.coalesce(used, unindexed(_T.c.created_at)) < query.unused_since)
         # So it was made before, too: the pages end there and not at the newest token.
-        where.append((_T.c.created_at if lead.ordered else _apart(_T.c.created_at)) < query.unused_since)
+        where.append((_T.c.created_at if lead.ordered else unindexed(_T.c.created_at)) < query.unused_since)
     if query.but is not None:
-        where.append(_apart(_T.c.id) != query.but)
+        where.append(unindexed(_T.c.id) != query.but)
     if within.kind is not None:
-        where.append(_apart(_T.c.kind) == within.kind.value)
+        where.append(unindexed(_T.c.kind) == within.kind.value)
     if within.reach is not None:
-        where.append(_apart(_T.c.reach) == within.reach.value)
+        where.append(unindexed(_T.c.reach) == within.reach.value)
     if within.user_id is not None:
-        where.append(_apart(_T.c.user_id) == within.user_id)
+        where.append(unindexed(_T.c.user_id) == within.user_id)
     if within.org_id is not None and lead.source is _T:
-        where.append(_apart(_T.c.org_id) == within.org_id)
+        where.append(unindexed(_T.c.org_id) == within.org_id)
     at = _place(query, lead)
     return sa.select(_T.c.id, _at(query).label("at")).select_from(lead.source).where(*where).order_by(at, _T.c.id)
 
@@ -194,7 +192,7 @@ def _at(query: TokenListQuery) -> sa.ColumnElement[float]:
 
 
 def _place(query: TokenListQuery, lead: _Lead) -> sa.ColumnElement[float]:
-    return _at(query) if lead.ordered else _apart(_at(query))
+    return _at(query) if lead.ordered else unindexed(_at(query))
 
 
 def lineage(token_id: str) -> sa.Select[tuple[str]]:
@@ -202,8 +200,3 @@ def lineage(token_id: str) -> sa.Select[tuple[str]]:
     made = sa.select(sa.literal(token_id).label("id")).cte(recursive=True)
     made = made.union(sa.select(_T.c.id).join(made, _T.c.parent_id == made.c.id))
     return sa.select(made.c.id)
-
-
-def _apart(column: sa.ColumnElement[T]) -> sa.ColumnElement[T]:
-    """The column's value as no index has it (rule 3)."""
-    return sa.sql.expression.UnaryExpression(column, operator=_PLUS, type_=column.type)

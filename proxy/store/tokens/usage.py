@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from proxy.store import tables
+from proxy.store import dialects, tables
+from proxy.store.dialects.dialect import Columns, Dialect
 
 _T, _U = tables.tokens, tables.token_usage
 
@@ -29,30 +31,33 @@ class Use:
         return replace(last, count=self.count + other.count)
 
 
-# A token that is not there (any more) selects nothing.
-_NEW = insert(_U).from_select(
-    ["token_id", "last_used_at", "last_used_ip", "use_count"],
-    sa.select(
-        _T.c.id,
-        sa.bindparam("at", type_=sa.Double),
-        sa.bindparam("ip", type_=sa.String),
-        sa.bindparam("count", type_=sa.BigInteger),
-    ).where(_T.c.id == sa.bindparam("token_id")),
-)
-# Two workers may tell of the same token, and the earlier use may be told later.
-_LATER = sa.or_(_U.c.last_used_at.is_(None), _NEW.excluded.last_used_at >= _U.c.last_used_at)
-_ADD = _NEW.on_conflict_do_update(
-    index_elements=[_U.c.token_id],
-    set_={
-        "use_count": _U.c.use_count + _NEW.excluded.use_count,
-        "last_used_at": sa.case((_LATER, _NEW.excluded.last_used_at), else_=_U.c.last_used_at),
-        "last_used_ip": sa.case((_LATER, _NEW.excluded.last_used_ip), else_=_U.c.last_used_ip),
-    },
-)
+# A token that does not exist (any more) selects nothing.
+_NEW = sa.select(
+    _T.c.id,
+    sa.bindparam("at", type_=sa.Double),
+    sa.bindparam("ip", type_=sa.String),
+    sa.bindparam("count", type_=sa.BigInteger),
+).where(_T.c.id == sa.bindparam("token_id"))
+
+
+def _added(new: Columns) -> dict[str, sa.ColumnElement[Any]]:
+    # Two workers may report uses of the same token, and the earlier use may be reported later.
+    later = sa.or_(_U.c.last_used_at.is_(None), new.last_used_at >= _U.c.last_used_at)
+    return {
+        "use_count": _U.c.use_count + new.use_count,
+        "last_used_at": sa.case((later, new.last_used_at), else_=_U.c.last_used_at),
+        "last_used_ip": sa.case((later, new.last_used_ip), else_=_U.c.last_used_ip),
+    }
+
+
+@cache
+def _add(dialect: Dialect) -> sa.Insert:
+    columns = ("token_id", "last_used_at", "last_used_ip", "use_count")
+    return dialect.upsert(_U, columns, _NEW, keys=(_U.c.token_id,), update=_added)
 
 
 async def add(connection: AsyncConnection, uses: Iterable[Use]) -> None:
     """Add these uses to what is known of their tokens; those of unknown tokens are left out."""
     rows = [asdict(use) for use in uses]
     if rows:
-        await connection.execute(_ADD, rows)
+        await connection.execute(_add(dialects.of_connection(connection)), rows)

@@ -1,6 +1,7 @@
-"""What a WSGI application believes: waitress decodes the path into PATH_INFO (PEP 3333), werkzeug's router reads that.
+"""A WSGI application that reports how it reads a request.
 
-Runs in the backends' environment: ``python application.py PORT SEEN_FILE``.
+waitress decodes the path into PATH_INFO (PEP 3333), which werkzeug's router matches. Runs in the backends' environment:
+``python application.py PORT SEEN_FILE``.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ def main(port: int, seen: Path) -> None:
             log.write(case + "\n")
             path = environ["PATH_INFO"]
             if CONTROL.search(path):
-                # Nothing that a header could tell: only a target that no gateway has judged.
+                # A header cannot carry this path; only a target that no gateway has checked can have it.
                 start_response("400 Bad Request", [("Content-Length", "0")])
                 return []
             try:
                 area, found = ROUTES.bind_to_environ(environ).match()
             except RequestRedirect:
-                # Another slash is proposed, which the client would have to ask for, and nothing is done.
+                # The router redirects to a path with another slash and runs nothing.
                 area, found = "redirect", {}
             except HTTPException:
                 area, found = "other", {}
@@ -72,7 +73,7 @@ def main(port: int, seen: Path) -> None:
 
 
 def bare(text: str) -> str:
-    """The bytes of a text, one character each, as WSGI writes headers."""
+    """A text with one character for each byte, as in WSGI headers."""
     return text.encode().decode("latin-1")
 
 

@@ -1,13 +1,13 @@
-"""A backend's answer: any bytes for one, through the whole gateway to a client, and what becomes of both connections.
+"""Fuzz target: arbitrary bytes as a backend's response, through the whole gateway to a client.
 
-The first byte of an input says how what follows is cut, the second what was asked and how the backend ends.
+The first byte of an input determines how the rest is cut, the second the request and how the backend ends.
 
-1. No exception escapes; an answer that is none is a 502, before its head has gone out.
-2. What the client takes for a whole answer is whole, and says what the backend said: status, interim answers, body.
-3. An answer that breaks off breaks the client's connection.
-4. A connection goes back to its pool only when the answer ended cleanly with nothing behind it; the next request, on
-   the same client connection where that is still open, gets its own answer.
-5. What is hop-by-hop, or nominated by ``Connection``, stays here.
+1. No exception escapes; an invalid response becomes a 502, if its head has not been sent yet.
+2. A response that the client reads as complete is complete, with the backend's status, interim responses and body.
+3. A truncated response closes the client's connection.
+4. A connection returns to its pool only if the response ended cleanly without bytes after it. The next request, on the
+   same client connection if that is still open, gets its own response.
+5. Hop-by-hop fields, and fields that ``Connection`` nominates, are not passed on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.fuzz.targets.target import Target
 from tests.fuzz.world import TOKEN, Backend, Client, accept, make_gateway
 
 _LOGIN: Final = b"Host: g\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
-_ASKED: Final = (
+_REQUESTS: Final = (
     b"GET /v1/things HTTP/1.1\r\n" + _LOGIN + b"\r\n",
     b"GET /open/a HTTP/1.0\r\nHost: g\r\n\r\n",
     b"HEAD /v1/things HTTP/1.1\r\n" + _LOGIN + b"\r\n",
@@ -43,7 +43,7 @@ _HOP_BY_HOP: Final = frozenset((b"keep-alive", b"proxy-connection", b"te", b"tra
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One final answer, read by RFC 9112 section 6.3 from a stream. ``behind`` is what follows it."""
+    """One final response, read from a stream by RFC 9112 section 6.3. ``behind`` has the bytes after it."""
 
     status: int
     fields: Fields
@@ -55,7 +55,7 @@ class Answer:
 
 
 def read(stream: bytes, *, head_only: bool, ended: bool) -> Answer | None:
-    """The first final answer in ``stream``, naively; None where there is no whole head of one.
+    """The first final response in ``stream``, parsed naively; None without a whole head.
 
     ``ended``: the sender has ended the connection properly after that.
     """
@@ -79,7 +79,7 @@ def read(stream: bytes, *, head_only: bool, ended: bool) -> Answer | None:
     elif codings:
         decoded, _ = reference(rest)
         if decoded is None:
-            # How far it is fine is of no interest: it is not whole.
+            # It is not complete; how far it is valid does not matter.
             payload, whole, behind = b"", False, b""
         else:
             payload, whole, behind = decoded
@@ -94,7 +94,7 @@ def read(stream: bytes, *, head_only: bool, ended: bool) -> Answer | None:
 
 
 class Scripted(Backend):
-    """Answers the first request of all with what it was told, in parts, and every later one with the same answer."""
+    """Answers the first request with the given bytes, in parts, and every later one with the same response."""
 
     parts: list[bytes]
 
@@ -115,7 +115,7 @@ class Scripted(Backend):
 
 
 class Script:
-    """What has come of the first request's answer: whose it is, and whether all of it has been sent."""
+    """The state of the response to the first request: its connection, and whether it was sent completely."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -126,7 +126,7 @@ class Script:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What was seen when the answer had been sent, and then of the request that followed."""
+    """The observations after the response was sent, and then of the following request."""
 
     first: bytes
     ended: bool
@@ -146,7 +146,7 @@ def live(parts: list[bytes], how: int) -> Outcome:
 
     async def story(loop: MemoryLoop) -> tuple[bytes, bool, bool, bool, bytes | None]:
         transport = accept(gateway, loop, client)
-        transport.deliver(_ASKED[how % len(_ASKED)])
+        transport.deliver(_REQUESTS[how % len(_REQUESTS)])
         await loop.quiet()
         assert script.backend is not None and script.transport is not None
         for part in parts:
@@ -161,7 +161,7 @@ def live(parts: list[bytes], how: int) -> Outcome:
         first, ended, aborted = client.received, client.ended, client.aborted
         pooled = gateway.idle > 0
         second = None
-        if not ended and (read(first, head_only=how % len(_ASKED) == 2, ended=False) is not None):
+        if not ended and (read(first, head_only=how % len(_REQUESTS) == 2, ended=False) is not None):
             transport.deliver(_NEXT)
             await loop.quiet()
             second = client.received[len(first) :]
@@ -180,13 +180,13 @@ def live(parts: list[bytes], how: int) -> Outcome:
     return Outcome(first=first, ended=ended, aborted=aborted, pooled=pooled, second=second, access=list(gateway.access))
 
 
-def check(outcome: Outcome, said: bytes, how: int) -> None:
-    asked = how % len(_ASKED)
-    head_only, old = asked == 2, _ASKED[asked].partition(b"\r\n")[0].endswith(b"1.0")
+def check(outcome: Outcome, sent: bytes, how: int) -> None:
+    kind = how % len(_REQUESTS)
+    head_only, old = kind == 2, _REQUESTS[kind].partition(b"\r\n")[0].endswith(b"1.0")
     got = read(outcome.first, head_only=head_only, ended=outcome.ended and not outcome.aborted)
     if got is None:
         assert not outcome.first or outcome.first.startswith(b"HTTP/1.1 1")
-        # Nothing final has come: an answer that is still awaited, and none that was given up silently.
+        # No final response: the gateway must still be waiting for one, and must not have given up silently.
         assert not outcome.ended or outcome.access
         return
     connection = [value.lower() for value in named(got.fields, b"connection")]
@@ -196,14 +196,14 @@ def check(outcome: Outcome, said: bytes, how: int) -> None:
     assert not (old and (got.interim or named(got.fields, b"transfer-encoding")))
     if got.status == 502 and named(got.fields, b"content-type") == [b"application/problem+json"]:
         assert got.whole and not got.behind
-        assert not outcome.pooled, "a connection that did not answer well is kept"
+        assert not outcome.pooled, "a connection with a bad response is kept"
         return
-    meant = read(said, head_only=head_only, ended=bool(how & _ENDS))
-    assert meant is not None
-    assert got.status == meant.status
-    assert old or got.interim == meant.interim
+    expected = read(sent, head_only=head_only, ended=bool(how & _ENDS))
+    assert expected is not None
+    assert got.status == expected.status
+    assert old or got.interim == expected.interim
     nominated = {
-        option.strip(b" \t").lower() for value in named(meant.fields, b"connection") for option in value.split(b",")
+        option.strip(b" \t").lower() for value in named(expected.fields, b"connection") for option in value.split(b",")
     }
     assert not nominated & {name.lower() for name, _ in got.fields} - {
         b"upgrade",
@@ -211,29 +211,29 @@ def check(outcome: Outcome, said: bytes, how: int) -> None:
         b"content-length",
         b"",
     }
-    assert meant.payload.startswith(got.payload) or not meant.whole
+    assert expected.payload.startswith(got.payload) or not expected.whole
     if got.whole and got.status != 101:
-        assert meant.whole, "an answer that broke off looks whole"
-        assert got.payload == meant.payload
-        assert not got.behind, "bytes behind the answer"
-    if meant.whole and got.status != 101:
-        assert got.whole and not outcome.aborted, "an answer that was whole is not"
-    if not meant.whole and how & (_ENDS | _RESETS):
-        assert outcome.ended, "a connection waits for the rest of an answer that will not come"
+        assert expected.whole, "a truncated response looks complete"
+        assert got.payload == expected.payload
+        assert not got.behind, "bytes after the response"
+    if expected.whole and got.status != 101:
+        assert got.whole and not outcome.aborted, "a complete response is truncated"
+    if not expected.whole and how & (_ENDS | _RESETS):
+        assert outcome.ended, "a connection waits for the rest of a truncated response"
     if outcome.pooled:
-        assert meant.whole and not meant.behind and not meant.until_end and asked not in _UNFINISHED
+        assert expected.whole and not expected.behind and not expected.until_end and kind not in _UNFINISHED
         assert b"close" not in nominated
     if outcome.second is not None and got.whole and got.status != 101:
         assert outcome.second.startswith(b"HTTP/1.1 200 OK\r\n") and outcome.second.endswith(b"\r\n\r\nnext"), outcome
-        assert asked not in _UNFINISHED
+        assert kind not in _UNFINISHED
 
 
 def run(data: bytes) -> None:
-    cut, how, said = (*data[:2], 0, 0)[0], (*data[:2], 0, 0)[1], data[2:]
-    check(live([said] if said else [], how), said, how)
-    cuts = pieces(said, cut)
+    cut, how, sent = (*data[:2], 0, 0)[0], (*data[:2], 0, 0)[1], data[2:]
+    check(live([sent] if sent else [], how), sent, how)
+    cuts = pieces(sent, cut)
     if len(cuts) > 1:
-        check(live(cuts, how), said, how)
+        check(live(cuts, how), sent, how)
 
 
 TARGET: Final = Target(

@@ -1,9 +1,8 @@
-"""Targets: one reading, the same that decoders of the usual kinds would come to.
+"""Fuzz target: an accepted request target has the same meaning for the usual kinds of decoders.
 
-What is compared with: llhttp's idea of where a target's parts are; the decoding of nginx, which undoes escapes while it
-resolves dots and merges slashes; that of a CGI or WSGI server, which undoes them all; that of a browser or of Node,
-which resolves dots, escaped or not, and undoes nothing; that of a servlet container, which drops ``;parameters`` first;
-and a second decoding by a backend behind the backend.
+It is compared with: llhttp's split of a target; nginx, which decodes escapes while it resolves dots and merges slashes;
+a CGI or WSGI server, which decodes all escapes; a browser or Node, which resolves dots, escaped or not, and decodes
+nothing; a servlet container, which drops ``;parameters`` first; and a second decoding by a backend behind the backend.
 """
 
 from __future__ import annotations
@@ -21,9 +20,7 @@ _DOTS: Final = (b".", b"..")
 
 
 def as_nginx(path: bytes) -> bytes | None:
-    """``ngx_http_parse_complex_uri`` with ``merge_slashes on``: escapes are undone once, whatever they become
-    counts.
-    """
+    """``ngx_http_parse_complex_uri`` with ``merge_slashes on``: escapes are decoded once, and the result counts."""
     segments: list[bytes] = []
     for segment in unquote_to_bytes(path).split(b"/")[1:]:
         if segment == b"..":
@@ -37,7 +34,7 @@ def as_nginx(path: bytes) -> bytes | None:
 
 
 def as_browser(path: bytes) -> bytes:
-    """The URL Standard's path state: backslashes are slashes, dots resolve even escaped, nothing is undone."""
+    """The URL Standard's path state: backslashes are slashes, dots resolve even if escaped, nothing is decoded."""
     segments: list[bytes] = []
     given = path.replace(b"\\", b"/").split(b"/")[1:]
     for at, segment in enumerate(given):
@@ -58,7 +55,7 @@ def as_servlet(path: bytes) -> bytes:
 
 
 def check_split(raw: bytes) -> bytes:
-    """The path of ``raw`` as we split it, or all of it if we refuse to."""
+    """The path of ``raw`` by ``split_target``, or all of ``raw`` if that refuses it."""
     parts = split_target(raw)
     if parts is None:
         return raw

@@ -1,6 +1,6 @@
-"""The chunked body machine, cut anywhere, against a decoder of the whole and against llhttp.
+"""Fuzz target: the parser of chunked bodies agrees, for any pieces, with a decoder of the whole and with llhttp.
 
-The first byte of an input says how what follows is cut.
+The first byte of an input determines how the rest is cut.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _SIZE: Final = re.compile(
 _TRAILER: Final = re.compile(_NAME + rb":[\t\x20-\x7e\x80-\xff]*")
 
 Outcome = tuple[bytes, bool, bytes] | None
-"""Payload, whether the body has ended, and what lies behind it; None: refused."""
+"""The payload, whether the body has ended, and the bytes after it; None: refused."""
 
 
 def pieces(data: bytes, how: int) -> list[bytes]:
-    """``data`` cut as the number ``how`` (0 to 255) says: whole, in bytes, in equal parts, or in two."""
+    """``data`` cut by the number ``how`` (0 to 255): whole, in bytes, in equal parts, or in two."""
     if how == 0:
         return [data]
     if how < 16:
@@ -45,7 +45,7 @@ def pieces(data: bytes, how: int) -> list[bytes]:
 
 
 def ours(parts: list[bytes]) -> Outcome:
-    """What the machine makes of a body that comes in these parts."""
+    """The parser's result for a body in these parts."""
     machine = ChunkedBody()
     payload, done, behind = b"", False, b""
     for part in parts:
@@ -64,9 +64,9 @@ def ours(parts: list[bytes]) -> Outcome:
 
 
 def reference(wire: bytes) -> tuple[Outcome, bool]:
-    """RFC 9112 section 7.1 with our limits, read line by line; and whether the input ends within a line.
+    """RFC 9112 section 7.1 with patgate's limits, read line by line; and whether the input ends within a line.
 
-    Of a line that has not ended nothing is said here: a machine may refuse it already.
+    A line that has not ended is not checked here, but the parser may already refuse it.
     """
     payload = b""
     while True:
@@ -104,7 +104,7 @@ def reference(wire: bytes) -> tuple[Outcome, bool]:
 
 
 class Read:
-    """What llhttp reads of a message's body."""
+    """The body of a message, as llhttp reads it."""
 
     def __init__(self) -> None:
         self.payload = b""
@@ -134,7 +134,7 @@ def run(data: bytes) -> None:
     if not within_line or whole is not None:
         assert whole == expected, (whole, expected)
     for cut in {how, 1 if len(wire) < 64 else 15}:
-        # In parts a hopeless beginning of a line is refused at the latest when the line has ended.
+        # In parts, an invalid beginning of a line is refused at the latest when the line ends.
         again = ours(pieces(wire, cut))
         assert again == whole or (within_line and None in (again, whole)), (again, whole, cut)
     if whole is None:
@@ -144,7 +144,7 @@ def run(data: bytes) -> None:
     assert ours([encoded]) == (payload, done, b"")
     read = by_llhttp(wire[: len(wire) - len(behind)])
     if read is None or within_line:
-        # It is stricter in trailers, and about white space in extensions, which go no further than here.
+        # It is stricter about trailers, and about white space in extensions, which are not passed on.
         read = by_llhttp(encoded)
         assert read is not None
     assert (read.payload, read.complete) == (payload, done)

@@ -1,13 +1,14 @@
-"""A whole client connection: bytes in, and what the backend was sent and the client was answered.
+"""Fuzz target: a whole client connection, from the client's bytes to the backend's requests and the client's responses.
 
-The first byte of an input says how what follows is cut, the second how the backend answers and how the client ends.
+The first byte of an input determines how the rest is cut, the second how the backend answers and how the client ends.
 
-1. No exception escapes, from a callback or a task, and no 5xx comes of input alone.
-2. The wire sentinel has nothing against what went upstream, and every answer is one, to its request, in its order.
-3. A request that the backend got whole is one that llhttp reads in the client's bytes, at that very place: same method,
-   target, fields and body; besides them there is nothing but the gateway's own.
+1. No exception escapes from a callback or a task, and input alone never causes a 5xx.
+2. The wire sentinel accepts everything that was sent upstream, and every request has its response, in order.
+3. A complete request at the backend is one that llhttp reads at the same position in the client's bytes: same method,
+   target, fields and body, and otherwise only fields of the gateway.
 4. How the bytes are cut changes nothing, up to the first refusal.
-5. Every line of the access log is JSON, and says of each request the status that its client got.
+5. Every line of the access log is JSON and has the status that the client got.
+6. The connection is in a state that may wait, and in EXCHANGE exactly while it has an exchange.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httptools
 
 from proxy.core.request.target import canonical_path
+from proxy.gateway.downstream.connection_state import ConnectionState
 from tests.fuzz.memory import MemoryLoop, MemoryTransport
 from tests.fuzz.memory import run as run_in_memory
 from tests.fuzz.targets.chunked_body import pieces, reference
 from tests.fuzz.targets.request_head import SPECIAL, Fields, fields_of, kept_of, named
 from tests.fuzz.targets.target import Target
 from tests.fuzz.world import TOKEN, USER, Backend, Client, accept, make_gateway
+from tests.unit.gateway.kit import Gateway
 
 _EARLY: Final = 4
 _STYLES: Final = (
@@ -36,7 +39,7 @@ _STYLES: Final = (
     b"HTTP/1.0 200 OK\r\nX-Answer: %b\r\n\r\nok",
     b"HTTP/1.1 409 Conflict\r\nX-Answer: %b\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
 )
-"""How the backend answers; the last as soon as there is a head, the others when the message is whole."""
+"""How the backend answers; the last one after the head, the others after the whole message."""
 _SWITCH: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nX-Answer: %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x02ok"
 )
@@ -48,10 +51,13 @@ _OWN: Final = frozenset(
     )
 )  # fmt: skip
 _CLIENT_LEFT: Final = 499
+_WAITING: Final = frozenset(ConnectionState) - {
+    ConnectionState.OPENING, ConnectionState.STARTING, ConnectionState.NEXT, ConnectionState.CLOSED
+}  # fmt: skip
 
 
 class Answering(Backend):
-    """Answers in one of the styles, and ends the connection where the answer ends with it."""
+    """Answers in one of the styles; closes the connection if that ends the response."""
 
     def __init__(self, number: int, style: int) -> None:
         super().__init__(number)
@@ -82,7 +88,7 @@ class Answering(Backend):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """A request as it was read: by llhttp in the client's bytes, or by the sentinel in the gateway's."""
+    """A parsed request: by llhttp from the client's bytes, or by the sentinel from the gateway's."""
 
     method: bytes
     target: bytes
@@ -94,14 +100,14 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What was seen of one connection. ``upstream`` are the requests that came whole, by their number from 0."""
+    """The observations of one connection. ``upstream`` has the complete requests by number, from 0."""
 
     upstream: dict[int, Message]
     answers: list[int]
 
 
 class Reader:
-    """llhttp's reading of a stream of requests, as far as it goes."""
+    """Parses a stream of requests with llhttp, as far as it is valid."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -135,7 +141,7 @@ class Reader:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come this way too.
+        # Trailers are reported here as well.
         if self._head is None:
             self._fields.append((name, value))
 
@@ -151,7 +157,7 @@ class Reader:
 
 
 def sent_upstream(backends: list[Answering]) -> Iterator[tuple[int, Message]]:
-    """Each whole request that a backend got, and the number that the gateway gave it."""
+    """Each complete request that a backend got, with the number that the gateway gave it."""
     for backend in backends:
         for raw in backend.messages:
             head, _, body = raw.partition(b"\r\n\r\n")
@@ -170,7 +176,7 @@ def sent_upstream(backends: list[Answering]) -> Iterator[tuple[int, Message]]:
 
 
 def check_forwarded(sent: Message, read: Message) -> None:
-    """What the backend got is what llhttp reads at its place."""
+    """Assert that the backend got the request that llhttp reads at its position."""
     assert sent.method == read.method
     assert read.target == sent.target or read.target.partition(b"://")[2].partition(b"/")[2] == sent.target[1:]
     assert read.whole, "the backend got a whole message where llhttp sees none"
@@ -182,7 +188,7 @@ def check_forwarded(sent: Message, read: Message) -> None:
 
 
 def check_identity(sent: Message) -> None:
-    """The backend hears who it is from the gateway alone, and never gets the token for it."""
+    """Assert that only the gateway's identity headers reach the backend, and never the token."""
     judged = canonical_path(sent.target.partition(b"?")[0])
     assert judged is not None
     users = named(sent.fields, b"x-auth-user")
@@ -197,7 +203,7 @@ def check_identity(sent: Message) -> None:
 
 
 def read_answers(received: bytes, methods: list[str], *, aborted: bool) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Status and id of each final answer, by the framing of RFC 9112 section 6.3; and what is behind the last."""
+    """Status and id of each final response, by the framing of RFC 9112 section 6.3; and the bytes after the last."""
     answers: list[tuple[int, bytes]] = []
     rest = received
     while rest:
@@ -234,6 +240,14 @@ def read_answers(received: bytes, methods: list[str], *, aborted: bool) -> tuple
     return answers, rest
 
 
+def check_state(gateway: Gateway) -> None:
+    """Between two callbacks a connection is in a state that fits its exchange and its transport."""
+    for connection in gateway.listener.connections:
+        assert connection.state in _WAITING, ConnectionState(connection.state)
+        assert (connection.exchange is not None) == (connection.state == ConnectionState.EXCHANGE)
+        assert connection.transport is not None
+
+
 def live(data: bytes, cuts: list[bytes], how: int) -> Outcome:
     """One connection from its beginning to its end."""
     backends: list[Answering] = []
@@ -245,16 +259,19 @@ def live(data: bytes, cuts: list[bytes], how: int) -> Outcome:
         return backends[-1]
 
     async def story(loop: MemoryLoop) -> None:
-        # The end of the client's sending side is no leaving here, which would depend on when it comes.
-        gateway.listener.half_close = True
+        # Here a half-closed client does not count as disconnected, which would depend on timing.
+        gateway.listener.limits = replace(gateway.listener.limits, half_close=True)
         transport = accept(gateway, loop, client)
         for part in cuts:
             transport.deliver(part)
+            check_state(gateway)
             if how & 0x40:
                 await loop.quiet()
+                check_state(gateway)
         if how & 0x80:
             transport.deliver(None)
         await loop.quiet()
+        check_state(gateway)
         gateway.recorder.flush()
         transport.reset()
         await loop.quiet()
@@ -271,7 +288,7 @@ def live(data: bytes, cuts: list[bytes], how: int) -> Outcome:
     assert all(status < 500 for status in statuses), gateway.access
     answers, _ = read_answers(client.received, methods, aborted=client.aborted)
     got = [status for status, _ in answers]
-    # Whoever is still waiting at the end has left.
+    # A client that still waits at the end disconnects.
     assert statuses[: len(got)] == got or (statuses[-1:] == [_CLIENT_LEFT] and statuses[:-1] == got[:-1]), (
         statuses,
         got,
@@ -296,7 +313,7 @@ def run(data: bytes) -> None:
     if len(cuts) > 1:
         again = live(data, cuts, how)
         if how % len(_STYLES) != _EARLY:
-            # A refusal while its request's body is still on the way ends the connection, else it may go on.
+            # A refusal before the whole body has arrived closes the connection; otherwise it may stay open.
             alike = list(itertools.takewhile(_good, whole.answers))
             assert list(itertools.takewhile(_good, again.answers)) == alike
             for number in range(len(alike)):

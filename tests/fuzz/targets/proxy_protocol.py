@@ -1,6 +1,6 @@
-"""The PROXY protocol's header: read whole or in any part the same, by a reading of the specification of its own.
+"""Fuzz target: the parser of the PROXY protocol header agrees with a second implementation of the specification.
 
-Of a beginning the parser says None, an error, or what it says of the whole; never anything else later.
+For a prefix of the header, the parser returns None, an error, or the result for the whole header.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def ours(data: bytes) -> Header | str | None:
 
 
 def text_source(line: bytes) -> str | None:
-    """The client's address in a line of version 1 that was taken; None for UNKNOWN."""
+    """The client's address in an accepted line of version 1; None for UNKNOWN."""
     words = line[:-2].decode("ascii").split(" ")
     assert words[0] == "PROXY"
     if words[1] == "UNKNOWN":
@@ -37,7 +37,7 @@ def text_source(line: bytes) -> str | None:
 
 
 def binary_source(header: bytes) -> str | None:
-    """The client's address in a header of version 2 that was taken."""
+    """The client's address in an accepted header of version 2."""
     version, family, size = struct.unpack("!BBH", header[12:16])
     assert header[:12] == _SIGNATURE and version in (0x20, 0x21) and len(header) == 16 + size
     if version == 0x20 or family == 0:
@@ -48,7 +48,7 @@ def binary_source(header: bytes) -> str | None:
 
 
 def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """A mapped IPv4 address is the one that it maps."""
+    """The text of an address; an IPv4-mapped one is written as IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
 
@@ -73,7 +73,7 @@ def _binary(command: int, family: int, block: bytes) -> bytes:
 
 
 def _checked(block: bytes) -> bytes:
-    """A header whose extension with the checksum is right."""
+    """A header with a correct checksum extension."""
     unsigned = _binary(0x21, 0x11, block + b"\x03\0\4\0\0\0\0")
     return unsigned[:-4] + struct.pack("!I", crc32c(unsigned))
 

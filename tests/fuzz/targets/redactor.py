@@ -1,7 +1,7 @@
-"""The log's redactor: of no token that stands in a text, escaped or not, does the secret come out again.
+"""Fuzz target: the log's redactor removes the secret of every token in a text, escaped or not.
 
-Every NUL of an input is taken for a token of ours, every 0x01 for the same token with its underscores escaped, and
-every 0x02 for it with everything escaped.
+Every NUL of an input is replaced by a token, every 0x01 by the same token with escaped underscores, and every 0x02 by
+the same token fully escaped.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Request heads: what our grammar and parser take, llhttp takes too, and reads the same out of it.
+"""Fuzz target: llhttp accepts every request head that patgate accepts, and reads the same from it.
 
-llhttp (through httptools) is the oracle. Where it is stricter than the standard, or than we need to be, its objection
-is no objection of ours:
-* It knows a fixed list of methods; any other token is a method to us and meets the route table. Such a head is read
-  with GET in its place.
-* It allows spaces, and no tabs, behind ``chunked``, and it obeys ``Proxy-Connection``, which is no field of the
-  standard.
-* It refuses bytes of 0x80 and above in a target; our grammar leaves them to ``core.target``, which refuses them too.
-Where it is laxer (an empty ``Host``, two of them, lists in ``Transfer-Encoding``), we refuse and it is not asked.
+llhttp (through httptools) is the oracle. Its refusals do not count where it is stricter than the standard or than
+patgate needs to be:
+* It has a fixed list of methods; for patgate any other token is a method for the route table. Such a head is parsed
+  with GET instead.
+* It allows spaces, but no tabs, after ``chunked``, and it obeys ``Proxy-Connection``, which is not in the standard.
+* It refuses bytes of 0x80 and above in a target; patgate's grammar leaves them to ``core.request.target``, which also
+  refuses them.
+Where it is more lenient (an empty or duplicate ``Host``, lists in ``Transfer-Encoding``), patgate refuses the head and
+llhttp is not consulted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 import httptools
 
-from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import FAMILY_NAMES, fold
 from proxy.core.request.target import canonical_path
@@ -31,12 +32,12 @@ from tests.fuzz.targets.target import Target
 from tests.support.sentinel import REG_NAME
 
 KNOWN: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
-STRIPPED: Final = stripped_names(PRESETS["patgate"])
+STRIPPED: Final = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)).stripped
 DROPPED: Final = STRIPPED | {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
     b"trailer", b"upgrade", b"http2-settings", b"transfer-encoding", b"authorization", b"x-api-key",
 }  # fmt: skip
-"""Folded names of what has a meaning here and goes no further as it came."""
+"""Folded names of fields with a meaning for the gateway, which are not passed on unchanged."""
 SPECIAL: Final = frozenset((b"host", b"content-length", b"expect"))
 _TABS: Final = re.compile(rb"(\r\ntransfer-encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
 _OPTIONS_OF_CONNECTION: Final = {b"close", b"keep-alive", b"upgrade", b""}
@@ -57,7 +58,7 @@ def make_parser() -> HeadParser:
 
 
 class Read:
-    """What llhttp reads, and whether it would keep the connection, which it knows only while it reads."""
+    """The fields that llhttp reads, and whether it would keep the connection, which it knows only while parsing."""
 
     def __init__(self) -> None:
         self.url = b""
@@ -90,18 +91,18 @@ def oracle(head: bytes) -> tuple[Read, Any, Exception | None]:
 
 
 def fields_of(block: bytes) -> Fields:
-    """Field lines read naively: split at CRLF, at the first colon, white space around the value off."""
+    """Field lines parsed naively: split at CRLF and at the first colon, without white space around the value."""
     parts = [line.partition(b":") for line in block.split(b"\r\n")[1:]]
     return [(name, value.strip(b" \t")) for name, _, value in parts]
 
 
 def named(fields: Fields, name: bytes) -> list[bytes]:
-    """The values of a field that comes under its very name, in any case."""
+    """The values of the fields with exactly this name, in any letter case."""
     return [value for key, value in fields if key.lower() == name]
 
 
 def kept_of(fields: Fields, *, method: bytes, version: int) -> Fields:
-    """What goes on to the backend of a client's fields: names of special ones in lower case, the rest as received."""
+    """The client's fields that are passed on: names of special fields in lower case, the others as received."""
     nominated = {
         option.strip(b" \t").lower() for value in named(fields, b"connection") for option in value.split(b",")
     } - _OPTIONS_OF_CONNECTION
@@ -126,7 +127,7 @@ def kept_of(fields: Fields, *, method: bytes, version: int) -> Fields:
 
 
 def ours(data: bytes, parser: HeadParser) -> tuple[Exchange, bytes, Reason | None] | None:
-    """The exchange, its head's field lines and the parser's refusal; None if there is no whole head."""
+    """The exchange, the field lines of its head and the parser's refusal; None without a whole head."""
     end = data.find(HEAD_END)
     if end < 0:
         return None
@@ -137,7 +138,7 @@ def ours(data: bytes, parser: HeadParser) -> tuple[Exchange, bytes, Reason | Non
 
 
 def check(data: bytes, parser: HeadParser) -> bool:
-    """Whether we accept ``data``'s first head; if so, llhttp does too, and both read the same."""
+    """Whether patgate accepts the first head of ``data``; asserts that llhttp then does, and reads the same."""
     found = ours(data, parser)
     if found is None or found[2] is not None:
         return False
@@ -151,8 +152,8 @@ def check(data: bytes, parser: HeadParser) -> bool:
         return False
     assert data.startswith(x.method + b" ")
     known = x.method in KNOWN
-    asked = data if known else b"GET" + data[len(x.method) :]
-    read, llhttp, error = oracle(_TABS.sub(rb"\1", asked[: asked.find(HEAD_END) + len(HEAD_END)]))
+    head_bytes = data if known else b"GET" + data[len(x.method) :]
+    read, llhttp, error = oracle(_TABS.sub(rb"\1", head_bytes[: head_bytes.find(HEAD_END) + len(HEAD_END)]))
     assert error is None, error
     assert read.headers_complete
     assert llhttp.get_method() == (x.method if known else b"GET")
@@ -161,19 +162,19 @@ def check(data: bytes, parser: HeadParser) -> bool:
     assert read.url.endswith(path)
     before = read.url[: len(read.url) - len(path)].lower()
     assert before in (b"", b"http://" + x.host.lower(), b"https://" + x.host.lower()), before
-    # llhttp keeps white space behind a value in some states; what is compared is the value.
+    # llhttp keeps white space after a value in some states; only the value is compared.
     assert [(name, value.strip(b" \t")) for name, value in read.fields] == fields
     check_body(x, fields)
     upgrades = llhttp.should_upgrade()
     options = b",".join(named(fields, b"connection")).lower().split(b",")
     assert not x.websocket or (upgrades and b"upgrade" in [option.strip(b" \t") for option in options])
-    # llhttp says when a message needs its connection closed; we never keep one that it would close.
+    # llhttp says when a message needs its connection closed; patgate never keeps one that it would close.
     assert upgrades or read.keep_alive or not x.keep_alive or named(fields, b"proxy-connection")
     return True
 
 
 def check_credentials(x: Exchange, fields: Fields) -> None:
-    """Host and credentials come from exactly one field of exactly that name, and a trusted peer's word as it came."""
+    """Host and credentials come from exactly one field of exactly that name, and trusted fields are unchanged."""
     assert named(fields, b"host") == [x.host]
     assert REG_NAME.fullmatch(x.host), "a Host that is none"
     host = x.host.lower().decode("latin-1")
@@ -191,7 +192,7 @@ def check_body(x: Exchange, fields: Fields) -> None:
     lengths, codings = named(fields, b"content-length"), named(fields, b"transfer-encoding")
     assert len(lengths) + len(codings) <= 1
     assert x.chunked == bool(codings)
-    # llhttp takes it; RFC 9112 section 6.1 has it for a fault of the sender's framing.
+    # llhttp accepts it; RFC 9112 section 6.1 calls it a framing error of the sender.
     assert x.version or not x.chunked
     assert x.content_length == (int(lengths[0]) if lengths else -1)
     assert (x.body is None) == x.body_done == (not codings and x.content_length <= 0)
@@ -201,7 +202,7 @@ def check_body(x: Exchange, fields: Fields) -> None:
 def run(data: bytes) -> None:
     parser = make_parser()
     accepted = check(data, parser)
-    # Once more by a parser that remembers the names and hosts of the first time.
+    # Again with the same parser, which has now cached the names and hosts.
     assert check(data, parser) == accepted
 
 

@@ -1,7 +1,7 @@
-"""Response heads: those that the relay takes, llhttp takes too, and reads the same out of them.
+"""Fuzz target: llhttp accepts every response head that the relay accepts, and reads the same from it.
 
-What llhttp is not asked about, because the relay judges it and not the grammar: switches of protocol, which it leaves
-the rest of the connection to, and framing that it takes in more forms than we do.
+llhttp is not consulted where the relay decides instead of the grammar: protocol switches, after which llhttp leaves the
+rest of the connection unparsed, and framing, of which llhttp accepts more forms.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.fuzz.targets.request_head import Read, fields_of, named
 from tests.fuzz.targets.target import Target
 
 
-class Nobody:
-    """Nothing ends here: only the reading of heads is of interest."""
+class IdleOwner:
+    """An exchange owner that does nothing: the target only parses heads."""
 
     def complete(self, x: Exchange) -> None:
         raise AssertionError
 
-    def goes_on(self, x: Exchange) -> None:
+    def streaming(self, x: Exchange) -> None:
         raise AssertionError
 
     def fail(self, x: Exchange, reason: Reason) -> None:
@@ -41,7 +41,7 @@ class ReadResponse(Read):
 
 
 def check(data: bytes, relay: Relay) -> bool:
-    """Whether we accept ``data``'s first head; if so, llhttp does too, and both read the same."""
+    """Whether the relay accepts the first head of ``data``; asserts that llhttp then does, and reads the same."""
     end = data.find(HEAD_END)
     lines = head_lines(data[:end]) if end >= 0 else None
     line = None if lines is None else relay._status_line(lines[0])
@@ -56,7 +56,7 @@ def check(data: bytes, relay: Relay) -> bool:
     passed = fields_of(kept)
     nominated = b",".join(named(fields, b"connection")).lower()
     if (not named(fields, b"date") or b"date" in nominated) and named(passed, b"date"):
-        # RFC 9110 section 6.6.1: whoever receives an answer without a date says when that was.
+        # RFC 9110 section 6.6.1: the recipient of a response without a date adds one.
         passed = passed[:-1]
     wanted = iter(fields)
     assert all(field in wanted for field in passed), "fields added, changed or in another order"
@@ -71,14 +71,14 @@ def check(data: bytes, relay: Relay) -> bool:
     assert line.text == b"HTTP/1.1 %d %b" % (line.status, read.url)
     assert [(name, value.strip(b" \t")) for name, value in read.fields] == fields
     if (length is not None or chunked) and not named(fields, b"proxy-connection"):
-        # Without either, llhttp has the end of the connection for the end of the body; the relay knows that too. And
-        # llhttp obeys ``Proxy-Connection``, which is no field of the standard.
+        # Without either, the end of the connection ends the body for llhttp, as for the relay. And llhttp obeys
+        # ``Proxy-Connection``, which is not in the standard.
         assert read.keep_alive or not keep
     return True
 
 
 def run(data: bytes) -> None:
-    relay = Relay(Nobody())
+    relay = Relay(IdleOwner())
     accepted = check(data, relay)
     assert check(data, relay) == accepted
 

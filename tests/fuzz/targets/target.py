@@ -1,4 +1,4 @@
-"""What a target is."""
+"""The definition of a fuzz target."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """``run`` raises on any input that shows a defect.
+    """A fuzz target; ``run`` raises on any input that shows a defect.
 
-    ``seeds`` are whole inputs, first the usual ones, then what once found something; ``pieces`` are what mutations put
-    in. ``longest`` is the size in bytes that an input may grow to.
+    ``seeds`` are whole inputs, first typical ones, then those of earlier findings; mutations insert ``pieces``.
+    ``longest`` is the maximum size of an input in bytes.
     """
 
     name: str

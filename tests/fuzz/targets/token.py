@@ -1,6 +1,6 @@
-"""The token's decoder against a reading by position, and the finding of tokens in other text.
+"""Fuzz target: the token parser agrees with a reading by position, and tokens are found in other text.
 
-The first byte of an input chooses the brand; the rest is text, each byte a character.
+The first byte of an input selects the brand; the rest is text, each byte a character.
 """
 
 from __future__ import annotations

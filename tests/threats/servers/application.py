@@ -1,6 +1,6 @@
-"""A WSGI application that tells what it believes: every variable of its environment that is text, and its body's size.
+"""A WSGI application that reports every text variable of its environment and the size of the body.
 
-waitress serves it here (``python application.py PORT SEEN_FILE``), gunicorn by its name (``application:application``).
+waitress serves it (``python application.py PORT SEEN_FILE``), or gunicorn (``application:application``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""wsgidav over a directory, open to all, behind waitress: ``python dav.py PORT DIRECTORY``."""
+"""Serves a directory with wsgidav on waitress, without authentication: ``python dav.py PORT DIRECTORY``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The authority as the supervisor starts it: a real process with a boot file, a lifeline and a ready pipe."""
+"""The authority as a real process with a boot file, a lifeline and a ready pipe, as the supervisor starts it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.supervisor_channel import pair
 
 
 class AuthorityProcess:
-    """One start of ``python -m proxy.app authority``; the supervisor's half of its pipes is held here."""
+    """One start of ``python -m proxy.app authority``; this object holds the supervisor's ends of its pipes."""
 
     def __init__(self, settings: Settings, *arguments: str, listener: socket.socket | None = None) -> None:
         self.data_dir = settings.data_dir
@@ -41,7 +41,7 @@ class AuthorityProcess:
             os.close(fd)
 
     def ready(self, seconds: float = 60.0) -> str:
-        """The line that the process says over its ready pipe."""
+        """The line that the process writes to its ready pipe."""
         line = b""
         deadline = time.monotonic() + seconds
         while not line.endswith(b"\n"):
@@ -53,11 +53,11 @@ class AuthorityProcess:
         return line.decode()
 
     def cpu_seconds(self) -> float:
-        """Processor time used so far, which a busy machine does not stretch as it does the clock (proc(5), stat)."""
+        """Processor time used so far, which does not depend on the machine's load (proc(5), stat)."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def let_go(self) -> None:
+    def close_lifeline(self) -> None:
         """Close the lifeline, as the kernel does for a supervisor that was killed."""
         if self._lifeline >= 0:
             os.close(self._lifeline)
@@ -76,13 +76,13 @@ class AuthorityProcess:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        self.let_go()
+        self.close_lifeline()
         os.close(self._ready)
         self.channel.close()
 
 
 def request(path: Path, method: str, target: str, body: object = None) -> tuple[int, dict[str, Any]]:
-    """One HTTP request over a unix socket, waiting for the answer as long as a person would."""
+    """Send one HTTP request over a unix socket; returns the status and the JSON body of the answer."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(60)
         connection.connect(str(path))

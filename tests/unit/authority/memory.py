@@ -1,4 +1,4 @@
-"""A store of grants in memory, for resolution without a database; it can be told to fail."""
+"""A store of grants in memory, for resolution without a database; it can be set to fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CACHE_KEY = b"k" * 32
 
 @dataclass(kw_only=True)
 class MemoryGrants:
-    """Grants and hashes by prefix; every mutation is a change with a number."""
+    """Grants and hashes by prefix; every mutation is a numbered change."""
 
     epoch: int = 1
     grants: dict[str, Grant] = field(default_factory=dict)
@@ -94,9 +94,7 @@ class MemoryGrants:
 
 @dataclass(kw_only=True)
 class MemoryRequests:
-    """What requests leave behind, batch by batch, as it was written. While ``failure`` is there, it is raised
-    instead.
-    """
+    """The batches of events, uses and reports that were written. If ``failure`` is set, it is raised instead."""
 
     events: list[list[RequestEvent]] = field(default_factory=list)
     uses: list[list[Use]] = field(default_factory=list)

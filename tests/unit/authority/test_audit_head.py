@@ -1,4 +1,4 @@
-"""The head of the audit log is in the process's log, each once, and what is wrong with its end."""
+"""Heads of the audit log and problems at its end are logged once each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from proxy.authority.audit_head import HeadWatch
+from proxy.authority.audit_head import AuditHeadLogger
 from proxy.store.audit.chain import Mark
 
 
 @dataclass
 class Log:
-    """An audit log in memory, of which only the end counts."""
+    """An audit log in memory, with only its head and the problem at its end."""
 
     audit_head: Mark
     problem: str | None = None
@@ -29,8 +29,8 @@ def _everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "patgate")
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, Any]]:
-    """What was logged since the last look, and about what."""
+def logged(caplog: pytest.LogCaptureFixture) -> list[tuple[str, Any]]:
+    """Event and head or problem of each log record since the last call."""
     found = []
     for record in caplog.records:
         fields = record.__dict__["patgate_fields"]
@@ -40,31 +40,31 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, Any]]:
     return found
 
 
-async def test_each_head_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_head_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     log = Log(Mark(n=1, hash="a"))
-    watch = HeadWatch(log)
+    logger = AuditHeadLogger(log)
     for _ in range(3):
-        await watch.look()
-    assert said(caplog) == [("audit log head", "1:a")]
+        await logger.check()
+    assert logged(caplog) == [("audit log head", "1:a")]
     log.audit_head = Mark(n=7, hash="b")
-    await watch.look()
-    watch.say()
-    assert said(caplog) == [("audit log head", "7:b")]
+    await logger.check()
+    logger.log_head()
+    assert logged(caplog) == [("audit log head", "7:b")]
     log.audit_head = Mark(n=7, hash="c")
-    watch.say()
-    assert said(caplog) == [("audit log head", "7:c")]
+    logger.log_head()
+    assert logged(caplog) == [("audit log head", "7:c")]
 
 
-async def test_each_problem_is_said_once_and_stays_until_it_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_problem_is_logged_once_and_kept_until_it_is_gone(caplog: pytest.LogCaptureFixture) -> None:
     log = Log(Mark(n=1, hash="a"), problem="cut")
-    watch = HeadWatch(log)
+    logger = AuditHeadLogger(log)
     for _ in range(2):
-        await watch.look()
-        assert watch.problem == "cut"
-    assert said(caplog) == [("the audit log is not whole", "cut"), ("audit log head", "1:a")]
+        await logger.check()
+        assert logger.problem == "cut"
+    assert logged(caplog) == [("the audit log is not whole", "cut"), ("audit log head", "1:a")]
     log.problem = None
-    await watch.look()
-    assert (watch.problem, said(caplog)) == (None, [])
+    await logger.check()
+    assert (logger.problem, logged(caplog)) == (None, [])
     log.problem = "cut"
-    await watch.look()
-    assert said(caplog) == [("the audit log is not whole", "cut")]
+    await logger.check()
+    assert logged(caplog) == [("the audit log is not whole", "cut")]

@@ -1,4 +1,4 @@
-"""A full disk, with a real store: changes are refused, tokens work, what requests leave behind waits and comes once."""
+"""A full disk, with a real store: changes are refused, tokens work, events and uses are queued and written once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def decisions(kit: Kit) -> list[str]:
     return [entry.decision_id for entry in found.entries if entry.decision_id]
 
 
-async def test_what_waits_for_room_is_bounded_and_comes_once_without_a_restart(
+async def test_events_queued_on_a_full_disk_are_bounded_and_written_once_without_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "EVENTS", 300)
@@ -48,7 +48,7 @@ async def test_what_waits_for_room_is_bounded_and_comes_once_without_a_restart(
         token = await kit.mint("ann@example.org", "t")
         recorder = RequestRecorder(kit.store, counters, events_seconds=0.01, sums_seconds=0.01)
         recorder.start()
-        # What is in the file by now stays there and is written over; nothing more fits.
+        # The file can be overwritten up to its current size; nothing more fits.
         with _no_file_grows_beyond((tmp_path / "patgate.db-wal").stat().st_size):
             for number in range(600):
                 recorder.take({"op": "requests", "events": [row(f"d{number}")], "omitted": 1})

@@ -1,4 +1,4 @@
-"""Housekeeping: notices are sent once or tried again, unused tokens end, a broken policy is told of, and it goes on."""
+"""Housekeeping: notices are sent or retried, unused tokens end, policy violations are logged, chores continue."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ KEY = bytes(range(32))
 
 
 @dataclass
-class Household:
-    """A store with its services, and a webhook; the days of a notice are those of the default."""
+class Host:
+    """A store with its services, and a webhook; notices are due on the default days."""
 
     kit: Kit
     endpoint: Endpoint | None = None
@@ -41,7 +41,7 @@ class Household:
     tidy: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def services(self) -> Household:
+    def services(self) -> Host:
         return self
 
     @property
@@ -77,11 +77,11 @@ class Monotonic:
 
 @dataclass
 class Receiver:
-    """What takes notices, as told to: 204, or a status of its own for tokens of a name."""
+    """A webhook receiver that answers 204, or the configured status for tokens of a name."""
 
     status: dict[str, int] = field(default_factory=dict)
     got: list[tuple[str, str]] = field(default_factory=list)
-    """The name of the token and the id of the notice, of every request."""
+    """Token name and notice id of each request."""
 
     async def take(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -92,7 +92,7 @@ class Receiver:
         return web.Response(status=self.status.get(name, self.status.get("*", 204)))
 
     def names(self) -> list[str]:
-        """Those since the last look."""
+        """The token names of the requests since the last call."""
         names, self.got = [name for name, _ in self.got], []
         return sorted(names)
 
@@ -111,47 +111,47 @@ async def listening(receiver: Receiver) -> AsyncIterator[Endpoint]:
 
 
 @pytest.fixture
-async def household(tmp_path: Path) -> AsyncIterator[Household]:
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
     async with opened(tmp_path) as kit:
         await kit.basics()
-        yield Household(kit)
+        yield Host(kit)
 
 
-async def ending(household: Household, *names: str) -> None:
-    """Tokens that end in ten days, and were made to live for longer."""
+async def ending(host: Host, *names: str) -> None:
+    """Create tokens with a longer lifetime, and move the clock to ten days before they expire."""
     for name in names:
-        household.kit.clock.now += 1
-        await household.kit.mint(ANN, name, expires=20 * DAY)
-    household.kit.clock.now = START + 10 * DAY
+        host.kit.clock.now += 1
+        await host.kit.mint(ANN, name, expires=20 * DAY)
+    host.kit.clock.now = START + 10 * DAY
 
 
-async def test_a_notice_is_sent_once_whoever_keeps_house(household: Household) -> None:
-    await ending(household, "one", "two")
+async def test_a_notice_is_sent_once_also_after_a_restart(host: Host) -> None:
+    await ending(host, "one", "two")
     receiver = Receiver()
-    async with listening(receiver) as household.endpoint:
-        await Housekeeping(household).tell()
+    async with listening(receiver) as host.endpoint:
+        await Housekeeping(host).send_notices()
         assert receiver.names() == ["one", "two"]
         # Another authority, after a restart.
-        await Housekeeping(household).tell()
+        await Housekeeping(host).send_notices()
         assert receiver.names() == []
-        household.kit.clock.now = START + 14 * DAY
-        await Housekeeping(household).tell()
+        host.kit.clock.now = START + 14 * DAY
+        await Housekeeping(host).send_notices()
         assert receiver.names() == ["one", "two"]
-    assert (household.counted("sent"), household.counted("failed")) == (4, 0)
+    assert (host.counted("sent"), host.counted("failed")) == (4, 0)
 
 
-async def test_what_is_not_taken_is_sent_again_with_growing_pauses_and_the_same_id(
-    household: Household, capsys: pytest.CaptureFixture[str]
+async def test_a_failed_notice_is_retried_with_growing_delays_and_the_same_id(
+    host: Host, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await ending(household, "one")
+    await ending(host, "one")
     receiver, clock = Receiver(status={"*": 500}), Monotonic()
-    keeper = Housekeeping(household, monotonic=clock)
+    keeper = Housekeeping(host, monotonic=clock)
     pauses: list[float] = []
     ids: set[str] = set()
-    async with listening(receiver) as household.endpoint:
+    async with listening(receiver) as host.endpoint:
         last = clock.now
         for _ in range(60 * 8):
-            await keeper.tell()
+            await keeper.send_notices()
             if receiver.got:
                 ids |= {id_ for _, id_ in receiver.got}
                 pauses.append(clock.now - last)
@@ -162,57 +162,55 @@ async def test_what_is_not_taken_is_sent_again_with_growing_pauses_and_the_same_
         assert len(ids) == 1
         receiver.status = {}
         clock.now += 3600
-        await keeper.tell()
-        await keeper.tell()
+        await keeper.send_notices()
+        await keeper.send_notices()
         assert receiver.names() == ["one"]
-    assert (household.counted("sent"), household.counted("failed")) == (1, 13)
+    assert (host.counted("sent"), host.counted("failed")) == (1, 13)
 
 
-async def test_a_receiver_that_is_down_has_few_tries_in_a_turn_and_the_rest_when_it_is_back(
-    household: Household,
+async def test_a_receiver_that_is_down_gets_few_notices_in_a_turn_and_the_rest_when_it_is_up(
+    host: Host,
 ) -> None:
     names = [f"t{number:02}" for number in range(12)]
-    await ending(household, *names)
+    await ending(host, *names)
     receiver, clock = Receiver(status={"*": 503}), Monotonic()
-    keeper = Housekeeping(household, monotonic=clock)
-    async with listening(receiver) as household.endpoint:
-        await keeper.tell()
+    keeper = Housekeeping(host, monotonic=clock)
+    async with listening(receiver) as host.endpoint:
+        await keeper.send_notices()
         assert len(receiver.names()) == 4
         receiver.status = {}
         clock.now += 60
-        await keeper.tell()
+        await keeper.send_notices()
         assert receiver.names() == names
 
 
-async def test_a_notice_that_the_receiver_rejects_keeps_no_other_from_it(
-    household: Household, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_rejected_notice_does_not_block_others(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.authority.housekeeping.NOTICES_AT_ONCE", 3)
     names = [f"t{number:02}" for number in range(12)]
-    await ending(household, *names)
+    await ending(host, *names)
     receiver, clock = Receiver(status=dict.fromkeys(names[:6], 400)), Monotonic()
-    keeper = Housekeeping(household, monotonic=clock)
-    async with listening(receiver) as household.endpoint:
+    keeper = Housekeeping(host, monotonic=clock)
+    async with listening(receiver) as host.endpoint:
         for _ in range(8):
-            await keeper.tell()
+            await keeper.send_notices()
             clock.now += 1
         assert set(receiver.names()) == set(names)
 
 
-async def test_without_a_webhook_they_are_counted_and_stay_due(household: Household) -> None:
-    await ending(household, "one")
-    keeper = Housekeeping(household)
-    await keeper.tell()
+async def test_without_a_webhook_notices_are_counted_and_stay_due(host: Host) -> None:
+    await ending(host, "one")
+    keeper = Housekeeping(host)
+    await keeper.send_notices()
     assert keeper.expiring == {14: 1, 7: 0, 1: 0}
-    assert len(await household.notices.due(10)) == 1
+    assert len(await host.notices.due(10)) == 1
 
 
-async def test_unused_tokens_end_and_the_audit_log_says_why(household: Household) -> None:
-    kit = household.kit
+async def test_unused_tokens_end_and_the_audit_log_says_why(host: Host) -> None:
+    kit = host.kit
     made = await kit.mint(ANN, "idle")
     kit.policy = TokenPolicy(inactive_after=DAY)
     kit.clock.now += DAY
-    keeper = Housekeeping(household)
+    keeper = Housekeeping(host)
     await keeper.end_unused()
     assert not isinstance(await kit.resolve(made.view.prefix), Grant)
     async with kit.store.read() as rows:
@@ -227,10 +225,10 @@ async def test_unused_tokens_end_and_the_audit_log_says_why(household: Household
     assert isinstance(await kit.resolve(made.view.prefix), Grant)
 
 
-async def test_a_broken_policy_is_told_of_once_and_again_when_it_changes(
-    household: Household, monkeypatch: pytest.MonkeyPatch
+async def test_policy_violations_are_logged_once_and_again_when_the_policy_changes(
+    host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kit = household.kit
+    kit = host.kit
     for number in range(3):
         await kit.mint(ANN, f"t{number}")
     said: list[int] = []
@@ -243,7 +241,7 @@ async def test_a_broken_policy_is_told_of_once_and_again_when_it_changes(
     monkeypatch.setattr("proxy.authority.housekeeping._log", Log())
     monkeypatch.setattr("proxy.authority.housekeeping.TOKENS_AT_ONCE", 1)
     monkeypatch.setattr("proxy.services.policy.service._AT_ONCE", 1)
-    keeper = Housekeeping(household)
+    keeper = Housekeeping(host)
 
     async def turns() -> list[int]:
         said.clear()
@@ -263,7 +261,7 @@ async def test_a_broken_policy_is_told_of_once_and_again_when_it_changes(
     assert await turns() == []
 
 
-async def test_a_chore_that_fails_ends_neither_the_others_nor_itself(household: Household) -> None:
+async def test_a_chore_that_fails_runs_again_and_so_do_the_others(host: Host) -> None:
     failures: list[Exception] = [RuntimeError("a defect"), StoreUnavailable("the store is away")]
     done = asyncio.Event()
 
@@ -274,28 +272,26 @@ async def test_a_chore_that_fails_ends_neither_the_others_nor_itself(household: 
         raise failures.pop()
 
     clock = Monotonic()
-    keeper = Housekeeping(household, monotonic=clock)
-    keeper._chores = (Chore(name="bad", every=0.0, work=fail), Chore(name="good", every=60.0, work=household.prune))
+    keeper = Housekeeping(host, monotonic=clock)
+    keeper._chores = (Chore(name="bad", every=0.0, work=fail), Chore(name="good", every=60.0, work=host.prune))
     for _ in range(3):
         for chore in keeper._chores:
             await keeper._do(chore)
     assert done.is_set()
-    assert household.pruned == 3
+    assert host.pruned == 3
 
 
-async def test_every_chore_is_done_soon_after_a_start(household: Household) -> None:
-    keeper = asyncio.create_task(Housekeeping(household).run(), name="housekeeping")
-    await asyncio.wait_for(household.tidy.wait(), 60)
+async def test_every_chore_runs_soon_after_a_start(host: Host) -> None:
+    keeper = asyncio.create_task(Housekeeping(host).run(), name="housekeeping")
+    await asyncio.wait_for(host.tidy.wait(), 60)
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
-    assert household.pruned == 1
+    assert host.pruned == 1
 
 
-async def test_a_receiver_that_takes_its_time_keeps_no_chore_waiting(
-    household: Household, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_receiver_delays_no_chore(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.authority.webhook.ANSWER_SECONDS", 3600.0)
-    await ending(household, "one")
+    await ending(host, "one")
     asked, free = asyncio.Event(), asyncio.Event()
 
     class Slow(Receiver):
@@ -305,63 +301,63 @@ async def test_a_receiver_that_takes_its_time_keeps_no_chore_waiting(
             return await super().take(request)
 
     clock = Monotonic()
-    async with listening(Slow()) as household.endpoint:
-        keeper = asyncio.create_task(Housekeeping(household, monotonic=clock).run(), name="housekeeping")
-        await until(lambda: asked.is_set() and household.pruned > 0)
+    async with listening(Slow()) as host.endpoint:
+        keeper = asyncio.create_task(Housekeeping(host, monotonic=clock).run(), name="housekeeping")
+        await until(lambda: asked.is_set() and host.pruned > 0)
         free.set()
         keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
 
 
-async def test_notices_go_to_the_receiver_of_now_without_the_pauses_of_another(household: Household) -> None:
+async def test_notices_go_to_the_current_receiver_without_the_delays_of_a_former_one(host: Host) -> None:
     names = [f"t{number:02}" for number in range(8)]
-    await ending(household, *names)
+    await ending(host, *names)
     other = Receiver()
 
     class Replaced(Receiver):
         async def take(self, request: web.Request) -> web.Response:
-            household.endpoint = second
+            host.endpoint = second
             return await super().take(request)
 
     replaced, clock = Replaced(status={"*": 400}), Monotonic()
-    keeper = Housekeeping(household, monotonic=clock)
+    keeper = Housekeeping(host, monotonic=clock)
     async with listening(replaced) as first, listening(other) as second:
-        household.endpoint = first
-        await keeper.tell()
-        assert len(replaced.names()) == 4, "those that were under way when the settings became others"
-        await keeper.tell()
+        host.endpoint = first
+        await keeper.send_notices()
+        assert len(replaced.names()) == 4, "the notices that were being sent when the webhook changed"
+        await keeper.send_notices()
         assert other.names() == names
 
 
-async def test_what_was_taken_and_cannot_be_marked_is_not_sent_again(
-    household: Household, monkeypatch: pytest.MonkeyPatch
+async def test_a_delivered_notice_that_cannot_be_marked_is_not_sent_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await ending(household, "one")
-    mark, receiver = household.kit.store.mark_notified, Receiver()
+    await ending(host, "one")
+    mark, receiver = host.kit.store.mark_notified, Receiver()
 
     async def full(given: Sequence[tuple[str, float, int]]) -> None:
         raise StoreUnavailable("the store cannot be used now because its disk is full")
 
-    keeper = Housekeeping(household)
-    async with listening(receiver) as household.endpoint:
-        monkeypatch.setattr(household.kit.store, "mark_notified", full)
+    keeper = Housekeeping(host)
+    async with listening(receiver) as host.endpoint:
+        monkeypatch.setattr(host.kit.store, "mark_notified", full)
         for _ in range(5):
             with pytest.raises(StoreUnavailable):
-                await keeper.tell()
+                await keeper.send_notices()
         assert receiver.names() == ["one"]
-        monkeypatch.setattr(household.kit.store, "mark_notified", mark)
-        await keeper.tell()
-        await Housekeeping(household).tell()
+        monkeypatch.setattr(host.kit.store, "mark_notified", mark)
+        await keeper.send_notices()
+        await Housekeeping(host).send_notices()
         assert receiver.names() == []
 
 
-async def test_a_receiver_that_was_down_for_a_year_is_still_tried(household: Household) -> None:
-    await ending(household, "one")
+async def test_a_receiver_that_was_down_for_a_year_is_still_retried(host: Host) -> None:
+    await ending(host, "one")
     receiver, clock = Receiver(status={"*": 500}), Monotonic()
-    keeper = Housekeeping(household, monotonic=clock)
-    async with listening(receiver) as household.endpoint:
-        await keeper.tell()
+    keeper = Housekeeping(host, monotonic=clock)
+    async with listening(receiver) as host.endpoint:
+        await keeper.send_notices()
         (id_,) = keeper._retries
         keeper._retries[id_] = (9000, clock.now)
-        await keeper.tell()
+        await keeper.send_notices()
         assert keeper._retries[id_] == (9001, clock.now + 3600)

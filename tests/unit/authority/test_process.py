@@ -1,4 +1,4 @@
-"""The authority as a process: ready, killed, restarted, ended by its lifeline or by a signal."""
+"""The authority as a process: ready, killed, restarted, and ended by its lifeline or by a signal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def _page(data_dir: Path) -> PageView:
     return PageView(memoryview(bytearray((data_dir / "page").read_bytes())))
 
 
-def test_it_is_ready_serves_its_sockets_and_ends_with_status_0_on_sigterm(settings: Settings, data_dir: Path) -> None:
+def test_the_authority_becomes_ready_serves_its_sockets_and_exits_with_0_on_sigterm(
+    settings: Settings, data_dir: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, AuthorityProcess(settings, listener=listener) as child:
         assert child.ready() == "ready\n"
         assert request(data_dir / "control.sock", "GET", "/livez") == (200, {"status": "ok"})
@@ -37,10 +39,10 @@ def test_it_is_ready_serves_its_sockets_and_ends_with_status_0_on_sigterm(settin
     assert _page(data_dir).lease_until_ns == 0
 
 
-def test_it_ends_when_the_lifeline_does(settings: Settings) -> None:
+def test_the_authority_ends_when_the_lifeline_closes(settings: Settings) -> None:
     with AuthorityProcess(settings) as child:
         child.ready()
-        child.let_go()
+        child.close_lifeline()
         assert child.process.wait(30) == 0
 
 
@@ -68,7 +70,7 @@ def test_no_acknowledged_change_is_lost_by_kill_9_and_the_restart_is_quick(setti
     assert used < 2.5, "a start must be far cheaper; this only keeps it from becoming dear unseen"
 
 
-def test_a_start_that_fails_says_why_in_one_line_and_exits_1(settings: Settings, data_dir: Path) -> None:
+def test_a_failed_start_reports_why_in_one_line_and_exits_with_1(settings: Settings, data_dir: Path) -> None:
     (data_dir / "secret.key").write_text("short")
     os.chmod(data_dir / "secret.key", 0o600)
     with AuthorityProcess(settings) as child:
@@ -78,10 +80,12 @@ def test_a_start_that_fails_says_why_in_one_line_and_exits_1(settings: Settings,
         assert child.process.wait(30) == 1
 
 
-def test_it_ends_when_the_data_directory_is_no_longer_its_own(settings: Settings, data_dir: Path) -> None:
+def test_the_authority_ends_when_the_data_directory_is_no_longer_its_own(settings: Settings, data_dir: Path) -> None:
     quick = settings.model_copy(update={"lease": 0.2})
     with AuthorityProcess(quick) as child:
         assert child.ready() == "ready\n"
         (data_dir / "page").unlink()
         assert child.process.wait(30) == DATA_DIR_LOST
-        assert "taken away" in child.ready(), "whoever still listens there is told; else it is logged"
+        assert "taken away" in child.ready(), (
+            "the reason is reported over the ready pipe if it is still read; else it is logged"
+        )

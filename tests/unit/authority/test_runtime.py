@@ -68,8 +68,8 @@ async def test_each_change_is_announced_before_it_is_acknowledged(authority: Aut
     await worker.receive()
     answer = await worker.ask(op="resolve", prefixes=[created.view.prefix])
     assert refused_from_wire(answer["found"][0]["refused"]).reason is Reason.TOKEN_REVOKED
-    told = await worker.ask(op="changes", since=before)
-    assert (told["epoch"], told["reset"]) == (before + 2, False)
+    changes = await worker.ask(op="changes", since=before)
+    assert (changes["epoch"], changes["reset"]) == (before + 2, False)
     worker.writer.close()
 
 
@@ -138,7 +138,7 @@ async def test_a_restored_older_store_is_refused_until_accepted(settings: Settin
     async with Authority(settings, accept_older_store=True) as authority:
         assert authority.epoch > 0
     async with Authority(settings) as authority:
-        # The log says so itself, and the head of before tells it from the one that was there.
+        # The log has an event for it, and the former head shows that it is another log.
         (event,) = (await authority.services.audit.list(ACTOR, AuditFilter(action="account.store."))).items
         assert event.entry.action == "account.store.accept_older"
         assert event.entry.details == {"seen": seen, "accepted": seen - 1}
@@ -155,7 +155,7 @@ async def test_another_key_is_refused(settings: Settings, data_dir: Path) -> Non
             pass
 
 
-async def test_a_start_that_fails_leaves_nothing_open(settings: Settings, data_dir: Path) -> None:
+async def test_a_failed_start_leaves_nothing_open(settings: Settings, data_dir: Path) -> None:
     deep = data_dir / ("d" * 100)
     deep.mkdir()
     with pytest.raises(ConfigurationError):

@@ -1,4 +1,4 @@
-"""Unix sockets whose names are removed: bound again, and what is said of it."""
+"""Unix sockets whose paths are removed: they are bound again, and it is logged."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ BOUND = "a socket was removed and is bound again"
 
 @pytest.fixture
 def path(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
-    """Where a socket is kept bound: in a directory of its own, with a path short enough for a socket."""
-    monkeypatch.setattr(sockets, "LOOK_SECONDS", 0.01)
+    """The path of a socket that is kept bound, in a new directory with a short enough path."""
+    monkeypatch.setattr(sockets, "CHECK_SECONDS", 0.01)
     caplog.set_level(logging.INFO, "patgate")
     return Path(tempfile.mkdtemp(prefix="patgate-")) / "control.sock"
 
 
 @asynccontextmanager
 async def kept(path: Path) -> AsyncIterator[list[socket.socket]]:
-    """The sockets that were bound at ``path`` again meanwhile."""
+    """Keep ``path`` bound; yields the sockets bound so far."""
     first = bind_unix(path)
     bound = [first]
 
@@ -42,7 +42,7 @@ async def kept(path: Path) -> AsyncIterator[list[socket.socket]]:
         bound.append(listener)
 
     task = asyncio.create_task(keep_bound(path, serve))
-    await asyncio.sleep(0)  # it has looked at the first one
+    await asyncio.sleep(0)  # it has checked the first one
     try:
         yield bound
     finally:
@@ -57,8 +57,8 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "patgate.authority.sockets"]
 
 
-def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How often binding was tried."""
+def attempts(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """A function that returns how often binding was tried."""
     tried: list[Path] = []
 
     def bind(path: Path) -> socket.socket:
@@ -69,10 +69,10 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: len(tried)
 
 
-async def test_a_name_that_something_else_holds_is_said_once_and_bound_when_it_is_free(
+async def test_a_path_that_another_file_uses_is_logged_once_and_bound_when_it_is_free(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = looks(monkeypatch)
+    tried = attempts(monkeypatch)
     async with kept(path) as bound:
         path.unlink()
         path.write_text("a file")
@@ -83,7 +83,7 @@ async def test_a_name_that_something_else_holds_is_said_once_and_bound_when_it_i
         await until(lambda: events(caplog) == [FAILED, BOUND])
 
 
-async def test_a_directory_that_cannot_be_looked_into_for_a_while_is_said_and_does_not_end_the_watch(
+async def test_an_unreadable_directory_is_logged_and_does_not_end_the_checks(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stat = os.stat
@@ -103,14 +103,14 @@ async def test_a_directory_that_cannot_be_looked_into_for_a_while_is_said_and_do
         await until(lambda: events(caplog) == [FAILED, BOUND])
 
 
-async def test_a_directory_that_is_gone_is_left_to_the_renewal_of_the_lease_to_log(
+async def test_a_removed_directory_is_not_logged_because_the_lease_renewal_logs_it(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = looks(monkeypatch)
+    tried = attempts(monkeypatch)
     async with kept(path) as bound:
         shutil.rmtree(path.parent)
         await until(lambda: tried() >= 3)
         assert (events(caplog), len(bound)) == ([], 1)
-        # Back again, though with something in the way: now it is said.
+        # The directory exists again, but the path is in use: now it is logged.
         path.mkdir(parents=True)
         await until(lambda: events(caplog) == [FAILED])

@@ -1,4 +1,4 @@
-"""Notices as their receiver gets them: signed, not redirected, refused in plain words."""
+"""Webhook delivery over HTTP: notices are signed, redirects are not followed, and failures name the status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from proxy.authority.webhook import Endpoint, Failed, courier, signature
+from proxy.authority.webhook import DeliveryFailed, Endpoint, signature, webhook_client
 
 KEY = bytes(range(32))
 
@@ -44,11 +44,11 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def send(url: str) -> None:
-    async with courier(4) as carrier:
-        await carrier.deliver(Endpoint(url=url, key=KEY), "msg_1", "token.expiring", {"prefix": "acme_pat_x"})
+    async with webhook_client(4) as client:
+        await client.deliver(Endpoint(url=url, key=KEY), "msg_1", "token.expiring", {"prefix": "acme_pat_x"})
 
 
-async def test_a_notice_is_signed_over_its_id_its_time_and_its_very_bytes(receiver: Receiver) -> None:
+async def test_a_notice_is_signed_over_its_id_its_timestamp_and_its_exact_bytes(receiver: Receiver) -> None:
     await send(receiver.url)
     ((headers, body),) = receiver.got
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
@@ -60,7 +60,7 @@ async def test_a_notice_is_signed_over_its_id_its_time_and_its_very_bytes(receiv
     assert headers["Content-Type"] == "application/json"
 
 
-def test_the_signature_is_the_one_of_the_standards_own_example() -> None:
+def test_the_signature_is_that_of_the_standards_example() -> None:
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     body = b'{"test": 2432232314}'
     message, expected = "msg_p5jXN8AQM9LWM0D4loKWxJek", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
@@ -70,16 +70,18 @@ def test_the_signature_is_the_one_of_the_standards_own_example() -> None:
 @pytest.mark.parametrize(
     ("status", "rejected"), [(302, True), (400, True), (410, True), (408, False), (429, False), (500, False)]
 )
-async def test_anything_but_success_is_a_failure(receiver: Receiver, status: int, rejected: bool) -> None:
+async def test_a_response_without_a_success_status_is_a_failure(
+    receiver: Receiver, status: int, rejected: bool
+) -> None:
     receiver.status = status
     receiver.headers = {"Location": "/elsewhere"}
-    with pytest.raises(Failed, match=f"it answered {status}") as raised:
+    with pytest.raises(DeliveryFailed, match=f"it answered {status}") as raised:
         await send(receiver.url)
     assert raised.value.rejected is rejected
     assert len(receiver.got) == 1, "a redirection is not followed"
 
 
-async def test_a_receiver_that_is_not_there_is_a_failure_that_may_pass(receiver: Receiver) -> None:
-    with pytest.raises(Failed, match="cannot be reached") as raised:
+async def test_an_unreachable_receiver_is_a_failure_that_may_be_retried(receiver: Receiver) -> None:
+    with pytest.raises(DeliveryFailed, match="cannot be reached") as raised:
         await send("http://127.0.0.1:1/hook")
     assert not raised.value.rejected

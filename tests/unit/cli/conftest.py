@@ -1,4 +1,4 @@
-"""A desk to run commands at."""
+"""Fixtures: directories in which commands run."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from tests.unit.cli.running import CONFIGURATION, Desk
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Desk:
-    """A fresh directory with a good configuration and nothing else."""
+    """A new directory with a valid configuration and nothing else."""
     (tmp_path / "patgate.yaml").write_text(CONFIGURATION)
     return Desk(directory=tmp_path)
 
 
 @pytest.fixture
 def desk(bare: Desk) -> Desk:
-    """One with an empty store."""
+    """A directory with a configuration and an empty store."""
     bare.data.mkdir(0o700)
     migrated(bare.data, key=True)
     return bare

@@ -1,4 +1,4 @@
-"""Commands at a desk of their own: a directory, a configuration, a store."""
+"""Running commands in a test directory with a configuration and a store."""
 
 import json
 import os
@@ -30,18 +30,19 @@ routes:
   - { path: "/billing/**", upstream: app, access: denied }
   - { path: "/v1/{entity}", upstream: app }
   - { path: "/v1/{entity}/{id}", upstream: app }
+argon2: { memory: 64KiB, iterations: 1 }
 """
 
 
 def environment() -> dict[str, str]:
-    """Ours without the operator's own settings."""
+    """Our environment without the operator's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
     return kept | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "80"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Desk:
-    """A directory with a configuration in it, and the commands run there."""
+    """A directory with a configuration, in which commands run."""
 
     directory: Path
 
@@ -54,12 +55,12 @@ class Desk:
         return self.directory / "data"
 
     def patgate(self, *arguments: str, configured: bool = True) -> CompletedProcess[str]:
-        """One command with this configuration, whatever its exit status; in this process, for speed."""
+        """Run one command with this configuration in this process, for speed; any exit status."""
         named = {"PATGATE_CONFIG": str(self.config)} if configured else {}
         return command(*arguments, environ={"NO_COLOR": "1"} | named)
 
     def process(self, *arguments: str) -> CompletedProcess[str]:
-        """The same as a process of its own, as operators run it."""
+        """Run one command as a process, as operators do."""
         return subprocess.run(
             [sys.executable, "-m", "proxy", *arguments],
             capture_output=True,
@@ -77,7 +78,7 @@ class Desk:
         return json.loads(done.stdout)
 
     def lines(self, *arguments: str) -> list[str]:
-        """What a command that succeeds prints for people."""
+        """The lines that a successful command prints for people."""
         done = self.patgate(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
@@ -88,7 +89,7 @@ class Desk:
 
 
 def only_sentence(done: CompletedProcess[str]) -> str:
-    """What a refused command says, which is one sentence on standard error."""
+    """The one sentence that a refused command prints to standard error."""
     assert done.returncode == 1, done.stdout
     assert done.stdout == ""
     (sentence,) = done.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""The client of the control socket where the other end does not do what it should."""
+"""The client of the control socket with a server that misbehaves."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ SECONDS = 10.0
 
 @asynccontextmanager
 async def other_end(play: Callable[[socket.socket], object]) -> AsyncIterator[Control]:
-    """A client of somebody who has read a request and then does what ``play`` does with the connection."""
+    """A client of a server that reads a request and then runs ``play`` on the connection."""
     # Not tmp_path: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="pg") as name, socket.socket(socket.AF_UNIX) as listener:
         path = Path(name) / "control.sock"
@@ -32,7 +32,7 @@ async def other_end(play: Callable[[socket.socket], object]) -> AsyncIterator[Co
             with connection:
                 await loop.sock_recv(connection, 65536)
                 play(connection)
-                # Until the client has gone.
+                # Until the client has disconnected.
                 while await loop.sock_recv(connection, 65536):
                     pass
 
@@ -50,7 +50,7 @@ async def other_end(play: Callable[[socket.socket], object]) -> AsyncIterator[Co
     [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{", b"+OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a" * 100_000],
     ids=["none", "half", "another protocol", "endless head"],
 )
-async def test_an_answer_that_is_none_says_that_the_gateway_gives_none(answer: bytes) -> None:
+async def test_an_invalid_response_is_reported_as_no_answer(answer: bytes) -> None:
     def play(connection: socket.socket) -> None:
         connection.setblocking(True)
         connection.sendall(answer)
@@ -62,8 +62,8 @@ async def test_an_answer_that_is_none_says_that_the_gateway_gives_none(answer: b
             await control.get("/tokens")
 
 
-async def test_whoever_waits_for_an_answer_can_give_up() -> None:
-    """A thread waits for it, and what ends the loop waits for its threads."""
+async def test_waiting_for_a_response_can_be_cancelled() -> None:
+    """A thread waits for the response, and the end of the event loop waits for its threads."""
     asked = asyncio.Event()
     async with other_end(lambda _: asked.set()) as control:
         waiting = asyncio.create_task(control.get("/tokens"))
@@ -74,7 +74,7 @@ async def test_whoever_waits_for_an_answer_can_give_up() -> None:
         await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), SECONDS)
 
 
-async def test_where_nobody_listens_the_gateway_is_said_not_to_answer(tmp_path: Path) -> None:
+async def test_without_a_listener_the_gateway_is_reported_as_not_answering(tmp_path: Path) -> None:
     control = Control(tmp_path / "control.sock")
     with pytest.raises(AuthorityUnavailable, match=r"control\.sock"):
         await control.get("/tokens")

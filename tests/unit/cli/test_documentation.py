@@ -14,7 +14,7 @@ COMMON = {"--config", "--json", "--help", "--version"}
 
 
 def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, with its whole name."""
+    """Every command that is not a group, by its full name."""
     if not isinstance(command, click.Group) or command.invoke_without_command:
         yield name, command
     if isinstance(command, click.Group):
@@ -45,7 +45,7 @@ def test_every_command_has_a_section_that_names_its_options(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEAVES)
-def test_every_command_takes_config_and_json_and_explains_itself(name: str) -> None:
+def test_every_command_takes_config_and_json_and_has_a_help_text(name: str) -> None:
     command = LEAVES[name]
     options = {option for parameter in command.params for option in parameter.opts}
     assert {"--config", "--json"} <= options

@@ -1,6 +1,4 @@
-"""``patgate key``, ``patgate org`` and the life of tokens, every command and option, on a store that no gateway
-serves.
-"""
+"""``patgate key``, ``patgate org`` and the commands on existing tokens, with every option, without a gateway."""
 
 import re
 from typing import Any
@@ -14,7 +12,7 @@ VALUE = re.compile(r"acme_(?:pat|key)_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
 
 @pytest.fixture
 def desk(desk: Desk) -> Desk:
-    """One with two organisations."""
+    """A directory with two organisations in its store."""
     desk.document("org", "add", "team")
     desk.document("org", "add", "shop")
     return desk
@@ -27,7 +25,7 @@ def made(desk: Desk, *options: str, noun: str = "key") -> dict[str, Any]:
 
 
 def test_an_api_key_has_one_organisation_and_a_role(desk: Desk) -> None:
-    """C2, D7"""
+    """Requirements C2, D7."""
     options = ("--org", "team", "--role", "editor", "--expires", "365d", "--scope", "things:read", "--description", "d")
     key = made(desk, *options)
     assert key["token"].startswith("acme_key_")
@@ -49,8 +47,8 @@ def test_an_api_key_has_one_organisation_and_a_role(desk: Desk) -> None:
     desk.refused("key", "create", "--name", "k", "--org", "nowhere", "--role", "editor")
 
 
-def test_an_organisation_token_has_permissions_in_each_and_is_attached_and_detached(desk: Desk) -> None:
-    """C6"""
+def test_an_organisation_token_has_permissions_by_organisation_and_is_attached_and_detached(desk: Desk) -> None:
+    """Requirement C6."""
     key = made(desk, "--grant", "team=things:read", "--grant", "shop=things:read,things:update")
     assert {one["org"]: one["permissions"] for one in key["orgs"]} == {
         "team": ["things:read"],
@@ -68,7 +66,7 @@ def test_an_organisation_token_has_permissions_in_each_and_is_attached_and_detac
 
 
 def test_organisation_tokens_take_a_seat_each(desk: Desk) -> None:
-    """C6: a pool of seats; what ends or is detached frees one."""
+    """Requirement C6: a pool of seats; a token that ends or is detached frees one."""
     desk.document("policy", "set", "team", "--org-tokens", "1")
     first = made(desk, "--grant", "team=things:read", "--grant", "shop=things:read")
     second = ("key", "create", "--name", "k2", "--grant", "team=things:read")
@@ -83,8 +81,8 @@ def test_organisation_tokens_take_a_seat_each(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("noun", ["key", "token"])
-def test_the_whole_life_of_one(desk: Desk, noun: str) -> None:
-    """C5, E3, E4, E5, E6"""
+def test_every_command_on_an_existing_token_or_key(desk: Desk, noun: str) -> None:
+    """Requirements C5, E3, E4, E5, E6."""
     desk.document("user", "add", "ada@example.org", "--role", "editor")
     options = ("--org", "team", "--role", "editor") if noun == "key" else ("--user", "ada@example.org")
     one = made(desk, *options, "--description", "words", "--expires", "30d", "--scope", "things:read", noun=noun)
@@ -117,8 +115,8 @@ def test_the_whole_life_of_one(desk: Desk, noun: str) -> None:
     desk.refused(noun, "show", id_)
 
 
-def test_keys_are_listed_by_organisation_and_are_on_no_list_of_tokens(desk: Desk) -> None:
-    """E5"""
+def test_keys_are_listed_by_organisation_and_not_as_tokens(desk: Desk) -> None:
+    """Requirement E5."""
     team, shop = (made(desk, "--org", org, "--role", "viewer") for org in ("team", "shop"))
     both = made(desk, "--grant", "team=things:read", "--grant", "shop=things:read")
     ids = {org: {row["id"] for row in desk.document("key", "list", "--org", org)} for org in ("team", "shop")}
@@ -129,22 +127,22 @@ def test_keys_are_listed_by_organisation_and_are_on_no_list_of_tokens(desk: Desk
     assert desk.patgate("key", "list", "--status", "expired").stderr == "There are no such keys.\n"
 
 
-def test_what_a_command_is_not_about_is_not_found(desk: Desk) -> None:
+def test_an_unknown_or_foreign_key_is_not_found(desk: Desk) -> None:
     key = made(desk, "--org", "team", "--role", "viewer")
     for reference in ("A" * 12, f"evil_key_{key['id']}", f"acme_pat_{key['id']}"):
         assert "A" * 12 not in desk.refused("key", "show", reference)
 
 
-def test_a_whole_value_in_the_place_of_an_id_is_not_sent_on(desk: Desk) -> None:
-    """threats 9: somebody who has just found a leaked token pastes it; its prefix is all that counts."""
+def test_of_a_whole_token_in_place_of_an_id_only_the_prefix_is_sent(desk: Desk) -> None:
+    """docs/threat-model.md section 9: a leaked token may be pasted whole; only its prefix is needed."""
     key = made(desk, "--org", "team", "--role", "viewer")
     done = desk.patgate("key", "revoke", key["token"])
     assert done.returncode == 0
     assert done.stdout == f"{key['prefix']} is revoked.\n"
 
 
-def test_lists_narrow_by_every_option(desk: Desk) -> None:
-    """E5, B4: owner, organisation, end, use, maker."""
+def test_lists_are_filtered_by_every_option(desk: Desk) -> None:
+    """Requirements E5, B4: by owner, organisation, expiry, use and creator."""
     desk.document("user", "add", "ada@example.org", "--role", "editor")
     desk.document("user", "add", "ada@example.org", "--role", "viewer", "--org", "team")
     create = ("token", "create", "--user", "ada@example.org", "--name")
@@ -167,7 +165,7 @@ def test_lists_narrow_by_every_option(desk: Desk) -> None:
 
 
 def test_all_tokens_of_a_person_are_deleted_at_once(desk: Desk) -> None:
-    """E6"""
+    """Requirement E6."""
     for email in ("ada@example.org", "bob@example.org"):
         desk.document("user", "add", email, "--role", "editor")
         for name in ("one", "two"):
@@ -179,13 +177,13 @@ def test_all_tokens_of_a_person_are_deleted_at_once(desk: Desk) -> None:
 
 
 def test_organisations_are_suspended_resumed_and_left(desk: Desk) -> None:
-    """A3, D3"""
+    """Requirements A3, D3."""
     assert desk.document("org", "show", "team")["status"] == "active"
     assert desk.document("org", "suspend", "team")["status"] == "suspended"
     desk.refused("key", "create", "--name", "k", "--org", "team", "--role", "viewer")
     assert desk.document("org", "resume", "team")["status"] == "active"
     assert {row["name"] for row in desk.document("org", "list")} == {"team", "shop"}
-    assert desk.patgate("org", "members", "team").stderr.startswith("Nobody is in it")
+    assert desk.patgate("org", "members", "team").stderr.startswith("It has no members")
     desk.document("user", "add", "ada@example.org", "--role", "viewer", "--org", "team")
     (member,) = desk.document("org", "members", "team")
     assert (member["email"], member["role"]) == ("ada@example.org", "viewer")

@@ -1,4 +1,4 @@
-"""Every list of the command line: so many items, how many more there are, and how to continue."""
+"""Every list of the command line: the number of items, how many more there are, and how to continue."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.unit.cli.test_documentation import LEAVES
 NOW = 1_790_000_000.0
 TOKENS, PEOPLE, ORGS, ROLES, INVITED = 1_200, 200, 200, 110, 101
 CURSOR = re.compile(r"--cursor (\S+?)[, ]")
-#: Lists that are not called so.
+#: Lists whose command is not named ``list``.
 OTHERS = {"patgate org members", "patgate routes report", "patgate policy check"}
 WHOLE = {"patgate role list", "patgate routes list", "patgate routes report"}
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """A store with more of everything than a list shows by itself."""
+    """A store with more items of every kind than a list prints by default."""
     desk = Desk(directory=tmp_path_factory.mktemp("full"))
     roles = "".join(f'  role{number}: ["things:read"]\n' for number in range(ROLES))
     limits = f"invitations: {{ per_org: {INVITED} }}\npolicy: {{ require_scopes: true }}\n"
@@ -59,20 +59,20 @@ def items(document: Any) -> list[Any]:
 
 
 def rows(done: CompletedProcess[str]) -> list[str]:
-    """The lines of a list for people, without its head."""
+    """The lines of a list for people, without its header."""
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[2:]
 
 
 @pytest.mark.parametrize("name", sorted({name for name in LEAVES if name.endswith(" list")} | OTHERS))
-def test_every_list_takes_a_limit_and_can_be_had_whole(name: str) -> None:
-    """A list that is added is tried here, too."""
+def test_every_list_takes_a_limit_and_can_be_printed_completely(name: str) -> None:
+    """A new list command is tested here without a change."""
     options = {option for parameter in LEAVES[name].params for option in parameter.opts}
     assert {"--limit", "--all"} <= options
     assert ("--cursor" in options) == (name not in WHOLE)
 
 
-def test_every_command_that_asks_for_a_list_is_a_list() -> None:
+def test_every_command_that_requests_a_list_has_the_options_of_lists() -> None:
     limited = {
         name
         for name, command in LEAVES.items()
@@ -82,10 +82,10 @@ def test_every_command_that_asks_for_a_list_is_a_list() -> None:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_says_in_its_last_line_how_many_more_there_are_and_continues_there(full: Desk, name: str) -> None:
+def test_the_last_line_of_a_list_has_the_number_of_further_items_and_the_cursor(full: Desk, name: str) -> None:
     command = arguments(full, name)
     whole = items(full.document(*command))
-    assert len(whole) >= 3, "nothing to go on with"
+    assert len(whole) >= 3, "too few items to continue"
     limit = max(1, len(whole) // 3)
     done = full.patgate(*command, "--limit", str(limit))
     assert len(rows(done)) == limit
@@ -111,10 +111,10 @@ def test_a_list_says_in_its_last_line_how_many_more_there_are_and_continues_ther
 
 
 @pytest.mark.parametrize("words", [("policy", "check"), ("audit", "--action", "account.")])
-def test_what_follows_is_counted_once_however_few_items_each_page_has(
+def test_further_items_are_counted_once_for_any_number_of_pages(
     full: Desk, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    """A count may look at far more than a page does."""
+    """A count may read many more items than a page."""
     monkeypatch.setattr(service, "_AT_ONCE", 50)
     monkeypatch.setattr(queries, "LOOKED_AT", 1)
     whole = items(full.document(*words, "--limit", "1000"))
@@ -136,7 +136,7 @@ def test_what_follows_is_counted_once_however_few_items_each_page_has(
 
 
 @pytest.mark.parametrize("name", ["patgate token list", "patgate user list", "patgate org list", "patgate role list"])
-def test_people_get_a_screen_or_two_and_machines_the_whole_array(full: Desk, name: str) -> None:
+def test_the_default_is_a_limited_list_for_people_and_the_whole_array_for_programs(full: Desk, name: str) -> None:
     command = arguments(full, name)
     first = full.patgate(*command)
     assert len(rows(first)) == SHOWN
@@ -148,13 +148,13 @@ def test_people_get_a_screen_or_two_and_machines_the_whole_array(full: Desk, nam
     assert len(rows(everything)) == len(json.loads(whole.stdout)) > SHOWN
 
 
-def test_an_array_is_written_as_it_always_was(full: Desk) -> None:
-    """Page by page, and byte for byte what one call of ``json.dumps`` makes of all."""
+def test_a_json_array_is_written_as_by_one_dump(full: Desk) -> None:
+    """It is written page by page, and equals one call of ``json.dumps`` byte for byte."""
     done = full.patgate("token", "list", "--json")
     assert done.stdout == json.dumps(json.loads(done.stdout), indent=2, ensure_ascii=False) + "\n"
 
 
-def test_what_is_no_part_of_a_list_is_refused(full: Desk) -> None:
+def test_invalid_list_options_are_refused(full: Desk) -> None:
     for wrong in (["--limit", "0"], ["--limit", "-1"], ["--limit", "3", "--all"], ["--limit", "x"]):
         assert full.patgate("token", "list", *wrong).returncode == 2
     done = full.patgate("token", "list", "--cursor", "nonsense", "--json")
@@ -162,8 +162,8 @@ def test_what_is_no_part_of_a_list_is_refused(full: Desk) -> None:
     assert json.loads(done.stdout)["errors"][0]["field"] == "cursor"
 
 
-def test_older_events_go_on_from_the_cursor_of_the_newer_ones(full: Desk) -> None:
-    # Reading the log leaves an event of its own.
+def test_older_events_continue_at_the_cursor_of_the_newer_ones(full: Desk) -> None:
+    # Reading the log adds an event.
     changes = ("audit", "--action", "account.")
     whole = full.document(*changes, "--limit", "10000")
     seen: list[Any] = []
@@ -182,8 +182,8 @@ def test_older_events_go_on_from_the_cursor_of_the_newer_ones(full: Desk) -> Non
 
 
 @pytest.mark.parametrize(("form", "read"), [([], 1), (["--json"], 0)])
-def test_a_reader_that_leaves_early_is_left_in_peace(full: Desk, form: list[str], read: int) -> None:
-    """``patgate token list --all | head -1``: no trace of it on standard error."""
+def test_a_reader_that_closes_the_pipe_early_gets_no_error(full: Desk, form: list[str], read: int) -> None:
+    """``patgate token list --all | head -1`` prints nothing to standard error."""
     out, into = os.pipe()
     with subprocess.Popen(
         [sys.executable, "-m", "proxy", "token", "list", "--all", *form],

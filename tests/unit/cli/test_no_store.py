@@ -1,4 +1,4 @@
-"""Commands on a data directory that has no store: a wrong ``data_dir``, most often."""
+"""Commands on a data directory without a store, which is usually a wrong ``data_dir``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.cli.test_documentation import LEAVES
 
 MAKE_ONE = {"patgate user add": ["a@example.org", "--role", "admin"], "patgate org add": ["lab"]}
 MAKE_ONE["patgate role set"] = ["auditor", "things:read"]
-#: These ask no store, or are about files and other servers; ``serve`` and ``quickstart`` make one.
+#: These use no store, or are about files and other servers; ``serve`` and ``quickstart`` create one.
 NO_CLIENTS = {
     "patgate serve",
     "patgate quickstart",
@@ -35,7 +35,7 @@ VALUES = {"email": "a@example.org", "role": "admin", "org": "lab", "name": "x", 
 
 
 def arguments(name: str) -> list[str]:
-    """The command with something for each thing that it needs."""
+    """The command with a value for each argument that it needs."""
     words = name.split()[1:]
     if name in NEEDED:
         return [*words, *NEEDED[name]]
@@ -48,8 +48,8 @@ def arguments(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(set(LEAVES) - NO_CLIENTS - set(MAKE_ONE)))
 @pytest.mark.parametrize("there", [False, True], ids=["no directory", "another directory"])
-def test_a_command_that_makes_no_store_refuses_a_directory_without_one(name: str, there: bool, bare: Desk) -> None:
-    """A command that is added is tried here, too."""
+def test_a_command_that_creates_no_store_refuses_a_directory_without_one(name: str, there: bool, bare: Desk) -> None:
+    """A new command is tested here without a change."""
     if there:
         bare.data.mkdir()
         bare.data.chmod(0o755)
@@ -65,13 +65,13 @@ def test_a_command_that_makes_no_store_refuses_a_directory_without_one(name: str
 
 
 @pytest.mark.parametrize("name", sorted(MAKE_ONE))
-def test_a_command_that_adds_the_first_things_makes_the_store(name: str, bare: Desk) -> None:
+def test_a_command_that_adds_the_first_things_creates_the_store(name: str, bare: Desk) -> None:
     bare.document(*name.split()[1:], *MAKE_ONE[name])
     assert (bare.data / "patgate.db").exists()
     assert bare.document("token", "list") == []
 
 
-def test_a_gateway_that_is_making_its_store_is_waited_for(tmp_path: Path) -> None:
+def test_a_command_waits_for_a_gateway_that_is_creating_its_store(tmp_path: Path) -> None:
     database = tmp_path / "patgate.db"
     with pytest.raises(NoStore):
         datadir.require_store(tmp_path, database)

@@ -1,4 +1,4 @@
-"""Values of other people are text: never markup, never escapes, never folded."""
+"""Values of other people are printed as text: never as markup or escapes, never folded."""
 
 import json
 
@@ -25,12 +25,12 @@ def test_a_value_is_one_line_of_plain_text(value: object, text: str) -> None:
     assert plain(value) == text
 
 
-def test_a_table_reads_no_markup_and_folds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_interprets_no_markup_and_folds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Output(as_json=False).table({"name": "NAME"}, [{"name": "[red]" + "x" * 300}], "none")
     assert "[red]" + "x" * 300 in capsys.readouterr().out
 
 
-def test_machines_get_the_document_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_programs_get_only_the_document(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output(as_json=True)
     out.line("words")
     out.facts("title", [("a", 1)])
@@ -42,7 +42,9 @@ def test_machines_get_the_document_and_nothing_else(capsys: pytest.CaptureFixtur
     assert captured.err == ""
 
 
-def test_no_document_has_what_a_terminal_obeys_and_it_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_a_document_are_escaped_without_changing_its_meaning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     value = {"path": "/a\x9b31m\x7f\u202e\u2028\U000e0001", "name": "Zoë 😀", "line": "a\nb"}
     Output(as_json=True).document(value)
     out = capsys.readouterr().out
@@ -58,6 +60,6 @@ def test_a_refusal_is_one_sentence_on_standard_error(capsys: pytest.CaptureFixtu
     assert captured.out == ""
 
 
-def test_a_refusal_is_a_document_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_is_a_document_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     Output(as_json=True).refusal(Conflict("There is one already."))
     assert json.loads(capsys.readouterr().out)["detail"] == "There is one already."

@@ -20,7 +20,7 @@ def test_a_person_is_added_listed_and_shown(desk: Desk) -> None:
     assert desk.document("user", "show", "ada@example.com") == added
 
 
-def test_a_list_for_people_names_everybody(desk: Desk) -> None:
+def test_a_list_for_people_has_every_user(desk: Desk) -> None:
     desk.document("user", "add", "ada@example.com", "--role", "editor")
     desk.document("user", "add", "bob@example.com", "--role", "viewer")
     printed = "\n".join(desk.lines("user", "list"))
@@ -28,7 +28,7 @@ def test_a_list_for_people_names_everybody(desk: Desk) -> None:
     assert "bob@example.com" in printed
 
 
-def test_an_empty_list_says_what_to_do_next_and_prints_nothing(desk: Desk) -> None:
+def test_an_empty_list_suggests_the_next_command_on_standard_error(desk: Desk) -> None:
     done = desk.patgate("user", "list")
     assert (done.returncode, done.stdout) == (0, "")
     assert "patgate user add" in done.stderr
@@ -44,11 +44,11 @@ def test_a_role_is_changed_and_a_person_suspended_resumed_and_removed(desk: Desk
     assert [user for user in desk.document("user", "list") if user["status"] != "removed"] == []
 
 
-def test_an_unknown_person_is_one_sentence(desk: Desk) -> None:
+def test_an_unknown_person_is_reported_in_one_sentence(desk: Desk) -> None:
     assert desk.refused("user", "show", "nobody@example.com").endswith(".")
 
 
-def test_a_refusal_is_one_document_for_machines_and_a_sentence_for_people(desk: Desk) -> None:
+def test_a_refusal_is_one_document_for_programs_and_a_sentence_for_people(desk: Desk) -> None:
     done = desk.patgate("user", "show", "nobody@example.com", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["status"] == 404
@@ -60,7 +60,7 @@ def test_an_unknown_role_is_refused(desk: Desk) -> None:
     assert desk.document("user", "list") == []
 
 
-def test_a_person_may_be_in_an_organisation(desk: Desk) -> None:
+def test_a_person_can_be_a_member_of_an_organisation(desk: Desk) -> None:
     desk.document("org", "add", "engineering")
     desk.document("user", "add", "ada@example.com", "--role", "editor", "--org", "engineering")
     (membership,) = desk.document("user", "show", "ada@example.com")["memberships"]
@@ -86,17 +86,17 @@ def test_roles_come_from_the_configuration_and_can_be_set(desk: Desk) -> None:
     assert "things:read" in "\n".join(desk.lines("role", "list"))
 
 
-def test_a_permission_that_is_none_is_refused(desk: Desk) -> None:
+def test_an_invalid_permission_is_refused(desk: Desk) -> None:
     desk.refused("role", "set", "viewer", "not a permission")
 
 
-def test_nothing_stays_behind_but_the_store(desk: Desk) -> None:
+def test_a_command_leaves_only_the_store(desk: Desk) -> None:
     desk.document("user", "add", "ada@example.com", "--role", "editor")
     assert not (desk.data / "control.sock").exists()
     assert (desk.data.stat().st_mode & 0o777) == 0o700
 
 
-def test_somebody_is_invited_and_accepts_declines_or_is_not_invited_any_more(desk: Desk) -> None:
+def test_an_invitation_is_accepted_declined_or_withdrawn(desk: Desk) -> None:
     desk.document("org", "add", "engineering")
     desk.document("user", "add", "ada@example.com", "--role", "viewer")
     invited = desk.document("org", "invite", "engineering", "ada@example.com", "--role", "editor", "--expires", "7d")

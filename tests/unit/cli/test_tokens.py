@@ -11,7 +11,7 @@ VALUE = re.compile(r"acme_pat_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
 
 @pytest.fixture
 def desk(desk: Desk) -> Desk:
-    """One with a person who may have tokens."""
+    """A directory with a person in its store who may have tokens."""
     desk.document("user", "add", "ada@example.com", "--role", "editor")
     return desk
 
@@ -26,26 +26,26 @@ def test_a_new_token_has_what_scripts_need(desk: Desk) -> None:
     assert made["scopes"] is None
 
 
-def test_the_value_is_on_a_line_of_its_own_and_only_there(desk: Desk) -> None:
+def test_the_value_is_on_a_separate_line_and_only_there(desk: Desk) -> None:
     done = desk.patgate("token", "create", "--user", "ada@example.com", "--name", "x" * 60, "--description", "y" * 200)
     assert done.returncode == 0
     assert len([line for line in done.stdout.splitlines() if VALUE.fullmatch(line)]) == 1
     assert len(VALUE.findall(done.stdout + done.stderr)) == 1
 
 
-def test_whoever_names_no_end_is_nudged_and_whoever_does_is_not(desk: Desk) -> None:
+def test_a_token_without_an_expiry_gets_a_note(desk: Desk) -> None:
     create = ("token", "create", "--user", "ada@example.com", "--json", "--name")
     assert "--expires" in desk.patgate(*create, "forever").stderr
     assert desk.patgate(*create, "for now", "--expires", "1h30m").stderr == ""
 
 
-def test_scopes_narrow_it(desk: Desk) -> None:
+def test_a_token_is_created_with_scopes(desk: Desk) -> None:
     scopes = ("--scope", "things:read", "--scope", "things/7:*")
     made = desk.document("token", "create", "--user", "ada@example.com", "--name", "ci", *scopes)
     assert sorted(made["scopes"]) == ["things/7:*", "things:read"]
 
 
-def test_it_may_be_bound_to_an_organisation(desk: Desk) -> None:
+def test_a_token_is_created_for_an_organisation(desk: Desk) -> None:
     desk.document("org", "add", "engineering")
     desk.document("user", "add", "bob@example.com", "--role", "viewer", "--org", "engineering")
     create = ("token", "create", "--user", "bob@example.com", "--name", "ci", "--org", "engineering")
@@ -70,7 +70,7 @@ def test_rotation_keeps_the_id_and_shows_another_value(desk: Desk) -> None:
     assert again["token"] != made["token"]
 
 
-def test_a_revoked_token_is_listed_as_such_and_a_deleted_one_is_gone(desk: Desk) -> None:
+def test_a_revoked_token_is_listed_and_a_deleted_one_is_not(desk: Desk) -> None:
     made = desk.document("token", "create", "--user", "ada@example.com", "--name", "ci")
     assert desk.document("token", "revoke", made["id"])["status"] == "revoked"
     assert desk.document("token", "list", "--status", "active") == []
@@ -80,7 +80,7 @@ def test_a_revoked_token_is_listed_as_such_and_a_deleted_one_is_gone(desk: Desk)
     desk.refused("token", "show", made["id"])
 
 
-def test_a_name_cannot_drive_the_terminal(desk: Desk) -> None:
+def test_a_name_cannot_control_the_terminal(desk: Desk) -> None:
     done = desk.patgate("token", "create", "--user", "ada@example.com", "--name", "a\x1b[2Jb[red]c")
     for arguments in (("token", "list"), ("token", "list", "--json")):
         assert "\x1b" not in desk.patgate(*arguments).stdout
@@ -88,5 +88,5 @@ def test_a_name_cannot_drive_the_terminal(desk: Desk) -> None:
         assert "[red]" in desk.patgate("token", "list").stdout
 
 
-def test_an_unknown_owner_is_one_sentence(desk: Desk) -> None:
+def test_an_unknown_owner_is_reported_in_one_sentence(desk: Desk) -> None:
     desk.refused("token", "create", "--user", "nobody@example.com", "--name", "ci")

@@ -1,4 +1,4 @@
-"""The API over the control socket does what the services do, and says what is wrong by field."""
+"""The API over the control socket calls the services and reports errors by field."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _refused(world: World, method: str, path: str, body: object = None, **
     return document
 
 
-async def test_a_user_from_the_first_day_to_the_last(world: World) -> None:
+async def test_a_user_is_added_changed_suspended_and_removed(world: World) -> None:
     body = {"email": "ada@example.org", "role": "editor", "name": "Ada"}
     user = await _ok(world, "POST", "/users", body, status=201)
     assert (user["email"], user["role"], user["status"], user["name"]) == ("ada@example.org", "editor", "active", "Ada")
@@ -49,7 +49,7 @@ async def test_a_user_from_the_first_day_to_the_last(world: World) -> None:
     assert (await _refused(world, "GET", "/users/ada@example.org"))["reason"] == "not_found"
 
 
-async def test_organisations_and_membership(world: World) -> None:
+async def test_organisations_and_memberships_are_managed(world: World) -> None:
     org = await _ok(world, "POST", "/orgs", {"name": "blue"}, status=201)
     body = {"email": "ada@example.org", "role": "viewer", "org": "blue"}
     user = await _ok(world, "POST", "/users", body, status=201)
@@ -70,7 +70,7 @@ async def test_roles_are_listed_shown_and_set(world: World) -> None:
     assert (problem["status"], [e["field"] for e in problem["errors"]]) == (422, ["permissions[1]"])
 
 
-async def test_a_token_from_mint_to_delete_with_its_secret_in_two_answers_only(world: World) -> None:
+async def test_a_token_is_created_used_and_deleted_and_its_secret_is_in_two_responses_only(world: World) -> None:
     await _ok(world, "POST", "/users", {"email": "ada@example.org", "role": "editor"}, status=201)
     body = {
         "user": "ada@example.org",
@@ -97,7 +97,7 @@ async def test_a_token_from_mint_to_delete_with_its_secret_in_two_answers_only(w
     assert (await _refused(world, "GET", f"/tokens/{minted['id']}"))["status"] == 404
 
 
-async def test_lists_go_on_by_cursor(world: World) -> None:
+async def test_lists_continue_by_cursor(world: World) -> None:
     for n in range(5):
         await _ok(world, "POST", "/users", {"email": f"u{n}@example.org", "role": "viewer"}, status=201)
     seen, cursor = [], ""
@@ -134,7 +134,7 @@ async def test_lists_go_on_by_cursor(world: World) -> None:
         ("GET", "/tokens?status=lost", None, ["status"]),
     ],
 )
-async def test_a_field_at_fault_is_named(world: World, method: str, path: str, body: object, fields: list[str]) -> None:
+async def test_an_invalid_field_is_named(world: World, method: str, path: str, body: object, fields: list[str]) -> None:
     problem = await _refused(world, method, path, body)
     assert (problem["status"], problem["reason"]) == (422, "invalid")
     assert [error["field"] for error in problem["errors"]] == fields
@@ -161,7 +161,7 @@ async def test_a_body_that_is_not_small_json_is_refused(
         assert (answer.status, answer.content_type) == (status, "application/problem+json")
 
 
-async def test_unknown_things_methods_and_resources_are_problems_too(world: World) -> None:
+async def test_unknown_things_methods_and_resources_are_problems(world: World) -> None:
     assert (await _refused(world, "GET", "/tokens/0123456789ab"))["status"] == 404
     assert (await _refused(world, "GET", "/nothing"))["status"] == 404
     status, problem, answer = await _ask(world, "PATCH", "/users")
@@ -180,11 +180,11 @@ async def test_a_store_that_fails_is_503_and_nothing_was_changed(world: World) -
     async with world.socket.get("/readyz") as answer:
         assert answer.status == 503
         assert {r["check"] for r in (await answer.json())["reasons"]} == {"store", "workers"}
-    # aiosqlite leaves the thread of a connection that could not be opened to end by itself; it tells the loop of that.
+    # aiosqlite lets the thread of a connection that could not be opened end by itself, and it still calls the loop.
     await until(lambda: not [each for each in threading.enumerate() if "_connection_worker_thread" in each.name])
 
 
-async def test_no_answer_tells_versions_or_allows_other_origins(world: World) -> None:
+async def test_no_response_discloses_versions_or_allows_other_origins(world: World) -> None:
     headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     for method in ("GET", "OPTIONS", "POST"):
         async with world.socket.request(method, f"{API}/users", headers=headers) as answer:

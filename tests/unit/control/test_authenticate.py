@@ -1,4 +1,4 @@
-"""Who is let in on TCP, with what, and what everybody else is told."""
+"""Authentication on TCP: accepted credentials, and the responses to all others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.core.model import Grant, RefusedGrant
 from proxy.core.token import checksum
 from proxy.observe import metrics
 from proxy.store import tables
-from tests.unit.control.asking import API, ask, minted, ok, person, refused
+from tests.unit.control.api_client import API, minted, ok, person, refused, request
 from tests.unit.control.conftest import World
 
 INVALID_REQUEST = 'Bearer realm="acme", error="invalid_request"'
@@ -30,12 +30,12 @@ async def admin(world: World) -> str:
 
 
 def flipped(token: str) -> str:
-    """Another secret of the same prefix, with a right checksum."""
+    """Another secret for the same prefix, with a valid checksum."""
     body = token[:-7] + ("A" if token[-7] != "A" else "B")
     return body + checksum(body)
 
 
-async def test_a_token_is_let_in_by_either_header(world: World) -> None:
+async def test_a_token_is_accepted_in_either_header(world: World) -> None:
     token = await admin(world)
     for headers in ({"Authorization": f"Bearer {token}"}, {"Authorization": f"bearer  {token}"}, {"X-API-Key": token}):
         async with world.tcp.get(f"{API}/me", headers=headers) as answer:
@@ -44,7 +44,7 @@ async def test_a_token_is_let_in_by_either_header(world: World) -> None:
             assert (me["kind"], me["user"]["email"]) == ("pat", "root@example.org")
 
 
-async def test_the_socket_is_the_operators(world: World) -> None:
+async def test_callers_on_the_socket_are_operators(world: World) -> None:
     me = await ok(world, "GET", "/me")
     user = f"{pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()})"
     assert (me["kind"], me["name"], me["user"], me["token"]) == ("system", user, None, None)
@@ -88,7 +88,7 @@ async def test_the_socket_is_the_operators(world: World) -> None:
         ([("X-API-Key", "no token")], 401, "invalid_token", 'Bearer realm="acme", error="invalid_token"'),
     ],
 )
-async def test_everything_else_is_refused_with_its_challenge(
+async def test_other_credentials_are_refused_with_their_challenge(
     world: World, headers: list[tuple[str, str]], status: int, reason: str, challenge: str
 ) -> None:
     async with world.tcp.get(f"{API}/users", headers=headers) as answer:
@@ -99,8 +99,8 @@ async def test_everything_else_is_refused_with_its_challenge(
     assert WRONG not in str(problem)
 
 
-async def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(world: World) -> None:
-    """Unknown, wrong, revoked, expired, of a suspended owner: only the log tells them apart."""
+async def test_all_invalid_tokens_get_the_same_response(world: World) -> None:
+    """Unknown, wrong, revoked, expired, of a suspended owner: only the log has the difference."""
     await admin(world)
     for name in ("ada", "bob"):
         await person(world, f"{name}@example.org", "viewer")
@@ -133,7 +133,7 @@ async def test_whatever_is_wrong_with_a_token_the_answer_is_the_same(world: Worl
     }
 
 
-async def test_an_address_that_fails_too_often_waits_and_a_genuine_token_beside_it_does_not(world: World) -> None:
+async def test_an_address_with_too_many_failures_is_throttled_and_its_genuine_tokens_are_not(world: World) -> None:
     token = await admin(world)
     statuses = []
     for _ in range(AT_ONCE + 5):
@@ -147,18 +147,18 @@ async def test_an_address_that_fails_too_often_waits_and_a_genuine_token_beside_
 
 
 async def test_over_the_limit_nothing_is_hashed(world: World) -> None:
-    """A token whose digest is not known yet would need the slow hash: not for an address that fails too often."""
+    """A token without a digest needs the slow hash, which an address with too many failures does not get."""
     token = await admin(world)
     await _forget_digest(world, token)
     for _ in range(AT_ONCE + 2):
         await refused(world, "GET", "/me", token=WRONG)
     before = _hashes(world)
-    status, problem, _ = await ask(world, "GET", "/me", token=token)
+    status, problem, _ = await request(world, "GET", "/me", token=token)
     assert (status, problem["reason"]) in ((429, "too_many_failures"), (200, None))
     assert status == 200 or _hashes(world) == before
 
 
-async def test_a_token_without_a_digest_is_proved_once_and_costs_its_address_nothing(world: World) -> None:
+async def test_a_token_without_a_digest_is_verified_once_and_counts_as_no_failure(world: World) -> None:
     token = await admin(world)
     await _forget_digest(world, token)
     before = _hashes(world)
@@ -177,8 +177,8 @@ async def test_no_wrong_secret_of_a_known_prefix_is_hashed(world: World) -> None
     assert _hashes(world) == before
 
 
-async def test_a_token_that_is_revoked_while_its_request_is_under_way_does_nothing(world: World) -> None:
-    """What was let in at the door is looked at again in the transaction that does it."""
+async def test_a_token_that_is_revoked_during_its_request_changes_nothing(world: World) -> None:
+    """The credential is checked again in the transaction of the change."""
     token = await admin(world)
     entered, go_on = asyncio.Event(), asyncio.Event()
     verify = world.authority.verify
@@ -189,8 +189,8 @@ async def test_a_token_that_is_revoked_while_its_request_is_under_way_does_nothi
         await go_on.wait()
         return found
 
-    world.authority.verify = slowly  # type: ignore[method-assign]  # to stop a request between door and transaction
-    late = asyncio.create_task(ask(world, "POST", "/orgs", {"name": "late"}, token=token), name="late")
+    world.authority.verify = slowly  # type: ignore[method-assign]  # to stop a request between authentication and transaction
+    late = asyncio.create_task(request(world, "POST", "/orgs", {"name": "late"}, token=token), name="late")
     await entered.wait()
     me = (await ok(world, "GET", "/users/root@example.org"))["id"]
     mine = (await ok(world, "GET", f"/tokens?user={me}"))["items"][0]["id"]
@@ -202,25 +202,25 @@ async def test_a_token_that_is_revoked_while_its_request_is_under_way_does_nothi
     assert (await ok(world, "GET", "/orgs"))["items"] == []
 
 
-async def test_what_the_role_does_not_allow_is_named_in_the_challenge(world: World) -> None:
+async def test_a_missing_permission_is_named_in_the_challenge(world: World) -> None:
     await person(world, "ada@example.org", "viewer")
     token = (await minted(world, "ada@example.org"))["token"]
-    status, problem, answer = await ask(world, "GET", "/users", token=token)
+    status, problem, answer = await request(world, "GET", "/users", token=token)
     assert (status, problem["reason"]) == (403, "forbidden")
     challenge = 'Bearer realm="acme", error="insufficient_scope", scope="patgate.users:list"'
     assert answer.headers["WWW-Authenticate"] == challenge
 
 
-async def test_the_audit_log_has_the_request_and_who_sent_it(world: World) -> None:
+async def test_the_audit_log_has_the_request_and_its_caller(world: World) -> None:
     token = await admin(world)
-    _, _, answer = await ask(world, "POST", "/orgs", {"name": "red"}, token=token)
+    _, _, answer = await request(world, "POST", "/orgs", {"name": "red"}, token=token)
     (event,) = (await ok(world, "GET", "/audit?action=account.org.add"))["items"]
     assert event["request_id"] == answer.headers["X-Request-Id"]
     assert (event["actor_kind"], event["actor_name"], event["address"]) == ("pat", "test", "127.0.0.1")
 
 
 async def _forget_digest(world: World, token: str) -> None:
-    """As after a change of the cache key."""
+    """Remove the digest, as after a change of the cache key."""
     token_id = token.split("_")[2]
     async with world.authority._store._database.write() as connection:
         await connection.execute(tables.tokens.update().where(tables.tokens.c.id == token_id).values(digest=None))
@@ -232,8 +232,8 @@ def _hashes(world: World) -> float:
     return sum(value for (outcome,), value in counted.items() if outcome in ("matched", "mismatched"))
 
 
-async def test_a_request_that_breaks_off_while_its_token_is_proved_costs_its_address_nothing(world: World) -> None:
-    """Whatever ends the proof, a cancellation too: nothing was found wrong with the token."""
+async def test_a_request_cancelled_during_verification_counts_as_no_failure(world: World) -> None:
+    """A cancelled verification does not mean that the token is wrong."""
     token = await admin(world)
     await _forget_digest(world, token)
     throttle = Throttle(time.monotonic, per_second=0.0)
@@ -247,12 +247,12 @@ async def test_a_request_that_breaks_off_while_its_token_is_proved_costs_its_add
         await asyncio.Event().wait()
         return None
 
-    world.authority.verify = never  # type: ignore[method-assign]  # to break a request off in the middle
+    world.authority.verify = never  # type: ignore[method-assign]  # to cancel a request during verification
     for _ in range(AT_ONCE + 1):
         entered.clear()
-        task = asyncio.create_task(authenticator._verdict(token, "192.0.2.1"), name="breaks off")
+        task = asyncio.create_task(authenticator._verify(token, "192.0.2.1"), name="cancelled request")
         await entered.wait()
-        assert len(throttle) == 1, "it is counted while it is proved"
+        assert len(throttle) == 1, "it is counted during the verification"
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()

@@ -1,4 +1,4 @@
-"""Turns: how many requests are worked on is not for those who send them to say."""
+"""Concurrency limits: clients cannot raise the number of requests that run at once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from proxy.control.concurrency import AT_ONCE, EACH, KNOCKING, WAITING, Turns
+from proxy.control.concurrency import AT_ONCE, EACH, IDENTIFYING, WAITING, Turns
 from proxy.core.errors import AuthorityOverloaded
 from tests.unit.authority.waiting import until
 
 
 class Busy:
-    """Requests that are worked on until they are let go."""
+    """Requests that run until they are released."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
@@ -24,8 +24,8 @@ class Busy:
             self.running.append(who)
             await self.free.wait()
 
-    async def knock(self) -> None:
-        async with self.turns.knock():
+    async def identify(self) -> None:
+        async with self.turns.identifying():
             self.running.append("")
             await self.free.wait()
 
@@ -33,7 +33,7 @@ class Busy:
         return [asyncio.create_task(self.request(who), name=f"{who} {number}") for number in range(count)]
 
 
-async def test_one_user_gets_few_turns_and_others_theirs() -> None:
+async def test_requests_of_one_user_are_limited_and_others_run() -> None:
     busy = Busy(Turns())
     many = busy.send("a", EACH + WAITING)
     await until(lambda: len(busy.running) == EACH)
@@ -50,11 +50,13 @@ async def test_one_user_gets_few_turns_and_others_theirs() -> None:
     assert len(busy.turns) == 0
 
 
-async def test_few_are_identified_at_once() -> None:
+async def test_few_requests_are_authenticated_at_once() -> None:
     busy = Busy(Turns())
-    knocks = [asyncio.create_task(busy.knock(), name=f"knock {number}") for number in range(3 * KNOCKING)]
-    await until(lambda: len(busy.running) == KNOCKING)
+    identifications = [
+        asyncio.create_task(busy.identify(), name=f"identify {number}") for number in range(3 * IDENTIFYING)
+    ]
+    await until(lambda: len(busy.running) == IDENTIFYING)
     await asyncio.sleep(0)
-    assert len(busy.running) == KNOCKING
+    assert len(busy.running) == IDENTIFYING
     busy.free.set()
-    await asyncio.gather(*knocks)
+    await asyncio.gather(*identifications)

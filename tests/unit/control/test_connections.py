@@ -1,4 +1,4 @@
-"""The connections of the control listener: how many, for how long, and what is told to what is no request."""
+"""Connections of the control listener: their number, their timeouts, and the response to bytes that are no request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from proxy.control import connections, request_parsing
 from tests.unit.authority.waiting import until
-from tests.unit.control.asking import API, minted, person
+from tests.unit.control.api_client import API, minted, person
 from tests.unit.control.conftest import World
 
 SECRET = "acme_pat_0123456789ab_SecretSecretSecretSecretSecret12000000"
@@ -26,7 +26,7 @@ async def connected(world: World) -> AsyncIterator[tuple[asyncio.StreamReader, a
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """All that comes until the other end closes, or resets."""
+    """All data until the other end closes or resets the connection."""
     received = b""
     try:
         async with asyncio.timeout(20):
@@ -60,7 +60,7 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
         f"GET {API}/me HTTP/1.1\r\nHost: localhost\r\nExpect: {SECRET}\r\n\r\n".encode(),
     ],
 )
-async def test_what_is_no_request_gets_a_problem_that_repeats_nothing_of_it(
+async def test_bytes_that_are_no_request_get_a_problem_that_repeats_nothing(
     world: World, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(world) as (reader, writer):
@@ -83,8 +83,10 @@ async def test_one_connection_serves_many_requests(world: World) -> None:
             assert (await answer(reader)).startswith(b"HTTP/1.1 401")
 
 
-async def test_the_one_that_is_idle_longest_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody keeps a probe out by opening connections."""
+async def test_the_longest_idle_connection_is_dropped_for_a_new_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client cannot keep health probes out by opening connections."""
     (listener,) = world.listeners
     monkeypatch.setattr(listener, "_most", 3)
     async with connected(world) as first, connected(world) as second, connected(world) as third:
@@ -100,7 +102,9 @@ async def test_the_one_that_is_idle_longest_makes_room(world: World, monkeypatch
         assert (await answer(second[0])).startswith(b"HTTP/1.1 200")
 
 
-async def test_who_does_not_read_makes_room_for_who_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_does_not_read_is_dropped_for_a_new_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (listener,) = world.listeners
     monkeypatch.setattr(listener, "_most", 2)
     async with connected(world) as first, connected(world) as second:
@@ -113,7 +117,9 @@ async def test_who_does_not_read_makes_room_for_who_does(world: World, monkeypat
             assert (await answer(reader)).startswith(b"HTTP/1.1 200")
 
 
-async def test_whose_body_is_waited_for_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_sends_a_body_slowly_is_dropped_for_a_new_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (listener,) = world.listeners
     monkeypatch.setattr(listener, "_most", 1)
     await person(world, "root@example.org", "admin")
@@ -128,7 +134,7 @@ async def test_whose_body_is_waited_for_makes_room(world: World, monkeypatch: py
         assert await until_closed(slow) == b""
 
 
-async def test_a_body_that_does_not_come_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_arrive_is_timed_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_parsing, "BODY_SECONDS", 0.05)
     await person(world, "root@example.org", "admin")
     token = (await minted(world, "root@example.org"))["token"]
@@ -139,18 +145,20 @@ async def test_a_body_that_does_not_come_is_given_up(world: World, monkeypatch: 
         assert await until_closed(reader) == b""
 
 
-async def test_a_head_that_does_not_come_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_head_that_does_not_arrive_is_timed_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "KEEPALIVE_SECONDS", 0.05)
     async with connected(world) as (reader, writer):
         writer.write(b"GET /livez HTTP/1.1\r\nHost: ")
         assert await until_closed(reader) == b""
 
 
-async def test_who_does_not_read_the_answer_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_the_response_is_disconnected(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.2)
     (listener,) = world.listeners
     async with connected(world) as (_, writer):
-        # The document is 140 kB: some hundreds of it fill every buffer on the way.
+        # The document has 140 kB: some hundreds of it fill every buffer on the way.
         for _ in range(500):
             writer.write(get(f"{API}/openapi.json"))
         await until(lambda: len(listener) == 1)

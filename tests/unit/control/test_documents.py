@@ -1,4 +1,4 @@
-"""What comes in and what goes out: every fault at once, lists that stand still, and nobody's ids told from nothing."""
+"""Requests and responses: all errors at once, stable lists, and no way to find out another caller's ids."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from proxy.control.api.operations import OPERATIONS
-from tests.unit.control.asking import ask, minted, ok, person, refused
+from tests.unit.control.api_client import minted, ok, person, refused, request
 from tests.unit.control.conftest import World
 
 ATTEMPTS = 5
-"""How often a list and its count are asked for until nothing was added between them."""
+"""How often a list and its count are requested until nothing was added between the two requests."""
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ ATTEMPTS = 5
                 "query": "there is no such parameter",
                 "name": "a name is needed",
                 "expires": "more than 0",
-                "scopes[1]": "a permission is entity:operation or entity/id:operation; there is no colon",
-                "scopes[2]": "the entity has * beside other characters; * stands alone, or write %2A",
+                "scopes[1]": "a permission is entity:operation or entity/id:operation; the colon is missing",
+                "scopes[2]": "the entity has * beside other characters; use * alone, or write %2A",
                 "description": "this must be text",
                 "?": "there is no such field",
             },
@@ -40,7 +40,7 @@ ATTEMPTS = 5
             {"email": "nobody", "name": "a\nb"},
             {
                 "email": "an email is name@domain, without spaces",
-                "role": "this field is needed",
+                "role": "this field is required",
                 "name": "at most 200 printable characters on one line",
             },
         ),
@@ -71,12 +71,12 @@ ATTEMPTS = 5
             "POST",
             "/tokens",
             {"name": "x", "scopes": ["nonsense"]},
-            {"scopes[0]": "a permission is entity:operation or entity/id:operation; there is no colon"},
+            {"scopes[0]": "a permission is entity:operation or entity/id:operation; the colon is missing"},
         ),
         ("DELETE", "/tokens?keep_current=1", None, {"keep_current": "true or false"}),
     ],
 )
-async def test_every_fault_is_named_at_once_with_what_is_allowed(
+async def test_all_errors_are_named_at_once_with_what_is_allowed(
     world: World, method: str, path: str, body: Any, faults: dict[str, str]
 ) -> None:
     problem = await refused(world, method, path, body)
@@ -95,7 +95,7 @@ async def test_every_fault_is_named_at_once_with_what_is_allowed(
         b"\xef\xbb\xbf{}",
     ],
 )
-async def test_json_that_two_readers_would_read_differently_is_refused(world: World, body: bytes) -> None:
+async def test_json_that_two_parsers_could_read_differently_is_refused(world: World, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     async with world.socket.post("/api/v1/orgs", data=body, headers=headers) as answer:
         assert answer.status in (400, 422)
@@ -108,7 +108,7 @@ async def test_a_compressed_body_is_refused(world: World) -> None:
         assert answer.status == 415
 
 
-async def test_a_body_that_names_another_thing_than_the_path_is_refused_and_nothing_is_made(world: World) -> None:
+async def test_a_body_that_names_another_thing_than_the_path_is_refused_and_nothing_is_created(world: World) -> None:
     for org in ("lab", "other"):
         await person(world, "ada@example.org", "editor", org)
     key = await ok(world, "POST", "/orgs/lab/keys", {"name": "k", "role": "viewer"})
@@ -123,8 +123,8 @@ async def test_a_body_that_names_another_thing_than_the_path_is_refused_and_noth
     assert (await ok(world, "POST", "/orgs/lab/tokens", body))["org"] == "lab"
 
 
-def test_no_operation_takes_in_its_body_or_query_what_its_path_names() -> None:
-    """``POST /orgs/lab/tokens {"org": "other"}``: one of the two would be ignored."""
+def test_no_operation_has_a_path_parameter_in_its_body_or_query() -> None:
+    """In ``POST /orgs/lab/tokens {"org": "other"}`` one of the two would be ignored."""
     taken = {}
     for row in OPERATIONS:
         named = set(re.findall(r"{(\w+)}", row.path))
@@ -134,7 +134,7 @@ def test_no_operation_takes_in_its_body_or_query_what_its_path_names() -> None:
     assert taken == {}
 
 
-async def test_a_count_is_of_what_the_asker_may_list_and_of_nothing_else(world: World) -> None:
+async def test_a_count_covers_only_what_the_caller_may_list(world: World) -> None:
     for org in ("lab", "shop"):
         for number in range(3):
             await person(world, f"{org}{number}@example.org", "admin", org)
@@ -149,16 +149,16 @@ async def test_a_count_is_of_what_the_asker_may_list_and_of_nothing_else(world: 
     counted: dict[str, list[int]] = {"": [], team: []}
     for token, path in product(counted, (*paths, *of_lab)):
         joint = "&" if "?" in path else "?"
-        status, whole, _ = await ask(world, "GET", f"{path}{joint}limit=1000", token=token)
+        status, whole, _ = await request(world, "GET", f"{path}{joint}limit=1000", token=token)
         if status != 200:
             assert token and status in (403, 404), path
             continue
-        assert "remaining" not in whole, "nobody asked"
+        assert "remaining" not in whole, "no count was requested"
         page = await ok(world, "GET", f"{path}{joint}limit=1&count=true", token=token)
         for _ in range(ATTEMPTS):
             if page["remaining"] == len(whole["items"]) - len(page["items"]):
                 break
-            # What these questions leave in the audit log comes in batches, now and then between two of them.
+            # The events of these requests are written in batches, sometimes between two of the requests.
             whole = await ok(world, "GET", f"{path}{joint}limit=1000", token=token)
             page = await ok(world, "GET", f"{path}{joint}limit=1&count=true", token=token)
         assert (page["remaining"], page["remaining_exact"]) == (len(whole["items"]) - len(page["items"]), True), path
@@ -167,8 +167,8 @@ async def test_a_count_is_of_what_the_asker_may_list_and_of_nothing_else(world: 
     assert sum(map(bool, counted[team])) > 3
 
 
-async def test_a_list_stands_still_while_things_are_added_and_removed(world: World) -> None:
-    """What was there when it began is there once, whatever comes and goes meanwhile."""
+async def test_a_list_is_stable_while_things_are_added_and_removed(world: World) -> None:
+    """Each item that existed at the first page is listed once, whatever is added or removed meanwhile."""
     await person(world, "ada@example.org", "editor")
     first = [(await minted(world, "ada@example.org"))["id"] for _ in range(6)]
     seen: list[str] = []
@@ -187,8 +187,8 @@ async def test_a_list_stands_still_while_things_are_added_and_removed(world: Wor
     assert len(seen) == len(set(seen)) == 8
 
 
-async def test_what_is_not_there_and_what_is_anothers_are_the_same_answer(world: World) -> None:
-    """By every verb: byte for byte, but for the id of the decision."""
+async def test_a_missing_thing_and_another_callers_thing_get_the_same_response(world: World) -> None:
+    """For every operation, byte for byte, except for the id of the decision."""
     await person(world, "ada@example.org", "editor", "red")
     await person(world, "bob@example.org", "editor", "blue")
     mine = (await minted(world, "ada@example.org", org="red"))["token"]
@@ -242,7 +242,7 @@ async def test_what_is_not_there_and_what_is_anothers_are_the_same_answer(world:
     for (method, path, body), real, missing in cases:
         answers = []
         for name in (real, missing):
-            status, problem, answer = await ask(world, method, path.format(name), body, token=mine)
+            status, problem, answer = await request(world, method, path.format(name), body, token=mine)
             if status >= 400:
                 problem.pop("decision")
             head = {n: v for n, v in answer.headers.items() if n.lower() not in ("date", "x-request-id")}
@@ -252,7 +252,7 @@ async def test_what_is_not_there_and_what_is_anothers_are_the_same_answer(world:
     assert not differing
 
 
-async def test_a_secret_is_only_in_the_answer_that_makes_it(world: World) -> None:
+async def test_a_secret_is_only_in_the_response_that_creates_it(world: World) -> None:
     await person(world, "root@example.org", "admin")
     token = await minted(world, "root@example.org")
     rotated = await ok(world, "POST", f"/tokens/{token['id']}/rotate")

@@ -1,11 +1,11 @@
-"""Explaining and reporting over the API: as the operator, and with a token for what one may see."""
+"""Explain and reports over the API: for the operator, and for a token within its permissions."""
 
 from __future__ import annotations
 
 import pytest
 
 from proxy.settings.model import Settings
-from tests.unit.control.asking import ask, minted, ok, person, refused
+from tests.unit.control.api_client import minted, ok, person, refused, request
 from tests.unit.control.conftest import World
 
 ANN = "ann@example.org"
@@ -13,7 +13,7 @@ ANN = "ann@example.org"
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """With routes to explain."""
+    """Settings with routes to explain."""
     routes = (
         {"path": "/later/{entity}", "upstream": "app", "enforce": False},
         {"path": "/v1/{entity}/{id}", "upstream": "app"},
@@ -33,11 +33,11 @@ async def test_a_request_is_explained_to_the_operator_and_to_the_owner(world: Wo
     await person(world, "bob@example.org", "viewer")
     stranger = (await minted(world, "bob@example.org"))["token"]
     for asked in (path, "/explain?token=000000000000&method=PUT&path=/v1/things/7"):
-        status, problem, _ = await ask(world, "GET", asked, token=stranger)
+        status, problem, _ = await request(world, "GET", asked, token=stranger)
         assert (status, problem["detail"]) == (404, "there is no token with this id or prefix")
 
 
-async def test_every_field_at_fault_is_named_and_none_is_repeated(world: World) -> None:
+async def test_every_invalid_field_is_named_and_no_value_is_repeated(world: World) -> None:
     missing = await refused(world, "GET", "/explain")
     assert [error["field"] for error in missing["errors"]] == ["token", "method", "path"]
     both = await refused(world, "GET", "/explain?decision=abc&token=abc&host=x")
@@ -45,11 +45,11 @@ async def test_every_field_at_fault_is_named_and_none_is_repeated(world: World) 
     await person(world, ANN, "viewer")
     value = (await minted(world, ANN))["token"]
     for query in (f"decision={value}", f"token=abc&method=GET&path=/v1/{value}", f"token={value}&method=GET&path=/"):
-        status, problem, answer = await ask(world, "GET", f"/explain?{query}")
+        status, problem, answer = await request(world, "GET", f"/explain?{query}")
         assert status == 422
         assert "whole token" in problem["detail"] or "at most 64 characters" in problem["detail"]
         assert value not in await answer.text()
-    status, problem, _ = await ask(world, "GET", "/explain?decision=ffffffffffffffffffffffff")
+    status, problem, _ = await request(world, "GET", "/explain?decision=ffffffffffffffffffffffff")
     assert (status, "audit.requests" in problem["detail"]) == (404, True)
 
 

@@ -1,4 +1,4 @@
-"""Health and metrics on the TCP listener, the ``Host`` check, and nothing else there."""
+"""Health and metrics on the TCP listener, the ``Host`` check, and the API without a credential."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ async def _worker(settings: Settings, n: int) -> Worker:
     return worker
 
 
-async def test_alive_at_once_and_ready_with_a_worker_in_step(world: World, settings: Settings) -> None:
+async def test_the_process_is_alive_at_once_and_ready_with_an_up_to_date_worker(
+    world: World, settings: Settings
+) -> None:
     for path in ("/livez", "/startupz"):
         async with world.tcp.get(path) as answer:
             assert (answer.status, await answer.json()) == (200, {"status": "ok"})
@@ -51,7 +53,7 @@ async def test_alive_at_once_and_ready_with_a_worker_in_step(world: World, setti
     worker.writer.close()
 
 
-async def test_metrics_are_summed_over_workers_and_keep_the_dead(world: World, settings: Settings) -> None:
+async def test_metrics_are_summed_over_running_and_ended_workers(world: World, settings: Settings) -> None:
     workers = [await _worker(settings, n) for n in range(2)]
     for n, worker in enumerate(workers):
         snapshot = Snapshot(
@@ -105,7 +107,7 @@ async def test_a_missing_or_repeated_host_is_refused(world: World, hosts: bytes)
     writer.close()
 
 
-async def test_nobody_is_let_into_the_api_without_a_credential(world: World) -> None:
+async def test_the_api_refuses_requests_without_a_credential(world: World) -> None:
     for path, status in (("/api/v1/users", 401), ("/api/v1/tokens", 401), ("/api/v1/nothing", 404), ("/", 404)):
         async with world.tcp.get(path) as answer:
             assert (answer.status, answer.content_type) == (status, "application/problem+json")

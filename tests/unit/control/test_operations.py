@@ -1,4 +1,4 @@
-"""The table, and the document that is made from it."""
+"""The table of operations, and the OpenAPI document that is built from it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def named(row: Operation[Any, Any]) -> str:
     return row.name
 
 
-def test_no_two_operations_share_a_name_or_a_place() -> None:
+def test_no_two_operations_share_a_name_or_a_method_and_path() -> None:
     assert len({row.name for row in OPERATIONS}) == len(OPERATIONS)
     assert len({(row.method, row.path) for row in OPERATIONS}) == len(OPERATIONS)
 
 
 @pytest.mark.parametrize("row", OPERATIONS, ids=named)
-def test_an_operation_is_whole(row: Operation[Any, Any]) -> None:
+def test_an_operation_is_complete(row: Operation[Any, Any]) -> None:
     assert set(row.parameters) <= set(PARAMETERS)
     assert row.summary
     assert row.summary[0].isupper()
@@ -40,7 +40,7 @@ def test_an_operation_is_whole(row: Operation[Any, Any]) -> None:
     assert row.status == (201 if row.creates else 200)
 
 
-def test_every_list_goes_on_by_cursor_but_for_those_that_are_short() -> None:
+def test_every_list_has_pages_except_short_ones() -> None:
     whole = {
         row.name for row in OPERATIONS if issubclass(row.answer, Listing) and "limit" not in row.query.model_fields
     }
@@ -59,8 +59,8 @@ async def test_no_handler_is_without_an_operation(world: World) -> None:
     assert served == rows | rest
 
 
-def test_every_path_that_the_command_line_asks_for_has_an_operation() -> None:
-    """The command line is one client of the API among others: it can do nothing that they cannot."""
+def test_every_path_that_the_command_line_requests_has_an_operation() -> None:
+    """The command line can do nothing that other clients of the API cannot do."""
     call = re.compile(r"(?:control\.(get|post|put|patch|delete|every)|(?:show_list|walk)\(\w+,)\(?\s*f?\"(/[^\"]*)\"")
     places = [(row.method.value, re.sub(r"\{\w+\}", "[^/]+", row.path)) for row in OPERATIONS]
     asked = set()
@@ -69,7 +69,7 @@ def test_every_path_that_the_command_line_asks_for_has_an_operation() -> None:
             asked.add(("GET" if verb in ("every", "") else verb.upper(), path.partition("?")[0]))
     assert len(asked) > 10
     for method, path in sorted(asked):
-        # What a command fills in may be the noun as well as the name of a thing.
+        # A placeholder of a command may stand for the noun as well as for an id.
         pattern = re.sub(r"\{[^}]*\}", "[^/]+", path)
         assert any(
             method == known and (re.fullmatch(place, path) or re.fullmatch(pattern, place.replace("[^/]+", "x")))
@@ -84,7 +84,7 @@ def test_the_document_describes_every_operation() -> None:
     assert set(DOCUMENT["components"]["securitySchemes"]) == {"bearer", "apiKey"}
 
 
-def test_every_reference_in_the_document_leads_somewhere() -> None:
+def test_every_reference_in_the_document_resolves() -> None:
     text = json.dumps(DOCUMENT)
     for kind, name in set(re.findall(r'"#/components/(\w+)/([^"]+)"', text)):
         assert name in DOCUMENT["components"][kind], name
@@ -93,7 +93,7 @@ def test_every_reference_in_the_document_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize("row", OPERATIONS, ids=named)
-def test_the_document_says_what_may_come_back(row: Operation[Any, Any]) -> None:
+def test_the_document_lists_every_response(row: Operation[Any, Any]) -> None:
     operation = DOCUMENT["paths"][row.path][row.method.value.lower()]
     assert set(operation["responses"]) == {str(status) for status in (row.status, *statuses(row))}
     assert {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "path"} == set(

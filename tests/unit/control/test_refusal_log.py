@@ -1,4 +1,4 @@
-"""Refusals of the API: every one is counted, so many a second are logged, and the lines say how many were not."""
+"""Refusals of the API: every one is counted, a bounded number is logged, and the lines have the number left out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from proxy.control.refusals import LINES_AT_ONCE, LINES_PER_SECOND, RefusalLog
 from proxy.core.reasons import Reason
 
 
-def test_a_flood_of_refusals_is_counted_whole_and_logged_within_its_bounds(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_of_refusals_is_counted_completely_and_logged_at_a_bounded_rate(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     now, counted = [1000.0], list[str]()
     log = RefusalLog(counted.append, lambda: now[0])
     request = make_mocked_request("GET", "/api/v1/me")
@@ -34,7 +36,9 @@ def test_a_flood_of_refusals_is_counted_whole_and_logged_within_its_bounds(caplo
         now[0] += 3600.0
         for _ in range(LINES_AT_ONCE * 2):
             log(request, refused)
-        assert len(said()) == LINES_AT_ONCE * 2 + int(LINES_PER_SECOND), "no more is saved up than at the start"
+        assert len(said()) == LINES_AT_ONCE * 2 + int(LINES_PER_SECOND), (
+            "no more lines are allowed at once than at the start"
+        )
     assert counted == [Reason.TOKEN_UNKNOWN.value] * (LINES_AT_ONCE * 3 + 50 + int(LINES_PER_SECOND) + 3)
     left_out = [vars(record)["patgate_fields"].get("left_out") for record in said()]
     assert [count for count in left_out if count is not None] == [50, 3]

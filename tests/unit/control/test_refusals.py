@@ -1,4 +1,4 @@
-"""What the control API refuses, and who reads the audit log, is in the audit log: batched, bounded, in few events."""
+"""Refusals of the control API and reads of the audit log are recorded in it, with a bounded number of events."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from proxy.authority.sockets import bind_unix
 from proxy.control import peer
 from proxy.control.app import socket_app
 from proxy.control.peer import Peers
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST, SWEEP_SECONDS
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, SWEEP_SECONDS
 from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from proxy.settings.model import Audit, Settings
-from tests.unit.control.asking import API, minted, ok, person, refused
+from tests.unit.control.api_client import API, minted, ok, person, refused
 from tests.unit.control.conftest import World
 
 FORMAT = TokenFormat("acme")
@@ -33,7 +33,7 @@ ME = f"uid:{os.geteuid()}"
 
 
 async def written(world: World, query: str, count: int, *, seconds: float = 60.0) -> list[Any]:
-    """The events that this finds, oldest first, when there are so many."""
+    """Wait until ``count`` events match, and return them, oldest first."""
     async with asyncio.timeout(seconds):
         while True:
             found = (await ok(world, "GET", f"/audit?limit=1000&{query}"))["items"][::-1]
@@ -42,7 +42,7 @@ async def written(world: World, query: str, count: int, *, seconds: float = 60.0
             await asyncio.sleep(0.02)
 
 
-async def test_every_kind_of_refusal_leaves_an_event_with_its_reason_and_who_was_refused(world: World) -> None:
+async def test_every_kind_of_refusal_is_recorded_with_its_reason_and_caller(world: World) -> None:
     await person(world, ADA, "viewer")
     ada, other = await minted(world, ADA), await minted(world, ADA)
     theirs = await person(world, EVE, "viewer")
@@ -91,19 +91,21 @@ async def test_every_kind_of_refusal_leaves_an_event_with_its_reason_and_who_was
     assert (await written(world, "denied=true&action=api.", 8))[0]["outcome"] == "refused"
 
 
-async def test_a_wrong_secret_is_told_on_the_log_of_the_token_that_was_claimed(world: World) -> None:
+async def test_a_wrong_secret_is_recorded_in_the_log_of_the_claimed_token(world: World) -> None:
     await person(world, ADA, "viewer")
     ada = await minted(world, ADA)
     forged = FORMAT.mint(Kind.PAT, ada["id"]).token
     await refused(world, "GET", "/me", token=forged)
     (event,) = await written(world, "reason=token_wrong_secret", 1)
     assert (event["actor_id"], event["user"]) == (ada["id"], ADA)
-    # The owner sees it in their own log.
+    # Its owner sees the event in their own log.
     own = (await ok(world, "GET", "/audit?reason=token_wrong_secret", token=ada["token"]))["items"]
     assert own == [event]
 
 
-async def test_who_fails_too_often_is_in_the_log_and_strangers_leave_no_more_than_their_share(world: World) -> None:
+async def test_throttled_callers_are_recorded_and_unknown_callers_leave_a_bounded_number_of_events(
+    world: World,
+) -> None:
     began = asyncio.get_running_loop().time()
     for _ in range(120):
         await refused(world, "GET", "/me", token=FORMAT.mint(Kind.PAT).token)
@@ -113,14 +115,14 @@ async def test_who_fails_too_often_is_in_the_log_and_strangers_leave_no_more_tha
     events = await written(world, "action=api.me.show", STRANGERS_BURST)
     assert STRANGERS_BURST <= len(events) <= STRANGERS_BURST + (sweeps + 1) * STRANGERS
     assert "too_many_failures" in {event["reason"] for event in events}
-    # A proven token's refusals are not theirs.
+    # Refusals of a proven token have another limit.
     await person(world, ADA, "viewer")
     await refused(world, "GET", "/users", token=(await minted(world, ADA))["token"])
     assert len(await written(world, "action=api.users.list", 1)) == 1
     assert REFUSALS > STRANGERS
 
 
-async def test_what_a_refused_request_said_is_kept_redacted_and_cut(world: World) -> None:
+async def test_the_data_of_a_refused_request_is_redacted_and_truncated(world: World) -> None:
     await person(world, ADA, "viewer")
     ada = await minted(world, ADA)
     token = ada["token"]
@@ -133,7 +135,7 @@ async def test_what_a_refused_request_said_is_kept_redacted_and_cut(world: World
     assert max(len(event["details"]["path"]) for event in events) == 512
 
 
-async def test_refusals_leave_no_event_where_requests_leave_none(settings: Settings) -> None:
+async def test_refusals_are_not_recorded_when_requests_are_not(settings: Settings) -> None:
     quiet = settings.model_copy(update={"audit": Audit(requests="off")})
     async with Authority(quiet) as authority:
         assert not authority.records_refusals
@@ -141,7 +143,7 @@ async def test_refusals_leave_no_event_where_requests_leave_none(settings: Setti
         assert authority.records_refusals
 
 
-async def test_what_the_operator_mistypes_leaves_no_event(world: World) -> None:
+async def test_refusals_on_the_control_socket_are_not_recorded(world: World) -> None:
     await refused(world, "GET", "/users/nobody@example.org")
     await person(world, ADA, "viewer")
     await refused(world, "GET", "/users", token=(await minted(world, ADA))["token"])
@@ -149,7 +151,7 @@ async def test_what_the_operator_mistypes_leaves_no_event(world: World) -> None:
     assert len(await written(world, "outcome=refused", 1)) == 1
 
 
-async def test_a_read_of_the_log_leaves_one_event_however_many_pages_it_takes(world: World) -> None:
+async def test_reading_the_log_leaves_one_event_for_any_number_of_pages(world: World) -> None:
     for number in range(5):
         await person(world, f"p{number}@example.org", "viewer")
     cursor = ""
@@ -167,7 +169,7 @@ async def test_a_read_of_the_log_leaves_one_event_however_many_pages_it_takes(wo
     assert [(read["order"], read["pages"]) for read in reads] == [("newest", 1), ("recorded", 1), ("oldest", 1)]
 
 
-async def test_the_event_of_a_read_says_who_read_whose_log_with_which_filter(world: World) -> None:
+async def test_the_event_of_a_read_has_the_reader_the_log_and_the_filter(world: World) -> None:
     await person(world, ADA, "editor", "blue")
     await ok(world, "PUT", "/roles/auditor", {"permissions": ["patgate.audit:list"]})
     await person(world, EVE, "auditor")
@@ -181,7 +183,7 @@ async def test_the_event_of_a_read_says_who_read_whose_log_with_which_filter(wor
     assert (await written(world, f"action=api.audit.list&actor={ME}", 1))[0]["actor_kind"] == "system"
 
 
-async def test_nobody_leaves_an_event_by_reading_their_own_accounts_log(world: World) -> None:
+async def test_reading_your_own_accounts_log_leaves_no_event(world: World) -> None:
     await person(world, ADA, "editor")
     ada = await minted(world, ADA)
     await ok(world, "GET", "/audit", token=ada["token"])
@@ -190,7 +192,7 @@ async def test_nobody_leaves_an_event_by_reading_their_own_accounts_log(world: W
     assert (await ok(world, "GET", f"/audit?actor={ada['id']}&action=api.audit.list"))["items"] == []
 
 
-async def test_a_change_over_the_socket_is_the_operating_systems_users(world: World) -> None:
+async def test_the_actor_of_a_change_over_the_socket_is_the_operating_systems_user(world: World) -> None:
     await person(world, ADA, "viewer")
     made = await minted(world, ADA)
     (event,) = (await ok(world, "GET", "/audit?action=account.pat.mint"))["items"]
@@ -201,7 +203,7 @@ async def test_a_change_over_the_socket_is_the_operating_systems_users(world: Wo
 
 _ASK = """
 import http.client, os, socket, sys
-if os.geteuid() == 0:  # nobody else can become another user
+if os.geteuid() == 0:  # only root can change the user
     os.setgid(65534), os.setuid(54321)
 os.environ["SUDO_USER"] = "root"
 connection = http.client.HTTPConnection("localhost")
@@ -212,7 +214,7 @@ print(connection.getresponse().status)
 """
 
 
-async def test_another_user_at_the_socket_is_named_by_the_kernel_and_by_nothing_that_they_say(world: World) -> None:
+async def test_another_user_at_the_socket_is_identified_by_the_kernel_only(world: World) -> None:
     directory = world.authority._settings.data_dir
     directory.chmod(0o755)
     (directory / "control.sock").chmod(0o666)
@@ -228,7 +230,7 @@ async def test_another_user_at_the_socket_is_named_by_the_kernel_and_by_nothing_
 
 
 async def _named(peers: Peers, directory: Path) -> str:
-    """What these call who sends a request over a socket."""
+    """The actor of a request over the socket, for these peers."""
     app = web.Application()
 
     async def whose(request: web.Request) -> web.Response:
@@ -250,7 +252,7 @@ async def _named(peers: Peers, directory: Path) -> str:
         path.unlink(missing_ok=True)
 
 
-async def test_a_number_without_a_name_is_told_by_itself(settings: Settings) -> None:
+async def test_a_user_id_without_a_name_is_shown_alone(settings: Settings) -> None:
     def nameless(_uid: int) -> str:
         raise KeyError
 
@@ -259,7 +261,7 @@ async def test_a_number_without_a_name_is_told_by_itself(settings: Settings) -> 
     assert await _named(Peers(lambda _uid: "ada"), settings.data_dir) == f"ada (uid {os.geteuid()})"
 
 
-async def test_a_directory_service_that_does_not_answer_holds_nobody_up(
+async def test_a_directory_service_that_does_not_answer_delays_no_request(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer, "NAME_SECONDS", 0.05)
@@ -279,8 +281,8 @@ async def test_a_directory_service_that_does_not_answer_holds_nobody_up(
         answer.set()
 
 
-async def test_who_is_not_known_over_the_socket_changes_nothing(world: World, unused_tcp_port: int) -> None:
-    """As over any connection of which the kernel does not say who is at its other end."""
+async def test_a_caller_whom_the_kernel_does_not_report_changes_nothing(world: World, unused_tcp_port: int) -> None:
+    """A TCP connection stands for any connection for which the kernel reports no user."""
     runner = web.AppRunner(socket_app(world.authority))
     await runner.setup()
     try:

@@ -1,4 +1,4 @@
-"""Retries under an ``Idempotency-Key``: what is made is made once, and its value is shown once."""
+"""Retries with an ``Idempotency-Key`` create a thing once, and show its value once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.control.asking import ask, minted, ok, person
+from tests.unit.control.api_client import minted, ok, person, request
 from tests.unit.control.conftest import World
 
 NEW = {
@@ -17,32 +17,33 @@ NEW = {
     "/orgs/red/tokens": {"user": "ada@example.org", "name": "ci"},
     "/keys": {"name": "ci", "grants": {"red": ["things:read"]}},
     "/orgs/red/keys": {"name": "ci", "role": "viewer"},
+    "/orgs/red/invitations": {"email": "new@example.org", "role": "viewer"},
 }
 
 
 async def send(world: World, path: str, body: object, key: str, token: str = "") -> tuple[int, Any, bool]:
-    status, document, answer = await ask(
+    status, document, answer = await request(
         world, "POST", path, body, token=token, headers={"Idempotency-Key": key} if key else None
     )
     return status, document, answer.headers.get("Idempotency-Replayed") == "true"
 
 
 @pytest.mark.parametrize("path", NEW)
-async def test_a_retry_is_answered_with_what_was_made_and_without_its_value(world: World, path: str) -> None:
+async def test_a_retry_gets_what_was_created_without_its_value(world: World, path: str) -> None:
     await person(world, "ada@example.org", "editor", "red")
     status, made, replayed = await send(world, path, NEW[path], "key-1")
     assert (status, replayed) == (201, False)
     status, again, replayed = await send(world, path, NEW[path], "key-1")
     assert (status, replayed, again["id"]) == (201, True, made["id"])
     assert ("token" not in made) or (made["token"] and again["token"] is None)
-    # Another key is another request, which makes another thing, or finds that there is one already.
+    # Another key is another request, which creates another thing or conflicts with the first.
     status, other, replayed = await send(world, path, NEW[path], "key-2")
     assert not replayed
     assert status == 409 or other["id"] != made["id"]
 
 
 @pytest.mark.parametrize("path", ["/users", "/orgs", "/tokens"])
-async def test_of_many_at_the_same_time_one_makes_it(world: World, path: str) -> None:
+async def test_of_concurrent_requests_with_one_key_one_creates(world: World, path: str) -> None:
     await person(world, "ada@example.org", "editor", "red")
     answers = await asyncio.gather(*(send(world, path, NEW[path], "key") for _ in range(8)))
     assert {status for status, _, _ in answers} == {201}
@@ -50,7 +51,7 @@ async def test_of_many_at_the_same_time_one_makes_it(world: World, path: str) ->
     assert [replayed for _, _, replayed in answers].count(False) == 1
 
 
-async def test_a_key_that_came_with_another_request_is_refused(world: World) -> None:
+async def test_a_key_that_was_used_for_another_request_is_refused(world: World) -> None:
     await send(world, "/orgs", {"name": "one"}, "key")
     status, problem, _ = await send(world, "/orgs", {"name": "two"}, "key")
     assert (status, problem["errors"][0]["field"]) == (422, "Idempotency-Key")
@@ -58,13 +59,13 @@ async def test_a_key_that_came_with_another_request_is_refused(world: World) -> 
     assert status == 422
 
 
-async def test_what_says_the_same_in_other_words_is_the_same_request(world: World) -> None:
+async def test_the_same_request_in_another_form_is_the_same_request(world: World) -> None:
     await send(world, "/orgs", {"name": "one"}, "key")
     status, _, replayed = await send(world, "/orgs", {"display_name": "", "name": "one"}, "key")
     assert (status, replayed) == (201, True)
 
 
-async def test_a_key_is_the_callers_own(world: World) -> None:
+async def test_a_key_belongs_to_its_caller(world: World) -> None:
     await person(world, "root@example.org", "admin")
     tokens = [(await minted(world, "root@example.org"))["token"] for _ in range(2)]
     answers = [await send(world, "/orgs", {"name": "one"}, "key", token) for token in (*tokens, "")]
@@ -80,13 +81,13 @@ async def test_a_request_that_was_refused_is_not_remembered(world: World) -> Non
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "ü", "x" * 256, "a\tb"])
-async def test_a_key_that_is_none_is_refused(world: World, key: str) -> None:
-    status, problem, _ = await ask(world, "POST", "/orgs", {"name": "a"}, headers={"Idempotency-Key": key})
+async def test_an_invalid_key_is_refused(world: World, key: str) -> None:
+    status, problem, _ = await request(world, "POST", "/orgs", {"name": "a"}, headers={"Idempotency-Key": key})
     assert (status, problem["reason"]) == (400, "idempotency_key")
     assert (await ok(world, "GET", "/orgs"))["items"] == []
 
 
-async def test_two_keys_and_a_key_where_nothing_is_made_are_refused(world: World) -> None:
+async def test_two_keys_and_a_key_where_nothing_is_created_are_refused(world: World) -> None:
     headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     async with world.socket.post("/api/v1/orgs", json={"name": "a"}, headers=headers) as answer:
         assert answer.status == 400
@@ -94,6 +95,6 @@ async def test_two_keys_and_a_key_where_nothing_is_made_are_refused(world: World
         assert answer.status == 400
 
 
-async def test_a_key_of_255_characters_is_one(world: World) -> None:
+async def test_a_key_of_255_characters_is_valid(world: World) -> None:
     status, _, _ = await send(world, "/orgs", {"name": "a"}, "!" * 254 + "~")
     assert status == 201

@@ -1,4 +1,4 @@
-"""How often an address may fail, by a clock that the test sets."""
+"""Throttling of failures by address, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ten_failures_at_once_and_then_one_a_second(clock: Clock) -> None:
     assert [throttle.take("192.0.2.1") for _ in range(11)] == [True] * 10 + [False]
 
 
-def test_what_was_no_failure_is_given_back(clock: Clock) -> None:
+def test_a_failure_can_be_given_back(clock: Clock) -> None:
     throttle = Throttle(clock)
     for _ in range(100):
         assert throttle.take("192.0.2.1")
@@ -41,7 +41,7 @@ def test_what_was_no_failure_is_given_back(clock: Clock) -> None:
     assert len(throttle) == 0
 
 
-def test_addresses_are_apart_and_an_ipv6_site_is_one(clock: Clock) -> None:
+def test_addresses_are_counted_separately_and_an_ipv6_site_as_one(clock: Clock) -> None:
     throttle = Throttle(clock, at_once=1)
     assert throttle.take("192.0.2.1")
     assert throttle.take("192.0.2.2")
@@ -62,11 +62,11 @@ def test_addresses_are_apart_and_an_ipv6_site_is_one(clock: Clock) -> None:
         ("nonsense", ""),
     ],
 )
-def test_an_address_counts_for_its_site(address: str, named: str) -> None:
+def test_an_address_is_counted_under_its_site(address: str, named: str) -> None:
     assert site(address) == named
 
 
-def test_what_is_kept_is_bounded_and_the_oldest_makes_room(clock: Clock) -> None:
+def test_memory_is_bounded_and_the_oldest_address_is_dropped(clock: Clock) -> None:
     throttle = Throttle(clock, at_once=1)
     for number in range(ADDRESSES + 100):
         assert throttle.take(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
@@ -74,21 +74,21 @@ def test_what_is_kept_is_bounded_and_the_oldest_makes_room(clock: Clock) -> None
     assert not throttle.take(f"10.0.{(ADDRESSES + 99) >> 8 & 255}.{(ADDRESSES + 99) & 255}")
 
 
-def test_a_clock_that_stands_still_or_goes_back_gives_nothing(clock: Clock) -> None:
+def test_a_clock_that_stops_or_goes_back_refills_nothing(clock: Clock) -> None:
     throttle = Throttle(clock, at_once=1)
     assert throttle.take("192.0.2.1")
     clock.now -= 100
     assert not throttle.take("192.0.2.1")
 
 
-def test_the_address_that_was_touched_longest_ago_makes_room_and_not_the_one_that_came_first(clock: Clock) -> None:
+def test_the_least_recently_used_address_is_dropped_not_the_oldest(clock: Clock) -> None:
     throttle = Throttle(clock, at_once=1)
     addresses = [f"10.0.{number >> 8}.{number & 255}" for number in range(ADDRESSES)]
     assert all([throttle.take(address) for address in addresses])
     assert not throttle.take(addresses[0]), "its one failure is taken, and it was touched again"
     assert throttle.take("192.0.2.1")
-    assert not throttle.take(addresses[0]), "whoever goes on failing is not forgotten"
+    assert not throttle.take(addresses[0]), "an address that keeps failing is not dropped"
     assert not throttle.take(addresses[2])
     assert not throttle.take("192.0.2.1")
-    assert throttle.take(addresses[1]), "of this one nothing was heard for longest"
+    assert throttle.take(addresses[1]), "this address was used least recently"
     assert len(throttle) == ADDRESSES

@@ -1,4 +1,4 @@
-"""A grant to vary in tests."""
+"""A sample grant for tests."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ _GRANT = Grant(
 
 
 def grant(**changes: Any) -> Grant:
-    """A personal token of an editor of things, with these changes."""
+    """The grant of a personal token of an editor of things, with these changes."""
     return replace(_GRANT, **changes)

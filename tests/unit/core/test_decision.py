@@ -1,4 +1,4 @@
-"""The decision, refusal by refusal, in the order in which they count."""
+"""The decision: every reason of a refusal, in the order of the checks."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ ORGS = {"reach": Reach.ORGS, "role": "", "permissions": NOTHING, "orgs": TWO}
         (READ._replace(route=Route(index=1, path="/b/**", access=Access.DENIED)), grant(), Reason.ROUTE_DENIED),
     ],
 )
-def test_the_first_refusal_is_the_answer(match: Match, held: Grant, reason: Reason) -> None:
+def test_the_first_failed_check_gives_the_reason(match: Match, held: Grant, reason: Reason) -> None:
     assert decide(match, held, NOW) is reason
     assert decision(match, held, NOW).reason is reason
 
@@ -98,21 +98,21 @@ def test_a_verdict_names_its_grounds() -> None:
 
 
 @pytest.mark.parametrize("kind", [ACCOUNT, ORGS])
-def test_the_grounds_of_a_verdict_are_those_of_the_organisation(kind: dict[str, Any]) -> None:
+def test_a_verdict_for_a_token_of_several_organisations_has_the_grounds_of_the_named_one(kind: dict[str, Any]) -> None:
     held = grant(**kind)
     assert decision(READ._replace(org="acme"), held, NOW).role_entry == Permission("things", None, "read")
     assert decision(READ._replace(org="o2"), held, NOW).role_entry == Permission("things", None, None)
     assert decision(UPDATE._replace(org="acme"), held, NOW).role_entry is None
 
 
-def test_what_is_reached_is_told_of_tokens_of_several_organisations_only() -> None:
+def test_reached_is_none_except_for_tokens_of_several_organisations() -> None:
     assert reached("acme", grant(**ORGS)) is reached("o1", grant(**ACCOUNT)) is TWO["o1"]
     assert (
         reached("gamma", grant(**ACCOUNT)) is reached(None, grant(**ACCOUNT)) is reached("acme", grant(**ORG)) is None
     )
 
 
-def test_the_permission_needed_is_a_scope_token_whatever_the_path_holds() -> None:
+def test_the_needed_permission_is_a_scope_token_for_any_path() -> None:
     assert needed_permission(READ._replace(entity_id=None, operation="list")) == "things:list"
     assert needed_permission(READ._replace(entity='t"\\ :é', entity_id="*")) == "t%22%5C%20%3A%C3%A9/%2A:read"
     assert needed_permission(READ._replace(operation=None)) == ""

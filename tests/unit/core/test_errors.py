@@ -1,4 +1,4 @@
-"""The error tree: origins, retryability, and the tree in the docstring being the tree."""
+"""The error tree: origins, retryability, and a docstring that shows the actual tree."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def tree(root: type[PatgateError]) -> list[type[PatgateError]]:
 
 
 @pytest.mark.parametrize("error", tree(PatgateError))
-def test_an_error_knows_its_origin_and_is_in_the_tree(error: type[PatgateError]) -> None:
+def test_every_error_has_an_origin_and_is_in_the_tree(error: type[PatgateError]) -> None:
     assert isinstance(error.origin, Origin)
     assert error.__name__ in (errors.__doc__ or "")
     assert error.__doc__
 
 
-def test_only_what_may_pass_by_itself_is_retryable() -> None:
+def test_only_temporary_failures_are_retryable() -> None:
     assert {error.__name__ for error in tree(PatgateError) if error.retryable} == (
         {"StoreUnavailable", "AuthorityUnavailable", "AuthorityOverloaded"}
     )
 
 
-def test_a_configuration_error_says_every_problem_with_its_line() -> None:
+def test_a_configuration_error_has_every_problem_with_its_line() -> None:
     problems = [ConfigurationProblem(path="routes[3].upstream", line=12, message="there is no such upstream")]
     error = ConfigurationError([*problems, ConfigurationProblem(path="", line=None, message="the file is empty")])
     assert str(error) == "line 12: routes[3].upstream: there is no such upstream\nthe file is empty"

@@ -1,4 +1,4 @@
-"""Identity headers: what is sent, and what is never taken from a client."""
+"""Identity headers: which are sent, and which are stripped from a client's request."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pytest
 from proxy.core.identity import (
     PRESETS,
     STRIPPED,
+    IdentityHeaders,
     IdentityNameError,
+    IdentityOutputs,
     encode_value,
     identity_lines,
     names_from,
-    stripped_names,
 )
 from proxy.core.kinds import Reach
 from proxy.core.permissions import PermissionSet
@@ -19,7 +20,7 @@ from proxy.core.request.claims import fold
 from tests.unit.core.grants import grant
 
 
-def test_every_header_of_the_preset_is_sent_empty_where_nothing_is_known() -> None:
+def test_every_header_of_the_preset_is_sent_even_if_empty() -> None:
     assert identity_lines(PRESETS["patgate"], grant()) == (
         b"X-Auth-User: u1\r\nX-Auth-Email: ada@example.org\r\nX-Auth-Org: \r\nX-Auth-Role: editor\r\n"
         b"X-Auth-Scopes: \r\nX-Auth-Token: acme_pat_abcDEF123456\r\nX-Auth-Token-Name: laptop\r\nX-Auth-Kind: pat\r\n"
@@ -42,7 +43,7 @@ def test_scopes_are_a_list_with_spaces_and_names_are_encoded() -> None:
     assert lines.count(b"\r\n") == 8
 
 
-def test_the_other_presets_send_what_their_backends_know() -> None:
+def test_the_other_presets_send_their_own_headers() -> None:
     assert identity_lines(PRESETS["oauth2-proxy"], grant()) == (
         b"X-Forwarded-User: u1\r\nX-Forwarded-Email: ada@example.org\r\nX-Forwarded-Groups: editor\r\n"
         b"X-Forwarded-Preferred-Username: ada@example.org\r\n"
@@ -61,20 +62,20 @@ def test_the_other_presets_send_what_their_backends_know() -> None:
         b"X_HTTP_Method_Override", b"X-Request-ID", b"X-Forwarded-Method",
     ],
 )  # fmt: skip
-def test_a_client_may_not_say_this(name: bytes) -> None:
+def test_these_client_headers_are_stripped(name: bytes) -> None:
     assert fold(name) in STRIPPED
 
 
 @pytest.mark.parametrize(
     "name", [b"Accept", b"Host", b"Content-Length", b"X-Authuser", b"X-Auth-Users", b"traceparent"]
 )
-def test_a_client_may_say_this(name: bytes) -> None:
+def test_these_client_headers_are_kept(name: bytes) -> None:
     assert fold(name) not in STRIPPED
 
 
-def test_configured_names_are_stripped_too() -> None:
+def test_configured_names_are_stripped() -> None:
     names = names_from({"user": "X-Principal", "email": "X_Principal_Email"})
-    assert stripped_names(names) == STRIPPED | {b"x-principal", b"x-principal-email"}
+    assert IdentityOutputs((IdentityHeaders(names),)).stripped == STRIPPED | {b"x-principal", b"x-principal-email"}
     assert identity_lines(names, grant()) == b"X-Principal: u1\r\nX_Principal_Email: ada@example.org\r\n"
     assert names_from("remote-user") is PRESETS["remote-user"]
 

@@ -1,4 +1,4 @@
-"""Every name that has a meaning of its own is one that no identity is written to, and every claim is stripped."""
+"""No header with another meaning can carry an identity, and every claim is stripped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from proxy.core.identity import STRIPPED, IdentityNameError, names_from
 from proxy.core.request.claims import fold
 
-#: RFC 9110 and 9112, cookies (RFC 6265), and what this gateway reads or writes itself.
+#: RFC 9110 and 9112, cookies (RFC 6265), and the headers that this gateway itself reads or writes.
 RESERVED = (
     "Authorization", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Date", "Expect",
     "Host", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Set-Cookie", "TE",
@@ -23,13 +23,13 @@ CLAIMS = (
 
 
 @pytest.mark.parametrize("name", RESERVED + CLAIMS)
-def test_no_identity_is_written_to_a_name_that_means_something_else(name: str) -> None:
+def test_a_header_with_another_meaning_cannot_carry_an_identity(name: str) -> None:
     for alias in (name, name.lower(), name.replace("-", "_")):
         with pytest.raises(IdentityNameError):
             names_from({"user": alias})
 
 
 @pytest.mark.parametrize("name", CLAIMS)
-def test_what_a_client_claims_is_stripped_under_every_alias(name: str) -> None:
+def test_every_claim_of_a_client_is_stripped_under_every_alias(name: str) -> None:
     for alias in (name, name.upper(), name.replace("-", "_"), name.replace("-", ".")):
         assert fold(alias.encode()) in STRIPPED

@@ -1,4 +1,4 @@
-"""Permissions: what their texts mean, and that a wildcard is never met by a request's own star."""
+"""Permissions: parsing, matching, and a ``*`` in a request, which never equals a wildcard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READ = ("things", "42", "read")
         ("things/%2A:read", Permission("things", "*", "read")),
     ],
 )
-def test_a_text_says_entity_id_and_operation(text: str, parsed: Permission) -> None:
+def test_a_text_is_parsed_to_entity_id_and_operation(text: str, parsed: Permission) -> None:
     assert Permission.parse(text) == parsed
     assert Permission.parse(str(parsed)) == parsed
 
@@ -58,7 +58,7 @@ def test_a_text_says_entity_id_and_operation(text: str, parsed: Permission) -> N
         "**:read",
     ],
 )
-def test_a_text_that_is_no_permission_is_refused_and_not_repeated(text: str) -> None:
+def test_an_invalid_text_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(PermissionSyntaxError) as raised:
         Permission.parse(text)
     assert len(text) < 4 or text not in str(raised.value)
@@ -85,7 +85,7 @@ def test_a_text_that_is_no_permission_is_refused_and_not_repeated(text: str) -> 
         (["things:read"], ("things", "42", "READ"), False),
     ],
 )
-def test_a_set_allows_what_an_entry_allows(
+def test_a_set_allows_exactly_what_one_of_its_entries_allows(
     texts: list[str], request_: tuple[str, str | None, str], allowed: bool
 ) -> None:
     permissions = PermissionSet.of(texts)
@@ -93,7 +93,7 @@ def test_a_set_allows_what_an_entry_allows(
     assert (permissions.entry_for(*request_) is not None) is allowed
 
 
-def test_a_star_in_a_request_is_a_name() -> None:
+def test_a_star_in_a_request_is_an_ordinary_name() -> None:
     assert not PermissionSet.of(["things:read", "things/42:*"]).allows("*", "42", "read")
     assert not PermissionSet.of(["things/42:read"]).allows("things", "*", "read")
     assert not PermissionSet.of(["things:read"]).allows("things", "42", "*")
@@ -101,12 +101,12 @@ def test_a_star_in_a_request_is_a_name() -> None:
     assert not PermissionSet.of(["things/%2A:read"]).allows("things", "42", "read")
 
 
-def test_the_most_exact_entry_is_the_one_that_explains() -> None:
+def test_entry_for_returns_the_most_specific_entry() -> None:
     permissions = PermissionSet.of(["*:*", "things:*", "things/42:read"])
     assert str(permissions.entry_for(*READ)) == "things/42:read"
 
 
-def test_equal_sets_are_one_object_for_as_long_as_one_is_held() -> None:
+def test_equal_sets_are_one_object_while_one_is_referenced() -> None:
     first = PermissionSet.of(["things:read", "a:list", "things:read"])
     assert PermissionSet.of(("a/*:list", "things:read")) is first
     assert first.texts == ("a:list", "things:read")
@@ -126,14 +126,14 @@ def test_covers_is_exact_about_wildcards() -> None:
     assert things.covers(PermissionSet.of([]))
 
 
-def test_an_operations_name_is_plain() -> None:
+def test_operation_names_have_a_plain_grammar() -> None:
     assert valid_operation("publish")
     for name in ("", "*", "a b", "a:b", "a/b", "-a", "a" * 65, "lösen", "a\n"):
         assert not valid_operation(name)
 
 
-def test_large_sets_are_built_and_compared_without_holding_each_entry_against_each() -> None:
-    """One thread answers every worker: ten thousand by ten thousand would take it for a minute."""
+def test_large_sets_are_compared_without_comparing_all_pairs_of_entries() -> None:
+    """Comparing ten thousand entries with ten thousand others would block the event loop for a minute."""
     begun = time.monotonic()
     wide = PermissionSet.of([f"e{number}:op{number}" for number in range(10_000)])
     exact = PermissionSet.of([f"e{number}/i{number}:op{number}" for number in range(10_000)])
@@ -143,7 +143,7 @@ def test_large_sets_are_built_and_compared_without_holding_each_entry_against_ea
     assert time.monotonic() - begun < 15
 
 
-def test_entries_for_every_entity_are_not_copied_into_each_that_is_named() -> None:
+def test_entries_for_every_entity_are_not_copied_into_each_named_entity() -> None:
     texts = [f"*:op{number}" for number in range(500)] + [f"e{number}:own" for number in range(500)]
     tracemalloc.start()
     try:
@@ -159,7 +159,7 @@ def test_entries_for_every_entity_are_not_copied_into_each_that_is_named() -> No
 
 
 @pytest.mark.parametrize("text", ["things:read", "things/%2A:read", "a%62c:read", "things/*:read", "*/x:read", "*/*:*"])
-def test_the_canonical_text_is_that_of_the_permission_read(text: str) -> None:
+def test_the_canonical_text_is_that_of_the_parsed_permission(text: str) -> None:
     assert Permission.canonical(text) == str(Permission.parse(text))
 
 

@@ -1,4 +1,4 @@
-"""The table of reasons is whole, and its rows say no more than they may."""
+"""The table of reasons is complete, and its rows reveal nothing about a token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_reason_has_a_row_and_every_row_a_reason() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_a_row_is_complete_and_its_status_fits_its_challenge(reason: Reason) -> None:
+def test_every_row_is_complete_and_its_challenge_fits_its_status(reason: Reason) -> None:
     row = TABLE[reason]
     assert row.status in STATUS[row.challenge]
     assert row.title and row.detail.endswith(".") and row.public

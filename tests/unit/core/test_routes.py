@@ -73,18 +73,20 @@ def matched(routes: RouteTable, method: str, path: str, host: str = "h") -> tupl
         ("GET", "/v2/things", None),
     ],
 )
-def test_the_example_configuration(method: str, path: str, expected: tuple[str | None, ...] | None) -> None:
+def test_the_routes_of_the_example_configuration_match(
+    method: str, path: str, expected: tuple[str | None, ...] | None
+) -> None:
     assert matched(EXAMPLE, method, path) == expected
 
 
-def test_the_first_route_wins_even_where_a_later_one_is_more_exact() -> None:
+def test_the_first_route_wins_even_if_a_later_one_is_more_specific() -> None:
     assert matched(table({"path": "/{entity}"}, {"path": "/things"}), "GET", "/things") == (
         ("/{entity}", "things", None, "list", None)
     )
     assert matched(table({"path": "/**"}, {"path": "/things"}), "GET", "/things") == ("/**", None, None, "list", None)
 
 
-def test_a_walk_takes_up_the_capture_where_the_literal_leads_nowhere() -> None:
+def test_a_capture_matches_if_the_literal_alternative_does_not() -> None:
     routes = table({"path": "/v1/things/x/y"}, {"path": "/v1/{entity}/{id}"}, {"path": "/v1/**"})
     assert matched(routes, "GET", "/v1/things/x") == ("/v1/{entity}/{id}", "things", "x", "read", None)
     assert matched(routes, "GET", "/v1/things/x/z") == ("/v1/**", None, None, "list", None)
@@ -103,13 +105,13 @@ def test_a_route_for_some_methods_leaves_the_others_to_later_routes() -> None:
     assert routes.match("", "h", "/a") is None
 
 
-def test_naming_head_alone_opens_nothing_to_get() -> None:
+def test_a_route_for_head_does_not_match_get() -> None:
     routes = table({"path": "/a", "methods": frozenset({"HEAD"}), "operations": {"HEAD": "peek"}})
     assert matched(routes, "HEAD", "/a") == ("/a", None, None, "peek", None)
     assert routes.match("GET", "h", "/a") is None
 
 
-def test_given_operations_are_all_there_are() -> None:
+def test_configured_operations_replace_all_defaults() -> None:
     routes = table({"path": "/v1/{entity}/{id}", "operations": {"POST": "share"}})
     assert [routes.match(method, "h", "/v1/a/b")[3] for method in ("POST", "GET", "HEAD", "DELETE")] == [  # type: ignore[index]
         "share",
@@ -119,7 +121,7 @@ def test_given_operations_are_all_there_are() -> None:
     ]
 
 
-def test_hosts_are_exact_or_below_a_wildcard_whatever_their_case_and_port() -> None:
+def test_hosts_match_exactly_or_by_wildcard_ignoring_case_and_port() -> None:
     routes = table(
         {"path": "/a", "host": "API.example.com"},
         {"path": "/a", "host": "*.dev.example.com"},
@@ -138,7 +140,7 @@ def test_hosts_are_exact_or_below_a_wildcard_whatever_their_case_and_port() -> N
     assert routes.match("GET", "elsewhere", "/b") is not None
 
 
-def test_an_entity_that_the_route_says_is_not_taken_from_the_path() -> None:
+def test_the_entity_of_a_route_has_precedence_over_a_captured_one() -> None:
     assert matched(table({"path": "/{entity}/{id}", "entity": "things"}), "GET", "/users/1") == (
         ("/{entity}/{id}", "things", "1", "read", None)
     )
@@ -148,7 +150,7 @@ def test_an_empty_table_matches_nothing() -> None:
     assert RouteTable(()).match("GET", "h", "/") is None
 
 
-def test_what_requests_bring_is_not_remembered() -> None:
+def test_requests_do_not_grow_the_table_without_bound() -> None:
     routes = table({"path": "/v1/{entity}/{id}", "host": "*.example.com"}, {"path": "/x/**"})
 
     def size() -> int:

@@ -1,4 +1,4 @@
-"""The token format, its public parts, and what it must never show."""
+"""The token format, its public parts, and the secret that it never shows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_rotation_keeps_id_and_prefix_and_changes_the_secret() -> None:
 
 
 @pytest.mark.parametrize("token_id", ["", "short", "x" * 13, "abc_EF123456", "abcDEF12345é"])
-def test_an_id_that_is_none_is_not_minted(token_id: str) -> None:
+def test_mint_refuses_an_invalid_id(token_id: str) -> None:
     with pytest.raises(ValueError, match="12"):
         ACME.mint(Kind.PAT, token_id)
 
@@ -54,7 +54,7 @@ def test_only_a_whole_token_parses(change: str) -> None:
     assert ACME.parse(change.format(ACME.mint(Kind.PAT).token)) is None
 
 
-def test_another_brands_token_is_not_ours() -> None:
+def test_a_token_of_another_brand_does_not_parse() -> None:
     assert ACME.parse(TokenFormat("acmf").mint(Kind.PAT).token) is None
 
 
@@ -70,7 +70,7 @@ def test_no_repr_shows_a_secret() -> None:
     assert secret not in repr(ACME.parse(minted.token))
 
 
-def test_a_digest_is_hmac_sha256_and_fits_its_token_and_key_only() -> None:
+def test_a_digest_is_hmac_sha256_and_matches_only_its_token_and_key() -> None:
     made = digest(b"k" * 32, b"token")
     assert made == hmac.new(b"k" * 32, b"token", hashlib.sha256).digest()
     assert verify_digest(b"k" * 32, b"token", made)

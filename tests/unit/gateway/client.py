@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 from dataclasses import dataclass, field
+from typing import cast
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -17,7 +18,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @dataclass(kw_only=True)
 class Answer:
-    """A response as it came off the socket."""
+    """A response as it was read from the socket."""
 
     status: int
     head: bytes
@@ -52,12 +53,24 @@ class Client:
         self.writer = writer
 
     def send(self, data: bytes) -> None:
-        # What is written to a peer that has gone is lost; uvloop would raise where asyncio drops it.
+        # A write to a peer that has gone is lost; uvloop would raise where asyncio drops it.
         if not self.writer.is_closing():
             self.writer.write(data)
 
+    def stop_reading(self) -> None:
+        """Leave in the kernel what comes from now on."""
+        self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        return cast(asyncio.Transport, self.writer.transport)
+
     def reset(self) -> None:
-        """Leave with a reset: a mere end of sending is no sign that nobody waits for the answer."""
+        """Leave with a reset, because the end of the sending side alone may be a half-close."""
         reset(self.writer)
 
     async def answer(self, method: str = "GET", *, seconds: float = 20.0) -> Answer:

@@ -1,4 +1,4 @@
-"""The forward-auth entry of a worker, and a transport for what no loopback connection can be."""
+"""The forward-auth entry of a worker, and a transport for client addresses that no loopback connection has."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from proxy.core.routes import Route
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.forward_auth import ForwardAuthPipeline
-from tests.unit.gateway.kit import HOST, NAMES, Gateway
+from tests.unit.gateway.kit import HOST, Gateway
 
 TRUSTED = (f"{HOST}/32",)
 
@@ -33,7 +34,7 @@ async def entry(
         authenticator=gateway.authenticator,
         responder=gateway.pipeline.responder,
         recorder=gateway.recorder,
-        empty_lines="".join(f"{name}: \r\n" for _, name in NAMES.headers).encode(),
+        identity=BackendIdentity(gateway.identity, on_open_routes=True),
         max_request_line=max_request_line,
     )
     gateway.listener.pipeline = pipeline
@@ -46,7 +47,7 @@ async def entry(
 
 
 class Wire(asyncio.Transport):
-    """A transport to a peer of any address, which keeps what is written and never has enough."""
+    """A transport to a peer of any address, which keeps what is written and is never full."""
 
     def __init__(self, address: str) -> None:
         super().__init__({"peername": (address, 4711)})
@@ -83,7 +84,7 @@ class Wire(asyncio.Transport):
 
 
 def connected(gateway: Gateway, address: str) -> tuple[ClientConnection, Wire]:
-    """A connection from ``address``, of whose end nothing is left."""
+    """A connection from ``address``, and its transport."""
     connection, wire = gateway.listener.connection(address), Wire(address)
     gateway.listener.arriving += 1
     connection.connection_made(wire)

@@ -18,7 +18,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, Grant, OrgGrant
@@ -26,8 +26,10 @@ from proxy.core.permissions import PermissionSet
 from proxy.core.request.claims import fold
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
+from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
@@ -44,7 +46,7 @@ from tests.unit.gateway.client import Answer as Answer
 from tests.unit.gateway.client import Client as Client
 from tests.unit.gateway.client import reset as reset
 
-NAMES: Final = PRESETS["patgate"]
+IDENTITY: Final = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),))
 TOKENS: Final = TokenFormat("acme")
 CACHE_KEY: Final = bytes(range(32))
 HOST: Final = "127.0.0.1"
@@ -117,7 +119,7 @@ async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> No
 
 
 class BackendConnection:
-    """One connection to the scripted backend: reads requests by their framing, keeps what came off the socket."""
+    """One connection to the scripted backend: reads requests by their framing and keeps all bytes."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number = number
@@ -138,7 +140,7 @@ class BackendConnection:
         return data
 
     async def chunked(self) -> bytes:
-        """A chunked body as it came, through its end."""
+        """A chunked body as it was received, through its end."""
         raw = b""
         while True:
             line = await self.reader.readuntil(b"\r\n")
@@ -181,9 +183,13 @@ class Backend:
         self._server = await asyncio.start_server(self._accept, sock=sock, limit=2**20)
         self.port = sock.getsockname()[1]
 
-    async def close(self) -> None:
+    def refuse(self) -> None:
+        """Take no new connection; the kernel refuses them."""
         assert self._server is not None
         self._server.close()
+
+    async def close(self) -> None:
+        self.refuse()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -209,7 +215,7 @@ class Backend:
 
 
 def answering(answer: bytes | Callable[[bytes], bytes]) -> Handler:
-    """A handler that gives every bodiless request the same answer, or the one made of its head."""
+    """A handler that gives every request without a body the same answer, or one computed from its head."""
 
     async def handle(connection: BackendConnection) -> None:
         while True:
@@ -225,12 +231,19 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
 
 @dataclass(frozen=True, kw_only=True)
 class Entrance:
-    """How the gateway's socket accepts; the defaults let everybody in at once."""
+    """How the gateway's socket accepts; the defaults accept every client at once."""
 
     connections: int = 1000
     introduced_by: tuple[str, ...] = ()
     handshake_seconds: float = 30.0
     context: ssl.SSLContext | None = None
+    seen_by_acceptor: Callable[[Listener], Any] = lambda listener: listener
+    """What the acceptor has in the place of the listener."""
+
+
+def task_runs(name: str) -> bool:
+    """Whether a task of this name runs."""
+    return any(task.get_name() == name for task in asyncio.all_tasks())
 
 
 class Gateway:
@@ -260,15 +273,18 @@ class Gateway:
         credentials: Iterable[str] = ("bearer", "basic", "x-api-key"),
         access: Literal["off", "refusals", "all"] = "refusals",
         upstream: UpstreamSettings | None = None,
+        identity: IdentityOutputs = IDENTITY,
         client_rate: int = 0,
         drop_misplaced: bool = False,
         half_close: bool = False,
         entrance: Entrance | None = None,
+        cache_capacity: int = 1000,
     ) -> None:
         credentials = tuple(credentials)
         self._facts = entrance or Entrance()
+        self.identity = identity
         self.page = make_page() if page is None else page
-        self.cache = make_cache()
+        self.cache = make_cache(capacity=cache_capacity)
         self.link = AuthorityLink(link_path or Path("/nonexistent"), slot=0, cache=self.cache)
         if link_path is None:
             self.cache.reset(self.page[SLOT_EPOCH])
@@ -276,7 +292,7 @@ class Gateway:
         self._linked = link_path is not None
         table = RouteTable(default_routes() if routes is None else routes)
         self.authenticator = Authenticator(
-            cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, names=NAMES, schemes=credentials
+            cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, identity=identity, schemes=credentials
         )
         self.access: list[dict[str, Any]] = []
         self.recorder = ExchangeRecorder(
@@ -291,11 +307,8 @@ class Gateway:
             authenticator=self.authenticator,
             responder=Responder(realm="acme", basic="basic" in credentials),
             recorder=self.recorder,
-            mutator=Mutator(
-                empty_lines="".join(f"{name}: \r\n" for _, name in NAMES.headers).encode(),
-                foreign_credentials=self.authenticator.foreign_credentials,
-                pseudonym=PSEUDONYM,
-            ),
+            identity=BackendIdentity(identity, on_open_routes=False),
+            mutator=Mutator(foreign_credentials=self.authenticator.foreign_credentials, pseudonym=PSEUDONYM),
             upstreams={
                 "app": upstream
                 or UpstreamSettings(
@@ -311,7 +324,7 @@ class Gateway:
         self.listener = Listener(
             pipeline=self.pipeline,
             parser=HeadParser(
-                stripped=stripped_names(NAMES),
+                stripped=identity.stripped,
                 api_key="x-api-key" in credentials,
                 search=self.authenticator.search,
                 second_targets=frozenset(fold(name.encode()) for name in Headers().second_targets),
@@ -323,27 +336,30 @@ class Gateway:
             ),
             trusted=[ip_network(text) for text in trusted],
             boot=b"0123456789abcdef",
-            max_head=max_head,
-            max_request_line=max_request_line,
-            max_body=max_body,
-            head_seconds=head_seconds,
-            body_idle_seconds=body_idle_seconds,
-            keepalive_seconds=keepalive_seconds,
-            answer_seconds=answer_seconds,
-            tunnel_seconds=tunnel_seconds,
-            stream_seconds=stream_seconds,
-            client_rate=client_rate,
-            half_close=half_close,
+            limits=ListenerLimits(
+                max_head=max_head,
+                max_request_line=max_request_line,
+                max_body=max_body,
+                handshake_ns=nanoseconds(self._facts.handshake_seconds),
+                head_ns=nanoseconds(head_seconds),
+                body_idle_ns=nanoseconds(body_idle_seconds),
+                keepalive_ns=nanoseconds(keepalive_seconds),
+                answer_ns=nanoseconds(answer_seconds),
+                tunnel_ns=nanoseconds(tunnel_seconds),
+                stream_ns=nanoseconds(stream_seconds),
+                client_rate=client_rate,
+                half_close=half_close,
+            ),
             tls=self._facts.context is not None,
         )
         self.port = 0
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
 
     def admit(self, **facts: Any) -> Minted:
         """A new token whose grant is in the cache."""
         minted = TOKENS.mint(facts.get("kind", Kind.PAT))
         grant = make_grant(minted, **facts)
-        self.cache.store(grant, NAMES)
+        self.cache.store(grant, self.identity)
         return minted
 
     async def client(self, *, receive_buffer: int | None = None) -> Client:
@@ -356,7 +372,7 @@ class Gateway:
             sock=sock, limit=2**20 if receive_buffer is None else receive_buffer
         )
         client = Client(reader, writer)
-        self._clients.append(client)
+        self.clients.append(client)
         return client
 
     async def start(self) -> None:
@@ -364,13 +380,12 @@ class Gateway:
         self.tally = AcceptCounters()
         self.port = bound.getsockname()[1]
         self.acceptor = Acceptor(
-            self.listener,
+            self._facts.seen_by_acceptor(self.listener),
             [bound],
             name="proxy",
             limit=self._facts.connections,
             context=self._facts.context,
             introduced_by=[ip_network(text) for text in self._facts.introduced_by],
-            handshake_seconds=self._facts.handshake_seconds,
             tally=self.tally,
             log=get_logger("test"),
         )
@@ -380,10 +395,14 @@ class Gateway:
         self.sweeps = 0
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
 
+    def stop_sweeping(self) -> None:
+        """Look at no deadline any more."""
+        self._sweeper.cancel()
+
     async def close(self) -> None:
         self.acceptor.abort()
-        self._sweeper.cancel()
-        for client in self._clients:
+        self.stop_sweeping()
+        for client in self.clients:
             client.writer.transport.abort()
         for connection in list(self.listener.connections):
             connection.abort()
@@ -404,12 +423,12 @@ class Gateway:
     @property
     def idle(self) -> int:
         """Idle upstream connections."""
-        return sum(len(server.idle) for upstream in self.pipeline._upstreams.values() for server in upstream.servers)
+        return sum(len(server.idle) for pool in self.pipeline.upstreams.pools for server in pool.servers)
 
     @property
     def active(self) -> int:
         """Upstream exchanges that are counted as open."""
-        return sum(server.active for upstream in self.pipeline._upstreams.values() for server in upstream.servers)
+        return sum(server.active for pool in self.pipeline.upstreams.pools for server in pool.servers)
 
 
 def make_route(path: str, access: Access, *, index: int = 0, **more: Any) -> Route:

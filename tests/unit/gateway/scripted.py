@@ -1,4 +1,4 @@
-"""An authority in the test's own process: it speaks ``core.wire`` on a unix socket and answers from a script."""
+"""An authority in the test's own process: it speaks ``core.ipc.wire`` on a unix socket and answers from a script."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Authority:
         self._server = await asyncio.start_unix_server(self._accept, self.path)
 
     async def stop(self) -> None:
-        """Be gone, as after kill -9: no new connections, and the present ones end."""
+        """End, as after kill -9: no new connections, and the open ones are closed."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -53,14 +53,18 @@ class Authority:
         self._writers.clear()
 
     def change(self, *keys: str) -> int:
-        """A committed change; the page is the caller's to raise."""
+        """A committed change; the caller raises the epoch on the page."""
         self.epoch += 1
         self.changes[self.epoch] = list(keys)
         return self.epoch
 
     def push(self, message: Message) -> None:
+        self.send(frame(message))
+
+    def send(self, data: bytes) -> None:
+        """These bytes to every worker."""
         for writer in self._writers:
-            writer.write(frame(message))
+            writer.write(data)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer), name="scripted authority")
@@ -96,7 +100,7 @@ class Authority:
             writer.write(frame({"id": message["id"], **answer}))
 
     def usual(self, message: Message) -> Message | None:
-        """What an authority answers."""
+        """The answer to one request."""
         if message["op"] == "hello":
             return {"epoch": self.epoch, "cache_key": self.cache_key.hex()}
         if message["op"] == "changes":
@@ -110,7 +114,7 @@ class Authority:
         return None
 
     def resolved(self, message: Message, as_of: int | None = None) -> Message:
-        """The answer to a question about prefixes: what is true now, as of now or of another epoch."""
+        """The answer to a lookup of prefixes, as of the current epoch or another one."""
         found = [self.found(prefix) for prefix in message["prefixes"]]
         return {"as_of": self.epoch if as_of is None else as_of, "found": found}
 

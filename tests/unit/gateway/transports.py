@@ -1,4 +1,4 @@
-"""A transport without a network: it keeps what is written."""
+"""A transport without a network, which keeps what is written."""
 
 from __future__ import annotations
 

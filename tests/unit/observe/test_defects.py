@@ -1,4 +1,4 @@
-"""Exceptions that nobody was prepared for are one redacted, bounded line and a count, wherever they are found."""
+"""Every unexpected exception is one redacted, bounded log line and counted, wherever it is caught."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_an_exception_that_reaches_the_event_loop_is_one_line_without_secr
     assert counted() == before + 1
 
 
-async def test_as_many_as_a_client_can_cause_write_no_more_than_one_kind_of_line_may(stream: io.StringIO) -> None:
+async def test_defects_write_no_more_than_the_quota_of_one_kind_of_line(stream: io.StringIO) -> None:
     defects.install(asyncio.get_running_loop())
     context = {"message": "Fatal error: protocol.data_received() call failed.", "exception": RuntimeError("x" * 3000)}
     for _ in range(20_000):
@@ -73,7 +73,7 @@ async def test_as_many_as_a_client_can_cause_write_no_more_than_one_kind_of_line
     assert len(written) + sum(line.get("left_out", 0) for line in written) + last["count"] == 20_000
 
 
-async def test_a_connection_that_the_network_broke_is_no_defect(stream: io.StringIO) -> None:
+async def test_a_connection_that_the_network_breaks_is_no_defect(stream: io.StringIO) -> None:
     before = counted()
     defects.install(asyncio.get_running_loop())
     context = {"message": "Fatal error on transport", "exception": TimeoutError(), "transport": object()}
@@ -82,7 +82,7 @@ async def test_a_connection_that_the_network_broke_is_no_defect(stream: io.Strin
     assert counted() == before
 
 
-async def test_a_task_that_nobody_awaits_is_reported_when_it_fails(stream: io.StringIO) -> None:
+async def test_a_task_that_is_not_awaited_is_reported_when_it_fails(stream: io.StringIO) -> None:
     async def failing() -> None:
         fail()
 
@@ -115,7 +115,7 @@ fail()
 """
 
 
-def test_what_python_itself_would_print_is_lines_of_the_log() -> None:
+def test_exceptions_and_warnings_that_python_would_print_are_logged() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, TOKEN], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 1
     found = [json.loads(line) for line in done.stderr.splitlines()]

@@ -1,4 +1,4 @@
-"""What /metrics writes is read back by prometheus-client's own parser."""
+"""The parser of prometheus-client reads the same values from ``/metrics``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines are JSON, ASCII and free of secrets, whoever writes them."""
+"""Every log line is JSON and ASCII and contains no secret, also those of libraries."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_line_has_time_level_event_process_and_its_fields(stream: io.StringIO)
     }
 
 
-def test_of_a_token_only_the_public_prefix_is_written_wherever_it_stands(stream: io.StringIO) -> None:
+def test_every_part_of_a_line_has_only_the_public_prefix_of_a_token(stream: io.StringIO) -> None:
     log = logs.get_logger("x")
     log.info(f"event {TOKEN}", field=TOKEN, nested={"a": [TOKEN]}, **{f"k{TOKEN}": 1})
     logging.getLogger("library").warning("from a library: %s", TOKEN)
@@ -80,11 +80,11 @@ def test_of_a_token_only_the_public_prefix_is_written_wherever_it_stands(stream:
         f"acme_key_{ID}_{SECRET[:5]}",
         f"/a%2F{TOKEN.replace('_', '%5f')}",
         f"/a%252F{TOKEN.replace('_', '%255F')}",
-        # Found by fuzzing: eight characters and the brand made an id, and the token's own kind its secret.
+        # Found by fuzzing: eight characters and the brand were read as an id, and the token's kind as the secret.
         f"acme_pat_01234567{TOKEN}",
     ],
 )
-def test_credentials_in_any_dress_are_removed(text: str) -> None:
+def test_credentials_are_removed_in_every_form(text: str) -> None:
     assert SECRET[:5] not in logs.redact(text)
 
 
@@ -114,14 +114,14 @@ def test_terminal_escapes_and_line_ends_are_escaped() -> None:
     assert "\\r\\n" in line and "\\u001b" in line and "\\u007f" in line and "\\u009b" in line
 
 
-def test_odd_values_are_described_not_raised() -> None:
+def test_a_value_that_json_cannot_hold_is_replaced_by_its_type() -> None:
     line = logs.render(logs.compose("info", "x", {"o": object(), "n": float("nan"), "long": "y" * 10_000}, now=0.0))
     assert json.loads(line)["o"] == "<object>"
     assert len(line) < 5_000
 
 
 @given(st.text(), st.text())
-def test_a_line_for_people_is_one_line_of_printable_ascii_too(event: str, value: str) -> None:
+def test_the_text_format_is_also_one_line_of_printable_ascii(event: str, value: str) -> None:
     line = logs.render_text(logs.compose("info", event, {"value": value}, now=0.0))
     assert line.isascii() and line.isprintable()
     assert line.startswith("1970-01-01T00:00:00.000Z INFO ")

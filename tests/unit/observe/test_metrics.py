@@ -1,4 +1,4 @@
-"""The metric definitions hold together and are documented."""
+"""The metric definitions are consistent and documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A token is no secret's worth less for what stands around it, or for how it is written."""
+"""The redactor finds a token in any context, encoding and letter case."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ ESCAPED = "".join(f"%{ord(letter):02X}" for letter in TOKEN)
         f"/open/{TOKEN.replace('S', '%53', 1)}",
         f"/open/{ESCAPED}",
         f"/open/%E2%28{ESCAPED}%FF",
-        # An escape that is escaped is refused as a target, and its line is logged all the same.
+        # A doubly escaped target is refused, but its request is still logged.
         f"/open/{TOKEN.replace('_', '%255F')}",
         f"/open/{quote(ESCAPED)}",
         f"/open/a?u={quote(f'https://x.example/?t={TOKEN}', safe='')}&v={TOKEN.replace('_', '%5F')}",
     ],
 )
-def test_of_a_token_only_the_public_prefix_stays_whatever_stands_around_it(text: str) -> None:
+def test_a_token_in_any_context_is_cut_to_its_public_prefix(text: str) -> None:
     redacted = logs.redact(text)
     for tail in (SECRET, SECRET.replace("S", "%53"), "S" * 8, "%53" * 8, "%2553" * 8):
         assert tail not in redacted
@@ -49,8 +49,8 @@ def test_of_a_token_only_the_public_prefix_stays_whatever_stands_around_it(text:
 
 @pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase, str.title], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("around", ["/open/{}", "/open/X{}", "name {} and more", "{}{}"])
-def test_of_a_token_in_another_letter_case_only_the_public_prefix_stays(change: Any, around: str) -> None:
-    """Whoever has the letters in the wrong case has few to try, and the checksum tells which are right."""
+def test_a_token_in_another_letter_case_is_cut_to_its_public_prefix(change: Any, around: str) -> None:
+    """A secret in the wrong case leaves few variants to try, and the checksum shows which is correct."""
     written = change(TOKEN)
     for text in (around.format(written, written), around.format(written.replace("_", "%5F"), written)):
         redacted = logs.redact(text)
@@ -59,7 +59,7 @@ def test_of_a_token_in_another_letter_case_only_the_public_prefix_stays(change: 
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.sets(st.integers(0, len(TOKEN) - 1)), st.integers(0, 2))
-def test_no_choice_of_escapes_brings_a_secret_past(before: str, after: str, escaped: set[int], again: int) -> None:
+def test_no_combination_of_escapes_hides_a_secret(before: str, after: str, escaped: set[int], again: int) -> None:
     written = "".join(f"%{ord(letter):02x}" if at in escaped else letter for at, letter in enumerate(TOKEN))
     for _ in range(again):
         written = quote(written)
@@ -67,5 +67,5 @@ def test_no_choice_of_escapes_brings_a_secret_past(before: str, after: str, esca
 
 
 @pytest.mark.parametrize("text", ["/a%20b?c=%2F", "100%", "%zz", "/caf%C3%A9", "%2F" * 40])
-def test_what_holds_no_token_is_left_as_it_is_written(text: str) -> None:
+def test_text_without_a_token_is_unchanged(text: str) -> None:
     assert logs.redact(text) == text

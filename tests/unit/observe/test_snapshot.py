@@ -1,4 +1,4 @@
-"""Snapshots survive the link, add up, and are not believed when malformed."""
+"""Snapshots survive the worker link, can be merged, and are refused if malformed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _snapshot(requests: int, entries: int, lag: int) -> Snapshot:
     )
 
 
-def test_a_snapshot_is_the_same_after_the_wire() -> None:
+def test_the_wire_format_keeps_a_snapshot_unchanged() -> None:
     snapshot = _snapshot(3, 4, 5)
     assert from_wire(json.loads(json.dumps(snapshot.to_wire()))) == snapshot
 

@@ -1,4 +1,4 @@
-"""Whoever logs never waits for whoever reads: a stalled reader costs lines, which are counted, and nothing else."""
+"""Logging never waits for the reader of the log: a stalled reader only costs lines, which are counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINE = b"x" * 199 + b"\n"
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, IO[str]]]:
-    """A pipe that nobody reads yet: the end to read, and the stream to write to."""
+    """A pipe without a reader yet: the end to read from, and the stream to write to."""
     reader, writer = os.pipe()
     with open(writer, "w", encoding="ascii") as stream:
         yield reader, stream
@@ -49,7 +49,7 @@ def _close(writer: LineWriter) -> None:
     writer.close()
 
 
-def test_lines_beyond_the_bound_are_dropped_and_counted_and_the_count_stands_in_their_place(
+def test_lines_over_the_limit_are_dropped_and_their_count_is_written_in_their_place(
     pipe: tuple[int, IO[str]],
 ) -> None:
     reader, stream = pipe
@@ -58,7 +58,7 @@ def test_lines_beyond_the_bound_are_dropped_and_counted_and_the_count_stands_in_
     _fill(writer, sent)
     assert not writer.flush(0.05)
     lines = _read_until_silent(reader).splitlines(keepends=True)
-    # The pipe itself takes a few.
+    # The pipe itself holds some more.
     assert 0 <= lines.count(LINE) - QUEUE_BYTES // len(LINE) < 1000
     assert lines[-1] == b"dropped %d\n" % (sent - lines.count(LINE))
     writer.put(b"after\n")
@@ -66,7 +66,7 @@ def test_lines_beyond_the_bound_are_dropped_and_counted_and_the_count_stands_in_
     assert _read_until_silent(reader) == b"after\n"
 
 
-def test_after_a_drop_lines_are_taken_again_once_little_waits_and_say_what_is_missing_between_them(
+def test_after_a_drop_lines_are_accepted_again_when_the_queue_is_nearly_empty_with_a_notice_before_them(
     pipe: tuple[int, IO[str]],
 ) -> None:
     reader, stream = pipe
@@ -76,7 +76,7 @@ def test_after_a_drop_lines_are_taken_again_once_little_waits_and_say_what_is_mi
     got = b""
     while len(got) < QUEUE_BYTES - RESUME_BYTES // 2:
         got += os.read(reader, 1 << 16)
-    # The writer fills the pipe again at once, so that less than the bound waits from here on.
+    # The writer fills the pipe again at once, so that the queue is now below the limit.
     writer.put(b"after\n")
     lines = (got + _read_until_silent(reader)).splitlines(keepends=True)
     taken = lines.count(LINE)
@@ -84,7 +84,7 @@ def test_after_a_drop_lines_are_taken_again_once_little_waits_and_say_what_is_mi
     _close(writer)
 
 
-def test_what_processes_share_is_written_in_pieces_that_do_not_mix(pipe: tuple[int, IO[str]]) -> None:
+def test_lines_of_processes_that_share_a_pipe_do_not_mix(pipe: tuple[int, IO[str]]) -> None:
     reader, stream = pipe
     fcntl.fcntl(stream.fileno(), fcntl.F_SETFL, os.O_NONBLOCK)
     writers = [LineWriter(stream, _notice) for _ in range(2)]
@@ -97,7 +97,7 @@ def test_what_processes_share_is_written_in_pieces_that_do_not_mix(pipe: tuple[i
         _close(writer)
 
 
-def test_a_line_longer_than_a_piece_is_written_whole(pipe: tuple[int, IO[str]]) -> None:
+def test_a_line_longer_than_a_chunk_is_written_whole(pipe: tuple[int, IO[str]]) -> None:
     reader, stream = pipe
     writer = LineWriter(stream, _notice)
     data = b"short\n" + b"y" * 10_000 + b"\nshort\n"
@@ -115,7 +115,7 @@ def test_the_stream_may_be_closed_before_its_lines_are_written(tmp_path: Path) -
     assert path.read_bytes() == LINE
 
 
-def test_a_reader_that_is_gone_costs_lines_and_no_more() -> None:
+def test_a_closed_log_costs_lines_and_raises_nothing() -> None:
     ours, theirs = os.pipe()
     writer = LineWriter(open(theirs, "w"), _notice)  # noqa: SIM115 - closed below
     assert writer.stream is not None
@@ -128,9 +128,9 @@ def test_a_reader_that_is_gone_costs_lines_and_no_more() -> None:
     closed.stream.close()
     closed.put(LINE)
     _close(closed)
-    nobody = LineWriter(None, _notice)
-    nobody.put(LINE)
-    _close(nobody)
+    without_stream = LineWriter(None, _notice)
+    without_stream.put(LINE)
+    _close(without_stream)
 
 
 PROCESS = """
@@ -145,7 +145,7 @@ async def main():
     for _ in range(300):
         begun = time.monotonic()
         for _ in range(20):
-            logs.write_lines(b"x" * 4000 + b"\\n")  # as the access log does; other lines have bounds of their own
+            logs.write_lines(b"x" * 4000 + b"\\n")  # as the access log does; other lines have quotas
         await asyncio.sleep(0)
         longest = max(longest, time.monotonic() - begun)
     print(longest, flush=True)
@@ -160,30 +160,30 @@ log.info("last")
 
 
 @pytest.mark.parametrize("end", [[], ["fatal"]])
-def test_a_process_whose_log_nobody_reads_goes_on_and_says_what_is_missing_when_it_is_read(end: list[str]) -> None:
+def test_a_process_with_a_stalled_log_continues_and_reports_the_dropped_lines_later(end: list[str]) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROCESS, *end], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdin and process.stdout and process.stderr
-        # 24 MB were logged by now, of which the pipe takes 64 KiB and the queue 8 MiB.
+        # The process has logged 24 MB, of which the pipe holds 64 KiB and the queue 8 MiB.
         assert float(process.stdout.readline()) < 5.0
         os.set_blocking(process.stderr.fileno(), False)
-        told = _read_until_silent(process.stderr.fileno(), silence=2.0)
+        log = _read_until_silent(process.stderr.fileno(), silence=2.0)
         process.stdin.write(b"\n")
         process.stdin.close()
-        told += _read_until_silent(process.stderr.fileno(), silence=2.0)
+        log += _read_until_silent(process.stderr.fileno(), silence=2.0)
         assert process.wait(10.0) == len(end)
-    lines = told.splitlines()
+    lines = log.splitlines()
     assert b'"event":"first"' in lines[0]
     notices = [line for line in lines if b'"event":"log lines dropped"' in line]
-    said = sum(int(line.rpartition(b'"count":')[2].rstrip(b"}")) for line in notices)
-    assert said > 0
-    assert sum(b"xxxx" in line for line in lines) + said == 6000
+    dropped = sum(int(line.rpartition(b'"count":')[2].rstrip(b"}")) for line in notices)
+    assert dropped > 0
+    assert sum(b"xxxx" in line for line in lines) + dropped == 6000
     if not end:
         assert b'"event":"last"' in lines[-1]
 
 
-def test_a_process_ends_though_nobody_reads_its_log() -> None:
+def test_a_process_can_exit_while_its_log_is_stalled() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

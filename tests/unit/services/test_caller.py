@@ -12,7 +12,7 @@ from proxy.core.kinds import Reach
 from proxy.core.model import Actor
 from proxy.core.permissions import PermissionSet
 from proxy.services.accounts.members import MemberService
-from proxy.services.caller import AccountEntity, AccountOperation, Caller, standing
+from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.validation import Fields
 from tests.contract.kit import ADMIN, Kit, opened
@@ -30,7 +30,7 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
 
 async def of(kit: Kit, actor: Actor) -> Caller:
     async with kit.store.read() as rows:
-        return await standing(rows, actor, kit.clock.now)
+        return await load_caller(rows, actor, kit.clock.now)
 
 
 async def org_id(kit: Kit, name: str) -> str:
@@ -38,20 +38,20 @@ async def org_id(kit: Kit, name: str) -> str:
 
 
 async def test_nothing_is_refused_to_the_operator(kit: Kit) -> None:
-    asker = await of(kit, ADMIN)
-    assert asker.operator and asker.user_id == "" and not asker.scoped
-    assert all(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
-    assert asker.may_give(PermissionSet.of(["*:*"]), await org_id(kit, "team"))
+    caller = await of(kit, ADMIN)
+    assert caller.operator and caller.user_id == "" and not caller.scoped
+    assert all(caller.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
+    assert caller.may_give(PermissionSet.of(["*:*"]), await org_id(kit, "team"))
 
 
 async def test_a_permission_on_a_backends_entity_reaches_nothing_of_patgate(kit: Kit) -> None:
     await kit.roles.set(ADMIN, "backend", ["tokens:*", "users:*", "members:*", "policy:*"])
     await kit.users.set_role(ADMIN, ANN, "backend")
-    asker = await of(kit, kit.acting(await kit.mint(ANN, "t")))
-    assert not any(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
+    caller = await of(kit, kit.acting(await kit.mint(ANN, "t")))
+    assert not any(caller.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
     await kit.users.set_role(ADMIN, ANN, "admin")
-    asker = await of(kit, kit.acting(await kit.mint(ANN, "t")))
-    assert all(asker.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
+    caller = await of(kit, kit.acting(await kit.mint(ANN, "t")))
+    assert all(caller.may(entity, operation) for entity in AccountEntity for operation in AccountOperation)
 
 
 async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_everywhere(kit: Kit) -> None:
@@ -62,35 +62,35 @@ async def test_a_role_in_an_organisation_counts_there_only_and_the_accounts_ever
     wide = await of(kit, kit.acting(await kit.mint(ANN, "t", reach=Reach.ACCOUNT)))
     bound = await of(kit, kit.acting(await kit.mint(ANN, "t", org="team")))
     own = await of(kit, kit.acting(await kit.mint(ANN, "t")))
-    for asker, places in ((wide, (team,)), (bound, (team,)), (own, ())):
+    for caller, places in ((wide, (team,)), (bound, (team,)), (own, ())):
         assert [
-            place for place in ("", team, other) if asker.may(AccountEntity.MEMBERS, AccountOperation.UPDATE, place)
+            place for place in ("", team, other) if caller.may(AccountEntity.MEMBERS, AccountOperation.UPDATE, place)
         ] == list(places)
     # Of the account's role "things:*" and of the organisation's "patgate.members:*", each on its own.
     assert not wide.may_give(PermissionSet.of(["things:update", "patgate.members:read"]), team)
     assert wide.may_give(PermissionSet.of(["things:update"]), team)
     assert not bound.may_give(PermissionSet.of(["things:update"]), team)
     assert not wide.may_give(PermissionSet.of(["patgate.members:read"]))
-    assert [set(asker.org_ids) for asker in (wide, bound, own)] == [{team}, {team}, set()]
+    assert [set(caller.org_ids) for caller in (wide, bound, own)] == [{team}, {team}, set()]
 
 
 async def test_scopes_narrow_whatever_the_role_is(kit: Kit) -> None:
     """D5"""
     await kit.users.set_role(ADMIN, ANN, "admin")
-    asker = await of(kit, kit.acting(await kit.mint(ANN, "t", scopes=["patgate.users:read", "things:*"])))
-    assert asker.scoped
-    assert asker.may(AccountEntity.USERS, AccountOperation.READ)
+    caller = await of(kit, kit.acting(await kit.mint(ANN, "t", scopes=["patgate.users:read", "things:*"])))
+    assert caller.scoped
+    assert caller.may(AccountEntity.USERS, AccountOperation.READ)
     for entity, operation in (
         (AccountEntity.USERS, AccountOperation.LIST),
         (AccountEntity.TOKENS, AccountOperation.READ),
     ):
-        assert not asker.may(entity, operation)
-        assert not asker.scopes_allow(entity, operation)
+        assert not caller.may(entity, operation)
+        assert not caller.scopes_allow(entity, operation)
         with pytest.raises(Forbidden, match="this needs the permission patgate") as raised:
-            asker.require(entity, operation)
+            caller.require(entity, operation)
         assert str(raised.value).endswith(f"{entity.value}:{operation.value}")
-    assert asker.may_give(PermissionSet.of(["things:read"]))
-    assert not asker.may_give(PermissionSet.of(["channels:read"]))
+    assert caller.may_give(PermissionSet.of(["things:read"]))
+    assert not caller.may_give(PermissionSet.of(["channels:read"]))
 
 
 async def test_keys_read_and_change_nothing(kit: Kit) -> None:
@@ -99,11 +99,11 @@ async def test_keys_read_and_change_nothing(kit: Kit) -> None:
     key = await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin"))
     several = await kit.keys.create(ADMIN, KeyRequest(name="o", grants={"team": ["*:*"]}))
     for made in (key, several):
-        asker = await of(kit, kit.acting(made))
-        allowed = {operation for operation in AccountOperation if asker.may(AccountEntity.MEMBERS, operation, team)}
+        caller = await of(kit, kit.acting(made))
+        allowed = {operation for operation in AccountOperation if caller.may(AccountEntity.MEMBERS, operation, team)}
         assert allowed == {AccountOperation.READ, AccountOperation.LIST}
-        assert not asker.may(AccountEntity.MEMBERS, AccountOperation.READ)
-        assert asker.user_id == ""
+        assert not caller.may(AccountEntity.MEMBERS, AccountOperation.READ)
+        assert caller.user_id == ""
 
 
 @pytest.mark.parametrize("ended", ["revoked", "rotated", "expired", "suspended", "deleted"])

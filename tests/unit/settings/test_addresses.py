@@ -1,4 +1,4 @@
-"""Addresses beside one another: which listeners would fight for a port, and what is no address at all."""
+"""Addresses: which listeners collide, and which values are no addresses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proxy.settings.addresses import (
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "fight"),
+    ("first", "second", "collide"),
     [
         ("127.0.0.1:80", "127.0.0.1:80", True),
         ("127.0.0.1:80", "127.0.0.1:81", False),
@@ -39,21 +39,21 @@ from proxy.settings.addresses import (
         ("gate.example:80", "gate.example:80", True),
     ],
 )
-def test_listeners_fight_for_one_port_of_one_address_or_of_every_address_of_its_family(
-    first: str, second: str, fight: bool
+def test_listeners_collide_on_one_port_of_one_address_or_of_all_addresses_of_its_family(
+    first: str, second: str, collide: bool
 ) -> None:
     one, other = Bind.parse(first), Bind.parse(second)
-    assert collides(one, other) is collides(other, one) is fight
+    assert collides(one, other) is collides(other, one) is collide
 
 
 @pytest.mark.parametrize("value", [5, None, ["127.0.0.1:80"], True])
 @pytest.mark.parametrize("kind", [BindAddress, ServerAddress], ids=["bind", "server"])
-def test_what_is_no_text_is_no_address_and_is_told_how_to_write_one(kind: Any, value: object) -> None:
+def test_an_address_that_is_not_text_is_refused_with_an_example(kind: Any, value: object) -> None:
     with pytest.raises(ValidationError, match="must be an address such as"):
         TypeAdapter(kind).validate_python(value)
 
 
-def test_a_network_that_was_read_already_is_the_same_network() -> None:
+def test_parsing_a_network_value_returns_it_unchanged() -> None:
     network = parse_network("192.0.2.0/24")
     assert parse_network(network) == network
 
@@ -73,7 +73,7 @@ def test_a_host_field_keeps_its_port(written: str, sent: str) -> None:
 
 
 @pytest.mark.parametrize("written", ["app.internal:0", "app.internal:65536", "app.internal:", "[::1]:0", "::1", "a b"])
-def test_a_host_field_that_no_client_could_send_is_refused(written: str) -> None:
+def test_an_invalid_host_field_is_refused(written: str) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(HostField).validate_python(written)
 

@@ -1,4 +1,4 @@
-"""Loading: what a good configuration becomes, and how a bad one is described."""
+"""Loading: the settings of a valid configuration, and the problems of an invalid one."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ routes:
 
 @pytest.fixture
 def good(tmp_path: Path) -> Load:
-    """The settings that a text makes."""
+    """Loads a text as a configuration file."""
 
     def run(text: str | bytes, environ: Mapping[str, str] | None = None) -> Settings:
         path = tmp_path / "patgate.yaml"
@@ -37,7 +37,7 @@ def good(tmp_path: Path) -> Load:
 
 @pytest.fixture
 def bad(good: Load) -> Check:
-    """The problems that a text has."""
+    """The problems of a text as a configuration file."""
 
     def run(text: str | bytes, environ: Mapping[str, str] | None = None) -> list[ConfigurationProblem]:
         with pytest.raises(ConfigurationError) as caught:
@@ -58,7 +58,7 @@ def test_the_example_that_operators_copy_loads(good: Load) -> None:
 
 
 def test_the_examples_optional_lines_load_too(good: Load, tmp_path: Path) -> None:
-    """What the example shows as comments is right, but for the operator's own files."""
+    """The commented lines of the example are valid, except for those that name the operator's files."""
     text = (Path(__file__).parents[3] / "config" / "patgate.yaml").read_text()
     for off, on in (
         ("    # methods: [GET, PUT] ", "    methods: [GET, PUT] "),
@@ -135,7 +135,7 @@ secret_key: too-short
     assert not any("pw" in message or "too-short" in message for message in messages)
 
 
-def test_a_route_with_a_bad_field_is_still_judged_for_its_others(bad: Check) -> None:
+def test_the_other_fields_of_a_route_with_an_invalid_field_are_checked(bad: Check) -> None:
     problems = bad(MINIMAL + "  - { path: '/x', upstream: nowhere, allow: [slash], entity: things }\n")
     assert sorted(shown(problems)) == [(7, "routes[1].allow[0]"), (7, "routes[1].upstream")]
 
@@ -146,12 +146,12 @@ def test_a_broken_upstream_is_not_also_unknown_to_its_routes(bad: Check) -> None
     assert problems[1].message == 'unknown setting "server"; did you mean "servers"?'
 
 
-def test_upstreams_that_are_no_section_hide_only_what_depends_on_them(bad: Check) -> None:
+def test_upstreams_that_are_not_a_section_hide_only_dependent_problems(bad: Check) -> None:
     problems = bad("upstreams: [app]\nroutes:\n  - { path: '/x', upstream: app }\n")
     assert shown(problems) == [(1, "upstreams"), (3, "routes[0].entity")]
 
 
-def test_a_route_without_a_path_leaves_the_others_at_their_places(bad: Check) -> None:
+def test_a_route_without_a_path_keeps_the_index_of_the_others(bad: Check) -> None:
     problems = bad("routes:\n  - { access: public }\n  - 7\n  - { path: '/x', access: public }\n")
     assert shown(problems) == [
         (2, "routes[0].path"),
@@ -183,9 +183,9 @@ def test_a_route_without_a_path_leaves_the_others_at_their_places(bad: Check) ->
         ("identity: { names: { who: X-A } }", "must be user, email, org, role, scopes, token, token_name or kind"),
         (
             "identity: { names: { user: Host } }",
-            "the header for user has a meaning of its own and cannot carry an identity",
+            "the header for user already has a meaning and cannot carry an identity",
         ),
-        ("identity: { preset: patgate, names: { user: X-A } }", "is given beside preset; keep one of the two"),
+        ("identity: { preset: patgate, names: { user: X-A } }", "conflicts with preset; keep one of the two"),
         ("store: mysql://root:hunter2@db/x", "must be sqlite"),
         ("store: postgresql://u:hunter2@db/x", "must be sqlite: PostgreSQL is not supported yet"),
         ("argon2: { memory: 64KiB, parallelism: 8, threads: 0 }", "must be at least 1"),
@@ -194,7 +194,7 @@ def test_a_route_without_a_path_leaves_the_others_at_their_places(bad: Check) ->
         ("xyzzy: 2", 'unknown setting "xyzzy"'),
     ],
 )
-def test_mistakes_are_said_in_plain_words(bad: Check, text: str, message: str) -> None:
+def test_a_mistake_has_a_plain_message(bad: Check, text: str, message: str) -> None:
     [problem] = bad(text)
     assert message in problem.message
     assert problem.line == 1
@@ -206,7 +206,7 @@ def test_mistakes_are_said_in_plain_words(bad: Check, text: str, message: str) -
     [
         ("{ path: /x, entity: a }", "upstream", "is required here, because the route is not denied"),
         ("{ path: /x, upstream: app }", "entity", "is required here, because the path has no {entity}"),
-        ("{ path: '/{entity}', upstream: app, entity: a }", "entity", "is given beside {entity} in the path"),
+        ("{ path: '/{entity}', upstream: app, entity: a }", "entity", "conflicts with {entity} in the path"),
         (
             "{ path: /x, upstream: app, access: public, entity: a }",
             "entity",
@@ -235,7 +235,7 @@ def test_mistakes_are_said_in_plain_words(bad: Check, text: str, message: str) -
         ("{ path: /x, upstream: app, entity: a, host: '127.1' }", "host", "no request can name it"),
     ],
 )
-def test_a_bad_route_is_described(bad: Check, text: str, path: str, message: str) -> None:
+def test_an_invalid_route_has_a_plain_message(bad: Check, text: str, path: str, message: str) -> None:
     [problem] = bad(f"upstreams: {{ app: {{ servers: ['http://h'] }} }}\nroutes:\n  - {text}\n")
     assert (problem.line, problem.path) == (3, f"routes[0].{path}")
     assert message in problem.message
@@ -275,7 +275,7 @@ def test_a_route_that_can_never_match_is_a_mistake(bad: Check, first: str, secon
         ("path: /a, host: example.com", "path: /a"),
     ],
 )
-def test_a_route_that_can_still_match_is_none(good: Load, first: str, second: str) -> None:
+def test_a_route_that_can_still_match_is_accepted(good: Load, first: str, second: str) -> None:
     assert len(good(f"routes:\n  - {{ {first}, access: denied }}\n  - {{ {second}, access: denied }}\n").routes) == 2
 
 
@@ -309,7 +309,7 @@ def test_trusting_everyone_is_refused_however_it_is_split(bad: Check, listener: 
         ("10.0.0.0/33", "is not a network"),
     ],
 )
-def test_what_is_no_network_is_refused(bad: Check, network: str, message: str) -> None:
+def test_an_invalid_network_is_refused(bad: Check, network: str, message: str) -> None:
     [problem] = bad(f"listen: {{ proxy: {{ trusted: ['{network}'] }} }}")
     assert message in problem.message
 
@@ -358,7 +358,7 @@ def test_two_listeners_may_not_share_a_port(good: Load, proxy: str, control: str
         ("unix://host/app.sock", "absolute path"),
     ],
 )
-def test_what_is_no_server_is_refused_with_the_reason(bad: Check, server: str, message: str) -> None:
+def test_an_invalid_server_is_refused_with_the_reason(bad: Check, server: str, message: str) -> None:
     [problem] = bad(f"upstreams:\n  app:\n    servers: ['{server}']\n")
     assert (problem.line, problem.path) == (3, "upstreams.app.servers[0]")
     assert message in problem.message
@@ -370,7 +370,7 @@ def test_a_server_listed_twice_and_useless_tls_are_mistakes(bad: Check) -> None:
     assert shown(problems) == [(3, "upstreams.app.servers[1]"), (4, "upstreams.app.tls")]
 
 
-def test_tls_files_that_are_missing_or_no_pair_are_mistakes(bad: Check, tmp_path: Path) -> None:
+def test_missing_or_mismatched_tls_files_are_mistakes(bad: Check, tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("nothing")
     problems = bad(
         "listen: { proxy: { tls: { certificate: cert.pem, key: none.pem } } }\n"
@@ -401,13 +401,13 @@ def test_tls_files_that_are_missing_or_no_pair_are_mistakes(bad: Check, tmp_path
         ("{ path: /, expect: [true] }", "expect[0]", "must be a status such as 200"),
     ],
 )
-def test_what_is_no_health_check_is_refused_with_the_reason(bad: Check, health: str, place: str, message: str) -> None:
+def test_an_invalid_health_check_is_refused_with_the_reason(bad: Check, health: str, place: str, message: str) -> None:
     [problem] = bad(f"upstreams:\n  app:\n    servers: ['http://h']\n    health: {health}\n")
     assert (problem.line, problem.path) == (4, f"upstreams.app.health.{place}")
     assert message in problem.message
 
 
-def test_a_health_check_survives_the_way_to_the_workers(good: Load) -> None:
+def test_a_health_check_survives_the_json_for_workers(good: Load) -> None:
     settings = good(
         "upstreams:\n  app:\n    servers: ['http://h']\n"
         "    health: { path: '/up?deep=1', host: 'App.Internal:81', expect: [200..299, 401] }\n"
@@ -436,7 +436,7 @@ def test_a_client_certificate_needs_its_key_and_both_files_at_their_lines(bad: C
         assert message in problem.message
 
 
-def test_every_field_of_a_missing_configuration_file_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_configuration_file_is_reported_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigurationError, match=r"^The configuration file .*none.yaml\" cannot be read: No such file or directory\.$"
     ):
@@ -444,7 +444,7 @@ def test_every_field_of_a_missing_configuration_file_is_one_sentence(tmp_path: P
 
 
 @pytest.mark.parametrize("text", ["- a\n", "text\n", "12\n"])
-def test_a_file_that_is_no_section_is_one_problem(bad: Check, text: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_one_problem(bad: Check, text: str) -> None:
     [problem] = bad(text)
     assert (problem.line, problem.message) == (1, 'must be "name: value" lines, such as brand: acme')
 
@@ -457,7 +457,7 @@ def test_values_that_may_be_secret_are_never_echoed(bad: Check) -> None:
     assert SECRET not in str(problem)
 
 
-def test_what_is_echoed_is_escaped_and_short(bad: Check) -> None:
+def test_quoted_values_are_escaped_and_short(bad: Check) -> None:
     problems = bad('brand: "a\\e[31m\\r\\n\\"é' + "x" * 500 + '"\n"\\e[2J": 1\n')
     for problem in problems:
         assert str(problem).isascii() or "…" in str(problem)

@@ -1,4 +1,4 @@
-"""The settings as values: hand-over between processes, secrets, schema, documentation."""
+"""The settings model: JSON forms, secrets, compilation, schema, documentation."""
 
 import ast
 import json
@@ -14,9 +14,10 @@ from proxy.core.identity import PRESETS, IdentityField
 from proxy.core.kinds import Kind
 from proxy.core.request.target import PathAllowance
 from proxy.settings import model
+from proxy.settings.addresses import without_password
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load
-from proxy.settings.model import RouteSettings, Settings, without_password
+from proxy.settings.model import RouteSettings, Settings
 from proxy.settings.schema import json_schema
 from proxy.settings.section import Section
 
@@ -31,7 +32,7 @@ def settings() -> Settings:
     return loaded.model_copy(update={"store": f"postgresql://patgate:{PASSWORD}@db/patgate"})
 
 
-def test_settings_and_their_secrets_survive_the_hand_over(settings: Settings) -> None:
+def test_settings_and_their_secrets_survive_the_boot_json(settings: Settings) -> None:
     handed = Settings.from_boot_json(settings.to_boot_json())
     assert handed == settings
     assert handed.secret_key_bytes() == KEY.encode()
@@ -76,12 +77,12 @@ def test_every_setting_is_read_by_some_code() -> None:
     assert {f"{each.__name__}.{name}" for each in sections for name in each.model_fields if name not in read} == set()
 
 
-def test_settings_do_not_change(settings: Settings) -> None:
+def test_settings_are_frozen(settings: Settings) -> None:
     with pytest.raises(ValidationError):
         settings.__setattr__("workers", 3)
 
 
-def test_the_routes_become_the_table_that_the_gateway_runs_on(settings: Settings) -> None:
+def test_the_routes_are_compiled_to_the_route_table(settings: Settings) -> None:
     table = route_table(settings)
     assert [route.name for route in table.routes] == [route.path for route in settings.routes]
     found = table.match("GET", "localhost", "/v1/channels/7/messages")
@@ -92,7 +93,7 @@ def test_the_routes_become_the_table_that_the_gateway_runs_on(settings: Settings
     assert (found.route.index, found.route.upstream, found.operation) == (5, "app", "update")
 
 
-def test_a_routes_every_field_reaches_the_table() -> None:
+def test_every_field_of_a_route_is_in_the_route_table() -> None:
     route = RouteSettings(
         path="/x",
         upstream="app",
@@ -109,7 +110,7 @@ def test_a_routes_every_field_reaches_the_table() -> None:
     assert not made.enforce
 
 
-def test_identity_names_are_the_presets_or_the_operators_own(settings: Settings) -> None:
+def test_identity_headers_are_those_of_the_preset_or_the_configured_ones(settings: Settings) -> None:
     assert identity_names(settings) == PRESETS["patgate"]
     own = Settings.model_validate({"identity": {"names": {"email": "X-Mail", "user": "X-User"}}})
     assert identity_names(own).headers == ((IdentityField.EMAIL, "X-Mail"), (IdentityField.USER, "X-User"))
@@ -119,7 +120,7 @@ def test_tokens_begin_with_the_brand(settings: Settings) -> None:
     assert token_format(settings).mint(Kind.PAT).token.startswith("acme_pat_")
 
 
-def test_the_schema_knows_every_setting_with_its_meaning() -> None:
+def test_the_schema_describes_every_setting() -> None:
     schema = json_schema()
     json.dumps(schema)
     assert set(schema["properties"]) == set(Settings.model_fields)
@@ -145,7 +146,7 @@ def test_every_setting_is_documented_with_its_default_and_nothing_else_is() -> N
 
 
 def _fields(model: type[BaseModel], above: str) -> list[tuple[str, str | None]]:
-    """Every setting's name in the documentation, and its default where that has one short form."""
+    """The documented name of every setting, and its default if that has a short form."""
     found: list[tuple[str, str | None]] = []
     for name, field in model.model_fields.items():
         path = above + name

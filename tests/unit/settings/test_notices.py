@@ -1,4 +1,4 @@
-"""``notices:``: its secret and its address come from where secrets come from, and go to the authority alone."""
+"""``notices:``: the sources of its secret and its webhook, which only the authority receives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def problem(**environ: str) -> str:
         settings(**environ)
     (found,) = raised.value.problems
     assert "s3cr3t" not in found.message
-    # Where it came from: a variable of the environment.
+    # The problem names the variable.
     return f"{found.path.removeprefix('PATGATE_').replace('__', '.').lower()}: {found.message}"
 
 
@@ -39,7 +39,7 @@ def test_the_secret_comes_from_a_file(tmp_path: Path) -> None:
     assert found.webhook == URL
 
 
-def test_neither_the_secret_nor_the_address_is_in_any_form_but_the_authoritys() -> None:
+def test_only_the_boot_form_contains_the_secret_and_the_webhook() -> None:
     found = settings(webhook=URL, secret=SECRET)
     handed = Settings.from_boot_json(found.to_boot_json())
     assert handed == found
@@ -61,7 +61,7 @@ def test_neither_the_secret_nor_the_address_is_in_any_form_but_the_authoritys() 
     "secret",
     ["hunter2", "whsec_", "whsec_!!!!", "whsec_" + base64.b64encode(b"x" * 23).decode(), SECRET + "x", SECRET[6:]],
 )
-def test_a_secret_that_receivers_could_not_take_is_refused_without_repeating_it(secret: str) -> None:
+def test_a_secret_that_receivers_would_not_accept_is_refused_without_repeating_it(secret: str) -> None:
     found = problem(webhook=URL, secret=secret)
     assert found.startswith("notices.secret: must be whsec_ and the base64 of 24 to 64 random bytes")
     assert secret.removeprefix("whsec_") not in found or secret == "whsec_"
@@ -72,14 +72,14 @@ def test_a_secret_that_receivers_could_not_take_is_refused_without_repeating_it(
     ["ftp://hooks.example.com/", "hooks.example.com", "https://me:pw@hooks.example.com/", "https://hooks.example.com:0/",
      "https://hooks.example.com/#x", "https://hooks.example.com/a b", "http://[::1", "https:///x"],
 )  # fmt: skip
-def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
-    assert problem(webhook=url, secret=SECRET).startswith("notices.webhook: must be an address such as https://")
+def test_an_invalid_webhook_url_is_refused(url: str) -> None:
+    assert problem(webhook=url, secret=SECRET).startswith("notices.webhook: must be a URL such as https://")
 
 
 def test_a_webhook_needs_a_secret() -> None:
-    assert problem(webhook=URL) == "notices.webhook: needs notices.secret, which its notices are signed with"
+    assert problem(webhook=URL) == "notices.webhook: needs notices.secret, with which its notices are signed"
 
 
 @pytest.mark.parametrize("days", ["[]", "[0]", "[366]", "[1.5]", "[1,2,3,4,5,6,7,8,9]"])
-def test_days_are_whole_and_few(days: str) -> None:
+def test_days_are_few_whole_numbers(days: str) -> None:
     assert problem(days=days).startswith("notices.days")

@@ -1,4 +1,4 @@
-"""What ``patgate check`` warns of."""
+"""The warnings of ``patgate check``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DENIED = {"path": "/x/**", "access": "denied"}
 
 
 def warned(*routes: dict[str, Any]) -> list[tuple[object, object]]:
-    """The routes that are warned of, and which later one is to blame."""
+    """The routes with a warning, and the later route that causes it."""
     settings = Settings.model_validate({"routes": list(routes)})
     return [(found.loc[1], found.other[1] if found.other else None) for found in warnings(settings)]
 
@@ -29,7 +29,7 @@ def warned(*routes: dict[str, Any]) -> list[tuple[object, object]]:
     ],
     ids=str,
 )
-def test_a_later_route_that_opens_what_a_denied_one_stands_below_is_told(later: dict[str, Any]) -> None:
+def test_a_later_route_that_allows_the_parent_of_a_denied_path_is_reported(later: dict[str, Any]) -> None:
     assert warned(DENIED, {"path": "/y", "access": "public"}, later) == [(0, 2)]
 
 
@@ -48,9 +48,9 @@ def test_a_later_route_that_opens_what_a_denied_one_stands_below_is_told(later: 
     ],
     ids=str,
 )
-def test_what_cannot_be_reached_or_was_thought_of_is_not_told(routes: tuple[dict[str, Any], ...]) -> None:
+def test_unreachable_or_explicitly_decided_paths_are_not_reported(routes: tuple[dict[str, Any], ...]) -> None:
     assert warned(*routes) == []
 
 
-def test_captures_count_as_what_they_match() -> None:
+def test_a_capture_counts_as_any_segment() -> None:
     assert warned({"path": "/{org}/x/**", "access": "denied"}, {"path": "/{a}/{b}", "access": "public"}) == [(0, 1)]

@@ -1,4 +1,4 @@
-"""Durations, sizes, addresses: what their texts mean, and that they come back."""
+"""Durations, sizes, addresses: parsing, and round trips through text."""
 
 import pytest
 from hypothesis import given
@@ -28,7 +28,7 @@ def test_durations_are_seconds(text: object, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "5", "s", "5 s", "-5s", "5S", "1e3s", "٣s", True, None, -1, float("inf"), float("nan"), []]
 )
-def test_what_is_no_duration_is_refused(text: object) -> None:
+def test_an_invalid_duration_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         parse_duration(text)
 
@@ -41,7 +41,7 @@ def test_sizes_are_bytes(text: object, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "KiB", "1kb", "1.5MiB", "-1", -1, True, 1.5, None, "٣"])
-def test_what_is_no_size_is_refused(text: object) -> None:
+def test_an_invalid_size_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="must be a size"):
         parse_size(text)
 
@@ -55,7 +55,7 @@ def test_what_is_no_size_is_refused(text: object) -> None:
         ("LocalHost:1", "localhost", 1),
     ],
 )
-def test_an_address_to_listen_on_comes_back(text: str, host: str, port: int) -> None:
+def test_a_listening_address_survives_a_round_trip(text: str, host: str, port: int) -> None:
     bind = Bind.parse(text)
     assert (bind.host, bind.port) == (host, port)
     assert Bind.parse(str(bind)) == bind
@@ -64,7 +64,7 @@ def test_an_address_to_listen_on_comes_back(text: str, host: str, port: int) -> 
 @pytest.mark.parametrize(
     "text", ["8080", ":8080", "::1:80", "[::1]", "1.2.3:80", "a b:80", "h:-1", "h:65536", "h:٣", "h:", "-h:1", ""]
 )
-def test_what_is_no_address_to_listen_on_is_refused(text: str) -> None:
+def test_an_invalid_listening_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Bind.parse(text)
 
@@ -88,7 +88,7 @@ def test_a_server_has_one_text_form(text: str, canonical: str, authority: str) -
 
 
 @given(st.text())
-def test_a_server_that_parses_comes_back(text: str) -> None:
+def test_a_valid_server_survives_a_round_trip(text: str) -> None:
     for prefix in ("", "http://", "https://[", "unix:/"):
         try:
             server = ServerAddress.parse(prefix + text)
@@ -98,7 +98,7 @@ def test_a_server_that_parses_comes_back(text: str) -> None:
 
 
 @given(st.text())
-def test_an_echo_is_one_printable_line_of_bounded_length(text: str) -> None:
+def test_a_quoted_value_is_one_printable_line_of_bounded_length(text: str) -> None:
     echo = quoted(text)
     assert echo.replace("…", "").isprintable()
     assert echo.replace("…", "").isascii()
@@ -106,7 +106,7 @@ def test_an_echo_is_one_printable_line_of_bounded_length(text: str) -> None:
 
 
 @given(st.text())
-def test_a_path_is_echoed_whole_on_one_printable_line(text: str) -> None:
+def test_a_quoted_path_is_complete_on_one_printable_line(text: str) -> None:
     echo = quoted_path(text)
     assert echo.isprintable() and echo.isascii()
     assert echo[1:-1].replace('\\"', '"').encode("ascii").decode("unicode_escape") == text

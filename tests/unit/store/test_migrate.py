@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -55,14 +57,36 @@ async def test_a_migrated_store_has_exactly_the_tables_of_the_code(tmp_path: Pat
     engine.dispose()
 
 
-def test_the_tables_can_be_made_on_postgresql() -> None:
-    dialect = sa.make_url("postgresql+asyncpg://").get_dialect()()
-    tables.for_postgresql()
+@pytest.mark.parametrize("url", ["sqlite+aiosqlite://", "postgresql+asyncpg://"])
+def test_the_tables_and_partial_indexes_can_be_created_on_each_database(url: str) -> None:
+    dialect = sa.make_url(url).get_dialect()()
+    tables.set_index_conditions(dialect.name)
     for table in tables.metadata.sorted_tables:
         assert "CREATE TABLE" in str(sa.schema.CreateTable(table).compile(dialect=dialect))
         for index in table.indexes:
             text = str(sa.schema.CreateIndex(index).compile(dialect=dialect))
             assert ("WHERE removed_at IS NULL" in text) == str(index.name).endswith("_living")
+            assert ("WHERE" in text) == ("where" in index.info)
+
+
+async def test_migrated_indexes_cover_the_rows_that_the_tables_of_the_code_say(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'patgate.db'}")
+    tables.set_index_conditions("sqlite")
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'index'")
+        made: dict[str, str] = {name: sql for name, sql in rows}
+    for table in tables.metadata.tables.values():
+        for index in table.indexes:
+            expected = str(sa.schema.CreateIndex(index).compile(dialect=engine.dialect))
+            assert _condition(made[str(index.name)]) == _condition(expected), index.name
+    engine.dispose()
+
+
+def _condition(statement: str) -> str:
+    """What stands behind WHERE, without the spaces and parentheses in which equal texts differ."""
+    return re.sub(r"[\s()]", "", statement.partition("WHERE")[2])
 
 
 def test_only_a_start_that_migrates_loads_alembic_and_none_the_other_database(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sockets that were passed, and what is said to the service manager, without one."""
+"""Socket activation and service manager notifications, without a service manager."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BINDS = {"control": Bind(host="127.0.0.1", port=1), "proxy": Bind(host="127.0.0.
         ({"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "proxy:x"}, [("proxy", 3), ("x", 4)]),
     ],
 )
-def test_descriptors_are_those_from_3_on_with_their_names(
+def test_passed_descriptors_start_at_3_and_have_their_names(
     environ: dict[str, str], found: list[tuple[str, int]]
 ) -> None:
     assert activation.passed(environ, 7) == found
@@ -37,16 +37,16 @@ def test_variables_that_contradict_themselves_are_refused(wrong: dict[str, str])
         activation.passed({"LISTEN_PID": "7", **wrong}, 7)
 
 
-def handed(sock: socket.socket) -> int:
-    """A descriptor of its own for a socket, as another process would have given it."""
+def duplicate(sock: socket.socket) -> int:
+    """A duplicate descriptor of a socket, as another process would pass it."""
     return os.dup(sock.fileno())
 
 
-def test_a_name_counts_and_without_one_the_address() -> None:
+def test_a_socket_is_assigned_by_name_or_else_by_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as named, socket.create_server(("127.0.0.1", 0)) as plain:
         port = plain.getsockname()[1]
         binds = {**BINDS, "forward_auth": Bind(host="127.0.0.1", port=port)}
-        found = activation.adopt([("proxy", handed(named)), ("patgate.socket", handed(plain))], binds)
+        found = activation.adopt([("proxy", duplicate(named)), ("patgate.socket", duplicate(plain))], binds)
         assert {name: each.port for name, each in found.items()} == {
             "proxy": named.getsockname()[1],
             "forward_auth": port,
@@ -56,25 +56,25 @@ def test_a_name_counts_and_without_one_the_address() -> None:
             each.close()
 
 
-def test_a_second_socket_for_the_control_listener_is_refused_because_nobody_would_accept_from_it() -> None:
+def test_a_second_socket_for_the_control_listener_is_refused() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
         socket.create_server(("127.0.0.1", 0)) as other,
         pytest.raises(ListenerRefused, match="several sockets for the control listener"),
     ):
-        activation.adopt([("control", handed(one)), ("control", handed(other))], BINDS)
+        activation.adopt([("control", duplicate(one)), ("control", duplicate(other))], BINDS)
 
 
-def test_a_descriptor_that_is_not_there_is_refused_in_one_sentence() -> None:
+def test_a_closed_descriptor_is_refused_in_one_sentence() -> None:
     with socket.socket() as gone:
         fd = gone.fileno()
     with pytest.raises(ListenerRefused, match=f"descriptor {fd}, which is no socket"):
         activation.adopt([("proxy", fd)], BINDS)
 
 
-def test_what_is_no_listening_tcp_socket_is_refused(tmp_path: Path) -> None:
+def test_a_descriptor_that_is_no_listening_tcp_socket_is_refused(tmp_path: Path) -> None:
     with socket.socket() as idle, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
-        for fd in (handed(idle), handed(datagram)):
+        for fd in (duplicate(idle), duplicate(datagram)):
             with pytest.raises(ListenerRefused, match="no listening TCP socket"):
                 activation.adopt([("proxy", fd)], BINDS)
     fd = os.open(tmp_path, os.O_RDONLY)
@@ -83,7 +83,7 @@ def test_what_is_no_listening_tcp_socket_is_refused(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_a_manager_that_is_not_there_changes_nothing(tmp_path: Path) -> None:
+def test_without_a_service_manager_notifications_do_nothing(tmp_path: Path) -> None:
     for address in (None, "", "relative", str(tmp_path / "nobody"), "@nobody-listens-here", "/" + "x" * 200):
         notifier = Notifier(address)
         notifier.ready("serving")
@@ -101,5 +101,5 @@ def test_a_manager_that_is_not_there_changes_nothing(tmp_path: Path) -> None:
         ({"WATCHDOG_USEC": "0"}, None),
     ],
 )
-def test_a_watchdog_is_fed_twice_in_its_time(environ: dict[str, str], seconds: float | None) -> None:
+def test_the_watchdog_interval_is_half_of_its_period(environ: dict[str, str], seconds: float | None) -> None:
     assert Notifier.from_environment(environ, 7).watchdog_seconds == seconds

@@ -1,4 +1,4 @@
-"""The data directory: private, one gateway at a time, its lock free only when the last process is gone."""
+"""The data directory: private, for one gateway at a time, locked until the last process has ended."""
 
 import json
 import os
@@ -13,26 +13,26 @@ from proxy.core.errors import DataDirBusy, StoreUnavailable
 from proxy.supervisor import datadir
 
 
-def test_it_is_made_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_the_directory_is_created_readable_by_its_owner_alone(tmp_path: Path) -> None:
     data = tmp_path / "deep" / "data"
     datadir.prepare(data)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
-def test_a_directory_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_an_existing_directory_is_made_readable_by_its_owner_alone(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     datadir.prepare(data)
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
-def test_a_file_in_its_place_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(StoreUnavailable, match=r"^The data directory .*data cannot be used: .*\.$"):
         datadir.prepare(tmp_path / "data")
 
 
-async def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
+async def test_a_busy_lock_is_refused_with_the_name_of_its_holder(tmp_path: Path) -> None:
     with (
         await datadir.lock(tmp_path, "serve"),
         pytest.raises(DataDirBusy, match=f"in use by another patgate .started as process {os.getpid()}, serve.[.]$"),
@@ -40,7 +40,7 @@ async def test_a_second_holder_is_told_who_has_it(tmp_path: Path) -> None:
         await datadir.lock(tmp_path, "serve", patience=0.0)
 
 
-async def test_it_waits_for_a_holder_that_is_about_to_go(tmp_path: Path) -> None:
+async def test_the_lock_waits_for_a_holder_that_ends(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", _HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -54,7 +54,7 @@ async def test_it_waits_for_a_holder_that_is_about_to_go(tmp_path: Path) -> None
     assert holder.wait() == 0
 
 
-async def test_a_child_that_inherited_the_lock_keeps_it_after_its_parent_let_go(tmp_path: Path) -> None:
+async def test_a_child_that_inherited_the_lock_keeps_it_after_its_parent_released_it(tmp_path: Path) -> None:
     held = await datadir.lock(tmp_path, "serve")
     child = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, pass_fds=(held.fd,)
@@ -66,7 +66,7 @@ async def test_a_child_that_inherited_the_lock_keeps_it_after_its_parent_let_go(
         pass
 
 
-async def test_a_directory_that_is_gone_or_another_one_is_not_ours(tmp_path: Path) -> None:
+async def test_a_removed_or_replaced_directory_is_not_ours(tmp_path: Path) -> None:
     data = tmp_path / "data"
     datadir.prepare(data)
     with await datadir.lock(data, "serve") as held:
@@ -78,7 +78,7 @@ async def test_a_directory_that_is_gone_or_another_one_is_not_ours(tmp_path: Pat
             assert (held.is_of(data), other.is_of(data)) == (False, True)
 
 
-def test_addresses_are_published_whole_and_forgotten(tmp_path: Path) -> None:
+def test_addresses_are_published_atomically_and_removed(tmp_path: Path) -> None:
     datadir.write_addresses(tmp_path, {"proxy": "127.0.0.1:8080"})
     assert json.loads((tmp_path / "addresses.json").read_text()) == {"proxy": "127.0.0.1:8080"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["addresses.json"]
@@ -89,7 +89,7 @@ def test_addresses_are_published_whole_and_forgotten(tmp_path: Path) -> None:
         datadir.write_addresses(tmp_path / "gone", {"proxy": "127.0.0.1:8080"})
 
 
-def test_a_directory_of_another_user_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_another_user_is_refused_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     data.mkdir()
     data.chmod(0o755)
@@ -102,7 +102,7 @@ def test_a_directory_of_another_user_is_refused_and_left_alone(tmp_path: Path, m
 def test_a_lock_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lock").write_text("kept")
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(StoreUnavailable, match="not a file of ours"):
+    with pytest.raises(StoreUnavailable, match="not a regular file of this user"):
         datadir.try_lock(tmp_path, "serve")
     assert (tmp_path / "lock").read_text() == "kept"
 
@@ -115,7 +115,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "kept"
 
 
-def test_what_stands_in_the_way_of_the_addresses_is_not_followed(tmp_path: Path) -> None:
+def test_links_in_place_of_the_address_files_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("kept")
     for name in ("addresses.json", f".addresses.json.{os.getpid()}"):
         (tmp_path / name).symlink_to(tmp_path / "victim")

@@ -1,4 +1,4 @@
-"""Listening sockets: one address, several slots, a taken port said in one sentence."""
+"""Listening sockets: one address for several slots, and errors with one sentence."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from proxy.supervisor import listeners
 from proxy.supervisor.errors import ListenerRefused
 
 
-def test_all_slots_of_a_shared_listener_have_the_one_port_that_the_system_chose() -> None:
+def test_all_slots_of_a_shared_listener_have_one_port_that_the_system_chose() -> None:
     with listeners.listen("proxy", "127.0.0.1", 0, slots=3, shared=True) as listener:
         ports = {sock.getsockname()[1] for sock in listener.sockets}
         assert len(listener.sockets) == 3
@@ -17,7 +17,7 @@ def test_all_slots_of_a_shared_listener_have_the_one_port_that_the_system_chose(
         assert listener.address == f"127.0.0.1:{listener.port}"
 
 
-def test_a_taken_port_is_said_with_the_listener_and_the_address() -> None:
+def test_a_taken_port_is_reported_with_the_listener_and_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ListenerRefused) as refused:
@@ -26,7 +26,7 @@ def test_a_taken_port_is_said_with_the_listener_and_the_address() -> None:
     assert str(refused.value) == expected
 
 
-def test_a_port_that_another_gateway_shares_is_taken_all_the_same() -> None:
+def test_a_port_that_another_gateway_shares_counts_as_taken() -> None:
     with (
         listeners.listen("proxy", "127.0.0.1", 0, slots=2, shared=True) as other,
         pytest.raises(ListenerRefused, match="another process is listening there"),
@@ -34,17 +34,17 @@ def test_a_port_that_another_gateway_shares_is_taken_all_the_same() -> None:
         listeners.listen("proxy", "127.0.0.1", other.port, slots=2, shared=True)
 
 
-def test_an_address_of_another_host_is_said() -> None:
+def test_an_address_of_another_host_is_reported() -> None:
     with pytest.raises(ListenerRefused, match=r"control listener cannot use 192\.0\.2\.1:0: this host does not have"):
         listeners.listen("control", "192.0.2.1", 0)
 
 
-def test_an_unknown_host_name_is_said() -> None:
+def test_an_unknown_host_name_is_reported() -> None:
     with pytest.raises(ListenerRefused, match="the host is not known here"):
         listeners.listen("control", "no-such-host.invalid", 0)
 
 
-def test_connections_that_wait_in_a_slot_are_served_by_whoever_accepts_there_later() -> None:
+def test_queued_connections_of_a_slot_are_served_by_the_next_process() -> None:
     with (
         listeners.listen("proxy", "127.0.0.1", 0, slots=1, shared=True) as listener,
         socket.create_connection(("127.0.0.1", listener.port)) as client,

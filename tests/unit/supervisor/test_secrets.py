@@ -1,4 +1,4 @@
-"""Who gets to see the root secret: the authority, and nobody else."""
+"""The root secret reaches the authority and no other process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = "root-secret-of-this-test-0123456789abcdef"
 CONFIG = {"upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}}, "workers": 1}
 
 
-def test_a_worker_has_no_secret_in_its_environment_or_its_settings(tmp_path: Path) -> None:
+def test_a_worker_has_no_secret_in_its_environment_or_settings(tmp_path: Path) -> None:
     with Patgate(tmp_path, CONFIG, environ={"PATGATE_SECRET_KEY": KEY}) as gateway:
         workers = gateway.worker_pids()
         assert workers
@@ -26,12 +26,12 @@ def test_a_worker_has_no_secret_in_its_environment_or_its_settings(tmp_path: Pat
             assert ours == {b"PATGATE_PACKAGE"}
             for descriptor in os.listdir(process / "fd"):
                 path = process / "fd" / descriptor
-                with suppress(FileNotFoundError):  # closed since it was listed: a connection, say
+                with suppress(FileNotFoundError):  # closed since it was listed, for example a connection
                     if os.readlink(path).startswith("/memfd:"):
                         assert KEY.encode() not in path.read_bytes()
 
 
-def test_a_hangup_without_a_terminal_ends_nothing(tmp_path: Path) -> None:
+def test_sighup_without_a_terminal_ends_no_process(tmp_path: Path) -> None:
     with Patgate(tmp_path, CONFIG) as gateway:
         workers = gateway.worker_pids()
         os.kill(gateway.process.pid, signal.SIGHUP)

@@ -1,9 +1,8 @@
-"""Spares, with real processes: loaded before they are needed, opening nothing, gone with whoever would need them."""
+"""Spares, with real processes: they load before they are needed, open nothing, and end with the supervisor."""
 
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,30 +12,26 @@ import pytest
 from proxy.core.ipc.child_protocol import SPARE_SUFFIX
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Settings
-from proxy.supervisor.processes import Child, ChildSpec, Keeper, command, in_memory, lifeline
+from proxy.supervisor.child import Child, ChildSpec, command_line, in_memory, lifeline
+from proxy.supervisor.keeper import Keeper
 from proxy.supervisor.standby import AGAIN_SECONDS, Spares
-from tests.unit.supervisor.test_processes import WELL_BEHAVED, starts, until
+from tests.unit.supervisor.child_scripts import WELL_BEHAVED, spec, starts, until
 
-# Stands by like a spare, and then is a well-behaved child under the arguments that it was ordered to have.
+# Stands by like a spare, then becomes a well-behaved child with the arguments that it reads.
 STANDS_BY = f"""
 import json, os, sys
 options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 os.write(int(options["--ready-fd"]), b"spare\\n")
-ordered = os.read(int(options["--orders-fd"]), 4096)
-if not ordered: sys.exit(0)
-sys.argv = ["-c", sys.argv[1], *json.loads(ordered)[2:]]
+command = os.read(int(options["--orders-fd"]), 4096)
+if not command: sys.exit(0)
+sys.argv = ["-c", sys.argv[1], *json.loads(command)[2:]]
 {WELL_BEHAVED}
 """
 
 
-def spec(script: str, diary: Path, lifeline_fd: int) -> ChildSpec:
-    run = (sys.executable, "-S", "-c", script, str(diary))
-    return ChildSpec(name="child", command=run, fds=(), lifeline_fd=lifeline_fd)
-
-
 @asynccontextmanager
 async def kept(diary: Path, *, after: float = 0.0) -> AsyncIterator[tuple[Spares, int]]:
-    """Spares that are kept, and their lifeline."""
+    """Spares that run ``keep``, and their lifeline."""
     lifeline_in, lifeline_out = lifeline()
     spares = Spares(spec(STANDS_BY, diary, lifeline_in), get_logger("test"))
     keeping = asyncio.create_task(spares.keep(after=after), name="keep spare")
@@ -52,7 +47,7 @@ async def kept(diary: Path, *, after: float = 0.0) -> AsyncIterator[tuple[Spares
 
 @asynccontextmanager
 async def standing_by(diary: Path) -> AsyncIterator[tuple[Spares, Keeper]]:
-    """A keeper whose child is alive and whose spare stands by."""
+    """A keeper with a running child and a spare that stands by."""
     async with kept(diary) as (spares, lifeline_in):
         keeper = Keeper(spec(WELL_BEHAVED, diary, lifeline_in), get_logger("test"), spares=spares)
         try:
@@ -63,12 +58,12 @@ async def standing_by(diary: Path) -> AsyncIterator[tuple[Spares, Keeper]]:
             await keeper.end()
 
 
-async def test_the_spare_takes_the_place_of_the_dead_and_the_next_spare_follows(tmp_path: Path) -> None:
+async def test_a_spare_replaces_a_dead_child_and_the_next_spare_starts(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     async with standing_by(diary) as (spares, keeper):
         keep = asyncio.create_task(keeper.keep(), name="keep")
         first, spare = keeper.pid, spares.pid
-        assert first is not None and starts(diary) == [first], "a spare does nothing before its orders"
+        assert first is not None and starts(diary) == [first], "a spare does nothing before its command"
         os.kill(first, signal.SIGKILL)
         await until(lambda: starts(diary) == [first, spare])
         assert keeper.pid == spare
@@ -77,7 +72,7 @@ async def test_the_spare_takes_the_place_of_the_dead_and_the_next_spare_follows(
         await keep
 
 
-async def test_a_death_while_no_spare_stands_by_is_mended_by_a_new_process(tmp_path: Path) -> None:
+async def test_a_child_that_dies_while_no_spare_stands_by_is_replaced_by_a_new_process(tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     async with standing_by(diary) as (spares, keeper):
         keep = asyncio.create_task(keeper.keep(), name="keep")
@@ -92,21 +87,21 @@ async def test_a_death_while_no_spare_stands_by_is_mended_by_a_new_process(tmp_p
         await keep
 
 
-async def test_a_spare_that_is_outdated_while_it_starts_is_followed_at_once_by_another(tmp_path: Path) -> None:
+async def test_a_spare_that_is_outdated_while_it_starts_is_replaced_at_once(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     async with kept(old) as (spares, lifeline_in):
-        await asyncio.sleep(0)  # the system has been asked for a process and has yet to say that there is one
+        await asyncio.sleep(0)  # the process is requested and not started yet
         await spares.replace(spec(STANDS_BY, new, lifeline_in))
 
         def stands_by() -> bool:
-            with suppress(FileNotFoundError):  # the outdated one, on its way out
+            with suppress(FileNotFoundError):  # the outdated spare, which is ending
                 return spares.pid is not None and str(new) in Path(f"/proc/{spares.pid}/cmdline").read_text()
             return False
 
         await until(stands_by, AGAIN_SECONDS - 1)
 
 
-async def test_the_first_spare_leaves_the_processor_for_a_while_to_what_has_just_started(tmp_path: Path) -> None:
+async def test_the_first_spare_starts_after_a_delay(tmp_path: Path) -> None:
     began = asyncio.get_running_loop().time()
     async with kept(tmp_path / "diary", after=1.0) as (spares, _):
         await until(lambda: spares._child is not None or spares.pid is not None)
@@ -114,52 +109,32 @@ async def test_the_first_spare_leaves_the_processor_for_a_while_to_what_has_just
         await until(lambda: spares.pid is not None)
 
 
-async def test_a_slot_that_is_hopeless_is_not_filled_again(tmp_path: Path) -> None:
-    lifeline_in, lifeline_out = lifeline()
-    seen: list[int] = []
-
-    def hopeless(status: int) -> bool:
-        seen.append(status)
-        return True
-
-    diary = tmp_path / "diary"
-    keeper = Keeper(spec(WELL_BEHAVED, diary, lifeline_in), get_logger("test"), hopeless=hopeless)
-    await keeper.start()
-    assert keeper.pid is not None
-    os.kill(keeper.pid, signal.SIGKILL)
-    async with asyncio.timeout(10):
-        await keeper.keep()
-    assert (seen, len(starts(diary))) == ([-signal.SIGKILL], 1)
-    os.close(lifeline_in)
-    os.close(lifeline_out)
-
-
 @pytest.mark.parametrize("role", ["authority", "gateway"])
-@pytest.mark.parametrize("end", ["lifeline", "orders"])
-async def test_a_real_spare_opens_nothing_and_ends_with_either_pipe(tmp_path: Path, role: str, end: str) -> None:
+@pytest.mark.parametrize("end", ["lifeline", "commands"])
+async def test_a_real_spare_opens_nothing_and_ends_when_either_pipe_closes(tmp_path: Path, role: str, end: str) -> None:
     data = tmp_path / "data"
     boot_fd = in_memory(Settings(data_dir=data).to_boot_json().encode())
     lifeline_in, lifeline_out = lifeline()
-    orders_in, orders_out = os.pipe()
-    arguments = ("--boot-fd", str(boot_fd), "--orders-fd", str(orders_in))
-    run = command(role + SPARE_SUFFIX, *arguments)
-    child = await Child.spawn(ChildSpec(name="spare", command=run, fds=(boot_fd, orders_in), lifeline_fd=lifeline_in))
-    for fd in (boot_fd, orders_in, lifeline_in):
+    commands_in, commands_out = os.pipe()
+    arguments = ("--boot-fd", str(boot_fd), "--orders-fd", str(commands_in))
+    run = command_line(role + SPARE_SUFFIX, *arguments)
+    child = await Child.spawn(ChildSpec(name="spare", command=run, fds=(boot_fd, commands_in), lifeline_fd=lifeline_in))
+    for fd in (boot_fd, commands_in, lifeline_in):
         os.close(fd)
     async with asyncio.timeout(60):
         assert await child.stands_by()
     assert not data.exists()
     opened = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")}
     channel = {name for name in opened if name.startswith("socket:")} - inherited_sockets()
-    assert len(channel) == 1, "its line to the supervisor, and no other"
+    assert len(channel) == 1, "a spare has one socket, its channel to the supervisor"
     opened -= channel
     assert {name.partition(":")[0] for name in opened} <= {"pipe", "/dev/null", *opened_here()}
     assert f"{role}{SPARE_SUFFIX}" in Path(f"/proc/{child.pid}/cmdline").read_text().split("\0")
-    os.close(lifeline_out if end == "lifeline" else orders_out)
+    os.close(lifeline_out if end == "lifeline" else commands_out)
     async with asyncio.timeout(10):
         assert await child.ended() == 0
-    os.close(orders_out if end == "lifeline" else lifeline_out)
-    child.let_go()
+    os.close(commands_out if end == "lifeline" else lifeline_out)
+    child.close_ready_pipe()
 
 
 def inherited_sockets() -> set[str]:
@@ -167,5 +142,5 @@ def inherited_sockets() -> set[str]:
 
 
 def opened_here() -> set[str]:
-    """Where our own outputs go, which children share."""
+    """What our own standard outputs lead to, which children share."""
     return {os.readlink(f"/proc/self/fd/{fd}").partition(":")[0] for fd in (1, 2)}

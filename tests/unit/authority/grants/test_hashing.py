@@ -1,4 +1,4 @@
-"""Argon2id runs in bounded threads, and what does not fit is refused at once."""
+"""Argon2id runs in a bounded thread pool, and calls beyond the bound are refused at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_a_secret_matches_its_own_hash_only() -> None:
     hasher.close()
 
 
-async def test_beyond_threads_and_queue_it_refuses_at_once_and_recovers() -> None:
+async def test_hashing_beyond_threads_and_queue_is_refused_at_once_and_recovers() -> None:
     outcomes: Counter[HashOutcome] = Counter()
     hasher = _hasher(outcomes, threads=1, queue=2)
     results = await asyncio.gather(*(hasher.hash(str(n)) for n in range(10)), return_exceptions=True)
@@ -43,7 +43,7 @@ async def test_beyond_threads_and_queue_it_refuses_at_once_and_recovers() -> Non
     hasher.close()
 
 
-async def test_a_cancelled_waiter_does_not_free_its_place_before_its_thread() -> None:
+async def test_a_cancelled_caller_does_not_free_its_place_before_its_thread() -> None:
     slow = HashParameters(time_cost=30, memory_kib=8192, parallelism=1)
     hasher = Argon2Hasher(slow, threads=1, queue=0, counted=lambda _: None)
     waiter = asyncio.create_task(hasher.hash("one"), name="waiter")
@@ -58,7 +58,7 @@ async def test_a_cancelled_waiter_does_not_free_its_place_before_its_thread() ->
     hasher.close()
 
 
-async def test_the_event_loop_turns_while_secrets_are_hashed() -> None:
+async def test_hashing_does_not_block_the_event_loop() -> None:
     hasher = Argon2Hasher(HashParameters(), counted=lambda _: None)
     work = asyncio.create_task(hasher.hash("one"), name="work")
     turns = 0

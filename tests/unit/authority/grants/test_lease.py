@@ -1,4 +1,4 @@
-"""The lease: never longer than from before its renewal, and never again once the store was another's."""
+"""The lease: its length counts from before the renewal, and it is never renewed after the store was lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from proxy.authority.grants.shared_memory import open_page
 LEASE = 5.0
 
 
-def test_a_renewal_that_takes_long_gives_a_shorter_lease(tmp_path: Path) -> None:
-    """Whoever is stopped between the look at the store and the page must not promise the time that passed."""
+def test_a_slow_renewal_gives_a_shorter_lease(tmp_path: Path) -> None:
+    """A process that is stopped between checking the store and writing the page must not extend the lease."""
     page = open_page(tmp_path, store_epoch=1)
     looked: list[int] = []
 
@@ -30,7 +30,7 @@ def test_a_renewal_that_takes_long_gives_a_shorter_lease(tmp_path: Path) -> None
     page.close()
 
 
-def test_ownership_that_was_lost_does_not_come_back_though_the_store_is_ours_again(tmp_path: Path) -> None:
+def test_lost_ownership_does_not_return_when_the_store_is_ours_again(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=1)
     answers = iter([True, False, True, True])
     keeper = LeaseKeeper(page, LEASE, owned=lambda: next(answers))
@@ -43,7 +43,7 @@ def test_ownership_that_was_lost_does_not_come_back_though_the_store_is_ours_aga
     page.close()
 
 
-def test_nothing_is_lost_before_it_was_looked_for(tmp_path: Path) -> None:
+def test_ownership_is_not_lost_before_the_first_check(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=1)
     keeper = LeaseKeeper(page, LEASE, owned=lambda: True)
     assert (keeper.lost, keeper.remaining()) == (False, 0.0)

@@ -1,4 +1,4 @@
-"""A presented token is proved by argon2 once, and never by somebody else's proof."""
+"""A presented token is proved by argon2 once, and never by the proof of another token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.authority.waiting import until
 
 
 class World:
-    """A resolver over memory with a real, cheap hasher, and a count of its computations."""
+    """A resolver over an in-memory store with a real, cheap hasher, and a list of its computations."""
 
     def __init__(self) -> None:
         self.computations: list[HashOutcome] = []
@@ -37,7 +37,7 @@ class World:
 
 
 class Gate:
-    """A real verifier that waits to be let through."""
+    """A real verifier that waits until it is released."""
 
     def __init__(self, verifier: Argon2Hasher) -> None:
         self.entered = asyncio.Event()
@@ -67,7 +67,7 @@ async def world() -> AsyncIterator[World]:
     world.hasher.close()
 
 
-async def test_the_first_verification_computes_and_the_second_does_not(world: World) -> None:
+async def test_the_first_verification_runs_argon2_and_the_second_does_not(world: World) -> None:
     prefix, token = await world.mint()
     first = await world.resolver.verify(prefix, token)
     assert isinstance(first.outcome, Grant)
@@ -76,7 +76,7 @@ async def test_the_first_verification_computes_and_the_second_does_not(world: Wo
     assert world.computations == [HashOutcome.MATCHED]
 
 
-async def test_with_a_digest_a_wrong_secret_is_refused_without_computing(world: World) -> None:
+async def test_with_a_digest_a_wrong_secret_is_refused_without_argon2(world: World) -> None:
     prefix, token = await world.mint()
     await world.resolver.verify(prefix, token)
     world.computations.clear()
@@ -86,12 +86,12 @@ async def test_with_a_digest_a_wrong_secret_is_refused_without_computing(world: 
     assert world.computations == []
 
 
-async def test_two_tokens_that_share_a_lookup_never_share_a_verdict(world: World) -> None:
+async def test_two_tokens_with_one_prefix_never_share_a_result(world: World) -> None:
     prefix, token = await world.mint()
     wrong = other_secret(token)
     answers = await asyncio.gather(*(world.resolver.verify(prefix, t) for t in (wrong, token, wrong, token)))
     assert [reason(a) for a in answers] == [Reason.TOKEN_WRONG_SECRET, Reason.ALLOWED] * 2
-    assert len(world.computations) == 2, "those who presented the same token share one computation"
+    assert len(world.computations) == 2, "requests with the same token share one computation"
 
 
 async def test_one_prefix_cannot_take_the_whole_queue(world: World) -> None:
@@ -103,7 +103,7 @@ async def test_one_prefix_cannot_take_the_whole_queue(world: World) -> None:
     assert reason(await world.resolver.verify(prefix, token)) is Reason.ALLOWED
 
 
-async def test_a_proof_against_a_rotated_hash_is_worth_nothing(world: World) -> None:
+async def test_a_proof_against_a_rotated_hash_is_not_used(world: World) -> None:
     prefix, token = await world.mint()
     successor = other_secret(token)
     stored = await world.hasher.hash(successor)
@@ -125,7 +125,7 @@ async def test_a_store_that_cannot_be_written_does_not_refuse_a_proven_token(wor
     assert answer.outcome.digest == digest(CACHE_KEY, token.encode())
 
 
-async def test_what_is_no_token_of_ours_or_of_another_prefix_is_unknown(world: World) -> None:
+async def test_a_foreign_token_and_one_of_another_prefix_are_unknown(world: World) -> None:
     prefix, token = await world.mint()
     other_prefix, _ = await world.mint()
     for presented in ("", "x", "é", token[:-1] + "!", token + "0"):
@@ -145,7 +145,7 @@ async def test_a_broken_store_is_an_error_not_a_refusal(world: World) -> None:
         await world.resolver.verify(prefix, token)
 
 
-async def test_one_that_goes_away_while_a_token_is_proved_fails_nobody_else(world: World) -> None:
+async def test_a_cancelled_caller_does_not_fail_others_that_wait_for_the_same_proof(world: World) -> None:
     prefix, token = await world.mint()
     gate = Gate(world.hasher)
     world.resolver.verifier = gate
@@ -160,8 +160,8 @@ async def test_one_that_goes_away_while_a_token_is_proved_fails_nobody_else(worl
     assert len(world.computations) == 1
 
 
-async def test_a_proof_goes_on_when_all_who_waited_for_it_have_gone(world: World) -> None:
-    """Its place in the queue is given back when it ends, and not before."""
+async def test_a_proof_continues_when_every_caller_was_cancelled(world: World) -> None:
+    """Its place in the queue is freed when it ends, and not before."""
     prefix, token = await world.mint()
     gate = Gate(world.hasher)
     world.resolver.verifier = gate

@@ -1,4 +1,4 @@
-"""The page's writer keeps the epoch, ends old leases and refuses an older store."""
+"""The writer of the shared page keeps the epoch, ends old leases and refuses an older store."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_restart_ends_the_lease_keeps_the_file_and_changes_the_incarnation(tmp
     first.close()
 
 
-def test_a_successor_leaves_a_running_lease_alone_and_changes_the_rest(tmp_path: Path) -> None:
+def test_a_successor_keeps_a_running_lease_and_changes_the_rest(tmp_path: Path) -> None:
     first = open_page(tmp_path, store_epoch=7)
     first.renew(123)
     second = open_page(tmp_path, store_epoch=9, successor=True)
@@ -44,12 +44,12 @@ def test_a_successor_leaves_a_running_lease_alone_and_changes_the_rest(tmp_path:
     assert first.incarnation == second.incarnation != 0
     with pytest.raises(StoreBehind):
         open_page(tmp_path, store_epoch=8, successor=True)
-    assert first.lease_until_ns == 0, "a successor that must not serve takes the promise back"
+    assert first.lease_until_ns == 0, "a successor that must not serve ends the lease"
     second.close()
     first.close()
 
 
-def test_a_successor_finds_no_lease_in_what_was_no_page(tmp_path: Path) -> None:
+def test_a_successor_finds_no_lease_in_an_invalid_page(tmp_path: Path) -> None:
     (tmp_path / PAGE_FILE).write_bytes(b"\xff" * PAGE_SIZE)
     page = open_page(tmp_path, store_epoch=1, successor=True)
     assert (page.epoch, page.lease_until_ns) == (1, 0)
@@ -75,7 +75,7 @@ def test_an_accepted_older_store_gets_a_new_page_and_the_old_one_no_lease(tmp_pa
     after.close()
 
 
-def test_what_is_not_a_page_is_made_one_and_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_page_is_formatted_and_a_path_that_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / PAGE_FILE).write_bytes(b"\xff" * 3)
     page = open_page(tmp_path, store_epoch=1)
     assert page.epoch == 1
@@ -87,7 +87,7 @@ def test_what_is_not_a_page_is_made_one_and_what_is_not_a_file_is_refused(tmp_pa
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_lease_ends_when_another_page_is_in_its_place(tmp_path: Path) -> None:
+def test_the_lease_ends_when_the_page_is_replaced(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=1)
     keeper = LeaseKeeper(page, 5.0, owned=page.is_in_place)
     assert keeper.renew()
@@ -96,7 +96,7 @@ def test_a_lease_ends_when_another_page_is_in_its_place(tmp_path: Path) -> None:
     assert not keeper.renew()
     assert (keeper.lost, keeper.remaining(), page.lease_until_ns) == (True, 0.0, 0)
     open_page(tmp_path, store_epoch=1).close()
-    assert not keeper.renew(), "ownership that was lost does not come back"
+    assert not keeper.renew(), "lost ownership does not return"
     page.close()
 
 
@@ -124,7 +124,7 @@ def test_a_worker_maps_what_the_authority_writes(tmp_path: Path) -> None:
     page.close()
 
 
-async def test_an_end_at_the_moment_of_another_lease_is_not_overlooked(tmp_path: Path) -> None:
+async def test_a_cancellation_together_with_a_change_of_the_lease_is_not_lost(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=1)
     keeper = LeaseKeeper(page, 60.0, owned=page.is_in_place)
     running = asyncio.create_task(keeper.run())
@@ -137,7 +137,7 @@ async def test_an_end_at_the_moment_of_another_lease_is_not_overlooked(tmp_path:
     assert done and running.cancelled()
 
 
-async def test_a_shorter_lease_is_renewed_in_its_own_time_from_the_first(tmp_path: Path) -> None:
+async def test_a_shorter_lease_is_renewed_at_its_own_interval_from_the_start(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=1)
     keeper = LeaseKeeper(page, 60.0, owned=page.is_in_place)
     running = asyncio.create_task(keeper.run())
@@ -152,7 +152,7 @@ async def test_a_shorter_lease_is_renewed_in_its_own_time_from_the_first(tmp_pat
         page.close()
 
 
-def test_a_number_announced_in_doubt_is_none_that_the_store_must_have(tmp_path: Path) -> None:
+def test_the_store_may_lack_a_change_that_was_announced_in_doubt(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=4)
     page.doubt(5)
     page.raise_epoch(5)
@@ -164,7 +164,7 @@ def test_a_number_announced_in_doubt_is_none_that_the_store_must_have(tmp_path: 
         open_page(tmp_path, store_epoch=3)
 
 
-def test_once_the_doubt_has_ended_every_number_counts(tmp_path: Path) -> None:
+def test_after_the_doubt_has_ended_the_store_must_have_every_change(tmp_path: Path) -> None:
     page = open_page(tmp_path, store_epoch=4)
     page.doubt(5)
     page.raise_epoch(5)

@@ -1,4 +1,4 @@
-"""Totals over the workers never go backwards, whatever dies."""
+"""Totals over all workers never decrease, whichever process dies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _hits(counters: Counters) -> float:
     return counters.total().counters.get(metrics.CACHE_HITS.name, {}).get((), 0)
 
 
-def test_the_totals_of_a_dead_worker_stay_and_its_gauges_vanish() -> None:
+def test_the_totals_of_an_ended_worker_stay_and_its_gauges_are_dropped() -> None:
     counters = Counters()
     counters.update(WorkerKey(worker=0, pid=1), _snapshot(5, entries=10))
     counters.update(WorkerKey(worker=1, pid=2), _snapshot(7, entries=20))
@@ -32,7 +32,7 @@ def test_the_totals_of_a_dead_worker_stay_and_its_gauges_vanish() -> None:
     assert counters.total().gauge(metrics.CACHE_ENTRIES) == 20
 
 
-def test_a_link_that_comes_back_does_not_count_twice() -> None:
+def test_a_link_that_returns_does_not_count_twice() -> None:
     counters, key = Counters(), WorkerKey(worker=0, pid=1)
     counters.update(key, _snapshot(5))
     counters.retire(key)
@@ -49,7 +49,7 @@ def test_a_new_process_with_the_same_process_id_counts_beside_the_old_one() -> N
     assert counters.total().histograms[metrics.REQUEST_SECONDS.name][("/a",)].counts[0] == 7
 
 
-def test_any_number_of_dead_workers_is_remembered_in_bounded_memory() -> None:
+def test_ended_workers_take_bounded_memory() -> None:
     counters = Counters()
     for pid in range(3 * ENDED_KEPT):
         counters.update(WorkerKey(worker=0, pid=pid), _snapshot(1))

@@ -1,4 +1,4 @@
-"""What workers tell of requests is written in batches, tried again while the store cannot be used, and bounded."""
+"""Workers' reports are queued with a bound, written in batches, and retried while the store cannot be used."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def report(count: int = 1, permission: str = "things:read", at: float = 5.0) -> 
     return ["/v1/{entity}", "role_denies", permission, "a" * 12, count, at, at, "GET", f"d{count}"]
 
 
-async def test_events_are_written_in_their_order_with_nothing_added() -> None:
+async def test_events_are_written_unchanged_in_order() -> None:
     async with world() as w:
         w.recorder.take({"op": "requests", "events": rows(3), "omitted": 0})
         await until(lambda: len(w.written) == 3)
@@ -88,14 +88,14 @@ async def test_events_are_written_in_their_order_with_nothing_added() -> None:
         assert first.event.details == {"method": "POST", "path": "/v1/things/1", "status": 403}
 
 
-async def test_a_full_batch_does_not_wait_for_the_second_to_end() -> None:
+async def test_a_full_batch_is_written_at_once() -> None:
     async with world(seconds=3600.0) as w:
         w.recorder.take({"op": "requests", "events": rows(BATCH + 1)})
         await until(lambda: len(w.written) == BATCH + 1)
         assert [len(batch) for batch in w.store.events] == [BATCH, 1]
 
 
-async def test_uses_and_reports_are_added_up_and_written_as_one() -> None:
+async def test_uses_and_reports_are_summed_and_written_as_one() -> None:
     async with world(seconds=3600.0) as w:
         for at, ip in ((5.0, "::1"), (9.0, "::2"), (7.0, "::3")):
             w.recorder.take({"op": "uses", "uses": [["a" * 12, 2, at, ip]]})
@@ -107,14 +107,14 @@ async def test_uses_and_reports_are_added_up_and_written_as_one() -> None:
     assert (both.count, both.first_at, both.last_at, both.decision_id, other.count) == (3, 5.0, 8.0, "d2", 4)
 
 
-async def test_a_transaction_has_a_batch_at_most() -> None:
+async def test_a_transaction_has_at_most_one_batch() -> None:
     async with world(seconds=3600.0) as w:
         uses = [[f"{number:012d}", 1, 1.0, "::1"] for number in range(2 * BATCH + 1)]
         w.recorder.take({"op": "uses", "uses": uses})
     assert [len(batch) for batch in w.store.uses] == [BATCH, BATCH, 1]
 
 
-async def test_what_was_left_out_is_said_by_one_event_and_counted() -> None:
+async def test_left_out_events_are_counted_and_recorded_by_one_event() -> None:
     async with world(seconds=3600.0) as w:
         w.recorder.take({"op": "requests", "events": rows(1), "omitted": 3})
         w.recorder.take({"op": "requests", "events": [], "omitted": 4})
@@ -124,7 +124,7 @@ async def test_what_was_left_out_is_said_by_one_event_and_counted() -> None:
     assert (omitted.event.action, omitted.event.details, omitted.at) == ("request.omitted", {"count": 7}, 99.0)
 
 
-async def test_while_the_store_cannot_be_used_everything_waits_and_it_is_said_once(
+async def test_while_the_store_cannot_be_used_everything_is_queued_and_the_failure_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO, logger="patgate"):
@@ -138,7 +138,7 @@ async def test_while_the_store_cannot_be_used_everything_waits_and_it_is_said_on
             w.store.failure = None
             await until(lambda: w.recorder.waiting == 0)
             assert [event.event.decision_id for event in w.written] == ["d0", "d1"]
-            assert (w.store.again[0], w.store.again[-1]) == (False, True), "whoever tries again says so"
+            assert (w.store.again[0], w.store.again[-1]) == (False, True), "a retry is marked as one"
             ((use,),) = w.store.uses
             assert (use.count, use.ip) == (3, "::2")
             assert len(w.store.reports) == 1
@@ -152,7 +152,7 @@ async def test_while_the_store_cannot_be_used_everything_waits_and_it_is_said_on
     ]
 
 
-async def test_a_queue_that_stays_full_does_not_make_it_try_without_end() -> None:
+async def test_a_queue_that_stays_full_does_not_cause_retries_without_a_pause() -> None:
     async with world(seconds=3600.0) as w:
         w.store.failure = DOWN
         w.recorder.take({"op": "requests", "events": rows(BATCH)})
@@ -162,11 +162,11 @@ async def test_a_queue_that_stays_full_does_not_make_it_try_without_end() -> Non
             await asyncio.sleep(0)
         assert w.store.tried == 1
         w.store.failure = None
-    assert len(w.written) == BATCH + 20, "what waits is written at the end"
+    assert len(w.written) == BATCH + 20, "the queue is written at the end"
 
 
 @pytest.mark.parametrize("failure", [Conflict("contradicted"), ValueError("a defect")])
-async def test_a_batch_that_can_never_be_written_does_not_stand_before_the_others(failure: Exception) -> None:
+async def test_a_batch_that_can_never_be_written_does_not_block_the_others(failure: Exception) -> None:
     async with world() as w:
         w.store.failure = failure
         w.recorder.take({"op": "requests", "events": rows(2)})
@@ -193,7 +193,7 @@ async def test_beyond_the_bound_the_newest_events_are_dropped_and_counted(monkey
 
 
 class InDoubt(MemoryRequests):
-    """Says that it failed, and has kept what was written all the same: a commit whose answer was lost."""
+    """A store that writes a batch and reports a failure: a commit whose answer was lost."""
 
     async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
         known = {event.event.decision_id for batch in self.events for event in batch}
@@ -202,7 +202,7 @@ class InDoubt(MemoryRequests):
         await super()._try()
 
 
-async def test_events_that_came_after_a_batch_in_doubt_are_not_taken_for_a_part_of_it() -> None:
+async def test_events_after_a_batch_in_doubt_are_not_taken_for_a_part_of_it() -> None:
     async with world() as w:
         w.recorder._store = w.store = store = InDoubt(failure=DOWN)
         w.recorder.take({"op": "requests", "events": rows(2)})
@@ -215,7 +215,7 @@ async def test_events_that_came_after_a_batch_in_doubt_are_not_taken_for_a_part_
         assert [event.event.decision_id for event in w.written] == ["d0", "d1", "later"], "none twice, none lost"
 
 
-async def test_what_is_left_out_while_nothing_can_be_written_adds_up_and_does_not_queue() -> None:
+async def test_events_left_out_while_nothing_can_be_written_are_summed_and_not_queued() -> None:
     async with world() as w:
         w.store.failure = DOWN
         for _ in range(5):
@@ -228,7 +228,7 @@ async def test_what_is_left_out_while_nothing_can_be_written_adds_up_and_does_no
     assert sum(int(str(event.event.details["count"])) for event in w.written) == 10
 
 
-async def test_a_store_that_never_answers_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_store_that_never_answers_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
 
     class Stuck(MemoryRequests):

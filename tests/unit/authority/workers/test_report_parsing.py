@@ -1,4 +1,4 @@
-"""Whatever a worker tells that is not exactly a row is nonsense, and no text is longer than its column."""
+"""Rows of a worker's report that are not exactly right are invalid, and no text is longer than its column."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from proxy.authority.workers import report_parsing
-from proxy.authority.workers.report_parsing import Nonsense
+from proxy.authority.workers.report_parsing import InvalidReport
 from tests.unit.authority.workers.test_recorder import report, row
 
 USE: list[Any] = ["a" * 12, 1, 2.0, "::1"]
 
 
-def test_what_is_right_is_taken() -> None:
+def test_valid_rows_are_parsed() -> None:
     assert report_parsing.event(row()).event.reason == "role_denies"
     assert report_parsing.event(row(action="request", prefix="", proven=False)).event.action == "request"
     assert report_parsing.event(row(host="api.example")).event.details["host"] == "api.example"
@@ -63,35 +63,35 @@ def test_what_is_right_is_taken() -> None:
     ],
     ids=repr,
 )
-def test_an_event_with_a_field_that_makes_no_sense_is_none(changes: dict[str, Any]) -> None:
-    with pytest.raises(Nonsense):
+def test_an_event_with_an_invalid_field_is_invalid(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidReport):
         report_parsing.event(row() | changes)
 
 
 @pytest.mark.parametrize("name", sorted(row()))
-def test_an_event_that_lacks_a_field_is_none(name: str) -> None:
+def test_an_event_without_one_of_its_fields_is_invalid(name: str) -> None:
     lacking = row()
     del lacking[name]
-    with pytest.raises(Nonsense):
+    with pytest.raises(InvalidReport):
         report_parsing.event(lacking)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [[]]], ids=repr)
-def test_what_is_no_row_at_all_is_nonsense(value: object) -> None:
+def test_a_value_of_another_type_is_invalid(value: object) -> None:
     for read in (report_parsing.event, report_parsing.use, report_parsing.report):
-        with pytest.raises(Nonsense):
+        with pytest.raises(InvalidReport):
             read(value)
 
 
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
-def test_uses_with_a_field_that_makes_no_sense_are_none(place: int, value: object) -> None:
-    with pytest.raises(Nonsense):
+def test_uses_with_an_invalid_field_are_invalid(place: int, value: object) -> None:
+    with pytest.raises(InvalidReport):
         report_parsing.use([*USE[:place], value, *USE[place + 1 :]])
 
 
 @pytest.mark.parametrize("place", range(9))
 @pytest.mark.parametrize("value", [None, {}, "x" * 2000, -1, float("nan")], ids=repr)
-def test_a_report_with_a_field_that_makes_no_sense_is_none(place: int, value: object) -> None:
-    with pytest.raises(Nonsense):
+def test_a_report_with_an_invalid_field_is_invalid(place: int, value: object) -> None:
+    with pytest.raises(InvalidReport):
         report_parsing.report([*report()[:place], value, *report()[place + 1 :]])

@@ -1,4 +1,4 @@
-"""The worker link over a real unix socket: answers, pushes, and what broken peers cannot do."""
+"""The worker link over a real unix socket: answers, pushes, and peers that send invalid data or do not read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.unit.authority.waiting import until
 
 
 class Worker:
-    """The worker's end, as raw as a test needs it."""
+    """The worker's end of a link, without any logic."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -121,7 +121,7 @@ async def test_only_our_user_can_reach_the_socket(world: World) -> None:
         assert peer_uid(left) == os.geteuid()
 
 
-async def test_hello_tells_the_epoch_and_the_cache_key(world: World) -> None:
+async def test_hello_is_answered_with_the_epoch_and_the_cache_key(world: World) -> None:
     worker = await world.link()
     assert await worker.hello() == {"id": 1, "epoch": 1, "cache_key": CACHE_KEY.hex()}
     assert [linked.key.pid for linked in world.server.workers()] == [10]
@@ -148,7 +148,7 @@ async def test_grants_and_refusals_cross_the_link(world: World) -> None:
     }
 
 
-async def test_an_answer_that_would_not_fit_a_frame_is_about_the_first_of_its_prefixes(world: World) -> None:
+async def test_an_answer_that_would_not_fit_a_frame_covers_the_first_of_its_prefixes(world: World) -> None:
     token = [TOKENS.mint(Kind.PAT) for _ in range(5)]
     for one, permissions in zip(token, (TEXTS_AT_ONCE // 2, TEXTS_AT_ONCE // 2, 1, TEXTS_AT_ONCE + 1, 1), strict=True):
         grant = world.grants.add(one.token, "hash")
@@ -164,7 +164,9 @@ async def test_an_answer_that_would_not_fit_a_frame_is_about_the_first_of_its_pr
     assert answered == [2, 1, 1, 1]
 
 
-async def test_room_is_kept_for_the_organisations_of_a_grant_and_what_fits_nowhere_ends_no_link(world: World) -> None:
+async def test_a_grant_with_many_organisations_fits_a_frame_and_one_that_cannot_fit_closes_no_link(
+    world: World,
+) -> None:
     token = [TOKENS.mint(Kind.PAT) for _ in range(3)]
     made = [world.grants.add(one.token, "hash") for one in token]
     many = PermissionSet.of(f"things/{n}:read" for n in range(TEXTS_AT_ONCE))
@@ -200,7 +202,7 @@ async def test_a_commit_too_large_for_a_frame_raises_the_page_and_fails_nothing(
     assert (await worker.receive())["since"] == 2
 
 
-async def test_changes_are_told_or_reset_when_too_many(world: World) -> None:
+async def test_changes_are_sent_or_reset_when_too_many(world: World) -> None:
     worker = await world.link()
     world.grants.log = [(2, "token:a"), (3, "role:b")]
     world.grants.epoch = 3
@@ -228,7 +230,7 @@ async def test_changes_are_told_or_reset_when_too_many(world: World) -> None:
         ({"op": "hello", "worker": 0}, "invalid"),
     ],
 )
-async def test_a_message_without_sense_gets_an_error_and_the_link_goes_on(
+async def test_an_invalid_message_gets_an_error_and_the_link_stays_open(
     world: World, message: dict[str, Any], error: str
 ) -> None:
     worker = await world.link()
@@ -271,7 +273,7 @@ async def test_counters_are_kept_when_the_worker_dies(world: World) -> None:
     assert world.counters.total() == Snapshot(counters={metrics.CACHE_HITS.name: {(): 5}})
 
 
-async def test_more_questions_than_places_are_all_answered(world: World) -> None:
+async def test_more_requests_than_places_are_all_answered(world: World) -> None:
     worker = await world.link()
     asked = 3 * IN_FLIGHT
     for n in range(asked):
@@ -281,7 +283,7 @@ async def test_more_questions_than_places_are_all_answered(world: World) -> None
     assert all(answer["found"][0]["refused"]["prefix"] == f"p{answer['id']}" for answer in answers)
 
 
-async def test_a_worker_that_does_not_read_is_cut_off_and_others_are_not(world: World) -> None:
+async def test_a_worker_that_does_not_read_is_disconnected_and_others_are_not(world: World) -> None:
     deaf, good = await world.link(), await world.link()
     await deaf.hello(worker=0)
     await good.hello(worker=1, pid=11)
@@ -302,7 +304,7 @@ async def test_closing_the_server_ends_links_and_removes_the_socket(world: World
     assert not world.path.exists()
 
 
-def test_a_dead_authoritys_socket_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+def test_the_socket_of_a_dead_authority_is_replaced_and_no_other_file_is(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="pg") as name:
         path = Path(name) / "s"
         bind_unix(path).close()
@@ -316,7 +318,7 @@ def test_a_dead_authoritys_socket_is_replaced_and_nothing_else_is(tmp_path: Path
         bind_unix(tmp_path / ("d" * 100) / "s")
 
 
-async def test_what_requests_leave_behind_is_taken_without_an_answer_and_nonsense_closes_nothing(world: World) -> None:
+async def test_reports_are_recorded_without_an_answer_and_invalid_ones_close_nothing(world: World) -> None:
     worker = await world.link()
     await worker.hello()
     worker.send({"op": "uses", "uses": [["a" * 12, 2, 1.5, "127.0.0.1"], "nonsense"]})
@@ -329,7 +331,7 @@ async def test_what_requests_leave_behind_is_taken_without_an_answer_and_nonsens
     assert counted[metrics.AUDIT_OMITTED.name] == {(): 4}
 
 
-async def test_what_a_worker_told_last_is_taken_when_the_authority_ends(world: World) -> None:
+async def test_the_last_reports_of_a_worker_are_recorded_when_the_authority_ends(world: World) -> None:
     worker = await world.link()
     await worker.hello()
     for number in range(200):
@@ -339,10 +341,10 @@ async def test_what_a_worker_told_last_is_taken_when_the_authority_ends(world: W
     assert world.recorder.waiting == 200
 
 
-async def test_a_process_of_another_user_is_told_nothing_and_closes_no_other_link(
+async def test_a_process_of_another_user_gets_no_answer_and_closes_no_other_link(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the socket's mode: it would be given the key of the cache and every grant."""
+    """It would get the cache key and every grant, so this must hold for any mode of the socket."""
     ours = await world.link()
     await ours.hello()
     world.path.chmod(0o666)

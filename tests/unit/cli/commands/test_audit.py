@@ -1,4 +1,4 @@
-"""``patgate audit``: the log for people and for machines, followed, exported and verified."""
+"""``patgate audit``: the log for people and for programs, followed, exported and verified."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ADA = "ada@example.com"
 
 @pytest.fixture
 def used(desk: Desk) -> Desk:
-    """A desk at which a person was added and made an administrator of nothing."""
+    """A directory with some events in its audit log."""
     desk.document("user", "add", ADA, "--role", "editor")
     desk.document("org", "add", "engineering")
     desk.document("user", "set-role", ADA, "viewer")
     return desk
 
 
-def test_the_newest_event_is_last_for_people_and_for_machines(used: Desk) -> None:
+def test_the_newest_event_is_last_for_people_and_for_programs(used: Desk) -> None:
     events = used.document("audit", "--action", "account.")
     assert [event["action"] for event in events][-3:] == [
         "account.user.add",
@@ -51,7 +51,7 @@ def test_the_newest_event_is_last_for_people_and_for_machines(used: Desk) -> Non
     assert used.document("audit", "--action", "account.", "--limit", "2") == events[-2:]
 
 
-def test_filters_narrow_and_what_they_leave_nothing_of_is_said(used: Desk) -> None:
+def test_events_are_filtered_and_an_empty_result_is_reported(used: Desk) -> None:
     user = used.document("user", "show", ADA)["id"]
 
     def actions(*filters: str) -> list[str]:
@@ -84,22 +84,22 @@ def test_filters_narrow_and_what_they_leave_nothing_of_is_said(used: Desk) -> No
         ("--json", "verify"),
     ],
 )
-def test_a_mistake_is_one_of_usage(desk: Desk, arguments: tuple[str, ...]) -> None:
+def test_invalid_options_are_usage_errors(desk: Desk, arguments: tuple[str, ...]) -> None:
     assert desk.patgate("audit", *arguments).returncode == 2
 
 
-def test_an_export_is_one_document_a_line_the_oldest_first(used: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_has_one_document_per_line_the_oldest_first(used: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.cli.commands.audit.PAGE", 2)
     exported = [json.loads(line) for line in used.lines("audit", "export")]
-    assert exported == used.document("audit")[:-1], "all but the event of this very export"
+    assert exported == used.document("audit")[:-1], "all events except that of this export"
     some = [json.loads(line) for line in used.lines("audit", "export", "--action", "account.user.", "--json")]
     assert some == [event for event in exported if event["action"].startswith("account.user.")]
     assert used.lines("audit", "export", "--denied") == []
 
 
-def test_a_verification_prints_the_head_and_takes_it_back(used: Desk) -> None:
+def test_a_verification_prints_the_head_and_accepts_it_later(used: Desk) -> None:
     said, head = used.lines("audit", "verify")
-    assert "is whole" in said
+    assert "is intact" in said
     assert re.fullmatch(r"\d+:[0-9a-f]{64}", head)
     found = used.document("audit", "verify", "--head", head)
     assert found == {"events": int(head.partition(":")[0]), "problem": None, "head": head}
@@ -119,7 +119,7 @@ def test_a_verification_of_an_altered_log_names_the_event_and_fails(used: Desk) 
     assert json.loads(done.stdout)["problem"] == "event 2 was altered"
 
 
-def test_what_others_wrote_into_an_event_does_not_drive_the_terminal(desk: Desk) -> None:
+def test_values_in_an_event_cannot_control_the_terminal(desk: Desk) -> None:
     desk.document("user", "add", ADA, "--role", "editor")
     with sqlite3.connect(desk.data / "patgate.db") as file:
         file.execute("UPDATE audit_events SET target_name = char(27) || '[31m' || char(10) || 'x'")
@@ -127,7 +127,7 @@ def test_what_others_wrote_into_an_event_does_not_drive_the_terminal(desk: Desk)
     assert all(line.isprintable() for line in desk.lines("audit"))
 
 
-async def test_who_follows_sees_the_newest_and_what_is_recorded_over_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_following_shows_the_newest_and_new_events_across_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.cli.commands.audit.FOLLOW_SECONDS", 0.02)
     shown: list[Any] = []
     with tempfile.TemporaryDirectory(prefix="pg") as name:
@@ -139,7 +139,7 @@ async def test_who_follows_sees_the_newest_and_what_is_recorded_over_a_restart(m
         )
 
         async def serve(*orgs: str, shows: int) -> None:
-            """Serve until so many events are shown in all."""
+            """Serve until ``count`` events are shown."""
             async with (
                 Authority(settings, linked=False) as authority,
                 serving(authority, tcp=[], unix=[bind_unix(path)], hosts=[]),

@@ -1,4 +1,4 @@
-"""``patgate check``, ``patgate config schema`` and ``patgate token pattern``: what needs no store."""
+"""``patgate check``, ``patgate config schema``, ``patgate token pattern``: commands that need no store."""
 
 import json
 import re
@@ -8,21 +8,21 @@ import sys
 from tests.unit.cli.running import CONFIGURATION, Desk, environment
 
 
-def test_a_good_configuration_is_summed_up(bare: Desk) -> None:
+def test_a_valid_configuration_is_summarised(bare: Desk) -> None:
     printed = "\n".join(bare.lines("check"))
-    assert "is fine" in printed
+    assert "is valid" in printed
     assert "/v1/{entity}/{id}" in printed
     assert "127.0.0.1:0" in printed
 
 
-def test_the_summary_is_one_document_for_machines(bare: Desk) -> None:
+def test_the_summary_is_one_document_for_programs(bare: Desk) -> None:
     document = bare.document("check")
     assert document["ok"] is True
     assert [route["path"] for route in document["routes"]] == ["/billing/**", "/v1/{entity}", "/v1/{entity}/{id}"]
     assert document["listeners"] == {"proxy": "127.0.0.1:0", "control": "127.0.0.1:0"}
 
 
-def test_what_is_probably_not_meant_is_a_warning_and_no_mistake(bare: Desk) -> None:
+def test_a_setting_that_is_probably_not_intended_is_a_warning(bare: Desk) -> None:
     bare.config.write_text(CONFIGURATION.replace('"/billing/**"', '"/v1/billing/**"'))
     done = bare.patgate("check")
     assert done.returncode == 0
@@ -33,7 +33,7 @@ def test_what_is_probably_not_meant_is_a_warning_and_no_mistake(bare: Desk) -> N
     assert [warning["path"] for warning in document["warnings"]] == ["routes[0].path"]
 
 
-def test_a_variable_of_somebody_elses_is_a_warning_that_does_not_show_its_value(bare: Desk) -> None:
+def test_an_unknown_variable_is_a_warning_without_its_value(bare: Desk) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "proxy", "check", "--json"],
         capture_output=True,
@@ -43,7 +43,7 @@ def test_a_variable_of_somebody_elses_is_a_warning_that_does_not_show_its_value(
         env=environment() | {"PATGATE_CONFIG": str(bare.config), "PATGATE_TOKEN": "acme_pat_secret"},
     )
     assert json.loads(done.stdout)["warnings"] == [
-        {"path": "PATGATE_TOKEN", "message": "names no setting, and is ignored"}
+        {"path": "PATGATE_TOKEN", "message": "names no setting and is ignored"}
     ]
     assert "secret" not in done.stdout + done.stderr
     assert "PATGATE_TOKEN" in done.stderr
@@ -62,7 +62,7 @@ def test_every_problem_has_its_line_and_nothing_is_started(bare: Desk) -> None:
     assert not bare.data.exists()
 
 
-def test_problems_are_one_document_for_machines(bare: Desk) -> None:
+def test_problems_are_one_document_for_programs(bare: Desk) -> None:
     bare.config.write_text("brnd: acme\n")
     done = bare.patgate("check", "--json")
     assert done.returncode == 1
@@ -72,12 +72,12 @@ def test_problems_are_one_document_for_machines(bare: Desk) -> None:
     assert len(done.stderr.splitlines()) == len(document["problems"])
 
 
-def test_a_missing_file_is_one_sentence(bare: Desk) -> None:
+def test_a_missing_file_is_reported_in_one_sentence(bare: Desk) -> None:
     bare.config.unlink()
     assert "cannot be read" in bare.refused("check")
 
 
-def test_no_configuration_named_is_a_usage_error(bare: Desk) -> None:
+def test_a_missing_configuration_option_is_a_usage_error(bare: Desk) -> None:
     done = bare.patgate("check", configured=False)
     assert done.returncode == 2
     assert "--config FILE" in done.stderr
@@ -108,12 +108,12 @@ def test_the_pattern_finds_tokens_of_the_brand_only(bare: Desk) -> None:
     assert not re.search(pattern, f'token = "other{value}"')
 
 
-def test_help_lists_the_nouns_in_their_order(bare: Desk) -> None:
+def test_help_lists_the_commands_in_order(bare: Desk) -> None:
     printed = "\n".join(bare.lines("--help"))
     places = [printed.index(f"\n  {noun} ") for noun in ("quickstart", "serve", "check", "user", "token", "whoami")]
     assert places == sorted(places)
 
 
-def test_health_is_refused_where_no_gateway_runs(bare: Desk) -> None:
+def test_health_fails_without_a_gateway(bare: Desk) -> None:
     assert "does not answer /livez" in bare.refused("health")
     assert not bare.data.exists()

@@ -7,12 +7,12 @@ from tests.unit.cli.running import Desk
 
 @pytest.fixture
 def desk(desk: Desk) -> Desk:
-    """One with a person who may look at things."""
+    """A directory with a person in its store who may read things."""
     desk.document("user", "add", "ada@example.com", "--role", "viewer")
     return desk
 
 
-def test_a_request_is_explained_question_by_question_for_people_and_for_machines(desk: Desk) -> None:
+def test_a_request_is_explained_check_by_check_for_people_and_for_programs(desk: Desk) -> None:
     made = desk.document("token", "create", "--user", "ada@example.com", "--name", "ci")
     lines = desk.lines("explain", made["id"], "PUT", "https://api.example.com/v1/things/7?q=1")
     assert lines[0] == "Refused: role_denies. The owner's role does not permit this operation."
@@ -39,21 +39,21 @@ def test_a_whole_token_is_refused_without_repeating_it(desk: Desk) -> None:
         assert made["token"] not in said
 
 
-def test_what_there_is_not_is_said_in_a_sentence_that_helps(desk: Desk) -> None:
+def test_an_unknown_token_or_decision_is_reported_in_one_sentence(desk: Desk) -> None:
     assert desk.refused("explain", "000000000000", "GET", "/") == "There is no token with this id or prefix."
     assert "audit.requests" in desk.refused("explain", "f" * 24)
     for arguments in (("a", "b"), ("a", "b", "c", "d"), ("a", "--host", "x"), ()):
         assert desk.patgate("explain", *arguments).returncode == 2
 
 
-def test_what_is_no_text_is_explained_as_the_path_that_it_is(desk: Desk) -> None:
+def test_a_path_that_is_not_utf_8_is_explained(desk: Desk) -> None:
     made = desk.document("token", "create", "--user", "ada@example.com", "--name", "ci")
     assert desk.document("explain", made["id"], "GET", "/v1/\udcff")["reason"] == "target_not_canonical"
     assert desk.document("explain", made["id"], "GET", "/v1/\x1b[31m")["reason"] == "request_malformed"
     assert "\x1b" not in "".join(desk.lines("explain", made["id"], "GET", "/v1/\x1b[31m"))
 
 
-def test_the_routes_are_listed_and_an_empty_report_says_so(desk: Desk) -> None:
+def test_the_routes_are_listed_and_an_empty_report_is_reported(desk: Desk) -> None:
     assert [row["path"] for row in desk.document("routes", "list")] == [
         "/billing/**",
         "/v1/{entity}",

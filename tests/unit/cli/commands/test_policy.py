@@ -1,4 +1,4 @@
-"""``patgate policy``: what counts, who says so, what breaks it and what is ended, on a store that no gateway serves."""
+"""``patgate policy`` without a gateway: showing and setting it, listing violations and ending tokens."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ ADA = "ada@example.org"
 
 @pytest.fixture
 def desk(desk: Desk) -> Desk:
-    """One with a deployment's policy, an organisation, and a person in it."""
+    """A directory with a deployment's policy, an organisation, and a person in it."""
     desk.config.write_text(desk.config.read_text() + "policy: { max_lifetime: 90d, tokens_per_user: 5 }\n")
     desk.document("org", "add", "team")
     desk.document("user", "add", ADA, "--role", "editor", "--org", "team")
@@ -24,7 +24,7 @@ def own(desk: Desk) -> dict[str, Any]:
     return dict(document["own"])
 
 
-def test_the_deployments_is_shown_and_the_organisations_with_whoever_says_so(desk: Desk) -> None:
+def test_the_policy_is_shown_with_the_source_of_each_limit(desk: Desk) -> None:
     printed = "\n".join(desk.lines("policy", "show"))
     assert "90d" in printed
     assert "organisation" not in printed
@@ -35,7 +35,7 @@ def test_the_deployments_is_shown_and_the_organisations_with_whoever_says_so(des
     assert (document["effective"]["max_lifetime"], document["effective"]["tokens_per_user"]) == (36 * 3600, 5)
 
 
-def test_every_field_is_set_kept_and_taken_away(desk: Desk) -> None:
+def test_every_field_is_set_kept_and_removed(desk: Desk) -> None:
     fields: dict[str, tuple[tuple[str, ...], object]] = {
         "max_lifetime": (("--max-lifetime", "30d"), 30 * 86400),
         "require_expiry": (("--require-expiry",), True),
@@ -65,8 +65,8 @@ def test_every_field_is_set_kept_and_taken_away(desk: Desk) -> None:
     assert desk.patgate("policy", "set", "team", "--admin-right", "rotate").returncode == 2
 
 
-def test_new_tokens_keep_to_it(desk: Desk) -> None:
-    """B1, C1: the longest lifetime, an end at all, one token a person, named scopes."""
+def test_new_tokens_must_follow_the_policy(desk: Desk) -> None:
+    """Requirements B1, C1: longest lifetime, required expiry, one token per person, required scopes."""
     create = ("token", "create", "--user", ADA, "--org", "team", "--name", "t")
     desk.document("policy", "set", "team", "--max-lifetime", "30d", "--require-expiry", "--forbid-scope", "*:*")
     for options in (
@@ -83,8 +83,8 @@ def test_new_tokens_keep_to_it(desk: Desk) -> None:
     assert "(1)" in desk.refused(*good)
 
 
-def test_setting_one_says_how_many_tokens_break_it_and_expire_ends_them(desk: Desk) -> None:
-    """B1: lowering a policy shows which tokens break it, and can end them."""
+def test_setting_a_policy_reports_how_many_tokens_break_it_and_expire_ends_them(desk: Desk) -> None:
+    """Requirement B1: a stricter policy shows which tokens break it, and can end them."""
     create = ("token", "create", "--user", ADA, "--org", "team", "--name")
     long, wide = (desk.document(*create, name, "--expires", "60d")["prefix"] for name in ("long", "wide"))
     short = desk.document(*create, "short", "--expires", "1d")["prefix"]
@@ -100,17 +100,17 @@ def test_setting_one_says_how_many_tokens_break_it_and_expire_ends_them(desk: De
     assert desk.lines("policy", "set", "team", "--expire")[-1] == "2 tokens are expired."
     states = {row["prefix"]: row["status"] for row in desk.document("token", "list")}
     assert states == {long: "expired", wide: "expired", short: "active"}
-    assert desk.patgate("policy", "check", "--org", "team").stderr == "Every living token keeps to the policy.\n"
+    assert desk.patgate("policy", "check", "--org", "team").stderr == "No active token breaks the policy.\n"
     assert desk.document("policy", "set", "team", "--max-lifetime", "30d")["breaking"] == 0
 
 
-def test_expire_ends_what_breaks_it_in_one_organisation_or_everywhere(desk: Desk) -> None:
+def test_expire_ends_violations_in_one_organisation_or_everywhere(desk: Desk) -> None:
     desk.document("user", "set-role", ADA, "editor")
     desk.document("token", "create", "--user", ADA, "--name", "own", "--expires", "80d")
     desk.document("token", "create", "--user", ADA, "--name", "team", "--org", "team", "--expires", "80d")
     desk.config.write_text(desk.config.read_text().replace("90d", "30d").replace("per_user: 5", "per_user: 1"))
     done = desk.patgate("policy", "check")
-    assert f"{ADA} has 2 living tokens" in done.stderr
+    assert f"{ADA} has 2 active tokens" in done.stderr
     assert desk.lines("policy", "expire", "--org", "team") == ["1 token is expired."]
     assert desk.document("policy", "expire") == {"expired": 1}
     assert desk.lines("policy", "expire") == ["0 tokens are expired."]

@@ -1,4 +1,4 @@
-"""``patgate quickstart``: one command, a running gateway, requests that go as printed."""
+"""``patgate quickstart``: one command, a running gateway, and requests with the printed results."""
 
 import json
 import re
@@ -22,7 +22,7 @@ TOKEN = "demo_pat_" + "0" * 12 + "_" + "0" * 38
 
 
 def quickstart(desk: Desk, *options: str) -> list[str]:
-    """What a single run prints."""
+    """The lines that one run prints."""
     command = [sys.executable, "-m", "proxy", "quickstart", "--once", *options]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False, cwd=desk.directory, env=environment()
@@ -31,7 +31,7 @@ def quickstart(desk: Desk, *options: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_it_goes_as_printed_and_runs_again_on_the_same_directory(desk: Desk) -> None:
+def test_quickstart_works_as_printed_and_runs_again_in_the_same_directory(desk: Desk) -> None:
     first = quickstart(desk)
     (token,) = {line.strip() for line in first if VALUE.fullmatch(line.strip())}
     curls = [line.strip() for line in first if line.startswith("  curl ")]
@@ -43,7 +43,7 @@ def test_it_goes_as_printed_and_runs_again_on_the_same_directory(desk: Desk) -> 
     before = (data / "patgate.yaml").read_text()
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        # The port of the first run is somebody else's now.
+        # Another process has the port of the first run.
         port = taken.getsockname()[1]
         (data / "patgate.yaml").write_text(
             re.sub(r"proxy: \{ bind: .* \}", f'proxy: {{ bind: "127.0.0.1:{port}" }}', before)
@@ -58,7 +58,7 @@ def test_it_goes_as_printed_and_runs_again_on_the_same_directory(desk: Desk) -> 
 
 @pytest.mark.parametrize("name", ["patgate.yaml", "patgate.log"])
 @pytest.mark.parametrize("there", [True, False])
-def test_a_link_in_the_place_of_its_files_is_not_followed(desk: Desk, name: str, there: bool) -> None:
+def test_a_link_in_place_of_a_quickstart_file_is_not_followed(desk: Desk, name: str, there: bool) -> None:
     data, target = desk.directory / "patgate-data", desk.directory / "victim"
     data.mkdir(mode=0o700)
     (data / name).symlink_to(target)
@@ -68,11 +68,11 @@ def test_a_link_in_the_place_of_its_files_is_not_followed(desk: Desk, name: str,
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=120, check=False, cwd=desk.directory, env=environment()
     )
-    assert done.returncode == 1 and f"{name} in the data directory is not a file of ours" in done.stderr
+    assert done.returncode == 1 and f"{name} in the data directory is not a regular file of this user" in done.stderr
     assert target.exists() == there and (not there or target.read_text() == "routes: []\n")
 
 
-def test_it_serves_an_upstream_of_yours_until_told_to_stop(desk: Desk) -> None:
+def test_quickstart_serves_a_given_upstream_until_it_is_stopped(desk: Desk) -> None:
     backend = subprocess.Popen(
         [sys.executable, "-m", "proxy", "whoami", "--bind", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
@@ -105,7 +105,7 @@ def test_it_serves_an_upstream_of_yours_until_told_to_stop(desk: Desk) -> None:
         backend.terminate()
 
 
-def test_the_configuration_that_it_writes_is_good(tmp_path: Path) -> None:
+def test_the_configuration_that_quickstart_writes_is_valid(tmp_path: Path) -> None:
     for demo in (True, False):
         file = tmp_path / "patgate.yaml"
         file.write_text(
@@ -120,7 +120,7 @@ def test_the_configuration_that_it_writes_is_good(tmp_path: Path) -> None:
         assert load(file, {}).data_dir == tmp_path / 'a "quoted" place'
 
 
-def test_each_suggestion_is_one_shell_line_and_one_of_them_is_refused() -> None:
+def test_each_printed_request_is_one_shell_line_and_one_of_them_is_refused() -> None:
     for steps in (demo_steps("127.0.0.1:8080", TOKEN), upstream_steps("127.0.0.1:8080", TOKEN)):
         assert len(steps) == 3
         assert [step.expect in (401, 403) for step in steps].count(True) == 1
@@ -131,12 +131,12 @@ def test_each_suggestion_is_one_shell_line_and_one_of_them_is_refused() -> None:
             assert words[-1] == step.url
 
 
-async def test_the_echo_backend_goes_elsewhere_when_its_port_is_taken_at_the_last_moment(
+async def test_the_echo_backend_uses_another_port_when_its_port_is_taken_meanwhile(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, (tmp_path / "log").open("w") as log:
         monkeypatch.setattr("proxy.cli.commands.quickstart.WHOAMI", f"127.0.0.1:{taken.getsockname()[1]}")
-        # As it was when it was asked.
+        # As it was at the check.
         monkeypatch.setattr("proxy.supervisor.listeners.free", lambda *_: True)
         async with _echo_backend(log.fileno()) as url:
             with urllib.request.urlopen(f"{url}/hello", timeout=10) as answer:

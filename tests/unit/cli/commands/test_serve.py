@@ -1,4 +1,4 @@
-"""``patgate serve`` with its real processes: starts, replaces, stops, and refuses to start in one sentence."""
+"""``patgate serve`` with real processes: start, replacement, stop, and failed starts with one sentence."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
 
 @contextmanager
 def serving(desk: Desk, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A gateway that answers requests, and the end of it."""
+    """A gateway that answers requests, and ends with the block."""
     (desk.data / "addresses.json").unlink(missing_ok=True)  # a killed gateway leaves it
     with (desk.directory / "serve.log").open("w") as log:
         process = subprocess.Popen(
@@ -49,14 +49,14 @@ def serving(desk: Desk, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def addresses(desk: Desk) -> dict[str, str]:
-    """Where it listens."""
+    """The address of the proxy listener."""
     found = json.loads((desk.data / "addresses.json").read_text())
     assert isinstance(found, dict)
     return found
 
 
 def status(address: str, path: str, token: str | None = None) -> int:
-    """The status of one answer."""
+    """The status of the response to one request."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"http://{address}{path}", headers=headers)
     try:
@@ -68,7 +68,7 @@ def status(address: str, path: str, token: str | None = None) -> int:
 
 
 def children(pid: int) -> dict[int, list[str]]:
-    """The living children of a process and their command lines."""
+    """The running children of a process and their command lines."""
     found: dict[int, list[str]] = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -81,11 +81,11 @@ def children(pid: int) -> dict[int, list[str]]:
 
 
 def role_of(pid: int, role: str) -> list[int]:
-    """The children in one role."""
+    """The children with one role."""
     return [child for child, command in children(pid).items() if role in command]
 
 
-def test_commands_reach_the_running_gateway_and_its_answers_follow(desk: Desk) -> None:
+def test_commands_change_what_the_running_gateway_answers(desk: Desk) -> None:
     with serving(desk, "--workers", "2") as process:
         assert len(role_of(process.pid, "gateway")) == 2
         proxy = addresses(desk)["proxy"]
@@ -119,7 +119,7 @@ def test_nothing_secret_is_in_the_command_line_or_environment_of_a_process(desk:
                 assert key.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
 
 
-def test_killed_children_are_replaced_and_the_gateway_decides_again(desk: Desk) -> None:
+def test_killed_children_are_replaced_and_the_gateway_serves_again(desk: Desk) -> None:
     with serving(desk) as process:
         proxy = addresses(desk)["proxy"]
         for role in ("gateway", "authority"):
@@ -132,7 +132,7 @@ def test_killed_children_are_replaced_and_the_gateway_decides_again(desk: Desk) 
 
 def test_children_end_and_the_lock_is_free_when_the_supervisor_is_killed(desk: Desk) -> None:
     with serving(desk) as process:
-        # Beside these two there may be their spares, which have to end as well.
+        # Their spares may also run, and must end as well.
         assert len(role_of(process.pid, "authority")) == len(role_of(process.pid, "gateway")) == 1
         left = list(children(process.pid))
         process.kill()
@@ -144,7 +144,7 @@ def test_children_end_and_the_lock_is_free_when_the_supervisor_is_killed(desk: D
 
 
 def test_a_first_signal_waits_for_open_requests_and_a_second_one_does_not(desk: Desk) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as backend:  # it takes requests and never answers
+    with socket.create_server(("127.0.0.1", 0)) as backend:  # it accepts requests and never answers
         port = backend.getsockname()[1]
         desk.config.write_text(desk.config.read_text().replace("http://127.0.0.1:1", f"http://127.0.0.1:{port}"))
         desk.document("user", "add", "ada@example.com", "--role", "editor")
@@ -163,7 +163,7 @@ def test_a_first_signal_waits_for_open_requests_and_a_second_one_does_not(desk: 
     assert '"child ended"' not in (desk.directory / "serve.log").read_text()
 
 
-def test_a_taken_port_is_one_sentence_and_nothing_stays(desk: Desk) -> None:
+def test_a_taken_port_is_reported_in_one_sentence_and_nothing_stays(desk: Desk) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         good = desk.config.read_text()
@@ -175,7 +175,7 @@ def test_a_taken_port_is_one_sentence_and_nothing_stays(desk: Desk) -> None:
             assert only_sentence(desk.process("serve")) == expected
 
 
-def test_a_wrong_key_is_one_sentence_from_serve_and_from_commands(desk: Desk) -> None:
+def test_a_wrong_key_is_reported_in_one_sentence_by_serve_and_commands(desk: Desk) -> None:
     desk.document("user", "list")
     with desk.config.open("a") as configuration:
         configuration.write(f"secret_key: {'z' * 40}\n")

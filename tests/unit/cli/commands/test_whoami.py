@@ -49,7 +49,7 @@ def test_the_path_and_every_header_are_shown_as_they_arrived(port: int) -> None:
     assert seen["headers"] == [["Host", "x"], ["X-Auth-User", "one"], ["x-auth-user", "two"], ["Connection", "close"]]
 
 
-def test_a_chunked_body_is_counted_and_not_unpacked(port: int) -> None:
+def test_a_compressed_chunked_body_is_counted_and_not_unpacked(port: int) -> None:
     _, seen = exchange(
         port,
         b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"
@@ -67,7 +67,7 @@ def test_a_head_request_gets_no_body(port: int) -> None:
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_sigterm_ends_it_and_a_taken_port_is_one_sentence() -> None:
+def test_sigterm_ends_whoami_and_a_taken_port_is_reported_in_one_sentence() -> None:
     command = [sys.executable, "-m", "proxy", "whoami", "--json", "--bind"]
     with subprocess.Popen(
         [*command, "127.0.0.1:0"], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()

@@ -1,4 +1,4 @@
-"""The shared page over a real anonymous mapping."""
+"""The shared memory page in a real anonymous mapping."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_second_view_sees_what_the_first_writes_through_slots_too() -> None:
     assert (reader.words[SLOT_EPOCH], reader.words[SLOT_LEASE]) == (3, 2**63)
 
 
-def test_the_words_are_where_the_layout_says() -> None:
+def test_the_slots_have_the_documented_offsets() -> None:
     memory = mapping()
     page = PageView.format(memory, incarnation=5)
     page.raise_epoch(9)
@@ -46,7 +46,7 @@ def test_a_new_start_keeps_the_epoch_and_ends_the_lease() -> None:
     assert (second.epoch, second.lease_until_ns, second.incarnation) == (12, 0, 2)
 
 
-def test_a_page_of_something_else_is_refused_and_wiped_when_formatted() -> None:
+def test_a_foreign_page_is_refused_and_cleared_when_formatted() -> None:
     memory = mapping()
     memory[:] = b"\xee" * PAGE_SIZE
     with pytest.raises(PageError):
@@ -68,7 +68,7 @@ def test_a_read_only_view_reads_and_does_not_write() -> None:
         reader.raise_epoch(5)
 
 
-def test_an_epoch_that_does_not_fit_is_refused_and_a_released_page_lets_its_memory_go() -> None:
+def test_an_epoch_that_does_not_fit_is_refused_and_release_frees_the_mapping() -> None:
     memory = mmap.mmap(-1, PAGE_SIZE)
     view = memoryview(memory)
     page = PageView.format(view, incarnation=1)

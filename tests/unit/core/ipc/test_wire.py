@@ -1,4 +1,4 @@
-"""The worker link's frames and values."""
+"""The wire format of the worker link: frames and values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_frame_is_its_length_and_its_json() -> None:
     assert frame({"op": "é"}) == b'\x00\x00\x00\x0b{"op":"\xc3\xa9"}'
 
 
-def test_values_cross_unchanged() -> None:
+def test_grants_and_refusals_are_unchanged_by_the_wire_format() -> None:
     for held in (grant(), grant(digest=None, scopes=PermissionSet.of(["a:b"]), expires_at=1.5), grant(expires_at=7)):
         [message] = Deframer().feed(frame(grant_to_wire(held)))
         assert grant_from_wire(message) == held
@@ -64,7 +64,7 @@ def test_a_grant_with_a_wrong_field_is_refused(changes: dict[str, Any]) -> None:
         grant_from_wire(grant_to_wire(grant()) | changes)
 
 
-def test_what_many_organisations_have_in_common_crosses_once() -> None:
+def test_a_permission_set_of_several_organisations_is_sent_once() -> None:
     wire = grant_to_wire(ACCOUNT)["orgs"]
     assert wire == {
         "sets": [["a:read"], ["a:read", "a:update"]],
@@ -92,7 +92,7 @@ NO_ORG: list[object] = [
         *({"sets": [["a:b"]], "orgs": [org]} for org in NO_ORG),
     ],
 )  # fmt: skip
-def test_organisations_that_are_none_are_refused(orgs: object) -> None:
+def test_invalid_organisations_are_refused(orgs: object) -> None:
     with pytest.raises(WireError):
         grant_from_wire(grant_to_wire(ACCOUNT) | {"orgs": orgs})
 
@@ -104,14 +104,14 @@ def test_organisations_that_are_none_are_refused(orgs: object) -> None:
         grant(reach=Reach.ORG, orgs=ORGS), grant(reach=Reach.ORGS, orgs=ORGS),
     ],
 )  # fmt: skip
-def test_a_grant_that_nobody_could_have_made_does_not_arrive(held: Grant) -> None:
-    """Its reach and its organisations do not fit, or it has permissions where it should have none."""
+def test_an_inconsistent_grant_is_refused(held: Grant) -> None:
+    """Its organisations do not fit its reach, or it has permissions outside its organisations."""
     with pytest.raises(WireError):
         grant_from_wire(grant_to_wire(held))
 
 
 @pytest.mark.parametrize("value", [None, [], "x", {}, {"prefix": "p", "reason": "allowed", "depends": []}])
-def test_a_refusal_that_is_none_is_refused(value: object) -> None:
+def test_an_invalid_refused_grant_is_refused(value: object) -> None:
     with pytest.raises(WireError):
         refused_from_wire(value)
     with pytest.raises(WireError):
@@ -131,7 +131,7 @@ def test_a_refusal_that_is_none_is_refused(value: object) -> None:
         b"\0\0\x40\0" + b"[" * 0x4000,
     ],
 )
-def test_bytes_that_are_no_message_end_the_link(data: bytes) -> None:
+def test_an_invalid_frame_breaks_the_deframer(data: bytes) -> None:
     deframer = Deframer()
     with pytest.raises(WireError):
         deframer.feed(data)
@@ -140,11 +140,11 @@ def test_bytes_that_are_no_message_end_the_link(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("message", [{"a": object()}, {"a": float("nan")}, {"a": "\ud800"}, {"a": "x" * MAX_MESSAGE}])
-def test_what_cannot_cross_is_not_framed(message: dict[str, Any]) -> None:
+def test_a_message_that_is_not_json_or_too_large_is_refused(message: dict[str, Any]) -> None:
     with pytest.raises(WireError):
         frame(message)
 
 
-def test_the_largest_message_crosses() -> None:
+def test_the_largest_message_is_accepted() -> None:
     text = "x" * (MAX_MESSAGE - len(json.dumps({"a": ""}, separators=(",", ":"))))
     assert Deframer().feed(frame({"a": text})) == [{"a": text}]

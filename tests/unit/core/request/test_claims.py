@@ -1,4 +1,4 @@
-"""The table of what a client may not claim."""
+"""The table of claims, which a client must not send."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from proxy.core.identity import IdentityNameError, names_from
 from proxy.core.request.claims import CLAIMS, FAMILIES, FAMILY_NAMES, KIND_OF, ClaimKind, may_be_believed
 
 
-def test_every_kind_has_names_and_no_name_stands_twice() -> None:
+def test_every_kind_has_names_and_no_name_is_listed_twice() -> None:
     assert set(CLAIMS) == set(FAMILIES) == set(ClaimKind)
     assert all(CLAIMS.values())
     assert len(KIND_OF) == sum(map(len, CLAIMS.values()))
@@ -36,8 +36,8 @@ def test_only_client_and_transport_may_be_believed(name: str, believed: bool) ->
 
 
 @pytest.mark.parametrize("name", ["X-Webauth-User", "X-Remote-User", "X-Forwarded-User", "X-Goog-Iap-User"])
-def test_an_identity_header_of_another_gateway_can_carry_ours(name: str) -> None:
-    """A backend that was made for that gateway then works behind this one."""
+def test_an_identity_header_of_another_gateway_can_carry_an_identity(name: str) -> None:
+    """A backend written for that gateway then works behind this one."""
     assert names_from({"user": name}).headers[0][1] == name
 
 

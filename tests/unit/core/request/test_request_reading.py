@@ -1,4 +1,4 @@
-"""What a request asks for: names in ``Host``, request lines, and who says no."""
+"""Reading a request: names in ``Host``, request lines, and the refusing route."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LONGEST = b".".join((LABEL, LABEL, LABEL, LABEL))
         (b"a0x1", "a0x1"),
     ],
 )
-def test_names_and_addresses_have_one_form(authority: bytes, name: str) -> None:
+def test_names_and_addresses_are_normalized(authority: bytes, name: str) -> None:
     assert host_name(authority) == name
 
 
@@ -65,7 +65,7 @@ def test_names_and_addresses_have_one_form(authority: bytes, name: str) -> None:
         b"a" * 64,
         b"a" * 64 + b".com",
         b"com." + b"a" * 64,
-        # 256 bytes of name, with and without what may follow a name.
+        # Names of 256 bytes, with and without a port.
         LONGEST + b".",
         LONGEST + b".:80",
         b"a." + LONGEST,
@@ -86,7 +86,7 @@ def test_names_and_addresses_have_one_form(authority: bytes, name: str) -> None:
         b"[" + b":" * 46 + b"]",
         b"[fe80::1%25eth0]",
         b"[v1.x]",
-        # Ports that are none, or that a reader of octal numbers takes for others.
+        # Invalid ports, and ports that could be read as octal numbers.
         b"example.com:65536",
         b"example.com:99999",
         b"example.com:080",
@@ -96,7 +96,7 @@ def test_names_and_addresses_have_one_form(authority: bytes, name: str) -> None:
         b"example.com: 80",
         b"[::1]:65536",
         b"127.0.0.1:99999",
-        # Addresses that are none.
+        # Invalid addresses.
         b"[:::::::]",
         b"[:]",
         b"[:::]",
@@ -111,7 +111,7 @@ def test_names_and_addresses_have_one_form(authority: bytes, name: str) -> None:
         b"[....]",
         b"[fe80::1%eth0]",
         b"[]:80",
-        # Names that resolvers take for addresses, each its own way.
+        # Names that some resolvers read as addresses.
         b"127.1",
         b"1",
         b"2130706433",
@@ -130,7 +130,7 @@ def test_names_and_addresses_have_one_form(authority: bytes, name: str) -> None:
         b"1.",
     ],
 )
-def test_what_is_no_name_has_no_form(authority: bytes) -> None:
+def test_an_invalid_host_name_is_refused(authority: bytes) -> None:
     assert host_name(authority) is None
 
 
@@ -165,7 +165,7 @@ LONGEST_LINE = 100
         (b"GET", b"/" + b"a" * (LONGEST_LINE - 13), b"", Reason.TARGET_TOO_LONG),
     ],
 )
-def test_a_request_line_has_one_reading_or_a_reason(
+def test_a_request_line_gives_host_and_path_or_a_reason(
     method: bytes, target: bytes, host: bytes, found: tuple[str, bytes] | Reason
 ) -> None:
     assert read_line(method, target, host, LONGEST_LINE) == found
@@ -194,7 +194,7 @@ ROUTES = RouteTable(
         (b"PURGE", b"/v1/things/7", 1, None),
     ],
 )
-def test_a_refusal_names_the_route_that_refuses(
+def test_a_refusal_has_the_match_of_the_refusing_route(
     method: bytes, path: bytes, index: int | None, reason: Reason | None
 ) -> None:
     match, found = judge(ROUTES, method, "", path)
@@ -203,7 +203,7 @@ def test_a_refusal_names_the_route_that_refuses(
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_only_refusals_of_a_token_or_its_rights_are_reported_instead(reason: Reason) -> None:
+def test_a_report_only_route_lets_only_refusals_of_tokens_and_permissions_through(reason: Reason) -> None:
     for path, enforced in ((b"/later/things", False), (b"/v1/things/7", True)):
         match, _ = judge(ROUTES, b"GET", "", path)
         assert match is not None

@@ -1,4 +1,4 @@
-"""Reading the fields that name a second resource."""
+"""Parsing the fields that name a second resource."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ def test_a_destination_is_one_path_that_is_written(value: bytes, authority: byte
 
 
 @pytest.mark.parametrize("value", [b"", b"a", b"http://h", b"http://u@h/a", b"ftp://h/a", b"mailto:x", b"/a?b#c", b"*"])
-def test_what_is_no_target_cannot_be_read(value: bytes) -> None:
+def test_an_invalid_destination_is_refused(value: bytes) -> None:
     assert read_field(DESTINATION, value) is None
 
 
 @pytest.mark.parametrize("value", [b"//h/a", b"//a", b"http://h//a"])
-def test_a_path_that_is_read_as_a_host_cannot_be_read(value: bytes) -> None:
+def test_a_path_that_a_uri_reference_reads_as_a_host_is_refused(value: bytes) -> None:
     assert read_field(DESTINATION, value) is None
     assert read_field(IF, b"<" + value + b"> (<urn:x>)") is None
 
 
-def test_an_if_names_no_more_resources_than_can_be_judged_in_passing() -> None:
-    """A head has room for ten thousand of them, and each would cost what a request costs."""
+def test_the_number_of_resources_in_an_if_is_limited() -> None:
+    """A head can hold ten thousand of them, and each costs as much as a request."""
     assert len(read_field(IF, b"</a> (<urn:x>) " * 64) or []) == 64
     assert read_field(IF, b"</a> (<urn:x>) " * 65) is None
 
 
 @pytest.mark.parametrize("value", [b"/a%3F", b"/a%3fb", b"/a%23", b"/a/..%3F", b"/a;b", b"/a%3B", b"http://h/a%3F"])
-def test_a_path_that_servers_split_after_decoding_cannot_be_read(value: bytes) -> None:
-    """wsgidav decodes a Destination and then splits it: what is left is another resource."""
+def test_a_path_that_servers_split_after_decoding_is_refused(value: bytes) -> None:
+    """The server wsgidav decodes a Destination before it splits it, and so gets another resource."""
     assert read_field(DESTINATION, value) is None
     assert read_field(IF, b"<" + value + b"> (<urn:x>)") is None
 
 
-def test_an_if_names_the_resources_outside_of_its_lists() -> None:
+def test_an_if_names_the_resources_outside_its_lists() -> None:
     assert read_field(IF, b'(<urn:x>) (Not <urn:y> [W/"e"])') == []
     named = read_field(IF, b"</a> (<urn:x>) (<urn:y>) <http://h/b> (Not <DAV:no-lock>)") or []
     assert [(target.authority, target.path, target.written) for target in named] == [
@@ -57,7 +57,7 @@ def test_an_if_names_the_resources_outside_of_its_lists() -> None:
 @pytest.mark.parametrize(
     "value", [b"<", b"<a>", b"</a> x", b"x (<urn:x>)", b"(<urn:x>", b"</a>> (<urn:x>)", b"<urn:x>"]
 )
-def test_an_if_that_is_none_cannot_be_read(value: bytes) -> None:
+def test_an_invalid_if_is_refused(value: bytes) -> None:
     assert read_field(IF, value) is None
 
 

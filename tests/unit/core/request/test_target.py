@@ -1,4 +1,4 @@
-"""docs/threat-model.md §1, as far as a path alone decides it: every refused row by name, and what must keep working."""
+"""docs/threat-model.md §1 for single paths: every refused form by name, and the forms that must work."""
 
 from __future__ import annotations
 
@@ -140,11 +140,11 @@ ACCEPTED: dict[str, tuple[bytes, str, PathAllowance]] = {
 
 
 @pytest.mark.parametrize(("path", "form", "needed"), ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_a_path_has_one_match_form_and_names_what_it_needs(path: bytes, form: str, needed: int) -> None:
+def test_a_path_has_one_canonical_form_and_lists_its_needs(path: bytes, form: str, needed: int) -> None:
     assert canonical_path(path) == (form, needed)
 
 
-def test_a_long_path_that_fails_at_its_end_is_refused_in_linear_time() -> None:
+def test_a_long_invalid_path_is_refused_in_linear_time() -> None:
     for piece in (b"a", b"a/", b"/", b".a/", b"%61", b";", b"a;"):
         assert canonical_path(b"/" + piece * 20_000 + b"%") is None
 
@@ -164,7 +164,7 @@ TARGETS: dict[str, tuple[bytes, tuple[bytes | None, bytes, bytes]]] = {
 
 
 @pytest.mark.parametrize(("raw", "parts"), TARGETS.values(), ids=TARGETS.keys())
-def test_a_target_is_split_and_nothing_of_it_changes(raw: bytes, parts: tuple[bytes | None, bytes, bytes]) -> None:
+def test_a_target_is_split_without_changes(raw: bytes, parts: tuple[bytes | None, bytes, bytes]) -> None:
     assert split_target(raw) == parts
 
 

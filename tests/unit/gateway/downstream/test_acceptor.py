@@ -1,4 +1,4 @@
-"""The beginning of connections: limits, what the system refuses, introductions by balancers, and TLS."""
+"""Accepting connections: the limit, refusals by the system, PROXY headers of load balancers, and TLS."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from proxy.gateway.downstream.acceptor import Drop, Pause, _Introduction
+from proxy.gateway.downstream.acceptor import Drop, Pause
 from proxy.gateway.downstream.listener import Listener
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from tests.support.certificates import pair
+from tests.support.sockets import unread
 from tests.unit.gateway.kit import (
     HOST,
     Answer,
@@ -67,7 +68,7 @@ async def over(gateway: Gateway, sock: socket.socket, context: ssl.SSLContext | 
     name = None if context is None else "gateway"
     reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=name)
     client = Client(reader, writer)
-    gateway._clients.append(client)
+    gateway.clients.append(client)
     return client
 
 
@@ -75,7 +76,7 @@ async def over(gateway: Gateway, sock: socket.socket, context: ssl.SSLContext | 
 
 
 class Held:
-    """A backend that answers when it is told to."""
+    """A backend that answers when it is released."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -92,7 +93,7 @@ def seen(backend: Backend) -> int:
     return len([connection for connection in backend.connections if connection.head])
 
 
-async def test_no_more_are_open_than_the_limit_and_the_next_waits_until_one_has_gone() -> None:
+async def test_at_the_limit_the_next_connection_waits_until_one_is_closed() -> None:
     held = Held()
     async with serving(held, entrance=Entrance(connections=3)) as (gateway, backend):
         clients = [await connected(gateway) for _ in range(4)]
@@ -105,7 +106,7 @@ async def test_no_more_are_open_than_the_limit_and_the_next_waits_until_one_has_
         assert dropped(gateway, Drop.ROOM) == 0
 
 
-async def test_up_to_the_limit_nobody_waits() -> None:
+async def test_up_to_the_limit_no_connection_waits() -> None:
     held = Held()
     async with serving(held, entrance=Entrance(connections=3)) as (gateway, backend):
         clients = [await connected(gateway) for _ in range(3)]
@@ -129,7 +130,7 @@ async def test_at_the_limit_the_connection_that_was_idle_longest_makes_room() ->
             assert (await client.ask(get("/open/b"))).status == 200
 
 
-async def test_connections_that_never_asked_anything_make_room_too() -> None:
+async def test_connections_that_never_sent_a_request_make_room_too() -> None:
     async with serving(answering(response()), entrance=Entrance(connections=2)) as (gateway, _):
         silent = [await connected(gateway) for _ in range(2)]
         late = await connected(gateway)
@@ -138,10 +139,14 @@ async def test_connections_that_never_asked_anything_make_room_too() -> None:
 
 
 class Watched:
-    """A listener, and how often it was asked for connections that are idle."""
+    """A listener, and how often the acceptor searched it for idle connections."""
 
     def __init__(self, listener: Listener) -> None:
         self.__dict__.update(listener=listener, asked=0)
+
+    @property
+    def count(self) -> int:
+        return int(self.__dict__["asked"])
 
     def __getattr__(self, name: str) -> object:
         if name == "idle_longest":
@@ -152,25 +157,31 @@ class Watched:
         setattr(self.__dict__["listener"], name, value)
 
 
-async def test_clients_that_come_and_go_at_the_limit_do_not_have_all_connections_looked_through_each_time() -> None:
+async def test_clients_that_come_and_go_at_the_limit_do_not_cause_a_search_each_time() -> None:
     held = Held()
-    async with serving(held, entrance=Entrance(connections=2)) as (gateway, backend):
+    watches: list[Watched] = []
+
+    def watched(listener: Listener) -> Watched:
+        watches.append(Watched(listener))
+        return watches[-1]
+
+    async with serving(held, entrance=Entrance(connections=2, seen_by_acceptor=watched)) as (gateway, backend):
         clients = [await connected(gateway) for _ in range(2)]
         for client in clients:
             client.send(get("/open/a"))
         await until(lambda: seen(backend) == 2)
-        gateway.acceptor._listener = watched = cast(Any, Watched(gateway.listener))
+        before = watches[0].count
         waiting = await connected(gateway)
         begun = time.monotonic()
         await until(lambda: paused(gateway, Pause.LIMIT) >= 20)
-        assert watched.asked <= 2 + (time.monotonic() - begun) / 0.1
+        assert watches[0].count - before <= 2 + (time.monotonic() - begun) / 0.1
         held.release.set()
         waiting.send(get("/open/a"))
         clients[0].writer.close()
         assert (await waiting.answer()).status == 200
 
 
-async def test_the_limit_is_said_once_however_often_it_is_reached(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_limit_is_logged_once_however_often_it_is_reached(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="patgate"):
         async with serving(answering(response()), entrance=Entrance(connections=1)) as (gateway, _):
             for _ in range(3):
@@ -184,7 +195,7 @@ async def test_the_limit_is_said_once_however_often_it_is_reached(caplog: pytest
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
-    """This process cannot open anything any more."""
+    """Let this process open no further descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
@@ -195,7 +206,7 @@ def no_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_without_descriptors_accepting_rests_and_goes_on_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_descriptors_accepting_pauses_and_resumes_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="patgate"):
         async with serving(answering(response())) as (gateway, _):
             served = await connected(gateway)
@@ -205,14 +216,14 @@ async def test_without_descriptors_accepting_rests_and_goes_on_by_itself(caplog:
             with no_descriptors():
                 await asyncio.get_running_loop().sock_connect(sock, (HOST, gateway.port))
                 await until(lambda: paused(gateway, Pause.RESOURCES) >= 2)
-                # Who is there is served on.
+                # Open connections are still served.
                 assert (await served.ask(get("/open/a"))).status == 200
             late = await over(gateway, sock)
             assert (await late.ask(get("/open/a"))).status == 200
     assert len([record for record in caplog.records if "no more connections" in record.getMessage()]) == 1
 
 
-async def test_a_drain_waits_for_those_that_are_arriving() -> None:
+async def test_a_drain_waits_for_connections_that_are_arriving() -> None:
     async with serving(answering(response()), entrance=Entrance(introduced_by=(BALANCER,))) as (gateway, _):
         client = await connected(gateway, BALANCER)
         await until(lambda: gateway.listener.open)
@@ -225,7 +236,7 @@ async def test_a_drain_waits_for_those_that_are_arriving() -> None:
         await until(gateway.listener.empty.is_set)
 
 
-async def test_a_drain_is_over_when_the_last_that_was_arriving_never_comes() -> None:
+async def test_a_drain_ends_when_the_last_arriving_connection_fails() -> None:
     async with serving(answering(response()), entrance=Entrance(introduced_by=(BALANCER,))) as (gateway, _):
         client = await connected(gateway, BALANCER)
         await until(lambda: gateway.listener.open)
@@ -235,15 +246,16 @@ async def test_a_drain_is_over_when_the_last_that_was_arriving_never_comes() -> 
         await until(gateway.listener.empty.is_set)
 
 
-# --- introductions ---
+# --- PROXY headers ---
 
 
-def as_held(introduction: _Introduction, size: int) -> bool:
-    return len(introduction._held) == size
+def all_read(gateway: Gateway, client: Client) -> bool:
+    """Whether the gateway has taken everything that the client sent."""
+    return unread(gateway.port, client.writer.get_extra_info("sockname")[1]) == 0
 
 
 async def asked(client: Client, data: bytes) -> Answer:
-    """The answer to what begins with a header."""
+    """The answer to a request behind a header."""
     client.send(data)
     return await client.answer()
 
@@ -270,7 +282,7 @@ INTRODUCED = Entrance(introduced_by=(f"{BALANCER}/32",))
 
 
 @HEADERS
-async def test_a_listed_balancer_says_who_the_client_is(header: bytes, source: bytes) -> None:
+async def test_a_listed_load_balancer_names_the_client(header: bytes, source: bytes) -> None:
     async with serving(answering(echo_source), entrance=INTRODUCED, access="all") as (gateway, _):
         client = await connected(gateway, BALANCER)
         assert (await asked(client, header + get("/open/a", "X-Forwarded-For: 6.6.6.6"))).body == source
@@ -280,21 +292,20 @@ async def test_a_listed_balancer_says_who_the_client_is(header: bytes, source: b
 
 
 @HEADERS
-async def test_a_header_may_come_byte_by_byte(header: bytes, source: bytes) -> None:
+async def test_a_header_may_arrive_byte_by_byte(header: bytes, source: bytes) -> None:
     async with serving(answering(echo_source), entrance=INTRODUCED) as (gateway, _):
         client = await connected(gateway, BALANCER)
         (sock,) = [client.writer.get_extra_info("socket")]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await until(lambda: gateway.acceptor._introductions)
-        (introduction,) = gateway.acceptor._introductions
+        await until(lambda: gateway.listener.open)
         for at in range(len(header) - 1):
             client.send(header[at : at + 1])
-            await until(partial(as_held, introduction, at + 1))
+            await until(partial(all_read, gateway, client))
         client.send(header[-1:] + get("/open/a"))
         assert (await client.answer()).body == source
 
 
-async def test_the_client_that_was_named_is_the_one_that_is_trusted_or_not() -> None:
+async def test_trust_depends_on_the_client_that_the_header_names() -> None:
     facts = {"trusted": ("192.0.2.7/32",), "entrance": INTRODUCED}
     async with serving(answering(echo_source), **facts) as (gateway, _):
         client = await connected(gateway, BALANCER)
@@ -305,7 +316,7 @@ async def test_the_client_that_was_named_is_the_one_that_is_trusted_or_not() -> 
 
 
 @pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
-async def test_a_header_from_anybody_else_is_a_malformed_request(header: bytes) -> None:
+async def test_a_header_from_another_peer_is_a_malformed_request(header: bytes) -> None:
     async with serving(answering(echo_source), entrance=INTRODUCED) as (gateway, backend):
         client = await connected(gateway)
         assert (await asked(client, header + get("/open/a"))).status == 400
@@ -323,7 +334,7 @@ async def test_a_header_from_anybody_else_is_a_malformed_request(header: bytes) 
         b"\x16\x03\x01",
     ],
 )
-async def test_a_balancer_that_does_not_introduce_its_client_is_closed_without_a_word(beginning: bytes) -> None:
+async def test_a_load_balancer_without_a_valid_header_is_closed_without_an_answer(beginning: bytes) -> None:
     async with serving(answering(echo_source), entrance=INTRODUCED) as (gateway, backend):
         client = await connected(gateway, BALANCER)
         client.send(beginning)
@@ -346,12 +357,12 @@ async def test_a_header_has_a_deadline(beginning: bytes) -> None:
 
 
 @pytest.mark.parametrize(("beginning", "count"), [(b"", 0), (b"PROXY TCP4 192", 1)])
-async def test_a_balancer_may_try_the_port_and_go(beginning: bytes, count: int) -> None:
+async def test_a_load_balancer_may_check_the_port_and_close(beginning: bytes, count: int) -> None:
     async with serving(answering(echo_source), entrance=INTRODUCED) as (gateway, _):
         client = await connected(gateway, BALANCER)
         client.send(beginning)
         client.writer.close()
-        await until(lambda: not gateway.listener.open and not gateway.acceptor._introductions)
+        await until(lambda: not gateway.listener.open)
         assert dropped(gateway, Drop.PROXY_HEADER) == count
 
 
@@ -373,26 +384,26 @@ async def _resets(client: Client) -> None:
 
 
 @pytest.mark.parametrize("fail", [_nonsense, _goes, _breaks_off, _resets], ids=lambda fail: fail.__name__.strip("_"))
-async def test_at_the_limit_an_introduction_that_fails_makes_room_for_the_next(
+async def test_at_the_limit_an_invalid_header_makes_room_for_the_next(
     fail: Callable[[Client], Awaitable[None]],
 ) -> None:
     entrance = Entrance(introduced_by=(f"{BALANCER}/32",), connections=1)
     async with serving(answering(echo_source), entrance=entrance) as (gateway, _):
         silent = await connected(gateway, BALANCER)
         waiting = await connected(gateway, BALANCER)
-        await until(lambda: gateway.acceptor._introductions and paused(gateway, Pause.LIMIT))
+        await until(lambda: gateway.listener.open and paused(gateway, Pause.LIMIT))
         # At once, and not when the next look at deadlines comes.
-        gateway._sweeper.cancel()
+        gateway.stop_sweeping()
         await fail(silent)
         assert (await asked(waiting, V1 + get("/open/a"))).body == b"192.0.2.7"
 
 
-async def test_at_the_limit_an_introduction_that_is_late_makes_room_for_the_next() -> None:
+async def test_at_the_limit_a_header_that_is_late_makes_room_for_the_next() -> None:
     entrance = Entrance(introduced_by=(f"{BALANCER}/32",), connections=1, handshake_seconds=0.5)
     async with serving(answering(echo_source), entrance=entrance) as (gateway, _):
         await connected(gateway, BALANCER)
         waiting = await connected(gateway, BALANCER)
-        await until(lambda: gateway.acceptor._introductions and paused(gateway, Pause.LIMIT))
+        await until(lambda: gateway.listener.open and paused(gateway, Pause.LIMIT))
         assert (await asked(waiting, V1 + get("/open/a"))).body == b"192.0.2.7"
 
 
@@ -401,7 +412,7 @@ async def test_at_the_limit_an_introduction_that_is_late_makes_room_for_the_next
 
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The gateway's and a client's."""
+    """The TLS contexts of the gateway and of a client."""
     directory: Path = tmp_path_factory.mktemp("tls")
     made = pair(directory)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -412,7 +423,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
-async def test_tls_begins_behind_the_header_to_the_byte(contexts: Contexts) -> None:
+async def test_tls_begins_with_the_first_byte_behind_the_header(contexts: Contexts) -> None:
     entrance = Entrance(introduced_by=(BALANCER,), context=contexts[0])
     async with serving(answering(echo_source), entrance=entrance) as (gateway, _):
         for header in (V1, V2):
@@ -434,7 +445,7 @@ async def test_a_tls_handshake_has_a_deadline(contexts: Contexts) -> None:
         await until(lambda: dropped(gateway, Drop.HANDSHAKE) == 1 and not gateway.listener.open)
 
 
-async def test_what_is_no_tls_is_dropped_and_others_are_served(contexts: Contexts) -> None:
+async def test_a_client_without_tls_is_dropped_and_others_are_served(contexts: Contexts) -> None:
     async with serving(answering(response()), entrance=Entrance(context=contexts[0])) as (gateway, _):
         plain = await connected(gateway)
         plain.send(get("/open/a"))
@@ -444,8 +455,8 @@ async def test_what_is_no_tls_is_dropped_and_others_are_served(contexts: Context
         assert (await client.ask(get("/open/a"))).status == 200
 
 
-async def test_a_tls_client_reads_the_refusal_of_a_body_that_it_goes_on_sending(contexts: Contexts) -> None:
-    """No reset destroys the answer while what is sent behind it arrives."""
+async def test_a_tls_client_reads_the_refusal_of_a_body_that_it_is_still_sending(contexts: Contexts) -> None:
+    """No reset destroys the answer while more of the body arrives."""
     async with serving(answering(response()), entrance=Entrance(context=contexts[0])) as (gateway, backend):
         for _ in range(5):
             client = await connected(gateway, context=contexts[1])
@@ -460,7 +471,7 @@ async def test_a_tls_client_reads_the_refusal_of_a_body_that_it_goes_on_sending(
         assert backend.connections == []
 
 
-async def test_a_tls_connection_that_ends_is_gone_when_the_client_has_closed_it(contexts: Contexts) -> None:
+async def test_a_tls_connection_is_gone_once_both_sides_have_closed_it(contexts: Contexts) -> None:
     async with serving(answering(response()), entrance=Entrance(context=contexts[0])) as (gateway, _):
         client = await connected(gateway, context=contexts[1])
         assert (await client.ask(get("/open/a", *CLOSING))).status == 200
@@ -469,7 +480,7 @@ async def test_a_tls_connection_that_ends_is_gone_when_the_client_has_closed_it(
         await until(lambda: not gateway.listener.open)
 
 
-async def test_a_tls_client_that_never_closes_is_not_waited_for_long(contexts: Contexts) -> None:
+async def test_a_tls_client_that_never_closes_is_cut_soon(contexts: Contexts) -> None:
     async with serving(answering(response()), entrance=Entrance(context=contexts[0])) as (gateway, _):
         client = await connected(gateway, context=contexts[1])
         transport = cast(asyncio.Transport, client.writer.transport)

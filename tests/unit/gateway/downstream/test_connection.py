@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 
 from proxy.gateway.downstream.connection import ClientConnection
+from proxy.gateway.downstream.connection_state import ConnectionState
 from tests.unit.gateway.kit import (
     BackendConnection,
     Client,
@@ -26,7 +27,7 @@ def echo_target(head: bytes) -> bytes:
     return response(head.split(b" ")[1])
 
 
-async def test_a_head_may_be_cut_anywhere() -> None:
+async def test_a_head_may_be_split_anywhere() -> None:
     async with serving(answering(echo_target)) as (gateway, _):
         data = get("/open/a", "X-Some: thing")
         client = await gateway.client()
@@ -116,7 +117,7 @@ async def test_a_malformed_request_is_refused_and_nothing_behind_it_is_read(data
 
 
 @pytest.mark.parametrize("data", [b"GET /open/a HTTP/1.1\nH", b"GET /open/a HTTP/1.1\r\nX: \0", b"GET /\rx"])
-async def test_a_hopeless_beginning_is_refused_before_its_end(data: bytes) -> None:
+async def test_a_head_that_cannot_become_valid_is_refused_before_its_end(data: bytes) -> None:
     async with serving(answering(echo_target)) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(data)).status == 400
@@ -171,7 +172,7 @@ async def test_the_request_line_limit_is_exact(size: int, status: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [299, 300, 301, 302])
-async def test_the_request_line_limit_does_not_depend_on_how_the_bytes_come(cut: int) -> None:
+async def test_the_request_line_limit_does_not_depend_on_segmentation(cut: int) -> None:
     async with serving(answering(echo_target), max_request_line=300) as (gateway, _):
         client = await gateway.client()
         data = get("/open/" + "a" * (300 - len("GET /open/ HTTP/1.1")))
@@ -198,13 +199,13 @@ async def test_the_head_limit_is_exact(size: int, status: int) -> None:
 
 
 @pytest.mark.parametrize("cut", [1500, 1996, 1998, 1999])
-async def test_the_head_limit_does_not_depend_on_how_the_bytes_come(cut: int) -> None:
+async def test_the_head_limit_does_not_depend_on_segmentation(cut: int) -> None:
     async with serving(answering(echo_target), max_head=2000) as (gateway, _):
         client = await gateway.client()
         data = get("/open/a", "X-Fill: " + "a" * (2000 - len(get("/open/a", "X-Fill: "))))
         client.send(data[:cut])
         await until(lambda: connection_of(gateway).buffer)
-        # What is pipelined behind the head does not count for it.
+        # A request that is pipelined behind the head does not count for it.
         client.send(data[cut:] + get("/open/b"))
         assert (await client.answer()).status == 200
         assert (await client.answer()).body == b"/open/b"
@@ -232,7 +233,7 @@ async def test_a_slow_head_is_refused_at_its_deadline() -> None:
         assert await client.rest() == b""
 
 
-async def test_a_slow_head_gets_no_more_time_by_trickling() -> None:
+async def test_a_slow_head_gets_no_more_time_by_sending_single_bytes() -> None:
     async with serving(answering(echo_target), head_seconds=0.2) as (gateway, _):
         client = await gateway.client()
         trickle = asyncio.create_task(trickling(client), name="trickle")
@@ -253,7 +254,9 @@ async def trickling(client: Client) -> None:
     ("first", "again"), [(b"\r", b"\n\r"), (b"\r\n", b"\r\n"), (b"\r\n\r", b"\n"), (b"\r\n\r\nG", b"E")]
 )
 @pytest.mark.parametrize("used", [False, True])
-async def test_empty_lines_and_halves_of_them_buy_no_time(first: bytes, again: bytes, used: bool) -> None:
+async def test_empty_lines_and_halves_of_them_do_not_extend_the_deadline(
+    first: bytes, again: bytes, used: bool
+) -> None:
     async with serving(answering(echo_target), head_seconds=0.5, keepalive_seconds=0.5) as (gateway, _):
         client = await gateway.client()
         if used:
@@ -264,15 +267,15 @@ async def test_empty_lines_and_halves_of_them_buy_no_time(first: bytes, again: b
         while not ending.done():
             await asyncio.wait([ending], timeout=0.1)
             client.send(again)
-        # What is written to a connection that has ended may reset it before its end is read.
+        # A write to a connection that has ended may reset it before the client reads its end.
         with suppress(ConnectionResetError):
             assert (await ending)[:13] in (b"", b"HTTP/1.1 408 ", b"HTTP/1.1 400 ")
-        # Once for the time between requests and once for the head, and what a busy machine adds: in all that time
-        # more came than would have bought any.
+        # The time between requests, the time for a head, and some for a busy machine. If these bytes extended a
+        # deadline, the connection would stay open.
         assert time.monotonic() - begun < 3.0
 
 
-async def test_the_second_head_on_a_connection_has_a_deadline_of_its_own() -> None:
+async def test_the_second_head_on_a_connection_has_its_own_deadline() -> None:
     async with serving(answering(echo_target), head_seconds=0.5, keepalive_seconds=30) as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a"))).status == 200
@@ -304,19 +307,19 @@ async def test_a_client_that_pipelines_and_half_closes_gets_every_answer() -> No
         assert await client.rest() == b""
 
 
-async def test_a_client_that_sends_refusals_ahead_keeps_no_other_waiting() -> None:
+async def test_a_client_that_pipelines_refused_requests_does_not_delay_others() -> None:
     async with serving(answering(echo_target)) as (gateway, _):
         greedy, other = await gateway.client(), await gateway.client()
         assert (await other.ask(get("/open/a"))).status == 200
         greedy.send(get("/shut/a") * 1000)
-        await until(lambda: any(each.busy for each in gateway.listener.connections))
+        await until(lambda: any(each.state == ConnectionState.YIELDING for each in gateway.listener.connections))
         assert (await other.ask(get("/open/b"))).body == b"/open/b"
         assert any(each.buffer for each in gateway.listener.connections)
         for _ in range(1000):
             assert (await greedy.answer()).status == 403
 
 
-async def test_a_client_that_sends_many_ahead_and_half_closes_gets_every_answer() -> None:
+async def test_a_client_that_pipelines_many_requests_and_half_closes_gets_every_answer() -> None:
     async with serving(answering(echo_target), half_close=True) as (gateway, _):
         client = await gateway.client()
         client.send(get("/shut/a") * 99 + get("/open/b"))
@@ -327,7 +330,7 @@ async def test_a_client_that_sends_many_ahead_and_half_closes_gets_every_answer(
         assert await client.rest() == b""
 
 
-async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_length() -> None:
+async def test_a_head_that_arrives_byte_by_byte_is_searched_only_once() -> None:
     async with serving(answering(echo_target)) as (gateway, _):
         client = await gateway.client()
         data = get("/open/a", "X-Long: " + "x" * 20_000)
@@ -363,7 +366,7 @@ async def test_a_client_that_ends_inside_its_body_gets_no_answer() -> None:
         assert gateway.active == 0
 
 
-async def test_a_client_that_leaves_takes_its_upstream_exchange_along() -> None:
+async def test_a_client_that_leaves_ends_its_upstream_exchange() -> None:
     left = asyncio.Event()
 
     async def handle(connection: BackendConnection) -> None:
@@ -392,7 +395,7 @@ async def test_connection_close_and_http_1_0_end_the_connection(version: str) ->
         assert await client.rest() == b""
 
 
-async def test_http_1_0_keeps_alive_where_it_asks_to() -> None:
+async def test_http_1_0_keeps_the_connection_where_it_requests_that() -> None:
     async with serving(answering(echo_target)) as (gateway, _):
         client = await gateway.client()
         for _ in range(2):
@@ -447,14 +450,14 @@ async def test_a_pipelining_client_is_read_no_further_than_the_read_ahead() -> N
             assert (await client.answer()).status == 403
 
 
-async def test_what_is_still_buffered_for_a_slow_reader_is_sent_before_the_connection_closes() -> None:
+async def test_a_slow_reader_gets_its_whole_answer_before_the_connection_closes() -> None:
     body = bytes(range(256)) * 16384  # 4 MiB
     async with serving(answering(response(body))) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
         shrink(gateway)
         client.send(get("/open/a", "Connection: close"))
         await until(lambda: gateway.listener.connections and connection_of(gateway).exchange)
-        # Read all but the gateway's own buffer, wait for longer than a closing connection lingers, and read on.
+        # Read all but the gateway's own buffer, wait longer than a closing connection lingers, and read the rest.
         head = await client.reader.readuntil(b"\r\n\r\n")
         assert b"Connection: close" in head
         received = b""
@@ -471,7 +474,7 @@ def connection_of(gateway: Gateway) -> ClientConnection:
 
 
 def shrink(gateway: Gateway) -> None:
-    """Let the kernel take little, so that the rest stays in the gateway."""
+    """Shrink the kernel's buffer, so that the rest stays in the gateway."""
     for connection in gateway.listener.connections:
         assert connection.transport is not None
         connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

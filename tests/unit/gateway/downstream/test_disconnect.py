@@ -1,7 +1,7 @@
-"""A client that leaves before its answer is whole takes its exchange along, whatever the exchange is waiting for.
+"""When a client leaves before its answer is complete its exchange ends, in every state of the exchange.
 
-docs/decisions/0009: the end of a client's sending side is its leaving, unless the listener says otherwise. No backend
-here answers in the time that a test has, so what ends an exchange is that its client has left.
+docs/decisions/0009: a client that ends its sending side has left, unless the listener supports half-close. No backend
+here answers within the time of a test, so an exchange ends only because its client has left.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tests.unit.gateway.kit import (
     make_page,
     response,
     serving,
+    task_runs,
     until,
 )
 from tests.unit.gateway.scripted import authority_at
@@ -48,7 +49,7 @@ def end(client: Client) -> None:
 
 
 def close(client: Client) -> None:
-    """Close the connection, as curl does when its time is over."""
+    """Close the connection, as curl does at its timeout."""
     client.writer.close()
 
 
@@ -56,7 +57,7 @@ LEAVINGS: tuple[Leave, ...] = (end, close, Client.reset)
 
 
 async def silent(connection: BackendConnection) -> None:
-    """Read the head and no more, and answer nothing."""
+    """A backend that reads only the head and answers nothing."""
     await connection.request()
     transport = cast(asyncio.Transport, connection.writer.transport)
     transport.pause_reading()
@@ -64,7 +65,7 @@ async def silent(connection: BackendConnection) -> None:
 
 
 async def listening(connection: BackendConnection) -> None:
-    """Read what comes, answer nothing, and go when the gateway goes."""
+    """A backend that reads everything, answers nothing, and closes when the gateway closes."""
     await connection.request()
     while await connection.reader.read(2**20):
         pass
@@ -75,7 +76,7 @@ def nothing_is_left(gateway: Gateway) -> bool:
 
 
 async def left(gateway: Gateway) -> dict[str, Any]:
-    """The one line of the log, once nothing of the exchange is left."""
+    """The one line of the access log, once the exchange has ended and its connections are closed."""
     await until(lambda: nothing_is_left(gateway) and gateway.access)
     assert gateway.recorder.connections == 0
     (line,) = gateway.access
@@ -152,9 +153,9 @@ async def test_a_client_that_leaves_inside_its_answer_closes_the_backends_connec
 
 
 async def upload_until_nobody_reads(client: Client, gateway: Gateway) -> None:
-    """Send of a body until the gateway reads no more, and let the kernel there have all of it."""
+    """Send part of a body until the gateway stops reading, and wait until its kernel has all of it."""
     client.send(UPLOAD)
-    # While the connection to the backend is being made, the client is read no further either, and that is another case.
+    # While the connection to the backend is being made, the client is not read either, but that is another case.
     await until(lambda: gateway.active and gateway.listener.connections)
     while not connection_of(gateway).paused:
         client.send(b"b" * 65536)
@@ -163,7 +164,7 @@ async def upload_until_nobody_reads(client: Client, gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("leave", LEAVINGS)
 async def test_a_client_that_leaves_while_the_backend_does_not_read_its_body_is_noticed(leave: Leave) -> None:
-    """It is read no further, so the event loop sees nothing of its end."""
+    """The gateway does not read it, so the event loop does not see its end."""
     async with serving(silent) as (gateway, _):
         client = await gateway.client()
         await upload_until_nobody_reads(client, gateway)
@@ -172,7 +173,7 @@ async def test_a_client_that_leaves_while_the_backend_does_not_read_its_body_is_
 
 
 @pytest.mark.parametrize("leave", LEAVINGS)
-async def test_a_client_that_leaves_with_much_sent_ahead_is_noticed(leave: Leave) -> None:
+async def test_a_client_that_leaves_after_pipelining_much_is_noticed(leave: Leave) -> None:
     async with serving(listening) as (gateway, backend):
         client = await gateway.client()
         client.send(get("/open/a"))
@@ -227,7 +228,7 @@ async def test_a_client_that_leaves_while_its_token_is_looked_up_reaches_no_back
             leave(client)
             assert_client_left(await left(gateway))
             go.set()
-            await until(lambda: not gateway.pipeline._settling)
+            await until(lambda: not task_runs("settle"))
             assert backend.connections == []
             assert len(gateway.access) == 1
 
@@ -237,7 +238,7 @@ def minted_elsewhere() -> str:
 
 
 @pytest.mark.parametrize("leave", LEAVINGS)
-async def test_an_ingress_that_leaves_while_the_authority_is_asked_is_noticed(leave: Leave, tmp_path: Path) -> None:
+async def test_an_ingress_that_leaves_during_the_authority_lookup_is_noticed(leave: Leave, tmp_path: Path) -> None:
     async with authority_at(tmp_path / "link") as authority:
         authority.answers["resolve"] = lambda message: None
         async with entry(link_path=tmp_path / "link", page=make_page()) as gateway:
@@ -312,7 +313,7 @@ async def late_answer(connection: BackendConnection) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_half_closed_client_gets_its_answer_where_the_listener_says_so(version: str) -> None:
+async def test_a_half_closed_client_gets_its_answer_where_the_listener_supports_it(version: str) -> None:
     async with serving(late_answer, half_close=True) as (gateway, _):
         client = await gateway.client()
         client.send(get("/open/a", version=version))
@@ -321,7 +322,7 @@ async def test_a_half_closed_client_gets_its_answer_where_the_listener_says_so(v
         assert await client.rest() == b""
 
 
-async def test_a_half_closed_client_whose_body_nobody_reads_yet_is_waited_for() -> None:
+async def test_a_half_closed_client_whose_body_is_not_read_yet_gets_its_answer() -> None:
     go = asyncio.Event()
 
     async def slow(connection: BackendConnection) -> None:
@@ -344,7 +345,7 @@ async def test_a_half_closed_client_whose_body_nobody_reads_yet_is_waited_for() 
         assert (await client.answer()).body == b"all"
 
 
-async def test_a_half_closed_client_that_then_resets_has_left() -> None:
+async def test_a_half_closed_client_that_then_resets_counts_as_gone() -> None:
     async with serving(listening, half_close=True) as (gateway, backend):
         client = await gateway.client()
         client.send(get("/open/a"))
@@ -355,7 +356,7 @@ async def test_a_half_closed_client_that_then_resets_has_left() -> None:
         assert_client_left(await left(gateway))
 
 
-async def test_a_client_that_ends_its_side_after_its_answer_is_no_failure() -> None:
+async def test_a_client_that_ends_its_sending_side_after_its_answer_is_no_failure() -> None:
     async with serving(answering(response()), access="all") as (gateway, _):
         client = await gateway.client()
         assert (await client.ask(get("/open/a"))).status == 200

@@ -1,4 +1,4 @@
-"""How many connections clients may have, so that backends can be reached for all of them."""
+"""The number of client connections leaves descriptors for their backend connections."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_every_request_has_a_descriptor_for_its_backend(files: int, servers: int
     room = connections(chosen, files)
     assert room.proxy >= 1
     assert (room.forward_auth > 0) == (chosen.listen.forward_auth is not None)
-    # Below any sense something is served all the same.
+    # Even a limit far too low serves some connections.
     if files >= OWN + 8:
         assert 2 * room.proxy + room.forward_auth + OWN <= files
 
 
-def test_what_is_asked_for_is_given_as_far_as_it_goes() -> None:
+def test_the_settings_count_as_far_as_descriptors_allow() -> None:
     both = settings(proxy={"connections": 100}, forward_auth={**TRUSTED, "connections": 7})
     assert connections(both, 20_000) == ConnectionLimits(proxy=100, forward_auth=7)
     assert connections(settings(proxy={"connections": 1000}), 1024).proxy == (1024 - OWN - 64) // 2

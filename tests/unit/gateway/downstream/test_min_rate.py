@@ -1,4 +1,4 @@
-"""How slow a client may be."""
+"""Minimum rates of request bodies and of reading answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SECOND = 1_000_000_000
 IDLE = 30 * SECOND
 
 
-def test_a_body_has_the_idle_time_and_what_the_slowest_client_takes_for_it() -> None:
+def test_a_body_gets_the_idle_time_and_the_time_that_the_slowest_client_takes() -> None:
     pace = Pace()
     assert pace.body_deadline(0, 100 * SECOND, idle_ns=IDLE, rate=100) == 130 * SECOND
     assert pace.body_deadline(1, 120 * SECOND, idle_ns=IDLE, rate=100) == 130 * SECOND + SECOND // 100
@@ -16,13 +16,13 @@ def test_a_body_has_the_idle_time_and_what_the_slowest_client_takes_for_it() -> 
     assert pace.body_deadline(10_000, 140 * SECOND, idle_ns=IDLE, rate=100) == 170 * SECOND
 
 
-def test_without_a_rate_each_piece_buys_the_idle_time() -> None:
+def test_without_a_rate_each_part_extends_the_deadline_by_the_idle_time() -> None:
     pace = Pace()
     for now in (0, 29, 58, 87):
         assert pace.body_deadline(1, now * SECOND, idle_ns=IDLE, rate=0) == (now + 30) * SECOND
 
 
-def test_the_time_in_which_the_client_was_not_read_is_not_its_own() -> None:
+def test_time_in_which_the_gateway_did_not_read_does_not_count() -> None:
     pace = Pace()
     pace.body_deadline(0, SECOND, idle_ns=IDLE, rate=100)
     assert pace.paused(2 * SECOND)
@@ -39,7 +39,7 @@ def test_every_body_is_measured_on_its_own() -> None:
     assert pace.body_deadline(0, 500 * SECOND, idle_ns=IDLE, rate=100) == 530 * SECOND
 
 
-def test_a_reader_must_keep_the_rate_from_one_time_to_the_next() -> None:
+def test_a_reader_must_keep_the_rate_between_two_checks() -> None:
     pace = Pace()
     assert not pace.fetches(1000, SECOND, rate=100), "nothing was measured before"
     assert pace.fetches(900, 2 * SECOND, rate=100)

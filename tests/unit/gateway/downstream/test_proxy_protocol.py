@@ -1,4 +1,4 @@
-"""The PROXY protocol's headers: what is one, what is none, and where it ends."""
+"""Parsing PROXY protocol headers: valid ones, invalid ones, and where a header ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def extension(kind: int, value: bytes) -> bytes:
 
 
 def checked(*, flip: int = 0, size: int = 4) -> bytes:
-    """A header with a checksum over all of it."""
+    """A header with the checksum extension."""
     before, after = extension(0x05, b"an id"), extension(0x04, bytes(3))
     empty = binary(extensions=before + extension(0x03, bytes(size)) + after)
     said = crc32c(empty) ^ flip
@@ -101,17 +101,17 @@ BAD = [
 
 @pytest.mark.parametrize(("header", "source"), GOOD.items())
 @pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n", b"\r\n\r\n\x00\r\nQUIT\n", b"PROXY UNKNOWN\r\n"])
-def test_a_header_ends_where_it_ends_whatever_comes_behind_it(header: bytes, source: str | None, behind: bytes) -> None:
+def test_bytes_behind_a_header_are_not_part_of_it(header: bytes, source: str | None, behind: bytes) -> None:
     assert parse(header + behind) == Header(length=len(header), source=source)
 
 
 @pytest.mark.parametrize("header", GOOD)
-def test_a_beginning_of_a_header_is_neither_good_nor_bad(header: bytes) -> None:
+def test_part_of_a_header_is_not_complete_and_no_error(header: bytes) -> None:
     assert {parse(header[:size]) for size in range(len(header))} == {None}
 
 
 @pytest.mark.parametrize("data", BAD)
-def test_anything_else_is_none(data: bytes) -> None:
+def test_anything_else_is_an_error(data: bytes) -> None:
     with pytest.raises(ProxyHeaderError):
         parse(data)
 

@@ -1,4 +1,4 @@
-"""Clients that trickle, in either direction: those who keep the rate live, the others are gone."""
+"""Slow clients, in either direction: those that keep the minimum rate are served, others are cut."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def swallow(connection: BackendConnection) -> None:
         await connection.send(response())
 
 
-async def test_a_body_that_trickles_is_refused_though_it_never_pauses() -> None:
+async def test_a_body_below_the_rate_is_refused_though_it_never_pauses() -> None:
     async with serving(swallow, client_rate=RATE, body_idle_seconds=IDLE) as (gateway, _):
         client = await gateway.client()
         client.send(b"POST /open/a HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100000\r\n\r\n")
@@ -38,7 +38,7 @@ async def test_a_body_that_trickles_is_refused_though_it_never_pauses() -> None:
         assert ((await answer).status, answer.result().closes) == (408, True)
 
 
-async def test_a_body_that_keeps_the_rate_takes_as_long_as_it_takes() -> None:
+async def test_a_body_that_keeps_the_rate_may_take_long() -> None:
     async with serving(swallow, client_rate=RATE, body_idle_seconds=IDLE) as (gateway, _):
         client = await gateway.client()
         begun = time.monotonic()
@@ -62,7 +62,7 @@ async def test_each_request_on_a_connection_has_its_own_time(body_idle_seconds: 
 
 
 async def test_a_reader_that_keeps_the_rate_gets_everything() -> None:
-    """Between two looks at the clock its share of the buffer has not emptied, and it is not taken for one that left."""
+    """It may read less than the kernel's share of the buffer between two checks, and is still not cut."""
     facts = {"client_rate": RATE, "response_timeout": IDLE, "answer_seconds": IDLE}
     async with serving(answering(response(bytes(SIZE))), **facts) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
@@ -79,7 +79,7 @@ async def test_a_reader_that_keeps_the_rate_gets_everything() -> None:
                 received += len(data)
 
 
-async def test_a_reader_that_stops_is_gone() -> None:
+async def test_a_reader_that_stops_is_cut() -> None:
     facts = {"client_rate": RATE, "response_timeout": IDLE, "answer_seconds": IDLE}
     async with serving(answering(response(bytes(SIZE))), **facts) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
@@ -90,7 +90,7 @@ async def test_a_reader_that_stops_is_gone() -> None:
 
 
 def sip(port: int, context: ssl.SSLContext | None, lines: tuple[str, ...], ended: threading.Event) -> int:
-    """Read an answer of ``SIZE`` bytes, sipping for three seconds once only its end is here; how much of it came."""
+    """Read an answer of ``SIZE`` bytes, slowly for three seconds once only its end is left; returns the bytes read."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(30)
@@ -123,7 +123,7 @@ def sip(port: int, context: ssl.SSLContext | None, lines: tuple[str, ...], ended
 async def test_a_reader_that_keeps_the_rate_gets_the_end_of_an_answer_too(
     tls: bool, lines: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """What lies in the gateway when the backend has long done its part is fetched, however long that takes."""
+    """The client may take long to read what the gateway still buffers after the backend has answered."""
     server = client = None
     if tls:
         made = pair(tmp_path)
@@ -140,7 +140,7 @@ async def test_a_reader_that_keeps_the_rate_gets_the_end_of_an_answer_too(
         assert await reading == SIZE
 
 
-async def test_who_stops_reading_is_recorded_as_one_who_left() -> None:
+async def test_a_client_that_stops_reading_is_recorded_as_client_left() -> None:
     facts = {"client_rate": RATE, "response_timeout": IDLE, "answer_seconds": IDLE, "access": "all"}
     async with serving(answering(response(bytes(SIZE))), **facts) as (gateway, _):
         client = await gateway.client(receive_buffer=4096)
@@ -149,8 +149,8 @@ async def test_who_stops_reading_is_recorded_as_one_who_left() -> None:
         assert (gateway.access[0]["reason"], gateway.access[0]["outcome"]) == ("client_left", "failed")
 
 
-async def test_a_backend_that_takes_its_time_for_a_body_has_that_of_an_answer() -> None:
-    """The client has done nothing wrong while it is not read."""
+async def test_a_backend_that_is_slow_to_read_a_body_gets_the_time_of_an_answer() -> None:
+    """The client is not to blame while the gateway does not read it."""
 
     async def hesitant(connection: BackendConnection) -> None:
         await connection.request()

@@ -1,4 +1,4 @@
-"""The worker's end of the link against real authorities' ends that die, come back, or never greet."""
+"""The worker's client against the authority's real server that dies, restarts, or never greets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data_dir() -> Iterator[Path]:
 
 @asynccontextmanager
 async def authority(data_dir: Path) -> AsyncIterator[World]:
-    """An authority's end of the link, over grants in memory; leaving is its death."""
+    """An authority's server over grants in memory; leaving the context ends it."""
     page = open_page(data_dir, store_epoch=1)
     world = World(data_dir, page)
     await world.server.start()
@@ -46,7 +46,7 @@ async def authority(data_dir: Path) -> AsyncIterator[World]:
 
 @asynccontextmanager
 async def linking(data_dir: Path) -> AsyncIterator[tuple[AuthorityLink, list[bool]]]:
-    """A link that mends itself, and what it said of its state."""
+    """A link that reconnects, and the states that it reported."""
     states: list[bool] = []
     link = AuthorityLink(data_dir / "link.sock", slot=0, cache=make_cache(), on_state=states.append)
     link.start()
@@ -58,7 +58,7 @@ async def linking(data_dir: Path) -> AsyncIterator[tuple[AuthorityLink, list[boo
 
 @asynccontextmanager
 async def rude(data_dir: Path) -> AsyncIterator[list[float]]:
-    """Something that closes every connection without a greeting; when each came."""
+    """A server that closes every connection without a greeting; yields the time of each."""
     came: list[float] = []
 
     def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,7 +74,7 @@ async def rude(data_dir: Path) -> AsyncIterator[list[float]]:
         (data_dir / "link.sock").unlink(missing_ok=True)
 
 
-async def test_it_tells_of_changes_of_its_state_and_not_of_attempts(data_dir: Path) -> None:
+async def test_it_reports_changes_of_its_state_and_no_failed_attempts(data_dir: Path) -> None:
     async with linking(data_dir) as (link, states):
         async with rude(data_dir) as came:
             await until(lambda: len(came) >= 3)
@@ -96,7 +96,7 @@ async def test_attempts_come_after_growing_pauses_up_to_a_quarter_of_a_second(da
     assert sum(pauses[:3]) >= 0.34
 
 
-async def test_a_question_that_finds_no_authority_is_answered_by_the_next_one(data_dir: Path) -> None:
+async def test_a_request_without_an_authority_is_answered_by_the_next_one(data_dir: Path) -> None:
     async with linking(data_dir) as (link, _):
         async with authority(data_dir):
             await until(lambda: link.up)
@@ -110,7 +110,7 @@ async def test_a_question_that_finds_no_authority_is_answered_by_the_next_one(da
     assert (answer.as_of, answer.found.reason) == (1, Reason.TOKEN_UNKNOWN)
 
 
-async def test_a_question_that_lost_its_authority_is_answered_by_the_next_one(data_dir: Path) -> None:
+async def test_a_request_that_lost_its_authority_is_answered_by_the_next_one(data_dir: Path) -> None:
     async with linking(data_dir) as (link, _):
         async with authority(data_dir) as first:
             await until(lambda: link.up)
@@ -129,7 +129,7 @@ async def test_a_question_that_lost_its_authority_is_answered_by_the_next_one(da
 
 
 @pytest.mark.alone
-async def test_a_question_waits_for_an_authority_but_not_for_long(data_dir: Path) -> None:
+async def test_a_request_waits_for_an_authority_but_not_for_long(data_dir: Path) -> None:
     async with linking(data_dir) as (link, _):
         begun = time.monotonic()
         with pytest.raises(AuthorityUnavailable):

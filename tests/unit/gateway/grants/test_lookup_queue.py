@@ -1,8 +1,9 @@
-"""What waits for one question ends, however the asking ends."""
+"""Every lookup ends, however its request to the authority ends."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 
 import pytest
@@ -14,11 +15,16 @@ from proxy.gateway.grants.lookup_queue import LookupAnswer, LookupQueue, Outcome
 from tests.unit.gateway.kit import until
 
 
+def kept() -> int:
+    """How many futures any dictionary keeps."""
+    return sum(type(key) is asyncio.Future for each in gc.get_objects() if type(each) is dict for key in each)
+
+
 def unknown(prefix: str) -> LookupAnswer:
     return LookupAnswer(1, RefusedGrant(prefix=prefix, reason=Reason.TOKEN_UNKNOWN, depends=()))
 
 
-async def test_closing_before_the_question_is_out_ends_it() -> None:
+async def test_closing_before_the_request_is_sent_ends_the_lookup() -> None:
     asked: list[list[str]] = []
 
     async def ask(prefixes: list[str]) -> Sequence[Outcome]:
@@ -35,7 +41,7 @@ async def test_closing_before_the_question_is_out_ends_it() -> None:
     assert (await queue.answer("two")).found.prefix == "two"
 
 
-async def test_a_failure_fails_those_that_were_asked_about_and_the_others_are_asked_next() -> None:
+async def test_a_failed_request_fails_its_own_prefixes_and_the_others_are_requested_next() -> None:
     asked: list[list[str]] = []
     release = asyncio.Event()
 
@@ -59,7 +65,7 @@ async def test_a_failure_fails_those_that_were_asked_about_and_the_others_are_as
     assert asked == [["one"], ["two"]]
 
 
-async def test_who_gives_up_leaves_nothing_behind() -> None:
+async def test_a_caller_that_gives_up_leaves_nothing_behind() -> None:
     never = asyncio.Event()
 
     async def ask(prefixes: list[str]) -> Sequence[Outcome]:
@@ -75,12 +81,12 @@ async def test_who_gives_up_leaves_nothing_behind() -> None:
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
-    assert (len(queue), sum(map(len, queue._waiting.values()))) == (1, 1)
+    assert (len(queue), kept()) == (1, 1)
     never.set()
     assert (await staying).found.prefix == "one"
 
 
-async def test_one_that_goes_away_disturbs_nobody_who_waits_for_the_same_answer() -> None:
+async def test_a_caller_that_is_cancelled_does_not_affect_others_with_the_same_prefix() -> None:
     release = asyncio.Event()
 
     async def ask(prefixes: list[str]) -> Sequence[Outcome]:
@@ -99,7 +105,7 @@ async def test_one_that_goes_away_disturbs_nobody_who_waits_for_the_same_answer(
     assert len(queue) == 0
 
 
-async def test_what_an_answer_leaves_out_is_asked_about_again_in_its_place() -> None:
+async def test_prefixes_that_an_answer_leaves_out_are_requested_again_in_their_place() -> None:
     asked: list[list[str]] = []
 
     async def ask(prefixes: list[str]) -> Sequence[Outcome]:
@@ -112,7 +118,7 @@ async def test_what_an_answer_leaves_out_is_asked_about_again_in_its_place() -> 
     assert asked == [["a", "b", "c"], ["b", "c"], ["c"]]
 
 
-async def test_whatever_ends_the_asking_nobody_waits_for_ever() -> None:
+async def test_however_the_queue_ends_no_caller_waits_for_ever() -> None:
     async def ask(prefixes: list[str]) -> Sequence[Outcome]:
         asyncio.current_task().cancel()  # type: ignore[union-attr]  # as when the worker ends
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What RFC 9110 and 9112 ask of whoever stands between: old versions, interim answers, halves, nothing left behind."""
+"""Rules of RFC 9110 and 9112 for an intermediary: old versions, interim answers, half-closed connections, cleanup."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UPLOAD = b"PUT /open/a HTTP/1.1\r\nHost: gateway\r\nContent-Length: 10\r\n%b\r\n
 
 
 def left_nothing(gateway: Gateway) -> bool:
-    """Whether no exchange, connection or task of one is left, and nothing was pooled."""
+    """Whether no exchange, connection or task is left, and no connection was pooled."""
     tasks = {task.get_name() for task in asyncio.all_tasks()} & {"settle", "upstream connect", "judge again"}
     return not (gateway.listener.connections or gateway.idle or gateway.active or len(gateway.pipeline.live) or tasks)
 
@@ -57,7 +57,7 @@ async def test_an_answer_without_a_date_gets_one(answer: bytes) -> None:
         assert is_now(date)
 
 
-async def test_an_answers_own_date_is_kept_whatever_it_is() -> None:
+async def test_an_answers_own_date_is_kept_unchanged() -> None:
     async with serving(answering(response(fields=b"dAtE: never\r\n"))) as (gateway, _):
         assert (await (await gateway.client()).ask(get("/open/a"))).all(b"date") == [b"never"]
 
@@ -72,7 +72,7 @@ async def test_a_refusal_has_a_date() -> None:
 
 
 @pytest.mark.parametrize("lines", [("Expect: 100-continue",), ("Expect: 100-continue", "Expect: 100-continue")])
-async def test_an_expectation_of_an_old_client_means_nothing(lines: tuple[str, ...]) -> None:
+async def test_an_expectation_of_an_http_1_0_client_is_ignored(lines: tuple[str, ...]) -> None:
     async def handle(connection: BackendConnection) -> None:
         assert field_lines(await connection.request(), "expect") == []
         assert await connection.exactly(4) == b"body"
@@ -84,7 +84,7 @@ async def test_an_expectation_of_an_old_client_means_nothing(lines: tuple[str, .
         assert (await client.rest()).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_an_old_client_keeps_its_connection_if_it_asks_and_the_answers_end_is_known() -> None:
+async def test_an_http_1_0_client_keeps_its_connection_on_request_if_the_answers_end_is_known() -> None:
     answers = {b"/open/length": response(b"ok"), b"/open/none": b"HTTP/1.1 204 No Content\r\n\r\n"}
     async with serving(answering(lambda head: answers[head.split(b" ")[1]])) as (gateway, _):
         client = await gateway.client()
@@ -96,7 +96,7 @@ async def test_an_old_client_keeps_its_connection_if_it_asks_and_the_answers_end
 
 
 @pytest.mark.parametrize("answer", [CHUNKED + b"2\r\nok\r\n0\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nok"], ids=repr)
-async def test_an_old_client_reads_to_the_end_where_nothing_else_says_it(answer: bytes) -> None:
+async def test_an_http_1_0_client_reads_to_the_end_of_the_connection_without_a_length(answer: bytes) -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(answer)
@@ -112,7 +112,7 @@ async def test_an_old_client_reads_to_the_end_where_nothing_else_says_it(answer:
 @pytest.mark.parametrize(
     ("fields", "kept"), [(b"", False), (b"Connection: keep-alive\r\n", True), (b"Connection: Keep-Alive, x\r\n", True)]
 )
-async def test_an_old_backend_keeps_its_connection_only_if_it_says_so(fields: bytes, kept: bool) -> None:
+async def test_an_http_1_0_backend_keeps_its_connection_only_with_keep_alive(fields: bytes, kept: bool) -> None:
     answer = response(fields=fields).replace(b"HTTP/1.1", b"HTTP/1.0")
     async with serving(answering(answer)) as (gateway, backend):
         client = await gateway.client()
@@ -149,7 +149,7 @@ async def test_a_304_keeps_the_length_that_it_announces() -> None:
         assert (answer.all(b"content-length"), answer.all(b"etag"), answer.body) == ([b"12"], [b"x"], b"")
 
 
-async def test_interim_answers_go_through_while_the_body_comes() -> None:
+async def test_interim_answers_are_forwarded_while_the_body_arrives() -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(HINTS % 1 + CONTINUE)
@@ -169,7 +169,7 @@ async def test_interim_answers_go_through_while_the_body_comes() -> None:
         assert (answer.status, answer.interim, answer.closes) == (200, [103], False)
 
 
-async def test_a_backend_that_goes_behind_its_100_is_a_502_and_is_not_asked_again() -> None:
+async def test_a_backend_that_closes_after_its_100_is_a_502_without_a_retry() -> None:
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
         await connection.send(CONTINUE)
@@ -185,8 +185,8 @@ async def test_a_backend_that_goes_behind_its_100_is_a_502_and_is_not_asked_agai
         assert len(backend.connections) == 1
 
 
-async def test_a_request_that_was_answered_in_the_interim_is_not_sent_again() -> None:
-    """The connection was idle before, and it was not dead."""
+async def test_a_request_with_an_interim_answer_is_not_sent_again() -> None:
+    """The connection was reused, and the interim answer shows that it was open."""
 
     async def handle(connection: BackendConnection) -> None:
         await connection.request()
@@ -205,7 +205,7 @@ async def test_a_request_that_was_answered_in_the_interim_is_not_sent_again() ->
 @pytest.mark.parametrize("cut", [None, 1000, -1])
 @pytest.mark.parametrize(("over", "status"), [(-1, 200), (0, 200), (1, 502)])
 async def test_the_limit_of_an_answers_head_is_exact(over: int, status: int, cut: int | None) -> None:
-    """Without the two CRLF at its end, however it comes."""
+    """Without the two CRLF at its end, in any segmentation."""
     lines = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: "
     head = lines + b"x" * (MAX_RESPONSE_HEAD + over - len(lines)) + b"\r\n\r\n"
 
@@ -220,11 +220,11 @@ async def test_the_limit_of_an_answers_head_is_exact(over: int, status: int, cut
         assert (await (await gateway.client()).ask(get("/open/a"))).status == status
 
 
-# --- halves (RFC 9112 sections 8 and 9.6) ---
+# --- half-closed connections (RFC 9112 sections 8 and 9.6) ---
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
-async def test_a_client_that_ends_its_side_inside_a_body_has_left(framing: str) -> None:
+async def test_a_client_that_ends_its_sending_side_inside_a_body_has_left(framing: str) -> None:
     bodies: list[bytes] = []
 
     async def handle(connection: BackendConnection) -> None:

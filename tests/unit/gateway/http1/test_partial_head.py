@@ -1,4 +1,4 @@
-"""Heads that come in pieces: however they are cut, the verdict is that of the whole, and limits are exact."""
+"""Heads that arrive in parts: the verdict does not depend on the segments, and limits are exact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS = 10
 
 
 def verdict(gateway: Gateway, *pieces: bytes) -> bytes:
-    """The status of the one answer to a head that comes in these pieces; empty while there is none."""
+    """The status of the one answer to a head that arrives in these parts; empty while there is none."""
     connection, wire = connected(gateway, "192.0.2.1")
     for piece in pieces:
         if connection.exchange is None and not connection.closing:
@@ -27,7 +27,7 @@ def verdict(gateway: Gateway, *pieces: bytes) -> bytes:
 
 
 def cuts(data: bytes) -> list[list[bytes]]:
-    """``data`` in two pieces at every place, in three at many, and byte by byte."""
+    """``data`` split in two at every place, in three at many, and into single bytes."""
     step = max(1, len(data) // 16)
     two = [[data[:at], data[at:]] for at in range(1, len(data))]
     three = [
@@ -90,7 +90,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize(("data", "status"), HEADS.values(), ids=HEADS)
-async def test_a_head_has_one_verdict_however_it_is_cut(data: bytes, status: bytes) -> None:
+async def test_the_verdict_on_a_head_does_not_depend_on_its_segments(data: bytes, status: bytes) -> None:
     gateway = Gateway(9, max_request_line=LINE, max_head=HEAD, max_headers=FIELDS)
     assert verdict(gateway, data) == status
     for pieces in cuts(data):
@@ -98,8 +98,8 @@ async def test_a_head_has_one_verdict_however_it_is_cut(data: bytes, status: byt
 
 
 @pytest.mark.parametrize("status", [b"403", b"431", b"414"])
-async def test_a_verdict_does_not_wait_for_what_cannot_change_it(status: bytes) -> None:
-    """A line and a head that are too long are refused at their first byte too many, and not before."""
+async def test_a_head_is_refused_at_the_first_byte_that_decides(status: bytes) -> None:
+    """A line or head that is too long is refused at its first byte too many, and not before."""
     gateway = Gateway(9, max_request_line=LINE, max_head=HEAD, max_headers=FIELDS)
     whole = {b"403": head(SHORT, size=HEAD), b"431": head(SHORT, size=2 * HEAD), b"414": head(line(HEAD))}[status]
     limit = {b"403": HEAD, b"431": HEAD + 1, b"414": LINE + 1}[status]
@@ -107,7 +107,7 @@ async def test_a_verdict_does_not_wait_for_what_cannot_change_it(status: bytes) 
     assert verdict(gateway, whole[:limit]) == status
 
 
-def test_a_refusal_stands_whatever_comes_behind() -> None:
+def test_later_bytes_do_not_change_a_refusal() -> None:
     for data, _ in HEADS.values():
         found: Reason | None = None
         for size in range(1, len(data) + 1):
@@ -124,7 +124,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("data", ANSWERS.values(), ids=ANSWERS)
-def test_every_beginning_of_an_answer_may_become_one(data: bytes) -> None:
+def test_every_beginning_of_a_valid_answer_is_possible(data: bytes) -> None:
     for size in range(len(data) - 3):
         for since in range(size + 1):
             assert answer_possible(data[:size], since), (data[:size], since)
@@ -157,17 +157,17 @@ NO_ANSWERS = {
 
 
 @pytest.mark.parametrize(("data", "certain"), NO_ANSWERS.values(), ids=NO_ANSWERS)
-def test_what_cannot_become_an_answer_is_known_at_the_byte_that_says_so(data: bytes, certain: int) -> None:
+def test_an_impossible_answer_is_known_at_the_first_byte_that_decides(data: bytes, certain: int) -> None:
     assert answer_possible(data[: certain - 1], 0)
     assert not answer_possible(data[:certain], 0)
     assert not answer_possible(data, 0)
-    # However it came before, of which all was possible.
+    # In any two parts too, of which the first was possible.
     for since in range(certain):
         assert not answer_possible(data, since), since
 
 
-def test_a_long_beginning_costs_no_more_than_its_length() -> None:
-    """Each piece is looked at once: sixteen times the bytes in as many pieces more take far from 256 times as long."""
+def test_a_long_beginning_is_searched_only_once() -> None:
+    """Each part is searched once: 16 times the bytes in 16 times as many parts take far less than 256 times as long."""
 
     def seconds(size: int) -> float:
         data = b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%05d: y\r\n" % number for number in range(size))

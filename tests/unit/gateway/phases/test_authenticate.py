@@ -22,7 +22,7 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import PENDING, Authenticator
-from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant, make_page, until
+from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant, make_page, until
 from tests.unit.gateway.scripted import Authority, authority_at
 
 REFUSED_ANOTHER = {"refused": {"prefix": "acme_pat_000000000000", "reason": "token_unknown", "depends": []}}
@@ -38,7 +38,7 @@ class World:
         self.cache: GrantCache = make_cache()
         self.link = AuthorityLink(authority.path, slot=3, cache=self.cache, on_state=self.states.append)
         self.authenticator = Authenticator(
-            cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, names=NAMES, schemes=schemes
+            cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, identity=IDENTITY, schemes=schemes
         )
 
     def known(self, *, verified: bool = True) -> Minted:

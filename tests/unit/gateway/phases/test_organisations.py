@@ -21,7 +21,7 @@ from proxy.core.token import Minted
 from proxy.gateway.grants.cache import CacheEntry
 from tests.unit.gateway.ingress import entry
 from tests.unit.gateway.kit import (
-    NAMES,
+    IDENTITY,
     TOKENS,
     BackendConnection,
     Gateway,
@@ -114,7 +114,7 @@ async def test_an_ingress_is_told_of_the_organisation_that_the_described_request
 
 
 def stored(**facts: Any) -> CacheEntry:
-    return make_cache().store(make_grant(TOKENS.mint(Kind.PAT), **facts), NAMES)
+    return make_cache().store(make_grant(TOKENS.mint(Kind.PAT), **facts), IDENTITY)
 
 
 def test_an_ordinary_grant_has_its_lines_and_no_others() -> None:

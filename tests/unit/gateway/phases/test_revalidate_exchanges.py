@@ -14,11 +14,11 @@ from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.phases.revalidate import LiveExchanges
-from tests.unit.gateway.kit import NAMES, TOKENS, make_cache, make_grant, make_route, until
+from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant, make_route, task_runs, until
 
 
 def make_entry(expires_at: float | None = None) -> CacheEntry:
-    return make_cache().store(make_grant(TOKENS.mint(Kind.PAT), expires_at=expires_at), NAMES)
+    return make_cache().store(make_grant(TOKENS.mint(Kind.PAT), expires_at=expires_at), IDENTITY)
 
 
 def make_exchange(entry: CacheEntry | None, *, enforce: bool = True, started: int | None = None) -> Exchange:
@@ -196,4 +196,4 @@ async def test_closing_ends_what_is_being_judged() -> None:
     live.exchanges.changed(entry)
     await until(lambda: live.judged)
     await asyncio.wait_for(live.exchanges.close(), 20)
-    assert (live.cut, live.exchanges._judging) == ([], set())
+    assert (live.cut, task_runs("judge again")) == ([], False)

@@ -1,4 +1,4 @@
-"""Which build of the gateway runs: the one that this run of the tests is for, here and in every process started."""
+"""The tests run the requested build of the gateway, in this process and in every process that they start."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SHOW = (
 
 @pytest.fixture
 def suffix(pytestconfig: pytest.Config) -> str:
-    """How the file of a hot module ends in this run."""
+    """The suffix of a hot module's file in this run."""
     return ".so" if pytestconfig.getoption("--compiled") else ".py"
 
 
-def test_the_modules_under_test_are_of_the_build_that_was_asked_for(suffix: str) -> None:
+def test_the_modules_under_test_are_of_the_requested_build(suffix: str) -> None:
     files = [import_module(name).__file__ or "" for name in COMPILED]
     assert [file for file in files if not file.endswith(suffix)] == []
 
@@ -35,7 +35,7 @@ def test_a_process_that_a_test_starts_runs_the_same_build(suffix: str, tmp_path:
     assert [file for file in files if not file.endswith(suffix)] == []
 
 
-def test_the_gateway_says_which_build_it_is(suffix: str) -> None:
+def test_the_gateway_detects_which_build_it_is(suffix: str) -> None:
     assert is_compiled() == (suffix == ".so")
 
 
@@ -43,7 +43,7 @@ def test_no_binary_lies_among_the_sources() -> None:
     assert list((ROOT / "proxy").rglob("*.so")) == []
 
 
-def test_what_is_compiled_needs_nothing_of_the_compiler_at_run_time() -> None:
+def test_compiled_modules_need_no_compiler_at_run_time() -> None:
     """The modules stay plain typed Python: without mypy's extensions they run anywhere."""
     for name in COMPILED:
         tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_bytes())

@@ -1,4 +1,4 @@
-"""What a reload does within a worker: nothing is begun while it holds; afterwards only the new configuration counts."""
+"""A reload within a worker: no request starts during the hold, and then only the new configuration counts."""
 
 from __future__ import annotations
 
@@ -9,24 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from proxy.core.identity import PRESETS, stripped_names
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.ipc.shared_memory import SLOT_LEASE
 from proxy.core.kinds import Kind
 from proxy.core.model import Access
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.phases.mutate import Mutator
+from proxy.gateway.downstream.listener_limits import ListenerLimits
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
-from proxy.settings.addresses import UpstreamServer as Address
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
-from proxy.settings.model import Upstream as UpstreamSettings
+from tests.unit.gateway.ingress import Wire
 from tests.unit.gateway.kit import (
-    HOST,
-    NAMES,
+    IDENTITY,
     TOKENS,
     Backend,
     BackendConnection,
@@ -45,8 +43,8 @@ from tests.unit.gateway.scripted import authority_at
 
 OPEN = get("/open/x")
 DENIED = [make_route("/open/**", Access.DENIED), make_route("/v1/**", Access.DENIED, index=1)]
-RUNTIME = {"connections", "others", "arriving", "held", "draining", "parting", "empty", "waiting"}
-"""What of a listener is no setting: who is there, and what goes on."""
+RUNTIME = {"connections", "others", "arriving", "held", "draining", "closing_websockets", "empty", "waiting"}
+"""Attributes of a listener that are no settings: its connections and their state."""
 
 
 def hold(gateway: Gateway) -> None:
@@ -60,14 +58,15 @@ def release(gateway: Gateway) -> None:
 
 
 def follow(gateway: Gateway, routes: list[Route]) -> None:
-    gateway.pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True))
+    pipeline = gateway.pipeline
+    pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True), pipeline.identity)
 
 
 def waiting(gateway: Gateway) -> list[bytes]:
     return [connection.buffer for connection in gateway.listener.connections if connection.buffer]
 
 
-async def test_a_request_in_the_hold_waits_and_is_decided_by_what_comes_after_it() -> None:
+async def test_a_request_during_the_hold_waits_and_is_decided_by_the_new_configuration() -> None:
     async with serving(answering(response())) as (gateway, backend):
         client = await gateway.client()
         assert (await client.ask(OPEN)).status == 200
@@ -96,7 +95,7 @@ async def test_without_another_configuration_the_hold_only_delays() -> None:
         assert (await late.answer()).status == 200, "a client that has sent all it will is answered too"
 
 
-async def test_what_a_client_sends_ahead_of_an_answer_waits_behind_it() -> None:
+async def test_a_pipelined_request_waits_for_the_answer_before_it() -> None:
     go_on = asyncio.Event()
 
     async def slow(connection: BackendConnection) -> None:
@@ -162,7 +161,7 @@ async def endless(connection: BackendConnection) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_what_runs_is_judged_by_the_new_configuration() -> None:
+async def test_live_exchanges_are_judged_by_the_new_configuration() -> None:
     async with serving(endless) as (gateway, _):
         minted = gateway.admit()
         client = await gateway.client()
@@ -182,8 +181,8 @@ async def test_what_runs_is_judged_by_the_new_configuration() -> None:
                 await client.reader.readuntil(b"tick\n\r\n")
 
 
-async def test_what_begins_to_stream_after_a_reload_is_judged_by_it_too() -> None:
-    """It was decided before, and nothing watched it yet: its answer came afterwards."""
+async def test_a_stream_that_begins_after_a_reload_is_judged_by_it_too() -> None:
+    """It was decided before the reload, and not watched yet, because its answer came afterwards."""
     go_on = asyncio.Event()
 
     async def late(connection: BackendConnection) -> None:
@@ -205,7 +204,7 @@ async def test_what_begins_to_stream_after_a_reload_is_judged_by_it_too() -> Non
                     await client.reader.readuntil(b"tick\n\r\n")
 
 
-async def test_no_lease_that_ran_out_in_the_hold_decides_what_waited_for_its_end(tmp_path: Path) -> None:
+async def test_a_lease_that_expired_during_the_hold_decides_no_request_that_waited(tmp_path: Path) -> None:
     minted = TOKENS.mint(Kind.PAT)
     bearer = f"Authorization: Bearer {minted.token}"
     path, page = tmp_path / "link.sock", make_page()
@@ -233,82 +232,48 @@ async def test_no_lease_that_ran_out_in_the_hold_decides_what_waited_for_its_end
         assert not backend.connections
 
 
-async def test_upstreams_that_are_the_same_keep_their_connections_and_others_end_after_what_they_carry() -> None:
-    go_on = asyncio.Event()
-
-    async def slow_once(connection: BackendConnection) -> None:
-        while True:
-            head = await connection.request()
-            if b"/slow" in head:
-                await go_on.wait()
-            await connection.send(response())
-
-    async with serving(slow_once) as (gateway, backend):
-        client = await gateway.client()
-        assert (await client.ask(OPEN)).status == 200
-        settings = gateway.pipeline.upstreams[0].settings
-        assert gateway.pipeline.prepared({"app": settings})["app"] is gateway.pipeline.upstreams[0]
-        assert gateway.idle == 1
-        client.send(get("/open/slow"))
-        await until(lambda: gateway.active == 1)
-        other = settings.model_copy(update={"max_idle": 7})
-        gateway.pipeline.forward_to(mutator(gateway), gateway.pipeline.prepared({"app": other}))
-        go_on.set()
-        assert (await client.answer()).status == 200
-        await until(lambda: all(each.reader.at_eof() for each in backend.connections))
-        assert (await client.ask(OPEN)).status == 200
-        assert gateway.pipeline.upstreams[0].settings.max_idle == 7
-
-
-async def test_what_was_prepared_in_vain_disturbs_nobody() -> None:
-    async with serving(answering(response())) as (gateway, _):
-        client = await gateway.client()
-        assert (await client.ask(OPEN)).status == 200
-        address = Address.parse(f"http://{HOST}:9")
-        same = gateway.pipeline.upstreams[0].settings
-        prepared = gateway.pipeline.prepared({"app": same, "other": UpstreamSettings(servers=(address,))})
-        gateway.pipeline.forget(prepared)
-        assert gateway.idle == 1
-        assert (await client.ask(OPEN)).status == 200
-
-
-def mutator(gateway: Gateway) -> Mutator:
-    return Mutator(
-        empty_lines=b"", foreign_credentials=gateway.authenticator.foreign_credentials, pseudonym=b"patgate-test"
-    )
-
-
-async def test_places_of_a_token_and_names_of_headers_that_change_empty_the_cache() -> None:
+async def test_changed_credential_schemes_or_header_names_empty_the_cache() -> None:
     async with serving(answering(response())) as (gateway, _):
         authenticator = gateway.authenticator
-        assert not authenticator.follow(NAMES, ["x-api-key", "basic", "bearer"])
-        assert authenticator.follow(NAMES, ["bearer"])
-        assert authenticator.follow(PRESETS["remote-user"], ["bearer"])
+        assert not authenticator.follow(IDENTITY, ["x-api-key", "basic", "bearer"])
+        assert authenticator.follow(IDENTITY, ["bearer"])
+        assert authenticator.follow(IdentityOutputs((IdentityHeaders(PRESETS["remote-user"]),)), ["bearer"])
 
 
-def test_a_smaller_cache_forgets_what_is_too_much() -> None:
+def test_a_smaller_cache_evicts_grants_above_its_capacity() -> None:
     cache = make_cache()
     for _ in range(10):
-        cache.store(make_grant(TOKENS.mint(Kind.PAT)), NAMES)
+        cache.store(make_grant(TOKENS.mint(Kind.PAT)), IDENTITY)
     for entry in cache.entries.values():
         entry.used = False
     cache.resize(capacity=4, absent_capacity=10)
     assert len(cache) == 4
 
 
-async def test_a_listener_takes_over_every_setting_and_nothing_of_who_is_there() -> None:
-    """Whoever adds a setting to the listener finds it missing here."""
+async def test_a_listener_takes_over_every_setting_and_keeps_its_connections() -> None:
+    """A new setting of the listener that ``follow`` forgets fails this test."""
     async with serving(answering(response())) as (gateway, _):
         before, after = listener(gateway.pipeline, 1), listener(gateway.pipeline, 2)
         there = {name: getattr(before, name) for name in RUNTIME}
-        # By ``dir``, for where this is compiled an object has no dictionary.
+        # By ``dir``, because objects of the compiled class have no ``__dict__``.
         facts = {name for name in dir(after) if not name.startswith("_") and not callable(getattr(after, name))}
         before.follow(after)
         for name in RUNTIME:
             assert getattr(before, name) is there[name], name
         for name in facts - RUNTIME - {"open"}:
             assert getattr(before, name) == getattr(after, name), name
-        assert {"max_head", "scheme", "trusted", "parser"} <= facts
+        assert {"limits", "scheme", "trusted", "parser"} <= facts
+
+
+async def test_a_connection_that_opens_after_a_reload_follows_it_whenever_it_was_accepted() -> None:
+    async with serving(answering(response())) as (gateway, _):
+        before, after = listener(gateway.pipeline, 1), listener(gateway.pipeline, 2)
+        arriving = before.connection("192.0.2.2")
+        before.arriving += 1
+        before.follow(after)
+        arriving.connection_made(Wire("192.0.2.2"))
+        assert arriving.limits is after.limits
+        assert arriving.peer_trusted
 
 
 def listener(pipeline: ProxyPipeline, number: int) -> Listener:
@@ -317,26 +282,21 @@ def listener(pipeline: ProxyPipeline, number: int) -> Listener:
         pipeline=pipeline,
         parser=HeadParser(
             search=TokenSearch(TOKENS),
-            stripped=stripped_names(NAMES), api_key=True, max_headers=8, max_request_line=256, max_body=None,
+            stripped=IDENTITY.stripped, api_key=True, max_headers=8, max_request_line=256, max_body=None,
             pseudonym=b"x",
         ),
         trusted=[ip_network(f"192.0.2.{number}/32")],
         boot=b"%d" % number,
-        max_head=number,
-        max_request_line=number,
-        max_body=number,
-        head_seconds=number,
-        body_idle_seconds=number,
-        keepalive_seconds=number,
-        answer_seconds=number,
-        tunnel_seconds=number,
-        stream_seconds=number,
-        client_rate=number,
+        limits=ListenerLimits(
+            max_head=number, max_request_line=number, max_body=number, handshake_ns=number, head_ns=number,
+            body_idle_ns=number, keepalive_ns=number, answer_ns=number, tunnel_ns=number, stream_ns=number,
+            client_rate=number, half_close=number == 2,
+        ),
         tls=number == 2,
     )  # fmt: skip
 
 
-def test_a_route_keeps_its_place_by_its_name_so_that_counts_go_on() -> None:
+def test_a_route_keeps_its_index_by_its_name_so_that_its_counts_continue() -> None:
     places: dict[str, int] = {}
 
     def indices(*paths: str) -> list[int]:
@@ -348,7 +308,7 @@ def test_a_route_keeps_its_place_by_its_name_so_that_counts_go_on() -> None:
     assert indices("/c", "/d") == [2, 3]
 
 
-async def test_counts_and_lines_go_on_over_a_change_of_routes() -> None:
+async def test_counts_and_log_lines_continue_over_a_change_of_routes() -> None:
     async with serving(answering(response())) as (gateway, backend):
         assert isinstance(backend, Backend)
         client = await gateway.client()

@@ -1,4 +1,4 @@
-"""The access log: a line says what a request was, shows nothing secret, cannot be broken out of, and is bounded."""
+"""The access log: a line describes one request, shows no secret, cannot be forged, and is bounded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
 class Journal:
-    """A recorder's access log and what it wrote."""
+    """A recorder's access log and the lines that it wrote."""
 
     def __init__(
         self, access: Literal["off", "refusals", "all"], line_format: Literal["json", "combined"] = "json"
@@ -62,20 +62,20 @@ class Journal:
 
 
 async def gateway_of(minted: Minted | None = None) -> tuple[Gateway, Exchange]:
-    """An exchange on a connection of a gateway, as the phases leave it when a request has passed."""
+    """An exchange as the phases leave it when a request was allowed and answered."""
     gateway = Gateway(1)
     client = gateway.listener.connection("192.0.2.7")
     x = Exchange(client, 1_000_000_000, b"0123456789abcdef00000001")
     x.method, x.path, x.query, x.status = b"GET", b"/v1/things/7", b"?q=1", 200
     x.match = Match(ROUTE, "things", "7", "read", None)
     x.entry = None if minted is None else CacheEntry(make_grant(minted), b"")
-    x.upstream = gateway.pipeline._upstreams["app"]
+    x.upstream = gateway.pipeline.upstreams.pool("app")
     x.server = x.upstream.servers[0]
     x.answered, x.bytes_in, x.bytes_out = 1_002_000_000, 5, 99
     return gateway, x
 
 
-async def test_a_request_that_passed_is_one_line_with_everything_about_it() -> None:
+async def test_an_allowed_request_has_one_line_with_every_field() -> None:
     minted = TOKENS.mint(Kind.PAT)
     journal = Journal("all")
     _, x = await gateway_of(minted)
@@ -91,7 +91,7 @@ async def test_a_request_that_passed_is_one_line_with_everything_about_it() -> N
     }  # fmt: skip
 
 
-async def test_both_ways_to_a_line_write_the_same_fields() -> None:
+async def test_batched_and_single_lines_have_the_same_fields() -> None:
     journal = Journal("all")
     _, x = await gateway_of(TOKENS.mint(Kind.PAT))
     journal.recorder.record(x, 1_003_500_000)
@@ -159,7 +159,7 @@ async def test_no_line_has_a_secret_a_query_or_a_control_character(
 
 
 @given(st.binary(max_size=40).map(lambda path: b"/" + path))
-def test_what_is_not_looked_at_by_the_redactor_would_have_passed_it_unchanged(path: bytes) -> None:
+def test_the_redactor_would_not_change_a_path_that_skips_it(path: bytes) -> None:
     journal = Journal("all")
     x = Exchange(None, 0, b"0123456789abcdef00000001")
     x.method, x.path, x.reason, x.status = b"GET", path, Reason.NO_ROUTE, 403
@@ -167,7 +167,7 @@ def test_what_is_not_looked_at_by_the_redactor_would_have_passed_it_unchanged(pa
     assert journal.one()["path"] == redact(path.decode("latin-1"))
 
 
-async def test_a_long_path_is_cut_before_it_is_looked_at() -> None:
+async def test_a_long_path_is_cut_before_it_is_redacted() -> None:
     journal = Journal("all")
     _, x = await gateway_of(TOKENS.mint(Kind.PAT))
     token = TOKENS.mint(Kind.PAT)
@@ -179,7 +179,7 @@ async def test_a_long_path_is_cut_before_it_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize(("access", "count"), [("off", 0), ("refusals", 1), ("all", 2)])
-async def test_the_setting_says_which_requests_have_a_line(
+async def test_the_setting_selects_which_requests_have_a_line(
     access: Literal["off", "refusals", "all"], count: int
 ) -> None:
     async with serving(answering(response()), access=access) as (gateway, _):
@@ -190,7 +190,7 @@ async def test_the_setting_says_which_requests_have_a_line(
         assert [line["status"] for line in gateway.access] == [200, 403][2 - count :]
 
 
-async def test_a_line_says_which_server_answered_and_when_it_did() -> None:
+async def test_a_line_names_the_server_that_answered_and_the_time_of_its_answer() -> None:
     async with serving(answering(response(b"x" * 10)), access="all") as (gateway, backend):
         client = await gateway.client()
         minted = gateway.admit()
@@ -225,7 +225,7 @@ async def test_lines_are_in_the_order_in_which_requests_ended() -> None:
     journal = Journal("all")
     _, x = await gateway_of(TOKENS.mint(Kind.PAT))
     for number in range(3 * BATCH + 5):
-        # Batched lines are made later than single ones; here the exchange is one, so only its time tells.
+        # Batched lines are formatted later than single ones; it is the same exchange here, so only its time differs.
         x.reason = Reason.UPSTREAM_RESET if number % 10 == 3 else None
         journal.recorder.record(x, x.started + number)
     seconds = [round(json.loads(line)["seconds"] * 1e9) for line in journal.lines()]
@@ -247,9 +247,7 @@ async def test_refusals_are_bounded_also_where_all_requests_are_logged(caplog: p
 
 
 @pytest.mark.parametrize("path", [b"/short", b"/" + b"a" * (PATH_LIMIT - 1)])
-async def test_what_waits_between_two_sweeps_is_bounded_and_the_rest_is_counted(
-    path: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_waiting_lines_are_bounded_and_the_rest_is_counted(path: bytes, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal("all")
     _, x = await gateway_of(TOKENS.mint(Kind.PAT))
     x.path = path

@@ -1,4 +1,4 @@
-"""Events of requests: what each level asks for, what one holds, and how many there are at most."""
+"""Audit events of requests: which requests each level selects, the content of an event, and the limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from proxy.authority.workers import report_parsing
-from proxy.core.allowance import REFUSALS, STRANGERS, STRANGERS_BURST
+from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, OrgGrant, by_org
 from proxy.core.permissions import PermissionSet
@@ -21,11 +21,11 @@ from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.phases.record import ExchangeRecorder
-from proxy.gateway.telemetry import audit_events as module
-from proxy.gateway.telemetry.audit_events import ALLOWED, LEVELS, WAITING
+from proxy.gateway.telemetry.audit_events import ALLOWED, LEVELS, WAITING, WAITING_BYTES
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Audit, Log
 from tests.unit.gateway.kit import TOKENS, Gateway, make_grant, make_route
+from tests.unit.gateway.telemetry.test_usage_reporter import Link
 
 ROUTE: Final = make_route("/v1/{entity}/{id}", Access.TOKEN)
 DECISION: Final = b"0123456789abcdef00000001"
@@ -33,7 +33,7 @@ MINTED: Final = TOKENS.mint(Kind.PAT)
 
 
 class Journal:
-    """A recorder with events at some level, and the events that it made."""
+    """A recorder with events of some level."""
 
     def __init__(self, level: Any = "writes", workers: int = 1) -> None:
         self.gateway = Gateway(1)
@@ -65,7 +65,7 @@ class Journal:
         self.recorder.record(x, time.monotonic_ns())
 
     def taken(self) -> tuple[list[dict[str, Any]], int]:
-        """The events, each of which the authority would take, and how many were left out."""
+        """The events, each of which the authority would accept, and the number of those left out."""
         events, omitted = self.recorder.trail.events.take(1_000_000)
         found = [json.loads(event) for event in events]
         for event in found:
@@ -78,7 +78,7 @@ class Journal:
         return event
 
 
-async def test_a_write_that_a_token_was_allowed_leaves_an_event_with_everything_about_it() -> None:
+async def test_an_allowed_write_leaves_an_event_with_every_field() -> None:
     journal, before = Journal(), time.time()
     journal.record(journal.exchange())
     event = journal.one()
@@ -110,7 +110,7 @@ async def test_a_refusal_without_a_proven_token_names_the_prefix_that_was_presen
     assert journal.one()["prefix"] == ""
 
 
-async def test_what_is_refused_before_it_is_understood_leaves_an_event_too() -> None:
+async def test_a_request_that_is_refused_before_it_is_parsed_leaves_an_event_too() -> None:
     journal = Journal()
     x = Exchange(None, 0, DECISION)
     x.reason, x.status = Reason.REQUEST_MALFORMED, 400
@@ -127,7 +127,7 @@ async def test_what_is_refused_before_it_is_understood_leaves_an_event_too() -> 
         (None, "api.example"),
     ],
 )
-async def test_the_host_is_there_where_it_had_a_part_in_the_route(match: Match | None, host: str) -> None:
+async def test_an_event_has_the_host_where_it_had_a_part_in_the_route(match: Match | None, host: str) -> None:
     journal = Journal()
     x = journal.refused(Reason.ROLE_DENIES)
     x.match, x.host_name = match, "api.example"
@@ -152,7 +152,7 @@ async def test_a_second_target_that_was_refused_is_named_redacted_and_cut() -> N
 
 
 @pytest.mark.parametrize("reason", [Reason.UPSTREAM_TIMEOUT, Reason.TOKEN_EXPIRED])
-async def test_a_second_target_that_was_only_reported_is_no_part_of_what_ends_the_request_later(reason: Reason) -> None:
+async def test_a_second_target_that_was_only_reported_is_not_named_for_a_later_failure(reason: Reason) -> None:
     journal = Journal()
     x = journal.refused(reason)
     x.status = TABLE[reason].status
@@ -186,7 +186,7 @@ ASKED: Final = {
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("what", ASKED)
-async def test_the_setting_says_which_requests_leave_an_event(what: str, level: str) -> None:
+async def test_the_setting_selects_which_requests_leave_an_event(what: str, level: str) -> None:
     journal = Journal(level)
     x = journal.exchange(b"GET" if "read" in what else b"POST", entry="without" not in what)
     if what.startswith("refused"):
@@ -209,7 +209,7 @@ async def test_reading_is_no_write(method: bytes) -> None:
     assert journal.taken() == ([], 0)
 
 
-async def test_another_level_counts_from_the_next_request_on() -> None:
+async def test_another_level_counts_from_the_next_request() -> None:
     journal = Journal("off")
     journal.record(journal.exchange())
     journal.recorder.follow([ROUTE], Log(), 1, Audit(requests="all"))
@@ -217,7 +217,7 @@ async def test_another_level_counts_from_the_next_request_on() -> None:
     assert journal.one()["method"] == "GET"
 
 
-async def test_the_organisation_is_the_one_that_was_touched_and_else_the_tokens_own() -> None:
+async def test_the_organisation_is_the_requested_one_or_else_the_tokens_own() -> None:
     journal = Journal("all")
     there = OrgGrant(org_id="org_b", org_name="beta", role="r", permissions=PermissionSet.of([]))
     account = replace(make_grant(MINTED), reach=Reach.ACCOUNT, orgs=by_org([there]))
@@ -232,7 +232,7 @@ async def test_the_organisation_is_the_one_that_was_touched_and_else_the_tokens_
 
 
 @pytest.mark.parametrize("place", ["/v1/{}", "/v1/x{}/y", "/v1/%2f{}", "/v1/{}?q", "/v1/a%5f{}"])
-async def test_no_secret_is_in_an_event_wherever_it_stood(place: str) -> None:
+async def test_no_secret_of_a_request_is_in_its_event(place: str) -> None:
     journal, token = Journal(), TOKENS.mint(Kind.PAT)
     secret = token.token.removeprefix(token.prefix)
     x = journal.exchange()
@@ -249,11 +249,11 @@ async def test_no_secret_is_in_an_event_wherever_it_stood(place: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['a"b\\c', "é", "\x00\x1b\r\n", "*", "x" * 300, "%2A", "a/b", "\udcff"])
-async def test_an_event_is_what_the_authority_takes_whatever_a_client_asks_for(text: str) -> None:
+async def test_the_authority_accepts_the_event_of_any_request(text: str) -> None:
     journal = Journal()
     x = journal.exchange(b"QUERY")
     x.match = Match(ROUTE, "things", text, "create", None)
-    # No request with a NUL in its target is read to its end.
+    # A request with a NUL in its target is refused while its head is read.
     x.path = b"/v1/things/" + text.replace("\0", "").encode("utf-8", "replace") * 3
     journal.record(x)
     event = journal.one()
@@ -261,7 +261,7 @@ async def test_an_event_is_what_the_authority_takes_whatever_a_client_asks_for(t
     assert event["target"].isascii() and event["target"].isprintable()
 
 
-async def test_a_path_that_hides_a_nul_behind_a_token_does_not_keep_its_event_from_the_log() -> None:
+async def test_a_path_that_hides_a_nul_behind_a_token_still_has_its_event() -> None:
     journal, token = Journal(), TOKENS.mint(Kind.PAT)
     x = journal.refused(Reason.TARGET_NOT_CANONICAL, entry=False)
     x.match, x.path = None, f"/a%00b/{token.prefix}%5F{'x' * 30}".encode()
@@ -279,11 +279,13 @@ async def test_a_route_of_any_length_leaves_events_and_reports() -> None:
     journal.record(x)
     events, _ = journal.taken()
     assert [event["route"] for event in events] == [f"/{'v' * 199}"] * 2
-    ((reported,),) = (journal.recorder.trail._take_reports(0),)
-    assert report_parsing.report(list(reported)).route == f"/{'v' * 199}"
+    link = Link()
+    journal.recorder.trail.send(link, last=True)
+    (reported,) = link.rows("reports")
+    assert report_parsing.report(reported).route == f"/{'v' * 199}"
 
 
-async def test_strangers_have_a_small_burst_and_then_a_few_a_sweep_and_the_rest_is_counted() -> None:
+async def test_requests_without_a_proven_token_have_a_small_burst_and_then_a_few_events_per_sweep() -> None:
     journal = Journal()
     for sweep in range(3):
         for _ in range(100):
@@ -300,7 +302,7 @@ async def test_strangers_have_a_small_burst_and_then_a_few_a_sweep_and_the_rest_
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
-async def test_all_workers_together_record_no_more_of_strangers_than_one(reloaded: bool) -> None:
+async def test_all_workers_together_record_no_more_unproven_requests_than_one(reloaded: bool) -> None:
     journal = Journal(workers=1 if reloaded else 8)
     if reloaded:
         journal.recorder.follow([ROUTE], Log(), 8, Audit())
@@ -314,7 +316,7 @@ async def test_all_workers_together_record_no_more_of_strangers_than_one(reloade
     assert 80 * STRANGERS // 8 <= made <= 80 * STRANGERS // 8 + STRANGERS_BURST
 
 
-async def test_a_flood_of_strangers_takes_nothing_from_tokens() -> None:
+async def test_a_flood_of_unproven_requests_does_not_use_the_quota_of_tokens() -> None:
     journal = Journal()
     for _ in range(100):
         journal.record(journal.refused(Reason.TOKEN_UNKNOWN, entry=False))
@@ -327,7 +329,7 @@ async def test_a_flood_of_strangers_takes_nothing_from_tokens() -> None:
     assert journal.one()["outcome"] == "allowed"
 
 
-async def test_what_waits_is_bounded_while_nobody_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_events_are_bounded_while_they_are_not_taken() -> None:
     journal = Journal()
     x = journal.exchange()
     for _ in range(4):
@@ -336,10 +338,12 @@ async def test_what_waits_is_bounded_while_nobody_takes_it(monkeypatch: pytest.M
             journal.record(x)
     events, omitted = journal.taken()
     assert (len(events), omitted) == (WAITING, 2 * ALLOWED)
-    monkeypatch.setattr(module, "WAITING_BYTES", 1000)
-    journal.recorder.trail.events.renew()
-    for _ in range(100):
-        journal.record(x)
+    # By bytes, where events are large.
+    x.path = b"/v1/things/" + b"\xff" * 2000
+    for _ in range(2):
+        journal.recorder.trail.events.renew()
+        for _ in range(ALLOWED):
+            journal.record(x)
     events, omitted = journal.taken()
-    assert 1000 <= sum(len(json.dumps(event)) for event in events) < 2000
-    assert omitted == 100 - len(events)
+    assert WAITING_BYTES <= sum(len(json.dumps(event)) for event in events) < WAITING_BYTES * 1.1
+    assert omitted == 2 * ALLOWED - len(events) > 0

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from proxy.gateway.upstream.health_check import HealthChecks
-from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import (
@@ -23,6 +22,7 @@ from tests.unit.gateway.kit import (
     field_lines,
     get,
     response,
+    task_runs,
     until,
 )
 from tests.unit.gateway.upstream.test_pool import backend, port_of, refusing, silent
@@ -92,13 +92,13 @@ async def test_a_change_takes_fall_failures_and_rise_successes_in_a_row() -> Non
     async with backend(one.handle) as first, watched(servers=urls(first), health=health) as gateway:
         await until(lambda: len(one.heads) >= 2)
         gateway.watching = False
-        checked = gateway.watch._checks._servers[gateway.servers[0]]
-        await until(lambda: checked.task is None)
+        await until(lambda: not task_runs("health check"))
 
         async def check(answer: bytes) -> bool:
             one.check = answer
-            gateway.watch._checks.sweep(float("inf"))
-            await until(lambda: checked.task is None)
+            gateway.watch.sweep(float("inf"), gateway.pipeline.upstreams.pools)
+            assert task_runs("health check")
+            await until(lambda: not task_runs("health check"))
             return gateway.servers[0].healthy
 
         assert [await check(ILL) for _ in range(3)] == [True] * 3
@@ -299,9 +299,11 @@ async def test_an_upstream_that_is_made_anew_knows_who_was_ill() -> None:
         watched(servers=urls(first, second), health=OFTEN) as gateway,
     ):
         await until(lambda: gateway.healthy == [False, True])
-        anew = UpstreamPool("app", gateway.app.settings, gateway.app._receiver)
-        await gateway.watch.prepare([anew], 1.0)
-        assert [server.healthy for server in anew.servers] == [False, True]
+        settings = gateway.app.settings.model_copy(update={"max_idle": 3})
+        changed = gateway.pipeline.upstreams.prepare({"app": settings})["app"]
+        assert changed is not gateway.app
+        await gateway.watch.prepare([changed], 1.0)
+        assert [server.healthy for server in changed.servers] == [False, True]
         assert gateway.healthy == [False, True]
 
 
@@ -319,9 +321,15 @@ async def test_the_checks_of_several_workers_do_not_come_together() -> None:
         due = []
         for _ in range(3):
             checks = HealthChecks(get_logger("test"))
-            checks.follow(gateway.pipeline.upstreams)
-            checks.sweep(1000.0)
-            due.append(checks._servers[gateway.servers[0]].due)
+            checks.follow(gateway.pipeline.upstreams.pools)
+            moment = 1000.0
+            checks.sweep(moment)
+            while not task_runs("health check"):
+                moment += 0.001
+                assert moment < 1002, "no check comes"
+                checks.sweep(moment)
+            due.append(moment)
+            await checks.close()
         assert len(set(due)) == 3
         assert all(1000.0 <= moment <= 1001.0 for moment in due)
 
@@ -330,12 +338,13 @@ async def test_who_is_ill_for_one_upstream_is_not_ill_for_another_that_is_made_a
     """The same server may fail the check of one and pass that of the other."""
     settings = UpstreamSettings.model_validate({"servers": [f"http://{HOST}:9"], "health": {"path": "/up"}})
     checks = HealthChecks(get_logger("test"))
-    receiver = Gateway(9).pipeline._relay
-    first, second = (UpstreamPool(name, settings, receiver) for name in ("first", "second"))
+    upstreams = Gateway(9).pipeline.upstreams
+    first, second = upstreams.prepare({"first": settings, "second": settings}).values()
     checks.follow((first, second))
     checks.sweep(1000.0)
     first.mark(first.servers[0], healthy=False)
-    anew = tuple(UpstreamPool(name, settings, receiver) for name in ("first", "second"))
-    checks.follow(anew)
-    assert [upstream.servers[0].healthy for upstream in anew] == [False, True]
+    renewed = tuple(upstreams.prepare({"first": settings, "second": settings}).values())
+    assert renewed[0] is not first
+    checks.follow(renewed)
+    assert [pool.servers[0].healthy for pool in renewed] == [False, True]
     await checks.close()

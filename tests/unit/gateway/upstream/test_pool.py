@@ -22,6 +22,7 @@ from tests.unit.gateway.kit import (
     get,
     response,
     serving,
+    task_runs,
     until,
 )
 from tests.unit.gateway.phases.test_revalidate import UPGRADE, echo_tunnel
@@ -74,7 +75,7 @@ def port_of(held: socket.socket) -> int:
 
 
 def server_at(gateway: Gateway, port: int) -> Server:
-    (found,) = [server for server in gateway.pipeline._upstreams["app"].servers if server.name.endswith(f":{port}")]
+    (found,) = [server for server in gateway.pipeline.upstreams.pool("app").servers if server.name.endswith(f":{port}")]
     return found
 
 
@@ -165,16 +166,33 @@ async def test_failures_for_want_of_another_server_do_not_keep_one_out_longer() 
             assert not any(server_at(gateway, port_of(held)).down(time.monotonic() + 1.0) for held in (one, two))
 
 
-async def test_a_server_that_keeps_failing_is_asked_more_and_more_rarely() -> None:
+class Later:
+    """A monotonic clock that can be put forward."""
+
+    def __init__(self) -> None:
+        self._clock, self._ahead = time.monotonic, 0.0
+
+    def __call__(self) -> float:
+        return self._clock() + self._ahead
+
+    def wait(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+async def test_a_server_that_keeps_failing_is_asked_more_and_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Later()
     with refusing() as held:
         async with gateway_to(port_of(held)) as gateway:
             server = server_at(gateway, port_of(held))
+            gateway.stop_sweeping()
+            monkeypatch.setattr(time, "monotonic", clock)
             pauses = []
             for _ in range(8):
-                server._down_until = 0.0
                 with pytest.raises(OSError):
                     await server.connect()
-                pauses.append(round(server._down_until - time.monotonic()))
+                now = time.monotonic()
+                pauses.append(next(pause for pause in range(100) if not server.down(now + pause)))
+                clock.wait(pauses[-1])
             assert pauses == [1, 2, 4, 8, 16, 32, 32, 32]
 
 
@@ -188,7 +206,9 @@ async def test_a_server_that_does_not_take_the_connection_in_time_gives_way_too(
             begun = time.monotonic()
             for _ in range(6):
                 assert (await client.ask(get("/open/a"))).body == b"here"
-            assert 1 <= server_at(gateway, port)._failures <= 1 + time.monotonic() - begun
+            now, server = time.monotonic(), server_at(gateway, port)
+            assert server.down(begun), "the connection has failed"
+            assert not server.down(now + 2 ** (now - begun)), "and has not been tried for each request"
 
 
 async def test_no_server_that_takes_the_connection_in_time_is_a_504() -> None:
@@ -217,7 +237,7 @@ async def test_a_client_that_leaves_while_servers_are_tried_leaves_nothing_behin
             client.send(get("/open/a"))
             await until(lambda: gateway.listener.connections)
             client.reset()
-            await until(lambda: not gateway.pipeline._forwarder._connecting and not gateway.listener.connections)
+            await until(lambda: not task_runs("upstream connect") and not gateway.listener.connections)
             assert gateway.active == gateway.idle == 0
 
 
@@ -257,8 +277,7 @@ async def test_after_a_retry_the_host_is_that_of_the_server_which_took_over() ->
         answered.set()
         await connection.send(response(b"dying"))
         await connection.request()
-        assert one._server is not None
-        one._server.close()
+        one.refuse()
         gone.set()
 
     async with (
@@ -301,7 +320,7 @@ async def test_a_server_that_leaves_connections_open_ended_does_not_draw_all_req
 
     with silent() as port:
         async with backend(slow) as good, gateway_to(port, good.port, connect_timeout=3.0) as gateway:
-            (hole, _) = gateway.pipeline.upstreams[0].servers
+            (hole, _) = gateway.pipeline.upstreams.pool("app").servers
             clients = [await gateway.client() for _ in range(20)]
             asked = [asyncio.create_task(client.ask(get("/open/a")), name="ask") for client in clients]
             await until(lambda: hole.connecting + gateway.active == 20)

@@ -31,8 +31,8 @@ class Watched(Gateway):
 
     @property
     def app(self) -> UpstreamPool:
-        (upstream,) = self.pipeline.upstreams
-        return upstream
+        (pool,) = self.pipeline.upstreams.pools
+        return pool
 
     @property
     def servers(self) -> tuple[Server, ...]:
@@ -48,7 +48,7 @@ class Watched(Gateway):
     async def watch_over(self) -> None:
         while True:
             if self.watching:
-                self.watch.sweep(time.monotonic(), self.pipeline.upstreams)
+                self.watch.sweep(time.monotonic(), self.pipeline.upstreams.pools)
                 self.on_sweep()
             await asyncio.sleep(0.005)
 
@@ -61,7 +61,7 @@ async def watched(
         table = {}
     resolver = TableResolver(table) if isinstance(table, Mapping) else table
     gateway = Watched(resolver, **settings)
-    await gateway.watch.prepare(gateway.pipeline.upstreams, 5.0)
+    await gateway.watch.prepare(gateway.pipeline.upstreams.pools, 5.0)
     watching = asyncio.create_task(gateway.watch_over(), name="watch")
     try:
         await gateway.start()

@@ -14,6 +14,7 @@ from proxy.core.errors import Conflict, Invalid, NotFound, PatgateError
 from proxy.core.model import Grant, RefusedGrant, UserStatus
 from proxy.core.reasons import Reason
 from proxy.services import derived_secrets, identifiers
+from proxy.services.paging import PageRequest
 from tests.contract.kit import ADMIN, START, Kit, opened
 
 ANN = "ann@example.org"
@@ -164,16 +165,16 @@ async def test_users_and_organisations_are_listed_in_pages(kit: Kit) -> None:
     for number in range(4):
         await kit.users.add(ADMIN, f"u{number}@example.org", "viewer")
         await kit.orgs.add(ADMIN, f"o{number}")
-    page = await kit.users.list(ADMIN, limit=3)
-    rest = await kit.users.list(ADMIN, limit=3, cursor=page.next_cursor)
+    page = await kit.users.list(ADMIN, page=PageRequest(limit=3))
+    rest = await kit.users.list(ADMIN, page=PageRequest(limit=3, cursor=page.next_cursor))
     assert rest.next_cursor is None
     assert {view.email for view in [*page.items, *rest.items]} == {
         ANN,
         *(f"u{number}@example.org" for number in range(4)),
     }
     assert [len(view.memberships) for view in [*page.items, *rest.items] if view.email == ANN] == [1]
-    orgs = await kit.orgs.list(ADMIN, limit=4)
-    assert len((await kit.orgs.list(ADMIN, limit=4, cursor=orgs.next_cursor)).items) == 1
+    orgs = await kit.orgs.list(ADMIN, page=PageRequest(limit=4))
+    assert len((await kit.orgs.list(ADMIN, page=PageRequest(limit=4, cursor=orgs.next_cursor))).items) == 1
 
 
 async def test_organisations_have_slugs_that_are_never_ids(kit: Kit) -> None:

@@ -11,7 +11,8 @@ from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound, PatgateErr
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor, Grant
 from proxy.services.accounts.invitations import LONGEST, PER_ORG, InvitationService
-from proxy.services.idempotency import Retry
+from proxy.services.idempotency import IdempotencyKey
+from proxy.services.paging import PageRequest
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created, InvitationView
@@ -119,7 +120,7 @@ async def test_who_is_nobodys_business_finds_no_invitation(kit: Kit) -> None:
     """threats 7: an invitation of another organisation and of another person is one that there is not."""
     invited = await kit.invitations.invite(ADMIN, "team", DAN, "viewer")
     await kit.users.add(ADMIN, DAN, "viewer", org="shop")
-    askers = [
+    callers = [
         await acting(kit, BOB, org="shop"),
         await acting(kit, BOB),
         await acting(kit, BOB, reach=Reach.ACCOUNT),
@@ -130,17 +131,18 @@ async def test_who_is_nobodys_business_finds_no_invitation(kit: Kit) -> None:
         kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="shop", role="admin"))),
     ]
     epoch = await kit.intact()
-    for asker in askers:
+    for caller in callers:
         for verb in (kit.invitations.show, kit.invitations.accept, kit.invitations.decline, kit.invitations.withdraw):
-            found = await said(verb(asker, invited.id))
-            assert found == await said(verb(asker, "inv_000000000000"))
+            found = await said(verb(caller, invited.id))
+            assert found == await said(verb(caller, "inv_000000000000"))
             assert found[0] is NotFound
-    for asker in askers[:3]:
-        assert (await said(kit.invitations.list(asker, "team"))) == (await said(kit.invitations.list(asker, "nowhere")))
-    assert [list((await kit.invitations.list(asker)).items) for asker in (askers[1], askers[2])] == [[], []]
-    assert list((await kit.invitations.list(askers[1], email=DAN)).items) == []
-    for asker in (askers[0], askers[3], askers[5], askers[6]):
-        assert (await said(kit.invitations.list(asker)))[0] is Forbidden
+    for caller in callers[:3]:
+        hidden = await said(kit.invitations.list(caller, "team"))
+        assert hidden == await said(kit.invitations.list(caller, "nowhere"))
+    assert [list((await kit.invitations.list(caller)).items) for caller in (callers[1], callers[2])] == [[], []]
+    assert list((await kit.invitations.list(callers[1], email=DAN)).items) == []
+    for caller in (callers[0], callers[3], callers[5], callers[6]):
+        assert (await said(kit.invitations.list(caller)))[0] is Forbidden
     assert await kit.intact() == epoch
 
 
@@ -169,7 +171,7 @@ async def test_an_administrator_of_the_account_answers_for_somebody_within_what_
     unknown = await kit.invitations.invite(ADMIN, "team", NOBODY, "viewer")
     assert (await said(kit.invitations.accept(ADMIN, unknown.id))) == (
         Conflict,
-        "nobody has this email yet: add them to the account first",
+        "no user has this email yet: add one to the account first",
     )
     await kit.users.add(ADMIN, NOBODY, "nothing")
     assert (await kit.invitations.accept(await acting(kit, NOBODY), unknown.id)).role == "viewer"
@@ -249,10 +251,10 @@ async def test_an_invitation_does_not_hold_that_could_not_be_made_any_more(
     invited = await kit.invitations.invite(kit.acting(inviter), "team", DAN, "viewer")
     dan = await acting(kit, DAN)
     await became(kit, inviter)
-    for asker in (dan, ADMIN):
-        assert await said(kit.invitations.accept(asker, invited.id)) == (
+    for caller in (dan, ADMIN):
+        assert await said(kit.invitations.accept(caller, invited.id)) == (
             Conflict,
-            "whoever invited may not give this role any more: ask for another invitation",
+            "the inviter may no longer give this role: ask for another invitation",
         )
     assert DAN not in await members_of(kit, "team")
     # Declining is always possible.
@@ -349,8 +351,8 @@ async def test_nobody_joins_a_suspended_organisation(kit: Kit) -> None:
 
 async def test_keys_and_members_without_the_permission_invite_nobody(kit: Kit) -> None:
     key = kit.acting(await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin")))
-    for asker in (key, await acting(kit, CAT, org="team")):
-        assert (await said(kit.invitations.invite(asker, "team", DAN, "viewer")))[0] is Forbidden
+    for caller in (key, await acting(kit, CAT, org="team")):
+        assert (await said(kit.invitations.invite(caller, "team", DAN, "viewer")))[0] is Forbidden
     cat = await acting(kit, CAT, org="team")
     assert (await said(kit.invitations.list(cat, "team")))[0] is Forbidden
     assert (await said(kit.invitations.invite(await acting(kit, ANN, org="team"), "shop", DAN, "viewer"))) == (
@@ -369,7 +371,7 @@ async def test_invitations_are_listed_in_pages(kit: Kit) -> None:
         seen: list[InvitationView] = []
         cursor = None
         while True:
-            page = await kit.invitations.list(ADMIN, org, limit=2, cursor=cursor)
+            page = await kit.invitations.list(ADMIN, org, page=PageRequest(limit=2, cursor=cursor))
             seen += page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -379,13 +381,19 @@ async def test_invitations_are_listed_in_pages(kit: Kit) -> None:
 
 
 async def test_a_retry_of_inviting_and_accepting_does_it_once(kit: Kit) -> None:
-    retry = Retry(key="k", request_hash="a" * 64)
-    invited = await kit.invitations.invite(ADMIN, "team", DAN, "viewer", retry=retry)
-    assert await kit.invitations.made_before(ADMIN, retry) == invited
+    key = IdempotencyKey(value="k", request_hash="a" * 64)
+
+    async def invite() -> InvitationView:
+        return await kit.invitations.invite(ADMIN, "team", DAN, "viewer", idempotency_key=key)
+
+    invited, again = await invite(), await invite()
+    assert (again, again.replayed, invited.replayed) == (invited, True, False)
     dan = await acting(kit, DAN)
-    joined = await kit.invitations.accept(dan, invited.id, retry=retry)
-    assert await kit.invitations.accepted_before(dan, retry) == joined
-    assert (await said(kit.invitations.made_before(ADMIN, retry)))[0] is Conflict
-    assert await kit.invitations.accepted_before(await acting(kit, BOB), retry) is None
+    joined = await kit.invitations.accept(dan, invited.id, idempotency_key=key)
+    again_joined = await kit.invitations.accept(dan, invited.id, idempotency_key=key)
+    assert (again_joined, again_joined.replayed, joined.replayed) == (joined, True, False)
+    assert (await said(invite()))[0] is Conflict
+    bob = await acting(kit, BOB)
+    assert (await said(kit.invitations.accept(bob, invited.id, idempotency_key=key)))[0] is NotFound
     await kit.members.remove(dan, "team", DAN)
-    assert (await said(kit.invitations.accepted_before(dan, retry)))[0] is Conflict
+    assert (await said(kit.invitations.accept(dan, invited.id, idempotency_key=key)))[0] is Conflict

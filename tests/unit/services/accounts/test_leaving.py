@@ -15,6 +15,7 @@ from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason
 from proxy.services.tokens.issuance import TokenRequest
 from proxy.services.tokens.queries import TokenFilter
+from proxy.store.dialects.sqlite import SqliteDatabase
 from tests.contract.kit import ADMIN, Kit, opened
 
 ANN, BOB, DAN, NOBODY = (f"{name}@example.org" for name in ("ann", "bob", "dan", "nobody"))
@@ -212,6 +213,7 @@ async def test_a_stranger_and_nobody_are_told_apart_by_no_statement_that_is_run(
         lambda email: kit.tokens.list(actor, TokenFilter(user=email)),
         lambda email: kit.tokens.delete_all(actor, email),
     )
+    assert isinstance(database, SqliteDatabase)
     for engine in (database._writer, database._readers):
         sa.event.listen(engine.sync_engine, "before_cursor_execute", executed)
     try:

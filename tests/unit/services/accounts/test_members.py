@@ -11,6 +11,7 @@ from proxy.core.errors import Forbidden, Invalid, NotFound, PatgateError
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor, Grant
 from proxy.services.accounts.members import MemberService
+from proxy.services.paging import PageRequest
 from proxy.services.tokens.issuance import KeyRequest
 from tests.contract.kit import ADMIN, Kit, opened
 
@@ -49,7 +50,7 @@ async def refusal(work: Awaitable[object]) -> tuple[type[PatgateError], str]:
 
 
 async def _roles(kit: Kit, org: str) -> dict[str, str]:
-    page = await MemberService(kit.store, kit.clock).list(ADMIN, org, limit=200)
+    page = await MemberService(kit.store, kit.clock).list(ADMIN, org, page=PageRequest(limit=200))
     return {view.email: view.role for view in page.items}
 
 
@@ -224,7 +225,7 @@ async def test_members_are_listed_in_pages(kit: Kit) -> None:
     seen: list[str] = []
     cursor = None
     while True:
-        page = await members.list(ADMIN, "team", limit=3, cursor=cursor)
+        page = await members.list(ADMIN, "team", page=PageRequest(limit=3, cursor=cursor))
         seen += [view.email for view in page.items]
         cursor = page.next_cursor
         if cursor is None:

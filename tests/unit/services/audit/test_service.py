@@ -16,6 +16,7 @@ from proxy.core.model import Actor, ActorKind
 from proxy.services.audit.filters import AuditFilter
 from proxy.services.audit.service import AuditService, AuditView
 from proxy.services.audit.vocabulary import NOW, read_moment
+from proxy.services.paging import PageRequest
 from proxy.services.tokens.issuance import KeyRequest
 from proxy.services.views import Created
 from proxy.store.audit.chain import Event
@@ -74,7 +75,7 @@ async def test_counts_of_the_log_leave_the_readers_of_the_store_to_others_in_bet
     ended: list[str] = []
 
     async def counted() -> None:
-        page = await log.list(ADMIN, AuditFilter(address="192.0.2.1"), limit=1, count=True)
+        page = await log.list(ADMIN, AuditFilter(address="192.0.2.1"), page=PageRequest(limit=1, count=True))
         assert page.remaining is not None and page.remaining.count > 10
         ended.append("count")
 
@@ -93,7 +94,7 @@ async def _all(
     found: list[AuditView] = []
     cursor = None
     for _ in range(1000):
-        page = await log.list(actor, wanted, order=order, limit=limit, cursor=cursor)
+        page = await log.list(actor, wanted, order=order, page=PageRequest(limit=limit, cursor=cursor))
         assert len(page.items) <= limit
         found += page.items
         cursor = page.next_cursor
@@ -169,7 +170,7 @@ async def _recorded(log: AuditService, wanted: AuditFilter, most: int) -> list[i
     recorded: list[int] = []
     cursor = None
     for _ in range(most):
-        page = await log.list(ADMIN, wanted, after="0", cursor=cursor, limit=3)
+        page = await log.list(ADMIN, wanted, after="0", page=PageRequest(cursor=cursor, limit=3))
         recorded += [view.entry.n for view in page.items]
         cursor = page.next_cursor
     return recorded
@@ -192,17 +193,17 @@ async def test_a_token_is_found_by_its_public_prefix_and_a_request_by_its_id(kit
 async def test_pages_stand_still_while_events_are_added(kit: Kit, log: AuditService) -> None:
     ci = await _busy(kit)
     before = [entry.n for entry in await _all(log, AuditFilter())]
-    first = await log.list(ADMIN, limit=5)
-    oldest = await log.list(ADMIN, limit=5, order=SortOrder.OLDEST)
+    first = await log.list(ADMIN, page=PageRequest(limit=5))
+    oldest = await log.list(ADMIN, order=SortOrder.OLDEST, page=PageRequest(limit=5))
     await _requests(kit, ci, 7)
     seen, cursor = [view.entry.n for view in first.items], first.next_cursor
     while cursor is not None:
-        page = await log.list(ADMIN, limit=5, cursor=cursor)
+        page = await log.list(ADMIN, page=PageRequest(limit=5, cursor=cursor))
         seen, cursor = seen + [view.entry.n for view in page.items], page.next_cursor
     assert seen == before
     seen, cursor = [view.entry.n for view in oldest.items], oldest.next_cursor
     while cursor is not None:
-        page = await log.list(ADMIN, limit=5, cursor=cursor, order=SortOrder.OLDEST)
+        page = await log.list(ADMIN, order=SortOrder.OLDEST, page=PageRequest(limit=5, cursor=cursor))
         seen, cursor = seen + [view.entry.n for view in page.items], page.next_cursor
     assert seen == before[::-1], "an export ends with what was recorded when it began"
 
@@ -213,11 +214,12 @@ async def test_whoever_follows_the_log_gets_what_is_recorded_once_however_late(k
     assert (list(page.items), page.next_cursor is None) == ([], False)
     kit.clock.now -= 10
     await _requests(kit, ci, 3)
-    page = await log.list(ADMIN, AuditFilter(actor_name="ci"), after=NOW, cursor=page.next_cursor, limit=2)
+    mine = AuditFilter(actor_name="ci")
+    page = await log.list(ADMIN, mine, after=NOW, page=PageRequest(cursor=page.next_cursor, limit=2))
     assert [view.entry.target_id for view in page.items] == ["things/0", "things/1"]
-    page = await log.list(ADMIN, AuditFilter(actor_name="ci"), after=NOW, cursor=page.next_cursor, limit=2)
+    page = await log.list(ADMIN, mine, after=NOW, page=PageRequest(cursor=page.next_cursor, limit=2))
     assert [view.entry.target_id for view in page.items] == ["things/2"]
-    page = await log.list(ADMIN, AuditFilter(actor_name="ci"), after=NOW, cursor=page.next_cursor)
+    page = await log.list(ADMIN, mine, after=NOW, page=PageRequest(cursor=page.next_cursor))
     assert list(page.items) == []
     after = await log.list(ADMIN, after=str(page.next_cursor and (await _all(log, AuditFilter()))[0].n))
     assert all(view.entry.n > 0 for view in after.items)
@@ -250,7 +252,7 @@ async def test_a_view_has_everything_and_null_for_what_there_is_not(kit: Kit, lo
         "decision_id": f"{ci.view.id}1",
         "details": {"method": "PUT", "path": "/things", "status": 200},
     }
-    (view,) = (await log.list(ADMIN, AuditFilter(action="account.org.add"), limit=1)).items
+    (view,) = (await log.list(ADMIN, AuditFilter(action="account.org.add"), page=PageRequest(limit=1))).items
     document = view.as_dict()
     assert [document[name] for name in ("org", "user", "reason", "address", "request_id", "decision_id")] == [None] * 6
 
@@ -361,20 +363,21 @@ async def test_all_that_is_wrong_with_a_question_is_said_at_once(log: AuditServi
         actor_kind="robot", level="x", outcome="maybe", address="here", since="yesterday", until="2023-13-01T00:00:00Z"
     )
     with pytest.raises(Invalid) as refusal:
-        await log.list(ADMIN, wrong, limit=0, after="never", cursor="x")
+        await log.list(ADMIN, wrong, after="never", page=PageRequest(limit=0, cursor="x"))
     fields = {field for field, _ in refusal.value.errors}
     assert fields == {"actor_kind", "level", "outcome", "address", "since", "until", "limit", "after", "cursor"}
     assert "robot" not in str(refusal.value)
 
 
 async def test_a_cursor_of_another_list_is_refused(kit: Kit, log: AuditService) -> None:
-    cursor = (await log.list(ADMIN, limit=1)).next_cursor
+    cursor = (await log.list(ADMIN, page=PageRequest(limit=1))).next_cursor
     for other in (None, SortOrder.OLDEST):
         with pytest.raises(Invalid, match="cursor"):
-            await log.list(ADMIN, order=other or SortOrder.NEWEST, after=None if other else "0", cursor=cursor)
+            wanted = PageRequest(cursor=cursor)
+            await log.list(ADMIN, order=other or SortOrder.NEWEST, after=None if other else "0", page=wanted)
     for text in ("", "e30", "WyJuZXdlc3QiLDFlOTk5LDFd", "WyJuZXdlc3QiLDEsMV0", "ä"):
         with pytest.raises(Invalid, match="cursor"):
-            await log.list(ADMIN, cursor=text)
+            await log.list(ADMIN, page=PageRequest(cursor=text))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.core.challenge import Challenges
 from proxy.core.errors import Invalid, NotFound, Unauthenticated
-from proxy.core.identity import PRESETS
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.kinds import Reach
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
@@ -54,7 +54,7 @@ def explaining(kit: Kit, routes: tuple[Route, ...] = ROUTES) -> ExplainService:
     gateway = Gateway(
         routes=RouteTable(routes),
         challenges=Challenges(realm="acme", basic=False),
-        names=PRESETS["patgate"],
+        identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=8192,
     )
     return ExplainService(kit.store, kit.clock, gateway=gateway, tokens=FORMAT)

@@ -11,12 +11,13 @@ from proxy.core.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor, Grant, RefusedGrant
 from proxy.core.reasons import Reason
-from proxy.services import counting
+from proxy.services import paging
+from proxy.services.paging import PageRequest, Remaining
 from proxy.services.policy import service
 from proxy.services.policy.model import AdminRight, TokenPolicy
 from proxy.services.tokens.expiry_notices import DAY
 from proxy.services.tokens.issuance import KeyRequest
-from proxy.services.views import Created, Remaining
+from proxy.services.views import Created
 from proxy.store.audit.queries import LogEntry
 from proxy.store.tokens.usage import Use
 from tests.contract.kit import ADMIN, START, Kit, opened
@@ -41,7 +42,7 @@ async def broken(kit: Kit, org: str | None = None, actor: Actor = ADMIN) -> dict
     found: dict[str, tuple[str, ...]] = {}
     cursor = None
     while True:
-        page = await kit.policies.violations(actor, org, limit=2, cursor=cursor)
+        page = await kit.policies.violations(actor, org, page=PageRequest(limit=2, cursor=cursor))
         found |= {violation.token.name: violation.rules for violation in page.items}
         cursor = page.next_cursor
         if cursor is None:
@@ -160,7 +161,7 @@ async def test_setting_a_policy_says_how_many_break_it_and_ends_them_when_told_t
     elsewhere = await kit.mint(BOB, "elsewhere", org="shop")
     view = await kit.policies.set(ADMIN, "team", {"require_expiry": True})
     assert (view.breaking, view.expired) == (2, None)
-    assert view.warnings == ("2 living tokens of the organisation break it and go on until ended",)
+    assert view.warnings == ("2 living tokens of the organisation break it and keep working until ended",)
     assert await broken(kit) == {"one": ("require_expiry",), "two": ("require_expiry",)}
     view = await kit.policies.set(ADMIN, "team", {"require_expiry": True}, expire=True)
     assert (view.breaking, view.expired, view.warnings) == (0, 2, ())
@@ -264,13 +265,14 @@ async def test_a_token_has_fewer_tokens_looked_at_for_a_count_than_the_operator(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_AT_ONCE", 2)
-    monkeypatch.setattr(counting, "COUNT_MOST", 4)
+    monkeypatch.setattr(paging, "COUNT_MOST", 4)
     actor = kit.acting(await kit.mint(ANN, "admins", org="team"))
     for number in range(7):
         await kit.mint(ANN, f"t{number}", org="team")
     kit.policy = TokenPolicy(require_expiry=True)
-    for asker, remaining in ((ADMIN, Remaining(count=7, exact=True)), (actor, Remaining(count=4, exact=False))):
-        assert (await kit.policies.violations(asker, "team", limit=1, count=True)).remaining == remaining
+    for caller, remaining in ((ADMIN, Remaining(count=7, exact=True)), (actor, Remaining(count=4, exact=False))):
+        page = await kit.policies.violations(caller, "team", page=PageRequest(limit=1, count=True))
+        assert page.remaining == remaining
 
 
 async def test_members_without_the_permission_set_and_list_nothing(kit: Kit) -> None:

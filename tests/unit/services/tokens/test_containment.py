@@ -81,7 +81,7 @@ def test_scopes_are_covered_one_by_one_and_none_asks_for_all(
     scopes: tuple[str, ...] | None, asked: tuple[str, ...] | None, faults: list[str]
 ) -> None:
     held = grant(scopes=None if scopes is None else PermissionSet.of(scopes))
-    assert [field for field, _ in authorization.wider(held, asked)] == faults
+    assert [field for field, _ in authorization.scope_errors(held, asked)] == faults
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_scopes_are_covered_one_by_one_and_none_asks_for_all(
     [(None, None, True), (None, 9.0, True), (9.0, 9.0, True), (9.0, 8.9, True), (9.0, 9.1, False), (9.0, None, False)],
 )
 def test_no_end_is_later_than_the_makers(end: float | None, asked: float | None, contained: bool) -> None:
-    assert (authorization.longer(grant(expires_at=end), asked) == []) is contained
+    assert (authorization.expiry_errors(grant(expires_at=end), asked) == []) is contained
 
 
 async def test_everything_that_is_too_much_is_named_at_once(kit: Kit) -> None:

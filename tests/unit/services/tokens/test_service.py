@@ -11,10 +11,10 @@ from proxy.core.errors import Conflict, Invalid, NotFound
 from proxy.core.model import Grant, RefusedGrant, TokenStatus
 from proxy.core.reasons import Reason
 from proxy.core.token import verify_digest
-from proxy.services import counting
+from proxy.services import paging
+from proxy.services.paging import PageRequest, Remaining
 from proxy.services.policy.model import TokenPolicy
 from proxy.services.tokens.queries import TokenFilter
-from proxy.services.views import Remaining
 from tests.contract.kit import ADMIN, CACHE_KEY, FORMAT, START, Kit, opened
 
 ANN = "ann@example.org"
@@ -181,13 +181,13 @@ async def test_lists_are_pages_that_stay_stable_while_tokens_are_added(kit: Kit)
     for number in range(5):
         kit.clock.now += number % 2
         names.append((await kit.mint(ANN, f"t{number}")).view.id)
-    first = await kit.tokens.list(ADMIN, limit=2)
+    first = await kit.tokens.list(ADMIN, page=PageRequest(limit=2))
     kit.clock.now += 1
     names.append((await kit.mint(ANN, "late")).view.id)
     seen = [view.id for view in first.items]
     cursor = first.next_cursor
     while cursor is not None:
-        page = await kit.tokens.list(ADMIN, limit=2, cursor=cursor)
+        page = await kit.tokens.list(ADMIN, page=PageRequest(limit=2, cursor=cursor))
         seen += [view.id for view in page.items]
         cursor = page.next_cursor
     assert sorted(seen) == sorted(names) and len(seen) == 6
@@ -195,10 +195,10 @@ async def test_lists_are_pages_that_stay_stable_while_tokens_are_added(kit: Kit)
 
 async def test_a_count_ends_at_a_bound_and_says_so(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     made = [await kit.mint(ANN, f"t{number}") for number in range(6)]
-    monkeypatch.setattr(counting, "COUNT_MOST", 3)
+    monkeypatch.setattr(paging, "COUNT_MOST", 3)
     found = {}
     for limit in (1, 2, 3, 6):
-        page = await kit.tokens.list(kit.acting(made[0]), limit=limit, count=True)
+        page = await kit.tokens.list(kit.acting(made[0]), page=PageRequest(limit=limit, count=True))
         found[limit] = page.remaining
     assert found == {
         1: Remaining(count=3, exact=False),
@@ -206,21 +206,22 @@ async def test_a_count_ends_at_a_bound_and_says_so(kit: Kit, monkeypatch: pytest
         3: Remaining(count=3, exact=True),
         6: Remaining(count=0, exact=True),
     }
-    assert (await kit.tokens.list(ADMIN, limit=1, count=True)).remaining == Remaining(count=5, exact=True)
-    assert (await kit.tokens.list(ADMIN, limit=1)).remaining is None
+    page = await kit.tokens.list(ADMIN, page=PageRequest(limit=1, count=True))
+    assert page.remaining == Remaining(count=5, exact=True)
+    assert (await kit.tokens.list(ADMIN, page=PageRequest(limit=1))).remaining is None
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "bm8", "W10", "WzEsMl0", "é", "[" * 9, "W25hbiwgIngiXQ"])
 async def test_a_cursor_of_another_list_is_invalid(kit: Kit, cursor: str) -> None:
     with pytest.raises(Invalid) as raised:
-        await kit.tokens.list(ADMIN, cursor=cursor)
+        await kit.tokens.list(ADMIN, page=PageRequest(cursor=cursor))
     assert raised.value.errors[0][0] == "cursor"
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 async def test_a_page_has_bounds(kit: Kit, limit: int) -> None:
     with pytest.raises(Invalid):
-        await kit.tokens.list(ADMIN, limit=limit)
+        await kit.tokens.list(ADMIN, page=PageRequest(limit=limit))
 
 
 async def test_lists_filter_by_owner_and_by_the_status_that_people_see(kit: Kit) -> None:

@@ -1,4 +1,4 @@
-"""Certificates of listeners and upstreams: what is wrong with them, and until when they are good."""
+"""Certificates of listeners and upstreams: validity periods and mismatched keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def warned(settings: Settings) -> list[str]:
     return [warning.message for warning in rules.warnings(settings)]
 
 
-def test_a_certificate_is_good_from_its_first_to_its_last_day(made: Pair, tmp_path: Path) -> None:
+def test_a_certificate_within_its_validity_period_has_no_warning(made: Pair, tmp_path: Path) -> None:
     found = validity(made.certificate)
     assert found is not None
     assert found.begins <= datetime.now(UTC) < found.ends
@@ -48,8 +48,8 @@ def test_a_certificate_is_good_from_its_first_to_its_last_day(made: Pair, tmp_pa
         ("2070-01-01 12:00:00", "the certificate is not valid before 2070-01-01"),
     ],
 )
-def test_out_of_date_certificates_are_warned_of_and_served(when: str, message: str, tmp_path: Path) -> None:
-    """A time after 2049 is written in another form (RFC 5280 section 4.1.2.5)."""
+def test_certificates_outside_their_validity_period_have_a_warning(when: str, message: str, tmp_path: Path) -> None:
+    """A time after 2049 has another form (RFC 5280 section 4.1.2.5)."""
     old = pair(tmp_path, made=when)
     assert warned(configured(tmp_path, old.certificate, old.key)) == [message, message]
 
@@ -66,7 +66,7 @@ def test_a_key_of_another_certificate_is_a_mistake_with_its_line(made: Pair, tmp
 
 
 @pytest.mark.parametrize("cut", [0, 10, 60, 200])
-def test_a_file_that_is_no_certificate_has_no_dates(cut: int, made: Pair, tmp_path: Path) -> None:
+def test_a_file_without_a_certificate_has_no_validity(cut: int, made: Pair, tmp_path: Path) -> None:
     text = made.certificate.read_text()
     broken = tmp_path / "broken.pem"
     lines = text.splitlines()

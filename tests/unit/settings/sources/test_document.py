@@ -1,4 +1,4 @@
-"""The YAML reader: data, lines, and what it refuses."""
+"""Parsing YAML: data, lines, and problems."""
 
 import time
 
@@ -52,13 +52,13 @@ def test_a_syntax_error_names_its_line_and_column(text: str | bytes, line: int, 
     assert message in problem.message
 
 
-def test_a_name_written_twice_is_a_problem_at_the_second() -> None:
+def test_a_duplicate_name_is_a_problem_at_its_second_line() -> None:
     [problem] = parse("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n").problems
     assert (problem.line, problem.path) == (5, "b.c")
     assert problem.message == "is written twice, first in line 3"
 
 
-def test_anchors_and_merge_keys_work_and_own_values_win() -> None:
+def test_anchors_and_merge_keys_work_and_own_values_have_precedence() -> None:
     document = parse("base: &b { x: 1, y: 2 }\na:\n  <<: *b\n  y: 3\nc: { <<: [*b, { z: 4 }] }\nd: *b\n")
     assert document.problems == ()
     assert document.data == {
@@ -84,12 +84,12 @@ def test_anchors_and_merge_keys_work_and_own_values_win() -> None:
         "? [1]\n: 2\n",
     ],
 )
-def test_what_no_configuration_needs_is_a_problem(text: str) -> None:
+def test_unsupported_yaml_is_a_problem(text: str) -> None:
     [problem] = parse(text).problems
     assert problem.line == 1
 
 
-def test_aliases_of_aliases_do_not_grow_without_bound() -> None:
+def test_the_growth_by_aliases_of_aliases_is_bounded() -> None:
     levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
     started = time.monotonic()
     [problem] = parse(f"a0: &a0 [x]\n{levels}\n").problems
@@ -118,5 +118,5 @@ def test_deep_nesting_is_a_problem_and_not_a_crash() -> None:
         ("*:*", "*:*"),
     ],
 )
-def test_a_variable_is_yaml_where_it_can_be_and_text_otherwise(text: str, value: object) -> None:
+def test_a_variable_is_yaml_if_valid_and_text_otherwise(text: str, value: object) -> None:
     assert scalar(text) == value

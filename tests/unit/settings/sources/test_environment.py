@@ -1,4 +1,4 @@
-"""The environment over the file."""
+"""Settings from environment variables, which override the file."""
 
 from ipaddress import ip_network
 from pathlib import Path
@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_variables_win_over_the_file(file: Path) -> None:
+def test_variables_override_the_file(file: Path) -> None:
     loaded = load(
         file,
         {
@@ -62,7 +62,7 @@ def test_variables_win_over_the_file(file: Path) -> None:
     assert loaded.lease == 2.0
 
 
-def test_a_whole_section_comes_before_what_is_in_it() -> None:
+def test_a_section_is_applied_before_its_settings() -> None:
     loaded = settings(
         PATGATE_LISTEN__FORWARD_AUTH__BIND="127.0.0.1:1",
         PATGATE_LISTEN__FORWARD_AUTH='{"trusted": ["10.0.0.0/8"]}',
@@ -74,11 +74,11 @@ def test_a_whole_section_comes_before_what_is_in_it() -> None:
     assert loaded.roles == {"viewer": ("things:read",)}
 
 
-def test_lists_grow_at_their_end_and_nowhere_else() -> None:
+def test_lists_grow_only_at_their_end() -> None:
     loaded = settings(PATGATE_ROUTES__0__PATH="/x", PATGATE_ROUTES__0__ACCESS="denied")
     assert [route.path for route in loaded.routes] == ["/x"]
     [problem] = problems(PATGATE_ROUTES__1__PATH="/x")
-    assert str(problem) == 'PATGATE_ROUTES__1__PATH: "1" is not a place in this list, which has 0 entries'
+    assert str(problem) == 'PATGATE_ROUTES__1__PATH: "1" is not an index of this list, which has 0 entries'
 
 
 def test_text_stays_text() -> None:
@@ -116,12 +116,12 @@ def test_problems_name_the_variable() -> None:
         "PATGATE___X",
         "PATGATE_",
     }
-    said = {problem.path: problem.message for problem in found}
+    messages = {problem.path: problem.message for problem in found}
     assert all(problem.line is None for problem in found)
-    assert said["PATGATE_WORKERS"] == "must be at least 1"
-    assert 'did you mean "listen"?' in said["PATGATE_LISEN__PROXY__BIND"]
-    assert 'did you mean "bind"?' in said["PATGATE_LISTEN__PROXY__BNID"]
-    assert said["PATGATE_UPSTREAMS"].startswith("upstreams.app.servers[0]: must begin with http://")
+    assert messages["PATGATE_WORKERS"] == "must be at least 1"
+    assert 'did you mean "listen"?' in messages["PATGATE_LISEN__PROXY__BIND"]
+    assert 'did you mean "bind"?' in messages["PATGATE_LISTEN__PROXY__BNID"]
+    assert messages["PATGATE_UPSTREAMS"].startswith("upstreams.app.servers[0]: must begin with http://")
 
 
 def test_problems_of_file_and_environment_come_together(file: Path) -> None:
@@ -131,7 +131,7 @@ def test_problems_of_file_and_environment_come_together(file: Path) -> None:
     assert [(p.line, p.path) for p in caught.value.problems] == [(7, "colour"), (None, "PATGATE_WORKERS")]
 
 
-def test_a_variable_mends_what_is_wrong_in_the_file(file: Path) -> None:
+def test_a_variable_replaces_an_invalid_value_of_the_file(file: Path) -> None:
     file.write_text(file.read_text().replace("workers: 3", "workers: none"))
     assert load(file, {"PATGATE_WORKERS": "1"}).workers == 1
 
@@ -152,7 +152,7 @@ def test_reserved_and_kubernetes_variables_are_no_settings() -> None:
     )
 
 
-#: What users and their tools call their own things.
+#: Variables that users and their tools have for other purposes.
 FOREIGN = (
     "PATGATE_API_KEY", "PATGATE_APP_TOKEN", "PATGATE_HOME", "PATGATE_LOG_FILE", "PATGATE_TOKEN", "PATGATE_TOKEN_FILE",
     "PATGATE_URL", "PATGATE_USER", "PATGATE_VERSION",
@@ -160,14 +160,14 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_variable_that_is_not_meant_as_a_setting_is_ignored_and_told_of(name: str) -> None:
+def test_a_variable_that_is_not_meant_as_a_setting_is_ignored_and_listed(name: str) -> None:
     assert settings(**{name: "anything"}) == settings()
     assert ignored({name: "anything", "PATGATE_SERVICE_HOST": "10.0.0.1", "PATGATE_WORKERS": "2"}) == [name]
 
 
 @pytest.mark.parametrize("name", [*Settings.model_fields, "secret_key_file", "store_file"])
 def test_a_setting_with_two_letters_swapped_left_out_or_doubled_is_a_mistake(name: str) -> None:
-    """It must not be ignored: the operator believes that it is in force."""
+    """It must not be ignored: the operator relies on it."""
     known = {*Settings.model_fields, "secret_key_file", "store_file"}
     middle = len(name) // 2
     wrong = {
@@ -220,7 +220,7 @@ def test_a_secrets_file_that_cannot_be_used_is_a_problem(tmp_path: Path) -> None
     assert str(problem) == "PATGATE_SECRET_KEY_FILE: must be at least 32 bytes of text, base64 or hexadecimal"
     short.write_text(KEY)
     [problem] = problems(PATGATE_SECRET_KEY_FILE=str(short), PATGATE_SECRET_KEY=KEY)
-    assert problem.message == "is set beside PATGATE_SECRET_KEY; set one of the two"
+    assert problem.message == "is set together with PATGATE_SECRET_KEY; set only one of the two"
 
 
 @pytest.mark.parametrize(
@@ -264,14 +264,14 @@ def test_a_settings_words_with_one_underscore_are_a_mistake_that_names_the_right
         "PATGATE_ROLES_ADMIN",
     ],
 )
-def test_other_words_are_of_somebody_else(name: str) -> None:
+def test_other_variables_are_left_alone(name: str) -> None:
     tree: dict[str, Tree] = {}
     assert overlay(tree, ValueOrigins(), {name: "x"}) == []
     assert tree == {}
 
 
 def test_every_setting_in_a_section_is_known_with_one_underscore() -> None:
-    """From the model itself, so that a setting which is added is known too."""
+    """The list comes from the model, so that a new setting is included."""
     found = 0
     for section, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

@@ -1,4 +1,4 @@
-"""The secret key: what a text stands for, and the file that a node makes for itself."""
+"""The secret key: decoding of texts, and the key file that a node creates."""
 
 import base64
 import os
@@ -29,11 +29,11 @@ RAW = bytes(range(32))
         ("", None),
     ],
 )
-def test_a_text_stands_for_one_key(text: str, key: bytes | None) -> None:
+def test_a_text_decodes_to_one_key(text: str, key: bytes | None) -> None:
     assert decode_key(text) == key
 
 
-def test_a_key_is_made_once_and_is_ours_alone(tmp_path: Path) -> None:
+def test_a_key_is_created_once_and_private_to_its_user(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     key = load_or_create(data_dir, data_dir / DATABASE)
     assert len(key) == 32
@@ -44,7 +44,7 @@ def test_a_key_is_made_once_and_is_ours_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [DATABASE, f"{DATABASE}-wal"])
-def test_no_key_is_made_beside_a_store_that_lacks_its_own(tmp_path: Path, name: str) -> None:
+def test_no_key_is_created_for_an_existing_store_without_its_key(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(ConfigurationError, match="is missing") as raised:
         load_or_create(tmp_path, tmp_path / DATABASE)
@@ -52,7 +52,7 @@ def test_no_key_is_made_beside_a_store_that_lacks_its_own(tmp_path: Path, name: 
     assert os.listdir(tmp_path) == [name]
 
 
-def test_starts_at_the_same_moment_agree_on_one_key(tmp_path: Path) -> None:
+def test_simultaneous_starts_agree_on_one_key(tmp_path: Path) -> None:
     keys: list[bytes] = []
     threads = [
         threading.Thread(target=lambda: keys.append(load_or_create(tmp_path, tmp_path / DATABASE))) for _ in range(8)
@@ -83,7 +83,7 @@ def test_a_short_key_is_refused_and_not_echoed(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_what_is_no_plain_file_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("x" * 64)
     (tmp_path / KEY_FILE).symlink_to(tmp_path / "target")
     with pytest.raises(ConfigurationError, match="cannot be used"):
@@ -98,13 +98,13 @@ def test_what_is_no_plain_file_is_refused(tmp_path: Path) -> None:
         load_or_create(tmp_path, tmp_path / DATABASE)
 
 
-def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"^The secret key .* cannot be used: Not a directory\.$"):
         load_or_create(tmp_path / "file" / "data", tmp_path / "file" / "data" / DATABASE)
 
 
-def test_a_key_of_another_user_is_refused_though_nobody_else_may_read_it(
+def test_a_key_file_of_another_user_is_refused_even_with_mode_0600(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load_or_create(tmp_path, tmp_path / DATABASE)

@@ -25,7 +25,7 @@ from proxy.store.audit import chain
 from proxy.store.audit.chain import ChainVerification, Event, Mark, Occurred
 from proxy.store.audit.queries import LogQuery, SortOrder
 from proxy.store.audit.request_events import RequestEvent
-from proxy.store.engine import Database
+from proxy.store.dialects.sqlite import SqliteDatabase
 from proxy.store.store import Store
 from tests.contract.kit import ADMIN, FINGERPRINT, FORMAT, Kit, opened
 
@@ -58,7 +58,7 @@ def _file(directory: Path, *statements: str) -> None:
 
 async def _verified(directory: Path, expected: Mark | None = None) -> ChainVerification:
     """What a check of this file finds, without opening it as a store."""
-    database = Database(directory / "patgate.db", readers=1)
+    database = SqliteDatabase(directory / "patgate.db", readers=1)
     try:
         return await Store(database).verify_audit(expected=expected)
     finally:

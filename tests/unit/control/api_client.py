@@ -1,4 +1,4 @@
-"""Asking the API: as the operator over the socket, and with a token over TCP; every answer is held to its model."""
+"""API client for tests: operator requests over the socket, token requests over TCP; checks every response's model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ API = "/api/v1"
 
 
 def operation_of(method: str, path: str) -> Operation[Any, Any] | None:
-    """The row of the table that answers this."""
+    """The operation for this method and path."""
     wanted = "GET" if method == "HEAD" else method
     bare = path.partition("?")[0]
     for row in OPERATIONS:
@@ -26,7 +26,7 @@ def operation_of(method: str, path: str) -> Operation[Any, Any] | None:
     return None
 
 
-async def ask(
+async def request(
     world: World,
     method: str,
     path: str,
@@ -35,7 +35,7 @@ async def ask(
     token: str = "",
     headers: dict[str, str] | None = None,
 ) -> tuple[int, Any, aiohttp.ClientResponse]:
-    """Status, document and answer; over the socket, or over TCP with this token."""
+    """Send a request over the socket, or over TCP with a token; returns status, document and response."""
     session = world.tcp if token else world.socket
     sent = {**({"Authorization": f"Bearer {token}"} if token else {}), **(headers or {})}
     async with session.request(method, API + path, json=body, headers=sent) as answer:
@@ -57,29 +57,29 @@ async def ask(
 
 
 async def ok(world: World, method: str, path: str, body: object = None, *, token: str = "") -> Any:
-    """The document of what succeeds."""
-    status, document, _ = await ask(world, method, path, body, token=token)
+    """The document of a request that succeeds."""
+    status, document, _ = await request(world, method, path, body, token=token)
     assert status < 300, document
     return document
 
 
 async def refused(world: World, method: str, path: str, body: object = None, *, token: str = "") -> Any:
-    """The problem of what does not."""
-    status, document, _ = await ask(world, method, path, body, token=token)
+    """The problem of a request that is refused."""
+    status, document, _ = await request(world, method, path, body, token=token)
     assert status >= 400, document
     return document
 
 
 async def person(world: World, email: str, role: str, org: str = "") -> Any:
-    """A user with this role, in an organisation that is made where it is named first."""
+    """Add a user with this role, in an organisation that is created if it does not exist."""
     if not org:
         return await ok(world, "POST", "/users", {"email": email, "role": role})
-    known = {found["name"] for found in (await ok(world, "GET", "/orgs"))["items"]}
+    known = {item["name"] for item in (await ok(world, "GET", "/orgs"))["items"]}
     if org not in known:
         await ok(world, "POST", "/orgs", {"name": org})
     return await ok(world, "POST", "/users", {"email": email, "role": role, "org": org})
 
 
 async def minted(world: World, email: str, **more: object) -> Any:
-    """A token of theirs, with its value."""
+    """Create a token of a user; the document has its value."""
     return await ok(world, "POST", "/tokens", {"user": email, "name": "test", **more})

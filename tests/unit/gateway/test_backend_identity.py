@@ -1,0 +1,97 @@
+"""Identity outputs: every output of the list reaches the backend and the ingress, and none is taken from a client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
+from proxy.core.kinds import Reach
+from proxy.core.model import Access, Grant, OrgGrant, by_org
+from proxy.core.permissions import PermissionSet
+from tests.unit.gateway.ingress import entry
+from tests.unit.gateway.kit import Gateway, answering, field_lines, get, make_route, response, serving
+
+HEADER = "X-Principal"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """A second output: one header that names the principal in its organisation."""
+
+    separator: str = "@"
+
+    @property
+    def header_names(self) -> tuple[str, ...]:
+        return (HEADER,)
+
+    @property
+    def anonymous(self) -> bytes:
+        return f"{HEADER}: \r\n".encode()
+
+    def lines(self, grant: Grant) -> bytes:
+        return f"{HEADER}: {grant.user_id}{self.separator}{grant.org_name}\r\n".encode()
+
+
+BOTH = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]), Principal()))
+ORGS = {
+    "reach": Reach.ACCOUNT,
+    "orgs": by_org((OrgGrant(org_id="o1", org_name="acme", role="v", permissions=PermissionSet.of(["things:read"])),)),
+}
+ROUTES = [
+    make_route("/open/**", Access.PUBLIC, index=0),
+    make_route("/ui/**", Access.PASSTHROUGH, index=1),
+    make_route("/report/{id}", Access.TOKEN, index=2, entity="things", enforce=False),
+    make_route("/orgs/{org}/{entity}/{id}", Access.TOKEN, index=3),
+    make_route("/v1/{entity}/{id}", Access.TOKEN, index=4),
+]
+FORGED = tuple(f"{name}: root" for name in (HEADER, HEADER.lower(), HEADER.replace("-", "_"), "X-Auth-User"))
+KNOWN = [("/v1/things/1", b"usr1@"), ("/orgs/acme/things/1", b"usr1@acme"), ("/report/1", b"usr1@")]
+
+
+def bearer(gateway: Gateway) -> str:
+    return f"Authorization: Bearer {gateway.admit(**ORGS).token}"
+
+
+@pytest.mark.parametrize(("target", "principal"), KNOWN)
+async def test_a_backend_gets_the_lines_of_every_output(target: str, principal: bytes) -> None:
+    async with serving(answering(response()), routes=ROUTES, identity=BOTH) as (gateway, backend):
+        answer = await (await gateway.client()).ask(get(target, bearer(gateway), *FORGED))
+        assert answer.status == 200
+        head = backend.connections[0].head
+        assert (field_lines(head, HEADER), field_lines(head, "X-Auth-User")) == ([principal], [b"usr1"])
+
+
+@pytest.mark.parametrize(("target", "values"), [("/report/1", [b""]), ("/open/a", []), ("/ui/a", [])])
+async def test_a_backend_gets_empty_lines_for_an_unknown_caller_on_token_routes_only(
+    target: str, values: list[bytes]
+) -> None:
+    async with serving(answering(response()), routes=ROUTES, identity=BOTH) as (gateway, backend):
+        assert (await (await gateway.client()).ask(get(target, *FORGED))).status == 200
+        head = backend.connections[0].head
+        assert field_lines(head, HEADER) == field_lines(head, "X-Auth-User") == values
+
+
+@pytest.mark.parametrize(("target", "principal"), KNOWN)
+async def test_an_ingress_gets_the_lines_of_every_output(target: str, principal: bytes) -> None:
+    async with entry(routes=ROUTES, identity=BOTH) as gateway:
+        described = ("X-Original-Method: GET", f"X-Original-URI: {target}")
+        answer = await (await gateway.client()).ask(get("/nginx", *described, bearer(gateway), *FORGED))
+        assert (answer.status, answer.all(HEADER.lower().encode())) == (200, [principal])
+        assert answer.all(b"x-auth-user") == [b"usr1"]
+
+
+@pytest.mark.parametrize("target", ["/report/1", "/open/a", "/ui/a"])
+async def test_an_ingress_gets_empty_lines_for_an_unknown_caller_on_every_route(target: str) -> None:
+    async with entry(routes=ROUTES, identity=BOTH) as gateway:
+        described = ("X-Original-Method: GET", f"X-Original-URI: {target}")
+        answer = await (await gateway.client()).ask(get("/nginx", *described, *FORGED))
+        assert (answer.status, answer.all(HEADER.lower().encode()), answer.all(b"x-auth-user")) == (200, [b""], [b""])
+
+
+def test_outputs_are_compared_by_value_so_that_a_reload_sees_their_change() -> None:
+    same = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]), Principal()))
+    assert same == BOTH
+    assert same != IdentityOutputs((IdentityHeaders(PRESETS["patgate"]), Principal(separator="/")))
+    assert same != IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),))
