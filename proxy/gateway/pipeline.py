@@ -119,7 +119,7 @@ class Decider(ABC):
             return
         x.reason = reason
         x.status = TABLE[reason].status
-        if not x.body_done or client.listener.draining:
+        if not x.body_done or client.draining:
             # The rest of the body must never be read as the next request.
             x.keep_alive = False
         client.respond(x, self.responder.refusal(x, reason))

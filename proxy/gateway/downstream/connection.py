@@ -193,13 +193,18 @@ class ClientConnection(ClientStream):
         """Close after the response to ``x``, complete at ``now_ns``, or start the requests that were pipelined."""
         self.exchange = None
         self.state = after(self.state, _ENDED)
-        last = self.half_closed or self.listener.draining
+        last = self.half_closed or self.draining
         if not x.keep_alive or (last and not self.buffer):
             self.shut()
             return
         self.deadline = now_ns + self.limits.keepalive_ns
         # While the client does not read, the next answer would only pile up behind this one.
         self.go_on()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the connection closes after its next answer, because its listener drains."""
+        return self.listener.draining
 
     def idle(self) -> bool:
         """Whether nothing has arrived and nothing is unread on a connection without an exchange."""
@@ -236,17 +241,22 @@ class ClientConnection(ClientStream):
 
     def go_on(self) -> None:
         """Start the requests that arrived while none could start, unless the client has answers to read first."""
-        if self.exchange is not None or self.full or self.closing:
-            return
-        self.resume()
         state = self.state
-        if self.buffer and state in (_IDLE, _HEAD, _HELD):
-            data, self.buffer = self.buffer, b""
-            self._heads(data)
+        if self.full:
+            return
+        if state in (_IDLE, _HEAD, _HELD):
+            self.resume()
+            if self.buffer:
+                data, self.buffer = self.buffer, b""
+                self._heads(data)
+        elif state in (_NEXT, _YIELDING):
+            # The requests in the buffer start without this call, and may need more bytes.
+            self.resume()
 
     def _heads(self, data: bytes) -> None:
         """Start one request after the other out of ``data`` while each is answered at once."""
         if self.listener.held:
+            # An empty line in front of a head leaves its time running.
             if data[0] != 0x0D or self.state != _HEAD:
                 self.state = after(self.state, _HOLD)
             self._put_by(data)

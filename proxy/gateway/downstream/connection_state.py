@@ -24,27 +24,30 @@ from typing import Final
 
 
 class ConnectionState(IntEnum):
-    """What a connection is doing. Only STARTING and EXCHANGE have an exchange."""
+    """What a connection is doing. Only STARTING and EXCHANGE have an exchange.
 
-    OPENING = 0
+    States are numbered in steps of 16, so that the sum of state and event is a place in one array (``after``).
+    """
+
+    OPENING = 0x00
     """Accepted; the event loop has no transport for it yet (TLS handshake)."""
-    IDLE = 1
+    IDLE = 0x10
     """No request has begun. The buffer is empty, or waits until the client reads its answers."""
-    HEAD = 2
+    HEAD = 0x20
     """Part of a head has arrived, and the time for a head runs."""
-    HELD = 3
+    HELD = 0x30
     """Requests may have arrived, and the listener starts none for now (reload)."""
-    STARTING = 4
+    STARTING = 0x40
     """An exchange has begun, and the call that began it has not returned."""
-    NEXT = 5
+    NEXT = 0x50
     """That exchange has ended within the call; the next request in the buffer may start."""
-    YIELDING = 6
+    YIELDING = 0x60
     """More requests are in the buffer, and other connections have their turn first."""
-    EXCHANGE = 7
+    EXCHANGE = 0x70
     """An exchange waits for its body, the authority, the backend or the client."""
-    CLOSING = 8
+    CLOSING = 0x80
     """The gateway or the client is ending the connection: what still arrives is thrown away."""
-    CLOSED = 9
+    CLOSED = 0x90
     """The transport is gone."""
 
 
@@ -137,15 +140,23 @@ TRANSITIONS: Final[Mapping[tuple[ConnectionState, ConnectionEvent], ConnectionSt
 )
 
 _DEFECT: Final = 255
-_NEXT: Final = tuple(
-    bytes([TRANSITIONS.get((state, event), _DEFECT) for event in ConnectionEvent]) for state in ConnectionState
-)
-"""The table by the numbers of state and event: two lookups of plain numbers instead of hashing enumeration members."""
+
+
+def _by_number() -> bytes:
+    """The table by the sum of state and event."""
+    table = bytearray([_DEFECT]) * (16 * len(ConnectionState))
+    for (state, event), following in TRANSITIONS.items():
+        table[state + event] = following
+    return bytes(table)
+
+
+# One lookup of a plain number, instead of a pair of enumeration members that would have to be hashed.
+_NEXT: Final = _by_number()
 
 
 def after(state: int, event: int) -> int:
     """The state that ``event`` leads to from ``state``. Raises RuntimeError where the table has none."""
-    following = _NEXT[state][event]
+    following = _NEXT[state + event]
     if following == _DEFECT:
         raise RuntimeError(f"no transition from {ConnectionState(state).name} by {ConnectionEvent(event).name}")
     return following

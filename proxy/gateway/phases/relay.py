@@ -267,7 +267,7 @@ class Relay:
         kept, length, chunked, connection.keep, upgrade = fields
         x.status = status = line.status
         x.answered = _now_ns()
-        if not x.body_done or client.closing or x.websocket or client.listener.draining:
+        if not x.body_done or x.websocket or client.draining:
             # The response came before the end of the request, whose rest must not be read as the next one. Or the
             # worker is draining, and asks the client to send no more on this connection.
             x.keep_alive = False

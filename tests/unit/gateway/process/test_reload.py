@@ -111,7 +111,7 @@ async def test_a_pipelined_request_waits_for_the_answer_before_it() -> None:
         hold(gateway)
         go_on.set()
         first = await client.answer()
-        assert (first.status, first.body) == (200, b"slow"), "what was decided goes on"
+        assert (first.status, first.body) == (200, b"slow"), "a request that was decided continues"
         await until(lambda: waiting(gateway) == [OPEN])
         follow(gateway, DENIED)
         release(gateway)

@@ -84,7 +84,7 @@ async def test_uses_are_counted_on_the_entry_and_reported_once() -> None:
     assert (count, ip) == (3, "192.0.2.3")
     assert before - 1 <= at <= time.time() + 1
     report_parsing.use(link.rows("uses")[0])
-    assert world.send(Link()).messages == [], "nothing is told of twice"
+    assert world.send(Link()).messages == [], "nothing is reported twice"
     world.use(entry)
     ((_, count, _, _),) = world.send(Link()).rows("uses")
     assert count == 1
