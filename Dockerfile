@@ -1,5 +1,5 @@
-# patgate in a small image: not root, and nothing in it is written to while it runs but the data volume, so that
-# `--read-only` works. Configuration is mounted; secrets come from the environment or from files (PATGATE_SECRET_KEY_FILE).
+# patgate in a small image. It does not run as root, and writes only to the data volume, so that `--read-only`
+# works. The configuration is mounted; secrets come from the environment or from files (PATGATE_SECRET_KEY_FILE).
 #
 #   docker run --read-only -v ./patgate.yaml:/etc/patgate/patgate.yaml:ro -v patgate:/var/lib/patgate -p 8080:8080 patgate
 
@@ -12,12 +12,12 @@ RUN python -m venv /opt/patgate && python -m venv /opt/compiler
 WORKDIR /src
 COPY requirements.lock requirements-dev.lock ./
 RUN /opt/patgate/bin/pip install --require-hashes -r requirements.lock
-# The hot modules are compiled by the tools that they are tested with, which stay in this stage as gcc does.
+# Compiles the hot modules with the tools that the tests use. These tools and gcc stay in this stage.
 RUN /opt/compiler/bin/pip install --require-hashes -r requirements-dev.lock
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY proxy ./proxy
 RUN PATGATE_COMPILE=1 /opt/compiler/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
-# The installers are of no use to a running gateway, only to whoever breaks into one.
+# A running gateway needs no installers; an attacker could use them.
 RUN /opt/patgate/bin/pip install --no-deps /wheels/*.whl \
     && /opt/patgate/bin/pip uninstall --yes setuptools pip
 
@@ -28,7 +28,7 @@ RUN groupadd --system --gid 10001 patgate \
     && useradd --system --uid 10001 --gid patgate --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin patgate \
     && install -d -o patgate -g patgate -m 0700 /var/lib/patgate
 COPY --from=build /opt/patgate /opt/patgate
-# PATGATE_DATA_DIR overrides data_dir of the file: in a container the data belongs on the volume.
+# PATGATE_DATA_DIR overrides data_dir of the file, because a container's data must be on the volume.
 ENV PATH=/opt/patgate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -39,7 +39,7 @@ WORKDIR /var/lib/patgate
 VOLUME ["/var/lib/patgate"]
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# Asks /livez over the control socket in the data directory; needs no network and no credential but the user.
+# Requests /livez over the control socket in the data directory; it needs no network, and no credential except the user.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 CMD ["patgate", "health"]
 ENTRYPOINT ["patgate"]
 CMD ["serve"]

@@ -3,18 +3,18 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# So many tests at a time: four, because most of them wait for something; three where there is one core.
+# How many tests run at a time: four, because most of them wait for something; three on one core.
 WORKERS ?= $(shell cores=$$(nproc); echo $$((cores < 2 ? cores + 2 : 4)))
 SOAK_ARGS ?=
 MUTATE_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 BENCH_ARGS ?=
-# What `make bench` measures with: the distribution's own, because it is built with profile-guided optimisation.
+# The interpreter of `make bench`: the distribution's, because it is built with profile-guided optimisation.
 SPEED_PYTHON ?= /usr/bin/python3
-# A commit whose cost per request is measured beside ours: printed, not written.
+# Another commit whose cost per request is measured too; it is printed, not written.
 AGAINST ?=
-# Where it is set (images do), a suite that starts a thousand processes compiles every module in each of them.
+# If it is set (images set it), a suite that starts a thousand processes compiles every module in each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
 VENV     := .venv
@@ -23,9 +23,9 @@ BACKENDS := .venv-backends
 FUZZ     := .venv-fuzz
 PEERS    := .venv-bench
 SPEED    := .venv-speed
-# What tests need beside Python: a command, or a command and the Debian package that has it.
+# What tests need besides Python: a command, or a command and the Debian package that contains it.
 TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
-# The interpreters to compile for: the environment's, or the one that it will be made with; `make bench` has its own.
+# The interpreters to compile for: the environment's, or the one that will create it; `make bench` has another.
 COMPILES  = $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 CHECKED  := proxy tests $(wildcard bench)
 COMPILED := build/compiled
@@ -36,8 +36,8 @@ COMPILE   = CUSTOM_COMPILE_COMMAND="make lock" $(abspath $(BIN))/pip-compile --q
             --allow-unsafe --strip-extras --annotation-style=line --newline=lf --no-emit-index-url \
             --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
-# What also has to hold for the compiled package (docs/decisions/0004-compiled-hot-path.md); empty: only the pure one.
-# The threats left out starve and kill processes, or ask the control plane: a minute in which the compiled modules do little.
+# Tests that also run against the compiled package (docs/decisions/0004-compiled-hot-path.md); empty: none.
+# The threats that are left out starve and kill processes, or use the control plane: a minute in which compiled modules do little.
 COMPILED_TESTS ?= tests/unit/gateway tests/fuzz tests/e2e/test_build.py tests/e2e/test_forward_auth.py \
                   $(filter-out %/test_s7_api.py %/test_s7_escalation.py %/test_s7_people.py %/test_s8_exhaustion.py \
                     %/test_s10_faults.py %/test_s10_store.py %/test_s14_data_directory.py,$(wildcard tests/threats/test_*.py)) \
@@ -59,9 +59,9 @@ help:  ## List the tasks
 demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 	@$(BIN)/patgate quickstart
 
-# The environments and the compiled package are made side by side. Its tests come first, so that the summary of the
-# whole suite is the last line. A file's tests stay together, because they share what they start; in the order of
-# tests/support/order.py, in which the longest begin first.
+# Creates the environments and the compiled package in parallel. The compiled package is tested first, so that the
+# summary of the whole suite is the last line. The tests of a file run in one process, because they share what they
+# start. The longest files begin first (tests/support/order.py).
 test test-unit: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: system  ## Set everything up and run the whole test suite
 	@$(MAKE) --no-print-directory -j3 install $(BACKENDS)/.ready $(if $(COMPILED_TESTS),compiled)
@@ -81,16 +81,16 @@ soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARG
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m bench soak --check
 	@PATGATE_TEST_ROUNDS=1000 $(BIN)/python -m pytest -q -o faulthandler_timeout=3600 tests/e2e/test_freshness.py
 
-# Not in CI: the fuzzer has wheels for x86-64 Linux only. What it finds is a seed from then on, and `make test` runs those.
-# The compiled package second: it has no coverage of its own, and begins with what the first one has found.
+# Not in CI: the fuzzer has wheels for x86-64 Linux only. Its findings become seeds, which `make test` runs.
+# The compiled package is fuzzed second: it reports no coverage, and begins with the findings of the first run.
 fuzz: TOOLS :=
 fuzz: system $(FUZZ)/.ready compiled  ## Fuzz both builds of the parsers, FUZZ_SECONDS each; FUZZ_TARGETS="answer token" for some of them
 	@status=0; $(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) || status=1; \
 	echo "the compiled package:"; PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)):$(CURDIR) \
 		$(FUZZ)/bin/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS) || status=1; exit $$status
 
-# Not in CI: a sample of a hundred takes about an hour. A survivor is a rule without a test, or changes nothing; the first
-# gets a test, the second a line in tests/mutation/table.py.
+# Not in CI: a sample of a hundred takes about an hour. A surviving fault shows a rule without a test, which gets one, or
+# changes nothing, and gets a line in tests/mutation/table.py.
 mutate: system install  ## Put faults into the rules and see that tests fail; MUTATE_ARGS="--seed N --sample 100 proxy/core"
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" $(BIN)/python -m tests.mutation $(MUTATE_ARGS)
 
@@ -139,7 +139,7 @@ clean:  ## Remove the environments and every cache
 	rm -rf $(VENV) $(BACKENDS) $(PEERS) $(SPEED) $(FUZZ) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find proxy tests $(wildcard bench) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp of the larger environment serves for the smaller: its lock is compiled under the other's constraints.
+# The stamp of the larger environment also counts for the smaller, because its lock is constrained by the other one.
 $(VENV)/.ready: requirements.lock pyproject.toml | $(BIN)/python
 	@if [ -e $(VENV)/.ready-dev ]; then $(MAKE) --no-print-directory $(VENV)/.ready-dev; else \
 		echo "installing patgate into $(VENV)" && \
@@ -153,9 +153,9 @@ $(VENV)/.ready-dev $(SPEED)/.ready-dev: %/.ready-dev: requirements-dev.lock pypr
 	@$*/bin/python -m pip --disable-pip-version-check install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Beside the sources and never among them, so that nobody runs a binary older than its source without asking for it.
-# The stamp is made before the build begins: what is edited meanwhile is newer. `compile` is given the environment, the
-# checkout and the place below it.
+# Binaries are in a build directory and never next to the sources, so that a binary older than its source never runs by
+# accident. The stamp is created before the build begins, so that files edited meanwhile are newer. The arguments of
+# `compile` are the environment, the checkout and the directory in it.
 define compile
 	@echo "compiling the gateway's hot modules into $(2)$(3)"
 	@rm -rf $(2)$(3).new && mkdir -p $(2)$(3).new && touch $(2)$(3).new/.ready
@@ -170,8 +170,8 @@ $(COMPILED)/.ready: setup.py pyproject.toml $(VENV)/.ready-dev $(SOURCES) | syst
 $(COMPILED)-speed/.ready: setup.py pyproject.toml $(SPEED)/.ready-dev $(SOURCES) | system
 	$(call compile,$(SPEED),,$(COMPILED)-speed)
 
-# Another commit's whole tree, which installs itself (bench/peers/patgate.py), with the package compiled for the same
-# interpreter. A branch moves: name a commit.
+# The whole tree of another commit, which installs itself (bench/peers/patgate.py), with the package compiled for the same
+# interpreter. Name a commit, because a branch moves.
 $(OTHER)/.ready: $(SPEED)/.ready-dev | system
 	@rm -rf $(OTHER) && mkdir -p $(OTHER)
 	@git archive $(AGAINST) | tar -x -C $(OTHER)
@@ -204,8 +204,8 @@ $(SPEED)/bin/python: | system
 		{ echo "this Python cannot make environments: install its venv package (Debian: make bootstrap, as root)" >&2; exit 1; }
 	@$(PYTHON) -m venv $*
 
-# Prints the Debian packages that this machine lacks: for TOOLS, for a C compiler with the C library's headers, and for
-# each interpreter of COMPILES to make environments and be compiled for.
+# Prints the Debian packages that this machine lacks: for TOOLS, for a C compiler with the C library's headers, and, for
+# each interpreter of COMPILES, for creating environments and compiling.
 define missing
 PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; \
 for tool in $(TOOLS); do command -v $${tool%:*} >/dev/null || echo $${tool#*:}; done; \
@@ -223,8 +223,8 @@ missing="$$(echo $$($(missing)))"; \
 if [ -n "$$missing" ]; then echo "still missing: $$missing; install by hand" >&2; exit 1; fi
 endef
 
-# The first step of every task that needs system packages. As root with apt-get, as in CI and in a fresh container, it says
-# what is missing and installs it; otherwise it says what is missing, and stops.
+# The first step of every task that needs system packages. It names what is missing. As root with apt-get, as in CI and in
+# a fresh container, it installs the packages; otherwise it stops.
 system:
 	@missing="$$(echo $$($(missing)))"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

@@ -27,7 +27,7 @@ _SINCE = (
 )
 
 KEPT: Final = 100_000
-"""Change rows that pruning keeps: ten times as many as a reader gets listed (``store.CHANGES_LIMIT``)."""
+"""Change rows that pruning keeps: ten times as many as a reader gets listed (``store.store.CHANGES_LIMIT``)."""
 
 
 async def epoch(connection: AsyncConnection) -> int:

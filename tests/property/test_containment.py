@@ -1,6 +1,6 @@
 """Whatever a token manages to make of tokens decides nothing that it would not decide itself, and never outlives it.
 
-Held against ``core.policy.decide``, which knows nothing of containment. Minting, rotation, regeneration and scopes, on
+Held against ``core.decision.decide``, which knows nothing of containment. Minting, rotation, regeneration and scopes, on
 tokens of its own making and on others of its owner's, in chains.
 """
 

@@ -1,4 +1,4 @@
-"""Paths in the documentation: every module that a page names exists, and the map of the code has every room."""
+"""Paths in pages and docstrings: every module that one names exists, and the map of the code has every room."""
 
 from __future__ import annotations
 
@@ -62,3 +62,34 @@ def test_the_map_of_the_code_has_every_room_of_the_package() -> None:
 def test_every_module_at_the_top_of_the_package_is_on_the_map() -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "proxy").glob("[!_]*.py")}
     assert modules - paths(ARCHITECTURE) == set()
+
+
+def module_and_rest(name: str) -> tuple[Path, list[str]] | None:
+    """The file of the longest part of a dotted name that is a module or room of the package, and what follows it."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        place = (ROOT / "proxy").joinpath(*parts[:count])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file, parts[count:]
+    return None
+
+
+def names_something(name: str) -> bool:
+    """Whether a dotted name is a module or room, or the text of that module has the word that follows it."""
+    found = module_and_rest(name)
+    return found is not None and all(re.search(rf"\b{word}\b", found[0].read_text("utf-8")) for word in found[1][:1])
+
+
+def test_every_module_that_a_docstring_or_comment_names_exists() -> None:
+    """Names in double backticks, with or without ``proxy.``; the x of ``settings.x`` may be a field of a section."""
+    dotted = re.compile(rf"``(?:proxy\.)?((?:{'|'.join(sorted(ROOMS))})(?:\.\w+)+)")
+    fields = (ROOT / "proxy" / "settings" / "model.py").read_text("utf-8")
+    missing = {
+        f"{path.relative_to(ROOT).as_posix()}: {name}"
+        for path in [*ROOT.glob("proxy/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("bench/**/*.py")]
+        for name in dotted.findall(path.read_text("utf-8"))
+        if not names_something(name)
+        and not (name.startswith("settings.") and re.search(rf"\b{name.split('.')[1]}\b", fields))
+    }
+    assert missing == set()
