@@ -81,7 +81,7 @@ class Page(Generic[T]):
         return Page(items=items, next_cursor=self.next_cursor, remaining=self.remaining)
 
 
-class PageQuery(Protocol[Row_co]):
+class CursorQuery(Protocol[Row_co]):
     """A query of the store: the first ``limit`` rows that follow ``after``."""
 
     def __call__(self, *, after: Cursor | None, limit: int) -> Awaitable[Sequence[Row_co]]:
@@ -97,7 +97,7 @@ def row_position(row: Any) -> Cursor:
 async def read_page(
     request: PageRequest,
     caller: Caller,
-    query: PageQuery[T],
+    query: CursorQuery[T],
     count_behind: Callable[[Cursor, int], Awaitable[int]],
     position: Callable[[T], Cursor] = row_position,
 ) -> Page[T]:

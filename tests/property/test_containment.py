@@ -1,7 +1,7 @@
 """Whatever a token manages to make of tokens decides nothing that it would not decide itself, and never outlives it.
 
-Held against ``core.decision.decide``, which knows nothing of containment. Minting, rotation, regeneration and scopes, on
-tokens of its own making and on others of its owner's, in chains.
+Compared with ``core.decision.decide``, which knows nothing of containment. Issuing, rotation, regeneration and scopes,
+on tokens that it issued and on others of its owner, in chains.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from proxy.core.reasons import Reason
 from proxy.gateway.downstream.client_stream import ClientStream
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.downstream.disconnect import has_left
+from proxy.gateway.downstream.limits import DownstreamLimits
 from proxy.gateway.downstream.lingering_close import Linger
-from proxy.gateway.downstream.listener_limits import ListenerLimits
 from proxy.gateway.http1.partial_head import request_refusal
 from proxy.gateway.http1.websocket import WebSocketBody
 from proxy.gateway.phases.parse import HeadParser
@@ -50,7 +50,7 @@ class Listener:
         pipeline: Decider,
         parser: HeadParser,
         trusted: Sequence[IPv4Network | IPv6Network],
-        limits: ListenerLimits,
+        limits: DownstreamLimits,
         boot: bytes,
         tls: bool,
     ) -> None:

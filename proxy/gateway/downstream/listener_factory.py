@@ -13,8 +13,8 @@ from proxy.core.identity import IdentityOutputs
 from proxy.core.request.claims import fold
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
+from proxy.gateway.downstream.limits import DownstreamLimits, nanoseconds
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
@@ -55,10 +55,10 @@ def listener(
     )
 
 
-def listener_limits(name: str, settings: Settings) -> ListenerLimits:
+def listener_limits(name: str, settings: Settings) -> DownstreamLimits:
     """The limits of the listener called ``name``."""
     own, sizes, timeouts = _own(name, settings), limits_of(name, settings), settings.timeouts
-    return ListenerLimits(
+    return DownstreamLimits(
         max_head=sizes.header_bytes,
         max_request_line=sizes.request_line,
         max_body=sizes.body,

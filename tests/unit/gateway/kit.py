@@ -27,8 +27,8 @@ from proxy.core.request.claims import fold
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
+from proxy.gateway.downstream.limits import DownstreamLimits, nanoseconds
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.downstream.listener_limits import ListenerLimits, nanoseconds
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
@@ -335,7 +335,7 @@ class Gateway:
             ),
             trusted=[ip_network(text) for text in trusted],
             boot=b"0123456789abcdef",
-            limits=ListenerLimits(
+            limits=DownstreamLimits(
                 max_head=max_head,
                 max_request_line=max_request_line,
                 max_body=max_body,

@@ -15,8 +15,8 @@ from proxy.core.kinds import Kind
 from proxy.core.model import Access
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token_search import TokenSearch
+from proxy.gateway.downstream.limits import DownstreamLimits
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.downstream.listener_limits import ListenerLimits
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
@@ -286,7 +286,7 @@ def listener(pipeline: ProxyPipeline, number: int) -> Listener:
         ),
         trusted=[ip_network(f"192.0.2.{number}/32")],
         boot=b"%d" % number,
-        limits=ListenerLimits(
+        limits=DownstreamLimits(
             max_head=number, max_request_line=number, max_body=number, handshake_ns=number, head_ns=number,
             body_idle_ns=number, keepalive_ns=number, answer_ns=number, tunnel_ns=number, stream_ns=number,
             client_rate=number, half_close=number == 2,

@@ -9,7 +9,7 @@ _SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ListenerLimits:
+class DownstreamLimits:
     """The limits of one listener. Sizes are bytes, times are nanoseconds."""
 
     max_head: int
