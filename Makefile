@@ -45,12 +45,16 @@ COMPILED_TESTS ?= tests/unit/gateway tests/fuzz tests/e2e/test_build.py tests/e2
                   $(foreach module,decision routes,tests/unit/core/test_$(module).py tests/property/test_core_$(module).py) \
                   $(foreach module,request_reading target,tests/unit/core/request/test_$(module).py tests/property/test_core_$(module).py)
 
+# Tests of single modules that start processes by the dozen, which `make test` alone runs.
+STARTING := tests/contract/test_crash.py tests/contract/test_disk.py tests/unit/authority/test_process.py tests/unit/bench \
+            $(foreach module,quickstart serve whoami,tests/unit/cli/commands/test_$(module).py) tests/unit/supervisor/test_secrets.py
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bootstrap venv install demo test soak fuzz mutate check format compiled bench lock clean system
+.PHONY: help bootstrap venv install demo test test-unit soak fuzz mutate check format compiled bench lock clean system
 
 help:  ## List the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 	@$(BIN)/patgate quickstart
@@ -58,13 +62,18 @@ demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 # The environments and the compiled package are made side by side. Its tests come first, so that the summary of the
 # whole suite is the last line. A file's tests stay together, because they share what they start; in the order of
 # tests/support/order.py, in which the longest begin first.
-test: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test test-unit: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: system  ## Set everything up and run the whole test suite
 	@$(MAKE) --no-print-directory -j3 install $(BACKENDS)/.ready $(if $(COMPILED_TESTS),compiled)
 	@export PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; status=0; \
 	if [ -n "$(COMPILED_TESTS)" ]; then PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)) \
 		$(BIN)/python -m pytest --compiled $(WORKING) -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
 	$(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) || status=1; exit $$status
+
+# What a contributor runs again and again: it starts no gateway, compiles nothing and needs no third-party backend.
+test-unit: TOOLS := openssl
+test-unit: system install  ## The tests of single modules, in under two minutes
+	@$(BIN)/python -m pytest $(WORKING) -q $(addprefix --ignore=,$(STARTING)) $(PYTEST_ARGS) tests/unit tests/property tests/contract
 
 soak: TOOLS += wrk
 soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind

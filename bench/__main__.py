@@ -12,28 +12,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench import (
-    accesslog,
-    build,
-    bulk,
-    coldstart,
-    compare,
-    flood,
-    idle,
-    interpreter,
-    latency,
-    memory,
-    plot,
-    report,
-    results,
-    slow,
-    soak,
-    store,
-    strangers,
-)
 from bench.errors import BenchError
-from bench.figures import Part, Run, Verdict
-from bench.machine import divide_cores, facts, require_linux
+from bench.report import markdown, plot, results
+from bench.report.figures import Part, Run, Verdict
+from bench.scenarios import (
+    access_log,
+    cache_memory,
+    cold_start,
+    cpu_per_request,
+    full_store,
+    idle_connections,
+    large_bodies,
+    latency,
+    random_tokens,
+    slow_clients,
+    soak,
+    wrong_secrets,
+)
+from bench.system import build, interpreter
+from bench.system.machine import divide_cores, facts, require_linux
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,24 +40,24 @@ class Subcommand:
     title: str
     """The heading of its section in docs/benchmarks.md."""
     measure: Callable[[Run], Part]
-    """Raises BenchError when there is no figure that may be believed."""
+    """Raises BenchError if there is no valid figure."""
     whole: bool = True
-    """Whether ``python -m bench`` without a name runs it: not what takes longer than a minute or two."""
+    """Whether ``python -m bench`` without a name runs it: false for parts that take longer than a minute or two."""
 
 
-#: In the order of the document. A new figure module is one more line here.
+#: In the order of the document. A new scenario is one more line here.
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
-    "cpu": Subcommand(title="CPU per request", measure=compare.measure),
-    "accesslog": Subcommand(title="The access log", measure=accesslog.measure),
+    "cpu": Subcommand(title="CPU per request", measure=cpu_per_request.measure),
+    "accesslog": Subcommand(title="The access log", measure=access_log.measure),
     "latency": Subcommand(title="Latency at a fixed rate", measure=latency.measure),
-    "coldstart": Subcommand(title="Cold start", measure=coldstart.measure),
-    "memory": Subcommand(title="Memory of a full cache", measure=memory.measure),
-    "bulk": Subcommand(title="Large bodies", measure=bulk.measure),
-    "idle": Subcommand(title="Idle connections", measure=idle.measure),
-    "slow": Subcommand(title="Slow clients", measure=slow.measure),
-    "flood": Subcommand(title="Wrong secrets", measure=flood.measure),
-    "strangers": Subcommand(title="Random tokens", measure=strangers.measure, whole=False),
-    "store": Subcommand(title="A full store", measure=store.measure, whole=False),
+    "coldstart": Subcommand(title="Cold start", measure=cold_start.measure),
+    "memory": Subcommand(title="Memory of a full cache", measure=cache_memory.measure),
+    "bulk": Subcommand(title="Large bodies", measure=large_bodies.measure),
+    "idle": Subcommand(title="Idle connections", measure=idle_connections.measure),
+    "slow": Subcommand(title="Slow clients", measure=slow_clients.measure),
+    "flood": Subcommand(title="Wrong secrets", measure=wrong_secrets.measure),
+    "strangers": Subcommand(title="Random tokens", measure=random_tokens.measure, whole=False),
+    "store": Subcommand(title="A full store", measure=full_store.measure, whole=False),
     "soak": Subcommand(title="Soak", measure=soak.measure, whole=False),
 }
 
@@ -107,13 +104,13 @@ def _measure(name: str, options: argparse.Namespace) -> Part:
 
 
 def _publish(every: Mapping[str, results.Result]) -> None:
-    """Write the page and the picture of every part's last result."""
-    report.write(every, {name: one.title for name, one in SUBCOMMANDS.items()})
+    """Write docs/benchmarks.md and the plot from every part's last result."""
+    markdown.write(every, {name: one.title for name, one in SUBCOMMANDS.items()})
     plot.write(every)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one part after the other. Returns 0, or 1 when a part has no figure or, with ``--check``, misses a bound."""
+    """Run one part after the other. Returns 0, or 1 if a part has no figure or, with ``--check``, misses a bound."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - set(SUBCOMMANDS):
@@ -136,13 +133,13 @@ def main(arguments: Sequence[str]) -> int:
             status = 1
             continue
         print(f"bench {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        if warning := report.warning([name], machine):
+        if warning := markdown.warning([name], machine):
             print(f"bench {name}: {warning}", file=sys.stderr, flush=True)
         if options.json:
             print(json.dumps({"name": name, "machine": machine, "part": dataclasses.asdict(part)}), flush=True)
         else:
             print(
-                f"## {SUBCOMMANDS[name].title}\n\n{report.part_text(part)}\n\n{report.machine_text(machine)}\n",
+                f"## {SUBCOMMANDS[name].title}\n\n{markdown.part_text(part)}\n\n{markdown.machine_text(machine)}\n",
                 flush=True,
             )
         if options.write:

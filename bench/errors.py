@@ -1,5 +1,5 @@
-"""BenchError: the one way in which a benchmark says that it has no figure to give."""
+"""BenchError: raised when a benchmark has no figure to report."""
 
 
 class BenchError(Exception):
-    """The run cannot give a figure that may be believed. The text is one sentence for the person at the terminal."""
+    """The run has no valid figure. The text is one sentence for the person at the terminal."""

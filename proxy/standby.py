@@ -7,7 +7,8 @@ Loading the libraries takes most of a start; a spare has done it before it is ne
    command line ends in ``-spare``.
 2. It loads in a thread of low priority. On Linux a nice value belongs to a thread (sched(7)) and cannot be lowered
    without privilege; the thread that will serve must keep the normal one.
-3. It ends when the other end of its lifeline or of its activation pipe closes; only the supervisor holds these.
+3. It ends when the other end of its lifeline, or of the pipe for its new command line, closes; only the supervisor
+   holds these.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The gateways that are compared.
 
-A peer starts itself before the backend it is given and says which processes to measure.
+A peer starts itself in front of a given backend and reports which processes to measure.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from bench.machine import Cores
-from bench.workload import Workload
+from bench.load.workload import Workload
+from bench.system.machine import Cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class Serving:
     beside: Mapping[str, int] = field(default_factory=dict)
     """Other processes of the peer, by name: reported separately."""
     workload: Workload | None = None
-    """What it is to be sent where that is not the workload of the site: fewer keys."""
+    """The workload to send if it is not that of the site: fewer keys."""
 
 
 class Peer(Protocol):

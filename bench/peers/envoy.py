@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench.daemon import run_daemon
-from bench.machine import require_wheel
-from bench.nginx import free_port
+from bench.load.workload import all_paths
 from bench.peers import Serving, Site
-from bench.workload import all_paths
+from bench.system.daemon import run_daemon
+from bench.system.machine import require_wheel
+from bench.system.nginx import free_port
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http"
 _MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"

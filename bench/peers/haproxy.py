@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.daemon import run_daemon
-from bench.machine import require
-from bench.nginx import free_port
+from bench.load.workload import all_paths
 from bench.peers import Serving, Site
-from bench.workload import all_paths
+from bench.system.daemon import run_daemon
+from bench.system.machine import require
+from bench.system.nginx import free_port
 
 _CONFIGURATION = """\
 global

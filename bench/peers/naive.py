@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench.daemon import run_daemon
-from bench.nginx import free_port
+from bench.load.workload import all_paths
 from bench.peers import Serving, Site
-from bench.workload import all_paths
+from bench.system.daemon import run_daemon
+from bench.system.nginx import free_port
 
 _SERVER: Final = Path(__file__).with_name("naive_server.py")
 

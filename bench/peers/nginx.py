@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.nginx import free_port, run_nginx
 from bench.peers import Serving, Site
+from bench.system.nginx import free_port, run_nginx
 
 _CONFIGURATION = """
 map_hash_max_size 1048576;

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.build import Build, chosen
+from bench.datasets.tokens import fill
 from bench.errors import BenchError
-from bench.load import ask
-from bench.machine import command_line, descendants, pin, until
-from bench.nginx import free_port
+from bench.load.workload import BRAND, ENTITIES
+from bench.load.wrk import ask
 from bench.peers import Serving, Site
-from bench.seed import fill
-from bench.workload import BRAND, ENTITIES
+from bench.system.build import Build, chosen
+from bench.system.machine import command_line, descendants, pin, until
+from bench.system.nginx import free_port
 
 _CONFIGURATION = """\
 brand: {brand}
@@ -44,15 +44,14 @@ routes:
   - {{ path: "/orgs/{{org}}/things/{{id}}", upstream: origin, entity: things }}
 log: {{ access: "{access}" }}
 """
-#: Run by another checkout's own modules.
+#: Run by another checkout's own modules, of any version: this module and these two names of it are in all of them.
 _INSTALL = """
 import json, sys
 from pathlib import Path
-from bench.peers.patgate import install
-from bench.seed import fill
-told = json.loads(sys.argv[1])
-made = install(Path(told["directory"]), told["origin"])
-fill(made.data_dir, Path(told["tokens"]).read_text().split())
+from bench.peers.patgate import fill, install
+site = json.loads(sys.argv[1])
+made = install(Path(site["directory"]), site["origin"])
+fill(made.data_dir, Path(site["tokens"]).read_text().split())
 ports = {"port": made.port, "control": made.control}
 print(json.dumps({"config": str(made.config), "data_dir": str(made.data_dir), **ports}))
 """
@@ -75,17 +74,17 @@ class Installation:
             return False
 
     def compiled(self) -> bool | None:
-        """Whether the gateway says that it is compiled; None while it has not said so."""
+        """Whether the gateway logged that it is compiled; None before it has."""
         found = re.search(r'"compiled":(true|false)', self.config.with_name("serve.log").read_text(errors="replace"))
         return found and found[1] == "true"
 
     def log_end(self, characters: int = 1500) -> str:
-        """The end of what its processes logged."""
+        """The end of the log of its processes."""
         return self.config.with_name("serve.log").read_text(errors="replace").strip()[-characters:]
 
 
 def install(directory: Path, origin_port: int, *, access: str = "off") -> Installation:
-    """Write the configuration into ``directory``, with ``log.access``; the data directory is left to be made."""
+    """Write the configuration into ``directory``, with ``log.access``; the data directory is not created."""
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
     editor = ", ".join(f'"{entity}:*"' for entity in ENTITIES)
@@ -134,7 +133,7 @@ def processes(supervisor: int) -> Mapping[str, int]:
 
 @contextmanager
 def running(installation: Installation, build: Build | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """``patgate serve`` from ready until the context ends. Raises BenchError with the end of its log when it fails."""
+    """``patgate serve`` from ready until the context ends. Raises BenchError with the end of its log if it fails."""
     process = start(installation, build)
     try:
         try:
@@ -182,9 +181,9 @@ class Patgate:
             fill(installation.data_dir, site.workload.tokens)
             return installation
         # Its settings and its store's schema may be others than ours, so it is installed by its own checkout.
-        told = {"directory": str(directory), "origin": site.origin_port, "tokens": str(site.workload.tokens_file)}
+        values = {"directory": str(directory), "origin": site.origin_port, "tokens": str(site.workload.tokens_file)}
         done = subprocess.run(
-            [sys.executable, "-c", _INSTALL, json.dumps(told)],
+            [sys.executable, "-c", _INSTALL, json.dumps(values)],
             env={**self._build.environ(), "PYTHONPATH": str(self._build.root)},
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip

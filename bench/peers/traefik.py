@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench.daemon import run_daemon
-from bench.machine import require_wheel
-from bench.nginx import free_port
+from bench.load.workload import all_paths
 from bench.peers import Serving, Site
-from bench.workload import all_paths
+from bench.system.daemon import run_daemon
+from bench.system.machine import require_wheel
+from bench.system.nginx import free_port
 
 #: A bcrypt hash of a password that nobody has kept: who comes to the second router gets 401, whatever he presents.
 _NOBODY = "nobody:$2y$05$0123456789012345678901uJ1bq3CE6MRB7v4vC6yLzVqL0tYxVZe"

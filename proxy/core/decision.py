@@ -1,4 +1,4 @@
-"""The authorization decision: compares the match of a request with the grant of its token.
+"""The authorisation decision: compares the match of a request with the grant of its token.
 
 1. Pure and synchronous: the same match, grant and time give the same result; nothing is read or awaited.
 2. ``Reason.ALLOWED`` is returned in one place, at the end; every earlier return is a refusal.

@@ -1,8 +1,8 @@
-"""The kinds of credentials, and all in which they differ: one row for each kind.
+"""The table of credential kinds: one row for each kind, with everything in which kinds differ.
 
-Whatever depends on a kind asks this table: the token format and its regular expressions, the grant, the permissions of
-the control API, the queries of the store, and the models of the API. A new kind is a member of ``Kind``, a row in
-``KINDS``, a migration for the store's indexes, and tests.
+All code that depends on a kind uses this table: the token format and its regular expressions, the grant, the
+permissions of the control API, the queries of the store, and the models of the API. A new kind is a member of ``Kind``,
+a row in ``KINDS``, a migration for the store's indexes, and tests.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Kind(StrEnum):
 
 
 class Owner(StrEnum):
-    """Whom a credential belongs to: a user, whose role counts, or an organisation, with a role of the token's own."""
+    """The owner of a credential: a user, whose role applies, or an organisation, where the token has its own role."""
 
     USER = "user"
     ORG = "org"
 
 
 class Reach(StrEnum):
-    """Whose resources a token reaches: its owner's, one organisation's, the whole account's, named organisations'."""
+    """Whose resources a token reaches: its owner's, one organisation's, the account's, or listed organisations'."""
 
     PERSONAL = "personal"
     ORG = "org"
@@ -44,7 +44,7 @@ class CredentialKind:
     owner: Owner
     reaches: frozenset[Reach]
     may_manage: bool
-    """Whether it may change anything through the control API, or only read."""
+    """Whether it may make changes through the control API, or only read."""
     entity: str
 
 
@@ -68,6 +68,6 @@ KINDS: Final[Mapping[Kind, CredentialKind]] = MappingProxyType(
 WORDS: Final = tuple(kind.value for kind in Kind)
 """The words in prefixes, in the order of ``Kind``."""
 PATTERN: Final = "|".join(WORDS)
-"""A regular expression for any of ``WORDS``, to be put into a group."""
+"""A regular expression for any of ``WORDS``, for use in a group."""
 OF_USERS: Final = tuple(kind for kind, row in KINDS.items() if row.owner is Owner.USER)
 OF_ORGS: Final = tuple(kind for kind, row in KINDS.items() if row.owner is Owner.ORG)

@@ -70,9 +70,10 @@ class Permission:
 
     @staticmethod
     def canonical(text: str) -> str:
-        """The canonical form of a permission's text; raises PermissionSyntaxError if it had to be parsed.
+        """The canonical form of a permission's text, for a valid text.
 
-        Only texts with escapes or an id of ``*`` have more than one form, so most need no parsing.
+        Only texts with escapes or an id of ``*`` have more than one form; these are parsed, which raises
+        PermissionSyntaxError for an invalid one.
         """
         return text if "%" not in text and "/*:" not in text else str(Permission.parse(text))
 

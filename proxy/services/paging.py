@@ -13,11 +13,14 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from proxy.core.errors import Invalid
-from proxy.services.caller import Caller
 from proxy.store.records import Cursor
+
+if TYPE_CHECKING:
+    # Commands read the limits of this module; the caller would load the store.
+    from proxy.services.caller import Caller
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -172,7 +172,7 @@ class Upstream(Section):
     """A backend and its servers."""
 
     servers: Annotated[tuple[ServerAddress, ...], Field(min_length=1)]
-    """Addresses of the backend: `http://host:port`, `https://host:port` or `unix:/path`, without path or password."""
+    """Addresses: `http://host:port`, `https://host:port` or `unix:/path`, without path, query or password."""
     connect_timeout: Timeout = 2.0
     """Longest wait for a connection; then 504."""
     response_timeout: Timeout = 60.0

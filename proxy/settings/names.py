@@ -81,11 +81,11 @@ def _host(text: str) -> str:
         raise ValueError(f"{quoted(text)} is not a host; write api.example.com or *.example.com, without a port")
     if lowered.startswith("*."):
         return lowered
-    # Normalize it like the host of a request: an address in brackets has one form.
-    normalized = host_name(lowered.encode("ascii"))
-    if normalized is None:
+    # Normalise it like the host of a request: an address in brackets has one form.
+    normalised = host_name(lowered.encode("ascii"))
+    if normalised is None:
         raise ValueError(f"{quoted(text)} is not a host: no request can name it")
-    return normalized
+    return normalised
 
 
 def _method(text: str) -> str:

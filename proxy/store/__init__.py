@@ -1,9 +1,9 @@
-"""The record at rest: tables, transactions, the numbered change feed, migrations. The only place that knows SQL.
+"""The persistent store: tables, transactions, the numbered change feed, migrations. The only package with SQL.
 
-A change flows through one transaction that writes its rows, its row in ``changes`` and its audit event together; after
-the commit the new epoch is announced, and only then does the caller get its answer. Reads are snapshots that know the
-epoch they are as of.
+A change is one transaction that writes its rows, its row in ``changes`` and its audit event together. After the commit
+the new epoch is announced, and only then does the caller get its answer. Reads are snapshots that state their epoch.
 
-Primitives: ``Store`` (one writer, several readers), ``change`` (one mutation), ``resolve`` (all that one token depends
-on, in one snapshot), ``changes_since`` (what to forget). Errors of the database are mapped once, here.
+Primitives: ``Store`` (one writer, several readers), ``change`` (one mutation), ``resolve`` (everything that a token's
+grant depends on, in one snapshot), ``changes_since`` (which cached grants to drop). ``dialects`` holds what only one
+database can do. Errors of the database are mapped once, here (``errors``).
 """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from proxy.core.errors import StoreUnavailable
-from proxy.store import dialects
+
+UNKNOWN: Final = "the store's address is not one that this version can open: it must begin with sqlite:///"
 
 
 def sqlite_path(url: str) -> Path:
@@ -16,8 +18,7 @@ def sqlite_path(url: str) -> Path:
     for scheme in ("sqlite:///", "sqlite+aiosqlite:///"):
         if url.startswith(scheme) and len(url) > len(scheme):
             return Path(url.removeprefix(scheme))
-    dialects.require_implemented(url)
-    raise StoreUnavailable(dialects.UNKNOWN)
+    raise StoreUnavailable(UNKNOWN)
 
 
 def store_url(store: str, data_dir: Path) -> str:

@@ -2,9 +2,9 @@
 
 Rules:
 
-1. A change that touched something has an audit event, and the other way round; one with neither changes nothing.
-2. The caller of ``Store.change`` gets past the end of its block only after the commit and after ``on_commit``: an
-   acknowledged change is durable and announced. If the commit raised, nothing is acknowledged.
+1. A change that touched a key has an audit event, and the other way round; one with neither changes nothing.
+2. The block of ``Store.change`` ends only after the commit and after ``on_commit``: an acknowledged change is durable
+   and announced. If the commit raised, nothing is acknowledged.
 3. A commit once begun is finished and announced even if the caller is cancelled meanwhile.
 """
 
@@ -32,12 +32,12 @@ from proxy.store.tokens.expiring import ExpiringTokens
 from proxy.store.tokens.token_orgs import TokenOrgs
 from proxy.store.tokens.tokens import TokensTable
 
-_EVENTS_AT_ONCE: Final = 200
-"""Making so many takes some milliseconds, in which nothing else runs: no lookup, and no lease that is renewed."""
+_EVENT_BATCH: Final = 200
+"""Events hashed in one piece: some milliseconds in which neither a lookup nor a lease renewal runs."""
 
 
 class Rows:
-    """The repositories over one connection: everything read through them is of one transaction."""
+    """The repositories over one connection: all their reads belong to one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
@@ -49,18 +49,18 @@ class Rows:
         self.tokens = TokensTable(connection)
         self.token_orgs = TokenOrgs(connection)
         self.idempotency = Idempotency(connection)
-        self.living = ActiveTokens(connection)
-        self.ending = ExpiringTokens(connection)
+        self.active_tokens = ActiveTokens(connection)
+        self.expiring_tokens = ExpiringTokens(connection)
         self.log = AuditQueries(connection)
         self.reports = ReportsTable(connection)
 
     async def grant_rows(self, token_ids: Sequence[str]) -> GrantRows:
-        """Everything that decides about these tokens (one at least), as this transaction sees it."""
+        """Everything that decides about these tokens (at least one), as this transaction sees it."""
         return await grants.read_within(self.connection, token_ids)
 
 
 class Change(Rows):
-    """A mutation in the making. ``now`` is the one time (unix seconds) of everything it writes."""
+    """A mutation that is not committed yet. ``now`` is the one time (unix seconds) of everything it writes."""
 
     def __init__(self, connection: AsyncConnection, actor: Actor, now: float) -> None:
         super().__init__(connection)
@@ -70,7 +70,7 @@ class Change(Rows):
         self._events: list[Event] = []
 
     def touched(self, *keys: str) -> None:
-        """Name dependency keys (``core.depends``) of which a grant may now be different."""
+        """Name dependency keys (``core.dependency_keys``) whose grants may now be different."""
         self.keys.update(dict.fromkeys(keys))
 
     def audit(
@@ -84,10 +84,9 @@ class Change(Rows):
         user_id: str = "",
         details: Mapping[str, object] | None = None,
     ) -> None:
-        """Record the event of this mutation: on the organisation's log with ``org_id``, else on the account's.
+        """Record the event of this mutation: on the organisation's log with ``org_id``, otherwise on the account's.
 
-        ``user_id`` is whose account that is; without one it is the actor's. ``details`` are JSON values and hold no
-        secret.
+        ``user_id`` is the account's owner, by default the actor. ``details`` are JSON values without secrets.
         """
         self._events.append(
             Event(
@@ -105,9 +104,9 @@ class Change(Rows):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was changed. Raises RuntimeError where rule 1 was broken."""
+        """Whether nothing was changed. Raises RuntimeError if rule 1 was broken."""
         if bool(self.keys) != bool(self._events):
-            raise RuntimeError("a change names what it touched and leaves an audit event")
+            raise RuntimeError("a change names the keys it touched and records an audit event")
         return not self.keys
 
     async def record(self, epoch: int) -> tuple[Appended, ...]:
@@ -116,7 +115,7 @@ class Change(Rows):
         actor = (self.actor.kind.value, self.actor.id, self.actor.name)
         events = [Occurred(event=event, actor=actor, at=self.now) for event in self._events]
         appended = []
-        for start in range(0, len(events), _EVENTS_AT_ONCE):
-            some = events[start : start + _EVENTS_AT_ONCE]
+        for start in range(0, len(events), _EVENT_BATCH):
+            some = events[start : start + _EVENT_BATCH]
             appended.append(await chain.append_many(self.connection, some, epoch=epoch))
         return tuple(one for one in appended if one is not None)

@@ -9,6 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 async def count_most(connection: AsyncConnection, rows: sa.Select[Any], most: int) -> int:
-    """How many rows there are; ``most`` where there are more. It stops reading there."""
+    """How many rows there are, at most ``most``: it stops reading there."""
     counted = sa.select(sa.func.count()).select_from(rows.limit(most).subquery())
     return int((await connection.execute(counted)).scalar_one())

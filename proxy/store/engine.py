@@ -61,7 +61,7 @@ def _compile(query: sa.Select[*tuple[Any, ...]], dialect: sa.Dialect) -> Compile
 
 
 async def undisturbed(work: Coroutine[Any, Any, T], *, name: str) -> T:
-    """Await ``work`` to its end even while this task is being cancelled, and only then be cancelled (rule 5)."""
+    """Await ``work`` to its end even if this task is cancelled meanwhile, and only then raise the cancellation."""
     task = asyncio.create_task(work, name=name)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -76,7 +76,7 @@ async def undisturbed(work: Coroutine[Any, Any, T], *, name: str) -> T:
 
 
 async def give_back(connection: AsyncConnection) -> None:
-    """Return a writer to its pool clean, or not at all (rule 4)."""
+    """Return a writer to its pool, rolled back; a connection that cannot be rolled back is discarded."""
     try:
         if connection.in_transaction() and not connection.invalidated:
             await connection.rollback()

@@ -1,7 +1,7 @@
-"""The numbered change feed: the one channel by which caches learn what to forget.
+"""The numbered change feed: the one channel by which caches learn which grants to drop.
 
-A row is one committed change; the greatest number is the epoch. Numbers are given under the writer's lock, so they are
-in the order of the commits, without gaps.
+A row is one committed change; the greatest number is the epoch. Numbers are assigned under the writer's lock, so they
+are in the order of the commits, without gaps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SINCE = (
 )
 
 KEPT: Final = 100_000
-"""Changes that are kept: ten times as many as anybody is told one by one (``store.CHANGES_LIMIT``)."""
+"""Change rows that pruning keeps: ten times as many as a reader gets listed (``store.CHANGES_LIMIT``)."""
 
 
 async def epoch(connection: AsyncConnection) -> int:
@@ -36,11 +36,12 @@ async def epoch(connection: AsyncConnection) -> int:
 
 
 async def append(connection: AsyncConnection, number: int, keys: Sequence[str], at: float) -> None:
+    """Add the change with this number, the keys it touched and its time (unix seconds)."""
     await connection.execute(tables.changes.insert().values(epoch=number, touched=list(keys), at=at))
 
 
 async def since(connection: AsyncConnection, known: int, limit: int) -> Changes:
-    """The distinct keys touched after ``known``, oldest first, of at most ``limit`` changes, over a snapshot."""
+    """The distinct keys touched after epoch ``known``, oldest first, of at most ``limit`` changes, over a snapshot."""
     now = await epoch(connection)
     if known == now:
         return Changes(epoch=now, keys=(), complete=True)
@@ -53,7 +54,7 @@ async def since(connection: AsyncConnection, known: int, limit: int) -> Changes:
 
 
 async def prune(connection: AsyncConnection, limit: int, *, kept: int = KEPT) -> int:
-    """Remove the oldest changes, at most ``limit``, down to the newest ``kept``; returns how many went."""
+    """Delete the oldest changes, at most ``limit``, down to the newest ``kept``. Returns how many were deleted."""
     first = int((await connection.execute(_FIRST)).scalar_one())
     last = min(first + limit - 1, await epoch(connection) - kept)
     done = await connection.execute(tables.changes.delete().where(tables.changes.c.epoch <= last))

@@ -1,7 +1,7 @@
-"""All that decides about tokens, in one statement.
+"""Reading everything that a token's grant depends on, in one statement.
 
-One statement is one snapshot on every database, so the epoch that it reads is exactly the epoch of the rows beside it.
-A token that reaches several organisations comes as a row for each of them; every other token is one row.
+One statement is one snapshot on every database, so the epoch that it reads is exactly the epoch of the other rows.
+A token that reaches several organisations yields a row for each of them; every other token yields one row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROLE = sa.case(
     else_=_U.c.role,
 )
 
-# What each of several organisations is found by: null for a token of another reach, which then costs no look at rows.
+# What finds each of several organisations: null for a token of another reach, which then reads no such rows.
 _ACCOUNT = sa.case((_T.c.reach == Reach.ACCOUNT.value, _T.c.user_id))
 _ATTACHABLE = sa.case((_T.c.reach == Reach.ORGS.value, _T.c.id))
 _ORG_ID = sa.func.coalesce(_EACH.c.org_id, _ATTACHED.c.org_id)
@@ -40,7 +40,7 @@ _ORG_ID = sa.func.coalesce(_EACH.c.org_id, _ATTACHED.c.org_id)
 
 @cache
 def _select(size: int) -> sa.Select[*tuple[Any, ...]]:
-    """The query for so many ids."""
+    """The query for ``size`` ids."""
     ids: list[sa.BindParameter[str]] = [sa.bindparam(name) for name in _names(size)]
     columns = (
         _EPOCH.c.as_of,
@@ -103,27 +103,27 @@ def _names(size: int) -> list[str]:
 
 
 async def read(database: Database, token_ids: Sequence[str]) -> GrantRows:
-    """The tokens (one id at least) with everything that they depend on, and the epoch that this is as of."""
+    """The tokens (at least one id) with everything that they depend on, and the epoch of that state."""
     size, values = _values(token_ids)
-    return _gathered(await database.rows(_query(size), values))
+    return _grant_rows(await database.rows(_query(size), values))
 
 
 async def read_within(connection: AsyncConnection, token_ids: Sequence[str]) -> GrantRows:
-    """As ``read``, as the transaction of this connection sees it; the epoch is that of the last change before it."""
+    """As ``read``, within the transaction of this connection; the epoch is that of the last change before it."""
     size, values = _values(token_ids)
-    return _gathered([tuple(row) for row in await connection.execute(_select(size), values)])
+    return _grant_rows([tuple(row) for row in await connection.execute(_select(size), values)])
 
 
 def _values(token_ids: Sequence[str]) -> tuple[int, dict[str, object]]:
     """The size of the query for these ids, and its parameters."""
-    # Few sizes, so few statements to prepare: the last id fills what is left over, and changes nothing.
+    # Few sizes, so few statements to prepare: the last id is repeated, which changes nothing.
     size = 1 << (len(token_ids) - 1).bit_length()
     filled = [*token_ids, *repeat(token_ids[-1], size - len(token_ids))]
     return size, dict(zip(_names(size), filled, strict=True))
 
 
-def _gathered(rows: Sequence[tuple[Any, ...]]) -> GrantRows:
-    # Without any token there is still one row, with the epoch alone.
+def _grant_rows(rows: Sequence[tuple[Any, ...]]) -> GrantRows:
+    # If no token is found there is still one row, with the epoch alone.
     orgs: dict[str, list[OrgGrantRow]] = {}
     for row in rows:
         if row[19] is not None:

@@ -1,7 +1,7 @@
-"""Bringing the schema up to date, at start.
+"""Migrating the schema to the newest revision, at start.
 
-The version is one row that Alembic keeps. It is read directly, so that a store that is up to date starts without
-importing Alembic at all. All steps run in the transaction of the caller: a crash leaves the old schema whole.
+The version is one row that Alembic maintains. It is read directly, so that an up-to-date store starts without importing
+Alembic. All steps run in the transaction of the caller: a crash leaves the old schema intact.
 """
 
 from __future__ import annotations

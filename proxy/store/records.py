@@ -1,4 +1,4 @@
-"""Rows as values. Field names are column names; times are unix seconds; ``None`` is SQL's null."""
+"""Rows as values. Field names are column names; times are unix seconds; ``None`` is SQL null."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ LEVEL_ORGANISATION: Final = "organisation"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UserRow:
+    """A user; ``email_key`` is the folded email that lookups compare."""
+
     id: str
     email: str
     email_key: str
@@ -32,6 +34,8 @@ class UserRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrgRow:
+    """An organisation; ``policy`` is its own, ``None`` without one."""
+
     id: str
     name: str
     display_name: str
@@ -44,6 +48,8 @@ class OrgRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemberRow:
+    """A membership: a user's role in an organisation."""
+
     org_id: str
     user_id: str
     role: str
@@ -69,6 +75,8 @@ class InvitationRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoleRow:
+    """A role; ``config_permissions`` are those that the configuration last applied, if it names the role."""
+
     name: str
     permissions: Sequence[str]
     config_permissions: Sequence[str] | None
@@ -78,6 +86,8 @@ class RoleRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRow:
+    """A personal access token or key, with its hashes; ``parent_id`` is the token that minted it."""
+
     id: str
     prefix: str
     kind: Kind
@@ -108,7 +118,7 @@ class TokenRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttachedRow:
-    """One organisation of a token, and what it may do there."""
+    """An organisation that a token is attached to, and the token's permissions there."""
 
     token_id: str
     org_id: str
@@ -118,7 +128,7 @@ class AttachedRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenEntry:
-    """A token as lists show it: its row beside the names of what it refers to."""
+    """A token for display: its row with its owner's email, its organisation's name and its usage."""
 
     token: TokenRow
     email: str
@@ -131,7 +141,7 @@ class TokenEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GrantRows:
-    """All that decides about some tokens, by their ids, as one snapshot shows it. ``as_of`` is its epoch."""
+    """Everything that decides about some tokens, by id, from one snapshot. ``as_of`` is its epoch."""
 
     as_of: int
     tokens: Mapping[str, TokenGrantRow]
@@ -141,9 +151,9 @@ class GrantRows:
 class TokenGrantRow:
     """One token joined with its owner, organisation, membership and the role that counts; without its hash.
 
-    ``user_status``, ``org_status`` and ``member_role`` are ``None`` where there is no such row. ``role`` is the role
-    that counts now, ``permissions`` what the role of that name holds; ``None`` where there is no such role. ``orgs``
-    are those that a token of reach ``account`` or ``orgs`` reaches, in no order, whatever their status.
+    ``user_status``, ``org_status`` and ``member_role`` are ``None`` if there is no such row. ``role`` is the role that
+    counts now, ``permissions`` those of that role; ``None`` if it does not exist. ``orgs`` are the organisations that a
+    token of reach ``account`` or ``orgs`` reaches, in no order, whatever their status.
     """
 
     id: str
@@ -171,10 +181,10 @@ class TokenGrantRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OrgGrantRow:
-    """One of the organisations that a token reaches: through its owner's membership, or because it is attached to it.
+    """An organisation that a token reaches: through its owner's membership, or because it is attached to it.
 
-    ``role`` is the membership's, ``None`` for an attached token. ``permissions`` are what that role holds (``None``
-    where there is no such role), or those that the token was attached with. ``policy`` is the organisation's own.
+    ``role`` is the membership's, ``None`` for an attached token. ``permissions`` are those of that role (``None`` if it
+    does not exist), or those that the token was attached with. ``policy`` is the organisation's own.
     """
 
     org_id: str
@@ -187,9 +197,9 @@ class OrgGrantRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """What changed after some epoch.
+    """The keys touched after some epoch, up to ``epoch``.
 
-    ``complete`` is false when that cannot be said (too much, pruned, or the asker is ahead): forget everything instead.
+    ``complete`` is false if they cannot be listed (too many, pruned, or the reader is ahead): drop the whole cache.
     """
 
     epoch: int
@@ -199,7 +209,7 @@ class Changes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cursor:
-    """The last row of a page: lists are ordered by creation, then id, so a page is stable while rows are added."""
+    """The last row of a page: lists are ordered by time, then id, so a page is stable while rows are added."""
 
     created_at: float
     id: str

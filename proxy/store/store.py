@@ -1,14 +1,14 @@
-"""The store: one database, opened, checked and ready.
+"""Opening the store and reading, changing and checking it: one database behind the repositories.
 
 Rules:
 
-1. Opening migrates an older schema, and refuses a newer one and a key other than the one it was made with.
-2. Every mutation goes through ``change``; the only writes beside it are ones that no decision depends on.
+1. Opening migrates an older schema, and refuses a newer one and a key other than the one the store was created with.
+2. Every mutation goes through ``change``; the only other writes are ones that no decision depends on.
 3. ``on_commit`` is called once a change is durable, in the order of the epochs, while the writer is still held: it must
    not start a change itself. A change whose announcement failed is announced before the next begins.
-4. A change whose outcome is unknown is announced too, under its number: what depends on anything that it touched is
+4. A change whose outcome is unknown is announced too, under its number: everything that depends on a key it touched is
    ``in_doubt`` until the log is settled, and must be refused. Then rows without effect take its number, so that no
-   number ever stands for two changes, and the next one, under which everybody forgets what was refused in doubt.
+   number ever means two changes, and the next number, which tells caches to drop what was refused in doubt.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ OnCommit = Callable[[int, Sequence[str]], Awaitable[None]]
 OnDoubt = Callable[[int], None]
 
 CHANGES_LIMIT: Final = 10_000
-"""More changes than this are not told one by one: forgetting everything is cheaper."""
+"""A reader further behind than this gets no list of changes: dropping its whole cache is cheaper."""
 VERIFY_PAGE: Final = 100
-"""Audit events that are checked at a time: 4 ms in which nothing else runs."""
+"""Audit events checked in one piece: 4 ms in which nothing else runs."""
 
-_PRUNED_AT_ONCE: Final = 500
-"""Rows in one transaction of pruning: those who wait for the writer wait some milliseconds."""
+_PRUNE_BATCH: Final = 500
+"""Rows in one transaction of pruning: others wait some milliseconds for the writer."""
 
 
 _VOID: Final = "account.store.void"
@@ -55,33 +55,33 @@ _STORE: Final = (ActorKind.SYSTEM.value, "store", "store")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Doubt:
-    """A change that may or may not be stored: the number that it was announced under, and what it touched."""
+    """A change that may or may not be stored: the number that it was announced under, and the keys it touched."""
 
     number: int
     keys: frozenset[str]
 
 
-async def _nobody_to_tell(_epoch: int, _keys: Sequence[str]) -> None:
+async def _announce_nothing(_epoch: int, _keys: Sequence[str]) -> None:
     return None
 
 
-def _nobody_to_warn(_number: int) -> None:
+def _no_doubt(_number: int) -> None:
     return None
 
 
 class Store:
-    """The record at rest. Built by ``Store.open``; closed by ``close``."""
+    """An open store. Created by ``Store.open``; closed by ``close``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._announced = 0
         self._head = Mark(n=0, hash="")
         self._lost: Mark | None = None
-        """An event that this process wrote, and that was not the newest any more when it wrote the next one."""
+        """An event that this process wrote and that was gone from the end of the log when it wrote the next one."""
         self.store_id = ""
-        self.on_commit: OnCommit = _nobody_to_tell
+        self.on_commit: OnCommit = _announce_nothing
         """Called with the new epoch and the keys touched since the last call, before a change is acknowledged."""
-        self.on_doubt: OnDoubt = _nobody_to_warn
+        self.on_doubt: OnDoubt = _no_doubt
         """Called with the number of a change before it is announced in doubt, and with 0 once that has ended."""
         self._doubt: Doubt | None = None
 
@@ -94,10 +94,10 @@ class Store:
         on_commit: OnCommit | None = None,
         readers: int = 4,
     ) -> Store:
-        """Open the database at ``url`` (``address.store_url``), making or migrating it where needed.
+        """Open the database at ``url`` (``address.store_url``); create or migrate it if needed.
 
-        Raises StoreUnavailable, StoreNewerSchema, and WrongKey where ``key_fingerprint`` (``services.keys``) is not the
-        one that the store was made with.
+        Raises StoreUnavailable, StoreNewerSchema, and WrongKey if ``key_fingerprint`` (``services.derived_secrets``) is
+        not the one that the store was created with.
         """
         database = dialects.of_url(url).database(url, readers=readers)
         store = cls(database)
@@ -123,49 +123,49 @@ class Store:
         return store
 
     async def close(self) -> None:
-        """Close every connection, the writer last. Nothing may be in use any more."""
+        """Close every connection, the writer last. No call may be running any more."""
         await self._database.close()
 
     @asynccontextmanager
     async def change(self, actor: Actor, now: float | None = None) -> AsyncIterator[Change]:
-        """One mutation by ``actor`` at ``now`` (unix seconds; by default the time of day).
+        """One mutation by ``actor`` at ``now`` (unix seconds; by default the current time).
 
         Leaving the block commits and announces it; an exception undoes all of it.
 
-        Raises Conflict and StoreUnavailable, with nothing changed; OutcomeUnknown where that cannot be said; and
-        DataDirLost where the store's files are gone. Nothing is acknowledged then.
+        Raises Conflict and StoreUnavailable, with nothing changed; OutcomeUnknown if it may or may not be stored; and
+        DataDirLost if the store's files are gone. Nothing is acknowledged then.
         """
         async with self._database.write() as connection:
             await self._catch_up(connection)
             change = Change(connection, actor, time.time() if now is None else now)
             yield change
             if change.empty:
-                # What the caller saw, and is about to say, is only true of files that are still there.
+                # What the caller read, and is about to report, only holds if the files are still in place.
                 self._database.require_in_place()
             else:
                 await undisturbed(self._finish(change), name="store-change")
 
     @property
     def in_doubt(self) -> frozenset[str]:
-        """What the one change whose outcome is unknown has touched; mostly nothing."""
+        """The keys that a change of unknown outcome has touched; usually none."""
         return frozenset() if self._doubt is None else self._doubt.keys
 
     def when_lost(self, call: Callable[[], None]) -> None:
-        """Have this called as soon as a change finds the store's files gone."""
+        """Register a call for the moment when a change finds the store's files gone."""
         self._database.on_lost = call
 
     def is_in_place(self) -> bool:
-        """Whether the store's files are still those that were opened (``wal.Place``)."""
+        """Whether the store's files are still those that were opened (``Database.is_in_place``)."""
         return self._database.is_in_place()
 
     async def settle(self) -> None:
-        """End the doubt about a change, if there is one and the disk permits. Raises as ``change`` does."""
+        """Settle a change of unknown outcome, if there is one and the disk permits. Raises as ``change`` does."""
         if self._doubt is not None or not self._database.settled:
             async with self._database.write() as connection:
                 await self._catch_up(connection)
 
     async def skip_to(self, epoch: int) -> None:
-        """Give away the numbers up to ``epoch``, at start: a change that was announced in doubt is not stored.
+        """Use up the numbers up to ``epoch``, at start: a change that was announced in doubt is not stored.
 
         Raises as ``change`` does.
         """
@@ -179,12 +179,12 @@ class Store:
         self._announced = max(self._announced, epoch)
 
     async def _catch_up(self, connection: AsyncConnection) -> None:
-        """Bring the feed and what was announced in line. The log is settled here: what is read is what is stored."""
+        """Announce what is stored but was not announced. The log is settled here: what is read is what is stored."""
         if self._doubt is not None:
             await undisturbed(self._end_doubt(connection, self._doubt), name="store-doubt")
         elif await feed.epoch(connection) != self._announced:
-            # An earlier change could not be announced. Whatever a retry of it is told, that there is nothing to do or
-            # nothing to be found, the caches must know before.
+            # An earlier change could not be announced. Caches must learn of it before a retry is answered, even if
+            # that answer is "nothing to do" or "not found".
             await undisturbed(self._announce(connection), name="store-announce")
 
     async def _end_doubt(self, connection: AsyncConnection, doubt: Doubt) -> None:
@@ -200,7 +200,7 @@ class Store:
         await connection.begin()
         self._doubt = None
         self.on_doubt(0)
-        await self._tell(doubt.number + 1, keys)
+        await self._notify(doubt.number + 1, keys)
 
     async def _announce(self, connection: AsyncConnection) -> None:
         last = await feed.epoch(connection)
@@ -216,18 +216,18 @@ class Store:
         except OutcomeUnknown:
             self._doubt = Doubt(number=epoch, keys=frozenset(keys))
             self.on_doubt(epoch)
-            await self._tell(epoch, keys)
+            await self._notify(epoch, keys)
             raise
         except DBAPIError:
-            # The log is settled. What it says counts, whatever was reported of the commit.
+            # The log is settled. Its content decides, whatever error the commit raised.
             await change.connection.begin()
             if await feed.epoch(change.connection) != epoch:
                 raise
         for one in appended:
             self._logged(one)
-        await self._tell(epoch, keys)
+        await self._notify(epoch, keys)
 
-    async def _tell(self, epoch: int, keys: Sequence[str]) -> None:
+    async def _notify(self, epoch: int, keys: Sequence[str]) -> None:
         try:
             await self.on_commit(epoch, keys)
         except Exception as error:
@@ -241,8 +241,9 @@ class Store:
             yield Rows(connection)
 
     async def resolve(self, token_ids: Sequence[str]) -> GrantRows:
-        """Everything that decides about these tokens (one at least), and the epoch that it is as of: one statement,
-        one snapshot.
+        """Everything that decides about these tokens (at least one), and the epoch it is as of.
+
+        One statement, so one snapshot.
         """
         found = await grants.read(self._database, token_ids)
         return found if self._doubt is None else replace(found, as_of=self._as_announced(found.as_of))
@@ -253,7 +254,7 @@ class Store:
         return int(epoch)
 
     async def changes_since(self, epoch: int, limit: int = CHANGES_LIMIT) -> Changes:
-        """What was touched after ``epoch``, or that this cannot be said (``complete`` false)."""
+        """The keys touched after ``epoch``; ``complete`` is false if they cannot be listed."""
         async with self._database.snapshot() as connection:
             found = await feed.since(connection, min(epoch, await feed.epoch(connection)), limit)
             if (doubt := self._doubt) is None or self._as_announced(found.epoch) == found.epoch:
@@ -261,7 +262,7 @@ class Store:
             return replace(found, epoch=doubt.number, keys=(*found.keys, *doubt.keys))
 
     def _as_announced(self, epoch: int) -> int:
-        """The number of a state that was read: while a change is in doubt, the state before it has that number."""
+        """The number to report for a state: while a change is in doubt, the state before it has its number."""
         doubt = self._doubt
         return doubt.number if doubt is not None and epoch == doubt.number - 1 else epoch
 
@@ -271,9 +272,9 @@ class Store:
             return await rows.tokens.hash(token_id)
 
     async def write_digest(self, token_id: str, digest: bytes, *, expected_hash: str) -> bool:
-        """Remember a verified value's digest, unless its hash has been replaced meanwhile (then false).
+        """Store the digest of a verified value; false if its hash has been replaced meanwhile.
 
-        No change row: the digest is a cache of the hash, and what it allows was allowed before.
+        No change row: the digest is a cache of the hash, so it allows nothing that was not allowed before.
         """
         async with self._database.write() as connection:
             written = await Rows(connection).tokens.write_digest(token_id, digest, expected_hash)
@@ -281,19 +282,19 @@ class Store:
             return written
 
     async def add_uses(self, uses: Sequence[Use]) -> None:
-        """Add up what tokens were used for, in one transaction; no change row, since nothing is decided by it."""
+        """Add to the usage of tokens, in one transaction; no change row, since no decision depends on it."""
         async with self._database.write() as connection:
             await usage.add(connection, uses)
             await self._database.commit(connection)
 
     async def add_reports(self, reports: Sequence[Report]) -> None:
-        """Add up what report-only routes would have refused, in one transaction."""
+        """Add to the counts of requests that report-only routes would have refused, in one transaction."""
         async with self._database.write() as connection:
             await ReportsTable(connection).add(reports)
             await self._database.commit(connection)
 
     async def append_requests(self, events: Sequence[RequestEvent], *, again: bool = False) -> None:
-        """Add events of requests to the audit log, all or none; ``again`` if that failed before, in doubt."""
+        """Append request events to the audit log, all or none; ``again`` repeats an attempt of unknown outcome."""
         async with self._database.write() as connection:
             if again and await request_events.holds(connection, events):
                 return
@@ -302,23 +303,23 @@ class Store:
             self._logged(appended)
 
     async def mark_notified(self, given: Sequence[tuple[str, float, int]]) -> None:
-        """Remember which notices of a token's end were given (``Ending.mark``). No decision depends on it."""
+        """Record which expiry notices were sent (``ExpiringTokens.mark``). No decision depends on it."""
         async with self._database.write() as connection:
-            await Rows(connection).ending.mark(given)
+            await Rows(connection).expiring_tokens.mark(given)
             await self._database.commit(connection)
 
     async def prune(self, now: float) -> None:
-        """Forget old changes and file the tokens that have passed their time, a few rows in each transaction.
+        """Delete old change rows and list expired tokens as expired, a few rows in each transaction.
 
-        Nothing is decided by either, so there is no change row. ``now`` in unix seconds.
+        No decision depends on either, so there is no change row. ``now`` in unix seconds.
         """
         steps: tuple[Callable[[Rows], Awaitable[int]], ...] = (
-            lambda rows: feed.prune(rows.connection, _PRUNED_AT_ONCE),
-            lambda rows: rows.tokens.file_expired(now, _PRUNED_AT_ONCE),
+            lambda rows: feed.prune(rows.connection, _PRUNE_BATCH),
+            lambda rows: rows.tokens.file_expired(now, _PRUNE_BATCH),
         )
         for step in steps:
-            done = _PRUNED_AT_ONCE
-            while done >= _PRUNED_AT_ONCE:
+            done = _PRUNE_BATCH
+            while done >= _PRUNE_BATCH:
                 async with self._database.write() as connection:
                     done = await step(Rows(connection))
                     await self._database.commit(connection)
@@ -326,10 +327,10 @@ class Store:
     async def verify_audit(
         self, after: Mark | None = None, expected: Mark | None = None, limit: int | None = None
     ) -> ChainVerification:
-        """Check the chain of audit events behind ``after``, at least ``limit`` of them or all (``audit.verify``)."""
+        """Verify the chain of audit events after ``after``: at least ``limit`` of them, or all (``chain.verify``)."""
         events = 0
         while True:
-            # Looked at before the snapshot begins, which then has them.
+            # Read before the snapshot begins, so that it contains them.
             written, change = self._written, self._acknowledged
             async with self._database.snapshot() as connection:
                 found = await chain.verify(connection, after, expected, VERIFY_PAGE, written=written, change=change)
@@ -340,18 +341,18 @@ class Store:
 
     @property
     def audit_head(self) -> Mark:
-        """The newest event of the audit log that this process has read at the start or written since."""
+        """The newest event of the audit log that this process read at the start or has written since."""
         return self._head
 
     async def audit_tail_problem(self) -> str | None:
-        """What is wrong with the end of the audit log; a few reads, where ``verify_audit`` reads all of it."""
+        """A problem with the end of the audit log, if any: a few reads, where ``verify_audit`` reads all of it."""
         written, change = self._written, self._acknowledged
         async with self._database.snapshot() as connection:
             return await chain.tail_problem(connection, written=written, change=change)
 
     @property
     def _acknowledged(self) -> int:
-        """The number of the last change that is certainly stored: one in doubt need not have an event."""
+        """The number of the last change that is certainly stored: one in doubt may have no event."""
         return self._announced if self._doubt is None else min(self._announced, self._doubt.number - 1)
 
     @property
@@ -359,27 +360,28 @@ class Store:
         return self._lost or (self._head if self._head.n else None)
 
     def _logged(self, appended: Appended | None) -> None:
-        """Remember the newest event, now that it is committed; and one before it that had gone."""
+        """Remember the newest event, now that it is committed, and an earlier one that turned out to be gone."""
         if appended is None:
             return
         before = appended.before
-        # Another writer may have added events, and a commit that failed may have counted; none takes any away.
+        # Another writer may have added events, and a failed commit may be stored after all; neither removes any.
         if self._lost is None and (before.n < self._head.n or (before.n == self._head.n and before != self._head)):
             self._lost = self._head
         self._head = appended.head
 
     async def outdated_audit(self, before: float, now: float) -> Outdated:
-        """Which events are older than ``before``; both times in unix seconds."""
+        """The events that are older than ``before``; both times in unix seconds."""
         async with self._database.snapshot() as connection:
             return await chain.outdated(connection, before, now)
 
-    async def trim_audit(self, through: int, limit: int, told: Occurred | None = None) -> int:
-        """Add ``told``, then remove the oldest events up to number ``through``, at most ``limit``; how many went.
+    async def trim_audit(self, through: int, limit: int, record: Occurred | None = None) -> int:
+        """Append ``record``, then remove the oldest events up to number ``through``, at most ``limit``.
 
-        No change row: nothing is decided by the log. Raises Conflict where the chain is broken there.
+        Returns how many were removed. No change row: no decision depends on the log. Raises Conflict if the chain is
+        broken there.
         """
         async with self._database.write() as connection:
-            appended = None if told is None else await chain.append_many(connection, (told,))
+            appended = None if record is None else await chain.append_many(connection, (record,))
             removed = await chain.trim(connection, through, limit)
             await self._database.commit(connection)
             self._logged(appended)
@@ -387,7 +389,7 @@ class Store:
 
 
 async def _void(connection: AsyncConnection, number: int, keys: Sequence[str]) -> Appended | None:
-    """Let a change without effect have this number, which was announced for one that is not stored."""
+    """Store a change without effect under this number, which was announced for a change that is not stored."""
     at = time.time()
     await feed.append(connection, number, keys, at)
     event = Event(action=_VOID, target_kind="store", target_id="", details={"change": number})

@@ -1,4 +1,4 @@
-"""Facts about the store itself: who it is, and the fingerprint of the key that it was made with."""
+"""Facts about the store itself: its id, and the fingerprint of the key that it was created with."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ KEY_FINGERPRINT: Final = "key_fingerprint"
 
 
 async def read(connection: AsyncConnection, name: str) -> str | None:
+    """The fact with this name, if it is stored."""
     found = await connection.execute(sa.select(tables.meta.c.value).where(tables.meta.c.name == name))
     return found.scalar_one_or_none()
 
 
 async def write(connection: AsyncConnection, name: str, value: str) -> None:
-    """Add a fact that is not there yet."""
+    """Store a fact that is not stored yet."""
     await connection.execute(tables.meta.insert().values(name=name, value=value))

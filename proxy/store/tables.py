@@ -1,8 +1,8 @@
 """The tables. The same definitions serve SQLite and PostgreSQL; the migrations are the frozen history of this file.
 
-Conventions: times are unix seconds (``Double``); ids are opaque text; lists and maps are JSON; a role is named, not
-referenced, so that a role that is gone means "may do nothing" instead of a row that cannot be removed. Status columns
-hold the values of the vocabularies in ``core.model``.
+Conventions: times are unix seconds (``Double``); ids are opaque text; lists and maps are JSON; a role is stored by
+name, not by reference, so that a deleted role means "no permissions" instead of a row that cannot be deleted. Status
+columns hold the values of the enumerations in ``core.model``.
 
 Rotation in two phases (``previous_*``) and identities from an issuer (``issuer``, ``subject``, ``external_id``) have
 their columns already; later versions use them.
@@ -25,7 +25,7 @@ NAMING: Final = {
 metadata: Final = sa.MetaData(naming_convention=NAMING)
 
 Json: Final = sa.JSON(none_as_null=True)
-#: SQLite only makes a rowid alias (the fast path for ``max()``) of a column declared INTEGER.
+#: SQLite aliases the rowid (the fast path for ``max()``) only by a column declared INTEGER.
 Number: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -90,7 +90,7 @@ _partial_index(
     unique=True,
     where=LIVING,
 )
-# The list of users shows these alone, however many have left.
+# The list of users shows only these, however many were removed.
 _partial_index("ix_users_created_at_id_living", users.c.created_at, users.c.id, where=LIVING)
 
 orgs = sa.Table(
@@ -119,9 +119,9 @@ members = sa.Table(
     sa.Index(None, "user_id"),
 )
 
-# Open invitations to become a member: a row is deleted with its answer. They are addressed to an email and not to a
-# user, so that nothing here depends on whether there is one. ``token_id`` is the token that invited, null for the
-# operator; no foreign key: its row may be deleted, the fact stays.
+# Open invitations to become a member: a row is deleted when it is answered. They are addressed to an email and not to a
+# user, so that nothing here reveals whether such a user exists. ``token_id`` is the token that invited, null for the
+# operator; no foreign key: that token may be deleted.
 invitations = sa.Table(
     "invitations",
     metadata,
@@ -144,7 +144,7 @@ roles = sa.Table(
     metadata,
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("permissions", Json, nullable=False),
-    # What the configuration said when it was last applied; null for a role that the configuration never named.
+    # The permissions in the configuration when it was last applied; null for a role that it never named.
     sa.Column("config_permissions", Json),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
@@ -168,12 +168,12 @@ tokens = sa.Table(
     sa.Column("scopes", Json),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
-    # The keyed digest, a cache of a successful verification of ``hash``; null until there was one.
+    # The keyed digest, a cache of a successful verification of ``hash``; null before the first one.
     sa.Column("digest", sa.LargeBinary),
     sa.Column("previous_hash", sa.Text),
     sa.Column("previous_digest", sa.LargeBinary),
     sa.Column("previous_until", sa.Double),
-    # The token that minted this one. No foreign key: its row may be deleted, the fact stays.
+    # The token that minted this one. No foreign key: that token may be deleted.
     sa.Column("parent_id", sa.String(32)),
     sa.Column("created_by_kind", sa.String(16), nullable=False),
     sa.Column("created_by", sa.String(64), nullable=False),
@@ -181,13 +181,13 @@ tokens = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("rotated_at", sa.Double),
     sa.Column("expires_at", sa.Double),
-    # Seconds that it was made to live; null for ever. Kept apart, because what ends a token early moves its end.
+    # Seconds from creation to the original expiry; null if it has none. An early end changes ``expires_at`` only.
     sa.Column("lifetime", sa.Double),
     sa.Column("revoked_at", sa.Double),
     # The smallest notice of expiry, in days, that was sent already.
     sa.Column("notified_days", sa.Integer),
-    # Where lists look for it (``listing``): "revoked" once it is or its owner is removed, "expired" once somebody has
-    # looked, else "active". What a token may do never depends on it.
+    # The status by which lists find it (``tokens.queries``): "revoked" once the token is revoked or its owner removed,
+    # "expired" once housekeeping has noticed the expiry, otherwise "active". No decision depends on it.
     sa.Column("listed_as", sa.String(16), nullable=False, server_default="active"),
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "user_id", "created_at", "id"),
@@ -198,14 +198,14 @@ tokens = sa.Table(
     sa.Index(None, "org_id", "listed_as", "created_at", "id", "expires_at"),
     sa.Index(None, "listed_as", "expires_at", "id", "notified_days"),
 )
-# Most have none, and statistics over them all would tell the planner to scan rather than to look for a parent's.
+# Most tokens have no parent, and statistics over them all would make the planner scan instead of use the index.
 _partial_index("ix_tokens_parent_id", tokens.c.parent_id, where=tokens.c.parent_id.is_not(None))
-# Few among many; the literal, since SQLite uses such an index only where the query says the same without a parameter.
+# Few among many. A literal, because SQLite uses a partial index only if the query has the same text, no parameter.
 KEYS: Final = sa.or_(*(tokens.c.kind == sa.literal_column(f"'{kind.value}'") for kind in OF_ORGS))
 _partial_index("ix_tokens_created_at_id_keys", tokens.c.created_at, tokens.c.id, where=KEYS)
 _partial_index("ix_tokens_org_id_created_at_id_keys", tokens.c.org_id, tokens.c.created_at, tokens.c.id, where=KEYS)
 
-# Apart from ``tokens``: these rows change all the time, in batches, and no decision depends on them.
+# A table of its own: these rows change all the time, in batches, and no decision depends on them.
 token_usage = sa.Table(
     "token_usage",
     metadata,
@@ -259,37 +259,37 @@ audit_events = sa.Table(
     # The change that this event belongs to; 0 for an event of a request.
     sa.Column("epoch", sa.BigInteger, nullable=False),
     sa.Column("details", Json, nullable=False),
-    # Whose account the event is on; "" for nobody's.
+    # The user whose account log has the event; "" for none.
     sa.Column("user_id", sa.String(32), nullable=False, server_default=""),
     sa.Column("prev_hash", sa.String(64), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
-    # Each index costs every event, so there is one for each filter that people begin with, in the order of time (and
-    # number, which SQLite keeps at the end of every entry), and none for those that only narrow (``store.log``).
+    # Each index costs every event, so only filters that lead a query have one (``audit.queries``), in the order of time
+    # (and number, which SQLite keeps at the end of every entry).
     sa.Index(None, "at"),
     sa.Index(None, "decision_id"),
 )
-# Events without such a thing cost nothing here. SQLite uses these only where a query says the same, hence the literals.
+# Events without a value are not in these indexes. SQLite uses them only if a query has the same text: hence literals.
 EVENT_HAS: Final = {
     name: audit_events.c[name] != sa.literal_column("''")
     for name in ("actor_id", "actor_name", "user_id", "org_id", "target_id")
 }
 for _name, _has in EVENT_HAS.items():
     _partial_index(f"ix_audit_events_{_name}_at", audit_events.c[_name], audit_events.c.at, where=_has)
-# What was refused, reported or failed: few among many, and what people look for first.
+# Refused, reported or failed: few among many, and the usual reason to read the log.
 EVENT_UNUSUAL: Final = audit_events.c.outcome.not_in([sa.literal_column("'done'"), sa.literal_column("'allowed'")])
 _partial_index("ix_audit_events_at_unusual", audit_events.c.at, where=EVENT_UNUSUAL)
-# Changes that a request asked for; its own event has the same id as decision.
+# Changes made by a request; the request's own event has the same id as its decision.
 EVENT_ASKED: Final = sa.and_(
     audit_events.c.decision_id == sa.literal_column("''"), audit_events.c.request_id != sa.literal_column("''")
 )
 _partial_index("ix_audit_events_request_id_asked", audit_events.c.request_id, where=EVENT_ASKED)
 
-# Events of changes: with these a log that was cut at its end is told from a whole one (``store.audit``).
+# Events of changes: they show whether the log was cut at its end (``audit.chain``).
 EVENT_CHANGED: Final = audit_events.c.epoch > sa.literal_column("0")
 _partial_index("ix_audit_events_epoch_changed", audit_events.c.epoch, where=EVENT_CHANGED)
 
-# One row. ``base_*`` is the last event that retention removed (0 and "" at first), ``head_*`` the newest: an event cut
-# off at either end is found as surely as one taken from the middle.
+# One row. ``base_*`` is the last event that retention removed (0 and "" at first), ``head_*`` the newest: an event
+# missing at either end is detected as surely as one in the middle.
 audit_chain = sa.Table(
     "audit_chain",
     metadata,
@@ -300,8 +300,8 @@ audit_chain = sa.Table(
     sa.Column("head_hash", sa.String(64), nullable=False),
 )
 
-# What an ``Idempotency-Key`` made, so that a retry makes nothing more. Both hashes are SHA-256 in hex; no answer and no
-# secret is kept.
+# What a request with an ``Idempotency-Key`` created, so that a retry creates nothing more. Both hashes are SHA-256 in
+# hex; neither response nor secret is stored.
 idempotency = sa.Table(
     "idempotency",
     metadata,
@@ -313,8 +313,8 @@ idempotency = sa.Table(
     sa.Index(None, "at"),
 )
 
-# What report-only routes would have refused, added up. ``permission`` is what was lacking, ``token_id`` whose request
-# it was ("" for nobody's); the last such request is named by its decision.
+# Counts of requests that report-only routes would have refused. ``permission`` is the missing permission, ``token_id``
+# the token of the requests ("" for none); ``decision_id`` is that of the last request.
 route_reports = sa.Table(
     "route_reports",
     metadata,

@@ -156,7 +156,7 @@ class Kit:
         """Who acts by a token that was just made."""
         view = made.view
         return Actor(
-            kind=ActorKind(view.kind),
+            kind=Kind(view.kind),
             id=view.id,
             name=view.name,
             user_id=view.user_id or "",

@@ -9,6 +9,7 @@ import pytest
 from tests.support.gateway import Patgate, Token
 from tests.support.ingress import INGRESSES, Ingress
 from tests.support.plugin import EDITOR, ROLES, ROUTES, VIEWER
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder, answer_ok
 
 ROUTES_WITH_HOSTS = [
@@ -18,7 +19,7 @@ ROUTES_WITH_HOSTS = [
 
 
 @pytest.fixture(scope="session")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
+def asked(gateways: Pool) -> Iterator[Patgate]:
     """The gateway that every ingress asks; it forwards nothing itself."""
     config = {
         "workers": 1,
@@ -27,7 +28,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
         "roles": ROLES,
         "routes": [*ROUTES_WITH_HOSTS, *ROUTES],
     }
-    with Patgate(tmp_path_factory.mktemp("asked"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(EDITOR, "editor")
         node.add_user(VIEWER, "viewer")
         yield node

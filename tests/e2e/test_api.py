@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import Patgate, Token
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
 
@@ -17,15 +18,14 @@ ADMIN, MEMBER = "root@example.org", "ada@example.org"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
+def node(gateways: Pool) -> Iterator[Patgate]:
     config = {
         "workers": 1,
-        "argon2": {"memory": "64KiB", "iterations": 1},
         "upstreams": {"app": {"servers": [f"http://{LOOPBACK}:1"]}},
         "roles": {"admin": ["*:*"], "viewer": ["things:read", "patgate.members:list"]},
         "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],
     }
-    with Patgate(tmp_path_factory.mktemp("api"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(ADMIN, "admin")
         with node.control_socket() as control:
             control.call("POST", "/orgs", {"name": "red"})

@@ -13,7 +13,9 @@ from subprocess import CompletedProcess
 import pytest
 import yaml
 
+from tests.support.command import command as here
 from tests.support.gateway import ROOT, Patgate, clean_environ, complete, patgate
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 from tests.support.recorder import Recorder
 
@@ -91,8 +93,10 @@ def test_check_json_lists_every_problem_with_path_and_line(tmp_path: Path) -> No
     assert all(problem["line"] and problem["path"] is not None and problem["message"] for problem in problems)
 
 
-def test_a_data_directory_in_use_is_said_and_the_first_node_stays(tmp_path: Path, recorder: Recorder) -> None:
-    with Patgate(tmp_path / "first", plain([recorder.url])) as first:
+def test_a_data_directory_in_use_is_said_and_the_first_node_stays(
+    gateways: Pool, tmp_path: Path, recorder: Recorder
+) -> None:
+    with gateways.lend(plain([recorder.url])) as first:
         second = complete(plain([recorder.url]), tmp_path)
         second["data_dir"] = str(first.data)
         file = tmp_path / "second.yaml"
@@ -117,8 +121,9 @@ def test_a_taken_port_is_said(listener: str, tmp_path: Path) -> None:
 
 
 def test_a_store_of_a_newer_schema_is_said_and_left_alone(tmp_path: Path, recorder: Recorder) -> None:
-    with Patgate(tmp_path, plain([recorder.url])) as node:
-        config, data = node.config_file, node.data
+    node = Patgate(tmp_path, plain([recorder.url]))
+    node.cli("org", "add", "lab")
+    config, data = node.config_file, node.data
     (database,) = [file for file in data.iterdir() if file.is_file() and file.read_bytes()[:15] == b"SQLite format 3"]
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -131,8 +136,9 @@ def test_a_store_of_a_newer_schema_is_said_and_left_alone(tmp_path: Path, record
 
 def test_a_wrong_key_is_said_and_not_repeated(tmp_path: Path, recorder: Recorder) -> None:
     right, wrong = "r1ght" * 8, "wr0ng" * 8
-    with Patgate(tmp_path, plain([recorder.url]), environ={"PATGATE_SECRET_KEY": right}) as node:
-        config = node.config_file
+    node = Patgate(tmp_path, plain([recorder.url]), environ={"PATGATE_SECRET_KEY": right})
+    node.cli("org", "add", "lab")
+    config = node.config_file
     sentence = said(serve(config, {"PATGATE_SECRET_KEY": wrong}))
     assert "key" in sentence
     assert right not in sentence and wrong not in sentence
@@ -144,7 +150,7 @@ def test_a_store_without_its_key_is_said_and_gets_no_new_one(tmp_path: Path, com
     config = complete(plain(["http://127.0.0.1:1"]), tmp_path)
     file.write_text(yaml.safe_dump(config))
     add = ("org", "add", "lab", "--config", str(file))
-    assert patgate(*add, environ=clean_environ(None)).returncode == 0
+    assert here(*add, environ=clean_environ(None)).returncode == 0
     key = Path(config["data_dir"]) / "secret.key"
     kept = key.read_bytes()
     key.unlink()
@@ -153,7 +159,7 @@ def test_a_store_without_its_key_is_said_and_gets_no_new_one(tmp_path: Path, com
     assert not key.exists()
     key.write_bytes(kept)
     key.chmod(0o600)
-    assert patgate("org", "show", "lab", "--config", str(file), environ=clean_environ(None)).returncode == 0
+    assert here("org", "show", "lab", "--config", str(file), environ=clean_environ(None)).returncode == 0
 
 
 def test_a_short_key_is_said_and_not_repeated(tmp_path: Path) -> None:
@@ -169,9 +175,9 @@ def test_a_missing_configuration_file_is_said(tmp_path: Path) -> None:
     assert "absent.yaml" in said(serve(tmp_path / "absent.yaml"))
 
 
-def test_a_dead_backend_is_502_and_the_gateway_stays_up(tmp_path: Path) -> None:
+def test_a_dead_backend_is_502_and_the_gateway_stays_up(gateways: Pool, tmp_path: Path) -> None:
     port = free_port()
-    with Patgate(tmp_path, plain([f"http://{LOOPBACK}:{port}"])) as node:
+    with gateways.lend(plain([f"http://{LOOPBACK}:{port}"])) as node:
         pids = node.all_workers()
         with node.connect() as connection:
             for _ in range(5):

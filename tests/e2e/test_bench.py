@@ -15,31 +15,32 @@ from tests.support.gateway import ROOT, clean_environ
 
 # A process of its own: what runs beside the gateway is forked off, and forks should have no other threads.
 MEASURE = """
-import importlib, json, sys
+import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from bench.figures import Run
-from bench.machine import divide_cores
+from bench.__main__ import SUBCOMMANDS
+from bench.report.figures import Run
+from bench.system.machine import divide_cores
 name, directory, sizes = sys.argv[1:]
 run = Run(directory=Path(directory), cores=divide_cores(), **json.loads(sizes))
-print(json.dumps(asdict(importlib.import_module(f"bench.{name}").measure(run))))
+print(json.dumps(asdict(SUBCOMMANDS[name].measure(run))))
 """
 BREAK_OFF = """
 import json, sys
 from pathlib import Path
-from bench.machine import divide_cores, until
-from bench.soak import soaked
-from bench.stand import heard, introduce
-from bench.workload import mint
+from bench.system.machine import divide_cores, until
+from bench.scenarios.soak import soaked
+from bench.testbed import received, warm_tokens
+from bench.load.workload import mint
 tokens = mint(8)
-with soaked(Path(sys.argv[1]), divide_cores(), tokens) as (stand, bad):
-    base = stand.descriptors()
-    introduce(stand.port, "/v1/things/1", tokens)
+with soaked(Path(sys.argv[1]), divide_cores(), tokens) as (testbed, bad):
+    base = testbed.descriptors()
+    warm_tokens(testbed.port, "/v1/things/1", tokens)
     bad.send(300)
-    made = heard(bad, 120, "the bad ones were done")
+    made = received(bad, 120, "the aborting clients finished")
     if isinstance(made, Exception):
         raise made
-    until(lambda: stand.descriptors() <= base, "the worker gave back its descriptors", 60)
+    until(lambda: testbed.descriptors() <= base, "the worker gave back its descriptors", 60)
     print(json.dumps(made))
 """
 

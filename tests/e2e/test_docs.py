@@ -41,6 +41,7 @@ NOT_RUN = {
     ".venv/bin/python -m pytest tests/unit/core": "this run",
     "make check": "tests/unit/test_house.py",
     "make test": "this run",
+    "make test-unit": "",
     "python3 -m venv /opt/patgate": "",
     "/opt/patgate/bin/pip install --require-hashes -r requirements.lock": "tests/unit/test_house.py",
     "/opt/patgate/bin/pip install --no-deps --no-build-isolation .": "",

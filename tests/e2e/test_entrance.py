@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.backends import program
 from tests.support.certificates import pair
 from tests.support.gateway import Patgate
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 from tests.support.rawhttp import Connection
 from tests.support.recorder import Recorder
@@ -71,7 +72,7 @@ def haproxy(directory: Path, gateway: int) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
-    secure: bool, tmp_path: Path, recorder: Recorder
+    secure: bool, gateways: Pool, tmp_path: Path, recorder: Recorder
 ) -> None:
     """Its health checks, which are connections of its own, are no clients and no errors."""
     listen: dict[str, Any] = {"proxy_protocol": [f"{LOOPBACK}/32"]}
@@ -80,7 +81,8 @@ def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
         made = pair(tmp_path)
         listen["tls"] = {"certificate": str(made.certificate), "key": str(made.key)}
         trust.load_verify_locations(made.certificate)
-    with Patgate(tmp_path, config(recorder.url, **listen)) as node, haproxy(tmp_path, node.port) as ports:
+    with gateways.lend(config(recorder.url, **listen)) as node, haproxy(tmp_path, node.port) as ports:
+        dropped = count(node, "patgate_connections_dropped_total", "proxy_header")
         for port in ports:
             for _ in range(3):
                 sock = socket.create_connection((LOOPBACK, port), timeout=15, source_address=(CLIENT, 0))
@@ -92,16 +94,23 @@ def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
         with node.connect() as client:
             client.send(b"GET /public/b HTTP/1.1\r\nHost: gateway\r\n\r\n")
             assert client.read_to_end() == b""
-        wait_until(lambda: count(node, "patgate_connections_dropped_total", "proxy_header") == 1, "the drop counted")
-        node.stop()
-        peers = {record["peer"] for record in node.records() if record.get("event") == "request"}
-    assert peers == {CLIENT}
+        wait_until(
+            lambda: count(node, "patgate_connections_dropped_total", "proxy_header") == dropped + 1, "the drop counted"
+        )
+        # A line for each request, the last of which comes after the answer.
+        wait_until(lambda: len(peers(node)) == 6, "every request in the log")
+        assert {*peers(node)} == {CLIENT}
 
 
-def test_a_listener_may_have_limits_of_its_own(tmp_path: Path, recorder: Recorder) -> None:
+def peers(node: Patgate) -> list[str]:
+    """The client of each request that was logged."""
+    return [record["peer"] for record in node.records() if record.get("event") == "request"]
+
+
+def test_a_listener_may_have_limits_of_its_own(gateways: Pool, recorder: Recorder) -> None:
     listen = {"limits": {"body": 10, "headers": 8, "request_line": 256, "header_bytes": 1024}}
     whole = config(recorder.url, **listen) | {"limits": {"body": 5, "headers": 50}}
-    with Patgate(tmp_path, whole) as node:
+    with gateways.lend(whole) as node:
         for size, status in ((10, 200), (11, 413)):
             with node.connect() as client:
                 assert client.request("POST", "/public/a", body=b"x" * size).status == status
@@ -170,8 +179,8 @@ def test_no_request_fails_for_want_of_a_descriptor(tmp_path: Path) -> None:
             assert "fewer connections than the settings allow" in node.log
 
 
-def test_idle_connections_starve_nobody(tmp_path: Path, recorder: Recorder) -> None:
-    with Patgate(tmp_path, config(recorder.url, connections=8)) as node, ExitStack() as stack:
+def test_idle_connections_starve_nobody(gateways: Pool, recorder: Recorder) -> None:
+    with gateways.lend(config(recorder.url, connections=8)) as node, ExitStack() as stack:
         idle = [stack.enter_context(node.connect()) for _ in range(8)]
         for client in idle:
             assert client.request("GET", "/public/a").status == 200
@@ -182,8 +191,8 @@ def test_idle_connections_starve_nobody(tmp_path: Path, recorder: Recorder) -> N
         assert count(node, "patgate_connections_dropped_total", "room") >= 0
 
 
-def test_a_client_that_resets_while_it_waits_is_no_harm(tmp_path: Path, recorder: Recorder) -> None:
-    with Patgate(tmp_path, config(recorder.url, proxy_protocol=[f"{LOOPBACK}/32"])) as node:
+def test_a_client_that_resets_while_it_waits_is_no_harm(gateways: Pool, recorder: Recorder) -> None:
+    with gateways.lend(config(recorder.url, proxy_protocol=[f"{LOOPBACK}/32"])) as node:
         for beginning in (b"", b"PROXY TCP4 ", b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN\r\nGET /public"):
             for _ in range(20):
                 with node.connect() as client:

@@ -15,6 +15,7 @@ from zlib import crc32
 import pytest
 
 from tests.support.gateway import Patgate, Token
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.remote import Raised, Remote, seconds_until
 from tests.support.tap import Tap
@@ -50,10 +51,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, server: Remote, program: Remote) -> Iterator[Patgate]:
+def node(gateways: Pool, server: Remote, program: Remote) -> Iterator[Patgate]:
     with Tap(server.ask("serve"), "event streams") as tap:
         config = CONFIG | {"upstreams": {"app": {"servers": [tap.url]}}}
-        with Patgate(tmp_path_factory.mktemp("event-gateway"), config) as gateway:
+        with gateways.lend(config) as gateway:
             gateway.add_user(USER, "editor")
             yield gateway
             # Or the gateway would wait for streams that are still open.

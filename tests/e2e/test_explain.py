@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.gateway import Patgate, Token
 from tests.support.operate import reload, write
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorder
@@ -44,13 +45,13 @@ CASES: Final = (
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
         "upstreams": {"app": {"servers": [backend.url]}},
         "roles": {"editor": ["things:*"]},
         "routes": [*ROUTES],
     }
-    with Patgate(tmp_path_factory.mktemp("explain"), config) as gateway:
+    with gateways.lend(config) as gateway:
         gateway.add_user(OWNER, "editor")
         yield gateway
 

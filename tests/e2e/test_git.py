@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.cgi import CgiServer
 from tests.support.gateway import Patgate, Token, clean_environ
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, run
 from tests.support.rawhttp import Connection
 from tests.support.tap import Tap
@@ -74,10 +75,10 @@ def server(project_root: Path) -> Iterator[CgiServer]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, server: CgiServer) -> Iterator[Patgate]:
+def node(gateways: Pool, server: CgiServer) -> Iterator[Patgate]:
     with Tap(server.port, "git") as tap:
         config = {"upstreams": {"git": {"servers": [tap.url]}}, "roles": ROLES, "routes": ROUTES}
-        with Patgate(tmp_path_factory.mktemp("git"), config) as gateway:
+        with gateways.lend(config) as gateway:
             gateway.add_user("eve@example.org", "editor")
             gateway.add_user("vic@example.org", "viewer")
             yield gateway

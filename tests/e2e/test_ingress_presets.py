@@ -9,6 +9,7 @@ import pytest
 from tests.support.gateway import Patgate
 from tests.support.ingress import INGRESSES, Ingress
 from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.pool import Pool
 from tests.support.rawhttp import Connection
 from tests.support.recorder import Recorder
 
@@ -34,7 +35,7 @@ def preset(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def node(preset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
+def node(preset: str, gateways: Pool) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "identity": {"preset": preset},
@@ -43,7 +44,7 @@ def node(preset: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patg
         "roles": ROLES,
         "routes": ROUTES,
     }
-    with Patgate(tmp_path_factory.mktemp("preset"), config) as running:
+    with gateways.lend(config) as running:
         running.add_user(EDITOR, "editor")
         yield running
 

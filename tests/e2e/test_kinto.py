@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.backends import program
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, free_port, wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.tap import Tap
@@ -125,14 +126,14 @@ def kinto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinto]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, kinto: Kinto) -> Iterator[Patgate]:
+def node(gateways: Pool, kinto: Kinto) -> Iterator[Patgate]:
     with Tap(kinto.port, "Kinto") as tap:
         config = {
             "upstreams": {"kinto": {"servers": [tap.url]}},
             "roles": {"editor": ["things:*", "channels:*"], "viewer": ["things:read", "things:list"]},
             "routes": ROUTES,
         }
-        with Patgate(tmp_path_factory.mktemp("kinto-gateway"), config) as gateway:
+        with gateways.lend(config) as gateway:
             gateway.add_user("eve@example.org", "editor")
             gateway.add_user("vic@example.org", "viewer")
             yield gateway

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.gateway import Patgate
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, free_port
 from tests.support.recorder import Recorder
 
@@ -30,13 +31,13 @@ def test_a_node_whose_backend_is_itself_answers_508_whichever_worker_it_is_sent_
     assert sorted(record["reason"] for record in records) == ["allowed"] * 2 + ["loop_detected"] * 2
 
 
-def test_two_nodes_in_a_row_are_no_loop_and_each_says_so(tmp_path: Path, recorder: Recorder) -> None:
+def test_two_nodes_in_a_row_are_no_loop_and_each_says_so(gateways: Pool, recorder: Recorder) -> None:
     def config(server: str) -> dict[str, object]:
         return {"workers": 1, "upstreams": {"app": {"servers": [server]}}, "routes": ROUTES}
 
     with (
-        Patgate(tmp_path / "inner", config(recorder.url)) as inner,
-        Patgate(tmp_path / "outer", config(inner.base_url)) as outer,
+        gateways.lend(config(recorder.url)) as inner,
+        gateways.lend(config(inner.base_url)) as outer,
         outer.connect() as connection,
     ):
         assert connection.request("GET", "/public/a").status == 200

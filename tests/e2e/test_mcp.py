@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.support.gateway import ROOT, Patgate, Token
+from tests.support.pool import Pool
 from tests.support.remote import Raised, Remote, seconds_until
 from tests.support.tap import Tap
 
@@ -50,14 +51,14 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, server: Remote, program: Remote) -> Iterator[Patgate]:
+def node(gateways: Pool, server: Remote, program: Remote) -> Iterator[Patgate]:
     """The clients' program starts while the server does."""
     config = documented()
     with Tap(server.ask("serve"), "MCP") as tap:
         config["upstreams"]["mcp"]["servers"] = [tap.url]
         config["roles"]["visitor"] = ["notes:read"]
         config["workers"] = 1
-        with Patgate(tmp_path_factory.mktemp("mcp-gateway"), config) as gateway:
+        with gateways.lend(config) as gateway:
             gateway.add_user(USER, "assistant")
             gateway.add_user(CALLER, "caller")
             yield gateway

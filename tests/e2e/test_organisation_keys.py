@@ -7,17 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.pool import Pool
 from tests.support.rawhttp import Connection
 from tests.support.recorder import Recorder
 
 EVE = "eve@example.org"
-LAB, SHOP = "/orgs/lab/things/1", "/orgs/shop/things/1"
+LAB, SHOP = "/orgs/harbour/things/1", "/orgs/quay/things/1"
 OWN = "/v1/things/1"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Eve is a viewer in the account, an admin of lab and an editor of shop."""
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
+    """Eve is a viewer in the account, an admin of harbour and an editor of quay."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -27,10 +28,10 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
             {"path": "/v1/{entity}/{id}", "upstream": "app"},
         ],
     }
-    with Patgate(tmp_path_factory.mktemp("keys"), config) as node:
+    with gateways.lend(config) as node:
         with node.control_socket() as control:
             control.call("POST", "/users", {"email": EVE, "role": "viewer"})
-            for org, role in (("lab", "admin"), ("shop", "editor")):
+            for org, role in (("harbour", "admin"), ("quay", "editor")):
                 control.call("POST", "/orgs", {"name": org})
                 control.call("PUT", f"/orgs/{org}/members/{EVE}", {"role": role})
         yield node
@@ -72,7 +73,7 @@ def test_an_account_wide_token_has_the_role_of_each_place(
     """C3, A3"""
     with node.control_socket() as control:
         token = token_of(control.call("POST", "/tokens", {"user": EVE, "name": "wide", "reach": "account"}))
-    expected = {LAB: ("lab", "admin", 200), SHOP: ("shop", "editor", 200), OWN: ("", "viewer", 403)}
+    expected = {LAB: ("harbour", "admin", 200), SHOP: ("quay", "editor", 200), OWN: ("", "viewer", 403)}
     for target, (org, role, put) in expected.items():
         assert connection.request("GET", target, headers=token.bearer).status == 200
         assert told(recorder, *WHO) == ["pat", org, role, EVE]
@@ -84,21 +85,21 @@ def test_an_organisation_token_may_in_each_what_it_was_given_there(
     node: Patgate, connection: Connection, recorder: Recorder
 ) -> None:
     """C6: only on routes of its organisations, no person, and detached from one it is refused there at once."""
-    grants = {"lab": ["things:read"], "shop": ["things:*"]}
+    grants = {"harbour": ["things:read"], "quay": ["things:*"]}
     with node.control_socket() as control:
         token = token_of(control.call("POST", "/keys", {"name": "sync", "grants": grants}))
         assert token.value.startswith("acme_key_")
-        for org, target in (("lab", LAB), ("shop", SHOP)):
+        for org, target in (("harbour", LAB), ("quay", SHOP)):
             assert connection.request("GET", target, headers=token.bearer).status == 200
             assert told(recorder, *WHO) == ["key", org, "", ""]
         assert statuses(connection, token, LAB, SHOP, OWN) == [200, 403, 200, 200, 403, 403]
-        control.call("PUT", f"/keys/{token.id}/orgs/lab", {"permissions": ["things:update"]})
+        control.call("PUT", f"/keys/{token.id}/orgs/harbour", {"permissions": ["things:update"]})
         assert statuses(connection, token, LAB) == [403, 200]
-        control.call("DELETE", f"/keys/{token.id}/orgs/shop")
+        control.call("DELETE", f"/keys/{token.id}/orgs/quay")
         assert statuses(connection, token, SHOP) == [403, 403]
-        control.call("POST", "/orgs/lab/suspend")
+        control.call("POST", "/orgs/harbour/suspend")
         assert 200 not in statuses(connection, token, LAB)
-        control.call("POST", "/orgs/lab/resume")
+        control.call("POST", "/orgs/harbour/resume")
         assert statuses(connection, token, LAB) == [403, 200]
 
 
@@ -120,10 +121,10 @@ def test_an_api_key_outlives_whoever_made_it_and_mints_nothing(
     """D7, C2: made by a person's token with a role of at most theirs; the person goes, the key works."""
     maker_email = "maker@example.org"
     with node.control_socket() as control:
-        control.call("PUT", f"/orgs/lab/members/{maker_email}", {"role": "admin"})
-        maker = token_of(control.call("POST", "/tokens", {"user": maker_email, "name": "t", "org": "lab"}))
-        assert api(node, maker, "POST", "/orgs/lab/keys", b'{"name": "deploy", "role": "editor"}') == 201
-        (listed,) = control.call("GET", "/orgs/lab/keys")["items"][-1:]
+        control.call("PUT", f"/orgs/harbour/members/{maker_email}", {"role": "admin"})
+        maker = token_of(control.call("POST", "/tokens", {"user": maker_email, "name": "t", "org": "harbour"}))
+        assert api(node, maker, "POST", "/orgs/harbour/keys", b'{"name": "deploy", "role": "editor"}') == 201
+        (listed,) = control.call("GET", "/orgs/harbour/keys")["items"][-1:]
         key = token_of(control.call("POST", f"/keys/{listed['id']}/rotate"))
         control.call("DELETE", f"/users/{maker_email}")
     assert statuses(connection, maker, LAB) == [401, 401]
@@ -131,11 +132,11 @@ def test_an_api_key_outlives_whoever_made_it_and_mints_nothing(
     # A route that names no organisation is the backend's to bound: it is told which one the key is of.
     for target in (LAB, OWN):
         assert connection.request("GET", target, headers=key.bearer).status == 200
-        assert told(recorder, *WHO) == ["key", "lab", "editor", ""]
+        assert told(recorder, *WHO) == ["key", "harbour", "editor", ""]
     for path, body in (
         ("/tokens", b'{"name": "t"}'),
-        ("/orgs/lab/tokens", b'{"name": "t"}'),
-        ("/orgs/lab/keys", b'{"name": "k", "role": "viewer"}'),
-        ("/keys", b'{"name": "o", "grants": {"lab": ["things:read"]}}'),
+        ("/orgs/harbour/tokens", b'{"name": "t"}'),
+        ("/orgs/harbour/keys", b'{"name": "k", "role": "viewer"}'),
+        ("/keys", b'{"name": "o", "grants": {"harbour": ["things:read"]}}'),
     ):
         assert api(node, key, "POST", path, body) == 403, path

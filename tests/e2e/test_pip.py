@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.backends import program
 from tests.support.gateway import Patgate, Token
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, run, wait_until
 from tests.support.rawhttp import Connection
 from tests.support.tap import Tap
@@ -73,14 +74,14 @@ def index(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def node(index: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patgate]:
+def node(index: int, gateways: Pool) -> Iterator[Patgate]:
     with Tap(index, "pypiserver") as tap:
         config = {
             "upstreams": {"index": {"servers": [tap.url]}},
             "roles": {"reader": ["packages:read", "packages:list"]},
             "routes": ROUTES,
         }
-        with Patgate(tmp_path_factory.mktemp("pip"), config) as gateway:
+        with gateways.lend(config) as gateway:
             gateway.add_user(OWNER, "reader")
             yield gateway
 

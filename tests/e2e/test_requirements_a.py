@@ -9,15 +9,16 @@ import pytest
 
 from tests.support.api import Api, cli, command, soon, status
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 EVE, MEL, LEA = "eve@example.org", "mel@example.org", "lea@example.org"
-OWN, LAB, SHOP = "/v1/things/7", "/orgs/lab/things/7", "/orgs/shop/things/7"
+OWN, LAB, SHOP = "/v1/things/7", "/orgs/atelier/things/7", "/orgs/boutique/things/7"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Eve is on her own; Mel is of the team ``lab``, and Lea leads it."""
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
+    """Eve is on her own; Mel is of the team ``atelier``, and Lea leads it."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -32,14 +33,14 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         ],
         "policy": {"admin_rights": ["revoke"]},
     }
-    with Patgate(tmp_path_factory.mktemp("a"), config) as gateway:
+    with gateways.lend(config) as gateway:
         with gateway.control_socket() as control:
-            for org in ("lab", "shop"):
+            for org in ("atelier", "boutique"):
                 control.call("POST", "/orgs", {"name": org})
             for email, role, in_lab in ((EVE, "editor", None), (MEL, "viewer", "editor"), (LEA, "viewer", "lead")):
                 control.call("POST", "/users", {"email": email, "role": role})
                 if in_lab is not None:
-                    control.call("PUT", f"/orgs/lab/members/{email}", {"role": in_lab})
+                    control.call("PUT", f"/orgs/atelier/members/{email}", {"role": in_lab})
         yield gateway
 
 
@@ -76,14 +77,14 @@ def test_a3_a_team_token_reaches_its_team_only_and_a_personal_one_its_users_own_
     node: Patgate, recorder: Recorder
 ) -> None:
     mel = of(node, MEL, reach="account")
-    team = token_of(mel.call("POST", "/orgs/lab/tokens", {"name": "of the team"}))
+    team = token_of(mel.call("POST", "/orgs/atelier/tokens", {"name": "of the team"}))
     personal = mel.mint("personal", reach="personal")
-    by_command = token_of(cli(node, "token", "create", "--user", MEL, "--name", "team too", "--org", "lab"))
+    by_command = token_of(cli(node, "token", "create", "--user", MEL, "--name", "team too", "--org", "atelier"))
     for token in (team, by_command):
         assert [status(node, "PUT", path, token) for path in (LAB, SHOP)] == [200, 403]
     assert [status(node, "GET", path, personal) for path in (LAB, SHOP)] == [403, 403]
     # Where the path names no organisation, the backend is told whose resources the token is for.
-    for token, org in ((team, "lab"), (by_command, "lab"), (personal, "")):
+    for token, org in ((team, "atelier"), (by_command, "atelier"), (personal, "")):
         recorder.clear()
         assert status(node, "GET", OWN, token) == 200
         assert recorder.last().only("X-Auth-Org") == org
@@ -98,20 +99,20 @@ def test_a4_a_teams_administrators_see_its_tokens_and_its_maker_alone_ends_one_u
     node: Patgate,
 ) -> None:
     with node.control_socket() as control:
-        control.call("PUT", "/orgs/lab/policy", {"admin_rights": []})
-    lea, mel = of(node, LEA, org="lab"), of(node, MEL, org="lab")
-    tokens = [mel.mint(f"of the team {number}", org="lab") for number in range(3)]
+        control.call("PUT", "/orgs/atelier/policy", {"admin_rights": []})
+    lea, mel = of(node, LEA, org="atelier"), of(node, MEL, org="atelier")
+    tokens = [mel.mint(f"of the team {number}", org="atelier") for number in range(3)]
     for token in tokens:
-        assert token.id in {shown["id"] for shown in lea.items("/orgs/lab/tokens")}
+        assert token.id in {shown["id"] for shown in lea.items("/orgs/atelier/tokens")}
         assert lea.call("GET", f"/tokens/{token.id}")["user"] == MEL
-    assert {token.id for token in tokens} <= {shown["id"] for shown in cli(node, "token", "list", "--org", "lab")}
+    assert {token.id for token in tokens} <= {shown["id"] for shown in cli(node, "token", "list", "--org", "atelier")}
     assert lea.refusal("POST", f"/tokens/{tokens[0].id}/revoke")[0] == 403
     assert lea.refusal("POST", f"/tokens/{tokens[0].id}/rotate")[0] == 403
     assert status(node, "GET", LAB, tokens[0]) == 200
     mel.verb(tokens[0], "revoke")
     assert status(node, "GET", LAB, tokens[0]) == 401
     # The organisation says no more than the deployment, and the deployment lets administrators revoke.
-    cli(node, "policy", "set", "lab", "--admin-right", "revoke")
+    cli(node, "policy", "set", "atelier", "--admin-right", "revoke")
     lea.verb(tokens[1], "revoke")
     assert status(node, "GET", LAB, tokens[1]) == 401
     assert lea.refusal("DELETE", f"/tokens/{tokens[2].id}")[0] == 403, "a right to revoke is none to delete"

@@ -12,15 +12,16 @@ import pytest
 from tests.support.api import Api, cli, command, status, through
 from tests.support.gateway import Patgate, token_of
 from tests.support.leaks import secret_part
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 EVE = "eve@example.org"
-OWN, LAB = "/v1/things/7", "/orgs/lab/things/7"
+OWN, LAB = "/v1/things/7", "/orgs/clinic/things/7"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Eve, an editor, is of the organisations ``lab``, which gets a policy, and ``shop``, which has none."""
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
+    """Eve, an editor, is of the organisations ``clinic``, which gets a policy, and ``kiosk``, which has none."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -30,11 +31,11 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
             {"path": "/orgs/{org}/{entity}/{id}", "upstream": "app"},
         ],
     }
-    with Patgate(tmp_path_factory.mktemp("b"), config) as gateway:
+    with gateways.lend(config) as gateway:
         with gateway.control_socket() as control:
             control.call("POST", "/users", {"email": EVE, "role": "editor"})
             control.call("POST", "/users", {"email": "kim@example.org", "role": "keeper"})
-            for org in ("lab", "shop"):
+            for org in ("clinic", "kiosk"):
                 control.call("POST", "/orgs", {"name": org})
                 control.call("PUT", f"/orgs/{org}/members/{EVE}", {"role": "editor"})
         yield gateway
@@ -47,29 +48,29 @@ def eve(node: Patgate) -> Api:
 
 
 def test_b1_a_token_never_expires_unless_the_administrator_says_so(node: Patgate, eve: Api) -> None:
-    before = eve.mint("from before", org="lab")
+    before = eve.mint("from before", org="clinic")
     assert eve.call("GET", f"/tokens/{before.id}")["expires_at"] is None
     kim = Api(node, node.token("kim@example.org"))
-    kim.call("PUT", "/orgs/lab/policy", {"require_expiry": True, "max_lifetime": 3600})
-    assert kim.call("GET", "/orgs/lab/policy")["effective"]["require_expiry"] is True
-    assert cli(node, "policy", "show", "--org", "lab")["effective"]["max_lifetime"] == 3600
+    kim.call("PUT", "/orgs/clinic/policy", {"require_expiry": True, "max_lifetime": 3600})
+    assert kim.call("GET", "/orgs/clinic/policy")["effective"]["require_expiry"] is True
+    assert cli(node, "policy", "show", "--org", "clinic")["effective"]["max_lifetime"] == 3600
     team = Api(node, before)
     for wanted in ({"expires": 3601}, {"expires": 1e9}):
-        assert team.refusal("POST", "/tokens", {"name": "too long", "org": "lab", **wanted}) == (422, ["expires"])
-    assert team.refusal("POST", "/tokens", {"name": "for ever", "org": "lab"}) == (422, ["expires"])
-    assert status(node, "GET", LAB, team.mint("an hour", org="lab", expires=3600)) == 200
+        assert team.refusal("POST", "/tokens", {"name": "too long", "org": "clinic", **wanted}) == (422, ["expires"])
+    assert team.refusal("POST", "/tokens", {"name": "for ever", "org": "clinic"}) == (422, ["expires"])
+    assert status(node, "GET", LAB, team.mint("an hour", org="clinic", expires=3600)) == 200
     # An account-wide token is its owner's to make; the organisation whose policy it breaks is out of its reach.
     assert status(node, "GET", LAB, eve.token) == 403
-    assert status(node, "GET", LAB.replace("lab", "shop"), eve.token) == 200
+    assert status(node, "GET", LAB.replace("clinic", "kiosk"), eve.token) == 200
     assert eve.call("POST", "/tokens", {"name": "master", "reach": "account"})["expires_at"] is None
     assert status(node, "GET", LAB, eve.mint("master", reach="account", expires=3600)) == 200
-    assert eve.call("POST", "/tokens", {"name": "elsewhere", "org": "shop"})["expires_at"] is None
+    assert eve.call("POST", "/tokens", {"name": "elsewhere", "org": "kiosk"})["expires_at"] is None
     # Those from before go on until somebody says otherwise.
     assert status(node, "GET", LAB, before) == 200
-    broken = {found["id"]: found["breaks"] for found in kim.items("/policy/violations", org="lab")}
+    broken = {found["id"]: found["breaks"] for found in kim.items("/policy/violations", org="clinic")}
     assert set(broken) == {before.id}
     assert "require_expiry" in broken[before.id]
-    assert cli(node, "policy", "expire", "--org", "lab")["expired"] == 1
+    assert cli(node, "policy", "expire", "--org", "clinic")["expired"] == 1
     assert status(node, "GET", LAB, before) == 401
 
 

@@ -13,15 +13,16 @@ from tests.support import operate
 from tests.support.api import Api, cli, command, soon, status, through
 from tests.support.gateway import Patgate, Token, token_of
 from tests.support.leaks import secret_part
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 ADA, BOB = "ada@example.org", "bob@example.org"
-OWN, LAB, SHOP, BILLING = "/v1/things/7", "/orgs/lab/things/7", "/orgs/shop/things/7", "/billing/cards/1"
+OWN, LAB, SHOP, BILLING = "/v1/things/7", "/orgs/foundry/things/7", "/orgs/market/things/7", "/billing/cards/1"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Ada may all in her account and in ``lab``, and read in ``shop``; she is not of ``other``. Bob is an editor."""
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
+    """Ada may do all in her account and in ``foundry``, and read in ``market``. Bob is an editor."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -33,13 +34,13 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         ],
         "policy": {"org_tokens_per_org": 2},
     }
-    with Patgate(tmp_path_factory.mktemp("c"), config) as gateway:
+    with gateways.lend(config) as gateway:
         with gateway.control_socket() as control:
             control.call("POST", "/users", {"email": ADA, "role": "admin"})
             control.call("POST", "/users", {"email": BOB, "role": "editor"})
-            for org in ("lab", "shop", "other"):
+            for org in ("foundry", "market", "garage"):
                 control.call("POST", "/orgs", {"name": org})
-            for org, role in (("lab", "admin"), ("shop", "viewer")):
+            for org, role in (("foundry", "admin"), ("market", "viewer")):
                 control.call("PUT", f"/orgs/{org}/members/{ADA}", {"role": role})
         yield gateway
 
@@ -61,8 +62,8 @@ def about(found: list[Any], token: Token) -> list[Any]:
 
 
 def test_c2_kinds_of_credentials_have_prefixes_of_their_own(node: Patgate, master: Api) -> None:
-    by_command = cli(node, "key", "create", "--name", "deploy", "--org", "lab", "--role", "viewer")["token"]
-    for value in (key(master, "k2", org="lab", role="viewer").value, by_command):
+    by_command = cli(node, "key", "create", "--name", "deploy", "--org", "foundry", "--role", "viewer")["token"]
+    for value in (key(master, "k2", org="foundry", role="viewer").value, by_command):
         assert value.startswith("acme_key_")
     assert master.token.value.startswith("acme_pat_")
     swapped = Token(id="", prefix="", value=by_command.replace("_key_", "_pat_"))
@@ -70,10 +71,10 @@ def test_c2_kinds_of_credentials_have_prefixes_of_their_own(node: Patgate, maste
 
 
 def test_c3_a_master_token_reaches_all_that_its_owner_can_and_governs_the_others(node: Patgate, master: Api) -> None:
-    reached = [master.through("PUT", path).status for path in (OWN, LAB, SHOP, "/orgs/other/things/7")]
+    reached = [master.through("PUT", path).status for path in (OWN, LAB, SHOP, "/orgs/garage/things/7")]
     assert reached == [200, 200, 403, 403]
     assert master.through("GET", SHOP).status == 200, "her role there is a viewer's"
-    personal, team = master.mint("personal"), master.mint("team", org="lab", scopes=["things:read"])
+    personal, team = master.mint("personal"), master.mint("team", org="foundry", scopes=["things:read"])
     assert [status(node, "GET", path, personal) for path in (OWN, LAB)] == [200, 403]
     assert [status(node, "GET", path, team) for path in (LAB, SHOP)] == [200, 403]
     renewed = token_of(master.verb(team, "rotate"))
@@ -89,7 +90,7 @@ def test_c3_a_master_token_reaches_all_that_its_owner_can_and_governs_the_others
 
 def test_c4_a_denied_route_is_open_to_no_token_whatever_it_may(node: Patgate, master: Api, recorder: Recorder) -> None:
     everything = master.mint("everything", scopes=["*:*"])
-    org_key = key(master, "key of everything", org="lab", role="admin")
+    org_key = key(master, "key of everything", org="foundry", role="admin")
     for token in (master.token, everything, org_key):
         refused = through(node, "GET", BILLING, token)
         assert (refused.status, refused.json()["reason"]) == (403, "route_denied")
@@ -119,33 +120,35 @@ def test_c6_an_organisation_token_has_permissions_in_each_organisation_mints_not
     node: Patgate, master: Api
 ) -> None:
     with node.control_socket() as control:
-        grants = {"lab": ["things:read", "things:update"], "shop": ["things:read"]}
+        grants = {"foundry": ["things:read", "things:update"], "market": ["things:read"]}
         token = token_of(control.call("POST", "/keys", {"name": "sync", "grants": grants}))
     assert [status(node, "PUT", path, token) for path in (LAB, SHOP, OWN)] == [200, 403, 403]
-    assert [status(node, "GET", path, token) for path in (LAB, SHOP, "/orgs/other/things/7")] == [200, 200, 403]
+    assert [status(node, "GET", path, token) for path in (LAB, SHOP, "/orgs/garage/things/7")] == [200, 200, 403]
     itself = Api(node, token)
     assert itself.refusal("POST", "/tokens", {"name": "minted"})[0] == 403
-    assert itself.refusal("POST", "/keys", {"name": "minted", "grants": {"lab": ["things:read"]}})[0] == 403
+    assert itself.refusal("POST", "/keys", {"name": "minted", "grants": {"foundry": ["things:read"]}})[0] == 403
     assert itself.refusal("POST", f"/keys/{token.id}/rotate")[0] == 404, "to what it may not see there is nothing"
     # Two seats in each organisation; whoever leaves one makes room.
     second = token_of(
-        cli(node, "key", "create", "--name", "second", "--grant", "lab=things:read", "--grant", "other=things:read")
+        cli(
+            node, "key", "create", "--name", "second", "--grant", "foundry=things:read", "--grant", "garage=things:read"
+        )
     )
-    assert command(node, "key", "create", "--name", "third", "--grant", "lab=things:read").exit_code == 1
-    assert master.ask("POST", "/keys", {"name": "third", "grants": {"lab": ["things:read"]}}).status in (409, 422)
-    cli(node, "key", "detach", second.id, "lab")
-    assert [status(node, "GET", path, second) for path in (LAB, "/orgs/other/things/7")] == [403, 200]
-    third = key(master, "third", grants={"lab": ["things:read"]})
+    assert command(node, "key", "create", "--name", "third", "--grant", "foundry=things:read").exit_code == 1
+    assert master.ask("POST", "/keys", {"name": "third", "grants": {"foundry": ["things:read"]}}).status in (409, 422)
+    cli(node, "key", "detach", second.id, "foundry")
+    assert [status(node, "GET", path, second) for path in (LAB, "/orgs/garage/things/7")] == [403, 200]
+    third = key(master, "third", grants={"foundry": ["things:read"]})
     assert status(node, "GET", LAB, third) == 200
     # Its permissions are changed in place, by organisation.
-    master.call("PUT", f"/keys/{third.id}/orgs/lab", {"permissions": ["things:update"]})
+    master.call("PUT", f"/keys/{third.id}/orgs/foundry", {"permissions": ["things:update"]})
     assert [status(node, method, LAB, third) for method in ("GET", "PUT")] == [403, 200]
-    cli(node, "key", "attach", third.id, "shop=things:read,things:list")
+    cli(node, "key", "attach", third.id, "market=things:read,things:list")
     assert [status(node, method, SHOP, third) for method in ("GET", "PUT")] == [200, 403]
 
 
 def test_c7_only_a_hash_is_stored_and_the_value_is_shown_once(node: Patgate, master: Api) -> None:
-    values = [master.mint("hashed").value, key(master, "hashed key", org="lab", role="viewer").value]
+    values = [master.mint("hashed").value, key(master, "hashed key", org="foundry", role="viewer").value]
     with closing(sqlite3.connect(f"file:{node.data / 'patgate.db'}?mode=ro", uri=True, timeout=30)) as store:
         dump = "\n".join(store.iterdump())
     assert "$argon2id$" in dump
@@ -171,20 +174,20 @@ def test_c8_what_is_done_to_tokens_is_on_the_accounts_log_and_what_they_do_on_th
             assert (event["level"], event["user"], event["outcome"]) == ("account", ADA, "done")
 
     def written() -> list[Any]:
-        return master.items("/orgs/lab/audit", actor=team.id)
+        return master.items("/orgs/foundry/audit", actor=team.id)
 
     (event,) = soon(written, "what the token did on the organisation's log", node)
-    assert (event["level"], event["org"], event["action"]) == ("organisation", "lab", "request.update")
+    assert (event["level"], event["org"], event["action"]) == ("organisation", "foundry", "request.update")
     assert (event["actor_kind"], event["actor_id"], event["actor_name"]) == ("pat", team.id, "courier")
     assert (event["target_id"], event["outcome"]) == ("things/7", "allowed")
-    assert master.items("/orgs/other/audit", actor=team.id) == []
+    assert master.items("/orgs/garage/audit", actor=team.id) == []
 
 
 def test_c9_the_log_is_filtered_by_kind_and_name_of_who_acted_and_denied_attempts_can_be_switched_on(
     node: Patgate, master: Api
 ) -> None:
     narrow = master.mint("narrow", scopes=["things:read"])
-    org_key = key(master, "robot", org="lab", role="viewer")
+    org_key = key(master, "robot", org="foundry", role="viewer")
 
     def attempts() -> list[str]:
         """The decisions of a token and of a key that are refused."""

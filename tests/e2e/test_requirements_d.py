@@ -11,15 +11,16 @@ import pytest
 from tests.support.api import Api, cli, command, soon, status, through
 from tests.support.gateway import Patgate, token_of
 from tests.support.leaks import secret_part
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 ADA, EVE = "ada@example.org", "eve@example.org"
-OWN, LAB, SHOP = "/v1/things/7", "/orgs/lab/things/7", "/orgs/shop/things/7"
+OWN, LAB, SHOP = "/v1/things/7", "/orgs/forge/things/7", "/orgs/mart/things/7"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
-    """Ada administers the account and ``lab``; everybody else comes and goes."""
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
+    """Ada administers the account and ``forge``; everybody else comes and goes."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -34,12 +35,12 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
             {"path": "/orgs/{org}/{entity}/{id}", "upstream": "app"},
         ],
     }
-    with Patgate(tmp_path_factory.mktemp("d"), config) as gateway:
+    with gateways.lend(config) as gateway:
         with gateway.control_socket() as control:
             control.call("POST", "/users", {"email": ADA, "role": "admin"})
-            for org in ("lab", "shop"):
+            for org in ("forge", "mart"):
                 control.call("POST", "/orgs", {"name": org})
-            control.call("PUT", f"/orgs/lab/members/{ADA}", {"role": "admin"})
+            control.call("PUT", f"/orgs/forge/members/{ADA}", {"role": "admin"})
         yield gateway
 
 
@@ -84,8 +85,8 @@ def test_d2_a_lower_role_counts_for_every_token_at_once(node: Patgate, ada: Api)
 
 
 def test_d3_whoever_is_suspended_or_removed_has_no_token_from_then_on(node: Patgate, ada: Api) -> None:
-    one = joins(ada, "d3@example.org", "editor", lab="editor")
-    tokens = [one.token, one.mint("personal"), one.mint("team", org="lab")]
+    one = joins(ada, "d3@example.org", "editor", forge="editor")
+    tokens = [one.token, one.mint("personal"), one.mint("team", org="forge")]
     paths = [OWN, OWN, LAB]
     with node.connect() as connection:
 
@@ -102,19 +103,19 @@ def test_d3_whoever_is_suspended_or_removed_has_no_token_from_then_on(node: Patg
         ada.call("DELETE", "/users/d3@example.org")
         assert statuses() == [401] * 3
     # Whoever has the address next has none of them.
-    joins(ada, "d3@example.org", "editor", lab="editor")
+    joins(ada, "d3@example.org", "editor", forge="editor")
     assert [status(node, "GET", path, token) for path, token in zip(paths, tokens, strict=True)] == [401] * 3
 
 
 def test_d4_a_token_stays_with_its_organisation_though_its_owner_moves(node: Patgate, ada: Api) -> None:
-    one = joins(ada, "d4@example.org", "viewer", lab="editor")
-    team = one.mint("of lab", org="lab")
+    one = joins(ada, "d4@example.org", "viewer", forge="editor")
+    team = one.mint("of forge", org="forge")
     assert [status(node, "PUT", path, team) for path in (LAB, SHOP)] == [200, 403]
-    ada.call("PUT", "/orgs/shop/members/d4@example.org", {"role": "editor"})
-    cli(node, "org", "remove-member", "lab", "d4@example.org")
+    ada.call("PUT", "/orgs/mart/members/d4@example.org", {"role": "editor"})
+    cli(node, "org", "remove-member", "forge", "d4@example.org")
     assert [status(node, "PUT", path, team) for path in (LAB, SHOP)] == [401, 401]
     assert [one.through("PUT", path).status for path in (LAB, SHOP)] == [403, 200], "an account-wide one goes along"
-    ada.call("PUT", "/orgs/lab/members/d4@example.org", {"role": "viewer"})
+    ada.call("PUT", "/orgs/forge/members/d4@example.org", {"role": "viewer"})
     assert [status(node, method, LAB, team) for method in ("GET", "PUT")] == [200, 403], "as what they are there now"
 
 
@@ -152,12 +153,12 @@ def test_d6_the_prefix_is_what_lists_and_logs_show(node: Patgate, ada: Api, reco
 
 
 def test_d7_a_key_is_its_organisations_with_a_fixed_role_no_higher_than_its_makers(node: Patgate, ada: Api) -> None:
-    lead = joins(ada, "d7@example.org", "viewer", lab="lead", shop="viewer")
+    lead = joins(ada, "d7@example.org", "viewer", forge="lead", mart="viewer")
     higher = {"name": "higher", "role": "editor"}
-    assert lead.refusal("POST", "/orgs/lab/keys", higher) == (403, ["role"])
-    assert lead.ask("POST", "/orgs/shop/keys", {"name": "elsewhere", "role": "viewer"}).status == 403
-    org_key = token_of(lead.call("POST", "/orgs/lab/keys", {"name": "deploy", "role": "viewer"}))
-    by_command = token_of(cli(node, "key", "create", "--org", "lab", "--role", "editor", "--name", "operator's"))
+    assert lead.refusal("POST", "/orgs/forge/keys", higher) == (403, ["role"])
+    assert lead.ask("POST", "/orgs/mart/keys", {"name": "elsewhere", "role": "viewer"}).status == 403
+    org_key = token_of(lead.call("POST", "/orgs/forge/keys", {"name": "deploy", "role": "viewer"}))
+    by_command = token_of(cli(node, "key", "create", "--org", "forge", "--role", "editor", "--name", "operator's"))
     assert [status(node, "GET", path, org_key) for path in (LAB, SHOP)] == [200, 403]
     assert [status(node, "PUT", LAB, key) for key in (org_key, by_command)] == [403, 200]
     assert Api(node, org_key).refusal("POST", "/tokens", {"name": "minted by a key"})[0] == 403
@@ -165,12 +166,12 @@ def test_d7_a_key_is_its_organisations_with_a_fixed_role_no_higher_than_its_make
     assert lead.through("GET", LAB).status == 401
     assert status(node, "GET", LAB, org_key) == 200, "it outlives whoever made it"
     shown = ada.call("GET", f"/keys/{org_key.id}")
-    assert (shown["user"], shown["org"], shown["role"]) == (None, "lab", "viewer")
+    assert (shown["user"], shown["org"], shown["role"]) == (None, "forge", "viewer")
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
 def test_d8_tokens_and_keys_go_in_the_same_headers(node: Patgate, ada: Api, recorder: Recorder, header: str) -> None:
-    org_key = token_of(ada.call("POST", "/orgs/lab/keys", {"name": f"by {header}", "role": "viewer"}))
+    org_key = token_of(ada.call("POST", "/orgs/forge/keys", {"name": f"by {header}", "role": "viewer"}))
     for token, kind in ((ada.token, "pat"), (org_key, "key")):
         assert through(node, "GET", LAB, token, header=header).status == 200
         assert recorder.last().only("X-Auth-Kind") == kind

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.api import Api, cli, soon, status
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 EVE, ZED = "eve@example.org", "zed@example.org"
@@ -27,7 +28,7 @@ TERM = 3600
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     things = {"upstream": "app", "entity": "things"}
     config = {
         "workers": 1,
@@ -40,7 +41,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
             {"path": "/v1/{entity}/{id}", "upstream": "app"},
         ],
     }
-    with Patgate(tmp_path_factory.mktemp("e"), config) as gateway:
+    with gateways.lend(config) as gateway:
         for email in (EVE, ZED):
             gateway.add_user(email, "editor")
         yield gateway

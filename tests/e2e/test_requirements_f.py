@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.api import Api, cli, soon, status, through
 from tests.support.gateway import Patgate, token_of
+from tests.support.pool import Pool
 from tests.support.rawhttp import request_bytes
 from tests.support.recorder import Recorder
 
@@ -17,7 +18,7 @@ OWN, TRIAL, TRIALS = "/v1/things/7", "/trial/things/7", "/trial/{entity}/{id}"
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
         "workers": 2,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -28,7 +29,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
             {"path": "/v1/{entity}/{id}", "upstream": "app"},
         ],
     }
-    with Patgate(tmp_path_factory.mktemp("f"), config) as gateway:
+    with gateways.lend(config) as gateway:
         for email, role in ((ADA, "admin"), (EVE, "editor"), (VIC, "viewer")):
             gateway.add_user(email, role)
         yield gateway

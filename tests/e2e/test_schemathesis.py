@@ -67,7 +67,6 @@ class Cast:
 def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
     config = {
         "workers": 1,
-        "argon2": {"memory": "64KiB", "iterations": 1},
         "upstreams": {"app": {"servers": [f"http://{LOOPBACK}:1"]}},
         "roles": {"admin": ["*:*"], "editor": ["things:*", "patgate.members:list"], "viewer": ["things:read"]},
         "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],

@@ -17,7 +17,7 @@ from tests.support.operate import routes
 from tests.support.process import Process, children, wait_until
 
 CONFIG = {
-    "workers": 2,
+    "workers": 1,
     "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
     "routes": routes({"path": "/**", "access": "public"}),
 }

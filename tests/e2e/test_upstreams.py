@@ -13,6 +13,7 @@ from tests.e2e.test_metrics import scrape
 from tests.support.backends import program
 from tests.support.gateway import Patgate
 from tests.support.load import Load
+from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, wait_until
 
 NGINX = """\
@@ -104,13 +105,13 @@ def answered_by(node: Patgate, count: int = 12) -> set[bytes]:
     return found
 
 
-def test_the_death_of_one_server_under_load_is_nobodys_failure(tmp_path: Path) -> None:
+def test_the_death_of_one_server_under_load_is_nobodys_failure(gateways: Pool, tmp_path: Path) -> None:
     """Requests of idempotent methods only; the one that is on a new connection when the server dies may be lost."""
     with ExitStack() as stack:
         one, two = stack.enter_context(pair_of_nginx(tmp_path))
         # A name that is resolved again and again, of two addresses on many machines, one of which refuses.
         config = configured([one.url, f"http://localhost:{two.port}"], resolve_interval="500ms")
-        node = stack.enter_context(Patgate(tmp_path / "node", config))
+        node = stack.enter_context(gateways.lend(config))
         assert answered_by(node) == {b"one", b"two"}
         with ExitStack() as clients:
             loads = [clients.enter_context(Load(node.connect, "/load", {})) for _ in range(4)]
@@ -132,11 +133,11 @@ def test_the_death_of_one_server_under_load_is_nobodys_failure(tmp_path: Path) -
         assert len(answers) >= 400
 
 
-def test_a_server_that_says_it_is_ill_gets_no_requests_while_it_does(tmp_path: Path) -> None:
+def test_a_server_that_says_it_is_ill_gets_no_requests_while_it_does(gateways: Pool, tmp_path: Path) -> None:
     health = {"path": "/healthz", "interval": "200ms", "timeout": "5s", "rise": 2, "fall": 2, "expect": ["200..299"]}
     with ExitStack() as stack:
         one, two = stack.enter_context(pair_of_nginx(tmp_path))
-        node = stack.enter_context(Patgate(tmp_path / "node", configured([one.url, two.url], health=health)))
+        node = stack.enter_context(gateways.lend(configured([one.url, two.url], health=health)))
         load = stack.enter_context(Load(node.connect, "/load", {}))
 
         def up() -> list[float]:

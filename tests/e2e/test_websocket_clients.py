@@ -14,6 +14,7 @@ from zlib import crc32
 import pytest
 
 from tests.support.gateway import Patgate, Token
+from tests.support.pool import Pool
 from tests.support.remote import Raised, Remote, seconds_until
 from tests.support.tap import Tap
 from tests.support.tokens import forged, unknown_prefix
@@ -50,10 +51,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, server: Remote, program: Remote) -> Iterator[Patgate]:
+def node(gateways: Pool, server: Remote, program: Remote) -> Iterator[Patgate]:
     with Tap(server.ask("serve", subprotocols=["v2.news", "v1.news"]), "WebSockets") as tap:
         config = CONFIG | {"upstreams": {"app": {"servers": [tap.url]}}}
-        with Patgate(tmp_path_factory.mktemp("websocket-gateway"), config) as gateway:
+        with gateways.lend(config) as gateway:
             gateway.add_user(USER, "editor")
             yield gateway
 

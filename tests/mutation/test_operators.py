@@ -89,7 +89,7 @@ def test_every_mutant_has_its_line_and_is_unique() -> None:
     assert {one.operator for one in found} <= set(OPERATORS)
 
 
-def test_an_edit_that_is_invalid_or_without_effect_is_recognized() -> None:
+def test_an_edit_that_is_invalid_or_without_effect_is_recognised() -> None:
     (one,) = mutants("x = 5\n")
     assert differs(one, "x = 5\n")
     assert not differs(one, "x = (\n\n")

@@ -25,14 +25,25 @@ class Log:
 
     test: str
     expected: set[str] = field(default_factory=set)
+    begins: int = 0
+    """Where the lines begin that are not judged yet."""
 
 
 LOGS: dict[Path, Log] = {}
 
+#: What was found in the logs that were closed.
+FOUND: list[str] = []
+
 
 def watch(log: Path) -> None:
     """Judge this file at the end; it may not be there yet."""
-    LOGS.setdefault(log, Log(test=os.environ.get("PYTEST_CURRENT_TEST", "?").partition(" ")[0]))
+    LOGS.setdefault(log, Log(test=_current_test()))
+
+
+def close(log: Path) -> None:
+    """Judge this file now; what follows in it is judged for itself, and none of it is expected so far."""
+    FOUND.extend(_unexpected_in(log))
+    LOGS[log] = Log(test=_current_test(), begins=log.stat().st_size)
 
 
 def expect(log: Path, *events: str) -> None:
@@ -43,14 +54,26 @@ def expect(log: Path, *events: str) -> None:
 
 def unexpected() -> list[str]:
     """Each line of level error that no test expects, once for each log and event, with the test that began the log."""
-    found: dict[tuple[Path, str], str] = {}
-    for path, log in LOGS.items():
-        if path.is_file():
-            for line in path.read_text(errors="replace").splitlines():
-                event = error_in(line)
-                if event is not None and event not in log.expected:
-                    found.setdefault((path, event), f"{log.test}: {line[:2000]}")
+    return [*FOUND, *(line for path in LOGS for line in _unexpected_in(path))]
+
+
+def _unexpected_in(path: Path) -> list[str]:
+    log = LOGS[path]
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(log.begins)
+        lines = file.read().decode(errors="replace").splitlines()
+    found: dict[str, str] = {}
+    for line in lines:
+        event = error_in(line)
+        if event is not None and event not in log.expected:
+            found.setdefault(event, f"{log.test}: {line[:2000]}")
     return list(found.values())
+
+
+def _current_test() -> str:
+    return os.environ.get("PYTEST_CURRENT_TEST", "?").partition(" ")[0]
 
 
 def error_in(line: str) -> str | None:

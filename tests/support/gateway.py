@@ -70,10 +70,9 @@ class Patgate:
         self.prefix = prefix
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.config = complete(config, directory)
         self.config_file = directory / "patgate.yaml"
-        self.config_file.write_text(yaml.safe_dump(self.config, sort_keys=False))
-        listen = self.config["listen"]
+        self._log_begins = 0
+        self.begin(config)
         self.data = Path(self.config["data_dir"])
         if not self.data.exists():
             self.data.mkdir(0o700)
@@ -81,13 +80,21 @@ class Patgate:
                 name.startswith("PATGATE_SECRET_KEY") for name in environ or ()
             )
             migrated(self.data, key=not configured)
+        self.environ = clean_environ(environ)
+        self._process: Process | None = None
+        DIRECTORIES.add(directory)
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write this configuration, for the next start or reload."""
+        self.config = complete(config, self.directory)
+        draft = self.config_file.with_suffix(".new")
+        draft.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        draft.replace(self.config_file)
+        listen = self.config["listen"]
         self.port = port_of(listen["proxy"])
         self.control_port = port_of(listen["control"])
         self.forward_auth_port = port_of(listen["forward_auth"]) if "forward_auth" in listen else 0
         self.base_url = f"http://{LOOPBACK}:{self.port}"
-        self.environ = clean_environ(environ)
-        self._process: Process | None = None
-        DIRECTORIES.add(directory)
 
     def __enter__(self) -> Patgate:
         self.start()
@@ -139,7 +146,14 @@ class Patgate:
 
     @property
     def log(self) -> str:
-        return (self.directory / "patgate.log").read_text(errors="replace")
+        """What it has logged since its start, or since ``forget_log``."""
+        with (self.directory / "patgate.log").open("rb") as file:
+            file.seek(self._log_begins)
+            return file.read().decode(errors="replace")
+
+    def forget_log(self) -> None:
+        """Have ``log`` begin here."""
+        self._log_begins = (self.directory / "patgate.log").stat().st_size
 
     def expects(self, *events: str) -> None:
         """A test causes these events of level error; without that they fail the run (``support.errors``)."""
@@ -317,11 +331,13 @@ def clean_environ(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def complete(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """The configuration with a data directory, two workers and free ports where it does not name them."""
+    """The configuration with a data directory, two workers, cheap hashes and free ports where it does not name them."""
     whole = copy.deepcopy(dict(config))
     whole.setdefault("brand", "acme")
     whole.setdefault("data_dir", str(directory / "data"))
     whole.setdefault("workers", 2)
+    # A hash of the default settings takes 30 ms of a processor, of which tests want hundreds.
+    whole.setdefault("argon2", {"memory": "64KiB", "iterations": 1})
     listen = whole.setdefault("listen", {})
     for name in ("proxy", "control"):
         listen.setdefault(name, {}).setdefault("bind", f"{LOOPBACK}:{free_port()}")

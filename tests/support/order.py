@@ -26,7 +26,6 @@ LONGEST: Final = (
     "tests/e2e/test_demo.py",
     "tests/e2e/test_drain.py",
     "tests/e2e/test_notices.py",
-    "tests/threats/test_real_claims.py",
     "tests/e2e/test_entrance.py",
     "tests/support/test_plugin.py",
     "tests/threats/test_s14_data_directory.py",
@@ -42,9 +41,7 @@ LONGEST: Final = (
     "tests/e2e/test_pip.py",
     "tests/e2e/test_upstreams.py",
     "tests/threats/test_s2_claims.py",
-    "tests/threats/test_real_dav.py",
     "tests/fuzz/test_targets.py",
-    "tests/e2e/test_explain.py",
     "tests/e2e/test_systemd.py",
     "tests/threats/test_s9_leaks.py",
     "tests/e2e/test_freshness.py",
@@ -67,10 +64,43 @@ TOGETHER: Final = (
 other.
 """
 
+SHARING: Final = (
+    (
+        "tests/e2e/test_requirements_c.py",
+        "tests/e2e/test_requirements_a.py",
+        "tests/e2e/test_requirements_b.py",
+        "tests/e2e/test_requirements_d.py",
+        "tests/e2e/test_requirements_e.py",
+        "tests/e2e/test_requirements_f.py",
+        "tests/e2e/test_api.py",
+        "tests/e2e/test_explain.py",
+        "tests/e2e/test_organisation_keys.py",
+        "tests/threats/test_s7_people.py",
+    ),
+    (
+        "tests/threats/test_real_claims.py",
+        "tests/threats/test_real_dav.py",
+        "tests/threats/test_real_framing.py",
+    ),
+    (
+        "tests/e2e/test_ingress_headers.py",
+        "tests/e2e/test_ingress.py",
+        "tests/e2e/test_ingress_presets.py",
+        "tests/e2e/test_ingress_targets.py",
+    ),
+)
+"""Files that use the same gateway or the same servers: one worker has them all, or each of them would start its own."""
+
 _LONGER: Final = 20
 """So many files begin before these, which last longer than any other by then."""
 
-_ORDER: Final = (*LONGEST[:_LONGER], *TOGETHER, *LONGEST[_LONGER:])
+_GROUPS: Final = (TOGETHER, *SHARING)
+_GROUP: Final[Mapping[str, str]] = {name: group[0] for group in _GROUPS for name in group}
+_ORDER: Final = (
+    *LONGEST[:_LONGER],
+    *(name for group in _GROUPS for name in group),
+    *LONGEST[_LONGER:],
+)
 _PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_ORDER)}
 
 
@@ -85,8 +115,8 @@ def file_of(test: str) -> str:
 
 
 class Files(LoadFileScheduling):  # type: ignore[misc]
-    """A worker is given a file at a time, or all of ``TOGETHER``."""
+    """A worker is given a file at a time, or all files of a group."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)
-        return TOGETHER[0] if file in TOGETHER else file
+        return _GROUP.get(file, file)

@@ -20,6 +20,16 @@ def kernel_keeps() -> int:
     return sum(map(int, maxima))
 
 
+def unread(server_port: int, client_port: int) -> int | None:
+    """How many bytes of the client the server has not read yet; None where the kernel knows no such connection."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        ports = tuple(int(each.rpartition(":")[2], 16) for each in fields[1:3])
+        if ports == (server_port, client_port):
+            return int(fields[4].rpartition(":")[2], 16)
+    return None
+
+
 def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 5.0) -> int:
     """The one of ``pids`` that holds the server's end of the connection; waits until one has accepted it."""
     candidates = list(pids)

@@ -25,6 +25,7 @@ LINES = {
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(errors, "LOGS", {})
+    monkeypatch.setattr(errors, "FOUND", [])
 
 
 @pytest.mark.parametrize(("line", "event"), LINES.values(), ids=LINES)
@@ -51,3 +52,14 @@ def test_an_event_is_expected_in_one_log_and_no_other_event_with_it(tmp_path: Pa
 def test_a_log_that_was_never_written_has_nothing_in_it(tmp_path: Path) -> None:
     errors.watch(tmp_path / "patgate.log")
     assert errors.unexpected() == []
+
+
+def test_a_log_that_is_closed_is_judged_then_and_what_follows_is_judged_for_itself(tmp_path: Path) -> None:
+    log = tmp_path / "patgate.log"
+    errors.expect(log, "defect")
+    log.write_text(ERROR + ERROR.replace("defect", "child ended"))
+    errors.close(log)
+    assert ["child ended" in line for line in errors.unexpected()] == [True]
+    with log.open("a") as file:
+        file.write(ERROR)
+    assert ["child ended" in line for line in errors.unexpected()] == [True, False]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from tests.support import turns
 from tests.support.builds import ROOT
-from tests.support.order import LONGEST, TOGETHER, place
+from tests.support.order import LONGEST, SHARING, TOGETHER, place
 
 
 def test_every_file_that_begins_early_exists_and_is_named_once() -> None:
-    named = [*LONGEST, *TOGETHER]
+    named = [*LONGEST, *TOGETHER, *chain.from_iterable(SHARING)]
     assert [name for name in named if not (ROOT / name).is_file()] == []
     assert len(set(named)) == len(named)
 
@@ -17,6 +19,12 @@ def test_the_longest_files_begin_first_and_all_others_keep_their_order() -> None
     others = ["tests/contract/test_a.py::test", "tests/zoo/test_z.py::test[1]", "tests/contract/test_b.py::test"]
     first, second = (f"{name}::test_anything" for name in LONGEST[:2])
     assert sorted([others[0], second, *others[1:], first], key=place) == [first, second, *others]
+
+
+def test_files_that_share_a_gateway_follow_each_other() -> None:
+    for group in SHARING:
+        first = place(group[0])
+        assert [place(f"{name}::test") for name in group] == [*range(first, first + len(group))]
 
 
 def test_one_worker_has_every_test_that_runs_alone() -> None:

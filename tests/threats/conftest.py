@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.gateway import Patgate
 from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.pool import Pool
 from tests.support.realservers import COMMANDS, RealServer, of_this_build, real_servers
 from tests.support.scripted import ScriptedBackend, echo
 
@@ -35,7 +36,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Real
 
 
 @pytest.fixture(scope="session")
-def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServer]) -> Iterator[Patgate]:
+def front(gateways: Pool, servers: dict[str, RealServer]) -> Iterator[Patgate]:
     """The gateway in front of all of them; ``Host`` selects the server."""
     config = {
         "workers": 1,
@@ -43,7 +44,7 @@ def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServe
         "roles": ROLES,
         "routes": [route for server in servers.values() for route in routes_of(server)],
     }
-    with Patgate(tmp_path_factory.mktemp("front"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(EDITOR, "editor")
         yield node
 
@@ -60,7 +61,7 @@ def scripted() -> Iterator[ScriptedBackend]:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) -> Iterator[Patgate]:
+def node(gateways: Pool, scripted: ScriptedBackend) -> Iterator[Patgate]:
     """A gateway with one worker, so that all clients share one pool of upstream connections."""
     config = {
         "workers": 1,
@@ -68,7 +69,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedBackend) ->
         "roles": ROLES,
         "routes": ROUTES,
     }
-    with Patgate(tmp_path_factory.mktemp("reuse"), config) as gateway:
+    with gateways.lend(config) as gateway:
         yield gateway
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.differential.targets import KIND, LENIENT, STEPS, fit
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.pool import Pool
 from tests.support.rawhttp import Response
 from tests.support.realservers import FILE_SERVERS, RealServer, of_this_build, real_servers
 
@@ -60,14 +61,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Real
 
 
 @pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory, servers: dict[str, RealServer]) -> Iterator[Patgate]:
+def front(gateways: Pool, servers: dict[str, RealServer]) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "upstreams": {name: {"servers": [server.url]} for name, server in servers.items()},
         "roles": ROLES,
         "routes": [route for server in servers.values() for route in routes_of(server)],
     }
-    with Patgate(tmp_path_factory.mktemp("dav-gateway"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(MEMBER, "writer")
         with node.control_socket() as control:
             for org in ("lab", "shop", "club"):

@@ -193,7 +193,7 @@ def test_nothing_is_acknowledged_in_files_that_were_taken_away(
 ) -> None:
     """All processes end, because it is unknown which tokens are valid."""
     # With such a long lease only the change itself notices in time.
-    with Patgate(tmp_path / "node", {**config(backend), "lease": "60s"}) as node:
+    with Patgate(tmp_path / "node", {**config(backend), "workers": 1, "lease": "60s"}) as node:
         node.expects("process ends", "the data directory is no longer ours; the lease is not renewed")
         wait_until((node.data / "addresses.json").exists, "the supervisor's start complete")
         node.add_user(OWNER, "editor")

@@ -9,6 +9,7 @@ import pytest
 from proxy.core.request.claims import CLAIMS, FAMILIES, FROM_TRUSTED, ClaimKind
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 MARK = b"mallory"
@@ -60,7 +61,7 @@ def test_a_claim_is_dropped_by_its_own_name(
 
 
 @pytest.fixture(scope="module")
-def behind_a_proxy(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def behind_a_proxy(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     """A node that trusts the loopback, and two more headers from it."""
     config = {
         "workers": 1,
@@ -68,7 +69,7 @@ def behind_a_proxy(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) 
         "upstreams": {"app": {"servers": [backend.url]}},
         "routes": [{"path": "/**", "upstream": "app", "access": "public"}],
     }
-    with Patgate(tmp_path_factory.mktemp("trusting"), config) as node:
+    with gateways.lend(config) as node:
         yield node
 
 
@@ -106,14 +107,14 @@ def test_client_and_transport_are_the_kinds_that_others_can_know() -> None:
     assert frozenset((ClaimKind.CLIENT, ClaimKind.TRANSPORT)) == FROM_TRUSTED
 
 
-def test_what_an_operator_adds_is_dropped_too(tmp_path_factory: pytest.TempPathFactory, recorder: Recorder) -> None:
+def test_what_an_operator_adds_is_dropped_too(gateways: Pool, recorder: Recorder) -> None:
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [recorder.url]}},
         "routes": [{"path": "/**", "upstream": "app", "access": "public"}],
         "headers": {"dropped": ["X-Scope-OrgID"]},
     }
-    with Patgate(tmp_path_factory.mktemp("dropped"), config) as node, node.connect() as connection:
+    with gateways.lend(config) as node, node.connect() as connection:
         lines = b"X-Scope-OrgID: mallory\r\nx_scope_orgid: mallory\r\nX-Scope: kept\r\n"
         assert connection.exchange(b"GET /x HTTP/1.1\r\nHost: gateway\r\n" + lines + b"\r\n").status == 200
     assert MARK not in recorder.last().head

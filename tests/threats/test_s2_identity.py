@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR
+from tests.support.pool import Pool
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorded, Recorder
 
@@ -260,9 +261,7 @@ def test_a_name_that_is_not_ascii_arrives_percent_encoded(gateway: Patgate, reco
 
 
 @pytest.mark.parametrize("preset", ["oauth2-proxy", "remote-user"])
-def test_a_preset_sends_its_names_once_and_strips_every_other(
-    preset: str, tmp_path_factory: pytest.TempPathFactory, recorder: Recorder
-) -> None:
+def test_a_preset_sends_its_names_once_and_strips_every_other(preset: str, gateways: Pool, recorder: Recorder) -> None:
     names = {
         "oauth2-proxy": (
             "X-Forwarded-User",
@@ -280,7 +279,7 @@ def test_a_preset_sends_its_names_once_and_strips_every_other(
         "routes": [{"path": "/v1/{entity}/{id}", "upstream": "app"}],
     }
     spoofed = b"".join(name + b": " + MARK + b"\r\n" for name in SPELLINGS + FOREIGN)
-    with Patgate(tmp_path_factory.mktemp(preset), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(EDITOR, "editor")
         assert ask(node, node.token(EDITOR), spoofed).status == 200
     seen = recorder.last()

@@ -13,6 +13,7 @@ from proxy.core.kinds import Kind
 from proxy.core.token import TokenFormat
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR, ROLES, ROUTES
+from tests.support.pool import Pool
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
@@ -115,7 +116,7 @@ def test_forward_auth_refuses_it_too(place: str, gateway: Patgate, token: Token)
 
 
 @pytest.fixture(scope="module")
-def dropping(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def dropping(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -123,7 +124,7 @@ def dropping(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Ite
         "routes": ROUTES,
         "headers": {"misplaced_tokens": "drop"},
     }
-    with Patgate(tmp_path_factory.mktemp("dropping"), config) as node:
+    with gateways.lend(config) as node:
         node.add_user(EDITOR, "editor")
         yield node
 

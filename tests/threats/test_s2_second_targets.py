@@ -12,6 +12,7 @@ import pytest
 from proxy.core.request.second_targets import UNJUDGED
 from tests.support.gateway import ControlClient, Patgate, Token, token_of
 from tests.support.operate import reload
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
@@ -47,7 +48,7 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
         "workers": 1,
         "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
@@ -55,7 +56,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
         "roles": {"editor": ["files:*", "archive:read", "free:duplicate", "objects:*", "things:read"]},
         "routes": ROUTES,
     }
-    with Patgate(tmp_path_factory.mktemp("second"), config) as node:
+    with gateways.lend(config) as node:
         with node.control_socket() as control:
             for org in ("a", "b"):
                 control.call("POST", "/orgs", {"name": org})
@@ -314,16 +315,14 @@ def test_forward_auth_judges_them_too(shape: str, line: str, status: int, node: 
     assert response.status == status
 
 
-def test_a_second_target_behind_a_trusted_proxy_may_have_the_public_name(
-    tmp_path_factory: pytest.TempPathFactory, recorder: Recorder
-) -> None:
+def test_a_second_target_behind_a_trusted_proxy_may_have_the_public_name(gateways: Pool, recorder: Recorder) -> None:
     config = {
         "workers": 1,
         "listen": {"proxy": {"trusted": ["127.0.0.1/32"]}},
         "upstreams": {"app": {"servers": [recorder.url]}},
         "routes": [{"path": "/**", "upstream": "app", "access": "public"}],
     }
-    with Patgate(tmp_path_factory.mktemp("trusted"), config) as behind:
+    with gateways.lend(config) as behind:
         for destination, status in (("http://files.example/b", 200), ("http://inner/b", 200), ("http://x/b", 400)):
             lines = ("X-Forwarded-Host: files.example", f"Destination: {destination}")
             assert ask(behind, "COPY", "/a", *lines, token=None, host="inner").status == status

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.gateway import Patgate, Token
 from tests.support.plugin import EDITOR
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorder
@@ -175,7 +176,7 @@ def token(gateway: Patgate) -> Token:
 
 
 @pytest.fixture(scope="module")
-def limited(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def limited(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     """A node with small limits."""
     config = {
         "workers": 1,
@@ -186,7 +187,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iter
             "header_bytes": HEAD_LIMIT, "headers": FIELD_LIMIT, "request_line": LINE_LIMIT, "body": BODY_LIMIT,
         },
     }  # fmt: skip
-    with Patgate(tmp_path_factory.mktemp("framing"), config) as node:
+    with gateways.lend(config) as node:
         yield node
 
 

@@ -1,6 +1,6 @@
 """Threat model §7, over the control API: no token exceeds its own permissions or its organisation.
 
-Two callers of ``lab`` who may do everything there, a key and a team token, call every operation of the OpenAPI
+Two callers of ``north`` who may do everything there, a key and a team token, call every operation of the OpenAPI
 document, so that a new operation is tested automatically.
 """
 
@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.api import Api, both, status, through
 from tests.support.gateway import Patgate, Token, token_of
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.rawhttp import Response
 from tests.support.recorder import Recorder
@@ -23,7 +24,7 @@ from tests.support.tokens import forged
 from tests.threats.api_bodies import BODIES, READ
 
 ROOT, MEL, SOL = "root@example.org", "mel@example.org", "sol@example.org"
-LAB_THING = "/orgs/lab/things/7"
+LAB_THING = "/orgs/north/things/7"
 WRITES = ("post", "put", "patch", "delete")
 OWN_WORDS = frozenset({"x-request-id", "date", "content-length"})
 """Headers that differ in every response; the length is that of the body, which is compared."""
@@ -31,7 +32,7 @@ OWN_WORDS = frozenset({"x-request-id", "date", "content-length"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """``foreign`` has ids of objects of ``shop`` by parameter name, ``own`` those of ``lab``."""
+    """``foreign`` has ids of objects of ``south`` by parameter name, ``own`` those of ``north``."""
 
     node: Patgate
     root: Api
@@ -56,10 +57,9 @@ UNKNOWN = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[World]:
+def world(gateways: Pool, backend: Recorder) -> Iterator[World]:
     config = {
         "workers": 1,
-        "argon2": {"memory": "64KiB", "iterations": 1},
         "upstreams": {"app": {"servers": [backend.url]}},
         "roles": {"admin": ["*:*"], "viewer": READ, "nothing": []},
         "routes": [
@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
             {"path": "/orgs/{org}/{entity}/{id}", "upstream": "app"},
         ],
     }
-    with Patgate(tmp_path_factory.mktemp("s7"), config) as node, node.control_socket() as control:
+    with gateways.lend(config) as node, node.control_socket() as control:
 
         def minted(user: str, **more: object) -> Token:
             return token_of(control.call("POST", "/tokens", {"user": user, "name": "of " + user, **more}))
@@ -75,9 +75,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
         ids = {}
         for email, role in ((ROOT, "admin"), (MEL, "nothing"), (SOL, "nothing")):
             ids[email] = control.call("POST", "/users", {"email": email, "role": role})["id"]
-        orgs = {org: control.call("POST", "/orgs", {"name": org})["id"] for org in ("lab", "shop")}
-        control.call("PUT", f"/orgs/lab/members/{MEL}", {"role": "admin"})
-        control.call("PUT", f"/orgs/shop/members/{SOL}", {"role": "admin"})
+        orgs = {org: control.call("POST", "/orgs", {"name": org})["id"] for org in ("north", "south")}
+        control.call("PUT", f"/orgs/north/members/{MEL}", {"role": "admin"})
+        control.call("PUT", f"/orgs/south/members/{SOL}", {"role": "admin"})
         keys = {
             org: token_of(control.call("POST", "/keys", {"name": "k", "org": org, "role": "admin"})) for org in orgs
         }
@@ -85,31 +85,31 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
             org: control.call("POST", f"/orgs/{org}/invitations", {"email": "ida@example.org", "role": "viewer"})["id"]
             for org in orgs
         }
-        sol = minted(SOL, org="shop")
-        team = minted(MEL, org="lab")
+        sol = minted(SOL, org="south")
+        team = minted(MEL, org="north")
         document = node.control("GET", "/api/v1/openapi.json").json()
         yield World(
             node=node,
             root=Api(node, minted(ROOT)),
             sol=Api(node, sol),
             team=Api(node, team),
-            key=Api(node, keys["lab"]),
+            key=Api(node, keys["north"]),
             mel_id=ids[MEL],
             own={
                 "token": team.id,
-                "key": keys["lab"].id,
-                "org": orgs["lab"],
+                "key": keys["north"].id,
+                "org": orgs["north"],
                 "user": ids[MEL],
                 "role": "viewer",
-                "invitation": invited["lab"],
+                "invitation": invited["north"],
             },
             foreign={
                 "token": sol.id,
-                "key": keys["shop"].id,
-                "org": orgs["shop"],
+                "key": keys["south"].id,
+                "org": orgs["south"],
                 "user": ids[SOL],
                 "role": "viewer",
-                "invitation": invited["shop"],
+                "invitation": invited["south"],
             },
             operations=tuple(
                 (operation["operationId"], method, path.removeprefix("/api/v1"))
@@ -122,15 +122,15 @@ def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterat
 
 @pytest.fixture
 def narrow(world: World) -> Api:
-    """A team token of an administrator of ``lab``, with scopes and an expiry."""
+    """A team token of an administrator of ``north``, with scopes and an expiry."""
     scopes = ["things:read", "patgate.tokens:*", "patgate.members:*", "patgate.keys:*"]
-    return Api(world.node, world.team.mint("narrow", org="lab", scopes=scopes, expires=5000.0))
+    return Api(world.node, world.team.mint("narrow", org="north", scopes=scopes, expires=5000.0))
 
 
 @pytest.fixture
 def sibling(world: World) -> Token:
     """A token of the same owner with all permissions, without an expiry."""
-    return world.team.mint("sibling", org="lab")
+    return world.team.mint("sibling", org="north")
 
 
 def said(answer: Response) -> tuple[int, list[tuple[bytes, bytes]], Any]:
@@ -146,25 +146,25 @@ def said(answer: Response) -> tuple[int, list[tuple[bytes, bytes]], Any]:
 
 
 def tokens_of_lab(world: World) -> set[str]:
-    return {item["id"] for item in world.root.items("/orgs/lab/tokens", limit="500")}
+    return {item["id"] for item in world.root.items("/orgs/north/tokens", limit="500")}
 
 
 # --- above itself ---
 
 MINTS: dict[str, tuple[dict[str, object], set[str]]] = {
-    "without scopes": ({"org": "lab", "expires": 60.0}, {"scopes"}),
-    "with a wider scope": ({"org": "lab", "expires": 60.0, "scopes": ["things:*"]}, {"scopes[0]"}),
-    "with a wildcard": ({"org": "lab", "expires": 60.0, "scopes": ["*:read"]}, {"scopes[0]"}),
+    "without scopes": ({"org": "north", "expires": 60.0}, {"scopes"}),
+    "with a wider scope": ({"org": "north", "expires": 60.0, "scopes": ["things:*"]}, {"scopes[0]"}),
+    "with a wildcard": ({"org": "north", "expires": 60.0, "scopes": ["*:read"]}, {"scopes[0]"}),
     "with a wildcard among its own": (
-        {"org": "lab", "expires": 60.0, "scopes": ["things:read", "patgate.*:read".replace("patgate.*", "*/x")]},
+        {"org": "north", "expires": 60.0, "scopes": ["things:read", "patgate.*:read".replace("patgate.*", "*/x")]},
         {"scopes[1]"},
     ),
-    "with an escaped name": ({"org": "lab", "expires": 60.0, "scopes": ["t%68ings:update"]}, {"scopes[0]"}),
-    "without an end": ({"org": "lab", "scopes": READ}, {"expires"}),
-    "with a later end": ({"org": "lab", "scopes": READ, "expires": 6000.0}, {"expires"}),
+    "with an escaped name": ({"org": "north", "expires": 60.0, "scopes": ["t%68ings:update"]}, {"scopes[0]"}),
+    "without an end": ({"org": "north", "scopes": READ}, {"expires"}),
+    "with a later end": ({"org": "north", "scopes": READ, "expires": 6000.0}, {"expires"}),
     "for the account": ({"expires": 60.0, "scopes": READ}, {"org"}),
     "for everything": ({"reach": "account"}, {"org", "expires", "scopes"}),
-    "for somebody else": ({"user": SOL, "org": "lab", "expires": 60.0, "scopes": READ}, {"user"}),
+    "for somebody else": ({"user": SOL, "org": "north", "expires": 60.0, "scopes": READ}, {"user"}),
 }
 
 
@@ -178,7 +178,7 @@ def test_a_token_mints_none_that_is_more_than_itself(what: str, world: World, na
 
 
 def test_a_token_mints_what_is_within_itself(world: World, narrow: Api) -> None:
-    made = narrow.mint("less", org="lab", scopes=["things/7:read"], expires=60.0)
+    made = narrow.mint("less", org="north", scopes=["things/7:read"], expires=60.0)
     assert status(world.node, "GET", LAB_THING, made) == 200
     assert status(world.node, "PUT", LAB_THING, made) == 403
 
@@ -212,10 +212,10 @@ def test_the_same_verb_by_another_path_is_the_same(world: World, narrow: Api, si
         assert narrow.ask(method, path, body).status in (404, 405), path
     assert narrow.call("GET", f"/tokens/{sibling.id}")["rotated_at"] is None
     before = tokens_of_lab(world)
-    named, fields = narrow.refusal("POST", "/orgs/lab/tokens", {"name": "more", "expires": 60.0})
+    named, fields = narrow.refusal("POST", "/orgs/north/tokens", {"name": "more", "expires": 60.0})
     assert (named, fields) == (403, ["scopes"])
-    assert narrow.refusal("POST", "/keys", {"name": "more", "org": "lab", "role": "admin"})[0] == 403
-    assert narrow.refusal("POST", "/keys", {"name": "more", "grants": {"lab": ["*:*"]}, "expires": 60.0})[0] == 403
+    assert narrow.refusal("POST", "/keys", {"name": "more", "org": "north", "role": "admin"})[0] == 403
+    assert narrow.refusal("POST", "/keys", {"name": "more", "grants": {"north": ["*:*"]}, "expires": 60.0})[0] == 403
     assert tokens_of_lab(world) == before
 
 
@@ -239,19 +239,19 @@ def test_a_token_gives_no_role_that_is_more_than_itself(world: World, narrow: Ap
         ("PUT", "/roles/viewer", {"permissions": ["*:*"]}),
         ("PUT", "/roles/nothing", {"permissions": READ}),
         ("PUT", "/roles/fresh", {"permissions": READ}),
-        ("POST", "/orgs/lab/invitations", {"email": "friend@example.org", "role": "admin"}),
-        ("PUT", f"/orgs/lab/members/{MEL}", {"role": "admin"}),
+        ("POST", "/orgs/north/invitations", {"email": "friend@example.org", "role": "admin"}),
+        ("PUT", f"/orgs/north/members/{MEL}", {"role": "admin"}),
         ("POST", f"/users/{MEL}/role", {"role": "admin"}),
         ("POST", "/users", {"email": "friend@example.org", "role": "admin"}),
-        ("POST", "/users", {"email": "friend@example.org", "role": "admin", "org": "lab"}),
+        ("POST", "/users", {"email": "friend@example.org", "role": "admin", "org": "north"}),
     ):
         assert narrow.refusal(method, path, body)[0] == 403, path
     # Nor does one without scopes outside its organisation: there, its owner's role there counts.
     for method, path, sent in (
         ("PUT", "/roles/viewer", {"permissions": ["*:*"]}),
         ("POST", f"/users/{MEL}/role", {"role": "admin"}),
-        ("POST", "/orgs", {"name": "shop"}),
-        ("POST", "/orgs/lab/suspend", None),
+        ("POST", "/orgs", {"name": "south"}),
+        ("POST", "/orgs/north/suspend", None),
         ("POST", f"/users/{MEL}/suspend", None),
     ):
         assert world.team.refusal(method, path, sent)[0] == 403, path
@@ -313,7 +313,7 @@ def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, obje
         )
     for path, field in (("/tokens", "org"), ("/tokens", "user"), ("/keys", "org")):
         bodies = [
-            {"name": "x", "role": "viewer", "org": "lab", field: ids[field]}
+            {"name": "x", "role": "viewer", "org": "north", field: ids[field]}
             if path == "/keys"
             else {"name": "x", "scopes": READ, field: ids[field]}
             for ids in (world.foreign, UNKNOWN)
@@ -321,14 +321,14 @@ def foreign_and_unknown(world: World) -> Iterator[tuple[str, str, str, str, obje
         yield f"{path} {field}", "POST", path, path, bodies[0], bodies[1]
     grants = [{"name": "x", "grants": {ids["org"]: READ}} for ids in (world.foreign, UNKNOWN)]
     yield "/keys grants", "POST", "/keys", "/keys", grants[0], grants[1]
-    emails = [f"/orgs/lab/members/{email}" for email in (SOL, "nobody@example.org")]
+    emails = [f"/orgs/north/members/{email}" for email in (SOL, "nobody@example.org")]
     for method, sent in (("PUT", {"role": "viewer"}), ("DELETE", None)):
         yield f"members {method}", method, emails[0], emails[1], sent, sent
     roles = [{"role": "viewer", "org": ids["org"]} for ids in (world.foreign, UNKNOWN)]
     yield "users.set_role org", "POST", f"/users/{MEL}/role", f"/users/{MEL}/role", roles[0], roles[1]
     people = [{"email": "x@example.org", **role} for role in roles]
     yield "users.add org", "POST", "/users", "/users", people[0], people[1]
-    people = [{"email": email, "role": "viewer", "org": "lab"} for email in (SOL, "nobody@example.org")]
+    people = [{"email": email, "role": "viewer", "org": "north"} for email in (SOL, "nobody@example.org")]
     yield "users.add email", "POST", "/users", "/users", people[0], people[1]
 
 
@@ -349,7 +349,7 @@ def test_what_is_anothers_is_answered_like_what_there_is_not(asker: str, world: 
 @pytest.mark.parametrize("asker", ["team", "key"])
 def test_no_answer_has_anything_of_another_organisation(asker: str, world: World) -> None:
     api: Api = getattr(world, asker)
-    theirs = [*(world.foreign[name] for name in ("token", "key", "org", "user", "invitation")), SOL, "shop"]
+    theirs = [*(world.foreign[name] for name in ("token", "key", "org", "user", "invitation")), SOL, "south"]
     for name, method, path in world.operations:
         if method != "get":
             continue
@@ -366,9 +366,9 @@ def test_a_cursor_of_another_list_shows_no_more(world: World) -> None:
     """A cursor is only a position: every request checks again whose list it is."""
     # Only changes: the organisation's log has the caller's refusals with the ids that it requested.
     changes = "/audit?action=account."
-    for path in ("/tokens", "/keys", "/orgs", "/users", "/audit", "/orgs/lab/members"):
+    for path in ("/tokens", "/keys", "/orgs", "/users", "/audit", "/orgs/north/members"):
         cursor = world.root.call("GET", path, limit="1")["next_cursor"]
-        for target in ("/tokens", "/keys", "/orgs", "/orgs/lab/members", changes, "/policy/violations?org=lab"):
+        for target in ("/tokens", "/keys", "/orgs", "/orgs/north/members", changes, "/policy/violations?org=north"):
             if cursor is None:
                 continue
             joint = "&" if "?" in target else "?"
@@ -379,23 +379,23 @@ def test_a_cursor_of_another_list_shows_no_more(world: World) -> None:
 
 
 def test_a_team_token_knows_its_owner_as_a_member_of_that_team_only(world: World) -> None:
-    world.root.call("PUT", f"/orgs/shop/members/{MEL}", {"role": "viewer"})
+    world.root.call("PUT", f"/orgs/south/members/{MEL}", {"role": "viewer"})
     try:
         for path in ("/me", f"/users/{MEL}", f"/users/{world.mel_id}"):
             answer = world.team.ask("GET", path)
             assert answer.status == 200
-            assert b"shop" not in answer.body
+            assert b"south" not in answer.body
             assert b'"nothing"' not in answer.body, "the role in the account"
     finally:
-        world.root.call("DELETE", f"/orgs/shop/members/{MEL}")
+        world.root.call("DELETE", f"/orgs/south/members/{MEL}")
 
 
 # --- behind itself ---
 
 
 def test_a_child_keeps_what_it_was_made_with_and_a_narrowed_parent_gives_it_no_new_value(world: World) -> None:
-    parent = Api(world.node, world.team.mint("parent", org="lab", scopes=["things:*"]))
-    child = parent.mint("child", org="lab", scopes=["things:update"])
+    parent = Api(world.node, world.team.mint("parent", org="north", scopes=["things:*"]))
+    child = parent.mint("child", org="north", scopes=["things:update"])
     world.team.call("PUT", f"/tokens/{parent.token.id}/scopes", {"scopes": READ})
     assert status(world.node, "PUT", LAB_THING, parent.token) == 403
     assert status(world.node, "PUT", LAB_THING, child) == 200
@@ -408,11 +408,11 @@ def test_a_child_keeps_what_it_was_made_with_and_a_narrowed_parent_gives_it_no_n
 def test_nothing_is_made_by_what_has_been_revoked(world: World) -> None:
     """The hash of a new token takes long enough to revoke the creating token meanwhile."""
     for number in range(10):
-        maker = Api(world.node, world.team.mint(f"maker {number}", org="lab"))
+        maker = Api(world.node, world.team.mint(f"maker {number}", org="north"))
         answers: list[int] = []
 
         def mint(by: Api = maker, into: list[int] = answers) -> None:
-            into.append(by.ask("POST", "/tokens", {"name": "late", "org": "lab"}).status)
+            into.append(by.ask("POST", "/tokens", {"name": "late", "org": "north"}).status)
 
         threads = [threading.Thread(target=mint) for _ in range(4)]
         for thread in threads:
@@ -431,16 +431,16 @@ def once(api: Api, path: str, body: object, key: str) -> Response:
 
 
 def test_a_retry_shows_what_may_be_seen_now(world: World) -> None:
-    world.root.call("PUT", "/orgs/lab/members/ned@example.org", {"role": "admin"})
+    world.root.call("PUT", "/orgs/north/members/ned@example.org", {"role": "admin"})
     with world.node.control_socket() as control:
-        wanted = {"user": "ned@example.org", "name": "n", "org": "lab"}
+        wanted = {"user": "ned@example.org", "name": "n", "org": "north"}
         ned = Api(world.node, token_of(control.call("POST", "/tokens", wanted)))
-    body = {"name": "kept", "org": "lab", "role": "viewer"}
+    body = {"name": "kept", "org": "north", "role": "viewer"}
     made = token_of(once(ned, "/keys", body, "one").json())
     again = once(ned, "/keys", body, "one")
     assert (again.status, again.json()["token"], again.json()["id"]) == (201, None, made.id)
     assert once(world.team, "/keys", body, "one").json()["id"] != made.id
-    world.root.call("PUT", "/orgs/lab/members/ned@example.org", {"role": "viewer"})
+    world.root.call("PUT", "/orgs/north/members/ned@example.org", {"role": "viewer"})
     lost = once(ned, "/keys", body, "one")
     assert lost.status == 404
     assert made.id.encode() not in lost.body
@@ -463,8 +463,8 @@ def test_a_whole_token_in_the_place_of_an_id_is_not_repeated(world: World, sibli
         ("GET", f"/explain?token={value}&method=GET&path=/", None),
         ("POST", "/tokens", {"name": "x", "org": value}),
         ("POST", "/tokens", {"name": "x", value: 1}),
-        ("POST", "/tokens", {"name": "x", "org": "lab", "scopes": [value]}),
-        ("PUT", "/orgs/lab/members/" + value, {"role": value}),
+        ("POST", "/tokens", {"name": "x", "org": "north", "scopes": [value]}),
+        ("PUT", "/orgs/north/members/" + value, {"role": value}),
     ):
         answer = world.team.ask(method, path, body)
         assert value[-20:].encode() not in answer.body, path
@@ -475,7 +475,7 @@ def test_a_whole_token_in_the_place_of_an_id_is_not_repeated(world: World, sibli
 def test_who_was_refused_what_is_in_the_audit_log(world: World, narrow: Api) -> None:
     """Escalation, foreign objects and invalid credentials: each event has the decision id of the response."""
     wrong = Api(world.node, Token(id=narrow.token.id, prefix=narrow.token.prefix, value=forged(narrow.token.prefix)))
-    wider = {"name": "x", "org": "lab", "scopes": ["*:*"]}
+    wider = {"name": "x", "org": "north", "scopes": ["*:*"]}
     asked = [
         (narrow.ask("POST", "/tokens", wider), "api.tokens.create", "forbidden", narrow.token.id),
         (narrow.ask("GET", f"/tokens/{world.foreign['token']}"), "api.tokens.show", "not_found", narrow.token.id),

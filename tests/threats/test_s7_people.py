@@ -10,20 +10,21 @@ import pytest
 
 from tests.support.api import Api, status
 from tests.support.gateway import Patgate, token_of
+from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 ROOT, MEL, SOL = "root@example.org", "mel@example.org", "sol@example.org"
-LAB_THING = "/orgs/lab/things/7"
+LAB_THING = "/orgs/east/things/7"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """Mel administers ``lab`` with a team token, Sol ``shop``; Root is an administrator of the account."""
+    """Mel administers ``east`` with a team token, Sol ``west``; Root is an administrator of the account."""
 
     node: Patgate
     root: Api
     team: Api
-    shop: Api
+    west: Api
 
     def sol(self) -> Api:
         """An account-wide token of Sol, created by the operator."""
@@ -33,23 +34,22 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[World]:
+def world(gateways: Pool, backend: Recorder) -> Iterator[World]:
     config = {
         "workers": 1,
-        "argon2": {"memory": "64KiB", "iterations": 1},
         "upstreams": {"app": {"servers": [backend.url]}},
         "roles": {"admin": ["*:*"], "viewer": ["things:read"], "nothing": []},
         "routes": [{"path": "/orgs/{org}/{entity}/{id}", "upstream": "app"}],
     }
-    with Patgate(tmp_path_factory.mktemp("s7p"), config) as node, node.control_socket() as control:
+    with gateways.lend(config) as node, node.control_socket() as control:
         for email, role in ((ROOT, "admin"), (MEL, "nothing"), (SOL, "nothing")):
             control.call("POST", "/users", {"email": email, "role": role})
         tokens = {ROOT: token_of(control.call("POST", "/tokens", {"user": ROOT, "name": "root"}))}
-        for email, org in ((MEL, "lab"), (SOL, "shop")):
+        for email, org in ((MEL, "east"), (SOL, "west")):
             control.call("POST", "/orgs", {"name": org})
             control.call("PUT", f"/orgs/{org}/members/{email}", {"role": "admin"})
             tokens[email] = token_of(control.call("POST", "/tokens", {"user": email, "name": "t", "org": org}))
-        yield World(node=node, root=Api(node, tokens[ROOT]), team=Api(node, tokens[MEL]), shop=Api(node, tokens[SOL]))
+        yield World(node=node, root=Api(node, tokens[ROOT]), team=Api(node, tokens[MEL]), west=Api(node, tokens[SOL]))
 
 
 def test_inviting_an_email_is_answered_alike_whether_anybody_has_it(world: World) -> None:
@@ -57,7 +57,7 @@ def test_inviting_an_email_is_answered_alike_whether_anybody_has_it(world: World
     answers = []
     for email in (SOL, "nob@example.org"):
         body = {"email": email, "role": "viewer"}
-        made = world.team.ask("POST", "/orgs/lab/invitations", body)
+        made = world.team.ask("POST", "/orgs/east/invitations", body)
         invitation = made.json()["id"]
         texts = [
             made.body,
@@ -65,8 +65,8 @@ def test_inviting_an_email_is_answered_alike_whether_anybody_has_it(world: World
                 world.team.ask(method, path, sent).body
                 for method, path, sent in (
                     ("GET", f"/invitations/{invitation}", None),
-                    ("POST", "/orgs/lab/invitations", body),
-                    ("PUT", f"/orgs/lab/members/{email}", {"role": "viewer"}),
+                    ("POST", "/orgs/east/invitations", body),
+                    ("PUT", f"/orgs/east/members/{email}", {"role": "viewer"}),
                     ("POST", f"/invitations/{invitation}/accept", None),
                     ("DELETE", f"/invitations/{invitation}", None),
                 )
@@ -79,19 +79,19 @@ def test_inviting_an_email_is_answered_alike_whether_anybody_has_it(world: World
 
 def test_who_is_invited_accepts_with_a_token_of_theirs_and_leaves_again(world: World) -> None:
     """Membership begins and ends with the response."""
-    invited = world.team.call("POST", "/orgs/lab/invitations", {"email": SOL, "role": "admin"})
+    invited = world.team.call("POST", "/orgs/east/invitations", {"email": SOL, "role": "admin"})
     sol = world.sol()
     assert status(world.node, "GET", LAB_THING, sol.token) == 403
     assert [one["id"] for one in sol.items("/invitations")] == [invited["id"]]
-    assert world.shop.refusal("POST", f"/invitations/{invited['id']}/accept")[0] == 404
+    assert world.west.refusal("POST", f"/invitations/{invited['id']}/accept")[0] == 404
     key = {**sol.token.bearer, "Idempotency-Key": "join"}
     joined = [sol.ask("POST", f"/invitations/{invited['id']}/accept", headers=key) for _ in range(2)]
     assert [answer.status for answer in joined] == [201, 201]
     assert [answer.json()["email"] for answer in joined] == [SOL, SOL]
     assert status(world.node, "GET", LAB_THING, sol.token) == 200
-    team = sol.mint("of lab", org="lab")
+    team = sol.mint("of east", org="east")
     assert status(world.node, "GET", LAB_THING, team) == 200
-    assert sol.call("DELETE", f"/orgs/lab/members/{SOL}")["role"] == "admin"
+    assert sol.call("DELETE", f"/orgs/east/members/{SOL}")["role"] == "admin"
     assert status(world.node, "GET", LAB_THING, team) == 401
     assert status(world.node, "GET", LAB_THING, sol.token) == 403
     sol.verb(sol.token, "revoke")
@@ -99,21 +99,21 @@ def test_who_is_invited_accepts_with_a_token_of_theirs_and_leaves_again(world: W
 
 def test_an_organisations_policy_keeps_a_token_out_of_it_and_lets_it_be_made(world: World) -> None:
     """The deployment's policy applies to a member's own tokens; the organisation's applies inside it, at once."""
-    world.root.call("PUT", f"/orgs/lab/members/{SOL}", {"role": "viewer"})
+    world.root.call("PUT", f"/orgs/east/members/{SOL}", {"role": "viewer"})
     sol = world.sol()
     try:
         assert status(world.node, "GET", LAB_THING, sol.token) == 200
-        world.team.call("PUT", "/orgs/lab/policy", {"require_expiry": True})
+        world.team.call("PUT", "/orgs/east/policy", {"require_expiry": True})
         assert status(world.node, "GET", LAB_THING, sol.token) == 403
         made = sol.call("POST", "/tokens", {"name": "another", "reach": "account"})
-        assert [text for text in made["warnings"] if "does not reach lab" in text]
+        assert [text for text in made["warnings"] if "does not reach east" in text]
         short = sol.mint("short", reach="account", expires=60.0)
         assert status(world.node, "GET", LAB_THING, short) == 200
-        world.team.call("PUT", "/orgs/lab/policy", {})
+        world.team.call("PUT", "/orgs/east/policy", {})
         assert status(world.node, "GET", LAB_THING, sol.token) == 200
     finally:
-        world.team.call("PUT", "/orgs/lab/policy", {})
-        world.root.call("DELETE", f"/orgs/lab/members/{SOL}")
+        world.team.call("PUT", "/orgs/east/policy", {})
+        world.root.call("DELETE", f"/orgs/east/members/{SOL}")
 
 
 def test_an_organisations_administrator_puts_no_stranger_into_it(world: World) -> None:
@@ -122,14 +122,14 @@ def test_an_organisations_administrator_puts_no_stranger_into_it(world: World) -
     for email in (SOL, "nob@example.org"):
         texts = []
         for method, path, body in (
-            ("PUT", f"/orgs/lab/members/{email}", {"role": "viewer"}),
-            ("POST", "/users", {"email": email, "role": "viewer", "org": "lab"}),
-            ("POST", f"/users/{email}/role", {"role": "viewer", "org": "lab"}),
-            ("DELETE", f"/orgs/lab/members/{email}", None),
+            ("PUT", f"/orgs/east/members/{email}", {"role": "viewer"}),
+            ("POST", "/users", {"email": email, "role": "viewer", "org": "east"}),
+            ("POST", f"/users/{email}/role", {"role": "viewer", "org": "east"}),
+            ("DELETE", f"/orgs/east/members/{email}", None),
         ):
             refused = world.team.ask(method, path, body)
             assert refused.status in (403, 404), (method, path)
             texts.append(re.sub(rb'"decision": "[^"]*"', b"", refused.body))
         answers.append(texts)
     assert answers[0] == answers[1]
-    assert [one["email"] for one in world.root.items("/orgs/lab/members")] == [MEL]
+    assert [one["email"] for one in world.root.items("/orgs/east/members")] == [MEL]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.errors import error_in
 from tests.support.gateway import Patgate
+from tests.support.pool import Pool
 from tests.support.process import wait_until
 from tests.support.recorder import Recorder
 
@@ -29,13 +30,13 @@ MALFORMED = {
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterator[Patgate]:
+def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
     config = {
         "upstreams": {"app": {"servers": [backend.url]}},
         "routes": [{"path": "/public/**", "upstream": "app", "access": "public"}],
         "limits": {"body": LIMIT},
     }
-    with Patgate(tmp_path_factory.mktemp("log"), config) as gateway:
+    with gateways.lend(config) as gateway:
         yield gateway
 
 

@@ -11,8 +11,8 @@ from xml.etree.ElementTree import fromstring
 import pytest
 import yaml
 
-from bench import results
-from bench.figures import Verdict
+from bench.report import results
+from bench.report.figures import Verdict
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = (ROOT / "README.md").read_text("utf-8")

@@ -1,6 +1,6 @@
 """Second targets: header fields that name another resource than the request line.
 
-``COPY /a`` with ``Destination: /b`` writes ``/b``. So that a backend does only what was authorized, a field that names
+``COPY /a`` with ``Destination: /b`` writes ``/b``. So that a backend does only what was authorised, a field that names
 a resource is checked like the request's own target, or the request is refused.
 
 Rules of this module:

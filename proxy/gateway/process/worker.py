@@ -156,7 +156,7 @@ class Worker:
                 running.recorder.trail.send(self._link)
                 self._link.send_counters(self._counted(page).to_wire())
 
-            sweeper = asyncio.create_task(self._every(_SWEEP_SECONDS, sweep), name="sweep")
+            sweeper = asyncio.create_task(every(_SWEEP_SECONDS, sweep), name="sweep")
             sweeper.add_done_callback(defects.noted)
             stack.callback(sweeper.cancel)
             orders.serve(Reloader(self, self._log).handle)
@@ -284,14 +284,6 @@ class Worker:
         for task in (first, stop):
             task.cancel()
 
-    async def _every(self, seconds: float, action: Callable[[], None]) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
-                defects.report("a sweep failed", error)
-
     def _lifeline(self, fd: int) -> None:
         if not os.read(fd, 1):
             asyncio.get_running_loop().remove_reader(fd)
@@ -304,3 +296,13 @@ class Worker:
             self._log.info("link to the authority is up", epoch=self._cache.applied)
         elif not self._stop.is_set():
             self._log.warning("link to the authority is down")
+
+
+async def every(seconds: float, action: Callable[[], None]) -> None:
+    """Run ``action`` again and again, so many seconds apart; one that fails is reported, and the next one comes."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - one failed sweep must not end every deadline of this worker
+            defects.report("a sweep failed", error)

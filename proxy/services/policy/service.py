@@ -214,7 +214,7 @@ class PolicyService:
         async with self._store.read() as rows:
             await self._authorized_org(rows, actor, None, AccountOperation.LIST)
             most = self.deployment.tokens_per_user
-            found = [] if most is None else await rows.living.crowded(most, self._clock(), _OVER_LIMIT_MOST)
+            found = [] if most is None else await rows.active_tokens.owners_above(most, self._clock(), _OVER_LIMIT_MOST)
         return [UserOverLimit(user_id=user_id, email=email, tokens=tokens) for user_id, email, tokens in found]
 
     async def expire(self, actor: Actor, org: str | None = None) -> int:
@@ -300,10 +300,10 @@ class PolicyService:
             return 0
         async with self._store.change(actor, self._clock()) as change:
             caller = await self._caller(change, actor, org_id, AccountOperation.UPDATE)
-            living = await change.living.those([violation.token.id for violation in found], change.now)
+            living = await change.active_tokens.by_ids([violation.token.id for violation in found], change.now)
             broken = await self._violating(change, living, change.now, org_id, rules)
             ended = [one for one in broken if caller.operator or _may_end(caller, one.token)]
-            await change.living.end([violation.token.id for violation in ended], change.now)
+            await change.active_tokens.expire([violation.token.id for violation in ended], change.now)
             for violation in ended:
                 _record(change, violation, BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE)
         return len(ended)
@@ -331,7 +331,7 @@ class PolicyService:
         org_id: str | None,
         rules: tuple[str, ...] | None = None,
     ) -> tuple[list[PolicyViolation], Cursor | None]:
-        page, last = await rows.living.page(after=after, limit=limit, now=now, org_id=org_id)
+        page, last = await rows.active_tokens.page(after=after, limit=limit, now=now, org_id=org_id)
         return await self._violating(rows, page, now, org_id, rules), last
 
     async def _violating(

@@ -66,7 +66,9 @@ class ExpiryNotices:
         found: list[Notice] = []
         async with self._store.read() as rows:
             for days, fewer in pairwise((*self.days, 0)):
-                tokens = await rows.ending.due(days, begin=now + fewer * DAY, end=now + days * DAY, limit=limit)
+                tokens = await rows.expiring_tokens.due(
+                    days, begin=now + fewer * DAY, end=now + days * DAY, limit=limit
+                )
                 found += (Notice(token=token, days=days) for token in tokens)
         return found
 
@@ -78,4 +80,4 @@ class ExpiryNotices:
         """The number of active tokens that expire within each number of days."""
         now = self._clock()
         async with self._store.read() as rows:
-            return {days: await rows.ending.count(begin=now, end=now + days * DAY) for days in self.days}
+            return {days: await rows.expiring_tokens.count(begin=now, end=now + days * DAY) for days in self.days}

@@ -1,4 +1,4 @@
-"""Recognizing misspelled variables: the words of a setting with one underscore after a section instead of two.
+"""Recognising misspelled variables: the words of a setting with one underscore after a section instead of two.
 
 ``PATGATE_POLICY_MAX_LIFETIME`` is not a setting, but its operator certainly meant one and relies on it.
 """

@@ -1,4 +1,4 @@
-"""Invitations as rows. One is open while its row is there and its time is not over."""
+"""Rows of invitations. One is open while its row exists and has not expired."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class InvitationsTable:
         self._connection = connection
 
     async def add(self, row: InvitationRow) -> None:
+        """Add an invitation."""
         values = asdict(row)
         del values["org_name"]
         await self._connection.execute(_T.insert().values(**values))
@@ -58,7 +59,7 @@ class InvitationsTable:
     async def count_behind(
         self, after: Cursor, most: int, *, now: float, org_id: str | None = None, email_key: str | None = None
     ) -> int:
-        """How many invitations ``page`` lists behind this one; ``most`` where there are more."""
+        """How many invitations ``page`` lists after this one, at most ``most``."""
         return await count_most(self._connection, _in_order(sa.select(_T.c.id), after, now, org_id, email_key), most)
 
     async def count(self, org_id: str) -> int:
@@ -67,10 +68,11 @@ class InvitationsTable:
         return int((await self._connection.execute(query)).scalar_one())
 
     async def delete(self, invitation_id: str) -> None:
+        """Delete an invitation."""
         await self._connection.execute(_T.delete().where(_T.c.id == invitation_id))
 
     async def delete_expired(self, org_id: str, now: float) -> None:
-        """Remove the invitations to an organisation whose time is over."""
+        """Delete the expired invitations to an organisation."""
         await self._connection.execute(_T.delete().where(_T.c.org_id == org_id, _T.c.expires_at <= now))
 
     async def _one(self, where: sa.ColumnElement[bool], now: float) -> InvitationRow | None:

@@ -1,4 +1,4 @@
-"""Organisations as rows."""
+"""Rows of organisations."""
 
 from __future__ import annotations
 
@@ -33,24 +33,28 @@ class OrgsTable:
         self._connection = connection
 
     async def add(self, row: OrgRow) -> None:
+        """Add an organisation."""
         await self._connection.execute(_T.insert().values(**asdict(row)))
 
     async def by_id(self, org_id: str) -> OrgRow | None:
+        """The organisation with this id."""
         return await self._one(_T.c.id == org_id)
 
     async def by_name(self, name: str) -> OrgRow | None:
+        """The organisation with this name."""
         return await self._one(_T.c.name == name)
 
     async def page(self, *, after: Cursor | None, limit: int, ids: Collection[str] | None = None) -> list[OrgRow]:
-        """Organisations in the order of their creation, those with these ids where given."""
+        """Organisations in the order of creation, only those with these ids if given."""
         query = _in_order(sa.select(_T), after, ids).limit(limit)
         return [OrgRow(**row) for row in (await self._connection.execute(query)).mappings()]
 
     async def count_behind(self, after: Cursor, most: int, ids: Collection[str] | None = None) -> int:
-        """How many organisations ``page`` lists behind this one; ``most`` where there are more."""
+        """How many organisations ``page`` lists after this one, at most ``most``."""
         return await count_most(self._connection, _in_order(sa.select(_T.c.id), after, ids), most)
 
     async def set_status(self, org_id: str, status: str, now: float) -> None:
+        """Set the status."""
         await self._connection.execute(_T.update().where(_T.c.id == org_id).values(status=status, updated_at=now))
 
     async def policies(self) -> list[Mapping[str, object]]:
@@ -59,6 +63,7 @@ class OrgsTable:
         return list(found.scalars())
 
     async def set_policy(self, org_id: str, policy: Mapping[str, object], now: float) -> None:
+        """Replace the policy; an empty one is removed."""
         await self._connection.execute(
             _T.update().where(_T.c.id == org_id).values(policy=dict(policy) or None, updated_at=now)
         )

@@ -1,4 +1,4 @@
-"""Roles as rows."""
+"""Rows of roles."""
 
 from __future__ import annotations
 
@@ -21,24 +21,28 @@ class RolesTable:
         self._connection = connection
 
     async def add(self, row: RoleRow) -> None:
+        """Add a role."""
         values = asdict(row)
         await self._connection.execute(_T.insert().values(**values))
 
     async def get(self, name: str) -> RoleRow | None:
+        """The role with this name."""
         row = (await self._connection.execute(sa.select(_T).where(_T.c.name == name))).mappings().one_or_none()
         return None if row is None else RoleRow(**row)
 
     async def all(self) -> list[RoleRow]:
+        """Every role, by name."""
         rows = await self._connection.execute(sa.select(_T).order_by(_T.c.name))
         return [RoleRow(**row) for row in rows.mappings()]
 
     async def set(self, name: str, permissions: Sequence[str], now: float) -> None:
+        """Replace the permissions."""
         await self._connection.execute(
             _T.update().where(_T.c.name == name).values(permissions=list(permissions), updated_at=now)
         )
 
     async def set_from_config(self, name: str, permissions: Sequence[str], now: float) -> None:
-        """Set the permissions, and remember that the configuration said so."""
+        """Set the permissions, and record them as those of the configuration."""
         await self._connection.execute(
             _T.update()
             .where(_T.c.name == name)
@@ -46,4 +50,5 @@ class RolesTable:
         )
 
     async def delete(self, name: str) -> None:
+        """Delete a role."""
         await self._connection.execute(_T.delete().where(_T.c.name == name))

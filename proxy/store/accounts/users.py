@@ -1,4 +1,4 @@
-"""Users and their memberships as rows."""
+"""Rows of users and of their memberships."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class UsersTable:
         self._connection = connection
 
     async def add(self, row: UserRow) -> None:
+        """Add a user."""
         await self._connection.execute(_T.insert().values(**asdict(row)))
 
     async def by_id(self, user_id: str) -> UserRow | None:
@@ -52,15 +53,16 @@ class UsersTable:
         return None if row is None else _user(row)
 
     async def page(self, *, after: Cursor | None, limit: int, removed: bool = False) -> list[UserRow]:
-        """Users in the order of their creation; the removed ones only when asked for."""
+        """Users in the order of creation, removed ones only with ``removed``."""
         query = _in_order(sa.select(_T), after, removed=removed).limit(limit)
         return [_user(row) for row in (await self._connection.execute(query)).mappings()]
 
     async def count_behind(self, after: Cursor, most: int) -> int:
-        """How many users that are not removed ``page`` lists behind this one; ``most`` where there are more."""
+        """How many users that are not removed ``page`` lists after this one, at most ``most``."""
         return await count_most(self._connection, _in_order(sa.select(_T.c.id), after), most)
 
     async def set_role(self, user_id: str, role: str, now: float) -> None:
+        """Set the role in the account."""
         await self._update(user_id, role=role, updated_at=now)
 
     async def set_status(self, user_id: str, status: UserStatus, now: float) -> None:
@@ -89,23 +91,26 @@ class MembersTable:
         self._connection = connection
 
     async def add(self, row: MemberRow) -> None:
+        """Add a membership."""
         values = asdict(row)
         del values["org_name"]
         await self._connection.execute(_M.insert().values(**values))
 
     async def get(self, org_id: str, user_id: str) -> MemberRow | None:
+        """The membership of this user in this organisation."""
         query = _MEMBERS.where(_M.c.org_id == org_id, _M.c.user_id == user_id)
         row = (await self._connection.execute(query)).mappings().one_or_none()
         return None if row is None else MemberRow(**row)
 
     async def by_email_key(self, org_id: str, key: str) -> MemberRow | None:
-        """The membership of the user with this folded email: one statement, whether there is such a user or not."""
+        """The membership of the user with this folded email: one statement, whether such a user exists or not."""
         query = _MEMBERS.join(_T, _T.c.id == _M.c.user_id)
         query = query.where(_M.c.org_id == org_id, _T.c.email_key == key, _T.c.removed_at.is_(None))
         row = (await self._connection.execute(query)).mappings().one_or_none()
         return None if row is None else MemberRow(**row)
 
     async def of_user(self, user_id: str) -> list[MemberRow]:
+        """The memberships of this user."""
         return await self._all(_MEMBERS.where(_M.c.user_id == user_id))
 
     async def of_users(self, user_ids: list[str]) -> list[MemberRow]:
@@ -123,22 +128,26 @@ class MembersTable:
         return [(found[user_id], by_id[user_id]) for user_id in ids]
 
     async def count_behind(self, org_id: str, after: Cursor, most: int) -> int:
-        """How many members ``page`` lists behind this one; ``most`` where there are more."""
+        """How many members ``page`` lists after this one, at most ``most``."""
         return await count_most(self._connection, _as_joined(org_id, after), most)
 
     async def count(self, org_id: str) -> int:
+        """How many members an organisation has."""
         query = sa.select(sa.func.count()).select_from(_M).where(_M.c.org_id == org_id)
         return int((await self._connection.execute(query)).scalar_one())
 
     async def set_role(self, org_id: str, user_id: str, role: str, now: float) -> None:
+        """Set the role in the organisation."""
         await self._connection.execute(
             _M.update().where(_M.c.org_id == org_id, _M.c.user_id == user_id).values(role=role, updated_at=now)
         )
 
     async def delete(self, org_id: str, user_id: str) -> None:
+        """Delete a membership."""
         await self._connection.execute(_M.delete().where(_M.c.org_id == org_id, _M.c.user_id == user_id))
 
     async def delete_of_user(self, user_id: str) -> None:
+        """Delete every membership of a user."""
         await self._connection.execute(_M.delete().where(_M.c.user_id == user_id))
 
     async def _all(self, query: sa.Select[*tuple[object, ...]]) -> list[MemberRow]:

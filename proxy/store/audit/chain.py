@@ -1,21 +1,21 @@
-"""The audit log as a chain: each event's hash covers its whole row and the hash before it.
+"""Appending to and verifying the audit log, a hash chain: each event's hash covers its row and the hash before it.
 
 Rules:
 
-1. An event is appended in the transaction of the change that it tells of, or with others that tell of requests, by the
-   writer alone, so numbers have no gaps.
+1. An event is appended in the transaction of its change, or together with other request events, by the writer alone,
+   so numbers have no gaps.
 2. ``hash`` is SHA-256 over the previous hash, a line feed, and the canonical JSON of every other column (keys
    sorted, no spaces, ASCII). Times are floats and come back from the store bit for bit.
-   A column that a later schema added counts only where it is not empty, so that older rows keep their hash.
-3. The single row of ``audit_chain`` says where the chain begins (after retention) and ends, so a cut end shows too.
-4. No secret, hash of a secret or digest is ever handed to this module.
-5. Only retention moves the beginning, never further than an event of its own, written before, says.
-6. A check reads pages, each a snapshot by itself, so that a long one holds nothing up. Behind a checked event the chain
-   only grows, and where retention comes past it the check goes on from the new beginning.
+   A column that a later schema added counts only if it is not empty, so that older rows keep their hash.
+3. The single row of ``audit_chain`` stores where the chain begins (after retention) and ends, so a cut end shows too.
+4. No secret, hash of a secret or digest is ever passed to this module.
+5. Only retention moves the beginning, never further than an event that it wrote before allows.
+6. A verification reads pages, each a snapshot by itself, so that a long one blocks nothing. After a verified event the
+   chain only grows; if retention removes that event, the verification continues from the new beginning.
 7. Every change leaves an event with its number, so the newest of these is the number of the store's last change. A log
    that was cut at its end, with a head to match, lacks it. Events of requests have no such number: the process that
    wrote them remembers the newest (``written``).
-8. No text that is stored here holds a token (``observe.logs.without_tokens``), whoever hands it in.
+8. No text that is stored here contains a token (``observe.logs.without_tokens``), whatever the caller passes.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _CHAIN = tables.audit_chain
 _CHAIN_ID: Final = 1
 _NAMES: Final = tuple(column.name for column in _T.columns)
 _STORED: Final = sa.select(*(sa.type_coerce(_T.c[n], sa.Text) if n == "details" else _T.c[n] for n in _NAMES))
-"""Rows as they are stored: what somebody wrote into ``details`` may be no JSON."""
-_RETAINED_LOOKED_AT: Final = 1000
+"""Rows as stored, ``details`` as text: a tampered value may not be JSON."""
+_RETENTION_EVENTS_READ: Final = 1000
 _OUTDATED_PAGE: Final = 100_000
 _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _ADDED: Final = frozenset({"user_id"})
 """Columns that the first schema did not have (rule 2)."""
 
 LOG_ID: Final = "audit"
-"""The log itself as a target."""
+"""The target id of events about the log itself."""
 RETAIN: Final = "account.audit.retain"
-"""The action of an event that says up to which number (``through``) retention removes events."""
+"""The action of an event that states up to which number (``through``) retention removes events."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """What happened, before it has its place in the chain. With an organisation, it is on that organisation's log."""
+    """An event before it is appended to the chain. With ``org_id`` it is on that organisation's log."""
 
     action: str
     target_kind: str
@@ -72,12 +72,13 @@ class Event:
 
     @property
     def level(self) -> str:
+        """The log that the event is on: the organisation's or the account's."""
         return LEVEL_ORGANISATION if self.org_id else LEVEL_ACCOUNT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mark:
-    """One event by its number and hash: whoever keeps the newest one can tell later that nothing before it changed."""
+    """One event by its number and hash: a copy of the newest one proves later that nothing before it changed."""
 
     n: int
     hash: str
@@ -88,10 +89,10 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainVerification:
-    """The answer of a check of the chain: how many events hold, and what is wrong with the next one, if anything.
+    """The result of verifying the chain: how many events are valid, and the problem with the next one, if any.
 
-    ``last`` is the last event that holds, ``head`` the one that the log ends with. Without ``done`` there is more to
-    check behind ``last``.
+    ``last`` is the last valid event, ``head`` the one that the log ends with. If ``done`` is false, events after
+    ``last`` are not verified yet.
     """
 
     events: int
@@ -103,10 +104,10 @@ class ChainVerification:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outdated:
-    """Events that are older than the log is to hold: those behind number ``base``, up to ``through``.
+    """Events beyond the retention period: those after number ``base``, up to ``through``.
 
-    ``change`` is the number of the last change whose event is among them or was removed before; 0 for none, None where
-    nobody can say any more.
+    ``change`` is the number of the last change whose event is among them or was removed before; 0 for none, None if
+    that is not known any more.
     """
 
     base: int
@@ -115,6 +116,7 @@ class Outdated:
 
     @property
     def events(self) -> int:
+        """How many events these are."""
         return self.through - self.base
 
 
@@ -127,7 +129,7 @@ def event_hash(prev_hash: str, values: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Occurred:
-    """An event with who did it (kind, id and name) and when (unix seconds)."""
+    """An event with its actor (kind, id and name) and its time (unix seconds)."""
 
     event: Event
     actor: tuple[str, str, str]
@@ -143,11 +145,10 @@ class Appended:
 
 
 async def append_many(connection: AsyncConnection, occurred: Sequence[Occurred], *, epoch: int = 0) -> Appended | None:
-    """Add events at the head of the chain, in this order; ``epoch`` 0 is for events of requests, which change nothing.
-    Returns None where there are no events.
+    """Append events at the head of the chain, in this order; ``epoch`` 0 is for request events, which change nothing.
 
-    The head is read and written once, so many events at a time cost little more than one. Raises StoreUnavailable where
-    what is in the log contradicts them, too: there is nothing that whoever asked could do otherwise.
+    Returns None if there are no events. The head is read and written once, so many events at a time cost little more
+    than one. Raises StoreUnavailable also if the log contradicts them: the caller could do nothing about a conflict.
     """
     if not occurred:
         return None
@@ -211,7 +212,7 @@ def _without_tokens(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Chain:
-    """Where the log begins and ends; of an empty log, before its first event."""
+    """Where the log begins and ends; zero for an empty log."""
 
     base: Mark = Mark(n=0, hash="")
     head: Mark = Mark(n=0, hash="")
@@ -238,15 +239,15 @@ async def verify(
     written: Mark | None = None,
     change: int = 0,
 ) -> ChainVerification:
-    """Check at most ``limit`` events behind ``after``, or from the log's first one on; ``connection`` is a snapshot.
+    """Verify at most ``limit`` events after ``after``, or from the log's first one on; ``connection`` is a snapshot.
 
-    ``expected`` is an event that somebody remembers, ``written`` the newest one that this process has written: where
-    the walk comes past them, they must be those still. ``change`` is the last change that this process acknowledged.
+    ``expected`` is an event that the caller kept, ``written`` the newest one that this process has written: events with
+    their numbers must have their hashes. ``change`` is the last change that this process acknowledged.
     """
     chain = await _Chain.read(connection)
     start = chain.base if after is None else after
     if start.n < chain.base.n or after is None:
-        # The beginning, or retention has come past us meanwhile.
+        # The beginning, or retention has removed ``after`` meanwhile.
         unseen = expected if after is None or (expected is not None and expected.n > after.n) else None
         start = chain.base
         if (problem := await _beginning(connection, chain, unseen)) is not None:
@@ -273,7 +274,7 @@ async def verify(
 
 
 def _follows(last: Mark, row: sa.Row[Any]) -> Mark | str:
-    """The event that ``row`` holds, if it is whole and comes right behind ``last``; else what is wrong."""
+    """The event in ``row``, if it is unaltered and comes right after ``last``; otherwise the problem."""
     values = dict(zip(_NAMES, row, strict=True))
     number, prev_hash, hash_ = values["n"], values.pop("prev_hash"), values.pop("hash")
     if number != last.n + 1:
@@ -281,7 +282,7 @@ def _follows(last: Mark, row: sa.Row[Any]) -> Mark | str:
     try:
         details = values["details"]
         values["details"] = json.loads(details)
-        # As it was written, too: of a name that is there twice, readers take one or the other.
+        # The text must be as it was written, too: of a duplicate name, readers take one or the other.
         whole = json.dumps(values["details"]) == details
         whole = whole and prev_hash == last.hash and hash_ == event_hash(last.hash, values)
     except (ValueError, TypeError, RecursionError):
@@ -300,7 +301,7 @@ def _end(last: Mark, head_: Mark, expected: Mark | None, written: Mark | None) -
 
 
 async def tail_problem(connection: AsyncConnection, *, written: Mark | None = None, change: int = 0) -> str | None:
-    """What is wrong with the end of the log, as far as its last event, its head and the last change say (rule 7)."""
+    """A problem with the end of the log that its last event, its head and the last change show (rule 7), if any."""
     chain = await _Chain.read(connection)
     newest = (await connection.execute(sa.select(_T.c.n, _T.c.hash).order_by(_T.c.n.desc()).limit(1))).one_or_none()
     last = chain.base if newest is None else Mark(n=newest[0], hash=newest[1])
@@ -310,7 +311,7 @@ async def tail_problem(connection: AsyncConnection, *, written: Mark | None = No
 
 
 async def _unlogged(connection: AsyncConnection, acknowledged: int) -> str | None:
-    """Whether the event of the store's last change is missing."""
+    """A problem if the event of the store's last change is missing."""
     last = max(await feed.epoch(connection), acknowledged)
     logged = (await connection.execute(sa.select(sa.func.max(_T.c.epoch)).where(tables.EVENT_CHANGED))).scalar_one()
     if logged is None:
@@ -321,7 +322,7 @@ async def _unlogged(connection: AsyncConnection, acknowledged: int) -> str | Non
 
 
 async def _beginning(connection: AsyncConnection, chain: _Chain, expected: Mark | None) -> str | None:
-    """What is wrong with where the log begins (rule 5)."""
+    """A problem with the beginning of the log (rule 5), if any."""
     base = chain.base
     if expected is not None and (expected.n < base.n or (expected.n == base.n and expected != base)):
         return f"event {expected.n}, whose hash was given, is not in the log any more"
@@ -335,9 +336,9 @@ async def _beginning(connection: AsyncConnection, chain: _Chain, expected: Mark 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Removed:
-    """The last event that retention said it would remove, and the last change whose event was among them.
+    """The last event that retention announced it would remove, and the last change whose event was among them.
 
-    ``change`` is None where an event of retention does not say: it, or the one before it, is older than this rule.
+    ``change`` is None if an event of retention does not state it: it, or the one before it, is older than this rule.
     """
 
     through: int = 0
@@ -349,40 +350,40 @@ async def _removed(connection: AsyncConnection) -> _Removed:
         sa.select(sa.type_coerce(_T.c.details, sa.Text))
         .where(tables.EVENT_HAS["target_id"], _T.c.target_id == LOG_ID, _T.c.action == RETAIN)
         .order_by(_T.c.at.desc(), _T.c.n.desc())
-        .limit(_RETAINED_LOOKED_AT)
+        .limit(_RETENTION_EVENTS_READ)
     )
     through, change, silent = 0, 0, False
     for (text,) in await connection.execute(query):
         try:
             details = json.loads(text)
-            said, changed = details["through"], details.get("change")
+            announced, changed = details["through"], details.get("change")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue  # altered: the walk will say so
-        through = max(through, said if type(said) is int else 0)
+            continue  # altered: verification reports it
+        through = max(through, announced if type(announced) is int else 0)
         change = max(change, changed if type(changed) is int else 0)
         silent = silent or type(changed) is not int
     return _Removed(through=through, change=None if silent and not change else change)
 
 
 async def outdated(connection: AsyncConnection, before: float, now: float) -> Outdated:
-    """The oldest events, up to the first one that was not before ``before`` (unix seconds); ``connection`` a snapshot.
+    """The oldest events, up to the first one that is not older than ``before`` (unix seconds), over a snapshot.
 
-    A time after ``now`` is a clock's mistake: it ends nothing by itself, so that it cannot keep the log for ever.
+    A time after ``now`` comes from a wrong clock and is ignored, so that it cannot keep the log for ever.
     """
     chain = await _Chain.read(connection)
-    looked = through = chain.base.n
+    read = through = chain.base.n
     at = unindexed(_T.c.at)
-    while looked < chain.head.n:
-        there = (_T.c.n > looked, _T.c.n <= looked + _OUTDATED_PAGE)
-        first_kept = sa.select(sa.func.min(_T.c.n)).where(*there, at >= before, at <= now)
+    while read < chain.head.n:
+        page = (_T.c.n > read, _T.c.n <= read + _OUTDATED_PAGE)
+        first_kept = sa.select(sa.func.min(_T.c.n)).where(*page, at >= before, at <= now)
         kept = (await connection.execute(first_kept)).scalar_one()
-        last_old = sa.select(sa.func.max(_T.c.n)).where(*there, at < before)
+        last_old = sa.select(sa.func.max(_T.c.n)).where(*page, at < before)
         if kept is not None:
             last_old = last_old.where(_T.c.n < kept)
         through = (await connection.execute(last_old)).scalar_one() or through
         if kept is not None:
             break
-        looked += _OUTDATED_PAGE
+        read += _OUTDATED_PAGE
     removed = sa.select(sa.func.max(_T.c.epoch)).where(tables.EVENT_CHANGED, _T.c.n <= through)
     change = (await connection.execute(removed)).scalar_one()
     if change is None:
@@ -391,9 +392,9 @@ async def outdated(connection: AsyncConnection, before: float, now: float) -> Ou
 
 
 async def trim(connection: AsyncConnection, through: int, limit: int) -> int:
-    """Remove the oldest events up to number ``through``, at most ``limit``, and move the beginning; how many went.
+    """Remove the oldest events up to number ``through``, at most ``limit``, and move the beginning.
 
-    Raises Conflict where the chain has no event there to begin behind.
+    Returns how many were removed. Raises Conflict if the chain has no event there to begin after.
     """
     chain = await _Chain.read(connection)
     last = min(chain.base.n + limit, through, chain.head.n)

@@ -1,15 +1,15 @@
-"""Pages of the audit log.
+"""Querying the audit log: filtered pages, through an index whatever the filters.
 
 Rules:
 
-1. One condition leads: the first of ``_LEADS`` that is asked for, answered by its index, else that of time. The index
-   has the events in the order of the page, so a page costs what its rows cost. Before every other column stands a
-   unary plus, which no index has: SQLite plans without statistics and would guess.
-2. Conditions that do not lead are looked at row by row, at ``LOOKED_AT`` or ``LOOKED_UP`` events and no more. A page
-   of which they leave little or nothing says where to go on all the same.
-3. Pages are in the order of time, then of number, or, for whoever follows the log, of number alone: events of requests
-   are recorded some seconds after they happened, and what was recorded since is what has greater numbers.
-4. A page from the oldest event on ends with the event that was the newest when its first page was asked for.
+1. One condition leads: the first of ``_LEADS`` in the query, answered by its index; otherwise the index of time. The
+   index has the events in the order of the page, so a page costs what its rows cost. Every other column is
+   ``unindexed``, so that the planner does not choose another index.
+2. Conditions that do not lead are tested row by row, for at most ``LOOKED_AT`` or ``LOOKED_UP`` events. A page with few
+   or no matches still has a position to continue from.
+3. Pages are in the order of time, then of number. For a client that follows the log they are in the order of number
+   alone: request events are recorded some seconds after they happened, and newly recorded events have greater numbers.
+4. A list from the oldest event on ends with the event that was the newest when its first page was requested.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from proxy.store.planner import unindexed
 
 _T, _U, _O = tables.audit_events, tables.users, tables.orgs
 LOOKED_AT: Final = 50_000
-"""Events that a page looks at where they lie side by side: 50 ms from memory."""
+"""Events that a page reads if they are adjacent in the index: 50 ms from memory."""
 LOOKED_UP: Final = 10_000
-"""Events that a page looks at where an index names them one by one: as long, or a second from a slow disk."""
-_AT_A_TIME: Final = 100
-"""Events that are read between two looks at what else there is to do."""
+"""Events that a page reads if an index names them one by one: 50 ms, or a second from a slow disk."""
+_YIELD_EVERY: Final = 100
+"""Events that are converted before the event loop may run other tasks."""
 _LEADS: Final = ("target_id", "actor_id", "actor_name", "user_id", "org_id")
-"""From those that few events have in common to those that many have."""
+"""From the most selective column to the least."""
 _EQUAL: Final = (*_LEADS, "actor_kind", "target_kind", "level", "reason", "address")
 _USUAL: Final = frozenset({"done", "allowed"})
 _ENTRIES: Final = sa.select(
     *(column for column in _T.columns if column.name not in ("details", "prev_hash", "hash")),
     sa.type_coerce(_T.c.details, sa.Text).label("details"),
-    # Of the rows of the page alone, not of all that are looked at.
+    # Subqueries, so that they run for the rows of the page and not for every row that is read.
     sa.func.coalesce(sa.select(_O.c.name).where(_O.c.id == _T.c.org_id).scalar_subquery(), "").label("org_name"),
     sa.func.coalesce(sa.select(_U.c.email).where(_U.c.id == _T.c.user_id).scalar_subquery(), "").label("email"),
 )
 
 
 class SortOrder(StrEnum):
-    """In which order events are listed: by time, or by the number under which they were recorded."""
+    """The order of a list of events: by time, or by the number under which they were recorded."""
 
     NEWEST = "newest"
     OLDEST = "oldest"
@@ -58,10 +58,10 @@ class SortOrder(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogQuery:
-    """Events for which all of this holds; ``None`` asks for nothing, "" for events without such a thing.
+    """A filter of events: all conditions must hold; ``None`` is no condition, "" selects events without a value.
 
-    ``since`` (included) and ``until`` (not included) are unix seconds. ``action`` may be the beginning of one that ends
-    with a dot. ``request_id`` is that of a request or of a decision.
+    ``since`` (included) and ``until`` (not included) are unix seconds. ``action`` may be a prefix that ends with a dot.
+    ``request_id`` is that of a request or of a decision.
     """
 
     target_id: str | None = None
@@ -83,7 +83,7 @@ class LogQuery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogPosition:
-    """Behind which event a page goes on. ``last`` is the newest event of those that are listed at all (rule 4)."""
+    """The event after which a page continues. ``last`` is the newest event that the list contains (rule 4)."""
 
     at: float
     n: int
@@ -92,7 +92,7 @@ class LogPosition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogEntry:
-    """An event as people see it, with the names of its organisation and its user of now; "" where there is none."""
+    """An event for display, with the current names of its organisation and its user; "" if there is none."""
 
     n: int
     at: float
@@ -119,14 +119,14 @@ class LogEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogEntries:
-    """A page. ``place`` is where to go on; ``None`` at the end, where the order has one."""
+    """A page. ``place`` is the position to continue from; ``None`` at the end. ``RECORDED`` has no end."""
 
     entries: list[LogEntry]
     place: LogPosition | None
 
 
 class AuditQueries:
-    """Reading the log, over the connection of one transaction."""
+    """Reading the audit log, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -136,18 +136,18 @@ class AuditQueries:
         return await head(self._connection)
 
     async def newest(self, *, limit: int) -> list[LogEntry]:
-        """The newest events of all, the newest first."""
+        """The newest events without a filter, the newest first."""
         return (await self.page(LogQuery(), SortOrder.NEWEST, None, limit)).entries
 
     async def page(self, query: LogQuery, order: SortOrder, after: LogPosition | None, limit: int) -> LogEntries:
-        """At most ``limit`` events, behind ``after`` where given; in the order ``RECORDED`` there is always more."""
+        """At most ``limit`` events, after ``after`` if given."""
         if order is SortOrder.RECORDED:
             return await self._recorded(query, 0 if after is None else after.n, limit)
         last = None
         if order is SortOrder.OLDEST:
             last = (await self.head()).n if after is None or after.last is None else after.last
         lead, rest = _split(query)
-        # Few events are of one request; those are sorted.
+        # A request has few events; sorting them is cheap.
         at = _T.c.at if query.request_id is None else unindexed(_T.c.at)
         where = [*lead, *_period(query, at)]
         if after is not None:
@@ -175,7 +175,7 @@ class AuditQueries:
     async def _bound(
         self, where: list[sa.ColumnElement[bool]], order: SortOrder, last: int | None, most: int
     ) -> LogPosition | None:
-        """The last event to look at (rule 2), found in the index alone; ``None`` where there are not so many."""
+        """The last event to read (rule 2), found in the index alone; ``None`` if there are fewer."""
         query = sa.select(_T.c.at, _T.c.n).where(*where).order_by(*_by(order, _T.c.at)).limit(1).offset(most - 1)
         row = (await self._connection.execute(query)).one_or_none()
         return None if row is None else LogPosition(at=row[0], n=row[1], last=last)
@@ -186,13 +186,13 @@ class AuditQueries:
         entries = []
         for row in found:
             entries.append(_entry(dict(zip(names, row, strict=True))))
-            if len(entries) % _AT_A_TIME == 0:
+            if len(entries) % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return entries
 
 
 def _split(query: LogQuery) -> tuple[list[sa.ColumnElement[bool]], list[sa.ColumnElement[bool]]]:
-    """The condition that leads (rule 1), if one is asked for, and all others but those of time."""
+    """The leading condition (rule 1), if there is one, and all others except those of time."""
     if query.request_id is not None:
         own, asked = _T.c.decision_id == query.request_id, _T.c.request_id == query.request_id
         return [sa.or_(own, sa.and_(tables.EVENT_ASKED, asked))], _others(query)
@@ -230,7 +230,7 @@ def _is_action(action: str) -> sa.ColumnElement[bool]:
     column = unindexed(_T.c.action)
     if not action.endswith("."):
         return column == action
-    # As texts are compared, all that begins so and nothing else: "/" comes right behind "."
+    # In the order of bytes this is exactly the texts with this prefix: "/" comes right after "."
     return sa.and_(column >= action, column < action[:-1] + "/")
 
 
@@ -253,6 +253,6 @@ def _entry(values: dict[str, Any]) -> LogEntry:
         details = json.loads(values["details"])
     except (ValueError, TypeError, RecursionError):
         details = None
-    # What somebody else has written there must not keep the rest from being read; ``patgate audit verify`` names it.
+    # A tampered row must not make the rest of the page unreadable; ``patgate audit verify`` reports it.
     values["details"] = details if isinstance(details, dict) else {"unreadable": True}
     return LogEntry(**values)

@@ -1,7 +1,7 @@
-"""What report-only routes would have refused, added up by route, reason, permission and token.
+"""Counts of requests that report-only routes would have refused, by route, reason, permission and token.
 
-There are at most ``LIMIT`` rows: what is new beyond them is added up by route and reason alone, as if it had lacked no
-permission in particular and been nobody's.
+There are at most ``LIMIT`` rows: new combinations beyond them are counted by route and reason alone, without permission
+and token.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def _add(dialect: Dialect) -> sa.Insert:
 class Report:
     """``count`` requests that would have been refused, between ``first_at`` and ``last_at`` (unix seconds).
 
-    ``permission`` is what they lacked, ``token_id`` whose they were ("" for nobody's); ``method`` and ``decision_id``
-    are those of the last one.
+    ``permission`` is the missing permission, ``token_id`` the token they presented ("" for none that is known);
+    ``method`` and ``decision_id`` are those of the last request.
     """
 
     route: str
@@ -58,11 +58,11 @@ class Report:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What reports are added up by."""
+        """The key under which reports are added up."""
         return self.route, self.reason, self.permission, self.token_id
 
     def plus(self, other: Report) -> Report:
-        """Both added up, under the key of this one."""
+        """The sum of both, under the key of this one."""
         last = other if other.last_at >= self.last_at else self
         return replace(
             self,
@@ -76,7 +76,7 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedReport:
-    """A report with the token's prefix and name and its owner's email; "" where there is none (any more)."""
+    """A report with the token's prefix and name and its owner's email; "" if there is none (any more)."""
 
     report: Report
     prefix: str
@@ -85,20 +85,20 @@ class NamedReport:
 
 
 class ReportsTable:
-    """The reports, over the connection of one transaction."""
+    """The table of reports, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def add(self, reports: Sequence[Report]) -> None:
-        """Add these to what was reported. A token that is not there is nobody."""
+        """Add these to the stored counts. An unknown token is stored as none."""
         if not reports:
             return
         reports = await self._of_known_tokens(reports)
         count = (await self._connection.execute(sa.select(sa.func.count()).select_from(_T))).scalar_one()
         room = LIMIT - int(count)
         if len(reports) > room:
-            reports = await self._fitted(reports, room)
+            reports = await self._limited(reports, room)
         await self._connection.execute(
             _add(dialects.of_connection(self._connection)), [asdict(report) for report in reports]
         )
@@ -109,7 +109,7 @@ class ReportsTable:
         return [Report(**row) for row in (await self._connection.execute(query)).mappings()]
 
     async def named(self, since: float | None) -> list[NamedReport]:
-        """Every report that was last added to at ``since`` (unix seconds) or later."""
+        """Every report whose last request was at ``since`` (unix seconds) or later."""
         query = sa.select(
             _T,
             sa.func.coalesce(_N.c.prefix, "").label("prefix"),
@@ -121,7 +121,7 @@ class ReportsTable:
         return [_named(dict(row)) for row in (await self._connection.execute(query)).mappings()]
 
     async def clear(self, route: str | None = None) -> int:
-        """Forget every report, or those of one route; how many there were."""
+        """Delete every report, or those of one route. Returns how many there were."""
         query = _T.delete() if route is None else _T.delete().where(_T.c.route == route)
         return (await self._connection.execute(query)).rowcount
 
@@ -134,16 +134,16 @@ class ReportsTable:
             for report in reports
         )
 
-    async def _fitted(self, reports: Sequence[Report], room: int) -> list[Report]:
-        """The same with no more than ``room`` new rows, beside those for a route and a reason alone."""
-        fitted = []
+    async def _limited(self, reports: Sequence[Report], room: int) -> list[Report]:
+        """The same reports with at most ``room`` new rows; further ones lose their permission and token."""
+        limited = []
         for report in reports:
             if not await self._has(report):
                 room -= 1
                 if room < 0:
                     report = replace(report, permission="", token_id="")
-            fitted.append(report)
-        return _merged(fitted)
+            limited.append(report)
+        return _merged(limited)
 
     async def _has(self, report: Report) -> bool:
         query = sa.select(sa.true()).where(
@@ -158,7 +158,7 @@ def _named(values: dict[str, Any]) -> NamedReport:
 
 
 def _merged(reports: Iterable[Report]) -> list[Report]:
-    """One report for each key."""
+    """One report for each key, the sum of all with that key."""
     found: dict[tuple[str, str, str, str], Report] = {}
     for report in reports:
         held = found.get(report.key)

@@ -1,11 +1,11 @@
-"""Events of requests on their way into the audit log: who acted is looked up as the store knows it.
+"""Appending request events to the audit log: looks up the actor of each in the store.
 
 Rules:
 
-1. A token is the actor only if it is there under the prefix that was presented, or was proven when it was used. What
-   is only claimed and unknown is in the details, and the actor is the system.
-2. The event is on the log of the token's owner, and of the organisation that was touched or, where none is known, of
-   the token's own.
+1. A token is the actor only if the store has it under the presented prefix, or if it was verified when it was used. An
+   unknown prefix that was only claimed is stored in the details, and the actor is the system.
+2. The event is on the log of the token's owner, and of the organisation that was touched or, if none is known, of the
+   token's own.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from proxy.store import tables
 from proxy.store.audit.chain import Appended, Event, Occurred, append_many
 
 _T = tables.tokens
-_NOBODY = (ActorKind.SYSTEM.value, "", "")
+_SYSTEM = (ActorKind.SYSTEM.value, "", "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestEvent:
-    """What a request leaves: ``prefix`` is the public prefix that it presented ("" for none), ``proven`` if it was
-    the token itself; ``at`` in unix seconds. ``actor`` (kind, id, name) is who sent it, where that is known already.
+    """The event of a request, before its actor is looked up; ``at`` in unix seconds.
+
+    ``prefix`` is the public prefix that was presented ("" for none), ``proven`` whether the whole token was verified.
+    ``actor`` (kind, id, name) is the sender if it is known already.
     """
 
     event: Event
@@ -39,7 +41,7 @@ class RequestEvent:
 
 
 class _Known(NamedTuple):
-    """A token that is there: its name, and whose it is."""
+    """A stored token: its name, its owner and its organisation."""
 
     name: str
     user_id: str
@@ -47,7 +49,7 @@ class _Known(NamedTuple):
 
 
 async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) -> Appended | None:
-    """Add the events to the audit log, in this order."""
+    """Append the events to the audit log, in this order."""
     ids = {_id(event.prefix) for event in events if event.prefix}
     query = sa.select(_T.c.prefix, _T.c.name, _T.c.user_id, _T.c.org_id).where(_T.c.id.in_(ids))
     rows = (await connection.execute(query)).all() if ids else []
@@ -56,13 +58,13 @@ async def append(connection: AsyncConnection, events: Sequence[RequestEvent]) ->
 
 
 async def holds(connection: AsyncConnection, events: Sequence[RequestEvent]) -> bool:
-    """Whether these events, appended together, are in the log already: a commit that failed may have counted."""
+    """Whether these events, appended together, are in the log already: a failed commit may be stored after all."""
     log = tables.audit_events
     decision = next((event.event.decision_id for event in events if event.event.decision_id), "")
     if decision:
         query = sa.select(log.c.n).where(log.c.decision_id == decision).limit(1)
     else:
-        # What patgate tells by itself belongs to no decision.
+        # Events that patgate reports by itself belong to no decision.
         query = sa.select(log.c.n).where(log.c.at == events[0].at, log.c.action == events[0].event.action).limit(1)
     return (await connection.execute(query)).first() is not None
 
@@ -77,7 +79,7 @@ def _attributed(one: RequestEvent, token: _Known | None) -> Occurred:
     elif one.proven and one.prefix:
         actor = (_kind(one.prefix), _id(one.prefix), "")
     else:
-        actor = _NOBODY
+        actor = _SYSTEM
         if one.prefix:
             event = replace(event, details={**event.details, "token": one.prefix})
     return Occurred(event=event, actor=actor, at=one.at)

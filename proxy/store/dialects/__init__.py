@@ -1,7 +1,7 @@
-"""Databases that a store can be kept in, one module each: what only that database can do stands there and nowhere else.
+"""The databases that can hold a store, one module each: whatever only that database can do is in its module.
 
 The rest of the store is written once, against ``dialect.Dialect`` and ``dialect.Database``. The scheme of the store's
-URL chooses the dialect, in ``DIALECTS``. This module imports no database library: commands read addresses through it.
+URL chooses the dialect, in ``DIALECTS``. This module itself imports no database library.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from proxy.core.errors import StoreUnavailable
+from proxy.store.address import UNKNOWN
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,23 +28,15 @@ DIALECTS: Final[Mapping[str, Callable[[], Dialect] | None]] = {"sqlite": _sqlite
 """Each URL scheme (without ``+driver``) with what loads its dialect; ``None`` for one that is not implemented yet."""
 
 
-UNKNOWN: Final = "the store's address is not one that this version can open: it must begin with sqlite:///"
-
-
-def require_implemented(url: str) -> Callable[[], Dialect]:
-    """What loads the dialect of the database at ``url``. Raises StoreUnavailable for a scheme without one."""
+def of_url(url: str) -> Dialect:
+    """The dialect of the database at ``url``. Raises StoreUnavailable for a scheme without one."""
     scheme = url.partition("://")[0].partition("+")[0]
     if scheme not in DIALECTS:
         raise StoreUnavailable(UNKNOWN)
     load = DIALECTS[scheme]
     if load is None:
         raise StoreUnavailable(f"{scheme} is not supported yet: the store's address must begin with sqlite:///")
-    return load
-
-
-def of_url(url: str) -> Dialect:
-    """The dialect of the database at ``url``. Raises StoreUnavailable for a scheme without one."""
-    return require_implemented(url)()
+    return load()
 
 
 def of_connection(connection: AsyncConnection) -> Dialect:

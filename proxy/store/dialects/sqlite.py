@@ -7,7 +7,7 @@ Rules (stock SQLite before 3.51.3 can corrupt a WAL that two connections write o
 3. ``synchronous=FULL``: a commit that returned survives a power cut.
 4. A transaction that failed is rolled back. A connection that cannot even roll back is discarded and replaced, so the
    store recovers by itself once the cause (full disk, I/O error) has gone.
-5. What must not stop half way (a commit, returning a connection) runs in a task of its own, and a cancelled caller
+5. What must not stop halfway (a commit, returning a connection) runs in a task of its own, and a cancelled caller
    waits for its end.
 6. A commit that failed may have left its frames in the log, whole: this process does not see them, but the next start
    would. So the log is read, and if they are in it, the log is *settled* before anything else is reported or written:
@@ -64,7 +64,7 @@ _READER_PRAGMAS: Final = (
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-16384",
 )
-#: Execution option of connections whose statements are to share one snapshot.
+#: Execution option of connections whose statements share one snapshot.
 _SNAPSHOT: Final = "patgate_snapshot"
 
 
@@ -81,7 +81,7 @@ _CAUSES: Final = {
     14: "it cannot be opened",
     26: "it is not a database",
 }
-# Where the index beside the log could not be given its size: it is always the disk that has no room for it.
+# The index beside the log could not get its size: the cause is always that the disk is full.
 _NO_ROOM_FOR_INDEX: Final = 4874
 
 
@@ -111,7 +111,7 @@ def _engine(path: Path, *, size: int, pragmas: tuple[str, ...], begin: str, alwa
         max_overflow=0,
         pool_timeout=BUSY_TIMEOUT,
         hide_parameters=True,
-        # Every transaction here ends explicitly; a second rollback would only cost a trip to the connection's thread.
+        # Every transaction ends explicitly here; a second rollback would only cost a trip to the connection's thread.
         pool_reset_on_return=None,
     )
 
@@ -139,17 +139,17 @@ class SqliteDatabase:
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self._path = path
         self._lock = asyncio.Lock()
-        # In front of the pool, which is slow and unfair when many wait, and gives up on those who waited long.
-        self._turn = asyncio.Semaphore(readers)
+        # In front of the pool, which is slow and unfair if many callers wait, and times out those who waited long.
+        self._slots = asyncio.Semaphore(readers)
         self._writer = _engine(path, size=1, pragmas=_WRITER_PRAGMAS, begin="BEGIN IMMEDIATE", always=True)
-        # One more than have a turn: the one that stays open.
+        # One more than the slots: the connection that stays open (rule 7).
         self._readers = _engine(path, size=readers + 1, pragmas=_READER_PRAGMAS, begin="BEGIN", always=False)
         self._snapshots = self._readers.execution_options(**{_SNAPSHOT: True})
         self._kept_open: AsyncConnection | None = None
-        self._place: sqlite_wal.WalPosition | None = None
+        self._position: sqlite_wal.WalPosition | None = None
         self._settled = True
         self.on_lost: Callable[[], None] = lambda: None
-        """Called when the files are found to be gone, before DataDirLost is raised."""
+        """Called when the files turn out to be gone, before DataDirLost is raised."""
 
     @property
     def location(self) -> str:
@@ -162,9 +162,9 @@ class SqliteDatabase:
         return self._settled
 
     async def open(self) -> None:
-        """Make the file where there is none, and try the writer. Raises StoreUnavailable.
+        """Create the file if it does not exist, and test the writer. Raises StoreUnavailable.
 
-        What a dead process left in the log is on disk before it is read (``wal.rewrite``).
+        What a dead process left in the log is on disk before it is read (``sqlite_wal.rewrite``).
         """
         sqlite_wal.prepare(self._path)
         self._settled = await asyncio.to_thread(sqlite_wal.rewrite, sqlite_wal.log_of(self._path))
@@ -179,7 +179,7 @@ class SqliteDatabase:
             self._kept_open = await self._readers.connect()
             await self._kept_open.exec_driver_sql("SELECT count(*) FROM sqlite_master")
             await self._kept_open.rollback()
-        self._place = sqlite_wal.WalPosition(self._path)
+        self._position = sqlite_wal.WalPosition(self._path)
 
     async def close(self) -> None:
         """Close the readers, then the writer, which checkpoints. Raises StoreUnavailable."""
@@ -190,21 +190,21 @@ class SqliteDatabase:
             await self._readers.dispose()
             async with self._lock:
                 await self._writer.dispose()
-        if self._place is not None:
-            self._place.close()
-            self._place = None
+        if self._position is not None:
+            self._position.close()
+            self._position = None
 
     def is_in_place(self) -> bool:
-        """Whether the files are still those that were opened, under their names, as far as can be seen now."""
+        """Whether the files are still the opened ones, under their names; true if that cannot be checked now."""
         try:
-            return self._place is None or self._place.is_kept()
+            return self._position is None or self._position.is_kept()
         except OSError:
-            return True  # the disk fails; that is another matter than files that are gone
+            return True  # a failing disk is not a lost file
 
     def require_in_place(self) -> None:
-        """Raise DataDirLost or StoreUnavailable where nothing may be acknowledged (rule 8)."""
+        """Raise DataDirLost or StoreUnavailable if nothing may be acknowledged (rule 8)."""
         try:
-            kept = self._place is None or self._place.is_kept()
+            kept = self._position is None or self._position.is_kept()
         except OSError as error:
             raise StoreUnavailable(f"the store cannot be used now: {error.strerror}") from error
         if not kept:
@@ -213,7 +213,7 @@ class SqliteDatabase:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """The writer inside ``BEGIN IMMEDIATE``. The body commits with ``commit``; the rest is rolled back.
+        """The writer inside ``BEGIN IMMEDIATE``. The body commits with ``commit``; otherwise it is rolled back.
 
         Raises StoreUnavailable and DataDirLost, with nothing written.
         """
@@ -230,10 +230,10 @@ class SqliteDatabase:
                     await undisturbed(give_back(connection), name="store-give-back")
 
     async def commit(self, connection: AsyncConnection) -> None:
-        """Commit what the body of ``write`` did; it goes on to its end even if the caller is cancelled.
+        """Commit the transaction of ``write``; it runs to its end even if the caller is cancelled.
 
-        Raises StoreUnavailable where nothing of it is stored, now or after any crash; OutcomeUnknown where that cannot
-        be said (rule 6); DataDirLost where it is stored in files that have lost their place.
+        Raises StoreUnavailable if nothing of it is stored, now or after any crash; OutcomeUnknown if that cannot be
+        known (rule 6); DataDirLost if it is stored in files that have lost their place.
         """
         await undisturbed(self._commit(connection), name="store-commit")
 
@@ -245,14 +245,14 @@ class SqliteDatabase:
             # The error is raised again. The log must be settled first, because it may hold the whole transaction.
             self._settled = False
             try:
-                await connection.rollback()  # nothing, where there is nothing to be rolled back
-                if self._place is not None and not await asyncio.to_thread(self._place.has_tail):
+                await connection.rollback()  # does nothing if no transaction is open
+                if self._position is not None and not await asyncio.to_thread(self._position.has_tail):
                     self._settled = True
                 else:
                     await self._settle(connection)
             except Exception as error:
                 raise OutcomeUnknown(
-                    "the disk failed while the change was written, so nobody can say now whether it is stored"
+                    "the disk failed while the change was written, so it is unknown whether it is stored"
                 ) from error
             raise
         try:
@@ -261,7 +261,7 @@ class SqliteDatabase:
             raise OutcomeUnknown("the change is stored, but its files could not be looked at afterwards") from error
 
     async def _settle(self, connection: AsyncConnection) -> None:
-        """Write over what a failed commit left in the log (rule 6)."""
+        """Overwrite what a failed commit left in the log (rule 6)."""
         await connection.begin()
         # The smallest transaction that always writes a page, whatever the schema; nothing reads this number.
         await connection.exec_driver_sql("PRAGMA user_version=0")
@@ -272,16 +272,16 @@ class SqliteDatabase:
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
         """A reader whose statements all see the state that its first statement saw."""
         with mapped(_ERRORS):
-            async with self._turn, self._snapshots.connect() as connection:
+            async with self._slots, self._snapshots.connect() as connection:
                 yield connection
 
     async def rows(self, query: Prepared, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Run one prepared query on a reader; one statement is a snapshot by itself.
 
-        This goes around SQLAlchemy's cursor, which makes five trips to the connection's thread where one is enough.
+        This bypasses SQLAlchemy's cursor, which makes five trips to the connection's thread where one is enough.
         """
         compiled = query.compiled(_SQL)
-        async with self._turn:
+        async with self._slots:
             with mapped(_ERRORS):
                 pooled = await self._readers.raw_connection()
                 try:

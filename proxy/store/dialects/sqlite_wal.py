@@ -1,16 +1,16 @@
-"""The database file and its write-ahead log as files: are they still the ones that were opened, and is the log on disk?
+"""Checks of the SQLite database file and its write-ahead log: still the opened files, and is the log on disk.
 
 Rules:
 
 1. Closing any descriptor of a file drops the locks that this process has on it (fcntl(2)). So the database file is not
    opened here while SQLite has it open, and the index is closed after SQLite has closed it. The log has no locks.
-2. ``Place`` compares names with what was opened: removed, replaced, moved, cut short or behind another mount, nothing
-   that is committed may be acknowledged. SQLite itself would go on in files that no longer have a name.
-3. ``rewrite`` writes the log over with its own bytes. A process that died between write and sync has left frames that
-   the next start reads, but that are only in the page cache; after an fsync that failed, even a later fsync does not
-   write them. What was written again and synced is on disk.
-4. ``has_tail`` reads the log as the next start would: a transaction counts when every frame of it follows from the one
-   before and the last says that it is the last. The formats are SQLite's, "WAL-mode File Format" sections 4 and 2.
+2. ``WalPosition`` compares the names with the opened files: once a file was removed, replaced, moved, truncated or
+   hidden by a mount, no commit may be acknowledged. SQLite itself would continue in files that no longer have a name.
+3. ``rewrite`` overwrites the log with its own bytes. A process that died between write and sync has left frames that
+   the next start reads, but that are only in the page cache; after a failed fsync even a later fsync does not write
+   them. Frames that were written again and synced are on disk.
+4. ``has_tail`` reads the log as the next start would: a transaction counts if every frame follows from the one before
+   and the last frame marks a commit. The formats are SQLite's, "WAL-mode File Format" sections 4 and 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 from proxy.core.errors import StoreUnavailable
 
 JOURNAL_SIZE_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes to which SQLite cuts a log that has become larger."""
+"""Bytes to which SQLite truncates a larger log."""
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _HEADER_BYTES: Final = 32
@@ -34,20 +34,20 @@ _FRAME_HEADER_BYTES: Final = 24
 _INDEX: Final = struct.Struct("=12xBBHII2I8s")
 """Initialised, big-endian checksums, page size, last frame, pages, checksum of the last frame, salts."""
 _MAGICS: Final = frozenset({0x377F0682, 0x377F0683})
-"""How a log begins (SQLite, "WAL-mode File Format", section 4.1)."""
+"""The magic numbers of a log (SQLite, "WAL-mode File Format", section 4.1)."""
 _CHUNK: Final = 1024 * 1024
 _SUFFIXES: Final = ("", "-wal", "-shm", "-journal")
 
 
 def log_of(database: Path) -> Path:
-    """Where SQLite keeps the write-ahead log of this database file."""
+    """The path of the write-ahead log of this database file."""
     return database.with_name(database.name + "-wal")
 
 
 def prepare(database: Path) -> None:
-    """Make the database file if there is none, and see that it and the files beside it are ours, mode 0600.
+    """Create the database file if it does not exist; make sure that it and the files beside it are ours, mode 0600.
 
-    SQLite gives its other files the same mode. Raises StoreUnavailable.
+    SQLite creates its other files with the same mode. Raises StoreUnavailable.
     """
     try:
         for suffix in _SUFFIXES:
@@ -80,9 +80,9 @@ def _owned(path: Path, *, create: bool) -> None:
 
 
 def rewrite(log: Path) -> bool:
-    """Put what is in the log on disk (rule 3), before SQLite opens it; false where the disk has no room for that.
+    """Write the log to disk (rule 3) before SQLite opens it; false if the disk has no room for that.
 
-    Raises StoreUnavailable where it fails in any other way: then nobody can say what the next start would read.
+    Raises StoreUnavailable for any other error: then it is unknown what the next start would read.
     """
     try:
         descriptor = os.open(log, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -106,10 +106,10 @@ def rewrite(log: Path) -> bool:
 
 
 class WalPosition:
-    """What the names of an open database lead to. Made while SQLite has both files open; ``close`` when it is done."""
+    """The opened files of a database. Created while SQLite has both files open; closed with ``close`` after it."""
 
     def __init__(self, database: Path) -> None:
-        """Raises StoreUnavailable."""
+        """Open the log and its index. Raises StoreUnavailable."""
         self._database = database
         self._log = log_of(database)
         try:
@@ -122,9 +122,9 @@ class WalPosition:
             raise StoreUnavailable(f"the store's file {database} cannot be used: {error.strerror}") from error
 
     def is_kept(self) -> bool:
-        """Whether both names still lead to the files that were opened, and neither has lost anything.
+        """Whether both names still lead to the opened files, and neither file has become shorter.
 
-        Raises OSError where that cannot be seen now.
+        Raises OSError if that cannot be checked now.
         """
         try:
             file = os.stat(self._database, follow_symlinks=False)
@@ -143,7 +143,7 @@ class WalPosition:
         return True
 
     def has_tail(self) -> bool:
-        """Whether a transaction lies in the log that SQLite does not know here, and would find at the next start.
+        """Whether the log contains a transaction that SQLite ignores in this process, and would read at the next start.
 
         The caller holds the writer. Raises OSError.
         """
@@ -169,7 +169,7 @@ class WalPosition:
         return False
 
     def close(self) -> None:
-        """Let go of the files, once SQLite has."""
+        """Close the files, after SQLite has."""
         os.close(self._descriptor)
         os.close(self._index)
 

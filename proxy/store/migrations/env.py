@@ -1,4 +1,4 @@
-"""Alembic's entry: run the scripts over the connection, and in the transaction, that ``store.migrate`` hands over."""
+"""Alembic's entry point: runs the scripts over the connection and in the transaction that ``store.migrate`` passes."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Living tokens in the order of their creation, with what a policy asks about them: for whoever goes through all."""
+"""Active tokens in the order of creation, with the fields that a policy checks."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ _TIMES = ("created_at", "rotated_at", "expires_at", "last_used_at")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActiveToken:
-    """A token that works, as policies see it; ``email`` is "" for a key. ``attached`` are the organisations of an
-    organisation token.
+    """An active token as policies see it; ``email`` is "" for a key.
+
+    ``attached`` are the organisations of a token of reach ``orgs``.
     """
 
     id: str
@@ -62,12 +63,12 @@ class ActiveToken:
 
     @property
     def org_ids(self) -> tuple[str, ...]:
-        """The organisations that it belongs to: its own, or all that it is attached to."""
+        """The organisations that the token belongs to: its own, or all that it is attached to."""
         return tuple(one.org_id for one in self.attached) if self.org_id is None else (self.org_id,)
 
 
 class ActiveTokens:
-    """Living tokens, over the connection of one transaction."""
+    """Active tokens, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -75,8 +76,9 @@ class ActiveTokens:
     async def page(
         self, *, after: Cursor | None, limit: int, now: float, org_id: str | None = None
     ) -> tuple[list[ActiveToken], Cursor | None]:
-        """The next ``limit`` tokens that are living, of one organisation or attached to it where given; and where to go
-        on. ``None`` for where to go on is the end.
+        """The next ``limit`` active tokens and the position to continue from; ``None`` at the end.
+
+        With ``org_id`` only tokens of that organisation or attached to it.
         """
         query = TokenListQuery(within=(Within(org_id=org_id),), status=TokenStatus.ACTIVE)
         page = queries.page_ids(query, after=after, limit=limit, now=now)
@@ -85,27 +87,27 @@ class ActiveTokens:
         found = _from(page.outerjoin(_T, _T.c.id == page.c.id)).order_by(page.c.at, page.c.id)
         rows = (await self._connection.execute(found)).mappings().all()
         last = Cursor(created_at=rows[-1]["created_at"], id=rows[-1]["id"]) if len(rows) == limit else None
-        return await self._living(rows, now), last
+        return await self._active(rows, now), last
 
-    async def those(self, token_ids: Sequence[str], now: float) -> list[ActiveToken]:
-        """Those of these tokens (at most a page of them) that are living."""
+    async def by_ids(self, token_ids: Sequence[str], now: float) -> list[ActiveToken]:
+        """Those of these tokens (at most a page of them) that are active."""
         found = _from(_T).where(_T.c.id.in_(list(token_ids))).order_by(_T.c.created_at, _T.c.id)
-        return await self._living((await self._connection.execute(found)).mappings().all(), now)
+        return await self._active((await self._connection.execute(found)).mappings().all(), now)
 
-    async def end(self, token_ids: Sequence[str], now: float) -> None:
-        """Let the time of these tokens (at most a page of them) be over."""
+    async def expire(self, token_ids: Sequence[str], now: float) -> None:
+        """Expire these tokens (at most a page of them) now."""
         await self._connection.execute(
             _T.update().where(_T.c.id.in_(list(token_ids))).values(expires_at=now, updated_at=now)
         )
 
-    async def crowded(self, most: int, now: float, limit: int) -> list[tuple[str, str, int]]:
-        """Owners of more living personal access tokens than ``most``: id, email and how many; at most ``limit``."""
+    async def owners_above(self, most: int, now: float, limit: int) -> list[tuple[str, str, int]]:
+        """Owners of more active personal access tokens than ``most``: id, email and count; at most ``limit`` owners."""
         count = sa.func.count()
         query = (
             sa.select(_T.c.user_id, _U.c.email, count)
             .select_from(_T.join(_U, _U.c.id == _T.c.user_id))
             .where(
-                # An index has this beside the owner, and not the status.
+                # The owner's index contains this column, and not the status.
                 _T.c.listed_as.in_((TokenStatus.ACTIVE.value, TokenStatus.EXPIRED.value)),
                 sa.or_(_T.c.expires_at.is_(None), _T.c.expires_at > now),
                 _U.c.status != UserStatus.REMOVED.value,
@@ -117,9 +119,9 @@ class ActiveTokens:
         )
         return [(row[0], row[1], row[2]) for row in await self._connection.execute(query)]
 
-    async def _living(self, rows: Sequence[sa.RowMapping], now: float) -> list[ActiveToken]:
-        living = [row for row in rows if _is_living(row, now)]
-        several = [row["id"] for row in living if row["reach"] == Reach.ORGS.value]
+    async def _active(self, rows: Sequence[sa.RowMapping], now: float) -> list[ActiveToken]:
+        active = [row for row in rows if _is_active(row, now)]
+        several = [row["id"] for row in active if row["reach"] == Reach.ORGS.value]
         attached: dict[str, list[AttachedRow]] = {}
         for one in await TokenOrgs(self._connection).of(several) if several else ():
             attached.setdefault(one.token_id, []).append(one)
@@ -130,7 +132,7 @@ class ActiveTokens:
                 reach=Reach(row["reach"]),
                 attached=tuple(attached.get(row["id"], ())),
             )
-            for row in living
+            for row in active
         ]
 
 
@@ -139,7 +141,7 @@ def _from(source: sa.FromClause) -> sa.Select[Any]:
     return sa.select(*_FIELDS).select_from(joined)
 
 
-def _is_living(row: sa.RowMapping, now: float) -> bool:
+def _is_active(row: sa.RowMapping, now: float) -> bool:
     return (
         row["status"] == TokenStatus.ACTIVE.value
         and row["user_status"] != UserStatus.REMOVED.value

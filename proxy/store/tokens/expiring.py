@@ -1,4 +1,4 @@
-"""Living tokens in the order in which they end, for whoever tells of it."""
+"""Tokens that expire soon, for expiry notices."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from proxy.store import tables
 
 _T, _U, _O = tables.tokens, tables.users, tables.orgs
 _DAY: Final = 86400.0
-_AT_A_TIME: Final = 200
-"""Tokens that are read between two looks at what else there is to do: there may be some thousands."""
+_YIELD_EVERY: Final = 200
+"""Tokens that are converted before the event loop may run other tasks: there may be some thousands."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpiringToken:
-    """A token and when it ends (unix seconds); texts are "" where there is nothing."""
+    """A token and its expiry (unix seconds); missing texts are ""."""
 
     id: str
     prefix: str
@@ -36,14 +36,15 @@ class ExpiringToken:
 
 
 class ExpiringTokens:
-    """Tokens that end soon, over the connection of one transaction."""
+    """Tokens that expire soon, over the connection of one transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def due(self, days: int, *, begin: float, end: float, limit: int) -> list[ExpiringToken]:
-        """Living tokens that end after ``begin`` and not after ``end``, lived longer than ``days`` days and have had no
-        notice of so few days.
+        """Active tokens that expire after ``begin`` and not after ``end``, and need the notice of ``days`` days.
+
+        These have a lifetime of more than ``days`` days and got no notice of so few days yet.
         """
         query = (
             sa.select(
@@ -70,18 +71,19 @@ class ExpiringTokens:
         found: list[ExpiringToken] = []
         for row in (await self._connection.execute(query)).mappings():
             found.append(ExpiringToken(**{**row, "kind": Kind(row["kind"])}))
-            if len(found) % _AT_A_TIME == 0:
+            if len(found) % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         return found
 
     async def count(self, *, begin: float, end: float) -> int:
-        """How many living tokens end after ``begin`` and not after ``end``."""
+        """How many active tokens expire after ``begin`` and not after ``end``."""
         query = sa.select(sa.func.count()).select_from(_T).where(*_within(begin, end))
         return int((await self._connection.execute(query)).scalar_one())
 
     async def mark(self, given: Sequence[tuple[str, float, int]]) -> None:
-        """Remember the notices that were given: token, its end, and of how many days. One that ends at another time by
-        now is left alone.
+        """Record notices that were sent: the token's id, its expiry, and the days of the notice.
+
+        A token whose expiry has changed meanwhile is left alone.
         """
         for token_id, expires_at, days in given:
             await self._connection.execute(
@@ -90,5 +92,5 @@ class ExpiringTokens:
 
 
 def _within(begin: float, end: float) -> tuple[sa.ColumnElement[bool], ...]:
-    # With what they are listed as, and not their status, an index has them in the order in which they end.
+    # By ``listed_as``, and not by status, an index has them in the order of expiry.
     return (_T.c.listed_as == TokenStatus.ACTIVE.value, _T.c.expires_at > begin, _T.c.expires_at <= end)

@@ -1,14 +1,14 @@
-"""Pages of tokens: which rows they are, found through an index whatever the filters, then joined with what is shown.
+"""Queries for pages of tokens: the ids of a page, found through an index whatever the filters.
 
 Rules:
 
 1. A page costs what its rows cost, not what the table or the tokens of other statuses cost. So each filter has an index
-   in the order of the page, and ``tests/unit/store/test_plans.py`` holds every query to it.
-2. ``listed_as`` says where to look and expiry is compared with the clock all the same: a token that nobody has filed
-   under ``expired`` yet is looked for among the active ones in the order of their expiry, where it is among the first.
-   ``file_expired`` keeps those few. Revocation and removal file in their own transaction.
-3. What is to find the rows is decided here (``_leads``) and not by the planner, which would guess: SQLite has no
-   statistics unless somebody made some. Every other condition has a unary plus before its column, which no index has.
+   in the order of the page, and ``tests/unit/store/test_plans.py`` checks the plan of every query.
+2. ``listed_as`` chooses the index, and expiry is still compared with the clock: an expired token that is still listed
+   as active is found among the active ones in the order of expiry, where it is among the first. ``file_expired`` keeps
+   those few. Revocation and removal of the owner set ``listed_as`` in their own transaction.
+3. The condition that finds the rows is chosen here (``_leads``) and not by the planner, which would guess: SQLite has
+   no statistics unless ANALYZE has run. Every other column is ``unindexed``.
 4. Tokens of several organisations (``token_orgs``) are on the list of each of them.
 """
 
@@ -31,9 +31,9 @@ _T, _A, _S = tables.tokens, tables.token_orgs, tables.token_usage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Within:
-    """Tokens for which all of this holds; ``None`` asks for nothing.
+    """Tokens for which all conditions hold; ``None`` is no condition.
 
-    ``lineage`` is the id of a token: that one and all that it made, directly or through others.
+    ``lineage`` is the id of a token: that one and all that it minted, directly or through others.
     """
 
     user_id: str | None = None
@@ -45,11 +45,11 @@ class Within:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenListQuery:
-    """Tokens within any of ``within`` (by default all; nothing where it is empty) that fit the rest.
+    """Tokens within any of ``within`` (by default all; none if it is empty) that match the other filters.
 
-    ``expires_by`` asks for active tokens that end until then, and orders them by that end; otherwise the order is that
-    of creation. ``position`` is the cursor of either order. ``unused_since`` asks for tokens that were neither made nor
-    used since then, ``but`` for all except one.
+    ``expires_by`` selects active tokens that expire until then, in the order of expiry; otherwise the order is that of
+    creation. ``position`` is the cursor of either order. ``unused_since`` selects tokens that were neither created nor
+    used since then, ``but`` excludes one token.
     """
 
     within: tuple[Within, ...] = (Within(),)
@@ -60,17 +60,17 @@ class TokenListQuery:
     but: str | None = None
 
     def position(self, entry: TokenEntry) -> Cursor:
-        """Where a page that ends with ``entry`` is to go on."""
+        """The cursor after a page that ends with ``entry``."""
         row = entry.token
         at = row.created_at if self.expires_by is None else row.expires_at
         if at is None:
-            raise ValueError("a token that does not end is on no page of those that do")
+            raise ValueError("a token without expiry is on no page in the order of expiry")
         return Cursor(created_at=at, id=row.id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Drawer:
-    """Tokens filed under one word, and whether they are past their time. ``few``: in the wrong place until filed."""
+class _Partition:
+    """Tokens listed under one status, and whether their expiry has passed. ``few``: listed wrongly, until corrected."""
 
     listed_as: TokenStatus | None = None
     past: bool | None = None
@@ -79,56 +79,56 @@ class _Drawer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Lead:
-    """What finds the rows: conditions that one index answers, and whether it has them in the order of the page."""
+    """Conditions that find the rows through one index, and whether the index has them in the order of the page."""
 
     where: tuple[sa.ColumnElement[bool], ...]
     ordered: bool = False
     source: sa.FromClause = tables.tokens
     expiry: bool = False
-    """Whether the expiry is one of the index's columns to search by."""
+    """Whether the index is searched by expiry too."""
 
 
-_DRAWERS: Final[dict[TokenStatus | None, tuple[_Drawer, ...]]] = {
-    None: (_Drawer(),),
-    TokenStatus.REVOKED: (_Drawer(listed_as=TokenStatus.REVOKED),),
+_PARTITIONS: Final[dict[TokenStatus | None, tuple[_Partition, ...]]] = {
+    None: (_Partition(),),
+    TokenStatus.REVOKED: (_Partition(listed_as=TokenStatus.REVOKED),),
     TokenStatus.EXPIRED: (
-        _Drawer(listed_as=TokenStatus.EXPIRED, past=True),
-        _Drawer(listed_as=TokenStatus.ACTIVE, past=True, few=True),
+        _Partition(listed_as=TokenStatus.EXPIRED, past=True),
+        _Partition(listed_as=TokenStatus.ACTIVE, past=True, few=True),
     ),
-    # The second for a clock that was set back.
+    # The second is for a clock that was set back.
     TokenStatus.ACTIVE: (
-        _Drawer(listed_as=TokenStatus.ACTIVE, past=False),
-        _Drawer(listed_as=TokenStatus.EXPIRED, past=False, few=True),
+        _Partition(listed_as=TokenStatus.ACTIVE, past=False),
+        _Partition(listed_as=TokenStatus.EXPIRED, past=False, few=True),
     ),
 }
 
 
 def page_ids(query: TokenListQuery, *, after: Cursor | None, limit: int, now: float) -> sa.Subquery | None:
-    """The ``id`` and place (``at``) of the page's tokens; ``None`` where there can be none."""
+    """The ``id`` and position (``at``) of the page's tokens; ``None`` if there can be none."""
     status = query.status
     if query.expires_by is not None:
         if status not in (None, TokenStatus.ACTIVE):
             return None
         status = TokenStatus.ACTIVE
     branches = [
-        _branch(query, within, drawer, lead, now).where(*_after(query, lead, after)).limit(limit)
+        _branch(query, within, partition, lead, now).where(*_after(query, lead, after)).limit(limit)
         for within in query.within
-        for drawer in _DRAWERS[status]
-        for lead in _leads(query, within, drawer)
+        for partition in _PARTITIONS[status]
+        for lead in _leads(query, within, partition)
     ]
     if not branches:
         return None
     if len(branches) == 1:
         return branches[0].subquery("page")
-    # What two of them have found is on the page once.
+    # A token that two branches find is on the page once.
     together = sa.union(*(sa.select(branch.subquery()) for branch in branches)).subquery()
     return sa.select(together).order_by(together.c.at, together.c.id).limit(limit).subquery("page")
 
 
-def _leads(query: TokenListQuery, within: Within, drawer: _Drawer) -> Iterator[_Lead]:
-    """By the smallest that bounds them: what one token made, an owner, the keys, an organisation, a status."""
+def _leads(query: TokenListQuery, within: Within, partition: _Partition) -> Iterator[_Lead]:
+    """The most selective condition: one token's descendants, an owner, the keys, an organisation, or a status."""
     by_creation = query.expires_by is None
-    listed = () if drawer.listed_as is None else (_T.c.listed_as == drawer.listed_as.value,)
+    listed = () if partition.listed_as is None else (_T.c.listed_as == partition.listed_as.value,)
     if within.lineage is not None:
         yield _Lead(where=(_T.c.id.in_(lineage(within.lineage)),))
     elif within.user_id is not None:
@@ -136,7 +136,7 @@ def _leads(query: TokenListQuery, within: Within, drawer: _Drawer) -> Iterator[_
     elif query.kind in OF_ORGS:
         org = () if within.org_id is None else (_T.c.org_id == within.org_id,)
         yield _Lead(where=(tables.KEYS, *org), ordered=by_creation)
-    elif drawer.few:
+    elif partition.few:
         yield _Lead(where=listed, expiry=True)
     elif within.org_id is not None:
         yield _Lead(where=(_T.c.org_id == within.org_id, *listed), ordered=by_creation)
@@ -147,17 +147,17 @@ def _leads(query: TokenListQuery, within: Within, drawer: _Drawer) -> Iterator[_
         yield _Lead(where=(_A.c.org_id == within.org_id,), source=attached)
 
 
-def _branch(query: TokenListQuery, within: Within, drawer: _Drawer, lead: _Lead, now: float) -> sa.Select[Any]:
-    """All tokens of one drawer that the lead finds and that fit, in the order of the page."""
+def _branch(query: TokenListQuery, within: Within, partition: _Partition, lead: _Lead, now: float) -> sa.Select[Any]:
+    """All tokens of one partition that the lead finds and that match, in the order of the page."""
     expires = _T.c.expires_at if lead.expiry else unindexed(_T.c.expires_at)
     where = list(lead.where)
-    if drawer.listed_as is not None:
-        where.append(unindexed(_T.c.listed_as) == drawer.listed_as.value)
-    if drawer.past is True:
+    if partition.listed_as is not None:
+        where.append(unindexed(_T.c.listed_as) == partition.listed_as.value)
+    if partition.past is True:
         where.append(expires <= now)
-    elif drawer.past is False:
+    elif partition.past is False:
         later = expires > now
-        where.append(later if drawer.few or query.expires_by is not None else sa.or_(expires.is_(None), later))
+        where.append(later if partition.few or query.expires_by is not None else sa.or_(expires.is_(None), later))
     if query.expires_by is not None:
         where.append(expires <= query.expires_by)
     if query.kind is not None:
@@ -165,7 +165,7 @@ def _branch(query: TokenListQuery, within: Within, drawer: _Drawer, lead: _Lead,
     if query.unused_since is not None:
         used = sa.select(_S.c.last_used_at).where(_S.c.token_id == _T.c.id).scalar_subquery()
         where.append(sa.func.coalesce(used, unindexed(_T.c.created_at)) < query.unused_since)
-        # So it was made before, too: the pages end there and not at the newest token.
+        # Implied by the condition above; it makes the index scan end there and not at the newest token.
         where.append((_T.c.created_at if lead.ordered else unindexed(_T.c.created_at)) < query.unused_since)
     if query.but is not None:
         where.append(unindexed(_T.c.id) != query.but)
@@ -196,7 +196,7 @@ def _place(query: TokenListQuery, lead: _Lead) -> sa.ColumnElement[float]:
 
 
 def lineage(token_id: str) -> sa.Select[tuple[str]]:
-    """The ids of a token and of all that it made."""
+    """The ids of a token and of all that it minted, directly or through others."""
     made = sa.select(sa.literal(token_id).label("id")).cte(recursive=True)
     made = made.union(sa.select(_T.c.id).join(made, _T.c.parent_id == made.c.id))
     return sa.select(made.c.id)

@@ -1,4 +1,4 @@
-"""The organisations that tokens of reach ``orgs`` are attached to, as rows; each takes a seat there."""
+"""Rows of the organisations that tokens of reach ``orgs`` are attached to; each takes a seat there."""
 
 from __future__ import annotations
 
@@ -32,18 +32,21 @@ class TokenOrgs:
         return [AttachedRow(**{**row, "permissions": row["permissions"] or ()}) for row in found]
 
     async def add(self, token_id: str, org_id: str, permissions: Sequence[str], now: float) -> None:
+        """Attach a token to an organisation with these permissions."""
         values = {"token_id": token_id, "org_id": org_id, "permissions": list(permissions), "created_at": now}
         await self._connection.execute(_T.insert().values(**values))
 
     async def set(self, token_id: str, org_id: str, permissions: Sequence[str]) -> None:
+        """Replace the permissions of an attachment."""
         where = (_T.c.token_id == token_id, _T.c.org_id == org_id)
         await self._connection.execute(_T.update().where(*where).values(permissions=list(permissions)))
 
     async def remove(self, token_id: str, org_id: str) -> None:
+        """Detach a token from an organisation."""
         await self._connection.execute(_T.delete().where(_T.c.token_id == token_id, _T.c.org_id == org_id))
 
     async def seats(self, org_id: str, now: float) -> int:
-        """How many tokens that work are attached to this organisation."""
+        """How many active tokens are attached to this organisation."""
         living = (_K.c.status == TokenStatus.ACTIVE.value, sa.or_(_K.c.expires_at.is_(None), _K.c.expires_at > now))
         query = (
             sa.select(sa.func.count())

@@ -1,4 +1,4 @@
-"""What tokens were used for, added up: no decision depends on it, so there is no change row and no epoch."""
+"""Usage of tokens: counts and last use. No decision depends on it, so there is no change row and no epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Use:
     ip: str
 
     def plus(self, other: Use) -> Use:
-        """Both added up."""
+        """The sum of both."""
         last = other if other.at >= self.at else self
         return replace(last, count=self.count + other.count)
 
@@ -57,7 +57,7 @@ def _add(dialect: Dialect) -> sa.Insert:
 
 
 async def add(connection: AsyncConnection, uses: Iterable[Use]) -> None:
-    """Add these uses to what is known of their tokens; those of unknown tokens are left out."""
+    """Add these uses to the stored usage of their tokens; uses of unknown tokens are ignored."""
     rows = [asdict(use) for use in uses]
     if rows:
         await connection.execute(_add(dialects.of_connection(connection)), rows)

@@ -30,6 +30,7 @@ routes:
   - { path: "/billing/**", upstream: app, access: denied }
   - { path: "/v1/{entity}", upstream: app }
   - { path: "/v1/{entity}/{id}", upstream: app }
+argon2: { memory: 64KiB, iterations: 1 }
 """
 
 

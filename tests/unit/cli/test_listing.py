@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pytest
 
-from bench.store_fill import fill
+from bench.datasets.aged_store import fill
 from proxy.cli.client import Control
 from proxy.cli.listing import SHOWN
 from proxy.services.policy import service

@@ -19,12 +19,14 @@ from proxy.control import server
 from proxy.control.connections import ServerConnections
 from proxy.control.server import serving
 from proxy.settings.model import Argon2, Policy, Settings
+from tests.support.stores import migrated
 
 
 @pytest.fixture
 def settings() -> Iterator[Settings]:
     # Not tmp_path: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="pg") as name:
+        migrated(Path(name), key=True)
         yield Settings(
             brand="acme",
             data_dir=Path(name),

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 from dataclasses import dataclass, field
+from typing import cast
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -55,6 +56,18 @@ class Client:
         # A write to a peer that has gone is lost; uvloop would raise where asyncio drops it.
         if not self.writer.is_closing():
             self.writer.write(data)
+
+    def stop_reading(self) -> None:
+        """Leave in the kernel what comes from now on."""
+        self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
+    @property
+    def _transport(self) -> asyncio.Transport:
+        return cast(asyncio.Transport, self.writer.transport)
 
     def reset(self) -> None:
         """Leave with a reset, because the end of the sending side alone may be a half-close."""

@@ -182,9 +182,13 @@ class Backend:
         self._server = await asyncio.start_server(self._accept, sock=sock, limit=2**20)
         self.port = sock.getsockname()[1]
 
-    async def close(self) -> None:
+    def refuse(self) -> None:
+        """Take no new connection; the kernel refuses them."""
         assert self._server is not None
         self._server.close()
+
+    async def close(self) -> None:
+        self.refuse()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -232,6 +236,13 @@ class Entrance:
     introduced_by: tuple[str, ...] = ()
     handshake_seconds: float = 30.0
     context: ssl.SSLContext | None = None
+    seen_by_acceptor: Callable[[Listener], Any] = lambda listener: listener
+    """What the acceptor has in the place of the listener."""
+
+
+def task_runs(name: str) -> bool:
+    """Whether a task of this name runs."""
+    return any(task.get_name() == name for task in asyncio.all_tasks())
 
 
 class Gateway:
@@ -266,12 +277,13 @@ class Gateway:
         drop_misplaced: bool = False,
         half_close: bool = False,
         entrance: Entrance | None = None,
+        cache_capacity: int = 1000,
     ) -> None:
         credentials = tuple(credentials)
         self._facts = entrance or Entrance()
         self.identity = identity
         self.page = make_page() if page is None else page
-        self.cache = make_cache()
+        self.cache = make_cache(capacity=cache_capacity)
         self.link = AuthorityLink(link_path or Path("/nonexistent"), slot=0, cache=self.cache)
         if link_path is None:
             self.cache.reset(self.page[SLOT_EPOCH])
@@ -340,7 +352,7 @@ class Gateway:
             tls=self._facts.context is not None,
         )
         self.port = 0
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
 
     def admit(self, **facts: Any) -> Minted:
         """A new token whose grant is in the cache."""
@@ -359,7 +371,7 @@ class Gateway:
             sock=sock, limit=2**20 if receive_buffer is None else receive_buffer
         )
         client = Client(reader, writer)
-        self._clients.append(client)
+        self.clients.append(client)
         return client
 
     async def start(self) -> None:
@@ -367,7 +379,7 @@ class Gateway:
         self.tally = AcceptCounters()
         self.port = bound.getsockname()[1]
         self.acceptor = Acceptor(
-            self.listener,
+            self._facts.seen_by_acceptor(self.listener),
             [bound],
             name="proxy",
             limit=self._facts.connections,
@@ -382,10 +394,14 @@ class Gateway:
         self.sweeps = 0
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
 
+    def stop_sweeping(self) -> None:
+        """Look at no deadline any more."""
+        self._sweeper.cancel()
+
     async def close(self) -> None:
         self.acceptor.abort()
-        self._sweeper.cancel()
-        for client in self._clients:
+        self.stop_sweeping()
+        for client in self.clients:
             client.writer.transport.abort()
         for connection in list(self.listener.connections):
             connection.abort()

@@ -59,8 +59,12 @@ class Authority:
         return self.epoch
 
     def push(self, message: Message) -> None:
+        self.send(frame(message))
+
+    def send(self, data: bytes) -> None:
+        """These bytes to every worker."""
         for writer in self._writers:
-            writer.write(frame(message))
+            writer.write(data)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer), name="scripted authority")

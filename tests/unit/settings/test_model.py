@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
@@ -143,6 +144,32 @@ def test_every_setting_is_documented_with_its_default_and_nothing_else_is() -> N
     for name, default in known.items():
         if default is not None:
             assert rows[name].strip("`") == default, name
+
+
+def test_the_documented_meaning_of_a_setting_begins_with_its_description_in_the_schema() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    documented = dict(re.findall(r"^\| `([a-z_0-9.<>\[\]]+)` \|.* \| (\S.*) \|$", text, re.MULTILINE))
+    schema = json_schema()
+    sections = {"Settings": schema, **schema["$defs"]}
+    different = {
+        path: (documented[path], description)
+        for path, section, name in _places(Settings, "")
+        if not documented[path].startswith(description := sections[section]["properties"][name]["description"])
+    }
+    assert different == {}
+
+
+def _places(section: type[BaseModel], above: str) -> Iterator[tuple[str, str, str]]:
+    """Every setting's name in the documentation, its section's class and its field."""
+    for name, field in section.model_fields.items():
+        yield above + name, section.__name__, name
+        inner = _plain(field.annotation)
+        if get_origin(inner) is tuple and _is_model(_plain(get_args(inner)[0])):
+            yield from _places(_plain(get_args(inner)[0]), f"{above}{name}[].")
+        elif get_origin(inner) is dict and _is_model(_plain(get_args(inner)[1])):
+            yield from _places(_plain(get_args(inner)[1]), f"{above}{name}.<name>.")
+        elif _is_model(inner):
+            yield from _places(inner, f"{above}{name}.")
 
 
 def _fields(model: type[BaseModel], above: str) -> list[tuple[str, str | None]]:

@@ -1,4 +1,4 @@
-"""A commit that raised and was durable all the same: whoever tries again is answered after everyone knows of it."""
+"""A commit that raised and was durable all the same: a retry is answered only after the announcement."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def reported_as_failed() -> Iterator[pytest.MonkeyPatch]:
         yield patched
 
 
-async def in_doubt(verb: Callable[[], Awaitable[object]]) -> None:
-    """Run a verb whose commit is stored and reported as failed, while the log cannot be read either."""
+async def in_doubt(operation: Callable[[], Awaitable[object]]) -> None:
+    """Run an operation whose commit is stored and reported as failed, while the log cannot be read either."""
 
-    def unreadable(_place: sqlite_wal.WalPosition) -> bool:
+    def unreadable(_position: sqlite_wal.WalPosition) -> bool:
         raise OSError(errno.EIO, "Input/output error")
 
     with reported_as_failed() as patched:
         patched.setattr(sqlite_wal.WalPosition, "has_tail", unreadable)
         with pytest.raises(OutcomeUnknown):
-            await verb()
+            await operation()
 
 
-async def test_a_commit_that_is_stored_is_acknowledged_whatever_was_reported_of_it(kit: Kit) -> None:
+async def test_a_stored_commit_is_acknowledged_although_it_was_reported_as_failed(kit: Kit) -> None:
     made = await kit.mint(ANN, "t")
     kit.announced.clear()
     with reported_as_failed():
@@ -63,12 +63,12 @@ async def test_a_commit_that_is_stored_is_acknowledged_whatever_was_reported_of_
     assert kit.announced == [(await kit.intact(), (token_key(made.view.id),))]
 
 
-async def test_a_retry_that_finds_it_done_is_answered_after_the_announcement(kit: Kit) -> None:
+async def test_a_retry_with_nothing_to_do_is_answered_after_the_announcement(kit: Kit) -> None:
     made = await kit.mint(ANN, "t")
     kit.announced.clear()
     await in_doubt(lambda: kit.tokens.revoke(ADMIN, made.view.id))
     epoch = await kit.store.epoch()
-    assert kit.announced == [(epoch, (token_key(made.view.id),))], "told at once, so that it is refused meanwhile"
+    assert kit.announced == [(epoch, (token_key(made.view.id),))], "announced at once, so that it is refused meanwhile"
     view = (await kit.tokens.revoke(ADMIN, made.view.id)).view
     assert view.status.value == "revoked"
     assert kit.announced[1:] == [(epoch + 1, (token_key(made.view.id),))]
@@ -77,7 +77,7 @@ async def test_a_retry_that_finds_it_done_is_answered_after_the_announcement(kit
     assert await kit.intact() == epoch + 1
 
 
-async def test_a_retry_that_finds_nothing_any_more_is_answered_after_the_announcement(kit: Kit) -> None:
+async def test_a_retry_that_finds_nothing_is_answered_after_the_announcement(kit: Kit) -> None:
     made = await kit.mint(ANN, "t")
     kit.announced.clear()
     await in_doubt(lambda: kit.tokens.delete(ADMIN, made.view.id))
@@ -108,7 +108,7 @@ async def test_a_change_in_doubt_is_announced_before_the_next_and_under_its_own_
 def failing_and_unreadable() -> Iterator[None]:
     """Commits do not reach the disk, and the log cannot be read either."""
 
-    def unreadable(_place: sqlite_wal.WalPosition) -> bool:
+    def unreadable(_position: sqlite_wal.WalPosition) -> bool:
         raise OSError(errno.EIO, "Input/output error")
 
     async def raises(_connection: AsyncConnection) -> None:
@@ -120,7 +120,7 @@ def failing_and_unreadable() -> Iterator[None]:
         yield
 
 
-async def test_the_audit_log_is_whole_while_a_change_is_in_doubt_and_afterwards(kit: Kit) -> None:
+async def test_the_audit_log_is_valid_while_a_change_is_in_doubt_and_afterwards(kit: Kit) -> None:
     with failing_and_unreadable():
         with pytest.raises(OutcomeUnknown):
             await kit.users.suspend(ADMIN, ANN)
@@ -132,18 +132,18 @@ async def test_the_audit_log_is_whole_while_a_change_is_in_doubt_and_afterwards(
     await kit.intact()
 
 
-async def test_while_nobody_can_be_told_no_retry_is_answered(kit: Kit) -> None:
+async def test_no_retry_is_answered_while_the_change_cannot_be_announced(kit: Kit) -> None:
     ann = await kit.users.show(ADMIN, ANN)
-    tell = kit.store.on_commit
+    announce = kit.store.on_commit
 
-    async def nobody(_epoch: int, _keys: Sequence[str]) -> None:
+    async def unavailable(_epoch: int, _keys: Sequence[str]) -> None:
         raise StoreUnavailable("the page cannot be written")
 
-    kit.store.on_commit = nobody
+    kit.store.on_commit = unavailable
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             await kit.users.suspend(ADMIN, ANN)
-    kit.store.on_commit = tell
+    kit.store.on_commit = announce
     assert (await kit.users.suspend(ADMIN, ANN)).status.value == "suspended"
     assert kit.announced == [(await kit.store.epoch(), (user_key(ann.id),))]
     await kit.intact()

@@ -43,7 +43,7 @@ def test_every_script_is_a_known_revision_in_order() -> None:
     assert _scripts().get_heads() == [migrate.REVISIONS[-1]]
 
 
-async def test_a_migrated_store_has_exactly_the_tables_of_the_code(tmp_path: Path) -> None:
+async def test_a_migrated_store_has_exactly_the_tables_in_the_code(tmp_path: Path) -> None:
     async with opened(tmp_path):
         pass
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'patgate.db'}")
@@ -89,7 +89,7 @@ def _condition(statement: str) -> str:
     return re.sub(r"[\s()]", "", statement.partition("WHERE")[2])
 
 
-def test_only_a_start_that_migrates_loads_alembic_and_none_the_other_database(tmp_path: Path) -> None:
+def test_only_a_start_that_migrates_loads_alembic_and_none_loads_the_other_database(tmp_path: Path) -> None:
     def start() -> str:
         done = subprocess.run(
             [sys.executable, "-c", _START, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""What the store keeps for a while only goes a few rows at a time, and nobody is told something wrong for it."""
+"""Pruning deletes old rows in small batches, and readers of the change feed still get correct answers."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ async def _changes(kit: Kit, count: int) -> None:
             change.audit("test", target_kind="test", target_id=str(number))
 
 
-async def test_the_oldest_changes_go_and_the_newest_stay(tmp_path: Path) -> None:
+async def test_pruning_deletes_the_oldest_changes_and_keeps_the_newest(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _changes(kit, 20)
         async with kit.store.change(ADMIN, START) as change:
-            went = [await feed.prune(change.connection, 6, kept=8) for _ in range(3)]
+            pruned = [await feed.prune(change.connection, 6, kept=8) for _ in range(3)]
             await change.connection.commit()
-        assert went == [6, 6, 0]
+        assert pruned == [6, 6, 0]
         assert await kit.store.epoch() == 20
         assert (await kit.store.changes_since(12)).keys == tuple(f"token:{number}" for number in range(12, 20))
-        assert not (await kit.store.changes_since(11)).complete, "change 12 is not there to be told of"
+        assert not (await kit.store.changes_since(11)).complete, "change 12 is not stored any more"
 
 
 async def test_a_store_with_few_changes_keeps_them_all(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ async def test_a_store_with_few_changes_keeps_them_all(tmp_path: Path) -> None:
         assert await kit.intact() == 3
 
 
-async def test_pruning_files_every_token_that_has_passed_its_time(tmp_path: Path) -> None:
+async def test_pruning_lists_every_expired_token_as_expired(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await kit.basics()
         await kit.mint("ann@example.org", "one", expires=10)
@@ -44,4 +44,4 @@ async def test_pruning_files_every_token_that_has_passed_its_time(tmp_path: Path
         await kit.store.prune(START + 11)
         async with kit.store.change(ADMIN, START) as change:
             assert await change.tokens.file_expired(START + 11, 10) == 0
-        assert await kit.store.epoch() == epoch, "filing is no change"
+        assert await kit.store.epoch() == epoch, "listing a token as expired is no change"

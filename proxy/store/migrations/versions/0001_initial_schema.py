@@ -14,6 +14,7 @@ LIVING = sa.text("removed_at IS NULL")
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.create_table(
         "audit_chain",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),

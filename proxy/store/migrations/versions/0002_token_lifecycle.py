@@ -1,6 +1,4 @@
-"""Whose account an event is on, what an idempotency key made, what report-only routes would have refused; lists of many
-tokens and events.
-"""
+"""Owners of audit events, idempotency keys, report-only counts, and indexes for lists of tokens and events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,6 +13,7 @@ LIVING = sa.text("removed_at IS NULL")
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.add_column("audit_events", sa.Column("user_id", sa.String(length=32), nullable=False, server_default=""))
     _searched_events()
     op.create_table(

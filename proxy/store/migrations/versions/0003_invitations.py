@@ -10,6 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     op.create_table(
         "invitations",
         sa.Column("id", sa.String(length=32), nullable=False),

@@ -13,6 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this revision."""
     where = sa.text("epoch > 0")
     name = "ix_audit_events_epoch_changed"
     op.create_index(name, "audit_events", ["epoch"], unique=False, sqlite_where=where, postgresql_where=where)
@@ -20,8 +21,10 @@ def upgrade() -> None:
 
 
 def _compare_emails() -> None:
-    """Give users the new key. Of two living users whose emails are one now, the older one gets it; the other keeps the
-    key it has, and is found by id.
+    """Give users the new key.
+
+    If the emails of two users that are not removed have the same new key, the older user gets it; the other keeps its
+    old key, and is found by id.
     """
     users = sa.table("users", *map(sa.column, ("id", "email", "email_key", "created_at", "removed_at")))
     connection = op.get_bind()
@@ -37,7 +40,7 @@ def _compare_emails() -> None:
 
 
 def _key(text: str) -> str:
-    """As ``services.emails.key`` was when this was written."""
+    """``services.emails.key`` as it was when this revision was written."""
     plain = unicodedata.normalize("NFKC", text).strip()
     folded = unicodedata.normalize("NFKC", plain.casefold())
     local, at, domain = folded.rpartition("@")

@@ -47,7 +47,7 @@ LONGEST = b".".join((LABEL, LABEL, LABEL, LABEL))
         (b"a0x1", "a0x1"),
     ],
 )
-def test_names_and_addresses_are_normalized(authority: bytes, name: str) -> None:
+def test_names_and_addresses_are_normalised(authority: bytes, name: str) -> None:
     assert host_name(authority) == name
 
 

@@ -14,14 +14,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from proxy.gateway.downstream.acceptor import Drop, Pause, _Introduction
+from proxy.gateway.downstream.acceptor import Drop, Pause
 from proxy.gateway.downstream.listener import Listener
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from tests.support.certificates import pair
+from tests.support.sockets import unread
 from tests.unit.gateway.kit import (
     HOST,
     Answer,
@@ -67,7 +68,7 @@ async def over(gateway: Gateway, sock: socket.socket, context: ssl.SSLContext | 
     name = None if context is None else "gateway"
     reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=name)
     client = Client(reader, writer)
-    gateway._clients.append(client)
+    gateway.clients.append(client)
     return client
 
 
@@ -143,6 +144,10 @@ class Watched:
     def __init__(self, listener: Listener) -> None:
         self.__dict__.update(listener=listener, asked=0)
 
+    @property
+    def count(self) -> int:
+        return int(self.__dict__["asked"])
+
     def __getattr__(self, name: str) -> object:
         if name == "idle_longest":
             self.__dict__["asked"] += 1
@@ -154,16 +159,22 @@ class Watched:
 
 async def test_clients_that_come_and_go_at_the_limit_do_not_cause_a_search_each_time() -> None:
     held = Held()
-    async with serving(held, entrance=Entrance(connections=2)) as (gateway, backend):
+    watches: list[Watched] = []
+
+    def watched(listener: Listener) -> Watched:
+        watches.append(Watched(listener))
+        return watches[-1]
+
+    async with serving(held, entrance=Entrance(connections=2, seen_by_acceptor=watched)) as (gateway, backend):
         clients = [await connected(gateway) for _ in range(2)]
         for client in clients:
             client.send(get("/open/a"))
         await until(lambda: seen(backend) == 2)
-        gateway.acceptor._listener = watched = cast(Any, Watched(gateway.listener))
+        before = watches[0].count
         waiting = await connected(gateway)
         begun = time.monotonic()
         await until(lambda: paused(gateway, Pause.LIMIT) >= 20)
-        assert watched.asked <= 2 + (time.monotonic() - begun) / 0.1
+        assert watches[0].count - before <= 2 + (time.monotonic() - begun) / 0.1
         held.release.set()
         waiting.send(get("/open/a"))
         clients[0].writer.close()
@@ -238,8 +249,9 @@ async def test_a_drain_ends_when_the_last_arriving_connection_fails() -> None:
 # --- PROXY headers ---
 
 
-def as_held(introduction: _Introduction, size: int) -> bool:
-    return len(introduction._held) == size
+def all_read(gateway: Gateway, client: Client) -> bool:
+    """Whether the gateway has taken everything that the client sent."""
+    return unread(gateway.port, client.writer.get_extra_info("sockname")[1]) == 0
 
 
 async def asked(client: Client, data: bytes) -> Answer:
@@ -285,11 +297,10 @@ async def test_a_header_may_arrive_byte_by_byte(header: bytes, source: bytes) ->
         client = await connected(gateway, BALANCER)
         (sock,) = [client.writer.get_extra_info("socket")]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await until(lambda: gateway.acceptor._introductions)
-        (introduction,) = gateway.acceptor._introductions
+        await until(lambda: gateway.listener.open)
         for at in range(len(header) - 1):
             client.send(header[at : at + 1])
-            await until(partial(as_held, introduction, at + 1))
+            await until(partial(all_read, gateway, client))
         client.send(header[-1:] + get("/open/a"))
         assert (await client.answer()).body == source
 
@@ -351,7 +362,7 @@ async def test_a_load_balancer_may_check_the_port_and_close(beginning: bytes, co
         client = await connected(gateway, BALANCER)
         client.send(beginning)
         client.writer.close()
-        await until(lambda: not gateway.listener.open and not gateway.acceptor._introductions)
+        await until(lambda: not gateway.listener.open)
         assert dropped(gateway, Drop.PROXY_HEADER) == count
 
 
@@ -380,9 +391,9 @@ async def test_at_the_limit_an_invalid_header_makes_room_for_the_next(
     async with serving(answering(echo_source), entrance=entrance) as (gateway, _):
         silent = await connected(gateway, BALANCER)
         waiting = await connected(gateway, BALANCER)
-        await until(lambda: gateway.acceptor._introductions and paused(gateway, Pause.LIMIT))
-        # At once, and not at the next sweep.
-        gateway._sweeper.cancel()
+        await until(lambda: gateway.listener.open and paused(gateway, Pause.LIMIT))
+        # At once, and not when the next look at deadlines comes.
+        gateway.stop_sweeping()
         await fail(silent)
         assert (await asked(waiting, V1 + get("/open/a"))).body == b"192.0.2.7"
 
@@ -392,7 +403,7 @@ async def test_at_the_limit_a_header_that_is_late_makes_room_for_the_next() -> N
     async with serving(answering(echo_source), entrance=entrance) as (gateway, _):
         await connected(gateway, BALANCER)
         waiting = await connected(gateway, BALANCER)
-        await until(lambda: gateway.acceptor._introductions and paused(gateway, Pause.LIMIT))
+        await until(lambda: gateway.listener.open and paused(gateway, Pause.LIMIT))
         assert (await asked(waiting, V1 + get("/open/a"))).body == b"192.0.2.7"
 
 

@@ -32,6 +32,7 @@ from tests.unit.gateway.kit import (
     make_page,
     response,
     serving,
+    task_runs,
     until,
 )
 from tests.unit.gateway.scripted import authority_at
@@ -227,7 +228,7 @@ async def test_a_client_that_leaves_while_its_token_is_looked_up_reaches_no_back
             leave(client)
             assert_client_left(await left(gateway))
             go.set()
-            await until(lambda: not gateway.pipeline._settling)
+            await until(lambda: not task_runs("settle"))
             assert backend.connections == []
             assert len(gateway.access) == 1
 

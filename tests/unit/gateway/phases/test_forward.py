@@ -333,8 +333,7 @@ async def test_no_more_idle_connections_are_kept_than_allowed() -> None:
 async def test_a_backend_that_refuses_connections_is_a_502() -> None:
     async with serving(answering(response())) as (gateway, backend):
         client = await gateway.client()
-        assert backend._server is not None
-        backend._server.close()
+        backend.refuse()
         answer = await client.ask(get("/open/a"))
         assert (answer.status, answer.reason) == (502, "upstream_refused")
         assert (await client.ask(get("/open/a"))).status == 502

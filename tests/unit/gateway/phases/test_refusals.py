@@ -141,8 +141,7 @@ async def test_every_exchange_is_counted_once_by_route_outcome_and_reason() -> N
         await client.ask(get("/v1/things"))
         await client.ask(get("/nowhere"))
         await client.ask(get("/shut/a"))
-        assert backend._server is not None
-        backend._server.close()
+        backend.refuse()
         for connection in backend.connections:
             connection.reset()
         await until(lambda: not gateway.idle)

@@ -342,7 +342,7 @@ async def test_a_client_that_leaves_the_last_bytes_unread_is_disconnected_at_the
         client = await gateway.client(receive_buffer=4096)
         await until(lambda: gateway.listener.connections)
         shrink(gateway)
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.stop_reading()
         client.send(get("/open/a"))
         await until(lambda: unsent(gateway) and gateway.idle)
         await until(lambda: not gateway.listener.connections, seconds=20)
@@ -370,13 +370,13 @@ async def test_a_slow_reader_of_one_response_pauses_the_next_one_too() -> None:
         client = await gateway.client(receive_buffer=4096)
         await until(lambda: gateway.listener.connections)
         shrink(gateway)
-        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        client.stop_reading()
         client.send(get("/open/small") + get("/open/large"))
         await still(lambda: sent)
         for connection in gateway.listener.connections:
             assert connection.transport is not None
             assert connection.transport.get_write_buffer_size() < 2 * 1024 * 1024
-        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        client.read_on()
         assert len((await client.answer(seconds=30)).body) == FILLING
         assert len((await client.answer(seconds=30)).body) == size
 
@@ -391,7 +391,7 @@ async def test_an_upstream_connection_that_a_slow_reader_paused_serves_the_next_
         slow = await gateway.client(receive_buffer=4096)
         await until(lambda: gateway.listener.connections)
         shrink(gateway)
-        slow.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        slow.stop_reading()
         slow.send(get("/open/a"))
         await until(lambda: gateway.idle)
         assert unsent(gateway) > WRITE_HIGH_WATER
@@ -399,7 +399,7 @@ async def test_an_upstream_connection_that_a_slow_reader_paused_serves_the_next_
         for _ in range(3):
             assert len((await quick.ask(get("/open/a"), seconds=4)).body) == FILLING
         assert len(backend.connections) == 1
-        slow.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        slow.read_on()
         assert len((await slow.answer()).body) == FILLING
 
 

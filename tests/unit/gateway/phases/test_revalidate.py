@@ -229,8 +229,7 @@ async def test_a_stream_ends_with_its_token_and_with_the_lease() -> None:
 
 
 async def test_a_grant_with_a_running_stream_is_not_evicted_from_a_full_cache() -> None:
-    async with world(endless) as here:
-        here.gateway.cache._capacity = 2
+    async with world(endless, cache_capacity=2) as here:
         minted = here.admit()
         client = await here.gateway.client()
         client.send(get("/v1/things/1", f"Authorization: Bearer {minted.token}"))

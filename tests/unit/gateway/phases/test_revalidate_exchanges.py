@@ -14,7 +14,7 @@ from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.phases.revalidate import LiveExchanges
-from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant, make_route, until
+from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant, make_route, task_runs, until
 
 
 def make_entry(expires_at: float | None = None) -> CacheEntry:
@@ -196,4 +196,4 @@ async def test_closing_cancels_running_judgements() -> None:
     live.exchanges.changed(entry)
     await until(lambda: live.judged)
     await asyncio.wait_for(live.exchanges.close(), 20)
-    assert (live.cut, live.exchanges._judging) == ([], set())
+    assert (live.cut, task_runs("judge again")) == ([], False)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 
 import pytest
 
-from proxy.gateway.process.worker import Worker
-from proxy.settings.model import Settings
+from proxy.gateway.process.worker import every
 from tests.unit.gateway.kit import until
 
 
-async def test_a_sweep_that_fails_is_reported_and_the_next_one_comes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_sweep_that_fails_is_reported_and_the_next_one_comes(caplog: pytest.LogCaptureFixture) -> None:
     sweeps = 0
 
     def sweep() -> None:
@@ -24,9 +20,8 @@ async def test_a_sweep_that_fails_is_reported_and_the_next_one_comes(
         if sweeps == 2:
             raise RuntimeError("one sweep failed")
 
-    worker = Worker(Settings(data_dir=tmp_path), 0, "patgate-0123abcd")
     with caplog.at_level(logging.ERROR, logger="patgate"):
-        sweeper = asyncio.create_task(worker._every(0.001, sweep), name="sweep")
+        sweeper = asyncio.create_task(every(0.001, sweep), name="sweep")
         await until(lambda: sweeps >= 5 or sweeper.done())
         assert not sweeper.done()
         sweeper.cancel()

@@ -21,11 +21,11 @@ from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.phases.record import ExchangeRecorder
-from proxy.gateway.telemetry import audit_events as module
-from proxy.gateway.telemetry.audit_events import ALLOWED, LEVELS, WAITING
+from proxy.gateway.telemetry.audit_events import ALLOWED, LEVELS, WAITING, WAITING_BYTES
 from proxy.observe.logs import get_logger
 from proxy.settings.model import Audit, Log
 from tests.unit.gateway.kit import TOKENS, Gateway, make_grant, make_route
+from tests.unit.gateway.telemetry.test_usage_reporter import Link
 
 ROUTE: Final = make_route("/v1/{entity}/{id}", Access.TOKEN)
 DECISION: Final = b"0123456789abcdef00000001"
@@ -279,8 +279,10 @@ async def test_a_route_of_any_length_leaves_events_and_reports() -> None:
     journal.record(x)
     events, _ = journal.taken()
     assert [event["route"] for event in events] == [f"/{'v' * 199}"] * 2
-    ((reported,),) = (journal.recorder.trail._take_reports(0),)
-    assert report_parsing.report(list(reported)).route == f"/{'v' * 199}"
+    link = Link()
+    journal.recorder.trail.send(link, last=True)
+    (reported,) = link.rows("reports")
+    assert report_parsing.report(reported).route == f"/{'v' * 199}"
 
 
 async def test_requests_without_a_proven_token_have_a_small_burst_and_then_a_few_events_per_sweep() -> None:
@@ -327,7 +329,7 @@ async def test_a_flood_of_unproven_requests_does_not_use_the_quota_of_tokens() -
     assert journal.one()["outcome"] == "allowed"
 
 
-async def test_waiting_events_are_bounded_while_they_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_events_are_bounded_while_they_are_not_taken() -> None:
     journal = Journal()
     x = journal.exchange()
     for _ in range(4):
@@ -336,10 +338,12 @@ async def test_waiting_events_are_bounded_while_they_are_not_taken(monkeypatch: 
             journal.record(x)
     events, omitted = journal.taken()
     assert (len(events), omitted) == (WAITING, 2 * ALLOWED)
-    monkeypatch.setattr(module, "WAITING_BYTES", 1000)
-    journal.recorder.trail.events.renew()
-    for _ in range(100):
-        journal.record(x)
+    # By bytes, where events are large.
+    x.path = b"/v1/things/" + b"\xff" * 2000
+    for _ in range(2):
+        journal.recorder.trail.events.renew()
+        for _ in range(ALLOWED):
+            journal.record(x)
     events, omitted = journal.taken()
-    assert 1000 <= sum(len(json.dumps(event)) for event in events) < 2000
-    assert omitted == 100 - len(events)
+    assert WAITING_BYTES <= sum(len(json.dumps(event)) for event in events) < WAITING_BYTES * 1.1
+    assert omitted == 2 * ALLOWED - len(events) > 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-import pytest
-
 from proxy.authority.workers import report_parsing
 from proxy.core.ipc.wire import Deframer
 from proxy.core.kinds import Kind
@@ -16,12 +14,13 @@ from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.cache import CacheEntry
 from proxy.gateway.phases.record import ExchangeRecorder
-from proxy.gateway.telemetry import usage_reporter as module
-from proxy.gateway.telemetry.usage_reporter import EVENTS, SWEEPS
+from proxy.gateway.telemetry.usage_reporter import EVENTS, REPORTS, SWEEPS, USES
 from proxy.observe.logs import get_logger
 from tests.unit.gateway.kit import IDENTITY, TOKENS, Gateway, make_grant, make_route
 
 ROUTE: Final = make_route("/v1/{entity}/{id}", Access.TOKEN)
+SOME: Final = 2 * USES + 2
+"""Uses for two full messages and a third."""
 
 
 class Link:
@@ -139,40 +138,35 @@ async def test_an_entry_that_leaves_the_cache_keeps_its_uses() -> None:
     assert [(row[0], row[1]) for row in rows] == [(minted.token_id, 2), (minted.token_id, 1)]
 
 
-async def test_messages_are_bounded_and_stop_when_the_link_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "USES", 3)
+async def test_messages_are_bounded_and_stop_when_the_link_has_no_room() -> None:
     world = World()
-    for _ in range(8):
+    for _ in range(SOME):
         world.use(world.entry())
     link = world.send(Link(), 1)
-    assert [len(message["uses"]) for message in link.messages] == [3], "a full message is not waited with"
-    assert [len(message["uses"]) for message in world.send(Link(), 1).messages] == [3]
+    assert [len(message["uses"]) for message in link.messages] == [USES], "a full message is not waited with"
+    assert [len(message["uses"]) for message in world.send(Link(), 1).messages] == [USES]
     assert world.send(Link(), 1).messages == []
     assert [len(message["uses"]) for message in world.send(Link(), 1).messages] == [2]
 
 
-async def test_the_last_report_has_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "USES", 3)
+async def test_the_last_report_has_everything() -> None:
     world = World()
-    for _ in range(8):
+    for _ in range(SOME):
         world.use(world.entry())
     world.use(None, reported=Reason.NO_CREDENTIAL)
     link = Link()
     world.trail.send(link, last=True)
-    assert (len(link.rows("uses")), len(link.rows("reports")), len(link.rows("requests"))) == (8, 1, 1)
+    assert (len(link.rows("uses")), len(link.rows("reports")), len(link.rows("requests"))) == (SOME, 1, 1)
 
 
-async def test_the_final_reports_are_complete_though_the_link_has_room_for_few_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "USES", 3)
+async def test_the_final_reports_are_complete_though_the_link_has_room_for_few_at_a_time() -> None:
     world = World()
-    for _ in range(8):
+    for _ in range(SOME):
         world.use(world.entry())
     world.use(None, reported=Reason.NO_CREDENTIAL)
     link = Link(room=1, more=1)
     await world.trail.send_all(link, 30.0)
-    assert (len(link.rows("uses")), len(link.rows("reports")), len(link.rows("requests"))) == (8, 1, 1)
+    assert (len(link.rows("uses")), len(link.rows("reports")), len(link.rows("requests"))) == (SOME, 1, 1)
 
 
 async def test_a_link_without_room_ends_the_final_reports() -> None:
@@ -222,31 +216,24 @@ async def test_reports_are_added_up_by_route_reason_permission_and_token() -> No
     assert rows[0][7:] == ["GET", "0123456789abcdef00000001"]
 
 
-async def test_more_reports_than_a_message_holds_are_added_up_by_route_and_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "REPORTS", 2)
+async def test_more_reports_than_a_message_holds_are_added_up_by_route_and_reason() -> None:
     world = World()
-    for _ in range(5):
+    for _ in range(REPORTS + 3):
         world.use(world.entry(), reported=Reason.ROLE_DENIES)
     rows = world.send(Link()).rows("reports")
-    assert [(row[2], row[4]) for row in rows] == [("things:read", 1), ("things:read", 1), ("", 3)]
+    assert [(row[2], row[4]) for row in rows] == [("things:read", 1)] * REPORTS + [("", 3)]
 
 
-async def test_a_client_that_presents_many_prefixes_leaves_room_for_the_reports_of_tokens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "REPORTS", 4)
+async def test_a_client_that_presents_many_prefixes_leaves_room_for_the_reports_of_tokens() -> None:
     world = World()
     x = world.use(None)
-    for _ in range(6):
+    for _ in range(REPORTS // 2 + 4):
         x.authorization, x.reported = b"Bearer " + TOKENS.mint(Kind.PAT).token.encode(), Reason.TOKEN_UNKNOWN
         world.recorder.record(x, time.monotonic_ns())
     world.use(world.entry(), reported=Reason.ROLE_DENIES)
     rows = world.send(Link()).rows("reports")
     assert [(row[1], row[2], row[4]) for row in rows] == [
-        ("token_unknown", "things:read", 1),
-        ("token_unknown", "things:read", 1),
+        *[("token_unknown", "things:read", 1)] * (REPORTS // 2),
         ("token_unknown", "", 4),
         ("role_denies", "things:read", 1),
     ]

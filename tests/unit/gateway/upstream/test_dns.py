@@ -7,7 +7,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -26,6 +27,18 @@ def named(port: int, name: str = "app.test") -> list[str]:
 
 async def asked(client: Client, count: int = 12) -> set[bytes]:
     return {(await client.ask(get("/open/a"))).body for _ in range(count)}
+
+
+class Counting(TableResolver):
+    """Counts the questions about each name."""
+
+    def __init__(self, table: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(table)
+        self.questions: Counter[str] = Counter()
+
+    async def resolve(self, host: str) -> Sequence[str]:
+        self.questions[host] += 1
+        return await super().resolve(host)
 
 
 def hosts(gateway: Watched) -> list[str]:
@@ -132,18 +145,20 @@ async def test_a_failing_resolver_keeps_the_last_addresses_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     table = {"app.test": [ONE]}
+    resolver = Counting(table)
     port = free_port()
     with caplog.at_level(logging.INFO, logger="patgate"):
         async with (
             backend_at(answering(response(b"one")), ONE, port),
-            watched(table, servers=named(port), resolve_interval=OFTEN) as gateway,
+            watched(resolver, servers=named(port), resolve_interval=OFTEN) as gateway,
         ):
-            name = gateway.watch._lookups._names["app.test"]
             table["app.test"] = []
-            await until(lambda: name.failures >= 3)
+            before = resolver.questions["app.test"]
+            # The fourth question follows the answer to the third.
+            await until(lambda: resolver.questions["app.test"] >= before + 4)
             assert await asked(await gateway.client()) == {b"one"}
             table["app.test"] = [ONE]
-            await until(lambda: name.failures == 0)
+            await until(lambda: "upstream name is resolved again" in logged(caplog))
     assert logged(caplog) == ["upstream name is not resolved", "upstream name is resolved again"]
     said = fields(caplog, "upstream name is not resolved")
     assert (said["host"], said["kept"], said["why"]) == ("app.test", 1, "Name or service not known")
@@ -189,17 +204,10 @@ async def test_a_resolver_that_hangs_delays_neither_requests_nor_the_shutdown() 
 
 
 async def test_one_lookup_serves_every_use_of_a_name() -> None:
-    class Counting(TableResolver):
-        questions = 0
-
-        async def resolve(self, host: str) -> Sequence[str]:
-            self.questions += 1
-            return await super().resolve(host)
-
     resolver = Counting({"app.test": [ONE]})
     servers = ["http://app.test:81", "http://127.0.0.7:81", "http://app.test:82", "http://[::1]:81", "unix:/run/a.sock"]
     async with watched(resolver, servers=servers) as gateway:
-        assert resolver.questions == 1
+        assert resolver.questions == {"app.test": 1}
         assert hosts(gateway) == [ONE, "127.0.0.7", ONE, "::1", ""]
         assert [server.name for server in gateway.servers] == servers
 
@@ -213,26 +221,34 @@ async def test_the_addresses_of_one_name_are_bounded_and_used_once_each() -> Non
 async def test_a_reload_keeps_known_addresses_and_resolves_new_names_before_their_first_request() -> None:
     """As in a reload: prepared pools have their addresses before their first request."""
 
-    class Slow(TableResolver):
+    class Slow(Counting):
         async def resolve(self, host: str) -> Sequence[str]:
             sweeps = len(seen)
-            await until(lambda: len(seen) >= sweeps + 3)
+            await until(lambda: len(seen) >= sweeps + 3 or not slow)
             return await super().resolve(host)
 
     seen: list[float] = []
-    table = {"app.test": [ONE], "new.test": [TWO]}
-    async with watched(TableResolver(table), servers=named(81)) as gateway:
-        gateway.watch._lookups._resolver = Slow(table)
+    slow = False
+    resolver = Slow({"app.test": [ONE], "new.test": [TWO]})
+    async with watched(resolver, servers=named(81), resolve_interval=OFTEN) as gateway:
+        slow = True
         gateway.on_sweep = lambda: seen.append(time.monotonic())
         settings = gateway.app.settings.model_copy(update={"max_idle": 3})
-        other = type(settings).model_validate({"servers": ["http://new.test:81", "http://app.test:82"]})
+        other = type(settings).model_validate(
+            {"servers": ["http://new.test:81", "http://app.test:82"], "resolve_interval": OFTEN}
+        )
         prepared = gateway.pipeline.upstreams.prepare({"app": settings, "new": other})
-        changed, added = prepared.values()
+        changed, added = prepared["app"], prepared["new"]
+        assert changed is not gateway.app
         await gateway.watch.prepare([changed, added], 5.0)
         assert [server.host for server in changed.servers] == [ONE]
         assert [server.host for server in added.servers] == [TWO, ONE]
-        # Names of discarded pools are forgotten.
-        await until(lambda: list(gateway.watch._lookups._names) == ["app.test"])
+        # Names of discarded pools are forgotten: only the name that is still in use is looked up.
+        slow = False
+        await until(lambda: len(seen) >= 3)
+        before = resolver.questions.copy()
+        await until(lambda: resolver.questions["app.test"] >= before["app.test"] + 5)
+        assert resolver.questions["new.test"] <= before["new.test"] + 1
 
 
 async def test_a_retry_goes_to_an_address_that_is_still_current() -> None:

@@ -22,6 +22,7 @@ from tests.unit.gateway.kit import (
     field_lines,
     get,
     response,
+    task_runs,
     until,
 )
 from tests.unit.gateway.upstream.test_pool import backend, port_of, refusing, silent
@@ -91,13 +92,13 @@ async def test_a_servers_state_changes_after_fall_failures_or_rise_successes_in_
     async with backend(one.handle) as first, watched(servers=urls(first), health=health) as gateway:
         await until(lambda: len(one.heads) >= 2)
         gateway.watching = False
-        checked = gateway.watch._checks._servers[gateway.servers[0]]
-        await until(lambda: checked.task is None)
+        await until(lambda: not task_runs("health check"))
 
         async def check(answer: bytes) -> bool:
             one.check = answer
-            gateway.watch._checks.sweep(float("inf"))
-            await until(lambda: checked.task is None)
+            gateway.watch.sweep(float("inf"), gateway.pipeline.upstreams.pools)
+            assert task_runs("health check")
+            await until(lambda: not task_runs("health check"))
             return gateway.servers[0].healthy
 
         assert [await check(ILL) for _ in range(3)] == [True] * 3
@@ -300,6 +301,7 @@ async def test_a_replaced_upstream_keeps_its_ill_servers() -> None:
         await until(lambda: gateway.healthy == [False, True])
         settings = gateway.app.settings.model_copy(update={"max_idle": 3})
         changed = gateway.pipeline.upstreams.prepare({"app": settings})["app"]
+        assert changed is not gateway.app
         await gateway.watch.prepare([changed], 1.0)
         assert [server.healthy for server in changed.servers] == [False, True]
         assert gateway.healthy == [False, True]
@@ -320,8 +322,14 @@ async def test_the_checks_of_several_workers_are_spread() -> None:
         for _ in range(3):
             checks = HealthChecks(get_logger("test"))
             checks.follow(gateway.pipeline.upstreams.pools)
-            checks.sweep(1000.0)
-            due.append(checks._servers[gateway.servers[0]].due)
+            moment = 1000.0
+            checks.sweep(moment)
+            while not task_runs("health check"):
+                moment += 0.001
+                assert moment < 1002, "no check comes"
+                checks.sweep(moment)
+            due.append(moment)
+            await checks.close()
         assert len(set(due)) == 3
         assert all(1000.0 <= moment <= 1001.0 for moment in due)
 
@@ -335,7 +343,8 @@ async def test_a_server_that_is_ill_for_one_replaced_upstream_is_not_ill_for_ano
     checks.follow((first, second))
     checks.sweep(1000.0)
     first.mark(first.servers[0], healthy=False)
-    renewed = upstreams.prepare({"first": settings, "second": settings}).values()
+    renewed = tuple(upstreams.prepare({"first": settings, "second": settings}).values())
+    assert renewed[0] is not first
     checks.follow(renewed)
     assert [pool.servers[0].healthy for pool in renewed] == [False, True]
     await checks.close()

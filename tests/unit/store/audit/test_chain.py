@@ -1,4 +1,4 @@
-"""The chain shows every event that was removed or altered, wherever it stood; retention moves its beginning."""
+"""The chain detects every removed or altered event, wherever it was; retention moves its beginning."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _file(directory: Path, *statements: str) -> None:
 
 
 async def _verified(directory: Path, expected: Mark | None = None) -> ChainVerification:
-    """What a check of this file finds, without opening it as a store."""
+    """The result of verifying this file, without opening it as a store."""
     database = SqliteDatabase(directory / "patgate.db", readers=1)
     try:
         return await Store(database).verify_audit(expected=expected)
@@ -67,7 +67,7 @@ async def _verified(directory: Path, expected: Mark | None = None) -> ChainVerif
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a log, which nobody has open."""
+    """A closed store with a log."""
     directory = tmp_path_factory.mktemp("written")
 
     async def write() -> None:
@@ -80,7 +80,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tampered(written: Path, tmp_path: Path) -> Callable[..., ChainVerification]:
-    """What a check finds after these statements."""
+    """The result of verifying after these statements."""
 
     def tamper(*statements: str, expected: Mark | None = None) -> ChainVerification:
         shutil.copy(written / "patgate.db", tmp_path / "patgate.db")
@@ -96,7 +96,7 @@ def _hash_of(written: Path, number: int) -> str:
     return str(found)
 
 
-def test_an_untouched_chain_holds_and_says_how_it_ends(
+def test_an_untouched_chain_is_valid_and_reports_its_last_event(
     written: Path, tampered: Callable[..., ChainVerification]
 ) -> None:
     found = tampered()
@@ -127,13 +127,13 @@ def test_an_untouched_chain_holds_and_says_how_it_ends(
         ("UPDATE audit_events SET n = 13 WHERE n = 3", "event 3 is missing"),
     ],
 )
-def test_tampering_is_found_where_it_was_done(
+def test_tampering_is_reported_at_its_event(
     tampered: Callable[..., ChainVerification], statement: str, problem: str
 ) -> None:
     assert tampered(statement).problem == problem
 
 
-def test_a_beginning_that_was_cut_off_is_found_although_the_chain_says_so_too(
+def test_a_removed_beginning_is_found_although_the_chain_s_row_matches_it(
     written: Path, tampered: Callable[..., ChainVerification]
 ) -> None:
     base = f"UPDATE audit_chain SET base_n = 4, base_hash = '{_hash_of(written, 4)}'"
@@ -142,7 +142,7 @@ def test_a_beginning_that_was_cut_off_is_found_although_the_chain_says_so_too(
     assert tampered(base).problem == "event 1 is from before the beginning of the log"
 
 
-def test_a_chain_that_was_written_anew_is_found_by_a_head_that_was_kept_elsewhere(
+def test_a_rewritten_chain_is_found_by_a_head_that_was_kept_elsewhere(
     written: Path, tampered: Callable[..., ChainVerification]
 ) -> None:
     kept = Mark(n=5, hash=_hash_of(written, 5))
@@ -185,7 +185,9 @@ async def test_a_cut_of_events_without_a_change_is_found_by_the_process_that_wro
         assert found.problem == "event 7 is another than the one that this process wrote"
 
 
-async def test_the_changes_of_a_store_cut_with_its_log_are_missed_by_the_process_that_made_them(tmp_path: Path) -> None:
+async def test_a_store_cut_together_with_its_log_is_detected_by_the_process_that_made_the_changes(
+    tmp_path: Path,
+) -> None:
     async with opened(tmp_path) as kit:
         await _fill(kit, 5)
         _cut(tmp_path, 4)
@@ -194,12 +196,12 @@ async def test_the_changes_of_a_store_cut_with_its_log_are_missed_by_the_process
         assert found.problem == "the log ends at event 4, but this process has written event 5"
 
 
-async def test_a_log_that_retention_took_the_last_change_from_is_whole_and_a_cut_one_is_not(tmp_path: Path) -> None:
+async def test_a_log_whose_last_change_retention_removed_is_valid_and_a_cut_one_is_not(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _fill(kit, 4)
         old = await kit.store.outdated_audit(START + 100, START + 100)
         assert (old.through, old.change) == (4, 4)
-        await kit.store.trim_audit(4, 100, _told(through=4, change=old.change))
+        await kit.store.trim_audit(4, 100, _retained(through=4, change=old.change))
         assert (await kit.store.verify_audit()).problem is None
         again = await kit.store.outdated_audit(START + 100, START + 100)
         assert again.change == 4, "what an earlier retention removed counts for the next one"
@@ -207,10 +209,10 @@ async def test_a_log_that_retention_took_the_last_change_from_is_whole_and_a_cut
     assert (await _verified(tmp_path)).problem == "the log ends before the event of change 5, which the store has made"
 
 
-async def test_a_log_is_whole_whose_last_change_was_removed_before_retention_told_of_changes(tmp_path: Path) -> None:
+async def test_a_log_is_valid_whose_last_change_was_removed_before_retention_recorded_changes(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _fill(kit, 4)
-        await kit.store.trim_audit(4, 100, _told(through=4))
+        await kit.store.trim_audit(4, 100, _retained(through=4))
         assert (await kit.store.verify_audit()).problem is None
         # Nor when a later retention, which cannot know it either, has removed the event of that one.
         kit.clock.now = START + 1000
@@ -255,7 +257,7 @@ def _asked(number: int) -> RequestEvent:
 
 
 def _cut(directory: Path, last: int) -> None:
-    """Take the events behind ``last`` away, and say in the chain that there were none."""
+    """Delete the events after ``last``, and make the chain's row match."""
     hash_ = f"(SELECT hash FROM audit_events WHERE n = {last})"
     _file(
         directory,
@@ -301,7 +303,7 @@ def test_any_row_removed_altered_swapped_or_cut_off_is_found(written: Path, data
 
 
 async def _found_in(file: sqlite3.Connection) -> ChainVerification:
-    """What a check finds in a database in memory."""
+    """The result of verifying a database in memory."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
     text = "\n".join(file.iterdump())
@@ -315,7 +317,9 @@ async def _found_in(file: sqlite3.Connection) -> ChainVerification:
     return found
 
 
-async def test_a_check_goes_on_in_steps_while_events_are_added_and_retention_comes_past_it(tmp_path: Path) -> None:
+async def test_a_verification_continues_in_steps_while_events_are_added_and_retention_overtakes_it(
+    tmp_path: Path,
+) -> None:
     async with opened(tmp_path) as kit:
         async with kit.store.change(ADMIN, START) as change:
             change.touched("test")
@@ -326,27 +330,27 @@ async def test_a_check_goes_on_in_steps_while_events_are_added_and_retention_com
         await _fill(kit, 3)
         second = await kit.store.verify_audit(first.last, limit=1)
         assert (second.events, second.done) == (100, False)
-        told = _told(through=420)
-        assert await kit.store.trim_audit(420, 1000, told) == 420
+        record = _retained(through=420)
+        assert await kit.store.trim_audit(420, 1000, record) == 420
         last = await kit.store.verify_audit(first.last)
         assert (last.events, last.done, last.problem) == (450 + 3 + 1 - 420, True, None)
         assert (await kit.store.verify_audit(second.last)).problem is None
         passed = await kit.store.verify_audit(second.last, expected=Mark(n=5, hash="0" * 64))
-        assert passed.problem is None, "behind the place from which this step goes on"
+        assert passed.problem is None, "after the position from which this step continues"
         gone = await kit.store.verify_audit(expected=Mark(n=5, hash="0" * 64))
         assert gone.problem == "event 5, whose hash was given, is not in the log any more"
 
 
-def _told(*, through: int, change: int | None = None) -> Occurred:
+def _retained(*, through: int, change: int | None = None) -> Occurred:
     details = {"through": through, **({} if change is None else {"change": change})}
     event = Event(action=chain.RETAIN, target_kind="log", target_id=chain.LOG_ID, details=details)
     return Occurred(event=event, actor=("system", "test", "test"), at=START)
 
 
-async def test_retention_goes_a_few_events_at_a_time_and_never_further_than_it_told(tmp_path: Path) -> None:
+async def test_retention_removes_a_few_events_at_a_time_and_never_more_than_it_recorded(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _fill(kit)
-        assert await kit.store.trim_audit(7, 5, _told(through=7)) == 5
+        assert await kit.store.trim_audit(7, 5, _retained(through=7)) == 5
         assert (await kit.store.verify_audit()).problem is None, "half way, too"
         assert await kit.store.trim_audit(7, 5) == 2
         assert await kit.store.trim_audit(7, 5) == 0
@@ -356,12 +360,12 @@ async def test_retention_goes_a_few_events_at_a_time_and_never_further_than_it_t
         assert (await kit.store.verify_audit()).problem == "the events up to 8 were removed, but not by retention"
 
 
-async def test_retention_does_not_begin_the_log_behind_an_event_that_is_gone(tmp_path: Path) -> None:
+async def test_retention_does_not_begin_the_log_after_a_missing_event(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _fill(kit)
         _file(tmp_path, "DELETE FROM audit_events WHERE n = 4")
         with pytest.raises(Conflict, match="event 4 is missing"):
-            await kit.store.trim_audit(4, 100, _told(through=4))
+            await kit.store.trim_audit(4, 100, _retained(through=4))
         assert (await kit.store.verify_audit()).problem == "event 4 is missing"
 
 
@@ -378,7 +382,7 @@ async def test_retention_does_not_begin_the_log_behind_an_event_that_is_gone(tmp
         ([], 3, 0),
     ],
 )
-async def test_what_is_outdated_ends_before_the_first_event_to_keep(
+async def test_outdated_events_end_before_the_first_event_to_keep(
     tmp_path: Path, times: list[int], before: int, through: int
 ) -> None:
     async with opened(tmp_path) as kit:
@@ -389,7 +393,7 @@ async def test_what_is_outdated_ends_before_the_first_event_to_keep(
         assert (await kit.store.outdated_audit(float(before), 100.0)).through == through
 
 
-async def test_a_log_from_before_events_had_an_account_stays_whole(tmp_path: Path) -> None:
+async def test_a_log_from_before_events_had_an_account_stays_valid(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'patgate.db'}")
     with engine.begin() as connection:
         config = Config()

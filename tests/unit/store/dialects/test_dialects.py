@@ -68,7 +68,7 @@ async def test_a_database_that_is_not_supported_yet_is_refused_by_name() -> None
     url = "postgresql://patgate:hunter2@db/patgate"
     with pytest.raises(StoreUnavailable, match=r"^postgresql is not supported yet: .* sqlite:///$"):
         await Store.open(url, key_fingerprint="f")
-    with pytest.raises(StoreUnavailable, match="postgresql is not supported yet"):
+    with pytest.raises(StoreUnavailable, match="must begin with sqlite:///"):
         sqlite_path(url)
 
 

@@ -1,4 +1,4 @@
-"""The log as a file: what a next start would find in it, and whether the names still lead to what was opened."""
+"""The log file: what the next start would read from it, and whether the names still lead to the opened files."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def insert(connection: sqlite3.Connection, size: int = 1) -> None:
 
 
 def undone(database: Path, writer: sqlite3.Connection, work: Callable[[], None], *, restarted: bool = False) -> bytes:
-    """The log with what ``work`` commits, which then is taken away from SQLite's sight: its index is put back.
+    """The log with what ``work`` commits, which is then hidden from SQLite: its index is restored.
 
-    Where ``work`` begins the log at its start again, the index has heard of that, and counts no frame.
+    If ``work`` restarts the log at its beginning, the restored index knows of that, and counts no frame.
     """
     index = database.with_name("patgate.db-shm")
     before = index.read_bytes()[:136]
@@ -82,7 +82,7 @@ def test_a_transaction_without_its_end_is_not_found(database: Path, writer: sqli
     place.close()
 
 
-def test_the_log_is_written_over_with_its_own_bytes(database: Path, writer: sqlite3.Connection) -> None:
+def test_the_log_is_overwritten_with_its_own_bytes(database: Path, writer: sqlite3.Connection) -> None:
     insert(writer, 3_000_000)
     before = sqlite_wal.log_of(database).read_bytes()
     assert sqlite_wal.rewrite(sqlite_wal.log_of(database))
@@ -97,7 +97,7 @@ def test_a_log_that_is_a_link_is_not_written(tmp_path: Path) -> None:
         sqlite_wal.rewrite(tmp_path / "log")
 
 
-def test_files_are_kept_while_the_store_works_and_not_when_they_are_others(
+def test_files_are_kept_while_the_store_works_and_not_after_they_are_replaced(
     database: Path, writer: sqlite3.Connection
 ) -> None:
     place = sqlite_wal.WalPosition(database)
@@ -117,14 +117,14 @@ def test_files_are_kept_while_the_store_works_and_not_when_they_are_others(
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o666])
-def test_files_of_before_are_closed_to_others(database: Path, mode: int) -> None:
+def test_existing_files_are_made_private(database: Path, mode: int) -> None:
     database.touch()
     database.chmod(mode)
     sqlite_wal.prepare(database)
     assert database.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_pipe_in_a_files_place_is_refused_and_does_not_hang(database: Path) -> None:
+def test_a_pipe_in_place_of_the_file_is_refused_without_hanging(database: Path) -> None:
     os.mkfifo(database)
     with pytest.raises(StoreUnavailable, match="is not a regular file"):
         sqlite_wal.prepare(database)

@@ -1,4 +1,4 @@
-"""A page of tokens is what sorting and filtering all of them would give, for every combination of filters."""
+"""A page of tokens equals sorting and filtering all of them in memory, for every combination of filters."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _rows(rng: random.Random) -> Iterator[TokenRow]:
 
 
 async def _fill(change: Change, rng: random.Random) -> dict[str, set[str]]:
-    """Two organisations, three users of whom one will go, and their tokens; returns which are attached where."""
+    """Two organisations, three users of whom one will be removed, and their tokens; returns the attachments."""
     for org in ORGS:
         await change.orgs.add(
             OrgRow(id=org, name=org, display_name=org, status="active", created_at=START, updated_at=START)
@@ -183,15 +183,15 @@ async def test_pages_are_what_filtering_all_tokens_gives(tmp_path: Path) -> None
                     assert await _all_pages(rows.tokens, query, 23) == _expected(every, query, attached, made_by), query
 
 
-async def test_nothing_is_within_no_bounds(tmp_path: Path) -> None:
+async def test_an_empty_within_selects_no_token(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _filled(kit)
         async with kit.store.read() as rows:
             assert await rows.tokens.page(TokenListQuery(within=()), after=None, limit=10, now=NOW) == []
 
 
-async def test_a_clock_that_goes_back_hides_no_token(tmp_path: Path) -> None:
-    """What was filed under expired by a clock that ran ahead is active all the same."""
+async def test_a_clock_that_is_set_back_hides_no_token(tmp_path: Path) -> None:
+    """A token that was listed as expired by a clock running ahead is still found as active."""
     async with opened(tmp_path) as kit:
         await _filled(kit)
         async with kit.store.change(ADMIN, NOW) as change:
@@ -212,7 +212,7 @@ async def test_a_clock_that_goes_back_hides_no_token(tmp_path: Path) -> None:
             await change.connection.commit()
 
 
-async def test_tokens_are_filed_a_batch_at_a_time_and_once(tmp_path: Path) -> None:
+async def test_expired_tokens_are_listed_as_such_in_batches_and_once(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _filled(kit)
         filed = []
@@ -225,8 +225,8 @@ async def test_tokens_are_filed_a_batch_at_a_time_and_once(tmp_path: Path) -> No
         assert set(filed[:-1]) == {15}
 
 
-async def test_a_page_goes_on_where_it_ended_while_tokens_come_and_go(tmp_path: Path) -> None:
-    """No token that was there throughout is missed or seen twice."""
+async def test_pages_continue_correctly_while_tokens_are_added_and_deleted(tmp_path: Path) -> None:
+    """No token that exists throughout is missed or listed twice."""
     async with opened(tmp_path) as kit:
         await _filled(kit)
         query = TokenListQuery()
@@ -240,7 +240,7 @@ async def test_a_page_goes_on_where_it_ended_while_tokens_come_and_go(tmp_path: 
             await change.connection.rollback()
 
 
-async def test_unused_tokens_are_those_neither_made_nor_used_since(tmp_path: Path) -> None:
+async def test_unused_tokens_are_those_neither_created_nor_used_since(tmp_path: Path) -> None:
     async with opened(tmp_path) as kit:
         await _filled(kit)
         since = START + COUNT // 4

@@ -1,4 +1,4 @@
-"""Many tokens at once end as one after the other would."""
+"""Deleting or revoking many tokens at once has the same result as one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNT = 60
 
 
 def _forest(rng: random.Random) -> list[TokenRow]:
-    """Tokens of which most were made by an earlier one."""
+    """Tokens of which most were minted by an earlier one."""
     rows: list[TokenRow] = []
     for number in range(COUNT):
         token_id = f"{number:012d}"
@@ -51,7 +51,7 @@ async def _all(tokens: TokensTable) -> list[TokenEntry]:
     return await tokens.page(TokenListQuery(), after=None, limit=COUNT, now=START)
 
 
-async def test_what_stays_has_the_same_makers_however_the_others_were_deleted(tmp_path: Path) -> None:
+async def test_remaining_tokens_get_the_same_parents_however_the_others_were_deleted(tmp_path: Path) -> None:
     for seed in range(5):
         rng = random.Random(seed)
         rows = _forest(rng)

@@ -1,0 +1,1 @@
+"""Stores filled at once: users and tokens, a store after years of use, and its audit log."""

@@ -1,0 +1,41 @@
+-- Builds each request when it is sent: one of 10,000 paths, a distinct query, an unused traceparent, one of many tokens.
+-- wrk ... -s wrk.lua URL -- TOKENS PATHS SEED ORDER     (ORDER: "random", or the number of the token to begin with, to go through them in turn)
+-- Ends with one line of JSON on standard output.
+
+local tokens, paths = {}, {}
+local count, token_count, path_count = 0, 0, 0
+local trace, host, in_turn
+
+local format, random = string.format, math.random
+
+local function read(file, into)
+  for line in io.lines(file) do into[#into + 1] = line end
+  return #into
+end
+
+function init(args)
+  token_count = read(args[1], tokens)
+  path_count = read(args[2], paths)
+  math.randomseed(tonumber(args[3]))
+  trace = format("%08x%08x", random(0, 0x7fffffff), random(0, 0x7fffffff))
+  in_turn = tonumber(args[4])  -- nil for "random"
+  host = wrk.headers["Host"]
+end
+
+function request()
+  count = count + 1
+  local token = in_turn and tokens[(in_turn + count - 1) % token_count + 1] or tokens[random(token_count)]
+  local serial = format("%016x", count)
+  return "GET " .. paths[random(path_count)] .. "?page=" .. count % 97 .. "&limit=" .. 10 + count % 50 .. "&cursor=" .. serial
+    .. " HTTP/1.1\r\nHost: " .. host
+    .. "\r\nUser-Agent: python-requests/2.32.3\r\nAccept-Encoding: gzip, deflate\r\nAccept: application/json\r\nAuthorization: Bearer "
+    .. token .. "\r\ntraceparent: 00-" .. trace .. serial .. "-" .. serial .. "-01\r\n\r\n"
+end
+
+function done(summary, latency)
+  local e = summary.errors
+  print(format(
+    '{"requests":%d,"bytes":%d,"duration_us":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d,"status":%d,"p50_us":%d,"p99_us":%d}',
+    summary.requests, summary.bytes, summary.duration, e.connect, e.read, e.write, e.timeout, e.status,
+    latency:percentile(50), latency:percentile(99)))
+end

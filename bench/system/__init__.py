@@ -1,0 +1,1 @@
+"""The machine, its processes and programs: cores, CPU time, interpreter, the build under test, nginx and daemons."""

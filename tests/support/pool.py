@@ -1,0 +1,102 @@
+"""Gateways that test files share one after the other, because a start costs seconds and a reload milliseconds.
+
+Rules:
+
+1. A file that borrows a gateway has it alone until it gives it back. It may do what the next borrower cannot notice:
+   it adds users, tokens and requests, and leaves every process alive. A test that kills, freezes or restarts processes
+   or damages files starts a gateway of its own.
+2. A borrower gets its own configuration, by a reload, and a gateway without users. The log begins with its own lines.
+   Errors in the log are judged for each borrower.
+3. Organisations, roles that were set by the API, the audit log and the counters stay. A test looks for organisations
+   and events by names of its own, and compares counters with what they were before.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support import errors
+from tests.support.gateway import Patgate, complete
+from tests.support.process import wait_until
+
+_FIXED = ("brand", "data_dir", "store", "secret_key")
+"""Settings that only a start can change."""
+
+
+class Pool:
+    """The shared gateways of one pytest process; ``end`` ends them. ``directory`` makes a new directory for each."""
+
+    def __init__(self, directory: Callable[[], Path]) -> None:
+        self._directory = directory
+        self._idle: list[Patgate] = []
+
+    @contextmanager
+    def lend(self, config: Mapping[str, Any]) -> Iterator[Patgate]:
+        """A running gateway with this configuration and no user."""
+        node = self._take(config)
+        try:
+            yield node
+        except BaseException:
+            node.stop()  # nobody knows what state it is in
+            raise
+        errors.close(node.directory / "patgate.log")
+        _remove_users(node)
+        self._idle.append(node)
+
+    def end(self) -> None:
+        """Stop every gateway that is not lent."""
+        while self._idle:
+            self._idle.pop().stop()
+
+    def _take(self, config: Mapping[str, Any]) -> Patgate:
+        """An idle gateway that was reloaded, preferably one that has as many workers; else a new one."""
+        assert not {*_FIXED} & config.keys(), "settings that only a start can change need a gateway of their own"
+        if not self._idle:
+            node = Patgate(self._directory(), config)
+            node.start()
+            return node
+        workers = complete(config, Path())["workers"]
+        best = max(self._idle, key=lambda node: node.config["workers"] == workers)
+        self._idle.remove(best)
+        try:
+            _hand_over(best, config)
+        except BaseException:
+            best.stop()
+            raise
+        return best
+
+
+def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
+    """Give a running gateway another configuration, on the ports that it has."""
+    wanted = copy.deepcopy(dict(config))
+    listen = wanted.setdefault("listen", {})
+    for name, listener in node.config["listen"].items():
+        if name != "forward_auth" or name in listen:
+            listen.setdefault(name, {}).setdefault("bind", listener["bind"])
+    wanted["data_dir"] = node.config["data_dir"]
+    node.begin(wanted)
+    before = _reloads(node)
+    node.process.signal(signal.SIGHUP)
+    wait_until(lambda: _reloads(node) > before, "the configuration of the next test file", process=node.process)
+    wait_until(node.is_ready, "ready with the configuration of the next test file", process=node.process)
+    node.all_workers()
+    node.forget_log()
+
+
+def _reloads(node: Patgate) -> float:
+    """How many reloads have succeeded; fails when one was refused."""
+    events = [record["event"] for record in node.records()]
+    assert not any(str(event).startswith("reload refused") for event in events), node.process.tail()
+    return events.count("reloaded")
+
+
+def _remove_users(node: Patgate) -> None:
+    with node.control_socket() as control:
+        while users := control.call("GET", "/users?limit=100")["items"]:
+            for user in users:
+                control.call("DELETE", f"/users/{user['id']}")
