@@ -1,6 +1,4 @@
-"""HTTP/2 without TLS, by prior knowledge, with ``h2``: whatever headers and trailers the test wants, as it wrote
-them.
-"""
+"""HTTP/2 without TLS, by prior knowledge, with ``h2``: sends headers and trailers exactly as the test gives them."""
 
 from __future__ import annotations
 

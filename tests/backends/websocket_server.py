@@ -1,7 +1,6 @@
-"""A WebSocket server of the ``websockets`` package that sends back what it gets, and does what it is told to by a
-client.
+"""A WebSocket server of the ``websockets`` package that echoes messages and obeys a client's commands.
 
-Text that begins with ``close`` (code, reason) or ``ping`` is an order. Tells ``opened`` and ``closed`` of every
+Text that begins with ``close`` (code, reason) or ``ping`` is a command. Reports ``opened`` and ``closed`` for every
 connection.
 """
 

@@ -81,7 +81,6 @@ def explained(node: Patgate, token: Token, method: str, path: str, host: str = "
 
 def decided(node: Patgate, decision: str) -> Any:
     """What is said of a decision, once the log has it."""
-
     with node.control_socket() as control:
         wait_until(
             lambda: control.call("GET", f"/audit?request={decision}")["items"],

@@ -51,8 +51,9 @@ Step = Callable[[Desk], object]
 
 @dataclass(frozen=True)
 class Kind:
-    """``take`` ends what the token could; the old value then gets ``status``. ``give`` has it work again, ``begin`` the
-    first time.
+    """One kind of change: ``take`` ends the token's grant, after which the old value gets ``status``.
+
+    ``give`` makes the token work again; ``begin`` makes it work for the first time.
     """
 
     take: Step

@@ -29,7 +29,7 @@ ROLES = {"editor": ["repos:*"], "viewer": ["repos:read"]}
 
 
 def git(*arguments: str, cwd: Path, seconds: float = 120) -> CompletedProcess[str]:
-    """git without the machine's configuration, credential helpers and prompts."""
+    """Git without the machine's configuration, credential helpers and prompts."""
     environ = clean_environ(
         {
             "GIT_CONFIG_GLOBAL": os.devnull,
@@ -152,7 +152,7 @@ def test_a_viewers_push_is_refused_and_changes_nothing(
 def test_a_large_push_of_a_viewer_is_refused_with_403(
     node: Patgate, viewer: Token, pushed: str, work_tree: Path, project_root: Path
 ) -> None:
-    """git sends a large pack in chunks after a probing request; the refusal must reach it all the same."""
+    """Git sends a large pack in chunks after a probing request; the refusal must reach it all the same."""
     done = git("push", url(node, viewer), "main:refs/heads/other", cwd=work_tree)
     assert done.returncode != 0
     assert "403" in done.stderr, done.stderr

@@ -110,7 +110,7 @@ def test_a_role_that_does_not_reach_is_refused(ingress: Ingress, behind: Recorde
 def test_a_target_that_is_not_canonical_is_refused(
     target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
-    """nginx turns every verdict but 2xx, 401 and 403 into a 500 of its own; Caddy passes the 400."""
+    """Nginx turns every verdict but 2xx, 401 and 403 into a 500 of its own; Caddy passes the 400."""
     with Connection(ingress.port) as connection:
         response = connection.request("GET", target, headers=editor.bearer)
     # nginx answers some of them itself.

@@ -70,7 +70,7 @@ WHO = ("X-Auth-Kind", "X-Auth-Org", "X-Auth-Role", "X-Auth-Email")
 def test_an_account_wide_token_has_the_role_of_each_place(
     node: Patgate, connection: Connection, recorder: Recorder
 ) -> None:
-    """C3, A3"""
+    """C3, A3."""
     with node.control_socket() as control:
         token = token_of(control.call("POST", "/tokens", {"user": EVE, "name": "wide", "reach": "account"}))
     expected = {LAB: ("harbour", "admin", 200), SHOP: ("quay", "editor", 200), OWN: ("", "viewer", 403)}
@@ -104,7 +104,7 @@ def test_an_organisation_token_may_in_each_what_it_was_given_there(
 
 
 def test_seats_are_taken_and_freed(node: Patgate) -> None:
-    """C6"""
+    """C6."""
     with node.control_socket() as control:
         control.call("POST", "/orgs", {"name": "pool"})
         control.call("PUT", "/orgs/pool/policy", {"org_tokens_per_org": 1})

@@ -1,5 +1,6 @@
-"""``make bootstrap``, and tasks without it. ``apt-get`` and ``id`` are scripts: one notes its arguments, one names a
-user.
+"""``make bootstrap``, and tasks without it.
+
+``apt-get`` and ``id`` are scripts: one notes its arguments, the other names a user.
 """
 
 from __future__ import annotations

@@ -23,9 +23,7 @@ async def entry(
     max_request_line: int = 8192,
     **facts: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway without a backend whose listener answers an ingress, as ``worker.Worker`` opens it beside the
-    proxy's.
-    """
+    """A gateway without a backend whose listener answers an ingress, as ``Worker`` opens it beside the proxy's."""
     gateway = Gateway(9, routes=routes, trusted=trusted, max_request_line=max_request_line, **facts)
     pipeline = ForwardAuthPipeline(
         patience=30.0,

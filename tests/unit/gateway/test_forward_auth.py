@@ -318,7 +318,7 @@ async def test_a_described_method_that_the_proxy_refuses_is_refused(method: str)
 
 
 async def test_a_described_head_does_not_change_the_framing_of_the_response() -> None:
-    """nginx and Caddy use GET to ask about a HEAD: a response without its body would desynchronise the connection."""
+    """Nginx and Caddy use GET to ask about a HEAD: a response without its body would desynchronise the connection."""
     async with entry() as gateway:
         client = await gateway.client()
         about_head = changed(FORWARDED, "X-Forwarded-Method", "HEAD")

@@ -95,8 +95,7 @@ def test_the_published_document_equals_its_rendered_results() -> None:
 
 
 def test_f7_the_published_cost_of_a_request_is_that_of_what_operators_run_and_below_twice_nginx() -> None:
-    """F7: measured by ``make bench`` with the compiled package on an optimised interpreter, beside nginx on one
-    machine.
+    """F7: ``make bench`` measures the compiled package on an optimised interpreter, beside nginx on one machine.
 
     The bound of 1.25 is missed where it was measured last, and the page says so; this holds what is reached.
     """

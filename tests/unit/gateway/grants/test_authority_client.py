@@ -383,7 +383,7 @@ async def test_a_caller_that_waits_for_changes_continues_when_a_push_brings_them
 
 
 def test_an_authority_that_dies_at_any_moment_is_unavailable_and_nothing_else_on_either_event_loop() -> None:
-    """uvloop's transports raise RuntimeError as soon as they are closed, before the stream knows of it."""
+    """Uvloop's transports raise RuntimeError as soon as they are closed, before the stream knows of it."""
     failures: list[str] = []
     for loop_factory in (asyncio.new_event_loop, loop_factory_of_workers()):
         with asyncio.Runner(loop_factory=loop_factory) as runner:

@@ -243,7 +243,7 @@ async def test_a_reload_keeps_known_addresses_and_resolves_new_names_before_thei
         await gateway.watch.prepare([changed, added], 5.0)
         assert [server.host for server in changed.servers] == [ONE]
         assert [server.host for server in added.servers] == [TWO, ONE]
-        # Names of discarded pools are forgotten: the name that is still in use is looked up, and the other one is not.
+        # Names of discarded pools are forgotten: only the name that is still in use is looked up.
         slow = False
         await until(lambda: len(seen) >= 3)
         before = resolver.questions.copy()
@@ -289,7 +289,7 @@ async def test_the_system_resolver_resolves_localhost_and_fails_for_invalid_name
 async def test_system_lookups_run_in_threads_that_the_shutdown_does_not_wait_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """getaddrinfo may take half a minute; the shutdown of a worker may not."""
+    """Getaddrinfo may take half a minute; the shutdown of a worker may not."""
     asked_for, release = threading.Event(), threading.Event()
 
     def slow(host: str, *rest: object, **more: object) -> list[object]:
