@@ -55,7 +55,7 @@ class HousekeepingServices(Protocol):
 
     @property
     def notices(self) -> ExpiryNotices:
-        """The expiry notices that are due."""
+        """The service that finds and marks expiry notices."""
         ...
 
     @property
@@ -98,7 +98,7 @@ class HousekeepingHost(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chore:
-    """A periodic task: ``work`` runs when ``every`` seconds have passed since its last end."""
+    """A periodic task: ``work`` runs when ``every`` seconds have passed since the end of its last run."""
 
     name: str
     every: float
@@ -117,7 +117,7 @@ class _Counted:
 
 
 class Housekeeping:
-    """``run`` does every chore at once and then at its interval, until it is cancelled."""
+    """``run`` does every chore immediately and then at its interval, until it is cancelled."""
 
     def __init__(self, host: HousekeepingHost, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.expiring: Mapping[int, int] = {}

@@ -22,10 +22,10 @@ from typing import Final, Self
 
 from proxy import __version__
 from proxy.authority.audit_head import AuditHeadLogger
-from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.authority.grants.argon2_hasher import Argon2Hasher, HashParameters
 from proxy.authority.grants.lease import LeaseKeeper
+from proxy.authority.grants.page_writer import PageWriter, open_page
 from proxy.authority.grants.resolver import GrantResolver
-from proxy.authority.grants.shared_memory import PageWriter, open_page
 from proxy.authority.grants.store_adapter import StoreGrants
 from proxy.authority.housekeeping import Housekeeping
 from proxy.authority.webhook import Endpoint

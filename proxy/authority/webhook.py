@@ -1,5 +1,7 @@
 """Webhook delivery: sends signed notices to the URL that the operator has configured.
 
+``housekeeping`` decides what is sent, and when it is tried again.
+
 Rules of this module:
 1. Messages are signed by Standard Webhooks 1.0: ``webhook-id``, ``webhook-timestamp`` (unix seconds) and
    ``webhook-signature`` (``v1,`` and the base64 of HMAC-SHA256 over ``id.timestamp.body``).

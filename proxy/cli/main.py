@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from proxy import __version__
-from proxy.cli import early
+from proxy.cli import early_signals
 
 COMMANDS: Final = {
     "quickstart": "proxy.cli.commands.quickstart:quickstart",
@@ -54,9 +54,9 @@ def patgate() -> None:
 
 def main() -> None:
     """Run the command line. Exit statuses: 0, 1 (refused, with the reason on standard error), 2 (usage)."""
-    early.listen()
+    early_signals.listen()
     if sys.argv[1:2] == ["serve"]:
-        early.keep_hangups()
+        early_signals.keep_hangups()
     try:
         patgate(prog_name="patgate")
     except BrokenPipeError:  # `patgate token list | head`

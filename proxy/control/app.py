@@ -1,7 +1,7 @@
 """aiohttp applications of the control plane: one for the TCP listener, one for the control socket.
 
-Both serve the same operations. On TCP a token identifies the caller; on the socket the caller is an operator,
-identified by the user of the operating system.
+Both serve the same operations. On TCP a token identifies the caller; on the socket it is an operator, identified by the
+operating-system user that connected.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _serve(app: web.Application, runtime: ControlRuntime, identify: Identify, tu
 
 
 def _ignored(_request: web.BaseRequest, _refusal: Refusal) -> None:
-    """Refusals on the control socket are neither counted nor logged: an operator's typing errors."""
+    """Refusals on the control socket are neither counted nor logged: an operator's own mistakes."""
 
 
 async def _answering(request: web.Request, _response: web.StreamResponse) -> None:

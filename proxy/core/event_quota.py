@@ -1,7 +1,7 @@
 """Quotas for audit events of one kind: a rate for each sweep and a small burst.
 
-Anyone can send refused requests without end, and the audit log is kept. The limits below hold for every recorder: all
-gateway workers together, and the control API (docs/threat-model.md §8).
+Anyone can send refused requests without end, and the audit log is kept. ``STRANGERS`` holds for all gateway workers
+together and ``REFUSALS`` for each worker; both hold for the control API again (docs/threat-model.md §8).
 """
 
 from __future__ import annotations

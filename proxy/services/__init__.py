@@ -6,5 +6,6 @@ touches, and returns a frozen view (``views``). A secret is only in the result o
 
 Primitives: ``TokenService``, ``KeyService``, ``PolicyService``, ``UserService``, ``OrgService``, ``MemberService``,
 ``InvitationService``, ``RoleService``, ``AuditService`` (each built from a store and a clock), ``grants`` (turns rows
-into the grant that a gateway decides with), ``hashing`` (the protocol that the authority's argon2 pool implements).
+into the grant that a gateway decides with), ``secret_hasher`` (the protocol that the authority's argon2 pool
+implements).
 """

@@ -17,10 +17,10 @@ from proxy.services.audit.service import AuditService
 from proxy.services.explain.explanation import Gateway
 from proxy.services.explain.report_only import ReportService
 from proxy.services.explain.service import ExplainService
-from proxy.services.hashing import SecretHasher
 from proxy.services.keys.service import KeyService
 from proxy.services.policy.model import AdminRight, TokenPolicy
 from proxy.services.policy.service import PolicyService
+from proxy.services.secret_hasher import SecretHasher
 from proxy.services.tokens.expiry_notices import ExpiryNotices
 from proxy.services.tokens.issuance import Minter
 from proxy.services.tokens.service import TokenService

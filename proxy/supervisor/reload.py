@@ -1,5 +1,7 @@
 """Configuration reload: two-phase commit of a new configuration to every process of the gateway, or to none.
 
+``supervise`` receives SIGHUP and calls it.
+
 The order ensures that no request is lost and none is decided by parts of two configurations:
 
 1. Everything that can fail comes first: the file is loaded and validated, new sockets are bound, every process

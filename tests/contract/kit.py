@@ -39,7 +39,7 @@ START = 1_700_000_000.0
 
 
 class ScryptHasher:
-    """Implements ``services.hashing`` with scrypt at its lowest cost."""
+    """Implements ``services.secret_hasher`` with scrypt at its lowest cost."""
 
     async def hash(self, token: str) -> str:
         salt = os.urandom(8)

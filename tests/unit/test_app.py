@@ -108,7 +108,7 @@ def test_a_worker_that_becomes_ready_after_its_supervisor_stopped_ends_without_a
     """A supervisor that has to stop abandons a child that it has just started."""
     page = (
         "import pathlib\n"
-        "from proxy.authority.grants.shared_memory import open_page\n"
+        "from proxy.authority.grants.page_writer import open_page\n"
         f"open_page(pathlib.Path({str(tmp_path)!r}), store_epoch=1)\n"
     )
     status, _, log = run_child("gateway", tmp_path, page, heard=False, alive=False)

@@ -1,5 +1,7 @@
 """Lease renewal: how long workers may use their caches without a sign of the authority.
 
+Every request checks the lease in ``gateway/phases/authenticate.py``.
+
 Rules of this module:
 1. A renewal reads the clock first, so that a slow renewal, or a process that is frozen during one, gives a shorter
    lease and never a longer one.
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from proxy.authority.grants.shared_memory import PageWriter
+from proxy.authority.grants.page_writer import PageWriter
 from proxy.observe.logs import get_logger
 
 RENEWALS_PER_LEASE: Final = 5

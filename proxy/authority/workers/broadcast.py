@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from proxy.authority.grants.shared_memory import PageWriter
+from proxy.authority.grants.page_writer import PageWriter
 from proxy.core.errors import WireError
 from proxy.core.ipc.wire import frame
 

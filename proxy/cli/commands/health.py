@@ -1,4 +1,4 @@
-"""``patgate health``: checks that the gateway is alive, for a container's HEALTHCHECK."""
+"""``patgate health``: asks the gateway over its control socket whether it is alive, for a container's HEALTHCHECK."""
 
 import asyncio
 

@@ -48,16 +48,28 @@ def show(invocation: Invocation, org: str | None) -> None:
 
 @policy.command("set")
 @click.argument("org")
-@click.option("--max-lifetime", type=_Limit(DURATION), help="Longest lifetime of a new token, such as 90d, or none.")
+@click.option(
+    "--max-lifetime", type=_Limit(DURATION), help="Longest lifetime of a new token, such as 90d; `none` for no limit."
+)
 @click.option("--require-expiry/--no-require-expiry", default=None, help="Whether a new token must have an expiry.")
 @click.option(
-    "--inactive-after", type=_Limit(DURATION), help="End tokens that have not been used for this long, or none."
+    "--inactive-after",
+    type=_Limit(DURATION),
+    help="End tokens that have not been used for this long; `none` for never.",
 )
-@click.option("--tokens-per-user", type=_Limit(click.INT), help="Most active tokens of a user, or none.")
-@click.option("--org-tokens", type=_Limit(click.INT), help="Most organisation tokens attached to it, or none.")
+@click.option("--tokens-per-user", type=_Limit(click.INT), help="Most active tokens of a user; `none` for no limit.")
+@click.option(
+    "--org-tokens",
+    type=_Limit(click.INT),
+    help="Most organisation tokens attached to it; `none` for no limit.",
+)
 @click.option("--require-scopes/--no-require-scopes", default=None, help="Whether a new token must name its scopes.")
 @click.option(
-    "--forbid-scope", "forbidden", multiple=True, metavar="SCOPE", help="No scope as wide as this; repeatable; or none."
+    "--forbid-scope",
+    "forbidden",
+    multiple=True,
+    metavar="SCOPE",
+    help="Refuse new tokens with a scope that covers this; repeatable; `none` for no limit.",
 )
 @click.option(
     "--admin-right",
@@ -82,6 +94,8 @@ def set_policy(
     expire: bool,
 ) -> None:
     """Change an organisation's own policy; limits that are not given stay unchanged.
+
+    A repeatable option replaces the whole list.
 
     Existing tokens keep working; the command says how many of them break the new policy. --expire ends those.
     """

@@ -6,7 +6,7 @@ import os
 import click
 
 from proxy import startup
-from proxy.cli import early
+from proxy.cli import early_signals
 from proxy.cli.options import Invocation, command
 from proxy.observe import defects, logs
 from proxy.settings import rules
@@ -58,7 +58,7 @@ def serve(invocation: Invocation, workers: int | None, accept_older_store: bool)
     supervisor = Supervisor(settings, accept_older_store=accept_older_store, load=load)
 
     async def serving(addresses: object) -> None:
-        if early.hung_up():
+        if early_signals.hung_up():
             supervisor.reload()
         invocation.out.document({"addresses": addresses})
 
@@ -66,6 +66,6 @@ def serve(invocation: Invocation, workers: int | None, accept_older_store: bool)
         try:
             await supervisor.run(serving)
         finally:
-            early.ignore()
+            early_signals.ignore()
 
     asyncio.run(run())

@@ -1,8 +1,10 @@
 """API endpoints: builds a route for each operation, and processes every request in this order.
 
 1. The caller is authenticated (``identify``).
-2. The path's parameters are validated, then query and body together, with all errors in one response.
-3. The handler runs when it has its turn, for at most ``Operation.seconds``. A timeout undoes what is not committed.
+2. The path's parameters are validated, an ``Idempotency-Key`` where nothing is created is refused, then query and body
+are validated together, with all errors in one response.
+3. The handler waits for its turn and runs, for at most ``Operation.seconds`` together. A timeout undoes what is not
+   committed.
 4. The response is written. No response may be cached, because many have data that only the caller may see.
 """
 

@@ -1,4 +1,4 @@
-"""Who-am-I operation: the caller's token, its owner, and what it may do."""
+"""``GET /me``: the caller's token, its owner, and what it may do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class Allowance(ResponseModel):
 
 
 class Me(ResponseModel):
-    """The caller's token, its owner, and what it may do: what a role in `allowed` and `scopes` both permit."""
+    """The caller's token, its owner, and what it may do.
+
+    A permission counts if a role in `allowed` has it and, unless `scopes` is null, `scopes` covers it.
+    """
 
     kind: ActorKindWord
     name: str

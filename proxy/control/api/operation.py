@@ -91,8 +91,8 @@ class Operation(Generic[B, Q]):
 
     ``name`` is the operationId: noun and verb. ``path`` is below ``/api/v1``; its parameters are in ``PARAMETERS``.
     ``conflicts``: it may be refused with 409. ``secret``: the response has a token's value. ``creates``: it takes an
-    ``Idempotency-Key``. ``seconds``: it is cancelled after this time, with nothing changed. ``tag`` groups operations
-    in the document.
+    ``Idempotency-Key``. ``seconds``: it is cancelled after this time, and what is not committed is undone. ``tag``
+    groups operations in the document.
     """
 
     name: str

@@ -29,7 +29,7 @@ from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
-from proxy.gateway.grants.shared_memory import PageReader
+from proxy.gateway.grants.page_reader import PageReader
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.record import ExchangeRecorder

@@ -1,14 +1,14 @@
 """Audit events of requests: built when a request has ended, kept until the sweep sends them.
 
 Rules of this module:
-1. Of the client's request an event has the method, the path, the host where routes depend on it, and the id of the
-   requested entity, redacted and cut as in the access log; never the query, another field or the body. Where a second
-   target was refused, it has the name of its field and the judged path, treated likewise. Of a token it has the public
-   prefix.
-2. The number of events between two sweeps is limited. All workers together make ``STRANGERS`` of refused requests
-   without a proven token (and a small burst: any client can send any number of them, and the log is kept). Each worker
-   makes ``REFUSALS`` of proven tokens, ``OPEN`` of requests that needed no token, and ``ALLOWED`` of requests that a
-   token was allowed (docs/threat-model.md §8).
+1. Of the client's request an event has the method, the path, the host where it may have decided the route, and the id
+   of the requested entity, redacted and cut as in the access log; never the query, another field or the body. Where a
+   second target was refused, it has the name of its field and the judged path, treated likewise. Of a token it has the
+   public prefix.
+2. The number of events between two sweeps is limited. The limits are: ``STRANGERS`` refusals without a proven token,
+   from all workers together, and a small burst (any client can cause any number of them, and the log is kept); and from
+   each worker ``REFUSALS`` refusals of proven tokens, ``OPEN`` requests that needed no token, and ``ALLOWED`` allowed
+   requests with a token (docs/threat-model.md §8).
 3. At most ``WAITING`` events and ``WAITING_BYTES`` wait. Events that are left out are counted.
 4. An event has the decision and its time. The authority adds who the prefix belongs to.
 """
@@ -79,12 +79,12 @@ class RequestEvents:
 
     @property
     def writes(self) -> bool:
-        """Whether allowed requests that write have events."""
+        """Whether allowed requests that write and have a token have events."""
         return self._level >= _WRITES
 
     @property
     def reads(self) -> bool:
-        """Whether every request has an event."""
+        """Whether every request may have an event, up to the limits."""
         return self._level >= _ALL
 
     @property

@@ -1,4 +1,4 @@
-"""The caller's own identity ("whoami"): its user, the token presented, and what its roles and scopes allow."""
+"""The caller's own identity: its user, the token presented, and what its roles and scopes allow."""
 
 from __future__ import annotations
 

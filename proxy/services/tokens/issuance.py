@@ -25,8 +25,8 @@ from proxy.core.model import Actor, TokenStatus
 from proxy.core.permissions import Permission, PermissionSet, PermissionSyntaxError
 from proxy.core.token import TokenFormat, digest
 from proxy.services import identifiers
-from proxy.services.hashing import SecretHasher
 from proxy.services.policy.model import TokenPolicy
+from proxy.services.secret_hasher import SecretHasher
 from proxy.services.validation import Fields
 from proxy.store.records import TokenRow
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from proxy.authority.grants.lease import LeaseKeeper
-from proxy.authority.grants.shared_memory import open_page
+from proxy.authority.grants.page_writer import open_page
 
 LEASE = 5.0
 

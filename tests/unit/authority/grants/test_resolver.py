@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.authority.grants.argon2_hasher import Argon2Hasher, HashParameters
 from proxy.authority.grants.resolver import PROOFS_PER_PREFIX, GrantResolver, Resolution
 from proxy.core.errors import AuthorityOverloaded, StoreUnavailable
 from proxy.core.kinds import Kind

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.authority.grants.argon2_hasher import Argon2Hasher, HashParameters
+from proxy.authority.grants.page_writer import PageWriter, open_page
 from proxy.authority.grants.resolver import GrantResolver
-from proxy.authority.grants.shared_memory import PageWriter, open_page
 from proxy.authority.sockets import bind_unix, peer_uid
 from proxy.authority.workers.broadcast import Broadcast
 from proxy.authority.workers.metrics_aggregator import Counters

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.authority.grants.shared_memory import open_page
+from proxy.authority.grants.page_writer import open_page
 from proxy.core.errors import AuthorityUnavailable
 from proxy.core.model import Grant, RefusedGrant
 from proxy.core.reasons import Reason

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from proxy.authority.grants.hashing import Argon2Hasher, HashParameters
+from proxy.authority.grants.argon2_hasher import Argon2Hasher, HashParameters
 from proxy.core.errors import AuthorityOverloaded
 from proxy.observe.metrics import HashOutcome
 from tests.unit.authority.waiting import until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.authority.grants.lease import LeaseKeeper
-from proxy.authority.grants.shared_memory import PAGE_FILE, open_page
+from proxy.authority.grants.page_writer import PAGE_FILE, open_page
 from proxy.core.errors import StoreBehind, StoreUnavailable
 from proxy.core.ipc.shared_memory import PAGE_SIZE, PageView
 from tests.unit.authority.waiting import until

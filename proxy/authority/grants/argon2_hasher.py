@@ -39,7 +39,7 @@ class HashParameters:
 
 
 class Argon2Hasher:
-    """``services.hashing.SecretHasher`` over a thread pool. ``counted`` is called with every outcome."""
+    """``services.secret_hasher.SecretHasher`` over a thread pool. ``counted`` is called with every outcome."""
 
     def __init__(
         self,
