@@ -46,7 +46,7 @@ def test_what_the_readme_says_of_the_cost_is_what_was_measured() -> None:
     assert all(ratios[name].value < 1 for name in ("envoy", "traefik", "caddy"))
     assert "more than nginx with a table of keys" in section
     assert ratios["nginx"].value > 1
-    assert f"bound beside nginx is {ratios['nginx'].bound} times" in section
+    assert f"goal is at most {ratios['nginx'].bound} times" in section
     assert ("patgate misses it" in section) is (ratios["nginx"].verdict is Verdict.MISSED)
 
 
