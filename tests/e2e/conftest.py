@@ -1,4 +1,4 @@
-"""Every ingress that we ship a file for, between a client and an application, asking a gateway for its verdicts."""
+"""Fixtures: each ingress with its shipped file, between a client and an application, with a forward-auth gateway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTES_WITH_HOSTS = [
 
 @pytest.fixture(scope="session")
 def asked(gateways: Pool) -> Iterator[Patgate]:
-    """The gateway that every ingress asks; it forwards nothing itself."""
+    """The gateway that answers the forward-auth calls of every ingress; it forwards nothing itself."""
     config = {
         "workers": 1,
         "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
@@ -36,14 +36,14 @@ def asked(gateways: Pool) -> Iterator[Patgate]:
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[Recorder]:
-    """The backend behind the ingress: what it is sent is the ingress's writing, which the sentinel does not judge."""
+    """The backend behind the ingress; the sentinel does not check its requests, because the ingress writes them."""
     with Recorder(watched=False) as server:
         yield server
 
 
 @pytest.fixture
 def behind(application: Recorder) -> Iterator[Recorder]:
-    """The same, emptied for each test."""
+    """The same backend, cleared for each test."""
     application.script = answer_ok
     application.clear()
     yield application

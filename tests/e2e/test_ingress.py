@@ -1,4 +1,4 @@
-"""Forward auth through the real nginx and the real Caddy, with the very files that the documentation shows."""
+"""Forward auth through real ingresses (nginx and Caddy), with the files that the documentation shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.recorder import Recorder
 
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
-#: Client-sent spellings of identity headers, all of which a WSGI or CGI backend would read as ours.
+#: Identity headers from a client, in spellings that a WSGI or CGI backend reads as patgate's headers.
 SPOOFED = {
     "X-Auth-User": "mallory",
     "x-auth-role": "admin",
@@ -22,7 +22,7 @@ SPOOFED = {
     "X-AUTH-KIND": "root",
 }
 
-#: Client-sent claims of what the request is, which only an ingress may make.
+#: Headers from a client that describe the request, which only an ingress may set.
 CLAIMS = {
     "X-Original-Method": "GET",
     "X-Original-URI": "/healthz",
@@ -36,7 +36,7 @@ CLAIMS = {
 def test_an_allowed_request_reaches_the_backend_with_our_identity(
     ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
-    """F6: behind the file that the documentation shows."""
+    """F6: with the ingress file that the documentation shows."""
     with Connection(ingress.port) as connection:
         response = connection.request("GET", "/v1/things/a%2Db?x=1&y=%2F", headers=editor.bearer)
     assert response.status == 200
@@ -95,7 +95,7 @@ def test_an_unknown_token_is_refused_with_a_challenge(ingress: Ingress, behind: 
 
 
 def test_a_role_that_does_not_reach_is_refused(ingress: Ingress, behind: Recorder, viewer: Token) -> None:
-    """Caddy passes our refusal whole; nginx loses the challenge and the body of a 403."""
+    """Caddy passes the whole refusal on; nginx drops the challenge and the body of a 403."""
     with Connection(ingress.port) as connection:
         response = connection.request("PUT", "/v1/things/1", headers=viewer.bearer, body=b"{}")
     assert response.status == 403
@@ -110,10 +110,10 @@ def test_a_role_that_does_not_reach_is_refused(ingress: Ingress, behind: Recorde
 def test_a_target_that_is_not_canonical_is_refused(
     target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
-    """Nginx turns every verdict but 2xx, 401 and 403 into a 500 of its own; Caddy passes the 400."""
+    """Nginx replaces every verdict except 2xx, 401 and 403 with its own 500; Caddy passes the 400 on."""
     with Connection(ingress.port) as connection:
         response = connection.request("GET", target, headers=editor.bearer)
-    # nginx answers some of them itself.
+    # nginx refuses some of these targets itself.
     assert response.status in (400, ingress.refuses_with(400))
     assert behind.requests == []
 

@@ -1,8 +1,8 @@
-"""Every file of config/ingress keeps from the application what patgate itself would: claims, nominations, trailers.
+"""Every file of config/ingress protects the application as patgate would: from claims, nominations and trailers.
 
-docs/threat-model.md §2, through each ingress of ``tests.support.ingress.INGRESSES``. In forward auth patgate answers,
-and the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that it
-forwards itself.
+docs/threat-model.md §2, through each ingress of ``tests.support.ingress.INGRESSES``. A claim is a header that only
+patgate or the ingress may set; a nomination is a field name in ``Connection``. In forward auth the ingress forwards the
+client's headers, so its file must do what patgate does for requests that it forwards itself.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tests.threats.cases import CLAIMS, FAMILIES, aliases
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
 OURS = (*(f"X-Auth-{field}" for field in IDENTITY), "X-Request-Id")
-"""What patgate tells the ingress, which the application must get."""
+"""The headers that patgate returns to the ingress and that the application must receive."""
 
 INGRESSES_OWN = ("Host", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-Ip")
-"""What the ingress says itself, if it says it."""
+"""The headers that the ingress sets itself, if it sets them."""
 
 NOMINATIONS = {
     "alone": "Connection: {name}\r\n",
@@ -44,7 +44,7 @@ NOMINATIONS = {
     "beside trailers": "Connection: TE, Trailer, {name}\r\nTE: trailers\r\nTrailer: {name}\r\n",
 }
 
-#: Targets of every kind of route that reaches the application, and whether a token is needed.
+#: One target for each kind of route that reaches the application, and whether it needs a token.
 OPEN = {"/v1/things/1": True, "/healthz": False, "/ui/x": False}
 
 ORDINARY = (
@@ -70,7 +70,7 @@ ORDINARY = (
 """Headers of real clients, and a few that only look like claims."""
 
 BATCH = 40
-"""With the fields that go with them, under the hundred that patgate takes by default."""
+"""Fields in one request: with the others that are sent, fewer than the hundred that patgate accepts by default."""
 
 
 def ask(
@@ -83,7 +83,7 @@ def ask(
     host: str = "gateway",
     version: str = "1.1",
 ) -> Response:
-    """One request on a connection of its own; ``extra`` are field lines."""
+    """Send one request on a new connection; ``extra`` contains field lines."""
     login = f"Authorization: Bearer {token.value}\r\n" if token else ""
     head = f"{method} {target} HTTP/{version}\r\nHost: {host}\r\n{login}X-Ordinary: kept\r\n{extra}\r\n"
     with Connection(ingress.port) as connection:
@@ -91,14 +91,14 @@ def ask(
 
 
 def identity(seen: Recorded) -> dict[str, list[bytes]]:
-    """What the application is told of who asks, from where and for which host, under any spelling."""
+    """The received headers for the caller's identity, address and host, under any spelling."""
     told = {name: seen.all(name) for name in (*OURS, *INGRESSES_OWN)}
     assert len(told["X-Request-Id"]) == 1
     return told | {"X-Request-Id": []}
 
 
 def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
-    """So many at a time as every server between takes in one request."""
+    """The names in batches that every server on the path accepts in one request."""
     for start in range(0, len(names), size):
         yield names[start : start + size]
 
@@ -122,7 +122,7 @@ def test_no_claim_of_a_client_reaches_the_application(
 
 
 def test_every_other_header_reaches_the_application(ingress: Ingress, behind: Recorder, editor: Token) -> None:
-    """The patterns of a file take away no more than claims: what clients of real applications send passes."""
+    """The patterns of a file remove only claims; headers that real clients send pass."""
     ordinary = {name: f"{number}-passes" for number, name in enumerate(ORDINARY)}
     assert ask(ingress, editor, "".join(f"{name}: {value}\r\n" for name, value in ordinary.items())).status == 200
     assert {name: behind.last().all(name) for name in ordinary} == {
@@ -144,7 +144,7 @@ def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
 def test_a_nomination_takes_nothing_from_the_application(
     form: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
-    """RFC 9110 section 7.6.1 lets ``Connection`` name fields that end at the next hop: not those that the hop adds."""
+    """RFC 9110 section 7.6.1: ``Connection`` names fields to drop at the next hop, not fields that the hop adds."""
     assert ask(ingress, editor).status == 200
     expected = identity(behind.last())
     assert expected["X-Auth-Email"] == [EDITOR.encode()]
@@ -220,7 +220,7 @@ def test_no_trailer_reaches_the_application(
 def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
     written: str, host: str, allowed: bool | None, ingress: Ingress, behind: Recorder
 ) -> None:
-    """A target with a host and a ``Host`` with another: an ingress takes the first (RFC 9112 section 3.2.2)."""
+    """If the target and ``Host`` name different hosts, an ingress uses the target's (RFC 9112 section 3.2.2)."""
     response = ask(ingress, None, target=f"http://{written}/hosts/x", host=host)
     if response.status == 200:
         assert written == "open.example" and allowed is not False
@@ -249,7 +249,7 @@ def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
 
 
 def test_a_request_without_a_host_is_refused(ingress: Ingress, behind: Recorder, editor: Token) -> None:
-    """Routes may depend on it, so nothing is judged without one."""
+    """Routes may depend on the host, so a request without one gets no decision."""
     head = f"GET /v1/things/1 HTTP/1.0\r\nAuthorization: Bearer {editor.value}\r\n\r\n".encode()
     with Connection(ingress.port) as connection:
         assert connection.exchange(head).status in (400, ingress.refuses_with(400))
@@ -309,7 +309,7 @@ def test_no_trailer_of_http_2_reaches_the_application(
 ) -> None:
     head = [*http2_head("POST", "/v1/things", editor), ["te", "trailers"]]
     trailers = [[name.lower(), "mallory"] for name in (*OURS, "X-Other")]
-    # nginx ends such a connection, which is as good.
+    # nginx closes such a connection, which is also fine.
     if http2.ask("request", port=ingress.http2_port, headers=head, body="body", trailers=trailers) == 200:
         assert behind.last().only("X-Auth-Email") == EDITOR
     assert not any(b"mallory" in data for data in behind.received)
@@ -339,7 +339,7 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
 def socket_ingress(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, asked: Patgate, sockets: Remote
 ) -> Iterator[Ingress]:
-    """An ingress of each kind in front of a WebSocket server."""
+    """Each ingress in front of a WebSocket server."""
     port = sockets.ask("serve", subprotocols=[])
     directory = tmp_path_factory.mktemp(request.param)
     with INGRESSES[request.param](directory, application=port, forward_auth=asked.forward_auth_port) as running:
