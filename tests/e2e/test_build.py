@@ -1,4 +1,4 @@
-"""A running node is of the build that this run of the tests is for, and says so."""
+"""A running node uses the build under test (pure or compiled), and reports which one it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``patgate quickstart``, which is what ``make demo`` runs: from nothing to a first authorised request."""
+"""``patgate quickstart``, which ``make demo`` runs: from an empty directory to a first authorised request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.leaks import DIRECTORIES, SECRETS, secret_part
 from tests.support.process import Process, free_port, run, wait_until
 from tests.support.recorder import Recorder
 
-#: A printed command, and the status that the line under it promises.
+#: A printed command, and the status that the line below it promises.
 PRINTED = re.compile(r"^ +(curl .+)\n +(\d{3}|None):? ?(.*)$", re.MULTILINE)
 
 
@@ -46,7 +46,7 @@ def quickstart(directory: Path, data: Path, *arguments: str) -> Iterator[Printed
 
 
 def status_of(command: str) -> tuple[str, str]:
-    """Run the printed line as it is; the status and the whole answer."""
+    """Run the printed command unchanged; return the status and the whole response."""
     words = shlex.split(command)
     assert words[0] == "curl"
     done = run([*words, "--silent", "--show-error", "--noproxy", "*"])

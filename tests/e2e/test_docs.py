@@ -1,8 +1,8 @@
-"""README.md and other documents: every command is run, and what they say of reasons, headers and files is so.
+"""Checks README.md and other documents: runs every command, and verifies named reasons, headers and files.
 
-A fenced ``sh`` block is run: the blocks of one document one after the other, in one shell and one empty directory, with
-free ports for the documented ones. A ``text`` block right behind one is what it prints; ``…`` stands for anything. What
-cannot be run here is fenced as ``console``, and each such command is listed in ``NOT_RUN``.
+Fenced ``sh`` blocks are run: those of one document in order, in one shell and one empty directory, with free ports
+instead of the documented ones. A ``text`` block directly after one is its expected output; ``…`` matches anything.
+Commands that cannot be run here are fenced as ``console``, and each of them is listed in ``NOT_RUN``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in [*FRONT, *sorted(ROOT.glob("docs/*.md"))]}
 LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml"}
 
-#: Commands that change the machine they run on, or whose own tests are elsewhere: the place that tests them.
+#: Commands that change their machine or are tested elsewhere, with the place that tests them.
 NOT_RUN = {
     "make demo": "tests/e2e/test_demo.py",
     "sudo make bootstrap": "tests/unit/test_bootstrap.py",
@@ -62,12 +62,12 @@ _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PORT = re.compile(r"(?<![\d.])(8080|8081|8082|3000)(?!\d)")
 _MARK = "=== block at line "
 _SECONDS = 240.0
-"""Far more than a document takes: an idle machine needs some ten seconds for the longest."""
+"""Far more than a document takes: an idle machine needs about ten seconds for the longest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """One fenced block: its language, first line and text, and what is said to be printed by it."""
+    """One fenced block: its language, first line and text, and its documented output."""
 
     language: str
     line: int
@@ -99,17 +99,17 @@ def runnable(document: str) -> list[Block]:
 
 
 def with_ports(text: str, ports: dict[str, str]) -> str:
-    """The text with free ports in the places of the documented ones."""
+    """The text with free ports instead of the documented ones."""
     return _PORT.sub(lambda port: ports[port[0]], text)
 
 
 def script(found: list[Block], ports: dict[str, str]) -> str:
-    """The blocks as one script that stops at the first failure and waits, as a reader does, for what it started."""
+    """The blocks as one script that stops at the first failure and, like a reader, waits for the servers it started."""
     lines = ["set -euo pipefail"]
     for block in found:
         text = with_ports(block.text, ports)
         lines.append(f"printf '\\n%s\\n' '{_MARK}{block.line}'")
-        # Lines are logged in batches; a reader is slower than that.
+        # Lines are logged in batches, so wait for them; a human reader is slower anyway.
         for pattern, log in re.findall(r"^grep (\w+) (\S+\.log)$", text, re.MULTILINE):
             lines.append(f"until grep -q {pattern} {log}; do sleep 0.05; done")
         lines.append(text)
@@ -123,7 +123,7 @@ def script(found: list[Block], ports: dict[str, str]) -> str:
 
 
 def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
-    """A shell of one's own: ``patgate`` is this checkout's, and no file of the machine's user counts."""
+    """An isolated environment: ``patgate`` runs this checkout, and the user's configuration files have no effect."""
     tools = directory / "tools"
     tools.mkdir()
     command = tools / "patgate"
@@ -146,13 +146,13 @@ def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
 
 
 def printed(output: str) -> dict[int, str]:
-    """What each block printed, by its line."""
+    """The output of each block, by the line of the block."""
     parts = re.split(rf"^{_MARK}(\d+)$\n?", output.replace("\r\n", "\n"), flags=re.MULTILINE)
     return {int(line): text for line, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def expression(prints: str) -> str:
-    """The documented lines as an expression; a line that is ``…`` is any number of lines."""
+    """The documented output as a regular expression; a line ``…`` matches any number of lines."""
     lines = [
         r"(?:.*\n)*?" if line == "…" else ".*?".join(map(re.escape, line.split("…"))) + r"[ \t]*(?:\n|\Z)"
         for line in prints.splitlines()
@@ -162,7 +162,7 @@ def expression(prints: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reader:
-    """Somebody who does what one document says."""
+    """A running script that follows one document."""
 
     process: Process
     ports: dict[str, str]
@@ -170,7 +170,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reader]]:
-    """One for each document that has something to run, all at work at once because most of it is waiting."""
+    """One for each document with commands to run; all run at the same time because they mostly wait."""
     with ExitStack() as stack:
         found = {}
         for document in DOCUMENTS:
