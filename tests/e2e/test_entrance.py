@@ -1,4 +1,4 @@
-"""How clients come in: through HAProxy, by TLS, in numbers, and where the system gives out."""
+"""Downstream connections: through HAProxy, with TLS, many at once, and with too few file descriptors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def count(node: Patgate, metric: str, cause: str) -> float:
 
 @contextmanager
 def haproxy(directory: Path, gateway: int) -> Iterator[list[int]]:
-    """The ports of one that speaks version 1 of the PROXY protocol, and version 2."""
+    """The ports of an HAProxy that uses version 1 of the PROXY protocol on one port and version 2 on the other."""
     first, second = free_port(), free_port()
     file = directory / "haproxy.cfg"
     file.write_text(HAPROXY.format(host=LOOPBACK, first=first, second=second, gateway=gateway))
@@ -74,7 +74,7 @@ def haproxy(directory: Path, gateway: int) -> Iterator[list[int]]:
 def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
     secure: bool, gateways: Pool, tmp_path: Path, recorder: Recorder
 ) -> None:
-    """Its health checks, which are connections of its own, are no clients and no errors."""
+    """HAProxy's health checks, which use separate connections, count neither as clients nor as errors."""
     listen: dict[str, Any] = {"proxy_protocol": [f"{LOOPBACK}/32"]}
     trust = ssl.create_default_context()
     if secure:
@@ -90,20 +90,20 @@ def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
                     assert client.request("GET", "/public/a").status == 200
                 assert recorder.last().all("x-forwarded-for") == [CLIENT.encode()]
                 assert recorder.last().all("x-forwarded-proto") == [b"https" if secure else b"http"]
-        # Who comes past it does not get in, whatever it says.
+        # A client that bypasses HAProxy, and so sends no PROXY header, is dropped.
         with node.connect() as client:
             client.send(b"GET /public/b HTTP/1.1\r\nHost: gateway\r\n\r\n")
             assert client.read_to_end() == b""
         wait_until(
             lambda: count(node, "patgate_connections_dropped_total", "proxy_header") == dropped + 1, "the drop counted"
         )
-        # A line for each request, the last of which comes after the answer.
+        # One log line for each request; the last one is written after its response.
         wait_until(lambda: len(peers(node)) == 6, "every request in the log")
         assert {*peers(node)} == {CLIENT}
 
 
 def peers(node: Patgate) -> list[str]:
-    """The client of each request that was logged."""
+    """The client address of each logged request."""
     return [record["peer"] for record in node.records() if record.get("event") == "request"]
 
 
@@ -152,7 +152,7 @@ def test_a_worker_out_of_descriptors_serves_who_is_there_and_later_everybody(
 
 
 def test_no_request_fails_for_want_of_a_descriptor(tmp_path: Path) -> None:
-    """Far more clients than there are descriptors, each of which needs a connection to the backend: all are served."""
+    """All requests of far more clients than descriptors succeed, although each needs a connection to the backend."""
 
     def plan(peer: Peer) -> None:
         while True:

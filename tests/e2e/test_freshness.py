@@ -1,7 +1,8 @@
-"""F1, D1 to D4: revoked means revoked. The very next request on a kept-alive connection to any worker is judged anew.
+"""F1, D1 to D4: a change to a grant applies to the next request on a kept-alive connection to any worker.
 
-Twelve kinds of change, each of which gives or takes; every verdict is asked on one connection to each worker, before
-and after, while a load runs beside it. ``make soak`` makes a thousand rounds of each kind (PATGATE_TEST_ROUNDS).
+Twelve kinds of change, each of which ends or restores a token's access. The tests request a verdict on one connection
+to each worker before and after the change, under load. ``make soak`` runs a thousand rounds of each kind
+(PATGATE_TEST_ROUNDS).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROLE = ["things:read", "things:update"]
 
 @dataclass
 class Desk:
-    """What the changes of one kind are made with: the operator's connection, and whose token it is about."""
+    """The state for the changes of one kind: the operator's connection, the token, its owner and organisation."""
 
     control: ControlClient
     email: str
@@ -51,9 +52,9 @@ Step = Callable[[Desk], object]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of change: ``take`` ends the token's grant, after which the old value gets ``status``.
+    """One kind of change: ``take`` ends the token's access, after which the old value gets ``status``.
 
-    ``give`` makes the token work again; ``begin`` makes it work for the first time.
+    ``give`` restores the access; ``begin`` prepares the token before the first round.
     """
 
     take: Step
@@ -62,7 +63,7 @@ class Kind:
     in_org: bool = False
     scopes: tuple[str, ...] = ()
     new_value: bool = False
-    """Whether taking gives a new value, which works at once."""
+    """Whether ``take`` creates a new value, which works at once."""
     new_owner: bool = False
     begin: Step = lambda desk: None
 
@@ -145,7 +146,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def workers(gateway: Patgate, backend: Recorder) -> Iterator[list[Connection]]:
-    """One kept-alive connection to each worker, the same through every round."""
+    """One kept-alive connection to each worker, used in every round."""
     found = gateway.connection_to_each_worker()
     assert len(found) == 2
     yield list(found.values())
@@ -161,7 +162,7 @@ def control(gateway: Patgate) -> Iterator[ControlClient]:
 
 @pytest.fixture(scope="module", autouse=True)
 def load(gateway: Patgate, workers: list[Connection]) -> Iterator[Load]:
-    """Somebody else's requests, all the time."""
+    """Continuous requests with the token of another user."""
     token = gateway.token(gateway.add_user("beside@example.org", "editor"))
     with Load(gateway.connect, TARGET, token.bearer, pause=0.005) as running:
         yield running
@@ -180,7 +181,7 @@ def desk_for(kind: Kind, control: ControlClient, number: int) -> Desk:
 
 
 def verdicts(workers: list[Connection], token: Token) -> list[int]:
-    """The status that each worker gives to the token now."""
+    """The current status of a request with the token at each worker."""
     statuses = []
     for connection in workers:
         response = connection.request("PUT", TARGET, headers=token.bearer)
