@@ -1,9 +1,9 @@
-"""Bodies: cut anywhere they are the same, and llhttp (through httptools) takes what we take.
+"""Body parsing: the result does not depend on where the input is cut, and llhttp (httptools) accepts what we accept.
 
-Where llhttp differs, it is stricter in things that go no further than here, because chunks are encoded anew:
-* A chunk extension must be names and values for it; for us it is at most 256 bytes without control characters.
-* It refuses ``Content-Length`` and ``Transfer-Encoding`` among trailers; we drop trailers, whatever they are.
-It is laxer too: it takes extensions and trailers of any size.
+llhttp is stricter only in parts that the gateway does not forward, because it encodes the chunks again:
+* Its chunk extensions must be names and values; ours are at most 256 bytes without control characters.
+* It refuses ``Content-Length`` and ``Transfer-Encoding`` in trailers; we drop all trailers.
+It is also less strict: it accepts extensions and trailers of any size.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 
 def feed(body: BodyReader, *pieces: bytes) -> tuple[bytes, bytes]:
-    """The payload in ``pieces`` and what lies behind the body, which ends in the last of them or not at all."""
+    """The payload in ``pieces`` and the bytes after the body, which ends in the last piece or not at all."""
     payload, behind = b"", b""
     for piece in pieces:
         if body.done:
@@ -145,7 +145,7 @@ def refused_wherever_it_is_cut(wire: bytes) -> None:
 
 
 def stricter_in_extensions_or_trailers(wire: bytes) -> bool:
-    """Whether what llhttp refuses is fine for it once the extensions and trailers are gone."""
+    """Whether llhttp accepts the body that it refuses once the extensions and trailers are removed."""
     machine = ChunkedBody()
     pieces: list[bytes] = []
     for at in range(len(wire)):
@@ -237,7 +237,7 @@ def test_white_space_in_front_of_an_extension_is_bounded_however_it_comes() -> N
 
 
 def test_the_longest_size_line_may_be_cut_anywhere() -> None:
-    """Found by fuzzing: cut between its CR and its LF, it was one byte too long."""
+    """Found by fuzzing: a line that was cut between its CR and LF counted as one byte too long."""
     line = b"1" + b" " * (LINE_LIMIT - EXTENSION_LIMIT - 1) + b";" + b"e" * (EXTENSION_LIMIT - 1)
     assert len(line) == LINE_LIMIT
     wire = line + b"\r\nx\r\n0\r\n\r\n"

@@ -1,4 +1,4 @@
-"""The grant cache against a naive model: whatever happens in whatever order, nothing changed is ever found."""
+"""The grant cache against a naive model: no sequence of operations makes it return an entry that has changed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make(kind: str, token_id: str, depends: frozenset[str]) -> Grant:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """``held`` is what may be found; the cache may have forgotten it, and must not find anything else."""
+    """``held`` has the entries that the cache may return; it may have dropped some, but must return no others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,21 +85,21 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.entries)
     @rule(back=st.integers(1, 10), credential=credentials)
     def remember(self, back: int, credential: bytes) -> None:
-        """Also for an entry that was replaced or evicted meanwhile, and for one credential again and again.
+        """Remember a credential, possibly again, and also for an entry that was replaced or evicted meanwhile.
 
-        ``back`` counts the entries from the youngest.
+        ``back`` counts from the newest entry.
         """
         entry = self.entries[-min(back, len(self.entries))]
         known = self.credentials.get(credential)
         if known is not None and known.grant.prefix != entry.grant.prefix:
-            return  # one credential is one token
+            return  # a credential belongs to one token
         before = dict(self.cache.by_credential)
         self.cache.remember(entry, credential)
         if self.cache.entries.get(entry.grant.prefix) is entry:
             self.credentials[credential] = entry
             assert self.cache.by_credential[credential] is entry
         else:
-            # Whatever the credential has been found to be since, it stays.
+            # A newer entry for the credential is not replaced.
             assert self.cache.by_credential == before
 
     @rule(kind=kinds, token_id=ids)
@@ -236,7 +236,7 @@ def test_the_entry_used_least_makes_room() -> None:
 
 
 def test_a_credential_that_is_verified_again_and_again_makes_room_for_others() -> None:
-    """After a change, requests on their way verify one credential at the same time (and tokens have many spellings)."""
+    """After a change, concurrent requests verify the same credential, and a token has many spellings."""
     cache = GrantCache(
         capacity=3, absent_capacity=1, absent_seconds=1.0, credential_key=b"k" * 32, prefix_heads=["acme_pat"]
     )

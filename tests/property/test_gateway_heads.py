@@ -1,7 +1,7 @@
-"""Heads made from their grammar, and nearly: what ours takes, llhttp takes too, and reads the same out of it.
+"""Valid and nearly valid heads: llhttp accepts what our parser accepts, and reads the same from it.
 
-The comparison is the fuzzer's (``tests.fuzz.targets.request_head``, ``response_head``); here hypothesis makes the
-heads.
+The comparison is that of the fuzzer (``tests.fuzz.targets.request_head``, ``response_head``); here hypothesis
+generates the heads from their grammar.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ values = one_of(
     [b"gateway", b"5", b"0", b"chunked", b"keep-alive", b"close", b"100-continue", b"x-a, close", b"", b"a\tb"]
 ) | some(VALUE)
 spaces = some(b" \t", most=2)
-#: Lines that decide where a message ends, or who asks what of whom: well, badly, and each more than once in a head.
+#: Lines that decide the framing, caller or target of a message: valid ones, invalid ones, and repetitions.
 DECIDING = (
     b"Content-Length: 5", b"Content-Length: 05", b"Content-Length: +5", b"Content-Length: -0", b"Content-Length:",
     b"Content-Length: 5, 5", b"Content-Length: 5 5", b"Content-Length: 0_2", b"Content-Length: 0x5",
@@ -89,7 +89,7 @@ splices = one_of([b"\n", b"\r", b"\r\n", b"\r\n ", b"\r\n\t", b"\r\r\n", b"\n\n"
 
 @st.composite
 def near_misses(draw: st.DrawFn) -> bytes:
-    """A head in which a few bytes are replaced, put in or taken out."""
+    """A head in which a few bytes are replaced, inserted or removed."""
     head = draw(heads)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(head)))
@@ -110,7 +110,7 @@ def test_a_nearly_valid_head_is_refused_or_read_alike_and_never_an_exception(hea
 
 
 def test_every_deciding_line_and_every_two_of_them_are_refused_or_read_alike() -> None:
-    """In heads that are well but for them, and with each in front of the rest and behind it."""
+    """The rest of the head is valid; each line is tried before and after the other fields."""
     accepted = 0
     for first, second in itertools.product((b"", *DECIDING), repeat=2):
         for version, method in ((b"1.1", b"POST"), (b"1.1", b"GET"), (b"1.0", b"PUT"), (b"1.2", b"GET")):
@@ -129,7 +129,7 @@ def test_junk_is_never_an_exception(junk: bytes) -> None:
 
 @given(st.lists(st.tuples(one_of([b"X-A", b"x-a", b"Accept", b"Cookie"]), some(VALUE)), max_size=6))
 def test_valid_heads_are_accepted(fields: list[tuple[bytes, bytes]]) -> None:
-    """The properties above are not empty: plain heads pass, and llhttp agrees."""
+    """The properties above are not vacuous: plain heads are accepted, and llhttp agrees."""
     block = b"".join(b"\r\n%s: %s" % field for field in fields)
     assert check(b"GET /v1/things?x HTTP/1.1\r\nHost: gateway%s\r\n\r\n" % block, PARSER)
 

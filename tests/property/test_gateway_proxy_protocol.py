@@ -1,4 +1,4 @@
-"""The PROXY protocol's parser, whatever it is given and however it comes."""
+"""The PROXY protocol parser, with any input that is cut anywhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEGINNINGS = st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 1.2.3.4 ", b"\r\n", S
 
 @st.composite
 def headers(draw: st.DrawFn) -> tuple[bytes, str]:
-    """A header as a balancer writes it, and the client that it names."""
+    """A header as a load balancer writes it, and its client address."""
     version = draw(st.sampled_from([4, 6]))
     addresses: st.SearchStrategy[IPv4Address | IPv6Address] = (
         st.ip_addresses(v=4) if version == 4 else st.ip_addresses(v=6)
@@ -57,7 +57,7 @@ def test_what_a_balancer_writes_is_understood_and_nothing_behind_it_is_taken(
 @given(BEGINNINGS, st.binary(max_size=150), st.binary(max_size=150))
 @example(b"", b"PROXY UNKNOWN\r", b"\n")
 def test_what_was_said_of_a_beginning_holds_when_more_comes(beginning: bytes, middle: bytes, end: bytes) -> None:
-    """Bad stays bad, a header stays that header, and only what had no end yet may become anything."""
+    """An invalid beginning stays invalid, a header stays the same, and only an incomplete one may change."""
     first, then = outcome(beginning + middle), outcome(beginning + middle + end)
     assert first is None or first == then
     if isinstance(then, Header):

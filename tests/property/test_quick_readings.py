@@ -1,4 +1,4 @@
-"""The quick readings of a request line and of a path are those of the expressions whose place they took."""
+"""The fast parsers of a request line and of a path agree with the regular expressions that they replaced."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ pieces = st.lists(st.sampled_from([*PIECES, b"GET ", b" HTTP/1.1"]), max_size=9)
 
 
 def edits(seed: bytes) -> Iterator[bytes]:
-    """The seed with one byte put in, replaced or left out."""
+    """The seed with one byte inserted, replaced or removed."""
     for at in range(len(seed) + 1):
         yield seed[:at] + seed[at + 1 :]
         for byte in range(256):
