@@ -1,7 +1,7 @@
-"""Whatever a token manages to make of tokens decides nothing that it would not decide itself, and never outlives it.
+"""Containment: a token that another token creates or changes permits nothing more than that one, and never outlives it.
 
-Compared with ``core.decision.decide``, which knows nothing of containment. Issuing, rotation, regeneration and scopes,
-on tokens that it issued and on others of its owner, in chains.
+Checked against ``core.decision.decide``, which does not know the containment rules. The tests issue, rotate and
+regenerate tokens and change scopes, on tokens that the acting token issued and on others of its owner, in chains.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ places = st.sampled_from(((None, Reach.PERSONAL), ("lab", Reach.ORG), ("shop", R
 
 @dataclass(frozen=True)
 class Attempt:
-    """``by`` and ``on`` number the tokens that there are; ``verb`` is what is tried."""
+    """One operation: ``verb`` is the operation; ``by`` and ``on`` are indexes of the acting and of the target token."""
 
     verb: str
     by: int
@@ -66,7 +66,7 @@ attempts = st.builds(
 
 
 class Runs:
-    """One store for all examples: each has an owner of its own."""
+    """One store for all examples; each example has its own owner."""
 
     def __init__(self) -> None:
         self.stack = AsyncExitStack()
@@ -78,7 +78,7 @@ class Runs:
 
     async def open(self) -> Kit:
         kit = await self.stack.enter_async_context(opened(Path(self.directory.name)))
-        # The same role everywhere, so that what differs is what the tokens themselves are.
+        # The same role everywhere, so that only the tokens themselves differ.
         await kit.roles.sync_config(ADMIN, {"all": ["*:*"]})
         for org in ORGS:
             await kit.orgs.add(ADMIN, org)
@@ -103,7 +103,7 @@ class Runs:
         return verdict
 
     async def example(self, first: Attempt, other: Attempt, tried: list[Attempt]) -> None:
-        """Two tokens by the operator; then attempts, by tokens whose value is known to who tries."""
+        """Create two tokens as the operator, then run the attempts, each by a token whose value is known."""
         kit = self.kit
         user = await self.owner()
         held = [
@@ -135,7 +135,7 @@ class Runs:
                 held = [one for one in held if one.view.id != made.view.id] + [made]
 
     async def attempted(self, attempt: Attempt, actor: Actor, on: Created) -> Created | None:
-        """What was made anew; None where only the scopes of a token changed."""
+        """The token or key with its new value; None if only the scopes of a token changed."""
         tokens = self.kit.tokens
         org, reach = attempt.place
         if attempt.verb == "mint":
@@ -152,22 +152,22 @@ class Runs:
         before = (await tokens.show(ADMIN, on.view.id)).scopes
         edit = tokens.add_scopes if attempt.verb == "add" else tokens.set_scopes
         after = (await edit(actor, on.view.id, attempt.scopes or ())).view.scopes
-        # Only what was added must be contained: taking away is not making.
+        # Only added scopes must be contained: removing scopes creates no permission.
         if before is None or after is None or set(after) <= set(before) or on.view.id == actor.id:
             raise Conflict("nothing was added")
         return None
 
 
 def contained(maker: Grant, made: Grant, now: float) -> None:
-    """``made`` decides nothing that ``maker`` would not, now or at any time."""
+    """Check that ``made`` permits nothing that ``maker`` does not, now and at every expiry."""
     times = {now, *(end for end in (maker.expires_at, made.expires_at) if end is not None)}
     for match, at in product(MATCHES, times):
         if decide(match, made, at) is not Reason.ALLOWED:
             continue
-        # Without an organisation in the route, a team token asks in its own.
+        # If the route has no organisation, an organisation token is used in its own.
         asked = match._replace(org=made.org_name) if match.org is None and made.org_id else match
         if made.kind is Kind.KEY and maker.reach is Reach.PERSONAL:
-            # What a role in the account allows counts in every organisation, for what belongs to organisations.
+            # An account role is valid in every organisation, for what belongs to organisations.
             asked = match._replace(org=None)
         assert Reason.ALLOWED in (decide(match, maker, at), decide(asked, maker, at)), (match, maker, made)
     if maker.expires_at is not None:
@@ -192,7 +192,7 @@ def test_what_a_token_makes_is_contained_in_it(
 
 
 def test_what_is_contained_is_made(runs: Runs) -> None:
-    """A refusal of everything would be contained as well."""
+    """The other property would also hold if everything were refused."""
     wide, lab = (None, Reach.ACCOUNT), ("lab", Reach.ORG)
     maker = Attempt(verb="", by=0, on=0, place=wide, expires=200.0, scopes=("things:*", "patgate.tokens:*"))
     narrow = replace(maker, place=lab, expires=50.0, scopes=("things:read",))

@@ -60,7 +60,7 @@ of_several = st.builds(
 
 
 def held_there(match: Match, held: Grant) -> PermissionSet | None:
-    """The permissions of the token in the organisation of the request, by reach; None if it does not reach it."""
+    """The token's permissions in the request's organisation, by reach; None if the token does not reach it."""
     if match.org is None:
         return None if held.reach is Reach.ORGS else held.permissions
     if held.reach is Reach.ORG:

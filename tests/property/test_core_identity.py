@@ -1,4 +1,4 @@
-"""Identity headers: no alias passes, and every value is one line that decodes to the original."""
+"""Identity headers: no alias from a client passes, and every value is one line that decodes to the original."""
 
 from __future__ import annotations
 

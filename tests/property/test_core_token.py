@@ -1,4 +1,4 @@
-"""Tokens: a minted token parses, a changed one does not, and the scanners' pattern agrees."""
+"""Tokens: an issued token parses, a changed one does not, and the pattern for secret scanners agrees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wire format: a stream gives the same messages however it is cut."""
+"""The wire format: a stream gives the same messages wherever it is cut."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     explained = explain(gateway, request, token, NOW)
     x, reason, outcome = decided(table, request, token.found)
     if (explained.judged.reason, reason) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED):
-        return  # two things are wrong, and a whole head shows the other one first
+        return  # two things are wrong, and the parser of whole heads reports the other one first
     assert (explained.judged.reason, explained.judged.outcome) == (reason, outcome)
     assert explained.judged.match == x.match
 
