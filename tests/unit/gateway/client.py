@@ -1,4 +1,4 @@
-"""A raw client: sends bytes and reads responses by their framing, nothing more."""
+"""A raw HTTP client for tests: sends bytes and reads responses by their framing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 @dataclass(kw_only=True)
 class Answer:
-    """A response as it was read from the socket."""
+    """A response, exactly as read from the socket."""
 
     status: int
     head: bytes
@@ -53,16 +53,16 @@ class Client:
         self.writer = writer
 
     def send(self, data: bytes) -> None:
-        # A write to a peer that has gone is lost; uvloop would raise where asyncio drops it.
+        # A write to a disconnected peer is lost; uvloop would raise where asyncio drops it.
         if not self.writer.is_closing():
             self.writer.write(data)
 
     def stop_reading(self) -> None:
-        """Leave in the kernel what comes from now on."""
+        """Pause reading, so that further data stays in the kernel's buffer."""
         self._transport.pause_reading()
 
     def read_on(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self._transport.resume_reading()
 
     @property
@@ -70,7 +70,7 @@ class Client:
         return cast(asyncio.Transport, self.writer.transport)
 
     def reset(self) -> None:
-        """Leave with a reset, because the end of the sending side alone may be a half-close."""
+        """Disconnect with a reset, because closing only the sending side may be a half-close."""
         reset(self.writer)
 
     async def answer(self, method: str = "GET", *, seconds: float = 20.0) -> Answer:
@@ -111,6 +111,6 @@ class Client:
             body += data[:-2]
 
     async def rest(self, *, seconds: float = 20.0) -> bytes:
-        """Everything until the gateway closes."""
+        """All bytes until the gateway closes the connection."""
         async with asyncio.timeout(seconds):
             return await self.reader.read()

@@ -1,4 +1,4 @@
-"""The forward-auth entry of a worker, and a transport for client addresses that no loopback connection has."""
+"""A worker's forward-auth entry, and a transport for client addresses that are not loopback addresses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def entry(
     max_request_line: int = 8192,
     **facts: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway without a backend whose listener answers an ingress, as ``Worker`` opens it beside the proxy's."""
+    """A gateway without a backend, with a forward-auth listener as ``Worker`` opens it."""
     gateway = Gateway(9, routes=routes, trusted=trusted, max_request_line=max_request_line, **facts)
     pipeline = ForwardAuthPipeline(
         patience=30.0,
@@ -44,7 +44,7 @@ async def entry(
 
 
 class Wire(asyncio.Transport):
-    """A transport to a peer of any address, which keeps what is written and is never full."""
+    """A transport to a peer with any address; it records written data, and its buffer is never full."""
 
     def __init__(self, address: str) -> None:
         super().__init__({"peername": (address, 4711)})
@@ -81,7 +81,7 @@ class Wire(asyncio.Transport):
 
 
 def connected(gateway: Gateway, address: str) -> tuple[ClientConnection, Wire]:
-    """A connection from ``address``, and its transport."""
+    """A new connection from ``address``, and its transport."""
     connection, wire = gateway.listener.connection(address), Wire(address)
     gateway.listener.arriving += 1
     connection.connection_made(wire)

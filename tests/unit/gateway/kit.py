@@ -1,7 +1,7 @@
 """A gateway worker's request path on loopback sockets, in the test's own event loop, and a scripted backend.
 
-Only what lies outside a worker is replaced: the authority is absent (grants are put into the cache beforehand, the
-link has its key and no connection) or scripted (``scripted.py``), and the shared page is a bytearray.
+Only parts outside the worker are replaced: the authority is absent (the test puts grants into the cache, and the link
+has its key but no connection) or scripted (``scripted.py``), and the shared memory page is a bytearray.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def make_cache(*, capacity: int = 1000) -> GrantCache:
 
 
 async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
-    """Return once ``condition`` is true; TimeoutError if it does not become so."""
+    """Wait until ``condition`` is true; TimeoutError if that takes too long."""
     async with asyncio.timeout(seconds):
         while True:
             if condition():
@@ -128,7 +128,7 @@ class BackendConnection:
         self.received = b""
 
     async def request(self) -> bytes:
-        """The next request's head through its blank line; IncompleteReadError when the gateway is gone."""
+        """The next request's head with its blank line; IncompleteReadError if the gateway disconnected."""
         self.head = await self.reader.readuntil(b"\r\n\r\n")
         self.received += self.head
         return self.head
@@ -139,7 +139,7 @@ class BackendConnection:
         return data
 
     async def chunked(self) -> bytes:
-        """A chunked body as it was received, through its end."""
+        """A chunked body without trailers, exactly as received."""
         raw = b""
         while True:
             line = await self.reader.readuntil(b"\r\n")
@@ -154,19 +154,19 @@ class BackendConnection:
         await self.writer.drain()
 
     async def gone(self) -> bool:
-        """Whether the gateway ends the connection without sending more."""
+        """Whether the gateway closes the connection without sending more."""
         try:
             return await self.reader.read(1) == b""
         except ConnectionResetError:
             return True
 
     def reset(self) -> None:
-        """End the connection with a reset."""
+        """Close the connection with a reset."""
         reset(self.writer)
 
 
 class Backend:
-    """A server whose connections run ``handler``; failures of a handler are raised when it closes."""
+    """A server that runs ``handler`` for each connection; ``close`` raises the failures of handlers."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -183,7 +183,7 @@ class Backend:
         self.port = sock.getsockname()[1]
 
     def refuse(self) -> None:
-        """Take no new connection; the kernel refuses them."""
+        """Stop listening, so that the kernel refuses new connections."""
         assert self._server is not None
         self._server.close()
 
@@ -214,7 +214,7 @@ class Backend:
 
 
 def answering(answer: bytes | Callable[[bytes], bytes]) -> Handler:
-    """A handler that gives every request without a body the same answer, or one computed from its head."""
+    """A handler that sends each request without a body the same response, or one computed from its head."""
 
     async def handle(connection: BackendConnection) -> None:
         while True:
@@ -230,18 +230,18 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
 
 @dataclass(frozen=True, kw_only=True)
 class Entrance:
-    """How the gateway's socket accepts; the defaults accept every client at once."""
+    """How the gateway's socket accepts connections; the defaults accept every client immediately."""
 
     connections: int = 1000
     introduced_by: tuple[str, ...] = ()
     handshake_seconds: float = 30.0
     context: ssl.SSLContext | None = None
     seen_by_acceptor: Callable[[Listener], Any] = lambda listener: listener
-    """What the acceptor has in the place of the listener."""
+    """Returns the object that the acceptor uses instead of the listener."""
 
 
 def task_runs(name: str) -> bool:
-    """Whether a task of this name runs."""
+    """Whether a task with this name is running."""
     return any(task.get_name() == name for task in asyncio.all_tasks())
 
 
@@ -355,7 +355,7 @@ class Gateway:
         self.clients: list[Client] = []
 
     def admit(self, **facts: Any) -> Minted:
-        """A new token whose grant is in the cache."""
+        """Create a token, and put its grant into the cache."""
         minted = TOKENS.mint(facts.get("kind", Kind.PAT))
         grant = make_grant(minted, **facts)
         self.cache.store(grant, self.identity)
@@ -395,7 +395,7 @@ class Gateway:
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
 
     def stop_sweeping(self) -> None:
-        """Look at no deadline any more."""
+        """Stop the task that checks deadlines."""
         self._sweeper.cancel()
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ Answering = Callable[[Message], Awaitable[Message | None] | Message | None]
 
 
 class Authority:
-    """Knows grants and numbered changes; ``answers`` overrides an operation's answer, None answers nothing."""
+    """Has grants and numbered changes; ``answers`` overrides the response to an operation, and None sends none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class Authority:
         self._server = await asyncio.start_unix_server(self._accept, self.path)
 
     async def stop(self) -> None:
-        """End, as after kill -9: no new connections, and the open ones are closed."""
+        """Stop as after ``kill -9``: refuse new connections, and close the open ones."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -53,7 +53,7 @@ class Authority:
         self._writers.clear()
 
     def change(self, *keys: str) -> int:
-        """A committed change; the caller raises the epoch on the page."""
+        """Send a committed change to the workers; the caller raises the epoch on the page."""
         self.epoch += 1
         self.changes[self.epoch] = list(keys)
         return self.epoch
@@ -62,7 +62,7 @@ class Authority:
         self.send(frame(message))
 
     def send(self, data: bytes) -> None:
-        """These bytes to every worker."""
+        """Send these bytes to every worker."""
         for writer in self._writers:
             writer.write(data)
 
@@ -100,7 +100,7 @@ class Authority:
             writer.write(frame({"id": message["id"], **answer}))
 
     def usual(self, message: Message) -> Message | None:
-        """The answer to one request."""
+        """The default response to one request."""
         if message["op"] == "hello":
             return {"epoch": self.epoch, "cache_key": self.cache_key.hex()}
         if message["op"] == "changes":
@@ -114,7 +114,7 @@ class Authority:
         return None
 
     def resolved(self, message: Message, as_of: int | None = None) -> Message:
-        """The answer to a lookup of prefixes, as of the current epoch or another one."""
+        """The response to a lookup of prefixes, at the current epoch or another one."""
         found = [self.found(prefix) for prefix in message["prefixes"]]
         return {"as_of": self.epoch if as_of is None else as_of, "found": found}
 

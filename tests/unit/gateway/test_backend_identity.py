@@ -1,4 +1,4 @@
-"""Identity outputs: every output of the list reaches the backend and the ingress, and none is taken from a client."""
+"""Identity outputs: each configured output reaches the backend and the ingress, and none is accepted from a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward-auth entry: what each shape reads, which peers it trusts, and what it answers."""
+"""The forward-auth entry: the fields that each shape reads, trusted peers, and responses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def changed(fields: Fields, name: str, *values: str) -> list[tuple[str, str]]:
 
 
 async def uri(gateway: Gateway, target: str, *lines: str, method: str = "GET", shape: str = "/traefik") -> Answer:
-    """Call about ``target``."""
+    """Send a call about ``target``."""
     family = "Original" if shape == "/nginx" else "Forwarded"
     fields = ORIGINAL if shape == "/nginx" else FORWARDED
     name = f"X-{family}-URI" if shape == "/nginx" else f"X-{family}-Uri"
@@ -249,7 +249,7 @@ async def test_a_shape_reads_its_own_fields_and_no_others() -> None:
         }
         for shape, fields in lies.items():
             assert (await ask(gateway, shape, (*SHAPES[shape], *fields), login(gateway))).status == 200
-            # And they do not replace fields that a call lacks.
+            # The fields of another shape do not replace missing ones either.
             if shape != "/envoy" + TARGET:
                 others = FORWARDED if shape == "/nginx" else ORIGINAL
                 assert (await ask(gateway, shape, others, login(gateway))).status == 400
@@ -296,7 +296,7 @@ async def test_the_described_host_decides_the_route_where_the_shape_describes_on
             fields = changed(FORWARDED, "X-Forwarded-Host", host)
             assert (await ask(gateway, "/caddy", fields)).status == status
             client = await gateway.client()
-            # For the other shapes the host is the request's own.
+            # For the other shapes, the host is that of the call itself.
             for shape, own in (("/nginx", ORIGINAL), ("/envoy" + TARGET, ())):
                 data = get(shape, *(f"{name}: {value}" for name, value in own), "X-Forwarded-Host: open.example")
                 assert (await client.ask(data.replace(b"Host: gateway", b"Host: " + host.encode()))).status == status

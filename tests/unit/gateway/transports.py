@@ -1,4 +1,4 @@
-"""A transport without a network, which keeps what is written."""
+"""A transport without a network that records written data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written in ``written``."""
+    """Records written data in ``written``."""
 
     def __init__(self) -> None:
         super().__init__()
