@@ -1,4 +1,4 @@
-"""Running commands in a test directory with a configuration and a store."""
+"""Runs commands in a test directory with a configuration and a store."""
 
 import json
 import os
@@ -35,7 +35,7 @@ argon2: { memory: 64KiB, iterations: 1 }
 
 
 def environment() -> dict[str, str]:
-    """Our environment without the operator's settings."""
+    """The environment of this process without patgate's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
     return kept | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "80"}
 
@@ -55,7 +55,7 @@ class Desk:
         return self.directory / "data"
 
     def patgate(self, *arguments: str, configured: bool = True) -> CompletedProcess[str]:
-        """Run one command with this configuration in this process, for speed; any exit status."""
+        """Run one command with this configuration in this process, which is faster; any exit status is accepted."""
         named = {"PATGATE_CONFIG": str(self.config)} if configured else {}
         return command(*arguments, environ={"NO_COLOR": "1"} | named)
 
@@ -72,7 +72,7 @@ class Desk:
         )
 
     def document(self, *arguments: str) -> Any:
-        """The one JSON document of a command that succeeds."""
+        """The one JSON document that a successful command prints."""
         done = self.patgate(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -13,12 +13,12 @@ from proxy.cli.client import Control
 from proxy.core.errors import AuthorityUnavailable
 
 SECONDS = 10.0
-"""Far less than a command waits for an answer (``client.ANSWER_SECONDS``)."""
+"""Far less than the time a command waits for a response (``client.ANSWER_SECONDS``)."""
 
 
 @asynccontextmanager
 async def other_end(play: Callable[[socket.socket], object]) -> AsyncIterator[Control]:
-    """A client of a server that reads a request and then runs ``play`` on the connection."""
+    """A client whose server reads a request and then runs ``play`` on the connection."""
     # Not tmp_path: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="pg") as name, socket.socket(socket.AF_UNIX) as listener:
         path = Path(name) / "control.sock"
@@ -32,7 +32,7 @@ async def other_end(play: Callable[[socket.socket], object]) -> AsyncIterator[Co
             with connection:
                 await loop.sock_recv(connection, 65536)
                 play(connection)
-                # Until the client has disconnected.
+                # Wait until the client has disconnected.
                 while await loop.sock_recv(connection, 65536):
                     pass
 

@@ -12,7 +12,7 @@ VALUE = re.compile(r"acme_(?:pat|key)_[0-9A-Za-z]{12}_[0-9A-Za-z]{38}")
 
 @pytest.fixture
 def desk(desk: Desk) -> Desk:
-    """A directory with two organisations in its store."""
+    """A directory whose store has two organisations."""
     desk.document("org", "add", "team")
     desk.document("org", "add", "shop")
     return desk
@@ -66,7 +66,7 @@ def test_an_organisation_token_has_permissions_by_organisation_and_is_attached_a
 
 
 def test_organisation_tokens_take_a_seat_each(desk: Desk) -> None:
-    """Requirement C6: a pool of seats; a token that ends or is detached frees one."""
+    """Requirement C6: an organisation has a number of seats; a token that ends or is detached frees one."""
     desk.document("policy", "set", "team", "--org-tokens", "1")
     first = made(desk, "--grant", "team=things:read", "--grant", "shop=things:read")
     second = ("key", "create", "--name", "k2", "--grant", "team=things:read")

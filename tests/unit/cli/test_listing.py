@@ -1,4 +1,4 @@
-"""Every list of the command line: the number of items, how many more there are, and how to continue."""
+"""Every list command: the limit, the number of further items, and how to continue."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def items(document: Any) -> list[Any]:
 
 
 def rows(done: CompletedProcess[str]) -> list[str]:
-    """The lines of a list for people, without its header."""
+    """The lines of a table for people, without its header."""
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[2:]
 
@@ -149,7 +149,7 @@ def test_the_default_is_a_limited_list_for_people_and_the_whole_array_for_progra
 
 
 def test_a_json_array_is_written_as_by_one_dump(full: Desk) -> None:
-    """It is written page by page, and equals one call of ``json.dumps`` byte for byte."""
+    """The array is written page by page, and equals the output of one ``json.dumps`` call byte for byte."""
     done = full.patgate("token", "list", "--json")
     assert done.stdout == json.dumps(json.loads(done.stdout), indent=2, ensure_ascii=False) + "\n"
 

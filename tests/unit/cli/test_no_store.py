@@ -16,7 +16,7 @@ from tests.unit.cli.test_documentation import LEAVES
 
 MAKE_ONE = {"patgate user add": ["a@example.org", "--role", "admin"], "patgate org add": ["lab"]}
 MAKE_ONE["patgate role set"] = ["auditor", "things:read"]
-#: These use no store, or are about files and other servers; ``serve`` and ``quickstart`` create one.
+#: These use no store, or only files and other servers; ``serve`` and ``quickstart`` create a store.
 NO_CLIENTS = {
     "patgate serve",
     "patgate quickstart",

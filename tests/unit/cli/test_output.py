@@ -1,4 +1,4 @@
-"""Values of other people are printed as text: never as markup or escapes, never folded."""
+"""Values from other users are printed as plain text: never as markup or escape sequences, and never wrapped."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""``patgate audit``: the log for people and for programs, followed, exported and verified."""
+"""``patgate audit``: the log for people and for programs; following, exporting and verifying it."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ async def test_following_shows_the_newest_and_new_events_across_a_restart(monkey
         )
 
         async def serve(*orgs: str, shows: int) -> None:
-            """Serve until ``count`` events are shown."""
+            """Serve until the follower has shown ``shows`` events."""
             async with (
                 Authority(settings, linked=False) as authority,
                 serving(authority, tcp=[], unix=[bind_unix(path)], hosts=[]),

@@ -1,4 +1,4 @@
-"""``patgate quickstart``: one command, a running gateway, and requests with the printed results."""
+"""``patgate quickstart``: one command starts a gateway, and the printed requests have the printed results."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_quickstart_works_as_printed_and_runs_again_in_the_same_directory(desk: 
     before = (data / "patgate.yaml").read_text()
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        # Another process has the port of the first run.
+        # Another process uses the port of the first run.
         port = taken.getsockname()[1]
         (data / "patgate.yaml").write_text(
             re.sub(r"proxy: \{ bind: .* \}", f'proxy: {{ bind: "127.0.0.1:{port}" }}', before)

@@ -28,7 +28,7 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
 
 @contextmanager
 def serving(desk: Desk, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A gateway that answers requests, and ends with the block."""
+    """A gateway that accepts requests, and is killed at the end of the block."""
     (desk.data / "addresses.json").unlink(missing_ok=True)  # a killed gateway leaves it
     with (desk.directory / "serve.log").open("w") as log:
         process = subprocess.Popen(
@@ -49,7 +49,7 @@ def serving(desk: Desk, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def addresses(desk: Desk) -> dict[str, str]:
-    """The address of the proxy listener."""
+    """The addresses of the listeners by name."""
     found = json.loads((desk.data / "addresses.json").read_text())
     assert isinstance(found, dict)
     return found
@@ -81,7 +81,7 @@ def children(pid: int) -> dict[int, list[str]]:
 
 
 def role_of(pid: int, role: str) -> list[int]:
-    """The children with one role."""
+    """The process ids of the children with one role."""
     return [child for child, command in children(pid).items() if role in command]
 
 

@@ -1,4 +1,4 @@
-"""``patgate whoami`` shows requests as they arrived."""
+"""``patgate whoami`` shows requests exactly as they arrived."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.unit.cli.running import ROOT, environment
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """The port of an echo backend that ends with the test, by its lifeline."""
+    """The port of an echo backend that stops when the test closes its lifeline."""
     lifeline_in, lifeline_out = os.pipe()
     command = [sys.executable, "-m", "proxy", "whoami", "--bind", "127.0.0.1:0", "--lifeline-fd", str(lifeline_in)]
     process = subprocess.Popen(
@@ -30,7 +30,7 @@ def port() -> Iterator[int]:
 
 
 def exchange(port: int, request: bytes) -> tuple[bytes, dict[str, object]]:
-    """The head and the document of the answer to one raw request."""
+    """The head and the JSON document of the response to one raw request."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.sendall(request)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
