@@ -54,8 +54,8 @@ def test_a_command_loads_neither_the_store_nor_a_web_framework_unless_it_serves(
 def run_child(role: str, data_dir: Path, before: str = "", *, heard: bool, alive: bool) -> tuple[int, str, str]:
     """The exit status of a child, its output on the ready pipe, and its log.
 
-    ``before`` runs in its process first. Without ``heard``, the ready pipe has no reader. Without ``alive``, the
-    supervisor is gone.
+    ``before`` is code that its process runs first. If ``heard`` is false, the ready pipe has no reader; if ``alive`` is
+    false, the supervisor has ended.
     """
     ready_in, ready_out = os.pipe()
     lifeline_in, lifeline_out = os.pipe()

@@ -1,6 +1,6 @@
-"""``make bootstrap``, and tasks without it.
+"""``make bootstrap``, and tasks that run before it.
 
-``apt-get`` and ``id`` are scripts: one notes its arguments, the other names a user.
+``apt-get`` and ``id`` are replaced by scripts: one records its arguments, the other prints a user id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Machine:
-    """A machine without the command ``sprocket`` of the package ``gearbox``, whose user is ``user``."""
+    """A machine that lacks the command ``sprocket`` of the package ``gearbox``; ``user`` is the id of its user."""
 
     def __init__(self, directory: Path, *, user: int, stocked: bool = True) -> None:
         self._commands = directory

@@ -1,4 +1,4 @@
-"""Paths in pages and docstrings: every module that one names exists, and the map of the code has every room."""
+"""Paths in pages and docstrings: every named module exists, and the map of the code lists every package directory."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ARCHITECTURE: Final = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 ROOMS: Final = {path.name for path in (ROOT / "proxy").iterdir() if path.is_dir()}
 TOP: Final = {"proxy", "tests", "bench", "config", "docs"}
 
-#: Files of the reader, of the examples on a page.
+#: Files of the reader, in the examples of a page.
 OF_EXAMPLES: Final = {"src/settings.py", "yaml.py"}
 
 
 def in_backticks(text: str) -> list[str]:
-    """What is in backticks outside fenced blocks."""
+    """The texts in backticks outside fenced blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
 
 
 def paths(text: str) -> set[str]:
-    """Every path of a module or directory of the project that a text has in backticks."""
+    """The paths of the project's modules and directories that the text has in backticks."""
     words = {word.partition("::")[0] for quoted in in_backticks(text) for word in quoted.split()}
     modules = {word for word in words if re.fullmatch(r"(?:[\w.-]+/)*\w+\.py", word)}
     below = {
@@ -39,7 +39,7 @@ def paths(text: str) -> set[str]:
 
 
 def exists(path: str, beside: list[Path]) -> bool:
-    """Whether a path is below the root or the package, or a bare name is in a directory of the same paragraph."""
+    """Whether a path exists below the root or the package; a bare name may be in a directory of the same paragraph."""
     places = [ROOT, ROOT / "proxy", *(beside if "/" not in path else [])]
     return any((place / path).exists() for place in places)
 
@@ -65,7 +65,7 @@ def test_every_module_at_the_top_of_the_package_is_on_the_map() -> None:
 
 
 def module_and_rest(name: str) -> tuple[Path, list[str]] | None:
-    """The file of the longest part of a dotted name that is a module or room of the package, and what follows it."""
+    """The file of the longest beginning of a dotted name that is a module or subpackage, and the rest of the name."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         place = (ROOT / "proxy").joinpath(*parts[:count])
@@ -76,7 +76,7 @@ def module_and_rest(name: str) -> tuple[Path, list[str]] | None:
 
 
 def names_something(name: str) -> bool:
-    """Whether a dotted name is a module or room, or the text of that module has the word that follows it."""
+    """Whether a dotted name is a module or subpackage, or the text of its module has the word that follows."""
     found = module_and_rest(name)
     return found is not None and all(re.search(rf"\b{word}\b", found[0].read_text("utf-8")) for word in found[1][:1])
 

@@ -19,7 +19,7 @@ TEXT: Final = (ROOT / "docs" / "features.md").read_text("utf-8")
 COUNTS: Final = {"A": 6, "B": 7, "C": 10, "D": 10, "E": 7, "F": 8}
 LATER: Final = {"A6", "B3", "B7", "F8"}
 
-#: Rows without commands and calls, because they are about requests.
+#: Rows that name no commands and API calls, because they describe requests.
 OF_REQUESTS: Final = {"B2", "C10", "D8", "D9", "F5", "F6", "F7"}
 
 ROWS: Final = {
@@ -31,7 +31,7 @@ NOW: Final = sorted(set(ROWS) - LATER)
 
 
 def quoted(row: str, column: int) -> list[str]:
-    """The texts in backticks in a column: 2 commands, 3 calls, 4 tests."""
+    """The texts in backticks in a column: 2 commands, 3 API calls, 4 tests."""
     return re.findall(r"`([^`]+)`", ROWS[row][column])
 
 
@@ -85,6 +85,6 @@ def test_every_named_test_exists_and_one_of_each_row_has_its_number() -> None:
 
 
 def beginning(test: str) -> str:
-    """The beginning of a test function, with its docstring."""
+    """The first lines of a test function, with its docstring."""
     file, _, name = test.partition("::")
     return (ROOT / file).read_text("utf-8").partition(f"def {name}(")[2][:600]

@@ -1,4 +1,4 @@
-"""What a visitor of the repository meets first: pictures, claims about cost, the workflow, hooks and issue forms."""
+"""The repository's public files: pictures, claims about cost, the CI workflow, pre-commit hooks and issue forms."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_no_module_has_a_name_without_meaning() -> None:
 
 
 def test_no_room_has_more_than_fifteen_modules_except_the_lists_of_nouns() -> None:
-    """The commands of the CLI and the operations of the API stay one module a noun."""
+    """Excepted are the commands of the CLI and the operations of the API, which have one module for each noun."""
     nouns = {"proxy/cli/commands", "proxy/control/api"}
     sizes = Counter(named(path.parent) for path in OURS if path.name != "__init__.py")
     assert {room: size for room, size in sizes.items() if size > 15 and room not in nouns} == {}
@@ -133,7 +133,7 @@ def test_nothing_names_a_path_of_the_machine_it_was_written_on() -> None:
 
 
 def test_every_document_that_is_named_is_in_the_tree() -> None:
-    """What explains the code is in this repository: no comment or page sends its reader elsewhere."""
+    """The explanations of the code are in this repository: no comment or page refers to documents outside it."""
     documents = {path.name for path in FILES if path.suffix == ".md"}
     missing = {
         f"{named(path)}: {name}"
@@ -174,7 +174,7 @@ def test_the_development_lock_contains_the_runtime_lock() -> None:
 
 
 def test_every_imported_library_is_in_the_import_rules() -> None:
-    """A library that no contract names could be imported anywhere, so every new library needs a contract."""
+    """A library in no import contract could be imported anywhere, so every new library needs a contract."""
     rules = configparser.ConfigParser()
     rules.read(ROOT / ".importlinter")
     places = [section for name, section in rules.items() if name != "importlinter:contract:core"]
@@ -184,7 +184,7 @@ def test_every_imported_library_is_in_the_import_rules() -> None:
 
 
 def test_every_dependency_is_imported_and_every_library_that_is_imported_is_one() -> None:
-    """A library that only tests import is a development dependency. An extra that no code imports promises too much."""
+    """A library that only tests import is a development dependency, and an extra that no code imports is useless."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
     declared = {_distribution(requirement) for requirement in [*project["dependencies"], *extras]}

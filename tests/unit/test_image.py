@@ -41,7 +41,7 @@ def test_its_health_check_is_the_command_patgate_health() -> None:
 
 
 def test_it_serves_by_default_and_gets_signals_itself() -> None:
-    """The exec form: there is no shell between the runtime's SIGTERM and the supervisor."""
+    """With the exec form, no shell is between the runtime's SIGTERM and the supervisor."""
     assert json.loads(only("ENTRYPOINT")) == ["patgate"]
     assert json.loads(only("CMD")) == ["serve"]
 

@@ -69,11 +69,11 @@ def path_of(node: ast.expr) -> str | None:
 
 
 State = dict[str, bool]
-"""The attributes that are known not to be None; true after a later call."""
+"""The attributes that are known not to be None; the value is true if a call came after the check."""
 
 
 def joined(first: State | None, second: State | None) -> State | None:
-    """The state where two branches join; None is a branch that does not get there."""
+    """The state where two branches join; None stands for a branch that does not reach the end."""
     if first is None or second is None:
         return second if first is None else first
     return {path: first[path] or second[path] for path in first.keys() & second.keys()}

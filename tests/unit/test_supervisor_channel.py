@@ -17,7 +17,7 @@ from tests.unit.gateway.kit import until
 
 @asynccontextmanager
 async def line() -> AsyncIterator[tuple[SupervisorChannel, ChildChannel, list[ControlCommand]]]:
-    """Both ends in this process; the name of a command decides how the child handles it."""
+    """Both ends of a channel in this process; the name of a command selects how the child handles it."""
     ours, theirs = pair()
     supervisor, child = SupervisorChannel(ours), ChildChannel(theirs)
     taken: list[ControlCommand] = []

@@ -1,4 +1,4 @@
-"""docs/threat-model.md: each row names tests that exist, or says that it is not built yet."""
+"""Checks docs/threat-model.md: each row names tests that exist, or says that it is not built yet."""
 
 from __future__ import annotations
 
