@@ -133,7 +133,7 @@ def test_killed_children_are_replaced_and_the_gateway_serves_again(desk: Desk) -
 
 def test_children_end_and_the_lock_is_free_when_the_supervisor_is_killed(desk: Desk) -> None:
     with serving(desk) as process:
-        # Their spares may also run, and must end as well.
+        # Their standby processes may also run, and must end as well.
         assert len(role_of(process.pid, "authority")) == len(role_of(process.pid, "gateway")) == 1
         left = list(children(process.pid))
         process.kill()
