@@ -1,6 +1,6 @@
-"""A gateway from all its sides: the control API over TCP with a token, the command line, and requests through it.
+"""Test client for every interface of a gateway: the control API over TCP, the command line, and proxied requests.
 
-Commands run in this process, because a process of their own costs a second; they reach the node by its control socket.
+Commands run in this process, because starting a process takes a second; they reach the node through its control socket.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tests.support.process import LOOPBACK, wait_until
 from tests.support.rawhttp import Connection, Response
 
 SOON = 60.0
-"""Seconds within which what is written beside the requests' path is there, on any machine."""
+"""Seconds to wait, on any machine, for data that is written outside the request path."""
 
 
 class Api:
-    """One who asks: a node, and the token that every request carries. Each request has a connection of its own."""
+    """A client of one node that sends one token with every request. Each request has a connection of its own."""
 
     def __init__(self, node: Patgate, token: Token) -> None:
         self.node = node
@@ -40,7 +40,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Response:
-        """Whatever is answered. ``headers`` stand instead of the token as a bearer's."""
+        """The response, whatever its status. ``headers`` replace the default bearer token."""
         sent = {**(self.token.bearer if headers is None else headers), "Connection": "close"}
         data = b"" if body is None else json.dumps(body).encode()
         if data:
@@ -52,7 +52,7 @@ class Api:
             )
 
     def call(self, method: str, path: str, body: object = None, /, **query: str) -> Any:
-        """The document of a success."""
+        """The document of a successful response."""
         answer = self.ask(method, path, body, query=query)
         assert 200 <= answer.status < 300, f"{method} {path}: {answer.status} {answer.body[:500]!r}"
         document = answer.json()
@@ -66,26 +66,26 @@ class Api:
         return found
 
     def refusal(self, method: str, path: str, body: object = None, /, **query: str) -> tuple[int, list[str]]:
-        """The status of a refusal, and the fields that it names."""
+        """The status of a refusal and the names of the fields it reports."""
         answer = self.ask(method, path, body, query=query)
         assert answer.status >= 400, f"{method} {path} was not refused: {answer.body[:500]!r}"
         return answer.status, [error["field"] for error in answer.json().get("errors", ())]
 
     def mint(self, name: str, **wanted: object) -> Token:
-        """A token that this one makes."""
+        """Create a token with this client's own token."""
         return token_of(self.call("POST", "/tokens", {"name": name, **wanted}))
 
     def verb(self, token: Token, verb: str, body: object = None) -> Any:
-        """One of the verbs of a token that are POST: rotate, revoke, regenerate."""
+        """Call a POST operation of a token: rotate, revoke or regenerate."""
         return self.call("POST", f"/tokens/{token.id}/{verb}", body)
 
     def through(self, method: str, path: str) -> Response:
-        """A request through the gateway."""
+        """Send a request through the gateway."""
         return through(self.node, method, path, self.token)
 
 
 def through(node: Patgate, method: str, path: str, token: Token | None, *, header: str = "Authorization") -> Response:
-    """One request through the gateway, with the token in this header."""
+    """Send one request through the gateway, with the token in the given header."""
     headers = {}
     if token is not None:
         headers = token.bearer if header == "Authorization" else {header: token.value}
@@ -94,17 +94,17 @@ def through(node: Patgate, method: str, path: str, token: Token | None, *, heade
 
 
 def status(node: Patgate, method: str, path: str, token: Token | None) -> int:
-    """How such a request is answered."""
+    """The status of one request through the gateway."""
     return through(node, method, path, token).status
 
 
 def soon(condition: Callable[[], Any], what: str, node: Patgate) -> Any:
-    """The first value of the condition that is truthy."""
+    """Wait for the condition and return its first truthy value."""
     return wait_until(condition, what, seconds=SOON, process=node.process)
 
 
 def command(node: Patgate, *arguments: str) -> Result:
-    """A command with this node's configuration, however it ends."""
+    """Run a command with this node's configuration and return the result, whatever its exit status."""
     environ = {name: None for name in os.environ if name.startswith("PATGATE_")}
     runner = CliRunner(env=environ | {"NO_COLOR": "1", "COLUMNS": "200", "PATGATE_CONFIG": str(node.config_file)})
     result = runner.invoke(patgate, list(arguments))
@@ -114,7 +114,7 @@ def command(node: Patgate, *arguments: str) -> Result:
 
 
 def cli(node: Patgate, *arguments: str) -> Any:
-    """The JSON document of a command that succeeds."""
+    """Run a command that must succeed and return its JSON document."""
     done = command(node, *arguments, "--json")
     if done.exit_code != 0:
         raise CommandFailed(f"patgate {' '.join(arguments)}: exit {done.exit_code}\n{done.output}")
@@ -125,10 +125,10 @@ def cli(node: Patgate, *arguments: str) -> Any:
 
 
 def both(api: Api, method: str, *questions: tuple[str, object]) -> tuple[Response, Response]:
-    """The answers to two questions.
+    """The responses to two requests that should be equal.
 
     A page ``after`` a number ends with the newest event of the audit log, and earlier requests may be recorded between
-    the two: where the answers differ they are asked for again, for a while.
+    the two requests: if the responses differ, both are requested again until a deadline.
     """
     deadline = time.monotonic() + 10
     while True:

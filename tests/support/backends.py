@@ -1,4 +1,4 @@
-"""Where the third-party servers are: in an environment of their own, so that their dependencies never meet ours."""
+"""Locates the third-party servers, which have an environment of their own so that dependencies do not conflict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.gateway import ROOT
 
 
 def program(name: str) -> str:
-    """The path of an installed program: beside our interpreter, in the backends' environment, or the system's."""
+    """The path of a program: beside our interpreter, in the backends' environment, or on the system."""
     places = [Path(sys.executable).parent, ROOT / ".venv-backends" / "bin", Path("/usr/sbin")]
     found = next((str(place / name) for place in places if (place / name).exists()), None) or shutil.which(name)
     assert found, f"{name} is not installed: `make test` installs what the tests run"

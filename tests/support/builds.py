@@ -1,4 +1,4 @@
-"""The two builds of the package that are tested: the sources, and ``build/compiled`` (decision 0004)."""
+"""The two builds of the package under test: the sources, and ``build/compiled`` (decision 0004)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build" / "compiled"
 
-#: The modules that ``PATGATE_COMPILE=1`` compiles, by their full names.
+#: The full names of the modules that ``PATGATE_COMPILE=1`` compiles.
 COMPILED: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["patgate"]["compiled"])
 
 
 def origin(module: str) -> Path:
-    """The file that this process has, or would load, for a module."""
+    """The file from which this process has loaded, or would load, a module."""
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None, f"there is no {module}"
     return Path(spec.origin)
@@ -26,7 +26,7 @@ def is_compiled() -> bool:
 
 
 def problem_of_the_compiled_build() -> str | None:
-    """Why this process does not test the compiled package as it would be made now; None if it does."""
+    """Why this process does not test an up-to-date compiled package; None if it does."""
     pure = [name for name in COMPILED if origin(name).suffix != ".so" or not origin(name).is_relative_to(BUILT)]
     if pure:
         return f"{', '.join(pure)} would not be loaded from build/compiled: run `make compiled`, and set PYTHONPATH"

@@ -1,7 +1,7 @@
-"""A small threaded server for one CGI program (RFC 3875), streaming both ways; for git's own ``git http-backend``.
+"""A small threaded server for one CGI program (RFC 3875), streaming both ways; used for ``git http-backend``.
 
-A chunked request body is decoded on its way to the program, which then gets no CONTENT_LENGTH and reads to the end of
-its input (RFC 3875 §4.2 leaves a server free to do so; it is what git http-backend expects of a server).
+A chunked request body is decoded before it reaches the program, which then gets no CONTENT_LENGTH and reads to the end
+of its input (RFC 3875 §4.2 allows a server to do so; git http-backend expects it).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._run()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent: the test reads the client's and the gateway's output."""
+        """Log nothing: the test reads the output of the client and the gateway."""
 
     def _run(self) -> None:
         with subprocess.Popen(
@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         return environ
 
     def _feed(self, stdin: IO[bytes]) -> None:
-        """The whole request body to the program; read on to its end even when the program no longer listens."""
+        """Write the whole request body to the program; read it to its end even after the program stops reading."""
         listening = True
         for block in self._body():
             if listening:
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
                     stdin.write(block)
                 except BrokenPipeError:
                     listening = False
-        with suppress(BrokenPipeError):  # what was buffered for a program that has ended
+        with suppress(BrokenPipeError):  # data that was buffered for a program that has ended
             stdin.close()
 
     def _body(self) -> Iterator[bytes]:

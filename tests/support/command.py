@@ -1,4 +1,4 @@
-"""A patgate command in this process: the same words, answers and exit status, without the second that a start costs."""
+"""Runs a patgate command in this process: same output and exit status, without the second that a new process takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.cli.main import patgate
 
 
 def command(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """How the command ended and what it said. Of PATGATE_ variables it has those of ``environ`` alone."""
+    """The command's exit status and output. It sees only the PATGATE_ variables of ``environ``."""
     others: dict[str, str | None] = {name: None for name in os.environ if name.startswith("PATGATE_")}
     result = CliRunner(env=others | dict(environ)).invoke(patgate, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):

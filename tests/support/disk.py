@@ -1,4 +1,4 @@
-"""A disk that fails on command: a library before libc, and the orders that it reads from a file shared with us."""
+"""Simulates disk failures: a preloaded library fails libc calls as instructed through a file shared with the test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ALL = Calls.WRITE | Calls.SYNC | Calls.TRUNCATE | Calls.LOCK | Calls.MAP | Calls
 
 
 class Written(IntEnum):
-    """What is in the file of a write that fails."""
+    """What a failing write leaves in the file."""
 
     NOTHING = 0
     HALF = 1
@@ -44,7 +44,7 @@ class Written(IntEnum):
 
 @functools.cache
 def library() -> Path:
-    """The compiled library, made once for each run."""
+    """The path of the compiled library, which is built once for each run."""
     directory = Path(tempfile.mkdtemp(prefix="failing-disk-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = directory / "disk.so"
@@ -54,7 +54,7 @@ def library() -> Path:
 
 
 class FailingDisk:
-    """The orders for every process that is started with ``environ``."""
+    """Controls the failures in every process that is started with ``environ``."""
 
     def __init__(self, directory: Path) -> None:
         self.file = directory / "failing-disk"
@@ -64,7 +64,7 @@ class FailingDisk:
 
     @classmethod
     def here(cls) -> FailingDisk:
-        """Of a process that was started with ``environ``: its own disk."""
+        """The disk of this process, which must have been started with ``environ``."""
         disk = cls.__new__(cls)
         disk.file = Path(os.environ["FAILING_DISK"])
         disk._map = _mapped(disk.file)
@@ -80,23 +80,23 @@ class FailingDisk:
         error: int = errno.EIO,
         written: Written = Written.NOTHING,
     ) -> None:
-        """Let the ``nth`` of these calls from now on fail, and those after it: ``times`` of them, or 0 for all."""
+        """Make the ``nth`` of these calls from now on fail, and those after it: ``times`` calls, or 0 for all."""
         self.work()
         _LAYOUT.pack_into(self._map, 0, 0, calls, nth, times, error, written, 0, 0, self.unsynced, 0)
         struct.pack_into("=I", self._map, 0, 1)
 
     def work(self) -> None:
-        """Let nothing fail any more."""
+        """Stop all failures."""
         struct.pack_into("=I", self._map, 0, 0)
 
     @property
     def failed(self) -> int:
-        """Calls that have failed since ``fail``."""
+        """The number of calls that have failed since ``fail``."""
         return int(_LAYOUT.unpack_from(self._map)[7])
 
     @property
     def unsynced(self) -> int:
-        """Writes to the log since it was last synced."""
+        """The number of writes to the log since its last sync."""
         return int(_LAYOUT.unpack_from(self._map)[8])
 
 

@@ -1,7 +1,7 @@
-"""What no gateway under test may have logged: a line of level error, or a traceback, that no test expects.
+"""Finds unexpected errors in gateway logs: a line of level error, or a traceback, that no test expects.
 
-Every log of a gateway that a test starts is read when the run ends. A test that causes such lines names their events
-(``expect``, or ``Patgate.expects``), for that log alone.
+The log of every gateway that a test starts is read when the run ends. A test that causes such lines declares their
+events (``expect``, or ``Patgate.expects``), for that log alone.
 """
 
 from __future__ import annotations
@@ -13,47 +13,47 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: What Python itself prints where nobody was prepared: never expected.
+#: What Python itself prints for an unhandled exception: never expected.
 UNPREPARED = re.compile(r"Traceback \(most recent call last\)|Exception ignored in|exception was never retrieved")
-#: A line for people: time, level, event, fields.
+#: A line in the human-readable format: time, level, event, fields.
 TEXT = re.compile(r"\S+Z ERROR ((?:(?! \w+=).)*)")
 
 
 @dataclass(slots=True)
 class Log:
-    """The log of one gateway: which test started it, and the events of level error that are expected in it."""
+    """The log of one gateway: the test that started it, and the expected events of level error."""
 
     test: str
     expected: set[str] = field(default_factory=set)
     begins: int = 0
-    """Where the lines begin that are not judged yet."""
+    """The offset of the first line that has not been checked yet."""
 
 
 LOGS: dict[Path, Log] = {}
 
-#: What was found in the logs that were closed.
+#: Unexpected errors from the logs that were closed.
 FOUND: list[str] = []
 
 
 def watch(log: Path) -> None:
-    """Judge this file at the end; it may not be there yet."""
+    """Register this file to be checked at the end of the run; it need not exist yet."""
     LOGS.setdefault(log, Log(test=_current_test()))
 
 
 def close(log: Path) -> None:
-    """Judge this file now; what follows in it is judged for itself, and none of it is expected so far."""
+    """Check this file now; later lines are checked separately, without the events expected so far."""
     FOUND.extend(_unexpected_in(log))
     LOGS[log] = Log(test=_current_test(), begins=log.stat().st_size)
 
 
 def expect(log: Path, *events: str) -> None:
-    """These events may be in this log."""
+    """Allow these events in this log."""
     watch(log)
     LOGS[log].expected.update(events)
 
 
 def unexpected() -> list[str]:
-    """Each line of level error that no test expects, once for each log and event, with the test that began the log."""
+    """Each unexpected error line, once for each log and event, with the test that started the log."""
     return [*FOUND, *(line for path in LOGS for line in _unexpected_in(path))]
 
 
@@ -77,12 +77,12 @@ def _current_test() -> str:
 
 
 def error_in(line: str) -> str | None:
-    """The event of a line of level error, or ``traceback``; None of all others."""
+    """The event of a line of level error, or ``traceback``; None for all other lines."""
     if line.startswith("{"):
         try:
             record: Any = json.loads(line)
         except ValueError:
-            return None  # cut off by a death
+            return None  # cut off when the process was killed
         return str(record.get("event")) if record.get("level") == "error" else None
     text = TEXT.match(line)
     if text:

@@ -1,4 +1,4 @@
-"""A patgate under test: its own configuration, ports and data directory; driven as an operator drives it."""
+"""A patgate node under test, with its own configuration, ports and data directory; operated as an operator would."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Token:
 
 
 class CommandFailed(AssertionError):
-    """A command that a test needs to succeed did not."""
+    """A command that the test needs to succeed has failed."""
 
 
 class Patgate:
-    """One node. ``with Patgate(…)`` starts it and waits until it is ready; leaving ends every process.
+    """One node. ``with Patgate(…)`` starts it and waits until it is ready; leaving the block ends every process.
 
-    ``config`` is as in docs/configuration.md; ports and the data directory are filled in where it names none.
-    ``prefix`` is a program that runs the command behind it.
+    ``config`` is as in docs/configuration.md; ports and the data directory are filled in if it does not set them.
+    ``prefix`` is a program that runs the command that follows it.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class Patgate:
     ) -> None:
         self.stop()
 
-    # --- life ---
+    # --- start and stop ---
 
     def start(self) -> None:
         self.launch()
         self.wait_ready()
 
     def launch(self) -> None:
-        """Start it and wait for nothing."""
+        """Start the node without waiting for it."""
         self._process = Process(
             [*self.prefix, sys.executable, "-m", "proxy", "serve", "--config", str(self.config_file)],
             name="patgate",
@@ -136,7 +136,7 @@ class Patgate:
             self._process = None
 
     def kill_everything(self) -> None:
-        """SIGKILL for supervisor, authority and workers at once."""
+        """Send SIGKILL to supervisor, authority and workers at once."""
         self.process.kill_session()
 
     @property
@@ -146,17 +146,17 @@ class Patgate:
 
     @property
     def log(self) -> str:
-        """What it has logged since its start, or since ``forget_log``."""
+        """The log since the node's start, or since ``forget_log``."""
         with (self.directory / "patgate.log").open("rb") as file:
             file.seek(self._log_begins)
             return file.read().decode(errors="replace")
 
     def forget_log(self) -> None:
-        """Have ``log`` begin here."""
+        """Make ``log`` begin at the current end of the file."""
         self._log_begins = (self.directory / "patgate.log").stat().st_size
 
     def expects(self, *events: str) -> None:
-        """A test causes these events of level error; without that they fail the run (``support.errors``)."""
+        """Declare events of level error that the test causes; undeclared ones fail the run (``support.errors``)."""
         errors.expect(self.directory / "patgate.log", *events)
 
     def records(self) -> list[dict[str, Any]]:
@@ -167,17 +167,17 @@ class Patgate:
                 try:
                     found.append(json.loads(line))
                 except ValueError:
-                    continue  # the last line may still be on its way
+                    continue  # the last line may be incomplete
         return found
 
     # --- processes ---
 
     def worker_pids(self) -> list[int]:
-        """The gateway workers that live now."""
+        """The pids of the gateway workers that are alive."""
         return self._children_that_are("gateway")
 
     def spare_pids(self) -> list[int]:
-        """The processes that stand by for a death, loading or loaded."""
+        """The pids of the spare processes that replace one that dies, still loading or loaded."""
         return [*self._children_that_are("authority-spare"), *self._children_that_are("gateway-spare")]
 
     def authority_pid(self) -> int:
@@ -185,7 +185,7 @@ class Patgate:
         return pids[0]
 
     def all_workers(self) -> list[int]:
-        """The pids of as many workers as the configuration asks for; waits for them."""
+        """Wait for as many workers as the configuration sets and return their pids."""
         count = int(self.config["workers"])
 
         def complete_set() -> list[int] | None:
@@ -201,7 +201,7 @@ class Patgate:
         return Connection(self.port)
 
     def connection_to_each_worker(self) -> dict[int, Connection]:
-        """One open, accepted connection for every worker, by its pid."""
+        """One open, accepted connection to each worker, by its pid."""
         pids = self.all_workers()
         found: dict[int, Connection] = {}
 
@@ -220,15 +220,15 @@ class Patgate:
     # --- the operator's tools ---
 
     def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Run a patgate command with this node's configuration in a process of its own. Any exit code is returned."""
+        """Run a patgate command with this node's configuration in a new process. Any exit code is returned."""
         return patgate(*arguments, "--config", str(self.config_file), environ=self.environ, seconds=seconds)
 
     def here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The same in this process, which takes a tenth of the time."""
+        """Run a patgate command in this process, which takes a tenth of the time."""
         return command(*arguments, "--config", str(self.config_file), environ=self.environ)
 
     def cli(self, *arguments: str) -> Any:
-        """The JSON document of a command that succeeds, in this process."""
+        """Run a command that must succeed in this process and return its JSON document."""
         done = self.here(*arguments, "--json")
         if done.returncode != 0:
             raise CommandFailed(f"patgate {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
@@ -238,18 +238,18 @@ class Patgate:
         return document
 
     def add_user(self, email: str, role: str) -> str:
-        """A new user, over the control socket, because a command costs a second; the address again."""
+        """Create a user over the control socket, because a command takes a second; return the address."""
         with self.control_socket() as control:
             control.call("POST", "/users", {"email": email, "role": role})
         return email
 
     def token(self, user: str, *, name: str = "test", scopes: Iterable[str] = ()) -> Token:
-        """A new token, over the control socket."""
+        """Create a token over the control socket."""
         with self.control_socket() as control:
             return control.create_token(user, name=name, scopes=scopes)
 
     def control(self, method: str, path: str) -> Response:
-        """One request to the control listener (TCP): health and metrics."""
+        """Send one request to the control listener (TCP): health and metrics."""
         with Connection(self.control_port, seconds=20) as connection:
             return connection.request(
                 method, path, headers={"Connection": "close"}, host=f"{LOOPBACK}:{self.control_port}"
@@ -260,7 +260,7 @@ class Patgate:
 
 
 class ControlClient:
-    """The control API over one kept-alive connection to the unix socket: a change and its answer in milliseconds."""
+    """The control API over one kept-alive connection to the unix socket, where a change takes milliseconds."""
 
     def __init__(self, path: Path) -> None:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -281,7 +281,7 @@ class ControlClient:
         self._connection.close()
 
     def call(self, method: str, path: str, document: Any = None) -> Any:
-        """The answer's document; fails unless the answer is a success."""
+        """The response's document; fail unless the response is a success."""
         body = b"" if document is None else json.dumps(document).encode()
         headers = {"Content-Type": "application/json"} if body else {}
         response = self._connection.request(method, "/api/v1" + path, headers=headers, body=body, host="localhost")
@@ -313,7 +313,7 @@ class ControlClient:
 def patgate(
     *arguments: str, environ: Mapping[str, str] | None = None, seconds: float = 60.0, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """A patgate command as a process of its own."""
+    """Run a patgate command in a new process."""
     return run(
         [sys.executable, "-m", "proxy", *arguments],
         cwd=cwd,
@@ -323,20 +323,20 @@ def patgate(
 
 
 def clean_environ(extra: Mapping[str, str] | None) -> dict[str, str]:
-    """Our environment without the operator's own PATGATE_ settings, wide enough that no table is folded."""
+    """Our environment without the operator's own PATGATE_ settings, wide enough that no table is wrapped."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
-    # A run that tests the compiled build has that one first.
+    # A run that tests the compiled build puts that build first.
     environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
     return environ | {"COLUMNS": "200", "NO_COLOR": "1"} | dict(extra or {})
 
 
 def complete(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """The configuration with a data directory, two workers, cheap hashes and free ports where it does not name them."""
+    """Add a data directory, two workers, cheap hashes and free ports to a configuration that does not set them."""
     whole = copy.deepcopy(dict(config))
     whole.setdefault("brand", "acme")
     whole.setdefault("data_dir", str(directory / "data"))
     whole.setdefault("workers", 2)
-    # A hash of the default settings takes 30 ms of a processor, of which tests want hundreds.
+    # A hash with the default settings takes 30 ms of CPU time, and tests need hundreds of them.
     whole.setdefault("argon2", {"memory": "64KiB", "iterations": 1})
     listen = whole.setdefault("listen", {})
     for name in ("proxy", "control"):
@@ -351,7 +351,7 @@ def port_of(listener: Mapping[str, Any]) -> int:
 
 
 def token_of(document: Mapping[str, Any]) -> Token:
-    """The secret and its public names out of the one answer that carries them."""
+    """The secret and its public names from the only response that contains them."""
     value = str(document["token"])
     SECRETS.add(value)
     return Token(id=str(document["id"]), prefix=str(document["prefix"]), value=value)

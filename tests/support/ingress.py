@@ -1,4 +1,4 @@
-"""nginx and Caddy run with the files of config/ingress/, ports substituted and nothing else."""
+"""Runs nginx and Caddy with the files of config/ingress/; only the ports are substituted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ http {{
 
 
 def substituted(name: str, addresses: Mapping[str, str], names: Mapping[str, str]) -> str:
-    """A file of config/ingress with each address and each header's name replaced; fails when it does not have one."""
+    """A file of config/ingress with each address and header name replaced; fail if it lacks one of them."""
     text = (INGRESS / name).read_text()
     for written, used in addresses.items():
         assert written in text, f"config/ingress/{name} does not name {written}"
@@ -54,9 +54,10 @@ def variable(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingress:
-    """One that runs. ``http2_port`` is where it takes HTTP/2 without TLS.
+    """A running ingress. ``http2_port`` accepts HTTP/2 without TLS.
 
-    ``whole_refusals`` says that the client gets our refusal as it is; else every status but 401 and 403 becomes 500.
+    ``whole_refusals`` means that the client gets our refusal unchanged; otherwise every status but 401 and 403 becomes
+    500.
     """
 
     name: str
@@ -64,10 +65,10 @@ class Ingress:
     http2_port: int
     whole_refusals: bool
     patterns: bool
-    """Whether its file can drop every header whose name begins in some way."""
+    """Whether its file can drop every header whose name has a given prefix."""
 
     def refuses_with(self, status: int) -> int:
-        """The status that a client sees where our verdict has this one."""
+        """The status that a client sees when our verdict has this status."""
         return status if self.whole_refusals or status in (401, 403) else 500
 
 
@@ -115,5 +116,8 @@ def caddy(directory: Path, *, application: int, forward_auth: int, names: Mappin
 
 
 INGRESSES: Mapping[str, Callable[..., AbstractContextManager[Ingress]]] = {"nginx": nginx, "caddy": caddy}
-"""Every ingress that config/ingress has a file for. What starts one takes a directory for it, the ports of the
-application and of the listener that it asks, and other names for identity headers."""
+"""Every ingress that config/ingress has a file for.
+
+The function that starts one takes a directory for it, the ports of the application and of the listener that it queries,
+and other names for identity headers.
+"""

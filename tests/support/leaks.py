@@ -1,6 +1,7 @@
-"""What no file of a gateway and no request to a backend may have in it: the secret of a token that a test was given.
+"""Finds leaked secrets of tokens, which no file of a gateway and no request to a backend may contain.
 
-A secret counts as leaked in whole, by its first 32 characters, and inside the Basic credentials that git and pip make.
+A secret counts as leaked as a whole, by its first 32 characters, and inside the Basic credentials that git and pip
+make.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-#: Every token value that a test in this process was given.
+#: Every token value that a test in this process received.
 SECRETS: set[str] = set()
 
 #: Every directory that a gateway under test wrote to.
 DIRECTORIES: set[Path] = set()
 
-#: What the backends' own look at what they were sent has found; the plugin fails the run for it.
+#: Leaks that the backends found in what they received; the plugin fails the run for them.
 SENT: list[str] = []
 
 _USERS = ("git", "__token__", "admin")
@@ -25,7 +26,7 @@ _HEAD_BYTES, _BASIC_BYTES = 32, 20
 
 
 def _all_but(alphabet: bytes) -> bytes:
-    """The table that makes a space of every byte outside an alphabet."""
+    """The translation table that replaces every byte outside an alphabet by a space."""
     return bytes(byte if byte in alphabet else 0x20 for byte in range(256))
 
 
@@ -34,16 +35,16 @@ _OF_BASICS = _all_but((string.digits + string.ascii_letters + "+/").encode())
 
 
 def secret_part(token: str) -> str:
-    """What must never be seen outside: the 38 characters behind the public prefix."""
+    """The part that must never appear outside: the 38 characters after the public prefix."""
     found = re.fullmatch(r"[a-z0-9]+_[a-z]+_[0-9A-Za-z]{12}_([0-9A-Za-z]{38})", token)
     assert found, "a token of an unexpected form"
     return found[1]
 
 
 def leaks(content: bytes, tokens: Iterable[str], *, any_case: bool = False) -> bool:
-    """Whether a secret is in there, in any spelling; with ``any_case``, whatever the case of its letters.
+    """Whether the content contains a secret, in any spelling; with ``any_case``, in any letter case.
 
-    Its time grows with the content, not with the tokens.
+    Its time grows with the content, not with the number of tokens.
     """
     values = list(tokens)
     heads = {secret_part(value)[:_HEAD_BYTES].encode() for value in values}
@@ -58,13 +59,13 @@ def leaks(content: bytes, tokens: Iterable[str], *, any_case: bool = False) -> b
 
 
 def _pieces(content: bytes, table: bytes, length: int) -> Iterator[bytes]:
-    """Every piece of so many bytes that one of the alphabet's words has."""
+    """Yield every piece of the given length from each run of bytes in the alphabet."""
     for word in content.translate(table).split():
         for at in range(len(word) - length + 1):
             yield word[at : at + length]
 
 
 def files_with_secrets() -> list[str]:
-    """The names of the files in ``DIRECTORIES`` that have one."""
+    """The names of the files in ``DIRECTORIES`` that contain a secret."""
     files = [file for directory in DIRECTORIES for file in directory.rglob("*") if file.is_file()]
     return sorted(file.name for file in files if leaks(file.read_bytes(), SECRETS, any_case=True))

@@ -1,4 +1,4 @@
-"""Steady requests from threads, each answer kept with its time: what others see while something is killed."""
+"""Generates steady load from threads and records each answer with its time, while the test kills something."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.rawhttp import Connection, ConnectionEnded, request_bytes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One attempt: when it began and how long it took (monotonic seconds), and its status; None without an answer."""
+    """One attempt: its start and duration (monotonic seconds), and its status; None if there was no answer."""
 
     began: float
     seconds: float
@@ -22,9 +22,9 @@ class Answer:
 
 
 class Load:
-    """One client that repeats one request until it is stopped, so many seconds apart.
+    """One client that repeats one request, with a pause in seconds between them, until it is stopped.
 
-    After a failure it connects anew, when ``reconnects``.
+    With ``reconnects`` it opens a new connection after a failure.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Load:
         self._thread.join()
 
     def wait_for_more(self, count: int, *, status: int = 200, seconds: float = 30.0) -> None:
-        """Until so many more answers of that status have come."""
+        """Wait for the given number of further answers with that status."""
         enough = self.count(status) + count
         wait_until(lambda: self.count(status) >= enough, f"{count} more answers of {status}", seconds=seconds)
 
@@ -67,7 +67,7 @@ class Load:
         return {answer.status for answer in list(self.answers)}
 
     def first_success_after(self, moment: float) -> float:
-        """Seconds from the moment to the end of the first request that began after it and was answered 200."""
+        """The seconds from the moment to the end of the first request begun after it and answered 200."""
         after = [answer for answer in list(self.answers) if answer.began >= moment and answer.status == 200]
         assert after, "no request succeeded afterwards"
         return after[0].began + after[0].seconds - moment
@@ -91,6 +91,6 @@ class Load:
             self.answers.append(Answer(began=began, seconds=time.monotonic() - began, status=status))
             if status is None and not self._reconnects:
                 return
-            self._stopped.wait(self._pause)  # a load, not a flood: two cores carry everything
+            self._stopped.wait(self._pause)  # limits the rate: two cores run everything
         if connection is not None:
             connection.close()

@@ -1,4 +1,4 @@
-"""What an operator does to a running gateway: change its configuration, reload it, and see what became of that."""
+"""Operations on a running gateway: changes its configuration, reloads it, and reports the outcome."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ REFUSED = "reload refused: the configuration of before goes on"
 
 
 def outcomes(node: Patgate) -> list[str]:
-    """How each reload so far ended."""
+    """The outcome of each reload so far."""
     return [str(record["event"]) for record in node.records() if record["event"] in (RELOADED, REFUSED)]
 
 
 def write(node: Patgate, **changes: Any) -> None:
-    """Change top-level parts of the configuration file, in one step; the ports and the data directory stay."""
+    """Change top-level parts of the configuration file, in one step; keep the ports and the data directory."""
     node.config = complete({**node.config, **changes}, node.directory)
     draft = node.config_file.with_suffix(".new")
     draft.write_text(yaml.safe_dump(node.config, sort_keys=False))
@@ -29,7 +29,7 @@ def write(node: Patgate, **changes: Any) -> None:
 
 
 def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> None:
-    """SIGHUP, and wait until the reload is said to have ended as expected."""
+    """Send SIGHUP and wait until the reload is reported to have the expected outcome."""
     before = len(outcomes(node))
     node.process.signal(signal.SIGHUP)
     wait_until(lambda: len(outcomes(node)) > before, "the end of a reload", seconds=seconds, process=node.process)
@@ -47,9 +47,10 @@ def settle(node: Patgate, *, seconds: float = 60.0) -> None:
 
 
 def settle_spares(node: Patgate) -> None:
-    """Wait until the spares of a gateway that was never reloaded have loaded: a death costs no loading from then on.
+    """Wait until the spares of a gateway that was never reloaded have loaded, so that one replaces a death at once.
 
-    A reload replaces them a while after it is said to have ended, so that two that stand by may be those of before.
+    A reload replaces them only some time after it is reported to have ended, so that two loaded spares may be the old
+    ones.
     """
 
     def stand_by() -> bool:
@@ -60,7 +61,7 @@ def settle_spares(node: Patgate) -> None:
 
 
 def problems(node: Patgate) -> list[str]:
-    """Every mistake that a refused reload has named."""
+    """Every problem that a refused reload reported."""
     return [str(record["problem"]) for record in node.records() if record["event"] == "configuration problem"]
 
 
@@ -71,5 +72,5 @@ def metric(node: Patgate, name: str) -> float:
 
 
 def routes(*paths: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Routes to the upstream ``app``."""
+    """A list of routes to the upstream ``app``."""
     return [{"upstream": "app", **path} for path in paths]

@@ -1,7 +1,7 @@
-"""In which order the files of a run begin where its tests are shared out among workers: the longest first.
+"""The order in which test files start when a run is distributed among workers: the longest first.
 
-A worker is given a whole file at a time. One that takes a minute and begins last keeps one worker busy while the others
-have nothing left. What is not named here takes some seconds and follows in the order of the tree.
+A worker is given a whole file at a time. A file that takes a minute and begins last keeps one worker busy while the
+others are idle. Files that are not listed here take some seconds and follow in the order of the tree.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LONGEST: Final = (
     "tests/e2e/test_freshness.py",
     "tests/threats/test_s8_log.py",
 )
-"""Measured, and not true to the second: a file whose time has changed a lot moves."""
+"""Ordered by measured time, not exact to the second: move a file when its time has changed a lot."""
 
 TOGETHER: Final = (
     "tests/threats/test_s10_faults.py",
@@ -60,8 +60,9 @@ TOGETHER: Final = (
     "tests/unit/gateway/downstream/test_connection.py",
     "tests/unit/gateway/grants/test_authority_ends.py",
 )
-"""The files with tests that run alone (``support.turns``): one worker has them all, or they would wait for each
-other.
+"""The files with tests that run alone (``support.turns``).
+
+One worker runs them all; otherwise workers would wait for each other.
 """
 
 SHARING: Final = (
@@ -89,10 +90,10 @@ SHARING: Final = (
         "tests/e2e/test_ingress_targets.py",
     ),
 )
-"""Files that use the same gateway or the same servers: one worker has them all, or each of them would start its own."""
+"""Files that use the same gateway or servers: one worker runs them all; otherwise each file would start its own."""
 
 _LONGER: Final = 20
-"""So many files begin before these, which last longer than any other by then."""
+"""The number of long files that begin before the groups, which take longer than any file after these."""
 
 _GROUPS: Final = (TOGETHER, *SHARING)
 _GROUP: Final[Mapping[str, str]] = {name: group[0] for group in _GROUPS for name in group}
@@ -105,7 +106,7 @@ _PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_OR
 
 
 def place(test: str) -> int:
-    """Where the file of a test (its node id) stands; the same for all that are not named, which keep their order."""
+    """The position of a test's file, by node id; the same for all unlisted files, which keep their order."""
     return _PLACE.get(file_of(test), len(_ORDER))
 
 
@@ -115,7 +116,7 @@ def file_of(test: str) -> str:
 
 
 class Files(LoadFileScheduling):  # type: ignore[misc]
-    """A worker is given a file at a time, or all files of a group."""
+    """Gives a worker one file at a time, or all files of a group."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = file_of(nodeid)

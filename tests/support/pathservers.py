@@ -1,8 +1,8 @@
-"""Four real servers with ideas of their own about paths, each telling what it believes it was asked.
+"""Four real servers that interpret paths differently; each reports how it understood the request.
 
-Their configurations lie in tests/differential/servers. Each answers 204 with ``X-Case`` (the number the request came
-with), ``X-Area`` (the operation that its own router chose), ``X-Entity`` and ``X-Id`` (what that router captured),
-``X-Path`` (the path as it reads it) and ``X-Method``, and writes the number of every request it was given to a file.
+Their configurations are in tests/differential/servers. Each answers 204 with ``X-Case`` (the number that the request
+carried), ``X-Area`` (the operation that its own router chose), ``X-Entity`` and ``X-Id`` (what that router captured),
+``X-Path`` (the path as it reads it) and ``X-Method``, and writes the number of every request it receives to a file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ APACHE_MODULES = Path("/usr/lib/apache2/modules")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PathServer:
-    """One running server. ``host`` is the ``Host`` under which the gateway knows it."""
+    """One running server. ``host`` is the ``Host`` for which the gateway routes to it."""
 
     name: str
     port: int
@@ -40,7 +40,7 @@ class PathServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def lines_since(self, offset: int) -> tuple[list[bytes], int]:
-        """The whole lines that the server has written to its file from ``offset`` on, and where they end."""
+        """The complete lines in the server's file from ``offset`` on, and the offset of their end."""
         with self.seen.open("rb") as log:
             log.seek(offset)
             data = log.read()
@@ -49,7 +49,7 @@ class PathServer:
 
 
 def _configured(name: str, directory: Path, port: int) -> Path:
-    """A configuration file of ours with its placeholders filled in."""
+    """One of our configuration files with its placeholders filled in."""
     path = directory / name
     text = (SERVERS / name).read_text()
     values = {
@@ -64,7 +64,7 @@ def _configured(name: str, directory: Path, port: int) -> Path:
 
 
 def _nginx(directory: Path, port: int, seen: Path) -> list[str]:
-    del seen  # its configuration names it
+    del seen  # its configuration contains the file's name
     config = _configured("nginx.conf", directory, port)
     return [program("nginx"), "-c", str(config), "-p", str(directory), "-e", "stderr"]
 
@@ -96,7 +96,7 @@ COMMANDS: Mapping[str, Callable[[Path, int, Path], list[str]]] = {
 
 @contextmanager
 def path_servers(directory: Path) -> Iterator[list[PathServer]]:
-    """All of them, running, each with a directory of its own below ``directory``."""
+    """Run all of them, each with a directory of its own below ``directory``."""
     with ExitStack() as stack:
         found = []
         for name, command in COMMANDS.items():

@@ -1,7 +1,7 @@
-"""Fixtures over the machinery, the logs of every running process under a test that failed, and what ends a run.
+"""Pytest plugin: shared fixtures, the logs of every running process when a test fails, and checks that end a run.
 
-The workers of one run (pytest-xdist) share nothing but the machine: each has its own gateways, backends, wire sentinel
-and secrets, and judges them itself; whose turn it is they agree upon by locks.
+The workers of one run (pytest-xdist) share only the machine: each has its own gateways, backends, wire sentinel and
+secrets, and checks them itself; locks decide which worker may run a test alone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ROUTES = [
 
 
 class Worker(Protocol):
-    """What pytest-xdist, which has no types, tells of a worker that it is about to start."""
+    """The parts that we use of a worker that pytest-xdist, which has no types, is about to start."""
 
     config: pytest.Config
     workerinput: dict[str, str]
@@ -64,7 +64,7 @@ TURNS = pytest.StashKey[turns.Turns]()
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{turns.MARK}: holds a promise about time; no other test runs meanwhile")
     for number in (signal.SIGHUP, signal.SIGINT):
-        # What a test starts begins with the default, although ``nohup make test &`` leaves these ignored.
+        # Child processes inherit the default action, although ``nohup make test &`` leaves these signals ignored.
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     given = getattr(config, "workerinput", {}).get("locks")
@@ -91,9 +91,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Collect without the garbage collector: it would look through ten thousand tests that stay, again and again.
+    """Collect without the garbage collector, which would repeatedly scan ten thousand tests that stay.
 
-    That is half of the time that collecting takes, in every worker. Afterwards the collector leaves them out, too.
+    That is half of the collection time in every worker. Afterwards the tests are excluded from garbage collection, too.
     """
     gc.disable()
     try:
@@ -129,7 +129,7 @@ def pytest_runtest_makereport(
     report = yield
     found = [*sentinel.FOUND, *leaks.SENT]
     if found and not item.session.shouldfail:
-        # Nothing that follows can be believed of a gateway that writes what it must not.
+        # No later result is reliable for a gateway that sends forbidden bytes.
         item.session.shouldfail = "the gateway wrote what it must not; see the report of the test that failed"
         report.outcome = "failed"
         report.longrepr = "\n".join(found)
@@ -141,9 +141,9 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def last_look() -> Iterator[None]:
-    """When all has ended, what every gateway of this process left behind: begun first, this fixture is the last to end.
+    """Check the files that this process's gateways left; it is set up first, so that it is torn down last.
 
-    docs/threat-model.md §9: no token's secret is in a log, database or any other file. What it finds is an error of the
+    docs/threat-model.md §9: no token's secret is in a log, database or any other file. A finding is an error of the
     last test.
     """
     yield
@@ -156,7 +156,7 @@ def last_look() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def backend() -> Iterator[Recorder]:
-    """One recording backend for the session; ``recorder`` is the same, emptied for each test."""
+    """One recording backend for the session; ``recorder`` is the same backend, cleared for each test."""
     with Recorder() as server:
         yield server
 

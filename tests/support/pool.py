@@ -1,14 +1,14 @@
-"""Gateways that test files share one after the other, because a start costs seconds and a reload milliseconds.
+"""Gateways that test files share one after the other, because a start takes seconds and a reload milliseconds.
 
 Rules:
 
-1. A file that borrows a gateway has it alone until it gives it back. It may do what the next borrower cannot notice:
-   it adds users, tokens and requests, and leaves every process alive. A test that kills, freezes or restarts processes
-   or damages files starts a gateway of its own.
+1. A file that borrows a gateway has it alone until it returns it. It may make only changes that do not affect the next
+   borrower: it adds users, tokens and requests, and leaves every process alive. A test that kills, freezes or restarts
+   processes or damages files starts a gateway of its own.
 2. A borrower gets its own configuration, by a reload, and a gateway without users. The log begins with its own lines.
-   Errors in the log are judged for each borrower.
-3. Organisations, roles that were set by the API, the audit log and the counters stay. A test looks for organisations
-   and events by names of its own, and compares counters with what they were before.
+   Errors in the log are checked for each borrower.
+3. Organisations, roles that were set by the API, the audit log and the counters stay. A test uses unique names to find
+   its own organisations and events, and compares counters with their earlier values.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Pool:
 
     @contextmanager
     def lend(self, config: Mapping[str, Any]) -> Iterator[Patgate]:
-        """A running gateway with this configuration and no user."""
+        """Lend a running gateway with this configuration and no user."""
         node = self._take(config)
         try:
             yield node
         except BaseException:
-            node.stop()  # nobody knows what state it is in
+            node.stop()  # its state is unknown
             raise
         errors.close(node.directory / "patgate.log")
         _remove_users(node)
@@ -54,7 +54,7 @@ class Pool:
             self._idle.pop().stop()
 
     def _take(self, config: Mapping[str, Any]) -> Patgate:
-        """An idle gateway that was reloaded, preferably one that has as many workers; else a new one."""
+        """Reload and return an idle gateway, preferably one with the same number of workers; else a new one."""
         assert not {*_FIXED} & config.keys(), "settings that only a start can change need a gateway of their own"
         if not self._idle:
             node = Patgate(self._directory(), config)
@@ -72,7 +72,7 @@ class Pool:
 
 
 def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
-    """Give a running gateway another configuration, on the ports that it has."""
+    """Reload a running gateway with another configuration, on its existing ports."""
     wanted = copy.deepcopy(dict(config))
     listen = wanted.setdefault("listen", {})
     for name, listener in node.config["listen"].items():
@@ -89,7 +89,7 @@ def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
 
 
 def _reloads(node: Patgate) -> float:
-    """How many reloads have succeeded; fails when one was refused."""
+    """How many reloads have succeeded; fail if one was refused."""
     events = [record["event"] for record in node.records()]
     assert not any(str(event).startswith("reload refused") for event in events), node.process.tail()
     return events.count("reloaded")

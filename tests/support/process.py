@@ -1,4 +1,4 @@
-"""Real processes by pid: started with a log file, waited for with a deadline, always ended by their owner."""
+"""Runs real processes: starts them with a log file, waits for them with a deadline, and always ends them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PORTS = (20_000, 32_000)
 
 BLOCK = 100
 
-#: Ports that ``free_port`` may still give away: what is left of the last block of them that this process has claimed.
+#: Ports that ``free_port`` may still return: the rest of the last block that this process has claimed.
 LEFT: list[int] = []
 
-#: What holds the claims. Each is a name that the kernel gives to one process at a time and takes back at its end.
+#: What holds the claims: names that the kernel gives to one process at a time and releases when it ends.
 CLAIMS: list[socket.socket] = []
 
 #: Every process that is running now, so that a failing test can show all their logs.
@@ -35,9 +35,10 @@ RUNNING: list[Process] = []
 
 
 class Process:
-    """A program that runs in its own session, both outputs going to one log file; ``with`` ends it.
+    """A program that runs in its own session, with both outputs going to one log file; ``with`` ends it.
 
-    Its own session, so that ``end`` reaches grandchildren and a Ctrl-C in the terminal does not race with the fixtures.
+    It has its own session so that ``end`` reaches grandchildren and a Ctrl-C in the terminal does not race with the
+    fixtures.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; negative when a signal ended it, as in subprocess."""
+        """None while it runs; negative if a signal ended it, as in subprocess."""
         return self._popen.poll()
 
     @property
@@ -94,7 +95,7 @@ class Process:
         self._popen.send_signal(number)
 
     def wait(self, seconds: float = 20.0) -> int:
-        """The exit code; fails with the log when it does not end in time."""
+        """The exit code; fail with the log if the program does not end in time."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -104,7 +105,7 @@ class Process:
         return f"--- {self.name} (pid {self.pid}) ---\n" + "\n".join(self.output.splitlines()[-lines:])
 
     def end(self, seconds: float = 15.0) -> None:
-        """SIGTERM, then SIGKILL for the whole session when that is not heeded; never leaves a process behind."""
+        """Send SIGTERM, then SIGKILL to the whole session if it does not end; never leaves a process behind."""
         if self._popen.poll() is None:
             self._popen.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -114,7 +115,7 @@ class Process:
             RUNNING.remove(self)
 
     def kill_session(self) -> None:
-        """SIGKILL for the program and everything that it started, at once."""
+        """Send SIGKILL to the program and everything that it started, at once."""
         with suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
@@ -127,7 +128,7 @@ def run(
     environ: Mapping[str, str] | None = None,
     seconds: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
-    """A program that ends by itself, with its exit code and both outputs as text."""
+    """Run a program that ends by itself; return its exit code and both outputs as text."""
     return subprocess.run(
         list(argv),
         stdin=subprocess.DEVNULL,
@@ -144,7 +145,7 @@ def run(
 def wait_until(
     condition: Callable[[], T | None], what: str, *, seconds: float = 30.0, process: Process | None = None
 ) -> T:
-    """The first truthy value of the condition; fails at the deadline, or as soon as ``process`` has exited."""
+    """The first truthy value of the condition; fail at the deadline, or as soon as ``process`` has exited."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -159,9 +160,10 @@ def wait_until(
 
 
 def free_port(*, in_a_row: int = 1) -> int:
-    """The first of so many free ports of the loopback in a row; no run is given one twice, nor two runs the same.
+    """The first of ``in_a_row`` consecutive free loopback ports; no two calls or runs get the same port.
 
-    Below the range that the kernel takes for outgoing connections, so that no client of ours is on it by chance.
+    The ports are below the range that the kernel uses for outgoing connections, so that no client of ours has one by
+    chance.
     """
     while True:
         while len(LEFT) < in_a_row:
@@ -198,7 +200,7 @@ def _can_listen(port: int) -> bool:
 
 
 def accepts(port: int, host: str = LOOPBACK) -> bool:
-    """Whether something listens there."""
+    """Whether a server listens on the port."""
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return True
@@ -211,11 +213,11 @@ def children(pid: int) -> list[int]:
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            # What is waited for is looked at a hundred times a second: pathlib would take three times as long.
+            # ``wait_until`` polls this a hundred times a second: pathlib would take three times as long.
             with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
                 stat = file.read(4096)
         except OSError:
-            continue  # it ended between the listing and the reading
+            continue  # it ended after it was listed
         state, parent = stat.rpartition(b")")[2].split(maxsplit=2)[:2]
         if int(parent) == pid and state != b"Z":
             found.append(int(name))
@@ -223,7 +225,7 @@ def children(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> list[str]:
-    """The arguments of a process; empty when it is gone."""
+    """The arguments of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:

@@ -12,7 +12,7 @@ from tests.support.process import LOOPBACK
 
 
 class ConnectionEnded(Exception):
-    """The peer closed the connection before a whole response had come; ``.received`` is what did come."""
+    """The peer closed the connection before the response was complete; ``.received`` is what it had sent."""
 
     def __init__(self, received: bytes) -> None:
         super().__init__(f"connection ended after {received!r}")
@@ -31,7 +31,7 @@ class Response:
         return [value.decode("latin-1") for key, value in self.headers if key.lower() == wanted]
 
     def get(self, name: str) -> str | None:
-        """The only value of a header; None without one; fails on a repeated header."""
+        """The only value of a header; None if it is missing; fail on a repeated header."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
         return values[0] if values else None
@@ -45,7 +45,7 @@ class Response:
 
 
 class Connection:
-    """One TCP connection (or one that is handed in, such as a unix socket); usable as a context manager."""
+    """One TCP connection (or one that is passed in, such as a unix socket); usable as a context manager."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Connection:
         self.socket.sendall(data)
 
     def exchange(self, data: bytes, *, method: str | None = None) -> Response:
-        """Send the bytes, read the response. ``method`` is needed only where the bytes do not begin with it."""
+        """Send the bytes and read the response. ``method`` is needed only if the bytes do not begin with it."""
         self.send(data)
         return self.read_response(method or data.split(b" ", 1)[0].decode("latin-1"))
 
@@ -97,7 +97,7 @@ class Connection:
         body: bytes = b"",
         host: str = "gateway",
     ) -> Response:
-        """A plain, well-formed request."""
+        """Send a simple, well-formed request."""
         return self.exchange(request_bytes(method, target, headers=headers, body=body, host=host))
 
     def read_response(self, method: str = "GET") -> Response:
@@ -118,7 +118,7 @@ class Connection:
         return rest
 
     def ended(self) -> bool:
-        """Whether the peer has closed, with nothing more to read."""
+        """Whether the peer has closed, with no more bytes to read."""
         return self.read_to_end() == b""
 
     def _read_head(self) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:

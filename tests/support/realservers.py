@@ -1,8 +1,8 @@
-"""Real servers behind a gateway, each telling what it believes of the request that it was given.
+"""Real servers behind a gateway; each reports how it understood the request that it received.
 
-Their configurations and programs lie in tests/threats/servers. Each answers with a line ``NAME=value`` for each thing
-that it believes, in the names of CGI (RFC 3875): method, path, scheme, address, user, headers, and (all but nginx) the
-digest of the body that it read. Each writes method and path of every request to a file.
+Their configurations and programs are in tests/threats/servers. Each answers with a line ``NAME=value`` for each
+property that it derived, with CGI names (RFC 3875): method, path, scheme, address, user, headers, and (all but nginx)
+the digest of the body that it read. Each writes method and path of every request to a file.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ SERVERS = ROOT / "tests" / "threats" / "servers"
 PYTHON = ROOT / ".venv-backends" / "bin" / "python"
 
 BELIEFS = ("REQUEST_METHOD", "PATH_INFO", "SCRIPT_NAME", "REQUEST_SCHEME", "REMOTE_ADDR", "REMOTE_USER", "HTTP_HOST")
-"""What a server runs by, whatever else it passes on to what it runs."""
+"""The values that a server acts on, whatever else it passes on to the program that it runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealServer:
-    """One running server. ``host`` is the ``Host`` under which the gateway knows it."""
+    """One running server. ``host`` is the ``Host`` for which the gateway routes to it."""
 
     name: str
     port: int
     seen: Path
-    """The file of what it was asked."""
+    """The file to which it writes the requests it receives."""
     files: Path
     """The directory that a file server serves."""
 
@@ -52,19 +52,19 @@ class RealServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def requests(self) -> list[str]:
-        """Method and path of every request so far, in the order of their ends."""
+        """Method and path of every request so far, in the order in which they ended."""
         return self.seen.read_text(errors="replace").splitlines()
 
 
 def told(response: Response) -> dict[str, str]:
-    """What the server of an answer believes."""
+    """Everything that the server reports in its response."""
     assert response.status == 200, response
     lines = response.body.decode("latin-1").splitlines()
     return {name: value for name, mark, value in (line.partition("=") for line in lines) if mark}
 
 
 def believed(response: Response) -> dict[str, str]:
-    """What it runs by; what it does not know is empty."""
+    """The values that it acts on; unknown ones are empty."""
     found = told(response)
     return {name: found.get(name, "") for name in BELIEFS}
 
@@ -72,16 +72,16 @@ def believed(response: Response) -> dict[str, str]:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Place:
     directory: Path
-    """Its own."""
+    """Its own directory."""
     open: Path
-    """Another, where the user that Apache runs as may read and write."""
+    """Another directory, which the user that Apache runs as may read and write."""
     port: int
     seen: Path
     files: Path
-    """What a file server serves."""
+    """The directory that a file server serves."""
 
     def configured(self, name: str) -> Path:
-        """A configuration file of ours with its placeholders filled in."""
+        """One of our configuration files with its placeholders filled in."""
         values = {
             "directory": self.directory,
             "open": self.open,
@@ -98,7 +98,7 @@ class _Place:
 
 
 def _gunicorn(place: _Place) -> list[str]:
-    """With its defaults: who connects from the loopback may set SCRIPT_NAME and PATH_INFO, and the scheme."""
+    """Use its defaults: a client on the loopback may set SCRIPT_NAME and PATH_INFO, and the scheme."""
     bind = f"{LOOPBACK}:{place.port}"
     return [program("gunicorn"), "--bind", bind, "--chdir", str(SERVERS), "application:application"]
 
@@ -151,27 +151,27 @@ FILE_SERVERS: Commands = {
 }
 
 IN_BOTH_BUILDS = ("gunicorn", "node", "wsgidav")
-"""What the compiled package is put in front of too: who believes the most, who reads the strictest, who has files.
+"""The servers that are tested with the compiled package too: the most trusting, the strictest, and a file server.
 
-Both builds have the same sources, and a server sees only what was sent. What the compiled one sends wrongly shows in
-front of one of a kind; what another kind makes of what is sent is found in front of the pure one.
+Both builds have the same sources, and a server sees only the bytes that were sent. One server of each sort reveals
+wrong bytes from the compiled build; how other servers interpret the bytes is tested with the pure build.
 """
 
 
 def of_this_build(commands: Commands) -> Commands:
-    """Those that the build under test is put in front of."""
+    """The commands of the servers that the build under test is tested with."""
     return {name: command for name, command in commands.items() if name in IN_BOTH_BUILDS or not is_compiled()}
 
 
 @contextmanager
 def real_servers(directory: Path, commands: Commands) -> Iterator[dict[str, RealServer]]:
-    """All of them, running, by name; each with a directory of its own below ``directory``."""
+    """Run all of them and yield them by name; each has a directory of its own below ``directory``."""
     with ExitStack() as stack:
         found = {}
         for name, command in commands.items():
             own = directory / name
             own.mkdir(parents=True)
-            # The tests' own directories are closed to the user that Apache runs as where root starts it.
+            # If root starts Apache, the user that it runs as cannot enter the tests' own directories.
             public = Path(stack.enter_context(TemporaryDirectory(prefix="patgate-servers-")))
             place = _Place(directory=own, open=public, port=free_port(), seen=own / "seen.log", files=public / "files")
             place.seen.touch()

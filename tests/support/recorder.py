@@ -1,7 +1,7 @@
-"""A backend that keeps the exact bytes it was sent, connection by connection, and answers from a script.
+"""A backend that keeps the exact bytes it receives, connection by connection, and answers from a script.
 
-It reads requests by their framing only to know when to answer; what it keeps is what came off the socket. A test
-asserts on the backend's view, because a status code alone does not show what went through.
+It parses the framing of requests only to know when to answer; it keeps the bytes as they came off the socket. Tests
+make assertions about the backend's view, because a status code alone does not show what was forwarded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Recorded:
         return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
 
     def all(self, name: str) -> list[bytes]:
-        """Values of a header under any spelling that a WSGI or CGI backend would fold to the same variable."""
+        """A header's values under any spelling that a WSGI or CGI backend would fold to the same variable."""
         wanted = fold(name.encode())
         return [value for key, value in self.headers if fold(key) == wanted]
 
@@ -64,9 +64,9 @@ def answer_ok(request: Recorded) -> bytes:
 
 
 class Recorder:
-    """The server; a context manager. ``script`` turns a request into the whole response, b"" closes without one.
+    """The server; a context manager. ``script`` returns the whole response to a request; b"" closes without one.
 
-    The wire sentinel reads along, unless what is sent is not a gateway's (``watched=False``).
+    The wire sentinel checks what it receives, unless the sender is not a gateway (``watched=False``).
     """
 
     def __init__(self, script: Script = answer_ok, *, watched: bool = True) -> None:
@@ -106,7 +106,7 @@ class Recorder:
         with self._lock:
             connections = list(self._open)
         for connection in connections:
-            with suppress(OSError):  # the peer was first
+            with suppress(OSError):  # the peer closed first
                 connection.shutdown(socket.SHUT_RDWR)
 
     @property
@@ -116,12 +116,12 @@ class Recorder:
 
     @property
     def received(self) -> list[bytes]:
-        """Every byte of every connection, whole request or not."""
+        """Every byte of every connection, including incomplete requests."""
         with self._lock:
             return [bytes(data) for data in self._received]
 
     def clear(self) -> None:
-        """Forget what came so far, after a look for secrets if it came from a gateway."""
+        """Drop what was received so far, after a check for secrets if it came from a gateway."""
         self._look_for_secrets()
         with self._lock:
             self._requests.clear()
@@ -133,7 +133,7 @@ class Recorder:
             SENT.append(f"a gateway sent a token's secret to the recorder on port {self.port}")
 
     def last(self) -> Recorded:
-        """The newest request; waits for one, because an answer may be faster than the recorder's own thread."""
+        """The newest request; wait for one, because an answer may be faster than the recorder's own thread."""
         return wait_until(lambda: self.requests or None, "a request at the backend", seconds=20)[-1]
 
     def _accept(self) -> None:
@@ -171,7 +171,7 @@ class Recorder:
                     if b"\r\nconnection: close" in answer.split(b"\r\n\r\n", 1)[0].lower():
                         break
             except OSError:
-                pass  # a peer that goes away is for the test to judge by what was recorded
+                pass  # if the peer disconnects, the test judges that by what was recorded
             finally:
                 with self._lock:
                     self._open.discard(connection)
@@ -189,7 +189,7 @@ class _Reader:
         self._keep = keep
         self._buffer = b""
         self.taken = 0
-        """Bytes of whole requests, heads and bodies."""
+        """The number of bytes in complete requests, heads and bodies."""
 
     def request(self, number: int) -> Recorded | None:
         head = self._until(b"\r\n\r\n")
@@ -218,7 +218,7 @@ class _Reader:
             if data is None:
                 return None
             parts.append(data)
-        while parts[-1] != b"\r\n":  # the trailer section is part of what the backend was sent
+        while parts[-1] != b"\r\n":  # the trailer section is part of what the backend received
             line = self._until(b"\r\n")
             if line is None:
                 return None

@@ -1,4 +1,4 @@
-"""The test's end of the line to a program in the backends' environment; tests/backends/line.py says what passes."""
+"""The test's side of the line to a program in the backends' environment; tests/backends/line.py has the protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PYTHON = ROOT / ".venv-backends" / "bin" / "python"
 
 
 class Raised(Exception):
-    """The library under the program raised: the name of its class, its words, and the response that it came with."""
+    """The library that the program uses raised: class name, message, and the response that came with it."""
 
     def __init__(self, described: dict[str, Any]) -> None:
         self.kind = str(described["kind"])
@@ -31,7 +31,8 @@ class Raised(Exception):
 class Remote:
     """A running program ``tests.backends.NAME``; a context manager.
 
-    ``ask`` waits for an answer and ``begin`` gives a function that does; ``events`` is all that it has told so far.
+    ``ask`` waits for an answer and ``begin`` returns a function that does; ``events`` is everything it has reported so
+    far.
     """
 
     def __init__(self, name: str, directory: Path) -> None:
@@ -61,8 +62,8 @@ class Remote:
         self.end()
 
     def end(self) -> None:
-        """Hang up, and wait for the end of the program."""
-        # A program ends when its test hangs up, whatever is going on in it.
+        """Close the line and wait until the program ends."""
+        # A program ends when its test closes the line, whatever it is doing.
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         with suppress(AssertionError):
@@ -72,7 +73,10 @@ class Remote:
         self._sock.close()
 
     def begin(self, verb: str, **arguments: Any) -> Callable[..., Any]:
-        """Ask; the function waits for the answer, so many ``seconds``, and raises ``Raised`` where the library did."""
+        """Send a request and return a function that waits ``seconds`` for the answer.
+
+        It raises ``Raised`` if the library did.
+        """
         self._asked += 1
         number = self._asked
         self._sock.sendall(json.dumps({"ask": number, "verb": verb, "with": arguments}).encode() + b"\n")
@@ -90,12 +94,12 @@ class Remote:
         return self.begin(verb, **arguments)()
 
     def told(self, event: str, **facts: Any) -> list[dict[str, Any]]:
-        """The events of that name with those facts, oldest first."""
+        """The events with that name and those facts, oldest first."""
         wanted = {"event": event} | facts
         return [told for told in tuple(self.events) if wanted.items() <= told.items()]
 
     def hears(self, event: str, *, seconds: float = 30.0, **facts: Any) -> dict[str, Any]:
-        """The first such event; waits for it."""
+        """Wait for the first such event and return it."""
         return wait_until(
             lambda: next(iter(self.told(event, **facts)), None),
             f"{event} {facts}",
@@ -114,5 +118,5 @@ class Remote:
 
 
 def seconds_until(event: dict[str, Any], since: float) -> float:
-    """How long after ``since``, a moment of ``time.monotonic``, something happened in a program."""
+    """The seconds from ``since``, a ``time.monotonic`` value, to an event in a program."""
     return float(event["at"]) - since

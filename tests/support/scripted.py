@@ -1,6 +1,6 @@
-"""A backend that misbehaves as told: each connection runs a plan that reads and writes bytes as it likes.
+"""A backend that misbehaves according to a plan: each connection runs a function that reads and writes any bytes.
 
-The wire sentinel reads along, as in the recorder. What a plan asserts and does not hold fails the test that set it.
+The wire sentinel checks what it receives, as in the recorder. A failed assertion in a plan fails the test that set it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class GatewayLeft(Exception):
 
 
 class Peer:
-    """One connection from the gateway, the ``number``th since the plan was set."""
+    """One connection from the gateway; ``number`` counts from when the plan was set."""
 
     def __init__(self, number: int, connection: socket.socket) -> None:
         self.number = number
@@ -49,20 +49,20 @@ class Peer:
         return head
 
     def exactly(self, count: int) -> bytes:
-        """So many bytes of a body."""
+        """Read the given number of body bytes."""
         while len(self._buffer) < count:
             self._fill()
         return self._take(count)
 
     def discard(self, count: int) -> None:
-        """Read so many bytes and keep none."""
+        """Read and discard the given number of bytes."""
         while count:
             if not self._buffer:
                 self._fill()
             count -= len(self._take(min(count, len(self._buffer))))
 
     def waiting(self, seconds: float) -> bool:
-        """Whether bytes are there, or come within the time; they are not read."""
+        """Whether bytes are available, or arrive within the time; does not read them."""
         return bool(self._buffer) or bool(select.select([self._socket], [], [], seconds)[0])
 
     def send(self, data: bytes) -> None:
@@ -81,7 +81,7 @@ class Peer:
         reset(self._socket)
 
     def close(self) -> None:
-        """End the connection, whatever it was doing."""
+        """End the connection in any state."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -109,7 +109,7 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
 
 
 def echo(peer: Peer) -> None:
-    """Answer every bodiless request with its own target, so that a mixed-up answer shows."""
+    """Answer every request without a body with its own target, so that a mixed-up answer shows."""
     while True:
         head = peer.head()
         target = head.split(b" ", 2)[1]
@@ -117,7 +117,7 @@ def echo(peer: Peer) -> None:
 
 
 class ScriptedBackend:
-    """The server; a context manager. ``use`` sets the plan for connections from then on."""
+    """The server; a context manager. ``use`` sets the plan for later connections."""
 
     def __init__(self) -> None:
         self.peers: list[Peer] = []
@@ -138,12 +138,12 @@ class ScriptedBackend:
 
     @property
     def targets(self) -> list[str]:
-        """What was asked since the plan was set, connection by connection."""
+        """The targets requested since the plan was set, connection by connection."""
         with self._lock:
             return [target for peer in self.peers for target in peer.targets]
 
     def use(self, plan: Plan) -> None:
-        """End the connections of the plan before, and wait until the gateway has noticed."""
+        """End the connections of the previous plan, waits until the gateway has noticed, and set a new plan."""
         self._end_connections()
         assert not self.failures, self.failures
         with self._lock:
@@ -151,7 +151,7 @@ class ScriptedBackend:
             self._plan = plan
 
     def die(self) -> None:
-        """Listen no more and drop every connection."""
+        """Stop listening and drop every connection."""
         # shutdown wakes the thread that is blocked in accept; close alone would not
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -159,7 +159,7 @@ class ScriptedBackend:
         self._end_connections()
 
     def revive(self) -> None:
-        """Listen again, where the gateway expects it."""
+        """Listen again on the port that the gateway expects."""
         self._listen(self.port)
 
     def _listen(self, port: int) -> None:
@@ -202,7 +202,7 @@ class ScriptedBackend:
                     connection.shutdown(socket.SHUT_WR)
                     peer.rest()
             except (GatewayLeft, ConnectionError, OSError):
-                pass  # a gateway that goes away is for the test to judge
+                pass  # if the gateway disconnects, the test judges that
             except AssertionError as failure:
                 self.failures.append(failure)
             finally:

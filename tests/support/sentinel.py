@@ -1,18 +1,18 @@
-"""The wire sentinel: a strict reading of RFC 9112 over every byte that a gateway under test sends to a backend.
+"""The wire sentinel: checks every byte that a gateway under test sends to a backend strictly against RFC 9112.
 
-It is written from the standard alone and shares no code with the gateway, so that both must err alike before anything
-slips by. It checks what *we* may send, which is narrower than what a server must accept:
+It is written from the standard alone and shares no code with the gateway, so that an error goes unnoticed only if both
+make the same mistake. It checks what *we* may send, which is narrower than what a server must accept:
 
 1. A request line is ``METHOD SP origin-form SP HTTP/1.1`` (§3), or asterisk-form for OPTIONS only (§3.2.4).
 2. Field lines are ``token ":" OWS value`` without folding, bare CR or LF, NUL or other control bytes (§5).
 3. Exactly one ``Host`` (§3.2); at most one of ``Content-Length`` and ``Transfer-Encoding``, once, plain (§6.1, §6.2).
-4. Chunks have lower-case hexadecimal sizes without padding or extensions, end where they say, and the last is followed
-   by no trailers (§7.1).
-5. No hop-by-hop field (RFC 9110 §7.6.1), except the pair that asks for a WebSocket.
-6. A field that decides something (framing, host, login, identity, forwarding) comes in no other spelling that a CGI or
-   WSGI backend would fold to the same variable, and identity and forwarding at most once.
-7. Between messages there are no bytes, and no request begins before the answer to the last one has.
-8. A message ends where the backend's own reading of it ends.
+4. Chunks have lower-case hexadecimal sizes without padding or extensions, end where their sizes say, and no trailers
+   follow the last chunk (§7.1).
+5. No hop-by-hop field (RFC 9110 §7.6.1), except the pair that requests a WebSocket.
+6. A field that affects security (framing, host, login, identity, forwarding) has no other spelling that a CGI or WSGI
+   backend would fold to the same variable, and identity and forwarding fields occur at most once.
+7. There are no bytes between messages, and no request begins before the answer to the previous one has begun.
+8. A message ends at the same byte as in the backend's own parser.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import re
 from typing import Final
 
 TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-#: RFC 3986 §3.3, and the four characters beside it that browsers leave bare; the query is visible ASCII without "#".
+#: RFC 3986 §3.3, and the four other characters that browsers do not escape; the query is visible ASCII without "#".
 PATH: Final = rb"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/\[\]|^-]|%[0-9A-Fa-f]{2})*"
 QUERY: Final = rb"(?:\?[!\"$-~]*)?"
 REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") (" + PATH + QUERY + rb"|\*) HTTP/1\.1")
@@ -52,16 +52,16 @@ ONCE_EXACTLY: Final = (b"host", b"x-request-id", b"x-forwarded-for", b"x-forward
 DECIDING: Final = FRAMING | HOP_BY_HOP | IDENTITY | {b"authorization", b"x-api-key"}
 MOST_HEAD_BYTES: Final = 1 << 20
 
-#: What was found in this run of the suite; the plugin ends the run at the first.
+#: Violations found in this run of the suite; the plugin ends the run at the first.
 FOUND: list[str] = []
 
 
 class Violation(AssertionError):
-    """The gateway sent what it must not."""
+    """The gateway sent something that it must not send."""
 
 
 class Sentinel:
-    """Watches the gateway's side of one upstream connection. ``name`` says in a report which one it was."""
+    """Checks the gateway's side of one upstream connection. ``name`` identifies the connection in a report."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -73,10 +73,10 @@ class Sentinel:
         self._opaque = False
         self._asks_upgrade = False
         self.ends: list[int] = []
-        """Where each message ended, in bytes from the beginning of the connection."""
+        """The end of each message, in bytes from the beginning of the connection."""
 
     def sent(self, data: bytes) -> None:
-        """The next bytes from the gateway. Raises ``Violation``."""
+        """Check the next bytes from the gateway. Raises ``Violation``."""
         if self._opaque:
             return
         self._waiting += data
@@ -84,7 +84,7 @@ class Sentinel:
             pass
 
     def answered(self, beginning: bytes) -> None:
-        """The backend is about to send these bytes; call it before they can reach the gateway."""
+        """Record that the backend is about to send these bytes; call it before they can reach the gateway."""
         at = 0
         while beginning.startswith(b"HTTP/1.1 1", at):
             if self._asks_upgrade and beginning.startswith(b"HTTP/1.1 101 ", at):
@@ -95,12 +95,12 @@ class Sentinel:
             self._answered = True
 
     def agree(self, end: int) -> None:
-        """The backend has read a whole message that ends there. Raises ``Violation``."""
+        """Check that a message ends where the backend has read to. Raises ``Violation``."""
         if not self.ends or self.ends[-1] != end:
             raise self._wrong(f"the backend read a message to byte {end}, the standard ends it at {self.ends[-1:]}")
 
     def _step(self) -> bool:
-        """Take what is whole of the waiting bytes; whether anything was taken."""
+        """Consume the next complete part of the waiting bytes; return whether it consumed anything."""
         if self._expects == _HEAD:
             return self._head()
         if self._expects in (_BODY, _CHUNK):
@@ -170,7 +170,7 @@ class Sentinel:
         return found[1], found[2].rstrip(b" \t")
 
     def _frame(self, method: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        """Judge the fields and set what is expected behind the head."""
+        """Check the fields and determines what is expected after the head."""
         values: dict[bytes, list[bytes]] = {}
         for name, value in fields:
             lowered = name.lower()
@@ -228,14 +228,14 @@ _HEAD, _BODY, _CHUNK_SIZE, _CHUNK, _CHUNK_END, _LAST_END = range(6)
 
 
 class Watch:
-    """A sentinel that reports into ``FOUND`` instead of raising, once, and then looks away."""
+    """A sentinel that adds its first violation to ``FOUND`` instead of raising, and then stops checking."""
 
     def __init__(self, name: str) -> None:
         self._sentinel: Sentinel | None = Sentinel(name)
         self._seen = 0
 
     def sent(self, data: bytes) -> None:
-        """As ``Sentinel.sent``."""
+        """Doe the same as ``Sentinel.sent``."""
         self._seen += len(data)
         if self._sentinel is not None:
             try:
@@ -244,12 +244,12 @@ class Watch:
                 self._report(violation)
 
     def answered(self, beginning: bytes) -> None:
-        """As ``Sentinel.answered``."""
+        """Doe the same as ``Sentinel.answered``."""
         if self._sentinel is not None:
             self._sentinel.answered(beginning)
 
     def agree(self, end: int) -> None:
-        """As ``Sentinel.agree``."""
+        """Doe the same as ``Sentinel.agree``."""
         if self._sentinel is not None:
             try:
                 self._sentinel.agree(end)

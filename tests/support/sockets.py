@@ -1,6 +1,6 @@
-"""TCP connections as /proc shows them (proc(5), tcp(7)): which process serves one, how much the kernel keeps of one.
+"""Reads TCP connections from /proc (proc(5), tcp(7)): the process that serves one, and the kernel's buffer size.
 
-Workers share a port with SO_REUSEPORT and say nothing of themselves in a response, so this is how a test finds both.
+Workers share a port with SO_REUSEPORT, and a response does not identify its worker, so tests find it here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ ESTABLISHED = "01"
 
 
 def kernel_keeps() -> int:
-    """The most bytes that this machine's kernel keeps of one direction of a connection whose reader does not read."""
+    """The most bytes that this kernel buffers in one direction of a connection whose reader does not read."""
     maxima = (Path(f"/proc/sys/net/ipv4/tcp_{buffer}").read_text().split()[2] for buffer in ("rmem", "wmem"))
     return sum(map(int, maxima))
 
 
 def unread(server_port: int, client_port: int) -> int | None:
-    """How many bytes of the client the server has not read yet; None where the kernel knows no such connection."""
+    """How many bytes of the client the server has not read yet; None if the kernel knows no such connection."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         ports = tuple(int(each.rpartition(":")[2], 16) for each in fields[1:3])
@@ -31,7 +31,7 @@ def unread(server_port: int, client_port: int) -> int | None:
 
 
 def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 5.0) -> int:
-    """The one of ``pids`` that holds the server's end of the connection; waits until one has accepted it."""
+    """Wait until one of ``pids`` has accepted the connection, and return the one that holds the server's end."""
     candidates = list(pids)
 
     def holder() -> int | None:
@@ -64,5 +64,5 @@ def _holds(pid: int, inode: str) -> bool:
             if os.readlink(descriptor) == wanted:
                 return True
         except OSError:
-            continue  # closed while we looked
+            continue  # closed while we were reading
     return False

@@ -1,4 +1,4 @@
-"""An empty store as the migrations leave it, copied: making one takes longer than most tests of what is kept in it."""
+"""Copies an empty, migrated store: creating one takes longer than most tests that use it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from proxy.store.dialects.sqlite import SqliteDatabase
 
 
 def migrated(directory: Path, *, key: bool = False) -> str:
-    """The URL of the store in ``directory``: the one that is there, else a new one, migrated and of no key yet.
+    """The URL of the store in ``directory``: the existing one, or a new one, migrated and without a key.
 
-    With ``key`` the key that it is going to have is made first: patgate makes none for a store that exists.
+    With ``key`` its future key is created first: patgate creates none for an existing store.
     """
     url = store_url("sqlite", directory)
     try:
@@ -26,7 +26,7 @@ def migrated(directory: Path, *, key: bool = False) -> str:
             load_or_create(directory, sqlite_path(url))
         descriptor = os.open(sqlite_path(url), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except (FileExistsError, FileNotFoundError):
-        return url  # no directory either: whoever opens the store is told so
+        return url  # the directory is missing as well: opening the store reports that
     with os.fdopen(descriptor, "wb") as file:
         file.write(_empty())
     return url

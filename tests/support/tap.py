@@ -1,6 +1,6 @@
-"""A byte-transparent tap in front of a third-party backend, so that the wire sentinel reads what the gateway sends it.
+"""A byte-transparent tap in front of a third-party backend, so that the wire sentinel reads the gateway's bytes.
 
-Ends and resets go through as they came, and a backend that refuses connections gives the gateway a reset.
+Ends and resets pass through unchanged, and a backend that refuses connections gives the gateway a reset.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BLOCK = 1 << 18
 
 
 class Tap:
-    """Listens on a free port and carries every connection on to ``port``; a context manager."""
+    """Listens on a free port and forwards every connection to ``port``; a context manager."""
 
     def __init__(self, port: int, name: str) -> None:
         self._backend = port
@@ -87,7 +87,7 @@ class Tap:
 
 
 def pump(source: socket.socket, sink: socket.socket, seen: Callable[[bytes], None], broken: threading.Event) -> None:
-    """Carry bytes one way until the source ends; show each block before it goes on. Either way may break both."""
+    """Copy bytes one way until the source ends; shows each block before sending it. Either way may break both."""
     try:
         while data := source.recv(BLOCK):
             seen(data)
@@ -98,7 +98,7 @@ def pump(source: socket.socket, sink: socket.socket, seen: Callable[[bytes], Non
         broken.set()
         for one in (source, sink):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RD)  # wakes the other way, and tells the peer nothing before the reset
+                one.shutdown(socket.SHUT_RD)  # wakes the other way, and sends the peer nothing before the reset
 
 
 def reset(connection: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""The watch over logs can fail: each form of an error is seen, and what is expected is expected in one log only."""
+"""Tests of the log check: it sees each form of an error, and an expected event is expected in one log only."""
 
 from __future__ import annotations
 

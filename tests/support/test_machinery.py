@@ -1,4 +1,4 @@
-"""The machinery itself, before anything is believed that it says of the product."""
+"""Tests of the test support itself, on which every result about the product depends."""
 
 from __future__ import annotations
 

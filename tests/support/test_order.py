@@ -1,4 +1,4 @@
-"""The order in which a run that is shared out begins its files."""
+"""Tests of the order in which a distributed run begins its files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_files_that_share_a_gateway_follow_each_other() -> None:
 
 
 def test_one_worker_has_every_test_that_runs_alone() -> None:
-    """Two that have some wait for each other, and all the others with them."""
+    """Two workers with such tests would wait for each other, and all the others with them."""
     mark = f"pytest.mark.{turns.MARK}"
     found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py") if mark in path.read_text()}
     assert found - {"tests/support/test_plugin.py"} == {*TOGETHER}

@@ -1,4 +1,4 @@
-"""What ends a run ends it from any worker: each kind of finding planted once, in a run of its own with two workers."""
+"""Each kind of finding ends the run from any worker: planted once each, in a separate run with two workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKEN = f"acme_pat_{'p' * 12}_{'s' * 38}"
 
 
 def run(directory: Path, planted: str) -> tuple[int, str]:
-    """The exit code and the output of a run of what is planted, beside tests that pass."""
+    """The exit code and output of a run of the planted test, beside tests that pass."""
     (directory / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     (directory / "conftest.py").write_text('pytest_plugins = ["tests.support.plugin"]\n')
     (directory / "test_other.py").write_text(BEGINNING)
@@ -33,7 +33,7 @@ def run(directory: Path, planted: str) -> tuple[int, str]:
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n", "2", "-p", "no:cacheprovider"]
     argv += ["--rootdir", str(directory)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    # Loading plugins that its tests do not use would be most of each run.
+    # Loading plugins that its tests do not use would take most of each run's time.
     environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run([*argv, str(directory)], cwd=directory, env=environ, capture_output=True, text=True)
     return done.returncode, done.stdout

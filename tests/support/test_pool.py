@@ -1,4 +1,4 @@
-"""A gateway that several test files borrow is as good as new for each of them."""
+"""A gateway that several test files borrow behaves like a new one for each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wire sentinel can fail: each rule broken once, and the same bytes cut anywhere are judged alike."""
+"""Tests of the wire sentinel: it reports each broken rule, and the same bytes give the same result however split."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_a_backend_that_ends_a_message_elsewhere_is_a_violation() -> None:
 
 @contextmanager
 def reports() -> Iterator[list[str]]:
-    """What is found meanwhile, kept from the plugin, which would end the run for it."""
+    """The violations found during a test, hidden from the plugin, which would end the run."""
     found: list[str] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sentinel, "FOUND", found)
@@ -237,7 +237,7 @@ def test_the_tap_passes_ends_and_resets_on() -> None:
                     pass
                 backend.sendall(b"the answer")
             assert connection.read_to_end() == b"the answer"
-        # Only now: of two at a time it is not known which one comes to the backend first.
+        # Wait until here: with two at a time, the order in which they reach the backend is unknown.
         with Connection(tap.port, seconds=20) as unlucky:
             backend, _ = listener.accept()
             unlucky.send(message())

@@ -1,4 +1,4 @@
-"""Tokens as a stranger can make them: of our form, with the right checksum, and nothing behind them."""
+"""Forged tokens, as an outsider can make them: the right form and checksum, but not in the store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def forged(prefix: str) -> str:
-    """A token of that public prefix whose checksum is right (docs/tokens.md): only a look-up can refuse it."""
+    """A token with that public prefix and a valid checksum (docs/tokens.md): only a look-up can refuse it."""
     text = prefix + "_" + "".join(secrets.choice(BASE62) for _ in range(32))
     number, digits = zlib.crc32(text.encode()), ""
     for _ in range(6):

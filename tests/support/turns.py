@@ -1,11 +1,11 @@
-"""Whose turn it is, where the workers of one run share the machine: a test marked ``alone`` runs while no other does.
+"""Locks between the workers of one run on one machine: a test marked ``alone`` runs while no other test does.
 
-It holds the product to a promise about time, which another test's work on the same two cores would break.
+Such a test checks that the product keeps a time limit, which another test's work on the same two cores would break.
 
-1. Every test holds the floor: together with others, or by itself where it is marked.
-2. The way to the floor leads through a gate, which one that waits for the floor keeps shut: or the others, coming and
-   going, would never all be gone.
-3. A worker whose next test is marked too stays on the floor, so that everybody waits once for a row of them.
+1. Every test holds the floor lock: shared with others, or exclusively if it is marked.
+2. Taking the floor requires the gate lock, which a worker that waits for the floor keeps: otherwise other tests would
+   come and go and the floor would never be free.
+3. A worker whose next test is marked too keeps the floor, so that the others wait only once for a row of them.
 4. The locks are the kernel's: a worker that dies holds none.
 """
 
@@ -26,7 +26,7 @@ class Turns:
         self._stays = False
 
     def take(self, *, alone: bool) -> None:
-        """Wait for the floor."""
+        """Wait for the floor lock."""
         if self._stays:
             return
         fcntl.flock(self._gate, fcntl.LOCK_EX)
@@ -34,7 +34,7 @@ class Turns:
         fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     def leave(self, *, stays: bool) -> None:
-        """Leave the floor, unless this worker's next test needs it alone as this one did."""
+        """Release the floor lock, unless both this test and the worker's next one need it alone."""
         self._stays = stays
         if not stays:
             fcntl.flock(self._floor, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""Another user of the system, as far as this process may be one."""
+"""Simulates another user of the system, as far as this process has the permission to become one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 OTHER = 65534
-"""nobody, or anybody else but ourselves."""
+"""The user id of ``nobody``, or any other user but ours."""
 
 
 def give_away(path: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let a file belong to another user: where we may not give it away, we become another one than its owner."""
+    """Make a file belong to another user: if we may not change its owner, our own user id is patched instead."""
     if os.geteuid() == 0:
         os.chown(path, OTHER, OTHER)
     else:
@@ -24,7 +24,7 @@ def give_away(path: Path, patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def as_another(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Connect as another user: where we may not become one, everybody else is another one afterwards."""
+    """Connect as another user: if we may not become one, our own user id is patched after the connection instead."""
     if os.geteuid() != 0:
         own = os.geteuid()
         yield
