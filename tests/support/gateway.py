@@ -281,7 +281,7 @@ class ControlClient:
         self._connection.close()
 
     def call(self, method: str, path: str, document: Any = None) -> Any:
-        """The response's document; fail unless the response is a success."""
+        """The response's document; fails unless the response is a success."""
         body = b"" if document is None else json.dumps(document).encode()
         headers = {"Content-Type": "application/json"} if body else {}
         response = self._connection.request(method, "/api/v1" + path, headers=headers, body=body, host="localhost")

@@ -36,7 +36,7 @@ http {{
 
 
 def substituted(name: str, addresses: Mapping[str, str], names: Mapping[str, str]) -> str:
-    """A file of config/ingress with each address and header name replaced; fail if it lacks one of them."""
+    """A file of config/ingress with each address and header name replaced; fails if it lacks one of them."""
     text = (INGRESS / name).read_text()
     for written, used in addresses.items():
         assert written in text, f"config/ingress/{name} does not name {written}"

@@ -89,7 +89,7 @@ def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
 
 
 def _reloads(node: Patgate) -> float:
-    """How many reloads have succeeded; fail if one was refused."""
+    """How many reloads have succeeded; fails if one was refused."""
     events = [record["event"] for record in node.records()]
     assert not any(str(event).startswith("reload refused") for event in events), node.process.tail()
     return events.count("reloaded")

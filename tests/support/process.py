@@ -95,7 +95,7 @@ class Process:
         self._popen.send_signal(number)
 
     def wait(self, seconds: float = 20.0) -> int:
-        """The exit code; fail with the log if the program does not end in time."""
+        """The exit code; fails with the log if the program does not end in time."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -105,7 +105,7 @@ class Process:
         return f"--- {self.name} (pid {self.pid}) ---\n" + "\n".join(self.output.splitlines()[-lines:])
 
     def end(self, seconds: float = 15.0) -> None:
-        """Send SIGTERM, then SIGKILL to the whole session if it does not end; never leaves a process behind."""
+        """Send SIGTERM, then SIGKILL to the whole session if it does not end; never leave a process behind."""
         if self._popen.poll() is None:
             self._popen.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -145,7 +145,7 @@ def run(
 def wait_until(
     condition: Callable[[], T | None], what: str, *, seconds: float = 30.0, process: Process | None = None
 ) -> T:
-    """The first truthy value of the condition; fail at the deadline, or as soon as ``process`` has exited."""
+    """The first truthy value of the condition; fails at the deadline, or as soon as ``process`` has exited."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

@@ -31,7 +31,7 @@ class Response:
         return [value.decode("latin-1") for key, value in self.headers if key.lower() == wanted]
 
     def get(self, name: str) -> str | None:
-        """The only value of a header; None if it is missing; fail on a repeated header."""
+        """The only value of a header; None if it is missing; fails on a repeated header."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
         return values[0] if values else None

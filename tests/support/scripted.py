@@ -143,7 +143,7 @@ class ScriptedBackend:
             return [target for peer in self.peers for target in peer.targets]
 
     def use(self, plan: Plan) -> None:
-        """End the connections of the previous plan, waits until the gateway has noticed, and set a new plan."""
+        """End the connections of the previous plan, wait until the gateway has noticed, and set a new plan."""
         self._end_connections()
         assert not self.failures, self.failures
         with self._lock:

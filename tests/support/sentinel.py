@@ -170,7 +170,7 @@ class Sentinel:
         return found[1], found[2].rstrip(b" \t")
 
     def _frame(self, method: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        """Check the fields and determines what is expected after the head."""
+        """Check the fields and determine what is expected after the head."""
         values: dict[bytes, list[bytes]] = {}
         for name, value in fields:
             lowered = name.lower()
@@ -235,7 +235,7 @@ class Watch:
         self._seen = 0
 
     def sent(self, data: bytes) -> None:
-        """Doe the same as ``Sentinel.sent``."""
+        """The same as ``Sentinel.sent``."""
         self._seen += len(data)
         if self._sentinel is not None:
             try:
@@ -244,12 +244,12 @@ class Watch:
                 self._report(violation)
 
     def answered(self, beginning: bytes) -> None:
-        """Doe the same as ``Sentinel.answered``."""
+        """The same as ``Sentinel.answered``."""
         if self._sentinel is not None:
             self._sentinel.answered(beginning)
 
     def agree(self, end: int) -> None:
-        """Doe the same as ``Sentinel.agree``."""
+        """The same as ``Sentinel.agree``."""
         if self._sentinel is not None:
             try:
                 self._sentinel.agree(end)

@@ -87,7 +87,7 @@ class Tap:
 
 
 def pump(source: socket.socket, sink: socket.socket, seen: Callable[[bytes], None], broken: threading.Event) -> None:
-    """Copy bytes one way until the source ends; shows each block before sending it. Either way may break both."""
+    """Copy bytes one way until the source ends; show each block before sending it. Either way may break both."""
     try:
         while data := source.recv(BLOCK):
             seen(data)
