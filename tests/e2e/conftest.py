@@ -1,4 +1,4 @@
-"""Every ingress that we ship a file for, between a client and an application, asking a gateway for its verdicts."""
+"""Every ingress that has a file in config/ingress, between a client and an application; it queries a gateway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTES_WITH_HOSTS = [
 
 @pytest.fixture(scope="session")
 def asked(gateways: Pool) -> Iterator[Patgate]:
-    """The gateway that every ingress asks; it forwards nothing itself."""
+    """The gateway that every ingress queries; it forwards nothing itself."""
     config = {
         "workers": 1,
         "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
@@ -36,14 +36,14 @@ def asked(gateways: Pool) -> Iterator[Patgate]:
 
 @pytest.fixture(scope="module")
 def application() -> Iterator[Recorder]:
-    """The backend behind the ingress: what it is sent is the ingress's writing, which the sentinel does not judge."""
+    """The backend behind the ingress: it receives the ingress's bytes, which the sentinel does not check."""
     with Recorder(watched=False) as server:
         yield server
 
 
 @pytest.fixture
 def behind(application: Recorder) -> Iterator[Recorder]:
-    """The same, emptied for each test."""
+    """The same backend, cleared for each test."""
     application.script = answer_ok
     application.clear()
     yield application

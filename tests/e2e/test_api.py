@@ -1,4 +1,4 @@
-"""The control API of a running gateway, over real sockets: let in by a token, and by nothing else."""
+"""The control API of a running gateway, over real sockets: a token is the only way to authenticate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Ask = Callable[[Token | None], Client]
 
 @pytest.fixture
 def client(node: Patgate) -> Iterator[Ask]:
-    """Makes clients; their connections are closed in the end."""
+    """A factory of clients; their connections are closed at the end."""
     with ExitStack() as stack:
 
         def connect(token: Token | None) -> Client:
@@ -76,7 +76,7 @@ def test_what_an_administrator_may_do_and_a_member_may_not(node: Patgate, client
 def test_a_token_makes_and_ends_others_of_its_owner(node: Patgate, client: Ask) -> None:
     member = client(node.token(MEMBER))
     made = member.ask("POST", "/orgs/red/tokens", {"name": "team", "scopes": ["things:read"]})
-    # A personal token reaches no organisation, so it makes no token of one.
+    # A personal token reaches no organisation, so it cannot create an organisation's token.
     assert made.status in (403, 404)
     made = member.ask("POST", "/tokens", {"name": "child", "scopes": ["things:read"], "expires": 3600})
     assert made.status == 201
@@ -92,7 +92,7 @@ def test_a_token_makes_and_ends_others_of_its_owner(node: Patgate, client: Ask) 
 
 @pytest.mark.parametrize("end", ["revoke", "rotate", "delete", "suspend", "downgrade"])
 def test_a_kept_connection_has_the_new_verdict_at_once(node: Patgate, client: Ask, end: str) -> None:
-    """The next request after the answer, on the very connection that was let in before."""
+    """The next request after the response gets the new verdict, on the connection that was accepted before."""
     email = node.add_user(f"{end}@example.org", "admin")
     token = node.token(email)
     kept = client(token)

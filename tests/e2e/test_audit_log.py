@@ -1,4 +1,4 @@
-"""The audit log of a running gateway: its head in the log, its end watched, who was at the command line."""
+"""The audit log of a running gateway: its head is logged, its end is checked, and command-line users are named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def heads(node: Patgate) -> list[str]:
 
 
 def cut(node: Patgate, events: int) -> None:
-    """Take the newest events away, and say in the store that there were none."""
+    """Remove the newest events, and change the store so that they never existed."""
     with sqlite3.connect(node.data / "patgate.db") as file:
         ((last,),) = file.execute("SELECT max(n) FROM audit_events").fetchall()
         file.execute("DELETE FROM audit_events WHERE n > ?", (last - events,))
@@ -64,13 +64,13 @@ def test_a_log_whose_end_was_cut_off_is_found_by_the_heads_that_the_gateway_logg
         assert last != first, "said at the end, with what came last"
         for head in (first, last):
             assert node.here("audit", "verify", "--head", head).returncode == 0
-        # What requests left: no change is missing.
+        # These are events of requests, so that no change is missing.
         cut(node, 2)
         assert node.here("audit", "verify").returncode == 0
         done = node.here("audit", "verify", "--head", last)
         assert done.returncode == 1
         assert f"before event {last.partition(':')[0]} whose hash was given" in done.stderr
-        # A change, too.
+        # Now the event of a change is missing, too.
         cut(node, 2)
         done = node.here("audit", "verify")
         assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""What an operator gets wrong, and the one clear sentence that each mistake is answered with."""
+"""Operators' configuration mistakes, each of which is reported in one clear sentence."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def plain(servers: list[str]) -> dict[str, object]:
 
 
 def said(done: CompletedProcess[str]) -> str:
-    """The one sentence of a refused start; log records, which are for machines, may stand beside it."""
+    """The one sentence of a refused start; stderr may also contain log records, which are for machines."""
     lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
     assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -87,7 +87,7 @@ def test_check_json_lists_every_problem_with_path_and_line(tmp_path: Path) -> No
     file.write_text(TEN_MISTAKES.format(data=tmp_path / "data", port=free_port()))
     done = patgate("check", "--config", str(file), "--json", environ=clean_environ(None))
     assert done.returncode == 1
-    document = yaml.safe_load(done.stdout)  # JSON is YAML; the shape is checked, not the parser
+    document = yaml.safe_load(done.stdout)  # JSON is YAML; the test checks the shape, not the parser
     problems = document["problems"] if isinstance(document, dict) else document
     assert len(problems) == 10, problems
     assert all(problem["line"] and problem["path"] is not None and problem["message"] for problem in problems)

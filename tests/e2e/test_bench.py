@@ -1,6 +1,7 @@
-"""The benchmarks that bear down on one gateway, in small: each finds the figures that it is for, and they are good.
+"""The benchmarks that load one gateway, at a small size: each reports its figures, and the figures are valid.
 
-Full size is ``python -m bench``'s. Here nothing that takes time is judged, only what holds at any size.
+``python -m bench`` runs them at full size. Figures that depend on time are not checked here, only those that hold at
+any size.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from tests.support.gateway import ROOT, clean_environ
 
-# A process of its own: what runs beside the gateway is forked off, and forks should have no other threads.
+# In a new process: the load beside the gateway is forked off, and a process that forks should have no other threads.
 MEASURE = """
 import json, sys
 from dataclasses import asdict
@@ -56,7 +57,7 @@ def ran(script: str, *arguments: str) -> Any:
 
 
 def measured(name: str, directory: Path, **sizes: float) -> dict[str, float]:
-    """The figures by what they are of, without the size that they were taken at."""
+    """The figures by what they measure, without the size at which they were measured."""
     part = ran(MEASURE, name, str(directory), json.dumps(sizes))
     return {figure["what"].partition(": ")[2]: figure["spread"]["median"] for figure in part["figures"]}
 

@@ -1,4 +1,4 @@
-"""A running node is of the build that this run of the tests is for, and says so."""
+"""A running node is the build that this test run is for, and reports it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``patgate quickstart``, which is what ``make demo`` runs: from nothing to a first authorised request."""
+"""``patgate quickstart``, which ``make demo`` runs: from an empty directory to the first authorised request."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def quickstart(directory: Path, data: Path, *arguments: str) -> Iterator[Printed
 
 
 def status_of(command: str) -> tuple[str, str]:
-    """Run the printed line as it is; the status and the whole answer."""
+    """Run the printed line unchanged; return the status and the whole response."""
     words = shlex.split(command)
     assert words[0] == "curl"
     done = run([*words, "--silent", "--show-error", "--noproxy", "*"])

@@ -1,8 +1,8 @@
-"""README.md and other documents: every command is run, and what they say of reasons, headers and files is so.
+"""README.md and other documents: every command runs, and statements about reasons, headers and files are true.
 
-A fenced ``sh`` block is run: the blocks of one document one after the other, in one shell and one empty directory, with
-free ports for the documented ones. A ``text`` block right behind one is what it prints; ``…`` stands for anything. What
-cannot be run here is fenced as ``console``, and each such command is listed in ``NOT_RUN``.
+Fenced ``sh`` blocks are run: the blocks of one document one after the other, in one shell and one empty directory, with
+free ports instead of the documented ones. A ``text`` block directly after one is its output; ``…`` matches anything.
+Commands that cannot be run here are fenced as ``console``, and each is listed in ``NOT_RUN``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in [*FRONT, *sorted(ROOT.glob("docs/*.md"))]}
 LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml"}
 
-#: Commands that change the machine they run on, or whose own tests are elsewhere: the place that tests them.
+#: Commands that change the machine or that other tests cover, and the place that tests them.
 NOT_RUN = {
     "make demo": "tests/e2e/test_demo.py",
     "sudo make bootstrap": "tests/unit/test_bootstrap.py",
@@ -67,7 +67,7 @@ _SECONDS = 240.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """One fenced block: its language, first line and text, and what is said to be printed by it."""
+    """One fenced block: its language, first line and text, and its documented output."""
 
     language: str
     line: int
@@ -99,7 +99,7 @@ def runnable(document: str) -> list[Block]:
 
 
 def with_ports(text: str, ports: dict[str, str]) -> str:
-    """The text with free ports in the places of the documented ones."""
+    """The text with free ports instead of the documented ones."""
     return _PORT.sub(lambda port: ports[port[0]], text)
 
 
@@ -109,7 +109,7 @@ def script(found: list[Block], ports: dict[str, str]) -> str:
     for block in found:
         text = with_ports(block.text, ports)
         lines.append(f"printf '\\n%s\\n' '{_MARK}{block.line}'")
-        # Lines are logged in batches; a reader is slower than that.
+        # Lines are logged in batches; a human reader is slower than that.
         for pattern, log in re.findall(r"^grep (\w+) (\S+\.log)$", text, re.MULTILINE):
             lines.append(f"until grep -q {pattern} {log}; do sleep 0.05; done")
         lines.append(text)
@@ -123,7 +123,7 @@ def script(found: list[Block], ports: dict[str, str]) -> str:
 
 
 def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
-    """A shell of one's own: ``patgate`` is this checkout's, and no file of the machine's user counts."""
+    """A separate environment: ``patgate`` is this checkout's, and no file of the machine's user is read."""
     tools = directory / "tools"
     tools.mkdir()
     command = tools / "patgate"
@@ -146,13 +146,13 @@ def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
 
 
 def printed(output: str) -> dict[int, str]:
-    """What each block printed, by its line."""
+    """The output of each block, by its line."""
     parts = re.split(rf"^{_MARK}(\d+)$\n?", output.replace("\r\n", "\n"), flags=re.MULTILINE)
     return {int(line): text for line, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def expression(prints: str) -> str:
-    """The documented lines as an expression; a line that is ``…`` is any number of lines."""
+    """The documented lines as a regular expression; a line that is ``…`` matches any number of lines."""
     lines = [
         r"(?:.*\n)*?" if line == "…" else ".*?".join(map(re.escape, line.split("…"))) + r"[ \t]*(?:\n|\Z)"
         for line in prints.splitlines()
@@ -162,7 +162,7 @@ def expression(prints: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reader:
-    """Somebody who does what one document says."""
+    """Runs the commands of one document as a reader would."""
 
     process: Process
     ports: dict[str, str]
@@ -170,7 +170,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reader]]:
-    """One for each document that has something to run, all at work at once because most of it is waiting."""
+    """One reader for each document with commands, all running at once because most of the time is waiting."""
     with ExitStack() as stack:
         found = {}
         for document in DOCUMENTS:

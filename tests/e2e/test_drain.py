@@ -1,4 +1,4 @@
-"""SIGTERM: readiness goes first, what has begun ends, WebSockets are told, and what does not end in time is cut."""
+"""SIGTERM: readiness ends first, running requests end, WebSockets get a Close, and overdue ones are cut."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def node_for(backend: ScriptedBackend, directory: Path, **timeouts: Any) -> Patg
 
 
 def stopping(node: Patgate) -> None:
-    """SIGTERM, and wait until the gateway says that it ends."""
+    """Send SIGTERM, and wait until the gateway reports that it is stopping."""
     node.process.signal(signal.SIGTERM)
     wait_until(lambda: any(record["event"] == "stopping" for record in node.records()), "the stop begun")
 
@@ -46,7 +46,7 @@ def stopping(node: Patgate) -> None:
 def test_a_websocket_is_closed_with_1001_on_both_sides_where_a_frame_ends(
     tmp_path: Path, scripted: ScriptedBackend
 ) -> None:
-    """Half of a frame is on its way when the stop begins: the Close comes behind the other half and not before."""
+    """The stop begins in the middle of a frame: the Close comes after the frame's other half and not before."""
     seen: list[tuple[int, bytes, bool]] = []
     rest = threading.Event()
 
@@ -124,7 +124,7 @@ def test_a_download_that_does_not_end_in_time_is_cut_and_never_looks_whole(
 ) -> None:
     def plan(peer: Peer) -> None:
         peer.head()
-        # The end of this body is the end of the connection, so only a reset tells that it is not all.
+        # The end of this body is the end of the connection, so only a reset shows that it is incomplete.
         peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nsome of it")
         peer.rest()
 

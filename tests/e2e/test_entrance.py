@@ -1,4 +1,4 @@
-"""How clients come in: through HAProxy, by TLS, in numbers, and where the system gives out."""
+"""Client connections: through HAProxy, with TLS, in large numbers, and when the system's resources run out."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def count(node: Patgate, metric: str, cause: str) -> float:
 
 @contextmanager
 def haproxy(directory: Path, gateway: int) -> Iterator[list[int]]:
-    """The ports of one that speaks version 1 of the PROXY protocol, and version 2."""
+    """Run HAProxy; its two ports use version 1 and version 2 of the PROXY protocol."""
     first, second = free_port(), free_port()
     file = directory / "haproxy.cfg"
     file.write_text(HAPROXY.format(host=LOOPBACK, first=first, second=second, gateway=gateway))
@@ -74,7 +74,7 @@ def haproxy(directory: Path, gateway: int) -> Iterator[list[int]]:
 def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
     secure: bool, gateways: Pool, tmp_path: Path, recorder: Recorder
 ) -> None:
-    """Its health checks, which are connections of its own, are no clients and no errors."""
+    """HAProxy's health checks, which are separate connections, are neither clients nor errors."""
     listen: dict[str, Any] = {"proxy_protocol": [f"{LOOPBACK}/32"]}
     trust = ssl.create_default_context()
     if secure:
@@ -90,14 +90,14 @@ def test_behind_haproxy_the_client_is_the_one_that_haproxy_names(
                     assert client.request("GET", "/public/a").status == 200
                 assert recorder.last().all("x-forwarded-for") == [CLIENT.encode()]
                 assert recorder.last().all("x-forwarded-proto") == [b"https" if secure else b"http"]
-        # Who comes past it does not get in, whatever it says.
+        # A client that bypasses HAProxy is rejected, whatever it sends.
         with node.connect() as client:
             client.send(b"GET /public/b HTTP/1.1\r\nHost: gateway\r\n\r\n")
             assert client.read_to_end() == b""
         wait_until(
             lambda: count(node, "patgate_connections_dropped_total", "proxy_header") == dropped + 1, "the drop counted"
         )
-        # A line for each request, the last of which comes after the answer.
+        # One line for each request, the last of which is written after the response.
         wait_until(lambda: len(peers(node)) == 6, "every request in the log")
         assert {*peers(node)} == {CLIENT}
 
@@ -152,7 +152,7 @@ def test_a_worker_out_of_descriptors_serves_who_is_there_and_later_everybody(
 
 
 def test_no_request_fails_for_want_of_a_descriptor(tmp_path: Path) -> None:
-    """Far more clients than there are descriptors, each of which needs a connection to the backend: all are served."""
+    """Far more clients than descriptors, each of which needs a connection to the backend: all are served."""
 
     def plan(peer: Peer) -> None:
         while True:

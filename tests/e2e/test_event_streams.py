@@ -1,7 +1,8 @@
 """Event streams with real clients and a real server, and a gateway between them.
 
 Requirements E7 (publish is a POST and subscribe a stream, on one path), E1 (on one id or all), D8 (either header), F1
-and F2 (a dead grant's stream ends at once). httpx-sse reads a stream to its end; requests-sse reconnects by itself.
+and F2 (a stream ends at once when its grant is invalid). httpx-sse reads a stream to its end; requests-sse reconnects
+by itself.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def node(gateways: Pool, server: Remote, program: Remote) -> Iterator[Patgate]:
         with gateways.lend(config) as gateway:
             gateway.add_user(USER, "editor")
             yield gateway
-            # Or the gateway would wait for streams that are still open.
+            # Otherwise the gateway would wait for streams that are still open.
             program.end()
 
 
@@ -69,7 +70,7 @@ def clients(node: Patgate, program: Remote) -> Iterator[Remote]:
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """One that no other client, token and channel has."""
+    """A name that no other client, token and channel has."""
     return re.sub(r"\W+", "-", request.node.name).strip("-")
 
 
@@ -90,7 +91,7 @@ def follow(
 
 
 def came(clients: Remote, name: str, count: int) -> list[tuple[str, str]]:
-    """The ids and data of the events that a client has, once they are so many."""
+    """Wait until a client has so many events; return their ids and data."""
     wait_until(lambda: len(clients.told("event", client=name)) >= count, f"{count} events", process=clients.process)
     return [(event["id"], event["data"]) for event in clients.told("event", client=name)]
 
@@ -100,7 +101,7 @@ def came(clients: Remote, name: str, count: int) -> list[tuple[str, str]]:
 def test_events_come_as_they_are_published(
     library: str, header: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E7, D8: each at once, with its id and its kind; the server knows who subscribes, and sees no credential."""
+    """E7, D8: each at once, with its id and its type; the server knows who subscribes, and sees no credential."""
     token = node.token(USER, name=name)
     headers = token.bearer if header == "Authorization" else {header: token.value}
     clients.ask("follow", client=name, library=library, url=messages(node, name), headers=headers)
@@ -126,7 +127,7 @@ def test_a_long_stream_comes_whole_and_in_order(node: Patgate, clients: Remote, 
 def test_who_reconnects_goes_on_where_the_stream_broke_off(
     node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E7: ``Last-Event-ID`` reaches the server; nothing is missed and nothing comes twice."""
+    """E7: ``Last-Event-ID`` reaches the server; no event is missed or repeated."""
     token = node.token(USER, name=name)
     follow(clients, node, name, token, "requests", name, "?most=10")
     lines = [f"message {number}" for number in range(1, 36)]
@@ -139,10 +140,10 @@ def test_who_reconnects_goes_on_where_the_stream_broke_off(
 def test_publish_and_subscribe_are_two_operations_on_one_id_or_all(
     library: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E1, E7: a scope for one lets nobody do the other, nor either on another channel; the challenge names it."""
+    """E1, E7: a scope for one permits neither the other nor either on another channel; the challenge names it."""
 
     def may(*scopes: str) -> tuple[int, int, int]:
-        """The status of publishing in the channel and of subscribing to it, and of that to another."""
+        """The status of publishing in the channel, of subscribing to it, and of subscribing to another."""
         token = node.token(USER, name=f"{name} {' '.join(scopes)}", scopes=scopes)
         published = publish(clients, node, name, token, "news")
         statuses = [int(published["status"])]
@@ -179,7 +180,7 @@ def test_a_dead_grants_stream_is_cut_at_once(
     name: str,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """E3, F1, F2: both ends see it within a second, no event passes any more, and reconnecting is refused."""
+    """E3, F1, F2: both ends see it within a second, no further event passes, and reconnecting is refused."""
     owner, other = node.add_user(f"{crc32(name.encode()):x}@example.org", "editor"), f"{name}-other"
     token = node.token(owner, name=name, scopes=["channels:subscribe", "channels:publish"])
     publisher = node.token(USER, name=other)

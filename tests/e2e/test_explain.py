@@ -1,4 +1,4 @@
-"""Explaining a running gateway: by token beforehand, by decision id afterwards, and before a route is enforced."""
+"""Explanations of a running gateway: by token in advance, by decision id later, and before a route is enforced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUTES: Final = (
     {"path": "/public/**", "upstream": "app", "access": "public"},
     {"path": "/never/**", "upstream": "app", "access": "denied"},
     {"path": "/later/{entity}/{id}", "upstream": "app", "enforce": False},
-    # For one test alone: what the others leave in the report may come while it counts.
+    # Used by one test alone: the other tests' requests may be added to the report while it counts.
     {"path": SOON, "upstream": "app", "enforce": False},
     {"path": "/only/{entity}", "upstream": "app", "host": "api.example"},
     {"path": "/orgs/{org}/{entity}/{id}", "upstream": "app"},
@@ -80,7 +80,7 @@ def explained(node: Patgate, token: Token, method: str, path: str, host: str = "
 
 
 def decided(node: Patgate, decision: str) -> Any:
-    """What is said of a decision, once the log has it."""
+    """The explanation of a decision, once the log has it."""
     with node.control_socket() as control:
         wait_until(
             lambda: control.call("GET", f"/audit?request={decision}")["items"],
@@ -116,7 +116,7 @@ def test_the_identity_that_is_explained_is_the_one_that_backends_get(
 
 
 def test_every_refusal_can_be_explained_afterwards_by_its_decision_id(node: Patgate, tokens: dict[str, Token]) -> None:
-    """One after the other, because few events of refusals that no proven token stands behind are kept at once."""
+    """One after the other, because only few events of refusals without a verified token are kept at once."""
     for name, method, path, reason in CASES:
         response = ask(node, method, path, tokens[name].bearer)
         if reason == "allowed":

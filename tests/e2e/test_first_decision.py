@@ -1,4 +1,4 @@
-"""A node that says it is ready has done what the first decision would otherwise wait for."""
+"""A node that reports it is ready has done the work that would otherwise delay the first decision."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.support.rawhttp import bearer
 from tests.support.recorder import Recorder
 
 STARTS = 3
-"""A machine with much else to do disturbs a figure; one that is always too high shows in each start."""
+"""Starts to try: other load disturbs some figures, but a real defect shows in every start."""
 
 
 def seconds_used(pids: Sequence[int]) -> float:
-    """CPU of these processes since they began (proc(5), schedstat): time that others took from them is not in it."""
+    """CPU seconds of these processes since they began (proc(5), schedstat), without time that other processes used."""
     total = 0
     for task in [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]:
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
@@ -24,7 +24,7 @@ def seconds_used(pids: Sequence[int]) -> float:
 
 
 def decided(node: Patgate, token: Token) -> float:
-    """CPU seconds of authority and worker for one decision about a token that no cache knows."""
+    """CPU seconds of authority and worker for one decision about a token that is in no cache."""
     pids = [node.authority_pid(), *node.worker_pids()]
     before = seconds_used(pids)
     with node.connect() as connection:

@@ -1,4 +1,4 @@
-"""The forward-auth listener, spoken to directly in the shape of each ingress."""
+"""The forward-auth listener, called directly with requests in the form of each ingress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TARGET = "/v1/things/42"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A good call as an ingress makes it: the path it asks and the headers it adds, ``required`` first to last."""
+    """A valid call as an ingress makes it: the path and the headers it adds, ``required`` first to last."""
 
     path: str
     headers: tuple[tuple[str, str], ...]
@@ -125,7 +125,7 @@ def test_no_credential_is_refused_with_the_challenge_and_a_problem(name: str, ga
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_an_untrusted_peer_is_refused_with_a_good_call(name: str, gateway: Patgate, editor: Token) -> None:
-    """127.0.0.2 is of this machine but not in ``trusted``."""
+    """127.0.0.2 is an address of this machine but not in ``trusted``."""
     shape = SHAPES[name]
     response = ask(gateway, shape, [*shape.headers, *login(editor)], source="127.0.0.2")
     assert response.status == 403
@@ -217,7 +217,7 @@ def test_a_path_that_names_no_shape_is_never_a_yes(path: str, gateway: Patgate, 
 def test_a_named_shape_does_not_read_the_other_family(
     shape: str, foreign: tuple[tuple[str, str], ...], gateway: Patgate, viewer: Token
 ) -> None:
-    """What this ingress sets says PUT, which a viewer may not; the others, which a client can send, say GET."""
+    """This ingress's own headers say PUT, which a viewer may not; the others, which a client can send, say GET."""
     own = [(key, "PUT" if key.endswith("Method") else value) for key, value in SHAPES[shape].headers]
     response = ask(gateway, SHAPES[shape], [*own, *foreign, *login(viewer)], method="PUT" if shape == "envoy" else None)
     assert response.status == 403
@@ -240,7 +240,7 @@ def test_a_public_route_is_allowed_with_every_identity_header_empty(gateway: Pat
 
 
 def test_the_proxy_listener_does_not_believe_a_clients_forwarded_headers(gateway: Patgate, viewer: Token) -> None:
-    """The same headers on the proxy listener decide nothing: it forwards, and decides by its own request line."""
+    """The same headers have no effect on the proxy listener: it forwards, and decides by its own request line."""
     with Connection(gateway.port) as connection:
         headers = viewer.bearer | dict(ORIGINAL) | dict(FORWARDED)
         assert connection.request("PUT", TARGET, headers=headers).status == 403

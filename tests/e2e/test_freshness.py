@@ -1,7 +1,7 @@
-"""F1, D1 to D4: revoked means revoked. The very next request on a kept-alive connection to any worker is judged anew.
+"""F1, D1 to D4: after a change, the very next request on a kept-alive connection to any worker gets a new verdict.
 
-Twelve kinds of change, each of which gives or takes; every verdict is asked on one connection to each worker, before
-and after, while a load runs beside it. ``make soak`` makes a thousand rounds of each kind (PATGATE_TEST_ROUNDS).
+Twelve kinds of change, each of which grants or revokes; every verdict is requested on one connection to each worker,
+before and after, while other load runs. ``make soak`` makes a thousand rounds of each kind (PATGATE_TEST_ROUNDS).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROLE = ["things:read", "things:update"]
 
 @dataclass
 class Desk:
-    """What the changes of one kind are made with: the operator's connection, and whose token it is about."""
+    """The context of the changes of one kind: the operator's connection, and the token with its owner."""
 
     control: ControlClient
     email: str
@@ -62,7 +62,7 @@ class Kind:
     in_org: bool = False
     scopes: tuple[str, ...] = ()
     new_value: bool = False
-    """Whether taking gives a new value, which works at once."""
+    """Whether ``take`` creates a new value, which works at once."""
     new_owner: bool = False
     begin: Step = lambda desk: None
 
@@ -161,7 +161,7 @@ def control(gateway: Patgate) -> Iterator[ControlClient]:
 
 @pytest.fixture(scope="module", autouse=True)
 def load(gateway: Patgate, workers: list[Connection]) -> Iterator[Load]:
-    """Somebody else's requests, all the time."""
+    """Another user's requests, throughout the test."""
     token = gateway.token(gateway.add_user("beside@example.org", "editor"))
     with Load(gateway.connect, TARGET, token.bearer, pause=0.005) as running:
         yield running

@@ -18,7 +18,7 @@ from tests.support.rawhttp import Connection
 from tests.support.tap import Tap
 
 MEBIBYTE = 1 << 20
-FILES = 50  # of a mebibyte each, random: nothing for git to compress away
+FILES = 50  # of a mebibyte each, random, so that git cannot compress them
 
 ROUTES = [
     {"path": "/git/{id}/info/refs", "upstream": "git", "entity": "repos", "operations": {"GET": "read"}},
@@ -29,7 +29,7 @@ ROLES = {"editor": ["repos:*"], "viewer": ["repos:read"]}
 
 
 def git(*arguments: str, cwd: Path, seconds: float = 120) -> CompletedProcess[str]:
-    """Git without the machine's configuration, credential helpers and prompts."""
+    """Run git without the machine's configuration, credential helpers and prompts."""
     environ = clean_environ(
         {
             "GIT_CONFIG_GLOBAL": os.devnull,
@@ -152,7 +152,7 @@ def test_a_viewers_push_is_refused_and_changes_nothing(
 def test_a_large_push_of_a_viewer_is_refused_with_403(
     node: Patgate, viewer: Token, pushed: str, work_tree: Path, project_root: Path
 ) -> None:
-    """Git sends a large pack in chunks after a probing request; the refusal must reach it all the same."""
+    """Git sends a large pack in chunks after a probing request; the refusal must reach it nevertheless."""
     done = git("push", url(node, viewer), "main:refs/heads/other", cwd=work_tree)
     assert done.returncode != 0
     assert "403" in done.stderr, done.stderr

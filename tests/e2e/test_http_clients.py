@@ -1,4 +1,4 @@
-"""The plainest clients there are: httpx, requests and curl, as Terraform-style tools use them, through a gateway.
+"""Plain HTTP clients: httpx, requests and curl, as Terraform-style tools use them, through a gateway.
 
 Requirements C10 (they authenticate with a token as Bearer), D8 (or as X-API-Key, and with an organisation's key alike),
 D10 and F1.
@@ -31,7 +31,7 @@ LIFE = (
     ("PATCH", "/v1/things/lamp", '{"colour": "blue"}', "update"),
     ("DELETE", "/v1/things/lamp", None, "delete"),
 )
-"""What a tool that manages resources does with one, from ``apply`` to ``destroy``."""
+"""The requests of a tool that manages a resource, from ``apply`` to ``destroy``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ def ask(
 
 
 def curl(directory: Path, url: str, headers: dict[str, str], method: str, content: str | None) -> Answer:
-    """Bearer tokens by curl's own option for them."""
+    """Run curl with its own option for bearer tokens."""
     body, head = directory / "body", directory / "head"
     argv = [program("curl"), "-q", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", "-X", method]
     argv += ["--output", str(body), "--dump-header", str(head)]
@@ -95,7 +95,7 @@ def presented(token: Token, header: str) -> dict[str, str]:
 def test_a_client_manages_a_resource_with_the_token_in_either_header(
     client: str, header: str, gateway: Patgate, recorder: Recorder, clients: Remote
 ) -> None:
-    """C10, D8: create, read, list, update and delete reach the backend as the owner's, and the credential does not."""
+    """C10, D8: create, read, list, update and delete reach the backend as the owner's; the credential does not."""
     token = gateway.token(EDITOR, name=f"{client} with {header}")
     for method, target, content, _ in LIFE:
         answer = ask(
@@ -115,7 +115,7 @@ def test_a_client_manages_a_resource_with_the_token_in_either_header(
 def test_a_client_is_told_what_its_token_lacks(
     client: str, header: str, gateway: Patgate, recorder: Recorder, clients: Remote
 ) -> None:
-    """C10, D8, E1: a viewer's token reads; what it may not do is named in a challenge and a problem document."""
+    """C10, D8, E1: a viewer's token reads; a challenge and a problem document name the missing permission."""
     token = gateway.token(VIEWER, name=f"{client} with {header}")
     for method, target, content, operation in LIFE:
         answer = ask(
@@ -153,7 +153,7 @@ def test_a_client_whose_token_is_revoked_is_refused_on_the_connection_it_keeps(
 def test_an_organisations_key_goes_where_a_persons_token_does(
     client: str, header: str, gateway: Patgate, recorder: Recorder, clients: Remote, org: str
 ) -> None:
-    """D7, D8: the same headers; the backend is told that it is a key, and no person."""
+    """D7, D8: the same headers; the backend gets the kind ``key``, and no user."""
     with gateway.control_socket() as control:
         key = token_of(control.call("POST", f"/orgs/{org}/keys", {"name": f"{client} {header}", "role": "viewer"}))
     url = f"{gateway.base_url}/v1/things/lamp"

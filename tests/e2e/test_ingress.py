@@ -1,4 +1,4 @@
-"""Forward auth through the real nginx and the real Caddy, with the very files that the documentation shows."""
+"""Forward auth through the real nginx and the real Caddy, with the same files as in the documentation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPOOFED = {
     "X-AUTH-KIND": "root",
 }
 
-#: Client-sent claims of what the request is, which only an ingress may make.
+#: Client-sent descriptions of the request, which only an ingress may send.
 CLAIMS = {
     "X-Original-Method": "GET",
     "X-Original-URI": "/healthz",
@@ -95,7 +95,7 @@ def test_an_unknown_token_is_refused_with_a_challenge(ingress: Ingress, behind: 
 
 
 def test_a_role_that_does_not_reach_is_refused(ingress: Ingress, behind: Recorder, viewer: Token) -> None:
-    """Caddy passes our refusal whole; nginx loses the challenge and the body of a 403."""
+    """Caddy passes our refusal unchanged; nginx loses the challenge and the body of a 403."""
     with Connection(ingress.port) as connection:
         response = connection.request("PUT", "/v1/things/1", headers=viewer.bearer, body=b"{}")
     assert response.status == 403

@@ -1,8 +1,8 @@
-"""Every file of config/ingress keeps from the application what patgate itself would: claims, nominations, trailers.
+"""Every file of config/ingress removes what patgate itself would remove: claims, nominations, trailers.
 
-docs/threat-model.md §2, through each ingress of ``tests.support.ingress.INGRESSES``. In forward auth patgate answers,
-and the client's headers are forwarded by the ingress, so that its file has to do what patgate does for requests that it
-forwards itself.
+docs/threat-model.md §2, through each ingress of ``tests.support.ingress.INGRESSES``. In forward auth patgate only
+answers, and the ingress forwards the client's headers, so its file must protect the application as patgate does for
+requests that it forwards itself.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tests.threats.cases import CLAIMS, FAMILIES, aliases
 IDENTITY = ("User", "Email", "Org", "Role", "Scopes", "Token", "Token-Name", "Kind")
 
 OURS = (*(f"X-Auth-{field}" for field in IDENTITY), "X-Request-Id")
-"""What patgate tells the ingress, which the application must get."""
+"""The headers that patgate sends to the ingress, which the application must get."""
 
 INGRESSES_OWN = ("Host", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-Ip")
-"""What the ingress says itself, if it says it."""
+"""The headers that the ingress sets itself, if it sets them."""
 
 NOMINATIONS = {
     "alone": "Connection: {name}\r\n",
@@ -70,7 +70,7 @@ ORDINARY = (
 """Headers of real clients, and a few that only look like claims."""
 
 BATCH = 40
-"""With the fields that go with them, under the hundred that patgate takes by default."""
+"""Together with the other fields of the request, fewer than the hundred that patgate accepts by default."""
 
 
 def ask(
@@ -83,7 +83,7 @@ def ask(
     host: str = "gateway",
     version: str = "1.1",
 ) -> Response:
-    """One request on a connection of its own; ``extra`` are field lines."""
+    """Send one request on a connection of its own; ``extra`` are field lines."""
     login = f"Authorization: Bearer {token.value}\r\n" if token else ""
     head = f"{method} {target} HTTP/{version}\r\nHost: {host}\r\n{login}X-Ordinary: kept\r\n{extra}\r\n"
     with Connection(ingress.port) as connection:
@@ -91,14 +91,14 @@ def ask(
 
 
 def identity(seen: Recorded) -> dict[str, list[bytes]]:
-    """What the application is told of who asks, from where and for which host, under any spelling."""
+    """The caller's identity, address and host as the application receives them, under any spelling."""
     told = {name: seen.all(name) for name in (*OURS, *INGRESSES_OWN)}
     assert len(told["X-Request-Id"]) == 1
     return told | {"X-Request-Id": []}
 
 
 def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
-    """So many at a time as every server between takes in one request."""
+    """As many names at a time as every server on the way accepts in one request."""
     for start in range(0, len(names), size):
         yield names[start : start + size]
 
@@ -122,7 +122,7 @@ def test_no_claim_of_a_client_reaches_the_application(
 
 
 def test_every_other_header_reaches_the_application(ingress: Ingress, behind: Recorder, editor: Token) -> None:
-    """The patterns of a file take away no more than claims: what clients of real applications send passes."""
+    """A file's patterns remove nothing but claims: the headers that clients of real applications send pass."""
     ordinary = {name: f"{number}-passes" for number, name in enumerate(ORDINARY)}
     assert ask(ingress, editor, "".join(f"{name}: {value}\r\n" for name, value in ordinary.items())).status == 200
     assert {name: behind.last().all(name) for name in ordinary} == {
@@ -220,7 +220,7 @@ def test_no_trailer_reaches_the_application(
 def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
     written: str, host: str, allowed: bool | None, ingress: Ingress, behind: Recorder
 ) -> None:
-    """A target with a host and a ``Host`` with another: an ingress takes the first (RFC 9112 section 3.2.2)."""
+    """A target with a host and a ``Host`` with another: an ingress uses the first (RFC 9112 section 3.2.2)."""
     response = ask(ingress, None, target=f"http://{written}/hosts/x", host=host)
     if response.status == 200:
         assert written == "open.example" and allowed is not False
@@ -249,7 +249,7 @@ def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
 
 
 def test_a_request_without_a_host_is_refused(ingress: Ingress, behind: Recorder, editor: Token) -> None:
-    """Routes may depend on it, so nothing is judged without one."""
+    """Routes may depend on the host, so patgate makes no decision without one."""
     head = f"GET /v1/things/1 HTTP/1.0\r\nAuthorization: Bearer {editor.value}\r\n\r\n".encode()
     with Connection(ingress.port) as connection:
         assert connection.exchange(head).status in (400, ingress.refuses_with(400))
@@ -309,7 +309,7 @@ def test_no_trailer_of_http_2_reaches_the_application(
 ) -> None:
     head = [*http2_head("POST", "/v1/things", editor), ["te", "trailers"]]
     trailers = [[name.lower(), "mallory"] for name in (*OURS, "X-Other")]
-    # nginx ends such a connection, which is as good.
+    # nginx ends such a connection, which is equally safe.
     if http2.ask("request", port=ingress.http2_port, headers=head, body="body", trailers=trailers) == 200:
         assert behind.last().only("X-Auth-Email") == EDITOR
     assert not any(b"mallory" in data for data in behind.received)

@@ -1,4 +1,4 @@
-"""The ingress files with the names of another identity preset, put in where docs/ingress.md says and nowhere else."""
+"""The ingress files with the names of another identity preset, replaced only where docs/ingress.md says."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Through every ingress file patgate still sees where else a token stands and what else a request is about.
+"""Through every ingress file, patgate sees misplaced tokens and any further destination that a request names.
 
-In forward auth it judges the headers that the ingress passes on to it, so no file may hide one from patgate that it
-leaves to the application.
+In forward auth it decides by the headers that the ingress passes on to it, so no file may hide a header from patgate
+that the application gets.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.support.ingress import Ingress
 from tests.support.rawhttp import Connection, Response
 from tests.support.recorder import Recorder
 
-#: Fields that ``Connection`` names are removed by some ingresses, then from both requests or from neither.
+#: Some ingresses remove fields that ``Connection`` names, then from both requests or from neither.
 NOMINATIONS = ["", "Connection: {name}\r\n", "Connection: keep-alive, {name}\r\n"]
 
 
