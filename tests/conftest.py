@@ -1,4 +1,4 @@
-"""What holds for every test: in CI nothing may be skipped, and hypothesis has time to think."""
+"""Settings for all tests: in CI no test may be skipped, and hypothesis has no deadline."""
 
 from __future__ import annotations
 

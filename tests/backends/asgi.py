@@ -1,4 +1,4 @@
-"""uvicorn on a free port of the loopback, in the loop that runs."""
+"""Runs uvicorn on a free loopback port, in the running event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Uvicorn:
-    """Serves one application; connections may come as soon as it is made."""
+    """Serves one application; accepts connections as soon as it is created."""
 
     def __init__(self, app: App) -> None:
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)

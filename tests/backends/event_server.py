@@ -1,7 +1,7 @@
 """Channels of messages as event streams, with starlette and sse-starlette: POST publishes lines, GET subscribes.
 
-A stream begins behind ``Last-Event-ID``; one that was asked for with ``?most=N`` ends after so many events, as streams
-in the world do. Tells ``opened`` and ``closed`` of every stream.
+A stream begins after ``Last-Event-ID``; one that is requested with ``?most=N`` ends after N events, as real streams
+may. Reports ``opened`` and ``closed`` for every stream.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Server:
         self._server: Uvicorn | None = None
 
     async def do_serve(self) -> int:
-        """The port on which it listens."""
+        """Start the server and return the port on which it listens."""
         path = "/v1/channels/{id}/messages"
         routes = [Route(path, self._subscribe, methods=["GET"]), Route(path, self._publish, methods=["POST"])]
         self._server = Uvicorn(Starlette(routes=routes))
@@ -43,7 +43,7 @@ class Server:
         return JSONResponse({"published": len(lines), "by": request.headers["x-auth-email"]}, status_code=201)
 
     async def _subscribe(self, request: Request) -> Response:
-        # No pings: that a silent stream lives is another test's subject.
+        # No pings: another test checks that a silent stream stays open.
         return EventSourceResponse(self._events(request), ping=3600)
 
     async def _events(self, request: Request) -> AsyncIterator[dict[str, Any]]:

@@ -19,13 +19,13 @@ from tests.backends.line import Line, work
 
 class Client:
     def __init__(self, line: Line) -> None:
-        del line  # it tells nothing by itself
+        del line  # it reports no events
 
     async def do_request(
         self, port: int, headers: list[list[str]], body: str | None = None, trailers: list[list[str]] | None = None
     ) -> int | None:
-        """The status of one request on a connection of its own; None where the server resets it."""
-        # Nothing is checked or cleaned: a client of this kind is what servers have to withstand.
+        """The status of one request on a connection of its own; None if the server resets it."""
+        # h2 neither validates nor normalizes the headers: servers must withstand such clients.
         connection = H2Connection(
             H2Configuration(
                 validate_outbound_headers=False, normalize_outbound_headers=False, header_encoding="latin-1"

@@ -1,7 +1,7 @@
 """Plain HTTP with httpx and requests, and event streams with httpx-sse and requests-sse, which reconnects by itself.
 
-Who follows a stream has a name, with which it tells ``event`` of each one, ``dropped`` where the library says that it
-will try again, and ``ended`` with the error that it raised, None where the stream ended in peace.
+Each follower of a stream has a name, with which it reports ``event`` for each one, ``dropped`` when the library
+announces a retry, and ``ended`` with the error that it raised, None if the stream ended without one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Client:
     async def do_request(
         self, library: str, method: str, url: str, headers: dict[str, str], content: str | None = None
     ) -> Any:
-        """Over a connection that is kept."""
+        """Send a request over a connection that is kept open."""
         data = None if content is None else content.encode()
         if library == "httpx":
             answer = await self._httpx.request(method, url, headers=headers, content=data)
@@ -43,7 +43,7 @@ class Client:
         return {"status": answer.status_code, "headers": fields(answer.headers), "text": answer.text}
 
     async def do_follow(self, client: str, library: str, url: str, headers: dict[str, str]) -> None:
-        """Returns when the stream has begun; raises if it does not."""
+        """Follow a stream; return when it has begun, and raise if it does not begin."""
         loop = asyncio.get_running_loop()
         begun: asyncio.Future[None] = loop.create_future()
         if library == "httpx":
@@ -65,7 +65,7 @@ class Client:
         await begun
 
     async def do_abandon(self) -> None:
-        """Follow nothing any longer, but in threads, which cannot be told to."""
+        """Stop following streams, except in threads, which cannot be cancelled."""
         followers = tuple(self._followers)
         for task in followers:
             task.cancel()
@@ -78,7 +78,7 @@ class Client:
                 begun.set_result(None)
                 async for event in source.aiter_sse():
                     self._line.tell("event", client=client, id=event.id, kind=event.event, data=event.data)
-        except Exception as error:  # noqa: BLE001 - whatever a library raises is for the test to judge
+        except Exception as error:  # noqa: BLE001 - the test judges any error that a library raises
             self._over(client, error, None if begun.done() else begun.set_exception)
         else:
             self._over(client, None, None)

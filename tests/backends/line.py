@@ -1,9 +1,9 @@
-"""The line between a test and a program that it works: one JSON document to each line of text, both ways.
+"""The line between a test and the program that it controls: one JSON document per line of text, both ways.
 
-The test asks ``{"ask": 1, "verb": "open", "with": {…}}``. The program answers ``{"ask": 1, "answer": …}`` or, where the
-library raised, ``{"ask": 1, "raised": {"kind": "InvalidStatus", "text": …, "status": 401, "headers": {…}}}``. What
-happens by itself it tells as ``{"event": "closed", "at": …, …}``. Moments are seconds of CLOCK_MONOTONIC, which is the
-machine's.
+The test sends ``{"ask": 1, "verb": "open", "with": {…}}``. The program answers ``{"ask": 1, "answer": …}`` or, if the
+library raised, ``{"ask": 1, "raised": {"kind": "InvalidStatus", "text": …, "status": 401, "headers": {…}}}``. It
+reports other events as ``{"event": "closed", "at": …, …}``. Times are seconds of CLOCK_MONOTONIC, which is the same for
+all processes of the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Line:
         self._send({"event": event, "at": time.monotonic()} | facts)
 
     async def serve(self, worker: object) -> None:
-        """Do what is asked, each in a task of its own, by the worker's methods ``do_…``; until the test hangs up."""
+        """Run each request in its own task with the worker's method ``do_…``, until the test closes the line."""
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
 
@@ -52,7 +52,7 @@ class Line:
     async def _answer(self, worker: object, asked: dict[str, Any]) -> None:
         try:
             answer = await getattr(worker, "do_" + asked["verb"])(**asked["with"])
-        except Exception as error:  # noqa: BLE001 - whatever a library raises is for the test to judge
+        except Exception as error:  # noqa: BLE001 - the test judges any error that a library raises
             self._send({"ask": asked["ask"], "raised": described(error)})
         else:
             self._send({"ask": asked["ask"], "answer": answer})
@@ -63,7 +63,7 @@ class Line:
 
 
 def described(error: BaseException) -> dict[str, Any]:
-    """What a client's user can see of an error: its class, its words, and the response if it carries one."""
+    """What a client's user can see of an error: its class, its message, and the response if it carries one."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     response = getattr(error, "response", None)
@@ -76,7 +76,7 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 def fields(headers: Any) -> dict[str, str]:
-    """The fields of any library's headers; several of one name are one, as in RFC 9110 section 5.3."""
+    """The fields of any library's headers; several of one name are joined, as in RFC 9110 section 5.3."""
     pairs = next(getattr(headers, way)() for way in ("raw_items", "multi_items", "items") if hasattr(headers, way))
     found: dict[str, str] = {}
     for name, value in pairs:
@@ -86,12 +86,12 @@ def fields(headers: Any) -> dict[str, str]:
 
 
 def work(factory: Callable[[Line], object]) -> None:
-    """The whole of a program: its worker, at the end of the line whose descriptor is the only argument."""
+    """Run a program: its worker serves the line whose descriptor is the only argument."""
 
     async def main() -> None:
         line = Line(socket.socket(fileno=int(sys.argv[1])))
         await line.serve(factory(line))
-        # The test is gone, and with it whatever was still open: nothing here is worth an orderly end.
+        # The test has closed the line, so open connections need no orderly end.
         os._exit(0)
 
     asyncio.run(main())

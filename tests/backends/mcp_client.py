@@ -1,8 +1,8 @@
 """MCP clients of the reference package, over streamable HTTP.
 
-Each has a name, with which it tells what came to it: ``answered`` (status and challenge of every HTTP answer), ``said``
-(what its transport logs), ``message`` (a notification), ``progress``, ``failed`` (a call), ``change`` and ``lost`` (of
-a subscription).
+Each has a name, with which it reports ``answered`` (status and challenge of every HTTP response), ``said`` (what its
+transport logs), ``message`` (a notification), ``progress``, ``failed`` (a call), ``change`` and ``lost`` (of a
+subscription).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Said(logging.Handler):
 
 
 class Session:
-    """One client and the task in which it lives, for its context has to be left where it was entered."""
+    """One client and the task in which it lives, because its context must be left in the task that entered it."""
 
     def __init__(self, line: Line, name: str) -> None:
         self._line = line
@@ -112,7 +112,7 @@ class Clients:
         await self._sessions.pop(client).close()
 
     async def do_abandon(self) -> None:
-        """Leave every client as it is."""
+        """Cancel the task of every client without an orderly close."""
         sessions, self._sessions = self._sessions, {}
         await asyncio.gather(*(session.abandon() for session in sessions.values()))
 
@@ -123,7 +123,7 @@ class Clients:
         return str((await self._client(client).read_resource(uri)).contents[0].text)
 
     async def do_call(self, client: str, tool: str, arguments: dict[str, Any]) -> Any:
-        """The structured result."""
+        """The structured result of a tool call."""
 
         async def progress(progress: float, total: float | None, message: str | None) -> None:
             self._line.tell("progress", client=client, tool=tool, progress=progress, total=total, message=message)
@@ -137,7 +137,7 @@ class Clients:
         return result.structured_content.get("result", result.structured_content)
 
     async def do_listen(self, client: str) -> None:
-        """Subscribe to changes of the tools, as clients since 2026-07-28 do; returns once the server has agreed."""
+        """Subscribe to changes of the tools, as clients since 2026-07-28 do; return once the server has agreed."""
         agreed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._listen(client, agreed.set_result), name=f"{client} listens")
         self._subscriptions.add(task)

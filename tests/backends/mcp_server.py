@@ -1,6 +1,6 @@
 """An MCP server over streamable HTTP at ``/mcp``, written with the reference package as its documentation says.
 
-Tells ``request`` and ``ended`` of every HTTP request, with the identity headers that came, and where it listens.
+Reports ``request`` and ``ended`` for every HTTP request, with the identity headers that came.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def add(a: int, b: int) -> int:
 
 
 async def whoami(ctx: Context) -> dict[str, str]:
-    """Who asks, by the headers that the gateway has set; and whether a credential came through."""
+    """The caller, by the headers that the gateway has set; and whether a credential came through."""
     headers = ctx.headers or {}
     return {name: value for name, value in headers.items() if name.startswith("x-auth-") or "authorization" in name}
 
@@ -42,7 +42,7 @@ async def ponder(ctx: Context) -> str:
 
 
 async def learn(ctx: Context) -> str:
-    """Say to whoever listens that there are other tools now."""
+    """Notify subscribers that the tools have changed."""
     await ctx.session.send_tool_list_changed()
     await ctx.notify_tools_changed()
     return "learnt"
@@ -54,7 +54,7 @@ class Server:
         self._server: Uvicorn | None = None
 
     async def do_serve(self) -> int:
-        """The port on which it listens."""
+        """Start the server and return the port on which it listens."""
         mcp = MCPServer("notes", log_level="WARNING")
         for tool in (add, whoami, count, ponder, learn):
             mcp.add_tool(tool)

@@ -1,8 +1,9 @@
-"""What schemathesis loads: so that it neither ends whom it asks as, nor is taken for somebody who guesses tokens.
+"""Schemathesis hooks: protect the callers' own accounts, and avoid the limit on failed authentication.
 
-It learns names from answers and uses them. ``PATGATE_KEEP`` holds those, by a space each, that no request may end or
-change: a request that names one of them names nobody instead. Every connection comes from a loopback address of its
-own, because failures are counted by address and a third of what it sends is meant to fail.
+Schemathesis learns names from responses and uses them. ``PATGATE_KEEP`` holds the names, separated by spaces, that no
+request may delete or change: in such a request they are replaced by names that do not exist. Every connection comes
+from a loopback address of its own, because failures are counted by address and a third of its requests are meant to
+fail.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ requests.adapters.HTTPAdapter.send = _send_once
 
 @schemathesis.hook  # type: ignore[untyped-decorator,unused-ignore]
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Leave those alone that the run depends on."""
+    """Replace names that the run depends on in requests that could change them."""
     del context, kwargs
     if case.operation.method.upper() == "GET":
         return

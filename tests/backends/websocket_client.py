@@ -1,6 +1,6 @@
-"""WebSocket clients of the ``websockets`` package, in both its ways: on asyncio, and on threads.
+"""WebSocket clients of the ``websockets`` package, in both its variants: on asyncio, and on threads.
 
-Each has a name, with which it tells ``got`` of every message and ``closed`` of its connection's end.
+Each has a name, with which it reports ``got`` for every message and ``closed`` when its connection ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST = 1 << 21
 
 
 class Connection(Protocol):
-    """What the tests do with either."""
+    """The methods of both variants that the tests use."""
 
     raw: Any
 
@@ -82,7 +82,7 @@ class Clients:
         subprotocols: list[str] | None = None,
         compression: str | None = "deflate",
     ) -> Any:
-        """What was agreed upon."""
+        """Open a connection; return the negotiated subprotocol and extensions."""
         options: dict[str, Any] = {
             "additional_headers": headers,
             "subprotocols": subprotocols,
@@ -107,21 +107,21 @@ class Clients:
         await self._connections[client].send(text)
 
     async def do_send(self, client: str, size: int, fragments: int = 1) -> str:
-        """Random bytes; their digest."""
+        """Send random bytes; return their digest."""
         data = os.urandom(size)
         pieces = [data[at : at + size // fragments] for at in range(0, size, size // fragments)]
         await self._connections[client].send(data if fragments == 1 else pieces)
         return digest(data)
 
     async def do_ping(self, client: str) -> None:
-        """Returns when the pong has come."""
+        """Send a ping; return when the pong has come."""
         await self._connections[client].ping()
 
     async def do_close(self, client: str, code: int, reason: str) -> None:
         await self._connections.pop(client).close(code, reason)
 
     async def do_abandon(self) -> None:
-        """Leave every connection in peace."""
+        """Close every connection normally."""
         connections, self._connections = self._connections, {}
         await asyncio.gather(*(each.close(1000, "") for each in connections.values()))
 

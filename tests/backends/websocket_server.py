@@ -22,13 +22,13 @@ class Server:
         self._server: Any = None
 
     async def do_serve(self, subprotocols: list[str]) -> int:
-        """The port on which it listens; the subprotocols that it knows, the best first."""
-        # The tests' own pings are the only ones, and what a connection may be silent for is not their subject.
+        """Start the server with its subprotocols, the preferred first; return the port on which it listens."""
+        # Only the tests send pings; timeouts of silent connections are not tested here.
         self._server = await serve(
             self._handle,
             "127.0.0.1",
             0,
-            # The package's own choice refuses who offers none.
+            # The package's default refuses a client that offers none.
             select_subprotocol=lambda _, offered: next((each for each in subprotocols if each in offered), None),
             ping_interval=None,
             max_size=MOST,

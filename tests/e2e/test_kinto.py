@@ -1,7 +1,7 @@
-"""A REST API that knows nothing of tokens (Kinto, in memory): nine operations, each allowed by its scope and no other.
+"""A REST API without any knowledge of tokens (Kinto, in memory): nine operations, each allowed by its scope alone.
 
-Kinto has records with ids in collections, and groups: a group is who a thing is shared with, so PUT of it shares the
-thing and DELETE of it unshares. Every verdict is checked at Kinto's own state, asked directly.
+Kinto has records with ids in collections, and groups: a group lists the users that a thing is shared with, so PUT of it
+shares the thing and DELETE of it unshares it. Every verdict is checked against Kinto's own state, read directly.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Kinto:
     port: int
 
     def get(self, target: str) -> Any:
-        """The data at a path; None where Kinto has none."""
+        """The data at a path; None if Kinto has none."""
         response = call(self.port, "GET", target)
         assert response.status in (200, 404), response.body
         return response.json()["data"] if response.status == 200 else None
@@ -155,7 +155,7 @@ def tokens(node: Patgate) -> dict[str, Token]:
 
 @pytest.fixture
 def thing(kinto: Kinto) -> Iterator[str]:
-    """A record that is there, and shared with a group, before the operation; and a message in the channel."""
+    """A record that exists and is shared with a group before the operation; and a message in the channel."""
     kinto.put(f"{RECORDS}/lamp", {"data": {"colour": "red"}})
     kinto.put(f"{BUCKET}/groups/lamp", {"data": {"members": ["basicauth:bob"]}})
     kinto.put(f"{MESSAGES}/first", {"data": {"text": "hello"}})
@@ -183,7 +183,7 @@ def perform(port: int, operation: str, thing: str, token: Token) -> Response:
 
 
 def assert_done(operation: str, response: Response, kinto: Kinto) -> None:
-    """The operation's effect is in Kinto, or Kinto's answer is in the response."""
+    """Check that the operation's effect is in Kinto, or that Kinto's answer is in the response."""
     match operation:
         case "create":
             assert kinto.get(f"{RECORDS}/desk") is not None

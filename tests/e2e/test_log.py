@@ -1,4 +1,4 @@
-"""The log as an operator keeps it: a file that is appended to and rotated under a running gateway."""
+"""Log files in operation: a file that is appended to and rotated while the gateway runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.recorder import Recorder
 
 
 def test_a_log_that_is_copied_and_truncated_goes_on_at_its_beginning(tmp_path: Path, recorder: Recorder) -> None:
-    """As logrotate's copytruncate does it: no line is lost or torn, and none is written behind a hole."""
+    """After logrotate's copytruncate no line is lost or torn, and none is written after a hole."""
     config = {
         "workers": 2,
         "upstreams": {"app": {"servers": [recorder.url]}},

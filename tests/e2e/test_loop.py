@@ -1,4 +1,4 @@
-"""Gateways in front of each other: by mistake, which is a loop and is said so, and on purpose, which is none."""
+"""Gateways in front of each other: by mistake, which is reported as a loop, and on purpose, which is accepted."""
 
 from __future__ import annotations
 

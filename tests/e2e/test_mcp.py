@@ -1,7 +1,8 @@
 """The reference MCP client and server, with a gateway of the documented configuration between them.
 
-Requirements C10 (MCP clients authenticate with a Bearer token), E7 (event streams), F1 and F2 (revoked means revoked,
-and what runs is cut within a second), in both generations of the protocol: with sessions, and since 2026-07-28 without.
+Requirements C10 (MCP clients authenticate with a Bearer token), E7 (event streams), F1 and F2 (a revoked token stays
+revoked, and open streams and calls are cut within a second), in both generations of the protocol: with sessions, and
+since 2026-07-28 without.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, server: Remote, program: Remote) -> Iterator[Patgate]:
-    """The clients' program starts while the server does."""
+    """A gateway in front of the MCP server; the clients' program starts at the same time as the server."""
     config = documented()
     with Tap(server.ask("serve"), "MCP") as tap:
         config["upstreams"]["mcp"]["servers"] = [tap.url]
@@ -66,14 +67,14 @@ def node(gateways: Pool, server: Remote, program: Remote) -> Iterator[Patgate]:
 
 @pytest.fixture
 def clients(node: Patgate, program: Remote) -> Iterator[Remote]:
-    """Nothing is left of them after each test."""
+    """The clients' program; its clients are closed after each test."""
     yield program
     program.ask("abandon")
 
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """One that no other client and no other token has."""
+    """A name that no other client and no other token has."""
     return re.sub(r"\W+", "-", request.node.name).strip("-")
 
 
@@ -86,7 +87,7 @@ def start(clients: Remote, node: Patgate, name: str, token: Token | None, mode: 
 def test_a_client_lists_tools_calls_them_and_reads_resources(
     mode: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """C10: and the tools know who asks, by what the gateway says and by nothing else."""
+    """C10: the tools identify the caller by the gateway's headers alone."""
     token = node.token(USER, name=name)
     opened = start(clients, node, name, token, mode)
     assert opened == {"protocol": "2025-11-25" if mode == "legacy" else "2026-07-28", "server": "notes"}
@@ -103,7 +104,7 @@ def test_a_client_lists_tools_calls_them_and_reads_resources(
 
 @pytest.mark.parametrize("mode", GENERATIONS)
 def test_a_tool_that_takes_long_reports_its_progress(mode: str, node: Patgate, clients: Remote, name: str) -> None:
-    """E7: over the event stream that the answer to the call is, each step as it comes."""
+    """E7: each step arrives as it happens on the event stream that is the response to the call."""
     start(clients, node, name, node.token(USER, name=name), mode)
     assert clients.ask("call", client=name, tool="count", arguments={"to": 50}) == 50
     steps = [(told["progress"], told["total"], told["message"]) for told in clients.told("progress", client=name)]
@@ -125,7 +126,7 @@ def test_the_servers_own_words_come_over_the_stream_of_the_session(
 
 
 def test_a_subscription_hears_what_changes(node: Patgate, clients: Remote, name: str) -> None:
-    """E7: since 2026-07-28 it is the answer to a POST, and so ``call``."""
+    """E7: since 2026-07-28 a subscription is the response to a POST, and so ``call``."""
     start(clients, node, name, node.token(USER, name=name), "auto")
     clients.ask("listen", client=name)
     assert clients.ask("call", client=name, tool="learn", arguments={}) == "learnt"
@@ -140,14 +141,14 @@ def requests_since(server: Remote, before: int) -> list[dict[str, Any]]:
 def test_without_a_token_the_client_is_told_how_to_come_back(
     mode: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """C10: 401 and a Bearer challenge, which is where MCP clients look (RFC 6750 section 3)."""
+    """C10: the client gets 401 and a Bearer challenge, which is where MCP clients look (RFC 6750 section 3)."""
     before = len(server.events)
     with pytest.raises(Raised):
         start(clients, node, name, None, mode)
     answers = clients.told("answered", client=name)
     assert {answer["status"] for answer in answers} == {401}
     assert all('Bearer realm="acme"' in answer["challenge"] for answer in answers)
-    # What clients of earlier tests still had to say may come meanwhile.
+    # Requests of clients of earlier tests may still arrive meanwhile.
     assert all(request["headers"].get("x-auth-user") for request in requests_since(server, before))
 
 
@@ -155,7 +156,7 @@ def test_without_a_token_the_client_is_told_how_to_come_back(
 def test_a_scope_that_lacks_the_operation_shows_the_client_which_one(
     mode: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """C10, E1: 403, ``insufficient_scope``, and the scope that it takes."""
+    """C10, E1: the client gets 403, ``insufficient_scope``, and the scope that it needs."""
     before = len(server.events)
     with pytest.raises(Raised):
         start(clients, node, name, node.token(USER, name=name, scopes=["mcp:subscribe"]), mode)
@@ -183,7 +184,7 @@ def test_who_may_only_call_does_so_without_the_stream(
 
 
 def open_stream(clients: Remote, node: Patgate, name: str, token: Token, mode: str) -> Callable[..., Any]:
-    """A client with a stream or subscription open and a call in progress; what waits for the end of the call."""
+    """Open a stream or subscription and begin a call; return the function that waits for the end of the call."""
     start(clients, node, name, token, mode)
     if mode == "auto":
         clients.ask("listen", client=name)
@@ -195,7 +196,7 @@ def open_stream(clients: Remote, node: Patgate, name: str, token: Token, mode: s
 
 
 def stream_ended(clients: Remote, name: str, mode: str) -> dict[str, Any]:
-    """Waits until the client has noticed."""
+    """Wait until the client has noticed the end of its stream."""
     if mode == "auto":
         return clients.hears("lost", client=name, error="SubscriptionLost")
     return clients.hears("said", client=name, text="GET stream error")
@@ -213,7 +214,7 @@ def test_what_a_client_has_open_is_cut_at_once(
     name: str,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """E3, F1, F2: its stream or subscription and its call in progress; the next is refused; others notice nothing."""
+    """E3, F1, F2: its stream or subscription and its call are cut; the next call is refused; others are unaffected."""
     owner, other = node.add_user(f"{crc32(name.encode()):x}@example.org", "assistant"), f"{name}-other"
     token = node.token(owner, name=name, scopes=["mcp:call", "mcp:subscribe", "mcp:delete"])
     open_stream(clients, node, other, node.token(USER, name=other), mode)
@@ -253,7 +254,7 @@ def test_what_a_client_has_open_is_cut_at_once(
 def test_less_than_before_cuts_what_it_lacks_and_nothing_else(
     how: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """D2, E3, F2: who may still call keeps the call in progress, and loses the stream."""
+    """D2, E3, F2: a client that may still call keeps the call in progress, and loses the stream."""
     owner = node.add_user(f"{crc32(name.encode()):x}@example.org", "assistant")
     token = node.token(owner, name=name, scopes=["mcp:call", "mcp:subscribe"])
     open_stream(clients, node, name, token, "legacy")

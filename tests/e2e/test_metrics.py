@@ -76,7 +76,7 @@ def test_the_cache_the_epoch_and_the_workers_are_there(gateway: Patgate, recorde
 
 
 def test_no_series_names_a_token_or_a_target(gateway: Patgate, recorder: Recorder) -> None:
-    """Labels come from the configuration only, so that a client cannot make series."""
+    """Labels come from the configuration only, so that a client cannot create series."""
     token = gateway.token(EDITOR, name="labels")
     with gateway.connect() as connection:
         connection.request("GET", "/v1/things/marker-in-target", headers=token.bearer)

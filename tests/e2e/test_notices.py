@@ -1,6 +1,7 @@
-"""A token that is about to end is told of once, and one that nobody uses ends: over starts of a real gateway.
+"""Expiry notices and the end of unused tokens, over several starts of a real gateway.
 
-Requirements B1 (expiry), E4 (regenerated), and point 9 of the whole life: signed, tried again, once each.
+Requirements B1 (expiry), E4 (regenerated), and point 9 of the token life cycle: notices are signed, retried, and
+delivered once each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ROUTES = [{"path": "/v1/{entity}/{id}", "upstream": "app"}]
 
 @dataclass
 class Receiver:
-    """An aiohttp server in a thread of its own; answers ``status``."""
+    """An aiohttp server in its own thread; answers ``status``."""
 
     port: int
     status: int = 503
@@ -76,7 +77,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def node(tmp_path: Path, receiver: Receiver, backend: Recorder) -> Patgate:
-    """One that has not been started: notices to the receiver, and a policy that tokens from before break."""
+    """A node that is not started: it sends notices to the receiver, and its policy forbids some existing tokens."""
     (tmp_path / "webhook.secret").write_text(SECRET + "\n")
     config = {
         "workers": 1,
@@ -96,7 +97,7 @@ def made(node: Patgate, name: str, *options: str) -> Token:
 
 
 def backdate(node: Patgate, token: Token, *, made_days_ago: float, ends_in_days: float | None, scopes: bool) -> None:
-    """As if it had been made so long ago; nothing of this is what patgate does by itself in a test's time."""
+    """Backdate the token's creation and set its expiry and scopes, which patgate itself would need days for."""
     now = time.time()
     ends = None if ends_in_days is None else now + ends_in_days * DAY
     with sqlite3.connect(node.data / "patgate.db") as connection:
@@ -116,7 +117,7 @@ def ask(node: Patgate, token: Token) -> int:
 
 
 def warned(node: Patgate) -> list[int]:
-    """How many tokens each start said to break the policy: said after the notices had their turn."""
+    """The number of tokens that each start reported to break the policy; reported after the notices were handled."""
     return [int(line["count"]) for line in node.records() if str(line["event"]).startswith("living tokens break")]
 
 
@@ -128,7 +129,7 @@ def test_a_token_that_ends_is_told_of_once_and_one_that_nobody_uses_ends(
     backdate(node, soon, made_days_ago=20, ends_in_days=6, scopes=False)
     backdate(node, idle, made_days_ago=31, ends_in_days=None, scopes=True)
 
-    # The receiver does not take it.
+    # The receiver rejects the notice.
     with node:
         wait_until(lambda: receiver.got, "a first try", process=node.process)
         wait_until(lambda: warned(node) == [1], "the warning of a broken policy", process=node.process)
@@ -149,7 +150,7 @@ def test_a_token_that_ends_is_told_of_once_and_one_that_nobody_uses_ends(
     tries = len(receiver.got)
     receiver.status = 204
 
-    # Now it does, under the same id.
+    # Now the receiver accepts the notice, under the same id.
     with node:
         wait_until(lambda: len(receiver.got) > tries, "the notice again", process=node.process)
         wait_until(lambda: len(warned(node)) == 2, "the second warning", process=node.process)
@@ -166,7 +167,7 @@ def test_a_token_that_ends_is_told_of_once_and_one_that_nobody_uses_ends(
     assert (data["id"], data["prefix"], data["user"], data["within_days"]) == (soon.id, soon.prefix, EVE, 7)
     assert soon.value.rpartition("_")[2] not in body.decode()
 
-    # And never again.
+    # The notice is not sent again.
     with node:
         wait_until(lambda: len(warned(node)) == 3, "the third warning", process=node.process)
         assert [row["id"] for row in node.cli("token", "list", "--expiring", "7d")] == [idle.id, soon.id]

@@ -1,4 +1,4 @@
-"""What a backend is told of tokens that reach organisations, on which routes, with which role; C2, C3, C6, D7."""
+"""Identity headers for tokens that reach organisations, by route and role; C2, C3, C6, D7."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_account_wide_token_has_the_role_of_each_place(
 def test_an_organisation_token_may_in_each_what_it_was_given_there(
     node: Patgate, connection: Connection, recorder: Recorder
 ) -> None:
-    """C6: only on routes of its organisations, no person, and detached from one it is refused there at once."""
+    """C6: it works only on its organisations' routes, acts for no user, and is refused at once where it is detached."""
     grants = {"harbour": ["things:read"], "quay": ["things:*"]}
     with node.control_socket() as control:
         token = token_of(control.call("POST", "/keys", {"name": "sync", "grants": grants}))
@@ -118,7 +118,7 @@ def test_seats_are_taken_and_freed(node: Patgate) -> None:
 def test_an_api_key_outlives_whoever_made_it_and_mints_nothing(
     node: Patgate, connection: Connection, recorder: Recorder
 ) -> None:
-    """D7, C2: made by a person's token with a role of at most theirs; the person goes, the key works."""
+    """D7, C2: a key that a person's token makes has at most the person's role, and outlives the person."""
     maker_email = "maker@example.org"
     with node.control_socket() as control:
         control.call("PUT", f"/orgs/harbour/members/{maker_email}", {"role": "admin"})
@@ -129,7 +129,7 @@ def test_an_api_key_outlives_whoever_made_it_and_mints_nothing(
         control.call("DELETE", f"/users/{maker_email}")
     assert statuses(connection, maker, LAB) == [401, 401]
     assert statuses(connection, key, LAB, SHOP) == [200, 200, 403, 403]
-    # A route that names no organisation is the backend's to bound: it is told which one the key is of.
+    # On a route that names no organisation the backend must set the bounds: it gets the key's organisation.
     for target in (LAB, OWN):
         assert connection.request("GET", target, headers=key.bearer).status == 200
         assert told(recorder, *WHO) == ["key", "harbour", "editor", ""]

@@ -31,7 +31,7 @@ ROUTES = [
 
 
 def build_wheel(directory: Path) -> bytes:
-    """The smallest wheel that pip takes (PEP 427)."""
+    """The smallest wheel that pip accepts (PEP 427)."""
     files = {
         "tinything.py": b"SIZE = 'tiny'\n",
         "tinything-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n",

@@ -1,4 +1,4 @@
-"""SIGHUP: another configuration in every process at once, with no connection closed and no request lost."""
+"""SIGHUP replaces the configuration in every process at once, closes no connection and loses no request."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def the_usual_configuration(node: Patgate) -> Iterator[None]:
 
 
 def test_kept_alive_connections_lose_no_request_through_reloads_good_and_bad(node: Patgate, token: Token) -> None:
-    """Every load has one connection to one worker, for the whole time: one that is closed ends its load for good."""
+    """Every load has one connection to one worker for the whole time: if it is closed, the load ends."""
     with ExitStack() as stack:
         kept = [stack.enter_context(each) for each in node.connection_to_each_worker().values()]
         loads = [
@@ -162,7 +162,7 @@ def test_reloads_leave_no_descriptor_behind(node: Patgate, token: Token) -> None
     def no_more() -> bool:
         now = open_files()
         assert now.keys() == before.keys()
-        return all(now[pid] <= before[pid] + 2 for pid in now)  # a spare's pipes come and go
+        return all(now[pid] <= before[pid] + 2 for pid in now)  # a spare's pipes open and close
 
     wait_until(no_more, f"no more descriptors than {before}", seconds=30)
     write(node, roles=ROLES)
@@ -203,7 +203,7 @@ def test_the_number_of_workers_follows_it_and_nobody_is_lost(node: Patgate, toke
             wait_until(partial(has_workers, node, count), f"{count} workers", seconds=60)
             newcomers.wait_for_more(20, seconds=30)
             wait_until(node.is_ready, "ready", seconds=30)
-    # A connection that is idle when its worker drains is closed, as any idle one may be; its client asks again.
+    # A connection that is idle when its worker drains is closed, as any idle one may be; its client reconnects.
     assert newcomers.statuses() <= {200, None}
     assert newcomers.count(None) <= 4
 
@@ -276,7 +276,7 @@ def tls(port: int, certificate: Path) -> ssl.SSLSocket:
 
 
 def test_what_is_under_way_goes_on_unless_the_new_configuration_refuses_it(node: Patgate, token: Token) -> None:
-    """A WebSocket and a download live through a reload; one whose route is denied is cut."""
+    """A WebSocket and a download continue through a reload; one whose route is denied is cut."""
     authorization = b"Authorization: Bearer " + token.value.encode() + b"\r\n"
     with ScriptedBackend() as scripted, node.connect() as loading:
         scripted.use(tunnel_or_download)
@@ -337,7 +337,7 @@ def test_a_reload_without_descriptors_is_refused_and_keeps_none(tmp_path: Path, 
     config = {"upstreams": {"app": {"servers": [backend.url]}}, "roles": ROLES, "routes": ROUTES}
     with Patgate(tmp_path, config) as gateway:
         gateway.expects(REFUSAL)
-        # Whatever is being started has descriptors that come and go.
+        # Spares that are starting open and close descriptors.
         settle_spares(gateway)
         pid = gateway.process.pid
         usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -345,7 +345,7 @@ def test_a_reload_without_descriptors_is_refused_and_keeps_none(tmp_path: Path, 
         held = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
         free = [fd for fd in range(len(held) + 2) if fd not in held]
         try:
-            # Room for one: the file can be read, and not every document be made of it.
+            # Room for one descriptor: the file can be read, but not every document can be built from it.
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[1], usual[1]))
             reload(gateway, expect=REFUSED)
         finally:

@@ -1,4 +1,4 @@
-"""What requests leave behind, over real sockets and processes: uses of tokens, events in the audit log, reports."""
+"""Records of requests, over real sockets and processes: uses of tokens, events in the audit log, reports."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, backend: Recorder) -> Iterato
 
 
 def rows(node: Patgate, query: str, *values: object) -> list[dict[str, Any]]:
-    """What the store says, read as another process may."""
+    """The rows of a query on the store, read as another process may."""
     with closing(sqlite3.connect(f"file:{node.data / 'patgate.db'}?mode=ro", uri=True, timeout=30)) as store:
         store.row_factory = sqlite3.Row
         return [dict(row) for row in store.execute(query, values)]
@@ -58,7 +58,7 @@ def events(node: Patgate, *, path: str) -> list[dict[str, Any]]:
 
 
 def event(node: Patgate, *, path: str) -> dict[str, Any]:
-    """The one event of a request for this path, once it is there."""
+    """Wait for the only event of a request for this path and return it."""
     found = wait_until(lambda: events(node, path=path), f"an event of {path}", seconds=SECONDS, process=node.process)
     assert len(found) == 1
     return found[0]
@@ -113,7 +113,7 @@ def test_a_refusal_is_found_by_the_decision_that_its_answer_names(node: Patgate)
         ("/v1/things/scoped", token.bearer, "scope_denies", ("pat", token.id, "narrow")),
         ("/v1/things/dead", revoked.bearer, "token_revoked", ("pat", revoked.id, "revoked")),
         ("/v1/things/nobody", {}, "no_credential", ("system", "", "")),
-        # Nobody looked at the token, but it is there.
+        # The gateway does not check the token, but the request carries it.
         ("/nowhere", token.bearer, "no_route", ("pat", token.id, "narrow")),
     ):
         response = ask(node, "DELETE", path, headers)
@@ -221,10 +221,10 @@ def test_a_killed_authority_or_worker_holds_up_no_request_and_what_comes_after_i
     with node.connect() as connection:
         assert connection.request("PUT", "/v1/things/before", headers=token.bearer).status == 200
         event(node, path="/v1/things/before")
-        # What the authority has been told and has yet to write dies with it.
+        # What the authority has received but not yet written is lost when it dies.
         wait_until(lambda: uses(node, token) == 1, "the first use", seconds=SECONDS, process=node.process)
         os.kill(node.authority_pid(), KILL)
-        # It waits for nobody; what the authority is told of it as it dies is lost.
+        # The request does not wait for the authority; a report that the dying authority receives is lost.
         assert connection.request("PUT", "/v1/things/during", headers=token.bearer).status == 200
 
         def heard() -> bool:

@@ -1,4 +1,4 @@
-"""Requirements A1 to A5: branded tokens that act for whoever made them, for the account or for one team."""
+"""Requirements A1 to A5: branded tokens that act for their creator, for the account or for one team."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN, LAB, SHOP = "/v1/things/7", "/orgs/atelier/things/7", "/orgs/boutique/thing
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Eve is on her own; Mel is of the team ``atelier``, and Lea leads it."""
+    """Eve has no team; Mel is a member of the team ``atelier``, and Lea leads it."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -45,7 +45,7 @@ def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
 
 
 def of(node: Patgate, email: str, **more: object) -> Api:
-    """Somebody with a token of theirs, which the operator made."""
+    """A client for this user, with a token that the operator created."""
     with node.control_socket() as control:
         return Api(node, token_of(control.call("POST", "/tokens", {"user": email, "name": "first", **more})))
 
@@ -59,7 +59,7 @@ def test_a1_every_token_begins_with_the_brand_and_scanners_find_it(node: Patgate
         found = re.search(pattern, f"password = '{value}'")
         assert found is not None
         assert found[0] == value
-    # Nobody else's brand is taken for ours.
+    # A token with another brand is not accepted.
     other = Token(id="", prefix="", value="umbrella" + eve.token.value.removeprefix("acme"))
     assert status(node, "GET", OWN, other) == 401
 
@@ -83,12 +83,12 @@ def test_a3_a_team_token_reaches_its_team_only_and_a_personal_one_its_users_own_
     for token in (team, by_command):
         assert [status(node, "PUT", path, token) for path in (LAB, SHOP)] == [200, 403]
     assert [status(node, "GET", path, personal) for path in (LAB, SHOP)] == [403, 403]
-    # Where the path names no organisation, the backend is told whose resources the token is for.
+    # If the path names no organisation, the backend gets the organisation that the token belongs to.
     for token, org in ((team, "atelier"), (by_command, "atelier"), (personal, "")):
         recorder.clear()
         assert status(node, "GET", OWN, token) == 200
         assert recorder.last().only("X-Auth-Org") == org
-    # Through the API as well: what the team has is not shown to a personal token, nor the other way round.
+    # The API hides the team's tokens from a personal token, and personal tokens from the team's.
     seen = {token["id"] for token in Api(node, team).items("/tokens")}
     assert team.id in seen
     assert personal.id not in seen
@@ -111,7 +111,7 @@ def test_a4_a_teams_administrators_see_its_tokens_and_its_maker_alone_ends_one_u
     assert status(node, "GET", LAB, tokens[0]) == 200
     mel.verb(tokens[0], "revoke")
     assert status(node, "GET", LAB, tokens[0]) == 401
-    # The organisation says no more than the deployment, and the deployment lets administrators revoke.
+    # The organisation's policy does not set it, and the deployment's policy lets administrators revoke.
     cli(node, "policy", "set", "atelier", "--admin-right", "revoke")
     lea.verb(tokens[1], "revoke")
     assert status(node, "GET", LAB, tokens[1]) == 401

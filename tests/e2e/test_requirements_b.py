@@ -1,4 +1,4 @@
-"""Requirements B1, B2 and B4 to B6: named, opaque tokens that policy bounds and their owners end."""
+"""Requirements B1, B2 and B4 to B6: named, opaque tokens that policy limits and their owners end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OWN, LAB = "/v1/things/7", "/orgs/clinic/things/7"
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Eve, an editor, is of the organisations ``clinic``, which gets a policy, and ``kiosk``, which has none."""
+    """Eve, an editor, is a member of two organisations: ``clinic`` gets a policy, and ``kiosk`` has none."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -59,13 +59,13 @@ def test_b1_a_token_never_expires_unless_the_administrator_says_so(node: Patgate
         assert team.refusal("POST", "/tokens", {"name": "too long", "org": "clinic", **wanted}) == (422, ["expires"])
     assert team.refusal("POST", "/tokens", {"name": "for ever", "org": "clinic"}) == (422, ["expires"])
     assert status(node, "GET", LAB, team.mint("an hour", org="clinic", expires=3600)) == 200
-    # An account-wide token is its owner's to make; the organisation whose policy it breaks is out of its reach.
+    # The owner may create an account-wide token, but it does not reach the organisation whose policy it breaks.
     assert status(node, "GET", LAB, eve.token) == 403
     assert status(node, "GET", LAB.replace("clinic", "kiosk"), eve.token) == 200
     assert eve.call("POST", "/tokens", {"name": "master", "reach": "account"})["expires_at"] is None
     assert status(node, "GET", LAB, eve.mint("master", reach="account", expires=3600)) == 200
     assert eve.call("POST", "/tokens", {"name": "elsewhere", "org": "kiosk"})["expires_at"] is None
-    # Those from before go on until somebody says otherwise.
+    # Tokens created before the policy remain valid until an administrator expires them.
     assert status(node, "GET", LAB, before) == 200
     broken = {found["id"]: found["breaks"] for found in kim.items("/policy/violations", org="clinic")}
     assert set(broken) == {before.id}
@@ -75,7 +75,7 @@ def test_b1_a_token_never_expires_unless_the_administrator_says_so(node: Patgate
 
 
 def test_b2_a_token_is_taken_wherever_a_standard_access_token_is(node: Patgate, eve: Api, recorder: Recorder) -> None:
-    """As a bearer (RFC 6750 §2.1), whose scheme has no case (RFC 9110 §11.1), by the gateway and by the API."""
+    """As a bearer token (RFC 6750 §2.1), whose scheme ignores case (RFC 9110 §11.1), by the gateway and the API."""
     for scheme in ("Bearer", "bearer", "BEARER"):
         headers = {"Authorization": f"{scheme} {eve.token.value}"}
         with node.connect() as connection:

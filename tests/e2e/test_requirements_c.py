@@ -1,4 +1,4 @@
-"""Requirements C1 to C10: one master token for an account, what it makes and ends, and the log of all that."""
+"""Requirements C1 to C10: one master token for an account, what it creates and ends, and the log of all that."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OWN, LAB, SHOP, BILLING = "/v1/things/7", "/orgs/foundry/things/7", "/orgs/marke
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Ada may do all in her account and in ``foundry``, and read in ``market``. Bob is an editor."""
+    """Ada may do everything in her account and in ``foundry``, and read in ``market``. Bob is an editor."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -47,7 +47,7 @@ def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
 
 @pytest.fixture(scope="module")
 def master(node: Patgate) -> Api:
-    """The one token of Ada's account."""
+    """The only token of Ada's account."""
     with node.control_socket() as control:
         wanted = {"user": ADA, "name": "master", "reach": "account"}
         return Api(node, token_of(control.call("POST", "/tokens", wanted)))
@@ -83,7 +83,7 @@ def test_c3_a_master_token_reaches_all_that_its_owner_can_and_governs_the_others
         master.verb(token, "revoke")
     assert [status(node, "GET", OWN, personal), status(node, "GET", LAB, renewed)] == [401, 401]
     assert cli(node, "token", "show", personal.id)["parent_id"] == master.token.id
-    # The command line makes one as well.
+    # The command line creates one as well.
     by_command = token_of(cli(node, "token", "create", "--user", ADA, "--name", "master too", "--account"))
     assert [status(node, "GET", path, by_command) for path in (OWN, LAB, SHOP)] == [200, 200, 200]
 
@@ -128,7 +128,7 @@ def test_c6_an_organisation_token_has_permissions_in_each_organisation_mints_not
     assert itself.refusal("POST", "/tokens", {"name": "minted"})[0] == 403
     assert itself.refusal("POST", "/keys", {"name": "minted", "grants": {"foundry": ["things:read"]}})[0] == 403
     assert itself.refusal("POST", f"/keys/{token.id}/rotate")[0] == 404, "to what it may not see there is nothing"
-    # Two seats in each organisation; whoever leaves one makes room.
+    # Each organisation has two seats; a key that leaves one frees its seat.
     second = token_of(
         cli(
             node, "key", "create", "--name", "second", "--grant", "foundry=things:read", "--grant", "garage=things:read"
@@ -190,7 +190,7 @@ def test_c9_the_log_is_filtered_by_kind_and_name_of_who_acted_and_denied_attempt
     org_key = key(master, "robot", org="foundry", role="viewer")
 
     def attempts() -> list[str]:
-        """The decisions of a token and of a key that are refused."""
+        """The decision ids of two refused requests: one with a token and one with a key."""
         refused = [through(node, "PUT", OWN, narrow), through(node, "PUT", LAB, org_key)]
         assert [answer.status for answer in refused] == [403, 403]
         return [answer.json()["decision"] for answer in refused]
@@ -216,14 +216,14 @@ def test_c9_the_log_is_filtered_by_kind_and_name_of_who_acted_and_denied_attempt
 
 
 def test_c10_http_clients_of_every_sort_authenticate_with_it_as_a_bearer_token(node: Patgate, master: Api) -> None:
-    """What plain and MCP clients do with it is in test_http_clients.py and test_mcp.py; here: the API itself."""
+    """test_http_clients.py and test_mcp.py have the plain and MCP clients; this test covers the API itself."""
     for token in (master.token, master.mint("for a tool", scopes=["things:read"])):
         assert Api(node, token).call("GET", "/me")["kind"] == "pat"
         assert status(node, "GET", OWN, token) == 200
 
 
 def test_c1_policy_allows_exactly_one_token_per_account(node: Patgate, master: Api) -> None:
-    """Last, because it is the deployment's policy from then on."""
+    """This test is last, because it changes the deployment's policy for good."""
     first = node.token(BOB, name="the one")
     operate.write(node, policy={"tokens_per_user": 1})
     operate.reload(node)

@@ -20,7 +20,7 @@ OWN, LAB, SHOP = "/v1/things/7", "/orgs/forge/things/7", "/orgs/mart/things/7"
 
 @pytest.fixture(scope="module")
 def node(gateways: Pool, backend: Recorder) -> Iterator[Patgate]:
-    """Ada administers the account and ``forge``; everybody else comes and goes."""
+    """Ada administers the account and ``forge``; each test adds and removes the other users."""
     config = {
         "workers": 1,
         "upstreams": {"app": {"servers": [backend.url]}},
@@ -51,7 +51,7 @@ def ada(node: Patgate) -> Api:
 
 
 def joins(ada: Api, email: str, role: str, **orgs: str) -> Api:
-    """Somebody new, with these roles in organisations, and their account-wide token."""
+    """Add a user with these roles in organisations; return a client with the user's account-wide token."""
     ada.call("POST", "/users", {"email": email, "role": role})
     with ada.node.control_socket() as control:
         for org, there in orgs.items():
@@ -102,7 +102,7 @@ def test_d3_whoever_is_suspended_or_removed_has_no_token_from_then_on(node: Patg
         assert statuses() == [200] * 3
         ada.call("DELETE", "/users/d3@example.org")
         assert statuses() == [401] * 3
-    # Whoever has the address next has none of them.
+    # The next user with the same address gets none of these tokens.
     joins(ada, "d3@example.org", "editor", forge="editor")
     assert [status(node, "GET", path, token) for path, token in zip(paths, tokens, strict=True)] == [401] * 3
 
@@ -146,7 +146,7 @@ def test_d6_the_prefix_is_what_lists_and_logs_show(node: Patgate, ada: Api, reco
 
     (record,) = soon(logged, "a line of the log", node)
     assert record["token"] == token.prefix
-    # Wherever an id is asked for, the prefix will do; the audit log as well.
+    # The prefix works wherever an id is required, including the audit log.
     assert ada.call("GET", f"/tokens/{token.prefix}")["id"] == token.id
     soon(lambda: ada.items("/audit", actor=token.prefix), "what it did", node)
     assert secret_part(token.value) not in listing + node.log
@@ -198,7 +198,7 @@ def test_d9_the_slow_hash_is_computed_once_and_not_for_each_request(node: Patgat
         return bool(ada.call("GET", f"/tokens/{token.id}")["use_count"] == 300)
 
     soon(all_counted, "every use", node)
-    # Once; what other tests' tokens took may be counted late.
+    # Hashed once; uses of other tests' tokens may be counted late.
     assert matched() - before < 30
 
 

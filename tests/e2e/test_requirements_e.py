@@ -1,4 +1,4 @@
-"""Requirements E1 to E7: operations on entities, and the life of a token that is scoped to them."""
+"""Requirements E1 to E7: operations on entities, and the life cycle of a token that is scoped to them."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_e5_tokens_are_listed_by_status_and_one_is_viewed(node: Patgate, eve: Ap
     listed = cli(node, "token", "list", "--user", EVE, "--status", "expired")
     assert made["expired"].id in {shown["id"] for shown in listed}
     assert cli(node, "token", "show", made["revoked"].id)["status"] == "revoked"
-    # Somebody else's are answered like those that there are not.
+    # Another user's tokens are answered like tokens that do not exist.
     stranger = Api(node, node.token(ZED))
     assert stranger.ask("GET", f"/tokens/{made['active'].id}").status == 404
     assert not {token.id for token in made.values()} & {shown["id"] for shown in stranger.items("/tokens")}
@@ -174,7 +174,7 @@ def test_e6_one_token_is_deleted_or_all_of_mine(node: Patgate) -> None:
 
 
 def test_e7_publishing_and_subscribing_are_operations_of_their_own(node: Patgate, eve: Api) -> None:
-    """That live streams are carried and cut is in test_event_streams.py and test_websocket_clients.py."""
+    """test_event_streams.py and test_websocket_clients.py check that live streams are carried and cut."""
     for scope, expected in (("publish", [200, 403]), ("subscribe", [403, 200])):
         token = eve.mint(f"may {scope} there", scopes=[f"things/7:{scope}"])
         assert statuses(node, token, "publish", "subscribe") == expected

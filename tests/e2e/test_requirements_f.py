@@ -1,4 +1,4 @@
-"""Requirements F1 to F5: what is revoked stays so, what is decided can be explained, what is tried out is counted."""
+"""Requirements F1 to F5: revoked tokens stay revoked, decisions can be explained, and trial rules are counted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def vic(node: Patgate) -> Api:
 
 
 def test_f1_what_the_api_has_answered_every_worker_keeps_to(node: Patgate) -> None:
-    """Through a token of the owner's; every kind of change, with a load beside it, is in test_freshness.py."""
+    """Uses one of the owner's tokens; test_freshness.py has every kind of change, under load."""
     eve = Api(node, node.token(EVE, name="master"))
     workers = list(node.connection_to_each_worker().values())
     try:
@@ -79,7 +79,7 @@ def test_f3_what_a_token_gets_for_a_method_and_path_is_explained(node: Patgate, 
     for (token, method, path), expected in cases.items():
         told = vic.call("GET", "/explain", token=token, method=method, path=path)
         assert (told["verdict"], told["reason"]) == expected, (method, path)
-        # It is what the gateway does.
+        # The gateway makes the same decision.
         holder = vic.token if token == vic.token.id else narrow
         met = through(node, method, path, holder)
         assert (met.status == 200) == (told["verdict"] != "refused")
@@ -95,7 +95,7 @@ def test_f3_what_a_token_gets_for_a_method_and_path_is_explained(node: Patgate, 
     )
     told = cli(node, "explain", narrow.prefix, "GET", OWN)
     assert (told["reason"], told["scopes"]) == ("scope_denies", ["things/8:read"])
-    # Somebody else's token is explained to its owner, and to administrators, only.
+    # A token is explained only to its owner and to administrators.
     eve = Api(node, node.token(EVE, name="curious"))
     assert eve.refusal("GET", "/explain", token=vic.token.id, method="GET", path=OWN)[0] == 404
 
@@ -147,7 +147,7 @@ def test_f4_a_report_only_route_lets_through_counts_and_logs_what_it_would_refus
     assert (row["count"], row["enforce"]) == (2, False)
     assert row["permissions"] == [{"permission": "things:update", "count": 2}]
     assert [(token["id"], token["count"]) for token in row["tokens"]] == [(vic.token.id, 2)]
-    # It is on the log of events, in the log of requests and in the metrics too.
+    # The decision is in the audit log, in the request log and in the metrics too.
     events = ada.items("/audit", outcome="reported", actor=vic.token.id, reason="role_denies")
     assert row["last_decision"] in {event["decision_id"] for event in events}
     soon(lambda: row["last_decision"] in node.log, "the line of the log", node)
@@ -161,7 +161,7 @@ def test_f4_a_report_only_route_lets_through_counts_and_logs_what_it_would_refus
 def test_f5_the_backend_gets_the_path_that_was_authorised_byte_for_byte(
     node: Patgate, recorder: Recorder, vic: Api
 ) -> None:
-    """A few; every trick there is goes through tests/threats/test_s1_paths.py and tests/differential."""
+    """A few paths; tests/threats/test_s1_paths.py and tests/differential cover every known trick."""
     token = token_of(cli(node, "token", "rotate", vic.mint("paths").id))
     for target in ("/v1/things/a%20b", "/v1/things/%C3%A9?next=/v1/../x", "/v1/things/~a-b_c.d"):
         assert status(node, "GET", target, token) == 200

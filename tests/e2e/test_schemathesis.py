@@ -1,7 +1,7 @@
-"""schemathesis against a running gateway: what the OpenAPI document says is what the API does.
+"""Runs schemathesis against a running gateway: the API behaves as the OpenAPI document says.
 
-As an administrator, as a member of an organisation, and as nobody; with what the document allows and with what it does
-not. A run repeats exactly; PATGATE_SCHEMATHESIS_EXAMPLES makes a longer one.
+It calls as an administrator, as a member of an organisation, and without credentials, with requests that the document
+allows and with others. A run repeats exactly; PATGATE_SCHEMATHESIS_EXAMPLES makes a longer one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ api_key = "${PATGATE_TOKEN}"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cast:
-    """A gateway and who is asked as."""
+    """A gateway and the callers' tokens."""
 
     node: Patgate
     admin: Token
@@ -88,7 +88,7 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
 
 
 def explore(cast: Cast, directory: Path, token: Token | None, *options: str) -> None:
-    """One run; fails with what schemathesis says."""
+    """Run schemathesis once; fail with its output."""
     configuration = CONFIGURATION.format(examples=LONG or 2) + ("" if LONG else SHORT)
     configuration += "" if token is None else AUTHENTICATION
     (directory / "schemathesis.toml").write_text(configuration)
@@ -111,15 +111,15 @@ def explore(cast: Cast, directory: Path, token: Token | None, *options: str) -> 
 
 
 def test_as_an_administrator(cast: Cast, tmp_path: Path) -> None:
-    """Every operation, its links followed; what is made may be ended again."""
+    """Every operation is called and its links are followed; what is created may be deleted again."""
     explore(cast, tmp_path, cast.admin)
 
 
 def test_as_a_member_of_an_organisation(cast: Cast, tmp_path: Path) -> None:
-    """Most is refused, and is refused as the document says."""
+    """Most requests are refused, and refused as the document says."""
     explore(cast, tmp_path, cast.member, "--phases", "examples,fuzzing", *([] if LONG else ["--max-examples", "1"]))
 
 
 def test_as_nobody(cast: Cast, tmp_path: Path) -> None:
-    """Nothing is answered but the document."""
+    """Only the document is served."""
     explore(cast, tmp_path, None, "--phases", "fuzzing", "--max-examples", "1")

@@ -1,4 +1,4 @@
-"""A signal is heard at any moment of a gateway's life, and always has the same meaning."""
+"""A signal is handled at any moment of a gateway's life, and always has the same meaning."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.
 os.execv(sys.argv[1], sys.argv[1:])
 """
 ENDED = (0, -signal.SIGTERM)
-"""Drained, or ended before there was anything to drain."""
+"""The exit codes after draining, and after an end before there was anything to drain."""
 
 
 def begun(node: Patgate) -> Process:
-    """The gateway's process, of which nobody waits to be ready."""
+    """Start the gateway without waiting until it is ready; return its process."""
     node.launch()
     return node.process
 
@@ -93,7 +93,7 @@ def test_signals_that_the_parent_had_blocked_are_heard(tmp_path: Path) -> None:
 
 
 def test_signals_are_heard_before_the_configuration_is_read(tmp_path: Path) -> None:
-    """The first process of a container has no default action: what it has no handler for is dropped."""
+    """The first process of a container has no default action: a signal without a handler is dropped."""
     node = Patgate(tmp_path, CONFIG)
     node.config_file.unlink()
     os.mkfifo(node.config_file)
@@ -117,7 +117,7 @@ def test_a_reload_that_is_asked_for_during_the_start_follows_it(tmp_path: Path) 
         wait_until(lambda: signal.SIGHUP in heard(process.pid), "the handler", process=process)
         process.signal(signal.SIGHUP)
         text = whole.read_text()
-        with node.config_file.open("w") as fifo:  # opens once it is read
+        with node.config_file.open("w") as fifo:  # opens when the gateway opens it for reading
             whole.replace(node.config_file)
             fifo.write(text)
         node.wait_ready()

@@ -1,7 +1,7 @@
-"""What systemd gives and hears: sockets that it opened (sd_listen_fds(3)), and how the gateway is (sd_notify(3)).
+"""systemd integration: sockets that it opened (sd_listen_fds(3)), and state notifications (sd_notify(3)).
 
-The service manager is played by the test: a datagram socket, and a parent that passes listening sockets from
-descriptor 3 on.
+The test acts as the service manager: a datagram socket, and a parent that passes listening sockets from descriptor 3
+on.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Manager:
         self.socket.settimeout(60)
 
     def heard(self) -> dict[str, str]:
-        """The next message but the watchdog's, as variables."""
+        """The next message except watchdog ones, as variables."""
         while True:
             lines = self.socket.recv(65536).decode().splitlines()
             found = dict(line.split("=", 1) for line in lines)
@@ -54,7 +54,7 @@ class Manager:
                 return found
 
     def fed(self) -> int:
-        """The next feeding of the watchdog: which time since the start of this call, in milliseconds."""
+        """Wait for the next watchdog message; return the milliseconds since the start of this call."""
         began = time.monotonic()
         while self.socket.recv(65536) != b"WATCHDOG=1":
             pass
@@ -70,7 +70,7 @@ def manager(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Ma
 
 
 def serve(directory: Path, config: Mapping[str, object], environ: Mapping[str, str], *passed: socket.socket) -> Process:
-    """``patgate serve`` as a child of a service manager that passes these sockets."""
+    """Run ``patgate serve`` as a child of a service manager that passes these sockets."""
     whole = complete({"upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}}, **config}, directory)
     file = directory / "patgate.yaml"
     file.write_text(yaml.safe_dump(whole))
@@ -127,7 +127,7 @@ def test_sockets_that_were_passed_are_accepted_from_by_all_workers_and_outlive_t
         }
         environ = {"LISTEN_FDNAMES": "control:proxy"} if named else {}
         with serve(tmp_path, config, environ, control, proxy) as process:
-            # Nothing has to be asked whether it listens: the connection waits in the queue that was there before.
+            # No wait until it listens: the connection stays in the queue of the socket that existed before.
             with Connection(ports[1], seconds=60) as early:
                 assert early.request("GET", "/early").status == 200
             workers = [pid for pid in children(process.pid) if "gateway" in command_line(pid)]

@@ -1,4 +1,4 @@
-"""Two nginx as one upstream: what clients see while one of them dies, comes back, or says that it is ill."""
+"""Two nginx as one upstream: responses to clients while one of them dies, comes back, or reports bad health."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ http {{
 }}
 """
 WINDOW_SECONDS = 5.0
-"""The moment of a death, on a machine with other things to do: what is lost with it ends here."""
+"""Seconds after a death, on a busy machine, within which requests may be lost."""
 
 
 class Nginx:
-    """One nginx that answers with its name; killed and started again on the same port, well while its file is there."""
+    """One nginx that answers with its name; restarts on the same port, and is healthy while its file exists."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
@@ -66,7 +66,7 @@ class Nginx:
         wait_until(lambda: accepts(self.port), f"{self.name} listening", process=self._process)
 
     def kill(self) -> None:
-        """SIGKILL for all of it."""
+        """Send SIGKILL to all its processes."""
         assert self._process is not None
         self._process.kill_session()
         self.end()
@@ -95,7 +95,7 @@ def configured(servers: list[str], **upstream: Any) -> dict[str, Any]:
 
 
 def answered_by(node: Patgate, count: int = 12) -> set[bytes]:
-    """Who answers, over a connection to each worker."""
+    """The names of the servers that answer, over a connection to each worker."""
     found: set[bytes] = set()
     for connection in node.connection_to_each_worker().values():
         with connection:
@@ -109,7 +109,7 @@ def test_the_death_of_one_server_under_load_is_nobodys_failure(gateways: Pool, t
     """Requests of idempotent methods only; the one that is on a new connection when the server dies may be lost."""
     with ExitStack() as stack:
         one, two = stack.enter_context(pair_of_nginx(tmp_path))
-        # A name that is resolved again and again, of two addresses on many machines, one of which refuses.
+        # A name that is resolved repeatedly; on many machines it has two addresses, one of which refuses connections.
         config = configured([one.url, f"http://localhost:{two.port}"], resolve_interval="500ms")
         node = stack.enter_context(gateways.lend(config))
         assert answered_by(node) == {b"one", b"two"}

@@ -1,6 +1,7 @@
 """The ``websockets`` package's clients, on asyncio and on threads, and its server, with a gateway between them.
 
-Requirements E7 (subscribe is a WebSocket), D8 (either header), F1 and F2 (a dead grant's WebSocket ends at once).
+Requirements E7 (subscribe is a WebSocket), D8 (either header), F1 and F2 (a WebSocket ends at once when its grant is
+invalid).
 """
 
 from __future__ import annotations
@@ -61,14 +62,14 @@ def node(gateways: Pool, server: Remote, program: Remote) -> Iterator[Patgate]:
 
 @pytest.fixture
 def clients(node: Patgate, program: Remote) -> Iterator[Remote]:
-    """Nothing is left of them after each test."""
+    """The clients' program; its clients are closed after each test."""
     yield program
     program.ask("abandon")
 
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """One that no other client and no other token has."""
+    """A name that no other client and no other token has."""
     return re.sub(r"\W+", "-", request.node.name).strip("-")
 
 
@@ -83,7 +84,7 @@ def connect(clients: Remote, node: Patgate, name: str, headers: dict[str, str], 
 def test_a_client_subscribes_with_the_token_in_either_header(
     way: str, header: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """D8, E7: and the server knows who it is, and sees no credential."""
+    """D8, E7: the server knows the user, and sees no credential."""
     token = node.token(USER, name=name)
     connect(clients, node, name, token.bearer if header == "Authorization" else {header: token.value}, way)
     clients.ask("say", client=name, text="good morning, José")
@@ -100,7 +101,7 @@ def test_a_client_subscribes_with_the_token_in_either_header(
 def test_compression_and_subprotocol_are_agreed_upon_end_to_end(
     way: str, compression: str | None, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E7: and messages of a mebibyte pass in both directions, whole and in fragments, compressible or not."""
+    """E7: messages of a mebibyte pass in both directions, whole and in fragments, compressible or not."""
     bearer = node.token(USER, name=name).bearer
     agreed = connect(
         clients, node, name, bearer, way, compression=compression, subprotocols=["v0.news", "v1.news", "v2.news"]
@@ -143,7 +144,7 @@ def test_either_end_closes_with_a_code_and_a_reason_that_the_other_sees(
 def test_a_refused_handshake_shows_the_client_status_and_challenge(
     way: str, node: Patgate, server: Remote, clients: Remote, name: str
 ) -> None:
-    """E7, E1: and never reaches the server."""
+    """E7, E1: the handshake never reaches the server."""
     scoped = {
         scopes: node.token(USER, name=name, scopes=[scopes]).bearer
         for scopes in ("channels:publish", "channels/43:subscribe", "channels/42:subscribe")
@@ -193,7 +194,7 @@ def test_a_dead_grants_connection_is_cut_at_once(
     name: str,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """E3, F1, F2: both ends see it within a second of the answer, while messages pass; others notice nothing."""
+    """E3, F1, F2: both ends see the cut within a second of the response, while messages pass; others are unaffected."""
     owner, other = node.add_user(f"{crc32(name.encode()):x}@example.org", "editor"), f"{name}-other"
     token = node.token(owner, name=name, scopes=["channels:subscribe", "channels:publish"])
     connect(clients, node, other, node.token(USER, name=other).bearer, way)

@@ -40,7 +40,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Response:
-        """Returns the response, whatever its status. ``headers`` replace the default bearer token."""
+        """The response, whatever its status. ``headers`` replace the default bearer token."""
         sent = {**(self.token.bearer if headers is None else headers), "Connection": "close"}
         data = b"" if body is None else json.dumps(body).encode()
         if data:
@@ -52,7 +52,7 @@ class Api:
             )
 
     def call(self, method: str, path: str, body: object = None, /, **query: str) -> Any:
-        """Returns the document of a successful response."""
+        """The document of a successful response."""
         answer = self.ask(method, path, body, query=query)
         assert 200 <= answer.status < 300, f"{method} {path}: {answer.status} {answer.body[:500]!r}"
         document = answer.json()
@@ -61,31 +61,31 @@ class Api:
         return document
 
     def items(self, path: str, /, **query: str) -> list[Any]:
-        """Returns the first page of a list."""
+        """The first page of a list."""
         found: list[Any] = self.call("GET", path, **query)["items"]
         return found
 
     def refusal(self, method: str, path: str, body: object = None, /, **query: str) -> tuple[int, list[str]]:
-        """Returns the status of a refusal and the names of the fields it reports."""
+        """The status of a refusal and the names of the fields it reports."""
         answer = self.ask(method, path, body, query=query)
         assert answer.status >= 400, f"{method} {path} was not refused: {answer.body[:500]!r}"
         return answer.status, [error["field"] for error in answer.json().get("errors", ())]
 
     def mint(self, name: str, **wanted: object) -> Token:
-        """Creates a token with this client's own token."""
+        """Create a token with this client's own token."""
         return token_of(self.call("POST", "/tokens", {"name": name, **wanted}))
 
     def verb(self, token: Token, verb: str, body: object = None) -> Any:
-        """Calls a POST operation of a token: rotate, revoke or regenerate."""
+        """Call a POST operation of a token: rotate, revoke or regenerate."""
         return self.call("POST", f"/tokens/{token.id}/{verb}", body)
 
     def through(self, method: str, path: str) -> Response:
-        """Sends a request through the gateway."""
+        """Send a request through the gateway."""
         return through(self.node, method, path, self.token)
 
 
 def through(node: Patgate, method: str, path: str, token: Token | None, *, header: str = "Authorization") -> Response:
-    """Sends one request through the gateway, with the token in the given header."""
+    """Send one request through the gateway, with the token in the given header."""
     headers = {}
     if token is not None:
         headers = token.bearer if header == "Authorization" else {header: token.value}
@@ -94,17 +94,17 @@ def through(node: Patgate, method: str, path: str, token: Token | None, *, heade
 
 
 def status(node: Patgate, method: str, path: str, token: Token | None) -> int:
-    """Returns the status of one request through the gateway."""
+    """The status of one request through the gateway."""
     return through(node, method, path, token).status
 
 
 def soon(condition: Callable[[], Any], what: str, node: Patgate) -> Any:
-    """Waits for the condition and returns its first truthy value."""
+    """Wait for the condition and return its first truthy value."""
     return wait_until(condition, what, seconds=SOON, process=node.process)
 
 
 def command(node: Patgate, *arguments: str) -> Result:
-    """Runs a command with this node's configuration and returns the result, whatever its exit status."""
+    """Run a command with this node's configuration and return the result, whatever its exit status."""
     environ = {name: None for name in os.environ if name.startswith("PATGATE_")}
     runner = CliRunner(env=environ | {"NO_COLOR": "1", "COLUMNS": "200", "PATGATE_CONFIG": str(node.config_file)})
     result = runner.invoke(patgate, list(arguments))
@@ -114,7 +114,7 @@ def command(node: Patgate, *arguments: str) -> Result:
 
 
 def cli(node: Patgate, *arguments: str) -> Any:
-    """Runs a command that must succeed and returns its JSON document."""
+    """Run a command that must succeed and return its JSON document."""
     done = command(node, *arguments, "--json")
     if done.exit_code != 0:
         raise CommandFailed(f"patgate {' '.join(arguments)}: exit {done.exit_code}\n{done.output}")
@@ -125,7 +125,7 @@ def cli(node: Patgate, *arguments: str) -> Any:
 
 
 def both(api: Api, method: str, *questions: tuple[str, object]) -> tuple[Response, Response]:
-    """Returns the responses to two requests that should be equal.
+    """The responses to two requests that should be equal.
 
     A page ``after`` a number ends with the newest event of the audit log, and earlier requests may be recorded between
     the two requests: if the responses differ, both are requested again until a deadline.

@@ -10,7 +10,7 @@ from tests.support.gateway import ROOT
 
 
 def program(name: str) -> str:
-    """Returns the path of an installed program: beside our interpreter, in the backends' environment, or on the system."""
+    """The path of a program: beside our interpreter, in the backends' environment, or on the system."""
     places = [Path(sys.executable).parent, ROOT / ".venv-backends" / "bin", Path("/usr/sbin")]
     found = next((str(place / name) for place in places if (place / name).exists()), None) or shutil.which(name)
     assert found, f"{name} is not installed: `make test` installs what the tests run"

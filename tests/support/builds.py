@@ -14,19 +14,19 @@ COMPILED: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_t
 
 
 def origin(module: str) -> Path:
-    """Returns the file from which this process has loaded, or would load, a module."""
+    """The file from which this process has loaded, or would load, a module."""
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None, f"there is no {module}"
     return Path(spec.origin)
 
 
 def is_compiled() -> bool:
-    """Returns whether this process tests the compiled package."""
+    """Whether this process tests the compiled package."""
     return all(origin(name).suffix == ".so" for name in COMPILED)
 
 
 def problem_of_the_compiled_build() -> str | None:
-    """Returns why this process does not test an up-to-date compiled package; None if it does."""
+    """Why this process does not test an up-to-date compiled package; None if it does."""
     pure = [name for name in COMPILED if origin(name).suffix != ".so" or not origin(name).is_relative_to(BUILT)]
     if pure:
         return f"{', '.join(pure)} would not be loaded from build/compiled: run `make compiled`, and set PYTHONPATH"

@@ -16,7 +16,7 @@ class Pair:
 
 
 def pair(directory: Path, name: str = "gateway", *, made: str = "") -> Pair:
-    """Creates a one-day certificate for ``name`` and localhost; ``made`` is its start date, such as "2020-01-01"."""
+    """Create a one-day certificate for ``name`` and localhost; ``made`` is its start date, such as "2020-01-01"."""
     found = Pair(certificate=directory / f"{name}.pem", key=directory / f"{name}.key")
     argv = [program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     argv += ["-days", "1", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},DNS:localhost,IP:127.0.0.1"]

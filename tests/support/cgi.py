@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._run()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Logs nothing: the test reads the output of the client and the gateway."""
+        """Log nothing: the test reads the output of the client and the gateway."""
 
     def _run(self) -> None:
         with subprocess.Popen(
@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         return environ
 
     def _feed(self, stdin: IO[bytes]) -> None:
-        """Writes the whole request body to the program; reads the body to its end even after the program stops reading."""
+        """Write the whole request body to the program; read it to its end even after the program stops reading."""
         listening = True
         for block in self._body():
             if listening:

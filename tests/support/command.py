@@ -12,7 +12,7 @@ from proxy.cli.main import patgate
 
 
 def command(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Returns the command's exit status and output. It sees only the PATGATE_ variables of ``environ``."""
+    """The command's exit status and output. It sees only the PATGATE_ variables of ``environ``."""
     others: dict[str, str | None] = {name: None for name in os.environ if name.startswith("PATGATE_")}
     result = CliRunner(env=others | dict(environ)).invoke(patgate, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):

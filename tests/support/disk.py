@@ -44,7 +44,7 @@ class Written(IntEnum):
 
 @functools.cache
 def library() -> Path:
-    """Returns the path of the compiled library, which is built once for each run."""
+    """The path of the compiled library, which is built once for each run."""
     directory = Path(tempfile.mkdtemp(prefix="failing-disk-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     made = directory / "disk.so"
@@ -64,7 +64,7 @@ class FailingDisk:
 
     @classmethod
     def here(cls) -> FailingDisk:
-        """Returns the disk of this process, which must have been started with ``environ``."""
+        """The disk of this process, which must have been started with ``environ``."""
         disk = cls.__new__(cls)
         disk.file = Path(os.environ["FAILING_DISK"])
         disk._map = _mapped(disk.file)
@@ -80,23 +80,23 @@ class FailingDisk:
         error: int = errno.EIO,
         written: Written = Written.NOTHING,
     ) -> None:
-        """Makes the ``nth`` of these calls from now on fail, and those after it: ``times`` calls, or 0 for all."""
+        """Make the ``nth`` of these calls from now on fail, and those after it: ``times`` calls, or 0 for all."""
         self.work()
         _LAYOUT.pack_into(self._map, 0, 0, calls, nth, times, error, written, 0, 0, self.unsynced, 0)
         struct.pack_into("=I", self._map, 0, 1)
 
     def work(self) -> None:
-        """Stops all failures."""
+        """Stop all failures."""
         struct.pack_into("=I", self._map, 0, 0)
 
     @property
     def failed(self) -> int:
-        """Returns the number of calls that have failed since ``fail``."""
+        """The number of calls that have failed since ``fail``."""
         return int(_LAYOUT.unpack_from(self._map)[7])
 
     @property
     def unsynced(self) -> int:
-        """Returns the number of writes to the log since its last sync."""
+        """The number of writes to the log since its last sync."""
         return int(_LAYOUT.unpack_from(self._map)[8])
 
 

@@ -36,24 +36,24 @@ FOUND: list[str] = []
 
 
 def watch(log: Path) -> None:
-    """Registers this file to be checked at the end of the run; it need not exist yet."""
+    """Register this file to be checked at the end of the run; it need not exist yet."""
     LOGS.setdefault(log, Log(test=_current_test()))
 
 
 def close(log: Path) -> None:
-    """Checks this file now; later lines are checked separately, without the events expected so far."""
+    """Check this file now; later lines are checked separately, without the events expected so far."""
     FOUND.extend(_unexpected_in(log))
     LOGS[log] = Log(test=_current_test(), begins=log.stat().st_size)
 
 
 def expect(log: Path, *events: str) -> None:
-    """Allows these events in this log."""
+    """Allow these events in this log."""
     watch(log)
     LOGS[log].expected.update(events)
 
 
 def unexpected() -> list[str]:
-    """Returns each unexpected error line, once for each log and event, with the test that started the log."""
+    """Each unexpected error line, once for each log and event, with the test that started the log."""
     return [*FOUND, *(line for path in LOGS for line in _unexpected_in(path))]
 
 
@@ -77,7 +77,7 @@ def _current_test() -> str:
 
 
 def error_in(line: str) -> str | None:
-    """Returns the event of a line of level error, or ``traceback``; None for all other lines."""
+    """The event of a line of level error, or ``traceback``; None for all other lines."""
     if line.startswith("{"):
         try:
             record: Any = json.loads(line)

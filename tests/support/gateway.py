@@ -85,7 +85,7 @@ class Patgate:
         DIRECTORIES.add(directory)
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Writes this configuration, for the next start or reload."""
+        """Write this configuration, for the next start or reload."""
         self.config = complete(config, self.directory)
         draft = self.config_file.with_suffix(".new")
         draft.write_text(yaml.safe_dump(self.config, sort_keys=False))
@@ -112,7 +112,7 @@ class Patgate:
         self.wait_ready()
 
     def launch(self) -> None:
-        """Starts the node without waiting for it."""
+        """Start the node without waiting for it."""
         self._process = Process(
             [*self.prefix, sys.executable, "-m", "proxy", "serve", "--config", str(self.config_file)],
             name="patgate",
@@ -136,7 +136,7 @@ class Patgate:
             self._process = None
 
     def kill_everything(self) -> None:
-        """Sends SIGKILL to supervisor, authority and workers at once."""
+        """Send SIGKILL to supervisor, authority and workers at once."""
         self.process.kill_session()
 
     @property
@@ -146,21 +146,21 @@ class Patgate:
 
     @property
     def log(self) -> str:
-        """Returns the log since the node's start, or since ``forget_log``."""
+        """The log since the node's start, or since ``forget_log``."""
         with (self.directory / "patgate.log").open("rb") as file:
             file.seek(self._log_begins)
             return file.read().decode(errors="replace")
 
     def forget_log(self) -> None:
-        """Makes ``log`` begin at the current end of the file."""
+        """Make ``log`` begin at the current end of the file."""
         self._log_begins = (self.directory / "patgate.log").stat().st_size
 
     def expects(self, *events: str) -> None:
-        """Declares events of level error that the test causes; undeclared ones fail the run (``support.errors``)."""
+        """Declare events of level error that the test causes; undeclared ones fail the run (``support.errors``)."""
         errors.expect(self.directory / "patgate.log", *events)
 
     def records(self) -> list[dict[str, Any]]:
-        """Returns the log lines that are JSON objects."""
+        """The log lines that are JSON objects."""
         found = []
         for line in self.log.splitlines():
             if line.startswith("{"):
@@ -173,11 +173,11 @@ class Patgate:
     # --- processes ---
 
     def worker_pids(self) -> list[int]:
-        """Returns the pids of the gateway workers that are alive."""
+        """The pids of the gateway workers that are alive."""
         return self._children_that_are("gateway")
 
     def spare_pids(self) -> list[int]:
-        """Returns the pids of the spare processes that replace one that dies, still loading or loaded."""
+        """The pids of the spare processes that replace one that dies, still loading or loaded."""
         return [*self._children_that_are("authority-spare"), *self._children_that_are("gateway-spare")]
 
     def authority_pid(self) -> int:
@@ -185,7 +185,7 @@ class Patgate:
         return pids[0]
 
     def all_workers(self) -> list[int]:
-        """Waits for as many workers as the configuration sets and returns their pids."""
+        """Wait for as many workers as the configuration sets and return their pids."""
         count = int(self.config["workers"])
 
         def complete_set() -> list[int] | None:
@@ -201,7 +201,7 @@ class Patgate:
         return Connection(self.port)
 
     def connection_to_each_worker(self) -> dict[int, Connection]:
-        """Returns one open, accepted connection to each worker, by its pid."""
+        """One open, accepted connection to each worker, by its pid."""
         pids = self.all_workers()
         found: dict[int, Connection] = {}
 
@@ -220,15 +220,15 @@ class Patgate:
     # --- the operator's tools ---
 
     def run(self, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Runs a patgate command with this node's configuration in a new process. Any exit code is returned."""
+        """Run a patgate command with this node's configuration in a new process. Any exit code is returned."""
         return patgate(*arguments, "--config", str(self.config_file), environ=self.environ, seconds=seconds)
 
     def here(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs a patgate command in this process, which takes a tenth of the time."""
+        """Run a patgate command in this process, which takes a tenth of the time."""
         return command(*arguments, "--config", str(self.config_file), environ=self.environ)
 
     def cli(self, *arguments: str) -> Any:
-        """Runs a command that must succeed in this process and returns its JSON document."""
+        """Run a command that must succeed in this process and return its JSON document."""
         done = self.here(*arguments, "--json")
         if done.returncode != 0:
             raise CommandFailed(f"patgate {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
@@ -238,18 +238,18 @@ class Patgate:
         return document
 
     def add_user(self, email: str, role: str) -> str:
-        """Creates a user over the control socket, because a command takes a second; returns the address."""
+        """Create a user over the control socket, because a command takes a second; return the address."""
         with self.control_socket() as control:
             control.call("POST", "/users", {"email": email, "role": role})
         return email
 
     def token(self, user: str, *, name: str = "test", scopes: Iterable[str] = ()) -> Token:
-        """Creates a token over the control socket."""
+        """Create a token over the control socket."""
         with self.control_socket() as control:
             return control.create_token(user, name=name, scopes=scopes)
 
     def control(self, method: str, path: str) -> Response:
-        """Sends one request to the control listener (TCP): health and metrics."""
+        """Send one request to the control listener (TCP): health and metrics."""
         with Connection(self.control_port, seconds=20) as connection:
             return connection.request(
                 method, path, headers={"Connection": "close"}, host=f"{LOOPBACK}:{self.control_port}"
@@ -281,7 +281,7 @@ class ControlClient:
         self._connection.close()
 
     def call(self, method: str, path: str, document: Any = None) -> Any:
-        """Returns the response's document; fails unless the response is a success."""
+        """The response's document; fails unless the response is a success."""
         body = b"" if document is None else json.dumps(document).encode()
         headers = {"Content-Type": "application/json"} if body else {}
         response = self._connection.request(method, "/api/v1" + path, headers=headers, body=body, host="localhost")
@@ -313,7 +313,7 @@ class ControlClient:
 def patgate(
     *arguments: str, environ: Mapping[str, str] | None = None, seconds: float = 60.0, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a patgate command in a new process."""
+    """Run a patgate command in a new process."""
     return run(
         [sys.executable, "-m", "proxy", *arguments],
         cwd=cwd,
@@ -323,7 +323,7 @@ def patgate(
 
 
 def clean_environ(extra: Mapping[str, str] | None) -> dict[str, str]:
-    """Returns our environment without the operator's own PATGATE_ settings, wide enough that no table is wrapped."""
+    """Our environment without the operator's own PATGATE_ settings, wide enough that no table is wrapped."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PATGATE_")}
     # A run that tests the compiled build puts that build first.
     environ["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
@@ -331,7 +331,7 @@ def clean_environ(extra: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def complete(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """Adds a data directory, two workers, cheap hashes and free ports to a configuration that does not set them."""
+    """Add a data directory, two workers, cheap hashes and free ports to a configuration that does not set them."""
     whole = copy.deepcopy(dict(config))
     whole.setdefault("brand", "acme")
     whole.setdefault("data_dir", str(directory / "data"))
@@ -351,7 +351,7 @@ def port_of(listener: Mapping[str, Any]) -> int:
 
 
 def token_of(document: Mapping[str, Any]) -> Token:
-    """Returns the secret and its public names from the only response that contains them."""
+    """The secret and its public names from the only response that contains them."""
     value = str(document["token"])
     SECRETS.add(value)
     return Token(id=str(document["id"]), prefix=str(document["prefix"]), value=value)

@@ -36,7 +36,7 @@ http {{
 
 
 def substituted(name: str, addresses: Mapping[str, str], names: Mapping[str, str]) -> str:
-    """Returns a file of config/ingress with each address and header name replaced; fails if it lacks one of them."""
+    """A file of config/ingress with each address and header name replaced; fails if it lacks one of them."""
     text = (INGRESS / name).read_text()
     for written, used in addresses.items():
         assert written in text, f"config/ingress/{name} does not name {written}"
@@ -68,7 +68,7 @@ class Ingress:
     """Whether its file can drop every header whose name has a given prefix."""
 
     def refuses_with(self, status: int) -> int:
-        """Returns the status that a client sees when our verdict has this status."""
+        """The status that a client sees when our verdict has this status."""
         return status if self.whole_refusals or status in (401, 403) else 500
 
 

@@ -26,7 +26,7 @@ _HEAD_BYTES, _BASIC_BYTES = 32, 20
 
 
 def _all_but(alphabet: bytes) -> bytes:
-    """Returns the translation table that replaces every byte outside an alphabet by a space."""
+    """The translation table that replaces every byte outside an alphabet by a space."""
     return bytes(byte if byte in alphabet else 0x20 for byte in range(256))
 
 
@@ -35,14 +35,14 @@ _OF_BASICS = _all_but((string.digits + string.ascii_letters + "+/").encode())
 
 
 def secret_part(token: str) -> str:
-    """Returns the part that must never appear outside: the 38 characters after the public prefix."""
+    """The part that must never appear outside: the 38 characters after the public prefix."""
     found = re.fullmatch(r"[a-z0-9]+_[a-z]+_[0-9A-Za-z]{12}_([0-9A-Za-z]{38})", token)
     assert found, "a token of an unexpected form"
     return found[1]
 
 
 def leaks(content: bytes, tokens: Iterable[str], *, any_case: bool = False) -> bool:
-    """Returns whether the content contains a secret, in any spelling; with ``any_case``, in any letter case.
+    """Whether the content contains a secret, in any spelling; with ``any_case``, in any letter case.
 
     Its time grows with the content, not with the number of tokens.
     """
@@ -59,13 +59,13 @@ def leaks(content: bytes, tokens: Iterable[str], *, any_case: bool = False) -> b
 
 
 def _pieces(content: bytes, table: bytes, length: int) -> Iterator[bytes]:
-    """Yields every piece of the given length from each run of bytes in the alphabet."""
+    """Yield every piece of the given length from each run of bytes in the alphabet."""
     for word in content.translate(table).split():
         for at in range(len(word) - length + 1):
             yield word[at : at + length]
 
 
 def files_with_secrets() -> list[str]:
-    """Returns the names of the files in ``DIRECTORIES`` that contain a secret."""
+    """The names of the files in ``DIRECTORIES`` that contain a secret."""
     files = [file for directory in DIRECTORIES for file in directory.rglob("*") if file.is_file()]
     return sorted(file.name for file in files if leaks(file.read_bytes(), SECRETS, any_case=True))

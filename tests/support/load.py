@@ -56,7 +56,7 @@ class Load:
         self._thread.join()
 
     def wait_for_more(self, count: int, *, status: int = 200, seconds: float = 30.0) -> None:
-        """Waits for the given number of further answers with that status."""
+        """Wait for the given number of further answers with that status."""
         enough = self.count(status) + count
         wait_until(lambda: self.count(status) >= enough, f"{count} more answers of {status}", seconds=seconds)
 
@@ -67,7 +67,7 @@ class Load:
         return {answer.status for answer in list(self.answers)}
 
     def first_success_after(self, moment: float) -> float:
-        """Returns the seconds from the moment to the end of the first request that began after it and was answered 200."""
+        """The seconds from the moment to the end of the first request begun after it and answered 200."""
         after = [answer for answer in list(self.answers) if answer.began >= moment and answer.status == 200]
         assert after, "no request succeeded afterwards"
         return after[0].began + after[0].seconds - moment

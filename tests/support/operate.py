@@ -16,12 +16,12 @@ REFUSED = "reload refused: the configuration of before goes on"
 
 
 def outcomes(node: Patgate) -> list[str]:
-    """Returns the outcome of each reload so far."""
+    """The outcome of each reload so far."""
     return [str(record["event"]) for record in node.records() if record["event"] in (RELOADED, REFUSED)]
 
 
 def write(node: Patgate, **changes: Any) -> None:
-    """Changes top-level parts of the configuration file, in one step; keeps the ports and the data directory."""
+    """Change top-level parts of the configuration file, in one step; keep the ports and the data directory."""
     node.config = complete({**node.config, **changes}, node.directory)
     draft = node.config_file.with_suffix(".new")
     draft.write_text(yaml.safe_dump(node.config, sort_keys=False))
@@ -29,7 +29,7 @@ def write(node: Patgate, **changes: Any) -> None:
 
 
 def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> None:
-    """Sends SIGHUP and waits until the reload is reported to have the expected outcome."""
+    """Send SIGHUP and wait until the reload is reported to have the expected outcome."""
     before = len(outcomes(node))
     node.process.signal(signal.SIGHUP)
     wait_until(lambda: len(outcomes(node)) > before, "the end of a reload", seconds=seconds, process=node.process)
@@ -37,7 +37,7 @@ def reload(node: Patgate, *, expect: str = RELOADED, seconds: float = 60.0) -> N
 
 
 def settle(node: Patgate, *, seconds: float = 60.0) -> None:
-    """Waits until every reload that has begun has ended."""
+    """Wait until every reload that has begun has ended."""
 
     def ended() -> bool:
         begun = [record["event"] for record in node.records()].count("reloading")
@@ -47,7 +47,7 @@ def settle(node: Patgate, *, seconds: float = 60.0) -> None:
 
 
 def settle_spares(node: Patgate) -> None:
-    """Waits until the spares of a gateway that was never reloaded have loaded, so that one replaces a death at once.
+    """Wait until the spares of a gateway that was never reloaded have loaded, so that one replaces a death at once.
 
     A reload replaces them only some time after it is reported to have ended, so that two loaded spares may be the old
     ones.
@@ -61,16 +61,16 @@ def settle_spares(node: Patgate) -> None:
 
 
 def problems(node: Patgate) -> list[str]:
-    """Returns every problem that a refused reload reported."""
+    """Every problem that a refused reload reported."""
     return [str(record["problem"]) for record in node.records() if record["event"] == "configuration problem"]
 
 
 def metric(node: Patgate, name: str) -> float:
-    """Returns the value of a metric without labels."""
+    """The value of a metric without labels."""
     lines = node.control("GET", "/metrics").body.decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def routes(*paths: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns routes to the upstream ``app``."""
+    """A list of routes to the upstream ``app``."""
     return [{"upstream": "app", **path} for path in paths]

@@ -106,12 +106,12 @@ _PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_OR
 
 
 def place(test: str) -> int:
-    """Returns the position of a test's file, by node id; the same for all unlisted files, which keep their order."""
+    """The position of a test's file, by node id; the same for all unlisted files, which keep their order."""
     return _PLACE.get(file_of(test), len(_ORDER))
 
 
 def file_of(test: str) -> str:
-    """Returns the file of a test's node id."""
+    """The file of a test's node id."""
     return test.partition("::")[0]
 
 

@@ -40,7 +40,7 @@ class PathServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def lines_since(self, offset: int) -> tuple[list[bytes], int]:
-        """Returns the complete lines in the server's file from ``offset`` on, and the offset of their end."""
+        """The complete lines in the server's file from ``offset`` on, and the offset of their end."""
         with self.seen.open("rb") as log:
             log.seek(offset)
             data = log.read()
@@ -49,7 +49,7 @@ class PathServer:
 
 
 def _configured(name: str, directory: Path, port: int) -> Path:
-    """Returns one of our configuration files with its placeholders filled in."""
+    """One of our configuration files with its placeholders filled in."""
     path = directory / name
     text = (SERVERS / name).read_text()
     values = {
@@ -96,7 +96,7 @@ COMMANDS: Mapping[str, Callable[[Path, int, Path], list[str]]] = {
 
 @contextmanager
 def path_servers(directory: Path) -> Iterator[list[PathServer]]:
-    """Runs all of them, each with a directory of its own below ``directory``."""
+    """Run all of them, each with a directory of its own below ``directory``."""
     with ExitStack() as stack:
         found = []
         for name, command in COMMANDS.items():

@@ -91,7 +91,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Collects without the garbage collector, which would repeatedly scan ten thousand tests that stay.
+    """Collect without the garbage collector, which would repeatedly scan ten thousand tests that stay.
 
     That is half of the collection time in every worker. Afterwards the tests are excluded from garbage collection, too.
     """
@@ -141,7 +141,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session", autouse=True)
 def last_look() -> Iterator[None]:
-    """Checks the files that this process's gateways left; it is set up first, so that it is torn down last.
+    """Check the files that this process's gateways left; it is set up first, so that it is torn down last.
 
     docs/threat-model.md §9: no token's secret is in a log, database or any other file. A finding is an error of the
     last test.

@@ -37,7 +37,7 @@ class Pool:
 
     @contextmanager
     def lend(self, config: Mapping[str, Any]) -> Iterator[Patgate]:
-        """Lends a running gateway with this configuration and no user."""
+        """Lend a running gateway with this configuration and no user."""
         node = self._take(config)
         try:
             yield node
@@ -49,12 +49,12 @@ class Pool:
         self._idle.append(node)
 
     def end(self) -> None:
-        """Stops every gateway that is not lent."""
+        """Stop every gateway that is not lent."""
         while self._idle:
             self._idle.pop().stop()
 
     def _take(self, config: Mapping[str, Any]) -> Patgate:
-        """Returns an idle gateway after a reload, preferably one with the same number of workers; otherwise a new one."""
+        """Reload and return an idle gateway, preferably one with the same number of workers; else a new one."""
         assert not {*_FIXED} & config.keys(), "settings that only a start can change need a gateway of their own"
         if not self._idle:
             node = Patgate(self._directory(), config)
@@ -72,7 +72,7 @@ class Pool:
 
 
 def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
-    """Reloads a running gateway with another configuration, on its existing ports."""
+    """Reload a running gateway with another configuration, on its existing ports."""
     wanted = copy.deepcopy(dict(config))
     listen = wanted.setdefault("listen", {})
     for name, listener in node.config["listen"].items():
@@ -89,7 +89,7 @@ def _hand_over(node: Patgate, config: Mapping[str, Any]) -> None:
 
 
 def _reloads(node: Patgate) -> float:
-    """Returns how many reloads have succeeded; fails if one was refused."""
+    """How many reloads have succeeded; fails if one was refused."""
     events = [record["event"] for record in node.records()]
     assert not any(str(event).startswith("reload refused") for event in events), node.process.tail()
     return events.count("reloaded")

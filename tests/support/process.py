@@ -95,7 +95,7 @@ class Process:
         self._popen.send_signal(number)
 
     def wait(self, seconds: float = 20.0) -> int:
-        """Returns the exit code; fails with the log if the program does not end in time."""
+        """The exit code; fails with the log if the program does not end in time."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -105,7 +105,7 @@ class Process:
         return f"--- {self.name} (pid {self.pid}) ---\n" + "\n".join(self.output.splitlines()[-lines:])
 
     def end(self, seconds: float = 15.0) -> None:
-        """Sends SIGTERM, then SIGKILL to the whole session if the program does not end; never leaves a process behind."""
+        """Send SIGTERM, then SIGKILL to the whole session if it does not end; never leave a process behind."""
         if self._popen.poll() is None:
             self._popen.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -115,7 +115,7 @@ class Process:
             RUNNING.remove(self)
 
     def kill_session(self) -> None:
-        """Sends SIGKILL to the program and everything that it started, at once."""
+        """Send SIGKILL to the program and everything that it started, at once."""
         with suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
@@ -128,7 +128,7 @@ def run(
     environ: Mapping[str, str] | None = None,
     seconds: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a program that ends by itself; returns its exit code and both outputs as text."""
+    """Run a program that ends by itself; return its exit code and both outputs as text."""
     return subprocess.run(
         list(argv),
         stdin=subprocess.DEVNULL,
@@ -145,7 +145,7 @@ def run(
 def wait_until(
     condition: Callable[[], T | None], what: str, *, seconds: float = 30.0, process: Process | None = None
 ) -> T:
-    """Returns the first truthy value of the condition; fails at the deadline, or as soon as ``process`` has exited."""
+    """The first truthy value of the condition; fails at the deadline, or as soon as ``process`` has exited."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -160,7 +160,7 @@ def wait_until(
 
 
 def free_port(*, in_a_row: int = 1) -> int:
-    """Returns the first of ``in_a_row`` consecutive free loopback ports; no two calls or runs get the same port.
+    """The first of ``in_a_row`` consecutive free loopback ports; no two calls or runs get the same port.
 
     The ports are below the range that the kernel uses for outgoing connections, so that no client of ours has one by
     chance.
@@ -175,7 +175,7 @@ def free_port(*, in_a_row: int = 1) -> int:
 
 
 def _claim() -> range:
-    """Returns a block of ports that no other process has claimed, by an abstract unix(7) name."""
+    """A block of ports that no other process has claimed, by an abstract unix(7) name."""
     blocks = [range(first, first + BLOCK) for first in range(*PORTS, BLOCK)]
     random.shuffle(blocks)
     for block in blocks:
@@ -200,7 +200,7 @@ def _can_listen(port: int) -> bool:
 
 
 def accepts(port: int, host: str = LOOPBACK) -> bool:
-    """Returns whether a server listens on the port."""
+    """Whether a server listens on the port."""
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return True
@@ -209,7 +209,7 @@ def accepts(port: int, host: str = LOOPBACK) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Returns the living direct children of a process, oldest first."""
+    """The living direct children of a process, oldest first."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -225,7 +225,7 @@ def children(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> list[str]:
-    """Returns the arguments of a process; empty if it has ended."""
+    """The arguments of a process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:

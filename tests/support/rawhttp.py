@@ -31,7 +31,7 @@ class Response:
         return [value.decode("latin-1") for key, value in self.headers if key.lower() == wanted]
 
     def get(self, name: str) -> str | None:
-        """Returns the only value of a header; None if it is missing; fails on a repeated header."""
+        """The only value of a header; None if it is missing; fails on a repeated header."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} came {len(values)} times: {values}"
         return values[0] if values else None
@@ -84,7 +84,7 @@ class Connection:
         self.socket.sendall(data)
 
     def exchange(self, data: bytes, *, method: str | None = None) -> Response:
-        """Sends the bytes and reads the response. ``method`` is needed only if the bytes do not begin with it."""
+        """Send the bytes and read the response. ``method`` is needed only if the bytes do not begin with it."""
         self.send(data)
         return self.read_response(method or data.split(b" ", 1)[0].decode("latin-1"))
 
@@ -97,7 +97,7 @@ class Connection:
         body: bytes = b"",
         host: str = "gateway",
     ) -> Response:
-        """Sends a simple, well-formed request."""
+        """Send a simple, well-formed request."""
         return self.exchange(request_bytes(method, target, headers=headers, body=body, host=host))
 
     def read_response(self, method: str = "GET") -> Response:
@@ -111,14 +111,14 @@ class Connection:
             return Response(status=status, headers=headers, body=body, informational=tuple(informational))
 
     def read_to_end(self) -> bytes:
-        """Returns everything until the peer closes; a reset counts as the end."""
+        """Everything until the peer closes; a reset counts as the end."""
         while self._fill():
             pass
         rest, self._buffer = self._buffer, b""
         return rest
 
     def ended(self) -> bool:
-        """Returns whether the peer has closed, with no more bytes to read."""
+        """Whether the peer has closed, with no more bytes to read."""
         return self.read_to_end() == b""
 
     def _read_head(self) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:

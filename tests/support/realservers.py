@@ -52,19 +52,19 @@ class RealServer:
         return f"http://{LOOPBACK}:{self.port}"
 
     def requests(self) -> list[str]:
-        """Returns method and path of every request so far, in the order in which they ended."""
+        """Method and path of every request so far, in the order in which they ended."""
         return self.seen.read_text(errors="replace").splitlines()
 
 
 def told(response: Response) -> dict[str, str]:
-    """Returns everything that the server reports in its response."""
+    """Everything that the server reports in its response."""
     assert response.status == 200, response
     lines = response.body.decode("latin-1").splitlines()
     return {name: value for name, mark, value in (line.partition("=") for line in lines) if mark}
 
 
 def believed(response: Response) -> dict[str, str]:
-    """Returns the values that it acts on; unknown ones are empty."""
+    """The values that it acts on; unknown ones are empty."""
     found = told(response)
     return {name: found.get(name, "") for name in BELIEFS}
 
@@ -81,7 +81,7 @@ class _Place:
     """The directory that a file server serves."""
 
     def configured(self, name: str) -> Path:
-        """Returns one of our configuration files with its placeholders filled in."""
+        """One of our configuration files with its placeholders filled in."""
         values = {
             "directory": self.directory,
             "open": self.open,
@@ -98,7 +98,7 @@ class _Place:
 
 
 def _gunicorn(place: _Place) -> list[str]:
-    """Uses its defaults: a client on the loopback may set SCRIPT_NAME and PATH_INFO, and the scheme."""
+    """Use its defaults: a client on the loopback may set SCRIPT_NAME and PATH_INFO, and the scheme."""
     bind = f"{LOOPBACK}:{place.port}"
     return [program("gunicorn"), "--bind", bind, "--chdir", str(SERVERS), "application:application"]
 
@@ -159,13 +159,13 @@ wrong bytes from the compiled build; how other servers interpret the bytes is te
 
 
 def of_this_build(commands: Commands) -> Commands:
-    """Returns the commands of the servers that the build under test is tested with."""
+    """The commands of the servers that the build under test is tested with."""
     return {name: command for name, command in commands.items() if name in IN_BOTH_BUILDS or not is_compiled()}
 
 
 @contextmanager
 def real_servers(directory: Path, commands: Commands) -> Iterator[dict[str, RealServer]]:
-    """Runs all of them and yields them by name; each has a directory of its own below ``directory``."""
+    """Run all of them and yield them by name; each has a directory of its own below ``directory``."""
     with ExitStack() as stack:
         found = {}
         for name, command in commands.items():

@@ -42,7 +42,7 @@ class Recorded:
         return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
 
     def all(self, name: str) -> list[bytes]:
-        """Returns the values of a header under any spelling that a WSGI or CGI backend would fold to the same variable."""
+        """A header's values under any spelling that a WSGI or CGI backend would fold to the same variable."""
         wanted = fold(name.encode())
         return [value for key, value in self.headers if fold(key) == wanted]
 
@@ -102,7 +102,7 @@ class Recorder:
         self._look_for_secrets()
 
     def drop_connections(self) -> None:
-        """Ends every open connection, as a backend that restarts does."""
+        """End every open connection, as a backend that restarts does."""
         with self._lock:
             connections = list(self._open)
         for connection in connections:
@@ -116,12 +116,12 @@ class Recorder:
 
     @property
     def received(self) -> list[bytes]:
-        """Returns every byte of every connection, including incomplete requests."""
+        """Every byte of every connection, including incomplete requests."""
         with self._lock:
             return [bytes(data) for data in self._received]
 
     def clear(self) -> None:
-        """Drops what was received so far, after a check for secrets if it came from a gateway."""
+        """Drop what was received so far, after a check for secrets if it came from a gateway."""
         self._look_for_secrets()
         with self._lock:
             self._requests.clear()
@@ -133,7 +133,7 @@ class Recorder:
             SENT.append(f"a gateway sent a token's secret to the recorder on port {self.port}")
 
     def last(self) -> Recorded:
-        """Returns the newest request; waits for one, because an answer may be faster than the recorder's own thread."""
+        """The newest request; wait for one, because an answer may be faster than the recorder's own thread."""
         return wait_until(lambda: self.requests or None, "a request at the backend", seconds=20)[-1]
 
     def _accept(self) -> None:

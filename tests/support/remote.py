@@ -62,7 +62,7 @@ class Remote:
         self.end()
 
     def end(self) -> None:
-        """Closes the line and waits until the program ends."""
+        """Close the line and wait until the program ends."""
         # A program ends when its test closes the line, whatever it is doing.
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -73,7 +73,10 @@ class Remote:
         self._sock.close()
 
     def begin(self, verb: str, **arguments: Any) -> Callable[..., Any]:
-        """Sends a request; the returned function waits ``seconds`` for the answer and raises ``Raised`` if the library did."""
+        """Send a request and return a function that waits ``seconds`` for the answer.
+
+        It raises ``Raised`` if the library did.
+        """
         self._asked += 1
         number = self._asked
         self._sock.sendall(json.dumps({"ask": number, "verb": verb, "with": arguments}).encode() + b"\n")
@@ -91,12 +94,12 @@ class Remote:
         return self.begin(verb, **arguments)()
 
     def told(self, event: str, **facts: Any) -> list[dict[str, Any]]:
-        """Returns the events with that name and those facts, oldest first."""
+        """The events with that name and those facts, oldest first."""
         wanted = {"event": event} | facts
         return [told for told in tuple(self.events) if wanted.items() <= told.items()]
 
     def hears(self, event: str, *, seconds: float = 30.0, **facts: Any) -> dict[str, Any]:
-        """Waits for the first such event and returns it."""
+        """Wait for the first such event and return it."""
         return wait_until(
             lambda: next(iter(self.told(event, **facts)), None),
             f"{event} {facts}",
@@ -115,5 +118,5 @@ class Remote:
 
 
 def seconds_until(event: dict[str, Any], since: float) -> float:
-    """Returns the seconds from ``since``, a ``time.monotonic`` value, to an event in a program."""
+    """The seconds from ``since``, a ``time.monotonic`` value, to an event in a program."""
     return float(event["at"]) - since

@@ -41,7 +41,7 @@ class Peer:
         return [head.split(b" ", 2)[1].decode() for head in self.heads]
 
     def head(self) -> bytes:
-        """Returns the next request's head. Raises ``GatewayLeft``."""
+        """The next request's head. Raises ``GatewayLeft``."""
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             self._fill()
         head = self._take(end + 4)
@@ -49,20 +49,20 @@ class Peer:
         return head
 
     def exactly(self, count: int) -> bytes:
-        """Reads the given number of body bytes."""
+        """Read the given number of body bytes."""
         while len(self._buffer) < count:
             self._fill()
         return self._take(count)
 
     def discard(self, count: int) -> None:
-        """Reads and discards the given number of bytes."""
+        """Read and discard the given number of bytes."""
         while count:
             if not self._buffer:
                 self._fill()
             count -= len(self._take(min(count, len(self._buffer))))
 
     def waiting(self, seconds: float) -> bool:
-        """Returns whether bytes are available, or arrive within the time; does not read them."""
+        """Whether bytes are available, or arrive within the time; does not read them."""
         return bool(self._buffer) or bool(select.select([self._socket], [], [], seconds)[0])
 
     def send(self, data: bytes) -> None:
@@ -70,7 +70,7 @@ class Peer:
         self._socket.sendall(data)
 
     def rest(self) -> bytes:
-        """Returns everything until the gateway ends the connection."""
+        """Everything until the gateway ends the connection."""
         with suppress(GatewayLeft):
             while True:
                 self._fill()
@@ -81,7 +81,7 @@ class Peer:
         reset(self._socket)
 
     def close(self) -> None:
-        """Ends the connection in any state."""
+        """End the connection in any state."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -109,7 +109,7 @@ def response(body: bytes = b"ok", *, status: bytes = b"200 OK", fields: bytes = 
 
 
 def echo(peer: Peer) -> None:
-    """Answers every request without a body with its own target, so that a mixed-up answer shows."""
+    """Answer every request without a body with its own target, so that a mixed-up answer shows."""
     while True:
         head = peer.head()
         target = head.split(b" ", 2)[1]
@@ -138,12 +138,12 @@ class ScriptedBackend:
 
     @property
     def targets(self) -> list[str]:
-        """Returns the targets requested since the plan was set, connection by connection."""
+        """The targets requested since the plan was set, connection by connection."""
         with self._lock:
             return [target for peer in self.peers for target in peer.targets]
 
     def use(self, plan: Plan) -> None:
-        """Ends the connections of the previous plan, waits until the gateway has noticed, and sets a new plan."""
+        """End the connections of the previous plan, wait until the gateway has noticed, and set a new plan."""
         self._end_connections()
         assert not self.failures, self.failures
         with self._lock:
@@ -151,7 +151,7 @@ class ScriptedBackend:
             self._plan = plan
 
     def die(self) -> None:
-        """Stops listening and drops every connection."""
+        """Stop listening and drop every connection."""
         # shutdown wakes the thread that is blocked in accept; close alone would not
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -159,7 +159,7 @@ class ScriptedBackend:
         self._end_connections()
 
     def revive(self) -> None:
-        """Listens again on the port that the gateway expects."""
+        """Listen again on the port that the gateway expects."""
         self._listen(self.port)
 
     def _listen(self, port: int) -> None:

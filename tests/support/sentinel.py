@@ -76,7 +76,7 @@ class Sentinel:
         """The end of each message, in bytes from the beginning of the connection."""
 
     def sent(self, data: bytes) -> None:
-        """Checks the next bytes from the gateway. Raises ``Violation``."""
+        """Check the next bytes from the gateway. Raises ``Violation``."""
         if self._opaque:
             return
         self._waiting += data
@@ -84,7 +84,7 @@ class Sentinel:
             pass
 
     def answered(self, beginning: bytes) -> None:
-        """Records that the backend is about to send these bytes; call it before they can reach the gateway."""
+        """Record that the backend is about to send these bytes; call it before they can reach the gateway."""
         at = 0
         while beginning.startswith(b"HTTP/1.1 1", at):
             if self._asks_upgrade and beginning.startswith(b"HTTP/1.1 101 ", at):
@@ -95,12 +95,12 @@ class Sentinel:
             self._answered = True
 
     def agree(self, end: int) -> None:
-        """Checks that a message ends where the backend has read to. Raises ``Violation``."""
+        """Check that a message ends where the backend has read to. Raises ``Violation``."""
         if not self.ends or self.ends[-1] != end:
             raise self._wrong(f"the backend read a message to byte {end}, the standard ends it at {self.ends[-1:]}")
 
     def _step(self) -> bool:
-        """Consumes the next complete part of the waiting bytes; returns whether it consumed anything."""
+        """Consume the next complete part of the waiting bytes; return whether it consumed anything."""
         if self._expects == _HEAD:
             return self._head()
         if self._expects in (_BODY, _CHUNK):
@@ -170,7 +170,7 @@ class Sentinel:
         return found[1], found[2].rstrip(b" \t")
 
     def _frame(self, method: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-        """Checks the fields and determines what is expected after the head."""
+        """Check the fields and determine what is expected after the head."""
         values: dict[bytes, list[bytes]] = {}
         for name, value in fields:
             lowered = name.lower()
@@ -235,7 +235,7 @@ class Watch:
         self._seen = 0
 
     def sent(self, data: bytes) -> None:
-        """Does the same as ``Sentinel.sent``."""
+        """The same as ``Sentinel.sent``."""
         self._seen += len(data)
         if self._sentinel is not None:
             try:
@@ -244,12 +244,12 @@ class Watch:
                 self._report(violation)
 
     def answered(self, beginning: bytes) -> None:
-        """Does the same as ``Sentinel.answered``."""
+        """The same as ``Sentinel.answered``."""
         if self._sentinel is not None:
             self._sentinel.answered(beginning)
 
     def agree(self, end: int) -> None:
-        """Does the same as ``Sentinel.agree``."""
+        """The same as ``Sentinel.agree``."""
         if self._sentinel is not None:
             try:
                 self._sentinel.agree(end)

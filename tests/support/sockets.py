@@ -15,13 +15,13 @@ ESTABLISHED = "01"
 
 
 def kernel_keeps() -> int:
-    """Returns the most bytes that this kernel buffers in one direction of a connection whose reader does not read."""
+    """The most bytes that this kernel buffers in one direction of a connection whose reader does not read."""
     maxima = (Path(f"/proc/sys/net/ipv4/tcp_{buffer}").read_text().split()[2] for buffer in ("rmem", "wmem"))
     return sum(map(int, maxima))
 
 
 def unread(server_port: int, client_port: int) -> int | None:
-    """Returns how many bytes of the client the server has not read yet; None if the kernel knows no such connection."""
+    """How many bytes of the client the server has not read yet; None if the kernel knows no such connection."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         ports = tuple(int(each.rpartition(":")[2], 16) for each in fields[1:3])
@@ -31,7 +31,7 @@ def unread(server_port: int, client_port: int) -> int | None:
 
 
 def serving_pid(server_port: int, client_port: int, pids: Iterable[int], *, seconds: float = 5.0) -> int:
-    """Waits until one of ``pids`` has accepted the connection, and returns the one that holds the server's end."""
+    """Wait until one of ``pids`` has accepted the connection, and return the one that holds the server's end."""
     candidates = list(pids)
 
     def holder() -> int | None:

@@ -16,7 +16,7 @@ from proxy.store.dialects.sqlite import SqliteDatabase
 
 
 def migrated(directory: Path, *, key: bool = False) -> str:
-    """Returns the URL of the store in ``directory``: the existing one, or a new one, migrated and without a key.
+    """The URL of the store in ``directory``: the existing one, or a new one, migrated and without a key.
 
     With ``key`` its future key is created first: patgate creates none for an existing store.
     """

@@ -87,7 +87,7 @@ class Tap:
 
 
 def pump(source: socket.socket, sink: socket.socket, seen: Callable[[bytes], None], broken: threading.Event) -> None:
-    """Copies bytes one way until the source ends; shows each block before sending it. Either way may break both."""
+    """Copy bytes one way until the source ends; show each block before sending it. Either way may break both."""
     try:
         while data := source.recv(BLOCK):
             seen(data)
@@ -102,6 +102,6 @@ def pump(source: socket.socket, sink: socket.socket, seen: Callable[[bytes], Non
 
 
 def reset(connection: socket.socket) -> None:
-    """Closes a connection with a reset instead of an end."""
+    """Close a connection with a reset instead of an end."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()

@@ -25,7 +25,7 @@ TOKEN = f"acme_pat_{'p' * 12}_{'s' * 38}"
 
 
 def run(directory: Path, planted: str) -> tuple[int, str]:
-    """Returns the exit code and output of a run of the planted test, beside tests that pass."""
+    """The exit code and output of a run of the planted test, beside tests that pass."""
     (directory / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
     (directory / "conftest.py").write_text('pytest_plugins = ["tests.support.plugin"]\n')
     (directory / "test_other.py").write_text(BEGINNING)

@@ -9,7 +9,7 @@ BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def forged(prefix: str) -> str:
-    """Returns a token with that public prefix and a valid checksum (docs/tokens.md): only a look-up can refuse it."""
+    """A token with that public prefix and a valid checksum (docs/tokens.md): only a look-up can refuse it."""
     text = prefix + "_" + "".join(secrets.choice(BASE62) for _ in range(32))
     number, digits = zlib.crc32(text.encode()), ""
     for _ in range(6):
@@ -19,5 +19,5 @@ def forged(prefix: str) -> str:
 
 
 def unknown_prefix(brand: str = "acme") -> str:
-    """Returns a public prefix that no token has."""
+    """A public prefix that no token has."""
     return f"{brand}_pat_" + "".join(secrets.choice(BASE62) for _ in range(12))

@@ -26,7 +26,7 @@ class Turns:
         self._stays = False
 
     def take(self, *, alone: bool) -> None:
-        """Waits for the floor lock."""
+        """Wait for the floor lock."""
         if self._stays:
             return
         fcntl.flock(self._gate, fcntl.LOCK_EX)
@@ -34,7 +34,7 @@ class Turns:
         fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     def leave(self, *, stays: bool) -> None:
-        """Releases the floor lock, unless both this test and the worker's next one need it alone."""
+        """Release the floor lock, unless both this test and the worker's next one need it alone."""
         self._stays = stays
         if not stays:
             fcntl.flock(self._floor, fcntl.LOCK_UN)

@@ -14,7 +14,7 @@ OTHER = 65534
 
 
 def give_away(path: Path, patch: pytest.MonkeyPatch) -> None:
-    """Makes a file belong to another user: if we may not change its owner, our own user id is patched instead."""
+    """Make a file belong to another user: if we may not change its owner, our own user id is patched instead."""
     if os.geteuid() == 0:
         os.chown(path, OTHER, OTHER)
     else:
@@ -24,7 +24,7 @@ def give_away(path: Path, patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def as_another(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Connects as another user: if we may not become one, our own user id is patched after the connection instead."""
+    """Connect as another user: if we may not become one, our own user id is patched after the connection instead."""
     if os.geteuid() != 0:
         own = os.geteuid()
         yield

@@ -20,7 +20,7 @@ GOING_AWAY = (1001).to_bytes(2, "big")
 
 
 def frame(opcode: int, payload: bytes, *, masked: bool = False, final: bool = True) -> bytes:
-    """Returns one frame; the masking key is fixed, which is enough for tests."""
+    """One frame; the masking key is fixed, which is enough for tests."""
     first = opcode | (0x80 if final else 0)
     mask = 0x80 if masked else 0
     size = len(payload)
@@ -41,7 +41,7 @@ def unmask(payload: bytes, key: bytes) -> bytes:
 
 
 def read_frame(exactly: Callable[[int], bytes]) -> tuple[int, bytes, bool]:
-    """Reads the next frame: opcode, payload, whether it was masked. ``exactly`` reads the given number of bytes."""
+    """Read the next frame: opcode, payload, whether it was masked. ``exactly`` reads the given number of bytes."""
     first, second = exactly(2)
     size = second & 0x7F
     if size == 126:
@@ -61,7 +61,7 @@ class Client:
         self._buffer = b""
 
     def open(self, target: bytes, headers: bytes = b"", *, connection: bytes = b"Upgrade") -> int:
-        """Requests the upgrade and returns the status. ``connection`` is the value of that field."""
+        """Request the upgrade and return the status. ``connection`` is the value of that field."""
         self._socket.sendall(UPGRADE % (target, connection, headers))
         while b"\r\n\r\n" not in self._buffer:
             self._fill()
@@ -77,7 +77,7 @@ class Client:
         return opcode, payload
 
     def ended(self) -> bool:
-        """Returns whether the other end closes without an error, with no more bytes to read."""
+        """Whether the other end closes without an error, with no more bytes to read."""
         return not self._buffer and self._socket.recv(1) == b""
 
     def _exactly(self, count: int) -> bytes:
