@@ -70,7 +70,8 @@ test: system  ## Set everything up and run the whole test suite
 		$(BIN)/python -m pytest --compiled $(WORKING) -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
 	$(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) || status=1; exit $$status
 
-# What a contributor runs again and again: it starts no gateway, compiles nothing and needs no third-party backend.
+# What a contributor runs again and again: it starts no gateway and needs neither the compiled package nor a
+# third-party backend. (A few tests compile a C file of their own.)
 test-unit: TOOLS := openssl
 test-unit: system install  ## The tests of single modules, in under two minutes
 	@$(BIN)/python -m pytest $(WORKING) -q $(addprefix --ignore=,$(STARTING)) $(PYTEST_ARGS) tests/unit tests/property tests/contract

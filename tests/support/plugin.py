@@ -59,6 +59,8 @@ class Worker(Protocol):
 
 LOCKS = pytest.StashKey[Path]()
 TURNS = pytest.StashKey[turns.Turns]()
+POOLS: list[Pool] = []
+"""The pools of this process, which learn of failed tests."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -134,6 +136,8 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = "\n".join(found)
     if report.failed:
+        for pool in POOLS:
+            pool.damaged()
         for process in RUNNING:
             report.sections.append((f"log of {process.name}", process.tail()))
     return report
@@ -174,6 +178,7 @@ def recorder(backend: Recorder) -> Iterator[Recorder]:
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     """The gateways that files borrow one after the other (``support.pool``)."""
     pool = Pool(lambda: tmp_path_factory.mktemp("shared"))
+    POOLS.append(pool)
     yield pool
     pool.end()
 

@@ -7,7 +7,8 @@ Rules:
    processes or damages files starts a gateway of its own.
 2. A borrower gets its own configuration, by a reload, and a gateway without users. The log begins with its own lines.
    Errors in the log are checked for each borrower.
-3. Organisations, roles that were set by the API, the audit log and the counters stay. A test uses unique names to find
+3. Organisations with their keys, roles that were set by the API, the audit log, the counters, the throttle of failed
+   authentications and the operator's idempotency keys stay. A test uses unique names to find
    its own organisations and events, and compares counters with their earlier values.
 """
 
@@ -34,19 +35,32 @@ class Pool:
     def __init__(self, directory: Callable[[], Path]) -> None:
         self._directory = directory
         self._idle: list[Patgate] = []
+        self._lent: dict[Patgate, None] = {}
+        self._damaged: dict[Patgate, None] = {}
 
     @contextmanager
     def lend(self, config: Mapping[str, Any]) -> Iterator[Patgate]:
         """Lend a running gateway with this configuration and no user."""
         node = self._take(config)
+        self._lent[node] = None
         try:
             yield node
-        except BaseException:
-            node.stop()  # its state is unknown
-            raise
-        errors.close(node.directory / "patgate.log")
-        _remove_users(node)
-        self._idle.append(node)
+            errors.close(node.directory / "patgate.log")
+            if node not in self._damaged:
+                _remove_users(node)
+                self._idle.append(node)
+        finally:
+            del self._lent[node]
+            self._damaged.pop(node, None)
+            if node not in self._idle:
+                node.stop()  # its state is unknown
+
+    def damaged(self) -> None:
+        """A test has failed: no gateway that is lent now goes back to the others, since its state is unknown.
+
+        pytest does not throw a test's failure into the fixture that has borrowed the gateway.
+        """
+        self._damaged.update(self._lent)
 
     def end(self) -> None:
         """Stop every gateway that is not lent."""

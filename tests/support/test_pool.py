@@ -46,3 +46,17 @@ def test_a_gateway_whose_borrower_failed_is_ended(gateways: Pool, backend: Recor
         process = node.process
         raise ZeroDivisionError
     assert process.exit_code is not None
+
+
+def test_a_gateway_that_was_lent_while_a_test_failed_is_ended(gateways: Pool, backend: Recorder) -> None:
+    with gateways.lend(config(backend, "first", 1)) as node:
+        process = node.process
+        gateways.damaged()  # as the plugin calls it for a failed report
+    assert process.exit_code is not None
+
+
+def test_a_gateway_that_cannot_be_given_back_is_ended(gateways: Pool, backend: Recorder) -> None:
+    with pytest.raises(OSError, match=r"."), gateways.lend(config(backend, "first", 1)) as node:
+        process = node.process
+        (node.data / "control.sock").unlink()
+    assert process.exit_code is not None

@@ -66,17 +66,19 @@ def _handler(
         if key and not row.creates:
             raise RequestRefused(_KEYLESS)
         body, query = await read(request, row.body, row.query)
-        call = Call(
-            services=runtime.services,
-            actor=actor,
-            body=body,
-            query=query,
-            path=path,
-            idempotency_key=_idempotency_key(request, key, body.model_dump_json()) if key else None,
-        )
+        idempotent = _idempotency_key(request, key, body.model_dump_json()) if key else None
         try:
             turn = nullcontext() if turns is None else turns.turn(actor.user_id or actor.id)
             async with asyncio.timeout(row.seconds), turn:
+                # The services are taken when the turn comes: a reload while the request waited applies to it.
+                call = Call(
+                    services=runtime.services,
+                    actor=actor,
+                    body=body,
+                    query=query,
+                    path=path,
+                    idempotency_key=idempotent,
+                )
                 view = await row.run(call)
         except TimeoutError:
             raise AuthorityUnavailable("this took too long and was cancelled") from None

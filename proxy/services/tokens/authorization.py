@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.core.errors import FieldError, Forbidden, NotFound
-from proxy.core.kinds import KINDS, OF_USERS, Kind, Reach
+from proxy.core.kinds import KINDS, OF_ORGS, OF_USERS, Kind, Reach
 from proxy.core.model import Grant
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.policy.model import AdminRight
@@ -117,7 +117,7 @@ def judge(caller: Caller, target: Target, verb: Verb, rights: Collection[AdminRi
     if own:
         return Ruling.SCOPES
     permitted = all(caller.may(target.entity, operation, place) for place in target.places)
-    if target.entity is AccountEntity.KEYS:
+    if target.row.kind in OF_ORGS:
         return Ruling.ALLOWED if permitted else Ruling.PERMISSION
     if verb not in _RIGHTS:
         return Ruling.OWNER_ONLY
