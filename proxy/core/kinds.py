@@ -2,8 +2,8 @@
 
 All code that depends on a kind uses this table: the token format and its regular expressions, the grant, the
 permissions of the control API, the queries of the store, and the models of the API. A new kind is a member of ``Kind``,
-a row in ``KINDS``, a migration for the store's indexes, and tests. Its ``entity`` is one of ``AccountEntity``; verbs that
-issue it are a service of their own.
+a row in ``KINDS``, a migration for the store's indexes, and tests. Its ``entity`` is an ``AccountEntity``; the verbs
+that issue it are a service of their own.
 """
 
 from __future__ import annotations
