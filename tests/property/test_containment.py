@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.core.decision import decide
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Actor, Grant
+from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
 from proxy.services.tokens.issuance import KeyRequest, TokenRequest
@@ -152,10 +153,15 @@ class Runs:
         before = (await tokens.show(ADMIN, on.view.id)).scopes
         edit = tokens.add_scopes if attempt.verb == "add" else tokens.set_scopes
         after = (await edit(actor, on.view.id, attempt.scopes or ())).view.scopes
-        # Only added scopes must be contained: removing scopes creates no permission.
-        if before is None or after is None or set(after) <= set(before) or on.view.id == actor.id:
+        # Only added permissions must be contained: neither a removed scope nor one that others cover adds any.
+        if before is None or after is None or covers(before, after) or on.view.id == actor.id:
             raise Conflict("nothing was added")
         return None
+
+
+def covers(before: Sequence[str], after: Sequence[str]) -> bool:
+    """Whether the scopes ``after`` permit nothing more than the scopes ``before``."""
+    return PermissionSet.of(before).covers(PermissionSet.of(after))
 
 
 def contained(maker: Grant, made: Grant, now: float) -> None:
@@ -183,6 +189,16 @@ def runs() -> Iterator[Runs]:
     runs.close()
 
 
+LAB = ("lab", Reach.ORG)
+COVERED = Attempt(verb="add", by=0, on=1, place=LAB, expires=None, scopes=("things:read", "things:*"))
+"""A scope that the token's own already cover is added by a token that expires earlier."""
+
+
+@example(
+    first=Attempt(verb="mint", by=0, on=0, place=LAB, expires=50.0, scopes=None),
+    other=Attempt(verb="mint", by=0, on=0, place=LAB, expires=None, scopes=("things:read", "*:*")),
+    tried=[COVERED],
+)
 @settings(max_examples=40)
 @given(first=attempts, other=attempts, tried=st.lists(attempts, min_size=3, max_size=8))
 def test_what_a_token_makes_is_contained_in_it(

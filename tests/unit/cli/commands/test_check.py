@@ -27,7 +27,7 @@ def test_a_setting_that_is_probably_not_intended_is_a_warning(bare: Desk) -> Non
     done = bare.patgate("check")
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    assert line.startswith('warning: routes[0].path: denies what is below "/v1/billing" and not "/v1/billing" itself')
+    assert line.startswith('warning: routes[0].path: denies only the paths below "/v1/billing"')
     document = bare.document("check")
     assert document["ok"] is True
     assert [warning["path"] for warning in document["warnings"]] == ["routes[0].path"]
