@@ -73,7 +73,7 @@ test: system  ## Set everything up and run the whole test suite
 # What a contributor runs again and again: it starts no gateway and needs neither the compiled package nor a
 # third-party backend. (A few tests compile a C file of their own.)
 test-unit: TOOLS := openssl
-test-unit: system install  ## The tests of single modules, in under two minutes
+test-unit: system install  ## The tests of single modules, which start no gateway
 	@$(BIN)/python -m pytest $(WORKING) -q $(addprefix --ignore=,$(STARTING)) $(PYTEST_ARGS) tests/unit tests/property tests/contract
 
 soak: TOOLS += wrk

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.support.gateway import Patgate
@@ -9,6 +11,14 @@ from tests.support.pool import Pool
 from tests.support.recorder import Recorder
 
 USER = "ann@pool.example"
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """A pool of this file's own: which gateway a borrower gets depends on those that other files have returned."""
+    pool = Pool(lambda: tmp_path_factory.mktemp("pool"))
+    yield pool
+    pool.end()
 
 
 def config(backend: Recorder, prefix: str, workers: int) -> dict[str, object]:
