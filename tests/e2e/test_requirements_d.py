@@ -134,8 +134,8 @@ def test_d5_permissions_narrow_the_inherited_role_and_widen_it_never(node: Patga
 def test_d6_the_prefix_is_what_lists_and_logs_show(node: Patgate, ada: Api, recorder: Recorder) -> None:
     token = ada.mint("shown", scopes=["things:read", "things:update"])
     assert token.value.startswith(token.prefix + "_")
-    assert token.prefix in {shown["prefix"] for shown in ada.items("/tokens")}
-    listing = command(node, "token", "list").stdout
+    assert token.prefix in {shown["prefix"] for shown in ada.items("/tokens", user=ADA)}
+    listing = command(node, "token", "list", "--user", ADA).stdout
     assert token.prefix in listing
     assert status(node, "PUT", OWN, token) == 200
     assert recorder.last().only("X-Auth-Token") == token.prefix

@@ -141,7 +141,7 @@ def test_e5_tokens_are_listed_by_status_and_one_is_viewed(node: Patgate, eve: Ap
     eve.verb(made["revoked"], "revoke")
     soon(lambda: statuses(node, made["expired"], "read") == [401], "the end of a token's time", node)
     for wanted, token in made.items():
-        listed = eve.items("/tokens", status=wanted, limit="200")
+        listed = eve.items("/tokens", user=EVE, status=wanted, limit="200")
         assert token.id in {shown["id"] for shown in listed}
         assert {shown["status"] for shown in listed} == {wanted}
         assert eve.call("GET", f"/tokens/{token.id}")["status"] == wanted
