@@ -11,7 +11,7 @@ from bench.system.daemon import run_daemon
 from bench.system.machine import require_wheel
 from bench.system.nginx import free_port
 
-#: A bcrypt hash of a password that nobody has kept: who comes to the second router gets 401, whatever he presents.
+#: A bcrypt hash of a password whose password was not kept: every request to the second router gets 401.
 _NOBODY = "nobody:$2y$05$0123456789012345678901uJ1bq3CE6MRB7v4vC6yLzVqL0tYxVZe"
 
 

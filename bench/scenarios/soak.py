@@ -2,8 +2,8 @@
 
 In pieces of 50,000: wrk drives ordinary requests (``load.wrk``) while ``load.aborting_clients`` end theirs badly in
 every way, in front of an ordinary backend and of a faulty one (``backends.faulty``). After each piece all clients
-disconnect, whatever is still open meets its deadline, and then the worker's memory and descriptors are read. The first
-pieces are warm-up; a line is fitted through the others.
+disconnect, connections that are still open meet their deadlines, and then the worker's memory and descriptors are read.
+The first pieces are warm-up; a line is fitted through the others.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class ServeControl(Protocol):
 
     def __call__(
         self,
-        plane: Authority,
+        authority: Authority,
         /,
         *,
         tcp: Sequence[socket.socket],

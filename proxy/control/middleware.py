@@ -1,7 +1,7 @@
 """Middleware of the control plane: request ids, error responses, and the headers of every response.
 
 Rules of this module:
-1. Every request gets an id from us, whatever it sent: ``X-Request-Id``, and ``decision`` in problems, log and audit
+1. Every request gets an id from us, even if it sent one: ``X-Request-Id``, and ``decision`` in problems, log and audit
    log.
 2. Every error response is built here, from the exception; a defect is logged, and the response has no details of it.
 3. ``refused`` is called for each refusal (``refusals``).

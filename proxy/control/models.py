@@ -132,7 +132,6 @@ OptionalTitle = Annotated[
 Description = Annotated[str, checked(identifiers.description), _shown(maxLength=identifiers.DESCRIPTION_LENGTH)]
 Email = Annotated[str, checked(identifiers.email), _shown(format="email", maxLength=identifiers.EMAIL_LENGTH)]
 OrgName = Annotated[str, checked(identifiers.org_name), _shown(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
-RoleName = Annotated[str, checked(identifiers.role_name), _shown(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Reference = Annotated[str, Field(min_length=1, max_length=identifiers.EMAIL_LENGTH)]
 """A name or an id."""
 PermissionText = Annotated[

@@ -5,7 +5,7 @@ Rules of this module:
 2. Each shape reads its own headers and no others. Method and URI must each occur exactly once and be valid.
 3. The described target passes the same checks and the same phases as a proxied one.
 4. An allowed request gets exactly 200 with every identity header, empty where unknown, so that an ingress overwrites
-   whatever the client sent. Organisation and role are those of the organisation that the described request touches.
+   what the client sent. Organisation and role are those of the organisation that the described request touches.
 5. An ingress does not wait long: an authority that does not answer within ``patience`` seconds is unavailable.
 
 Shapes, by path: ``/nginx`` (X-Original-Method, X-Original-URI), ``/traefik`` and ``/caddy`` (X-Forwarded-Method, -Uri,

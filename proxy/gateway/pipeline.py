@@ -228,7 +228,7 @@ class Decider(ABC):
         """Decide ``x`` from the beginning, by the current configuration."""
         if x.client is not None:
             x.entry = None
-            # As if it had just arrived, so that the lease is checked as of now.
+            # As if it had just arrived, so that the lease is checked again.
             x.started = _now_ns()
             Decider.begin(self, x)
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from proxy.core.kinds import Reach
 from proxy.core.model import TokenStatus, UserStatus
 from proxy.services import emails, lookalikes
 from proxy.store.records import AttachedRow, InvitationRow, MemberRow, OrgRow, RoleRow, TokenEntry, UserRow
+
+if TYPE_CHECKING:
+    # Commands use this module and do not load the store.
+    from proxy.store.tokens.active import ActiveToken
+    from proxy.store.tokens.expiring import ExpiringToken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -406,3 +411,16 @@ class Changed:
     def as_dict(self) -> dict[str, object]:
         """The JSON document of the control API."""
         return {**self.view.as_dict(), "warnings": list(self.warnings)}
+
+
+def token_summary(token: ActiveToken | ExpiringToken) -> dict[str, object]:
+    """What lists about tokens say of each: which one it is, and whose."""
+    return {
+        "id": token.id,
+        "prefix": token.prefix,
+        "kind": token.kind.value,
+        "name": token.name,
+        "user_id": token.user_id,
+        "user": token.email or None,
+        "org_id": token.org_id,
+    }

@@ -153,7 +153,7 @@ class TokenGrantRow:
 
     ``user_status``, ``org_status`` and ``member_role`` are ``None`` if there is no such row. ``role`` is the role that
     counts now, ``permissions`` those of that role; ``None`` if it does not exist. ``orgs`` are the organisations that a
-    token of reach ``account`` or ``orgs`` reaches, in no order, whatever their status.
+    token of reach ``account`` or ``orgs`` reaches, in no order, regardless of their status.
     """
 
     id: str

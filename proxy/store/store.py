@@ -219,7 +219,7 @@ class Store:
             await self._notify(epoch, keys)
             raise
         except DBAPIError:
-            # The log is settled. Its content decides, whatever error the commit raised.
+            # The log is settled. Its content decides, not the error that the commit raised.
             await change.connection.begin()
             if await feed.epoch(change.connection) != epoch:
                 raise

@@ -104,7 +104,7 @@ class ReloadQueue:
                 return
             refuse_fixed(self._children.generation.settings, settings)
             generation = await self._children.reload(settings, self._context)
-            # The new configuration is in use from here on, whatever fails below.
+            # The new configuration is in use from here on, even if something below fails.
             logs.change(level=settings.log.level, line_format=settings.log.format)
             ok, status, addresses = True, "serving the configuration that was reloaded", generation.addresses
             self._publish(generation)

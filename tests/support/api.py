@@ -40,7 +40,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> Response:
-        """The response, whatever its status. ``headers`` replace the default bearer token."""
+        """The response, regardless of its status. ``headers`` replace the default bearer token."""
         sent = {**(self.token.bearer if headers is None else headers), "Connection": "close"}
         data = b"" if body is None else json.dumps(body).encode()
         if data:
@@ -104,7 +104,7 @@ def soon(condition: Callable[[], Any], what: str, node: Patgate) -> Any:
 
 
 def command(node: Patgate, *arguments: str) -> Result:
-    """Run a command with this node's configuration and return the result, whatever its exit status."""
+    """Run a command with this node's configuration and return the result, regardless of its exit status."""
     environ = {name: None for name in os.environ if name.startswith("PATGATE_")}
     runner = CliRunner(env=environ | {"NO_COLOR": "1", "COLUMNS": "200", "PATGATE_CONFIG": str(node.config_file)})
     result = runner.invoke(patgate, list(arguments))

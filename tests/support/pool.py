@@ -80,6 +80,7 @@ class Pool:
         try:
             _hand_over(best, config)
         except BaseException:
+            # Timeouts of pytest too: the error is raised again, and no process may outlive the run.
             best.stop()
             raise
         return best

@@ -29,7 +29,7 @@ SERVERS = ROOT / "tests" / "threats" / "servers"
 PYTHON = ROOT / ".venv-backends" / "bin" / "python"
 
 BELIEFS = ("REQUEST_METHOD", "PATH_INFO", "SCRIPT_NAME", "REQUEST_SCHEME", "REMOTE_ADDR", "REMOTE_USER", "HTTP_HOST")
-"""The values that a server acts on, whatever else it passes on to the program that it runs."""
+"""The values that a server acts on; it may pass on others to the program that it runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

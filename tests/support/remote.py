@@ -63,7 +63,7 @@ class Remote:
 
     def end(self) -> None:
         """Close the line and wait until the program ends."""
-        # A program ends when its test closes the line, whatever it is doing.
+        # A program ends when its test closes the line, even in the middle of its work.
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         with suppress(AssertionError):

@@ -1,4 +1,4 @@
-"""Threat model §2 with real servers: they run exactly the authorised request, whatever it claims.
+"""Threat model §2 with real servers: they run exactly the authorised request and ignore its claims.
 
 gunicorn (with its defaults), waitress, nginx, Node, and Apache with CGI each report how they read a request.
 """

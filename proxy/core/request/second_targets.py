@@ -135,7 +135,7 @@ def _port(authority: bytes) -> bytes:
 
 
 def judge_second(table: RouteTable, own: Match, host: str, target: NamedTarget) -> tuple[Match | None, Reason | None]:
-    """The match of a second target, and the reason if it is refused whatever the grant.
+    """The match of a second target, and the reason if it is refused regardless of the grant.
 
     ``own`` is the match of the request's own target; ``host`` is the host name of both. Without a refusal there is a
     match, whose operation the grant must allow if its route's access is ``token``. A refusal has the match of a

@@ -380,7 +380,7 @@ class ClientConnection(ClientStream):
         elif self.half_closed:
             self.shut()
         else:
-            # The time for a head runs from its first byte, whatever is left of the time between requests.
+            # The time for a head runs from its first byte; what is left of the time between requests does not count.
             if self.state != _HEAD:
                 self.deadline = _now_ns() + self.limits.head_ns
             self.state = after(self.state, _HEAD_BEGUN)

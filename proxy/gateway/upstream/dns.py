@@ -40,7 +40,7 @@ class DnsResolver(Protocol):
 
 
 class SystemResolver:
-    """The system's resolver: hosts file, DNS, or whatever else is configured (getaddrinfo, RFC 3493)."""
+    """The system's resolver: the hosts file, DNS, and what else is configured (getaddrinfo, RFC 3493)."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(_THREADS)

@@ -6,8 +6,8 @@ Rules:
    role there: no caller can raise a member above itself, or lower a member who has more permissions.
 2. People join by accepting an invitation (``invitations``). Only an administrator of the account can add a user
    without one (``adds_directly``), and only that administrator learns by it whether the user exists.
-3. Every member can leave, whatever the role. After an organisation's last administrator has left, the administrators
-   of the account can still manage it.
+3. Every member can leave, regardless of the role. After an organisation's last administrator has left, the
+   administrators of the account can still manage it.
 4. An administrator of an organisation sees its members, but not their role in the account or their other
    organisations. A user who is not a member gives the same error as an unknown user.
 5. Every change touches the membership and the list of the user's memberships, which account-wide tokens depend on.

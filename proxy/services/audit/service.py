@@ -6,7 +6,7 @@ Rules:
    ``patgate.audit:list`` see everything, a role with it in an organisation sees that organisation's log, and every
    other caller sees the log of its own account, within the reach of its token.
 2. An unknown organisation and one that the caller may not see give the same error; so do users.
-3. A page costs a bounded amount of work whatever the filter (``store.audit.queries``), and so does a step of a
+3. A page costs a bounded amount of work regardless of the filter (``store.audit.queries``), and so does a step of a
    verification.
 4. Reading more than the log of one's own account records an event (``reads``).
 5. Retention records an event before it removes anything, and only the events that it names may be missing at the

@@ -19,17 +19,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from proxy.core.dependency_keys import org_key, token_key
+from proxy.core.dependency_keys import org_key
 from proxy.core.errors import Invalid
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor
-from proxy.services import identifiers, lookup, paging
+from proxy.services import identifiers, lookup, paging, token_events
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
 from proxy.services.paging import FIRST_PAGE, NOTHING_MORE, Page, PageRequest, Remaining, read_cursor, write_cursor
 from proxy.services.policy.model import AdminRight, TokenPolicy, lifetime
 from proxy.services.validation import Fields
-from proxy.services.views import rfc3339
-from proxy.store.change import Change, Rows
+from proxy.services.views import rfc3339, token_summary
+from proxy.store.change import Rows
 from proxy.store.records import Cursor, OrgRow
 from proxy.store.store import Store
 from proxy.store.tokens.active import ActiveToken
@@ -84,17 +84,10 @@ class PolicyViolation:
 
     def as_dict(self) -> dict[str, object]:
         """The JSON document of the control API."""
-        token = self.token
         return {
-            "id": token.id,
-            "prefix": token.prefix,
-            "kind": token.kind.value,
-            "name": token.name,
-            "user_id": token.user_id,
-            "user": token.email or None,
-            "org_id": token.org_id,
-            "expires_at": rfc3339(token.expires_at),
-            "last_used_at": rfc3339(token.last_used_at),
+            **token_summary(self.token),
+            "expires_at": rfc3339(self.token.expires_at),
+            "last_used_at": rfc3339(self.token.last_used_at),
             "breaks": list(self.rules),
         }
 
@@ -305,7 +298,9 @@ class PolicyService:
             ended = [one for one in broken if caller.operator or _may_end(caller, one.token)]
             await change.active_tokens.expire([violation.token.id for violation in ended], change.now)
             for violation in ended:
-                _record(change, violation, BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE)
+                because = BECAUSE_POLICY if rules is None else BECAUSE_INACTIVE
+                details = {"because": because, "breaks": list(violation.rules)}
+                token_events.record(change, "expire", violation.token, violation.token.org_ids, details)
         return len(ended)
 
     async def _authorized_org(
@@ -384,22 +379,6 @@ def _warnings(breaking: int, all_of_them: bool) -> tuple[str, ...]:
     count = f"{breaking}" if all_of_them else f"at least {breaking}"
     tokens, verbs = ("token", "breaks it and keeps") if breaking == 1 else ("tokens", "break it and keep")
     return (f"{count} living {tokens} of the organisation {verbs} working until ended",)
-
-
-def _record(change: Change, violation: PolicyViolation, because: str) -> None:
-    """Touch an expired token's dependency key and record its event on the log of each of its organisations."""
-    token = violation.token
-    change.touched(token_key(token.id))
-    for org_id in token.org_ids or ("",):
-        change.audit(
-            f"account.{token.kind.value}.expire",
-            target_kind="token",
-            target_id=token.id,
-            target_name=token.name,
-            org_id=org_id,
-            user_id=token.user_id or "",
-            details={"prefix": token.prefix, "because": because, "breaks": list(violation.rules)},
-        )
 
 
 def _checked(own: Mapping[str, object]) -> dict[str, object]:

@@ -3,7 +3,7 @@
 Rules:
 
 1. The functions are pure: they decide on rows that the service read in its transaction, and on the ``Caller``.
-2. A token that the caller may not see is ``HIDDEN``, whatever the operation; one that it may see but not change is
+2. A token that the caller may not see is ``HIDDEN``, regardless of the operation; one that it may see but not change is
    refused with an explanation.
 3. A personal access token manages its owner's tokens within its reach, and needs no role for that. Without scopes it
    manages all of them; with scopes, itself and the tokens that it created, and the others as its scopes permit.

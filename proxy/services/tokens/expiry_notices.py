@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from proxy.services.views import rfc3339
+from proxy.services.views import rfc3339, token_summary
 from proxy.store.store import Store
 from proxy.store.tokens.expiring import ExpiringToken
 
@@ -37,17 +37,10 @@ class Notice:
 
     def as_dict(self) -> dict[str, object]:
         """The JSON document of the control API."""
-        token = self.token
         return {
-            "id": token.id,
-            "prefix": token.prefix,
-            "kind": token.kind.value,
-            "name": token.name,
-            "user_id": token.user_id,
-            "user": token.email or None,
-            "org_id": token.org_id,
-            "org": token.org_name or None,
-            "expires_at": rfc3339(token.expires_at),
+            **token_summary(self.token),
+            "org": self.token.org_name or None,
+            "expires_at": rfc3339(self.token.expires_at),
             "within_days": self.days,
         }
 

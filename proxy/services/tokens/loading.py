@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.core.dependency_keys import token_key
 from proxy.core.errors import Conflict, FieldError, Forbidden, NotFound
 from proxy.core.kinds import OF_USERS, Reach
 from proxy.core.model import TokenStatus, UserStatus
 from proxy.core.permissions import PermissionSet
-from proxy.services import lookalikes, lookup
+from proxy.services import lookalikes, lookup, token_events
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.grants import ORG_ACTIVE
 from proxy.services.idempotency import SHOWN_ONCE
@@ -198,17 +197,7 @@ def record(
 
     There is one event on the log of each organisation that it belongs to; ``orgs`` are those of an organisation token.
     """
-    change.touched(token_key(row.id))
-    for org_id in orgs or (row.org_id or "",):
-        change.audit(
-            f"account.{row.kind.value}.{verb}",
-            target_kind="token",
-            target_id=row.id,
-            target_name=row.name,
-            org_id=org_id,
-            user_id=row.user_id or "",
-            details={"prefix": row.prefix, **details},
-        )
+    token_events.record(change, verb, row, orgs or (row.org_id or "",), details)
 
 
 def record_found(change: Change, verb: str, found: Found, details: Mapping[str, object] | None = None) -> None:

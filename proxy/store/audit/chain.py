@@ -15,7 +15,7 @@ Rules:
 7. Every change leaves an event with its number, so the newest of these is the number of the store's last change. A log
    that was cut at its end, with a head to match, lacks it. Events of requests have no such number: the process that
    wrote them remembers the newest (``written``).
-8. No text that is stored here contains a token (``observe.logs.without_tokens``), whatever the caller passes.
+8. No text that is stored here contains a token (``observe.logs.without_tokens``), regardless of what the caller passes.
 """
 
 from __future__ import annotations

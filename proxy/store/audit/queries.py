@@ -1,4 +1,4 @@
-"""Querying the audit log: filtered pages, through an index whatever the filters.
+"""Querying the audit log: filtered pages, through an index regardless of the filters.
 
 Rules:
 

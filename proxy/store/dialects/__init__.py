@@ -1,4 +1,4 @@
-"""The databases that can hold a store, one module each: whatever only that database can do is in its module.
+"""The databases that can hold a store, one module each, with everything that only that database can do.
 
 The rest of the store is written once, against ``dialect.Dialect`` and ``dialect.Database``. The scheme of the store's
 URL chooses the dialect, in ``DIALECTS``. This module itself imports no database library.

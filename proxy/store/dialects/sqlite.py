@@ -263,7 +263,7 @@ class SqliteDatabase:
     async def _settle(self, connection: AsyncConnection) -> None:
         """Overwrite what a failed commit left in the log (rule 6)."""
         await connection.begin()
-        # The smallest transaction that always writes a page, whatever the schema; nothing reads this number.
+        # The smallest transaction that always writes a page, regardless of the schema; nothing reads this number.
         await connection.exec_driver_sql("PRAGMA user_version=0")
         await connection.commit()
         self._settled = True

@@ -1,4 +1,4 @@
-"""Queries for pages of tokens: the ids of a page, found through an index whatever the filters.
+"""Queries for pages of tokens: the ids of a page, found through an index regardless of the filters.
 
 Rules:
 

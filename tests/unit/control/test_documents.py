@@ -168,7 +168,7 @@ async def test_a_count_covers_only_what_the_caller_may_list(world: World) -> Non
 
 
 async def test_a_list_is_stable_while_things_are_added_and_removed(world: World) -> None:
-    """Each item that existed at the first page is listed once, whatever is added or removed meanwhile."""
+    """Each item that existed at the first page is listed once, even if items are added or removed meanwhile."""
     await person(world, "ada@example.org", "editor")
     first = [(await minted(world, "ada@example.org"))["id"] for _ in range(6)]
     seen: list[str] = []

@@ -326,7 +326,7 @@ async def test_a_described_head_does_not_change_the_framing_of_the_response() ->
         assert answer.reason == "no_credential"
         assert len(answer.body) == int(answer.all(b"content-length")[0]) > 0
         assert (await ask_on(client, "/traefik", about_head, login(gateway))).status == 200
-        # Conversely, a call with HEAD gets no body, whatever it describes.
+        # Conversely, a call with HEAD gets no body, also if it describes a GET.
         answer = await ask_on(client, "/traefik", FORWARDED, method="HEAD")
         assert (answer.status, answer.body) == (401, b"")
         assert (await ask_on(client, "/traefik", FORWARDED, login(gateway), method="HEAD")).status == 200

@@ -94,7 +94,7 @@ async def test_scopes_restrict_every_role(kit: Kit) -> None:
 
 
 async def test_keys_may_read_and_change_nothing(kit: Kit) -> None:
-    """C6, D7: whatever their role permits."""
+    """C6, D7: regardless of what their role permits."""
     team = await org_id(kit, "team")
     key = await kit.keys.create(ADMIN, KeyRequest(name="k", org="team", role="admin"))
     several = await kit.keys.create(ADMIN, KeyRequest(name="o", grants={"team": ["*:*"]}))

@@ -7,7 +7,6 @@ here answers within the time of a test, so an exchange ends only because its cli
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -35,6 +34,7 @@ from tests.unit.gateway.kit import (
     task_runs,
     until,
 )
+from tests.unit.gateway.ports import full_backlog, gateway_to
 from tests.unit.gateway.scripted import authority_at
 
 BODY = 16_000_000
@@ -188,24 +188,13 @@ async def test_a_client_that_leaves_after_pipelining_much_is_noticed(leave: Leav
 
 @pytest.mark.parametrize("leave", LEAVINGS)
 async def test_a_client_that_leaves_while_a_connection_is_being_made_is_noticed(leave: Leave) -> None:
-    with socket.create_server((HOST, 0), backlog=0) as full:
-        port = full.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex((HOST, port))
-        gateway = Gateway(port, connect_timeout=30.0)
-        await gateway.start()
-        try:
+    with full_backlog() as port:
+        async with gateway_to(port, connect_timeout=30.0) as gateway:
             client = await gateway.client()
             client.send(get("/open/a"))
             await until(lambda: gateway.listener.connections and connection_of(gateway).exchange is not None)
             leave(client)
             assert_client_left(await left(gateway))
-        finally:
-            await gateway.close()
-            for one in waiting:
-                one.close()
 
 
 @pytest.mark.parametrize("leave", LEAVINGS)
@@ -269,7 +258,7 @@ async def over_tls(gateway: Gateway, context: ssl.SSLContext) -> Client:
 async def test_a_client_that_leaves_under_tls_is_noticed(
     leave: Leave, half_close: bool, contexts: tuple[ssl.SSLContext, ssl.SSLContext], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A TLS transport has no half-close, whatever the setting."""
+    """A TLS transport has no half-close, regardless of the setting."""
     async with serving(listening, entrance=Entrance(context=contexts[0]), half_close=half_close) as (gateway, backend):
         client = await over_tls(gateway, contexts[1])
         client.send(get("/open/a"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import cast
 
 import pytest
@@ -20,6 +19,7 @@ from tests.unit.gateway.kit import (
     serving,
     until,
 )
+from tests.unit.gateway.ports import full_backlog, gateway_to
 
 
 def post(body: bytes, *lines: str, target: str = "/open/a", length: int | None = None) -> bytes:
@@ -340,23 +340,11 @@ async def test_a_backend_that_refuses_connections_is_a_502() -> None:
 
 
 async def test_a_backend_that_accepts_nothing_is_a_504() -> None:
-    with socket.create_server((HOST, 0), backlog=0) as full:
-        port = full.getsockname()[1]
-        # These fill the accept queue, so that the kernel answers no further connection.
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex((HOST, port))
-        gateway = Gateway(port, connect_timeout=0.2)
-        await gateway.start()
-        try:
+    with full_backlog() as port:
+        async with gateway_to(port, connect_timeout=0.2) as gateway:
             client = await gateway.client()
             answer = await client.ask(get("/open/a"))
             assert (answer.status, answer.reason) == (504, "upstream_connect_timeout")
-        finally:
-            await gateway.close()
-            for one in waiting:
-                one.close()
 
 
 @pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
@@ -451,15 +439,8 @@ async def test_a_backend_that_never_reads_a_body_is_a_504_and_not_the_clients_fa
 
 async def test_a_body_without_an_upstream_connection_is_read_only_up_to_the_read_ahead() -> None:
     """The client is paused while the upstream connection is being opened."""
-    with socket.create_server((HOST, 0), backlog=0) as full:
-        port = full.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]
-        for one in waiting:
-            one.setblocking(False)
-            one.connect_ex((HOST, port))
-        gateway = Gateway(port, connect_timeout=0.5)
-        await gateway.start()
-        try:
+    with full_backlog() as port:
+        async with gateway_to(port, connect_timeout=0.5) as gateway:
             client = await gateway.client()
             client.send(post(b"b" * 8_000_000))
             await until(lambda: all(c.paused for c in gateway.listener.connections) and gateway.listener.connections)
@@ -467,10 +448,6 @@ async def test_a_body_without_an_upstream_connection_is_read_only_up_to_the_read
             assert connection.exchange is not None
             assert connection.exchange.bytes_in < 1024 * 1024
             assert (await client.answer()).status == 504
-        finally:
-            await gateway.close()
-            for one in waiting:
-                one.close()
 
 
 def upstream_unsent(gateway: Gateway) -> int:

@@ -1,4 +1,4 @@
-"""The record phase: the log is bounded in bytes, whatever is refused and however often."""
+"""The record phase: the log is bounded in bytes for every kind and number of refusals."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ async def test_an_upload_that_a_new_grant_refuses_is_no_longer_watched() -> None
 
 
 async def test_on_a_report_only_route_no_exchange_is_cut() -> None:
-    """An exchange that was only reported at its start is not cut later, whatever changes."""
+    """An exchange that was only reported at its start is not cut by later changes."""
     async with world(endless) as here:
         unable, short = here.admit(permissions=()), here.admit(expires_at=time.time() + 0.2)
         for minted in (unable, short):

@@ -25,7 +25,8 @@ from tests.unit.gateway.kit import (
     task_runs,
     until,
 )
-from tests.unit.gateway.upstream.test_pool import backend, port_of, refusing, silent
+from tests.unit.gateway.ports import full_backlog
+from tests.unit.gateway.upstream.test_pool import backend, port_of, refusing
 from tests.unit.gateway.upstream.watched import Watched, fields, logged, watched
 
 OFTEN = {"path": "/up", "interval": 0.02, "timeout": 2.0}
@@ -215,7 +216,7 @@ async def test_a_server_that_does_not_respond_in_time_fails_and_delays_nothing(
         assert await connection.gone()
 
     health = {"path": "/up", "interval": 0.02, "timeout": 0.1, "fall": 2}
-    with silent() as port:
+    with full_backlog() as port:
         async with (
             backend(stuck) as slow,
             backend(one.handle) as first,

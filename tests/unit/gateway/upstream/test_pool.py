@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
@@ -26,6 +26,7 @@ from tests.unit.gateway.kit import (
     until,
 )
 from tests.unit.gateway.phases.test_revalidate import UPGRADE, echo_tunnel
+from tests.unit.gateway.ports import full_backlog, gateway_to
 
 
 @contextmanager
@@ -34,29 +35,6 @@ def refusing() -> Iterator[socket.socket]:
     with socket.socket() as held:
         held.bind((HOST, 0))
         yield held
-
-
-@contextmanager
-def silent() -> Iterator[int]:
-    """A port that neither accepts nor refuses, because its accept queue is full."""
-    with ExitStack() as stack:
-        full = stack.enter_context(socket.create_server((HOST, 0), backlog=0))
-        port: int = full.getsockname()[1]
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex((HOST, port))
-        yield port
-
-
-@asynccontextmanager
-async def gateway_to(*ports: int, **facts: bool | float) -> AsyncIterator[Gateway]:
-    gateway = Gateway(*ports, **facts)  # type: ignore[arg-type]
-    try:
-        await gateway.start()
-        yield gateway
-    finally:
-        await gateway.close()
 
 
 @asynccontextmanager
@@ -197,7 +175,7 @@ async def test_a_server_that_keeps_failing_is_tried_less_and_less_often(monkeypa
 
 
 async def test_a_connect_timeout_moves_the_request_to_another_server() -> None:
-    with silent() as port:
+    with full_backlog() as port:
         async with (
             backend(answering(response(b"here"))) as other,
             gateway_to(port, other.port, connect_timeout=0.2) as gateway,
@@ -212,7 +190,7 @@ async def test_a_connect_timeout_moves_the_request_to_another_server() -> None:
 
 
 async def test_connect_timeouts_of_all_servers_are_a_504() -> None:
-    with silent() as one, silent() as two:
+    with full_backlog() as one, full_backlog() as two:
         async with gateway_to(one, two, connect_timeout=0.1) as gateway:
             client = await gateway.client()
             answer = await client.ask(get("/open/a"))
@@ -231,7 +209,7 @@ async def test_a_websocket_goes_to_the_server_that_accepts() -> None:
 
 
 async def test_a_client_that_disconnects_while_servers_are_tried_leaves_nothing_open() -> None:
-    with silent() as port, refusing() as held:
+    with full_backlog() as port, refusing() as held:
         async with gateway_to(port, port_of(held), connect_timeout=0.2) as gateway:
             client = await gateway.client()
             client.send(get("/open/a"))
@@ -318,7 +296,7 @@ async def test_a_server_that_never_accepts_does_not_attract_all_requests() -> No
             await asyncio.sleep(0.5)
             await connection.send(response())
 
-    with silent() as port:
+    with full_backlog() as port:
         async with backend(slow) as good, gateway_to(port, good.port, connect_timeout=3.0) as gateway:
             (hole, _) = gateway.pipeline.upstreams.pool("app").servers
             clients = [await gateway.client() for _ in range(20)]
