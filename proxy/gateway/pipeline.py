@@ -35,7 +35,7 @@ from proxy.gateway.phases.second_target import second_target
 from proxy.gateway.upstream.pool import UpstreamConnection
 from proxy.gateway.upstream.registry import UpstreamSet
 from proxy.observe import defects
-from proxy.settings.model import Upstream as UpstreamSettings
+from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 
 # A call through the module, ``time.x()``, costs twice as much.
 _now_ns: Final = time.monotonic_ns

@@ -7,7 +7,8 @@ from proxy.core.request.claims import fold
 from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import TokenFormat
-from proxy.settings.model import RouteSettings, Settings
+from proxy.settings.model import Settings
+from proxy.settings.sections.routes import RouteSettings
 
 
 def route_table(settings: Settings, places: dict[str, int] | None = None) -> RouteTable:

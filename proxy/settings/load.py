@@ -14,9 +14,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from proxy.core.errors import ConfigurationError, ConfigurationProblem
+from proxy.settings.checks.candidate import Candidate
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, ValueOrigins, sentence
-from proxy.settings.rules import Candidate, violations
+from proxy.settings.rules import violations
 from proxy.settings.sources import document
 from proxy.settings.sources.environment import overlay
 from proxy.settings.values import quoted_path

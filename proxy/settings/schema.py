@@ -6,10 +6,11 @@ pydantic's ``use_attribute_docstrings`` reads it at import: 40 ms for every proc
 
 import ast
 import inspect
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from proxy.settings import model
+from proxy.settings.sections import listeners, routes, upstreams
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -27,7 +28,8 @@ def json_schema() -> dict[str, Any]:
 def _meanings() -> dict[str, dict[str, str]]:
     """The docstring of every field, by class and field."""
     meanings: dict[str, dict[str, str]] = {}
-    for section in ast.parse(inspect.getsource(model)).body:
+    modules = (model, listeners, routes, upstreams)
+    for section in chain.from_iterable(ast.parse(inspect.getsource(module)).body for module in modules):
         if not isinstance(section, ast.ClassDef):
             continue
         fields = meanings.setdefault(section.name, {})

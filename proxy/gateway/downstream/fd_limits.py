@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.settings.model import Settings, Upstream
+from proxy.settings.model import Settings
+from proxy.settings.sections.upstreams import Upstream
 
 GENEROUS: Final = 16_384
 """Connections of one listener where the settings name no number: at 40 KiB each they take 640 MiB."""

@@ -18,7 +18,8 @@ from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
-from proxy.settings.model import ForwardAuthListener, Limits, ProxyListener, Settings
+from proxy.settings.model import Limits, Settings
+from proxy.settings.sections.listeners import ForwardAuthListener, ProxyListener
 
 PROXY: Final = "proxy"
 FORWARD_AUTH: Final = "forward_auth"

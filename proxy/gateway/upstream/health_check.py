@@ -22,7 +22,7 @@ from proxy.gateway.http1.grammar import HEAD_END, STATUS_LINE, head_lines
 from proxy.gateway.upstream.pool import Server, UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import Logger
-from proxy.settings.model import UpstreamHealth
+from proxy.settings.sections.upstreams import UpstreamHealth
 
 _MOST_BYTES: Final = 64 * 1024
 _LINGER_SECONDS: Final = 1.0

@@ -22,7 +22,7 @@ from typing import Final, Protocol, TypeVar, cast
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.body import BodyReader, CloseBody
 from proxy.settings.addresses import ServerAddress as Address
-from proxy.settings.model import Upstream as UpstreamSettings
+from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _MOST_FAILURES: Final = 6

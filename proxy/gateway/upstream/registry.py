@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from proxy.gateway.upstream.pool import Receiver, UpstreamPool
-from proxy.settings.model import Upstream as UpstreamSettings
+from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 
 
 class UpstreamSet:

@@ -39,8 +39,9 @@ from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
 from proxy.observe.logs import get_logger
 from proxy.settings.addresses import ServerAddress as Address
-from proxy.settings.model import Headers, Log
-from proxy.settings.model import Upstream as UpstreamSettings
+from proxy.settings.model import Log
+from proxy.settings.sections.routes import Headers
+from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 from tests.unit.gateway.client import Answer as Answer
 from tests.unit.gateway.client import Client as Client
 from tests.unit.gateway.client import reset as reset

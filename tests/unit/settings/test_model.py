@@ -18,9 +18,10 @@ from proxy.settings import model
 from proxy.settings.addresses import without_password
 from proxy.settings.compile import identity_names, route_table, token_format
 from proxy.settings.load import load
-from proxy.settings.model import RouteSettings, Settings
+from proxy.settings.model import Settings
 from proxy.settings.schema import json_schema
 from proxy.settings.section import Section
+from proxy.settings.sections.routes import RouteSettings
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "hunter2"

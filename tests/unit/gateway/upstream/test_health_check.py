@@ -11,7 +11,7 @@ import pytest
 
 from proxy.gateway.upstream.health_check import HealthChecks
 from proxy.observe.logs import get_logger
-from proxy.settings.model import Upstream as UpstreamSettings
+from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import (
     HOST,
     Backend,

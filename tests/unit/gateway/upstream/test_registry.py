@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proxy.gateway.upstream.registry import UpstreamSet
-from proxy.settings.model import Upstream as UpstreamSettings
+from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 from tests.support.certificates import pair
 from tests.unit.gateway.kit import HOST, BackendConnection, Gateway, answering, get, response, serving, until
 

@@ -16,7 +16,7 @@ from proxy.gateway.upstream.dns import DnsResolver, TableResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import Server, UpstreamPool
 from proxy.observe.logs import get_logger
-from proxy.settings.model import Upstream as UpstreamSettings
+from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 from tests.unit.gateway.kit import Backend, Gateway, Handler
 
 

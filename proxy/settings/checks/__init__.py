@@ -1,0 +1,1 @@
+"""The rules between settings, by section; ``settings.rules`` lists them and says how they run."""

@@ -1,0 +1,92 @@
+"""The listeners: addresses, TLS, trusted peers and the limits of each."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from proxy.settings.addresses import Bind, BindAddress, TrustedNetwork
+from proxy.settings.names import TrustedClaim
+from proxy.settings.section import FilePath, Section, Timeout
+from proxy.settings.values import Size, Whole
+
+
+class Tls(Section):
+    """The certificate of a listener."""
+
+    certificate: FilePath
+    """PEM file with the certificate and its chain."""
+    key: FilePath
+    """PEM file with the private key, without password."""
+
+
+HeaderBytes = Annotated[Size, Field(ge=1024, le=1024 * 1024)]
+HeaderCount = Annotated[Whole, Field(ge=8, le=10_000)]
+RequestLine = Annotated[Size, Field(ge=256, le=1024 * 1024)]
+Connections = Annotated[Whole, Field(ge=1, le=1_000_000)]
+
+
+class ListenerLimits(Section):
+    """The limits of one listener, where they differ from `limits`."""
+
+    header_bytes: HeaderBytes | None = None
+    """Replaces `limits.header_bytes`."""
+    headers: HeaderCount | None = None
+    """Replaces `limits.headers`."""
+    request_line: RequestLine | None = None
+    """Replaces `limits.request_line`."""
+    body: Size | None = None
+    """Replaces `limits.body`."""
+
+
+class ProxyListener(Section):
+    """The listener of the reverse proxy."""
+
+    bind: BindAddress = Bind(host="0.0.0.0", port=8080)  # noqa: S104 - the listener for clients
+    """Address of the reverse proxy."""
+    tls: Tls | None = None
+    """Serve HTTPS with this certificate; without it, HTTP."""
+    trusted: tuple[TrustedNetwork, ...] = ()
+    """Peers whose `X-Forwarded-For`, `-Proto` and `-Host` are trusted; from all other peers they are dropped."""
+    trusted_claims: tuple[TrustedClaim, ...] = ()
+    """More headers to pass on from trusted peers, such as `X-Real-Ip`; from all other peers they are dropped."""
+    proxy_protocol: tuple[TrustedNetwork, ...] = ()
+    """Peers whose connections must all begin with a PROXY protocol header, which names the client."""
+    half_close: bool = False
+    """Answer a client that closes its sending side after its request; `false` treats such a client as disconnected."""
+    connections: Connections | None = None
+    """Most open connections of one worker; `null`: as many as its file descriptors allow, at most 16384."""
+    limits: ListenerLimits = ListenerLimits()
+    """Limits of this listener only; `null` uses the value from `limits`."""
+
+
+class ForwardAuthListener(Section):
+    """The listener of forward auth."""
+
+    bind: BindAddress = Bind(host="127.0.0.1", port=8082)
+    """Address to which an ingress sends a request for a decision before it forwards it."""
+    trusted: tuple[TrustedNetwork, ...] = ()
+    """The addresses of the ingresses. Required: every other peer gets 403."""
+    timeout: Timeout = 1.0
+    """Longest wait for the authority if a decision needs it; then 503. Keep it below the timeout of the ingress."""
+    connections: Connections | None = None
+    """Most open connections of one worker; `null`: as many as its file descriptors allow, at most 16384."""
+    limits: ListenerLimits = ListenerLimits()
+    """Limits of this listener only; `null` uses the value from `limits`."""
+
+
+class ControlListener(Section):
+    """The listener of the control API, health and metrics."""
+
+    bind: BindAddress = Bind(host="127.0.0.1", port=8081)
+    """Address of the control API, health and metrics."""
+
+
+class Listen(Section):
+    """The listeners."""
+
+    proxy: ProxyListener = ProxyListener()
+    """The reverse proxy."""
+    forward_auth: ForwardAuthListener | None = None
+    """Forward auth for an ingress; off by default."""
+    control: ControlListener = ControlListener()
+    """Control API, health and metrics."""

@@ -1,0 +1,56 @@
+"""The routes, and the headers that a request may and may not bring: identity, second targets, misplaced tokens."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from proxy.core.identity import IdentityField
+from proxy.core.model import Access
+from proxy.core.request.second_targets import UNJUDGED
+from proxy.settings.names import EntityName, HeaderName, HostPattern, Method, Name, OperationName, PathPattern
+from proxy.settings.section import Section
+
+
+class RouteSettings(Section):
+    """A route."""
+
+    path: PathPattern
+    """Pattern: `{name}` is one segment, `**` at the end is the rest; `{entity}`, `{id}` and `{org}` have a meaning."""
+    upstream: Name | None = None
+    """The upstream for this route. Required unless `access` is `denied`."""
+    access: Access = Access.TOKEN
+    """`token`, `public` (anyone, no identity), `passthrough` (the backend's own login) or `denied`."""
+    entity: EntityName | None = None
+    """The entity of the path, if the pattern has no `{entity}`."""
+    operations: Annotated[dict[Method, OperationName], Field(min_length=1)] | None = None
+    """Operation of each method, instead of the defaults; other methods are refused."""
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
+    """Match only these methods; HEAD counts as GET."""
+    host: HostPattern | None = None
+    """Match only this Host: a name, or `*.example.com`."""
+    allow: tuple[Literal["encoded_slash", "semicolon", "empty_segment"], ...] = ()
+    """Ambiguous path forms that the backend is known to read as patgate does."""
+    second_targets: tuple[HeaderName, ...] = ()
+    """Headers of `headers.second_targets` that are passed on unchecked, because this backend checks them itself."""
+    enforce: bool = True
+    """`false`: report-only, which logs and counts refusals of tokens but lets the requests through."""
+
+
+class Identity(Section):
+    """The identity headers."""
+
+    preset: Literal["patgate", "oauth2-proxy", "remote-user"] = "patgate"
+    """A preset of identity headers for backends."""
+    names: dict[IdentityField, str] | None = None
+    """The headers one by one, instead of a preset."""
+
+
+class Headers(Section):
+    """The handling of client headers."""
+
+    dropped: tuple[HeaderName, ...] = ()
+    """More headers that are always removed from a client's request, in every spelling."""
+    second_targets: tuple[HeaderName, ...] = ("Destination", "If", *UNJUDGED)
+    """Headers that name a second resource: `Destination` and `If` are checked, all others are refused."""
+    misplaced_tokens: Literal["refuse", "drop"] = "refuse"
+    """For a token in a header where none is expected: refuse the request, or drop that header."""
