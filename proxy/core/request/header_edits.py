@@ -23,7 +23,7 @@ class HeaderEdits:
         given = tuple(fields)
         names = (*(name for name, _ in given), *removed)
         self._dropped: Final = frozenset(fold(name.encode("ascii")) for name in names)
-        self.lines: Final = "".join(f"{name}: {value}\r\n" for name, value in given).encode("ascii")
+        self.lines: Final = "".join([f"{name}: {value}\r\n" for name, value in given]).encode("ascii")
 
     def kept(self, lines: bytes) -> bytes:
         """Field lines, each after a CRLF, without those that are set or removed here."""
