@@ -3,8 +3,10 @@
 1. The names that a client must not send are compared folded (``claims.fold``), so that no alias passes which a backend
    might map to the same variable.
 2. ``STRIPPED`` holds the identity headers of all presets, configured or not, and every claim of ``claims.py``.
-   ``IdentityOutputs.stripped`` adds the configured ones. Both apply on every route, trailers included.
-3. On an authenticated route every configured header is sent exactly once, empty if its value is unknown.
+   ``IdentityOutputs.stripped`` adds the configured ones, those of every upstream. Both apply on every route, trailers
+   included.
+3. On an authenticated route every header configured for its upstream is sent exactly once, empty if its value is
+   unknown.
 4. A value is visible ASCII: every other byte of its UTF-8, and ``%``, is percent-encoded, so that decoding it once
    gives the original and it never breaks a line.
 """
@@ -13,14 +15,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Protocol
 
 from proxy.core.decision import reached
 from proxy.core.model import Grant, OrgGrant
-from proxy.core.request.claims import FAMILIES, KIND_OF, ClaimKind, fold
+from proxy.core.request.claims import FAMILIES, FAMILY_NAMES, KIND_OF, ClaimKind, fold
 
 
 class IdentityField(StrEnum):
@@ -130,6 +132,33 @@ def check_field_name(name: str) -> None:
         raise IdentityNameError("already has a meaning in HTTP or to patgate")
 
 
+_FIXED: Final = frozenset(
+    fold(name)
+    for name in (
+        b"Connection", b"Content-Encoding", b"Content-Length", b"Content-Range", b"Content-Type", b"Expect", b"Host",
+        b"HTTP2-Settings", b"Keep-Alive", b"Max-Forwards", b"Proxy-Authenticate", b"Proxy-Authorization",
+        b"Proxy-Connection", b"TE", b"Trailer", b"Transfer-Encoding", b"Upgrade", b"Via",
+        b"Sec-WebSocket-Accept", b"Sec-WebSocket-Extensions", b"Sec-WebSocket-Key", b"Sec-WebSocket-Protocol",
+        b"Sec-WebSocket-Version",
+    )
+)  # fmt: skip
+"""Headers that frame or describe a message or its connection, which an upstream can neither set nor remove."""
+
+
+def check_edited_name(name: str) -> None:
+    """Raise IdentityNameError unless an upstream may set and remove the header ``name`` (``header_edits``).
+
+    ``Authorization`` and other credentials are allowed, because the client's own never reach the backend.
+    """
+    if _TOKEN.fullmatch(name) is None:
+        raise IdentityNameError("is not a field name (RFC 9110 §5.1)")
+    folded = fold(name.encode("ascii"))
+    if folded in _FIXED:
+        raise IdentityNameError("frames or describes the message and cannot be set or removed")
+    if folded in STRIPPED or folded.startswith(FAMILY_NAMES):
+        raise IdentityNameError("is written by patgate alone, or dropped, on every route and cannot be set or removed")
+
+
 def names_from(source: str | Mapping[str, str]) -> IdentityNames:
     """The names of a preset, or of a mapping of field to header name; raises IdentityNameError."""
     if isinstance(source, str):
@@ -233,9 +262,22 @@ class IdentityHeaders:
 
 @dataclass(frozen=True, slots=True)
 class IdentityOutputs:
-    """The outputs of a deployment: the one list that both entries of the gateway, and explain, use."""
+    """The outputs of a deployment: the one list that both entries of the gateway, and explain, use.
+
+    ``upstreams`` has the outputs of the upstreams whose own differ from ``outputs``, by the upstream's name.
+    """
 
     outputs: tuple[IdentityOutput, ...]
+    upstreams: Mapping[str, IdentityOutputs] = field(default_factory=dict)
+
+    def of(self, upstream: str) -> IdentityOutputs:
+        """The outputs for the routes of this upstream."""
+        return self.upstreams.get(upstream, self)
+
+    @property
+    def header_names(self) -> tuple[str, ...]:
+        """The headers of all outputs, in the order in which they are sent; those of upstreams are not included."""
+        return tuple(name for output in self.outputs for name in output.header_names)
 
     @property
     def anonymous(self) -> bytes:
@@ -245,7 +287,17 @@ class IdentityOutputs:
     @property
     def stripped(self) -> frozenset[bytes]:
         """Folded names of all headers that clients may not send (rule 2)."""
-        return STRIPPED | {fold(name.encode("ascii")) for output in self.outputs for name in output.header_names}
+        everyone = (self, *self.upstreams.values())
+        return STRIPPED | {fold(name.encode("ascii")) for each in everyone for name in each.header_names}
+
+    def absent(self, upstream: str) -> bytes:
+        """The headers of all other outputs, empty: an ingress that copies them overwrites the client's (rule 1)."""
+        own = {fold(name.encode("ascii")) for name in self.of(upstream).header_names}
+        others: dict[bytes, str] = {}
+        for each in (self, *self.upstreams.values()):
+            for name in each.header_names:
+                others.setdefault(fold(name.encode("ascii")), name)
+        return "".join(f"{name}: \r\n" for folded, name in others.items() if folded not in own).encode("ascii")
 
     def lines(self, grant: Grant, org: str | None = None) -> bytes:
         """The lines of every output for a request in the organisation ``org`` (id or name), if its route names one."""

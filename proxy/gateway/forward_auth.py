@@ -22,7 +22,7 @@ from proxy.core.identity import IdentityOutputs
 from proxy.core.reasons import Reason
 from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
-from proxy.gateway.backend_identity import BackendIdentity
+from proxy.gateway.backend_identity import BackendIdentity, backend_identity
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.record import ExchangeRecorder
@@ -88,7 +88,7 @@ class ForwardAuthPipeline(Decider):
 
     def identity_from(self, outputs: IdentityOutputs) -> BackendIdentity:
         """Every header on every route, so that the ingress overwrites the client's (rule 4)."""
-        return BackendIdentity(outputs, on_open_routes=True)
+        return backend_identity(outputs, on_open_routes=True)
 
     def allowed(self, x: Exchange) -> None:
         """Answer 200 with the identity headers."""

@@ -21,7 +21,7 @@ from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import judge, only_reported
 from proxy.core.routes import RouteTable
-from proxy.gateway.backend_identity import BackendIdentity
+from proxy.gateway.backend_identity import BackendIdentity, backend_identity
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import PENDING, Authenticator
 from proxy.gateway.phases.authorise import authorise
@@ -318,7 +318,7 @@ class ProxyPipeline(Decider):
 
     def identity_from(self, outputs: IdentityOutputs) -> BackendIdentity:
         """Nothing on open routes: their backends do not read identity headers, and clients' are stripped."""
-        return BackendIdentity(outputs, on_open_routes=False)
+        return backend_identity(outputs, on_open_routes=False)
 
     def allowed(self, x: Exchange) -> None:
         """Build the upstream head and forward ``x``."""
@@ -333,7 +333,7 @@ class ProxyPipeline(Decider):
             client.deadline = x.started + upstream.response_ns
         else:
             self.live.watch(x)
-        self._mutator.mutate(x, self.identity.lines(x))
+        self._mutator.mutate(x, self.identity.lines(x), upstream.edits)
         self._forwarder.forward(x)
 
     @staticmethod

@@ -105,7 +105,7 @@ class UpstreamServer:
             raise ValueError("must begin with http://, https:// or unix:, such as http://127.0.0.1:3000")
         if "@" in parts.netloc:
             raise ValueError(
-                "must not contain a user name or password; patgate never authenticates itself to the backend"
+                "must not contain a user name or password; set_headers of the upstream gives the backend a credential"
             )
         if parts.path not in ("", "/"):
             raise ValueError("must not have a path; the backend gets the path that was authorised, byte for byte")

@@ -1,18 +1,20 @@
-"""Compiling settings for the processes: the route table, the identity headers, the token format."""
+"""Compiling settings for the processes: the route table, the headers for backends, the token format."""
 
 from collections.abc import Sequence
 from functools import reduce
 
 from proxy.core.cors import CorsPolicy, CorsSites
 from proxy.core.credential_places import AUTHORIZATION, WEBSOCKET_FIELD, CredentialPlaces, Place
-from proxy.core.identity import IdentityHeaders, IdentityNames, IdentityOutputs, names_from
+from proxy.core.identity import IdentityHeaders, IdentityNames, IdentityOutput, IdentityOutputs, names_from
 from proxy.core.request.claims import fold
+from proxy.core.request.header_edits import HeaderEdits
 from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import TokenFormat
 from proxy.settings.model import Settings
 from proxy.settings.sections.cors import Cors
-from proxy.settings.sections.routes import RouteSettings
+from proxy.settings.sections.routes import Identity, RouteSettings
+from proxy.settings.sections.upstreams import Upstream
 
 
 def route_table(settings: Settings, places: dict[str, int] | None = None) -> RouteTable:
@@ -100,17 +102,32 @@ def _cors(cors: Cors, places: Sequence[Place]) -> CorsPolicy:
     )
 
 
-def identity_names(settings: Settings) -> IdentityNames:
-    """The identity headers for backends: those of ``identity.names``, or of the preset."""
-    names = settings.identity.names
-    if names is None:
-        return names_from(settings.identity.preset)
-    return names_from({field.value: name for field, name in names.items()})
+def identity_names(identity: Identity) -> IdentityNames:
+    """The identity headers for backends: those of ``names``, or of the preset."""
+    if identity.names is None:
+        return names_from(identity.preset)
+    return names_from({field.value: name for field, name in identity.names.items()})
 
 
 def identity_outputs(settings: Settings) -> IdentityOutputs:
-    """Everything that tells backends who the caller is."""
-    return IdentityOutputs((IdentityHeaders(identity_names(settings)),))
+    """Everything that tells backends who the caller is: for all upstreams, and for those with an identity of theirs."""
+    everywhere = _outputs(settings.identity)
+    own = {name: _outputs(each.identity) for name, each in settings.upstreams.items() if each.identity is not None}
+    # Requests to upstreams whose outputs are the usual ones need no other lines.
+    return IdentityOutputs(
+        everywhere, {name: IdentityOutputs(each) for name, each in own.items() if each != everywhere}
+    )
+
+
+def _outputs(identity: Identity) -> tuple[IdentityOutput, ...]:
+    return (IdentityHeaders(identity_names(identity)),)
+
+
+def header_edits(upstream: Upstream) -> HeaderEdits | None:
+    """The headers that requests to this upstream get and lose; None if there are none."""
+    if not upstream.set_headers and not upstream.remove_headers:
+        return None
+    return HeaderEdits([(name, value.text) for name, value in upstream.set_headers.items()], upstream.remove_headers)
 
 
 def token_format(settings: Settings) -> TokenFormat:

@@ -1,6 +1,7 @@
 """Loading settings from a file and the environment; reports every problem at once.
 
-The steps: parse the file as YAML, apply the environment, validate the fields, check the rules between fields. Invalid
+The steps: parse the file as YAML, apply the environment, validate the fields, read the files of secret header values,
+check the rules between fields. Invalid
 fields are cut out, so that the rules still check the rest; only a YAML syntax error hides later problems.
 """
 
@@ -8,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args, get_origin
+from typing import Annotated, Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -20,6 +21,7 @@ from proxy.settings.problems import Loc, ValueOrigins, sentence
 from proxy.settings.rules import violations
 from proxy.settings.sources import document
 from proxy.settings.sources.environment import overlay
+from proxy.settings.sources.header_values import with_header_values
 from proxy.settings.values import quoted_path
 
 _MAX_FILE_BYTES: Final = 16 * 2**20
@@ -71,14 +73,16 @@ def _settle(
         loc = _loc(error)
         key = error["type"] == "extra_forbidden" or error["loc"][-1:] == ("[key]",)
         problems.append(origins.problem(loc, sentence(error, loc, _siblings(loc)), key=key))
+    settings = None
     if outcome.candidate is not None:
-        for violation in violations(outcome.candidate):
+        settings, unread = with_header_values(outcome.candidate)
+        for violation in (*unread, *violations(outcome.candidate)):
             line = None if violation.other is None else origins.of(violation.other).line
             message = violation.message if line is None else f"{violation.message} (line {line})"
             problems.append(origins.problem(violation.loc, message))
-    if problems or outcome.candidate is None:
+    if problems or settings is None:
         raise ConfigurationError(_in_order(problems))
-    return outcome.candidate.settings
+    return settings
 
 
 def _in_order(problems: Iterable[ConfigurationProblem]) -> list[ConfigurationProblem]:
@@ -179,6 +183,8 @@ def _siblings(loc: Loc) -> list[str]:
 
 
 def _section(annotation: Any) -> Any:
-    """The ``X`` of ``X | None``."""
+    """The ``X`` of ``X | None`` and of ``Annotated[X, …]``."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[0]
     inner = [each for each in get_args(annotation) if each is not type(None)]
     return inner[0] if len(inner) == 1 and get_origin(annotation) is not tuple else annotation

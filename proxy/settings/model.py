@@ -1,8 +1,9 @@
 """The settings, section by section, with the type and range of every field; ``rules`` has the rules between fields.
 
 The docstring under a field is its description in the JSON Schema (``schema``). Everything is frozen. Durations are
-float seconds, sizes int bytes, file paths absolute after loading. JSON leaves out secrets; only ``to_boot_json``, with
-which the supervisor passes settings to the authority, includes them.
+float seconds, sizes int bytes, file paths absolute after loading. JSON leaves out secrets, except for the two forms in
+which the supervisor passes settings to its children, each with the secrets that the child uses: ``to_boot_json`` for
+the authority, ``to_worker_json`` for the workers.
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import (
 from proxy.core.credential_places import DEFAULT_PLACES
 from proxy.settings.addresses import StoreUrl, WebhookUrl, without_password
 from proxy.settings.names import Brand, Name, PermissionText
-from proxy.settings.section import FilePath, Section, Timeout
+from proxy.settings.section import AUTHORITY, BOOT, WORKERS, FilePath, Section, Timeout, reaches_authority
 from proxy.settings.sections.cors import SiteCors
 from proxy.settings.sections.credentials import Challenged, Places
 from proxy.settings.sections.listeners import HeaderBytes, HeaderCount, Listen, ListenerLimits, RequestLine
@@ -29,7 +30,6 @@ from proxy.settings.sections.upstreams import Upstream
 from proxy.settings.sources.secret import SECRET_KEY_BYTES, decode_key, decode_webhook_secret
 from proxy.settings.values import Duration, Size, Whole
 
-_BOOT: Final = "boot"
 _DAY: Final = 86400.0
 
 
@@ -172,12 +172,12 @@ class Notices(Section):
 
     @field_serializer("secret")
     def _write_secret(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
-        return value.get_secret_value() if value is not None and _is_boot(info) else None
+        return value.get_secret_value() if value is not None and reaches_authority(info) else None
 
     @field_serializer("webhook")
     def _write_webhook(self, value: str | None, info: FieldSerializationInfo) -> str | None:
         # The URLs of many receivers are secrets themselves.
-        return value if _is_boot(info) else None
+        return value if reaches_authority(info) else None
 
 
 def _secret_key(secret: SecretStr) -> SecretStr:
@@ -253,23 +253,28 @@ class Settings(Section):
 
     @field_serializer("secret_key")
     def _write_secret_key(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
-        return value.get_secret_value() if value is not None and _is_boot(info) else None
+        return value.get_secret_value() if value is not None and reaches_authority(info) else None
 
     @field_serializer("store")
     def _write_store(self, value: str, info: FieldSerializationInfo) -> str:
-        return value if _is_boot(info) else without_password(value)
+        return value if reaches_authority(info) else without_password(value)
 
     def secret_key_bytes(self) -> bytes | None:
         """The configured key; None if the node uses its own key file (``secret.load_or_create``)."""
         return None if self.secret_key is None else decode_key(self.secret_key.get_secret_value())
 
     def to_boot_json(self) -> str:
-        """JSON with secrets: only for an inherited descriptor, never for a log, a file or an argument."""
-        return self.model_dump_json(context={_BOOT: True})
+        """JSON for the authority, with its secrets: only for an inherited descriptor, never for a log or a file."""
+        return self.model_dump_json(context={BOOT: AUTHORITY})
 
     def to_worker_json(self) -> str:
-        """JSON without secrets, for gateway workers, which need none."""
-        return self.model_dump_json()
+        """JSON for gateway workers, only for an inherited descriptor.
+
+        Its only secrets are the values of ``upstreams.….set_headers``, which workers send to the backends. Workers
+        get them with the configuration, and read no secret's file, so that all workers of a configuration send the same
+        value, also one that starts after the file has changed.
+        """
+        return self.model_dump_json(context={BOOT: WORKERS})
 
     @classmethod
     def from_boot_json(cls, text: str | bytes) -> "Settings":
@@ -282,7 +287,3 @@ _CONTAINERS: Final = frozenset(
     for name in Settings.model_fields
     if name not in ("brand", "data_dir", "store", "workers", "credentials", "secret_key", "lease")
 )
-
-
-def _is_boot(info: FieldSerializationInfo) -> bool:
-    return bool(isinstance(info.context, dict) and info.context.get(_BOOT))

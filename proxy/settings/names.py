@@ -7,9 +7,9 @@ raise ``ValueError`` with one sentence.
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, SecretStr
 
-from proxy.core.identity import IdentityNameError, check_field_name
+from proxy.core.identity import IdentityNameError, check_edited_name, check_field_name
 from proxy.core.permissions import Permission, PermissionSyntaxError, valid_operation
 from proxy.core.request.claims import may_be_believed
 from proxy.core.request.request_reading import host_name
@@ -22,6 +22,8 @@ _HOST: Final = re.compile(
     r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]"
 )
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
+_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+_LONGEST_VALUE: Final = 8192
 
 
 def _brand(text: str) -> str:
@@ -106,6 +108,37 @@ def _header(text: str) -> str:
     return text
 
 
+def _edited_header(text: str) -> str:
+    try:
+        check_edited_name(text)
+    except IdentityNameError as error:
+        raise ValueError(f"{quoted(text)} {error}") from None
+    return text
+
+
+def field_value_problem(text: str) -> str | None:
+    """Why a text cannot be the value of a header; None if it can. The text is not repeated: it may be a secret."""
+    if len(text) > _LONGEST_VALUE:
+        return f"must be at most {_LONGEST_VALUE} characters"
+    if not _VALUE.fullmatch(text):
+        return "must be visible ASCII characters, spaces and tabs"
+    return "must not begin or end with white space" if text != text.strip(" \t") else None
+
+
+def _field_value(value: SecretStr) -> SecretStr:
+    problem = field_value_problem(value.get_secret_value())
+    if problem is not None:
+        raise ValueError(problem)
+    return value
+
+
+def _field_text(text: str) -> str:
+    problem = field_value_problem(text.rstrip(" "))
+    if problem is not None:
+        raise ValueError(problem)
+    return text
+
+
 def _trusted_claim(text: str) -> str:
     if not may_be_believed(text):
         raise ValueError(
@@ -123,5 +156,8 @@ OperationName = Annotated[str, AfterValidator(_operation)]
 PathPattern = Annotated[str, AfterValidator(_pattern)]
 HostPattern = Annotated[str, AfterValidator(_host)]
 HeaderName = Annotated[str, AfterValidator(_header)]
+EditedHeader = Annotated[str, AfterValidator(_edited_header)]
+FieldValue = Annotated[SecretStr, AfterValidator(_field_value)]
+FieldText = Annotated[str, AfterValidator(_field_text)]
 TrustedClaim = Annotated[str, AfterValidator(_trusted_claim)]
 Method = Annotated[str, AfterValidator(_method)]

@@ -150,6 +150,6 @@ def _given(value: object, loc: Loc) -> str:
         return ", not a section"
     if isinstance(value, (list, tuple)):
         return ", not a list"
-    if loc and loc[0] in _SECRET:
+    if loc and (loc[0] in _SECRET or "set_headers" in loc):
         return ""
     return f", not {str(value).lower()}" if isinstance(value, bool) else f", not {quoted(value)}"

@@ -8,12 +8,16 @@ what depends on a hole. ``warnings`` reports settings that are valid but probabl
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from proxy.core.identity import IdentityNameError, names_from
+from proxy.core.identity import IdentityNameError
+from proxy.core.model import Access
+from proxy.core.request.claims import fold
 from proxy.settings.checks import credentials, files, listeners, routes
 from proxy.settings.checks.candidate import Candidate, RuleViolation
+from proxy.settings.compile import identity_names
 from proxy.settings.model import Settings
-from proxy.settings.problems import Loc
+from proxy.settings.problems import Loc, path_of
 from proxy.settings.sections.credentials import place_name
+from proxy.settings.sections.routes import Identity
 from proxy.settings.sections.upstreams import UpstreamTls
 from proxy.settings.values import quoted
 
@@ -60,6 +64,20 @@ def warnings(settings: Settings) -> Iterator[RuleViolation]:
         yield RuleViolation(loc=("notices", "webhook"), message=message)
     yield from files.certificate_dates(settings)
     yield from routes.open_above(settings)
+    yield from _lent_credentials(settings)
+
+
+def _lent_credentials(settings: Settings) -> Iterator[RuleViolation]:
+    """Routes that need no token, to upstreams whose requests get a value from a file, which is a credential."""
+    for index, route in enumerate(settings.routes):
+        upstream = settings.upstreams.get(route.upstream or "")
+        if upstream is None or route.access not in (Access.PUBLIC, Access.PASSTHROUGH):
+            continue
+        lent = next((name for name, value in upstream.set_headers.items() if value.file is not None), None)
+        if lent is not None:
+            loc: Loc = ("upstreams", str(route.upstream), "set_headers", lent)
+            message = f"requests without a token get it too, because routes[{index}] has access: {route.access}"
+            yield RuleViolation(loc=loc, message=message, other=("routes", index))
 
 
 def _no_repeats(candidate: Candidate) -> Iterator[RuleViolation]:
@@ -80,15 +98,47 @@ def _no_repeats(candidate: Candidate) -> Iterator[RuleViolation]:
 
 
 def _identity(candidate: Candidate) -> Iterator[RuleViolation]:
-    identity = candidate.settings.identity
-    if identity.names is None or not candidate.sound(("identity",)):
-        return
-    if "preset" in identity.model_fields_set:
-        yield RuleViolation(loc=("identity", "names"), message="conflicts with preset; keep one of the two")
-    try:
-        names_from({field.value: name for field, name in identity.names.items()})
-    except IdentityNameError as error:
-        yield RuleViolation(loc=("identity", "names"), message=str(error))
+    for loc, identity in _identities(candidate):
+        if identity.names is None:
+            continue
+        if "preset" in identity.model_fields_set:
+            yield RuleViolation(loc=(*loc, "names"), message="conflicts with preset; keep one of the two")
+        try:
+            identity_names(identity)
+        except IdentityNameError as error:
+            yield RuleViolation(loc=(*loc, "names"), message=str(error))
+
+
+def _identities(candidate: Candidate) -> Iterator[tuple[Loc, Identity]]:
+    """The identity sections: the global one and those of upstreams."""
+    sections: list[tuple[Loc, Identity | None]] = [(("identity",), candidate.settings.identity)]
+    sections += [
+        (("upstreams", name, "identity"), each.identity) for name, each in candidate.settings.upstreams.items()
+    ]
+    for loc, identity in sections:
+        if identity is not None and candidate.sound(loc):
+            yield loc, identity
+
+
+def _edited_headers(candidate: Candidate) -> Iterator[RuleViolation]:
+    """Headers that an upstream sets or removes: each once in any spelling, and none that carries an identity."""
+    identities: dict[bytes, Loc] = {}
+    for loc, identity in _identities(candidate):
+        for name in (identity.names or {}).values():
+            identities[fold(name.encode("utf-8"))] = loc
+    for upstream, settings in candidate.settings.upstreams.items():
+        at: Loc = ("upstreams", upstream)
+        named: list[tuple[Loc, str]] = [((*at, "set_headers", name), name) for name in settings.set_headers]
+        named += [((*at, "remove_headers", place), name) for place, name in enumerate(settings.remove_headers)]
+        first: dict[bytes, Loc] = {}
+        for loc, name in named:
+            folded = fold(name.encode("ascii"))
+            if folded in first and candidate.sound(loc):
+                yield RuleViolation(loc=loc, message=f"is the same header as {path_of(first[folded])}")
+            if folded in identities and candidate.sound(loc):
+                message = f"carries an identity ({path_of(identities[folded])}) and cannot be set or removed"
+                yield RuleViolation(loc=loc, message=message)
+            first.setdefault(folded, loc)
 
 
 def _argon2(candidate: Candidate) -> Iterator[RuleViolation]:
@@ -111,6 +161,7 @@ RULES: Final[tuple[Callable[[Candidate], Iterator[RuleViolation]], ...]] = (
     routes.unreachable,
     _no_repeats,
     _identity,
+    _edited_headers,
     _argon2,
     _webhook,
 )

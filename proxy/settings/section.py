@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializationInfo, ValidationInfo
 
 from proxy.settings.values import Duration
 
 _DAY: Final = 86400.0
+BOOT: Final = "boot"
+"""Key of the serialisation context for JSON with secrets: its value is ``AUTHORITY`` or ``WORKERS``."""
+AUTHORITY: Final = "authority"
+WORKERS: Final = "workers"
 
 
 class Section(BaseModel):
@@ -30,3 +34,13 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
 
 FilePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
 Timeout = Annotated[Duration, Field(gt=0.0, le=7 * _DAY)]
+
+
+def reaches_authority(info: SerializationInfo) -> bool:
+    """Whether this JSON is for the authority, which gets the secrets of the store and of notices."""
+    return bool(isinstance(info.context, dict) and info.context.get(BOOT) == AUTHORITY)
+
+
+def reaches_workers(info: SerializationInfo) -> bool:
+    """Whether this JSON is for gateway workers, which get the values of headers for backends and no other secret."""
+    return bool(isinstance(info.context, dict) and info.context.get(BOOT) == WORKERS)

@@ -7,7 +7,7 @@ import click
 
 from proxy.cli.options import Invocation, command
 from proxy.settings import rules
-from proxy.settings.compile import identity_names, route_table
+from proxy.settings.compile import identity_outputs, route_table
 from proxy.settings.model import Settings
 from proxy.settings.problems import path_of
 from proxy.settings.sources import environment
@@ -20,7 +20,7 @@ def check(invocation: Invocation) -> None:
     path = invocation.config_path()
     settings = invocation.settings()
     route_table(settings)
-    identity_names(settings)
+    identity_outputs(settings)
     routes = [
         {"path": r.path, "access": str(r.access), "upstream": r.upstream, "host": r.host, "enforce": r.enforce}
         for r in settings.routes

@@ -10,7 +10,7 @@ from proxy.cli import early_signals
 from proxy.cli.options import Invocation, command
 from proxy.observe import defects, logs
 from proxy.settings import rules
-from proxy.settings.compile import identity_names, route_table
+from proxy.settings.compile import identity_outputs, route_table
 from proxy.settings.model import Settings
 from proxy.settings.problems import path_of
 from proxy.settings.sources import environment
@@ -29,7 +29,7 @@ class Configuration:
         """Read and validate it. Raises ``ConfigurationError``."""
         settings = self._invocation.settings()
         route_table(settings)
-        identity_names(settings)
+        identity_outputs(settings)
         return settings if self._workers is None else settings.model_copy(update={"workers": self._workers})
 
 

@@ -36,29 +36,30 @@ _CREDENTIALS_PER_GRANT: Final = 4
 """Credentials of one token that are remembered (Bearer, X-API-Key, Basic with a user name or two)."""
 
 
-class OrgLines:
-    """The identity header lines of a token that reaches several organisations, with another role in each.
+class OtherLines:
+    """The identity lines of a grant that differ from its usual ones, by upstream and by organisation.
 
-    ``lines`` are used where the request touches no organisation that the token reaches. The others are built when they
-    are first needed, because requests touch few of many organisations before the grant changes.
+    A token that reaches several organisations has another role in each. An upstream may have outputs of its own. These
+    lines are built when they are first needed, because most grants need few of them before they change.
     """
 
-    __slots__ = ("_grant", "_lines", "_made", "_outputs")
+    __slots__ = ("_grant", "_made", "_outputs")
 
     def __init__(self, grant: Grant, outputs: IdentityOutputs, lines: bytes) -> None:
         self._grant = grant
         self._outputs = outputs
-        self._lines = lines
-        self._made: dict[str, bytes] = {}
+        self._made: dict[str, bytes] = {"": lines}
 
-    def of(self, org: str | None) -> bytes:
-        """The lines for a request whose route names this organisation (by id or name), or None."""
-        there = reached(org, self._grant)
-        if there is None:
-            return self._lines
-        made = self._made.get(there.org_id)
+    def of(self, upstream: str, org: str | None) -> bytes:
+        """The lines for ``upstream`` ("": the global outputs) and the organisation (id or name) that a route names."""
+        grant = self._grant
+        there = None if grant.orgs is None else reached(org, grant)
+        # Names of upstreams and identifiers of organisations have no "/".
+        key = upstream if there is None else upstream + "/" + there.org_id
+        made = self._made.get(key)
         if made is None:
-            self._made[there.org_id] = made = self._outputs.lines(self._grant, there.org_id)
+            outputs = self._outputs.of(upstream)
+            self._made[key] = made = outputs.lines(grant, None if there is None else there.org_id)
         return made
 
 
@@ -67,15 +68,35 @@ class CacheEntry:
 
     ``uses`` is the number of requests that have yet to be reported (``usage_reporter``), the last of them at
     ``used_ns`` (CLOCK_MONOTONIC) from ``peer``. Where ``org_lines`` is not None it gives the lines for the organisation
-    that the request touches, instead of ``lines``.
+    that the request touches, instead of ``lines``. ``upstream_lines``, None unless some upstream has outputs of its
+    own, gives the lines for such an upstream.
     """
 
-    __slots__ = ("changed", "credentials", "grant", "lines", "live", "org_lines", "peer", "used", "used_ns", "uses")
+    __slots__ = (
+        "changed",
+        "credentials",
+        "grant",
+        "lines",
+        "live",
+        "org_lines",
+        "peer",
+        "upstream_lines",
+        "used",
+        "used_ns",
+        "uses",
+    )
 
-    def __init__(self, grant: Grant, lines: bytes, org_lines: OrgLines | None = None) -> None:
+    def __init__(
+        self,
+        grant: Grant,
+        lines: bytes,
+        org_lines: OtherLines | None = None,
+        upstream_lines: OtherLines | None = None,
+    ) -> None:
         self.grant = grant
         self.lines = lines
         self.org_lines = org_lines
+        self.upstream_lines = upstream_lines
         self.used = True
         self.credentials: tuple[bytes, ...] = ()
         self.changed = False
@@ -153,10 +174,12 @@ class GrantCache:
         self._lately.pop(prefix, None)
         lean = _lean(grant)
         lines = outputs.lines(grant)
-        org_lines = None
-        if lean.orgs is not None:
-            org_lines = OrgLines(replace(grant, orgs=lean.orgs), outputs, lines)
-        entry = CacheEntry(lean, lines, org_lines)
+        org_lines = upstream_lines = None
+        if lean.orgs is not None or outputs.upstreams:
+            others = OtherLines(replace(grant, orgs=lean.orgs), outputs, lines)
+            org_lines = None if lean.orgs is None else others
+            upstream_lines = others if outputs.upstreams else None
+        entry = CacheEntry(lean, lines, org_lines, upstream_lines)
         self.entries[prefix] = entry
         for key in entry.grant.depends:
             self._index(key, prefix)

@@ -2,7 +2,8 @@
 
 Rules of this module:
 1. The path and query are the bytes that were judged; they are never rewritten.
-2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once.
+2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once. A field
+   that the upstream sets or removes is not the client's, in any spelling.
 3. The credential is not forwarded. A field that could have carried it, and is the application's own, is.
 4. The identity lines come from ``backend_identity``; this module never chooses them.
 5. Every request is marked with ``Via`` (RFC 9110 section 7.6.3), after the ``Via`` lines that it arrived with.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from proxy.core.request.header_edits import HeaderEdits
 from proxy.core.request.request_reading import host_name
 from proxy.gateway.exchange import Exchange
 
@@ -32,11 +34,15 @@ class Mutator:
         self._via_1_0 = b"Via: 1.0 %b\r\nX-Request-Id: " % pseudonym
         self._foreign_credentials = foreign_credentials
 
-    def mutate(self, x: Exchange, identity: bytes) -> None:
-        """Set ``x.upstream_head``, which contains the ``identity`` lines."""
+    def mutate(self, x: Exchange, identity: bytes, edits: HeaderEdits | None) -> None:
+        """Set ``x.upstream_head``, which contains the ``identity`` lines; ``edits`` are those of the upstream."""
         client = x.client
         assert client is not None
+        kept = x.kept
         foreign = b"" if x.entry is not None and x.presented is None else self._foreign_credentials(x)
+        if edits is not None:
+            kept, foreign = edits.kept(kept + foreign), b""
+            identity = edits.lines + identity
         x.upstream_head = b"".join(
             (
                 x.method,
@@ -44,7 +50,7 @@ class Mutator:
                 x.path,
                 x.query,
                 b" HTTP/1.1",
-                x.kept,
+                kept,
                 foreign,
                 b"\r\nTransfer-Encoding: chunked\r\n" if x.chunked else _UPGRADE if x.websocket else b"\r\n",
                 identity,

@@ -2,7 +2,8 @@
 
 Rules of this module:
 1. A check uses a separate connection, with the same address, TLS and client certificate as requests, and closes it.
-2. A check carries no data of any request: no identity header, no token, no cookie.
+2. A check carries no data of any request: no identity header, no token, no cookie. It has the headers that the upstream
+   sets, because its backend may require a credential of every request.
 3. Each server has one check at a time, for at most ``timeout`` and ``_LINGER_SECONDS``, and ``_MOST_BYTES``.
 4. A server counts as healthy until ``fall`` checks in a row have failed, and as ill until ``rise`` checks in a row have
    passed. When all are ill, requests are sent to none.
@@ -182,7 +183,8 @@ class HealthChecks:
         status: int | None = None
         try:
             async with asyncio.timeout(health.timeout):
-                probe = await server.dial(lambda: Probe(_request(server, health)))
+                request = _request(upstream, server, health)
+                probe = await server.dial(lambda: Probe(request))
                 status = await probe.status
             why = _judge(status, health)
         except TimeoutError:
@@ -223,12 +225,13 @@ class HealthChecks:
             self._log.info("upstream server is well again", **about, usable=len(upstream.usable))
 
 
-def _request(server: Server, health: UpstreamHealth) -> bytes:
+def _request(upstream: UpstreamPool, server: Server, health: UpstreamHealth) -> bytes:
     host = health.host or server.address.authority
-    return (
-        f"GET {health.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: patgate-health\r\nAccept: */*\r\n"
-        "Connection: close\r\n\r\n"
-    ).encode("ascii")
+    head = f"GET {health.path} HTTP/1.1\r\nHost: {host}".encode("ascii")
+    fields, edits = b"\r\nUser-Agent: patgate-health\r\nAccept: */*\r\n", upstream.edits
+    if edits is not None:
+        fields = edits.kept(fields) + edits.lines
+    return head + fields + b"Connection: close\r\n\r\n"
 
 
 def _judge(status: int | None, health: UpstreamHealth) -> str | None:

@@ -22,6 +22,7 @@ from typing import Final, Protocol, TypeVar, cast
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.body import BodyReader, CloseBody
 from proxy.settings.addresses import ServerAddress as Address
+from proxy.settings.compile import header_edits
 from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
@@ -274,6 +275,8 @@ class UpstreamPool:
         self.settings = settings
         self.response_ns = int(settings.response_timeout * 1e9)
         self.preserve_host = settings.preserve_host
+        self.edits = header_edits(settings)
+        """The headers that requests to this upstream get and lose; None if there are none."""
         self.servers: tuple[Server, ...] = ()
         """All known servers; those of host names change with their addresses."""
         self.usable: tuple[Server, ...] = ()

@@ -182,11 +182,12 @@ def _identity(gateway: Gateway, verdict: Judged, found: Grant | RefusedGrant) ->
     match = verdict.match
     if verdict.outcome is Outcome.REFUSED or match is None or match.route.access is not Access.TOKEN:
         return ()
+    outputs = gateway.identity.of(match.route.upstream)
     if isinstance(found, RefusedGrant) or TABLE[verdict.reason].status == 401:
         # A request that failed authentication is forwarded without identity: its headers are empty.
-        lines = gateway.identity.anonymous
+        lines = outputs.anonymous
     else:
-        lines = gateway.identity.lines(found, match.org)
+        lines = outputs.lines(found, match.org)
     fields = lines.decode("ascii").split("\r\n")[:-1]
     return tuple((name, value.strip()) for name, _, value in (field.partition(":") for field in fields))
 

@@ -1,11 +1,14 @@
-"""The upstreams: servers, timeouts, health checks and TLS."""
+"""The upstreams: servers, timeouts, health checks, TLS, and the headers that their requests get."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, FieldSerializationInfo, GetJsonSchemaHandler, SecretStr, field_serializer, model_validator
+from pydantic_core import CoreSchema
 
 from proxy.settings.addresses import HostField, HostName, RequestTarget, ServerAddress
-from proxy.settings.section import FilePath, Section, Timeout
+from proxy.settings.names import EditedHeader, FieldText, FieldValue
+from proxy.settings.section import FilePath, Section, Timeout, reaches_workers
+from proxy.settings.sections.routes import Identity
 from proxy.settings.values import Statuses, StatusRange, Whole
 
 
@@ -43,6 +46,46 @@ class UpstreamHealth(Section):
     """Statuses with which a check passes."""
 
 
+class HeaderValue(Section):
+    """The value of a header that an upstream gets.
+
+    Values may be the backend's credentials, so that they are secrets wherever they come from. Loading puts the content
+    of ``file`` into ``value`` (``sources.header_values``).
+    """
+
+    value: FieldValue | None = None
+    """The value itself. `Name: text` is short for `Name: { value: text }`."""
+    file: FilePath | None = None
+    """File with the value, read at the start and at each reload; it must not be open to other users."""
+    prefix: FieldText | None = None
+    """Text before the value, such as `Bearer ` or `Basic `."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, data: Any) -> Any:
+        if isinstance(data, (dict, HeaderValue)):
+            return data
+        if isinstance(data, str):
+            return {"value": data}
+        raise ValueError("must be text, in quotes if it looks like a number, or a section such as { file: path }")
+
+    @field_serializer("value")
+    def _write_value(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
+        return value.get_secret_value() if value is not None and reaches_workers(info) else None
+
+    @property
+    def text(self) -> str:
+        """The whole value, a secret; "" if the file has not been read."""
+        return "" if self.value is None else (self.prefix or "") + self.value.get_secret_value()
+
+
+class _TextOrSection:
+    """The JSON Schema of a header's value: text, or a section."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
 class Upstream(Section):
     """A backend and its servers."""
 
@@ -64,3 +107,9 @@ class Upstream(Section):
     """Check the servers' health and send requests only to healthy ones; off by default."""
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for https servers."""
+    identity: Identity | None = None
+    """The identity headers for this backend, instead of those of `identity`; `null` uses those."""
+    set_headers: dict[EditedHeader, Annotated[HeaderValue, _TextOrSection()]] = {}  # noqa: RUF012 - pydantic copies defaults
+    """Headers that every request to this backend gets, in place of the client's in every spelling."""
+    remove_headers: tuple[EditedHeader, ...] = ()
+    """Headers of the client that this backend does not get, in every spelling."""

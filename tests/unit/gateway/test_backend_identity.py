@@ -90,8 +90,54 @@ async def test_an_ingress_gets_empty_lines_for_an_unknown_caller_on_every_route(
         assert (answer.status, answer.all(HEADER.lower().encode()), answer.all(b"x-auth-user")) == (200, [b""], [b""])
 
 
+OWN = IdentityOutputs(BOTH.outputs, {"app": IdentityOutputs((IdentityHeaders(PRESETS["remote-user"]),))})
+FORGED_FOR_ALL = (*FORGED, "Remote-User: root", "remote_user: root")
+
+
+@pytest.mark.parametrize(("target", "role"), [("/v1/things/1", b"admin"), ("/orgs/acme/things/1", b"v")])
+async def test_a_backend_gets_the_outputs_of_its_upstream_alone(target: str, role: bytes) -> None:
+    async with serving(answering(response()), routes=ROUTES, identity=OWN) as (gateway, backend):
+        client, login = await gateway.client(), bearer(gateway)
+        for _ in range(2):
+            assert (await client.ask(get(target, login, *FORGED_FOR_ALL))).status == 200
+            head = backend.connections[0].head
+            assert (field_lines(head, "Remote-User"), field_lines(head, "Remote-Groups")) == ([b"usr1"], [role])
+            assert field_lines(head, HEADER) == field_lines(head, "X-Auth-User") == []
+
+
+@pytest.mark.parametrize(("target", "values"), [("/report/1", [b""]), ("/open/a", []), ("/ui/a", [])])
+async def test_an_unknown_caller_is_one_to_an_upstream_with_outputs_of_its_own(
+    target: str, values: list[bytes]
+) -> None:
+    async with serving(answering(response()), routes=ROUTES, identity=OWN) as (gateway, backend):
+        assert (await (await gateway.client()).ask(get(target, *FORGED_FOR_ALL))).status == 200
+        head = backend.connections[0].head
+        assert field_lines(head, "Remote-User") == values
+        assert field_lines(head, HEADER) == field_lines(head, "X-Auth-User") == []
+
+
+@pytest.mark.parametrize(("target", "user"), [("/v1/things/1", b"usr1"), ("/report/1", b""), ("/open/a", b"")])
+async def test_an_ingress_gets_the_headers_that_other_upstreams_get_too_and_empty(target: str, user: bytes) -> None:
+    async with entry(routes=ROUTES, identity=OWN) as gateway:
+        described = ("X-Original-Method: GET", f"X-Original-URI: {target}")
+        login = (bearer(gateway),) if user else ()
+        answer = await (await gateway.client()).ask(get("/nginx", *described, *login, *FORGED_FOR_ALL))
+        assert (answer.status, answer.all(b"remote-user")) == (200, [user])
+        assert answer.all(HEADER.lower().encode()) == answer.all(b"x-auth-user") == [b""]
+
+
+async def test_an_ingress_gets_the_global_headers_for_a_route_without_an_upstream_of_that_kind() -> None:
+    own = IdentityOutputs(OWN.outputs, {"other": OWN.upstreams["app"]})
+    async with entry(routes=ROUTES, identity=own) as gateway:
+        described = ("X-Original-Method: GET", "X-Original-URI: /orgs/acme/things/1")
+        answer = await (await gateway.client()).ask(get("/nginx", *described, bearer(gateway), *FORGED_FOR_ALL))
+        assert (answer.status, answer.all(HEADER.lower().encode())) == (200, [b"usr1@acme"])
+        assert answer.all(b"remote-user") == answer.all(b"remote-email") == [b""]
+
+
 def test_outputs_are_compared_by_value_so_that_a_reload_sees_their_change() -> None:
     same = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]), Principal()))
     assert same == BOTH
     assert same != IdentityOutputs((IdentityHeaders(PRESETS["patgate"]), Principal(separator="/")))
     assert same != IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),))
+    assert same != OWN

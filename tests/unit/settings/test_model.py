@@ -113,9 +113,9 @@ def test_every_field_of_a_route_is_in_the_route_table() -> None:
 
 
 def test_identity_headers_are_those_of_the_preset_or_the_configured_ones(settings: Settings) -> None:
-    assert identity_names(settings) == PRESETS["patgate"]
+    assert identity_names(settings.identity) == PRESETS["patgate"]
     own = Settings.model_validate({"identity": {"names": {"email": "X-Mail", "user": "X-User"}}})
-    assert identity_names(own).headers == ((IdentityField.EMAIL, "X-Mail"), (IdentityField.USER, "X-User"))
+    assert identity_names(own.identity).headers == ((IdentityField.EMAIL, "X-Mail"), (IdentityField.USER, "X-User"))
 
 
 def test_tokens_begin_with_the_brand(settings: Settings) -> None:

@@ -125,9 +125,9 @@ def test_a_grant_of_one_organisation_has_only_one_set_of_lines() -> None:
 def test_lines_for_an_organisation_are_built_once_on_first_use() -> None:
     held = stored(**ACCOUNT)
     assert held.org_lines is not None
-    lines = held.org_lines.of("acme")
-    assert held.org_lines.of("acme") is held.org_lines.of("org_acme") is lines != held.lines
-    assert held.org_lines.of(None) is held.org_lines.of("gamma") is held.lines
+    lines = held.org_lines.of("", "acme")
+    assert held.org_lines.of("", "acme") is held.org_lines.of("", "org_acme") is lines != held.lines
+    assert held.org_lines.of("", None) is held.org_lines.of("", "gamma") is held.lines
 
 
 def test_cached_grants_share_equal_values() -> None:

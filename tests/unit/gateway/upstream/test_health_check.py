@@ -349,3 +349,15 @@ async def test_a_server_that_is_ill_for_one_replaced_upstream_is_not_ill_for_ano
     checks.follow(renewed)
     assert [pool.servers[0].healthy for pool in renewed] == [False, True]
     await checks.close()
+
+
+async def test_a_check_gets_the_headers_that_its_upstream_sets_and_not_those_that_it_removes() -> None:
+    one = Condition(b"one")
+    own = {"Authorization": "Basic YTpi", "accept": "text/plain"}
+    async with (
+        backend(one.handle) as first,
+        watched(servers=urls(first), health=OFTEN, set_headers=own, remove_headers=["User_Agent"]),
+    ):
+        await until(lambda: bool(one.heads))
+    lines = one.heads[0].rstrip().split(b"\r\n")
+    assert lines[2:] == [b"Authorization: Basic YTpi", b"accept: text/plain", b"Connection: close"]
