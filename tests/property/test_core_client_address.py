@@ -58,6 +58,7 @@ def is_port(text: str) -> bool:
 
 
 def expected(chain: str) -> str:
+    first = ""
     for number, entry in enumerate(reversed(chain.split(","))):
         address = plain(entry)
         if address is None or number >= MOST_HOPS:
