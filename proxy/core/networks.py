@@ -73,8 +73,8 @@ def canonical(networks: Iterable[Network]) -> tuple[str, ...]:
     Two adjacent networks that are the halves of a larger one become that one.
     """
     given = list(networks)
-    four = collapse_addresses(network for network in given if isinstance(network, IPv4Network))
-    six = collapse_addresses(network for network in given if isinstance(network, IPv6Network))
+    four = collapse_addresses([network for network in given if isinstance(network, IPv4Network)])
+    six = collapse_addresses([network for network in given if isinstance(network, IPv6Network)])
     return (*map(str, four), *map(str, six))
 
 
