@@ -27,6 +27,7 @@ from proxy.core.cors import CorsRequest
 from proxy.core.credential_places import PresentedFields
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import FAMILY_NAMES, fold
+from proxy.core.request.client_address import REQUEST_ID
 from proxy.core.request.request_reading import TOKEN, host_name, is_connect, is_query, other_form
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
@@ -57,6 +58,7 @@ class Field(IntEnum):
     BELIEVED = 15
     ORIGIN = 16
     REQUEST_METHOD = 17
+    INGRESS = 18
 
 
 # The usual ones as plain integers, because comparing enumeration members costs more.
@@ -90,6 +92,9 @@ FORWARDED_FIELDS: Final = (
 )
 """Fields that are believed only from trusted peers, by the mutate phase and by forward auth."""
 
+INGRESS_FIELDS: Final = (b"x-real-ip", b"x-forwarded-prefix", b"x-forwarded-port", REQUEST_ID)
+"""Fields that are kept from trusted peers, and dropped from all others. None of them is forwarded as it is."""
+
 _LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
 """Names of fields that may carry a login in base64."""
 
@@ -103,10 +108,11 @@ class HeadParser:
     ``stripped`` are folded names that are always removed; ``presented`` are folded names of fields, other than
     ``Authorization``, that carry credentials on some route; ``second_targets`` are folded names of fields that name
     another resource, in any spelling; ``believed`` are names of fields that are forwarded when a trusted peer sent
-    them. ``search`` finds misplaced tokens; ``drop_misplaced``: a field that contains one is dropped, instead of the
-    request being refused. ``cors``: some route has a CORS policy. ``max_headers`` is the largest number of field lines;
-    ``max_request_line`` (without its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's name in ``Via``;
-    without it, loops are not detected.
+    them; ``ingress`` are those of ``INGRESS_FIELDS`` that are read from a trusted peer. ``search`` finds misplaced
+    tokens; ``drop_misplaced``: a field that contains one is dropped, instead of the request being refused. ``cors``:
+    some route has a CORS policy. ``max_headers`` is the largest number of field lines; ``max_request_line`` (without
+    its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's name in ``Via``; without it, loops are not
+    detected.
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class HeadParser:
         search: TokenSearch,
         second_targets: Iterable[bytes] = (),
         believed: Iterable[bytes] = (),
+        ingress: Iterable[bytes] = INGRESS_FIELDS,
         drop_misplaced: bool = False,
         cors: bool = False,
         pseudonym: bytes = b"",
@@ -127,6 +134,7 @@ class HeadParser:
         fields: dict[bytes, Field] = dict.fromkeys(second_targets, Field.SECOND_TARGET)
         fields.update(dict.fromkeys(stripped, Field.DROP))
         fields.update(dict.fromkeys(believed, Field.BELIEVED))
+        fields.update(dict.fromkeys(ingress, Field.INGRESS))
         fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
         fields.update(dict.fromkeys(FORWARDED_FIELDS, Field.FORWARDED))
         fields[b"host"] = Field.HOST
@@ -312,9 +320,7 @@ class HeadParser:
                 x.presented = presented = PresentedFields(drop_misplaced=self._drop_misplaced)
             presented.fields.append((name.lower(), value, line))
         elif code == Field.FORWARDED:
-            if x.forwarded is None:
-                x.forwarded = []
-            x.forwarded.append((name.lower(), value))
+            _keep_forwarded(x, name, value)
             if self._search.contains(value):
                 x.misplaced = True
         elif code == Field.LOGIN:
@@ -327,9 +333,14 @@ class HeadParser:
                 x.second = []
             x.second.append((fold(name), value))
             kept.append(line)
-        elif code == Field.BELIEVED:
-            if x.client is not None and x.client.peer_trusted:
-                kept.append(line)
+        elif code in (Field.BELIEVED, Field.INGRESS):
+            if self._search.contains_credential(value):
+                x.misplaced = x.misplaced or not self._drop_misplaced
+            elif x.client is not None and x.client.peer_trusted:
+                if code == Field.BELIEVED:
+                    kept.append(line)
+                else:
+                    _keep_forwarded(x, name, value)
         elif code == Field.UPGRADE:
             # Any other protocol or list of protocols is dropped with its field (RFC 9110 section 7.8).
             x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
@@ -392,3 +403,9 @@ class HeadParser:
         x.body_done = False
         x.websocket = False
         return None
+
+
+def _keep_forwarded(x: Exchange, name: bytes, value: bytes) -> None:
+    if x.forwarded is None:
+        x.forwarded = []
+    x.forwarded.append((name.lower(), value))
