@@ -110,7 +110,7 @@ def test_a_role_that_does_not_reach_is_refused(ingress: Ingress, behind: Recorde
 def test_a_target_that_is_not_canonical_is_refused(
     target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
-    """Nginx replaces every verdict except 2xx, 401 and 403 with its own 500; Caddy passes the 400 on."""
+    """Nginx gets 403 instead of every verdict but 2xx and 401; Caddy passes the 400 on."""
     with Connection(ingress.port) as connection:
         response = connection.request("GET", target, headers=editor.bearer)
     # nginx refuses some of these targets itself.

@@ -57,7 +57,7 @@ class Ingress:
     """A running ingress. ``http2_port`` accepts HTTP/2 without TLS.
 
     ``whole_refusals`` means that the client gets our refusal unchanged; otherwise every status but 401 and 403 becomes
-    500.
+    403.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Ingress:
 
     def refuses_with(self, status: int) -> int:
         """The status that a client sees when our verdict has this status."""
-        return status if self.whole_refusals or status in (401, 403) else 500
+        return status if self.whole_refusals or status in (401, 403) else 403
 
 
 @contextmanager

@@ -65,7 +65,8 @@ class ClientConnection(ClientStream):
     def __init__(self, listener: Listener, host: str) -> None:
         super().__init__(listener)
         self.made_ns = 0
-        address = ip_address(host)
+        # A peer at a unix socket has no address.
+        address = ip_address(host) if host else host
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         self.peer = str(mapped or address)
         self.peer_trusted = False
@@ -326,7 +327,7 @@ class ClientConnection(ClientStream):
         if reason is not None:
             # The end of this message is in doubt, so nothing after it is read.
             end_after(x, head)
-            self.pipeline.refuse(x, reason)
+            self.pipeline.refuse_head(x, reason, head)
             return b""
         if listener.draining or (self.half_closed and not self.buffer):
             x.keep_alive = False
@@ -402,4 +403,4 @@ class ClientConnection(ClientStream):
         end_after(x, data)
         self.exchange = x
         self.state = after(self.state, _REFUSED)
-        self.pipeline.refuse(x, reason)
+        self.pipeline.refuse_head(x, reason, data)

@@ -108,11 +108,11 @@ class HeadParser:
     ``stripped`` are folded names that are always removed; ``presented`` are folded names of fields, other than
     ``Authorization``, that carry credentials on some route; ``second_targets`` are folded names of fields that name
     another resource, in any spelling; ``believed`` are names of fields that are forwarded when a trusted peer sent
-    them; ``ingress`` are those of ``INGRESS_FIELDS`` that are read from a trusted peer. ``search`` finds misplaced
-    tokens; ``drop_misplaced``: a field that contains one is dropped, instead of the request being refused. ``cors``:
-    some route has a CORS policy. ``max_headers`` is the largest number of field lines; ``max_request_line`` (without
-    its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's name in ``Via``; without it, loops are not
-    detected.
+    them; ``ingress`` are those of ``INGRESS_FIELDS`` that are read from a trusted peer; ``describing`` are names of
+    fields that are read like those of ``FORWARDED_FIELDS``. ``search`` finds misplaced tokens; ``drop_misplaced``: a
+    field that contains one is dropped, instead of the request being refused. ``cors``: some route has a CORS policy.
+    ``max_headers`` is the largest number of field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are
+    in bytes. ``pseudonym`` is this node's name in ``Via``; without it, loops are not detected.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class HeadParser:
         second_targets: Iterable[bytes] = (),
         believed: Iterable[bytes] = (),
         ingress: Iterable[bytes] = INGRESS_FIELDS,
+        describing: Iterable[bytes] = (),
         drop_misplaced: bool = False,
         cors: bool = False,
         pseudonym: bytes = b"",
@@ -136,7 +137,7 @@ class HeadParser:
         fields.update(dict.fromkeys(believed, Field.BELIEVED))
         fields.update(dict.fromkeys(ingress, Field.INGRESS))
         fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
-        fields.update(dict.fromkeys(FORWARDED_FIELDS, Field.FORWARDED))
+        fields.update(dict.fromkeys((*FORWARDED_FIELDS, *describing), Field.FORWARDED))
         fields[b"host"] = Field.HOST
         fields[b"authorization"] = Field.AUTHORIZATION
         fields[b"connection"] = Field.CONNECTION

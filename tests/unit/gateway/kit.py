@@ -284,6 +284,7 @@ class Gateway:
         half_close: bool = False,
         entrance: Entrance | None = None,
         cache_capacity: int = 1000,
+        describing: Iterable[bytes] = (),
     ) -> None:
         places = places_of(*credentials)
         self._facts = entrance or Entrance()
@@ -342,6 +343,7 @@ class Gateway:
                 search=self.authenticator.search,
                 second_targets=frozenset(fold(name.encode()) for name in Headers().second_targets),
                 believed=frozenset(fold(name.encode()) for name in believed),
+                describing=describing,
                 drop_misplaced=drop_misplaced,
                 max_headers=max_headers,
                 max_request_line=max_request_line,
