@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,30 +158,29 @@ def test_a_viewers_push_is_refused_and_changes_nothing(
 
 
 def test_a_viewers_push_is_refused_at_its_first_request_in_words_that_git_shows(
-    node: Patgate, viewer: Token, pushed: str, work_tree: Path, tap: Tap
+    node: Patgate, viewer: Token, pushed: str, work_tree: Path, server: CgiServer
 ) -> None:
-    # The server saw the editor's push before.
-    before = len(tap.requests)
+    before = len(server.requests)
     done = git("push", url(node, viewer), "main:refs/heads/first", cwd=work_tree)
     assert done.returncode != 0
     shown = re.search(r"^remote: (.*)$", done.stderr, re.MULTILINE)
     assert shown is not None, done.stderr
     words = "The owner's role does not permit this operation. It needs repos:update. (reason: role_denies, decision: "
     assert shown[1].startswith(words)
-    assert len(tap.requests) == before
+    assert len(server.requests) == before
 
 
 @pytest.mark.parametrize("query", ["service=git-upload-pack&service=git-receive-pack", "Service=git-receive-pack"])
 def test_a_push_in_disguise_is_refused_before_the_server(
-    node: Patgate, viewer: Token, editor: Token, pushed: str, tap: Tap, query: str
+    node: Patgate, viewer: Token, editor: Token, pushed: str, server: CgiServer, query: str
 ) -> None:
-    before = len(tap.requests)
+    before = len(server.requests)
     for token in (viewer, editor):
         with Connection(node.port) as connection:
             response = connection.request("GET", f"/git/demo.git/info/refs?{query}", headers=token.bearer)
         assert response.status == 400
         assert b"query_ambiguous" in response.body
-    assert len(tap.requests) == before
+    assert len(server.requests) == before
 
 
 def test_a_large_push_of_a_viewer_is_refused_with_403(
