@@ -14,16 +14,21 @@ from proxy.core.request.query import QueryReading
 Pairs = list[tuple[str, str]]
 CONDITIONS = ((b"service", b"git-receive-pack"),)
 
-PIECES = (
-    "service", "Service", "SERVICE", "s%65rvice", "%73ervice", "%2573ervice", "serv\\ice", "service%00", "service[]",
-    "service[0]", "service%5B%5D", "+service", "%20service", "service+", "service%20", "service.", "xservice", "serv",
-    "serv%ffice", "%EF%BD%93ervice", "servi%C5%BFe", "service=git-upload-pack", "service=git-receive-pack",
-    "service=git%2Dreceive-pack", "service=git%252Dreceive-pack", "service=GIT-receive-pack",
-    "service=git-receive-pack+", "service=git-receive-pack%00", "=", "=", "&", "&", "&", ";", "?", "%26", "%2526",
-    "%3B", "%3D", "amp;", "&amp;", "x", "y=1", "git-receive-pack", "git-upload-pack", "git%2Dreceive-pack", "1", "",
-    "z=%26service=git-receive-pack", "\\", "|", '"',
+NAMES = (
+    "service", "service", "Service", "SERVICE", "s%65rvice", "%2573ervice", "service%00", "service[]", "service%5B0%5D",
+    "+service", "%20service", "service+", "xservice", "services", "serv%ffice", "%EF%BD%93ervice", "servi%C5%BFe", "x",
+    "amp;service", "x;service", "x?service", "x=1%26service", "x=1%2526service", "x=1%3Bservice", "", "y%3Dservice",
 )  # fmt: skip
-queries = st.lists(st.sampled_from(PIECES), max_size=7).map("".join)
+VALUES = (
+    "git-receive-pack", "git-receive-pack", "git-upload-pack", "git-upload-pack", "GIT-receive-pack", "", "1", "%ff",
+    "git%2Dreceive-pack", "git%252Dreceive-pack", "git-receive-pack+", "%20git-receive-pack", "git-receive-pack;x",
+    "git-receive-pack%26x", "git-upload-pack%26service=git-receive-pack", "x;service=git-receive-pack",
+    "git-receive-pack=",
+)  # fmt: skip
+parameters = st.tuples(
+    st.sampled_from(NAMES), st.sampled_from(("=", "=", "=", "=", "", "%3D")), st.sampled_from(VALUES)
+)
+queries = st.lists(parameters.map("".join), max_size=3).map("&".join)
 
 
 def plain(query: str) -> Pairs:

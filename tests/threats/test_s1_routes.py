@@ -278,6 +278,15 @@ def test_a_denied_route_that_ignores_case_is_denied_in_any_case(
     assert_nothing_arrived(node, recorder)
 
 
+def test_a_segment_that_is_only_an_encoded_slash_needs_no_other_allowance(
+    node: Patgate, recorder: Recorder, viewer: Token
+) -> None:
+    assert ask(node, b"/pkg/%2f", viewer).status == 200
+    assert recorder.last().target == b"/pkg/%2f"
+    for target in (b"/pkg/%2F%2F", b"/pkg/%2Fa", b"/exact/%2F"):
+        assert ask(node, target, viewer).status == 400, target
+
+
 def test_one_scope_covers_a_package_in_either_spelling_and_nothing_else(node: Patgate, recorder: Recorder) -> None:
     token = node.token(EDITOR, name="one package", scopes=["things/@acme/tool:read"])
     reached = [b"/pkg/@acme%2ftool", b"/pkg/%40acme%2Ftool", b"/pkg/@acme/tool/-/tool-1.0.0.tgz"]
