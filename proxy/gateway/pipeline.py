@@ -124,7 +124,7 @@ class Decider(ABC):
             return False
         if x.authorization is not None or x.presented is not None or x.body is not None:
             return False
-        match, reason = judge(self.routes, method, x.host_name, x.path)
+        match, reason = judge(self.routes, method, x.host_name, x.path, x.query)
         policy = self.responder.cors.policy(match, x.host_name)
         if policy is None or (policy.answers and not self.answers_preflights()):
             return False

@@ -11,7 +11,7 @@ from typing import Final
 from proxy.core.identity import IdentityNameError
 from proxy.core.model import Access
 from proxy.core.request.claims import fold
-from proxy.settings.checks import credentials, files, listeners, routes
+from proxy.settings.checks import credentials, files, listeners, routes, spellings
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.compile import identity_names
 from proxy.settings.model import Settings
@@ -64,6 +64,8 @@ def warnings(settings: Settings) -> Iterator[RuleViolation]:
         yield RuleViolation(loc=("notices", "webhook"), message=message)
     yield from files.certificate_dates(settings)
     yield from routes.open_above(settings)
+    yield from spellings.denied_in_one_spelling(settings)
+    yield from spellings.stripped_for_an_ingress(settings)
     yield from _lent_credentials(settings)
 
 

@@ -1,7 +1,8 @@
 """The mutate phase: builds the request head for the backend, in one ``bytes`` join.
 
 Rules of this module:
-1. The path and query are the bytes that were judged; they are never rewritten.
+1. The path and query are the bytes that were judged; they are never rewritten. A route may cut its own leading segments
+   off the path (``strip_prefix``), and then the backend gets them in ``X-Forwarded-Prefix``.
 2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once. A field
    that the upstream sets or removes is not the client's, in any spelling.
 3. The credential is not forwarded. A field that could have carried it, and is the application's own, is.
@@ -18,9 +19,10 @@ from typing import Final
 from proxy.core.request.client_address import parse_entry
 from proxy.core.request.header_edits import HeaderEdits
 from proxy.core.request.request_reading import host_name
-from proxy.core.request.target import canonical_path
+from proxy.core.request.target import canonical_path, without_prefix
 from proxy.gateway.exchange import Exchange
 
+_PREFIX: Final = b"x-forwarded-prefix"
 _PREFIX_LIMIT: Final = 512
 _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
@@ -40,8 +42,9 @@ class Mutator:
 
     def mutate(self, x: Exchange, identity: bytes, edits: HeaderEdits | None) -> None:
         """Set ``x.upstream_head``, which contains the ``identity`` lines; ``edits`` are those of the upstream."""
-        client = x.client
-        assert client is not None
+        client, match = x.client, x.match
+        assert client is not None and match is not None
+        prefix = match.route.prefix
         kept = x.kept
         foreign = b"" if x.entry is not None and x.presented is None else self._foreign_credentials(x)
         if edits is not None:
@@ -51,7 +54,7 @@ class Mutator:
             (
                 x.method,
                 b" ",
-                x.path,
+                x.path if not prefix else without_prefix(x.path, prefix),
                 x.query,
                 b" HTTP/1.1",
                 kept,
@@ -63,9 +66,19 @@ class Mutator:
                 client.forwarded_lines if x.forwarded is None else _forwarded_for(x, x.forwarded),
                 b"\r\nX-Forwarded-Host: ",
                 x.host if x.forwarded is None else forwarded_host(x, x.forwarded),
-                b"\r\n\r\n",
+                b"\r\n\r\n" if not prefix else _forwarded_prefix(x, prefix),
             )
         )
+
+
+def _forwarded_prefix(x: Exchange, prefix: bytes) -> bytes:
+    """The last line of a head whose path was cut: the segments that the backend does not see, outermost first."""
+    outer = b""
+    if x.forwarded is not None and x.client is not None and x.client.peer_trusted:
+        values = [value for name, value in x.forwarded if name == _PREFIX]
+        if len(values) == 1 and _is_prefix(values[0]):
+            outer = values[0].rstrip(b"/")
+    return b"\r\nX-Forwarded-Prefix: " + outer + prefix + b"\r\n\r\n"
 
 
 def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
@@ -79,13 +92,15 @@ def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
     proto = protos[0] if protos in ([b"http"], [b"https"]) else client.listener.scheme
     peer = client.peer.encode("ascii")
     lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
-    return lines + _from_ingress(fields)
+    return lines + _from_ingress(fields, cut=x.match is not None and x.match.route.prefix != b"")
 
 
-def _from_ingress(fields: list[tuple[bytes, bytes]]) -> bytes:
-    """The other lines of a trusted peer that go on."""
+def _from_ingress(fields: list[tuple[bytes, bytes]], *, cut: bool) -> bytes:
+    """The other lines of a trusted peer that go on; ``cut``: its prefix is in a line with the route's own."""
     lines = b""
     for name, line, is_valid in _PASSED_ON:
+        if cut and name == _PREFIX:
+            continue
         values = [value for given, value in fields if given == name]
         if len(values) == 1 and is_valid(values[0]):
             lines += line + values[0]
@@ -107,7 +122,7 @@ def _is_address(value: bytes) -> bool:
 
 
 _PASSED_ON: Final[tuple[tuple[bytes, bytes, Callable[[bytes], bool]], ...]] = (
-    (b"x-forwarded-prefix", b"\r\nX-Forwarded-Prefix: ", _is_prefix),
+    (_PREFIX, b"\r\nX-Forwarded-Prefix: ", _is_prefix),
     (b"x-forwarded-port", b"\r\nX-Forwarded-Port: ", _is_port),
     (b"x-real-ip", b"\r\nX-Real-IP: ", _is_address),
 )

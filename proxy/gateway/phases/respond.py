@@ -2,7 +2,8 @@
 
 The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decision``; the challenge comes from
 ``core.challenge``, and the CORS fields, with which a browser's code may read the refusal, from ``core.cors``. Nothing
-repeats what the client sent, except an origin that the configuration lists.
+repeats what the client sent, except an origin that the configuration lists. Only for the first request of git's smart
+HTTP protocol (``…/info/refs?service=git-…``) the body is ``text/plain``: git shows a person no other type.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ _PHRASES: Final = {
 }
 
 
+_GIT_PATH: Final = b"/info/refs"
+_GIT_QUERY: Final = b"?service=git-"
+
+
 class Responder:
     """Builds refusals with these challenges. ``cors`` has the CORS policies of sites and routes."""
 
@@ -52,24 +57,29 @@ class Responder:
         """
         entry = TABLE[reason]
         decision = x.request_id.decode("ascii")
-        body = json.dumps(
-            {
-                "type": "about:blank",
-                "title": entry.title,
-                "status": entry.status,
-                "detail": entry.detail,
-                "reason": entry.public,
-                "decision": decision,
-            }
-        ).encode("ascii")
+        challenges = self._challenges.values(entry.challenge, x.match)
+        if x.path.endswith(_GIT_PATH) and x.query.startswith(_GIT_QUERY):
+            media_type = b"text/plain; charset=utf-8"
+            body = _text(entry, decision, challenges)
+        else:
+            media_type = b"application/problem+json"
+            body = json.dumps(
+                {
+                    "type": "about:blank",
+                    "title": entry.title,
+                    "status": entry.status,
+                    "detail": entry.detail,
+                    "reason": entry.public,
+                    "decision": decision,
+                }
+            ).encode("ascii")
         status = 403 if bounded and entry.status != 401 else entry.status
         lines = [
             b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES[status]),
             self._clock.date_line() + b"\r\n",
-            b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n",
+            b"Content-Type: " + media_type + b"\r\nCache-Control: no-store\r\n",
             b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id),
         ]
-        challenges = self._challenges.values(entry.challenge, x.match)
         for value in challenges:
             lines.append(b"WWW-Authenticate: " + value + b"\r\n")
         cors = x.cors
@@ -122,3 +132,10 @@ def _parts(entry: ReasonEntry, decision: bytes, challenges: Sequence[bytes]) -> 
     for number, value in enumerate(challenges, 1):
         lines.append(b"X-Patgate-Challenge-%d: %s\r\n" % (number, value))
     return b"".join(lines)
+
+
+def _text(entry: ReasonEntry, decision: str, challenges: tuple[bytes, ...]) -> bytes:
+    """The body for a client that shows plain text: one line, with the permission that the challenge names."""
+    scope = next((value.partition(b'scope="')[2].partition(b'"')[0] for value in challenges if b"scope=" in value), b"")
+    needed = f" It needs {scope.decode('ascii')}." if scope else ""
+    return f"{entry.detail}{needed} (reason: {entry.public}, decision: {decision})\n".encode("ascii")
