@@ -155,7 +155,7 @@ def replaced(before: str, after: str) -> Callable[[str], str]:
 def open_on_errors(site: str) -> str:
     """Errors of the call lead to the application: the fault of a hook that permits what it cannot judge."""
     site = re.sub(r"\n[ ]*(error_page|proxy_intercept_errors)[^\n]*", "", site)
-    site = site.replace("auth_request /patgate;", "auth_request /patgate;\n        error_page 500 = @open;")
+    site = site.replace("auth_request /patgate;", "auth_request /patgate;\n        error_page 403 500 = @open;")
     return site.rstrip().removesuffix("}") + "    location @open { proxy_pass http://application; }\n}\n"
 
 
