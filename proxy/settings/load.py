@@ -1,8 +1,8 @@
 """Loading settings from a file and the environment; reports every problem at once.
 
-The steps: parse the file as YAML, apply the environment, validate the fields, read the files of secret header values,
-check the rules between fields. Invalid
-fields are cut out, so that the rules still check the rest; only a YAML syntax error hides later problems.
+The steps: parse the file as YAML, apply the environment, validate the fields, read the files of header values, check
+the rules between fields. Invalid fields are cut out, so that the rules still check the rest; only a YAML syntax error
+hides later problems.
 """
 
 import os

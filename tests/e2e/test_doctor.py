@@ -23,7 +23,7 @@ from tests.support.backends import program
 from tests.support.certificates import pair
 from tests.support.command import command
 from tests.support.gateway import ROOT, Patgate, Token, clean_environ
-from tests.support.ingress import INGRESS, NGINX_MAIN
+from tests.support.ingress import INGRESS, INGRESSES, NGINX_MAIN
 from tests.support.leaks import SECRETS
 from tests.support.plugin import EDITOR, ROLES
 from tests.support.pool import Pool
@@ -128,10 +128,6 @@ def skipped(found: dict[str, dict[str, str]]) -> set[str]:
     return {name for name, each in found.items() if each["verdict"] == "skipped"}
 
 
-def as_it_is(site: str) -> str:
-    return site
-
-
 def without(*lines: str) -> Callable[[str], str]:
     """The file without these lines, given as expressions."""
 
@@ -155,7 +151,7 @@ def replaced(before: str, after: str) -> Callable[[str], str]:
 def open_on_errors(site: str) -> str:
     """Errors of the call lead to the application: the fault of a hook that permits what it cannot judge."""
     site = re.sub(r"\n[ ]*(error_page|proxy_intercept_errors)[^\n]*", "", site)
-    site = site.replace("auth_request /patgate;", "auth_request /patgate;\n        error_page 500 = @open;")
+    site = site.replace("auth_request /patgate;", "auth_request /patgate;\n        error_page 403 500 = @open;")
     return site.rstrip().removesuffix("}") + "    location @open { proxy_pass http://application; }\n}\n"
 
 
@@ -199,10 +195,13 @@ BROKEN = {
 }
 
 
-def test_the_shipped_nginx_has_no_problem(tmp_path: Path, node: Patgate, echo: int, token: Token) -> None:
-    with nginx(tmp_path, node, echo, as_it_is) as url:
-        found = examine(url, "--echo", ECHO, token=token, config=node)
-    assert problems(found) == LOST_BY_NGINX, found
+@pytest.mark.parametrize("name", INGRESSES)
+def test_an_ingress_with_its_shipped_file_has_no_problem(
+    name: str, tmp_path: Path, node: Patgate, echo: int, token: Token
+) -> None:
+    with INGRESSES[name](tmp_path, application=echo, forward_auth=node.forward_auth_port) as ingress:
+        found = examine(f"http://{LOOPBACK}:{ingress.port}", "--echo", ECHO, token=token, config=node)
+    assert problems(found) == (LOST_BY_NGINX if name == "nginx" else set()), found
     assert skipped(found) == {"forward-auth"}
 
 

@@ -22,7 +22,7 @@ class HeaderEdits:
     def __init__(self, fields: Iterable[tuple[str, str]], removed: Iterable[str]) -> None:
         given = tuple(fields)
         names = (*(name for name, _ in given), *removed)
-        self._dropped: Final = frozenset(fold(name.encode("ascii")) for name in names)
+        self._dropped: Final = frozenset([fold(name.encode("ascii")) for name in names])
         self.lines: Final = "".join([f"{name}: {value}\r\n" for name, value in given]).encode("ascii")
 
     def kept(self, lines: bytes) -> bytes:

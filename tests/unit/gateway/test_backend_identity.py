@@ -135,6 +135,17 @@ async def test_an_ingress_gets_the_global_headers_for_a_route_without_an_upstrea
         assert answer.all(b"remote-user") == answer.all(b"remote-email") == [b""]
 
 
+@pytest.mark.parametrize("target", ["/v1/things/1", "/orgs/acme/things/1", "/open/a", "/ui/a"])
+async def test_a_header_that_only_another_upstream_gets_is_stripped_on_every_route(target: str) -> None:
+    """Its name is of no preset, so that nothing but the outputs of that upstream strips it."""
+    elsewhere = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),), {"other": IdentityOutputs((Principal(),))})
+    async with serving(answering(response()), routes=ROUTES, identity=elsewhere) as (gateway, backend):
+        login = () if target[1] in "ou" and "orgs" not in target else (bearer(gateway),)
+        assert (await (await gateway.client()).ask(get(target, *login, *FORGED))).status == 200
+        assert field_lines(backend.connections[0].head, HEADER) == []
+        assert b"root" not in backend.connections[0].head
+
+
 def test_outputs_are_compared_by_value_so_that_a_reload_sees_their_change() -> None:
     same = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]), Principal()))
     assert same == BOTH
