@@ -7,8 +7,8 @@ Rules of this module:
 2. Exactly one place of the route may hold a credential; two are ambiguous, even if they are equal.
 3. A field that is no place of the route, or has another scheme, is the application's own. It is forwarded, unless it
    contains a token (``core.token_search``).
-4. How a value is read depends only on its field and the value, never on the route. The route decides only whether that
-   place is open. So one digest of field and value may serve all routes.
+4. How a value is read depends only on its place and the value. The route decides only whether that place is open. So
+   one digest of place and value may serve all routes, if the place is checked before the cache is.
 """
 
 from __future__ import annotations
@@ -82,8 +82,12 @@ class Presented:
 
     @property
     def cache_key(self) -> bytes:
-        """The bytes whose digest finds the grant: no field value contains a NUL, so no two fields are confused."""
-        return self.value if self.field == AUTHORIZATION else self.field + b"\0" + self.value
+        """The bytes whose digest finds the grant.
+
+        No field value contains a NUL, so no two places are confused. In ``Authorization`` the value itself tells the
+        scheme: only one with a scheme has a space.
+        """
+        return self.value if self.field == AUTHORIZATION else b"%b\0%b\0%b" % (self.field, self.scheme, self.value)
 
     def token(self) -> str | Reason:
         """The token, or why it cannot be read."""
@@ -115,12 +119,22 @@ class CredentialPlaces:
             fields.setdefault(field, set()).add(scheme)
         self._authorization: frozenset[bytes] = frozenset(fields.pop(AUTHORIZATION, ()))
         self._fields: dict[bytes, frozenset[bytes]] = {field: frozenset(each) for field, each in fields.items()}
+        # Fields whose whole value is the token, whatever it is.
+        self._plain: Final = frozenset(field for field, each in self._fields.items() if each == {b""})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CredentialPlaces) and (self.keys, self.offers) == (other.keys, other.offers)
 
     def __hash__(self) -> int:
         return hash((self.keys, self.offers))
+
+    def only_plain(self, authorization: bytes | None, presented: PresentedFields) -> bytes | None:
+        """The cache key of a request whose only field is one whose whole value is the token; None for all others."""
+        if authorization is None and len(presented.fields) == 1:
+            name, value, _ = presented.fields[0]
+            if name in self._plain:
+                return b"%b\0\0%b" % (name, value)
+        return None
 
     def choose(
         self, authorization: bytes | None, presented: PresentedFields | None, *, websocket: bool
@@ -178,7 +192,8 @@ def _spaced(value: bytes) -> bool:
 
 def protocols(value: bytes) -> list[bytes]:
     """The entries of a ``Sec-WebSocket-Protocol`` (RFC 6455 section 11.3.4)."""
-    return [entry for entry in (each.strip(b" \t") for each in value.split(b",")) if entry]
+    entries = [each.strip(b" \t") for each in value.split(b",")]
+    return [entry for entry in entries if entry]
 
 
 def is_patgates(protocol: bytes) -> bool:

@@ -19,7 +19,7 @@ from proxy.core.cors import CorsPolicy, CorsRequest
 from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
-from proxy.core.request.request_reading import judge, only_reported
+from proxy.core.request.request_reading import TOKEN, judge, only_reported
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity, backend_identity
 from proxy.gateway.exchange import Exchange
@@ -123,6 +123,8 @@ class Decider(ABC):
         if x.method != b"OPTIONS" or origin is None or method is None or x.misplaced:
             return False
         if x.authorization is not None or x.presented is not None or x.body is not None:
+            return False
+        if TOKEN.fullmatch(method) is None:
             return False
         match, reason = judge(self.routes, method, x.host_name, x.path, x.query)
         policy = self.responder.cors.policy(match, x.host_name)

@@ -223,6 +223,9 @@ def test_a_preflight_passes_without_identity_where_the_backend_answers_it(
         ("Origin: " + APP, "Access-Control-Request-Method: GET", "X-API-Key: x"),
         ("Origin: " + APP, "Access-Control-Request-Method: GET", "Content-Length: 1"),
         ("Origin: " + APP, "Access_Control_Request_Method: GET"),
+        ("Origin: " + APP, "Access-Control-Request-Method: \xff"),
+        ("Origin: " + APP, "Access-Control-Request-Method: GET,PUT"),
+        ("Origin: " + APP, "Access-Control-Request-Method:"),
     ],
 )
 @pytest.mark.parametrize("target", ["/v1/things", "/pass/things"])

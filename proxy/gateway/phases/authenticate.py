@@ -89,17 +89,23 @@ class Authenticator:
         if page[SLOT_LEASE] <= x.started:
             return Reason.AUTHORITY_UNAVAILABLE
         cache = self._cache
+        authorization, fields = x.authorization, x.presented
         presented: Presented | Reason | None = None
-        if x.presented is None and self._uniform:
-            authorization = x.authorization
+        key: bytes | None
+        if fields is not None:
+            key = self._places_for(x).only_plain(authorization, fields)
+        elif self._uniform:
             if authorization is None:
                 return Reason.NO_CREDENTIAL
-            digest = cache.credential_digest(authorization)
+            key = authorization
         else:
+            key = None
+        if key is None:
             presented = self._presented(x)
             if isinstance(presented, Reason):
                 return presented
-            digest = cache.credential_digest(presented.cache_key)
+            key = presented.cache_key
+        digest = cache.credential_digest(key)
         if cache.applied == epoch:
             entry = cache.by_credential.get(digest)
             if entry is not None:
@@ -200,7 +206,12 @@ class Authenticator:
 
         The credential by which ``x`` was authenticated is not among them, nor is any field that contains a token.
         """
-        chosen: Presented | Reason | None = None if x.entry is None else self._choose(x)
+        chosen: Presented | Reason | None = None
+        if x.entry is not None:
+            presented = x.presented
+            if presented is not None and self._places_for(x).only_plain(x.authorization, presented) is not None:
+                return b""
+            chosen = self._choose(x)
         others = self._others(x, chosen.field if isinstance(chosen, Presented) else b"")
         return b"".join([b"\r\n" + line for value, line in others if not self.search.contains_credential(value)])
 

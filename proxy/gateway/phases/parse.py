@@ -148,8 +148,9 @@ class HeadParser:
         own = frozenset(presented)
         fields.update(dict.fromkeys(own, Field.PRESENTED))
         if cors:
-            fields[b"origin"] = Field.ORIGIN
-            fields[b"access-control-request-method"] = Field.REQUEST_METHOD
+            # What the operator drops is not forwarded for the sake of CORS.
+            fields.setdefault(b"origin", Field.ORIGIN)
+            fields.setdefault(b"access-control-request-method", Field.REQUEST_METHOD)
         if pseudonym:
             fields[b"via"] = Field.VIA
             fields[b"max-forwards"] = Field.MAX_FORWARDS

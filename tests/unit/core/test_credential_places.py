@@ -153,6 +153,32 @@ def test_the_cache_key_of_one_value_differs_by_field_and_cannot_be_forged_in_ano
     }
     assert len(keys) == 4
     assert all(b"\0" in key for key in keys - {b"t"})
+    one = fields(("X-Login", b"key t"))
+    read_as = [
+        CredentialPlaces([place]).choose(None, one, websocket=False) for place in (NAMED, Place(header="X-Login"))
+    ]
+    assert len({each.cache_key for each in read_as if isinstance(each, Presented)}) == 2
+
+
+def test_the_shortcut_for_a_single_plain_field_is_the_key_of_its_credential() -> None:
+    places = CredentialPlaces([API_KEY, NAMED, RAW, WEBSOCKET])
+    for authorization, pairs, short in (
+        (None, [("X-Api-Key", b"a b")], True),
+        (None, [("X-Api-Key", b"")], True),
+        (b"x", [("X-Api-Key", b"t")], False),
+        (None, [("X-Api-Key", b"t"), ("X-Other", b"t")], False),
+        (None, [("X-Login", b"key t")], False),
+        (None, [("Private-Token", b"t")], False),
+        (None, [("Sec-WebSocket-Protocol", b"patgate.bearer.t")], False),
+    ):
+        presented = fields(*pairs)
+        assert presented is not None
+        key = places.only_plain(authorization, presented)
+        assert (key is not None) is short
+        if key is not None:
+            chosen = places.choose(authorization, presented, websocket=True)
+            assert isinstance(chosen, Presented)
+            assert chosen.cache_key == key
 
 
 def test_places_are_equal_if_they_accept_and_offer_the_same() -> None:
