@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
+from proxy.core import networks
+from proxy.core.networks import Network, NetworkSyntaxError
 from proxy.settings.values import quoted
-
-Network: TypeAlias = IPv4Network | IPv6Network
 
 _HOST_NAME: Final = re.compile(
     r"(?=.{1,253}$)(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
@@ -177,22 +177,17 @@ def parse_network(value: object) -> Network:
     if not isinstance(value, str):
         raise ValueError("must be a network such as 10.0.0.0/8 or fd00::/8")
     try:
-        network = ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError(f"{quoted(value)} is not a network; write one such as 10.0.0.0/8 or fd00::/8") from None
-    if "/" in value and str(ipaddress.ip_interface(value).ip) != str(network.network_address):
-        raise ValueError(f"{quoted(value)} names an address inside a network; write {network} for the whole network")
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED_IPV4):
-        raise ValueError(f"{quoted(value)} is an IPv4 network in IPv6 form; write it as IPv4")
-    return network
+        return networks.parse_network(value)
+    except NetworkSyntaxError as error:
+        raise ValueError(f"{quoted(value)} {error}") from None
 
 
-def trusts_everyone(networks: Iterable[Network]) -> str | None:
+def trusts_everyone(trusted: Iterable[Network]) -> str | None:
     """Why these networks together include too many peers, or None.
 
     Their sizes are added up: half of all IPv4, or of all public IPv6 addresses, is too much.
     """
-    listed = list(networks)
+    listed = list(trusted)
     four = ipaddress.collapse_addresses(n for n in listed if isinstance(n, IPv4Network))
     if sum(n.num_addresses for n in four) >= 2**31:
         return "trusts half or more of all IPv4 addresses, so anyone could forge the headers of a trusted peer"

@@ -34,6 +34,9 @@ _EVENT: Final = frozenset(
         "method", "host", "path", "status",
     )
 )  # fmt: skip
+_INGRESS: Final = {"peer": 64, "ingress_request_id": 128}
+"""Members of an event that only requests of trusted peers have, and their limits."""
+_OPTIONAL: Final = frozenset(("second", *_INGRESS))
 
 
 class InvalidReport(Exception):
@@ -42,7 +45,7 @@ class InvalidReport(Exception):
 
 def event(row: object) -> RequestEvent:
     """Parse an audit event of a request, as ``gateway.telemetry.audit_events`` builds it. Raises InvalidReport."""
-    if not isinstance(row, dict) or row.keys() - {"second"} != _EVENT:
+    if not isinstance(row, dict) or row.keys() - _OPTIONAL != _EVENT:
         raise InvalidReport
     action, proven, decision = text(row["action"], 64), row["proven"], text(row["decision"], 64)
     if not isinstance(proven, bool) or (action != "request" and not action.startswith("request.")) or action == OMITTED:
@@ -65,6 +68,7 @@ def event(row: object) -> RequestEvent:
                 **({"host": host} if host else {}),
                 "path": text(row["path"], _PATH),
                 **({"second_target": _second(row["second"])} if "second" in row else {}),
+                **{name: text(row[name], limit) for name, limit in _INGRESS.items() if name in row},
                 "status": integer(row["status"]),
             },
         ),

@@ -5,7 +5,8 @@
    rest of RFC 9110's tchar) counts as one character. CGI and WSGI fold ``-`` and ``_``; other servers fold more.
 3. A name in ``FAMILIES`` is a prefix: it covers every field that begins with it.
 4. Only the kinds in ``FROM_TRUSTED`` may come from a trusted peer, which knows the client's address and transport. No
-   proxy in front of patgate can know a path, a method or an identity that patgate has not checked.
+   proxy in front of patgate can know a method or an identity that patgate has not checked, and of the path only the
+   prefix that it removed itself (``X-Forwarded-Prefix``, which ``phases.mutate`` builds).
 5. Identity headers that patgate itself can send are in ``identity.PRESETS`` and are dropped in the same way.
 
 Sources: RFC 3875 section 4.1 (CGI variables, which gunicorn also takes as ``SCRIPT_NAME`` and ``PATH_INFO``), RFC 7239,

@@ -24,8 +24,9 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
+from proxy.core.networks import is_within
 from proxy.gateway.downstream.connection_state import ConnectionState
-from proxy.gateway.downstream.listener import Listener, is_within
+from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
 from proxy.observe import defects
 from proxy.observe.logs import Logger

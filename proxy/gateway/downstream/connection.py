@@ -17,6 +17,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
+from proxy.core.request.client_address import ingress_id
 from proxy.gateway.downstream.client_stream import LINGER_NS, ClientStream
 from proxy.gateway.downstream.connection_state import ConnectionEvent, ConnectionState, after
 from proxy.gateway.exchange import Exchange, end_after
@@ -77,6 +78,16 @@ class ClientConnection(ClientStream):
         self.pipeline = listener.pipeline
         self.limits = listener.limits
         self.peer_trusted = listener.trusts(self.peer)
+
+    def address(self, x: Exchange) -> str:
+        """The address of the client that sent ``x``: the peer's own, or the one that a trusted peer names."""
+        fields = x.forwarded
+        return self.peer if fields is None or not self.peer_trusted else self.listener.addresses.of(self.peer, fields)
+
+    def ingress_id(self, x: Exchange) -> str:
+        """The request id that a trusted peer gave ``x``; "" for none."""
+        fields = x.forwarded
+        return "" if fields is None or not self.peer_trusted else ingress_id(fields)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Open the connection, after its TLS handshake if it has one."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from heapq import nsmallest
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
+from proxy.core.networks import Network, is_within
 from proxy.core.reasons import Reason
+from proxy.core.request.client_address import ClientAddresses
 from proxy.gateway.downstream.client_stream import ClientStream
 from proxy.gateway.downstream.connection import ClientConnection
 from proxy.gateway.downstream.disconnect import has_left
@@ -49,7 +51,7 @@ class Listener:
         *,
         pipeline: Decider,
         parser: HeadParser,
-        trusted: Sequence[IPv4Network | IPv6Network],
+        trusted: Sequence[Network],
         limits: DownstreamLimits,
         boot: bytes,
         tls: bool,
@@ -57,6 +59,7 @@ class Listener:
         self.pipeline = pipeline
         self.parser = parser
         self.trusted = tuple(trusted)
+        self.addresses = ClientAddresses(self.trusted)
         self.limits = limits
         self.scheme = b"https" if tls else b"http"
         self.connections: set[ClientConnection] = set()
@@ -150,6 +153,7 @@ class Listener:
         self.pipeline = other.pipeline
         self.parser = other.parser
         self.trusted = other.trusted
+        self.addresses = other.addresses
         self.limits = other.limits
         self.scheme = other.scheme
         for connection in self.connections:
@@ -212,10 +216,3 @@ def _close_sent(client: ClientConnection) -> bool:
     x = client.exchange
     connection = None if x is None or not x.tunnel else x.upstream_connection
     return connection is not None and isinstance(connection.body, WebSocketBody) and connection.body.close_sent
-
-
-def is_within(address: IPv4Address | IPv6Address, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    """Whether an address is in one of ``networks``; an IPv4-mapped one counts as IPv4 (RFC 4291 section 2.5.5.2)."""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in networks)

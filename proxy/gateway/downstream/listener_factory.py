@@ -15,7 +15,7 @@ from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.limits import DownstreamLimits, nanoseconds
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.phases.parse import HeadParser
+from proxy.gateway.phases.parse import INGRESS_FIELDS, HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
 from proxy.settings.model import Limits, Settings
@@ -39,6 +39,7 @@ def listener(
             stripped=identity.stripped | folded(settings.headers.dropped),
             search=pipeline.authenticator.search,
             second_targets=folded(settings.headers.second_targets),
+            ingress=frozenset(INGRESS_FIELDS) - folded(settings.headers.dropped),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
             # The headers of a forward-auth call stay with the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",

@@ -5,7 +5,8 @@ Rules of this module:
 2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once.
 3. The credential is not forwarded, unless it is not patgate's and the route leaves the login to the backend.
 4. The identity lines come from ``backend_identity``; this module never chooses them.
-5. Every request is marked with ``Via`` (RFC 9110 section 7.6.3), after the ``Via`` lines that it arrived with.
+5. Of the fields of a trusted peer, a prefix, a port and an address go on, each only if it is one valid value.
+6. Every request is marked with ``Via`` (RFC 9110 section 7.6.3), after the ``Via`` lines that it arrived with.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from proxy.core.request.client_address import parse_entry
 from proxy.core.request.request_reading import host_name
+from proxy.core.request.target import canonical_path
 from proxy.gateway.exchange import Exchange
 
+_PREFIX_LIMIT: Final = 512
 _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 
 
@@ -68,7 +72,39 @@ def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
     protos = [value for name, value in fields if name == b"x-forwarded-proto"]
     proto = protos[0] if protos in ([b"http"], [b"https"]) else client.listener.scheme
     peer = client.peer.encode("ascii")
-    return b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
+    lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
+    return lines + _from_ingress(fields)
+
+
+def _from_ingress(fields: list[tuple[bytes, bytes]]) -> bytes:
+    """The other lines of a trusted peer that go on."""
+    lines = b""
+    for name, line, is_valid in _PASSED_ON:
+        values = [value for given, value in fields if given == name]
+        if len(values) == 1 and is_valid(values[0]):
+            lines += line + values[0]
+    return lines
+
+
+def _is_prefix(value: bytes) -> bool:
+    """Whether a path has exactly one reading, and needs nothing that a route would have to allow."""
+    judged = canonical_path(value) if len(value) <= _PREFIX_LIMIT else None
+    return judged is not None and not judged[1]
+
+
+def _is_port(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= 5 and 0 < int(value) <= 65535
+
+
+def _is_address(value: bytes) -> bool:
+    return parse_entry(value) is not None
+
+
+_PASSED_ON: Final[tuple[tuple[bytes, bytes, Callable[[bytes], bool]], ...]] = (
+    (b"x-forwarded-prefix", b"\r\nX-Forwarded-Prefix: ", _is_prefix),
+    (b"x-forwarded-port", b"\r\nX-Forwarded-Port: ", _is_port),
+    (b"x-real-ip", b"\r\nX-Real-IP: ", _is_address),
+)
 
 
 def forwarded_host(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:

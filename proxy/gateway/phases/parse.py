@@ -24,6 +24,7 @@ from typing import Final
 
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import FAMILY_NAMES, fold
+from proxy.core.request.client_address import REQUEST_ID
 from proxy.core.request.request_reading import TOKEN, host_name, is_connect, is_query, other_form
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
@@ -52,6 +53,7 @@ class Field(IntEnum):
     SECOND_TARGET = 13
     LOGIN = 14
     BELIEVED = 15
+    INGRESS = 16
 
 
 # The usual ones as plain integers, because comparing enumeration members costs more.
@@ -85,6 +87,9 @@ FORWARDED_FIELDS: Final = (
 )
 """Fields that are believed only from trusted peers, by the mutate phase and by forward auth."""
 
+INGRESS_FIELDS: Final = (b"x-real-ip", b"x-forwarded-prefix", b"x-forwarded-port", REQUEST_ID)
+"""Fields that are kept from trusted peers, and dropped from all others. None of them is forwarded as it is."""
+
 _LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
 """Names of fields that may carry a login in base64."""
 
@@ -97,8 +102,9 @@ class HeadParser:
 
     ``stripped`` are folded names that are always removed; ``api_key``: ``X-API-Key`` carries credentials here;
     ``second_targets`` are folded names of fields that name another resource, in any spelling; ``believed`` are names of
-    fields that are forwarded when a trusted peer sent them. ``search`` finds misplaced tokens; ``drop_misplaced``: a
-    field that contains one is dropped, instead of the request being refused. ``max_headers`` is the largest number of
+    fields that are forwarded when a trusted peer sent them; ``ingress`` are those of ``INGRESS_FIELDS`` that are read
+    from a trusted peer. ``search`` finds misplaced tokens; ``drop_misplaced``: a field that contains one is dropped,
+    instead of the request being refused. ``max_headers`` is the largest number of
     field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's
     name in ``Via``; without it, loops are not detected.
     """
@@ -114,12 +120,14 @@ class HeadParser:
         search: TokenSearch,
         second_targets: Iterable[bytes] = (),
         believed: Iterable[bytes] = (),
+        ingress: Iterable[bytes] = INGRESS_FIELDS,
         drop_misplaced: bool = False,
         pseudonym: bytes = b"",
     ) -> None:
         fields: dict[bytes, Field] = dict.fromkeys(second_targets, Field.SECOND_TARGET)
         fields.update(dict.fromkeys(stripped, Field.DROP))
         fields.update(dict.fromkeys(believed, Field.BELIEVED))
+        fields.update(dict.fromkeys(ingress, Field.INGRESS))
         fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
         fields.update(dict.fromkeys(FORWARDED_FIELDS, Field.FORWARDED))
         fields[b"host"] = Field.HOST
@@ -300,9 +308,7 @@ class HeadParser:
                 return Reason.CREDENTIAL_AMBIGUOUS
             x.api_key = value
         elif code == Field.FORWARDED:
-            if x.forwarded is None:
-                x.forwarded = []
-            x.forwarded.append((name.lower(), value))
+            _keep_forwarded(x, name, value)
             if self._search.contains(value):
                 x.misplaced = True
         elif code == Field.LOGIN:
@@ -315,9 +321,14 @@ class HeadParser:
                 x.second = []
             x.second.append((fold(name), value))
             kept.append(line)
-        elif code == Field.BELIEVED:
-            if x.client is not None and x.client.peer_trusted:
-                kept.append(line)
+        elif code in (Field.BELIEVED, Field.INGRESS):
+            if self._search.contains_credential(value):
+                x.misplaced = x.misplaced or not self._drop_misplaced
+            elif x.client is not None and x.client.peer_trusted:
+                if code == Field.BELIEVED:
+                    kept.append(line)
+                else:
+                    _keep_forwarded(x, name, value)
         elif code == Field.UPGRADE:
             # Any other protocol or list of protocols is dropped with its field (RFC 9110 section 7.8).
             x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
@@ -371,3 +382,9 @@ class HeadParser:
         x.body_done = False
         x.websocket = False
         return None
+
+
+def _keep_forwarded(x: Exchange, name: bytes, value: bytes) -> None:
+    if x.forwarded is None:
+        x.forwarded = []
+    x.forwarded.append((name.lower(), value))

@@ -104,7 +104,7 @@ class ExchangeRecorder:
             entry.uses += 1
             entry.used_ns = now_ns
             if client is not None:
-                entry.peer = client.peer
+                entry.peer = client.peer if x.forwarded is None else client.address(x)
         if x.reason is None and x.reported is None:
             tally.allowed += 1
             if self._writes and (self._reads or (x.method != _GET and x.method not in READS)):

@@ -234,6 +234,18 @@ class _Format(ABC):
         return b"" if prefix is None else prefix.encode("ascii")
 
 
+def _peer(x: Exchange, client: ClientConnection) -> bytes:
+    """The peer, and behind it the members that a line has only where a trusted peer named a client or a request id."""
+    peer = client.peer
+    members = peer
+    address, given = client.address(x), client.ingress_id(x)
+    if address != peer:
+        members = f'{members}","client":"{address}'
+    if given:
+        members = f'{members}","ingress_request_id":"{given}'
+    return members.encode("ascii")
+
+
 class _Json(_Format):
     time_format = "%Y-%m-%dT%H:%M:%S"
 
@@ -272,7 +284,7 @@ class _Json(_Format):
                     path if plain and len(path) <= PATH_LIMIT else self._path(path),
                     places[match.route.index].get(match.operation) or self._place(match),
                     entry.grant.prefix.encode(),
-                    client.peer.encode(),
+                    client.peer.encode() if x.forwarded is None else _peer(x, client),
                     x.bytes_in,
                     x.bytes_out,
                     now_ns - begun,
@@ -298,7 +310,7 @@ class _Json(_Format):
             self._path(x.path),
             _NOWHERE if x.match is None else self._place(x.match),
             b'"%b"' % prefix if prefix else b"null",
-            b"" if client is None else client.peer.encode("ascii"),
+            b"" if client is None else _peer(x, client),
             x.bytes_in,
             x.bytes_out,
             now_ns - x.started,
@@ -346,7 +358,7 @@ class _Combined(_Format):
         request = b"-"
         if x.method:
             request = b"%b %b HTTP/1.%d" % (self._method(x.method), self._path(x.path) or b"-", x.version)
-        peer = b"" if client is None else client.peer.encode("ascii")
+        peer = b"" if client is None else client.address(x).encode("ascii")
         return _COMBINED % (
             peer or b"-",
             self._prefix(x, outcome) or b"-",

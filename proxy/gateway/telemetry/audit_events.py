@@ -3,8 +3,9 @@
 Rules of this module:
 1. Of the client's request an event has the method, the path, the host where it may have decided the route, and the id
    of the requested entity, redacted and cut as in the access log; never the query, another field or the body. Where a
-   second target was refused, it has the name of its field and the judged path, treated likewise. Of a token it has the
-   public prefix.
+   second target was refused, it has the name of its field and the judged path, treated likewise. Where a trusted peer
+   named the client, the event has the client's address beside the peer's, and the request id that the peer gave. Of a
+   token it has the public prefix.
 2. The number of events between two sweeps is limited. The limits are: ``STRANGERS`` refusals without a proven token,
    from all workers together, and a small burst (any client can cause any number of them, and the log is kept); and from
    each worker ``REFUSALS`` refusals of proven tokens, ``OPEN`` requests that needed no token, and ``ALLOWED`` allowed
@@ -19,7 +20,7 @@ import re
 import time
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as _quoted
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.core.decision import reached
 from proxy.core.event_quota import REFUSALS, STRANGERS, STRANGERS_BURST, EventQuota
@@ -30,6 +31,9 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.telemetry.access_log import method_shown, path_shown
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
+
+if TYPE_CHECKING:
+    from proxy.gateway.downstream.connection import ClientConnection
 
 OPEN: Final = 40
 ALLOWED: Final = 2000
@@ -150,7 +154,7 @@ class RequestEvents:
             _quoted(_org(x)),
             outcome.value,
             reason.value,
-            '""' if client is None else _quoted(client.peer),
+            '""' if client is None else _quoted(client.address(x)),
             x.request_id.decode("ascii"),
             _quoted(_kept(method_shown(x.method))),
             _quoted(_host(x)),
@@ -160,7 +164,16 @@ class RequestEvents:
         second = x.refused_second
         if second is not None and second[0] is reason:
             event = f"{event[:-1]},{_second(second[1], second[2])}}}"
+        if client is not None and x.forwarded is not None:
+            event = f"{event[:-1]}{_ingress(x, client)}}}"
         return event.encode("ascii")
+
+
+def _ingress(x: Exchange, client: ClientConnection) -> str:
+    """The members of the event of a trusted peer's request: the peer, where it named a client, and its request id."""
+    members = "" if client.address(x) == client.peer else f',"peer":{_quoted(client.peer)}'
+    given = client.ingress_id(x)
+    return f'{members},"ingress_request_id":"{given}"' if given else members
 
 
 def _second(field: bytes, target: NamedTarget | None) -> str:

@@ -46,9 +46,9 @@ class ProxyListener(Section):
     tls: Tls | None = None
     """Serve HTTPS with this certificate; without it, HTTP."""
     trusted: tuple[TrustedNetwork, ...] = ()
-    """Peers whose `X-Forwarded-For`, `-Proto` and `-Host` are trusted; from all other peers they are dropped."""
+    """Peers that are believed about the client: its address, scheme, host, port, prefix and request id."""
     trusted_claims: tuple[TrustedClaim, ...] = ()
-    """More headers to pass on from trusted peers, such as `X-Real-Ip`; from all other peers they are dropped."""
+    """More headers to pass on from trusted peers, such as `CF-Connecting-IP`; from all other peers they are dropped."""
     proxy_protocol: tuple[TrustedNetwork, ...] = ()
     """Peers whose connections must all begin with a PROXY protocol header, which names the client."""
     half_close: bool = False
