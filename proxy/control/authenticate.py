@@ -9,6 +9,7 @@ Rules of this module:
 4. Failures are counted by address. Over the limit nothing is hashed for that address, but a token that its stored
    digest proves is still accepted: it is not responsible for other clients behind the same ingress.
 5. The actor has the credential as it was verified: the services check it again in the transaction.
+6. A token with IP ranges is judged by the peer's address: this listener trusts no proxy.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class ApiAuthenticator:
         grant = await self._verify(token, address)
         if isinstance(grant, RefusedGrant):
             raise refusal(grant.reason, prefix=self._runtime.prefix_of(token))
+        if grant.ranges is not None and not grant.ranges.contain(address):
+            raise refusal(Reason.ADDRESS_REFUSED, prefix=grant.prefix)
         return acting(grant, address, request_id)
 
     async def _verify(self, token: str, address: str) -> Grant | RefusedGrant:

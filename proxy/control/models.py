@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from proxy.core.errors import Invalid
 from proxy.core.kinds import WORDS
 from proxy.core.model import ACTOR_KINDS
+from proxy.core.networks import RANGES_MOST, TEXT_MOST, NetworkSyntaxError, parse_network
 from proxy.core.permissions import MAX_TEXT, Permission, PermissionSyntaxError
 from proxy.services import identifiers
 from proxy.services.paging import LIMIT_DEFAULT, LIMIT_MOST, PageRequest
@@ -84,6 +85,14 @@ def _permission(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        parse_network(text)
+    except NetworkSyntaxError as error:
+        raise PydanticCustomError("refused", "{problem}", {"problem": f"this {error}"}) from None
+    return text
+
+
 def _whole_number(value: object) -> object:
     if isinstance(value, str) and not (value.isascii() and value.isdecimal() and len(value) < 10):
         raise PydanticCustomError("refused", "a whole number")
@@ -143,6 +152,16 @@ PermissionText = Annotated[
         examples=["things:read", "things/42:update", "*:list"],
     ),
 ]
+IpRange = Annotated[
+    str,
+    AfterValidator(_network),
+    _shown(
+        pattern=r"^[0-9A-Fa-f:.]+(/[0-9.]+)?$",
+        maxLength=TEXT_MOST,
+        examples=["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"],
+    ),
+]
+"""A network, or one address."""
 Permissions = Annotated[tuple[PermissionText, ...], Field(max_length=1000)]
 Seconds = Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False, description="A duration in seconds.")]
 Limit = Annotated[
@@ -160,6 +179,76 @@ Cursor = Annotated[
     str | None, Field(max_length=512, description="Where to continue: `next_cursor` of the page before.")
 ]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-31T12:00:00.000Z"])]
+
+
+Status = Literal["active", "expired", "revoked"]
+Lifetime = Annotated[Seconds, Field(description="A lifetime in seconds; null for the policy's default.")]
+Scopes = Annotated[
+    tuple[PermissionText, ...],
+    Field(min_length=1, max_length=1000, description="Limits what the role allows; null for no limit."),
+]
+
+
+IpRanges = Annotated[
+    tuple[IpRange, ...],
+    Field(
+        min_length=1,
+        max_length=RANGES_MOST,
+        description="The networks that it may be used from; null for any address.",
+    ),
+]
+
+
+class Attachment(ResponseModel):
+    """An organisation that an organisation token is attached to, and its permissions there."""
+
+    org_id: str
+    org: str
+    permissions: list[str]
+
+
+class Token(ResponseModel):
+    """A token, without its value."""
+
+    id: str
+    prefix: Annotated[str, Field(description="The public first part of its value.")]
+    kind: KindWord
+    reach: Literal["personal", "org", "account", "orgs"]
+    name: str
+    description: str
+    user_id: str | None
+    user: str | None
+    org_id: str | None
+    org: str | None
+    role: Annotated[str | None, Field(description="The role of a key, set when it was created.")]
+    orgs: Annotated[list[Attachment] | None, Field(description="Only for organisation tokens; null for others.")]
+    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows. Empty: nothing.")]
+    ip_ranges: Annotated[list[str] | None, Field(description="The networks that it may be used from; null: any.")]
+    status: Status
+    parent_id: Annotated[str | None, Field(description="The token that created it.")]
+    created_by_kind: str
+    created_by: str
+    created_at: Time
+    updated_at: Time
+    rotated_at: Time | None
+    expires_at: Time | None
+    revoked_at: Time | None
+    last_used_at: Time | None
+    last_used_ip: str | None
+    use_count: int
+
+
+class ChangedToken(Token):
+    """A token after a change, or before its deletion."""
+
+    warnings: list[str]
+
+
+class CreatedToken(Token):
+    """A token with its value, which no other response has."""
+
+    token: Annotated[str | None, Field(description="The value; null in the response to a retry.")]
+    warnings: list[str]
 
 
 class PageQuery(Query):

@@ -2,12 +2,13 @@
 
 1. Pure and synchronous: the same match, grant and time give the same result; nothing is read or awaited.
 2. ``Reason.ALLOWED`` is returned in one place, at the end; every earlier return is a refusal.
-3. The checks run in this order, and the first that fails gives the reason: route, expiry, organisation, operation,
-   role, scopes.
+3. The checks run in this order, and the first that fails gives the reason: route, expiry, address, organisation,
+   operation, role, scopes.
 4. The role is the owner's current role; scopes only narrow it.
 5. A token with several organisations has, on a route that names one, only its permissions in that organisation. On a
    route that names none, an account-wide token has its role in the account, and a token attached to organisations has
    no permissions.
+6. A token with IP ranges is refused where the client's address is unknown.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ _ORGS: Final = Reach.ORGS
 _ALLOWED: Final = Reason.ALLOWED
 
 
-def decide(match: Match, grant: Grant, now: float) -> Reason:
+def decide(match: Match, grant: Grant, now: float, address: str = "") -> Reason:
     """``Reason.ALLOWED``, or the reason of the refusal.
 
-    ``now`` is in unix seconds; a token expires at the instant ``expires_at``, not after it.
+    ``now`` is in unix seconds; a token expires at the instant ``expires_at``, not after it. ``address`` is the
+    client's; it is needed for a grant with ``ranges`` only.
     """
     route, entity, entity_id, operation, org = match
     if route.access is _DENIED:
@@ -38,6 +40,9 @@ def decide(match: Match, grant: Grant, now: float) -> Reason:
     expires_at = grant.expires_at
     if expires_at is not None and expires_at <= now:
         return Reason.TOKEN_EXPIRED
+    ranges = grant.ranges
+    if ranges is not None and not ranges.contain(address):
+        return Reason.ADDRESS_REFUSED
     permissions = grant.permissions
     if org is not None and (grant.reach is not _ORG or (org != grant.org_name and org != grant.org_id)):
         there = reached(org, grant)
@@ -88,7 +93,7 @@ class Verdict:
     scope_entry: Permission | None
 
 
-def decision(match: Match, grant: Grant, now: float) -> Verdict:
+def decision(match: Match, grant: Grant, now: float, address: str = "") -> Verdict:
     """``decide`` with its grounds, for explanations; the reason is always that of ``decide``."""
     role_entry = scope_entry = None
     if match.entity is not None and match.operation is not None:
@@ -98,7 +103,7 @@ def decision(match: Match, grant: Grant, now: float) -> Verdict:
         if grant.scopes is not None:
             scope_entry = grant.scopes.entry_for(match.entity, match.entity_id, match.operation)
     return Verdict(
-        reason=decide(match, grant, now),
+        reason=decide(match, grant, now, address),
         needed=needed_permission(match),
         role_entry=role_entry,
         scope_entry=scope_entry,

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from proxy.core.kinds import WORDS, Kind, Reach
+from proxy.core.networks import AddressRanges
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 
@@ -100,10 +101,11 @@ def by_org(orgs: Iterable[OrgGrant]) -> dict[str, OrgGrant]:
 class Grant:
     """What a token may do now. Text fields without a value are "" (the organisation of a personal token).
 
-    ``permissions`` are the role's current ones; ``scopes`` narrow them, None does not. ``orgs`` holds the organisations
-    of a token of reach ``account`` or ``orgs``, by id and by name, and is None for the other reaches. ``expires_at`` is
-    in unix seconds. ``digest`` is None until the token was verified once. ``depends`` holds the keys of
-    ``proxy.core.dependency_keys`` whose change invalidates this grant.
+    ``permissions`` are the role's current ones; ``scopes`` narrow them, None does not. ``ranges`` are the addresses
+    from which the token may be used, None for any. ``orgs`` holds the organisations of a token of reach ``account`` or
+    ``orgs``, by id and by name, and is None for the other reaches. ``expires_at`` is in unix seconds. ``digest`` is
+    None until the token was verified once. ``depends`` holds the keys of ``proxy.core.dependency_keys`` whose change
+    invalidates this grant.
     """
 
     prefix: str
@@ -122,6 +124,7 @@ class Grant:
     expires_at: float | None
     depends: tuple[str, ...]
     orgs: Mapping[str, OrgGrant] | None = None
+    ranges: AddressRanges | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

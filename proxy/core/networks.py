@@ -26,8 +26,8 @@ Network = IPv4Network | IPv6Network
 
 RANGES_MOST: Final = 64
 """The most IP ranges of a token."""
-_LONGEST: Final = 96
-"""Longer than an IPv6 network with a mask can be written."""
+TEXT_MOST: Final = 64
+"""The longest text of a network, in characters; none needs so many."""
 _MAPPED_IPV4: Final = IPv6Network("::ffff:0:0/96")
 
 
@@ -42,7 +42,7 @@ def parse_network(text: str) -> Network:
     network: addresses have their IPv4 form, so it would never match.
     """
     try:
-        if len(text) > _LONGEST or "%" in text:
+        if len(text) > TEXT_MOST or "%" in text:
             raise ValueError("no network is so long, or has a zone")
         network = ip_network(text, strict=False)
         within = "/" in text and ip_interface(text).ip != network.network_address
@@ -73,8 +73,8 @@ def canonical(networks: Iterable[Network]) -> tuple[str, ...]:
     Two adjacent networks that are the halves of a larger one become that one.
     """
     given = list(networks)
-    four = collapse_addresses(network for network in given if isinstance(network, IPv4Network))
-    six = collapse_addresses(network for network in given if isinstance(network, IPv6Network))
+    four = collapse_addresses([network for network in given if isinstance(network, IPv4Network)])
+    six = collapse_addresses([network for network in given if isinstance(network, IPv6Network)])
     return (*map(str, four), *map(str, six))
 
 

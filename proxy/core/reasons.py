@@ -49,6 +49,8 @@ class Reason(StrEnum):
     MEMBER_REMOVED = "member_removed"
     ORG_SUSPENDED = "org_suspended"
 
+    ADDRESS_REFUSED = "address_refused"
+
     ROLE_DENIES = "role_denies"
     SCOPE_DENIES = "scope_denies"
 
@@ -184,6 +186,9 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     Reason.MEMBER_REMOVED: _TOKEN_REFUSED,
     Reason.ORG_SUSPENDED: _TOKEN_REFUSED,
     # 403
+    Reason.ADDRESS_REFUSED: _entry(
+        403, Challenge.NONE, "Address not permitted", "The token may not be used from the address of this client."
+    ),
     Reason.ROLE_DENIES: _entry(
         403, Challenge.INSUFFICIENT_SCOPE, "Not permitted", "The owner's role does not permit this operation."
     ),

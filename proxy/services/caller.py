@@ -4,7 +4,7 @@ Rules:
 
 1. An actor without a credential is the operator, or patgate itself: it may do everything.
 2. The credential is read again in this transaction. If it was revoked, replaced or narrowed after the request arrived,
-   the request is refused or limited accordingly.
+   the request is refused or limited accordingly. One with IP ranges is refused to an actor from any other address.
 3. An operation is allowed if a role allows it now and the token's scopes do. The role in the account applies
    everywhere, the role in an organisation applies in that organisation; permissions of two roles are never combined.
 4. A key, of one organisation or of several, may read and list where its role permits, and changes nothing.
@@ -148,7 +148,8 @@ class Caller:
 async def load_caller(rows: Rows, actor: Actor, now: float) -> Caller:
     """The caller, with its permissions as of the transaction of ``rows`` (``now`` in unix seconds).
 
-    Raises Unauthenticated if its credential was ended or replaced after the request was authenticated.
+    Raises Unauthenticated if its credential was ended or replaced after the request was authenticated, and Forbidden if
+    its IP ranges do not include the actor's address.
     """
     credential = actor.credential
     if credential is None:
@@ -157,6 +158,8 @@ async def load_caller(rows: Rows, actor: Actor, now: float) -> Caller:
     verdict = grants.verdict(credential.prefix, credential.token_id, row, now)
     if isinstance(verdict, RefusedGrant) or not _same(verdict.digest, credential.digest):
         raise Unauthenticated("the token presented is not valid here")
+    if verdict.ranges is not None and not verdict.ranges.contain(actor.address):
+        raise Forbidden("the token presented may not be used from this address")
     return Caller(actor=actor, grant=verdict)
 
 

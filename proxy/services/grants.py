@@ -28,6 +28,7 @@ from typing import Final
 from proxy.core.dependency_keys import member_key, memberships_key, org_key, role_key, token_key, user_key
 from proxy.core.kinds import KINDS, OF_USERS, Owner, Reach
 from proxy.core.model import Grant, OrgGrant, RefusedGrant, TokenStatus, UserStatus, by_org
+from proxy.core.networks import AddressRanges
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.services.policy import model
@@ -130,6 +131,7 @@ def _grant(row: TokenGrantRow, depends: tuple[str, ...]) -> Grant:
         expires_at=row.expires_at,
         depends=depends,
         orgs=_orgs(row) if row.reach in _SEVERAL else None,
+        ranges=None if row.ip_ranges is None else AddressRanges.of(row.ip_ranges),
     )
 
 

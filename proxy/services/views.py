@@ -279,9 +279,10 @@ class Attached:
 class TokenView:
     """A token, without its value.
 
-    ``scopes`` ``None``: everything that the role allows. ``orgs``: the organisations that an organisation token is
-    attached to and that the caller may see; None for other tokens. ``parent_id``: the token that created it, or the
-    nearest ancestor that still exists. ``created_by``: the id of the actor who created it.
+    ``scopes`` ``None``: everything that the role allows. ``ip_ranges`` ``None``: from any address. ``orgs``: the
+    organisations that an organisation token is attached to and that the caller may see; None for other tokens.
+    ``parent_id``: the token that created it, or the nearest ancestor that still exists. ``created_by``: the id of the
+    actor who created it.
     """
 
     id: str
@@ -297,6 +298,7 @@ class TokenView:
     role: str | None
     orgs: tuple[Attached, ...] | None
     scopes: tuple[str, ...] | None
+    ip_ranges: tuple[str, ...] | None
     status: TokenStatus
     parent_id: str | None
     created_by_kind: str
@@ -333,6 +335,7 @@ class TokenView:
             role=row.role,
             orgs=tuple(map(Attached.of, attached)) if row.reach is Reach.ORGS else None,
             scopes=None if row.scopes is None else tuple(row.scopes),
+            ip_ranges=None if row.ip_ranges is None else tuple(row.ip_ranges),
             status=status,
             parent_id=row.parent_id,
             created_by_kind=row.created_by_kind,
@@ -363,6 +366,7 @@ class TokenView:
             "role": self.role,
             "orgs": None if self.orgs is None else [one.as_dict() for one in self.orgs],
             "scopes": None if self.scopes is None else list(self.scopes),
+            "ip_ranges": None if self.ip_ranges is None else list(self.ip_ranges),
             "status": self.status.value,
             "parent_id": self.parent_id,
             "created_by_kind": self.created_by_kind,

@@ -71,6 +71,7 @@ def _select(size: int) -> sa.Select[*tuple[Any, ...]]:
         _T.c.created_at,
         _T.c.rotated_at,
         _REACHED.c.policy,
+        _T.c.ip_ranges,
     )
     return sa.select(*columns).select_from(
         _EPOCH.outerjoin(_T, _T.c.id.in_(ids))
@@ -169,4 +170,5 @@ def _token(row: tuple[Any, ...], orgs: tuple[OrgGrantRow, ...]) -> TokenGrantRow
         orgs=orgs,
         created_at=row[25],
         rotated_at=row[26],
+        ip_ranges=row[28],
     )

@@ -114,6 +114,7 @@ class TokenRow:
     lifetime: float | None = None
     revoked_at: float | None = None
     notified_days: int | None = None
+    ip_ranges: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +178,7 @@ class TokenGrantRow:
     orgs: tuple[OrgGrantRow, ...] = ()
     created_at: float = 0.0
     rotated_at: float | None = None
+    ip_ranges: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

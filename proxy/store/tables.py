@@ -166,6 +166,8 @@ tokens = sa.Table(
     sa.Column("role", sa.String(128)),
     # Null: all of the role's permissions. An empty list: none.
     sa.Column("scopes", Json),
+    # Networks that the token may be used from. Null: any. An empty list: none.
+    sa.Column("ip_ranges", Json),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
     # The keyed digest, a cache of a successful verification of ``hash``; null before the first one.

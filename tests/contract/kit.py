@@ -117,10 +117,18 @@ class Kit:
         expires: float | None = None,
         scopes: Iterable[str] | None = None,
         description: str = "",
+        ip_ranges: Iterable[str] | None = None,
     ) -> Created:
         """A token that the operator creates."""
         new = TokenRequest(
-            user=user, name=name, org=org, reach=reach, expires=expires, scopes=scopes, description=description
+            user=user,
+            name=name,
+            org=org,
+            reach=reach,
+            expires=expires,
+            scopes=scopes,
+            ip_ranges=ip_ranges,
+            description=description,
         )
         return await self.tokens.create(ADMIN, new)
 

@@ -115,6 +115,11 @@ KINDS = {
         give=lambda desk: desk.of_token("PUT", "/scopes", {"scopes": ["things:*"]}),
         status=403,
     ),
+    "addresses narrowed": Kind(
+        take=lambda desk: desk.of_token("PUT", "/ip-ranges", {"ip_ranges": ["192.0.2.0/24", "2001:db8::/32"]}),
+        give=lambda desk: desk.of_token("DELETE", "/ip-ranges"),
+        status=403,
+    ),
     "suspend": Kind(
         take=lambda desk: desk.control.suspend(desk.email),
         give=lambda desk: desk.control.resume(desk.email),

@@ -178,12 +178,14 @@ def end(node: Patgate, token: Token, owner: str, how: str) -> None:
                 control.suspend(owner)
             case "downgraded":
                 control.set_role(owner, "reporter")
+            case "restricted":
+                control.call("PUT", f"/tokens/{token.id}/ip-ranges", {"ip_ranges": ["192.0.2.0/24"]})
             case "narrowed":
                 control.call("DELETE", f"/tokens/{token.id}/scopes?scope=channels:subscribe")
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("how", ["revoked", "rotated", "suspended", "downgraded", "narrowed"])
+@pytest.mark.parametrize("how", ["revoked", "rotated", "suspended", "downgraded", "narrowed", "restricted"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_dead_grants_connection_is_cut_at_once(
     way: str,
@@ -209,6 +211,6 @@ def test_a_dead_grants_connection_is_cut_at_once(
     assert clients.told("closed", client=name)[0]["kind"] == "ConnectionClosedError"
     with pytest.raises(Raised) as raised:
         connect(clients, node, name, token.bearer, way)
-    assert raised.value.status == (403 if how in ("downgraded", "narrowed") else 401)
+    assert raised.value.status == (403 if how in ("downgraded", "narrowed", "restricted") else 401)
     clients.ask("say", client=other, text="undisturbed")
     clients.hears("got", client=other, text="undisturbed")

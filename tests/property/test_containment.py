@@ -22,6 +22,7 @@ from proxy.core.decision import decide
 from proxy.core.errors import Conflict, Forbidden, Invalid, NotFound
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Actor, Grant
+from proxy.core.networks import AddressRanges
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
@@ -39,6 +40,9 @@ MATCHES = [
 ]
 TEXTS = ("things:read", "things:*", "things/7:update", "channels:read", "*:read", "*:*", "patgate.tokens:*")
 scopes = st.none() | st.lists(st.sampled_from(TEXTS), max_size=3, unique=True).map(tuple)
+RANGES = (("10.0.0.0/8",), ("10.1.0.0/16",), ("10.0.0.0/9", "10.128.0.0/9"), ("192.0.2.7", "10.1.2.3"), ("0.0.0.0/0",))
+ADDRESSES = ("10.1.2.3", "10.200.0.1", "192.0.2.7", "203.0.113.9")
+ranges = st.none() | st.sampled_from(RANGES)
 lifetimes = st.none() | st.sampled_from((50.0, 100.0, 200.0))
 places = st.sampled_from(((None, Reach.PERSONAL), ("lab", Reach.ORG), ("shop", Reach.ORG), (None, Reach.ACCOUNT)))
 
@@ -53,16 +57,18 @@ class Attempt:
     place: tuple[str | None, Reach]
     expires: float | None
     scopes: tuple[str, ...] | None
+    ranges: tuple[str, ...] | None = None
 
 
 attempts = st.builds(
     Attempt,
-    verb=st.sampled_from(("mint", "mint", "mint", "key", "rotate", "regenerate", "add", "set")),
+    verb=st.sampled_from(("mint", "mint", "mint", "key", "rotate", "regenerate", "add", "set", "ips")),
     by=st.integers(0, 5),
     on=st.integers(0, 5),
     place=places,
     expires=lifetimes,
     scopes=scopes,
+    ranges=ranges,
 )
 
 
@@ -108,7 +114,15 @@ class Runs:
         kit = self.kit
         user = await self.owner()
         held = [
-            await kit.mint(user, "t", org=one.place[0], reach=one.place[1], expires=one.expires, scopes=one.scopes)
+            await kit.mint(
+                user,
+                "t",
+                org=one.place[0],
+                reach=one.place[1],
+                expires=one.expires,
+                scopes=one.scopes,
+                ip_ranges=one.ranges,
+            )
             for one in (first, other)
         ]
         values = {held[0].view.id: held[0]}
@@ -121,7 +135,7 @@ class Runs:
                     continue
                 await kit.tokens.revoke(ADMIN, on.view.id)
             try:
-                made = await self.attempted(attempt, kit.acting(by), on)
+                made = await self.attempted(attempt, await self.acting(by), on)
             except (Forbidden, Conflict, Invalid, NotFound):
                 if attempt.verb == "regenerate":
                     await kit.tokens.regenerate(ADMIN, on.view.id)
@@ -135,21 +149,42 @@ class Runs:
                 values[made.view.id] = made
                 held = [one for one in held if one.view.id != made.view.id] + [made]
 
+    async def acting(self, by: Created) -> Actor:
+        """The holder of this token, at an address from which it may be used."""
+        held = (await self.grant(by.view.prefix)).ranges
+        address = next(one for one in ADDRESSES if held is None or held.contain(one))
+        return replace(self.kit.acting(by), address=address)
+
     async def attempted(self, attempt: Attempt, actor: Actor, on: Created) -> Created | None:
         """The token or key with its new value; None if only the scopes of a token changed."""
         tokens = self.kit.tokens
         org, reach = attempt.place
         if attempt.verb == "mint":
-            new = TokenRequest(name="t", org=org, reach=reach, expires=attempt.expires, scopes=attempt.scopes)
+            new = TokenRequest(
+                name="t",
+                org=org,
+                reach=reach,
+                expires=attempt.expires,
+                scopes=attempt.scopes,
+                ip_ranges=attempt.ranges,
+            )
             return await tokens.create(actor, new)
         if attempt.verb == "key":
             read = attempt.scopes or ("things:read",)
-            new_key = KeyRequest(name="k", grants=dict.fromkeys(ORGS, read), expires=attempt.expires)
+            grants = dict.fromkeys(ORGS, read)
+            new_key = KeyRequest(name="k", grants=grants, expires=attempt.expires, ip_ranges=attempt.ranges)
             return await self.kit.keys.create(actor, new_key)
         if attempt.verb == "rotate":
             return await tokens.rotate(actor, on.view.id)
         if attempt.verb == "regenerate":
             return await tokens.regenerate(actor, on.view.id, expires=attempt.expires)
+        if attempt.verb == "ips":
+            old = (await tokens.show(ADMIN, on.view.id)).ip_ranges
+            new_ranges = (await tokens.set_ip_ranges(actor, on.view.id, attempt.ranges)).view.ip_ranges
+            # Narrower ranges need not be contained; a token may have narrowed itself away from this address.
+            if not widened(old, new_ranges):
+                raise Conflict("no address was added")
+            return None
         before = (await tokens.show(ADMIN, on.view.id)).scopes
         edit = tokens.add_scopes if attempt.verb == "add" else tokens.set_scopes
         after = (await edit(actor, on.view.id, attempt.scopes or ())).view.scopes
@@ -157,6 +192,12 @@ class Runs:
         if before is None or after is None or covers(before, after) or on.view.id == actor.id:
             raise Conflict("nothing was added")
         return None
+
+
+def widened(before: Sequence[str] | None, after: Sequence[str] | None) -> bool:
+    """Whether one of the addresses was added."""
+    old, new = ((None if texts is None else AddressRanges.of(texts)) for texts in (before, after))
+    return any((new is None or new.contain(one)) and old is not None and not old.contain(one) for one in ADDRESSES)
 
 
 def covers(before: Sequence[str], after: Sequence[str]) -> bool:
@@ -167,15 +208,16 @@ def covers(before: Sequence[str], after: Sequence[str]) -> bool:
 def contained(maker: Grant, made: Grant, now: float) -> None:
     """Check that ``made`` permits nothing that ``maker`` does not, now and at every expiry."""
     times = {now, *(end for end in (maker.expires_at, made.expires_at) if end is not None)}
-    for match, at in product(MATCHES, times):
-        if decide(match, made, at) is not Reason.ALLOWED:
+    for match, at, address in product(MATCHES, times, ADDRESSES):
+        if decide(match, made, at, address) is not Reason.ALLOWED:
             continue
         # If the route has no organisation, an organisation token is used in its own.
         asked = match._replace(org=made.org_name) if match.org is None and made.org_id else match
         if made.kind is Kind.KEY and maker.reach is Reach.PERSONAL:
             # An account role is valid in every organisation, for what belongs to organisations.
             asked = match._replace(org=None)
-        assert Reason.ALLOWED in (decide(match, maker, at), decide(asked, maker, at)), (match, maker, made)
+        verdicts = (decide(match, maker, at, address), decide(asked, maker, at, address))
+        assert Reason.ALLOWED in verdicts, (match, address, maker, made)
     if maker.expires_at is not None:
         assert made.expires_at is not None and made.expires_at <= maker.expires_at
     if made.user_id:
@@ -218,6 +260,7 @@ def test_what_is_contained_is_made(runs: Runs) -> None:
         replace(narrow, verb="rotate", on=1),
         replace(narrow, verb="add", on=1, scopes=("things/7:update",)),
         replace(narrow, verb="mint", by=1, scopes=("things/7:read",)),
+        replace(narrow, verb="mint", ranges=RANGES[1]),
     ]
     before = runs.made
     runs.runner.run(runs.example(maker, narrow, tried))

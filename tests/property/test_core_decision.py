@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from proxy.core.decision import decide, decision
 from proxy.core.kinds import Reach
 from proxy.core.model import Access, Grant, OrgGrant, by_org
+from proxy.core.networks import AddressRanges, is_within
 from proxy.core.permissions import Permission, PermissionSet
 from proxy.core.reasons import Reason
 from proxy.core.routes import Match, Route
@@ -48,7 +50,9 @@ grants = st.builds(
     permissions=sets,
     scopes=st.none() | sets,
     expires_at=st.none() | st.floats(-2, 2),
+    ranges=st.none() | st.sampled_from([[], ["10.0.0.0/8"], ["192.0.2.7", "fd00::/8"]]).map(AddressRanges.of),
 )
+addresses = st.sampled_from(["", "10.0.0.1", "192.0.2.7", "fd00::1", "::ffff:10.0.0.1", "unix"])
 of_several = st.builds(
     lambda held, reach, orgs: replace(
         held, reach=reach, orgs=orgs, permissions=PermissionSet.of(()) if reach is Reach.ORGS else held.permissions
@@ -71,9 +75,11 @@ def held_there(match: Match, held: Grant) -> PermissionSet | None:
     return found[0] if found else None
 
 
-@given(matches, grants | of_several, st.floats(-2, 2))
+@given(matches, grants | of_several, st.floats(-2, 2), addresses)
 @settings(max_examples=400)
-def test_a_request_is_allowed_exactly_if_every_check_passes(match: Match, held: Grant, now: float) -> None:
+def test_a_request_is_allowed_exactly_if_every_check_passes(
+    match: Match, held: Grant, now: float, address: str
+) -> None:
     alive = held.expires_at is None or now < held.expires_at
     there = held_there(match, held)
     at_home = there is not None
@@ -87,18 +93,22 @@ def test_a_request_is_allowed_exactly_if_every_check_passes(match: Match, held: 
     role = there is not None and permits(there)
     scopes = held.scopes is None or permits(held.scopes)
     open_ = match.route.access is not Access.DENIED
-    reason = decide(match, held, now)
-    assert (reason is Reason.ALLOWED) == (open_ and alive and at_home and named and role and scopes)
+    near = held.ranges is None or any(
+        address not in ("", "unix") and is_within(ip_address(address), [ip_network(text)]) for text in held.ranges.texts
+    )
+    reason = decide(match, held, now, address)
+    assert (reason is Reason.ALLOWED) == (open_ and alive and near and at_home and named and role and scopes)
     order = [
         (open_, Reason.ROUTE_DENIED),
         (alive, Reason.TOKEN_EXPIRED),
+        (near, Reason.ADDRESS_REFUSED),
         (at_home, Reason.ORG_MISMATCH),
         (named, Reason.OPERATION_UNMAPPED),
         (role, Reason.ROLE_DENIES),
         (scopes, Reason.SCOPE_DENIES),
     ]
     assert reason is next((refusal for holds, refusal in order if not holds), Reason.ALLOWED)
-    verdict = decision(match, held, now)
+    verdict = decision(match, held, now, address)
     assert verdict.reason is reason
     if reason is Reason.ALLOWED:
         assert verdict.role_entry is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_network
 from itertools import pairwise
 
 from hypothesis import given
@@ -13,6 +14,7 @@ from proxy.core.errors import WireError
 from proxy.core.ipc.wire import Deframer, frame, grant_from_wire, grant_to_wire, refused_from_wire, refused_to_wire
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
+from proxy.core.networks import AddressRanges
 from proxy.core.permissions import Permission, PermissionSet
 from proxy.core.reasons import Reason
 
@@ -27,6 +29,7 @@ names = st.none() | st.text(st.characters(codec="utf-8"), min_size=1, max_size=6
 sets = st.lists(st.builds(Permission, names, names, names), max_size=4).map(
     lambda many: PermissionSet.of(map(str, many))
 )
+networks = st.ip_addresses().map(ip_network).filter(lambda one: not str(one).startswith("::ffff:"))
 grants = st.builds(
     Grant,
     prefix=texts,
@@ -44,6 +47,7 @@ grants = st.builds(
     scopes=st.none() | sets,
     expires_at=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     depends=st.lists(texts, max_size=3).map(tuple),
+    ranges=st.none() | st.lists(networks, max_size=3).map(AddressRanges),
 )
 orgs = st.lists(
     st.builds(

@@ -101,6 +101,7 @@ def tokens(draw: st.DrawFn) -> TokenGrantRow:
         role=draw(st.sampled_from(("viewer", ""))),
         permissions=draw(st.none() | permissions),
         orgs=orgs,
+        ip_ranges=draw(st.sampled_from((*[None] * 4, ["10.0.0.0/8"], ["192.0.2.7/32", "fd00::/8"]))),
     )
 
 
@@ -130,7 +131,7 @@ def decided(
     assert x.match is not None
     if x.match.route.access is not Access.TOKEN:
         return x, Reason.ALLOWED, Outcome.ALLOWED
-    reason = found.reason if isinstance(found, RefusedGrant) else decide(x.match, found, NOW)
+    reason = found.reason if isinstance(found, RefusedGrant) else decide(x.match, found, NOW, request.address)
     if reason is Reason.ALLOWED:
         return x, reason, Outcome.ALLOWED
     reported = not x.match.route.enforce and TABLE[reason].status in (401, 403)
@@ -138,13 +139,21 @@ def decided(
 
 
 @settings(max_examples=300)
-@given(made=routes, row=tokens(), method=st.sampled_from(METHODS), target=st.sampled_from(TARGETS), basic=st.booleans())
+@given(
+    made=routes,
+    row=tokens(),
+    method=st.sampled_from(METHODS),
+    target=st.sampled_from(TARGETS),
+    basic=st.booleans(),
+    address=st.sampled_from(("10.1.2.3", "192.0.2.7", "fd00::7")),
+)
 def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     made: list[tuple[str, Access, str | None, frozenset[str] | None, str | None, int, bool, dict[str, str]]],
     row: TokenGrantRow,
     method: str,
     target: str,
     basic: bool,
+    address: str,
 ) -> None:
     table = RouteTable(
         Route(
@@ -159,7 +168,8 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
         identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=LONGEST,
     )
-    request, token = DescribedRequest(method=method, target=target, host="api.example"), subject(row)
+    request = DescribedRequest(method=method, target=target, host="api.example", address=address)
+    token = subject(row)
     explained = explain(gateway, request, token, NOW)
     x, reason, outcome = decided(table, request, token.found)
     if (explained.judged.reason, reason) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED):

@@ -40,6 +40,7 @@ CHANGES: dict[str, tuple[Callable[[Patgate, str, Token], object], int]] = {
     "delete": (lambda gateway, email, token: gateway.cli("token", "delete", token.id), 401),
     "suspend": (lambda gateway, email, token: gateway.cli("user", "suspend", email), 401),
     "remove": (lambda gateway, email, token: gateway.cli("user", "remove", email), 401),
+    "addresses": (lambda gateway, email, token: gateway.cli("token", "ips", "set", token.id, "192.0.2.0/24"), 403),
     "downgrade": (lambda gateway, email, token: gateway.cli("user", "set-role", email, "viewer"), 403),
 }
 

@@ -91,7 +91,8 @@ def test_every_public_class_has_a_unique_name() -> None:
     """API models are not included: their names are those of the OpenAPI document."""
     owners: dict[str, list[str]] = {}
     for path in OURS:
-        if not path.is_relative_to(ROOT / "proxy" / "control" / "api"):
+        control = ROOT / "proxy" / "control"
+        if not path.is_relative_to(control / "api") and path != control / "models.py":
             for node in ast.parse(path.read_bytes()).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     owners.setdefault(node.name, []).append(named(path))

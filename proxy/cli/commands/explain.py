@@ -22,14 +22,15 @@ _SINCE: Final = {"at": "TIME", "action": "ACTION", "target": "TARGET", "by": "BY
 @click.command()
 @click.argument("asked", nargs=-1, required=True, metavar="TOKEN_ID METHOD PATH | DECISION_ID")
 @click.option("--host", metavar="HOST", help="The host of the request, if routes depend on it.")
+@click.option("--ip", metavar="ADDRESS", help="The client's address, for a token with IP ranges.")
 @command
-def explain(invocation: Invocation, asked: tuple[str, ...], host: str | None) -> None:
+def explain(invocation: Invocation, asked: tuple[str, ...], host: str | None, ip: str | None) -> None:
     """Explain a token's request by method and path, or a decision by its id.
 
     TOKEN_ID is the 12 characters of the public prefix, or the whole prefix; never the token itself. PATH may be a whole
     URL. DECISION_ID is in the response and the log line of every refusal. The exit status is 0 for a refusal, too.
     """
-    if len(asked) not in (1, 3) or (len(asked) == 1 and host is not None):
+    if len(asked) not in (1, 3) or (len(asked) == 1 and (host is not None or ip is not None)):
         raise click.UsageError("Give TOKEN_ID METHOD PATH, or one DECISION_ID.")
     settings = invocation.settings()
     _refuse_whole(settings, asked)
@@ -37,7 +38,7 @@ def explain(invocation: Invocation, asked: tuple[str, ...], host: str | None) ->
     texts = [os.fsencode(text).decode("utf-8", "replace") for text in asked]
     names = ("token", "method", "path") if len(texts) == 3 else ("decision",)
     query: dict[str, str | None] = dict(zip(names, texts, strict=True))
-    document = call(settings, lambda control: control.get("/explain", {**query, "host": host}))
+    document = call(settings, lambda control: control.get("/explain", {**query, "host": host, "ip": ip}))
     invocation.out.document(document)
     if "decision" in document:
         _decision(invocation.out, document)
@@ -84,6 +85,7 @@ def _decision(out: Output, document: Json) -> None:
 def _request(out: Output, document: Json) -> None:
     facts = [
         ("request", f"{document['method']} {document['host'] or ''}{document['path']}"),
+        ("from", document["ip"]),
         ("second target", _second(document["second_target"])),
         ("route", document["route"]),
         ("upstream", document["upstream"]),
@@ -134,6 +136,7 @@ def _token(document: Json) -> list[tuple[str, object]]:
             else document["role"],
         ),
         ("scopes", "all of the role's" if document["scopes"] is None else document["scopes"]),
+        ("usable from", token["ip_ranges"]),
     ]
     if token["user"] is not None:
         facts.insert(1, ("owner", f"{token['user']}, {token['user_status'] or 'unknown'}"))

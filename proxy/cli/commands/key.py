@@ -17,6 +17,7 @@ COLUMNS: Final = {
     "role": "ROLE",
     "status": "STATUS",
     "scopes": "SCOPES",
+    "ip_ranges": "USABLE FROM",
     "expires_at": "EXPIRES",
     "last_used_at": "LAST USED",
 }
@@ -46,6 +47,13 @@ def key() -> None:
 @click.option(
     "--scope", "scopes", multiple=True, metavar="SCOPE", help="Limit it to this, such as things:read; repeatable."
 )
+@click.option(
+    "--ip",
+    "ip_ranges",
+    multiple=True,
+    metavar="NETWORK",
+    help="Let it be used only from this network, such as 10.0.0.0/8; repeatable.",
+)
 @click.option("--description", default="", help="A longer description.")
 @command
 def create(
@@ -56,6 +64,7 @@ def create(
     grants: tuple[str, ...],
     expires: float | None,
     scopes: tuple[str, ...],
+    ip_ranges: tuple[str, ...],
     description: str,
 ) -> None:
     """Create a key. Its value is shown only once."""
@@ -63,6 +72,7 @@ def create(
         "name": name,
         "expires": expires,
         "scopes": list(scopes) or None,
+        "ip_ranges": list(ip_ranges) or None,
         "description": description,
     }
     if grants and org is None and role is None:

@@ -17,6 +17,7 @@ COLUMNS: Final = {
     "org": "ORG",
     "status": "STATUS",
     "scopes": "SCOPES",
+    "ip_ranges": "USABLE FROM",
     "expires_at": "EXPIRES",
     "last_used_at": "LAST USED",
 }
@@ -43,6 +44,13 @@ def token() -> None:
 @click.option(
     "--scope", "scopes", multiple=True, metavar="SCOPE", help="Limit it to this, such as things:read; repeatable."
 )
+@click.option(
+    "--ip",
+    "ip_ranges",
+    multiple=True,
+    metavar="NETWORK",
+    help="Let it be used only from this network, such as 10.0.0.0/8; repeatable.",
+)
 @click.option("--description", default="", help="A longer description.")
 @command
 def create(
@@ -53,6 +61,7 @@ def create(
     account: bool,
     expires: float | None,
     scopes: tuple[str, ...],
+    ip_ranges: tuple[str, ...],
     description: str,
 ) -> None:
     """Create a token. Its value is shown only once."""
@@ -65,6 +74,7 @@ def create(
         "reach": "account" if account else None,
         "expires": expires,
         "scopes": list(scopes) or None,
+        "ip_ranges": list(ip_ranges) or None,
         "description": description,
     }
     created = call(invocation.settings(), lambda control: control.post("/tokens", body))

@@ -19,6 +19,7 @@ FACTS: Final[Mapping[str, str]] = {
     "reach": "reaches",
     "role": "role",
     "scopes": "scopes",
+    "ip_ranges": "usable from",
     "description": "description",
     "created_at": "created",
     "rotated_at": "rotated",
@@ -123,6 +124,7 @@ def add_verbs(group: click.Group, collection: str, noun: str) -> None:
         f"Give a revoked or expired {noun} a new secret and lifetime.\n\nIts id, name, description and scopes stay."
     )
     _add_scopes(group, collection, noun)
+    _add_ips(group, collection, noun)
 
 
 def add_delete(group: click.Group, collection: str, noun: str) -> None:
@@ -171,3 +173,25 @@ def _add_scopes(group: click.Group, collection: str, noun: str) -> None:
     verb("remove", "DELETE", "Remove scopes.")
     verb("set", "PUT", "Replace all scopes.")
     verb("clear", "DELETE", "Remove all scopes: it may do nothing until scopes are added.", wanted=False)
+
+
+def _add_ips(group: click.Group, collection: str, noun: str) -> None:
+    @group.group(help=f"Limit the addresses that a {noun} may be used from; applies from its next use.")
+    def ips() -> None: ...
+
+    @ips.command("set")
+    @click.argument("reference", metavar="ID")
+    @click.argument("ranges", nargs=-1, required=True, metavar="NETWORK...")
+    @command
+    def set_ranges(invocation: Invocation, reference: str, ranges: tuple[str, ...]) -> None:
+        """Replace all its networks, such as 10.0.0.0/8 or 192.0.2.7."""
+        path, body = f"{path_of(collection, reference)}/ip-ranges", {"ip_ranges": list(ranges)}
+        show_view(invocation, call(invocation.settings(), lambda control: control.put(path, body)))
+
+    @ips.command()
+    @click.argument("reference", metavar="ID")
+    @command
+    def clear(invocation: Invocation, reference: str) -> None:
+        """Let it be used from any address."""
+        path = f"{path_of(collection, reference)}/ip-ranges"
+        show_view(invocation, call(invocation.settings(), lambda control: control.delete(path)))

@@ -23,6 +23,9 @@ class ExplainQuery(Query):
         str | None, Field(max_length=65_536, description="A path, or a whole URL; the query is ignored.")
     ] = None
     host: Annotated[str | None, Field(max_length=512, description="The `Host`; by default that of the URL.")] = None
+    ip: Annotated[str | None, Field(max_length=64, description="The client's address, for a token with IP ranges.")] = (
+        None
+    )
     decision: Annotated[Name | None, Field(description="The id of a decision, from a refusal or a log.")] = None
 
 
@@ -43,12 +46,13 @@ class ExplainedToken(ResponseModel):
     org_status: str | None
     expires_at: Time | None
     revoked_at: Time | None
+    ip_ranges: Annotated[list[str] | None, Field(description="The networks that it may be used from; null: any.")]
 
 
 class ExplainedStep(ResponseModel):
     """One of the checks of a request, in their order."""
 
-    step: Literal["route", "token", "expiry", "owner", "organisation", "operation", "role", "scopes"]
+    step: Literal["route", "token", "expiry", "owner", "address", "organisation", "operation", "role", "scopes"]
     result: Literal["pass", "fail", "not reached"]
     text: str
 
@@ -85,6 +89,10 @@ class ExplainedRequest(ResponseModel):
     method: str
     path: str
     host: str | None
+    ip: Annotated[
+        str | None,
+        Field(description="The client's address; null: not given, taken to be one that the token may be used from."),
+    ]
     second_target: Annotated[
         SecondTarget | None, Field(description="Of a decision: checked in addition to the request.")
     ]
@@ -157,7 +165,7 @@ async def explain(call: Call[NoBody, ExplainQuery]) -> View:
     """Handle ``explain.explain``."""
     query = call.query
     if query.decision is not None:
-        given = {"token": query.token, "method": query.method, "path": query.path, "host": query.host}
+        given = {"token": query.token, "method": query.method, "path": query.path, "host": query.host, "ip": query.ip}
         faults = [(field, "a decision is explained by its id alone") for field, value in given.items() if value]
         if faults:
             raise Invalid(*faults[0], *faults[1:])
@@ -167,7 +175,7 @@ async def explain(call: Call[NoBody, ExplainQuery]) -> View:
     if faults:
         raise Invalid(*faults[0], *faults[1:])
     return await call.services.explain.token(
-        call.actor, query.token or "", query.method or "", query.path or "", query.host or ""
+        call.actor, query.token or "", query.method or "", query.path or "", query.host or "", query.ip or ""
     )
 
 

@@ -13,15 +13,21 @@ from pydantic import Field
 
 from proxy.control.api import tokens
 from proxy.control.api.operation import PARAMETERS, Call, Method, NoBody, NoQuery, Operation, View, listing
-from proxy.control.api.tokens import (
+from proxy.control.api.tokens import OrgTokenQuery, Tokens
+from proxy.control.models import (
     ChangedToken,
+    Description,
+    IpRanges,
     Lifetime,
-    OrgTokenQuery,
+    PageQuery,
+    PermissionText,
+    QuerySeconds,
+    Reference,
+    RequestModel,
     Scopes,
     Status,
-    Tokens,
+    Title,
 )
-from proxy.control.models import Description, PageQuery, PermissionText, QuerySeconds, Reference, RequestModel, Title
 from proxy.core.errors import NotFound
 from proxy.core.kinds import Kind
 from proxy.core.model import TokenStatus
@@ -39,6 +45,7 @@ class NewOrgKey(RequestModel):
     role: Reference
     expires: Lifetime | None = None
     scopes: Scopes | None = None
+    ip_ranges: IpRanges | None = None
     description: Description = ""
 
 
@@ -58,6 +65,7 @@ class NewKey(RequestModel):
     ] = None
     expires: Lifetime | None = None
     scopes: Scopes | None = None
+    ip_ranges: IpRanges | None = None
     description: Description = ""
 
 
@@ -91,6 +99,7 @@ async def create(call: Call[NewKey, NoQuery]) -> View:
         grants=body.grants,
         expires=body.expires,
         scopes=body.scopes,
+        ip_ranges=body.ip_ranges,
     )
     return await call.services.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 
@@ -105,6 +114,7 @@ async def create_in_org(call: Call[NewOrgKey, NoQuery]) -> View:
         role=body.role,
         expires=body.expires,
         scopes=body.scopes,
+        ip_ranges=body.ip_ranges,
     )
     return await call.services.keys.create(call.actor, new, idempotency_key=call.idempotency_key)
 

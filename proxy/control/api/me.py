@@ -7,9 +7,8 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from proxy.control.api.operation import Call, Method, NoBody, NoQuery, Operation, View
-from proxy.control.api.tokens import Token
 from proxy.control.api.users import User
-from proxy.control.models import ActorKindWord, ResponseModel
+from proxy.control.models import ActorKindWord, ResponseModel, Token
 
 
 class Allowance(ResponseModel):

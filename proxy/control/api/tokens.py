@@ -18,9 +18,14 @@ from proxy.control.api.operation import (
     listing,
 )
 from proxy.control.models import (
+    ChangedToken,
+    CreatedToken,
     Description,
     Flag,
+    IpRange,
+    IpRanges,
     KindWord,
+    Lifetime,
     Listing,
     PageQuery,
     Permissions,
@@ -30,21 +35,17 @@ from proxy.control.models import (
     Reference,
     RequestModel,
     ResponseModel,
+    Scopes,
     Seconds,
-    Time,
+    Status,
     Title,
+    Token,
 )
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import TokenStatus
+from proxy.core.networks import RANGES_MOST
 from proxy.services.tokens import issuance
 from proxy.services.tokens.queries import TokenFilter
-
-Status = Literal["active", "expired", "revoked"]
-Lifetime = Annotated[Seconds, Field(description="A lifetime in seconds; null for the policy's default.")]
-Scopes = Annotated[
-    tuple[PermissionText, ...],
-    Field(min_length=1, max_length=1000, description="Limits what the role allows; null for no limit."),
-]
 
 
 class NewOrgToken(RequestModel):
@@ -58,6 +59,7 @@ class NewOrgToken(RequestModel):
     ] = None
     expires: Lifetime | None = None
     scopes: Scopes | None = None
+    ip_ranges: IpRanges | None = None
     description: Description = ""
 
 
@@ -92,6 +94,12 @@ class TokenScopes(RequestModel):
     """Scopes of a token."""
 
     scopes: Permissions
+
+
+class TokenIpRanges(RequestModel):
+    """IP ranges of a token."""
+
+    ip_ranges: Annotated[tuple[IpRange, ...], Field(min_length=1, max_length=RANGES_MOST)]
 
 
 class TokenQuery(PageQuery):
@@ -131,57 +139,6 @@ class ScopeQuery(Query):
     scope: Annotated[tuple[PermissionText, ...], Field(description="Only these; by default all.")] = ()
 
 
-class Attachment(ResponseModel):
-    """An organisation that an organisation token is attached to, and its permissions there."""
-
-    org_id: str
-    org: str
-    permissions: list[str]
-
-
-class Token(ResponseModel):
-    """A token, without its value."""
-
-    id: str
-    prefix: Annotated[str, Field(description="The public first part of its value.")]
-    kind: KindWord
-    reach: Literal["personal", "org", "account", "orgs"]
-    name: str
-    description: str
-    user_id: str | None
-    user: str | None
-    org_id: str | None
-    org: str | None
-    role: Annotated[str | None, Field(description="The role of a key, set when it was created.")]
-    orgs: Annotated[list[Attachment] | None, Field(description="Only for organisation tokens; null for others.")]
-    scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows. Empty: nothing.")]
-    status: Status
-    parent_id: Annotated[str | None, Field(description="The token that created it.")]
-    created_by_kind: str
-    created_by: str
-    created_at: Time
-    updated_at: Time
-    rotated_at: Time | None
-    expires_at: Time | None
-    revoked_at: Time | None
-    last_used_at: Time | None
-    last_used_ip: str | None
-    use_count: int
-
-
-class ChangedToken(Token):
-    """A token after a change, or before its deletion."""
-
-    warnings: list[str]
-
-
-class CreatedToken(Token):
-    """A token with its value, which no other response has."""
-
-    token: Annotated[str | None, Field(description="The value; null in the response to a retry.")]
-    warnings: list[str]
-
-
 class Tokens(Listing):
     """Tokens, oldest first."""
 
@@ -192,6 +149,12 @@ class ScopesOf(ResponseModel):
     """The scopes of a token."""
 
     scopes: Annotated[list[str] | None, Field(description="Null: all that the role allows. Empty: nothing.")]
+
+
+class IpRangesOf(ResponseModel):
+    """The IP ranges of a token."""
+
+    ip_ranges: Annotated[list[str] | None, Field(description="The networks that it may be used from; null: any.")]
 
 
 class Deleted(ResponseModel):
@@ -225,6 +188,7 @@ async def _create(call: Call[Any, NoQuery], org: str | None) -> View:
         reach=None if body.reach is None else Reach(body.reach),
         expires=body.expires,
         scopes=body.scopes,
+        ip_ranges=body.ip_ranges,
     )
     return await call.services.tokens.create(call.actor, new, idempotency_key=call.idempotency_key)
 
@@ -313,6 +277,22 @@ async def remove_scopes(call: Call[NoBody, ScopeQuery]) -> View:
     if call.query.scope:
         return await call.services.tokens.remove_scopes(call.actor, reference(call), call.query.scope)
     return await call.services.tokens.clear_scopes(call.actor, reference(call))
+
+
+async def show_ip_ranges(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``tokens.show_ip_ranges``."""
+    ranges = (await call.services.tokens.show(call.actor, reference(call))).ip_ranges
+    return DictView(members={"ip_ranges": None if ranges is None else list(ranges)})
+
+
+async def set_ip_ranges(call: Call[TokenIpRanges, NoQuery]) -> View:
+    """Handle ``tokens.set_ip_ranges``."""
+    return await call.services.tokens.set_ip_ranges(call.actor, reference(call), call.body.ip_ranges)
+
+
+async def clear_ip_ranges(call: Call[NoBody, NoQuery]) -> View:
+    """Handle ``tokens.clear_ip_ranges``."""
+    return await call.services.tokens.set_ip_ranges(call.actor, reference(call), None)
 
 
 VERBS: Final[tuple[Operation[Any, Any], ...]] = (
@@ -407,6 +387,31 @@ VERBS: Final[tuple[Operation[Any, Any], ...]] = (
         query=ScopeQuery,
         answer=ChangedToken,
         conflicts=True,
+    ),
+    Operation(
+        name="tokens.show_ip_ranges",
+        method=Method.GET,
+        path="/tokens/{token}/ip-ranges",
+        summary="Show the IP ranges of a token",
+        run=show_ip_ranges,
+        answer=IpRangesOf,
+    ),
+    Operation(
+        name="tokens.set_ip_ranges",
+        method=Method.PUT,
+        path="/tokens/{token}/ip-ranges",
+        summary="Set the IP ranges of a token",
+        run=set_ip_ranges,
+        body=TokenIpRanges,
+        answer=ChangedToken,
+    ),
+    Operation(
+        name="tokens.clear_ip_ranges",
+        method=Method.DELETE,
+        path="/tokens/{token}/ip-ranges",
+        summary="Let a token be used from any address",
+        run=clear_ip_ranges,
+        answer=ChangedToken,
     ),
 )
 """Operations on an existing token; keys have the same."""

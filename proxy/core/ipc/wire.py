@@ -15,6 +15,7 @@ from typing import Any, Final
 from proxy.core.errors import WireError
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Grant, OrgGrant, RefusedGrant, by_org
+from proxy.core.networks import AddressRanges
 from proxy.core.permissions import PermissionSet
 from proxy.core.reasons import Reason
 
@@ -112,12 +113,13 @@ def grant_to_wire(grant: Grant) -> Message:
         "expires_at": grant.expires_at,
         "depends": list(grant.depends),
         "orgs": None if grant.orgs is None else _orgs_to_wire(grant.orgs.values()),
+        "ranges": None if grant.ranges is None else list(grant.ranges.texts),
     }
 
 
 def texts_of(grant: Grant) -> int:
     """The approximate number of texts in a grant's wire form, which limits the number of grants in a message."""
-    count = len(grant.permissions) + len(grant.scopes or ())
+    count = len(grant.permissions) + len(grant.scopes or ()) + len(grant.ranges or ())
     if grant.orgs is not None:
         # For each organisation, which is in ``orgs`` twice: three texts and three dependency keys.
         count += 3 * len(grant.orgs) + sum(map(len, {org.permissions for org in grant.orgs.values()}))
@@ -168,7 +170,7 @@ def grant_from_wire(value: object) -> Grant:
     fields = _fields(value, _GRANT_FIELDS, "grant")
     try:
         digest, scopes, expires_at = fields["digest"], fields["scopes"], fields["expires_at"]
-        orgs = fields["orgs"]
+        orgs, ranges = fields["orgs"], fields["ranges"]
         grant = Grant(
             prefix=_text(fields["prefix"]),
             token_id=_text(fields["token_id"]),
@@ -186,6 +188,7 @@ def grant_from_wire(value: object) -> Grant:
             expires_at=None if expires_at is None else _seconds(expires_at),
             depends=_texts(fields["depends"]),
             orgs=None if orgs is None else _orgs_from_wire(orgs),
+            ranges=None if ranges is None else AddressRanges.of(_texts(ranges)),
         )
         return _checked(grant)
     except (ValueError, OverflowError):

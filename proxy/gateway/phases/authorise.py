@@ -20,5 +20,8 @@ def authorise(x: Exchange) -> Reason | None:
     match, entry = x.match, x.entry
     if match is None or entry is None:
         return Reason.NO_ROUTE
-    reason = decide(match, entry.grant, _now())
+    grant, client = entry.grant, x.client
+    # Most grants have no ranges, and then the address does not matter.
+    address = "" if grant.ranges is None or client is None else client.address(x)
+    reason = decide(match, grant, _now(), address)
     return None if reason is _ALLOWED else reason

@@ -74,5 +74,7 @@ def _granted(match: Match, x: Exchange) -> Reason | None:
         return None
     if x.entry is None:
         return Reason.NO_CREDENTIAL
-    reason = decide(match, x.entry.grant, time.time())
+    grant, client = x.entry.grant, x.client
+    address = "" if grant.ranges is None or client is None else client.address(x)
+    reason = decide(match, grant, time.time(), address)
     return None if reason is Reason.ALLOWED else reason

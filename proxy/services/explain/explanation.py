@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.core.challenge import Challenges
 from proxy.core.decision import decision, needed_permission
@@ -41,11 +41,15 @@ class Second:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DescribedRequest:
-    """The request to explain. ``target`` may be a whole URL; with ``host`` "" the URL's host applies, or none."""
+    """The request to explain. ``target`` may be a whole URL; with ``host`` "" the URL's host applies, or none.
+
+    ``address`` is the client's. With "" it is taken to be one from which the token may be used.
+    """
 
     method: str
     target: str
     host: str = ""
+    address: str = ""
     second: Second | None = None
 
 
@@ -102,6 +106,7 @@ class Explanation:
             "method": redact(self.request.method),
             "path": redact(self.request.target.partition("?")[0]),
             "host": redact(self.request.host) or None,
+            "ip": self.request.address or None,
             "second_target": None if self.request.second is None else self.request.second.as_dict(),
             **_route(judged.match),
             **_applied(findings),
@@ -116,6 +121,7 @@ def judged(gateway: Gateway, request: DescribedRequest, found: Grant | RefusedGr
 
     The order is that of the gateway's phases: parse, route, authenticate, authorise, second target.
     """
+    found = _at_an_address(request, found)
     own = _judged_own_target(gateway, request, found, now)
     if request.second is None or own.match is None or own.outcome is Outcome.REFUSED:
         return own
@@ -125,7 +131,7 @@ def judged(gateway: Gateway, request: DescribedRequest, found: Grant | RefusedGr
     match, reason = judge_second(gateway.routes, own.match, host, target)
     if reason is None and match is not None and match.route.access is Access.TOKEN:
         # A request that failed authentication is forwarded without identity, so the second target has no credential.
-        reason = Reason.NO_CREDENTIAL if isinstance(found, RefusedGrant) else decision(match, found, now).reason
+        reason = Reason.NO_CREDENTIAL if isinstance(found, RefusedGrant) else _reason(match, request, found, now)
     if reason is None or reason is Reason.ALLOWED:
         return own
     if match is None or not only_reported(match, reason):
@@ -146,11 +152,22 @@ def _judged_own_target(gateway: Gateway, request: DescribedRequest, found: Grant
         return Judged(match=match, reason=reason or Reason.NO_ROUTE, outcome=Outcome.REFUSED)
     if match.route.access is not Access.TOKEN:
         return Judged(match=match, reason=Reason.ALLOWED, outcome=Outcome.ALLOWED)
-    reason = found.reason if isinstance(found, RefusedGrant) else decision(match, found, now).reason
+    reason = found.reason if isinstance(found, RefusedGrant) else _reason(match, request, found, now)
     if reason is Reason.ALLOWED:
         return Judged(match=match, reason=reason, outcome=Outcome.ALLOWED)
     outcome = Outcome.REPORTED if only_reported(match, reason) else Outcome.REFUSED
     return Judged(match=match, reason=reason, outcome=outcome)
+
+
+def _reason(match: Match, request: DescribedRequest, grant: Grant, now: float) -> Reason:
+    return decision(match, grant, now, request.address).reason
+
+
+def _at_an_address(request: DescribedRequest, found: Grant | RefusedGrant) -> Grant | RefusedGrant:
+    """The grant for a request whose client has no known address: without IP ranges, because nothing else is known."""
+    if isinstance(found, RefusedGrant) or request.address:
+        return found
+    return replace(found, ranges=None)
 
 
 def explain(
@@ -164,15 +181,23 @@ def explain(
     found = RefusedGrant(prefix="", reason=anonymous, depends=()) if subject is None else subject.found
     verdict = judged(gateway, request, found, now)
     match = verdict.match
+    at_address = _at_an_address(request, found)
     grounds = None
-    if match is not None and match.route.access is Access.TOKEN and isinstance(found, Grant):
-        grounds = decision(match, found, now)
+    if match is not None and match.route.access is Access.TOKEN and isinstance(at_address, Grant):
+        grounds = decision(match, at_address, now, request.address)
     values = gateway.challenges.values(TABLE[verdict.reason].challenge, match)
     return Explanation(
         at=now,
         request=request,
         judged=verdict,
-        findings=Findings(routes=gateway.routes, match=match, reason=verdict.reason, subject=subject, grounds=grounds),
+        findings=Findings(
+            routes=gateway.routes,
+            match=match,
+            reason=verdict.reason,
+            subject=subject,
+            grounds=grounds,
+            address=request.address,
+        ),
         challenge=tuple(value.decode("ascii") for value in values),
         identity=_identity(gateway, verdict, found),
     )
@@ -243,4 +268,5 @@ def _token(subject: Subject) -> dict[str, object]:
         "org_status": row.org_status,
         "expires_at": rfc3339(row.expires_at),
         "revoked_at": rfc3339(subject.revoked_at),
+        "ip_ranges": None if row.ip_ranges is None else list(row.ip_ranges),
     }

@@ -16,11 +16,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Final
 
 from proxy.core.errors import Invalid, NotFound
 from proxy.core.kinds import Reach
 from proxy.core.model import Actor, ActorKind
+from proxy.core.networks import unmapped
 from proxy.core.reasons import Reason
 from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
@@ -121,10 +123,13 @@ class ExplainService:
         self._gateway = gateway
         self._whole = re.compile(tokens.embedded_pattern)
 
-    async def token(self, actor: Actor, token: str, method: str, target: str, host: str = "") -> Explanation:
+    async def token(
+        self, actor: Actor, token: str, method: str, target: str, host: str = "", address: str = ""
+    ) -> Explanation:
         """Explain what the token with this id or public prefix gets for this method and path (or URL).
 
-        Raises NotFound, Invalid (a whole token, or a text too long for a request), Unauthenticated.
+        ``address`` is the client's, as the gateway would find it. Raises NotFound, Invalid (a whole token, a text too
+        long for a request, or no address), Unauthenticated.
         """
         self._refuse_whole("token", token)
         limits = (("method", method, _METHOD_LIMIT), ("path", target, _TARGET_LIMIT), ("host", host, _HOST_LIMIT))
@@ -132,13 +137,14 @@ class ExplainService:
             self._refuse_whole(field, text)
             if len(text) > most:
                 raise Invalid(field, f"at most {most} characters")
+        request = DescribedRequest(method=method, target=target, host=host, address=_address(address))
         now = self._clock()
         async with self._store.read() as rows:
             caller = await load_caller(rows, actor, now)
             subject = await self._subject(rows, caller, token, now)
             if subject is None:
                 raise NotFound(NO_TOKEN)
-            return self._explained(caller, DescribedRequest(method=method, target=target, host=host), subject, now)
+            return self._explained(caller, request, subject, now)
 
     async def decision(self, actor: Actor, decision: str) -> Decision:
         """The decision with this id, and the decision now. Raises NotFound, Invalid, Unauthenticated."""
@@ -165,7 +171,9 @@ class ExplainService:
             note = "you may not see the token" if there else "the token has been deleted"
             return Decision(entry=entry, now=None, differences=(), notes=(note,), since=())
         request = DescribedRequest(
-            **{field: str(entry.details.get(key) or "") for field, key in _DETAILS}, second=_second(entry)
+            **{field: str(entry.details.get(key) or "") for field, key in _DETAILS},
+            second=_second(entry),
+            address=entry.address,
         )
         if not request.method or not request.target:
             return Decision(entry=entry, now=None, differences=(), notes=(_UNREAD,), since=())
@@ -218,6 +226,16 @@ class ExplainService:
     def _refuse_whole(self, field: str, text: str) -> None:
         if self._whole.search(text) is not None:
             raise Invalid(field, WHOLE_TOKEN)
+
+
+def _address(text: str) -> str:
+    """The address in its short form, IPv4 if it is mapped; "" for "". Raises Invalid."""
+    if not text:
+        return ""
+    try:
+        return str(unmapped(ip_address(text)))
+    except ValueError:
+        raise Invalid("ip", "an IP address such as 192.0.2.7 or 2001:db8::7") from None
 
 
 _UNREAD: Final = "the reason is in how the request was received or forwarded, not in what the token may do"

@@ -26,6 +26,7 @@ class Step(StrEnum):
     TOKEN = "token"  # noqa: S105 - the name of a step
     EXPIRY = "expiry"
     OWNER = "owner"
+    ADDRESS = "address"
     ORGANISATION = "organisation"
     OPERATION = "operation"
     ROLE = "role"
@@ -73,6 +74,7 @@ FAILED: Final[Mapping[Reason, Step]] = {
     Reason.OWNER_SUSPENDED: Step.OWNER,
     Reason.ORG_SUSPENDED: Step.OWNER,
     Reason.MEMBER_REMOVED: Step.OWNER,
+    Reason.ADDRESS_REFUSED: Step.ADDRESS,
     Reason.ORG_MISMATCH: Step.ORGANISATION,
     Reason.OPERATION_UNMAPPED: Step.OPERATION,
     Reason.ROLE_DENIES: Step.ROLE,
@@ -104,7 +106,8 @@ _BY_REASON: Final[Mapping[Reason, str]] = {
 class Findings:
     """The facts behind a verdict: its route and reason, the token, and the decision's ``grounds``.
 
-    ``grounds`` is None if the request was refused before the decision, or the route needs none.
+    ``grounds`` is None if the request was refused before the decision, or the route needs none. ``address`` is the
+    client's, "" where it is unknown.
     """
 
     routes: RouteTable
@@ -112,6 +115,7 @@ class Findings:
     reason: Reason
     subject: Subject | None
     grounds: Verdict | None
+    address: str = ""
 
     def steps(self) -> tuple[StepView, ...]:
         """Every step: those before the failed one passed, those after it were not reached."""
@@ -173,6 +177,8 @@ class Findings:
             return "never expires" if row.expires_at is None else f"expires {rfc3339(row.expires_at)}"
         if step is Step.OWNER:
             return _owner(row)
+        if step is Step.ADDRESS:
+            return _from(row, self.address)
         if step is Step.ORGANISATION:
             return f"the token reaches {match.org}" if match.org else "the route names none"
         if step is Step.ROLE:
@@ -193,6 +199,8 @@ class Findings:
             return self._role_failure(row, needed_permission(match))
         if step is Step.SCOPES:
             return f"the token does not have {needed_permission(match)}; it has {_listed(row.scopes or ())}"
+        if step is Step.ADDRESS:
+            return f"{self.address} is not in {_listed(row.ip_ranges or ())}"
         if step is Step.ORGANISATION:
             return (
                 f"the request is about {match.org}; {_reach(row)}"
@@ -227,6 +235,13 @@ def _owner(row: TokenGrantRow) -> str:
     if row.reach is Reach.ORG:
         return f"{row.email} is active, and a member of {row.org_name}, which is active too"
     return f"{row.email} is active"
+
+
+def _from(row: TokenGrantRow, address: str) -> str:
+    if row.ip_ranges is None:
+        return "the token may be used from any address"
+    ranges = _listed(row.ip_ranges)
+    return f"{address} is in {ranges}" if address else f"none is given; any that is not in {ranges} is refused"
 
 
 def _reach(row: TokenGrantRow) -> str:

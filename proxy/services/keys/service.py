@@ -7,7 +7,8 @@ Rules:
 1. A key of one organisation has a role, whose name is fixed at creation. An organisation token has permissions in each
    of several organisations, and uses a seat in each.
 2. The permissions of a key must be within those that the caller has in that organisation: by one role there, and by the
-   scopes of the token presented. A key created by a token never outlives that token, but it does outlive the user.
+   scopes of the token presented. A key created by a token never outlives that token, and is used from no address from
+   which that token is not, but it does outlive the user.
 3. Attaching a key needs a caller that sees it and has the permission in the organisation that it is attached to.
 4. A key creates no tokens and no keys.
 """
@@ -119,6 +120,7 @@ class KeyService:
                 await change.token_orgs.add(row.id, org.id, sorted(set(texts)), change.now)
             await idempotency.remember(change, idempotency_key, row.id)
             details: dict[str, object] = {"role": row.role, "scopes": row.scopes, "expires_at": row.expires_at}
+            details["ip_ranges"] = row.ip_ranges
             details.update(loading.lookalike_details(draft.texts))
             loading.record(change, "mint", row, details, [org.id for org in plan.orgs])
             view = await loading.show(change, caller, row.id, change.now)
@@ -197,6 +199,7 @@ class KeyService:
         if policy.broken(lifetime=None if row.expires_at is None else row.expires_at - begun, scopes=()):
             raise Conflict("the token lives longer than the policy of the organisation allows")
         too_much = [] if caller.grant is None else authorization.expiry_errors(caller.grant, row.expires_at)
+        too_much += [] if caller.grant is None else authorization.range_errors(caller.grant, row.ip_ranges)
         if not caller.may_give(PermissionSet.of(texts), organisation.id):
             too_much.append(("permissions", _TOO_MUCH))
         if too_much:
@@ -238,6 +241,7 @@ class KeyService:
         if caller.grant is not None:
             faults += authorization.expiry_errors(caller.grant, expires_at)
             faults += authorization.scope_errors(caller.grant, () if role is None else draft.scopes)
+            faults += authorization.range_errors(caller.grant, draft.ip_ranges)
         for org, held in zip(orgs, given, strict=True):
             if not caller.may_give(held, org.id):
                 faults.append(("role" if role is not None else f"grants.{org.name}", _TOO_MUCH))

@@ -14,12 +14,13 @@ Rules:
    of them, reading it in one.
 6. A key changes nothing.
 7. A token is contained in another if the owner is the same, its reach is within the other's reach, the other's scopes
-   cover its scopes, and it does not expire later. A missing list of scopes means all, a missing expiry means never.
+   cover its scopes, the other's IP ranges include its IP ranges, and it does not expire later. A missing list of scopes
+   means all, missing IP ranges mean any address, and a missing expiry means never.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -27,6 +28,7 @@ from typing import Final
 from proxy.core.errors import FieldError, Forbidden, NotFound
 from proxy.core.kinds import KINDS, OF_ORGS, OF_USERS, Kind, Reach
 from proxy.core.model import Grant
+from proxy.core.networks import AddressRanges
 from proxy.services.caller import AccountEntity, AccountOperation, Caller
 from proxy.services.policy.model import AdminRight
 from proxy.store.records import TokenRow
@@ -151,14 +153,33 @@ def reaches(grant: Grant, reach: Reach, org_id: str | None) -> bool:
 
 
 def containment_errors(
-    grant: Grant, *, reach: Reach, org_id: str | None, expires_at: float | None, scopes: Iterable[str] | None
+    grant: Grant,
+    *,
+    reach: Reach,
+    org_id: str | None,
+    expires_at: float | None,
+    scopes: Iterable[str] | None,
+    ranges: Sequence[str] | None,
 ) -> list[FieldError]:
     """The reasons for which such a personal access token is not contained in this grant (rule 7); empty if it is."""
     found: list[FieldError] = []
     if not reaches(grant, reach, org_id):
         field = "org" if grant.reach is Reach.ORG else "reach"
         found.append((field, "the token presented does not reach as far as this"))
-    return [*found, *expiry_errors(grant, expires_at), *scope_errors(grant, scopes)]
+    return [*found, *expiry_errors(grant, expires_at), *scope_errors(grant, scopes), *range_errors(grant, ranges)]
+
+
+def range_errors(grant: Grant, ranges: Sequence[str] | None) -> list[FieldError]:
+    """The errors for IP ranges that this grant's do not include; empty if they include all."""
+    if grant.ranges is None:
+        return []
+    if ranges is None:
+        return [("ip_ranges", "name IP ranges: the token presented has some of its own")]
+    return [
+        (f"ip_ranges[{position}]", "the IP ranges of the token presented do not include this")
+        for position, covered in enumerate(grant.ranges.cover(ranges))
+        if not covered
+    ]
 
 
 def expiry_errors(grant: Grant, expires_at: float | None) -> list[FieldError]:
@@ -179,6 +200,13 @@ def scope_errors(grant: Grant, scopes: Iterable[str] | None) -> list[FieldError]
         for position, text in enumerate(scopes)
         if not grant.scopes.covering(text)
     ]
+
+
+def widens(before: Sequence[str] | None, after: Sequence[str] | None) -> bool:
+    """Whether these new IP ranges include an address that the old ones do not."""
+    if before is None:
+        return False
+    return after is None or not all(AddressRanges.of(before).cover(after))
 
 
 def visible_tokens(caller: Caller, operation: AccountOperation = AccountOperation.LIST) -> tuple[Within, ...]:

@@ -8,6 +8,8 @@ Rules:
 3. The policy is enforced when a token is created or regenerated. Without a requested expiry a token gets the longest
    lifetime that the policy allows.
 4. Scopes may name more than the role allows, since they only restrict it. The caller gets a warning, not an error.
+5. IP ranges are stored in their shortest form. There is no token with ranges that include nothing: None means any
+   address, and an empty list is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Final
 from proxy.core.errors import AuthorityOverloaded, Invalid
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Actor, TokenStatus
+from proxy.core.networks import RANGES_MOST, AddressRanges, NetworkSyntaxError, parse_network
 from proxy.core.permissions import Permission, PermissionSet, PermissionSyntaxError
 from proxy.core.token import TokenFormat, digest
 from proxy.services import identifiers
@@ -45,7 +48,7 @@ class TokenRequest:
 
     ``user`` is an email or an id, by default the caller's own. ``org`` is a name or an id. ``reach`` is by default that
     organisation or, without one, personal. ``expires`` is in seconds from now. ``scopes`` None: everything that the
-    role allows.
+    role allows. ``ip_ranges`` None: from any address.
     """
 
     name: str
@@ -55,14 +58,15 @@ class TokenRequest:
     reach: Reach | None = None
     expires: float | None = None
     scopes: Iterable[str] | None = None
+    ip_ranges: Iterable[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyRequest:
     """The request for a key of one organisation (``org`` and ``role``), or for an organisation token (``grants``).
 
-    ``grants`` are the permissions by organisation. Organisations are names or ids; ``expires`` and ``scopes`` are as in
-    ``TokenRequest``.
+    ``grants`` are the permissions by organisation. Organisations are names or ids; ``expires``, ``scopes`` and
+    ``ip_ranges`` are as in ``TokenRequest``.
     """
 
     name: str
@@ -72,6 +76,7 @@ class KeyRequest:
     grants: Mapping[str, Iterable[str]] | None = None
     expires: float | None = None
     scopes: Iterable[str] | None = None
+    ip_ranges: Iterable[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +87,7 @@ class Draft:
     description: str
     expires: float | None
     scopes: tuple[str, ...] | None
+    ip_ranges: tuple[str, ...] | None
 
     @classmethod
     def of(cls, new: TokenRequest | KeyRequest, fields: Fields) -> Draft:
@@ -91,6 +97,7 @@ class Draft:
             description=fields.check(lambda: identifiers.description(new.description)) or "",
             expires=fields.check(lambda: seconds(new.expires)),
             scopes=None if new.scopes is None else permissions(fields, new.scopes, "scopes"),
+            ip_ranges=None if new.ip_ranges is None else ip_ranges(fields, new.ip_ranges),
         )
 
     @property
@@ -126,6 +133,22 @@ def permissions(fields: Fields, texts: Iterable[str], place: str) -> tuple[str, 
         except PermissionSyntaxError as error:
             fields.fault(f"{place}[{position}]", str(error))
     return tuple(found)
+
+
+def ip_ranges(fields: Fields, texts: Iterable[str]) -> tuple[str, ...]:
+    """IP ranges as they are stored, in their shortest form; errors go to ``fields``."""
+    networks, position = [], -1
+    for position, text in enumerate(texts):
+        if position >= RANGES_MOST:
+            fields.fault("ip_ranges", f"at most {RANGES_MOST} networks")
+            break
+        try:
+            networks.append(parse_network(text))
+        except NetworkSyntaxError as error:
+            fields.fault(f"ip_ranges[{position}]", f"this {error}")
+    if position < 0:
+        fields.fault("ip_ranges", "name at least one network, or none at all for any address")
+    return AddressRanges(networks).texts
 
 
 def canonical(scopes: Iterable[str]) -> list[str]:
@@ -208,6 +231,7 @@ def new_row(
         created_at=now,
         updated_at=now,
         expires_at=expires_at,
+        ip_ranges=None if draft.ip_ranges is None else list(draft.ip_ranges),
     )
 
 

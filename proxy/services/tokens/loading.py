@@ -83,9 +83,15 @@ async def judge(rows: Rows, caller: Caller, policies: PolicyService, found: Foun
 
 
 async def require_within(
-    rows: Rows, caller: Caller, found: Found, *, expires_at: float | None, scopes: Iterable[str] | None
+    rows: Rows,
+    caller: Caller,
+    found: Found,
+    *,
+    expires_at: float | None,
+    scopes: Iterable[str] | None,
+    ranges: Sequence[str] | None,
 ) -> None:
-    """Raise Forbidden unless the token, with these scopes and expiry, is within what the caller may do.
+    """Raise Forbidden unless the token, with these scopes, IP ranges and expiry, is within what the caller may do.
 
     That is ``authorization`` rule 7 for a personal access token, and the role or permissions of a key.
     """
@@ -94,12 +100,13 @@ async def require_within(
         return
     if row.kind in OF_USERS:
         faults = authorization.containment_errors(
-            grant, reach=row.reach, org_id=row.org_id, expires_at=expires_at, scopes=scopes
+            grant, reach=row.reach, org_id=row.org_id, expires_at=expires_at, scopes=scopes, ranges=ranges
         )
     else:
         faults = [
             *authorization.expiry_errors(grant, expires_at),
             *authorization.scope_errors(grant, () if row.reach is Reach.ORGS else scopes),
+            *authorization.range_errors(grant, ranges),
         ]
         faults += await _role_faults(rows, caller, found)
     if faults:

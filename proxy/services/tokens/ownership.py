@@ -81,7 +81,7 @@ async def plan(
     if grant is not None:
         org_id = None if org is None else org.id
         faults = authorization.containment_errors(
-            grant, reach=reach, org_id=org_id, expires_at=expires_at, scopes=draft.scopes
+            grant, reach=reach, org_id=org_id, expires_at=expires_at, scopes=draft.scopes, ranges=draft.ip_ranges
         )
         if faults:
             raise Forbidden("a token cannot make one that may do more, or lives longer, than itself", *faults)

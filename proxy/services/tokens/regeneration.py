@@ -53,7 +53,7 @@ async def renewal(
             fields.fault(f"grants.{one.org_name}", problem)
     fields.done()
     expires_at = lives.end(now)
-    await loading.require_within(rows, caller, found, expires_at=expires_at, scopes=row.scopes)
+    await loading.require_within(rows, caller, found, expires_at=expires_at, scopes=row.scopes, ranges=row.ip_ranges)
     if row.kind in OF_USERS and row.user_id is not None:
         await ownership.require_quota(rows, policies, row.user_id, row.org_id, now)
     for one in found.attached:

@@ -108,7 +108,10 @@ async def require(
     wider = [] if caller.grant is None else authorization.scope_errors(caller.grant, wanted)
     if wider:
         raise Forbidden("a token cannot be given more than the one presented may do", *wider)
-    await loading.require_within(rows, caller, found, expires_at=found.row.expires_at, scopes=edited.after)
+    row = found.row
+    await loading.require_within(
+        rows, caller, found, expires_at=row.expires_at, scopes=edited.after, ranges=row.ip_ranges
+    )
 
 
 def _new(before: Sequence[str], wanted: Iterable[str]) -> tuple[str, ...]:

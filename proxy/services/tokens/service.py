@@ -26,13 +26,14 @@ from proxy.services.caller import Caller, load_caller
 from proxy.services.idempotency import IdempotencyKey
 from proxy.services.paging import FIRST_PAGE, Page, PageRequest, read_page
 from proxy.services.policy.service import PolicyService
-from proxy.services.tokens import loading, ownership, queries, revocation, scope_changes
+from proxy.services.tokens import authorization, loading, ownership, queries, revocation, scope_changes
 from proxy.services.tokens.authorization import Verb
 from proxy.services.tokens.issuance import (
     Draft,
     Minter,
     TokenRequest,
     ineffective_scopes,
+    ip_ranges,
     new_row,
     permissions,
     seconds,
@@ -99,7 +100,8 @@ class TokenService:
             await change.tokens.add(row)
             await idempotency.remember(change, idempotency_key, row.id)
             details: dict[str, object] = {"user": plan.user.email, "reach": row.reach.value, "scopes": row.scopes}
-            details.update({"expires_at": row.expires_at, **loading.lookalike_details(draft.texts)})
+            details.update({"expires_at": row.expires_at, "ip_ranges": row.ip_ranges})
+            details.update(loading.lookalike_details(draft.texts))
             loading.record(change, "mint", row, details)
             view = await loading.show(change, caller, row.id, change.now)
         return Created(view=view, token=value.token, warnings=plan.warnings + lookalikes.warnings(draft.texts))
@@ -268,6 +270,28 @@ class TokenService:
         wanted = _scopes(scopes)
         return await self._edit(actor, token, "set", wanted, scope_changes.setting(wanted))
 
+    async def set_ip_ranges(self, actor: Actor, token: str, ranges: Iterable[str] | None) -> Changed:
+        """Replace the IP ranges of a token; None: it may be used from any address.
+
+        Raises NotFound, Forbidden (wider than those of the token presented), Invalid.
+        """
+        fields = Fields()
+        after = None if ranges is None else list(ip_ranges(fields, ranges))
+        fields.done()
+        async with self._store.change(actor, self._clock()) as change:
+            caller = await load_caller(change, actor, change.now)
+            found = await loading.find(change, caller, self._policies, token, Verb.SCOPES)
+            row = found.row
+            before = None if row.ip_ranges is None else list(row.ip_ranges)
+            if authorization.widens(before, after):
+                await loading.require_within(
+                    change, caller, found, expires_at=row.expires_at, scopes=row.scopes, ranges=after
+                )
+            if after != before:
+                await change.tokens.set_ip_ranges(row.id, after, change.now)
+                loading.record_found(change, "ip_ranges", found, {"before": before, "after": after})
+            return Changed(view=await loading.show(change, caller, row.id, change.now))
+
     async def _edit(self, actor: Actor, token: str, how: str, wanted: tuple[str, ...], edit: Edit) -> Changed:
         async with self._store.change(actor, self._clock()) as change:
             caller = await load_caller(change, actor, change.now)
@@ -288,7 +312,9 @@ class TokenService:
         if status is not TokenStatus.ACTIVE:
             raise Conflict(f"the token is {status.value}: only an active token can be rotated")
         row = found.row
-        await loading.require_within(rows, caller, found, expires_at=row.expires_at, scopes=row.scopes)
+        await loading.require_within(
+            rows, caller, found, expires_at=row.expires_at, scopes=row.scopes, ranges=row.ip_ranges
+        )
         return found
 
 

@@ -141,6 +141,10 @@ class TokensTable:
         """Replace the scopes."""
         await self._update(token_id, scopes=list(scopes), updated_at=now)
 
+    async def set_ip_ranges(self, token_id: str, ranges: Sequence[str] | None, now: float) -> None:
+        """Replace the IP ranges; None: it may be used from any address."""
+        await self._update(token_id, ip_ranges=None if ranges is None else list(ranges), updated_at=now)
+
     async def describe(self, token_id: str, *, name: str, description: str, now: float) -> None:
         """Set the name and the description."""
         await self._update(token_id, name=name, description=description, updated_at=now)

@@ -27,7 +27,7 @@ def test_a_network_or_an_address_is_a_network(text: str, network: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10", "10.0.0.0/33", "010.0.0.0/8", "10.0.0.0/8 ", "a", "fe80::1%eth0", "fe80::%1/64", "::1/129", "1" * 97],
+    ["", "10", "10.0.0.0/33", "010.0.0.0/8", "10.0.0.0/8 ", "a", "fe80::1%eth0", "fe80::%1/64", "::1/129", "1" * 65],
 )
 def test_any_other_text_is_no_network(text: str) -> None:
     with pytest.raises(NetworkSyntaxError, match=r"^is not a network; write one such as 10\.0\.0\.0/8 or fd00::/8$"):

@@ -150,6 +150,7 @@ async def _tokens(rows: Any, recorder: Recorder) -> None:
     await rows.tokens.replace_secret(token, hash="h", digest=b"d", now=NOW)
     await rows.tokens.regenerate(token, hash="h", digest=b"d", expires_at=NOW + 1, now=NOW)
     await rows.tokens.set_scopes(token, ["*:read"], NOW)
+    await rows.tokens.set_ip_ranges(token, ["10.0.0.0/8"], NOW)
     await rows.tokens.describe(token, name="n", description="", now=NOW)
     await rows.tokens.made_by(token, NOW, after=None, limit=10)
     await rows.tokens.descends(token, ROW)

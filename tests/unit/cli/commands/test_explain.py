@@ -17,7 +17,17 @@ def test_a_request_is_explained_check_by_check_for_people_and_for_programs(desk:
     lines = desk.lines("explain", made["id"], "PUT", "https://api.example.com/v1/things/7?q=1")
     assert lines[0] == "Refused: role_denies. The owner's role does not permit this operation."
     steps = {line.split()[1]: line for line in lines if line.split()[:1] in (["pass"], ["FAIL"], ["-"])}
-    assert list(steps) == ["route", "token", "expiry", "owner", "organisation", "operation", "role", "scopes"]
+    assert list(steps) == [
+        "route",
+        "token",
+        "expiry",
+        "owner",
+        "address",
+        "organisation",
+        "operation",
+        "role",
+        "scopes",
+    ]
     assert "does not have things/7:update; it has things:list, things:read" in steps["role"]
     assert '  WWW-Authenticate: Bearer realm="acme", error="insufficient_scope", scope="things:update"' in lines
     found = desk.document("explain", made["prefix"], "GET", "/v1/things/7")
@@ -25,6 +35,22 @@ def test_a_request_is_explained_check_by_check_for_people_and_for_programs(desk:
         "allowed", "/v1/{entity}/{id}", "read", "viewer", "things:read",
     )  # fmt: skip
     assert "Allowed" in desk.lines("explain", made["id"], "GET", "/v1/things/7")
+
+
+def test_a_token_with_ip_ranges_is_explained_for_an_address(desk: Desk) -> None:
+    made = desk.document("token", "create", "--user", "ada@example.com", "--name", "ci", "--ip", "10.0.0.0/8")
+    asked = ("explain", made["id"], "GET", "/v1/things/7")
+    assert "pass   address        10.1.2.3 is in 10.0.0.0/8" in "\n".join(desk.lines(*asked, "--ip", "::ffff:10.1.2.3"))
+    lines = desk.lines(*asked, "--ip", "192.0.2.7")
+    assert lines[0].startswith("Refused: address_refused. ")
+    assert " FAIL   address        192.0.2.7 is not in 10.0.0.0/8" in lines
+    assert "The client gets 403 with the reason address_refused" in lines
+    unknown = desk.document(*asked)
+    assert (unknown["verdict"], unknown["ip"], unknown["token"]["ip_ranges"]) == ("allowed", None, ["10.0.0.0/8"])
+    [step] = [step for step in unknown["steps"] if step["step"] == "address"]
+    assert step["text"] == "none is given; any that is not in 10.0.0.0/8 is refused"
+    assert desk.refused(*asked, "--ip", "nowhere").endswith("an IP address such as 192.0.2.7 or 2001:db8::7.")
+    assert desk.patgate("explain", "f" * 24, "--ip", "192.0.2.7").returncode == 2
 
 
 def test_a_whole_token_is_refused_without_repeating_it(desk: Desk) -> None:
