@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from proxy.core.reasons import Reason
+    from proxy.core.request.requirement import Requirement
     from proxy.core.request.second_targets import NamedTarget
     from proxy.core.routes import Match
     from proxy.gateway.downstream.connection import ClientConnection
@@ -56,6 +57,7 @@ class Exchange:
         "refused_second",
         "reported",
         "request_id",
+        "requirement",
         "response_started",
         "retried",
         "second",
@@ -99,6 +101,7 @@ class Exchange:
         # forward auth, where the ingress asks about another request
         self.bounded: bool | None = None
         """Whether this ingress understands only the statuses 2xx, 401 and 403; None before the call has been read."""
+        self.requirement: Requirement | None = None
         # route
         self.match: Match | None = None
         # authenticate
