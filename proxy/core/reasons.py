@@ -29,6 +29,7 @@ class Reason(StrEnum):
     CREDENTIAL_MALFORMED = "credential_malformed"
     CREDENTIAL_AMBIGUOUS = "credential_ambiguous"
     FORWARDED_INVALID = "forwarded_invalid"
+    REQUIREMENT_INVALID = "requirement_invalid"
     TOKEN_MISPLACED = "token_misplaced"  # noqa: S105 - a reason's name, not a secret
     SECOND_TARGET_INVALID = "second_target_invalid"
 
@@ -157,6 +158,12 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         Challenge.INVALID_REQUEST,
         "Forwarded request not understood",
         "The headers that describe the original request are missing, repeated or not readable.",
+    ),
+    Reason.REQUIREMENT_INVALID: _entry(
+        400,
+        Challenge.INVALID_REQUEST,
+        "Requirement not understood",
+        "The URL of the forward-auth call has a requirement that cannot be read.",
     ),
     Reason.TOKEN_MISPLACED: _entry(
         400,

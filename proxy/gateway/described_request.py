@@ -43,10 +43,15 @@ class Family(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What a call at one path contains. ``bounded``: the ingress understands only the statuses 2xx, 401 and 403."""
+    """What a call at one path contains.
+
+    ``bounded``: the ingress understands only the statuses 2xx, 401 and 403. ``fixed_query``: no client can add to the
+    query of the call, which therefore has a requirement or is empty; elsewhere it is ignored.
+    """
 
     families: tuple[Family, ...]
     bounded: bool
+    fixed_query: bool
 
 
 class Described(NamedTuple):
@@ -63,16 +68,17 @@ _URL: Final = Family(b"x-original-method", URL_FIELD, b"", absolute=True)
 _FORWARDED: Final = Family(b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-host", absolute=False)
 _FABRIC: Final = Family(METHOD_FIELD, PATH_FIELD, b"", absolute=False)
 
+_REQUIRE: Final = b"/require/"
 ENVOY: Final = b"/envoy"
 """The prefix of the original path: Envoy repeats the request itself, without its body."""
 SHAPES: Final[Mapping[bytes, Shape]] = {
-    b"/nginx": Shape((_ORIGINAL,), bounded=True),
-    b"/ingress-nginx": Shape((_URL,), bounded=True),
-    b"/nginx-gateway-fabric": Shape((_FABRIC,), bounded=True),
-    b"/traefik": Shape((_FORWARDED,), bounded=False),
-    b"/caddy": Shape((_FORWARDED,), bounded=False),
-    b"/haproxy": Shape((_FORWARDED,), bounded=False),
-    b"/": Shape((_ORIGINAL, _URL, _FORWARDED), bounded=False),
+    b"/nginx": Shape((_ORIGINAL,), bounded=True, fixed_query=True),
+    b"/ingress-nginx": Shape((_URL,), bounded=True, fixed_query=True),
+    b"/nginx-gateway-fabric": Shape((_FABRIC,), bounded=True, fixed_query=True),
+    b"/traefik": Shape((_FORWARDED,), bounded=False, fixed_query=True),
+    b"/caddy": Shape((_FORWARDED,), bounded=False, fixed_query=False),
+    b"/haproxy": Shape((_FORWARDED,), bounded=False, fixed_query=True),
+    b"/": Shape((_ORIGINAL, _URL, _FORWARDED), bounded=False, fixed_query=False),
 }
 
 _URI: Final = re.compile(rb"(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\x7e]*+)?")
@@ -82,9 +88,17 @@ _TARGETS_BESIDE_URL: Final = (b"x-original-uri", b"x-forwarded-uri")
 _METHOD_BESIDE_URL: Final = b"x-forwarded-method"
 
 
+def split_requirement(path: bytes) -> tuple[bytes | None, bytes]:
+    """The text of a requirement at the beginning of a call's path, and the path behind it: ``/require/…/nginx``."""
+    if not path.startswith(_REQUIRE):
+        return None, path
+    text, slash, rest = path[len(_REQUIRE) :].partition(b"/")
+    return text, slash + rest
+
+
 def is_bounded(path: bytes) -> bool:
     """Whether the ingress that calls at ``path`` understands only the statuses 2xx, 401 and 403."""
-    shape = SHAPES.get(path)
+    shape = SHAPES.get(split_requirement(path)[1])
     return shape is not None and shape.bounded
 
 

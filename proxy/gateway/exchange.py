@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from proxy.core.cors import CorsRequest
     from proxy.core.credential_places import PresentedFields
     from proxy.core.reasons import Reason
+    from proxy.core.request.requirement import Requirement
     from proxy.core.request.second_targets import NamedTarget
     from proxy.core.routes import Match
     from proxy.gateway.downstream.connection import ClientConnection
@@ -59,6 +60,7 @@ class Exchange:
         "refused_second",
         "reported",
         "request_id",
+        "requirement",
         "response_started",
         "retried",
         "second",
@@ -103,6 +105,7 @@ class Exchange:
         # forward auth, where the ingress asks about another request
         self.bounded: bool | None = None
         """Whether this ingress understands only the statuses 2xx, 401 and 403; None before the call has been read."""
+        self.requirement: Requirement | None = None
         # route
         self.match: Match | None = None
         # authenticate

@@ -21,9 +21,19 @@ from collections.abc import Sequence
 
 from proxy.core.identity import IdentityOutputs
 from proxy.core.reasons import Reason
+from proxy.core.request.requirement import read_requirement
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity, backend_identity
-from proxy.gateway.described_request import ENVOY, SHAPES, Fields, differs, is_bounded, path_of_head, read_call
+from proxy.gateway.described_request import (
+    ENVOY,
+    SHAPES,
+    Fields,
+    differs,
+    is_bounded,
+    path_of_head,
+    read_call,
+    split_requirement,
+)
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.record import ExchangeRecorder
@@ -150,13 +160,23 @@ class ForwardAuthPipeline(Decider):
         secret = self._secret
         if secret is not None and not secret.is_in(x.forwarded or []):
             return Reason.PEER_SECRET
-        if x.path.startswith(ENVOY + b"/"):
-            x.path = x.path[len(ENVOY) :]
+        text, path = split_requirement(x.path)
+        envoy = path.startswith(ENVOY + b"/")
+        shape = None if envoy else SHAPES.get(path)
+        if shape is None and not envoy:
+            return Reason.FORWARDED_INVALID
+        if shape is not None and shape.fixed_query and x.query:
+            if text is not None:
+                return Reason.REQUIREMENT_INVALID
+            text = x.query[1:]
+        if text is not None:
+            x.requirement = read_requirement(text)
+            if x.requirement is None:
+                return Reason.REQUIREMENT_INVALID
+        if shape is None:
+            x.path = path[len(ENVOY) :]
             lies = x.forwarded is not None and differs(x.forwarded, x.path + x.query, x.host_name)
             return Reason.FORWARDED_INVALID if lies else None
-        shape = SHAPES.get(x.path)
-        if shape is None:
-            return Reason.FORWARDED_INVALID
         described = read_call(shape, x.forwarded or [], x.host_name, self._max_request_line)
         if isinstance(described, Reason):
             return described

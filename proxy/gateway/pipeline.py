@@ -31,7 +31,7 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.relay import Relay
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.phases.revalidate import LiveExchanges
-from proxy.gateway.phases.route import route
+from proxy.gateway.phases.route import route, route_by
 from proxy.gateway.phases.second_target import second_target
 from proxy.gateway.upstream.pool import UpstreamConnection
 from proxy.gateway.upstream.registry import UpstreamSet
@@ -74,6 +74,9 @@ class Decider(ABC):
         if cors is not None and cors.method is not None and self._preflight(x, cors):
             return
         reason = route(self.routes, x)
+        requirement = x.requirement
+        if requirement is not None:
+            reason = route_by(requirement, x, reason)
         if reason is not None:
             self.refuse(x, reason)
             return

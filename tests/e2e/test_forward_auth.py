@@ -306,3 +306,39 @@ def test_the_proxy_listener_does_not_believe_a_clients_forwarded_headers(gateway
     with Connection(gateway.port) as connection:
         headers = viewer.bearer | dict(ORIGINAL) | dict(FORWARDED)
         assert connection.request("PUT", TARGET, headers=headers).status == 403
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_requirement_in_the_url_is_judged_and_never_wider_than_the_token(
+    name: str, gateway: Patgate, viewer: Token, editor: Token
+) -> None:
+    """A viewer may read things and may not update them, whatever the route of the target needs."""
+    shape = SHAPES[name]
+    for entity, operation, statuses in (
+        ("things", "read", (200, 200)),
+        ("things", "update", (403, 200)),
+        ("channels", "delete", (403, 403)),
+    ):
+        path = f"/require/entity={entity}&operation={operation}{shape.path}"
+        asked = Shape(path=path, headers=shape.headers, required=shape.required, bounded=shape.bounded)
+        answers = [ask(gateway, asked, [*shape.headers, *login(token)]).status for token in (viewer, editor)]
+        assert tuple(answers) == statuses, operation
+        assert ask(gateway, asked, list(shape.headers)).status == 401
+
+
+@pytest.mark.parametrize("path", ["/nginx", "/ingress-nginx", "/nginx-gateway-fabric", "/traefik", "/haproxy"])
+def test_every_other_query_is_refused_where_only_the_ingress_can_write_it(
+    path: str, gateway: Patgate, editor: Token
+) -> None:
+    shape = next(each for each in SHAPES.values() if each.path == path)
+    for query, status in (
+        ("?entity=things&operation=update", 200),
+        ("?entity=things&operation=update&operation=read", 400),
+        ("?entity=things", 400),
+        ("?page=2", 400),
+        ("?", 400),
+    ):
+        asked = Shape(path=path + query, headers=shape.headers, required=(), bounded=shape.bounded)
+        assert ask(gateway, asked, [*shape.headers, *login(editor)]).status == (
+            200 if status == 200 else shape.wire(status)
+        ), query

@@ -76,7 +76,9 @@ class ExchangeRecorder:
         self._write = write
         # By index; several routes of one name may share an index.
         self._routes: list[Route] = []
-        self._tallies: list[_RouteTally] = []
+        self._unrouted = _RouteTally()
+        # The last one, at the index of ``requirement.UNROUTED``, is for requests without a route.
+        self._tallies: list[_RouteTally] = [self._unrouted]
         self._access = self._follow(routes, settings, workers)
         self._passed = self._access.passed if self._access.all else None
         self._events = RequestEvents(requests=audit.requests, prefix_of=prefix_of, workers=workers)
@@ -84,7 +86,6 @@ class ExchangeRecorder:
         self.trail = UsageReporter(self._events)
         self._touched: list[CacheEntry] = self.trail.touched
         self._others: dict[tuple[str, Outcome, Reason], int] = {}
-        self._unrouted = _RouteTally()
         self.connections = 0
 
     def record(self, x: Exchange, now_ns: int) -> None:
@@ -134,7 +135,7 @@ class ExchangeRecorder:
                 self._routes[route.index] = route
             else:
                 self._routes.append(route)
-                self._tallies.append(_RouteTally())
+                self._tallies.insert(-1, _RouteTally())
         return AccessLog(
             self._routes,
             settings,
@@ -153,11 +154,13 @@ class ExchangeRecorder:
         """All counters since the worker started."""
         requests: dict[tuple[str, ...], float] = {}
         seconds: dict[tuple[str, ...], Tally] = {}
-        for route, tally in zip(self._routes, self._tallies, strict=True):
+        for route, tally in zip(self._routes, self._tallies[:-1], strict=True):
             key = (route.name, Outcome.ALLOWED.value, Reason.ALLOWED.value)
             requests[key] = requests.get(key, 0) + tally.allowed
             self._add_seconds(seconds, route.name, tally)
         self._add_seconds(seconds, NO_ROUTE_LABEL, self._unrouted)
+        if self._unrouted.allowed:
+            requests[NO_ROUTE_LABEL, Outcome.ALLOWED.value, Reason.ALLOWED.value] = self._unrouted.allowed
         for (name, outcome, reason), count in self._others.items():
             requests[(name, outcome.value, reason.value)] = count
         return Snapshot(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.core.reasons import Reason
 from proxy.core.request.request_reading import judge
+from proxy.core.request.requirement import Requirement, required
 from proxy.core.routes import RouteTable
 from proxy.gateway.exchange import Exchange
 
@@ -11,4 +12,10 @@ from proxy.gateway.exchange import Exchange
 def route(table: RouteTable, x: Exchange) -> Reason | None:
     """Set ``x.match``, or refuse: an ambiguous target, no route, or a route with ``access: denied``."""
     x.match, reason = judge(table, x.method, x.host_name, x.path, x.query)
+    return reason
+
+
+def route_by(requirement: Requirement, x: Exchange, reason: Reason | None) -> Reason | None:
+    """Replace the routed operation by the requirement of a forward-auth call; ``reason`` is the result of ``route``."""
+    x.match, reason = required(requirement, x.match, reason)
     return reason

@@ -42,6 +42,8 @@ WAITING_BYTES: Final = 4 * 1024 * 1024
 PATH_LIMIT: Final = 512
 BATCH: Final = 32
 _METHOD_LIMIT: Final = 32
+_MOST_OPERATIONS: Final = 64
+"""Operations of one route whose part of a line is remembered."""
 _SAVED_UP: Final = BYTES_PER_MINUTE // 6
 """Most bytes of a minute's budget that can be written at once; the rest becomes available sweep by sweep."""
 _NOTICE_BYTES: Final = 200
@@ -265,7 +267,7 @@ class _Json(_Format):
         frame = (json.dumps(process).encode("ascii"), os.getpid())
         self._json = _JSON % frame
         self._passed = _PASSED % frame
-        self._places: list[dict[str | None, bytes]] = [{} for _ in routes]
+        self._places: list[dict[str | None, bytes]] = [{} for _ in (*routes, None)]
         self._servers: dict[str, bytes] = {}
 
     def passed(self, passed: list[Passed]) -> bytes:
@@ -336,7 +338,9 @@ class _Json(_Format):
         place = places.get(operation)
         if place is None:
             place = f'"route":{json.dumps(redact(route.name))},"operation":{json.dumps(operation)}'.encode("ascii")
-            places[operation] = place
+            # An operation that a forward-auth call names may be any.
+            if len(places) < _MOST_OPERATIONS:
+                places[operation] = place
         return place
 
     def _server(self, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -130,7 +131,8 @@ def carried(path: str, answer: Answer) -> Answer:
         assert not any(name.lower().startswith(b"x-patgate") for name, _ in answer.fields)
         return answer
     (status,) = map(int, answer.all(b"x-patgate-status"))
-    assert answer.status == (403 if path.partition("?")[0] in BOUNDED and status != 401 else status)
+    shape = re.sub("^/require/[^/]*", "", path.partition("?")[0])
+    assert answer.status == (403 if shape in BOUNDED and status != 401 else status)
     return replace(answer, status=status)
 
 
