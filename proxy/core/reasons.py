@@ -24,6 +24,7 @@ class Reason(StrEnum):
 
     REQUEST_MALFORMED = "request_malformed"
     TARGET_NOT_CANONICAL = "target_not_canonical"
+    QUERY_AMBIGUOUS = "query_ambiguous"
     HOST_INVALID = "host_invalid"
     CREDENTIAL_MALFORMED = "credential_malformed"
     CREDENTIAL_AMBIGUOUS = "credential_ambiguous"
@@ -127,6 +128,12 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         Challenge.INVALID_REQUEST,
         "Request target not canonical",
         "The request target can be read in more than one way, so it is refused.",
+    ),
+    Reason.QUERY_AMBIGUOUS: _entry(
+        400,
+        Challenge.INVALID_REQUEST,
+        "Query ambiguous",
+        "A query parameter that decides about this request is repeated or spelled in another way, so it is refused.",
     ),
     Reason.HOST_INVALID: _entry(
         400,

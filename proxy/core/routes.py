@@ -1,14 +1,17 @@
 """The route table: finds the first route that matches a request, and the operation that the request needs.
 
 1. The first matching route in the table's order wins; without a match the request is refused.
-2. Paths are in the canonical form of ``request.target``. Matching is exact: case counts, ``/a`` and ``/a/`` differ, and
-   the query is not part of it.
+2. Paths are in the canonical form of ``request.target``. Matching is exact: case counts, and ``/a`` and ``/a/`` differ.
+   Only a denied route may ignore the case of ASCII letters (``fold_case``). The query is not part of ``match``: if the
+   first match has ``query`` conditions, the caller chooses among ``matches`` (``request.request_reading``).
 3. ``{name}`` matches one whole segment of at least one character; an encoded slash does not end a segment. ``**`` is
    allowed only at the end and matches the rest, which may be empty: ``/ui/**`` matches ``/ui/`` and ``/ui/x``, not
    ``/ui``.
 4. HEAD counts as GET unless a route names HEAD itself.
 5. A method without an operation gives an operation of None, never a default.
 6. The memory of a table is bounded by the configuration, not by requests.
+7. An id that is composed of several captures is different for different captures: a slash of the pattern is between
+   them, and no capture contains one, because such a route cannot allow encoded slashes.
 
 Performance: a path is split once and matched segment by segment. A node represents the patterns that can still match;
 each segment is one dict lookup. Nodes are created when a request first needs them.
@@ -23,6 +26,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from proxy.core.model import Access
+from proxy.core.request.query import Conditions
+from proxy.core.request.target import PathAllowance, decoded_name, encoded_segments
 
 ITEM_OPERATIONS: Final[Mapping[str, str]] = MappingProxyType(
     {"GET": "read", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
@@ -66,6 +71,47 @@ def validate_pattern(path: str) -> None:
             )
 
 
+def validate_id(path: str, template: str, *, encoded_slash: bool) -> None:
+    """Raise PatternError unless ``template`` composes an id of captures of the valid pattern ``path`` (rule 7).
+
+    ``encoded_slash``: the route allows encoded slashes.
+    """
+    parts = id_parts(template)
+    names = [name for literal, name in parts if name]
+    known = captures(path)
+    for name in names:
+        if name not in known:
+            raise PatternError(f"the path has no {{{name}}}")
+    if not names:
+        raise PatternError("an id is composed of captures of the path, such as {scope}/{name}")
+    if len(set(names)) < len(names):
+        raise PatternError("an id names each capture once")
+    literals = [literal for literal, _ in parts]
+    if any(_NOT_LITERAL.search(literal) is not None for literal in literals):
+        raise PatternError("the text between captures has no spaces, control characters or any of { } * % ? # \\")
+    if any("/" not in literal for literal in literals[1 : len(names)]):
+        raise PatternError("two captures need a / between them, or two paths could have one id")
+    if encoded_slash and len(names) > 1:
+        raise PatternError("an id of several captures excludes encoded_slash in allow, or two paths could have one id")
+
+
+def id_parts(template: str) -> tuple[tuple[str, str], ...]:
+    """The parts of a composed id: pairs of a literal and the capture after it, "" at the end."""
+    pieces = _CAPTURE.split(template)
+    return tuple(zip(pieces[::2], [*pieces[1::2], ""], strict=True))
+
+
+def validate_prefix(path: str, prefix: str) -> None:
+    """Raise PatternError unless ``prefix`` is a sequence of literal segments with which the pattern ``path`` begins."""
+    validate_pattern(prefix)
+    if prefix.endswith("/"):
+        raise PatternError("a prefix does not end with /")
+    if captures(prefix) or prefix.endswith(REST):
+        raise PatternError("a prefix has only literal segments")
+    if path != prefix and not path.startswith(f"{prefix}/"):
+        raise PatternError("a prefix is the first segments of the route's path")
+
+
 def captures(path: str) -> frozenset[str]:
     """The capture names of a valid pattern."""
     return frozenset(found[1] for found in map(_CAPTURE.fullmatch, path.split("/")) if found is not None)
@@ -75,11 +121,14 @@ def captures(path: str) -> frozenset[str]:
 class Route:
     """One route. Raises PatternError for an invalid pattern.
 
-    ``name`` labels metrics; the default is the pattern. ``operations`` (METHOD → operation) replaces the defaults:
-    those of an item for a pattern with ``{id}``, else those of a collection. ``methods`` None is any method. ``host``
-    None is any host, ``*.example.com`` any host below it. ``allow`` holds ``target.PathAllowance`` bits. ``enforce``
-    False is report-only. ``second_targets`` holds the folded names of fields that name a second resource and are passed
-    to this route's backend unchecked.
+    ``name`` labels metrics; the default is the pattern, with the conditions on the query. ``operations`` (METHOD →
+    operation) replaces the defaults: those of an item for a pattern with ``{id}`` or a composed id, else those of a
+    collection. ``methods`` None is any method. ``host`` None is any host, ``*.example.com`` any host below it.
+    ``query`` are the parameters that a request must have. ``entity_id`` composes the id of captures
+    (``{scope}/{name}``). ``allow`` holds ``target.PathAllowance`` bits. ``fold_case`` ignores the case of ASCII letters
+    in literals, on a denied route only. ``strip_prefix`` holds leading segments that the backend does not get.
+    ``enforce`` False is report-only. ``second_targets`` holds the folded names of fields that name a second resource
+    and are passed to this route's backend unchecked.
     """
 
     index: int
@@ -91,14 +140,28 @@ class Route:
     operations: Mapping[str, str] = field(default_factory=dict, hash=False)
     methods: frozenset[str] | None = None
     host: str | None = None
+    query: Conditions = ()
+    entity_id: str | None = None
     allow: int = 0
+    fold_case: bool = False
+    strip_prefix: str = ""
     enforce: bool = True
     second_targets: frozenset[bytes] = frozenset()
+    prefix: bytes = field(init=False, default=b"")
+    """``strip_prefix`` percent-encoded."""
 
     def __post_init__(self) -> None:
         validate_pattern(self.path)
+        if self.entity_id is not None:
+            encoded_slash = self.allow & PathAllowance.ENCODED_SLASH != 0
+            validate_id(self.path, self.entity_id, encoded_slash=encoded_slash)
+        if self.fold_case and self.access is not Access.DENIED:
+            raise PatternError("only a denied route can ignore letter case")
+        if self.strip_prefix:
+            validate_prefix(self.path, self.strip_prefix)
+            object.__setattr__(self, "prefix", encoded_segments(self.strip_prefix))
         if not self.name:
-            object.__setattr__(self, "name", self.path)
+            object.__setattr__(self, "name", route_name(self.path, self.query))
 
     @property
     def effective_operations(self) -> Mapping[str, str]:
@@ -106,12 +169,18 @@ class Route:
         if self.operations:
             given: Mapping[str, str] = self.operations
         else:
-            given = ITEM_OPERATIONS if "id" in captures(self.path) else COLLECTION_OPERATIONS
+            item = self.entity_id is not None or "id" in captures(self.path)
+            given = ITEM_OPERATIONS if item else COLLECTION_OPERATIONS
         return given if "HEAD" in given or "GET" not in given else {**given, "HEAD": given["GET"]}
 
     def serves(self, method: str) -> bool:
         """Whether the route matches requests with this method."""
         return self.methods is None or method in self.methods or (method == "HEAD" and "GET" in self.methods)
+
+
+def route_name(path: str, query: Conditions) -> str:
+    """The default name of a route: its pattern, and its conditions in the form of a query."""
+    return path if not query else f"{path}?{'&'.join(f'{name.decode()}={value.decode()}' for name, value in query)}"
 
 
 class Match(NamedTuple):
@@ -135,41 +204,51 @@ class _Leaf(NamedTuple):
     entity: int
     entity_id: int
     org: int
+    composed: tuple[tuple[str, int], ...] | None
+    """The parts of a composed id: pairs of a literal and the index of the capture after it, 0 at the end."""
     fixed: Mapping[str, Match] | None
     """Without captures, all possible matches: by method, and under "" for a method without an operation."""
 
 
 class _Pattern(NamedTuple):
-    """A route's pattern as segments, the first one ""; None is a capture, ``**`` the rest."""
+    """A route's pattern as segments, the first one ""; None is a capture, ``**`` the rest.
+
+    ``fold``: the literals are in lower case and match any case. ``always``: no condition on the query.
+    """
 
     segments: tuple[str | None, ...]
     leaf: _Leaf
+    fold: bool
+    always: bool
 
 
 class _Node:
     """The state after some segments: the patterns that can still match, in the table's order.
 
     ``following`` maps each literal that one of them has next to its node, or None until a request first needs it;
-    ``other`` is the node for all other segments. ``leaf`` is the route if the path ends here. A node without a possible
-    next segment, or whose first pattern matches any rest, is its own successor.
+    ``other`` is the node for all other segments. ``leaf`` is the first route if the path ends here. A node whose
+    patterns all match any rest, or that has none, is its own successor.
+
+    Where a pattern ignores letter case, ``other`` stays None, so that ``step`` sees every segment that is not in
+    ``following``: ``folded`` has the nodes for the literals in lower case, and ``rest`` is the node for the others.
     """
 
-    __slots__ = ("alive", "depth", "following", "leaf", "other")
+    __slots__ = ("alive", "depth", "folded", "following", "leaf", "other", "rest")
 
     def __init__(self, alive: tuple[_Pattern, ...], depth: int) -> None:
-        # A pattern after one that matches any rest can never win.
+        # A pattern after one that always matches any rest can never win.
         for number, pattern in enumerate(alive):
-            if _takes_rest(pattern, depth):
+            if pattern.always and _takes_rest(pattern, depth):
                 alive = alive[: number + 1]
                 break
         self.alive: Final = alive
         self.depth: Final = depth
-        self.leaf: Final = next(
-            (pattern.leaf for pattern in alive if _takes_rest(pattern, depth) or len(pattern.segments) == depth), None
-        )
+        self.leaf: Final = next((pattern.leaf for pattern in alive if _ends(pattern, depth)), None)
         self.other: _Node | None = None
+        self.rest: _Node | None = None
+        self.folded: Final[dict[str, _Node | None]] = {}
         self.following: Final[dict[str, _Node | None]] = {}
-        if not alive or _takes_rest(alive[0], depth):
+        if all([_takes_rest(pattern, depth) for pattern in alive]):
             self.other = self
             return
         # An empty segment never matches a capture, so every node has it as a literal.
@@ -179,17 +258,31 @@ class _Node:
                 segment = pattern.segments[depth]
                 if segment is not None and segment != REST:
                     self.following[segment] = None
+                    if pattern.fold:
+                        self.folded[segment] = None
 
     def step(self, segment: str) -> _Node:
-        """The node after ``segment``; creates it."""
+        """The node after ``segment``; creates it if it does not exist."""
         known = segment in self.following
-        alive = tuple(pattern for pattern in self.alive if _continues(pattern, self.depth, segment))
+        folded = segment.translate(_LOWER) if self.folded and not known else ""
+        node = self.folded.get(folded, self.rest) if self.folded and not known else None
+        if node is not None:
+            return node
+        alive = tuple([pattern for pattern in self.alive if _continues(pattern, self.depth, segment)])
         node = _Node(alive, self.depth + 1)
         if known:
             self.following[segment] = node
-        else:
+        elif not self.folded:
             self.other = node
+        elif folded in self.folded:
+            self.folded[folded] = node
+        else:
+            self.rest = node
         return node
+
+    def ends(self) -> tuple[_Leaf, ...]:
+        """Every route that matches a path which ends here, in the table's order."""
+        return tuple([pattern.leaf for pattern in self.alive if _ends(pattern, self.depth)])
 
 
 def _takes_rest(pattern: _Pattern, depth: int) -> bool:
@@ -197,12 +290,19 @@ def _takes_rest(pattern: _Pattern, depth: int) -> bool:
     return pattern.segments[-1] == REST and depth >= len(pattern.segments)
 
 
+def _ends(pattern: _Pattern, depth: int) -> bool:
+    """Whether a pattern matches a path that ends at this depth."""
+    return len(pattern.segments) == depth or _takes_rest(pattern, depth)
+
+
 def _continues(pattern: _Pattern, depth: int, segment: str) -> bool:
     """Whether a pattern still matches with ``segment`` at ``depth``."""
     if depth >= len(pattern.segments):
         return _takes_rest(pattern, depth)
     expected = pattern.segments[depth]
-    return expected == REST or (segment != "" if expected is None else segment == expected)
+    if expected is None:
+        return segment != ""
+    return expected in (REST, segment) or (pattern.fold and segment.translate(_LOWER) == expected)
 
 
 class RouteTable:
@@ -229,28 +329,29 @@ class RouteTable:
         self._any_host: Final = None if hosts else self._roots(None)
 
     def match(self, method: str, host: str, path: str) -> Match | None:
-        """The first match for a method, a ``Host`` value (its port is ignored) and a canonical path, or None."""
+        """The first match for a method, a ``Host`` value (its port is ignored) and a canonical path, or None.
+
+        Conditions on the query are not checked.
+        """
+        segments = path.split("/")
+        leaf = self._end(method, host, segments).leaf
+        return None if leaf is None else _match(leaf, method, segments, path)
+
+    def matches(self, method: str, host: str, path: str) -> tuple[Match, ...]:
+        """Every match in the table's order; none after the first without conditions on the query can win."""
+        segments = path.split("/")
+        return tuple([_match(leaf, method, segments, path) for leaf in self._end(method, host, segments).ends()])
+
+    def _end(self, method: str, host: str, segments: list[str]) -> _Node:
+        """The node at which a path ends."""
         roots = self._any_host
         if roots is None:
             of = host if host in self._hosts else self._host_class(host)
             roots = self._by_host.get(of) or self._roots(of)
         node = roots.get(method) or roots[""]
-        segments = path.split("/")
         for segment in segments:
             node = node.following.get(segment, node.other) or node.step(segment)
-        leaf = node.leaf
-        if leaf is None:
-            return None
-        route, operations, entity_at, id_at, org_at, fixed = leaf
-        if fixed is not None:
-            return fixed.get(method) or fixed[""]
-        entity = segments[entity_at] if entity_at else route.entity
-        entity_id = segments[id_at] if id_at else None
-        org = segments[org_at] if org_at else None
-        if "%" in path:
-            entity, entity_id, org = _slashes(entity), _slashes(entity_id), _slashes(org)
-        # The generated constructor would cost as much as the matching.
-        return _new_match(Match, (route, entity, entity_id, operations.get(method), org))
+        return node
 
     def _host_class(self, host: str) -> str | None:
         """The configured host for a request's host: the same one, the longest wildcard that matches, or None."""
@@ -279,6 +380,23 @@ class RouteTable:
 
 
 _new_match: Final = tuple.__new__
+_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+def _match(leaf: _Leaf, method: str, segments: list[str], path: str) -> Match:
+    """The match of a route for the segments of ``path``."""
+    route, operations, entity_at, id_at, org_at, composed, fixed = leaf
+    if fixed is not None:
+        return fixed.get(method) or fixed[""]
+    entity = segments[entity_at] if entity_at else route.entity
+    entity_id = segments[id_at] if id_at else None
+    org = segments[org_at] if org_at else None
+    if "%" in path:
+        entity, entity_id, org = _decoded(entity), _decoded(entity_id), _decoded(org)
+    if composed is not None:
+        entity_id = "".join([literal + decoded_name(segments[at]) for literal, at in composed])
+    # The generated constructor would cost as much as the matching.
+    return _new_match(Match, (route, entity, entity_id, operations.get(method), org))
 
 
 def _host_fits(rule: str | None, host: str | None) -> bool:
@@ -295,23 +413,29 @@ def _host_fits(rule: str | None, host: str | None) -> bool:
 
 def _pattern(route: Route) -> _Pattern:
     """The compiled pattern of a route."""
-    at = {"entity": 0, "id": 0, "org": 0}
+    at: dict[str, int] = {}
     segments: list[str | None] = []
     for number, segment in enumerate(route.path.split("/")):
         capture = _CAPTURE.fullmatch(segment)
-        segments.append(segment if capture is None else None)
-        if capture is not None and capture[1] in at:
+        segments.append((segment.translate(_LOWER) if route.fold_case else segment) if capture is None else None)
+        if capture is not None:
             at[capture[1]] = number
-    if route.entity is not None:
-        # The entity of the route has precedence over a captured one.
-        at["entity"] = 0
+    composed = None
+    if route.entity_id is not None:
+        # Segment 0 is always "", so it stands for no capture at the end.
+        composed = tuple([(literal, at[name] if name else 0) for literal, name in id_parts(route.entity_id)])
+    # The entity of the route has precedence over a captured one.
+    entity_at = at.get("entity", 0) if route.entity is None else 0
+    id_at = at.get("id", 0) if composed is None else 0
+    org_at = at.get("org", 0)
     operations = dict(route.effective_operations)
     fixed = None
-    if not any(at.values()):
+    if not entity_at and not id_at and not org_at and composed is None:
         fixed = {method: Match(route, route.entity, None, operation, None) for method, operation in operations.items()}
         fixed[""] = Match(route, route.entity, None, None, None)
-    return _Pattern(tuple(segments), _Leaf(route, operations, at["entity"], at["id"], at["org"], fixed))
+    leaf = _Leaf(route, operations, entity_at, id_at, org_at, composed, fixed)
+    return _Pattern(tuple(segments), leaf, route.fold_case, not route.query)
 
 
-def _slashes(captured: str | None) -> str | None:
-    return None if captured is None else captured.replace("%2F", "/")
+def _decoded(captured: str | None) -> str | None:
+    return None if captured is None else decoded_name(captured)

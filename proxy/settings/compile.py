@@ -4,22 +4,26 @@ from functools import reduce
 
 from proxy.core.identity import IdentityHeaders, IdentityNames, IdentityOutputs, names_from
 from proxy.core.request.claims import fold
+from proxy.core.request.query import Conditions
 from proxy.core.request.target import PathAllowance
-from proxy.core.routes import Route, RouteTable
+from proxy.core.routes import Route, RouteTable, route_name
 from proxy.core.token import TokenFormat
 from proxy.settings.model import Settings
 from proxy.settings.sections.routes import RouteSettings
 
 
 def route_table(settings: Settings, places: dict[str, int] | None = None) -> RouteTable:
-    """The routes in order; a route's index is its position in the settings, its name is its pattern.
+    """The routes in order; a route's index is its position in the settings, its name is ``routes.route_name``.
 
     With ``places``, which maps names to indexes, a name keeps its index over several settings; a new name gets the next
     index and is added.
     """
     if places is None:
         return RouteTable(_route(index, route) for index, route in enumerate(settings.routes))
-    return RouteTable(_route(places.setdefault(route.path, len(places)), route) for route in settings.routes)
+    return RouteTable(
+        _route(places.setdefault(route_name(route.path, _query(route)), len(places)), route)
+        for route in settings.routes
+    )
 
 
 def _route(index: int, route: RouteSettings) -> Route:
@@ -32,10 +36,18 @@ def _route(index: int, route: RouteSettings) -> Route:
         operations=dict(route.operations or {}),
         methods=None if route.methods is None else frozenset(route.methods),
         host=route.host,
+        query=_query(route),
+        entity_id=route.id,
         allow=int(reduce(lambda bits, word: bits | PathAllowance[word.upper()], route.allow, PathAllowance.NONE)),
+        fold_case=route.fold_case,
+        strip_prefix=route.strip_prefix or "",
         enforce=route.enforce,
         second_targets=frozenset(fold(name.encode("ascii")) for name in route.second_targets),
     )
+
+
+def _query(route: RouteSettings) -> Conditions:
+    return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in (route.query or {}).items())
 
 
 def identity_names(settings: Settings) -> IdentityNames:

@@ -12,8 +12,9 @@ from pydantic import AfterValidator
 from proxy.core.identity import IdentityNameError, check_field_name
 from proxy.core.permissions import Permission, PermissionSyntaxError, valid_operation
 from proxy.core.request.claims import may_be_believed
+from proxy.core.request.query import PLAIN
 from proxy.core.request.request_reading import host_name
-from proxy.core.routes import PatternError, validate_pattern
+from proxy.core.routes import PatternError, validate_pattern, validate_prefix
 from proxy.core.token import TokenFormat
 from proxy.settings.values import quoted
 
@@ -21,6 +22,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HOST: Final = re.compile(
     r"(?:\*\.)?[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\]"
 )
+_QUERY_LIMIT: Final = 64
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
 
 
@@ -75,6 +77,26 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _prefix(text: str) -> str:
+    try:
+        validate_prefix(text, text)
+    except PatternError as error:
+        raise ValueError(f"{quoted(text)} is not a prefix of a path: {error}") from None
+    return text
+
+
+def _query_name(text: str) -> str:
+    if not text or len(text) > _QUERY_LIMIT or PLAIN.fullmatch(text) is None:
+        raise ValueError(f"{quoted(text)} is not a query parameter; it is up to 64 letters, digits and - . _ ~")
+    return text
+
+
+def _query_value(text: str) -> str:
+    if len(text) > _QUERY_LIMIT or PLAIN.fullmatch(text) is None:
+        raise ValueError(f"{quoted(text)} is not a value for a condition; it is up to 64 letters, digits and - . _ ~")
+    return text
+
+
 def _host(text: str) -> str:
     lowered = text.lower()
     if not _HOST.fullmatch(lowered) or len(lowered) > 253:
@@ -121,6 +143,9 @@ PermissionText = Annotated[str, AfterValidator(_permission)]
 EntityName = Annotated[str, AfterValidator(_entity)]
 OperationName = Annotated[str, AfterValidator(_operation)]
 PathPattern = Annotated[str, AfterValidator(_pattern)]
+PathPrefix = Annotated[str, AfterValidator(_prefix)]
+QueryName = Annotated[str, AfterValidator(_query_name)]
+QueryValue = Annotated[str, AfterValidator(_query_value)]
 HostPattern = Annotated[str, AfterValidator(_host)]
 HeaderName = Annotated[str, AfterValidator(_header)]
 TrustedClaim = Annotated[str, AfterValidator(_trusted_claim)]

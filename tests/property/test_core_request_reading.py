@@ -43,7 +43,7 @@ def test_a_single_request_line_is_read_as_in_a_whole_head(method: bytes, target:
     refusal = parser.parse(x, b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, HOST))
     found = read_line(method, target, HOST, LONGEST)
     if refusal is None:
-        assert found == (x.host_name, x.path)
+        assert found == (x.host_name, x.path, x.query)
     elif isinstance(found, Reason):
         # The parser refuses a control character in a head before it checks the length.
         assert found is refusal or (found, refusal) == (Reason.TARGET_TOO_LONG, Reason.REQUEST_MALFORMED)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import string
 import unicodedata
+from itertools import pairwise
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy.core.request.target import PathAllowance, canonical_path, split_target
+from proxy.core.request.target import (
+    PathAllowance,
+    canonical_path,
+    decoded_name,
+    encoded_segments,
+    refused_form,
+    split_target,
+    without_prefix,
+)
 
 PIECES = [
     *(
@@ -61,6 +70,30 @@ paths = st.one_of(
 )
 
 
+def is_escape(text: str, at: int) -> bool:
+    """Whether the percent sign at this place would be read as the beginning of an escape."""
+    tail = text[at + 1 :]
+    if len(tail) >= 2 and all(digit in string.hexdigits for digit in tail[:2]):
+        return True
+    return len(tail) >= 5 and tail[0] in "uU" and all(digit in string.hexdigits for digit in tail[1:5])
+
+
+def decodes_to_a_harmless_name(segment: str) -> bool:
+    """Whether a decoded segment can be decoded once more, gives no dot segment, and then has no further escape."""
+    decoded = unquote_to_bytes(segment)
+    for lead, most in ((0xE0, 0xA0), (0xF0, 0x90)):
+        if any(one == lead and 0x80 <= other < most for one, other in pairwise(decoded)):
+            return False
+    if {0xC0, 0xC1} & set(decoded):
+        return False
+    again = decoded.decode("utf-8", "replace")
+    if any(unicodedata.category(char) == "Cc" or char == "\\" for char in again):
+        return False
+    if any(char == "%" and is_escape(again, at) for at, char in enumerate(again)):
+        return False
+    return not any(part.strip() in (".", "..") for name in again.split("/") for part in name.split(";"))
+
+
 def oracle(path: bytes) -> tuple[str, int] | None:
     """The rules of docs/threat-model.md §1, applied to one segment and one character at a time."""
     if not path.startswith(b"/"):
@@ -101,20 +134,21 @@ def oracle(path: bytes) -> tuple[str, int] | None:
             return None
         if any(unicodedata.category(char) == "Cc" for char in text):
             return None
+        canonical = ""
         for at, char in enumerate(form):
-            if char == "%":
-                tail = form[at + 1 :]
-                if len(tail) >= 2 and all(digit in string.hexdigits for digit in tail[:2]):
-                    return None
-                if len(tail) >= 5 and tail[0] in "uU" and all(digit in string.hexdigits for digit in tail[1:5]):
-                    return None
+            canonical += char
+            if char == "%" and is_escape(form, at):
+                needed |= PathAllowance.ENCODED_PERCENT
+                canonical += "25"
+        if PathAllowance.ENCODED_PERCENT & needed and not decodes_to_a_harmless_name(form.replace("\x01", "/")):
+            return None
         if ";" in text:
             needed |= PathAllowance.SEMICOLON
         for name in text.split("/"):
-            flat_names.append(name)
             if any(part.strip() in (".", "..") for part in name.split(";")):
                 return None
-        forms.append(form.replace("\x01", "%2F"))
+        flat_names += [text] if text == "/" else text.split("/")
+        forms.append(canonical.replace("\x01", "%2F"))
     last = len(flat_names) - 1
     for number, name in enumerate(flat_names):
         if name.startswith(";") or (not name and number != last):
@@ -129,6 +163,8 @@ def oracle(path: bytes) -> tuple[str, int] | None:
 @example(b"/..;/a")
 @example(b"/%25%2F")
 @example(b"/%25%32%46")
+@example(b"/%2F")
+@example(b"/a%25%32%65%2F")
 def test_the_fast_and_the_slow_implementation_agree(path: bytes) -> None:
     assert canonical_path(path) == oracle(path)
 
@@ -154,9 +190,62 @@ def test_the_canonical_form_is_its_own_canonical_form(path: bytes) -> None:
         return
     form, needed = answer
     again = b"%2F".join(
-        quote_from_bytes(part.encode(), safe="/-._~!$&'()*+,;=:@[]|^").encode() for part in form.split("%2F")
+        quote_from_bytes(part.replace("%25", "%").encode(), safe="/-._~!$&'()*+,;=:@[]|^").encode()
+        for part in form.split("%2F")
     )
     assert canonical_path(again) == (form, needed)
+
+
+@given(paths, paths)
+@settings(max_examples=200)
+@example(b"/a%2Fb", b"/a%252Fb")
+@example(b"/%25%2F", b"/%25%252F")
+def test_two_paths_have_one_canonical_form_only_if_they_decode_to_the_same_segments(one: bytes, other: bytes) -> None:
+    forms = [canonical_path(path) for path in (one, other)]
+    if None not in forms:
+        names = [[unquote_to_bytes(segment) for segment in path.split(b"/")] for path in (one, other)]
+        assert (forms[0] == forms[1]) is (names[0] == names[1])
+
+
+@given(paths)
+@settings(max_examples=300)
+def test_the_name_of_each_segment_is_what_decoding_once_gives(path: bytes) -> None:
+    answer = canonical_path(path)
+    if answer is not None:
+        assert [decoded_name(segment).encode() for segment in answer[0].split("/")] == [
+            unquote_to_bytes(segment) for segment in path.split(b"/")
+        ]
+
+
+@given(paths, st.sampled_from([b"", b"/a", b"/%61", b"/a/caf%C3%A9", b"/%61/caf%c3%a9"]))
+@settings(max_examples=300)
+def test_what_is_left_without_a_prefix_is_the_rest_of_the_canonical_form(tail: bytes, before: bytes) -> None:
+    """The rest is judged and run alike: its canonical form is that of the whole path without the prefix."""
+    prefix = "/a/café" if before.count(b"/") == 2 else "/a"
+    path = before + tail
+    answer = canonical_path(path)
+    if answer is None or not f"{answer[0]}/".startswith(f"{prefix}/"):
+        return
+    rest = without_prefix(path, encoded_segments(prefix))
+    assert path.endswith(rest) or (rest == b"/" and answer[0] == prefix)
+    if rest.startswith(b"//"):
+        # The gateway refuses these.
+        assert answer[1] & PathAllowance.EMPTY_SEGMENT
+        return
+    form, needed = canonical_path(rest) or ("", 0)
+    assert form == answer[0].removeprefix(prefix) or (form == "/" and answer[0] == prefix)
+    assert not needed & ~answer[1]
+
+
+@given(paths, st.integers(0, 15))
+@settings(max_examples=300)
+def test_every_refused_path_has_a_form_that_its_route_does_not_allow(path: bytes, allow: int) -> None:
+    answer = canonical_path(path)
+    if answer is not None and not answer[1] & ~allow:
+        return
+    form = refused_form(path, allow)
+    if answer is not None:
+        assert PathAllowance[form.name] & answer[1] & ~allow
 
 
 @given(paths)
@@ -165,7 +254,7 @@ def test_without_an_allowance_decoding_keeps_the_segments(path: bytes) -> None:
     answer = canonical_path(path)
     if answer is None or answer[1] & PathAllowance.ENCODED_SLASH:
         return
-    assert answer[0].encode() == unquote_to_bytes(path)
+    assert answer[0].replace("%25", "%").encode() == unquote_to_bytes(path)
     assert answer[0].count("/") == path.count(b"/")
 
 

@@ -30,10 +30,13 @@ class Route(ResponseModel):
     number: int
     path: str
     host: str | None
+    query: dict[str, str] | None
     methods: list[str] | None
     access: Literal["token", "public", "passthrough", "denied"]
     upstream: str | None
+    strip_prefix: str | None
     entity: str | None
+    id: str | None
     operations: dict[str, str]
     enforce: bool
 

@@ -15,7 +15,8 @@ from typing import Final
 
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
-from proxy.core.request.target import canonical_path, split_target
+from proxy.core.request.query import QueryReading
+from proxy.core.request.target import PathAllowance, canonical_path, split_target, without_prefix
 from proxy.core.routes import Match, RouteTable
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
@@ -24,6 +25,7 @@ TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _METHODS: Final = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 # Looking a member up in its enumeration costs more than the comparison with it.
 _DENIED: Final = Access.DENIED
+_EMPTY_SEGMENT: Final = int(PathAllowance.EMPTY_SEGMENT)
 _REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _REPORTABLE: Final = frozenset((401, 403))
 
@@ -42,11 +44,14 @@ _NAME_LIMIT: Final = 255
 _HOST_LIMIT: Final = _NAME_LIMIT + len(":65535")
 
 
-def judge(table: RouteTable, method: bytes, host: str, path: bytes) -> tuple[Match | None, Reason | None]:
-    """The match for a method, a host name and an origin-form path (no query), and the reason of a refusal.
+def judge(
+    table: RouteTable, method: bytes, host: str, path: bytes, query: bytes | None
+) -> tuple[Match | None, Reason | None]:
+    """The match for a method, a host name, an origin-form path and its query, and the reason of a refusal.
 
-    Refuses an ambiguous target, a target without a route, and a route with access ``denied``. A refusal has a match if
-    a route caused it; without a refusal there is always a match.
+    ``query`` is empty or begins with "?"; None: it is unknown whether the backend reads it. Refuses an ambiguous
+    target, a target without a route, and a route with access ``denied``. A refusal has a match if a route caused it;
+    without a refusal there is always a match.
     """
     if method in _REFUSED_METHODS:
         return None, Reason.METHOD_REFUSED
@@ -63,11 +68,41 @@ def judge(table: RouteTable, method: bytes, host: str, path: bytes) -> tuple[Mat
     if match is None:
         return None, Reason.TARGET_NOT_CANONICAL if needs else Reason.NO_ROUTE
     route = match.route
-    if needs & ~route.allow:
-        return match, Reason.TARGET_NOT_CANONICAL
+    if route.query:
+        match, reason = _by_query(table.matches(name, host, text), query)
+        if reason is not None:
+            return match, reason
+        if match is None:
+            return None, Reason.TARGET_NOT_CANONICAL if needs else Reason.NO_ROUTE
+        route = match.route
+    if needs:
+        if needs & ~route.allow:
+            return match, Reason.TARGET_NOT_CANONICAL
+        # What is left must not begin with "//", which is a host to some readers (RFC 3986 section 4.2).
+        if route.prefix and needs & _EMPTY_SEGMENT and without_prefix(path, route.prefix).startswith(b"//"):
+            return match, Reason.TARGET_NOT_CANONICAL
     if route.access is _DENIED:
         return match, Reason.ROUTE_DENIED
     return match, None
+
+
+def _by_query(matches: tuple[Match, ...], query: bytes | None) -> tuple[Match | None, Reason | None]:
+    """The first match whose conditions on the query are met; a refusal where that cannot be decided."""
+    reading = None
+    for match in matches:
+        conditions = match.route.query
+        if not conditions:
+            return match, None
+        if query is None:
+            return match, Reason.QUERY_AMBIGUOUS
+        if reading is None:
+            reading = QueryReading(query)
+        met = reading.meets(conditions)
+        if met is None:
+            return match, Reason.QUERY_AMBIGUOUS
+        if met:
+            return match, None
+    return None, None
 
 
 def only_reported(match: Match, reason: Reason) -> bool:
@@ -134,8 +169,8 @@ def other_form(method: bytes, target: bytes, host: bytes) -> bytes | Reason:
     return parts[1]
 
 
-def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[str, bytes] | Reason:
-    """The host name and path of a request line and its ``Host``, by the rules of ``gateway.phases.parse``.
+def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[str, bytes, bytes] | Reason:
+    """The host name, path and query of a request line and its ``Host``, by the rules of ``gateway.phases.parse``.
 
     An empty ``host`` means no ``Host``; then the host of an absolute-form target is used. ``longest`` is the limit of a
     request line in bytes.
@@ -156,6 +191,6 @@ def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[
     if name is None:
         return Reason.HOST_INVALID
     if path.startswith(b"/"):
-        return name, path
+        return name, path, mark + after
     result = other_form(method, path, host)
-    return result if isinstance(result, Reason) else (name, result)
+    return result if isinstance(result, Reason) else (name, result, mark + after)

@@ -15,9 +15,13 @@ Rules of this module:
 6. A path with an escaped ``?`` or ``#``, or with ``;`` in any form, is refused: some servers (wsgidav) decode a
    ``Destination`` before they split it, and then write to the part before that character. A path that begins with
    ``//`` is refused even if its route allows empty segments: in a URI reference that is a host (RFC 3986 section 4.2),
-   which most servers ignore.
-7. At most ``_MOST_TAGS`` resources are checked: a head can hold thousands, and each costs as much as a request.
-8. No function here raises.
+   which most servers ignore. An escaped ``%`` before two hex digits is refused even if its route allows it: the same
+   servers may decode once more.
+7. A backend behind a route with ``strip_prefix`` reads other paths than the client names, so a second target is refused
+   if its route or the request's own has one. A second target with a query is refused where a route's conditions on the
+   query decide: it is unknown whether the backend reads that query.
+8. At most ``_MOST_TAGS`` resources are checked: a head can hold thousands, and each costs as much as a request.
+9. No function here raises.
 
 Sources: RFC 4918 sections 8.3, 10.3 and 10.4 (WebDAV), and the documentation of the stores that define each field.
 """
@@ -31,7 +35,7 @@ from typing import Final
 from proxy.core.model import Access
 from proxy.core.reasons import Reason
 from proxy.core.request.request_reading import host_name, judge
-from proxy.core.request.target import split_target
+from proxy.core.request.target import PathAllowance, canonical_path, split_target
 from proxy.core.routes import Match, RouteTable
 
 DESTINATION: Final = b"destination"
@@ -77,13 +81,14 @@ _LISTS: Final = re.compile(rb"\([^()]*+\)")
 
 
 class NamedTarget:
-    """A path that a field names; ``written``: the request writes it."""
+    """A path that a field names; ``written``: the request writes it. ``query`` is empty or begins with "?"."""
 
-    __slots__ = ("authority", "path", "written")
+    __slots__ = ("authority", "path", "query", "written")
 
-    def __init__(self, authority: bytes | None, path: bytes, *, written: bool) -> None:
+    def __init__(self, authority: bytes | None, path: bytes, *, query: bytes = b"", written: bool) -> None:
         self.authority = authority
         self.path = path
+        self.query = query
         self.written = written
 
     @property
@@ -117,7 +122,10 @@ def _target(text: bytes, *, written: bool) -> NamedTarget | None:
     parts = split_target(text)
     if parts is None or parts[1].startswith(b"//") or _SPLIT_AFTER_DECODING.search(parts[1]) is not None:
         return None
-    return NamedTarget(parts[0], parts[1], written=written)
+    judged = canonical_path(parts[1])
+    if judged is not None and judged[1] & PathAllowance.ENCODED_PERCENT:
+        return None
+    return NamedTarget(parts[0], parts[1], query=parts[2], written=written)
 
 
 def same_host(authority: bytes, hosts: Iterable[bytes], *, ports: bool) -> bool:
@@ -141,11 +149,12 @@ def judge_second(table: RouteTable, own: Match, host: str, target: NamedTarget) 
     match, whose operation the grant must allow if its route's access is ``token``. A refusal has the match of a
     report-only route only if both routes are report-only, or if the second target's own route refuses.
     """
-    match, reason = judge(table, target.method, host, target.path)
+    match, reason = judge(table, target.method, host, target.path, None if target.query else b"")
     if reason is not None or match is None:
         return match, reason or Reason.NO_ROUTE
     route = match.route
-    if route.access is not own.route.access or route.upstream != own.route.upstream:
+    elsewhere = route.access is not own.route.access or route.upstream != own.route.upstream
+    if elsewhere or route.prefix or own.route.prefix:
         return own if own.route.enforce else match, Reason.SECOND_TARGET
     if target.written and match.operation is None and route is own.route and own.operation not in _READING:
         match = match._replace(operation=own.operation)

@@ -1,7 +1,8 @@
 """The mutate phase: builds the request head for the backend, in one ``bytes`` join.
 
 Rules of this module:
-1. The path and query are the bytes that were judged; they are never rewritten.
+1. The path and query are the bytes that were judged; they are never rewritten. A route may cut its own leading segments
+   off the path (``strip_prefix``), and then the backend gets them in ``X-Forwarded-Prefix``.
 2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once.
 3. The credential is not forwarded, unless it is not patgate's and the route leaves the login to the backend.
 4. The identity lines come from ``backend_identity``; this module never chooses them.
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.core.request.request_reading import host_name
+from proxy.core.request.target import without_prefix
 from proxy.gateway.exchange import Exchange
 
 _UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -34,14 +36,15 @@ class Mutator:
 
     def mutate(self, x: Exchange, identity: bytes) -> None:
         """Set ``x.upstream_head``, which contains the ``identity`` lines."""
-        client = x.client
-        assert client is not None
+        client, match = x.client, x.match
+        assert client is not None and match is not None
+        prefix = match.route.prefix
         foreign = self._foreign_credentials(x) if x.entry is None else b""
         x.upstream_head = b"".join(
             (
                 x.method,
                 b" ",
-                x.path,
+                x.path if not prefix else without_prefix(x.path, prefix),
                 x.query,
                 b" HTTP/1.1",
                 x.kept,
@@ -53,9 +56,14 @@ class Mutator:
                 client.forwarded_lines if x.forwarded is None else _forwarded_for(x, x.forwarded),
                 b"\r\nX-Forwarded-Host: ",
                 x.host if x.forwarded is None else forwarded_host(x, x.forwarded),
-                b"\r\n\r\n",
+                b"\r\n\r\n" if not prefix else _forwarded_prefix(prefix),
             )
         )
+
+
+def _forwarded_prefix(prefix: bytes) -> bytes:
+    """The last line of a head whose path was cut: the segments that the backend does not see."""
+    return b"\r\nX-Forwarded-Prefix: " + prefix + b"\r\n\r\n"
 
 
 def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:

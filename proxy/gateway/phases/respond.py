@@ -1,7 +1,8 @@
 """The respond phase: builds every response that the gateway itself produces, for refusals and upstream failures.
 
 The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decision``; the challenge comes from
-``core.challenge``. Neither repeats anything that the client sent.
+``core.challenge``. Neither repeats anything that the client sent. Only for the first request of git's smart HTTP
+protocol (``…/info/refs?service=git-…``) the body is ``text/plain``: git shows a person no other type.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from typing import Final
 
 from proxy.core.challenge import Challenges
-from proxy.core.reasons import TABLE, Reason
+from proxy.core.reasons import TABLE, Reason, ReasonEntry
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.date import HttpClock
 
@@ -33,6 +34,10 @@ _PHRASES: Final = {
 }
 
 
+_GIT_PATH: Final = b"/info/refs"
+_GIT_QUERY: Final = b"?service=git-"
+
+
 class Responder:
     """Builds refusals. ``realm`` is the brand; ``basic``: challenges offer Basic credentials too."""
 
@@ -44,23 +49,29 @@ class Responder:
         """The complete response to ``x`` for ``reason``: head and body (no body for HEAD)."""
         entry = TABLE[reason]
         decision = x.request_id.decode("ascii")
-        body = json.dumps(
-            {
-                "type": "about:blank",
-                "title": entry.title,
-                "status": entry.status,
-                "detail": entry.detail,
-                "reason": entry.public,
-                "decision": decision,
-            }
-        ).encode("ascii")
+        challenges = self._challenges.values(entry.challenge, x.match)
+        if x.path.endswith(_GIT_PATH) and x.query.startswith(_GIT_QUERY):
+            media_type = b"text/plain; charset=utf-8"
+            body = _text(entry, decision, challenges)
+        else:
+            media_type = b"application/problem+json"
+            body = json.dumps(
+                {
+                    "type": "about:blank",
+                    "title": entry.title,
+                    "status": entry.status,
+                    "detail": entry.detail,
+                    "reason": entry.public,
+                    "decision": decision,
+                }
+            ).encode("ascii")
         lines = [
             b"HTTP/1.1 %d %s\r\n" % (entry.status, _PHRASES[entry.status]),
             self._clock.date_line() + b"\r\n",
-            b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n",
+            b"Content-Type: " + media_type + b"\r\nCache-Control: no-store\r\n",
             b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id),
         ]
-        for value in self._challenges.values(entry.challenge, x.match):
+        for value in challenges:
             lines.append(b"WWW-Authenticate: " + value + b"\r\n")
         if entry.retry:
             lines.append(b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS)
@@ -74,3 +85,10 @@ class Responder:
         if not x.head_only:
             lines.append(body)
         return b"".join(lines)
+
+
+def _text(entry: ReasonEntry, decision: str, challenges: tuple[bytes, ...]) -> bytes:
+    """The body for a client that shows plain text: one line, with the permission that the challenge names."""
+    scope = next((value.partition(b'scope="')[2].partition(b'"')[0] for value in challenges if b"scope=" in value), b"")
+    needed = f" It needs {scope.decode('ascii')}." if scope else ""
+    return f"{entry.detail}{needed} (reason: {entry.public}, decision: {decision})\n".encode("ascii")

@@ -10,5 +10,5 @@ from proxy.gateway.exchange import Exchange
 
 def route(table: RouteTable, x: Exchange) -> Reason | None:
     """Set ``x.match``, or refuse: an ambiguous target, no route, or a route with ``access: denied``."""
-    x.match, reason = judge(table, x.method, x.host_name, x.path)
+    x.match, reason = judge(table, x.method, x.host_name, x.path, x.query)
     return reason

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from proxy.core.reasons import Reason
+from proxy.core.request.target import refused_form
 from proxy.core.routes import Match, Route
 from proxy.gateway.exchange import Exchange
 from proxy.observe.logs import Logger, redact
@@ -45,6 +46,7 @@ _SAVED_UP: Final = BYTES_PER_MINUTE // 6
 """Most bytes of a minute's budget that can be written at once; the rest becomes available sweep by sweep."""
 _NOTICE_BYTES: Final = 200
 
+_NOT_CANONICAL: Final = Reason.TARGET_NOT_CANONICAL
 _METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 # Without % = : $ and white space a path can contain no secret but a token, and a token has underscores.
 _ODD: Final = re.compile(rb"[^!#&-9;<>-\[\]^`-~]").search
@@ -70,6 +72,15 @@ _SECOND_NS: Final = 1_000_000_000
 
 Passed = tuple[Exchange, int, "ClientConnection"]
 """An allowed exchange, its end (CLOCK_MONOTONIC, ns), and its client, which the exchange itself forgets."""
+
+
+def _with_form(x: Exchange) -> bytes:
+    """``target_not_canonical`` with the JSON member ``form``, which names the form of the path that is refused."""
+    path, second = x.path, x.refused_second
+    if second is not None and second[0] is _NOT_CANONICAL and second[2] is not None:
+        path = second[2].path
+    form = refused_form(path, 0 if x.match is None else x.match.route.allow)
+    return f'{_NOT_CANONICAL.value}","form":"{form.value}'.encode("ascii")
 
 
 def method_shown(method: bytes) -> str:
@@ -292,7 +303,7 @@ class _Json(_Format):
             _MILLISECONDS[since // 1_000_000],
             x.request_id,
             outcome.encode("ascii"),
-            reason.encode("ascii"),
+            reason.encode("ascii") if reason is not _NOT_CANONICAL else _with_form(x),
             x.status,
             self._method(x.method),
             self._path(x.path),

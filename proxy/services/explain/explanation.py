@@ -19,6 +19,7 @@ from proxy.core.model import Access, Grant, RefusedGrant
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
 from proxy.core.request.second_targets import NamedTarget, judge_second
+from proxy.core.request.target import PathForm, refused_form
 from proxy.core.routes import Match, RouteTable
 from proxy.observe.logs import redact
 from proxy.observe.metrics import Outcome
@@ -135,13 +136,10 @@ def judged(gateway: Gateway, request: DescribedRequest, found: Grant | RefusedGr
 
 def _judged_own_target(gateway: Gateway, request: DescribedRequest, found: Grant | RefusedGrant, now: float) -> Judged:
     """The verdict on the request's own target."""
-    method, target, host = (
-        text.encode("utf-8", "surrogatepass") for text in (request.method, request.target, request.host)
-    )
-    line = read_line(method, target, host, gateway.longest)
+    line = _line(gateway, request)
     if isinstance(line, Reason):
         return Judged(match=None, reason=line, outcome=Outcome.REFUSED)
-    match, reason = judge(gateway.routes, method, *line)
+    match, reason = judge(gateway.routes, request.method.encode("utf-8", "surrogatepass"), *line)
     if reason is not None or match is None:
         return Judged(match=match, reason=reason or Reason.NO_ROUTE, outcome=Outcome.REFUSED)
     if match.route.access is not Access.TOKEN:
@@ -172,10 +170,53 @@ def explain(
         at=now,
         request=request,
         judged=verdict,
-        findings=Findings(routes=gateway.routes, match=match, reason=verdict.reason, subject=subject, grounds=grounds),
+        findings=Findings(
+            routes=gateway.routes,
+            match=match,
+            reason=verdict.reason,
+            subject=subject,
+            grounds=grounds,
+            form=_form(gateway, request, verdict),
+        ),
         challenge=tuple(value.decode("ascii") for value in values),
         identity=_identity(gateway, verdict, found),
     )
+
+
+def _form(gateway: Gateway, request: DescribedRequest, verdict: Judged) -> str:
+    """The form of the path, or of the second target, that is not canonical; empty for other verdicts."""
+    if verdict.reason is not Reason.TARGET_NOT_CANONICAL:
+        return ""
+    line = _line(gateway, request)
+    if isinstance(line, Reason):
+        return PathForm.NOT_A_PATH.value
+    match, reason = judge(gateway.routes, request.method.encode("utf-8", "surrogatepass"), *line)
+    path = line[1]
+    if reason is not Reason.TARGET_NOT_CANONICAL and request.second is not None:
+        match, path = verdict.match, request.second.path.encode("utf-8", "surrogatepass")
+    return refused_form(path, 0 if match is None else match.route.allow).value
+
+
+def depends_on_query(gateway: Gateway, request: DescribedRequest) -> bool:
+    """Whether the query decides which route this request, or its second target, matches."""
+    line = _line(gateway, request)
+    if isinstance(line, Reason):
+        return False
+    targets = [(request.method, line[1])]
+    if request.second is not None:
+        targets.append((request.second.method, request.second.path.encode("utf-8", "surrogatepass")))
+    return any(
+        judge(gateway.routes, method.encode("utf-8", "surrogatepass"), line[0], path, None)[1] is Reason.QUERY_AMBIGUOUS
+        for method, path in targets
+    )
+
+
+def _line(gateway: Gateway, request: DescribedRequest) -> tuple[str, bytes, bytes] | Reason:
+    """The host, path and query of a request, or why they cannot be read."""
+    method, target, host = (
+        text.encode("utf-8", "surrogatepass") for text in (request.method, request.target, request.host)
+    )
+    return read_line(method, target, host, gateway.longest)
 
 
 def _identity(gateway: Gateway, verdict: Judged, found: Grant | RefusedGrant) -> tuple[tuple[str, str], ...]:

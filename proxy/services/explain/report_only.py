@@ -34,10 +34,13 @@ class RouteView:
             "number": self.number,
             "path": route.path,
             "host": route.host,
+            "query": {name.decode(): value.decode() for name, value in route.query} or None,
             "methods": None if route.methods is None else sorted(route.methods),
             "access": route.access.value,
             "upstream": route.upstream or None,
+            "strip_prefix": route.strip_prefix or None,
             "entity": route.entity,
+            "id": route.entity_id,
             "operations": dict(route.effective_operations),
             "enforce": route.enforce,
         }

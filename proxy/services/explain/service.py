@@ -26,7 +26,14 @@ from proxy.core.token import WHOLE_TOKEN, TokenFormat
 from proxy.observe.metrics import Outcome
 from proxy.services import grants
 from proxy.services.caller import AccountEntity, AccountOperation, Caller, load_caller
-from proxy.services.explain.explanation import DescribedRequest, Explanation, Gateway, Second, explain
+from proxy.services.explain.explanation import (
+    DescribedRequest,
+    Explanation,
+    Gateway,
+    Second,
+    depends_on_query,
+    explain,
+)
 from proxy.services.explain.steps import FAILED, Subject
 from proxy.services.tokens import authorization, loading
 from proxy.services.tokens.authorization import NO_TOKEN, Ruling, Verb
@@ -170,11 +177,12 @@ class ExplainService:
         if not request.method or not request.target:
             return Decision(entry=entry, now=None, differences=(), notes=(_UNREAD,), since=())
         explained = self._explained(caller, request, subject, now, _anonymous_reason(entry))
+        by_query = depends_on_query(self._gateway, request)
         return Decision(
             entry=entry,
             now=explained,
-            differences=_differences(entry, explained),
-            notes=tuple(_notes(entry, request)),
+            differences=() if by_query else _differences(entry, explained),
+            notes=(*_notes(entry, request), *([_NO_QUERY] if by_query else [])),
             since=() if subject is None else await _since(rows, caller, entry, subject),
         )
 
@@ -221,6 +229,9 @@ class ExplainService:
 
 
 _UNREAD: Final = "the reason is in how the request was received or forwarded, not in what the token may do"
+_NO_QUERY: Final = (
+    "the query decides about the route here, and the log has no query: this is about the request without one"
+)
 _DETAILS: Final = (("method", "method"), ("target", "path"), ("host", "host"))
 
 

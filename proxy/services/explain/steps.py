@@ -104,7 +104,8 @@ _BY_REASON: Final[Mapping[Reason, str]] = {
 class Findings:
     """The facts behind a verdict: its route and reason, the token, and the decision's ``grounds``.
 
-    ``grounds`` is None if the request was refused before the decision, or the route needs none.
+    ``grounds`` is None if the request was refused before the decision, or the route needs none. ``form`` is that of a
+    path that is not canonical (``request.target.PathForm``).
     """
 
     routes: RouteTable
@@ -112,6 +113,7 @@ class Findings:
     reason: Reason
     subject: Subject | None
     grounds: Verdict | None
+    form: str = ""
 
     def steps(self) -> tuple[StepView, ...]:
         """Every step: those before the failed one passed, those after it were not reached."""
@@ -161,7 +163,9 @@ class Findings:
             return ""
         if step is Step.ROUTE:
             routes = self.routes.routes
-            return f"{match.route.path} ({routes.index(match.route) + 1} of {len(routes)}), {_OPEN[match.route.access]}"
+            route = match.route
+            cut = f", forwarded without {route.strip_prefix}" if route.strip_prefix else ""
+            return f"{route.name} ({routes.index(route) + 1} of {len(routes)}), {_OPEN[route.access]}{cut}"
         if step is Step.OPERATION:
             return needed_permission(match)
         if self.subject is None:
@@ -185,7 +189,8 @@ class Findings:
         reason, match = self.reason, self.match
         words = _BY_REASON.get(reason, _clause(TABLE[reason].detail))
         if step is Step.ROUTE:
-            return words if match is None else f"{match.route.path}: {words}"
+            words = f"{words} ({self.form})" if self.form else words
+            return words if match is None else f"{match.route.name}: {words}"
         if match is None or self.subject is None:
             return words
         row = self.subject.row

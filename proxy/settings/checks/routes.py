@@ -2,15 +2,18 @@
 
 from collections.abc import Iterator
 from itertools import takewhile
+from typing import Final
 
 from proxy.core.model import Access
 from proxy.core.request.claims import fold
-from proxy.core.routes import REST, captures
+from proxy.core.routes import REST, PatternError, captures, validate_id, validate_prefix
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, suggestion
 from proxy.settings.sections.routes import RouteSettings
 from proxy.settings.values import quoted
+
+_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 def meanings(candidate: Candidate) -> Iterator[RuleViolation]:
@@ -20,8 +23,9 @@ def meanings(candidate: Candidate) -> Iterator[RuleViolation]:
         if loc in candidate.holes:
             continue
         yield from _route_upstream(candidate, loc, route)
-        if all(candidate.sound((*loc, name)) for name in ("path", "entity", "access", "operations")):
+        if all(candidate.sound((*loc, name)) for name in ("path", "entity", "id", "access", "operations")):
             yield from _route_meaning(loc, route)
+        yield from _route_form(candidate, loc, route)
         if route.methods is not None and candidate.sound((*loc, "methods")):
             for method in route.operations or ():
                 if method not in route.methods:
@@ -45,7 +49,7 @@ def _route_upstream(candidate: Candidate, loc: Loc, route: RouteSettings) -> Ite
 def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[RuleViolation]:
     """A token route needs an entity; on other routes entity and operations have no meaning."""
     if route.access is not Access.TOKEN:
-        for name in ("entity", "operations"):
+        for name in ("entity", "id", "operations"):
             if getattr(route, name) is not None:
                 message = f"has no meaning on a route whose access is {route.access}: no token is checked there"
                 yield RuleViolation(loc=(*loc, name), message=message)
@@ -55,6 +59,27 @@ def _route_meaning(loc: Loc, route: RouteSettings) -> Iterator[RuleViolation]:
         yield RuleViolation(loc=(*loc, "entity"), message="is required here, because the path has no {entity}")
     elif route.entity is not None and captured:
         yield RuleViolation(loc=(*loc, "entity"), message="conflicts with {entity} in the path; keep one of the two")
+
+
+def _route_form(candidate: Candidate, loc: Loc, route: RouteSettings) -> Iterator[RuleViolation]:
+    """A composed id, a prefix or ``fold_case`` that does not fit the rest of the route."""
+    sound = candidate.sound((*loc, "path"))
+    if route.id is not None and sound and all(candidate.sound((*loc, name)) for name in ("id", "allow")):
+        try:
+            validate_id(route.path, route.id, encoded_slash="encoded_slash" in route.allow)
+        except PatternError as error:
+            yield RuleViolation(loc=(*loc, "id"), message=f"{quoted(route.id)} is not an id: {error}")
+    if route.strip_prefix is not None and sound and candidate.sound((*loc, "strip_prefix")):
+        if route.access is Access.DENIED:
+            message = "has no meaning on a denied route: nothing is forwarded"
+            yield RuleViolation(loc=(*loc, "strip_prefix"), message=message)
+        try:
+            validate_prefix(route.path, route.strip_prefix)
+        except PatternError as error:
+            yield RuleViolation(loc=(*loc, "strip_prefix"), message=f"does not fit the path: {error}")
+    if route.fold_case and route.access is not Access.DENIED and candidate.sound((*loc, "access")):
+        message = f"has a meaning only on a denied route, and the access of this one is {route.access}"
+        yield RuleViolation(loc=(*loc, "fold_case"), message=message)
 
 
 def second_targets(candidate: Candidate) -> Iterator[RuleViolation]:
@@ -79,9 +104,9 @@ def unreachable(candidate: Candidate) -> Iterator[RuleViolation]:
     for later, route in enumerate(routes):
         if not all(candidate.sound(("routes", later, name)) for name in ("path", "host", "methods")):
             continue
-        segments = tuple(route.path.split("/")[1:])
+        segments = tuple(_folded(segment) for segment in route.path.split("/")[1:])
         shared = (index for length in range(len(segments) + 1) for index in seen.get(segments[:length], ()))
-        earlier = min((index for index in shared if _covers(routes[index], route)), default=None)
+        earlier = min((index for index in shared if covers(routes[index], route)), default=None)
         if earlier is not None:
             same = "is the same as" if routes[earlier].path == route.path else "is covered by"
             yield RuleViolation(
@@ -93,11 +118,36 @@ def unreachable(candidate: Candidate) -> Iterator[RuleViolation]:
         seen.setdefault(literal, []).append(later)
 
 
-def _covers(first: RouteSettings, second: RouteSettings) -> bool:
+def covers(first: RouteSettings, second: RouteSettings) -> bool:
     """Whether the first route matches every request that the second one matches."""
     if first.methods is not None and (second.methods is None or not set(second.methods) <= set(first.methods)):
         return False
-    return _host_covers(first.host, second.host) and _path_covers(first.path.split("/")[1:], second.path.split("/")[1:])
+    if not (first.query or {}).items() <= (second.query or {}).items():
+        return False
+    return _host_covers(first.host, second.host) and _path_covers(*_segments(first, second))
+
+
+def _segments(first: RouteSettings, second: RouteSettings) -> tuple[list[str], list[str]]:
+    """The segments of two patterns, comparable by value: literals of a pattern that ignores case in lower case.
+
+    A pattern that does not ignore case never covers one that does, except by captures.
+    """
+    mine, theirs = first.path.split("/")[1:], second.path.split("/")[1:]
+    if first.fold_case:
+        return [_folded(segment) for segment in mine], [_folded(segment) for segment in theirs]
+    if second.fold_case:
+        # A mark that no literal has: letters can be of another case than those of the first pattern.
+        return mine, [f"*{segment}" if has_letters(segment) else segment for segment in theirs]
+    return mine, theirs
+
+
+def _folded(segment: str) -> str:
+    return segment if segment.startswith("{") else segment.translate(_LOWER)
+
+
+def has_letters(segment: str) -> bool:
+    """Whether a segment is a literal with ASCII letters."""
+    return not segment.startswith("{") and any(char.isascii() and char.isalpha() for char in segment)
 
 
 def _host_covers(first: str | None, second: str | None) -> bool:
@@ -127,7 +177,7 @@ def open_above(settings: Settings) -> Iterator[RuleViolation]:
             continue
         wanted = route.model_copy(update={"path": itself})
         for place, other in enumerate(routes):
-            if _covers(other, wanted) and (place < index or other.access is Access.DENIED):
+            if covers(other, wanted) and (place < index or other.access is Access.DENIED):
                 # The operator has decided on this path explicitly.
                 break
             if place > index and other.access is not Access.DENIED and _lets_some_through(other, wanted):
@@ -141,6 +191,12 @@ def open_above(settings: Settings) -> Iterator[RuleViolation]:
 
 def _lets_some_through(route: RouteSettings, wanted: RouteSettings) -> bool:
     """Whether the route matches the path of ``wanted`` for some hosts and methods."""
-    hosts = _host_covers(route.host, wanted.host) or _host_covers(wanted.host, route.host)
-    methods = route.methods is None or wanted.methods is None or not set(route.methods).isdisjoint(wanted.methods)
-    return hosts and methods and _path_covers(route.path.split("/")[1:], wanted.path.split("/")[1:])
+    return some_requests(route, wanted) and _path_covers(*_segments(route, wanted))
+
+
+def some_requests(first: RouteSettings, second: RouteSettings) -> bool:
+    """Whether some host, method and query fits both routes."""
+    hosts = _host_covers(first.host, second.host) or _host_covers(second.host, first.host)
+    methods = first.methods is None or second.methods is None or not set(first.methods).isdisjoint(second.methods)
+    query = {**(first.query or {}), **(second.query or {})}
+    return hosts and methods and all(each.items() <= query.items() for each in (first.query or {}, second.query or {}))

@@ -7,7 +7,18 @@ from pydantic import Field
 from proxy.core.identity import IdentityField
 from proxy.core.model import Access
 from proxy.core.request.second_targets import UNJUDGED
-from proxy.settings.names import EntityName, HeaderName, HostPattern, Method, Name, OperationName, PathPattern
+from proxy.settings.names import (
+    EntityName,
+    HeaderName,
+    HostPattern,
+    Method,
+    Name,
+    OperationName,
+    PathPattern,
+    PathPrefix,
+    QueryName,
+    QueryValue,
+)
 from proxy.settings.section import Section
 
 
@@ -22,13 +33,21 @@ class RouteSettings(Section):
     """`token`, `public` (anyone, no identity), `passthrough` (the backend's own login) or `denied`."""
     entity: EntityName | None = None
     """The entity of the path, if the pattern has no `{entity}`."""
+    id: str | None = None
+    """The id, composed of segments of the path: `{scope}/{name}`. By default the segment `{id}`."""
     operations: Annotated[dict[Method, OperationName], Field(min_length=1)] | None = None
     """Operation of each method, instead of the defaults; other methods are refused."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
     """Match only these methods; HEAD counts as GET."""
     host: HostPattern | None = None
     """Match only this Host: a name, or `*.example.com`."""
-    allow: tuple[Literal["encoded_slash", "semicolon", "empty_segment"], ...] = ()
+    query: Annotated[dict[QueryName, QueryValue], Field(min_length=1)] | None = None
+    """Match only requests with these query parameters; a request that repeats one or spells it otherwise is refused."""
+    fold_case: bool = False
+    """For a denied route: match ASCII letters in any case, because the backend does."""
+    strip_prefix: PathPrefix | None = None
+    """First segments of the path that the backend does not get; it finds them in `X-Forwarded-Prefix`."""
+    allow: tuple[Literal["encoded_slash", "encoded_percent", "semicolon", "empty_segment"], ...] = ()
     """Ambiguous path forms that the backend is known to read as patgate does."""
     second_targets: tuple[HeaderName, ...] = ()
     """Headers of `headers.second_targets` that are passed on unchecked, because this backend checks them itself."""

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.core.model import Access
-from proxy.core.routes import Match, PatternError, Route, RouteTable, validate_pattern
+from proxy.core.request.target import PathAllowance
+from proxy.core.routes import Match, PatternError, Route, RouteTable, validate_pattern, validate_prefix
 
 
 def table(*routes: dict[str, Any]) -> RouteTable:
@@ -151,7 +152,13 @@ def test_an_empty_table_matches_nothing() -> None:
 
 
 def test_requests_do_not_grow_the_table_without_bound() -> None:
-    routes = table({"path": "/v1/{entity}/{id}", "host": "*.example.com"}, {"path": "/x/**"})
+    routes = table(
+        {"path": "/v1/{entity}/{id}", "host": "*.example.com"},
+        {"path": "/secret/x/**", "access": Access.DENIED, "fold_case": True},
+        {"path": "/x/**", "query": ((b"a", b"1"),)},
+        {"path": "/x/{entity}/{id}"},
+        {"path": "/x/**"},
+    )
 
     def size() -> int:
         nodes, seen = [node for roots in routes._by_host.values() for node in roots.values()], set()
@@ -159,7 +166,8 @@ def test_requests_do_not_grow_the_table_without_bound() -> None:
             node = nodes.pop()
             if id(node) not in seen:
                 seen.add(id(node))
-                nodes += [after for after in (node.other, *node.following.values()) if after is not None]
+                after = (node.other, node.rest, *node.following.values(), *node.folded.values())
+                nodes += [each for each in after if each is not None]
         return len(seen)
 
     def visit(number: int) -> None:
@@ -167,6 +175,7 @@ def test_requests_do_not_grow_the_table_without_bound() -> None:
             f"/v1/a{number}/b{number}",
             f"/x/{number}/{number}",
             f"/{number}",
+            "".join(each.upper() if number >> at & 1 else each for at, each in enumerate(f"/secret/x/{number}")),
             "/v1//",
             "/v1/a/b" + "/c" * number,
         ):
@@ -230,3 +239,133 @@ def test_a_match_names_its_parts() -> None:
     assert match is not None
     assert isinstance(match, Match)
     assert (match.entity, match.entity_id, match.operation, match.org) == ("things", "1", "read", "acme")
+
+
+PACKAGES = table(
+    {"path": "/npm/{id}", "entity": "packages", "allow": int(PathAllowance.ENCODED_SLASH)},
+    {"path": "/npm/{scope}/{name}", "entity": "packages", "entity_id": "{scope}/{name}"},
+    {"path": "/npm/{scope}/{name}/-/{file}", "entity": "packages", "entity_id": "{scope}/{name}"},
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "id_", "operation"),
+    [
+        ("GET", "/npm/@acme%2Ftool", "@acme/tool", "read"),
+        ("GET", "/npm/@acme/tool", "@acme/tool", "read"),
+        ("GET", "/npm/@acme/tool/-/tool-1.0.0.tgz", "@acme/tool", "read"),
+        ("PUT", "/npm/@acme/tool", "@acme/tool", "update"),
+        ("DELETE", "/npm/@acme/tool", "@acme/tool", "delete"),
+        ("POST", "/npm/@acme/tool", "@acme/tool", None),
+        ("GET", "/npm/@acme%252Ftool/x", "@acme%2Ftool/x", "read"),
+    ],
+)
+def test_an_id_composed_of_segments_is_that_of_an_item(method: str, path: str, id_: str, operation: str | None) -> None:
+    match = PACKAGES.match(method, "h", path)
+    assert match is not None
+    assert (match.entity, match.entity_id, match.operation) == ("packages", id_, operation)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "",
+        "fixed",
+        "{other}/x",
+        "{a}/{a}",
+        "{a}{b}",
+        "{a}-{b}",
+        "{a} /{b}",
+        "{a}/%2F{b}",
+        "{a}/{b",
+        "{a}/*",
+        "{a}/{b}?",
+    ],
+)
+def test_a_composed_id_that_could_stand_for_two_paths_is_refused(template: str) -> None:
+    with pytest.raises(PatternError):
+        Route(index=0, path="/{a}/{b}", entity="x", entity_id=template)
+
+
+def test_an_id_of_several_segments_excludes_encoded_slashes() -> None:
+    allow = int(PathAllowance.ENCODED_SLASH)
+    with pytest.raises(PatternError, match="encoded_slash"):
+        Route(index=0, path="/{a}/{b}", entity="x", entity_id="{a}/{b}", allow=allow)
+    assert Route(index=0, path="/{a}/{b}", entity="x", entity_id="v-{a}", allow=allow).entity_id == "v-{a}"
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [
+        ("/npm", "/npm"),
+        ("/npm/", "/npm"),
+        ("/npm/**", "/npm"),
+        ("/a/b/{id}", "/a/b"),
+        ("/a/b/{id}", "/a"),
+        ("/é/x", "/é"),
+    ],
+)
+def test_a_prefix_is_the_first_literal_segments_of_the_path(path: str, prefix: str) -> None:
+    validate_prefix(path, prefix)
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [
+        ("/npm/**", "npm"),
+        ("/npm/**", "/"),
+        ("/npm/**", "/npm/"),
+        ("/npm/**", "/np"),
+        ("/npm/**", "/NPM"),
+        ("/npm", "/npm/x"),
+        ("/{id}/x", "/{id}"),
+        ("/npm/**", "/npm/**"),
+        ("/npm/x", "/x"),
+        ("/npm/**", ""),
+        ("/npm/**", "/%6epm"),
+    ],
+)
+def test_another_prefix_is_refused(path: str, prefix: str) -> None:
+    with pytest.raises(PatternError):
+        validate_prefix(path, prefix)
+
+
+def test_a_route_knows_its_prefix_as_it_is_sent() -> None:
+    assert Route(index=0, path="/café/**", strip_prefix="/café").prefix == b"/caf%C3%A9"
+    assert Route(index=0, path="/café/**").prefix == b""
+
+
+def test_a_denied_route_can_ignore_the_case_of_ascii_letters() -> None:
+    routes = table(
+        {"path": "/Admin/é/{x}", "access": Access.DENIED, "fold_case": True},
+        {"path": "/ADMIN/é/x", "access": Access.PUBLIC},
+        {"path": "/**", "access": Access.PUBLIC},
+    )
+    for path in ("/Admin/é/x", "/admin/é/X", "/ADMIN/é/x", "/aDMIN/é/y", "/admin/é/z"):
+        assert matched(routes, "GET", path) == ("/Admin/é/{x}", None, None, "list", None), path
+    for path in ("/admin/É/x", "/admins/é/x", "/admin/é/", "/admin", "/ADMIN/é/x/y", "/\u212admin/é/x"):
+        assert matched(routes, "GET", path) == ("/**", None, None, "list", None), path
+
+
+def test_only_a_denied_route_can_ignore_letter_case() -> None:
+    with pytest.raises(PatternError, match="denied"):
+        Route(index=0, path="/a", entity="a", fold_case=True)
+
+
+def test_matches_are_those_until_the_first_without_conditions_on_the_query() -> None:
+    condition = ((b"a", b"1"),)
+    routes = table(
+        {"path": "/x/**", "query": condition},
+        {"path": "/x/{id}", "entity": "x", "query": condition},
+        {"path": "/x/y"},
+        {"path": "/**"},
+    )
+
+    def indexes(path: str) -> list[int]:
+        return [match.route.index for match in routes.matches("GET", "h", path)]
+
+    assert [indexes(path) for path in ("/x/z", "/x/z/w", "/y", "/")] == [[0, 1, 3], [0, 3], [3], [3]]
+    assert indexes("/x/y")[:3] == [0, 1, 2]
+    first = routes.match("GET", "h", "/x/z")
+    assert first is not None
+    assert first.route.name == "/x/**?a=1"

@@ -74,7 +74,7 @@ def test_the_examples_optional_lines_load_too(good: Load, tmp_path: Path) -> Non
         assert off in text
         text = text.replace(off, on)
     settings = good(text)
-    assert settings.routes[5].allow == ("encoded_slash", "semicolon", "empty_segment")
+    assert settings.routes[5].allow == ("encoded_slash", "encoded_percent", "semicolon", "empty_segment")
     assert settings.policy.max_lifetime == 365 * 86400
     assert settings.limits.body == 100 * 2**20
 
@@ -233,6 +233,23 @@ def test_a_mistake_has_a_plain_message(bad: Check, text: str, message: str) -> N
         ("{ path: /x, upstream: app, entity: a, host: 'a.*.com' }", "host", "is not a host"),
         ("{ path: /x, upstream: app, entity: a, host: '[:::::::]' }", "host", "no request can name it"),
         ("{ path: /x, upstream: app, entity: a, host: '127.1' }", "host", "no request can name it"),
+        ("{ path: /x, upstream: app, entity: a, query: {} }", "query", "must not be empty"),
+        ("{ path: /x, upstream: app, entity: a, query: { 'a%62': b } }", 'query["a%62"]', "is not a query parameter"),
+        ("{ path: /x, upstream: app, entity: a, query: { a: 'b c' } }", "query.a", "is not a value for a condition"),
+        ("{ path: /x, upstream: app, entity: a, query: { a: 1 } }", "query.a", 'must be text, not "1"'),
+        ("{ path: '/{a}', upstream: app, entity: a, id: '{b}' }", "id", "the path has no {b}"),
+        ("{ path: '/{a}/{b}', upstream: app, entity: a, id: '{a}-{b}' }", "id", "two captures need a / between them"),
+        (
+            "{ path: '/{a}/{b}', upstream: app, entity: a, id: '{a}/{b}', allow: [encoded_slash] }",
+            "id",
+            "excludes encoded_slash in allow",
+        ),
+        ("{ path: '/{a}', access: denied, id: '{a}' }", "id", "has no meaning on a route whose access is denied"),
+        ("{ path: /x, upstream: app, entity: a, strip_prefix: x }", "strip_prefix", "is not a prefix of a path"),
+        ("{ path: /x, upstream: app, entity: a, strip_prefix: /y }", "strip_prefix", "does not fit the path"),
+        ("{ path: '/{y}', upstream: app, entity: a, strip_prefix: '/{y}' }", "strip_prefix", "only literal segments"),
+        ("{ path: /x/y, access: denied, strip_prefix: /x }", "strip_prefix", "nothing is forwarded"),
+        ("{ path: /x, upstream: app, entity: a, fold_case: true }", "fold_case", "only on a denied route"),
     ],
 )
 def test_an_invalid_route_has_a_plain_message(bad: Check, text: str, path: str, message: str) -> None:
@@ -252,6 +269,11 @@ def test_an_invalid_route_has_a_plain_message(bad: Check, text: str, path: str, 
         ("path: /a, methods: [GET, PUT]", "path: /a, methods: [PUT]"),
         ("path: /a, host: '*.example.com'", "path: /a, host: x.y.example.com"),
         ("path: /a", "path: /a, host: example.com"),
+        ("path: /a", "path: /a, query: {x: y}"),
+        ("path: /a, query: {x: y}", "path: /a, query: {x: y, z: w}"),
+        ("path: /Admin, fold_case: true", "path: /aDMIN"),
+        ("path: /Admin/**, fold_case: true", "path: '/admin/{x}', fold_case: true"),
+        ("path: '/{x}'", "path: /admin, fold_case: true"),
     ],
 )
 def test_a_route_that_can_never_match_is_a_mistake(bad: Check, first: str, second: str) -> None:
@@ -273,6 +295,11 @@ def test_a_route_that_can_never_match_is_a_mistake(bad: Check, first: str, secon
         ("path: /a, methods: [GET]", "path: /a, methods: [GET, PUT]"),
         ("path: /a, host: '*.example.com'", "path: /a, host: example.com"),
         ("path: /a, host: example.com", "path: /a"),
+        ("path: /a, query: {x: y}", "path: /a"),
+        ("path: /a, query: {x: y}", "path: /a, query: {x: z}"),
+        ("path: /a, query: {x: y, z: w}", "path: /a, query: {x: y}"),
+        ("path: /admin", "path: /admin, fold_case: true"),
+        ("path: /7/admin/**", "path: /7/admin/x, fold_case: true"),
     ],
 )
 def test_a_route_that_can_still_match_is_accepted(good: Load, first: str, second: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.request.request_reading import host_name, judge, only_reported, read_line
+from proxy.core.request.target import PathAllowance, PathForm, refused_form
 from proxy.core.routes import Route, RouteTable
 
 LABEL = b"a" * 63
@@ -140,10 +141,10 @@ LONGEST_LINE = 100
 @pytest.mark.parametrize(
     ("method", "target", "host", "found"),
     [
-        (b"GET", b"/a/%7e?q=1", b"API.example:80", ("api.example", b"/a/%7e")),
-        (b"GET", b"/a", b"", ("", b"/a")),
-        (b"GET", b"http://API.example:80/a?q", b"", ("api.example", b"/a")),
-        (b"GET", b"http://api.example/a", b"api.example", ("api.example", b"/a")),
+        (b"GET", b"/a/%7e?q=1", b"API.example:80", ("api.example", b"/a/%7e", b"?q=1")),
+        (b"GET", b"/a", b"", ("", b"/a", b"")),
+        (b"GET", b"http://API.example:80/a?q", b"", ("api.example", b"/a", b"?q")),
+        (b"GET", b"http://api.example/a", b"api.example", ("api.example", b"/a", b"")),
         (b"GET", b"http://api.example/a", b"other.example", Reason.TARGET_NOT_CANONICAL),
         (b"GET", b"http://user@api.example/a", b"", Reason.TARGET_NOT_CANONICAL),
         (b"GET", b"a", b"", Reason.TARGET_NOT_CANONICAL),
@@ -161,12 +162,12 @@ LONGEST_LINE = 100
         (b"G T", b"/a", b"", Reason.REQUEST_MALFORMED),
         (b"", b"/a", b"", Reason.REQUEST_MALFORMED),
         (b"GET", b"/a", b"a/b@c", Reason.HOST_INVALID),
-        (b"GET", b"/" + b"a" * (LONGEST_LINE - 14), b"", ("", b"/" + b"a" * (LONGEST_LINE - 14))),
+        (b"GET", b"/" + b"a" * (LONGEST_LINE - 14), b"", ("", b"/" + b"a" * (LONGEST_LINE - 14), b"")),
         (b"GET", b"/" + b"a" * (LONGEST_LINE - 13), b"", Reason.TARGET_TOO_LONG),
     ],
 )
-def test_a_request_line_gives_host_and_path_or_a_reason(
-    method: bytes, target: bytes, host: bytes, found: tuple[str, bytes] | Reason
+def test_a_request_line_gives_host_path_and_query_or_a_reason(
+    method: bytes, target: bytes, host: bytes, found: tuple[str, bytes, bytes] | Reason
 ) -> None:
     assert read_line(method, target, host, LONGEST_LINE) == found
 
@@ -197,7 +198,7 @@ ROUTES = RouteTable(
 def test_a_refusal_has_the_match_of_the_refusing_route(
     method: bytes, path: bytes, index: int | None, reason: Reason | None
 ) -> None:
-    match, found = judge(ROUTES, method, "", path)
+    match, found = judge(ROUTES, method, "", path, b"")
     assert found is reason
     assert (None if match is None else match.route.index) == index
 
@@ -205,6 +206,69 @@ def test_a_refusal_has_the_match_of_the_refusing_route(
 @pytest.mark.parametrize("reason", Reason)
 def test_a_report_only_route_lets_only_refusals_of_tokens_and_permissions_through(reason: Reason) -> None:
     for path, enforced in ((b"/later/things", False), (b"/v1/things/7", True)):
-        match, _ = judge(ROUTES, b"GET", "", path)
+        match, _ = judge(ROUTES, b"GET", "", path, b"")
         assert match is not None
         assert only_reported(match, reason) is (not enforced and TABLE[reason].status in (401, 403))
+
+
+REPOS = RouteTable(
+    [
+        Route(
+            index=0,
+            path="/{id}/info/refs",
+            entity="repos",
+            query=((b"service", b"git-receive-pack"),),
+            operations={"GET": "update"},
+        ),
+        Route(index=1, path="/{id}/info/refs", entity="repos", operations={"GET": "read"}),
+        Route(index=2, path="/x/**", access=Access.DENIED, query=((b"delete", b""), (b"now", b"1"))),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "index", "reason"),
+    [
+        (b"/r/info/refs", b"?service=git-receive-pack", 0, None),
+        (b"/r/info/refs", b"?a=1&service=git-receive-pack", 0, None),
+        (b"/r/info/refs", b"?service=git-upload-pack", 1, None),
+        (b"/r/info/refs", b"?", 1, None),
+        (b"/r/info/refs", b"", 1, None),
+        (b"/r/info/refs", b"?service=git-upload-pack&service=git-receive-pack", 0, Reason.QUERY_AMBIGUOUS),
+        (b"/r/info/refs", b"?Service=git-receive-pack", 0, Reason.QUERY_AMBIGUOUS),
+        (b"/r/info/refs", b"?service=git%2Dreceive-pack", 0, Reason.QUERY_AMBIGUOUS),
+        (b"/r/info/refs", None, 0, Reason.QUERY_AMBIGUOUS),
+        (b"/%72/info/refs", b"?service[]=git-receive-pack", 0, Reason.QUERY_AMBIGUOUS),
+        (b"/r;a/info/refs", b"?service=git-receive-pack", 0, Reason.TARGET_NOT_CANONICAL),
+        (b"/r;a/info/refs", b"?service=git-upload-pack", 1, Reason.TARGET_NOT_CANONICAL),
+        (b"/x/y", b"?delete&now=1", 2, Reason.ROUTE_DENIED),
+        (b"/x/y", b"?delete", None, Reason.NO_ROUTE),
+        (b"/x/;y", b"?delete", None, Reason.TARGET_NOT_CANONICAL),
+        (b"/y", b"?service=1&service=2", None, Reason.NO_ROUTE),
+    ],
+)
+def test_a_condition_on_the_query_selects_the_route_or_has_the_request_refused(
+    path: bytes, query: bytes | None, index: int | None, reason: Reason | None
+) -> None:
+    match, found = judge(REPOS, b"GET", "", path, query)
+    assert found is reason
+    assert (None if match is None else match.route.index) == index
+
+
+EMPTY = int(PathAllowance.EMPTY_SEGMENT)
+STRIPPED = RouteTable(
+    [Route(index=0, path="/npm/**", entity="packages", strip_prefix="/npm", allow=EMPTY | PathAllowance.ENCODED_SLASH)]
+)
+
+
+@pytest.mark.parametrize("path", [b"/npm//evil", b"/npm//", b"/%6epm//evil.example/x"])
+def test_what_is_left_without_the_prefix_never_begins_with_two_slashes(path: bytes) -> None:
+    """A backend could take it for a host, although the route allows empty segments."""
+    match, reason = judge(STRIPPED, b"GET", "", path, b"")
+    assert (match is not None, reason) == (True, Reason.TARGET_NOT_CANONICAL)
+    assert refused_form(path, STRIPPED.routes[0].allow) is PathForm.EMPTY_SEGMENT
+
+
+@pytest.mark.parametrize("path", [b"/npm/", b"/npm/a//b", b"/npm/http://x/y", b"/npm/%2F", b"/npm/%2Fa"])
+def test_empty_segments_elsewhere_stay_allowed_where_the_route_allows_them(path: bytes) -> None:
+    assert judge(STRIPPED, b"GET", "", path, b"")[1] is None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from proxy.core.request.second_targets import DESTINATION, IF, read_field, same_host
+from proxy.core.reasons import Reason
+from proxy.core.request.second_targets import DESTINATION, IF, judge_second, read_field, same_host
+from proxy.core.routes import Route, RouteTable
 
 
 @pytest.mark.parametrize(
@@ -84,3 +88,41 @@ def test_a_list_of_any_depth_is_read_in_linear_time() -> None:
 )
 def test_the_same_host_has_the_same_name_and_port(authority: bytes, host: bytes, ports: bool, same: bool) -> None:
     assert same_host(authority, [b"other", host], ports=ports) is same
+
+
+def routes(**facts: Any) -> RouteTable:
+    return RouteTable(
+        [
+            Route(index=0, path="/q/{id}", upstream="app", entity="files", query=((b"a", b"1"),)),
+            Route(index=1, path="/q/{id}", upstream="app", entity="files"),
+            Route(index=2, path="/dav/{id}", upstream="app", entity="files", **facts),
+            Route(index=3, path="/plain/{id}", upstream="app", entity="files"),
+        ]
+    )
+
+
+def judged(table: RouteTable, own: str, value: bytes) -> Reason | None:
+    (target,) = read_field(DESTINATION, value) or []
+    match = table.match("COPY", "h", own)
+    assert match is not None
+    return judge_second(table, match, "h", target)[1]
+
+
+@pytest.mark.parametrize(("own", "other"), [("/dav/a", b"/dav/b"), ("/dav/a", b"/plain/b"), ("/plain/a", b"/dav/b")])
+def test_a_second_target_is_refused_where_the_backend_does_not_see_the_clients_paths(own: str, other: bytes) -> None:
+    """The backend reads the value as a path of its own, which is below its root and not below the prefix."""
+    assert judged(routes(), own, other) is None
+    assert judged(routes(strip_prefix="/dav"), own, other) is Reason.SECOND_TARGET
+
+
+def test_a_query_of_a_second_target_is_refused_where_a_route_depends_on_it() -> None:
+    assert judged(routes(), "/plain/a", b"/q/b") is None
+    assert judged(routes(), "/plain/a", b"/plain/b?a=1") is None
+    assert judged(routes(), "/plain/a", b"/q/b?a=1") is Reason.QUERY_AMBIGUOUS
+    assert judged(routes(), "/plain/a", b"/q/b?a=2") is Reason.QUERY_AMBIGUOUS
+
+
+def test_an_escape_that_is_left_after_decoding_is_refused_even_if_its_route_allows_it() -> None:
+    assert read_field(DESTINATION, b"/a%253Fb") is None
+    assert read_field(IF, b"</a%252Fb> (<urn:x>)") is None
+    assert read_field(DESTINATION, b"/100%25") is not None

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.request.target import PathAllowance, canonical_path, split_target
+from proxy.core.request.target import (
+    PathAllowance,
+    PathForm,
+    canonical_path,
+    decoded_name,
+    encoded_segments,
+    refused_form,
+    split_target,
+    without_prefix,
+)
 
 REFUSED = {
     "dot-dot segment": b"/public/../admin",
@@ -48,11 +57,17 @@ REFUSED = {
     "escaped C1 control": b"/a%C2%85b",
     "double encoding": b"/%252e",
     "double encoded dot-dot": b"/%252e%252e/a",
-    "double encoded slash": b"/a%252Fb",
-    "double encoding through escaped digits": b"/a%25%32%65",
-    "double encoding through one escaped digit": b"/a%252%65",
+    "double encoded dot before an encoded slash": b"/%252e%2Fa",
+    "double encoded dots between double encoded slashes": b"/a%252F..%252Fb",
+    "double encoded dots through escaped digits": b"/a/%25%32%65./b",
+    "double encoded backslash": b"/a%255Cb",
+    "double encoded NUL": b"/a%2500b",
+    "double encoded C1 control": b"/a%25C2%2585b",
+    "double encoded overlong slash": b"/a%25c0%25afb",
+    "double encoded overlong dot": b"/%25e0%2580%25ae",
     "double encoded %u escape": b"/%25u002e%25u002e/a",
-    "triple encoding": b"/%25252e",
+    "triple encoding": b"/a%25252Fb",
+    "triple encoding through escaped digits": b"/a%252525%32%46b",
     "overlong slash": b"/a%c0%afb",
     "overlong dot": b"/%c0%ae%c0%ae/a",
     "overlong three-byte slash": b"/a%e0%80%afb",
@@ -97,11 +112,12 @@ def test_an_ambiguous_path_is_refused(path: bytes) -> None:
     assert canonical_path(path) is None
 
 
-NONE, SLASH, SEMICOLON, EMPTY = (
+NONE, SLASH, SEMICOLON, EMPTY, PERCENT = (
     PathAllowance.NONE,
     PathAllowance.ENCODED_SLASH,
     PathAllowance.SEMICOLON,
     PathAllowance.EMPTY_SEGMENT,
+    PathAllowance.ENCODED_PERCENT,
 )
 
 ACCEPTED: dict[str, tuple[bytes, str, PathAllowance]] = {
@@ -129,6 +145,19 @@ ACCEPTED: dict[str, tuple[bytes, str, PathAllowance]] = {
     "literal percent before an encoded slash": (b"/%25%2F", "/%%2F", SLASH),
     "encoded slash that makes an empty segment": (b"/a/%2Fb", "/a/%2Fb", SLASH | EMPTY),
     "two encoded slashes": (b"/a%2F%2Fb", "/a%2F%2Fb", SLASH | EMPTY),
+    "only an encoded slash": (b"/a/%2F/b", "/a/%2F/b", SLASH),
+    "only an encoded slash at the end": (b"/a/%2f", "/a/%2F", SLASH),
+    "only encoded slashes, one each": (b"/%2F/%2F", "/%2F/%2F", SLASH),
+    "two encoded slashes alone": (b"/a/%2F%2F", "/a/%2F%2F", SLASH | EMPTY),
+    "an encoded slash and parameters": (b"/a/%2F;x", "/a/%2F;x", SLASH | SEMICOLON | EMPTY),
+    "encoded percent": (b"/100%25ab", "/100%25ab", PERCENT),
+    "encoded percent before digits that are no UTF-8": (b"/a%25ffb", "/a%25ffb", PERCENT),
+    "double encoded slash": (b"/a%252Fb", "/a%252Fb", PERCENT),
+    "double encoding through escaped digits": (b"/a%25%32%65", "/a%252e", PERCENT),
+    "double encoding through one escaped digit": (b"/a%252%65", "/a%252e", PERCENT),
+    "double encoded letter": (b"/%2561dmin", "/%2561dmin", PERCENT),
+    "encoded percent beside an encoded slash": (b"/a%2Fb%252Fc", "/a%2Fb%252Fc", SLASH | PERCENT),
+    "percent before an encoded percent": (b"/%25%2541", "/%%2541", PERCENT),
     "semicolon": (b"/a;x=y/b", "/a;x=y/b", SEMICOLON),
     "escaped semicolon": (b"/a%3bx/b", "/a;x/b", SEMICOLON),
     "segment of parameters only": (b"/a/;x/b", "/a/;x/b", SEMICOLON | EMPTY),
@@ -142,6 +171,89 @@ ACCEPTED: dict[str, tuple[bytes, str, PathAllowance]] = {
 @pytest.mark.parametrize(("path", "form", "needed"), ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_a_path_has_one_canonical_form_and_lists_its_needs(path: bytes, form: str, needed: int) -> None:
     assert canonical_path(path) == (form, needed)
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        (b"/a%2Fb", PathForm.ENCODED_SLASH),
+        (b"/a%252Fb", PathForm.ENCODED_PERCENT),
+        (b"/%252e", PathForm.ENCODED_PERCENT),
+        (b"/a%25252Fb", PathForm.ENCODED_PERCENT),
+        (b"/a;b", PathForm.SEMICOLON),
+        (b"/a//b", PathForm.EMPTY_SEGMENT),
+        (b"/a/../b", PathForm.DOT_SEGMENT),
+        (b"/%2e%2E/b", PathForm.DOT_SEGMENT),
+        (b"/..%2Fb", PathForm.DOT_SEGMENT),
+        (b"/a\\b", PathForm.BACKSLASH),
+        (b"/a%5cb", PathForm.BACKSLASH),
+        (b"/a%00b", PathForm.CONTROL),
+        (b"/a%7Fb", PathForm.CONTROL),
+        (b"/a\nb", PathForm.CONTROL),
+        (b"/a%C2%85", PathForm.CONTROL),
+        (b"/caf\xc3\xa9", PathForm.NON_ASCII),
+        (b"/a%zz", PathForm.BAD_ESCAPE),
+        (b"/%u002e", PathForm.BAD_ESCAPE),
+        (b"/a%", PathForm.BAD_ESCAPE),
+        (b"/a%c0%af", PathForm.BAD_UTF8),
+        (b"/a b", PathForm.CHARACTER),
+        (b"/a#b", PathForm.CHARACTER),
+        (b"/<a>", PathForm.CHARACTER),
+        (b"", PathForm.NOT_A_PATH),
+        (b"http://a/b", PathForm.NOT_A_PATH),
+        (b"*", PathForm.NOT_A_PATH),
+    ],
+)
+def test_a_refused_path_has_a_form_from_a_fixed_list(path: bytes, form: PathForm) -> None:
+    assert refused_form(path, 0) is form
+
+
+def test_the_form_is_the_first_one_that_the_route_does_not_allow() -> None:
+    path = b"/a%2Fb;c//d%252F"
+    forms = (PathForm.ENCODED_SLASH, PathForm.ENCODED_PERCENT, PathForm.SEMICOLON, PathForm.EMPTY_SEGMENT)
+    allowed = NONE
+    for form, bit in zip(forms, (SLASH, PERCENT, SEMICOLON, EMPTY), strict=True):
+        assert refused_form(path, allowed) is form
+        allowed |= bit
+    assert {bit.name.lower() for bit in PathAllowance if bit.name} == {form.value for form in forms}
+
+
+def test_every_refused_path_of_these_tests_has_a_form() -> None:
+    assert {refused_form(path, 0) for path in REFUSED.values()} <= set(PathForm)
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "rest"),
+    [
+        (b"/npm", b"/npm", b"/"),
+        (b"/npm/", b"/npm", b"/"),
+        (b"/npm/x/y", b"/npm", b"/x/y"),
+        (b"/%6epm/%78", b"/npm", b"/%78"),
+        (b"/a/b", b"/a/b", b"/"),
+        (b"/a/%62/c/", b"/a/b", b"/c/"),
+        (b"/npm//x", b"/npm", b"//x"),
+        (b"/npm/%2F", b"/npm", b"/%2F"),
+        (b"/npm/http://x/", b"/npm", b"/http://x/"),
+    ],
+)
+def test_a_prefix_is_cut_off_by_whole_segments(path: bytes, prefix: bytes, rest: bytes) -> None:
+    assert without_prefix(path, prefix) == rest
+
+
+def test_a_prefix_is_encoded_as_a_path() -> None:
+    assert encoded_segments("/npm/a-b.c") == b"/npm/a-b.c"
+    assert encoded_segments("/café/a b") == b"/caf%C3%A9/a%20b"
+
+
+def test_the_name_of_a_segment_is_decoded_once() -> None:
+    assert [decoded_name(form) for form in ("a%2Fb", "a%252Fb", "100%", "%%2F", "%%2541", "%2525")] == [
+        "a/b",
+        "a%2Fb",
+        "100%",
+        "%/",
+        "%%41",
+        "%25",
+    ]
 
 
 def test_a_long_invalid_path_is_refused_in_linear_time() -> None:

@@ -292,3 +292,33 @@ async def test_host_decides_the_route() -> None:
             ("xopen.example", 403),
         ):
             assert (await client.ask(get("/a").replace(b"gateway", host.encode()))).status == status
+
+
+@pytest.mark.parametrize(
+    ("target", "arrives"),
+    [
+        ("/npm/left-pad?x=/npm", "/left-pad?x=/npm"),
+        ("/%6epm/%6eame", "/%6eame"),
+        ("/npm/npm/x", "/npm/x"),
+        ("/npm/", "/"),
+        ("/npm", "/"),
+        ("/npm?a", "/?a"),
+        ("http://gateway/npm/x", "/x"),
+    ],
+)
+async def test_a_route_can_cut_its_prefix_off_the_path_and_says_so(target: str, arrives: str) -> None:
+    routes = [
+        make_route(path, Access.PUBLIC, index=index, strip_prefix="/npm")
+        for index, path in enumerate(("/npm/**", "/npm"))
+    ]
+    async with serving(answering(mirror), routes=routes, trusted=["127.0.0.1/32"]) as (gateway, _):
+        head = await seen(gateway, get(target, "X-Forwarded-Prefix: /evil", "X_Forwarded_Prefix: /evil"))
+        assert head.split(b"\r\n")[0] == f"GET {arrives} HTTP/1.1".encode()
+        assert [line for line in head.split(b"\r\n") if b"refix" in line] == [b"X-Forwarded-Prefix: /npm"]
+
+
+async def test_only_a_route_that_cuts_a_prefix_sends_one() -> None:
+    async with serving(answering(mirror)) as (gateway, _):
+        head = await seen(gateway, get("/open/npm/x", "X-Forwarded-Prefix: /evil"))
+        assert b"prefix" not in head.lower()
+        assert head.startswith(b"GET /open/npm/x HTTP/1.1\r\n")

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.telemetry.access_log import LINES_PER_SWEEP
 from proxy.observe.metrics import CACHE_HITS, REQUEST_SECONDS, REQUESTS
-from tests.unit.gateway.kit import CACHE_KEY, Gateway, answering, get, response, serving, until
+from tests.unit.gateway.kit import CACHE_KEY, Gateway, answering, get, make_route, response, serving, until
 
 
 def exchange(*, keep_alive: bool = True, version: int = 1, head_only: bool = False) -> Exchange:
@@ -41,6 +43,36 @@ def test_every_reason_has_a_complete_response(reason: Reason) -> None:
     assert (b"Retry-After: 1" in lines) == (entry.status == 503)
     challenges = [line for line in lines if line.startswith(b"WWW-Authenticate: ")]
     assert bool(challenges) == (entry.status in (400, 401) or reason in (Reason.ROLE_DENIES, Reason.SCOPE_DENIES))
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
+def test_every_refusal_of_gits_first_request_is_one_line_of_text(reason: Reason) -> None:
+    """Git shows a person only bodies of the type text/plain."""
+    x = exchange()
+    x.path, x.query = b"/demo.git/info/refs", b"?service=git-receive-pack"
+    x.match = Match(make_route("/{id}/info/refs", Access.TOKEN, entity="repos"), "repos", "demo.git", "update", None)
+    head, _, body = Responder(realm="acme", basic=True).refusal(x, reason).partition(b"\r\n\r\n")
+    assert b"\r\nContent-Type: text/plain; charset=utf-8\r\n" in head
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in head
+    entry = TABLE[reason]
+    needed = " It needs repos:update." if reason in (Reason.ROLE_DENIES, Reason.SCOPE_DENIES) else ""
+    assert body.decode() == f"{entry.detail}{needed} (reason: {entry.public}, decision: 0123456789abcdef00000001)\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        (b"/demo.git/info/refs", b""),
+        (b"/demo.git/info/refs", b"?x=1&service=git-upload-pack"),
+        (b"/demo.git/info/refs", b"?service=other"),
+        (b"/demo.git/info/lfs", b"?service=git-upload-pack"),
+    ],
+)
+def test_other_requests_get_a_problem_document(path: bytes, query: bytes) -> None:
+    x = exchange()
+    x.path, x.query = path, query
+    answer = Responder(realm="acme", basic=True).refusal(x, Reason.ROLE_DENIES)
+    assert b"\r\nContent-Type: application/problem+json\r\n" in answer
 
 
 def test_responses_to_refused_tokens_are_alike() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from proxy.core.kinds import Kind
 from proxy.core.model import Access
 from proxy.core.reasons import Reason
+from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Match
 from proxy.core.token import Minted
 from proxy.gateway.exchange import Exchange
@@ -23,7 +24,18 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.telemetry.access_log import BATCH, LINES_PER_SWEEP, PATH_LIMIT, WAITING_BYTES, WAITING_LINES
 from proxy.observe.logs import get_logger, redact
 from proxy.settings.model import Log
-from tests.unit.gateway.kit import HOST, TOKENS, Gateway, answering, get, make_grant, make_route, response, serving
+from tests.unit.gateway.kit import (
+    HOST,
+    TOKENS,
+    Gateway,
+    answering,
+    get,
+    make_grant,
+    make_route,
+    response,
+    serving,
+    until,
+)
 
 ROUTE = make_route("/v1/{entity}/{id}", Access.TOKEN)
 SECRETS = ["/v1/things/{}", "/v1/%2f{}%0d%0a", "/a_b/%252f{}", "/x;y={}", "//{}\x1b[31m", "/Authorization:{}"]
@@ -112,6 +124,35 @@ async def test_what_a_request_lacks_is_null() -> None:
     line = journal.one()
     assert [line[k] for k in ("route", "operation", "token", "upstream", "upstream_seconds")] == ["-", *[None] * 4]
     assert (line["method"], line["path"], line["peer"]) == ("", "", "")
+
+
+async def test_the_line_of_a_path_that_is_not_canonical_names_its_form() -> None:
+    routes = [
+        make_route("/open/**", Access.PUBLIC, index=0, allow=int(PathAllowance.SEMICOLON)),
+        make_route("/v1/{entity}/{id}", Access.TOKEN, index=1),
+    ]
+    forms = {
+        "/open/a;b%2Fc": "encoded_slash",
+        "/open/a;b/../c": "dot_segment",
+        "/nowhere;x": "semicolon",
+        "/open/%zz<": "bad_escape",
+        "http://other/open/": "not_a_path",
+    }
+    async with serving(answering(response()), routes=routes) as (gateway, _):
+        for target in forms:
+            client = await gateway.client()
+            assert (await client.ask(get(target))).reason == "target_not_canonical"
+        client = await gateway.client()
+        login = f"Authorization: Bearer {gateway.admit().token}"
+        second = await client.ask(get("/v1/things/1", login, "Destination: /v1/things/a%2F..", method="MOVE"))
+        assert second.status in (400, 403)
+        second = await client.ask(get("/v1/things/1", login, "Destination: /v1/things/a%2Fb", method="PUT"))
+        assert second.reason == "target_not_canonical"
+        assert (await client.ask(get("/shut"))).reason == "no_route"
+        await until(lambda: len(gateway.access) >= len(forms) + 3)
+    found = [(line["reason"], line.get("form")) for line in gateway.access]
+    assert found[: len(forms)] == [("target_not_canonical", form) for form in forms.values()]
+    assert found[-2:] == [("target_not_canonical", "encoded_slash"), ("no_route", None)]
 
 
 async def test_the_combined_format_is_that_of_web_servers() -> None:
