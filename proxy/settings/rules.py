@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from proxy.core.identity import IdentityNameError, names_from
-from proxy.settings.checks import files, listeners, routes
+from proxy.settings.checks import files, listeners, routes, spellings
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc
@@ -59,6 +59,8 @@ def warnings(settings: Settings) -> Iterator[RuleViolation]:
         yield RuleViolation(loc=("notices", "webhook"), message=message)
     yield from files.certificate_dates(settings)
     yield from routes.open_above(settings)
+    yield from spellings.denied_in_one_spelling(settings)
+    yield from spellings.stripped_for_an_ingress(settings)
 
 
 def _no_repeats(candidate: Candidate) -> Iterator[RuleViolation]:
