@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,13 @@ MEBIBYTE = 1 << 20
 FILES = 50  # of one mebibyte each, random so that git cannot compress them
 
 ROUTES = [
+    {
+        "path": "/git/{id}/info/refs",
+        "upstream": "git",
+        "entity": "repos",
+        "query": {"service": "git-receive-pack"},
+        "operations": {"GET": "update"},
+    },
     {"path": "/git/{id}/info/refs", "upstream": "git", "entity": "repos", "operations": {"GET": "read"}},
     {"path": "/git/{id}/git-upload-pack", "upstream": "git", "entity": "repos", "operations": {"POST": "read"}},
     {"path": "/git/{id}/git-receive-pack", "upstream": "git", "entity": "repos", "operations": {"POST": "update"}},
@@ -149,6 +157,32 @@ def test_a_viewers_push_is_refused_and_changes_nothing(
     assert succeed("rev-parse", "main", cwd=project_root / "git" / "demo.git").strip() == pushed
 
 
+def test_a_viewers_push_is_refused_at_its_first_request_in_words_that_git_shows(
+    node: Patgate, viewer: Token, pushed: str, work_tree: Path, server: CgiServer
+) -> None:
+    before = len(server.requests)
+    done = git("push", url(node, viewer), "main:refs/heads/first", cwd=work_tree)
+    assert done.returncode != 0
+    shown = re.search(r"^remote: (.*)$", done.stderr, re.MULTILINE)
+    assert shown is not None, done.stderr
+    words = "The owner's role does not permit this operation. It needs repos:update. (reason: role_denies, decision: "
+    assert shown[1].startswith(words)
+    assert len(server.requests) == before
+
+
+@pytest.mark.parametrize("query", ["service=git-upload-pack&service=git-receive-pack", "Service=git-receive-pack"])
+def test_a_push_in_disguise_is_refused_before_the_server(
+    node: Patgate, viewer: Token, editor: Token, pushed: str, server: CgiServer, query: str
+) -> None:
+    before = len(server.requests)
+    for token in (viewer, editor):
+        with Connection(node.port) as connection:
+            response = connection.request("GET", f"/git/demo.git/info/refs?{query}", headers=token.bearer)
+        assert response.status == 400
+        assert b"query_ambiguous" in response.body
+    assert len(server.requests) == before
+
+
 def test_a_large_push_of_a_viewer_is_refused_with_403(
     node: Patgate, viewer: Token, pushed: str, work_tree: Path, project_root: Path
 ) -> None:
@@ -175,3 +209,4 @@ def test_a_wrong_token_is_refused(node: Patgate, editor: Token, tmp_path: Path) 
     done = git("clone", url(node, wrong), "copy", cwd=tmp_path)
     assert done.returncode != 0
     assert "Authentication failed" in done.stderr, done.stderr
+    assert "remote: The token presented is not valid here. (reason: invalid_token, " in done.stderr

@@ -20,10 +20,14 @@ BLOCK = 1 << 16
 
 
 class CgiServer:
-    """Serves one program on a free loopback port; a context manager."""
+    """Serves one program on a free loopback port; a context manager. ``requests`` has every request line."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.requests: list[str] = []
+        seen = self.requests
+
         class Handler(_Handler):
+            requests = seen
             program = tuple(argv)
             environ_base = MappingProxyType(dict(environ))
 
@@ -51,6 +55,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    requests: list[str]
     program: Sequence[str] = ()
     environ_base: Mapping[str, str] = MappingProxyType({})
 
@@ -64,6 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: the test reads the output of the client and the gateway."""
 
     def _run(self) -> None:
+        self.requests.append(self.requestline)
         with subprocess.Popen(
             self.program,
             env=self._environ(),
