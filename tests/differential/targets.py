@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 BASES = (
     *("/public/", "/public/x", "/open/", "/open/x", "/open/x/y", "/v1/things", "/v1/things/7", "/v1/things/77"),
-    *("/v1/other/7", "/lenient/things/7", "/loose/", "/loose/x/y"),
+    *("/v1/other/7", "/lenient/things/7", "/loose/", "/loose/x/y", "/m/", "/m/x/y", "/m/open/x", "/m/v1/things/7"),
 )
-FORBIDDEN = ("/admin/", "/admin/x", "/open/secret/", "/open/secret/x", "/v1/things/special", "/admin", "/nowhere")
+FORBIDDEN = (
+    *("/admin/", "/admin/x", "/open/secret/", "/open/secret/x", "/v1/things/special", "/admin", "/nowhere"),
+    *("/m/admin/x", "/m/open/secret/x"),
+)
 
 #: Ways to leave a segment, or to seem to.
 STEPS = (
@@ -55,7 +58,25 @@ KIND = (
 )  # fmt: skip
 
 #: Pieces that need an allowance of the route, so that lenient routes are compared as well.
-LENIENT = ("%2f", "%2F", ";", "%3b", ";x=y", "a%2Fb", "a;b", ";x=%2f", "//", "%2f%2f", "%2fadmin%2fx", ";/", "/;x/")
+LENIENT = (
+    "%2561",
+    "%252F",
+    "%25ab",
+    "a%2520b",
+    "%2f",
+    "%2F",
+    ";",
+    "%3b",
+    ";x=y",
+    "a%2Fb",
+    "a;b",
+    ";x=%2f",
+    "//",
+    "%2f%2f",
+    "%2fadmin%2fx",
+    ";/",
+    "/;x/",
+)
 
 _ATOM = re.compile(rb"%[0-9A-Fa-f]{2}|[A-Za-z0-9]+|.", re.DOTALL)
 

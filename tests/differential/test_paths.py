@@ -14,7 +14,7 @@ from tests.differential.targets import corpus, mutations, targets
 SEED = 3
 CORPUS_STRIDE = 4
 TARGETS = 20_000
-AREAS = ("public", "open", "loose", "collection", "item", "lenient")
+AREAS = ("public", "open", "loose", "collection", "item", "lenient", "other")
 
 
 def bulk(part: int) -> list[bytes]:
