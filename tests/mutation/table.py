@@ -17,6 +17,7 @@ MODULES: Final = (
     "proxy/core/request/claims.py",
     "proxy/core/request/client_address.py",
     "proxy/core/networks.py",
+    "proxy/core/request/query.py",
     "proxy/core/identity.py",
     "proxy/core/permissions.py",
     "proxy/core/decision.py",
@@ -99,6 +100,8 @@ FAR: Final[Mapping[str, Sequence[str]]] = {
 #: Tests whose names do not show that they belong to a module.
 NEAR: Final[Mapping[str, Sequence[str]]] = {
     "proxy/core/request/request_reading.py": ("tests/unit/gateway/test_forward_auth.py",),
+    "proxy/core/request/target.py": ("tests/threats/test_s1_routes.py",),
+    "proxy/core/routes.py": ("tests/threats/test_s1_routes.py",),
     "proxy/core/identity.py": ("tests/unit/core/test_identity_reserved.py",),
     "proxy/authority/grants/lease.py": ("tests/unit/authority/grants/test_page_writer.py",),
     "proxy/gateway/phases/revalidate.py": ("tests/unit/gateway/phases/test_revalidate_exchanges.py",),

@@ -19,10 +19,17 @@ def check(invocation: Invocation) -> None:
     """Check a configuration: every problem with its line on standard error, exit 1 if there is any."""
     path = invocation.config_path()
     settings = invocation.settings()
-    route_table(settings)
+    table = route_table(settings)
     identity_outputs(settings)
     routes = [
-        {"path": r.path, "access": str(r.access), "upstream": r.upstream, "host": r.host, "enforce": r.enforce}
+        {
+            "path": r.path,
+            "query": r.query,
+            "access": str(r.access),
+            "upstream": r.upstream,
+            "host": r.host,
+            "enforce": r.enforce,
+        }
         for r in settings.routes
     ]
     listeners = _listeners(settings)
@@ -46,7 +53,8 @@ def check(invocation: Invocation) -> None:
     invocation.out.facts(f"{path} is valid.", facts)
     columns = {"path": "ROUTE", "access": "ACCESS", "upstream": "UPSTREAM", "host": "HOST", "enforce": "ENFORCED"}
     invocation.out.line()
-    invocation.out.table(columns, routes, "There are no routes: every request will be refused.")
+    rows = [{**route, "path": compiled.name} for route, compiled in zip(routes, table.routes, strict=True)]
+    invocation.out.table(columns, rows, "There are no routes: every request will be refused.")
 
 
 def _listeners(settings: Settings) -> Mapping[str, str]:

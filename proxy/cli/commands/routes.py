@@ -79,7 +79,9 @@ def report(invocation: Invocation, part: Part, since: str | None, route: str | N
 def _route(row: Json) -> Json:
     tokens = row["access"] == "token"
     does = [f"{method}:{name}" for method, name in row["operations"].items()]
-    return {**row, "enforced": row["enforce"] if tokens else None, "does": does if tokens else None}
+    query = "&".join(f"{name}={value}" for name, value in (row["query"] or {}).items())
+    path = f"{row['path']}?{query}" if query else row["path"]
+    return {**row, "path": path, "enforced": row["enforce"] if tokens else None, "does": does if tokens else None}
 
 
 def _shown(row: Json) -> Json:

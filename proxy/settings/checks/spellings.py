@@ -19,18 +19,26 @@ from proxy.settings.values import quoted
 def denied_in_one_spelling(settings: Settings) -> Iterator[RuleViolation]:
     """Denied routes beside a later route that lets other spellings of the same path through; one warning for each."""
     routes = settings.routes
+    # Of each open route its first segment, so that thousands of routes are fast to compare.
+    opened = [
+        (place, other, other.path.split("/", 2)[1])
+        for place, other in enumerate(routes)
+        if other.access is not Access.DENIED and ("{" in other.path or other.path.endswith(("/", REST)))
+    ]
     for index, route in enumerate(routes):
         if route.access is not Access.DENIED:
             continue
-        for place, other in enumerate(routes[index + 1 :], index + 1):
-            if other.access is Access.DENIED or not some_requests(other, route):
+        first = route.path.split("/", 2)[1]
+        for place, other, its_first in opened:
+            if place < index or not (its_first == first or its_first.startswith(("{", REST)) or first.startswith("{")):
                 continue
-            folded = route.fold_case or any(each.fold_case and covers(each, route) for each in routes[:place])
-            found = _spellings(route, other, folded=folded)
+            found = _spellings(route, other) if some_requests(other, route) else {}
+            if "case" in found and any(each.fold_case and covers(each, route) for each in routes[:place]):
+                del found["case"]
             slashed = route.model_copy(update={"path": f"{route.path}/"})
-            if any(covers(each, slashed) for each in routes[:place]):
+            if "slash" in found and any(covers(each, slashed) for each in routes[:place]):
                 # The operator has decided on this path explicitly.
-                found.pop("slash", None)
+                del found["slash"]
             if found:
                 yield RuleViolation(
                     loc=("routes", index, "path"),
@@ -58,7 +66,7 @@ def _message(place: int, found: dict[str, str]) -> str:
 _ALLOWED = ("encoded_percent", "encoded_slash", "semicolon", "empty_segment")
 
 
-def _spellings(route: RouteSettings, other: RouteSettings, *, folded: bool) -> dict[str, str]:
+def _spellings(route: RouteSettings, other: RouteSettings) -> dict[str, str]:
     """The kinds of other spellings of a denied path that ``other`` matches, each with an example."""
     mine, theirs = route.path.split("/")[1:], other.path.split("/")[1:]
     rest = theirs.index(REST) if REST in theirs else len(theirs)
@@ -72,7 +80,7 @@ def _spellings(route: RouteSettings, other: RouteSettings, *, folded: bool) -> d
         at = taken[0]
         name = mine[at]
         before, after = "/".join(["", *mine[:at], ""]), "/".join(["", *mine[at + 1 :]])
-        if not folded:
+        if not route.fold_case:
             found["case"] = quoted(f"{before}{name.swapcase()}{after}")
         if "encoded_percent" in other.allow:
             letter = next(at for at, char in enumerate(name) if char.isascii() and char.isalpha())

@@ -192,6 +192,28 @@ async def test_a_route_that_allows_an_encoded_slash_allows_it_here_too() -> None
         assert (await uri(gateway, "/v1/things/a%2F..", only)).status == 400
 
 
+async def test_a_query_that_decides_is_read_from_the_described_target() -> None:
+    routes = [
+        make_route(
+            "/{id}/refs",
+            Access.TOKEN,
+            index=0,
+            query=((b"service", b"push"),),
+            operations={"GET": "update"},
+            entity="repos",
+        ),
+        make_route("/{id}/refs", Access.TOKEN, index=1, operations={"GET": "read"}, entity="repos"),
+    ]
+    async with entry(routes=routes) as gateway:
+        reader = login(gateway, permissions=("repos:read",))
+        for shape in ("/nginx", "/traefik"):
+            for query, status in (("", 200), ("?service=pull", 200), ("?service=push", 403), ("?Service=push", 400)):
+                answer = await uri(gateway, f"/r/refs{query}", reader, shape=shape)
+                assert answer.status == status, (shape, query)
+        assert (await ask(gateway, "/envoy/r/refs?service=push", (), reader)).status == 403
+        assert (await ask(gateway, "/envoy/r/refs?service=pull&service=push", (), reader)).status == 400
+
+
 @pytest.mark.parametrize("shape", ["/envoy", "/envoy/", "/envoyv1/things/42"])
 async def test_envoys_path_follows_its_prefix(shape: str) -> None:
     async with entry() as gateway:

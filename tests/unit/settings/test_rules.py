@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
 
+from proxy.settings.checks import spellings
 from proxy.settings.checks.candidate import RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.rules import warnings
@@ -150,3 +152,12 @@ def test_a_prefix_that_an_ingress_would_have_to_strip_is_reported() -> None:
     ]
     assert ["forward auth" in message for message in messages[0]] == [True]
     assert messages[1] == []
+
+
+def test_thousands_of_denied_and_open_routes_are_compared_quickly() -> None:
+    denied = [{"path": f"/d{number}/**", "access": "denied"} for number in range(1000)]
+    opened = [{"path": f"/o{number}/{{id}}", "access": "public"} for number in range(1000)]
+    settings = Settings.model_validate({"routes": [*denied, *opened]})
+    began = time.process_time()
+    assert list(spellings.denied_in_one_spelling(settings)) == []
+    assert time.process_time() - began < 10

@@ -26,11 +26,12 @@ def test_a_setting_that_is_probably_not_intended_is_a_warning(bare: Desk) -> Non
     bare.config.write_text(CONFIGURATION.replace('"/billing/**"', '"/v1/billing/**"'))
     done = bare.patgate("check")
     assert done.returncode == 0
-    (line,) = done.stderr.splitlines()
-    assert line.startswith('warning: routes[0].path: denies only the paths below "/v1/billing"')
+    below, spelled = done.stderr.splitlines()
+    assert below.startswith('warning: routes[0].path: denies only the paths below "/v1/billing"')
+    assert spelled.startswith("warning: routes[0].path: denies this spelling only")
     document = bare.document("check")
     assert document["ok"] is True
-    assert [warning["path"] for warning in document["warnings"]] == ["routes[0].path"]
+    assert [warning["path"] for warning in document["warnings"]] == ["routes[0].path"] * 2
 
 
 def test_an_unknown_variable_is_a_warning_without_its_value(bare: Desk) -> None:

@@ -22,7 +22,7 @@ from proxy.observe.metrics import Outcome
 from proxy.services import lookup
 from proxy.services.accounts.members import MemberService
 from proxy.services.explain.explanation import Explanation, Gateway
-from proxy.services.explain.service import NO_DECISION, NO_ORG, Decision, ExplainService
+from proxy.services.explain.service import _NO_QUERY, NO_DECISION, NO_ORG, Decision, ExplainService
 from proxy.services.explain.steps import Result, Step
 from proxy.services.tokens.authorization import NO_TOKEN
 from proxy.services.tokens.issuance import KeyRequest
@@ -40,6 +40,8 @@ ROUTES = (
     Route(index=3, path="/only/{entity}", host="api.example"),
     Route(index=4, path="/orgs/{org}/{entity}/{id}"),
     Route(index=5, path="/v1/{entity}/{id}", upstream="app"),
+    Route(index=6, path="/v2/{id}", entity="things", query=((b"do", b"push"),), operations={"GET": "update"}),
+    Route(index=7, path="/v2/{id}", entity="things", strip_prefix="/v2"),
 )
 
 
@@ -113,8 +115,11 @@ async def _remove(kit: Kit, user: str, _token: str) -> None:
 
 REFUSALS: dict[str, tuple[Callable[[Kit, str, str], Awaitable[None]], str, str, Reason, Step, str]] = {
     "method": (_nothing, "get", "/v1/things/7", Reason.METHOD_REFUSED, Step.ROUTE, "capitals"),
-    "path": (_nothing, "GET", "/v1/../x", Reason.TARGET_NOT_CANONICAL, Step.ROUTE, "more than one way"),
+    "path": (_nothing, "GET", "/v1/../x", Reason.TARGET_NOT_CANONICAL, Step.ROUTE, "(dot_segment)"),
     "allowance": (_nothing, "GET", "/v1/things/7;a", Reason.TARGET_NOT_CANONICAL, Step.ROUTE, "/v1/{entity}/{id}: "),
+    "form": (_nothing, "GET", "/v1/things/7;a", Reason.TARGET_NOT_CANONICAL, Step.ROUTE, "(semicolon)"),
+    "no path": (_nothing, "GET", "ftp://a/b", Reason.TARGET_NOT_CANONICAL, Step.ROUTE, "(not_a_path)"),
+    "query": (_nothing, "GET", "/v2/7?do=a&do=b", Reason.QUERY_AMBIGUOUS, Step.ROUTE, "/v2/{id}?do=push: "),
     "malformed": (_nothing, "GET", "/v1/a b", Reason.REQUEST_MALFORMED, Step.ROUTE, "HTTP/1.1"),
     "long": (_nothing, "GET", "/" + "a" * 9000, Reason.TARGET_TOO_LONG, Step.ROUTE, "longer"),
     "no route": (_nothing, "GET", "/nowhere", Reason.NO_ROUTE, Step.ROUTE, "no route is for"),
@@ -326,6 +331,24 @@ async def test_another_reason_and_another_route_are_differences(kit: Kit) -> Non
         "the route was /gone/{id}, now it is /v1/{entity}/{id}",
         "the reason was role_denies, now it would be scope_denies",
     )
+
+
+async def test_the_query_of_the_request_selects_the_route(kit: Kit) -> None:
+    made = await kit.mint(ANN, "ci", scopes=["things:read"])
+    pushed = await explanation(kit, made, "GET", "/v2/7?do=push")
+    assert (pushed.judged.reason, failed(pushed)[0]) == (Reason.SCOPE_DENIES, Step.SCOPES)
+    assert pushed.as_dict()["route"] == "/v2/{id}?do=push"
+    read = await explanation(kit, made, "GET", "/v2/7?do=pull")
+    assert read.judged.reason is Reason.ALLOWED
+    assert "forwarded without /v2" in read.findings.steps()[0].text
+
+
+async def test_a_decision_that_depended_on_the_query_says_that_the_log_has_none(kit: Kit) -> None:
+    made = await kit.mint(ANN, "ci", scopes=["things:read"])
+    await happened(kit, made, path="/v2/7", target_name="/v2/{id}?do=push")
+    found = await decided(kit)
+    assert found.differences == ()
+    assert found.notes == (_NO_QUERY,)
 
 
 NOTES: tuple[tuple[dict[str, str], str], ...] = (
