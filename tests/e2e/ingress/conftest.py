@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -34,7 +35,7 @@ def asked(gateways: Pool) -> Iterator[Patgate]:
         yield node
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def application() -> Iterator[Recorder]:
     """The backend behind the ingress; the sentinel does not check its requests, because the ingress writes them."""
     with Recorder(watched=False) as server:
@@ -50,14 +51,26 @@ def behind(application: Recorder) -> Iterator[Recorder]:
     application.script = answer_ok
 
 
+@pytest.fixture(scope="session")
+def started(
+    tmp_path_factory: pytest.TempPathFactory, asked: Patgate, application: Recorder
+) -> Iterator[Callable[[str], Ingress]]:
+    """Starts an ingress by its name, once for all files that a worker runs."""
+    with ExitStack() as stack:
+        running: dict[str, Ingress] = {}
+
+        def start(name: str) -> Ingress:
+            if name not in running:
+                ports = {"application": application.port, "forward_auth": asked.forward_auth_port}
+                running[name] = stack.enter_context(INGRESSES[name](tmp_path_factory.mktemp(name), **ports))
+            return running[name]
+
+        yield start
+
+
 @pytest.fixture(scope="module", params=INGRESSES)
-def ingress(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, asked: Patgate, application: Recorder
-) -> Iterator[Ingress]:
-    directory = tmp_path_factory.mktemp(request.param)
-    start = INGRESSES[request.param]
-    with start(directory, application=application.port, forward_auth=asked.forward_auth_port) as running:
-        yield running
+def ingress(request: pytest.FixtureRequest, started: Callable[[str], Ingress]) -> Ingress:
+    return started(request.param)
 
 
 @pytest.fixture(scope="module")
