@@ -31,6 +31,7 @@ class Exchange:
         "authorization",
         "body",
         "body_done",
+        "bounded",
         "bytes_in",
         "bytes_out",
         "chunked",
@@ -95,6 +96,9 @@ class Exchange:
         self.misplaced = False
         self.second: list[tuple[bytes, bytes]] | None = None
         self.body: BodyReader | None = None
+        # forward auth, where the ingress asks about another request
+        self.bounded: bool | None = None
+        """Whether this ingress understands only the statuses 2xx, 401 and 403; None before the call has been read."""
         # route
         self.match: Match | None = None
         # authenticate

@@ -8,38 +8,22 @@ Rules of this module:
    what the client sent. Organisation and role are those of the organisation that the described request touches.
 5. An ingress does not wait long: an authority that does not answer within ``patience`` seconds is unavailable.
 
-Shapes, by path: ``/nginx`` (X-Original-Method, X-Original-URI), ``/traefik`` and ``/caddy`` (X-Forwarded-Method, -Uri,
--Host), ``/envoy`` as a prefix of the original path (method and Host are the request's own), and ``/``, which takes
-whichever of the two families is present.
+The shapes of calls, by path, are in ``described_request``. A refusal also has its parts in header fields
+(``Responder.refusal``), from which an ingress that loses the body, or the status, can build the same response.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from proxy.core.identity import IdentityOutputs
 from proxy.core.reasons import Reason
-from proxy.core.request.request_reading import TOKEN, host_name
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity
+from proxy.gateway.described_request import ENVOY, SHAPES, differs, is_bounded, path_of_head, read_call
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider
-
-_ORIGINAL: Final = (b"x-original-method", b"x-original-uri")
-_FORWARDED: Final = (b"x-forwarded-method", b"x-forwarded-uri")
-_FORWARDED_HOST: Final = b"x-forwarded-host"
-_ENVOY: Final = b"/envoy"
-_SHAPES: Final = {
-    b"/nginx": (_ORIGINAL,),
-    b"/traefik": (_FORWARDED,),
-    b"/caddy": (_FORWARDED,),
-    b"/": (_ORIGINAL, _FORWARDED),
-}
-_URI: Final = re.compile(rb"(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\x7e]*+)?")
 
 
 class ForwardAuthPipeline(Decider):
@@ -73,6 +57,22 @@ class ForwardAuthPipeline(Decider):
             super().begin(x)
         else:
             self.refuse(x, reason)
+
+    def refuse(self, x: Exchange, reason: Reason) -> None:
+        """End ``x`` with the response for ``reason``, in a form that the ingress can pass on."""
+        if x.bounded is None:
+            # The call has not been read: its body was refused before that.
+            x.bounded = is_bounded(x.path)
+        super().refuse(x, reason)
+
+    def refuse_head(self, x: Exchange, reason: Reason, head: bytes) -> None:
+        """End ``x``, whose head cannot be read, in the form for the path that ``head`` begins with."""
+        x.bounded = is_bounded(path_of_head(head))
+        self.refuse(x, reason)
+
+    def refusal(self, x: Exchange, reason: Reason) -> bytes:
+        """The response, with its parts in header fields too."""
+        return self.responder.refusal(x, reason, in_fields=True, bounded=x.bounded is True)
 
     def hosts(self, x: Exchange) -> tuple[bytes, ...]:
         """The described host."""
@@ -114,36 +114,18 @@ class ForwardAuthPipeline(Decider):
 
     def _translate(self, x: Exchange) -> Reason | None:
         """Replace the method, target and host of ``x`` with those that the ingress describes; a refusal or None."""
+        x.bounded = is_bounded(x.path)
         if x.client is None or not x.client.peer_trusted:
             return Reason.PEER_UNTRUSTED
-        if x.path.startswith(_ENVOY + b"/"):
-            x.path = x.path[len(_ENVOY) :]
-            return None
-        families = _SHAPES.get(x.path)
-        if families is None:
+        if x.path.startswith(ENVOY + b"/"):
+            x.path = x.path[len(ENVOY) :]
+            lies = x.forwarded is not None and differs(x.forwarded, x.path + x.query, x.host_name)
+            return Reason.FORWARDED_INVALID if lies else None
+        shape = SHAPES.get(x.path)
+        if shape is None:
             return Reason.FORWARDED_INVALID
-        fields = x.forwarded or []
-        present = [family for family in families if any(name in family for name, _ in fields)]
-        if len(present) != 1:
-            return Reason.FORWARDED_INVALID
-        method_name, uri_name = family = present[0]
-        methods = [value for name, value in fields if name == method_name]
-        uris = [value for name, value in fields if name == uri_name]
-        if len(methods) != 1 or len(uris) != 1 or TOKEN.fullmatch(methods[0]) is None:
-            return Reason.FORWARDED_INVALID
-        if len(methods[0]) + len(uris[0]) > self._max_request_line:
-            return Reason.TARGET_TOO_LONG
-        uri = _URI.fullmatch(uris[0])
-        if uri is None:
-            return Reason.FORWARDED_INVALID
-        # Compared by value: in the compiled build a tuple has no identity.
-        if family == _FORWARDED:
-            hosts = [value for name, value in fields if name == _FORWARDED_HOST]
-            name = host_name(hosts[0]) if len(hosts) == 1 else None
-            if name is None:
-                return Reason.FORWARDED_INVALID
-            x.host_name = name
-        x.method = methods[0]
-        x.path = uri[1]
-        x.query = uri[2] or b""
+        described = read_call(shape, x.forwarded or [], x.host_name, self._max_request_line)
+        if isinstance(described, Reason):
+            return described
+        x.method, x.path, x.query, x.host_name = described
         return None

@@ -127,7 +127,16 @@ class Decider(ABC):
         if not x.body_done or client.draining:
             # The rest of the body must never be read as the next request.
             x.keep_alive = False
-        client.respond(x, self.responder.refusal(x, reason))
+        client.respond(x, self.refusal(x, reason))
+
+    def refuse_head(self, x: Exchange, reason: Reason, head: bytes) -> None:
+        """End ``x``, whose ``head`` (or the part of it that has arrived) cannot be read."""
+        del head
+        self.refuse(x, reason)
+
+    def refusal(self, x: Exchange, reason: Reason) -> bytes:
+        """The response to ``x`` for ``reason``."""
+        return self.responder.refusal(x, reason)
 
     def complete(self, x: Exchange) -> None:
         """Record ``x``, and let its client connection read the next request."""

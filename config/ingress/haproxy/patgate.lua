@@ -73,7 +73,7 @@ core.register_action("patgate", { "http-req" }, function(txn)
     headers["x-forwarded-proto"] = { txn.f:ssl_fc() == 1 and "https" or "http" }
 
     local answer = core.httpclient():get{
-        url = "http://patgate/traefik", dst = ADDRESS, headers = headers, timeout = PATIENCE,
+        url = "http://patgate/haproxy", dst = ADDRESS, headers = headers, timeout = PATIENCE,
     }
     if not answer or not answer.status or not answer.headers then
         return unavailable(txn)

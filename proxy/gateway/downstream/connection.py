@@ -315,7 +315,7 @@ class ClientConnection(ClientStream):
         if reason is not None:
             # The end of this message is in doubt, so nothing after it is read.
             end_after(x, head)
-            self.pipeline.refuse(x, reason)
+            self.pipeline.refuse_head(x, reason, head)
             return b""
         if listener.draining or (self.half_closed and not self.buffer):
             x.keep_alive = False
@@ -391,4 +391,4 @@ class ClientConnection(ClientStream):
         end_after(x, data)
         self.exchange = x
         self.state = after(self.state, _REFUSED)
-        self.pipeline.refuse(x, reason)
+        self.pipeline.refuse_head(x, reason, data)

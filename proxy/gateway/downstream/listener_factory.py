@@ -11,6 +11,7 @@ from typing import Final
 
 from proxy.core.identity import IdentityOutputs
 from proxy.core.request.claims import fold
+from proxy.gateway.described_request import DESCRIBING_FIELDS
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.limits import DownstreamLimits, nanoseconds
@@ -40,6 +41,7 @@ def listener(
             search=pipeline.authenticator.search,
             second_targets=folded(settings.headers.second_targets),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
+            describing=DESCRIBING_FIELDS if name == FORWARD_AUTH else (),
             # The headers of a forward-auth call stay with the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
             api_key="x-api-key" in settings.credentials,

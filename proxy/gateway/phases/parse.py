@@ -97,7 +97,8 @@ class HeadParser:
 
     ``stripped`` are folded names that are always removed; ``api_key``: ``X-API-Key`` carries credentials here;
     ``second_targets`` are folded names of fields that name another resource, in any spelling; ``believed`` are names of
-    fields that are forwarded when a trusted peer sent them. ``search`` finds misplaced tokens; ``drop_misplaced``: a
+    fields that are forwarded when a trusted peer sent them; ``describing`` are names of fields that are read like those
+    of ``FORWARDED_FIELDS``. ``search`` finds misplaced tokens; ``drop_misplaced``: a
     field that contains one is dropped, instead of the request being refused. ``max_headers`` is the largest number of
     field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's
     name in ``Via``; without it, loops are not detected.
@@ -114,6 +115,7 @@ class HeadParser:
         search: TokenSearch,
         second_targets: Iterable[bytes] = (),
         believed: Iterable[bytes] = (),
+        describing: Iterable[bytes] = (),
         drop_misplaced: bool = False,
         pseudonym: bytes = b"",
     ) -> None:
@@ -121,7 +123,7 @@ class HeadParser:
         fields.update(dict.fromkeys(stripped, Field.DROP))
         fields.update(dict.fromkeys(believed, Field.BELIEVED))
         fields.update(dict.fromkeys(_HOP_BY_HOP, Field.DROP))
-        fields.update(dict.fromkeys(FORWARDED_FIELDS, Field.FORWARDED))
+        fields.update(dict.fromkeys((*FORWARDED_FIELDS, *describing), Field.FORWARDED))
         fields[b"host"] = Field.HOST
         fields[b"authorization"] = Field.AUTHORIZATION
         fields[b"connection"] = Field.CONNECTION

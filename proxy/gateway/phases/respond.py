@@ -7,10 +7,11 @@ The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decisi
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from proxy.core.challenge import Challenges
-from proxy.core.reasons import TABLE, Reason
+from proxy.core.reasons import TABLE, Reason, ReasonEntry
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.date import HttpClock
 
@@ -40,8 +41,12 @@ class Responder:
         self._challenges = Challenges(realm=realm, basic=basic)
         self._clock = HttpClock()
 
-    def refusal(self, x: Exchange, reason: Reason) -> bytes:
-        """The complete response to ``x`` for ``reason``: head and body (no body for HEAD)."""
+    def refusal(self, x: Exchange, reason: Reason, *, in_fields: bool = False, bounded: bool = False) -> bytes:
+        """The complete response to ``x`` for ``reason``: head and body (no body for HEAD).
+
+        ``in_fields``: header fields have the parts of the body and the challenges too, for an ingress that loses these.
+        ``bounded``: the status is 403 instead of any but 401, for an ingress that makes an error of every other one.
+        """
         entry = TABLE[reason]
         decision = x.request_id.decode("ascii")
         body = json.dumps(
@@ -54,14 +59,18 @@ class Responder:
                 "decision": decision,
             }
         ).encode("ascii")
+        status = 403 if bounded and entry.status != 401 else entry.status
         lines = [
-            b"HTTP/1.1 %d %s\r\n" % (entry.status, _PHRASES[entry.status]),
+            b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES[status]),
             self._clock.date_line() + b"\r\n",
             b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n",
             b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id),
         ]
-        for value in self._challenges.values(entry.challenge, x.match):
+        challenges = self._challenges.values(entry.challenge, x.match)
+        for value in challenges:
             lines.append(b"WWW-Authenticate: " + value + b"\r\n")
+        if in_fields:
+            lines.append(_parts(entry, x.request_id, challenges))
         if entry.retry:
             lines.append(b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS)
         if reason is Reason.METHOD_REFUSED:
@@ -74,3 +83,17 @@ class Responder:
         if not x.head_only:
             lines.append(body)
         return b"".join(lines)
+
+
+def _parts(entry: ReasonEntry, decision: bytes, challenges: Sequence[bytes]) -> bytes:
+    """The field lines ``X-Patgate-…``: a variable of nginx 1.22 has only one of several lines, so each has its name."""
+    lines = [
+        b"X-Patgate-Status: %d\r\n" % entry.status,
+        b"X-Patgate-Title: " + entry.title.encode("ascii") + b"\r\n",
+        b"X-Patgate-Detail: " + entry.detail.encode("ascii") + b"\r\n",
+        b"X-Patgate-Reason: " + entry.public.encode("ascii") + b"\r\n",
+        b"X-Patgate-Decision: " + decision + b"\r\n",
+    ]
+    for number, value in enumerate(challenges, 1):
+        lines.append(b"X-Patgate-Challenge-%d: %s\r\n" % (number, value))
+    return b"".join(lines)

@@ -279,6 +279,7 @@ class Gateway:
         half_close: bool = False,
         entrance: Entrance | None = None,
         cache_capacity: int = 1000,
+        describing: Iterable[bytes] = (),
     ) -> None:
         credentials = tuple(credentials)
         self._facts = entrance or Entrance()
@@ -328,6 +329,7 @@ class Gateway:
                 api_key="x-api-key" in credentials,
                 search=self.authenticator.search,
                 second_targets=frozenset(fold(name.encode()) for name in Headers().second_targets),
+                describing=describing,
                 drop_misplaced=drop_misplaced,
                 max_headers=max_headers,
                 max_request_line=max_request_line,

@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import pytest
 
 from proxy.core.identity import PRESETS
 from proxy.core.model import Access
 from proxy.core.request.target import PathAllowance
-from tests.unit.gateway.ingress import connected, entry
-from tests.unit.gateway.kit import Answer, Client, Gateway, get, make_route
+from tests.unit.gateway.ingress import (
+    DESCRIBING,
+    FORWARDED,
+    ORIGINAL,
+    SHAPES,
+    TARGET,
+    URL,
+    ask,
+    ask_on,
+    changed,
+    connected,
+    entry,
+    login,
+    uri,
+)
+from tests.unit.gateway.kit import get, make_route
 
 IDENTITY = [name for _, name in PRESETS["patgate"].headers]
-TARGET = "/v1/things/42"
-ORIGINAL = (("X-Original-Method", "GET"), ("X-Original-URI", TARGET))
-FORWARDED = (("X-Forwarded-Method", "GET"), ("X-Forwarded-Uri", TARGET), ("X-Forwarded-Host", "app.example.org"))
-SHAPES: dict[str, tuple[tuple[str, str], ...]] = {
-    "/nginx": ORIGINAL,
-    "/traefik": FORWARDED,
-    "/caddy": FORWARDED,
-    "/caddy?page=2&x=/shut/a": FORWARDED,
-    "/ original": ORIGINAL,
-    "/ forwarded": FORWARDED,
-    "/envoy" + TARGET: (),
-}
-Fields = Sequence[tuple[str, str]]
-
-
-async def ask(gateway: Gateway, shape: str, fields: Fields, *lines: str, method: str = "GET") -> Answer:
-    client = await gateway.client()
-    return await ask_on(client, shape, fields, *lines, method=method)
-
-
-async def ask_on(client: Client, shape: str, fields: Fields, *lines: str, method: str = "GET") -> Answer:
-    said = [f"{name}: {value}" for name, value in fields]
-    return await client.ask(get(shape.partition(" ")[0], *said, *lines, method=method))
-
-
-def login(gateway: Gateway, **facts: object) -> str:
-    return f"Authorization: Bearer {gateway.admit(**facts).token}"
-
-
-def changed(fields: Fields, name: str, *values: str) -> list[tuple[str, str]]:
-    """``fields`` with ``values`` for ``name``, each on its own line; without values the field is removed."""
-    return [
-        pair for key, old in fields for pair in ([(key, value) for value in values] if key == name else [(key, old)])
-    ]
-
-
-async def uri(gateway: Gateway, target: str, *lines: str, method: str = "GET", shape: str = "/traefik") -> Answer:
-    """Send a call about ``target``."""
-    family = "Original" if shape == "/nginx" else "Forwarded"
-    fields = ORIGINAL if shape == "/nginx" else FORWARDED
-    name = f"X-{family}-URI" if shape == "/nginx" else f"X-{family}-Uri"
-    return await ask(gateway, shape, changed(changed(fields, name, target), f"X-{family}-Method", method), *lines)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -136,14 +107,14 @@ async def test_an_alias_of_a_field_is_not_the_field(shape: str, name: str) -> No
     """CGI and WSGI fold an alias to the same name, so an ingress may fail to overwrite it."""
     async with entry() as gateway:
         fields = SHAPES[shape]
-        for alias in (name.replace("-", "_"), name.replace("-", ".", 1)):
+        for alias in {name.replace("-", "_"), name.replace("-", ".", 1)} - {name}:
             aliased = [(alias if key == name else key, value) for key, value in fields]
             assert (await ask(gateway, shape, aliased, login(gateway))).status == 400
             both = [*fields, (alias, "/shut/a")]
             assert (await ask(gateway, shape, both, login(gateway))).status == 200
 
 
-@pytest.mark.parametrize("shape", ["/nginx", "/traefik", "/caddy", "/ original", "/ forwarded"])
+@pytest.mark.parametrize("shape", DESCRIBING)
 @pytest.mark.parametrize("value", ["G ET", "GET,GET", "GET\tX", "{}", "GET/1", "g\xe9t"])
 async def test_an_invalid_described_method_is_refused(shape: str, value: str) -> None:
     async with entry() as gateway:
@@ -152,7 +123,7 @@ async def test_an_invalid_described_method_is_refused(shape: str, value: str) ->
         assert (answer.status, answer.reason) == (400, "forwarded_invalid")
 
 
-@pytest.mark.parametrize("shape", ["/nginx", "/traefik", "/caddy", "/ original", "/ forwarded"])
+@pytest.mark.parametrize("shape", DESCRIBING)
 @pytest.mark.parametrize(
     "value",
     [
@@ -180,8 +151,13 @@ async def test_an_invalid_described_method_is_refused(shape: str, value: str) ->
 )
 async def test_an_invalid_or_ambiguous_described_target_is_refused(shape: str, value: str) -> None:
     async with entry() as gateway:
-        name = SHAPES[shape][1][0]
-        answer = await ask(gateway, shape, changed(SHAPES[shape], name, value), login(gateway))
+        fields = SHAPES[shape]
+        if value.startswith("http") and fields == URL:
+            return
+        name, described = fields[1]
+        # Behind the host of a URL, a relative target could be a part of that host.
+        given = described.replace(TARGET, value) if value.startswith("/") else value
+        answer = await ask(gateway, shape, changed(fields, name, given), login(gateway))
         assert answer.status == 400
         assert answer.reason in ("forwarded_invalid", "target_not_canonical", "request_malformed")
 
@@ -201,7 +177,7 @@ async def test_an_invalid_or_ambiguous_described_target_is_refused(shape: str, v
         ("/open/a", 200),
     ],
 )
-@pytest.mark.parametrize("shape", ["/nginx", "/traefik"])
+@pytest.mark.parametrize("shape", ["/nginx", "/ingress-nginx", "/nginx-gateway-fabric", "/traefik", "/haproxy"])
 async def test_the_described_target_is_routed_like_a_proxied_one(shape: str, target: str, status: int) -> None:
     async with entry() as gateway:
         assert (await uri(gateway, target, login(gateway), shape=shape)).status == status
@@ -303,7 +279,7 @@ async def test_the_described_host_decides_the_route_where_the_shape_describes_on
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("PUT", 403), ("DELETE", 403), ("X", 403)])
-@pytest.mark.parametrize("shape", ["/nginx", "/traefik"])
+@pytest.mark.parametrize("shape", ["/nginx", "/ingress-nginx", "/nginx-gateway-fabric", "/traefik", "/haproxy"])
 async def test_the_described_method_decides_the_operation(shape: str, method: str, status: int) -> None:
     async with entry() as gateway:
         reader = login(gateway, permissions=("things:read",))
@@ -412,7 +388,7 @@ async def test_the_connection_closes_when_the_ingress_says_so(version: str) -> N
                 assert answer.all(b"connection") == ([b"keep-alive"] if version == "1.0" else [])
 
 
-@pytest.mark.parametrize("shape", ["/nginx", "/traefik"])
+@pytest.mark.parametrize("shape", ["/nginx", "/ingress-nginx", "/nginx-gateway-fabric", "/traefik", "/haproxy"])
 async def test_a_report_only_route_sends_empty_headers_for_a_token_that_fails_authentication(shape: str) -> None:
     async with entry() as gateway:
         expired = login(gateway, expires_at=time.time() - 1)

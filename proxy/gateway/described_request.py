@@ -1,0 +1,170 @@
+"""Reading a forward-auth call: the method, target and host of the request that an ingress asks about.
+
+Rules of this module:
+1. Each shape (the path of the call) reads its own header fields. Each of them must occur exactly once and be valid.
+2. A client can add the fields that its ingress does not set. So a call in which ``X-Original-URL`` describes another
+   request than the shape's own fields is refused, and a call by ``X-Original-URL`` is refused if another target or
+   method is described beside it.
+3. Nothing here decides about a request: the described target passes the same phases as a proxied one.
+4. No function here raises or keeps state.
+
+What each ingress sends is in docs/ingress.md. nginx's ``auth_request`` turns every status but 2xx, 401 and 403 into
+500: the shapes of ingresses that use it are ``bounded``, and a refusal carries its status in a header instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from proxy.core.reasons import Reason
+from proxy.core.request.request_reading import TOKEN, host_name
+
+METHOD_FIELD: Final = b"method"
+PATH_FIELD: Final = b"path"
+URL_FIELD: Final = b"x-original-url"
+DESCRIBING_FIELDS: Final = (URL_FIELD, PATH_FIELD, METHOD_FIELD)
+"""Fields that describe a request only at the forward-auth listener, beside ``parse.FORWARDED_FIELDS``."""
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class Family(NamedTuple):
+    """The header fields in which an ingress describes a request.
+
+    ``host`` is b"" where the host is that of the call itself; ``absolute``: ``target`` has a URL, which has the host.
+    """
+
+    method: bytes
+    target: bytes
+    host: bytes
+    absolute: bool
+
+
+class Shape(NamedTuple):
+    """What a call at one path contains. ``bounded``: the ingress understands only the statuses 2xx, 401 and 403."""
+
+    families: tuple[Family, ...]
+    bounded: bool
+
+
+class Described(NamedTuple):
+    """The request that a call is about; ``query`` includes its "?"."""
+
+    method: bytes
+    path: bytes
+    query: bytes
+    host: str
+
+
+_ORIGINAL: Final = Family(b"x-original-method", b"x-original-uri", b"", absolute=False)
+_URL: Final = Family(b"x-original-method", URL_FIELD, b"", absolute=True)
+_FORWARDED: Final = Family(b"x-forwarded-method", b"x-forwarded-uri", b"x-forwarded-host", absolute=False)
+_FABRIC: Final = Family(METHOD_FIELD, PATH_FIELD, b"", absolute=False)
+
+ENVOY: Final = b"/envoy"
+"""The prefix of the original path: Envoy repeats the request itself, without its body."""
+SHAPES: Final[Mapping[bytes, Shape]] = {
+    b"/nginx": Shape((_ORIGINAL,), bounded=True),
+    b"/ingress-nginx": Shape((_URL,), bounded=True),
+    b"/nginx-gateway-fabric": Shape((_FABRIC,), bounded=True),
+    b"/traefik": Shape((_FORWARDED,), bounded=False),
+    b"/caddy": Shape((_FORWARDED,), bounded=False),
+    b"/haproxy": Shape((_FORWARDED,), bounded=False),
+    b"/": Shape((_ORIGINAL, _URL, _FORWARDED), bounded=False),
+}
+
+_URI: Final = re.compile(rb"(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\x7e]*+)?")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]++)(/[\x21-\x3e\x40-\x7e\x80-\xff]*+)(\?[\x21\x22\x24-\x7e]*+)?")
+_FIRST_LINE: Final = re.compile(rb"(?:\r?\n)*+[^ \r\n]++ (/[^ ?\r\n]*+)")
+_TARGETS_BESIDE_URL: Final = (b"x-original-uri", b"x-forwarded-uri")
+_METHOD_BESIDE_URL: Final = b"x-forwarded-method"
+
+
+def is_bounded(path: bytes) -> bool:
+    """Whether the ingress that calls at ``path`` understands only the statuses 2xx, 401 and 403."""
+    shape = SHAPES.get(path)
+    return shape is not None and shape.bounded
+
+
+def path_of_head(head: bytes) -> bytes:
+    """The path, without a query, in the first line of ``head``, which may be malformed or incomplete."""
+    found = _FIRST_LINE.match(head)
+    return b"" if found is None else found[1]
+
+
+def read_call(shape: Shape, fields: Fields, host: str, longest: int) -> Described | Reason:
+    """The request that ``fields`` describe, or the reason to refuse the call.
+
+    ``host`` is the host name of the call itself. ``longest`` is the limit for the method and the target in bytes.
+    """
+    family = _family(shape, fields)
+    if family is None:
+        return Reason.FORWARDED_INVALID
+    method, target = _only(fields, family.method), _only(fields, family.target)
+    if method is None or target is None or TOKEN.fullmatch(method) is None:
+        return Reason.FORWARDED_INVALID
+    if family.absolute:
+        return _by_url(fields, method, target, longest)
+    if len(method) + len(target) > longest:
+        return Reason.TARGET_TOO_LONG
+    uri = _URI.fullmatch(target)
+    if uri is None:
+        return Reason.FORWARDED_INVALID
+    if family.host:
+        value = _only(fields, family.host)
+        name = None if value is None else host_name(value)
+        if name is None:
+            return Reason.FORWARDED_INVALID
+        host = name
+    if differs(fields, target, host):
+        return Reason.FORWARDED_INVALID
+    return Described(method, uri[1], uri[2] or b"", host)
+
+
+def differs(fields: Fields, target: bytes, host: str) -> bool:
+    """Whether a field ``X-Original-URL`` names another target (path and query) or host than these."""
+    for name, value in fields:
+        if name == URL_FIELD:
+            url = _ABSOLUTE.fullmatch(value)
+            if url is None or url[2] + (url[3] or b"") != target or host_name(url[1]) != host:
+                return True
+    return False
+
+
+def _by_url(fields: Fields, method: bytes, url: bytes, longest: int) -> Described | Reason:
+    parts = _ABSOLUTE.fullmatch(url)
+    if parts is None:
+        return Reason.FORWARDED_INVALID
+    path, query = parts[2], parts[3] or b""
+    if len(method) + len(path) + len(query) > longest:
+        return Reason.TARGET_TOO_LONG
+    name = host_name(parts[1])
+    if name is None:
+        return Reason.FORWARDED_INVALID
+    target = path + query
+    for field, value in fields:
+        if (field in _TARGETS_BESIDE_URL and value != target) or (field == _METHOD_BESIDE_URL and value != method):
+            return Reason.FORWARDED_INVALID
+    return Described(method, path, query, name)
+
+
+def _family(shape: Shape, fields: Fields) -> Family | None:
+    """The family of a call; None where more than one is present, or none, in a shape that takes several."""
+    families = shape.families
+    if len(families) == 1:
+        return families[0]
+    present = {name for name, _ in fields}
+    found = [family for family in families if family.target in present]
+    # A method without a target is half of a description, by the client or by the ingress.
+    methods = {family.method for family in families if family.method in present}
+    if len(found) != 1 or methods != {found[0].method}:
+        return None
+    return found[0]
+
+
+def _only(fields: Fields, wanted: bytes) -> bytes | None:
+    """The value of the field that occurs once; None where it is missing or repeated."""
+    values = [value for name, value in fields if name == wanted]
+    return values[0] if len(values) == 1 else None
