@@ -69,6 +69,8 @@ class Ingress:
     """Whether its file can drop every header whose name has a given prefix."""
     cleans_paths: bool = False
     """Whether it decodes and cleans a path before it asks, so that patgate and the application get the result."""
+    encodes_semicolons: bool = False
+    """Whether it encodes a ``;`` in a query, for patgate and for the application."""
     passes_trailers: bool = False
     """Whether trailers of a request reach the application."""
 
@@ -133,7 +135,13 @@ def traefik(
         wait_until(lambda: accepts(port), "Traefik listening", process=process)
         wait_until(lambda: answers(port), "Traefik's routes", process=process)
         yield Ingress(
-            name="traefik", port=port, http2_port=port, process=process, patterns=False, cleans_paths=True
+            name="traefik",
+            port=port,
+            http2_port=port,
+            process=process,
+            patterns=False,
+            cleans_paths=True,
+            encodes_semicolons=True,
         )
 
 
@@ -178,9 +186,7 @@ def haproxy(
     with Process(argv, name="haproxy", directory=directory) as process:
         wait_until(lambda: accepts(port), "HAProxy listening", process=process)
         assert "[WARNING]" not in process.output, process.tail()
-        yield Ingress(
-            name="haproxy", port=port, http2_port=port, process=process, patterns=True, passes_trailers=True
-        )
+        yield Ingress(name="haproxy", port=port, http2_port=port, process=process, patterns=True, passes_trailers=True)
 
 
 INGRESSES: Mapping[str, Callable[..., AbstractContextManager[Ingress]]] = {

@@ -1,4 +1,4 @@
-"""Writes the headers that only a gateway may set into the files of config/ingress, from ``proxy/core/request/claims.py``.
+"""Writes the headers that only a gateway may set into the files of config/ingress, from proxy/core/request/claims.py.
 
 ``python -m tests.support.ingress_claims`` rewrites the files; tests/unit/test_ingress_files.py checks that they are
 current. The list of a file is between two marks. nginx and Traefik have no patterns for header names, so their files
@@ -110,8 +110,6 @@ def current(name: str) -> str:
     _, end, after = rest.partition(END)
     assert begin and end, f"config/ingress/{name} has no marks for the claims"
     return before + BEGIN + "".join(WRITERS[name]()) + END + after
-
-
 
 
 if __name__ == "__main__":

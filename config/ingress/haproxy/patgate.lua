@@ -30,11 +30,22 @@ local PATIENCE = 1900
 local UNAVAILABLE = '{"type":"about:blank","title":"Authorization is unavailable","status":503,' ..
     '"reason":"unavailable"}'
 
+-- The values of a header in their order. HAProxy's tables of values begin at 0.
+local function each(values)
+    local list = {}
+    for position = 0, #values do
+        if values[position] ~= nil then
+            table.insert(list, values[position])
+        end
+    end
+    return ipairs(list)
+end
+
 local function refuse(txn, status, headers, body)
     local reply = txn:reply{ status = status }
     for name, values in pairs(headers) do
         if not NOT_PASSED[name] then
-            for _, value in pairs(values) do
+            for _, value in each(values) do
                 reply:add_header(name, value)
             end
         end
@@ -58,7 +69,7 @@ core.register_action("patgate", { "http-req" }, function(txn)
     for name, values in pairs(txn.http:req_get_headers()) do
         if not NOT_SENT[name] then
             headers[name] = {}
-            for _, value in pairs(values) do
+            for _, value in each(values) do
                 table.insert(headers[name], value)
             end
         end

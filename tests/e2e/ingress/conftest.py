@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from tests.e2e.ingress import matrix
 from tests.support.gateway import Patgate, Token
 from tests.support.ingress import INGRESSES, Ingress
 from tests.support.plugin import EDITOR, ROLES, ROUTES, VIEWER
 from tests.support.pool import Pool
 from tests.support.recorder import Recorder, answer_ok
+
+WRITES_MATRIX = "PATGATE_INGRESS_MATRIX"
+"""The environment variable with which ``make ingress-matrix`` asks a run to write the matrix of its results."""
+
+RESULTS: dict[tuple[str, str], bool] = {}
+"""For each row and ingress of this run, whether every test has passed so far."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "row(row): the row of the matrix in docs/ingress.md that a test belongs to")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give the reports of a test its row and ingress, also those that another process makes."""
+    mark = item.get_closest_marker("row")
+    if mark is not None and isinstance(item, pytest.Function):
+        name = next(value for value in item.callspec.params.values() if value in INGRESSES)
+        item.user_properties.append(("row", (str(mark.args[0]), str(name))))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, value in report.user_properties:
+        if name == "row":
+            row, ingress = value
+            RESULTS[row, ingress] = RESULTS.get((row, ingress), True) and not report.failed
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get(WRITES_MATRIX) and not hasattr(session.config, "workerinput"):
+        matrix.write(RESULTS)
+
 
 ROUTES_WITH_HOSTS = [
     {"path": "/hosts/**", "host": "open.example", "upstream": "app", "access": "public"},

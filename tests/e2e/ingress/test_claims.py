@@ -12,6 +12,7 @@ from socket import create_connection
 
 import pytest
 
+from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate, Token
 from tests.support.ingress import INGRESSES, Ingress
 from tests.support.plugin import EDITOR
@@ -105,6 +106,7 @@ def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
 
 @pytest.mark.parametrize("target", OPEN)
 @pytest.mark.parametrize("kind", CLAIMS)
+@pytest.mark.row(Row.CLAIMS)
 def test_no_claim_of_a_client_reaches_the_application(
     kind: str, target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -121,6 +123,7 @@ def test_no_claim_of_a_client_reaches_the_application(
     assert arrived == []
 
 
+@pytest.mark.row(Row.CLAIMS)
 def test_every_other_header_reaches_the_application(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     """The patterns of a file remove only claims; headers that real clients send pass."""
     ordinary = {name: f"{number}-passes" for number, name in enumerate(ORDINARY)}
@@ -130,6 +133,7 @@ def test_every_other_header_reaches_the_application(ingress: Ingress, behind: Re
     }
 
 
+@pytest.mark.row(Row.CLAIMS)
 def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
     ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -141,6 +145,7 @@ def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
 
 
 @pytest.mark.parametrize("form", NOMINATIONS)
+@pytest.mark.row(Row.NOMINATED)
 def test_a_nomination_takes_nothing_from_the_application(
     form: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -168,6 +173,7 @@ def test_a_nomination_takes_nothing_from_the_application(
 @pytest.mark.parametrize(
     "name", ["Host", "Authorization", "X-Api-Key", "Content-Length", "Transfer-Encoding", "Cookie"]
 )
+@pytest.mark.row(Row.NOMINATED)
 def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refused(
     name: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -185,6 +191,7 @@ def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refus
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 @pytest.mark.parametrize("target", ["/v1/things", "/public/x"])
+@pytest.mark.row(Row.TRAILERS)
 def test_no_trailer_reaches_the_application(
     target: str, declared: bool, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -222,6 +229,7 @@ def test_no_trailer_reaches_the_application(
         ("closed.example", "open.example", None),
     ],
 )
+@pytest.mark.row(Row.ABSOLUTE)
 def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
     written: str, host: str, allowed: bool | None, ingress: Ingress, behind: Recorder
 ) -> None:
@@ -240,6 +248,7 @@ def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
 
 
 @pytest.mark.parametrize("nomination", ["", "Connection: X-Auth-Role\r\n", "Connection: keep-alive, x-auth-email\r\n"])
+@pytest.mark.row(Row.HOSTS)
 def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
     nomination: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -253,6 +262,7 @@ def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
     assert behind.requests == []
 
 
+@pytest.mark.row(Row.HOSTS)
 def test_a_request_without_a_host_is_refused(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     """Routes may depend on the host, so a request without one gets no decision."""
     head = f"GET /v1/things/1 HTTP/1.0\r\nAuthorization: Bearer {editor.value}\r\n\r\n".encode()
@@ -261,6 +271,7 @@ def test_a_request_without_a_host_is_refused(ingress: Ingress, behind: Recorder,
     assert behind.requests == []
 
 
+@pytest.mark.row(Row.CLAIMS)
 def test_the_address_that_is_told_is_the_clients_own(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     claims = "".join(f"{name}: 203.0.113.9\r\n" for name in CLAIMS["client"])
     assert ask(ingress, editor, claims).status == 200
@@ -283,6 +294,7 @@ def http2_head(method: str = "GET", target: str = "/v1/things/1", token: Token |
 
 
 @pytest.mark.parametrize("kind", CLAIMS)
+@pytest.mark.row(Row.HTTP2)
 def test_no_claim_in_http_2_reaches_the_application(
     kind: str, ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
@@ -294,6 +306,7 @@ def test_no_claim_in_http_2_reaches_the_application(
 
 
 @pytest.mark.parametrize("name", OURS)
+@pytest.mark.row(Row.HTTP2)
 def test_a_nomination_in_http_2_takes_nothing_from_the_application(
     name: str, ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
@@ -309,6 +322,7 @@ def test_a_nomination_in_http_2_takes_nothing_from_the_application(
         assert behind.requests == []
 
 
+@pytest.mark.row(Row.HTTP2)
 def test_no_trailer_of_http_2_reaches_the_application(
     ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
@@ -321,6 +335,7 @@ def test_no_trailer_of_http_2_reaches_the_application(
 
 
 @pytest.mark.parametrize("authority", ["open.example", "closed.example"])
+@pytest.mark.row(Row.HTTP2)
 def test_another_host_beside_the_authority_of_http_2_does_not_change_what_is_judged(
     authority: str, ingress: Ingress, behind: Recorder, http2: Remote
 ) -> None:
@@ -358,6 +373,7 @@ def socket_ingress(
         *("X-Auth-Role, Upgrade", "keep-alive, Upgrade, X-Auth-User, X-Auth-Email, X-Auth-Role, X-Auth-Scopes"),
     ],
 )
+@pytest.mark.row(Row.WEBSOCKETS)
 def test_a_websocket_passes_with_our_identity_whatever_else_is_nominated(
     connection: str, socket_ingress: Ingress, sockets: Remote, editor: Token
 ) -> None:
@@ -376,6 +392,7 @@ def test_a_websocket_passes_with_our_identity_whatever_else_is_nominated(
     assert headers["x-auth-token"] == editor.prefix
 
 
+@pytest.mark.row(Row.WEBSOCKETS)
 def test_a_websocket_without_a_token_is_refused(socket_ingress: Ingress, sockets: Remote) -> None:
     before = len(sockets.told("opened"))
     with create_connection((LOOPBACK, socket_ingress.port), timeout=15) as sock:

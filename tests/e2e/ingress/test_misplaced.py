@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Token
 from tests.support.ingress import Ingress
 from tests.support.rawhttp import Connection, Response
@@ -26,6 +27,7 @@ def ask(ingress: Ingress, method: str, target: str, extra: str) -> Response:
 @pytest.mark.parametrize("place", ["PRIVATE-TOKEN: {token}", "Cookie: a=b; session={token}", "X-Other: see {token}"])
 @pytest.mark.parametrize("target", ["/public/x", "/ui/x", "/v1/things/1"])
 @pytest.mark.parametrize("login", [True, False], ids=["presented", "not presented"])
+@pytest.mark.row(Row.MISPLACED)
 def test_a_token_that_stands_elsewhere_does_not_reach_the_application(
     place: str, target: str, login: bool, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -37,6 +39,7 @@ def test_a_token_that_stands_elsewhere_does_not_reach_the_application(
 
 
 @pytest.mark.parametrize("target", ["/public/x?t={token}", "/ui/x?a=b&private_token={token}", "/v1/things/1?{token}"])
+@pytest.mark.row(Row.MISPLACED)
 def test_a_token_in_the_query_does_not_reach_the_application(
     target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -58,6 +61,7 @@ def test_a_token_in_the_query_does_not_reach_the_application(
         ("", 400),
     ],
 )
+@pytest.mark.row(Row.MISPLACED)
 def test_a_destination_is_judged_before_the_application_sees_it(
     destination: str, status: int, nomination: str, ingress: Ingress, behind: Recorder
 ) -> None:
@@ -75,6 +79,7 @@ def test_a_destination_is_judged_before_the_application_sees_it(
 
 
 @pytest.mark.parametrize("nomination", NOMINATIONS)
+@pytest.mark.row(Row.MISPLACED)
 def test_a_copy_source_that_patgate_cannot_judge_does_not_reach_the_application(
     nomination: str, ingress: Ingress, behind: Recorder
 ) -> None:

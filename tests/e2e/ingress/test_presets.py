@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate
 from tests.support.ingress import INGRESSES, Ingress
 from tests.support.plugin import EDITOR, ROLES, ROUTES
@@ -63,6 +64,7 @@ def ingress(
         yield running
 
 
+@pytest.mark.row(Row.PRESETS)
 def test_the_application_gets_the_presets_names_from_patgate_and_from_nobody_else(
     preset: str, ingress: Ingress, behind: Recorder, node: Patgate
 ) -> None:
