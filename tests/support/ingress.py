@@ -71,6 +71,8 @@ class Ingress:
     """Whether it decodes and cleans a path before it asks, so that patgate and the application get the result."""
     encodes_semicolons: bool = False
     """Whether it encodes a ``;`` in a query, for patgate and for the application."""
+    own_unavailability: bool = False
+    """Whether it answers 502 or 504 with a page of its own if patgate does not answer."""
     passes_trailers: bool = False
     """Whether trailers of a request reach the application."""
 
@@ -142,6 +144,7 @@ def traefik(
             patterns=False,
             cleans_paths=True,
             encodes_semicolons=True,
+            own_unavailability=True,
         )
 
 

@@ -1,4 +1,4 @@
-"""Writes the headers that only a gateway may set into the files of config/ingress, from proxy/core/request/claims.py.
+"""Writes the headers that only a gateway may set into the files of config/, from proxy/core/request/claims.py.
 
 ``python -m tests.support.ingress_claims`` rewrites the files; tests/unit/test_ingress_files.py checks that they are
 current. The list of a file is between two marks. nginx and Traefik have no patterns for header names, so their files
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from proxy.core.identity import PRESETS
+from proxy.core.request.claims import CLAIMS as WHOLE
 from proxy.core.request.claims import FAMILIES, ClaimKind
 from tests.support.gateway import ROOT
 from tests.threats.cases import CLAIMS
 
-INGRESS = ROOT / "config" / "ingress"
+CONFIG = ROOT / "config"
 BEGIN, END = "# claims\n", "# end of claims\n"
 
 OURS = (*(name for _, name in PRESETS["patgate"].headers), "X-Request-Id")
@@ -67,11 +69,11 @@ def nginx() -> Iterator[str]:
         yield from (f'proxy_set_header {name:<33} "";\n' for name in of_kind)
 
 
-def traefik() -> Iterator[str]:
-    indent = " " * 10
+def removed_by_name(indent: str, ingress: str) -> Iterator[str]:
+    """A mapping of every name to an empty value, in YAML."""
     for kind in ClaimKind:
         yield f"{indent}# {TITLES[kind]}\n"
-        yield from (f'{indent}{name}: ""\n' for name in names(kind, without=SET_BY["traefik"]))
+        yield from (f'{indent}{name}: ""\n' for name in names(kind, without=SET_BY[ingress]))
 
 
 def envoy() -> Iterator[str]:
@@ -96,22 +98,33 @@ def haproxy() -> Iterator[str]:
     yield from rules(["x-request-id"], "http-request del-header (?i)^({})$ -m reg")
 
 
+def envoy_gateway() -> Iterator[str]:
+    """Its list has at most 64 names: what claims another target or method."""
+    indent = " " * 8
+    for kind in (ClaimKind.PATH, ClaimKind.METHOD):
+        yield f"{indent}# {TITLES[kind]}\n"
+        yield from (f"{indent}- {name}\n" for name in CLAIMS[kind] if name in WHOLE[kind])
+
+
 WRITERS: Mapping[str, Callable[[], Iterator[str]]] = {
-    "nginx/nginx-claims.conf": nginx,
-    "traefik/patgate.yaml": traefik,
-    "envoy/envoy.yaml": envoy,
-    "haproxy/haproxy.cfg": haproxy,
+    "ingress/nginx/nginx-claims.conf": nginx,
+    "ingress/traefik/patgate.yaml": partial(removed_by_name, " " * 10, "traefik"),
+    "ingress/envoy/envoy.yaml": envoy,
+    "ingress/haproxy/haproxy.cfg": haproxy,
+    "kubernetes/ingress-nginx.yaml": partial(removed_by_name, " " * 2, "nginx"),
+    "kubernetes/traefik.yaml": partial(removed_by_name, " " * 6, "traefik"),
+    "kubernetes/envoy-gateway.yaml": envoy_gateway,
 }
 
 
 def current(name: str) -> str:
     """The file with its list as it must be."""
-    before, begin, rest = (INGRESS / name).read_text().partition(BEGIN)
+    before, begin, rest = (CONFIG / name).read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
-    assert begin and end, f"config/ingress/{name} has no marks for the claims"
+    assert begin and end, f"config/{name} has no marks for the claims"
     return before + BEGIN + "".join(WRITERS[name]()) + END + after
 
 
 if __name__ == "__main__":
     for file in WRITERS:
-        (INGRESS / file).write_text(current(file))
+        (CONFIG / file).write_text(current(file))

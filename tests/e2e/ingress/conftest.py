@@ -16,7 +16,7 @@ from tests.support.pool import Pool
 from tests.support.recorder import Recorder, answer_ok
 
 WRITES_MATRIX = "PATGATE_INGRESS_MATRIX"
-"""The environment variable with which ``make ingress-matrix`` asks a run to write the matrix of its results."""
+"""The environment variable with which ``make ingress`` asks a run to write the matrix of its results."""
 
 RESULTS: dict[tuple[str, str], bool] = {}
 """For each row and ingress of this run, whether every test has passed so far."""
@@ -37,6 +37,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     for name, value in report.user_properties:
         if name == "row":
+            assert isinstance(value, (tuple, list))  # a list, from another process
             row, ingress = value
             RESULTS[row, ingress] = RESULTS.get((row, ingress), True) and not report.failed
 

@@ -1,7 +1,7 @@
-"""The rows of the suite, and the matrix of docs/ingress.md that a run of the suite writes (``make ingress-matrix``).
+"""The rows of the suite, and the matrix of docs/ingress.md that a run of the suite writes (``make ingress``).
 
-Every test of tests/e2e/ingress belongs to a row (``@pytest.mark.row``) and runs with every ingress. A cell is ``yes`` if
-all tests of its row passed with that ingress. A number refers to a note about what the test proves for this ingress
+Every test of tests/e2e/ingress belongs to a row (``@pytest.mark.row``) and runs with every ingress. A cell is ``yes``
+if all tests of its row passed with that ingress. A number refers to a note about what the test proves for this ingress
 instead; the test itself asserts that.
 """
 
@@ -15,7 +15,7 @@ from tests.support.gateway import ROOT
 from tests.support.ingress import INGRESSES
 
 PAGE: Final = ROOT / "docs" / "ingress.md"
-BEGIN: Final = "<!-- matrix: `make ingress-matrix` writes this from a run of tests/e2e/ingress -->\n"
+BEGIN: Final = "<!-- matrix: `make ingress` writes this from a run of tests/e2e/ingress -->\n"
 END: Final = "<!-- end of the matrix -->\n"
 YES: Final = "yes"
 FAILED: Final = "**no**"
@@ -62,6 +62,8 @@ NOTES: Final[Mapping[tuple[Row, str], str]] = {
         "application gets the same result."
     ),
     (Row.QUERIES, "traefik"): "A `;` in a query becomes `%3B`, for patgate and for the application.",
+    (Row.DOWN, "traefik"): "502 with a page of Traefik.",
+    (Row.FROZEN, "traefik"): "504 with a page of Traefik.",
     (Row.TRAILERS, "haproxy"): (
         "HAProxy 2.6 forwards trailers, and its file cannot prevent it. HAProxy 3.2 and newer have "
         "`option http-drop-request-trailers`. Trailers are not headers: servers keep them apart or ignore them. Do not "
