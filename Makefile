@@ -80,7 +80,8 @@ test-unit: system install  ## The tests of single modules, which start no gatewa
 # of the suite.
 ingress: system install $(BACKENDS)/.ready  ## Write what is generated in config/ingress and docs/ingress.md
 	@$(BIN)/python -m tests.support.ingress_claims
-	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PATGATE_INGRESS_MATRIX=1 $(BIN)/python -m pytest -q tests/e2e/ingress --deselect tests/e2e/ingress/test_matrix.py::test_the_page_has_the_matrix_of_the_suite
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PATGATE_INGRESS_MATRIX=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/e2e/ingress \
+		--deselect tests/e2e/ingress/test_matrix.py::test_the_page_has_the_matrix_of_the_suite
 
 soak: TOOLS += wrk
 soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     ORG_MISMATCH = "org_mismatch"
     OPERATION_UNMAPPED = "operation_unmapped"
     PEER_UNTRUSTED = "peer_untrusted"
+    PEER_SECRET = "peer_secret"  # noqa: S105 - a reason's name, not a secret
     SECOND_TARGET = "second_target"
 
     AUTHORITY_UNAVAILABLE = "authority_unavailable"
@@ -200,6 +201,9 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     ),
     Reason.PEER_UNTRUSTED: _entry(
         403, Challenge.NONE, "Peer not trusted", "This listener answers only the ingress it was configured for."
+    ),
+    Reason.PEER_SECRET: _entry(
+        403, Challenge.NONE, "Peer without the secret", "The call lacks the secret that this listener requires."
     ),
     Reason.SECOND_TARGET: _entry(
         403,

@@ -1,7 +1,8 @@
 """The forward-auth entry: answers an ingress that asks whether a request which it describes may pass.
 
 Rules of this module:
-1. Only peers in the listener's trusted networks are served; their description of a request is believed.
+1. Only peers in the listener's trusted networks, and those of its unix socket, are served; with a shared secret, only
+   calls that contain it. Their description of a request is believed.
 2. Each shape reads its own headers and no others. Method and URI must each occur exactly once and be valid.
 3. The described target passes the same checks and the same phases as a proxied one.
 4. An allowed request gets exactly 200 with every identity header, empty where unknown, so that an ingress overwrites
@@ -14,16 +15,39 @@ The shapes of calls, by path, are in ``described_request``. A refusal also has i
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Sequence
+
 from proxy.core.identity import IdentityOutputs
 from proxy.core.reasons import Reason
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity
-from proxy.gateway.described_request import ENVOY, SHAPES, differs, is_bounded, path_of_head, read_call
+from proxy.gateway.described_request import ENVOY, SHAPES, Fields, differs, is_bounded, path_of_head, read_call
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider
+
+
+class PeerSecret:
+    """A secret that every call must contain, once, in the field ``name`` (folded). ``digests`` are SHA-256."""
+
+    def __init__(self, name: bytes, digests: Sequence[bytes]) -> None:
+        self._name = name
+        self._digests = tuple(digests)
+
+    def is_in(self, fields: Fields) -> bool:
+        """Whether ``fields`` contain the secret; takes the same time for every wrong one."""
+        values = [value for name, value in fields if name == self._name]
+        if len(values) != 1:
+            return False
+        given = hashlib.sha256(values[0]).digest()
+        right = False
+        for digest in self._digests:
+            right = hmac.compare_digest(given, digest) or right
+        return right
 
 
 class ForwardAuthPipeline(Decider):
@@ -39,16 +63,18 @@ class ForwardAuthPipeline(Decider):
         identity: IdentityOutputs,
         max_request_line: int,
         patience: float,
+        secret: PeerSecret | None = None,
     ) -> None:
         super().__init__(
             routes=routes, authenticator=authenticator, responder=responder, recorder=recorder, identity=identity
         )
-        self.limit(max_request_line, patience)
+        self.limit(max_request_line, patience, secret)
 
-    def limit(self, max_request_line: int, patience: float) -> None:
-        """Set the longest described request line in bytes, and the seconds to wait for the authority."""
+    def limit(self, max_request_line: int, patience: float, secret: PeerSecret | None) -> None:
+        """Set the longest described request line in bytes, the seconds to wait for the authority, and the secret."""
         self._max_request_line = max_request_line
         self.patience = patience
+        self._secret = secret
 
     def begin(self, x: Exchange) -> None:
         """Decide the request that the ingress describes."""
@@ -117,6 +143,9 @@ class ForwardAuthPipeline(Decider):
         x.bounded = is_bounded(x.path)
         if x.client is None or not x.client.peer_trusted:
             return Reason.PEER_UNTRUSTED
+        secret = self._secret
+        if secret is not None and not secret.is_in(x.forwarded or []):
+            return Reason.PEER_SECRET
         if x.path.startswith(ENVOY + b"/"):
             x.path = x.path[len(ENVOY) :]
             lies = x.forwarded is not None and differs(x.forwarded, x.path + x.query, x.host_name)

@@ -25,6 +25,9 @@ _DIGITS_AND_DOTS: Final = re.compile(r"[0-9.]+")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _TARGET: Final = re.compile(r"/[!-\"$-~]{0,1023}")
+_MODE: Final = re.compile(r"06[06]0")
+_PATH_LIMIT: Final = 107
+"""Maximum bytes of a unix socket's path (unix(7): ``sun_path`` holds 108 with the final NUL)."""
 _PUBLIC_IPV6: Final = IPv6Network("2000::/3")
 _MAPPED_IPV4: Final = IPv6Network("::ffff:0:0/96")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -32,13 +35,20 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bind:
-    """One address to listen on: ``127.0.0.1:8080``, ``[::]:8080``, ``localhost:8080``. Port 0: the system chooses."""
+    """One address to listen on: ``127.0.0.1:8080``, ``[::]:8080``, ``localhost:8080``. Port 0: the system chooses.
 
-    host: str
-    """An IP address without brackets, or a host name."""
-    port: int
+    For some listeners it may be ``unix:/run/patgate/auth.sock``.
+    """
+
+    host: str = ""
+    """An IP address without brackets, or a host name; empty for a unix socket."""
+    port: int = 0
+    path: str = ""
+    """The absolute path of a unix socket; empty for all others."""
 
     def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
@@ -48,6 +58,11 @@ class Bind:
         if not colon or not host:
             raise ValueError(f"{quoted(text)} is not an address; write host:port, such as 127.0.0.1:8080 or [::]:8080")
         return cls(host=_host(host), port=_port(port, lowest=0))
+
+    @classmethod
+    def parse_local(cls, text: str) -> "Bind":
+        """Parse ``host:port`` or ``unix:/path``; raises ValueError."""
+        return cls(path=_socket_path(text)) if text.startswith("unix:") else cls.parse(text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,11 +99,7 @@ class UpstreamServer:
         if not _PRINTABLE.fullmatch(text):
             raise ValueError("must be an address of plain characters without spaces, such as http://127.0.0.1:3000")
         if text.startswith("unix:"):
-            path = text.removeprefix("unix:")
-            path = path.removeprefix("//") if path.startswith("///") else path
-            if not path.startswith("/") or path.startswith("//"):
-                raise ValueError("a unix socket is written with its absolute path, such as unix:/run/app.sock")
-            return cls(scheme="unix", path=path)
+            return cls(scheme="unix", path=_socket_path(text))
         try:
             parts = urlsplit(text)
         except ValueError:
@@ -115,6 +126,15 @@ class UpstreamServer:
             host=_host(host),
             port=_DEFAULT_PORTS[parts.scheme] if port is None else _port(port, lowest=1),
         )
+
+
+def _socket_path(text: str) -> str:
+    """The absolute path in ``unix:/path``."""
+    path = text.removeprefix("unix:")
+    path = path.removeprefix("//") if path.startswith("///") else path
+    if not path.startswith("/") or path.startswith("//"):
+        raise ValueError("a unix socket is written with its absolute path, such as unix:/run/app.sock")
+    return path
 
 
 def _split_port(netloc: str) -> tuple[str, str | None]:
@@ -207,6 +227,7 @@ def trusts_everyone(networks: Iterable[Network]) -> str | None:
 
 def collides(first: Bind, second: Bind) -> bool:
     """Whether two listeners need the same port. Port 0 never collides; IPv4 and IPv6 are separate sockets."""
+    # A unix socket has port 0, and only one listener may have one.
     if first.port != second.port or first.port == 0:
         return False
     hosts = {first.host, second.host}
@@ -229,6 +250,21 @@ def _bind(value: object) -> Bind:
     if not isinstance(value, str):
         raise ValueError("must be an address such as 127.0.0.1:8080 or [::]:8080")
     return Bind.parse(value)
+
+
+def _local_bind(value: object) -> Bind:
+    if isinstance(value, str) and value.startswith("unix:"):
+        bind = Bind.parse_local(value)
+        if not _PRINTABLE.fullmatch(bind.path) or len(bind.path) > _PATH_LIMIT or bind.path.endswith("/"):
+            raise ValueError(f"the path of a unix socket has at most {_PATH_LIMIT} plain characters without spaces")
+        return bind
+    return _bind(value)
+
+
+def _socket_mode(value: object) -> str:
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise ValueError('must be "0600" or "0660", in quotation marks: other users must not be able to connect')
+    return value
 
 
 def _server(value: object) -> UpstreamServer:
@@ -276,6 +312,10 @@ def without_password(url: str) -> str:
 BindAddress = Annotated[
     Bind, PlainValidator(_bind), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]
+LocalBindAddress = Annotated[
+    Bind, PlainValidator(_local_bind), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
+SocketMode = Annotated[str, PlainValidator(_socket_mode), WithJsonSchema({"enum": ["0600", "0660"]})]
 ServerAddress = Annotated[
     UpstreamServer, PlainValidator(_server), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
 ]

@@ -96,6 +96,7 @@ RULES: Final[tuple[Callable[[Candidate], Iterator[RuleViolation]], ...]] = (
     _store,
     listeners.binds,
     listeners.trusted_networks,
+    listeners.shared_secret,
     files.files,
     _upstreams,
     routes.meanings,

@@ -3,7 +3,8 @@
 Rules of this module:
 1. A socket is assigned to a listener by the name it was passed with (``proxy``, ``forward_auth``, ``control``), else by
    its address.
-2. A socket that is no listening TCP socket, or that fits no listener, prevents the start: clients would wait on it.
+2. A socket that is no listening stream socket, or that fits no listener, prevents the start: clients would wait on it.
+   A unix socket fits only a listener that is configured with one: its clients need no address in ``trusted``.
 3. Workers share such a socket: all accept from one queue.
 """
 
@@ -16,7 +17,7 @@ from typing import Final
 from proxy.settings.addresses import Bind
 from proxy.supervisor.config_generation import CONTROL
 from proxy.supervisor.errors import ListenerRefused
-from proxy.supervisor.listeners import ListeningSockets
+from proxy.supervisor.listeners import UNIX, ListeningSockets
 
 FIRST_FD: Final = 3
 """SD_LISTEN_FDS_START."""
@@ -65,10 +66,10 @@ def _by_listener(
             raise ListenerRefused(f"The service manager passed descriptor {fd}, which is no socket.") from error
         stack.enter_context(sock)
         if not _listens(sock):
-            raise ListenerRefused(f"The service manager passed descriptor {fd}, which is no listening TCP socket.")
+            raise ListenerRefused(f"The service manager passed descriptor {fd}, which is no listening stream socket.")
         sock.setblocking(False)
         listener = name if name in binds else _by_address(sock, binds) if name in _UNNAMED or "." in name else None
-        if listener is None:
+        if listener is None or bool(binds[listener].path) != (sock.family == socket.AF_UNIX):
             raise ListenerRefused(
                 f"The service manager passed a socket for {_text(sock)} that belongs to no listener: "
                 f"name it {', '.join(binds)} (FileDescriptorName) or give it the address of one."
@@ -80,19 +81,24 @@ def _by_listener(
 
 
 def _listens(sock: socket.socket) -> bool:
-    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX) or sock.type != socket.SOCK_STREAM:
         return False
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
 def _by_address(sock: socket.socket, binds: Mapping[str, Bind]) -> str | None:
+    if sock.family == socket.AF_UNIX:
+        return next((name for name, bind in binds.items() if bind.path and bind.path == sock.getsockname()), None)
     host, port = sock.getsockname()[:2]
     for name, bind in binds.items():
-        if bind.port == port and (bind.host == host or {bind.host, host} <= _ANY):
+        if not bind.path and bind.port == port and (bind.host == host or {bind.host, host} <= _ANY):
             return name
     return None
 
 
 def _text(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        path = sock.getsockname()
+        return UNIX + (path if isinstance(path, str) else repr(path))
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

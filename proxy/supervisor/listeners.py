@@ -3,17 +3,26 @@
 Linux spreads connections over all listening sockets of one address that were bound with ``SO_REUSEPORT``. That option
 would also let two gateways share a port by mistake, so a first bind without it checks whether the port is taken. The
 sockets stay open in the supervisor: the replacement of a dead worker serves the connections in its queue.
+
+A listener at a unix socket has one socket, from which all workers accept. Its file's mode is the credential of its
+clients, so it is set before any of them can connect.
 """
 
 import errno
+import os
 import socket
+import stat
 import time
+from collections.abc import Container
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from proxy.supervisor.errors import ListenerRefused
 
 BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
+
+UNIX: Final = "unix:"
 
 _PROBES: Final = 3
 _PROBE_AGAIN_SECONDS: Final = 0.1  # a process that was just killed gives its sockets back a moment after its locks
@@ -28,11 +37,19 @@ class ListeningSockets:
     sockets: tuple[socket.socket, ...]
     bind: str = ""
     """The configured address, where this process has bound the sockets."""
+    file: tuple[int, int] = (0, 0)
+    """Device and inode of the file of a unix socket."""
 
     @property
     def port(self) -> int:
-        """The actual port, also where the system has chosen it."""
-        return int(self.sockets[0].getsockname()[1])
+        """The actual port, also where the system has chosen it; 0 for a unix socket."""
+        first = self.sockets[0]
+        return 0 if first.family == socket.AF_UNIX else int(first.getsockname()[1])
+
+    @property
+    def path(self) -> str:
+        """The path of the unix socket that this process has bound; "" for any other."""
+        return self.bind.removeprefix(UNIX) if self.bind.startswith(UNIX) else ""
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +73,7 @@ class ListeningSockets:
         Raises ``ListenerRefused``.
         """
         missing = slots - len(self.sockets)
-        if missing <= 0 or not self.bind:
+        if missing <= 0 or not self.bind or self.path:
             return self
         first = self.sockets[0]
         added: list[socket.socket] = []
@@ -68,10 +85,24 @@ class ListeningSockets:
             raise ListenerRefused(f"The {self.name} listener cannot use {self.bind}: {_because(error)}.") from error
         return replace(self, sockets=(*self.sockets, *added))
 
-    def close(self) -> None:
-        """Close this process's sockets; connections are refused once no child has one either."""
+    def close(self, kept: Container[socket.socket] = ()) -> None:
+        """Close this process's sockets but those in ``kept``; connections are refused once no child has one either.
+
+        The file of a unix socket is removed at once.
+        """
         for sock in self.sockets:
+            if sock in kept or sock.fileno() < 0:
+                continue
+            # Not the file of another process that has taken its place.
+            with suppress(OSError):
+                if self.path and _identity(self.path) == self.file:
+                    os.unlink(self.path)
             sock.close()
+
+    def set_mode(self, mode: int) -> None:
+        """Give the file of a unix socket this mode. Raises OSError."""
+        if self.path and _identity(self.path) == self.file:
+            os.chmod(self.path, mode)
 
 
 def listen(
@@ -101,6 +132,51 @@ def listen(
             sock.close()
         raise ListenerRefused(f"The {name} listener cannot use {where}: {_because(error)}.") from error
     return ListeningSockets(name=name, address=_text(host, chosen[1]), sockets=tuple(sockets), bind=where)
+
+
+def listen_unix(name: str, path: str, mode: int) -> ListeningSockets:
+    """Bind a unix socket at ``path``. The file of a socket on which no process listens is removed first.
+
+    Raises ``ListenerRefused`` with one sentence that names the listener and the path.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        # The new file gets at most the mode of the socket's descriptor (unix(7) leaves that to Linux).
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(path)
+        os.chmod(path, mode)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+        file = _identity(path)
+    except OSError as error:
+        sock.close()
+        raise ListenerRefused(f"The {name} listener cannot use {UNIX}{path}: {_because(error)}.") from error
+    return ListeningSockets(name=name, address=UNIX + path, sockets=(sock,), bind=UNIX + path, file=file)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket on which no process listens. Raises OSError if one does, or if the file is no socket."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "a file that is no socket is in its place")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # a full queue: a process listens
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def free(host: str, port: int) -> bool:
@@ -144,7 +220,7 @@ def _because(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return "another process is listening there"
     if error.errno == errno.EACCES:
-        return "this user may not listen on that port"
+        return "this user may not listen there"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this host does not have that address"
     return (error.strerror or "the system refused").lower()

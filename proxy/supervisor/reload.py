@@ -70,9 +70,11 @@ def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> d
             known = held.get(name)
             if known is None or (known.bind and known.bind != str(bind)):
                 shared = name != CONTROL
-                listener = listeners.listen(
-                    name, bind.host, bind.port, slots, shared, beside_ours=shared and bind.port in ours
-                )
+                if bind.path:
+                    listener = listeners.listen_unix(name, bind.path, socket_mode(settings))
+                else:
+                    beside = shared and bind.port in ours
+                    listener = listeners.listen(name, bind.host, bind.port, slots, shared, beside_ours=beside)
                 stack.callback(listener.close)
             else:
                 listener = known.with_slots(slots)
@@ -82,13 +84,17 @@ def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> d
     return result
 
 
+def socket_mode(settings: Settings) -> int:
+    """The mode of the file of a unix socket."""
+    forward_auth = settings.listen.forward_auth
+    return int(forward_auth.socket_mode, 8) if forward_auth is not None else 0o600
+
+
 def close_others(former: Mapping[str, ListeningSockets], kept: Mapping[str, ListeningSockets]) -> None:
     """Close the sockets of ``former`` that ``kept`` does not use."""
     stay = {sock for listener in kept.values() for sock in listener.sockets}
     for listener in former.values():
-        for sock in listener.sockets:
-            if sock not in stay:
-                sock.close()
+        listener.close(stay)
 
 
 class Reload:
@@ -132,6 +138,11 @@ class Reload:
             # Cancellation too: the new generation must be closed before the error is raised again.
             self._undo(new)
             raise
+        for listener in new.listeners.values():
+            try:
+                listener.set_mode(socket_mode(self._settings))
+            except OSError as error:
+                self._log.error("the mode of a unix socket cannot be set", listener=listener.name, problem=error)
         return new
 
     def _undo(self, new: Generation) -> None:

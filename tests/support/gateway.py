@@ -347,7 +347,9 @@ def complete(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def port_of(listener: Mapping[str, Any]) -> int:
-    return int(str(listener["bind"]).rpartition(":")[2])
+    """The port of a listener; 0 if it is a unix socket."""
+    bind = str(listener["bind"])
+    return 0 if bind.startswith("unix:") else int(bind.rpartition(":")[2])
 
 
 def token_of(document: Mapping[str, Any]) -> Token:

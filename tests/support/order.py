@@ -88,6 +88,9 @@ SHARING: Final = (
         "tests/e2e/ingress/test_verdicts.py",
         "tests/e2e/ingress/test_presets.py",
         "tests/e2e/ingress/test_misplaced.py",
+        "tests/e2e/ingress/test_targets.py",
+        "tests/e2e/ingress/test_bodies.py",
+        "tests/e2e/ingress/test_calls.py",
     ),
 )
 """Files that use the same gateway or servers: one worker runs them all; otherwise each file would start its own."""

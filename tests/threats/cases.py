@@ -35,6 +35,7 @@ KNOWN_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "X-Shib-": ("Session-Id", "Identity-Provider", "Uid", "Mail"),
     "Mellon-": ("Name-Id", "Uid", "Email", "Groups"),
     "Ssl-Client-": ("Cert", "Verify", "S-Dn", "S-Dn-Cn", "I-Dn", "M-Serial"),
+    "X-Patgate-": ("Secret", "Status", "Title", "Detail", "Reason", "Decision", "Challenge-1"),
     "X-Ssl-Client-": ("Cert", "Verify", "Dn", "S-Dn", "Cn", "Serial", "Fingerprint"),
 }
 """Names without their prefix, for the families of claims, that real gateways send or real applications trust."""

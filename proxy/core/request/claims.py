@@ -82,11 +82,13 @@ FAMILIES: Final[Mapping[ClaimKind, tuple[str, ...]]] = MappingProxyType(
             "X-Auth-Request-", "X-Remote-", "X-Webauth-", "X-Goog-Iap-", "X-Goog-Authenticated-User-", "X-Authentik-",
             "X-Amzn-Oidc-", "X-Ms-Client-Principal", "X-Ms-Token-", "Cf-Access-", "X-Consumer-", "X-Pomerium-",
             "X-Vouch-", "Tailscale-User-", "Oidc-", "Shib-", "X-Shib-", "Mellon-", "Ssl-Client-", "X-Ssl-Client-",
+            "X-Patgate-",
         ),
     }
 )  # fmt: skip
-"""Name prefixes by kind of claim. IBM's web server plug-in describes a request in ``$WS…`` fields: by default, Open
-Liberty trusts them from every peer and selects the virtual host by them instead of ``Host``."""
+"""Name prefixes by kind of claim. ``X-Patgate-…`` passes only between patgate and an ingress that asks it. IBM's
+web server plug-in describes a request in ``$WS…`` fields: by default, Open Liberty trusts them from every peer and
+selects the virtual host by them instead of ``Host``."""
 
 FROM_TRUSTED: Final = frozenset((ClaimKind.CLIENT, ClaimKind.TRANSPORT))
 """The kinds that an operator may accept from a trusted peer (``listen.proxy.trusted_claims``)."""

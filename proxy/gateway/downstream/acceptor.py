@@ -174,7 +174,7 @@ class Acceptor:
         self._tally.dropped(self._name, cause)
 
     def connect(self, sock: socket.socket, host: str) -> None:
-        """Give an accepted socket to the listener; the client's address is ``host``."""
+        """Give an accepted socket to the listener; the client's address is ``host``, if it has one."""
         self._listener.arriving += 1
         task = asyncio.get_running_loop().create_task(self._connect(sock, host), name="client connection")
         self._connecting.add(task)
@@ -210,14 +210,16 @@ class Acceptor:
                 self._pause(Pause.RESOURCES, error)
                 return
             sock.setblocking(False)
-            if self._introduced_by and is_within(ip_address(address[0]), self._introduced_by):
+            # At a unix socket a peer has no address.
+            host = address[0] if address else ""
+            if self._introduced_by and is_within(ip_address(host), self._introduced_by):
                 deadline = time.monotonic_ns() + listener.limits.handshake_ns
-                introduction = _Introduction(self, sock, address[0], deadline)
+                introduction = _Introduction(self, sock, host, deadline)
                 self._introductions.add(introduction)
                 listener.others.add(introduction)
                 introduction.begin()
             else:
-                self.connect(sock, address[0])
+                self.connect(sock, host)
 
     async def _connect(self, sock: socket.socket, host: str) -> None:
         listener = self._listener

@@ -64,7 +64,8 @@ class ClientConnection(ClientStream):
     def __init__(self, listener: Listener, host: str) -> None:
         super().__init__(listener)
         self.made_ns = 0
-        address = ip_address(host)
+        # A peer at a unix socket has no address.
+        address = ip_address(host) if host else host
         mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
         self.peer = str(mapped or address)
         self.peer_trusted = False

@@ -41,7 +41,7 @@ class Listener:
     """The connections of one listener, and the objects and limits that they share.
 
     ``boot`` begins every request id of this process; ``trusted`` are the networks whose forwarding headers are
-    believed.
+    believed; with ``local_trusted`` that of peers at a unix socket, which have no address, is believed too.
     """
 
     def __init__(
@@ -53,10 +53,12 @@ class Listener:
         limits: DownstreamLimits,
         boot: bytes,
         tls: bool,
+        local_trusted: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.parser = parser
         self.trusted = tuple(trusted)
+        self.local_trusted = local_trusted
         self.limits = limits
         self.scheme = b"https" if tls else b"http"
         self.connections: set[ClientConnection] = set()
@@ -79,7 +81,7 @@ class Listener:
         return len(self.connections) + self.arriving + len(self.others)
 
     def connection(self, host: str) -> ClientConnection:
-        """A protocol object for a new connection from the address ``host``."""
+        """A protocol object for a new connection from the address ``host``, "" at a unix socket."""
         return ClientConnection(self, host)
 
     def next_id(self) -> bytes:
@@ -96,7 +98,9 @@ class Listener:
         return request_refusal(data, since, max_line=limits.max_request_line, max_head=limits.max_head)
 
     def trusts(self, peer: str) -> bool:
-        """Whether forwarding headers of the peer at this address are believed."""
+        """Whether forwarding headers of the peer at this address ("" at a unix socket) are believed."""
+        if not peer:
+            return self.local_trusted
         return bool(self.trusted) and is_within(ip_address(peer), self.trusted)
 
     def opened(self, connection: ClientConnection) -> None:
@@ -150,6 +154,7 @@ class Listener:
         self.pipeline = other.pipeline
         self.parser = other.parser
         self.trusted = other.trusted
+        self.local_trusted = other.local_trusted
         self.limits = other.limits
         self.scheme = other.scheme
         for connection in self.connections:

@@ -16,11 +16,13 @@ from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.limits import DownstreamLimits, nanoseconds
 from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.forward_auth import PeerSecret
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
 from proxy.settings.model import Limits, Settings
 from proxy.settings.sections.listeners import ForwardAuthListener, ProxyListener
+from proxy.settings.sources.shared_secret import read_digests
 
 PROXY: Final = "proxy"
 FORWARD_AUTH: Final = "forward_auth"
@@ -33,15 +35,16 @@ def listener(
     name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings, *, pseudonym: bytes
 ) -> Listener:
     """The listener called ``name``; ``pseudonym`` is the name of the proxy in ``Via``."""
-    own, limits = _own(name, settings), listener_limits(name, settings)
+    own, limits, secret = _own(name, settings), listener_limits(name, settings), _secret_name(settings)
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
-            stripped=identity.stripped | folded(settings.headers.dropped),
+            # The secret of an ingress reaches no backend, also where its calls arrive at the wrong listener.
+            stripped=identity.stripped | folded(settings.headers.dropped) | secret,
             search=pipeline.authenticator.search,
             second_targets=folded(settings.headers.second_targets),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
-            describing=DESCRIBING_FIELDS if name == FORWARD_AUTH else (),
+            describing=(*DESCRIBING_FIELDS, *secret) if name == FORWARD_AUTH else (),
             # The headers of a forward-auth call stay with the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
             api_key="x-api-key" in settings.credentials,
@@ -54,7 +57,8 @@ def listener(
         limits=limits,
         # Eight random bytes distinguish this process's requests from those of any other.
         boot=secrets.token_hex(8).encode("ascii"),
-        tls=isinstance(own, ProxyListener) and own.tls is not None,
+        tls=own.tls is not None,
+        local_trusted=isinstance(own, ForwardAuthListener) and bool(own.bind.path),
     )
 
 
@@ -124,6 +128,20 @@ def limits_of(name: str, settings: Settings) -> Limits:
 def patience(settings: Settings) -> float:
     """Seconds that a forward-auth call may wait for the authority."""
     return (settings.listen.forward_auth or ForwardAuthListener()).timeout
+
+
+def peer_secret(settings: Settings) -> PeerSecret | None:
+    """The secret that forward-auth calls must contain, read from its file. Raises OSError and ValueError."""
+    own = settings.listen.forward_auth
+    if own is None or own.secret is None:
+        return None
+    (name,) = _secret_name(settings)
+    return PeerSecret(name, read_digests(own.secret.file))
+
+
+def _secret_name(settings: Settings) -> frozenset[bytes]:
+    own = settings.listen.forward_auth
+    return frozenset() if own is None or own.secret is None else folded((own.secret.header,))
 
 
 def _own(name: str, settings: Settings) -> ProxyListener | ForwardAuthListener:

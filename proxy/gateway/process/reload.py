@@ -23,8 +23,8 @@ from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
 from proxy.core.routes import RouteTable
 from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience
-from proxy.gateway.forward_auth import ForwardAuthPipeline
+from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience, peer_secret
+from proxy.gateway.forward_auth import ForwardAuthPipeline, PeerSecret
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.record import ExchangeRecorder
@@ -35,6 +35,8 @@ from proxy.observe import logs
 from proxy.settings.boot import read_settings
 from proxy.settings.compile import identity_outputs, route_table
 from proxy.settings.model import Settings
+from proxy.settings.sections.listeners import IngressTls, Tls
+from proxy.settings.sources.shared_secret import SharedSecretError
 
 _RESOLVE_SECONDS: Final = 2.0
 """How long a reload waits for the addresses of new servers; requests to them get 502 until these are known."""
@@ -119,7 +121,8 @@ class _Prepared:
     identity: IdentityOutputs
     routes: RouteTable
     upstreams: dict[str, UpstreamPool]
-    context: ssl.SSLContext | None
+    contexts: dict[str, ssl.SSLContext | None]
+    secret: PeerSecret | None
     fds: dict[str, tuple[int, ...]]
 
 
@@ -168,12 +171,13 @@ class Reloader:
             # The rest runs in the event loop, because it reads and extends state of the running configuration.
             routes = route_table(settings, running.places)
             upstreams = running.proxy.upstreams.prepare(settings.upstreams)
-            context = server_context(settings)
+            contexts = {name: listener_context(name, settings) for name in (PROXY, FORWARD_AUTH)}
+            secret = peer_secret(settings)
             await self._worker.resolve(tuple(upstreams.values()), _RESOLVE_SECONDS)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, SharedSecretError) as error:
             running.proxy.upstreams.discard(upstreams)
             close_all(sockets)
-            raise CommandRefused(f"a certificate or key cannot be loaded ({type(error).__name__})") from error
+            raise CommandRefused(f"a certificate, key or secret cannot be loaded ({type(error).__name__})") from error
         except BaseException:
             # Cancellations too: the error is raised again, and the descriptors must not stay open.
             close_all(sockets)
@@ -183,7 +187,8 @@ class Reloader:
             identity=identity_outputs(settings),
             routes=routes,
             upstreams=upstreams,
-            context=context,
+            contexts=contexts,
+            secret=secret,
             fds=fds,
         )
 
@@ -202,7 +207,7 @@ class Reloader:
         running.proxy.upstreams.replace(new.upstreams)
         running.entry.follow(new.routes, responder, new.identity)
         request_line = limits_of(FORWARD_AUTH, settings).request_line
-        running.entry.limit(request_line, patience(settings))
+        running.entry.limit(request_line, patience(settings), new.secret)
         before, running.settings = running.settings, settings
         logs.change(level=settings.log.level, line_format=settings.log.format)
         await self._exchange_ports(new, before)
@@ -223,15 +228,15 @@ class Reloader:
             if not fds:
                 continue
             listener = worker.listener(name, pipeline, new.identity, new.settings)
+            context = new.contexts[name]
             if port is None:
                 running.ports[name] = port = Port(listener=listener, fds=fds)
-                await worker.accept(name, port, new.settings, None)
+                await worker.accept(name, port, new.settings, context)
                 continue
             port.listener.follow(listener)
-            tls = name == PROXY and new.context is not None
-            if tls or _sockets(port.fds) != _sockets(fds) or _other_terms(before, new.settings):
+            if context is not None or _sockets(port.fds) != _sockets(fds) or _other_terms(before, new.settings):
                 former, port.fds = port.fds, fds
-                await worker.accept(name, port, new.settings, new.context if tls else None)
+                await worker.accept(name, port, new.settings, context)
                 close_all(former)
             else:
                 close_all(fds)
@@ -252,11 +257,26 @@ class Reloader:
                 close_all(fds)
 
 
-def server_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context of the proxy listener; None without TLS. Raises OSError and ssl.SSLError."""
-    tls = settings.listen.proxy.tls
+def listener_context(name: str, settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context of the listener called ``name``; None without TLS. Raises OSError and ssl.SSLError."""
+    listen = settings.listen
+    if name == PROXY:
+        return None if listen.proxy.tls is None else _server_context(listen.proxy.tls)
+    tls = None if listen.forward_auth is None else listen.forward_auth.tls
     if tls is None:
         return None
+    context = _server_context(tls)
+    if tls.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cafile=tls.client_ca)
+        # A resumed session would not show its certificate again, to a worker that may trust other CAs by now.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+    return context
+
+
+def _server_context(tls: Tls | IngressTls) -> ssl.SSLContext:
+    """The TLS context of a listener with this certificate. Raises OSError and ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -36,7 +36,7 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.process.drain import drain
-from proxy.gateway.process.reload import Port, Reloader, Running, server_context
+from proxy.gateway.process.reload import Port, Reloader, Running, listener_context
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import UpstreamPool
@@ -176,6 +176,10 @@ class Worker:
 
     def _assemble(self, settings: Settings, page: PageReader) -> Running:
         """Assemble everything between the sockets and the backends."""
+        try:
+            secret = listener_factory.peer_secret(settings)
+        except (OSError, ValueError):
+            raise _unusable("forward_auth.secret.file", "the secret cannot be read") from None
         identity = identity_outputs(settings)
         places: dict[str, int] = {}
         routes = route_table(settings, places)
@@ -215,6 +219,7 @@ class Worker:
             identity=identity,
             max_request_line=listener_factory.limits_of(FORWARD_AUTH, settings).request_line,
             patience=listener_factory.patience(settings),
+            secret=secret,
         )
         return Running(
             settings=settings,
@@ -236,12 +241,11 @@ class Worker:
                 listener = self.listener(name, pipelines[name], identity, settings)
                 running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
                 try:
-                    context = server_context(settings) if name == PROXY else None
+                    context = listener_context(name, settings)
                 except (OSError, ValueError):
                     # They were valid when patgate started; this process started later, when they were not any more.
-                    message = "the certificate and its key cannot be read, or are not a PEM pair without password"
-                    problem = ConfigurationProblem(path="listen.proxy.tls", line=None, message=message)
-                    raise ConfigurationError((problem,)) from None
+                    message = "a certificate, its key or client_ca cannot be read, or is not in PEM form"
+                    raise _unusable(f"{name}.tls", message) from None
                 await self.accept(name, port, settings, context)
 
     def _counted(self, page: PageReader) -> Snapshot:
@@ -296,6 +300,10 @@ class Worker:
             self._log.info("link to the authority is up", epoch=self._cache.applied)
         elif not self._stop.is_set():
             self._log.warning("link to the authority is down")
+
+
+def _unusable(setting: str, message: str) -> ConfigurationError:
+    return ConfigurationError((ConfigurationProblem(path=f"listen.{setting}", line=None, message=message),))
 
 
 async def every(seconds: float, action: Callable[[], None]) -> None:

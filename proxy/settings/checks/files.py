@@ -9,8 +9,10 @@ from pathlib import Path
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc
+from proxy.settings.sections.listeners import ForwardAuthListener
 from proxy.settings.sections.upstreams import UpstreamTls
 from proxy.settings.sources.certificate import validity
+from proxy.settings.sources.shared_secret import SharedSecretError, read_digests
 from proxy.settings.values import quoted_path
 
 
@@ -19,20 +21,45 @@ def files(candidate: Candidate) -> Iterator[RuleViolation]:
     tls = candidate.settings.listen.proxy.tls
     if tls is not None:
         yield from _key_pair(("listen", "proxy", "tls"), tls.certificate, tls.key)
+    if candidate.settings.listen.forward_auth is not None:
+        yield from _forward_auth(candidate, candidate.settings.listen.forward_auth)
     for name, upstream in candidate.settings.upstreams.items():
         yield from _client_pair(candidate, ("upstreams", name, "tls"), upstream.tls)
         ca = upstream.tls.ca
         loc: Loc = ("upstreams", name, "tls", "ca")
-        if ca is None or not candidate.sound(loc):
-            continue
-        unreadable = _unreadable(ca)
+        if ca is not None and candidate.sound(loc):
+            yield from _authorities(loc, ca)
+
+
+def _forward_auth(candidate: Candidate, listener: ForwardAuthListener) -> Iterator[RuleViolation]:
+    own: Loc = ("listen", "forward_auth")
+    tls, secret = listener.tls, listener.secret
+    # Where a path is missing or invalid, that has been reported.
+    if tls is not None and candidate.sound((*own, "tls", "certificate")) and candidate.sound((*own, "tls", "key")):
+        yield from _key_pair((*own, "tls"), tls.certificate, tls.key)
+    if tls is not None and tls.client_ca is not None and candidate.sound((*own, "tls", "client_ca")):
+        yield from _authorities((*own, "tls", "client_ca"), tls.client_ca)
+    loc: Loc = (*own, "secret", "file")
+    if secret is not None and candidate.sound(loc):
+        unreadable = _unreadable(secret.file)
         if unreadable is not None:
             yield RuleViolation(loc=loc, message=unreadable)
-            continue
+            return
         try:
-            ssl.create_default_context(cafile=ca)
-        except (ssl.SSLError, OSError):
-            yield RuleViolation(loc=loc, message="holds no certificate in PEM form")
+            read_digests(secret.file)
+        except (SharedSecretError, OSError) as error:
+            yield RuleViolation(loc=loc, message=str(error) if isinstance(error, SharedSecretError) else "is no file")
+
+
+def _authorities(loc: Loc, path: Path) -> Iterator[RuleViolation]:
+    unreadable = _unreadable(path)
+    if unreadable is not None:
+        yield RuleViolation(loc=loc, message=unreadable)
+        return
+    try:
+        ssl.create_default_context(cafile=path)
+    except (ssl.SSLError, OSError):
+        yield RuleViolation(loc=loc, message="holds no certificate in PEM form")
 
 
 def _client_pair(candidate: Candidate, loc: Loc, tls: UpstreamTls) -> Iterator[RuleViolation]:
@@ -82,6 +109,9 @@ def certificate_dates(settings: Settings) -> Iterator[RuleViolation]:
     ]
     if settings.listen.proxy.tls is not None:
         certificates.append((("listen", "proxy", "tls", "certificate"), settings.listen.proxy.tls.certificate))
+    forward_auth = settings.listen.forward_auth
+    if forward_auth is not None and forward_auth.tls is not None:
+        certificates.append((("listen", "forward_auth", "tls", "certificate"), forward_auth.tls.certificate))
     now = datetime.now(UTC)
     for loc, path in certificates:
         dates = None if path is None else validity(path)

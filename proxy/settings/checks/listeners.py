@@ -2,10 +2,17 @@
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Final
 
+from proxy.core.identity import STRIPPED
+from proxy.core.request.claims import FAMILY_NAMES, fold
 from proxy.settings.addresses import Bind, collides, trusts_everyone
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.problems import Loc, path_of
+
+_OWN_FAMILY: Final = b"x-patgate-"
+_TAKEN: Final = frozenset((b"method", b"path", b"x-request-id", b"cookie", b"if"))
+"""Folded names of headers that patgate reads, beside those that ``HeaderName`` refuses, claims and second targets."""
 
 
 def binds(candidate: Candidate) -> Iterator[RuleViolation]:
@@ -42,7 +49,27 @@ def trusted_networks(candidate: Candidate) -> Iterator[RuleViolation]:
     reason = trusts_everyone(listen.forward_auth.trusted)
     if reason is not None:
         yield RuleViolation(loc=loc, message=reason)
+    elif listen.forward_auth.bind.path:
+        if listen.forward_auth.trusted:
+            message = "has no effect: whoever may open the unix socket is trusted (socket_mode); remove it"
+            yield RuleViolation(loc=loc, message=message)
     elif not listen.forward_auth.trusted and candidate.sound(loc):
         yield RuleViolation(
             loc=loc, message="must list the ingresses that may connect; without it the listener does not start"
         )
+
+
+def shared_secret(candidate: Candidate) -> Iterator[RuleViolation]:
+    """A header for the ingress's secret that has another meaning."""
+    settings = candidate.settings
+    forward_auth = settings.listen.forward_auth
+    loc: Loc = ("listen", "forward_auth", "secret", "header")
+    if forward_auth is None or forward_auth.secret is None or not candidate.sound(loc):
+        return
+    name = fold(forward_auth.secret.header.encode("ascii"))
+    names = (settings.identity.names or {}).values()
+    claimed = name in STRIPPED or name in {fold(each.encode("ascii")) for each in names}
+    claimed = claimed or (name.startswith(FAMILY_NAMES) and not name.startswith(_OWN_FAMILY))
+    second = {fold(each.encode("ascii")) for each in settings.headers.second_targets}
+    if claimed or name in _TAKEN or name in second:
+        yield RuleViolation(loc=loc, message="has another meaning; choose a header that nothing else uses")

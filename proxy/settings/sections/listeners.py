@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from proxy.settings.addresses import Bind, BindAddress, TrustedNetwork
-from proxy.settings.names import TrustedClaim
+from proxy.settings.addresses import Bind, BindAddress, LocalBindAddress, SocketMode, TrustedNetwork
+from proxy.settings.names import HeaderName, TrustedClaim
 from proxy.settings.section import FilePath, Section, Timeout
 from proxy.settings.values import Size, Whole
 
@@ -17,6 +17,26 @@ class Tls(Section):
     """PEM file with the certificate and its chain."""
     key: FilePath
     """PEM file with the private key, without password."""
+
+
+class IngressTls(Section):
+    """The certificate of the forward-auth listener, and the CAs of its clients."""
+
+    certificate: FilePath
+    """PEM file with the certificate and its chain."""
+    key: FilePath
+    """PEM file with the private key, without password."""
+    client_ca: FilePath | None = None
+    """PEM file with CA certificates. With it, an ingress without a certificate from one of them is disconnected."""
+
+
+class SharedSecret(Section):
+    """A secret in a header of each forward-auth call, which shows that the ingress sent it."""
+
+    header: HeaderName = "X-Patgate-Secret"
+    """The header in which the ingress sends the secret."""
+    file: FilePath
+    """File with the secret, at least 32 characters. While it is changed, the file may hold two, on two lines."""
 
 
 HeaderBytes = Annotated[Size, Field(ge=1024, le=1024 * 1024)]
@@ -62,10 +82,16 @@ class ProxyListener(Section):
 class ForwardAuthListener(Section):
     """The listener of forward auth."""
 
-    bind: BindAddress = Bind(host="127.0.0.1", port=8082)
-    """Address to which an ingress sends a request for a decision before it forwards it."""
+    bind: LocalBindAddress = Bind(host="127.0.0.1", port=8082)
+    """Address to which an ingress sends its calls: host and port, or `unix:/run/patgate/auth.sock`."""
+    socket_mode: SocketMode = "0660"
+    """Mode of a unix socket: `"0660"` for the user and group of patgate, or `"0600"` for the user only."""
+    tls: IngressTls | None = None
+    """Serve HTTPS with this certificate; without it, HTTP."""
     trusted: tuple[TrustedNetwork, ...] = ()
-    """The addresses of the ingresses. Required: every other peer gets 403."""
+    """The addresses of the ingresses. Required, except with a unix socket: every other peer gets 403."""
+    secret: SharedSecret | None = None
+    """A secret that each call must contain, in addition to `trusted`; without it the call gets 403."""
     timeout: Timeout = 1.0
     """Longest wait for the authority if a decision needs it; then 503. Keep it below the timeout of the ingress."""
     connections: Connections | None = None

@@ -56,6 +56,23 @@ def test_a_socket_is_assigned_by_name_or_else_by_address() -> None:
             each.close()
 
 
+def test_a_unix_socket_is_assigned_only_to_a_listener_that_is_configured_with_one(tmp_path: Path) -> None:
+    path = str(tmp_path / "auth.sock")
+    binds = {**BINDS, "forward_auth": Bind(path=path)}
+    with socket.socket(socket.AF_UNIX) as local, socket.create_server(("127.0.0.1", 0)) as plain:
+        local.bind(path)
+        local.listen()
+        for name in ("forward_auth", "patgate.socket"):
+            found = activation.adopt([(name, duplicate(local))], binds)
+            assert (found["forward_auth"].address, found["forward_auth"].path) == (f"unix:{path}", "")
+            found["forward_auth"].close()
+            # It belongs to the service manager.
+            assert os.path.exists(path)
+        for sock, name in ((local, "proxy"), (plain, "forward_auth")):
+            with pytest.raises(ListenerRefused, match="belongs to no listener"):
+                activation.adopt([(name, duplicate(sock))], binds)
+
+
 def test_a_second_socket_for_the_control_listener_is_refused() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as one,
@@ -72,10 +89,10 @@ def test_a_closed_descriptor_is_refused_in_one_sentence() -> None:
         activation.adopt([("proxy", fd)], BINDS)
 
 
-def test_a_descriptor_that_is_no_listening_tcp_socket_is_refused(tmp_path: Path) -> None:
+def test_a_descriptor_that_is_no_listening_stream_socket_is_refused(tmp_path: Path) -> None:
     with socket.socket() as idle, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
         for fd in (duplicate(idle), duplicate(datagram)):
-            with pytest.raises(ListenerRefused, match="no listening TCP socket"):
+            with pytest.raises(ListenerRefused, match="no listening stream socket"):
                 activation.adopt([("proxy", fd)], BINDS)
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(ListenerRefused, match="no socket"):

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import stat
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +64,51 @@ def test_a_port_is_free_until_something_listens_on_it() -> None:
         port = listener.port
         assert not listeners.free("127.0.0.1", port)
     assert listeners.free("127.0.0.1", port)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_unix_socket_has_its_mode_and_one_queue_for_all_slots(tmp_path: Path) -> None:
+    path = tmp_path / "auth.sock"
+    with listeners.listen_unix("forward_auth", str(path), 0o660) as listener:
+        assert (mode(path), listener.address, listener.port) == (0o660, f"unix:{path}", 0)
+        assert listener.with_slots(4) is listener
+        assert listener.fds(0, 4) == listener.fds(3, 4) == (listener.fd(),)
+        listener.set_mode(0o600)
+        assert mode(path) == 0o600
+        listener.close(kept=set(listener.sockets))
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_the_file_of_a_dead_process_is_replaced_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "auth.sock"
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with (
+        listeners.listen_unix("forward_auth", str(path), 0o600),
+        pytest.raises(ListenerRefused, match="another process is listening there"),
+    ):
+        listeners.listen_unix("forward_auth", str(path), 0o600)
+
+
+def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
+    path = tmp_path / "auth.sock"
+    path.write_text("precious")
+    with pytest.raises(ListenerRefused, match="a file that is no socket is in its place"):
+        listeners.listen_unix("forward_auth", str(path), 0o600)
+    assert path.read_text() == "precious"
+    with pytest.raises(ListenerRefused, match="no such file or directory"):
+        listeners.listen_unix("forward_auth", str(tmp_path / "none" / "auth.sock"), 0o600)
+
+
+def test_the_file_of_another_process_in_the_place_of_a_unix_socket_stays(tmp_path: Path) -> None:
+    path = tmp_path / "auth.sock"
+    with listeners.listen_unix("forward_auth", str(path), 0o600) as listener, socket.socket(socket.AF_UNIX) as other:
+        path.unlink()
+        other.bind(str(path))
+        listener.close()
+        assert path.exists()
