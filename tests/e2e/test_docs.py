@@ -64,7 +64,7 @@ NOT_RUN = {
     "cp config/ingress/envoy/envoy.yaml /etc/envoy/envoy.yaml": "tests/support/ingress.py",
     "systemctl restart envoy": "",
     "apt-get install haproxy": "tests/e2e/ingress/conftest.py",
-    "cp config/ingress/haproxy/haproxy.cfg config/ingress/haproxy/patgate.lua /etc/haproxy/": "tests/support/ingress.py",
+    "cp config/ingress/haproxy/* /etc/haproxy/": "tests/support/ingress.py",
     "haproxy -c -f /etc/haproxy/haproxy.cfg && systemctl reload haproxy": "tests/support/ingress.py",
     "docker build -t patgate .": "tests/unit/test_image.py",
     "docker run -d --name patgate --read-only -p 8080:8080"

@@ -1,8 +1,8 @@
 """The rows of the suite, and the matrix of docs/ingress.md that a run of the suite writes (``make ingress``).
 
 Every test of tests/e2e/ingress belongs to a row (``@pytest.mark.row``) and runs with every ingress. A cell is ``yes``
-if all tests of its row passed with that ingress. A number refers to a note about what the test proves for this ingress
-instead; the test itself asserts that.
+if all tests of its row passed with that ingress. A number refers to a note about what is different for this ingress; the
+tests assert the difference.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PAGE: Final = ROOT / "docs" / "ingress.md"
 BEGIN: Final = "<!-- matrix: `make ingress` writes this from a run of tests/e2e/ingress -->\n"
 END: Final = "<!-- end of the matrix -->\n"
 YES: Final = "yes"
-FAILED: Final = "**no**"
+FAILED: Final = "**failed**"
 
 
 class Row(StrEnum):
@@ -56,28 +56,41 @@ class Row(StrEnum):
     PRESETS = "header names of another identity preset"
 
 
-NOTES: Final[Mapping[tuple[Row, str], str]] = {
+_BY_NAME: Final = (
+    "nginx and Traefik have no patterns for header names: of a family in that list (`X-Accel-*`) the file removes the "
+    "known members."
+)
+
+NOTES: Final[Mapping[tuple[Row, str], tuple[str, str]]] = {
+    (Row.CLAIMS, "nginx"): (YES, _BY_NAME),
+    (Row.CLAIMS, "traefik"): (YES, _BY_NAME),
     (Row.PATHS, "traefik"): (
+        YES,
         "Traefik decodes and cleans a path before it asks (`%41`, `/./`, `//`): patgate judges the result, and the "
-        "application gets the same result."
+        "application gets the same result.",
     ),
-    (Row.QUERIES, "traefik"): "A `;` in a query becomes `%3B`, for patgate and for the application.",
-    (Row.DOWN, "traefik"): "502 with a page of Traefik.",
-    (Row.FROZEN, "traefik"): "504 with a page of Traefik.",
+    (Row.QUERIES, "traefik"): (YES, "A `;` in a query becomes `%3B`, for patgate and for the application."),
+    (Row.DOWN, "traefik"): ("502", "With a page of Traefik, and without `Retry-After`; within 2 s."),
+    (Row.FROZEN, "traefik"): ("504", "With a page of Traefik; within 2 s."),
     (Row.TRAILERS, "haproxy"): (
+        "**no**",
         "HAProxy 2.6 forwards trailers, and its file cannot prevent it. HAProxy 3.2 and newer have "
         "`option http-drop-request-trailers`. Trailers are not headers: servers keep them apart or ignore them. Do not "
-        "put a server behind HAProxy 2.6 that merges them into the headers."
+        "put a server behind HAProxy 2.6 that merges them into the headers.",
     ),
-    (Row.HTTP2, "haproxy"): "As above for trailers.",
+    (Row.HTTP2, "haproxy"): ("all but trailers", "As in the row about trailers."),
 }
-"""What the tests of a row prove instead for one ingress."""
+"""Where an ingress differs: the cell, and the note about it. The tests of the row assert the difference."""
+
+_TEXTS: Final = tuple(dict.fromkeys(note for _, note in NOTES.values()))
 
 
 def cell(row: Row, ingress: str) -> str:
-    """The cell of a row that has passed."""
-    keys = list(NOTES)
-    return f"{YES}, but [{keys.index((row, ingress)) + 1}]" if (row, ingress) in NOTES else YES
+    """The cell of a row whose tests have passed."""
+    if (row, ingress) not in NOTES:
+        return YES
+    said, note = NOTES[row, ingress]
+    return f"{said} [{_TEXTS.index(note) + 1}]"
 
 
 def table(failed: frozenset[tuple[str, str]] = frozenset()) -> str:
@@ -86,7 +99,7 @@ def table(failed: frozenset[tuple[str, str]] = frozenset()) -> str:
     for row in Row:
         cells = [FAILED if (row, name) in failed else cell(row, name) for name in INGRESSES]
         lines.append(f"| {row} | {' | '.join(cells)} |")
-    notes = [f"{number}. {note}" for number, note in enumerate(NOTES.values(), 1)]
+    notes = [f"{number}. {note}" for number, note in enumerate(_TEXTS, 1)]
     return "\n".join([*lines, "", *notes, ""])
 
 
