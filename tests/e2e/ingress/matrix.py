@@ -1,8 +1,8 @@
 """The rows of the suite, and the matrix of docs/ingress.md that a run of the suite writes (``make ingress``).
 
 Every test of tests/e2e/ingress belongs to a row (``@pytest.mark.row``) and runs with every ingress. A cell is ``yes``
-if all tests of its row passed with that ingress. A number refers to a note about what is different for this ingress; the
-tests assert the difference.
+if all tests of its row passed with that ingress. A number refers to a note about what is different for this ingress;
+the tests assert the difference.
 """
 
 from __future__ import annotations
