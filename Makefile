@@ -51,7 +51,7 @@ STARTING := tests/contract/test_crash.py tests/contract/test_disk.py tests/unit/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bootstrap venv install demo test test-unit soak fuzz mutate check format compiled bench lock clean system
+.PHONY: help bootstrap venv install demo test test-unit ingress soak fuzz mutate check format compiled bench lock clean system
 
 help:  ## List the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,13 @@ test: system  ## Set everything up and run the whole test suite
 test-unit: TOOLS := openssl
 test-unit: system install  ## The tests of single modules, which start no gateway
 	@$(BIN)/python -m pytest $(WORKING) -q $(addprefix --ignore=,$(STARTING)) $(PYTEST_ARGS) tests/unit tests/property tests/contract
+
+# The lists of claims in config/ingress, from proxy/core/request/claims.py, and the matrix of docs/ingress.md, from a run
+# of the suite.
+ingress: system install $(BACKENDS)/.ready  ## Write what is generated in config/ingress and docs/ingress.md
+	@$(BIN)/python -m tests.support.ingress_claims
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" PATGATE_INGRESS_MATRIX=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/e2e/ingress \
+		--deselect tests/e2e/ingress/test_matrix.py::test_the_page_has_the_matrix_of_the_suite
 
 soak: TOOLS += wrk
 soak: system install $(BACKENDS)/.ready compiled  ## A million targets (SOAK_ARGS="--seed N" repeats them), a million requests, 1,000 changes of each kind

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -52,14 +53,31 @@ NOT_RUN = {
     "systemctl enable --now patgate": "",
     "runuser -u patgate -- env PATGATE_DATA_DIR=/var/lib/patgate"
     " /opt/patgate/bin/patgate user list --config /etc/patgate/patgate.yaml": "tests/unit/cli/test_people.py",
+    "apt-get install nginx": "tests/e2e/ingress/conftest.py",
+    "cp config/ingress/nginx/nginx.conf /etc/nginx/conf.d/patgate.conf": "tests/support/ingress.py",
+    "cp config/ingress/nginx/nginx-claims.conf /etc/nginx/": "tests/support/ingress.py",
+    "nginx -t && systemctl reload nginx": "tests/support/ingress.py",
+    "cp config/ingress/caddy/Caddyfile /etc/caddy/Caddyfile": "tests/support/ingress.py",
+    "systemctl reload caddy": "",
+    "cp config/ingress/traefik/*.yaml /etc/traefik/": "tests/support/ingress.py",
+    "systemctl restart traefik": "",
+    "cp config/ingress/envoy/envoy.yaml /etc/envoy/envoy.yaml": "tests/support/ingress.py",
+    "systemctl restart envoy": "",
+    "apt-get install haproxy": "tests/e2e/ingress/conftest.py",
+    "cp config/ingress/haproxy/* /etc/haproxy/": "tests/support/ingress.py",
+    "haproxy -c -f /etc/haproxy/haproxy.cfg && systemctl reload haproxy": "tests/support/ingress.py",
     "docker build -t patgate .": "tests/unit/test_image.py",
     "docker run -d --name patgate --read-only -p 8080:8080"
     " -v ./patgate.yaml:/etc/patgate/patgate.yaml:ro -v patgate:/var/lib/patgate patgate": "tests/unit/test_image.py",
     "docker exec patgate patgate user list": "tests/unit/test_image.py",
 }
 
+BACKENDS = str(ROOT / ".venv-backends" / "bin")
+"""Traefik and Envoy are there."""
+
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_PORT = re.compile(r"(?<![\d.])(8080|8081|8082|3000)(?!\d)")
+PORTS = ("8080", "8081", "8082", "8084", "8090", "3000")
+_PORT = re.compile(rf"(?<![\d.])({'|'.join(PORTS)})(?!\d)")
 _MARK = "=== block at line "
 _SECONDS = 240.0
 """Far more than a document takes: an idle machine needs about ten seconds for the longest."""
@@ -133,7 +151,15 @@ def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
     environ = {name: value for name, value in clean_environ(None).items() if not name.startswith(("PIP_", "GIT_"))}
     return environ | {
         "HOME": str(tools),
-        "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join(
+            [
+                str(tools),
+                str(Path(sys.executable).parent),
+                os.environ["PATH"],
+                "/usr/sbin",
+                str(ROOT / ".venv-backends" / "bin"),
+            ]
+        ),
         "PATGATE_LISTEN__PROXY__BIND": f"127.0.0.1:{ports['8080']}",
         "PATGATE_LISTEN__CONTROL__BIND": f"127.0.0.1:{ports['8081']}",
         "PATGATE_WORKERS": "1",
@@ -143,6 +169,12 @@ def environment(directory: Path, ports: dict[str, str]) -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "no_proxy": "*",
     }
+
+
+def addresses(directory: Path, ports: dict[str, str]) -> None:
+    """Give the ingress files the free ports, and the socket inside HAProxy a name that no other run has."""
+    for path in directory.glob("*/*"):
+        path.write_text(with_ports(path.read_text(), ports).replace("abns@patgate", f"abns@patgate-{ports['8090']}"))
 
 
 def printed(output: str) -> dict[int, str]:
@@ -179,7 +211,10 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Read
             directory = tmp_path_factory.mktemp("reader")
             place = directory / "place"
             place.mkdir()
-            ports = {port: str(free_port()) for port in ("8080", "8081", "8082", "3000")}
+            ports = {port: str(free_port()) for port in PORTS}
+            # What is copied from a checkout; some documents say that they are read in one.
+            shutil.copytree(ROOT / "config", place / "config")
+            addresses(place / "config" / "ingress", ports)
             (directory / "script.sh").write_text(script(runnable(document), ports))
             process = Process(
                 ["bash", str(directory / "script.sh")],

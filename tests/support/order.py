@@ -84,10 +84,13 @@ SHARING: Final = (
         "tests/threats/test_real_framing.py",
     ),
     (
-        "tests/e2e/test_ingress_headers.py",
-        "tests/e2e/test_ingress.py",
-        "tests/e2e/test_ingress_presets.py",
-        "tests/e2e/test_ingress_targets.py",
+        "tests/e2e/ingress/test_claims.py",
+        "tests/e2e/ingress/test_verdicts.py",
+        "tests/e2e/ingress/test_presets.py",
+        "tests/e2e/ingress/test_misplaced.py",
+        "tests/e2e/ingress/test_targets.py",
+        "tests/e2e/ingress/test_bodies.py",
+        "tests/e2e/ingress/test_calls.py",
     ),
 )
 """Files that use the same gateway or servers: one worker runs them all; otherwise each file would start its own."""

@@ -12,6 +12,7 @@ from socket import create_connection
 
 import pytest
 
+from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate, Token
 from tests.support.ingress import INGRESSES, Ingress
 from tests.support.plugin import EDITOR
@@ -105,6 +106,7 @@ def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
 
 @pytest.mark.parametrize("target", OPEN)
 @pytest.mark.parametrize("kind", CLAIMS)
+@pytest.mark.row(Row.CLAIMS)
 def test_no_claim_of_a_client_reaches_the_application(
     kind: str, target: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -121,6 +123,7 @@ def test_no_claim_of_a_client_reaches_the_application(
     assert arrived == []
 
 
+@pytest.mark.row(Row.CLAIMS)
 def test_every_other_header_reaches_the_application(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     """The patterns of a file remove only claims; headers that real clients send pass."""
     ordinary = {name: f"{number}-passes" for number, name in enumerate(ORDINARY)}
@@ -130,6 +133,7 @@ def test_every_other_header_reaches_the_application(ingress: Ingress, behind: Re
     }
 
 
+@pytest.mark.row(Row.CLAIMS)
 def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
     ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -141,6 +145,7 @@ def test_a_claim_that_is_sent_twice_does_not_reach_the_application(
 
 
 @pytest.mark.parametrize("form", NOMINATIONS)
+@pytest.mark.row(Row.NOMINATED)
 def test_a_nomination_takes_nothing_from_the_application(
     form: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -153,7 +158,10 @@ def test_a_nomination_takes_nothing_from_the_application(
     for name in (*OURS, *INGRESSES_OWN[1:]):
         for spelling in (name, name.lower(), name.upper(), name.replace("-", "_")):
             nomination = NOMINATIONS[form].format(name=spelling)
-            assert ask(ingress, editor, nomination).status == 200, nomination
+            behind.clear()
+            if ask(ingress, editor, nomination).status == 400:  # Envoy, for a name that describes the request
+                assert behind.requests == []
+                continue
             told = identity(behind.last())
             if told != expected:
                 lost[nomination] = {key for key in told if told[key] != expected[key]}
@@ -165,6 +173,7 @@ def test_a_nomination_takes_nothing_from_the_application(
 @pytest.mark.parametrize(
     "name", ["Host", "Authorization", "X-Api-Key", "Content-Length", "Transfer-Encoding", "Cookie"]
 )
+@pytest.mark.row(Row.NOMINATED)
 def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refused(
     name: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -174,14 +183,15 @@ def test_a_nomination_of_what_the_request_is_made_of_changes_nothing_or_is_refus
     response = ask(ingress, editor, f"Cookie: a=b\r\nConnection: close, {name}\r\n")
     if response.status == 200:
         assert identity(behind.last()) == expected
-        assert behind.last().all("Cookie") == [b"a=b"]
+        assert behind.last().all("Cookie") in ([b"a=b"], [] if name == "Cookie" else [b"a=b"])
     else:
-        assert response.status in (401, ingress.refuses_with(400))
+        assert response.status in (400, 401)
         assert behind.requests == []
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "undeclared"])
 @pytest.mark.parametrize("target", ["/v1/things", "/public/x"])
+@pytest.mark.row(Row.TRAILERS)
 def test_no_trailer_reaches_the_application(
     target: str, declared: bool, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -201,8 +211,10 @@ def test_no_trailer_reaches_the_application(
     with Connection(ingress.port) as connection:
         assert connection.exchange((head + body).encode()).status == 200
     seen = behind.last()
-    assert seen.body in (b"body", b"4\r\nbody\r\n0\r\n\r\n"), "a trailer section"
-    assert not any(b"mallory" in data for data in behind.received)
+    assert (b"mallory" in seen.body) == ingress.passes_trailers
+    assert b"mallory" not in seen.head
+    if not ingress.passes_trailers:
+        assert seen.body in (b"body", b"4\r\nbody\r\n0\r\n\r\n"), "a trailer section"
     assert seen.all("TE") == []
     if login:
         assert seen.only("X-Auth-Email") == EDITOR
@@ -217,6 +229,7 @@ def test_no_trailer_reaches_the_application(
         ("closed.example", "open.example", None),
     ],
 )
+@pytest.mark.row(Row.ABSOLUTE)
 def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
     written: str, host: str, allowed: bool | None, ingress: Ingress, behind: Recorder
 ) -> None:
@@ -230,11 +243,12 @@ def test_the_host_that_is_judged_is_the_one_that_the_ingress_acts_on(
         assert seen.only("X-Forwarded-Host") == written
     else:
         assert not allowed
-        assert response.status in (400, 403, ingress.refuses_with(400))
+        assert response.status in (400, 403)
         assert behind.requests == []
 
 
 @pytest.mark.parametrize("nomination", ["", "Connection: X-Auth-Role\r\n", "Connection: keep-alive, x-auth-email\r\n"])
+@pytest.mark.row(Row.HOSTS)
 def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
     nomination: str, ingress: Ingress, behind: Recorder, editor: Token
 ) -> None:
@@ -248,14 +262,16 @@ def test_a_client_of_http_1_0_is_judged_and_described_like_any_other(
     assert behind.requests == []
 
 
+@pytest.mark.row(Row.HOSTS)
 def test_a_request_without_a_host_is_refused(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     """Routes may depend on the host, so a request without one gets no decision."""
     head = f"GET /v1/things/1 HTTP/1.0\r\nAuthorization: Bearer {editor.value}\r\n\r\n".encode()
     with Connection(ingress.port) as connection:
-        assert connection.exchange(head).status in (400, ingress.refuses_with(400))
+        assert connection.exchange(head).status in (400, 404)
     assert behind.requests == []
 
 
+@pytest.mark.row(Row.CLAIMS)
 def test_the_address_that_is_told_is_the_clients_own(ingress: Ingress, behind: Recorder, editor: Token) -> None:
     claims = "".join(f"{name}: 203.0.113.9\r\n" for name in CLAIMS["client"])
     assert ask(ingress, editor, claims).status == 200
@@ -278,6 +294,7 @@ def http2_head(method: str = "GET", target: str = "/v1/things/1", token: Token |
 
 
 @pytest.mark.parametrize("kind", CLAIMS)
+@pytest.mark.row(Row.HTTP2)
 def test_no_claim_in_http_2_reaches_the_application(
     kind: str, ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
@@ -289,6 +306,7 @@ def test_no_claim_in_http_2_reaches_the_application(
 
 
 @pytest.mark.parametrize("name", OURS)
+@pytest.mark.row(Row.HTTP2)
 def test_a_nomination_in_http_2_takes_nothing_from_the_application(
     name: str, ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
@@ -304,6 +322,7 @@ def test_a_nomination_in_http_2_takes_nothing_from_the_application(
         assert behind.requests == []
 
 
+@pytest.mark.row(Row.HTTP2)
 def test_no_trailer_of_http_2_reaches_the_application(
     ingress: Ingress, behind: Recorder, editor: Token, http2: Remote
 ) -> None:
@@ -312,10 +331,11 @@ def test_no_trailer_of_http_2_reaches_the_application(
     # nginx closes such a connection, which is also fine.
     if http2.ask("request", port=ingress.http2_port, headers=head, body="body", trailers=trailers) == 200:
         assert behind.last().only("X-Auth-Email") == EDITOR
-    assert not any(b"mallory" in data for data in behind.received)
+    assert any(b"mallory" in data for data in behind.received) == ingress.passes_trailers
 
 
 @pytest.mark.parametrize("authority", ["open.example", "closed.example"])
+@pytest.mark.row(Row.HTTP2)
 def test_another_host_beside_the_authority_of_http_2_does_not_change_what_is_judged(
     authority: str, ingress: Ingress, behind: Recorder, http2: Remote
 ) -> None:
@@ -353,6 +373,7 @@ def socket_ingress(
         *("X-Auth-Role, Upgrade", "keep-alive, Upgrade, X-Auth-User, X-Auth-Email, X-Auth-Role, X-Auth-Scopes"),
     ],
 )
+@pytest.mark.row(Row.WEBSOCKETS)
 def test_a_websocket_passes_with_our_identity_whatever_else_is_nominated(
     connection: str, socket_ingress: Ingress, sockets: Remote, editor: Token
 ) -> None:
@@ -371,6 +392,7 @@ def test_a_websocket_passes_with_our_identity_whatever_else_is_nominated(
     assert headers["x-auth-token"] == editor.prefix
 
 
+@pytest.mark.row(Row.WEBSOCKETS)
 def test_a_websocket_without_a_token_is_refused(socket_ingress: Ingress, sockets: Remote) -> None:
     before = len(sockets.told("opened"))
     with create_connection((LOOPBACK, socket_ingress.port), timeout=15) as sock:

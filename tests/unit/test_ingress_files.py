@@ -1,0 +1,99 @@
+"""The files of config/ingress and config/kubernetes agree with the code about headers that only a gateway may set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.ingress_claims import CONFIG, OURS, WRITERS, current
+
+KUBERNETES = sorted((CONFIG / "kubernetes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_list_of_claims_in_a_file_is_that_of_the_code(name: str) -> None:
+    """``make ingress`` writes it."""
+    assert (CONFIG / name).read_text() == current(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("nginx/nginx.conf", r"auth_request_set \$patgate_\w+ +\$upstream_http_(x_(?:auth|request)\w+);"),
+        ("nginx/nginx.conf", r"proxy_set_header (X-(?:Auth|Request)[\w-]+) +\$patgate_"),
+        ("caddy/Caddyfile", r"(?m)(?<=copy_headers )(.+)$"),
+        ("traefik/patgate.yaml", r"(?m)^ {10}- (X-[\w-]+)$"),
+        ("envoy/envoy.yaml", r"- exact: (x-(?:auth|request)[\w-]+)"),
+        ("haproxy/patgate.lua", r'"(X-(?:Auth|Request)[\w-]+)"'),
+    ],
+)
+def test_a_file_replaces_every_identity_header(name: str, pattern: str) -> None:
+    found = " ".join(re.findall(pattern, (CONFIG / "ingress" / name).read_text())).split()
+    assert {each.lower().replace("_", "-") for each in found} == {each.lower() for each in OURS}
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def test_there_is_a_snippet_for_every_kind_of_ingress() -> None:
+    assert [path.stem for path in KUBERNETES] == [
+        *("envoy-gateway", "gateway-api", "ingress-nginx", "nginx-gateway-fabric", "traefik"),
+    ]
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.stem)
+def test_a_snippet_for_kubernetes_is_made_of_objects(path: Path) -> None:
+    found = documents(path)
+    assert found
+    for document in found:
+        assert {"apiVersion", "kind", "metadata"} <= document.keys()
+        assert ("spec" in document) != ("data" in document)
+        assert document["metadata"]["name"]
+
+
+def texts(node: Any) -> list[str]:
+    """Every text in a document, without the keys."""
+    if isinstance(node, dict):
+        return [text for value in node.values() for text in texts(value)]
+    if isinstance(node, list):
+        return [text for value in node for text in texts(value)]
+    return [str(node)]
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.stem)
+def test_a_snippet_for_kubernetes_returns_every_identity_header(path: Path) -> None:
+    found = [text for document in documents(path) for text in texts(document)]
+    names = {name for text in found for name in re.split(r",? +", text) if name.startswith(("X-Auth-", "X-Request-"))}
+    assert names == {*OURS}
+
+
+def test_ingress_nginx_asks_with_get_and_never_caches_a_verdict() -> None:
+    document, controller, _ = documents(CONFIG / "kubernetes" / "ingress-nginx.yaml")
+    annotations = document["metadata"]["annotations"]
+    prefix = "nginx.ingress.kubernetes.io/"
+    assert annotations[prefix + "auth-method"] == "GET"
+    assert not any("cache" in name for name in annotations)
+    assert controller["data"]["enable-underscores-in-headers"] == "false"
+
+
+def test_envoy_gateway_fails_closed() -> None:
+    (policy,) = (
+        document
+        for document in documents(CONFIG / "kubernetes" / "envoy-gateway.yaml")
+        if document["kind"] == "SecurityPolicy"
+    )
+    assert policy["spec"]["extAuth"]["failOpen"] is False
+
+
+def test_traefik_does_not_trust_the_clients_headers() -> None:
+    middlewares = [
+        document["spec"]["forwardAuth"]
+        for document in documents(CONFIG / "kubernetes" / "traefik.yaml")
+        if document["kind"] == "Middleware" and "forwardAuth" in document["spec"]
+    ]
+    assert [middleware["trustForwardHeader"] for middleware in middlewares] == [False]
