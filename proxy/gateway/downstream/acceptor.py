@@ -24,10 +24,10 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
+from proxy.gateway.downstream.accepted import AcceptedSocket, Handover
 from proxy.gateway.downstream.connection_state import ConnectionState
 from proxy.gateway.downstream.listener import Listener, is_within
 from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
-from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from proxy.observe.snapshot import Labels, Snapshot
@@ -36,6 +36,7 @@ _SHUTDOWN_SECONDS: Final = 86_400.0
 """How long a TLS transport tries to end by itself: longer than any client has, because it would cut clients that still
 read. The sweep ends it."""
 
+_STREAM: Final = int(socket.SOCK_STREAM)
 _BATCH: Final = 64
 """Connections that are accepted in one turn of the event loop."""
 _IDLE_SECONDS: Final = 1.0
@@ -46,6 +47,8 @@ time."""
 _FRUITLESS_NS: Final = 100_000_000
 """How long to wait before the next search for idle connections after one that found none: its cost grows with the
 number of connections, and clients that come and go at the limit would make a worker do little else."""
+_JUDGED: Final = 4096
+"""Addresses of which it is remembered whether they begin with a PROXY header."""
 _EPISODE_NS: Final = 30_000_000_000
 """A pause for the same cause is logged again after this time without one."""
 
@@ -144,7 +147,8 @@ class Acceptor:
         self._log = log
         self._reading = False
         self._introductions: set[_Introduction] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: set[Handover] = set()
+        self._judged: dict[str, bool] = {}
         self._fruitless_until = 0
         self._last: dict[Pause, int] = {}
 
@@ -166,8 +170,8 @@ class Acceptor:
         self.close()
         for introduction in list(self._introductions):
             introduction.end()
-        for task in self._connecting:
-            task.cancel()
+        for handover in self._connecting:
+            handover.cancel()
 
     def dropped(self, cause: Drop) -> None:
         """Count a connection that was closed without a request."""
@@ -176,10 +180,21 @@ class Acceptor:
     def connect(self, sock: socket.socket, host: str) -> None:
         """Give an accepted socket to the listener; the client's address is ``host``."""
         self._listener.arriving += 1
-        task = asyncio.get_running_loop().create_task(self._connect(sock, host), name="client connection")
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
-        task.add_done_callback(defects.noted)
+        connection = self._listener.connection(host)
+
+        def ended(handover: Handover, error: OSError | None) -> None:
+            self._connecting.discard(handover)
+            if error is not None and self._tls:
+                # The client left, or its TLS handshake failed. It gets no other answer.
+                self.dropped(Drop.HANDSHAKE)
+            if connection.state == ConnectionState.OPENING:
+                self._listener.arriving -= 1
+                self._listener.left()
+
+        run = asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock, **self._tls)
+        handover = Handover(run, ended)
+        self._connecting.add(handover)
+        handover.advance()
 
     def introduced(self, introduction: _Introduction) -> None:
         """Forget an introduction that has ended, with a header or without."""
@@ -190,7 +205,7 @@ class Acceptor:
         """Tell the listener that an arriving connection was closed."""
         self._listener.left()
 
-    def _accept(self, bound: socket.socket) -> None:
+    def _accept(self, bound: socket.socket, family: int, proto: int) -> None:
         listener = self._listener
         for accepted in range(_BATCH):
             if listener.open >= self._limit:
@@ -200,7 +215,8 @@ class Acceptor:
                 # Otherwise it is not known yet whether a client waits.
                 return
             try:
-                sock, address = bound.accept()
+                # The half of ``accept`` without its socket object.
+                fd, address = bound._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -209,8 +225,10 @@ class Acceptor:
                 self._make_room()
                 self._pause(Pause.RESOURCES, error)
                 return
-            sock.setblocking(False)
-            if self._introduced_by and is_within(ip_address(address[0]), self._introduced_by):
+            # The event loop sets it non-blocking.
+            sock = AcceptedSocket(family, _STREAM, proto, fd)
+            if self._introduced_by and self._is_introduced(address[0]):
+                sock.setblocking(False)
                 deadline = time.monotonic_ns() + listener.limits.handshake_ns
                 introduction = _Introduction(self, sock, address[0], deadline)
                 self._introductions.add(introduction)
@@ -219,19 +237,14 @@ class Acceptor:
             else:
                 self.connect(sock, address[0])
 
-    async def _connect(self, sock: socket.socket, host: str) -> None:
-        listener = self._listener
-        connection = listener.connection(host)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock, **self._tls)
-        except OSError:
-            # The client left, or its TLS handshake failed. It gets no other answer.
-            if self._tls:
-                self.dropped(Drop.HANDSHAKE)
-        finally:
-            if connection.state == ConnectionState.OPENING:
-                listener.arriving -= 1
-                listener.left()
+    def _is_introduced(self, host: str) -> bool:
+        """Whether the peer at this address must begin with a PROXY header."""
+        judged = self._judged
+        if (known := judged.get(host)) is None:
+            if len(judged) >= _JUDGED:
+                judged.clear()
+            known = judged[host] = is_within(ip_address(host), self._introduced_by)
+        return known
 
     def _make_room(self) -> None:
         """Close the connections that have been idle longest."""
@@ -267,7 +280,7 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         for bound in self._sockets:
             if wanted:
-                loop.add_reader(bound, self._accept, bound)
+                loop.add_reader(bound, self._accept, bound, int(bound.family), bound.proto)
             else:
                 loop.remove_reader(bound)
 

@@ -33,6 +33,8 @@ class Other(Protocol):
         ...
 
 
+_JUDGED: Final = 4096
+"""Addresses of peers of which it is remembered whether they are trusted."""
 _LOW: Final = [b"%03x" % low for low in range(0x1000)]
 """The last digits of request ids, because formatting a number costs more than looking it up."""
 
@@ -57,6 +59,7 @@ class Listener:
         self.pipeline = pipeline
         self.parser = parser
         self.trusted = tuple(trusted)
+        self._judged: dict[str, bool] = {}
         self.limits = limits
         self.scheme = b"https" if tls else b"http"
         self.connections: set[ClientConnection] = set()
@@ -97,7 +100,14 @@ class Listener:
 
     def trusts(self, peer: str) -> bool:
         """Whether forwarding headers of the peer at this address are believed."""
-        return bool(self.trusted) and is_within(ip_address(peer), self.trusted)
+        if not self.trusted:
+            return False
+        judged = self._judged
+        if (known := judged.get(peer)) is None:
+            if len(judged) >= _JUDGED:
+                judged.clear()
+            known = judged[peer] = is_within(ip_address(peer), self.trusted)
+        return known
 
     def opened(self, connection: ClientConnection) -> None:
         """Count a connection whose handshake is done."""
@@ -150,6 +160,7 @@ class Listener:
         self.pipeline = other.pipeline
         self.parser = other.parser
         self.trusted = other.trusted
+        self._judged.clear()
         self.limits = other.limits
         self.scheme = other.scheme
         for connection in self.connections:
