@@ -20,6 +20,7 @@ from bench.scenarios import (
     cache_memory,
     cold_start,
     cpu_per_request,
+    forward_auth,
     full_store,
     idle_connections,
     large_bodies,
@@ -50,6 +51,7 @@ class Subcommand:
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "cpu": Subcommand(title="CPU per request", measure=cpu_per_request.measure),
     "connections": Subcommand(title="A connection for each request", measure=new_connections.measure),
+    "forwardauth": Subcommand(title="Forward auth", measure=forward_auth.measure),
     "accesslog": Subcommand(title="The access log", measure=access_log.measure),
     "latency": Subcommand(title="Latency at a fixed rate", measure=latency.measure),
     "coldstart": Subcommand(title="Cold start", measure=cold_start.measure),

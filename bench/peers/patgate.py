@@ -24,7 +24,7 @@ data_dir: {data_dir}
 workers: 1
 listen:
   proxy: {{ bind: "127.0.0.1:{port}"{tls} }}
-  control: {{ bind: "127.0.0.1:{control}" }}
+{entry}  control: {{ bind: "127.0.0.1:{control}" }}
 upstreams:
   origin: {{ servers: ["http://127.0.0.1:{origin}"] }}
 roles:
@@ -69,6 +69,7 @@ class Installation:
     data_dir: Path
     port: int
     control: int
+    forward_auth: int | None = None
 
     def ready(self) -> bool:
         """Whether /readyz answers 200 now."""
@@ -87,15 +88,24 @@ class Installation:
         return self.config.with_name("serve.log").read_text(errors="replace").strip()[-characters:]
 
 
-def install(directory: Path, origin_port: int, *, access: str = "off", pair: Pair | None = None) -> Installation:
+def install(
+    directory: Path,
+    origin_port: int,
+    *,
+    access: str = "off",
+    pair: Pair | None = None,
+    forward_auth: bool = False,
+) -> Installation:
     """Write the configuration into ``directory``, with ``log.access``; the data directory is not created.
 
-    With ``pair`` the proxy listener speaks TLS.
+    With ``pair`` the proxy listener speaks TLS; with ``forward_auth`` there is a forward-auth listener as well.
     """
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
     editor = ", ".join(f'"{entity}:*"' for entity in ENTITIES)
     config = directory / "patgate.yaml"
+    entry_port = free_port() if forward_auth else None
+    entry = f'  forward_auth: {{ bind: "127.0.0.1:{entry_port}", trusted: ["127.0.0.1/32"] }}\n' if entry_port else ""
     tls = f', tls: {{ certificate: "{pair.certificate}", key: "{pair.key}" }}' if pair else ""
     config.write_text(
         _CONFIGURATION.format(
@@ -107,9 +117,10 @@ def install(directory: Path, origin_port: int, *, access: str = "off", pair: Pai
             editor=editor,
             access=access,
             tls=tls,
+            entry=entry,
         )
     )
-    return Installation(config=config, data_dir=data_dir, port=port, control=control)
+    return Installation(config=config, data_dir=data_dir, port=port, control=control, forward_auth=entry_port)
 
 
 def start(installation: Installation, build: Build | None = None) -> subprocess.Popen[bytes]:

@@ -85,7 +85,7 @@ async def test_a_cancelled_handover_closes_its_connection() -> None:
         handover = Handover(loop.connect_accepted_socket(asyncio.Protocol, made), over)
         handover.advance()
         handover.cancel()
-        await done.wait()
+        await asyncio.wait_for(done.wait(), 10)
         assert ends == [None]
         peer.setblocking(False)
         assert await loop.sock_recv(peer, 1) == b""

@@ -403,7 +403,6 @@ async def test_a_connection_is_closed_at_once_after_the_request_that_the_client_
         lines = ("Connection: close",) if version == "1.1" else ()
         assert (await client.ask(get("/open/a", *lines, version=version))).closes
         assert await client.rest() == b""
-        await until(lambda: not gateway.listener.open)
         client.send(b"x")
         await until(lambda: is_reset(client))
 
@@ -415,6 +414,17 @@ async def test_bytes_behind_the_last_request_do_not_reset_its_answer(behind: byt
         client.send(get("/open/a", "Connection: close") + behind)
         answer = await client.answer()
         assert (answer.body, answer.closes) == (b"/open/a", True)
+        client.send(b"x" * 1000)
+        assert await client.rest() == b""
+        assert not is_reset(client)
+
+
+async def test_the_body_of_a_refused_last_request_does_not_reset_the_answer() -> None:
+    async with serving(answering(echo_target)) as (gateway, _):
+        client = await gateway.client()
+        client.send(b"POST /shut/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n")
+        answer = await client.answer()
+        assert (answer.status, answer.closes) == (403, True)
         client.send(b"x" * 1000)
         assert await client.rest() == b""
         assert not is_reset(client)
