@@ -20,10 +20,12 @@ from bench.scenarios import (
     cache_memory,
     cold_start,
     cpu_per_request,
+    forward_auth,
     full_store,
     idle_connections,
     large_bodies,
     latency,
+    new_connections,
     random_tokens,
     slow_clients,
     soak,
@@ -48,6 +50,8 @@ class Subcommand:
 #: In the order of the document. A new scenario is one more line here.
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "cpu": Subcommand(title="CPU per request", measure=cpu_per_request.measure),
+    "connections": Subcommand(title="A connection for each request", measure=new_connections.measure),
+    "forwardauth": Subcommand(title="Forward auth", measure=forward_auth.measure),
     "accesslog": Subcommand(title="The access log", measure=access_log.measure),
     "latency": Subcommand(title="Latency at a fixed rate", measure=latency.measure),
     "coldstart": Subcommand(title="Cold start", measure=cold_start.measure),
@@ -81,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--events", type=int, help="store: events in the audit log")
     parser.add_argument("--peers", help="cpu, latency: which ones, separated by commas; nginx is always among them")
     parser.add_argument("--pure", action="store_true", help="measure the sources and not the compiled package")
-    parser.add_argument("--against", type=Path, metavar="DIR", help="cpu: also the patgate of another checkout, built")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="cpu, connections: also the patgate of another checkout, built"
+    )
     parser.add_argument("--together", action="store_true", help="load generator and backend on the measured core too")
     return parser
 

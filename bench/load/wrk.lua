@@ -1,10 +1,12 @@
 -- Builds each request when it is sent: one of 10,000 paths, a distinct query, an unused traceparent, one of many tokens.
--- wrk ... -s wrk.lua URL -- TOKENS PATHS SEED ORDER     (ORDER: "random", or the number of the token to begin with, to go through them in turn)
+-- wrk ... -s wrk.lua URL -- TOKENS PATHS SEED ORDER CONNECTION
+--   ORDER: "random", or the number of the token to begin with, to go through them in turn
+--   CONNECTION: "keep" for connections that are kept alive, "close" for a connection for each request
 -- Ends with one line of JSON on standard output.
 
 local tokens, paths = {}, {}
 local count, token_count, path_count = 0, 0, 0
-local trace, host, in_turn
+local trace, host, in_turn, ending
 
 local format, random = string.format, math.random
 
@@ -20,6 +22,7 @@ function init(args)
   trace = format("%08x%08x", random(0, 0x7fffffff), random(0, 0x7fffffff))
   in_turn = tonumber(args[4])  -- nil for "random"
   host = wrk.headers["Host"]
+  ending = (args[5] == "close" and "\r\nConnection: close" or "") .. "\r\n\r\n"
 end
 
 function request()
@@ -29,7 +32,7 @@ function request()
   return "GET " .. paths[random(path_count)] .. "?page=" .. count % 97 .. "&limit=" .. 10 + count % 50 .. "&cursor=" .. serial
     .. " HTTP/1.1\r\nHost: " .. host
     .. "\r\nUser-Agent: python-requests/2.32.3\r\nAccept-Encoding: gzip, deflate\r\nAccept: application/json\r\nAuthorization: Bearer "
-    .. token .. "\r\ntraceparent: 00-" .. trace .. serial .. "-" .. serial .. "-01\r\n\r\n"
+    .. token .. "\r\ntraceparent: 00-" .. trace .. serial .. "-" .. serial .. "-01" .. ending
 end
 
 function done(summary, latency)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ _SCRIPT = Path(__file__).with_name("wrk.lua")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driven:
-    """The result of one run of wrk; every request was answered with a status below 400."""
+    """The result of one run of a load generator; every request got an answer of the expected kind."""
 
     requests: int
     seconds: float
@@ -31,18 +32,30 @@ class Driven:
 
 
 def drive(
-    port: int, workload: Workload, cores: Cores, *, seconds: float, seed: int, from_token: int | None = None
+    port: int,
+    workload: Workload,
+    cores: Cores,
+    *,
+    seconds: float,
+    seed: int,
+    from_token: int | None = None,
+    tls: bool = False,
+    close: bool = False,
+    refused: bool = False,
 ) -> Driven:
     """Send requests as fast as they are answered for ``seconds`` (whole seconds, at least one).
 
     Each request presents a token drawn at random, or, with ``from_token``, the next one in turn from that number on.
-    Raises BenchError if an answer's status was 400 or above or a connection failed.
+    With ``close`` each has a connection of its own (``Connection: close``); with ``tls`` these resume their sessions,
+    because wrk keeps the session of the connection before. Raises BenchError if an answer's status was 400 or above
+    (with ``refused``: below 400) or a connection failed.
     """
     order = "random" if from_token is None else str(from_token)
     options = ["--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{max(1, round(seconds))}s"]
     options += ["--timeout", "10s", "--script", str(_SCRIPT)]
-    arguments = [str(workload.tokens_file), str(workload.paths_file), str(seed), order]
-    command = [require("wrk", "wrk"), *options, f"http://127.0.0.1:{port}/", "--", *arguments]
+    arguments = [str(workload.tokens_file), str(workload.paths_file), str(seed), order, "close" if close else "keep"]
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/"
+    command = [require("wrk", "wrk"), *options, url, "--", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         pin(process.pid, cores.rest)
         output, _ = process.communicate(timeout=seconds + 60)
@@ -51,18 +64,30 @@ def drive(
         raise BenchError(f"wrk ended with status {process.returncode}: {last}.")
     seen: dict[str, int] = json.loads(last)
     failures = {name: seen[name] for name in ("connect", "read", "write", "timeout", "status") if seen[name]}
+    if refused and failures.pop("status", 0) < seen["requests"]:
+        raise BenchError(f"Of {seen['requests']} requests only {seen['status']} were refused.")
     if failures or not seen["requests"]:
         raise BenchError(f"Of {seen['requests']} answers some were wrong or missing: {failures}.")
     return Driven(requests=seen["requests"], seconds=seen["duration_us"] / 1e6, bytes_read=seen["bytes"],
                   p50_ms=seen["p50_us"] / 1e3, p99_ms=seen["p99_us"] / 1e3)  # fmt: skip
 
 
-def ask(port: int, path: str, token: str | None = None) -> tuple[int, bytes]:
-    """One GET by the standard library: status and body. Raises OSError."""
+def ask(port: int, path: str, token: str | None = None, *, tls: bool = False) -> tuple[int, bytes]:
+    """One GET by the standard library: status and body; a certificate is not verified. Raises OSError."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    if tls:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=unverified())
     try:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def unverified() -> ssl.SSLContext:
+    """A client's context that takes any certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

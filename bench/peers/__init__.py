@@ -14,6 +14,14 @@ from bench.system.machine import Cores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """The files of a certificate and its key."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
     """Where a peer runs: a directory it may write to, the backend's port on 127.0.0.1, the tokens, the cores."""
 
@@ -34,6 +42,7 @@ class Serving:
     """Other processes of the peer, by name: reported separately."""
     workload: Workload | None = None
     """The workload to send if it is not that of the site: fewer keys."""
+    tls: bool = False
 
 
 class Peer(Protocol):

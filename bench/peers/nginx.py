@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.peers import Serving, Site
+from bench.peers import Pair, Serving, Site
 from bench.system.nginx import free_port, run_nginx
 
 _CONFIGURATION = """
@@ -19,7 +19,7 @@ upstream origin {{
   keepalive_requests 1000000000;
 }}
 server {{
-  listen 127.0.0.1:{port} backlog=4096;
+  listen 127.0.0.1:{port}{listens} backlog=4096;
   keepalive_requests 1000000000;
   location /v1/ {{
     if ($user = "") {{ return 401; }}
@@ -34,8 +34,15 @@ server {{
 """
 
 
+_TLS = """
+ssl_certificate {certificate};
+ssl_certificate_key {key};
+ssl_protocols TLSv1.2 TLSv1.3;
+"""
+
+
 class Nginx:
-    """Debian's nginx, one worker."""
+    """Debian's nginx, one worker; with ``pair`` its listener speaks TLS."""
 
     name = "nginx"
     does = (
@@ -43,10 +50,17 @@ class Nginx:
         "removes it, sets one identity header and proxies; it knows no roles, scopes, expiry or revocation."
     )
 
+    def __init__(self, pair: Pair | None = None) -> None:
+        self._pair = pair
+
     @contextmanager
     def serve(self, site: Site) -> Iterator[Serving]:
-        port = free_port()
+        port, pair = free_port(), self._pair
         keys = "\n".join(f'  "Bearer {token}" u{number};' for number, token in enumerate(site.workload.tokens))
-        configuration = _CONFIGURATION.format(port=port, origin=site.origin_port, keys=keys)
-        with run_nginx(site.directory / "nginx", configuration, port, site.cores.subject) as worker:
-            yield Serving(port=port, workers=(worker,))
+        listens = " ssl" if pair else ""
+        configuration = _CONFIGURATION.format(port=port, listens=listens, origin=site.origin_port, keys=keys)
+        if pair:
+            configuration += _TLS.format(certificate=pair.certificate, key=pair.key)
+        directory = site.directory / ("nginx-tls" if pair else "nginx")
+        with run_nginx(directory, configuration, port, site.cores.subject) as worker:
+            yield Serving(port=port, workers=(worker,), tls=pair is not None)

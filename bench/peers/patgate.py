@@ -13,7 +13,7 @@ from bench.datasets.tokens import fill
 from bench.errors import BenchError
 from bench.load.workload import BRAND, ENTITIES
 from bench.load.wrk import ask
-from bench.peers import Serving, Site
+from bench.peers import Pair, Serving, Site
 from bench.system.build import Build, chosen
 from bench.system.machine import command_line, descendants, pin, until
 from bench.system.nginx import free_port
@@ -23,8 +23,8 @@ brand: {brand}
 data_dir: {data_dir}
 workers: 1
 listen:
-  proxy: {{ bind: "127.0.0.1:{port}" }}
-  control: {{ bind: "127.0.0.1:{control}" }}
+  proxy: {{ bind: "127.0.0.1:{port}"{tls} }}
+{entry}  control: {{ bind: "127.0.0.1:{control}" }}
 upstreams:
   origin: {{ servers: ["http://127.0.0.1:{origin}"] }}
 roles:
@@ -50,7 +50,11 @@ import json, sys
 from pathlib import Path
 from bench.peers.patgate import fill, install
 site = json.loads(sys.argv[1])
-made = install(Path(site["directory"]), site["origin"])
+options = {}
+if site["pair"]:
+    from bench.peers import Pair
+    options["pair"] = Pair(certificate=Path(site["pair"][0]), key=Path(site["pair"][1]))
+made = install(Path(site["directory"]), site["origin"], **options)
 fill(made.data_dir, Path(site["tokens"]).read_text().split())
 ports = {"port": made.port, "control": made.control}
 print(json.dumps({"config": str(made.config), "data_dir": str(made.data_dir), **ports}))
@@ -65,6 +69,7 @@ class Installation:
     data_dir: Path
     port: int
     control: int
+    forward_auth: int | None = None
 
     def ready(self) -> bool:
         """Whether /readyz answers 200 now."""
@@ -83,18 +88,39 @@ class Installation:
         return self.config.with_name("serve.log").read_text(errors="replace").strip()[-characters:]
 
 
-def install(directory: Path, origin_port: int, *, access: str = "off") -> Installation:
-    """Write the configuration into ``directory``, with ``log.access``; the data directory is not created."""
+def install(
+    directory: Path,
+    origin_port: int,
+    *,
+    access: str = "off",
+    pair: Pair | None = None,
+    forward_auth: bool = False,
+) -> Installation:
+    """Write the configuration into ``directory``, with ``log.access``; the data directory is not created.
+
+    With ``pair`` the proxy listener speaks TLS; with ``forward_auth`` there is a forward-auth listener as well.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     data_dir, port, control = directory / "data", free_port(), free_port()
     editor = ", ".join(f'"{entity}:*"' for entity in ENTITIES)
     config = directory / "patgate.yaml"
+    entry_port = free_port() if forward_auth else None
+    entry = f'  forward_auth: {{ bind: "127.0.0.1:{entry_port}", trusted: ["127.0.0.1/32"] }}\n' if entry_port else ""
+    tls = f', tls: {{ certificate: "{pair.certificate}", key: "{pair.key}" }}' if pair else ""
     config.write_text(
         _CONFIGURATION.format(
-            brand=BRAND, data_dir=data_dir, port=port, control=control, origin=origin_port, editor=editor, access=access
+            brand=BRAND,
+            data_dir=data_dir,
+            port=port,
+            control=control,
+            origin=origin_port,
+            editor=editor,
+            access=access,
+            tls=tls,
+            entry=entry,
         )
     )
-    return Installation(config=config, data_dir=data_dir, port=port, control=control)
+    return Installation(config=config, data_dir=data_dir, port=port, control=control, forward_auth=entry_port)
 
 
 def start(installation: Installation, build: Build | None = None) -> subprocess.Popen[bytes]:
@@ -158,10 +184,13 @@ class Patgate:
         "identity and forwarding headers, and counts."
     )
 
-    def __init__(self, name: str = "patgate", *, access: str = "off", build: Build | None = None) -> None:
+    def __init__(
+        self, name: str = "patgate", *, access: str = "off", build: Build | None = None, pair: Pair | None = None
+    ) -> None:
         self.name = name
         self._access = access
         self._build = build
+        self._pair = pair
 
     @contextmanager
     def serve(self, site: Site) -> Iterator[Serving]:
@@ -171,17 +200,19 @@ class Patgate:
             pin(found["gateway"], site.cores.subject)
             for pid in (found["authority"], process.pid):
                 pin(pid, site.cores.rest)
-            yield Serving(port=installation.port, workers=(found["gateway"],),
+            yield Serving(port=installation.port, workers=(found["gateway"],), tls=self._pair is not None,
                           beside={"authority": found["authority"], "supervisor": process.pid})  # fmt: skip
 
     def _installed(self, site: Site) -> Installation:
         directory = site.directory / self.name
         if self._build is None:
-            installation = install(directory, site.origin_port, access=self._access)
+            installation = install(directory, site.origin_port, access=self._access, pair=self._pair)
             fill(installation.data_dir, site.workload.tokens)
             return installation
         # Its settings and its store's schema may be others than ours, so it is installed by its own checkout.
-        values = {"directory": str(directory), "origin": site.origin_port, "tokens": str(site.workload.tokens_file)}
+        pair = [str(self._pair.certificate), str(self._pair.key)] if self._pair else None
+        values = {"directory": str(directory), "origin": site.origin_port, "tokens": str(site.workload.tokens_file),
+                  "pair": pair}  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", _INSTALL, json.dumps(values)],
             env={**self._build.environ(), "PYTHONPATH": str(self._build.root)},

@@ -6,9 +6,10 @@ reported with the smallest and the largest.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -27,7 +28,7 @@ from bench.peers.patgate import Patgate
 from bench.peers.traefik import Traefik
 from bench.report.figures import Figure, Part, Run, Spread, Table, spread
 from bench.system import build
-from bench.system.cpu_time import cpu_ns, waited_ns
+from bench.system.cpu_time import cpu_ns, ticks, waited_ns
 from bench.system.machine import Cores
 
 _EVERY: Final[Sequence[Peer]] = (Nginx(), Haproxy(), Envoy(), Traefik(), Caddy(), Naive(), Patgate())
@@ -56,6 +57,8 @@ class Sample:
     """CPU of the worker per request, µs."""
     beside_us: Mapping[str, float]
     """CPU of the peer's other processes per request, µs."""
+    system: float
+    """Share of the CPU time that the kernel spent for the worker."""
     busy: float
     """Share of the round in which the worker ran: near 1, it was the limit and not the load generator."""
     waited: float
@@ -137,15 +140,16 @@ def compare(
             for name in list(serving)[:: 1 if number % 2 == 0 else -1]:
                 running = serving[name]
                 sent = running.workload or workload
-                result.samples[name].append(_sample(name, running, origin, sent, cores, seconds))
+                once = partial(drive, running.port, sent, cores, seconds=seconds, seed=new_seed())
+                result.samples[name].append(sample(name, running, origin, once))
     return result
 
 
-def warm(port: int, workload: Workload, cores: Cores) -> None:
+def warm(port: int, workload: Workload, cores: Cores, *, tls: bool = False) -> None:
     """Open connections, fill caches and present every token, so that no round is the first to use one."""
     met = 0
     while met < len(workload.tokens):
-        met += drive(port, workload, cores, seconds=1, seed=_seed(), from_token=met).requests
+        met += drive(port, workload, cores, seconds=1, seed=new_seed(), from_token=met, tls=tls).requests
 
 
 def check_answers(name: str, running: Serving, workload: Workload, sample: int = 50) -> None:
@@ -157,47 +161,57 @@ def check_answers(name: str, running: Serving, workload: Workload, sample: int =
     paths = all_paths()
     for number in range(sample):
         token = workload.tokens[number * len(workload.tokens) // sample]
-        status, body = ask(running.port, paths[number * len(paths) // sample] + f"?n={number}", token)
+        path = paths[number * len(paths) // sample] + f"?n={number}"
+        status, body = ask(running.port, path, token, tls=running.tls)
         if (status, body) != (200, BODY):
             raise BenchError(f"{name} answered a known token with {status} or another body than the backend's.")
-    status, headers = ask(running.port, WHOAMI, workload.tokens[0])
+    status, headers = ask(running.port, WHOAMI, workload.tokens[0], tls=running.tls)
     user, _, credential = headers.partition(b"|")
     if status != 200 or not user or credential:
         raise BenchError(f"{name} does not replace the token by one identity header.")
     last = workload.tokens[0][-1]
     wrong = workload.tokens[0][:-1] + ("1" if last == "0" else "0")
     for token_or_none in (wrong, None):
-        status, _ = ask(running.port, paths[0], token_or_none)
+        status, _ = ask(running.port, paths[0], token_or_none, tls=running.tls)
         if status != 401:
             raise BenchError(f"{name} answered a request without a known token with {status}.")
 
 
-def _sample(name: str, running: Serving, origin: Origin, workload: Workload, cores: Cores, seconds: float) -> Sample:
+def sample(
+    name: str, running: Serving, origin: Origin, driver: Callable[[], Driven], *, reached: bool = True
+) -> Sample:
+    """Drive one peer once by ``driver`` and read what it cost. Raises BenchError if a request was lost or repeated.
+
+    ``reached`` says whether the requests reach the backend.
+    """
     opened, served = origin.counts()
     beside_before = {part: cpu_ns((pid,)) for part, pid in running.beside.items()}
-    before, waited_before = cpu_ns(running.workers), waited_ns(running.workers)
-    driven = drive(running.port, workload, cores, seconds=seconds, seed=_seed())
+    before, waited_before, ticks_before = cpu_ns(running.workers), waited_ns(running.workers), ticks(running.workers)
+    driven = driver()
     used, waited = cpu_ns(running.workers) - before, waited_ns(running.workers) - waited_before
+    user, system = (now - then for now, then in zip(ticks(running.workers), ticks_before, strict=True))
     beside = {
         part: (cpu_ns((pid,)) - beside_before[part]) / 1e3 / driven.requests for part, pid in running.beside.items()
     }
     # The second reading counts itself. Requests open when the generator stopped, now or the time before, arrive
     # without being answered.
     opened, arrived = (after - before - 1 for after, before in zip(origin.counts(), (opened, served), strict=True))
-    if not driven.requests <= arrived <= driven.requests + 2 * CONNECTIONS:
+    expected = driven.requests if reached else 0
+    if not expected <= arrived <= expected + 2 * CONNECTIONS:
         raise BenchError(f"{name} gave {driven.requests} answers for {arrived} requests at the backend.")
     if opened > CONNECTIONS + driven.requests // 20:
         raise BenchError(f"{name} opened {opened} connections to the backend for {driven.requests} requests.")
     return Sample(
         cpu_us=used / 1e3 / driven.requests,
         beside_us=beside,
+        system=system / max(1, user + system),
         busy=used / 1e9 / driven.seconds,
         waited=waited / 1e9 / driven.seconds,
         driven=driven,
     )
 
 
-def _seed() -> int:
+def new_seed() -> int:
     return random.SystemRandom().randrange(1, 2**31 - 1)
 
 

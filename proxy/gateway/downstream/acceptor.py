@@ -25,10 +25,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final
 
 from proxy.core.networks import is_within
+from proxy.gateway.downstream.accepted import AcceptedSocket, Handover
 from proxy.gateway.downstream.connection_state import ConnectionState
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
-from proxy.observe import defects
 from proxy.observe.logs import Logger
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
 from proxy.observe.snapshot import Labels, Snapshot
@@ -37,6 +37,7 @@ _SHUTDOWN_SECONDS: Final = 86_400.0
 """How long a TLS transport tries to end by itself: longer than any client has, because it would cut clients that still
 read. The sweep ends it."""
 
+_STREAM: Final = int(socket.SOCK_STREAM)
 _BATCH: Final = 64
 """Connections that are accepted in one turn of the event loop."""
 _IDLE_SECONDS: Final = 1.0
@@ -47,6 +48,8 @@ time."""
 _FRUITLESS_NS: Final = 100_000_000
 """How long to wait before the next search for idle connections after one that found none: its cost grows with the
 number of connections, and clients that come and go at the limit would make a worker do little else."""
+_JUDGED: Final = 4096
+"""Addresses of which it is remembered whether they begin with a PROXY header."""
 _EPISODE_NS: Final = 30_000_000_000
 """A pause for the same cause is logged again after this time without one."""
 
@@ -145,7 +148,8 @@ class Acceptor:
         self._log = log
         self._reading = False
         self._introductions: set[_Introduction] = set()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: set[Handover] = set()
+        self._judged: dict[str, bool] = {}
         self._fruitless_until = 0
         self._last: dict[Pause, int] = {}
 
@@ -167,8 +171,8 @@ class Acceptor:
         self.close()
         for introduction in list(self._introductions):
             introduction.end()
-        for task in self._connecting:
-            task.cancel()
+        for handover in self._connecting:
+            handover.cancel()
 
     def dropped(self, cause: Drop) -> None:
         """Count a connection that was closed without a request."""
@@ -177,10 +181,21 @@ class Acceptor:
     def connect(self, sock: socket.socket, host: str) -> None:
         """Give an accepted socket to the listener; the client's address is ``host``, if it has one."""
         self._listener.arriving += 1
-        task = asyncio.get_running_loop().create_task(self._connect(sock, host), name="client connection")
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
-        task.add_done_callback(defects.noted)
+        connection = self._listener.connection(host)
+
+        def ended(handover: Handover, error: OSError | None) -> None:
+            self._connecting.discard(handover)
+            if error is not None and self._tls:
+                # The client left, or its TLS handshake failed. It gets no other answer.
+                self.dropped(Drop.HANDSHAKE)
+            if connection.state == ConnectionState.OPENING:
+                self._listener.arriving -= 1
+                self._listener.left()
+
+        run = asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock, **self._tls)
+        handover = Handover(run, ended)
+        self._connecting.add(handover)
+        handover.advance()
 
     def introduced(self, introduction: _Introduction) -> None:
         """Forget an introduction that has ended, with a header or without."""
@@ -191,7 +206,7 @@ class Acceptor:
         """Tell the listener that an arriving connection was closed."""
         self._listener.left()
 
-    def _accept(self, bound: socket.socket) -> None:
+    def _accept(self, bound: socket.socket, family: int, proto: int) -> None:
         listener = self._listener
         for accepted in range(_BATCH):
             if listener.open >= self._limit:
@@ -201,7 +216,8 @@ class Acceptor:
                 # Otherwise it is not known yet whether a client waits.
                 return
             try:
-                sock, address = bound.accept()
+                # The half of ``accept`` without its socket object.
+                fd, address = bound._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -210,10 +226,12 @@ class Acceptor:
                 self._make_room()
                 self._pause(Pause.RESOURCES, error)
                 return
-            sock.setblocking(False)
+            # The event loop sets it non-blocking.
+            sock = AcceptedSocket(family, _STREAM, proto, fd)
             # At a unix socket a peer has no address.
             host = address[0] if address else ""
-            if self._introduced_by and is_within(ip_address(host), self._introduced_by):
+            if self._introduced_by and self._is_introduced(host):
+                sock.setblocking(False)
                 deadline = time.monotonic_ns() + listener.limits.handshake_ns
                 introduction = _Introduction(self, sock, host, deadline)
                 self._introductions.add(introduction)
@@ -222,19 +240,14 @@ class Acceptor:
             else:
                 self.connect(sock, host)
 
-    async def _connect(self, sock: socket.socket, host: str) -> None:
-        listener = self._listener
-        connection = listener.connection(host)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock, **self._tls)
-        except OSError:
-            # The client left, or its TLS handshake failed. It gets no other answer.
-            if self._tls:
-                self.dropped(Drop.HANDSHAKE)
-        finally:
-            if connection.state == ConnectionState.OPENING:
-                listener.arriving -= 1
-                listener.left()
+    def _is_introduced(self, host: str) -> bool:
+        """Whether the peer at this address must begin with a PROXY header."""
+        judged = self._judged
+        if (known := judged.get(host)) is None:
+            if len(judged) >= _JUDGED:
+                judged.clear()
+            known = judged[host] = is_within(ip_address(host), self._introduced_by)
+        return known
 
     def _make_room(self) -> None:
         """Close the connections that have been idle longest."""
@@ -270,7 +283,7 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         for bound in self._sockets:
             if wanted:
-                loop.add_reader(bound, self._accept, bound)
+                loop.add_reader(bound, self._accept, bound, int(bound.family), bound.proto)
             else:
                 loop.remove_reader(bound)
 

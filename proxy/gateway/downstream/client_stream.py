@@ -33,6 +33,8 @@ _LEFT: Final = int(ConnectionEvent.LEFT)
 LINGER_NS: Final = 2_000_000_000
 """How long a connection that is closing waits for the client to close it, too."""
 _NEVER: Final = 2**63
+_SMALL: Final = 64 * 1024
+"""The most that a transport still has to write for its connection to be closed without measuring the reader."""
 
 
 class ClientStream(asyncio.Protocol):
@@ -155,17 +157,26 @@ class ClientStream(asyncio.Protocol):
             self.pace = Pace()
         return self.pace
 
-    def shut(self) -> None:
-        """Close after the client has read what was written, without a reset that could destroy it."""
+    def shut(self, *, announced: bool = False) -> None:
+        """Close after the client has read what was written, without a reset that could destroy it.
+
+        ``announced``: the client has sent all of the request that it called its last one, so that nothing follows
+        (RFC 9112 section 9.6) and no reset threatens.
+        """
         transport = self.transport
         if transport is None or self.closing:
             return
+        # Nothing may have arrived behind the request against the rule.
+        announced = announced and not self.buffer
         self.state = after(self.state, _SHUT)
         self.buffer = b""
         if self.half_closed:
             transport.close()
             return
         self.deadline = _now_ns() + LINGER_NS
+        if announced and transport.get_write_buffer_size() <= _SMALL:
+            transport.close()
+            return
         if not transport.can_write_eof():
             # TLS: ``lingering_close`` has the reason. The transport still sends its buffer before it ends.
             self.resume()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, cast
 
@@ -57,21 +58,29 @@ _RESUMED: Final = int(ConnectionEvent.RESUMED)
 _LOST: Final = int(ConnectionEvent.LOST)
 
 
+@lru_cache(maxsize=4096)
+def _of_peer(host: str, scheme: bytes) -> tuple[str, bytes]:
+    """The address of the peer ``host`` as it is logged, IPv4-mapped as IPv4, and its forwarding header lines."""
+    # A peer at a unix socket has no address.
+    address = ip_address(host) if host else host
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    peer = str(mapped or address)
+    lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s"
+    return peer, lines % (peer.encode("ascii"), scheme)
+
+
 class ClientConnection(ClientStream):
     """One connection from a client."""
 
-    __slots__ = ("forwarded_lines", "made_ns", "peer", "peer_trusted")
+    __slots__ = ("announced", "forwarded_lines", "made_ns", "peer", "peer_trusted")
 
     def __init__(self, listener: Listener, host: str) -> None:
         super().__init__(listener)
+        self.announced = False
+        """The client has called its request the last one on this connection."""
         self.made_ns = 0
-        # A peer at a unix socket has no address.
-        address = ip_address(host) if host else host
-        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-        self.peer = str(mapped or address)
+        self.peer, self.forwarded_lines = _of_peer(host, listener.scheme)
         self.peer_trusted = False
-        lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s"
-        self.forwarded_lines = lines % (self.peer.encode("ascii"), listener.scheme)
 
     def follow(self) -> None:
         """Take from the listener what a reload may have changed."""
@@ -207,7 +216,7 @@ class ClientConnection(ClientStream):
         self.state = after(self.state, _ENDED)
         last = self.half_closed or self.draining
         if not x.keep_alive or (last and not self.buffer):
-            self.shut()
+            self.shut(announced=self.announced and x.body_done)
             return
         self.deadline = now_ns + self.limits.keepalive_ns
         # While the client does not read, the next answer would only pile up behind this one.
@@ -329,7 +338,9 @@ class ClientConnection(ClientStream):
             end_after(x, head)
             self.pipeline.refuse_head(x, reason, head)
             return b""
-        if listener.draining or (self.half_closed and not self.buffer):
+        if not x.keep_alive:
+            self.announced = True
+        elif listener.draining or (self.half_closed and not self.buffer):
             x.keep_alive = False
         if not x.body_done and not x.expects_continue:
             self.deadline = now + limits.body_idle_ns

@@ -35,6 +35,8 @@ class Other(Protocol):
         ...
 
 
+_JUDGED: Final = 4096
+"""Addresses of peers of which it is remembered whether they are trusted."""
 _LOW: Final = [b"%03x" % low for low in range(0x1000)]
 """The last digits of request ids, because formatting a number costs more than looking it up."""
 
@@ -62,6 +64,7 @@ class Listener:
         self.trusted = tuple(trusted)
         self.addresses = ClientAddresses(self.trusted)
         self.local_trusted = local_trusted
+        self._judged: dict[str, bool] = {}
         self.limits = limits
         self.scheme = b"https" if tls else b"http"
         self.connections: set[ClientConnection] = set()
@@ -104,7 +107,14 @@ class Listener:
         """Whether forwarding headers of the peer at this address ("" at a unix socket) are believed."""
         if not peer:
             return self.local_trusted
-        return bool(self.trusted) and is_within(ip_address(peer), self.trusted)
+        if not self.trusted:
+            return False
+        judged = self._judged
+        if (known := judged.get(peer)) is None:
+            if len(judged) >= _JUDGED:
+                judged.clear()
+            known = judged[peer] = is_within(ip_address(peer), self.trusted)
+        return known
 
     def opened(self, connection: ClientConnection) -> None:
         """Count a connection whose handshake is done."""
@@ -159,6 +169,7 @@ class Listener:
         self.trusted = other.trusted
         self.addresses = other.addresses
         self.local_trusted = other.local_trusted
+        self._judged.clear()
         self.limits = other.limits
         self.scheme = other.scheme
         for connection in self.connections:

@@ -280,6 +280,8 @@ def _server_context(tls: Tls | IngressTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    # Each ticket is a twentieth of a handshake's cost, and a resumed handshake gives the client its next one.
+    context.num_tickets = 1
     # An empty password, so that an encrypted key is an error and not a prompt on the terminal.
     context.load_cert_chain(tls.certificate, tls.key, password="")
     return context
