@@ -32,10 +32,11 @@ VIEWER = "vic@example.org"
 
 _FENCE = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _GATEWAY = f"{LOOPBACK}:8080"
-_OF_THE_MACHINE = ("PIP_", "GIT_", "NPM_", "AWS_", "JUPYTER_", "TWINE_", "NODE_")
+_OF_THE_MACHINE = ("PIP_", "GIT_", "NPM_", "AWS_", "JUPYTER_", "TF_", "TWINE_", "NODE_")
 """Settings of the machine that would change what a client does."""
 
 _WITHOUT_A_TERMINAL = {
+    "CHECKPOINT_DISABLE": "1",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
     "PIP_CONFIG_FILE": os.devnull,
@@ -149,7 +150,7 @@ def environment(home: Path, token: Token | None = None) -> dict[str, str]:
         name: value for name, value in clean_environ(None).items() if not name.upper().startswith(_OF_THE_MACHINE)
     }
     del environ["PYTHONPATH"]
-    places = [CLIENTS / "bin", CLIENTS / "npm" / "node_modules" / ".bin", BACKENDS / "bin"]
+    places = [home / "bin", CLIENTS / "bin", CLIENTS / "npm" / "node_modules" / ".bin", BACKENDS / "bin"]
     path = os.pathsep.join([*map(str, places), os.environ["PATH"], "/usr/sbin"])
     own = {"HOME": str(home), "PATH": path, "no_proxy": "*", "LC_ALL": "C.UTF-8"}
     return environ | own | _WITHOUT_A_TERMINAL | ({"TOKEN": token.value} if token else {})
