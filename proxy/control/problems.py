@@ -185,6 +185,6 @@ def _challenge(refusal: Refusal, realm: str) -> str:
     if not realm or kind is Challenge.NONE or (kind is Challenge.INSUFFICIENT_SCOPE and not refusal.scope):
         return ""
     value = f'Bearer realm="{realm}"'
-    if kind is not Challenge.BEARER:
+    if kind is not Challenge.CREDENTIAL:
         value += f', error="{kind.value}"'
     return f'{value}, scope="{refusal.scope}"' if refusal.scope else value

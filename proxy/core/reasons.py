@@ -39,6 +39,7 @@ class Reason(StrEnum):
     REQUEST_TIMEOUT = "request_timeout"
 
     NO_CREDENTIAL = "no_credential"
+    CREDENTIAL_UNSUPPORTED = "credential_unsupported"
 
     TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - a reason's name, not a secret
     TOKEN_WRONG_SECRET = "token_wrong_secret"  # noqa: S105 - a reason's name, not a secret
@@ -58,6 +59,7 @@ class Reason(StrEnum):
     OPERATION_UNMAPPED = "operation_unmapped"
     PEER_UNTRUSTED = "peer_untrusted"
     SECOND_TARGET = "second_target"
+    ORIGIN_REFUSED = "origin_refused"
 
     AUTHORITY_UNAVAILABLE = "authority_unavailable"
     OVERLOADED = "overloaded"
@@ -79,8 +81,8 @@ class Challenge(StrEnum):
     """The ``WWW-Authenticate`` challenge of a refusal (RFC 6750 §3)."""
 
     NONE = "none"
-    BEARER = "bearer"
-    """Only ``Bearer realm=…``, and ``Basic realm=…`` as well if Basic credentials are on."""
+    CREDENTIAL = "credential"
+    """Without an error: the schemes in which a credential may be presented."""
     INVALID_REQUEST = "invalid_request"
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - RFC 6750 error code
     INSUFFICIENT_SCOPE = "insufficient_scope"
@@ -174,7 +176,13 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
     Reason.METHOD_REFUSED: _entry(405, Challenge.NONE, "Method refused", "This gateway does not serve this method."),
     Reason.REQUEST_TIMEOUT: _entry(408, Challenge.NONE, "Request timeout", "The request did not arrive in time."),
     # 401
-    Reason.NO_CREDENTIAL: _entry(401, Challenge.BEARER, "Credential required", "This resource needs a token."),
+    Reason.NO_CREDENTIAL: _entry(401, Challenge.CREDENTIAL, "Credential required", "This resource needs a token."),
+    Reason.CREDENTIAL_UNSUPPORTED: _entry(
+        401,
+        Challenge.CREDENTIAL,
+        "Credential not supported",
+        "The credential has a scheme that is not accepted here; the challenge names what is.",
+    ),
     Reason.TOKEN_UNKNOWN: _TOKEN_REFUSED,
     Reason.TOKEN_WRONG_SECRET: _TOKEN_REFUSED,
     Reason.TOKEN_EXPIRED: _TOKEN_REFUSED,
@@ -206,6 +214,12 @@ _ROWS: Final[Mapping[Reason, ReasonEntry]] = {
         Challenge.NONE,
         "Second target not permitted",
         "A header names a second resource that this gateway does not let a request name here.",
+    ),
+    Reason.ORIGIN_REFUSED: _entry(
+        403,
+        Challenge.NONE,
+        "Origin not allowed",
+        "Pages of this origin may not call this resource from a browser.",
     ),
     # 503
     Reason.AUTHORITY_UNAVAILABLE: _entry(

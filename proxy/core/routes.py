@@ -20,9 +20,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy.core.model import Access
+
+if TYPE_CHECKING:
+    from proxy.core.cors import CorsPolicy
+    from proxy.core.credential_places import CredentialPlaces
 
 ITEM_OPERATIONS: Final[Mapping[str, str]] = MappingProxyType(
     {"GET": "read", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
@@ -79,7 +83,8 @@ class Route:
     those of an item for a pattern with ``{id}``, else those of a collection. ``methods`` None is any method. ``host``
     None is any host, ``*.example.com`` any host below it. ``allow`` holds ``target.PathAllowance`` bits. ``enforce``
     False is report-only. ``second_targets`` holds the folded names of fields that name a second resource and are passed
-    to this route's backend unchecked.
+    to this route's backend unchecked. ``credentials`` None: the places for tokens of the whole gateway; ``cors`` None:
+    the CORS policy of the site.
     """
 
     index: int
@@ -94,6 +99,8 @@ class Route:
     allow: int = 0
     enforce: bool = True
     second_targets: frozenset[bytes] = frozenset()
+    credentials: CredentialPlaces | None = None
+    cors: CorsPolicy | None = None
 
     def __post_init__(self) -> None:
         validate_pattern(self.path)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from proxy.core.cors import CorsRequest
+    from proxy.core.credential_places import PresentedFields
     from proxy.core.reasons import Reason
     from proxy.core.request.second_targets import NamedTarget
     from proxy.core.routes import Match
@@ -27,7 +29,6 @@ class Exchange:
 
     __slots__ = (
         "answered",
-        "api_key",
         "authorization",
         "body",
         "body_done",
@@ -36,6 +37,7 @@ class Exchange:
         "chunked",
         "client",
         "content_length",
+        "cors",
         "entry",
         "epoch",
         "expects_continue",
@@ -50,6 +52,7 @@ class Exchange:
         "misplaced",
         "path",
         "pending_body",
+        "presented",
         "query",
         "reason",
         "refused_second",
@@ -85,7 +88,8 @@ class Exchange:
         self.host_name = ""
         self.kept: bytes = b""
         self.authorization: bytes | None = None
-        self.api_key: bytes | None = None
+        self.presented: PresentedFields | None = None
+        self.cors: CorsRequest | None = None
         self.content_length = NO_BODY
         self.chunked = False
         self.keep_alive = True

@@ -82,6 +82,10 @@ class ForwardAuthPipeline(Decider):
         """Never, because an ingress may omit the port (nginx's ``$host``)."""
         return False
 
+    def answers_preflights(self) -> bool:
+        """Never: an ingress takes 204 for an allowance, and would send the preflight to the backend."""
+        return False
+
     def identity_from(self, outputs: IdentityOutputs) -> BackendIdentity:
         """Every header on every route, so that the ingress overwrites the client's (rule 4)."""
         return BackendIdentity(outputs, on_open_routes=True)

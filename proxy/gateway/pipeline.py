@@ -15,10 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final
 
+from proxy.core.cors import CorsPolicy, CorsRequest
 from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
-from proxy.core.request.request_reading import only_reported
+from proxy.core.request.request_reading import judge, only_reported
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity
 from proxy.gateway.exchange import Exchange
@@ -69,6 +70,9 @@ class Decider(ABC):
 
     def begin(self, x: Exchange) -> None:
         """Decide a parsed request: at once on a cache hit, else in a task that asks the authority."""
+        cors = x.cors
+        if cors is not None and cors.method is not None and self._preflight(x, cors):
+            return
         reason = route(self.routes, x)
         if reason is not None:
             self.refuse(x, reason)
@@ -108,6 +112,46 @@ class Decider(ABC):
         self.responder = responder
         self.identity = self.identity_from(identity)
         self._generation += 1
+
+    def _preflight(self, x: Exchange, cors: CorsRequest) -> bool:
+        """Answer ``x`` or pass it on, if it is a preflight (Fetch standard) that a CORS policy covers.
+
+        The route is that of the request which the browser asks about. A browser sends no credential and no body with a
+        preflight, so anything that has one is judged like every other request.
+        """
+        origin, method = cors.origin, cors.method
+        if x.method != b"OPTIONS" or origin is None or method is None or x.misplaced:
+            return False
+        if x.authorization is not None or x.presented is not None or x.body is not None:
+            return False
+        match, reason = judge(self.routes, method, x.host_name, x.path)
+        policy = self.responder.cors.policy(match, x.host_name)
+        if policy is None or (policy.answers and not self.answers_preflights()):
+            return False
+        x.match = match
+        if policy.answers:
+            if policy.allows(origin):
+                self._answer_preflight(x, policy, origin)
+            else:
+                self.refuse(x, Reason.ORIGIN_REFUSED)
+        elif reason is not None:
+            self.refuse(x, reason)
+        else:
+            self._judge(x, None)
+        return True
+
+    def _answer_preflight(self, x: Exchange, policy: CorsPolicy, origin: bytes) -> None:
+        client = x.client
+        if client is None:
+            return
+        if client.draining:
+            x.keep_alive = False
+        x.status = 204
+        client.respond(x, self.responder.preflight(x, policy, origin))
+
+    def answers_preflights(self) -> bool:
+        """Whether a preflight that this entry answers ends there."""
+        return True
 
     @abstractmethod
     def identity_from(self, outputs: IdentityOutputs) -> BackendIdentity:
@@ -282,12 +326,25 @@ class ProxyPipeline(Decider):
         x.upstream = upstream = self.upstreams.pool(x.match.route.upstream)
         client = x.client
         assert client is not None
+        responder = self.responder
+        if responder.cors.owns:
+            self._own_cors(x, responder)
         if x.body_done:
             client.deadline = x.started + upstream.response_ns
         else:
             self.live.watch(x)
         self._mutator.mutate(x, self.identity.lines(x))
         self._forwarder.forward(x)
+
+    @staticmethod
+    def _own_cors(x: Exchange, responder: Responder) -> None:
+        """Set the CORS lines that replace the backend's, where patgate answers preflights."""
+        policy = responder.cors.policy(x.match, x.host_name)
+        if policy is not None and policy.answers:
+            cors = x.cors
+            if cors is None:
+                x.cors = cors = CorsRequest()
+            cors.lines = policy.response_lines(cors.origin)
 
     def hosts(self, x: Exchange) -> tuple[bytes, ...]:
         """The request's ``Host``, and that of a trusted peer's ``X-Forwarded-Host``."""

@@ -24,7 +24,7 @@ from proxy.services.secret_hasher import SecretHasher
 from proxy.services.tokens.expiry_notices import ExpiryNotices
 from proxy.services.tokens.issuance import Minter
 from proxy.services.tokens.service import TokenService
-from proxy.settings.compile import identity_outputs, route_table, token_format
+from proxy.settings.compile import credential_places, identity_outputs, route_table, token_format
 from proxy.settings.model import Settings
 from proxy.store.store import Store
 
@@ -85,7 +85,7 @@ def _gateway(settings: Settings) -> Gateway:
     """The routes, challenges, identity headers and limits with which workers under these settings decide."""
     return Gateway(
         routes=route_table(settings),
-        challenges=Challenges(realm=settings.brand, basic="basic" in settings.credentials),
+        challenges=Challenges(realm=settings.brand, places=credential_places(settings)),
         identity=identity_outputs(settings),
         longest=settings.limits.under(settings.listen.proxy.limits).request_line,
     )

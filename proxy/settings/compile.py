@@ -1,13 +1,17 @@
 """Compiling settings for the processes: the route table, the identity headers, the token format."""
 
+from collections.abc import Sequence
 from functools import reduce
 
+from proxy.core.cors import CorsPolicy, CorsSites
+from proxy.core.credential_places import AUTHORIZATION, WEBSOCKET_FIELD, CredentialPlaces, Place
 from proxy.core.identity import IdentityHeaders, IdentityNames, IdentityOutputs, names_from
 from proxy.core.request.claims import fold
 from proxy.core.request.target import PathAllowance
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import TokenFormat
 from proxy.settings.model import Settings
+from proxy.settings.sections.cors import Cors
 from proxy.settings.sections.routes import RouteSettings
 
 
@@ -18,11 +22,11 @@ def route_table(settings: Settings, places: dict[str, int] | None = None) -> Rou
     index and is added.
     """
     if places is None:
-        return RouteTable(_route(index, route) for index, route in enumerate(settings.routes))
-    return RouteTable(_route(places.setdefault(route.path, len(places)), route) for route in settings.routes)
+        return RouteTable(_route(settings, index, route) for index, route in enumerate(settings.routes))
+    return RouteTable(_route(settings, places.setdefault(route.path, len(places)), route) for route in settings.routes)
 
 
-def _route(index: int, route: RouteSettings) -> Route:
+def _route(settings: Settings, index: int, route: RouteSettings) -> Route:
     return Route(
         index=index,
         path=route.path,
@@ -35,6 +39,64 @@ def _route(index: int, route: RouteSettings) -> Route:
         allow=int(reduce(lambda bits, word: bits | PathAllowance[word.upper()], route.allow, PathAllowance.NONE)),
         enforce=route.enforce,
         second_targets=frozenset(fold(name.encode("ascii")) for name in route.second_targets),
+        credentials=_own_places(settings, route),
+        cors=None if route.cors is None else _cors(route.cors, route.credentials or settings.credentials),
+    )
+
+
+def credential_places(settings: Settings) -> CredentialPlaces:
+    """The places for tokens on routes without places of their own."""
+    return _places(settings.credentials, settings.challenge)
+
+
+def _own_places(settings: Settings, route: RouteSettings) -> CredentialPlaces | None:
+    """The places of a route that differs from the others; None if it does not."""
+    if route.credentials is None and route.challenge is None:
+        return None
+    return _places(route.credentials or settings.credentials, route.challenge)
+
+
+def _places(places: Sequence[Place], challenge: Sequence[str] | None) -> CredentialPlaces:
+    offers = None if challenge is None else [offered for word in challenge for offered in _offered(places, word)]
+    return CredentialPlaces(places, offers)
+
+
+def _offered(places: Sequence[Place], scheme: str) -> list[Place]:
+    return [place for place in places if place.key == (AUTHORIZATION, scheme.encode("ascii"))]
+
+
+def presented_fields(settings: Settings, *, websocket: bool) -> frozenset[bytes]:
+    """The names of all fields, other than ``Authorization``, that are a place on some route.
+
+    ``websocket``: also that of a WebSocket's subprotocols, where it is one.
+    """
+    places = [*settings.credentials, *(place for route in settings.routes for place in route.credentials or ())]
+    left_out = {AUTHORIZATION} if websocket else {AUTHORIZATION, WEBSOCKET_FIELD}
+    return frozenset(place.key[0] for place in places) - left_out
+
+
+def cors_sites(settings: Settings) -> CorsSites:
+    """The CORS policies of sites, and whether any route has one."""
+    places = [*settings.credentials, *(place for route in settings.routes for place in route.credentials or ())]
+    return CorsSites(
+        [(site.host, _cors(site, places)) for site in settings.cors],
+        [None if route.cors is None else _cors(route.cors, ()) for route in settings.routes],
+    )
+
+
+def _cors(cors: Cors, places: Sequence[Place]) -> CorsPolicy:
+    headers = cors.headers
+    if headers is None:
+        fields = {place.key[0]: place.header for place in places if place.key[0] != WEBSOCKET_FIELD}
+        headers = (*fields.values(), "Content-Type")
+    return CorsPolicy(
+        origins=frozenset(cors.origins),
+        methods=cors.methods,
+        headers=headers,
+        expose=cors.expose,
+        credentials=cors.credentials,
+        max_age=int(cors.max_age),
+        answers=cors.preflight == "answer",
     )
 
 

@@ -17,9 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from proxy.core.credential_places import DEFAULT_PLACES
 from proxy.settings.addresses import StoreUrl, WebhookUrl, without_password
 from proxy.settings.names import Brand, Name, PermissionText
 from proxy.settings.section import FilePath, Section, Timeout
+from proxy.settings.sections.cors import SiteCors
+from proxy.settings.sections.credentials import Challenged, Places
 from proxy.settings.sections.listeners import HeaderBytes, HeaderCount, Listen, ListenerLimits, RequestLine
 from proxy.settings.sections.routes import Headers, Identity, RouteSettings
 from proxy.settings.sections.upstreams import Upstream
@@ -197,12 +200,10 @@ class Settings(Section):
     """Number of gateway processes."""
     listen: Listen = Listen()
     """The addresses to listen on."""
-    credentials: Annotated[tuple[Literal["bearer", "basic", "x-api-key"], ...], Field(min_length=1)] = (
-        "bearer",
-        "basic",
-        "x-api-key",
-    )
+    credentials: Places = DEFAULT_PLACES
     """Where a request may carry its token."""
+    challenge: Challenged | None = None
+    """Schemes that a 401 offers, in this order; `null`: all of `credentials`, in their order."""
     upstreams: dict[Name, Upstream] = {}  # noqa: RUF012 - pydantic copies defaults
     """The backends, by name."""
     roles: dict[Name, tuple[PermissionText, ...]] = {}  # noqa: RUF012 - pydantic copies defaults
@@ -211,6 +212,8 @@ class Settings(Section):
     """The first match wins; a request without a match is refused."""
     identity: Identity = Identity()
     """The identity headers for the backends."""
+    cors: tuple[SiteCors, ...] = ()
+    """CORS of whole sites: the first entry whose host matches applies to routes that have none of their own."""
     headers: Headers = Headers()
     """The handling of client headers."""
     policy: Policy = Policy()

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from proxy.core.identity import IdentityNameError, names_from
-from proxy.settings.checks import files, listeners, routes
+from proxy.settings.checks import credentials, files, listeners, routes
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc
+from proxy.settings.sections.credentials import place_name
 from proxy.settings.sections.upstreams import UpstreamTls
 from proxy.settings.values import quoted
 
@@ -63,10 +64,15 @@ def warnings(settings: Settings) -> Iterator[RuleViolation]:
 
 def _no_repeats(candidate: Candidate) -> Iterator[RuleViolation]:
     settings = candidate.settings
-    lists: list[tuple[Loc, tuple[str, ...]]] = [(("credentials",), settings.credentials)]
+    lists: list[tuple[Loc, tuple[str, ...]]] = [
+        (("credentials",), tuple(map(place_name, settings.credentials))),
+        (("challenge",), settings.challenge or ()),
+    ]
     lists += [(("roles", name), permissions) for name, permissions in settings.roles.items()]
     for index, route in enumerate(settings.routes):
         lists += [(("routes", index, "methods"), route.methods or ()), (("routes", index, "allow"), route.allow)]
+        lists += [(("routes", index, "credentials"), tuple(map(place_name, route.credentials or ())))]
+        lists += [(("routes", index, "challenge"), route.challenge or ())]
     for loc, values in lists:
         for place, value in enumerate(values):
             if value in values[:place] and candidate.sound(loc):
@@ -100,6 +106,8 @@ RULES: Final[tuple[Callable[[Candidate], Iterator[RuleViolation]], ...]] = (
     _upstreams,
     routes.meanings,
     routes.second_targets,
+    credentials.places,
+    credentials.cors,
     routes.unreachable,
     _no_repeats,
     _identity,

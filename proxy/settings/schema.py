@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 from proxy.settings import model
-from proxy.settings.sections import listeners, routes, upstreams
+from proxy.settings.sections import cors, listeners, routes, upstreams
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -28,11 +28,14 @@ def json_schema() -> dict[str, Any]:
 def _meanings() -> dict[str, dict[str, str]]:
     """The docstring of every field, by class and field."""
     meanings: dict[str, dict[str, str]] = {}
-    modules = (model, listeners, routes, upstreams)
+    modules = (model, cors, listeners, routes, upstreams)
     for section in chain.from_iterable(ast.parse(inspect.getsource(module)).body for module in modules):
         if not isinstance(section, ast.ClassDef):
             continue
         fields = meanings.setdefault(section.name, {})
+        for base in section.bases:
+            if isinstance(base, ast.Name):
+                fields.update(meanings.get(base.id, {}))
         for field, text in pairwise(section.body):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):

@@ -281,7 +281,7 @@ def test_every_reason_is_documented_as_the_table_of_reasons_has_it() -> None:
         ):
             assert reason not in documented
             assert advice.endswith("."), reason
-            challenge = Challenge(error[1]) if error else Challenge.BEARER if status == "401" else Challenge.NONE
+            challenge = Challenge(error[1]) if error else Challenge.CREDENTIAL if status == "401" else Challenge.NONE
             documented[reason] = (int(status), public, title, challenge)
     rows = {reason: row for reason, row in TABLE.items() if reason is not Reason.ALLOWED}
     assert documented == {

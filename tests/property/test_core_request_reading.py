@@ -34,7 +34,7 @@ def test_a_single_request_line_is_read_as_in_a_whole_head(method: bytes, target:
     parser = HeadParser(
         search=SEARCH,
         stripped=(),
-        api_key=True,
+        presented=(b"x-api-key",),
         max_headers=10,
         max_request_line=LONGEST,
         max_body=None,

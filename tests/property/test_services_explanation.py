@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.challenge import Challenges
+from proxy.core.credential_places import API_KEY, BASIC, BEARER, DEFAULT, CredentialPlaces, Place
 from proxy.core.decision import decide
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.kinds import Kind, Reach
@@ -39,6 +40,13 @@ TARGETS = (
     "/" + "a" * 80,     "http://api.example/v1/things", "http://other.example/v1/things",
 )  # fmt: skip
 METHODS = (*["GET"] * 8, "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "get", "TRACE", "CONNECT", "PURGE", "G T")
+PLACES = (
+    DEFAULT,
+    CredentialPlaces([BEARER]),
+    CredentialPlaces([BEARER, BASIC], [BASIC]),
+    CredentialPlaces([API_KEY]),
+    CredentialPlaces([Place(header="Authorization", scheme="token"), BEARER]),
+)
 permissions = st.lists(
     st.sampled_from(("*:*", "things:*", "things:read", "things/7:update", "*:list", "*:create", "other:read")),
     max_size=3,
@@ -119,7 +127,7 @@ def decided(
     parser = HeadParser(
         search=SEARCH,
         stripped=(),
-        api_key=True,
+        presented=(b"x-api-key",),
         max_headers=10,
         max_request_line=LONGEST,
         max_body=None,
@@ -138,24 +146,33 @@ def decided(
 
 
 @settings(max_examples=300)
-@given(made=routes, row=tokens(), method=st.sampled_from(METHODS), target=st.sampled_from(TARGETS), basic=st.booleans())
+@given(
+    made=routes,
+    row=tokens(),
+    method=st.sampled_from(METHODS),
+    target=st.sampled_from(TARGETS),
+    places=st.sampled_from(PLACES),
+    own=st.sampled_from((None, *PLACES)),
+)
 def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
     made: list[tuple[str, Access, str | None, frozenset[str] | None, str | None, int, bool, dict[str, str]]],
     row: TokenGrantRow,
     method: str,
     target: str,
-    basic: bool,
+    places: CredentialPlaces,
+    own: CredentialPlaces | None,
 ) -> None:
     table = RouteTable(
         Route(
             index=index, path=path, access=access, entity=entity, methods=methods, host=host, allow=allow,
-            enforce=enforce, operations=operations,
+            enforce=enforce, operations=operations, credentials=own if index % 2 else None,
         )
         for index, (path, access, entity, methods, host, allow, enforce, operations) in enumerate(made)
     )  # fmt: skip
+    challenges = Challenges(realm="acme", places=places)
     gateway = Gateway(
         routes=table,
-        challenges=Challenges(realm="acme", basic=basic),
+        challenges=challenges,
         identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=LONGEST,
     )
@@ -176,11 +193,13 @@ def test_the_explained_verdict_is_the_one_that_the_gateway_reaches(
         (only,) = failed
         assert only.step is FAILED.get(reason, Step.ROUTE)
         assert only.text
-        answer = Responder(realm="acme", basic=basic).refusal(x, reason)
+        answer = Responder(challenges=challenges).refusal(x, reason)
         lines = [line for line in answer.split(b"\r\n") if line.startswith(b"WWW-Authenticate: ")]
         assert [f"WWW-Authenticate: {value}".encode() for value in explained.challenge] == lines
         assert answer.startswith(f"HTTP/1.1 {document['status']} ".encode())
-        assert bool(lines) is (TABLE[reason].challenge is not Challenge.NONE)
+        here = places if x.match is None else x.match.route.credentials or places
+        expected = TABLE[reason].status == 401 or BEARER in here.offers
+        assert bool(lines) is (TABLE[reason].challenge is not Challenge.NONE and expected)
     results = [step.result for step in explained.findings.steps()]
     ends = next((place for place, result in enumerate(results) if result is not Result.PASS), len(results))
     assert all(result is not Result.PASS for result in results[ends:])

@@ -82,7 +82,7 @@ def names_something(name: str) -> bool:
 
 
 def test_every_module_that_a_docstring_or_comment_names_exists() -> None:
-    """Names in double backticks, with or without ``proxy.``; the x of ``settings.x`` may be a field of a section."""
+    """Names in double backticks, with or without ``proxy.``; the last name after ``settings`` may be a field."""
     dotted = re.compile(rf"``(?:proxy\.)?((?:{'|'.join(sorted(ROOMS))})(?:\.\w+)+)")
     fields = (ROOT / "proxy" / "settings" / "model.py").read_text("utf-8")
     missing = {

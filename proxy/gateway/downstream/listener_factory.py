@@ -18,6 +18,7 @@ from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.pipeline import Decider
 from proxy.observe.logs import Logger
+from proxy.settings.compile import presented_fields
 from proxy.settings.model import Limits, Settings
 from proxy.settings.sections.listeners import ForwardAuthListener, ProxyListener
 
@@ -42,7 +43,9 @@ def listener(
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
             # The headers of a forward-auth call stay with the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
-            api_key="x-api-key" in settings.credentials,
+            # A WebSocket arrives at the proxy only: an ingress would forward the token with the other subprotocols.
+            presented=presented_fields(settings, websocket=name == PROXY),
+            cors=pipeline.responder.cors.on,
             max_headers=limits_of(name, settings).headers,
             max_request_line=limits.max_request_line,
             max_body=limits.max_body,

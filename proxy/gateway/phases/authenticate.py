@@ -3,7 +3,8 @@
 Rules of this module:
 1. Nothing is accepted unless the lease on the shared page is valid and the cache has applied every change up to the
    epoch that the page showed when the request was first examined.
-2. A credential is taken from one place only; two of them are ambiguous and refused.
+2. A credential is taken from one place of the route only; two of them are ambiguous and refused
+   (``core.credential_places``).
 3. A wrong checksum is refused here, without a lookup. A wrong secret of a known prefix is refused here too, without
    argon2: the keyed digest that came with the grant decides, in constant time.
 4. Requests share the grant of a prefix; every presented secret is verified by itself.
@@ -12,19 +13,25 @@ Rules of this module:
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 import time
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
+from proxy.core.credential_places import (
+    AUTHORIZATION,
+    WEBSOCKET_FIELD,
+    CredentialPlaces,
+    Presented,
+    is_patgates,
+    protocols,
+)
 from proxy.core.errors import AuthorityOverloaded, AuthorityUnavailable
 from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.model import RefusedGrant
 from proxy.core.reasons import Reason
+from proxy.core.routes import Route
 from proxy.core.token import TokenFormat, verify_digest
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange
@@ -33,7 +40,6 @@ from proxy.gateway.grants.cache import CacheEntry, GrantCache
 from proxy.observe import defects
 
 _ATTEMPTS: Final = 8
-_SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?: +([\x21-\x7e]+))?[ \t]*")
 
 
 class Pending(Enum):
@@ -48,8 +54,8 @@ PENDING: Final = Pending.PENDING
 class Authenticator:
     """Finds the grant of a request's credential.
 
-    ``page`` is the shared page as 8-byte words; ``schemes`` are the places where a token may be presented ("bearer",
-    "basic", "x-api-key").
+    ``page`` is the shared page as 8-byte words; ``places`` are where a token may be presented on routes that have no
+    places of their own, and ``routes`` all routes.
     """
 
     def __init__(
@@ -60,7 +66,8 @@ class Authenticator:
         page: memoryview[int],
         tokens: TokenFormat,
         identity: IdentityOutputs,
-        schemes: Iterable[str],
+        places: CredentialPlaces,
+        routes: Iterable[Route] = (),
     ) -> None:
         self._cache = cache
         self._link = link
@@ -68,7 +75,10 @@ class Authenticator:
         self._tokens = tokens
         self.search = TokenSearch(tokens)
         self._identity = identity
-        self._schemes = frozenset(schemes)
+        self._places = places
+        self._of_routes = _own_places(routes, places)
+        # Where all routes have the same places, a cached credential needs no look at its place.
+        self._uniform = not self._of_routes
         self.hits = 0
         self.misses = 0
 
@@ -79,14 +89,17 @@ class Authenticator:
         if page[SLOT_LEASE] <= x.started:
             return Reason.AUTHORITY_UNAVAILABLE
         cache = self._cache
-        if x.authorization is not None:
-            if x.api_key is not None:
-                return Reason.CREDENTIAL_AMBIGUOUS
-            digest = cache.credential_digest(x.authorization)
-        elif x.api_key is not None:
-            digest = cache.credential_digest(b"\0" + x.api_key)
+        presented: Presented | Reason | None = None
+        if x.presented is None and self._uniform:
+            authorization = x.authorization
+            if authorization is None:
+                return Reason.NO_CREDENTIAL
+            digest = cache.credential_digest(authorization)
         else:
-            return Reason.NO_CREDENTIAL
+            presented = self._presented(x)
+            if isinstance(presented, Reason):
+                return presented
+            digest = cache.credential_digest(presented.cache_key)
         if cache.applied == epoch:
             entry = cache.by_credential.get(digest)
             if entry is not None:
@@ -94,20 +107,24 @@ class Authenticator:
                 x.entry = entry
                 self.hits += 1
                 return None
-        token = self.token_of(x)
+        if presented is None:
+            presented = self._presented(x)
+        token = presented if isinstance(presented, Reason) else presented.token()
         if isinstance(token, Reason):
             return token
         parsed = self._tokens.parse(token)
         return Reason.TOKEN_UNKNOWN if parsed is None else self._by_prefix(x, token, parsed.prefix, digest)
 
-    def follow(self, identity: IdentityOutputs, schemes: Iterable[str]) -> bool:
+    def follow(self, identity: IdentityOutputs, places: CredentialPlaces, routes: Iterable[Route]) -> bool:
         """Use these identity outputs and credential places from now on. True if they differ from the previous ones.
 
         The caller then resets the cache: its entries depend on the previous outputs and places.
         """
-        before = (self._identity, self._schemes)
-        self._identity, self._schemes = identity, frozenset(schemes)
-        return before != (self._identity, self._schemes)
+        before = (self._identity, self._places.keys, self._of_routes)
+        self._identity, self._places = identity, places
+        self._of_routes = _own_places(routes, places)
+        self._uniform = not self._of_routes
+        return before != (identity, places.keys, self._of_routes)
 
     @property
     def epoch(self) -> int:
@@ -133,14 +150,17 @@ class Authenticator:
             return Reason.AUTHORITY_UNAVAILABLE
 
     async def _settle(self, x: Exchange) -> Reason | None:
-        token = self.token_of(x)
+        presented = self._presented(x)
+        if isinstance(presented, Reason):
+            return presented
+        token = presented.token()
         if isinstance(token, Reason):
             return token
         parsed = self._tokens.parse(token)
         if parsed is None:
             return Reason.TOKEN_UNKNOWN
-        digest, prefix = self._credential_digest(x), parsed.prefix
         cache, link = self._cache, self._link
+        digest, prefix = cache.credential_digest(presented.cache_key), parsed.prefix
         for _ in range(_ATTEMPTS):
             if cache.applied < x.epoch:
                 await link.sync(x.epoch)
@@ -168,44 +188,60 @@ class Authenticator:
                 return outcome
         return Reason.AUTHORITY_UNAVAILABLE
 
-    def token_of(self, x: Exchange) -> str | Reason:
-        """The token that ``x`` presents, or the reason it has none: RFC 6750 section 2.1, RFC 7617, ``X-API-Key``."""
-        if x.api_key is not None:
-            return x.api_key.decode("latin-1") if x.api_key else Reason.CREDENTIAL_MALFORMED
-        if x.authorization is None:
-            return Reason.NO_CREDENTIAL
-        matched = _SCHEME.fullmatch(x.authorization)
-        if matched is None:
-            return Reason.CREDENTIAL_MALFORMED
-        scheme = matched[1].lower().decode("ascii")
-        if scheme not in self._schemes:
-            return Reason.NO_CREDENTIAL
-        if matched[2] is None:
-            return Reason.CREDENTIAL_MALFORMED
-        if scheme == "bearer":
-            return matched[2].decode("ascii")
-        return _basic(matched[2])
-
     def prefix_of(self, x: Exchange) -> str | None:
         """The public prefix of the token that ``x`` presents, which logs may show; None without a well-formed token."""
-        token = self.token_of(x)
+        presented = self._choose(x)
+        token = presented if isinstance(presented, Reason) else presented.token()
         parsed = None if isinstance(token, Reason) else self._tokens.parse(token)
         return None if parsed is None else parsed.prefix
 
     def foreign_credentials(self, x: Exchange) -> bytes:
-        """The credential lines of ``x`` that are not patgate's, as received: they belong to the backend's own login."""
-        lines = b""
-        if x.authorization is not None and not self.search.contains_credential(x.authorization):
-            lines += b"\r\nAuthorization: " + x.authorization
-        if x.api_key is not None and not self.search.contains_credential(x.api_key):
-            lines += b"\r\nX-API-Key: " + x.api_key
-        return lines
+        """The lines of ``x`` in credential places that are not patgate's: they belong to the backend's own login.
 
-    def _credential_digest(self, x: Exchange) -> bytes:
-        if x.authorization is not None:
-            return self._cache.credential_digest(x.authorization)
-        # A NUL cannot occur in a field value, so an Authorization value never has the digest of an API key.
-        return self._cache.credential_digest(b"\0" + (x.api_key or b""))
+        The credential by which ``x`` was authenticated is not among them, nor is any field that contains a token.
+        """
+        chosen: Presented | Reason | None = None if x.entry is None else self._choose(x)
+        others = self._others(x, chosen.field if isinstance(chosen, Presented) else b"")
+        return b"".join([b"\r\n" + line for value, line in others if not self.search.contains_credential(value)])
+
+    def _presented(self, x: Exchange) -> Presented | Reason:
+        """The credential of ``x``, or the reason to refuse it: no credential, several, or a token in another field."""
+        chosen = self._choose(x)
+        presented = x.presented
+        if presented is None or presented.drop_misplaced or chosen is Reason.CREDENTIAL_AMBIGUOUS:
+            return chosen
+        # Without a credential, Authorization is the one that was meant, and the refusal is about its scheme.
+        others = self._others(x, chosen.field if isinstance(chosen, Presented) else AUTHORIZATION)
+        if any([self.search.contains_credential(value) for value, _ in others]):
+            return Reason.TOKEN_MISPLACED
+        return chosen
+
+    def _choose(self, x: Exchange) -> Presented | Reason:
+        return self._places_for(x).choose(x.authorization, x.presented, websocket=x.websocket)
+
+    def _others(self, x: Exchange, field: bytes) -> list[tuple[bytes, bytes]]:
+        """The value and the line of every field of ``x`` that is a place on some route, except ``field``."""
+        others: list[tuple[bytes, bytes]] = []
+        authorization, presented = x.authorization, x.presented
+        if authorization is not None and field != AUTHORIZATION:
+            others.append((authorization, b"Authorization: " + authorization))
+        if presented is None:
+            return others
+        websocket = x.websocket and self._places_for(x).websocket
+        for name, value, line in presented.fields:
+            if name == WEBSOCKET_FIELD and websocket:
+                left = b", ".join([each for each in protocols(value) if not is_patgates(each)])
+                if left:
+                    others.append((left, b"Sec-WebSocket-Protocol: " + left))
+            elif name != field:
+                others.append((value, line))
+        return others
+
+    def _places_for(self, x: Exchange) -> CredentialPlaces:
+        """The places of the route of ``x``."""
+        match = x.match
+        own = None if match is None else match.route.credentials
+        return self._places if own is None else own
 
     def _by_prefix(self, x: Exchange, token: str, prefix: str, digest: bytes) -> Reason | Pending | None:
         """Judge the credential by what the cache holds for its prefix; ``PENDING`` if that is not enough."""
@@ -226,13 +262,7 @@ class Authenticator:
         return None
 
 
-def _basic(encoded: bytes) -> str | Reason:
-    """The token in Basic credentials: the password, or the user name when the password is empty or a placeholder."""
-    try:
-        user, colon, password = base64.b64decode(encoded, validate=True).decode("latin-1").partition(":")
-    except binascii.Error:
-        return Reason.CREDENTIAL_MALFORMED
-    if not colon:
-        return Reason.CREDENTIAL_MALFORMED
-    token = user if password in ("", "x-oauth-basic") else password
-    return token or Reason.CREDENTIAL_MALFORMED
+def _own_places(routes: Iterable[Route], places: CredentialPlaces) -> frozenset[CredentialPlaces]:
+    """The sets of places of routes that take tokens elsewhere than in ``places``."""
+    own = [route.credentials for route in routes if route.credentials is not None]
+    return frozenset(each for each in own if each.keys != places.keys)

@@ -3,7 +3,7 @@
 Rules of this module:
 1. The path and query are the bytes that were judged; they are never rewritten.
 2. Field lines are the client's that ``parse`` kept, in their order, then the gateway's own, each exactly once.
-3. The credential is not forwarded, unless it is not patgate's and the route leaves the login to the backend.
+3. The credential is not forwarded. A field that could have carried it, and is the application's own, is.
 4. The identity lines come from ``backend_identity``; this module never chooses them.
 5. Every request is marked with ``Via`` (RFC 9110 section 7.6.3), after the ``Via`` lines that it arrived with.
 """
@@ -36,7 +36,7 @@ class Mutator:
         """Set ``x.upstream_head``, which contains the ``identity`` lines."""
         client = x.client
         assert client is not None
-        foreign = self._foreign_credentials(x) if x.entry is None else b""
+        foreign = b"" if x.entry is not None and x.presented is None else self._foreign_credentials(x)
         x.upstream_head = b"".join(
             (
                 x.method,

@@ -9,7 +9,8 @@ Rules of this module:
    "_" or "." for "-", is dropped, never forwarded (docs/threat-model.md §2).
 4. Forwarded field lines keep their order, case and repeats.
 5. A token may occur only where a credential is presented (``core/token_search.py``): not in the target, and not in any
-   other field, forwarded or not.
+   other field, forwarded or not. Which fields these are depends on the route, which is not known yet: fields that are
+   a place on some route are kept apart, and the authenticate phase chooses among them.
 6. A field that names a second resource is forwarded, and kept for the phase that judges it.
 7. A request that has passed this node before, or that may not be forwarded any further, ends here (RFC 9110 sections
    7.6.2 and 7.6.3): two gateways in front of each other must not exhaust themselves with one request.
@@ -22,6 +23,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
+from proxy.core.cors import CorsRequest
+from proxy.core.credential_places import PresentedFields
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import FAMILY_NAMES, fold
 from proxy.core.request.request_reading import TOKEN, host_name, is_connect, is_query, other_form
@@ -44,7 +47,7 @@ class Field(IntEnum):
     CONTENT_LENGTH = 5
     TRANSFER_ENCODING = 6
     EXPECT = 7
-    API_KEY = 8
+    PRESENTED = 8
     FORWARDED = 9
     UPGRADE = 10
     VIA = 11
@@ -52,6 +55,8 @@ class Field(IntEnum):
     SECOND_TARGET = 13
     LOGIN = 14
     BELIEVED = 15
+    ORIGIN = 16
+    REQUEST_METHOD = 17
 
 
 # The usual ones as plain integers, because comparing enumeration members costs more.
@@ -95,19 +100,20 @@ _NEVER_NOMINATED: Final = frozenset((b"host", b"authorization", b"content-length
 class HeadParser:
     """Parses request heads for one listener.
 
-    ``stripped`` are folded names that are always removed; ``api_key``: ``X-API-Key`` carries credentials here;
-    ``second_targets`` are folded names of fields that name another resource, in any spelling; ``believed`` are names of
-    fields that are forwarded when a trusted peer sent them. ``search`` finds misplaced tokens; ``drop_misplaced``: a
-    field that contains one is dropped, instead of the request being refused. ``max_headers`` is the largest number of
-    field lines; ``max_request_line`` (without its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's
-    name in ``Via``; without it, loops are not detected.
+    ``stripped`` are folded names that are always removed; ``presented`` are folded names of fields, other than
+    ``Authorization``, that carry credentials on some route; ``second_targets`` are folded names of fields that name
+    another resource, in any spelling; ``believed`` are names of fields that are forwarded when a trusted peer sent
+    them. ``search`` finds misplaced tokens; ``drop_misplaced``: a field that contains one is dropped, instead of the
+    request being refused. ``cors``: some route has a CORS policy. ``max_headers`` is the largest number of field lines;
+    ``max_request_line`` (without its CRLF) and ``max_body`` are in bytes. ``pseudonym`` is this node's name in ``Via``;
+    without it, loops are not detected.
     """
 
     def __init__(
         self,
         *,
         stripped: Iterable[bytes],
-        api_key: bool,
+        presented: Iterable[bytes],
         max_headers: int,
         max_request_line: int,
         max_body: int | None,
@@ -115,6 +121,7 @@ class HeadParser:
         second_targets: Iterable[bytes] = (),
         believed: Iterable[bytes] = (),
         drop_misplaced: bool = False,
+        cors: bool = False,
         pseudonym: bytes = b"",
     ) -> None:
         fields: dict[bytes, Field] = dict.fromkeys(second_targets, Field.SECOND_TARGET)
@@ -129,12 +136,16 @@ class HeadParser:
         fields[b"transfer-encoding"] = Field.TRANSFER_ENCODING
         fields[b"expect"] = Field.EXPECT
         fields[b"upgrade"] = Field.UPGRADE
-        if api_key:
-            fields[b"x-api-key"] = Field.API_KEY
+        own = frozenset(presented)
+        fields.update(dict.fromkeys(own, Field.PRESENTED))
+        if cors:
+            fields[b"origin"] = Field.ORIGIN
+            fields[b"access-control-request-method"] = Field.REQUEST_METHOD
         if pseudonym:
             fields[b"via"] = Field.VIA
             fields[b"max-forwards"] = Field.MAX_FORWARDS
         self._fields = fields
+        self._never_nominated = _NEVER_NOMINATED | own
         self._pseudonym = pseudonym
         self._search = search
         self._drop_misplaced = drop_misplaced
@@ -295,10 +306,11 @@ class HeadParser:
             if x.version:
                 x.expects_continue = True
                 kept.append(b"Expect: 100-continue")
-        elif code == Field.API_KEY:
-            if x.api_key is not None:
-                return Reason.CREDENTIAL_AMBIGUOUS
-            x.api_key = value
+        elif code == Field.PRESENTED:
+            presented = x.presented
+            if presented is None:
+                x.presented = presented = PresentedFields(drop_misplaced=self._drop_misplaced)
+            presented.fields.append((name.lower(), value, line))
         elif code == Field.FORWARDED:
             if x.forwarded is None:
                 x.forwarded = []
@@ -321,6 +333,15 @@ class HeadParser:
         elif code == Field.UPGRADE:
             # Any other protocol or list of protocols is dropped with its field (RFC 9110 section 7.8).
             x.websocket = value.lower() == b"websocket" and x.method == b"GET" and x.version == 1
+        elif code == Field.ORIGIN or code == Field.REQUEST_METHOD:
+            cors = x.cors
+            if cors is None:
+                x.cors = cors = CorsRequest()
+            if code == Field.ORIGIN:
+                cors.has_origin(value)
+            else:
+                cors.method = value
+            kept.append(line)
         elif code == Field.VIA:
             # Anywhere in the value, even in a comment: the name is random, so only this node has put it there.
             if self._pseudonym in value:
@@ -353,7 +374,7 @@ class HeadParser:
         x.keep_alive = b"close" not in options and (x.version == 1 or b"keep-alive" in options)
         nominated = options - {b"close", b"keep-alive", b"upgrade"}
         x.websocket = x.websocket and b"upgrade" in options
-        if nominated & _NEVER_NOMINATED:
+        if nominated & self._never_nominated:
             return Reason.REQUEST_MALFORMED
         if nominated:
             x.kept = without_fields(x.kept, nominated)

@@ -5,7 +5,9 @@ Rules of this module:
 2. A response that breaks off after its head was sent aborts the client's connection, so that it never looks complete.
 3. A backend's hop-by-hop fields (RFC 9110 section 7.6.1) and trailers (section 6.5.1) are not forwarded. A response
    without ``Date`` gets one (section 6.6.1). A 426 keeps its ``Upgrade`` (section 15.5.22) and a 407 its challenge
-   (section 11.7.1), because they are meaningless without. Nothing else is added and nothing is changed.
+   (section 11.7.1), because they are meaningless without. Where patgate answers preflights, its CORS fields replace the
+   backend's (``core.cors``). A WebSocket without a subprotocol gets patgate's own, if the client offered it
+   (``core.credential_places``). Nothing else is added and nothing is changed.
 4. The upstream connection is reused only when both messages have ended and no bytes follow the response.
 """
 
@@ -15,6 +17,8 @@ import re
 import time
 from typing import Final, Protocol
 
+from proxy.core.cors import owned
+from proxy.core.credential_places import WEBSOCKET_MARK, offers_mark
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import fold
 from proxy.core.request.request_reading import TOKEN
@@ -89,6 +93,7 @@ _UPGRADE_REQUIRED: Final = 426
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
 _UPGRADED: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _EVENT_STREAM: Final = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream[ \t]*(?:[;\r]|$)", re.IGNORECASE)
+_SUBPROTOCOL: Final = re.compile(rb"\r\nsec-websocket-protocol:", re.IGNORECASE)
 _BODILESS: Final = frozenset((204, 304))
 """RFC 9110 section 6.4.1. 1xx is handled before, and responses to HEAD are known by their request."""
 _UNUSUAL: Final = _BODILESS | {_UPGRADE_REQUIRED}
@@ -250,6 +255,10 @@ class Relay:
         x.response_started = True
         x.tunnel = True
         x.keep_alive = False
+        presented = x.presented
+        if presented is not None and offers_mark(presented) and _SUBPROTOCOL.search(kept) is None:
+            # A browser that offered subprotocols needs one to be selected, and this backend selects none.
+            kept += b"\r\nSec-WebSocket-Protocol: " + WEBSOCKET_MARK
         out = b"".join((line.text, kept, _UPGRADED, rest))
         x.bytes_out = len(out)
         transport.write(out)
@@ -265,6 +274,9 @@ class Relay:
         transport = client.transport
         assert transport is not None
         kept, length, chunked, connection.keep, upgrade = fields
+        cors = x.cors
+        if cors is not None and cors.lines is not None:
+            kept = owned(kept, cors.lines)
         x.status = status = line.status
         x.answered = _now_ns()
         if not x.body_done or x.websocket or client.draining:

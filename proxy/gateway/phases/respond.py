@@ -1,7 +1,8 @@
-"""The respond phase: builds every response that the gateway itself produces, for refusals and upstream failures.
+"""The respond phase: builds every response that the gateway itself produces: refusals, failures, answered preflights.
 
 The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decision``; the challenge comes from
-``core.challenge``. Neither repeats anything that the client sent.
+``core.challenge``, and the CORS fields, with which a browser's code may read the refusal, from ``core.cors``. Nothing
+repeats what the client sent, except an origin that the configuration lists.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from typing import Final
 
 from proxy.core.challenge import Challenges
+from proxy.core.cors import NO_CORS, CorsPolicy, CorsSites
 from proxy.core.reasons import TABLE, Reason
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.date import HttpClock
@@ -34,10 +36,11 @@ _PHRASES: Final = {
 
 
 class Responder:
-    """Builds refusals. ``realm`` is the brand; ``basic``: challenges offer Basic credentials too."""
+    """Builds refusals with these challenges. ``cors`` has the CORS policies of sites and routes."""
 
-    def __init__(self, *, realm: str, basic: bool) -> None:
-        self._challenges = Challenges(realm=realm, basic=basic)
+    def __init__(self, *, challenges: Challenges, cors: CorsSites = NO_CORS) -> None:
+        self._challenges = challenges
+        self.cors = cors
         self._clock = HttpClock()
 
     def refusal(self, x: Exchange, reason: Reason) -> bytes:
@@ -62,6 +65,13 @@ class Responder:
         ]
         for value in self._challenges.values(entry.challenge, x.match):
             lines.append(b"WWW-Authenticate: " + value + b"\r\n")
+        cors = x.cors
+        if cors is not None:
+            policy = self.cors.policy(x.match, x.host_name)
+            if policy is not None:
+                added = policy.response_lines(cors.origin)
+                if added:
+                    lines.append(added[2:] + b"\r\n")
         if entry.retry:
             lines.append(b"Retry-After: %d\r\n" % _RETRY_AFTER_SECONDS)
         if reason is Reason.METHOD_REFUSED:
@@ -73,4 +83,19 @@ class Responder:
         lines.append(b"\r\n")
         if not x.head_only:
             lines.append(body)
+        return b"".join(lines)
+
+    def preflight(self, x: Exchange, policy: CorsPolicy, origin: bytes) -> bytes:
+        """The complete response to the preflight ``x`` of ``origin``, which the policy allows."""
+        lines = [
+            b"HTTP/1.1 204 No Content\r\n",
+            self._clock.date_line() + b"\r\n",
+            b"X-Request-Id: " + x.request_id,
+            policy.preflight_lines(origin) + b"\r\n",
+        ]
+        if not x.keep_alive:
+            lines.append(b"Connection: close\r\n")
+        elif not x.version:
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
         return b"".join(lines)

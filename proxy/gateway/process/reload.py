@@ -33,7 +33,7 @@ from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import logs
 from proxy.settings.boot import read_settings
-from proxy.settings.compile import identity_outputs, route_table
+from proxy.settings.compile import credential_places, identity_outputs, route_table
 from proxy.settings.model import Settings
 
 _RESOLVE_SECONDS: Final = 2.0
@@ -194,7 +194,7 @@ class Reloader:
         self._prepared = None
         settings = new.settings
         responder = worker.responder(settings)
-        if running.authenticator.follow(new.identity, settings.credentials):
+        if running.authenticator.follow(new.identity, credential_places(settings), new.routes.routes):
             running.cache.reset(running.cache.applied)
         running.cache.resize(capacity=settings.cache.entries, absent_capacity=settings.cache.absent)
         running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
+from proxy.core.challenge import Challenges
 from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandSource
@@ -43,7 +44,7 @@ from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
-from proxy.settings.compile import identity_outputs, route_table, token_format
+from proxy.settings.compile import cors_sites, credential_places, identity_outputs, route_table, token_format
 from proxy.settings.model import Settings
 
 _SWEEP_SECONDS: Final = 0.5
@@ -185,7 +186,8 @@ class Worker:
             page=page.view.words,
             tokens=self._tokens,
             identity=identity,
-            schemes=settings.credentials,
+            places=credential_places(settings),
+            routes=routes.routes,
         )
         recorder = ExchangeRecorder(
             routes.routes,
@@ -255,7 +257,8 @@ class Worker:
 
     def responder(self, settings: Settings) -> Responder:
         """The builder of the gateway's own responses."""
-        return Responder(realm=settings.brand, basic="basic" in settings.credentials)
+        challenges = Challenges(realm=settings.brand, places=credential_places(settings))
+        return Responder(challenges=challenges, cors=cors_sites(settings))
 
     async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
         """Resolve the addresses of new servers, within ``seconds``."""

@@ -65,6 +65,7 @@ class Subject:
 
 FAILED: Final[Mapping[Reason, Step]] = {
     Reason.NO_CREDENTIAL: Step.TOKEN,
+    Reason.CREDENTIAL_UNSUPPORTED: Step.TOKEN,
     Reason.TOKEN_UNKNOWN: Step.TOKEN,
     Reason.TOKEN_WRONG_SECRET: Step.TOKEN,
     Reason.TOKEN_REVOKED: Step.TOKEN,

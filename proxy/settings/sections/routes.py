@@ -9,6 +9,8 @@ from proxy.core.model import Access
 from proxy.core.request.second_targets import UNJUDGED
 from proxy.settings.names import EntityName, HeaderName, HostPattern, Method, Name, OperationName, PathPattern
 from proxy.settings.section import Section
+from proxy.settings.sections.cors import Cors
+from proxy.settings.sections.credentials import Challenged, Places
 
 
 class RouteSettings(Section):
@@ -34,6 +36,12 @@ class RouteSettings(Section):
     """Headers of `headers.second_targets` that are passed on unchecked, because this backend checks them itself."""
     enforce: bool = True
     """`false`: report-only, which logs and counts refusals of tokens but lets the requests through."""
+    credentials: Places | None = None
+    """Where a request on this route may carry its token; `null`: as in `credentials`."""
+    challenge: Challenged | None = None
+    """Schemes that a 401 of this route offers, in this order; `null`: those of its places."""
+    cors: Cors | None = None
+    """CORS on this route; `null`: as in `cors`."""
 
 
 class Identity(Section):

@@ -49,7 +49,7 @@ def make_parser() -> HeadParser:
     return HeadParser(
         search=TokenSearch(TokenFormat("acme")),
         stripped=STRIPPED,
-        api_key=True,
+        presented=(b"x-api-key",),
         max_headers=100,
         max_request_line=8192,
         max_body=None,
@@ -183,7 +183,10 @@ def check_credentials(x: Exchange, fields: Fields) -> None:
     else:
         assert host.startswith(x.host_name)
     assert named(fields, b"authorization") == ([] if x.authorization is None else [x.authorization])
-    assert named(fields, b"x-api-key") == ([] if x.api_key is None else [x.api_key])
+    presented = [] if x.presented is None else x.presented.fields
+    assert [(name, value) for name, value, _ in presented] == [
+        (b"x-api-key", each) for each in named(fields, b"x-api-key")
+    ]
     assert (x.forwarded or []) == [(name.lower(), value) for name, value in fields if name.lower() in FORWARDED_FIELDS]
     assert x.expects_continue == bool(named(fields, b"expect") and x.version)
 

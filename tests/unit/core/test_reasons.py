@@ -8,7 +8,7 @@ from proxy.core.reasons import TABLE, Challenge, Reason
 
 STATUS = {
     Challenge.INVALID_REQUEST: {400},
-    Challenge.BEARER: {401},
+    Challenge.CREDENTIAL: {401},
     Challenge.INVALID_TOKEN: {401},
     Challenge.INSUFFICIENT_SCOPE: {403},
     Challenge.NONE: {200, 403, 405, 408, 413, 414, 417, 431, 499, 502, 503, 504, 508},

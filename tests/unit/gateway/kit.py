@@ -18,6 +18,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from proxy.core.cors import CorsPolicy, CorsSites
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.kinds import Kind, Reach
@@ -35,7 +36,6 @@ from proxy.gateway.phases.authenticate import Authenticator
 from proxy.gateway.phases.mutate import Mutator
 from proxy.gateway.phases.parse import HeadParser
 from proxy.gateway.phases.record import ExchangeRecorder
-from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
 from proxy.observe.logs import get_logger
 from proxy.settings.addresses import ServerAddress as Address
@@ -45,6 +45,9 @@ from proxy.settings.sections.upstreams import Upstream as UpstreamSettings
 from tests.unit.gateway.client import Answer as Answer
 from tests.unit.gateway.client import Client as Client
 from tests.unit.gateway.client import reset as reset
+from tests.unit.gateway.places import places_of as places_of
+from tests.unit.gateway.places import presented_by
+from tests.unit.gateway.places import responder as responder
 
 IDENTITY: Final = IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),))
 TOKENS: Final = TokenFormat("acme")
@@ -270,7 +273,8 @@ class Gateway:
         preserve_host: bool = True,
         max_idle: int = 64,
         trusted: Iterable[str] = (),
-        credentials: Iterable[str] = ("bearer", "basic", "x-api-key"),
+        credentials: Iterable[str | dict[str, str]] = ("bearer", "basic", "x-api-key"),
+        cors: Iterable[tuple[str | None, CorsPolicy]] = (),
         access: Literal["off", "refusals", "all"] = "refusals",
         upstream: UpstreamSettings | None = None,
         identity: IdentityOutputs = IDENTITY,
@@ -280,7 +284,7 @@ class Gateway:
         entrance: Entrance | None = None,
         cache_capacity: int = 1000,
     ) -> None:
-        credentials = tuple(credentials)
+        places = places_of(*credentials)
         self._facts = entrance or Entrance()
         self.identity = identity
         self.page = make_page() if page is None else page
@@ -292,8 +296,15 @@ class Gateway:
         self._linked = link_path is not None
         table = RouteTable(default_routes() if routes is None else routes)
         self.authenticator = Authenticator(
-            cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, identity=identity, schemes=credentials
+            cache=self.cache,
+            link=self.link,
+            page=self.page,
+            tokens=TOKENS,
+            identity=identity,
+            places=places,
+            routes=table.routes,
         )
+        sites = CorsSites(cors, [route.cors for route in table.routes])
         self.access: list[dict[str, Any]] = []
         self.recorder = ExchangeRecorder(
             table.routes,
@@ -305,7 +316,7 @@ class Gateway:
         self.pipeline = ProxyPipeline(
             routes=table,
             authenticator=self.authenticator,
-            responder=Responder(realm="acme", basic="basic" in credentials),
+            responder=responder(*credentials, cors=sites),
             recorder=self.recorder,
             identity=identity,
             mutator=Mutator(foreign_credentials=self.authenticator.foreign_credentials, pseudonym=PSEUDONYM),
@@ -325,7 +336,8 @@ class Gateway:
             pipeline=self.pipeline,
             parser=HeadParser(
                 stripped=identity.stripped,
-                api_key="x-api-key" in credentials,
+                presented=presented_by(places, table.routes),
+                cors=sites.on,
                 search=self.authenticator.search,
                 second_targets=frozenset(fold(name.encode()) for name in Headers().second_targets),
                 drop_misplaced=drop_misplaced,

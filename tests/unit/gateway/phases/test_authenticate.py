@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.core.credential_places import PresentedFields
 from proxy.core.ipc.shared_memory import SLOT_EPOCH, SLOT_LEASE
 from proxy.core.ipc.wire import Message
 from proxy.core.kinds import Kind
@@ -22,7 +23,7 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import PENDING, Authenticator
-from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant, make_page, until
+from tests.unit.gateway.kit import IDENTITY, TOKENS, make_cache, make_grant, make_page, places_of, until
 from tests.unit.gateway.scripted import Authority, authority_at
 
 REFUSED_ANOTHER = {"refused": {"prefix": "acme_pat_000000000000", "reason": "token_unknown", "depends": []}}
@@ -31,14 +32,19 @@ REFUSED_ANOTHER = {"refused": {"prefix": "acme_pat_000000000000", "reason": "tok
 class World:
     """One worker's cache, link and authenticator, the shared page, and the authority."""
 
-    def __init__(self, authority: Authority, schemes: tuple[str, ...]) -> None:
+    def __init__(self, authority: Authority, words: tuple[str, ...]) -> None:
         self.authority = authority
         self.page = make_page()
         self.states: list[bool] = []
         self.cache: GrantCache = make_cache()
         self.link = AuthorityLink(authority.path, slot=3, cache=self.cache, on_state=self.states.append)
         self.authenticator = Authenticator(
-            cache=self.cache, link=self.link, page=self.page, tokens=TOKENS, identity=IDENTITY, schemes=schemes
+            cache=self.cache,
+            link=self.link,
+            page=self.page,
+            tokens=TOKENS,
+            identity=IDENTITY,
+            places=places_of(*words),
         )
 
     def known(self, *, verified: bool = True) -> Minted:
@@ -54,7 +60,9 @@ class World:
     def exchange(self, authorization: bytes | None = None, api_key: bytes | None = None) -> Exchange:
         x = Exchange(None, time.monotonic_ns(), b"id")
         x.authorization = authorization
-        x.api_key = api_key
+        if api_key is not None:
+            x.presented = PresentedFields(drop_misplaced=False)
+            x.presented.fields.append((b"x-api-key", api_key, b"X-API-Key: " + api_key))
         return x
 
     async def ask(self, authorization: bytes | None = None, api_key: bytes | None = None) -> Reason | None:
@@ -70,10 +78,10 @@ class World:
 
 
 @asynccontextmanager
-async def world(schemes: tuple[str, ...] = ("bearer", "basic", "x-api-key")) -> AsyncIterator[World]:
+async def world(words: tuple[str, ...] = ("bearer", "basic", "x-api-key")) -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory() as directory:
         async with authority_at(Path(directory) / "link.sock") as authority:
-            worker = World(authority, schemes)
+            worker = World(authority, words)
             worker.link.start()
             try:
                 await until(lambda: worker.states == [True])
@@ -289,8 +297,8 @@ async def test_basic_carries_the_token_as_password_or_as_the_only_name(shape: st
         (b"", Reason.CREDENTIAL_MALFORMED),
         (b" ", Reason.CREDENTIAL_MALFORMED),
         (b"@", Reason.CREDENTIAL_MALFORMED),
-        (b"Digest x", Reason.NO_CREDENTIAL),
-        (b"Negotiate abc=", Reason.NO_CREDENTIAL),
+        (b"Digest x", Reason.CREDENTIAL_UNSUPPORTED),
+        (b"Negotiate abc=", Reason.CREDENTIAL_UNSUPPORTED),
     ],
 )
 async def test_an_authorization_without_a_usable_token_is_refused(authorization: bytes, reason: Reason) -> None:
@@ -307,9 +315,9 @@ async def test_spaces_and_case_around_bearer_do_not_matter() -> None:
 
 
 async def test_a_disabled_scheme_carries_no_credential() -> None:
-    async with world(schemes=("bearer",)) as w:
+    async with world(words=("bearer",)) as w:
         token = w.known().token
-        assert await w.ask(basic(f"x:{token}")) is Reason.NO_CREDENTIAL
+        assert await w.ask(basic(f"x:{token}")) is Reason.CREDENTIAL_UNSUPPORTED
         assert await w.bearer(token) is None
 
 
@@ -318,7 +326,7 @@ async def test_two_credentials_are_ambiguous_even_if_equal() -> None:
         token = w.known().token.encode()
         assert await w.bearer(token.decode()) is None
         assert await w.ask(b"Bearer " + token, token) is Reason.CREDENTIAL_AMBIGUOUS
-        assert await w.ask(b"Digest x", token) is Reason.CREDENTIAL_AMBIGUOUS
+        assert await w.ask(b"Bearer theirs", token) is Reason.CREDENTIAL_AMBIGUOUS
 
 
 async def test_a_request_without_a_credential_is_refused() -> None:
@@ -332,7 +340,7 @@ async def test_a_credential_cached_from_one_field_is_not_accepted_in_the_other()
         token = w.known().token.encode()
         assert await w.ask(api_key=token) is None
         # The value that the first-level map holds for X-API-Key does not match as an Authorization value.
-        assert await w.ask(token) is Reason.NO_CREDENTIAL
+        assert await w.ask(token) is Reason.CREDENTIAL_UNSUPPORTED
         assert await w.ask(b"Bearer " + token) is None
         assert await w.ask(api_key=b"Bearer " + token) is Reason.TOKEN_UNKNOWN
 

@@ -11,9 +11,9 @@ import pytest
 
 from proxy.core.reasons import TABLE, Reason
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.phases.respond import Responder
 from proxy.gateway.telemetry.access_log import LINES_PER_SWEEP
 from proxy.observe.metrics import CACHE_HITS, REQUEST_SECONDS, REQUESTS
+from tests.unit.gateway import kit
 from tests.unit.gateway.kit import CACHE_KEY, Gateway, answering, get, response, serving, until
 
 
@@ -25,7 +25,7 @@ def exchange(*, keep_alive: bool = True, version: int = 1, head_only: bool = Fal
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
 def test_every_reason_has_a_complete_response(reason: Reason) -> None:
-    data = Responder(realm="acme", basic=True).refusal(exchange(), reason)
+    data = kit.responder().refusal(exchange(), reason)
     head, _, body = data.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     entry = TABLE[reason]
@@ -44,8 +44,9 @@ def test_every_reason_has_a_complete_response(reason: Reason) -> None:
 
 
 def test_responses_to_refused_tokens_are_alike() -> None:
-    reasons = [reason for reason in Reason if TABLE[reason].status == 401 and reason is not Reason.NO_CREDENTIAL]
-    answers = {Responder(realm="acme", basic=True).refusal(exchange(), reason) for reason in reasons}
+    own = (Reason.NO_CREDENTIAL, Reason.CREDENTIAL_UNSUPPORTED)
+    reasons = [reason for reason in Reason if TABLE[reason].status == 401 and reason not in own]
+    answers = {kit.responder().refusal(exchange(), reason) for reason in reasons}
     assert len({re.sub(rb"\r\nDate: [^\r]*", b"", answer) for answer in answers}) == 1
     assert len(reasons) >= 8
 
@@ -53,13 +54,13 @@ def test_responses_to_refused_tokens_are_alike() -> None:
 @pytest.mark.parametrize("basic", [True, False])
 def test_basic_is_offered_where_it_is_on(basic: bool) -> None:
     for reason in (Reason.NO_CREDENTIAL, Reason.TOKEN_UNKNOWN):
-        data = Responder(realm="acme", basic=basic).refusal(exchange(), reason)
+        data = kit.responder("bearer", *(["basic"] if basic else [])).refusal(exchange(), reason)
         assert data.count(b'WWW-Authenticate: Bearer realm="acme"') == 1
         assert (b'WWW-Authenticate: Basic realm="acme"' in data) is basic
 
 
 def test_a_response_to_head_has_a_length_and_no_body() -> None:
-    responder = Responder(realm="acme", basic=True)
+    responder = kit.responder()
     full = responder.refusal(exchange(), Reason.NO_ROUTE)
     assert responder.refusal(exchange(head_only=True), Reason.NO_ROUTE) == full[: full.index(b"\r\n\r\n") + 4]
 
@@ -95,7 +96,7 @@ async def test_a_refusal_of_head_has_no_body_whatever_else_is_wrong(head: bytes,
 
 
 def test_the_response_says_whether_the_connection_closes() -> None:
-    responder = Responder(realm="acme", basic=True)
+    responder = kit.responder()
     assert b"\r\nConnection: close\r\n" in responder.refusal(exchange(keep_alive=False), Reason.NO_ROUTE)
     assert b"\r\nConnection: keep-alive\r\n" in responder.refusal(exchange(version=0), Reason.NO_ROUTE)
     assert b"\r\nConnection:" not in responder.refusal(exchange(), Reason.NO_ROUTE)

@@ -18,7 +18,6 @@ from proxy.core.token_search import TokenSearch
 from proxy.gateway.downstream.limits import DownstreamLimits
 from proxy.gateway.downstream.listener import Listener
 from proxy.gateway.phases.parse import HeadParser
-from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import ProxyPipeline
 from proxy.settings.compile import route_table
 from proxy.settings.model import Settings
@@ -30,17 +29,21 @@ from tests.unit.gateway.kit import (
     BackendConnection,
     Gateway,
     answering,
+    default_routes,
     get,
     make_cache,
     make_grant,
     make_page,
     make_route,
+    places_of,
+    responder,
     response,
     serving,
     until,
 )
 from tests.unit.gateway.scripted import authority_at
 
+WORDS = ("bearer", "basic", "x-api-key")
 OPEN = get("/open/x")
 DENIED = [make_route("/open/**", Access.DENIED), make_route("/v1/**", Access.DENIED, index=1)]
 RUNTIME = {"connections", "others", "arriving", "held", "draining", "closing_websockets", "empty", "waiting"}
@@ -58,7 +61,7 @@ def release(gateway: Gateway) -> None:
 
 
 def follow(gateway: Gateway, routes: list[Route]) -> None:
-    gateway.pipeline.follow(RouteTable(routes), Responder(realm="acme", basic=True), gateway.identity)
+    gateway.pipeline.follow(RouteTable(routes), responder(), gateway.identity)
 
 
 def waiting(gateway: Gateway) -> list[bytes]:
@@ -234,9 +237,23 @@ async def test_a_lease_that_expired_during_the_hold_decides_no_request_that_wait
 async def test_changed_credential_schemes_or_header_names_empty_the_cache() -> None:
     async with serving(answering(response())) as (gateway, _):
         authenticator = gateway.authenticator
-        assert not authenticator.follow(IDENTITY, ["x-api-key", "basic", "bearer"])
-        assert authenticator.follow(IDENTITY, ["bearer"])
-        assert authenticator.follow(IdentityOutputs((IdentityHeaders(PRESETS["remote-user"]),)), ["bearer"])
+        bearer = places_of("bearer")
+        assert not authenticator.follow(IDENTITY, places_of("x-api-key", "basic", "bearer"), default_routes())
+        assert authenticator.follow(IDENTITY, bearer, default_routes())
+        assert authenticator.follow(
+            IdentityOutputs((IdentityHeaders(PRESETS["remote-user"]),)), bearer, default_routes()
+        )
+
+
+async def test_changed_places_of_a_route_empty_the_cache_and_a_changed_challenge_does_not() -> None:
+    async with serving(answering(response())) as (gateway, _):
+        authenticator, everywhere = gateway.authenticator, places_of("bearer", "basic", "x-api-key")
+        offered = [make_route("/v1/**", Access.TOKEN, credentials=places_of(*WORDS, challenge=["basic"]))]
+        assert not authenticator.follow(IDENTITY, everywhere, offered)
+        own = [make_route("/v1/**", Access.TOKEN, credentials=places_of("bearer"))]
+        assert authenticator.follow(IDENTITY, everywhere, own)
+        assert not authenticator.follow(IDENTITY, everywhere, own)
+        assert authenticator.follow(IDENTITY, everywhere, offered)
 
 
 def test_a_smaller_cache_evicts_grants_above_its_capacity() -> None:
@@ -281,7 +298,7 @@ def listener(pipeline: ProxyPipeline, number: int) -> Listener:
         pipeline=pipeline,
         parser=HeadParser(
             search=TokenSearch(TOKENS),
-            stripped=IDENTITY.stripped, api_key=True, max_headers=8, max_request_line=256, max_body=None,
+            stripped=IDENTITY.stripped, presented=(b"x-api-key",), max_headers=8, max_request_line=256, max_body=None,
             pseudonym=b"x",
         ),
         trusted=[ip_network(f"192.0.2.{number}/32")],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proxy.core.challenge import Challenges
+from proxy.core.credential_places import BEARER, CredentialPlaces
 from proxy.core.errors import Invalid, NotFound, Unauthenticated
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.kinds import Reach
@@ -53,7 +54,7 @@ async def kit(tmp_path: Path) -> AsyncIterator[Kit]:
 def explaining(kit: Kit, routes: tuple[Route, ...] = ROUTES) -> ExplainService:
     gateway = Gateway(
         routes=RouteTable(routes),
-        challenges=Challenges(realm="acme", basic=False),
+        challenges=Challenges(realm="acme", places=CredentialPlaces([BEARER])),
         identity=IdentityOutputs((IdentityHeaders(PRESETS["patgate"]),)),
         longest=8192,
     )
