@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +64,12 @@ class Page:
         (text,) = [text for found, text in _FENCE.findall(self.section(heading)) if found == language]
         return str(text)
 
-    def configuration(self) -> dict[str, Any]:
-        """The configuration of the gateway."""
-        config = yaml.safe_load(self.block("Configuration", "yaml"))
+    def configuration(self, ports: Mapping[int, int]) -> dict[str, Any]:
+        """The configuration of the gateway, with other ports than those of the page."""
+        text = self.block("Configuration", "yaml")
+        for shown, port in ports.items():
+            text = text.replace(f"{LOOPBACK}:{shown}", f"{LOOPBACK}:{port}")
+        config = yaml.safe_load(text)
         assert isinstance(config, dict)
         return config
 
@@ -157,12 +160,15 @@ def environment(home: Path, token: Token | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def front(gateways: Pool, page: Page, *, watched: bool = True, **backends: int) -> Iterator[Front]:
+def front(
+    gateways: Pool, page: Page, *, watched: bool = True, ports: Mapping[int, int] | None = None, **backends: int
+) -> Iterator[Front]:
     """A gateway with the configuration of a page in front of backends, by the name of their upstream.
 
-    The wire sentinel reads the requests that the gateway writes to them, unless ``watched`` is false.
+    ``ports`` replaces ports of the page that are not a backend's. The wire sentinel reads the requests that the gateway
+    writes to the backends, unless ``watched`` is false.
     """
-    config = page.configuration()
+    config = page.configuration(ports or {})
     assert config["upstreams"].keys() == backends.keys()
     with ExitStack() as stack:
         for name, port in backends.items():

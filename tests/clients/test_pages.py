@@ -24,10 +24,9 @@ def test_every_block_of_commands_and_of_output_is_used_by_the_module(name: str) 
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.text, flags=re.M | re.S), re.M)
     for heading in headings[1:]:
         languages = re.findall(r"^```(\w+)$", page.section(heading), re.MULTILINE)
-        if "console" in languages:
-            uses = re.findall(rf'\.(types|starts|succeeds|refuses)\(\s*"{re.escape(heading)}"', module)
-            assert uses, heading
-            shown = "refuses" in uses or re.search(rf'\.shows\(\s*"{re.escape(heading)}"', module) is not None
-            assert shown is ("text" in languages), heading
-        elif languages and heading != "Configuration":
-            assert re.search(rf'\.block\(\s*"{re.escape(heading)}"', module), heading
+        uses = set(re.findall(rf'\.(\w+)\(\s*"{re.escape(heading)}"', module))
+        typed = {"types", "starts", "succeeds", "refuses"} & uses
+        assert bool(typed) is ("console" in languages), heading
+        assert bool({"shows", "refuses"} & uses) is ("text" in languages), heading
+        files = set(languages) - {"console", "text"}
+        assert bool("block" in uses or heading == "Configuration") is bool(files), heading
