@@ -161,12 +161,18 @@ def environment(home: Path, token: Token | None = None) -> dict[str, str]:
 
 @contextmanager
 def front(
-    gateways: Pool, page: Page, *, watched: bool = True, ports: Mapping[int, int] | None = None, **backends: int
+    gateways: Pool,
+    page: Page,
+    *,
+    watched: bool = True,
+    ports: Mapping[int, int] | None = None,
+    directory: Path | None = None,
+    **backends: int,
 ) -> Iterator[Front]:
     """A gateway with the configuration of a page in front of backends, by the name of their upstream.
 
-    ``ports`` replaces ports of the page that are not a backend's. The wire sentinel reads the requests that the gateway
-    writes to the backends, unless ``watched`` is false.
+    ``ports`` replaces ports of the page that are not a backend's. The files of ``set_headers`` are in ``directory``.
+    The wire sentinel reads the requests that the gateway writes to the backends, unless ``watched`` is false.
     """
     config = page.configuration(ports or {})
     assert config["upstreams"].keys() == backends.keys()
@@ -174,6 +180,9 @@ def front(
         for name, port in backends.items():
             tapped = stack.enter_context(Tap(port, name)).port if watched else port
             config["upstreams"][name]["servers"] = [f"http://{LOOPBACK}:{tapped}"]
+            for value in config["upstreams"][name].get("set_headers", {}).values():
+                assert directory is not None
+                value["file"] = str(directory / value["file"])
         node = stack.enter_context(gateways.lend({"workers": 1} | config))
         node.add_user(EDITOR, "editor")
         node.add_user(VIEWER, "viewer")
