@@ -17,6 +17,7 @@ if __name__ == "__main__":
         with playwright.chromium.launch(**options) as browser:
             for address, token, button in json.loads(os.environ["STEPS"]):
                 page = browser.new_page()
+                page.set_default_timeout(120_000)  # milliseconds
                 page.goto(address)
                 page.fill("#token", token)
                 page.click(f"#{button}")

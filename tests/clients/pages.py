@@ -27,6 +27,9 @@ PAGES = ROOT / "docs" / "recipes"
 CLIENTS = ROOT / ".venv-clients"
 BACKENDS = ROOT / ".venv-backends"
 
+LONGEST = 240.0
+"""Seconds that the commands of a user may take: far more than they need on an idle machine."""
+
 EDITOR = "eve@example.org"
 VIEWER = "vic@example.org"
 
@@ -110,7 +113,7 @@ class Front:
         place: Path,
         token: Token | None = None,
         *,
-        seconds: float = 60.0,
+        seconds: float = LONGEST,
     ) -> CompletedProcess[str]:
         """Run the commands below a heading in a directory, as a user whose home it is and whose ``$TOKEN`` this is.
 
@@ -124,7 +127,7 @@ class Front:
         script = f"set -euo pipefail\n{self.here(self.page.commands(heading))}\n"
         return Process(["bash", "-c", script], name="client", directory=place, environ=environment(place, token))
 
-    def succeeds(self, heading: str, place: Path, token: Token | None = None, *, seconds: float = 60.0) -> str:
+    def succeeds(self, heading: str, place: Path, token: Token | None = None, *, seconds: float = LONGEST) -> str:
         """Run commands that must succeed; return their output."""
         done = self.types(heading, place, token, seconds=seconds)
         assert done.returncode == 0, done.stdout

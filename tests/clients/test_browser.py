@@ -6,42 +6,21 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.clients.pages import CLIENTS, Front, Page, environment, front
+from tests.clients.pages import CLIENTS, LONGEST, Front, Page, environment, front
 from tests.support.backends import program
-from tests.support.gateway import Token
 from tests.support.pool import Pool
 from tests.support.process import LOOPBACK, Process, accepts, free_port, run, wait_until
 
 PAGE = Page("browser")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
-    """The running gateway and API, and the port of the page."""
-
-    gate: Front
-    port: int
-
-    def use(self, place: Path, *steps: tuple[str, Token | None, str]) -> list[str]:
-        """What the page shows after each step: the host that the page is loaded from, a token and a button."""
-        listed = [
-            (f"http://{host}:{self.port}/", token.value if token else "", button) for host, token, button in steps
-        ]
-        environ = environment(place) | {"STEPS": json.dumps(listed), "CHROMIUM": program("chromium")}
-        argv = [str(CLIENTS / "bin" / "python"), str(Path(__file__).with_name("browser.py"))]
-        done = run(argv, cwd=place, environ=environ, seconds=120)
-        assert done.returncode == 0, done.stdout + done.stderr
-        shown: list[str] = json.loads(done.stdout)
-        return shown
-
-
 @pytest.fixture(scope="module")
-def site(gateways: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(gateways: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Front, int]]:
+    """The gateway in front of the API, and the port of the page."""
     api, pages, directory = free_port(), free_port(), tmp_path_factory.mktemp("site")
     (directory / "api.py").write_text(PAGE.block("The API", "python"))
     (directory / "pages").mkdir()
@@ -57,26 +36,45 @@ def site(gateways: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             wait_until(lambda port=port: accepts(port), "a server listening")  # type: ignore[misc]
         with front(gateways, PAGE, ports={3001: pages}, app=api) as gate:
             (directory / "pages" / "index.html").write_text(gate.here(PAGE.block("The page", "html")))
-            yield Site(gate=gate, port=pages)
+            yield gate, pages
 
 
-def test_a_page_of_another_origin_uses_an_api_that_knows_nothing_of_cors(site: Site, tmp_path: Path) -> None:
-    gate = site.gate
-    added, followed = site.use(tmp_path, (LOOPBACK, gate.editor, "add"), (LOOPBACK, gate.editor, "follow"))
-    gate.shows("Add as an editor", added)
-    gate.shows("Follow as an editor", followed)
+@pytest.fixture(scope="module")
+def shown(site: tuple[Front, int], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the page shows in each section, all in one browser."""
+    gate, port = site
+    steps = {
+        "Add as an editor": (LOOPBACK, gate.editor.value, "add"),
+        "Follow as an editor": (LOOPBACK, gate.editor.value, "follow"),
+        "Add as a viewer": (LOOPBACK, gate.viewer.value, "add"),
+        "Follow as a viewer": (LOOPBACK, gate.viewer.value, "follow"),
+        "List without a token": (LOOPBACK, "", "list"),
+        "List from a page of another origin": ("localhost", gate.editor.value, "list"),
+    }
+    listed = [(f"http://{host}:{port}/", token, button) for host, token, button in steps.values()]
+    home = tmp_path_factory.mktemp("browser")
+    environ = environment(home) | {"STEPS": json.dumps(listed), "CHROMIUM": program("chromium")}
+    argv = [str(CLIENTS / "bin" / "python"), str(Path(__file__).with_name("browser.py"))]
+    done = run(argv, cwd=home, environ=environ, seconds=LONGEST)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return dict(zip(steps, json.loads(done.stdout), strict=True))
 
 
-def test_a_page_can_read_why_it_was_refused_unless_its_origin_may_not_call(site: Site, tmp_path: Path) -> None:
-    gate = site.gate
-    denied, missing, foreign, closed = site.use(
-        tmp_path,
-        (LOOPBACK, gate.viewer, "add"),
-        (LOOPBACK, None, "list"),
-        ("localhost", gate.editor, "list"),
-        (LOOPBACK, gate.viewer, "follow"),
-    )
-    gate.shows("Add as a viewer", denied)
-    gate.shows("List without a token", missing)
-    gate.shows("List from a page of another origin", foreign)
-    gate.shows("Follow as a viewer", closed)
+def test_a_page_of_another_origin_uses_an_api_that_knows_nothing_of_cors(
+    site: tuple[Front, int], shown: dict[str, str]
+) -> None:
+    gate, _ = site
+    gate.shows("Add as an editor", shown["Add as an editor"])
+    gate.shows("Follow as an editor", shown["Follow as an editor"])
+
+
+def test_a_page_can_read_why_it_was_refused(site: tuple[Front, int], shown: dict[str, str]) -> None:
+    gate, _ = site
+    gate.shows("Add as a viewer", shown["Add as a viewer"])
+    gate.shows("Follow as a viewer", shown["Follow as a viewer"])
+    gate.shows("List without a token", shown["List without a token"])
+
+
+def test_a_page_whose_origin_is_not_listed_reads_nothing(site: tuple[Front, int], shown: dict[str, str]) -> None:
+    gate, _ = site
+    gate.shows("List from a page of another origin", shown["List from a page of another origin"])

@@ -45,12 +45,13 @@ def gate(gateways: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
 
 @pytest.fixture
 def place(gate: Front, tmp_path: Path) -> Path:
-    """A directory with the project, and Terraform on the path."""
+    """A directory with the project, which has been initialised, and Terraform on the path."""
     (tmp_path / "main.tf").write_text(gate.here(PAGE.block("The project", "hcl")))
     program = tmp_path / "bin" / "terraform"
     program.parent.mkdir()
     program.write_text(TERRAFORM)
     program.chmod(0o755)
+    gate.succeeds("Begin", tmp_path, gate.editor)
     return tmp_path
 
 
@@ -77,7 +78,7 @@ def test_an_editor_applies_under_a_lock(gate: Front, place: Path) -> None:
 def test_the_lock_of_another_user_is_shown_and_can_be_broken(gate: Front, place: Path) -> None:
     gate.refuses("Apply while another user holds the lock", place, gate.editor)
     gate.succeeds("Break a lock", place, gate.editor)
-    gate.succeeds("Apply", place, gate.editor)
+    assert request(gate, "LOCK") == 200
 
 
 def test_a_viewer_applies_nothing(gate: Front, place: Path) -> None:
