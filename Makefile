@@ -20,11 +20,14 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV     := .venv
 BIN      := $(VENV)/bin
 BACKENDS := .venv-backends
+CLIENTS  := .venv-clients
 FUZZ     := .venv-fuzz
 PEERS    := .venv-bench
 SPEED    := .venv-speed
 # What tests need besides Python: a command, or a command and the Debian package that contains it.
 TOOLS    := apache2 curl faketime git haproxy nginx node:nodejs openssl
+# What the recipes are tested with besides (tests/clients).
+PEOPLE   := cadaver chromium docker-registry git-lfs npm skopeo
 # The interpreters to compile for: the environment's, or the one that will create it; `make bench` has another.
 COMPILES  = $(firstword $(wildcard $(BIN)/python) $(PYTHON))
 CHECKED  := proxy tests $(wildcard bench)
@@ -51,10 +54,11 @@ STARTING := tests/contract/test_crash.py tests/contract/test_disk.py tests/unit/
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bootstrap venv install demo test test-unit ingress soak fuzz mutate check format compiled bench lock clean system
+.PHONY: help bootstrap venv install demo test test-clients test-unit ingress soak fuzz mutate check format compiled bench lock \
+        clean system
 
 help:  ## List the tasks
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 	@$(BIN)/patgate quickstart
@@ -62,13 +66,20 @@ demo: venv  ## From nothing to a first authorised request; Ctrl-C ends it
 # Creates the environments and the compiled package in parallel. The compiled package is tested first, so that the
 # summary of the whole suite is the last line. The tests of a file run in one process, because they share what they
 # start. The longest files begin first (tests/support/order.py).
-test test-unit: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test test-clients test-unit: WORKING := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: TOOLS += $(PEOPLE)
 test: system  ## Set everything up and run the whole test suite
-	@$(MAKE) --no-print-directory -j3 install $(BACKENDS)/.ready $(if $(COMPILED_TESTS),compiled)
+	@$(MAKE) --no-print-directory -j4 install $(BACKENDS)/.ready $(CLIENTS)/.ready $(if $(COMPILED_TESTS),compiled)
 	@export PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; status=0; \
 	if [ -n "$(COMPILED_TESTS)" ]; then PYTHONSAFEPATH=1 PYTHONPATH=$(abspath $(COMPILED)) \
 		$(BIN)/python -m pytest --compiled $(WORKING) -q -p no:cacheprovider $(COMPILED_TESTS) || status=1; fi; \
 	$(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) || status=1; exit $$status
+
+# Part of `make test` too. The configuration and the commands of each recipe are read from its page.
+test-clients: TOOLS += $(PEOPLE)
+test-clients: system  ## The recipes of docs/recipes, with the clients and backends that people have
+	@$(MAKE) --no-print-directory -j3 install $(BACKENDS)/.ready $(CLIENTS)/.ready
+	@export PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin"; $(BIN)/python -m pytest $(WORKING) $(PYTEST_ARGS) tests/clients
 
 # What a contributor runs again and again: it starts no gateway and needs neither the compiled package nor a
 # third-party backend. (A few tests compile a C file of their own.)
@@ -120,7 +131,7 @@ bench: COMPILES = $(SPEED_PYTHON)
 bench: system $(SPEED)/.ready-dev $(PEERS)/.ready $(COMPILED)-speed/.ready $(if $(AGAINST),$(OTHER)/.ready)  ## Measure all that is promised into docs/benchmarks.md; BENCH_ARGS="cpu" one part
 	@$(SPEED)/bin/python -m bench $(if $(AGAINST),--against $(OTHER),--write) $(BENCH_ARGS)
 
-bootstrap: TOOLS += wrk
+bootstrap: TOOLS += wrk $(PEOPLE)
 bootstrap: COMPILES += $(SPEED_PYTHON)
 bootstrap:  ## Install the system packages that every other task needs (with apt-get, as root)
 	@missing="$$(echo $$($(missing)))"; \
@@ -140,11 +151,14 @@ lock: install  ## Raise every pinned version to the newest that pyproject.toml a
 	$(COMPILE) --upgrade --build-deps-for editable -o requirements.lock pyproject.toml
 	$(COMPILE) --upgrade --build-deps-for editable --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
 	cd tests/backends && $(COMPILE) --upgrade -o requirements.lock requirements.in
+	cd tests/clients && $(COMPILE) --upgrade -o requirements.lock requirements.in
+	cd tests/clients/npm && npm update --package-lock-only --no-audit --no-fund --omit-lockfile-registry-resolved
 	cd tests/fuzz && $(COMPILE) --upgrade -o requirements.lock requirements.in
 	cd bench && $(COMPILE) --upgrade -o requirements.lock requirements.in
 
 clean:  ## Remove the environments and every cache
-	rm -rf $(VENV) $(BACKENDS) $(PEERS) $(SPEED) $(FUZZ) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BACKENDS) $(CLIENTS) $(PEERS) $(SPEED) $(FUZZ)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find proxy tests $(wildcard bench) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp of the larger environment also counts for the smaller, because its lock is constrained by the other one.
@@ -189,6 +203,13 @@ $(OTHER)/.ready: $(SPEED)/.ready-dev | system
 $(BACKENDS)/.ready: tests/backends/requirements.lock | $(BACKENDS)/bin/python
 	@echo "installing the third-party backends of the tests into $(BACKENDS)"
 	@$(BACKENDS)/bin/python $(PIP_LOCK) -r $<
+	@touch $@
+
+$(CLIENTS)/.ready: tests/clients/requirements.lock tests/clients/npm/package-lock.json | $(CLIENTS)/bin/python
+	@echo "installing the clients and backends of the recipes into $(CLIENTS)"
+	@$(CLIENTS)/bin/python $(PIP_LOCK) -r $<
+	@mkdir -p $(CLIENTS)/npm && cp tests/clients/npm/package.json tests/clients/npm/package-lock.json $(CLIENTS)/npm
+	@cd $(CLIENTS)/npm && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 $(PEERS)/.ready: bench/requirements.lock | $(PEERS)/bin/python

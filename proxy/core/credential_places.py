@@ -212,7 +212,10 @@ def _tokens_among(value: bytes) -> list[bytes]:
 
 
 def _basic(encoded: bytes) -> str | Reason:
-    """The token in Basic credentials: the password, or the user name when the password is empty or a placeholder."""
+    """The token in Basic credentials: the password, or the user name when the password is empty or a placeholder.
+
+    Clients of container registries send an empty user name and password when they have no login.
+    """
     try:
         user, colon, password = base64.b64decode(encoded, validate=True).decode("latin-1").partition(":")
     except binascii.Error:
@@ -220,4 +223,4 @@ def _basic(encoded: bytes) -> str | Reason:
     if not colon:
         return Reason.CREDENTIAL_MALFORMED
     token = user if password in ("", "x-oauth-basic") else password
-    return token or Reason.CREDENTIAL_MALFORMED
+    return token or Reason.NO_CREDENTIAL

@@ -31,8 +31,9 @@ from tests.support.gateway import ROOT, clean_environ
 from tests.support.process import Process, free_port
 
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in [*FRONT, *sorted(ROOT.glob("docs/*.md"))]}
-LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml"}
+RECIPES = sorted(ROOT.glob("docs/recipes/*.md"))
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in [*FRONT, *sorted(ROOT.glob("docs/*.md")), *RECIPES]}
+LANGUAGES = {"sh", "console", "text", "yaml", "json", "toml", "python", "html", "hcl", "apache"}
 
 #: Commands that change their machine or are tested elsewhere, with the place that tests them.
 NOT_RUN = {
@@ -244,9 +245,9 @@ def test_every_command_of_a_document_runs_and_prints_what_the_document_says(
 def test_what_is_not_run_is_listed_and_nothing_else_is() -> None:
     commands = [
         line[2:].partition("  #")[0].strip()
-        for document in DOCUMENTS
+        for document, path in DOCUMENTS.items()
         for block in blocks(document)
-        if block.language == "console"
+        if block.language == "console" and path not in RECIPES  # tests/clients runs those
         for line in block.text.splitlines()
         if line.startswith(("$ ", "# "))
     ]
@@ -300,6 +301,9 @@ def test_every_document_is_reached_from_the_index() -> None:
     index = DOCUMENTS["docs/index.md"].read_text("utf-8")
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
     assert linked == {path.name for path in ROOT.glob("docs/*.md")} - {"index.md"}
+    assert "](recipes/index.md)" in index
+    recipes = set(re.findall(r"\]\(([\w-]+\.md)\)", DOCUMENTS["docs/recipes/index.md"].read_text("utf-8")))
+    assert recipes == {path.name for path in RECIPES} - {"index.md"}
 
 
 def test_every_reason_is_documented_as_the_table_of_reasons_has_it() -> None:

@@ -21,6 +21,7 @@ LOCKS = (
     "requirements.lock",
     "requirements-dev.lock",
     "tests/backends/requirements.lock",
+    "tests/clients/requirements.lock",
     "tests/fuzz/requirements.lock",
     "bench/requirements.lock",
 )

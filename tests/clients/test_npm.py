@@ -1,0 +1,78 @@
+"""F9: npm with verdaccio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.pages import VIEWER, Front, Page, environment, front
+from tests.support.pool import Pool
+from tests.support.process import Process, accepts, free_port, wait_until
+
+PAGE = Page("npm")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory in which verdaccio keeps its packages."""
+    return tmp_path_factory.mktemp("verdaccio")
+
+
+@pytest.fixture(scope="module")
+def gate(server: Path, gateways: Pool) -> Iterator[Front]:
+    port = free_port()
+    (server / "verdaccio.yaml").write_text(PAGE.block("The registry", "yaml").replace(":3000", f":{port}"))
+    argv = ["verdaccio", "--config", "verdaccio.yaml"]
+    with Process(argv, name="verdaccio", directory=server, environ=environment(server)) as process:
+        wait_until(lambda: accepts(port), "verdaccio listening", process=process)
+        with front(gateways, PAGE, verdaccio=port) as gate:
+            yield gate
+
+
+@pytest.fixture
+def place(gate: Front, tmp_path: Path) -> Path:
+    """A user's directory with the project of a package; its npm has the settings of the page."""
+    package = {"name": "@acme/tool", "version": "1.0.0", "main": "tool.js", "files": ["tool.js"]}
+    (tmp_path / "package.json").write_text(json.dumps(package))
+    (tmp_path / "tool.js").write_text("module.exports = 42;\n")
+    (tmp_path / ".npmrc").write_text("audit=false\nfund=false\nupdate-notifier=false\ncolor=false\nfetch-retries=0\n")
+    gate.succeeds("Settings of npm", tmp_path, gate.editor)
+    return tmp_path
+
+
+@pytest.fixture
+def elsewhere(place: Path) -> Path:
+    """The same user's directory as that of another project."""
+    for name in ("package.json", "tool.js"):
+        (place / name).unlink()
+    return place
+
+
+def published(server: Path) -> list[str]:
+    return sorted(path.name for path in server.glob("storage/@acme/tool/*.tgz"))
+
+
+def test_a_package_that_an_editor_publishes_is_installed_by_a_viewer(gate: Front, server: Path, place: Path) -> None:
+    gate.shows("Publish", gate.succeeds("Publish", place, gate.editor))
+    assert published(server) == ["tool-1.0.0.tgz"]
+    for name in ("package.json", "tool.js"):
+        (place / name).unlink()
+    gate.shows("Install", gate.succeeds("Install", place, gate.viewer))
+    assert (place / "node_modules" / "@acme" / "tool" / "tool.js").read_text() == "module.exports = 42;\n"
+
+
+def test_a_viewer_publishes_nothing(gate: Front, server: Path, place: Path) -> None:
+    before = published(server)
+    (place / "package.json").write_text((place / "package.json").read_text().replace("1.0.0", "1.1.0"))
+    gate.refuses("Publish as a viewer", place, gate.viewer)
+    assert published(server) == before
+
+
+def test_a_revoked_token_installs_nothing(gate: Front, elsewhere: Path) -> None:
+    token = gate.node.token(VIEWER, name="revoked")
+    gate.node.cli("token", "revoke", token.id)
+    gate.refuses("Install with a revoked token", elsewhere, token)
+    assert not (elsewhere / "node_modules").exists()
