@@ -64,6 +64,17 @@ def test_a_package_that_an_editor_publishes_is_installed_by_a_viewer(gate: Front
     assert (place / "node_modules" / "@acme" / "tool" / "tool.js").read_text() == "module.exports = 42;\n"
 
 
+def test_one_scope_covers_what_is_known_of_a_package_and_the_package_itself(gate: Front, place: Path) -> None:
+    gate.types("Publish", place, gate.editor)
+    scoped = gate.node.token(VIEWER, name="scoped", scopes=["packages/@acme/tool:read"])
+    other = gate.node.token(VIEWER, name="other", scopes=["packages/@acme/other:read"])
+    paths = ("/npm/@acme%2ftool", "/npm/@acme/tool/-/tool-1.0.0.tgz")
+    for token, status in ((scoped, 200), (other, 403)):
+        with gate.node.connect() as connection:
+            answers = [connection.request("GET", path, headers=token.bearer) for path in paths]
+        assert [answer.status for answer in answers] == [status, status]
+
+
 def test_a_viewer_publishes_nothing(gate: Front, server: Path, place: Path) -> None:
     before = published(server)
     (place / "package.json").write_text((place / "package.json").read_text().replace("1.0.0", "1.1.0"))

@@ -49,6 +49,7 @@ LONGEST: Final = (
     "tests/threats/test_s9_leaks.py",
     "tests/e2e/test_freshness.py",
     "tests/clients/test_jupyter.py",
+    "tests/clients/test_git.py",
     "tests/clients/test_mqtt.py",
     "tests/threats/test_s8_log.py",
 )

@@ -1,0 +1,159 @@
+"""F9: git and git-lfs with Apache, git http-backend and giftless."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import os
+import pwd
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.clients.pages import Front, Page, environment, front
+from tests.support.backends import program
+from tests.support.pathservers import APACHE_MODULES
+from tests.support.pool import Pool
+from tests.support.process import LOOPBACK, Process, accepts, free_port, run, wait_until
+
+PAGE = Page("git")
+LARGE = 5 << 20
+
+APACHE = """\
+ServerRoot {directory}
+ServerName localhost
+PidFile {directory}/apache.pid
+Mutex pthread
+# Only root's Apache changes its user.
+User nobody
+Group #{nobody}
+Listen 127.0.0.1:{port}
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule alias_module {modules}/mod_alias.so
+LoadModule headers_module {modules}/mod_headers.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+LoadModule env_module {modules}/mod_env.so
+LoadModule setenvif_module {modules}/mod_setenvif.so
+LoadModule cgid_module {modules}/mod_cgid.so
+ScriptSock {root}/cgid.sock
+StartServers 1
+ServerLimit 1
+ThreadsPerChild 16
+MaxRequestWorkers 16
+KeepAliveTimeout 600
+ErrorLog {directory}/error.log
+"""
+
+
+@pytest.fixture(scope="module")
+def root() -> Iterator[Path]:
+    """The directory of one bare, empty repository; Apache's user can enter and write it."""
+    with TemporaryDirectory(prefix="patgate-git-") as name:
+        root = Path(name)
+        git(root, "init", "--bare", "--quiet", "--initial-branch=main", "demo.git")
+        if os.getuid() == 0:
+            for path in (root, *root.rglob("*")):
+                os.chown(path, pwd.getpwnam("nobody").pw_uid, -1)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the LFS server."""
+    return tmp_path_factory.mktemp("giftless")
+
+
+@pytest.fixture(scope="module")
+def gate(root: Path, objects: Path, gateways: Pool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    web, lfs, directory = free_port(), free_port(), tmp_path_factory.mktemp("apache")
+    values = {"directory": directory, "root": root, "port": web, "modules": APACHE_MODULES}
+    text = APACHE.format(nobody=pwd.getpwnam("nobody").pw_gid, **values)
+    own = PAGE.block("The web server", "apache").replace("/srv/git", str(root)).replace(":3001", f":{lfs}")
+    (directory / "apache.conf").write_text(text + own)
+    key = secrets.token_hex(32)
+    (objects / "giftless.yaml").write_text(PAGE.block("The LFS server", "yaml"))
+    (objects / "giftless.key").write_text(key)
+    apache = [program("apache2"), "-f", str(directory / "apache.conf"), "-D", "FOREGROUND"]
+    giftless = ["waitress-serve", "--listen", f"{LOOPBACK}:{lfs}", "giftless.wsgi_entrypoint:app"]
+    with ExitStack() as stack:
+        for argv, place, port, settings in (
+            (apache, directory, web, {"LFS_TOKEN": jwt({"scopes": ["obj:git/*"]}, key)}),
+            (giftless, objects, lfs, {"GIFTLESS_CONFIG_FILE": "giftless.yaml"}),
+        ):
+            process = Process(argv, name=f"server-{port}", directory=place, environ=environment(place) | settings)
+            stack.enter_context(process)
+            wait_until(lambda port=port: accepts(port), "a server listening", process=process)  # type: ignore[misc]
+        yield stack.enter_context(front(gateways, PAGE, git=web))
+
+
+def jwt(claims: dict[str, object], key: str) -> str:
+    """A JSON Web Token signed with HS256 (RFC 7519)."""
+
+    def encoded(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    parts = [{"alg": "HS256", "typ": "JWT"}, claims | {"exp": 1 << 32}]
+    text = ".".join(encoded(json.dumps(part).encode()) for part in parts)
+    return f"{text}.{encoded(hmac.digest(key.encode(), text.encode(), 'sha256'))}"
+
+
+def git(place: Path, *arguments: str) -> str:
+    done = run([shutil.which("git") or "git", *arguments], cwd=place, environ=environment(place))
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def head(root: Path) -> str:
+    return git(root, "-c", "safe.directory=*", "--git-dir", "demo.git", "rev-parse", "main")
+
+
+@pytest.fixture(scope="module")
+def pushed(gate: Front, root: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The content of the large file that an editor pushed."""
+    place = tmp_path_factory.mktemp("editor")
+    gate.succeeds("Settings of git", place, gate.editor)
+    gate.succeeds("Push", place, gate.editor)
+    return (place / "demo" / "large.bin").read_bytes()
+
+
+@pytest.fixture
+def place(gate: Front, pushed: bytes, tmp_path: Path) -> Path:
+    """The directory of a viewer with a clone."""
+    gate.succeeds("Settings of git", tmp_path, gate.viewer)
+    gate.succeeds("Clone", tmp_path, gate.viewer)
+    return tmp_path
+
+
+def test_a_viewer_clones_the_large_file_that_an_editor_pushed(pushed: bytes, objects: Path, place: Path) -> None:
+    assert len(pushed) == LARGE
+    assert (place / "copy" / "large.bin").read_bytes() == pushed
+    assert LARGE in [path.stat().st_size for path in objects.rglob("*") if path.is_file()], "it is kept by LFS"
+
+
+def test_a_push_of_a_viewer_is_refused_at_its_first_request(gate: Front, root: Path, place: Path) -> None:
+    before = head(root)
+    gate.refuses("Push as a viewer", place, gate.viewer)
+    assert head(root) == before
+    (path,) = wait_until(lambda: denied(gate), "the line of the log")
+    assert path == "/git/demo.git/info/refs"
+
+
+def denied(gate: Front) -> list[str]:
+    """The paths of the requests that the log says a role denied."""
+    return [record["path"] for record in gate.node.records() if record.get("reason") == "role_denies"]
+
+
+def test_a_viewer_uploads_no_object(gate: Front, objects: Path, place: Path) -> None:
+    before = sorted(objects.rglob("*"))
+    gate.refuses("Upload a large file as a viewer", place, gate.viewer)
+    assert sorted(path for path in objects.rglob("*") if path.suffix != ".log") == [
+        path for path in before if path.suffix != ".log"
+    ]
