@@ -30,8 +30,8 @@ from proxy.core.request.query import Conditions
 from proxy.core.request.target import PathAllowance, decoded_name, encoded_segments
 
 if TYPE_CHECKING:
-    from proxy.core.cors import CorsPolicy
     from proxy.core.credential_places import CredentialPlaces
+    from proxy.core.request.cors import CorsPolicy
 
 ITEM_OPERATIONS: Final[Mapping[str, str]] = MappingProxyType(
     {"GET": "read", "PUT": "update", "PATCH": "update", "DELETE": "delete"}

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from proxy.core.cors import CorsRequest
     from proxy.core.credential_places import PresentedFields
     from proxy.core.reasons import Reason
+    from proxy.core.request.cors import CorsRequest
     from proxy.core.request.requirement import Requirement
     from proxy.core.request.second_targets import NamedTarget
     from proxy.core.routes import Match

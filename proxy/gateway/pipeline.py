@@ -15,10 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.core.cors import CorsPolicy, CorsRequest
 from proxy.core.identity import IdentityOutputs
 from proxy.core.model import Access
 from proxy.core.reasons import TABLE, Reason
+from proxy.core.request.cors import CorsPolicy, CorsRequest
 from proxy.core.request.request_reading import TOKEN, judge, only_reported
 from proxy.core.routes import RouteTable
 from proxy.gateway.backend_identity import BackendIdentity, backend_identity

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from functools import reduce
 
-from proxy.core.cors import CorsPolicy, CorsSites
 from proxy.core.credential_places import AUTHORIZATION, WEBSOCKET_FIELD, CredentialPlaces, Place
 from proxy.core.identity import IdentityHeaders, IdentityNames, IdentityOutput, IdentityOutputs, names_from
 from proxy.core.request.claims import fold
+from proxy.core.request.cors import CorsPolicy, CorsSites
 from proxy.core.request.header_edits import HeaderEdits
 from proxy.core.request.query import Conditions
 from proxy.core.request.target import PathAllowance

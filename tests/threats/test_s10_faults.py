@@ -447,6 +447,14 @@ def ask(node: Patgate, token: Token) -> tuple[Response, float]:
     return answer, time.monotonic() - begun
 
 
+def unavailable(answer: Response) -> bool:
+    """Whether an answer to nginx says that patgate cannot decide: 403, because nginx understands no 503."""
+    if answer.status == 200:
+        return False
+    problem = answer.json()
+    return (answer.status, problem["status"], problem["reason"]) == (403, 503, "authority_unavailable")
+
+
 @pytest.mark.alone
 def test_a_frozen_authority_keeps_forward_auth_for_a_second_at_most(asked: Patgate) -> None:
     """Cached tokens are decided while the lease runs; other tokens, and all tokens after it, get 503."""
@@ -457,16 +465,16 @@ def test_a_frozen_authority_keeps_forward_auth_for_a_second_at_most(asked: Patga
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda _: ask(asked, cold), range(20)))
         for answer, took in answers:
-            assert (answer.status, answer.json()["reason"]) == (503, "authority_unavailable")
+            assert unavailable(answer)
             assert [int(value) >= 1 for value in answer.all("retry-after")] == [True]
             assert took < WITHIN_SECONDS + MARGIN_SECONDS
         answer, _ = ask(asked, cached)
         # After a missed renewal, at least four of the lease's five seconds are left.
         assert answer.status == 200 or time.monotonic() - begun > 3.5
-        wait_until(lambda: ask(asked, cached)[0].status == 503, "the lease run out", seconds=10)
+        wait_until(lambda: unavailable(ask(asked, cached)[0]), "the lease run out", seconds=10)
         for token in (cached, cold):
             answer, took = ask(asked, token)
-            assert (answer.status, answer.json()["reason"]) == (503, "authority_unavailable")
+            assert unavailable(answer)
             assert took < WITHIN_SECONDS / 2 + MARGIN_SECONDS
     wait_until(lambda: ask(asked, cold)[0].status == 200, "decisions again", seconds=20)
     assert ask(asked, cached)[0].status == 200

@@ -23,11 +23,11 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
-from proxy.core.cors import CorsRequest
 from proxy.core.credential_places import PresentedFields
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import FAMILY_NAMES, fold
 from proxy.core.request.client_address import REQUEST_ID
+from proxy.core.request.cors import CorsRequest
 from proxy.core.request.request_reading import TOKEN, host_name, is_connect, is_query, other_form
 from proxy.core.token_search import TokenSearch
 from proxy.gateway.exchange import Exchange

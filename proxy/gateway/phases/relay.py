@@ -6,7 +6,7 @@ Rules of this module:
 3. A backend's hop-by-hop fields (RFC 9110 section 7.6.1) and trailers (section 6.5.1) are not forwarded. A response
    without ``Date`` gets one (section 6.6.1). A 426 keeps its ``Upgrade`` (section 15.5.22) and a 407 its challenge
    (section 11.7.1), because they are meaningless without. Where patgate answers preflights, its CORS fields replace the
-   backend's (``core.cors``). A WebSocket without a subprotocol gets patgate's own, if the client offered it
+   backend's (``core.request.cors``). A WebSocket without a subprotocol gets patgate's own, if the client offered it
    (``core.credential_places``). Nothing else is added and nothing is changed.
 4. The upstream connection is reused only when both messages have ended and no bytes follow the response.
 """
@@ -17,10 +17,10 @@ import re
 import time
 from typing import Final, Protocol
 
-from proxy.core.cors import owned
 from proxy.core.credential_places import WEBSOCKET_MARK, offers_mark
 from proxy.core.reasons import Reason
 from proxy.core.request.claims import fold
+from proxy.core.request.cors import owned
 from proxy.core.request.request_reading import TOKEN
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.body import (

@@ -1,9 +1,9 @@
 """The respond phase: builds every response that the gateway itself produces: refusals, failures, answered preflights.
 
 The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decision``; the challenge comes from
-``core.challenge``, and the CORS fields, with which a browser's code may read the refusal, from ``core.cors``. Nothing
-repeats what the client sent, except an origin that the configuration lists. Only for the first request of git's smart
-HTTP protocol (``…/info/refs?service=git-…``) the body is ``text/plain``: git shows a person no other type.
+``core.challenge``, and the CORS fields, with which a browser's code may read the refusal, from ``core.request.cors``.
+Nothing repeats what the client sent, except an origin that the configuration lists. Only for the first request of git's
+smart HTTP protocol (``…/info/refs?service=git-…``) the body is ``text/plain``: git shows a person no other type.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from proxy.core.challenge import Challenges
-from proxy.core.cors import NO_CORS, CorsPolicy, CorsSites
 from proxy.core.reasons import TABLE, Reason, ReasonEntry
+from proxy.core.request.cors import NO_CORS, CorsPolicy, CorsSites
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.date import HttpClock
 

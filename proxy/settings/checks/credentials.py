@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from proxy.core.cors import ANY_ORIGIN
 from proxy.core.credential_places import AUTHORIZATION, Place
 from proxy.core.identity import IdentityNameError, names_from
 from proxy.core.model import Access
 from proxy.core.request.claims import fold
+from proxy.core.request.cors import ANY_ORIGIN
 from proxy.settings.checks.candidate import Candidate, RuleViolation
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc

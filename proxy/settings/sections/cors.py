@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from proxy.core.cors import ANY_ORIGIN
+from proxy.core.request.cors import ANY_ORIGIN
 from proxy.settings.names import HostPattern, Method
 from proxy.settings.section import Section
 from proxy.settings.values import Duration, quoted

@@ -21,6 +21,7 @@ NO_CLIENTS = {
     "patgate serve",
     "patgate quickstart",
     "patgate check",
+    "patgate doctor",
     "patgate health",
     "patgate whoami",
     "patgate config schema",

@@ -18,13 +18,13 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from proxy.core.cors import CorsPolicy, CorsSites
 from proxy.core.identity import PRESETS, IdentityHeaders, IdentityOutputs
 from proxy.core.ipc.shared_memory import PAGE_SIZE, SLOT_EPOCH, SLOT_LEASE, PageView
 from proxy.core.kinds import Kind, Reach
 from proxy.core.model import Access, Grant, OrgGrant
 from proxy.core.permissions import PermissionSet
 from proxy.core.request.claims import fold
+from proxy.core.request.cors import CorsPolicy, CorsSites
 from proxy.core.routes import Route, RouteTable
 from proxy.core.token import Minted, TokenFormat, digest
 from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor

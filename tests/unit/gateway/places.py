@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proxy.core.challenge import Challenges
-from proxy.core.cors import NO_CORS, CorsSites
 from proxy.core.credential_places import AUTHORIZATION, DEFAULT, CredentialPlaces
+from proxy.core.request.cors import NO_CORS, CorsSites
 from proxy.core.routes import Route
 from proxy.gateway.phases.respond import Responder
 from proxy.settings.sections.credentials import parse_place

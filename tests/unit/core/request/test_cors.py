@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.core.cors import CorsPolicy, CorsRequest, CorsSites, owned
+from proxy.core.request.cors import CorsPolicy, CorsRequest, CorsSites, owned
 from proxy.core.routes import Match, Route
 
 APP = "https://app.example.com"
