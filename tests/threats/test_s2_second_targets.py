@@ -312,7 +312,7 @@ def test_forward_auth_judges_them_too(shape: str, line: str, status: int, node: 
     family, method, uri = ("Original", "Method", "URI") if shape == "nginx" else ("Forwarded", "Method", "Uri")
     described = (f"X-{family}-{method}: COPY", f"X-{family}-{uri}: /dav/orgs/a/f", "X-Forwarded-Host: dav.example")
     response = ask(node, "GET", f"/{shape}", *described, line, token=token, port=node.forward_auth_port)
-    assert response.status == status
+    assert response.status == status or (shape == "nginx" and response.all("X-Patgate-Status") == [str(status)])
 
 
 def test_a_second_target_behind_a_trusted_proxy_may_have_the_public_name(gateways: Pool, recorder: Recorder) -> None:

@@ -311,10 +311,27 @@ async def test_a_route_can_cut_its_prefix_off_the_path_and_says_so(target: str, 
         make_route(path, Access.PUBLIC, index=index, strip_prefix="/npm")
         for index, path in enumerate(("/npm/**", "/npm"))
     ]
-    async with serving(answering(mirror), routes=routes, trusted=["127.0.0.1/32"]) as (gateway, _):
+    async with serving(answering(mirror), routes=routes) as (gateway, _):
         head = await seen(gateway, get(target, "X-Forwarded-Prefix: /evil", "X_Forwarded_Prefix: /evil"))
         assert head.split(b"\r\n")[0] == f"GET {arrives} HTTP/1.1".encode()
         assert [line for line in head.split(b"\r\n") if b"refix" in line] == [b"X-Forwarded-Prefix: /npm"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "prefix"),
+    [
+        (["X-Forwarded-Prefix: /outer"], b"/outer/npm"),
+        (["X-Forwarded-Prefix: /outer/"], b"/outer/npm"),
+        (["X-Forwarded-Prefix: /a", "X-Forwarded-Prefix: /b"], b"/npm"),
+        (["X-Forwarded-Prefix: /a/../b"], b"/npm"),
+        (["X-Forwarded-Port: 443"], b"/npm"),
+    ],
+)
+async def test_a_cut_prefix_follows_the_prefix_of_a_trusted_proxy(lines: list[str], prefix: bytes) -> None:
+    routes = [make_route("/npm/**", Access.PUBLIC, strip_prefix="/npm")]
+    async with serving(answering(mirror), routes=routes, trusted=["127.0.0.1/32"]) as (gateway, _):
+        head = await seen(gateway, get("/npm/x", *lines))
+        assert [line for line in head.split(b"\r\n") if b"refix" in line] == [b"X-Forwarded-Prefix: " + prefix]
 
 
 async def test_only_a_route_that_cuts_a_prefix_sends_one() -> None:
