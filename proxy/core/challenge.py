@@ -59,16 +59,9 @@ class Challenges:
     def values(self, challenge: Challenge, match: Match | None) -> tuple[bytes, ...]:
         """The values of the ``WWW-Authenticate`` lines of a refusal, in order. ``match`` gives the needed scope."""
         offered = self._default if match is None else self._of(match.route.credentials)
-        # A captured entity is client input, so the challenge names it only if it is plain.
-        if (
-            challenge is _INSUFFICIENT_SCOPE
-            and offered.scope is not None
-            and match is not None
-            and match.operation
-            and match.entity
-            and _PLAIN.fullmatch(match.entity)
-        ):
-            return (offered.scope + f', scope="{match.entity}:{match.operation}"'.encode("ascii"),)
+        scope = needed_scope(challenge, match)
+        if scope and offered.scope is not None:
+            return (offered.scope + f', scope="{scope}"'.encode("ascii"),)
         return offered.fixed[challenge]
 
     def _of(self, places: CredentialPlaces | None) -> _Offered:
@@ -78,6 +71,13 @@ class Challenges:
         if offered is None:
             self._offered[places] = offered = _Offered(self._realm, places)
         return offered
+
+
+def needed_scope(challenge: Challenge, match: Match | None) -> str:
+    """The scope that a refused request lacks; "" for none, or if its entity, which is client input, is not plain."""
+    if challenge is not _INSUFFICIENT_SCOPE or match is None or not match.operation or not match.entity:
+        return ""
+    return f"{match.entity}:{match.operation}" if _PLAIN.fullmatch(match.entity) else ""
 
 
 def _challenge(place: Place, realm: str) -> bytes:

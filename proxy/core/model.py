@@ -53,6 +53,14 @@ class Access(StrEnum):
     DENIED = "denied"
 
 
+class RefusalFormat(StrEnum):
+    """The body of a refusal: a problem document (RFC 9457), a line of text, or JSON with what clients show of it."""
+
+    PROBLEM = "problem"
+    TEXT = "text"
+    JSON = "json"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credential:
     """The token with which an actor authenticated, as verified; a change checks that it is still valid.

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from proxy.core.model import Access
+from proxy.core.model import Access, RefusalFormat
 from proxy.core.request.query import Conditions
 from proxy.core.request.target import PathAllowance, decoded_name, encoded_segments
 
@@ -133,7 +133,7 @@ class Route:
     in literals, on a denied route only. ``strip_prefix`` holds leading segments that the backend does not get.
     ``enforce`` False is report-only. ``second_targets`` holds the folded names of fields that name a second resource
     and are passed to this route's backend unchecked. ``credentials`` None: the places for tokens of the whole gateway;
-    ``cors`` None: the CORS policy of the site.
+    ``cors`` None: the CORS policy of the site; ``refusals`` None: the format of the whole gateway.
     """
 
     index: int
@@ -154,6 +154,7 @@ class Route:
     second_targets: frozenset[bytes] = frozenset()
     credentials: CredentialPlaces | None = None
     cors: CorsPolicy | None = None
+    refusals: RefusalFormat | None = None
     prefix: bytes = field(init=False, default=b"")
     """``strip_prefix`` percent-encoded."""
 

@@ -51,6 +51,7 @@ def _route(settings: Settings, index: int, route: RouteSettings) -> Route:
         second_targets=frozenset(fold(name.encode("ascii")) for name in route.second_targets),
         credentials=_own_places(settings, route),
         cors=None if route.cors is None else _cors(route.cors, route.credentials or settings.credentials),
+        refusals=route.refusals,
     )
 
 

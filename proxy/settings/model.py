@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from proxy.core.credential_places import DEFAULT_PLACES
+from proxy.core.model import RefusalFormat
 from proxy.settings.addresses import StoreUrl, WebhookUrl, without_password
 from proxy.settings.names import Brand, Name, PermissionText
 from proxy.settings.section import AUTHORITY, BOOT, WORKERS, FilePath, Section, Timeout, reaches_authority
@@ -204,6 +205,8 @@ class Settings(Section):
     """Where a request may carry its token."""
     challenge: Challenged | None = None
     """Schemes that a 401 offers, in this order; `null`: all of `credentials`, in their order."""
+    refusals: RefusalFormat = RefusalFormat.PROBLEM
+    """The body of a refusal: a `problem` document, a line of `text`, or `json` for npm, registries and Git LFS."""
     upstreams: dict[Name, Upstream] = {}  # noqa: RUF012 - pydantic copies defaults
     """The backends, by name."""
     roles: dict[Name, tuple[PermissionText, ...]] = {}  # noqa: RUF012 - pydantic copies defaults
@@ -285,5 +288,5 @@ class Settings(Section):
 _CONTAINERS: Final = frozenset(
     name
     for name in Settings.model_fields
-    if name not in ("brand", "data_dir", "store", "workers", "credentials", "secret_key", "lease")
+    if name not in ("brand", "data_dir", "store", "workers", "credentials", "refusals", "secret_key", "lease")
 )

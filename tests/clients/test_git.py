@@ -151,7 +151,7 @@ def denied(gate: Front) -> list[str]:
     return [record["path"] for record in gate.node.records() if record.get("reason") == "role_denies"]
 
 
-def test_a_viewer_uploads_no_object(gate: Front, objects: Path, place: Path) -> None:
+def test_an_upload_of_a_viewer_is_refused_in_words_that_git_lfs_shows(gate: Front, objects: Path, place: Path) -> None:
     before = sorted(objects.rglob("*"))
     gate.refuses("Upload a large file as a viewer", place, gate.viewer)
     assert sorted(path for path in objects.rglob("*") if path.suffix != ".log") == [

@@ -75,7 +75,7 @@ def test_one_scope_covers_what_is_known_of_a_package_and_the_package_itself(gate
         assert [answer.status for answer in answers] == [status, status]
 
 
-def test_a_viewer_publishes_nothing(gate: Front, server: Path, place: Path) -> None:
+def test_a_publish_of_a_viewer_is_refused_in_words_that_npm_shows(gate: Front, server: Path, place: Path) -> None:
     before = published(server)
     (place / "package.json").write_text((place / "package.json").read_text().replace("1.0.0", "1.1.0"))
     gate.refuses("Publish as a viewer", place, gate.viewer)

@@ -103,5 +103,5 @@ def test_a_push_of_a_viewer_is_refused_in_words_that_skopeo_shows(gate: Front, s
 
 
 @pytest.mark.usefixtures("pushed")
-def test_without_a_token_nothing_is_pulled(gate: Front, place: Path) -> None:
+def test_a_pull_without_a_token_is_refused_in_words_that_skopeo_shows(gate: Front, place: Path) -> None:
     gate.refuses("Pull without a token", place)

@@ -65,7 +65,9 @@ def the_usual_configuration(node: Patgate) -> Iterator[None]:
     before = dict(node.config)
     yield
     if node.config != before or node.config_file.read_text().startswith("#"):
-        write(node, **before)
+        # Without the parts that a test added, which ``write`` alone would keep.
+        node.config = before
+        write(node)
         reload(node)
 
 
@@ -124,6 +126,23 @@ def test_where_a_token_may_be_presented_follows_it_for_known_tokens_too(node: Pa
         refused = connection.request("GET", TARGET, headers=header)
         assert (refused.status, refused.json()["reason"]) == (400, "token_misplaced")
         assert connection.request("GET", TARGET, headers=token.bearer).status == 200
+
+
+def test_the_format_of_refusals_follows_it_everywhere_and_on_one_route(node: Patgate) -> None:
+    def types() -> tuple[str | None, str | None]:
+        """Of a refusal on the first route, and of one without a route."""
+        targets = (TARGET, "/nowhere")
+        one, other = (connection.request("GET", target).get("Content-Type") for target in targets)
+        return one, other
+
+    with node.connect() as connection:
+        assert types() == ("application/problem+json", "application/problem+json")
+        write(node, refusals="json")
+        reload(node)
+        assert types() == ("application/json", "application/json")
+        write(node, routes=[{**ROUTES[0], "refusals": "text"}, *ROUTES[1:]])
+        reload(node)
+        assert types() == ("text/plain; charset=utf-8", "application/json")
 
 
 def test_a_configuration_with_mistakes_is_refused_with_each_line_and_the_one_before_goes_on(

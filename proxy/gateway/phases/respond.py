@@ -1,9 +1,11 @@
 """The respond phase: builds every response that the gateway itself produces: refusals, failures, answered preflights.
 
-The body is ``application/problem+json`` (RFC 9457) with ``reason`` and ``decision``; the challenge comes from
-``core.challenge``, and the CORS fields, with which a browser's code may read the refusal, from ``core.request.cors``.
-Nothing repeats what the client sent, except an origin that the configuration lists. Only for the first request of git's
-smart HTTP protocol (``…/info/refs?service=git-…``) the body is ``text/plain``: git shows a person no other type.
+The body has the format of the route (``refusals``), because many clients show a person only one: by default it is
+``application/problem+json`` (RFC 9457). Every format has the reason and the decision's id. The first request of git's
+smart HTTP protocol (``…/info/refs?service=git-…``) always gets ``text/plain``: git shows no other type. The challenge
+comes from ``core.challenge``, and the CORS fields, with which a browser's code may read the refusal, from
+``core.request.cors``. Nothing repeats what the client sent, except an origin that the configuration lists and an entity
+in a scope.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from proxy.core.challenge import Challenges
+from proxy.core.challenge import Challenges, needed_scope
+from proxy.core.model import RefusalFormat
 from proxy.core.reasons import TABLE, Reason, ReasonEntry
 from proxy.core.request.cors import NO_CORS, CorsPolicy, CorsSites
 from proxy.gateway.exchange import Exchange
@@ -36,17 +39,36 @@ _PHRASES: Final = {
     508: b"Loop Detected",
 }
 
+_MEDIA_TYPES: Final = {
+    RefusalFormat.PROBLEM: b"application/problem+json",
+    RefusalFormat.TEXT: b"text/plain; charset=utf-8",
+    RefusalFormat.JSON: b"application/json",
+}
+
+# Codes of the OCI distribution specification and, for 503, of the CNCF implementation of it.
+_OCI_CODES: Final = {400: "UNSUPPORTED", 401: "UNAUTHORIZED", 403: "DENIED", 405: "UNSUPPORTED", 503: "UNAVAILABLE"}
 
 _GIT_PATH: Final = b"/info/refs"
 _GIT_QUERY: Final = b"?service=git-"
 
 
 class Responder:
-    """Builds refusals with these challenges. ``cors`` has the CORS policies of sites and routes."""
+    """Builds refusals with these challenges.
 
-    def __init__(self, *, challenges: Challenges, cors: CorsSites = NO_CORS) -> None:
+    ``cors`` has the CORS policies of sites and routes. ``refusals`` is the format where there is no route, or one
+    without a format of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        challenges: Challenges,
+        cors: CorsSites = NO_CORS,
+        refusals: RefusalFormat = RefusalFormat.PROBLEM,
+    ) -> None:
         self._challenges = challenges
         self.cors = cors
+        self._refusals = refusals
         self._clock = HttpClock()
 
     def refusal(self, x: Exchange, reason: Reason, *, in_fields: bool = False, bounded: bool = False) -> bytes:
@@ -56,28 +78,14 @@ class Responder:
         ``bounded``: the status is 403 instead of any but 401, for an ingress that makes an error of every other one.
         """
         entry = TABLE[reason]
-        decision = x.request_id.decode("ascii")
         challenges = self._challenges.values(entry.challenge, x.match)
-        if x.path.endswith(_GIT_PATH) and x.query.startswith(_GIT_QUERY):
-            media_type = b"text/plain; charset=utf-8"
-            body = _text(entry, decision, challenges)
-        else:
-            media_type = b"application/problem+json"
-            body = json.dumps(
-                {
-                    "type": "about:blank",
-                    "title": entry.title,
-                    "status": entry.status,
-                    "detail": entry.detail,
-                    "reason": entry.public,
-                    "decision": decision,
-                }
-            ).encode("ascii")
+        form = self._format(x)
+        body = _body(form, entry, x.request_id.decode("ascii"), needed_scope(entry.challenge, x.match))
         status = 403 if bounded and entry.status != 401 else entry.status
         lines = [
             b"HTTP/1.1 %d %s\r\n" % (status, _PHRASES[status]),
             self._clock.date_line() + b"\r\n",
-            b"Content-Type: " + media_type + b"\r\nCache-Control: no-store\r\n",
+            b"Content-Type: " + _MEDIA_TYPES[form] + b"\r\nCache-Control: no-store\r\n",
             b"Content-Length: %d\r\nX-Request-Id: %s\r\n" % (len(body), x.request_id),
         ]
         for value in challenges:
@@ -103,6 +111,14 @@ class Responder:
         if not x.head_only:
             lines.append(body)
         return b"".join(lines)
+
+    def _format(self, x: Exchange) -> RefusalFormat:
+        """The format of the body for ``x``."""
+        if x.path.endswith(_GIT_PATH) and x.query.startswith(_GIT_QUERY):
+            return RefusalFormat.TEXT
+        match = x.match
+        own = None if match is None else match.route.refusals
+        return self._refusals if own is None else own
 
     def preflight(self, x: Exchange, policy: CorsPolicy, origin: bytes) -> bytes:
         """The complete response to the preflight ``x`` of ``origin``, which the policy allows."""
@@ -134,8 +150,28 @@ def _parts(entry: ReasonEntry, decision: bytes, challenges: Sequence[bytes]) -> 
     return b"".join(lines)
 
 
-def _text(entry: ReasonEntry, decision: str, challenges: tuple[bytes, ...]) -> bytes:
-    """The body for a client that shows plain text: one line, with the permission that the challenge names."""
-    scope = next((value.partition(b'scope="')[2].partition(b'"')[0] for value in challenges if b"scope=" in value), b"")
-    needed = f" It needs {scope.decode('ascii')}." if scope else ""
-    return f"{entry.detail}{needed} (reason: {entry.public}, decision: {decision})\n".encode("ascii")
+def _body(form: RefusalFormat, entry: ReasonEntry, decision: str, scope: str) -> bytes:
+    """The body of a refusal that ``scope`` would have prevented; "" for none."""
+    if form is RefusalFormat.TEXT:
+        return f"{_words(entry, decision, scope)}\n".encode("ascii")
+    document: dict[str, object] = {
+        "type": "about:blank",
+        "title": entry.title,
+        "status": entry.status,
+        "detail": entry.detail,
+        "reason": entry.public,
+        "decision": decision,
+    }
+    if form is RefusalFormat.JSON:
+        # npm shows ``error``, Git LFS ``message``; of ``errors``, clients of container registries show ``code`` and
+        # ``message``, and cargo ``detail``.
+        words = _words(entry, decision, scope)
+        code = _OCI_CODES.get(entry.status, "UNKNOWN")
+        document |= {"error": words, "message": words, "errors": [{"code": code, "message": words, "detail": words}]}
+    return json.dumps(document).encode("ascii")
+
+
+def _words(entry: ReasonEntry, decision: str, scope: str) -> str:
+    """All that a client should show a person, on one line."""
+    needed = f" It needs {scope}." if scope else ""
+    return f"{entry.detail}{needed} (reason: {entry.public}, decision: {decision})"

@@ -262,7 +262,7 @@ class Worker:
     def responder(self, settings: Settings) -> Responder:
         """The builder of the gateway's own responses."""
         challenges = Challenges(realm=settings.brand, places=credential_places(settings))
-        return Responder(challenges=challenges, cors=cors_sites(settings))
+        return Responder(challenges=challenges, cors=cors_sites(settings), refusals=settings.refusals)
 
     async def resolve(self, upstreams: Sequence[UpstreamPool], seconds: float) -> None:
         """Resolve the addresses of new servers, within ``seconds``."""

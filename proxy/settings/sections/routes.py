@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from proxy.core.identity import IdentityField
-from proxy.core.model import Access
+from proxy.core.model import Access, RefusalFormat
 from proxy.core.request.second_targets import UNJUDGED
 from proxy.settings.names import (
     EntityName,
@@ -61,6 +61,8 @@ class RouteSettings(Section):
     """Schemes that a 401 of this route offers, in this order; `null`: those of its places."""
     cors: Cors | None = None
     """CORS on this route; `null`: as in `cors`."""
+    refusals: RefusalFormat | None = None
+    """The body of a refusal on this route; `null`: as in `refusals`."""
 
 
 class Identity(Section):

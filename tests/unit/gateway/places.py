@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from proxy.core.challenge import Challenges
 from proxy.core.credential_places import AUTHORIZATION, DEFAULT, CredentialPlaces
+from proxy.core.model import RefusalFormat
 from proxy.core.request.cors import NO_CORS, CorsSites
 from proxy.core.routes import Route
 from proxy.gateway.phases.respond import Responder
@@ -26,7 +27,11 @@ def presented_by(places: CredentialPlaces, routes: Iterable[Route]) -> frozenset
     return frozenset(field for each in (places, *own) for field, _ in each.keys) - {AUTHORIZATION}
 
 
-def responder(*words: str | dict[str, str], cors: CorsSites = NO_CORS) -> Responder:
+def responder(
+    *words: str | dict[str, str],
+    cors: CorsSites = NO_CORS,
+    refusals: RefusalFormat = RefusalFormat.PROBLEM,
+) -> Responder:
     """A responder whose challenges are for these places; by default, for those of a new configuration."""
     places = places_of(*words) if words else DEFAULT
-    return Responder(challenges=Challenges(realm="acme", places=places), cors=cors)
+    return Responder(challenges=Challenges(realm="acme", places=places), cors=cors, refusals=refusals)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from proxy.core.model import Access, RefusalFormat
 from proxy.core.reasons import TABLE
 from tests.unit.gateway.ingress import DESCRIBING, SHAPES, ask_on, carried, changed, entry, login
-from tests.unit.gateway.kit import get
+from tests.unit.gateway.kit import get, make_route
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -25,6 +26,25 @@ async def test_a_refusal_has_its_parts_in_fields(shape: str) -> None:
             assert challenges
             numbered = [answer.all(b"x-patgate-challenge-%d" % number) for number in range(1, len(challenges) + 2)]
             assert numbered == [*([challenge] for challenge in challenges), []]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_a_refusal_has_the_format_of_the_described_route_and_the_same_fields(shape: str) -> None:
+    answers = []
+    for refusals in RefusalFormat:
+        route = make_route("/v1/{entity}/{id}", Access.TOKEN, refusals=refusals)
+        async with entry(routes=[route]) as gateway:
+            client = await gateway.client()
+            answer = await ask_on(client, shape, SHAPES[shape], login(gateway, permissions=("things:list",)))
+            (decision,) = answer.all(b"x-patgate-decision")
+            assert answer.status == 403
+            assert b"role_denies" in answer.body and decision in answer.body
+            names = (b"status", b"title", b"detail", b"reason", b"challenge-1")
+            fields = [answer.all(b"x-patgate-" + name) for name in names]
+            answers.append((answer.all(b"content-type"), fields))
+    types = [b"application/problem+json", b"text/plain; charset=utf-8", b"application/json"]
+    assert [media_type for media_type, _ in answers] == [[each] for each in types]
+    assert all(fields == answers[0][1] and all(fields) for _, fields in answers)
 
 
 def test_every_refusal_can_be_built_again_from_its_fields() -> None:

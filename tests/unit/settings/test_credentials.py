@@ -1,4 +1,4 @@
-"""Settings of places for tokens, challenges and CORS."""
+"""Settings of places for tokens, challenges, CORS and the format of refusals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 
 from proxy.core.credential_places import API_KEY, BASIC, BEARER, WEBSOCKET, Place
 from proxy.core.errors import ConfigurationError
+from proxy.core.model import RefusalFormat
 from proxy.settings.compile import cors_sites, credential_places, presented_fields, route_table
 from proxy.settings.load import load
 from proxy.settings.model import Settings
@@ -149,6 +150,23 @@ def test_routes_inherit_the_places_and_choose_their_own(tmp_path: Path) -> None:
     assert presented_fields(settings, websocket=True) == fields | {b"sec-websocket-protocol"}
     assert presented_fields(settings, websocket=False) == fields
     assert Settings.from_boot_json(settings.to_worker_json()) == settings
+
+
+def test_routes_inherit_the_format_of_refusals_and_choose_their_own(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, refusals="json", routes=[ROUTE, ROUTE | {"path": "/a", "refusals": "text"}])
+    assert settings.refusals is RefusalFormat.JSON
+    assert [route.refusals for route in route_table(settings).routes] == [None, RefusalFormat.TEXT]
+    assert Settings.from_boot_json(settings.to_worker_json()) == settings
+    assert loaded(tmp_path).refusals is RefusalFormat.PROBLEM
+
+
+@pytest.mark.parametrize("value", ["npm", "PROBLEM", None, ["json"]])
+def test_another_format_of_refusals_is_a_mistake(tmp_path: Path, value: object) -> None:
+    (problem,) = problems(tmp_path, refusals=value)
+    assert problem.startswith("refusals: ")
+    if value is not None:
+        (problem,) = problems(tmp_path, routes=[ROUTE | {"refusals": value}])
+        assert problem.startswith("routes[0].refusals: ")
 
 
 @pytest.mark.parametrize(

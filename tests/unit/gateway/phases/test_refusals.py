@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from proxy.core.model import Access
+from proxy.core.challenge import Challenges
+from proxy.core.credential_places import BASIC, CredentialPlaces
+from proxy.core.model import Access, RefusalFormat
 from proxy.core.reasons import TABLE, Reason
 from proxy.core.routes import Match
 from proxy.gateway.exchange import Exchange
+from proxy.gateway.phases.respond import Responder
 from proxy.gateway.telemetry.access_log import LINES_PER_SWEEP
 from proxy.observe.metrics import CACHE_HITS, REQUEST_SECONDS, REQUESTS
 from tests.unit.gateway import kit
@@ -75,10 +78,95 @@ def test_other_requests_get_a_problem_document(path: bytes, query: bytes) -> Non
     assert b"\r\nContent-Type: application/problem+json\r\n" in answer
 
 
-def test_responses_to_refused_tokens_are_alike() -> None:
+def routed(refusals: RefusalFormat | None, *, entity: str = "images") -> Exchange:
+    """An exchange on a route with this format, which needs the permission to push."""
+    x = exchange()
+    x.path = b"/v2/demo/manifests/1"
+    route = make_route("/v2/{id}/manifests/{reference}", Access.TOKEN, entity=entity, refusals=refusals)
+    x.match = Match(route, entity, "demo", "push", None)
+    return x
+
+
+def words(reason: Reason, scope: str = "images:push") -> str:
+    entry = TABLE[reason]
+    needed = f" It needs {scope}." if reason in (Reason.ROLE_DENIES, Reason.SCOPE_DENIES) and scope else ""
+    return f"{entry.detail}{needed} (reason: {entry.public}, decision: 0123456789abcdef00000001)"
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
+def test_a_route_with_text_refuses_in_one_line_for_every_reason(reason: Reason) -> None:
+    head, _, body = kit.responder().refusal(routed(RefusalFormat.TEXT), reason).partition(b"\r\n\r\n")
+    assert b"\r\nContent-Type: text/plain; charset=utf-8\r\n" in head
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in head
+    assert body.decode() == words(reason) + "\n"
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
+def test_a_route_with_json_has_the_members_that_npm_registries_and_lfs_show_for_every_reason(reason: Reason) -> None:
+    """``error`` is for npm, ``message`` for Git LFS, ``errors`` for clients of container registries and cargo."""
+    head, _, body = kit.responder().refusal(routed(RefusalFormat.JSON), reason).partition(b"\r\n\r\n")
+    assert b"\r\nContent-Type: application/json\r\n" in head
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in head
+    document = json.loads(body)
+    entry, shown = TABLE[reason], words(reason)
+    assert document.pop("error") == document.pop("message") == shown
+    codes = {400: "UNSUPPORTED", 401: "UNAUTHORIZED", 403: "DENIED", 405: "UNSUPPORTED", 503: "UNAVAILABLE"}
+    code = codes.get(entry.status, "UNKNOWN")
+    assert document.pop("errors") == [{"code": code, "message": shown, "detail": shown}]
+    problem = kit.responder().refusal(routed(RefusalFormat.PROBLEM), reason)
+    assert document == json.loads(problem.partition(b"\r\n\r\n")[2])
+
+
+@pytest.mark.parametrize("everywhere", RefusalFormat)
+def test_the_format_of_a_route_replaces_that_of_the_gateway(everywhere: RefusalFormat) -> None:
+    types = {
+        RefusalFormat.PROBLEM: b"application/problem+json",
+        RefusalFormat.TEXT: b"text/plain; charset=utf-8",
+        RefusalFormat.JSON: b"application/json",
+    }
+    responder = kit.responder(refusals=everywhere)
+    for own in RefusalFormat:
+        assert b"\r\nContent-Type: %s\r\n" % types[own] in responder.refusal(routed(own), Reason.ROLE_DENIES)
+    for x in (routed(None), exchange()):
+        assert b"\r\nContent-Type: %s\r\n" % types[everywhere] in responder.refusal(x, Reason.NO_ROUTE)
+
+
+@pytest.mark.parametrize("refusals", RefusalFormat)
+def test_gits_first_request_gets_text_on_every_route(refusals: RefusalFormat) -> None:
+    x = routed(refusals)
+    x.path, x.query = b"/demo.git/info/refs", b"?service=git-upload-pack"
+    answer = kit.responder(refusals=refusals).refusal(x, Reason.SCOPE_DENIES)
+    assert answer.endswith(words(Reason.SCOPE_DENIES).encode() + b"\n")
+
+
+@pytest.mark.parametrize("refusals", RefusalFormat)
+def test_a_refusal_of_head_has_the_length_of_its_format_and_no_body(refusals: RefusalFormat) -> None:
+    full = kit.responder().refusal(routed(refusals), Reason.ROLE_DENIES)
+    x = routed(refusals)
+    x.head_only = True
+    assert kit.responder().refusal(x, Reason.ROLE_DENIES) == full[: full.index(b"\r\n\r\n") + 4]
+
+
+@pytest.mark.parametrize("refusals", [RefusalFormat.TEXT, RefusalFormat.JSON])
+def test_the_words_name_the_missing_permission_where_no_challenge_does(refusals: RefusalFormat) -> None:
+    responder = Responder(challenges=Challenges(realm="acme", places=CredentialPlaces([BASIC])))
+    answer = responder.refusal(routed(refusals), Reason.ROLE_DENIES)
+    assert b"WWW-Authenticate" not in answer
+    assert words(Reason.ROLE_DENIES).encode() in answer
+
+
+@pytest.mark.parametrize("refusals", RefusalFormat)
+def test_no_format_repeats_an_entity_that_is_not_plain(refusals: RefusalFormat) -> None:
+    answer = kit.responder().refusal(routed(refusals, entity='evil"\\'), Reason.ROLE_DENIES)
+    assert b"evil" not in answer
+    assert refusals is RefusalFormat.PROBLEM or words(Reason.ROLE_DENIES, "").encode() in answer
+
+
+@pytest.mark.parametrize("refusals", RefusalFormat)
+def test_responses_to_refused_tokens_are_alike(refusals: RefusalFormat) -> None:
     own = (Reason.NO_CREDENTIAL, Reason.CREDENTIAL_UNSUPPORTED)
     reasons = [reason for reason in Reason if TABLE[reason].status == 401 and reason not in own]
-    answers = {kit.responder().refusal(exchange(), reason) for reason in reasons}
+    answers = {kit.responder().refusal(routed(refusals), reason) for reason in reasons}
     assert len({re.sub(rb"\r\nDate: [^\r]*", b"", answer) for answer in answers}) == 1
     assert len(reasons) >= 8
 
