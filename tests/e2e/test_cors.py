@@ -21,6 +21,8 @@ ROUTES: list[dict[str, Any]] = [
     {"path": "/own/{entity}", "cors": {"origins": [OTHER], "credentials": True, "expose": ["ETag"], "max_age": "5m"}},
     {"path": "/pass/{entity}", "cors": {"origins": [APP], "preflight": "pass"}, "methods": ["GET", "PUT"],
      "operations": {"GET": "list", "PUT": "update"}},
+    {"path": "/closed/{entity}", "methods": ["OPTIONS"], "access": "denied"},
+    {"path": "/closed/{entity}", "cors": {"origins": [APP], "preflight": "pass"}},
     {"path": "/off/{entity}", "cors": {"origins": []}, "operations": {"GET": "list", "OPTIONS": "list"}},
     {"path": "/any/{entity}", "cors": {"origins": ["*"]}},
     {"path": "/null/{entity}", "cors": {"origins": ["null"]}},
@@ -212,6 +214,15 @@ def test_a_preflight_passes_without_identity_where_the_backend_answers_it(
     assert recorder.requests == []
     refused = ask(node, "GET", "/pass/things", f"Origin: {APP}")
     assert (refused.status, refused.get("Access-Control-Allow-Origin")) == (401, APP)
+
+
+def test_a_preflight_does_not_pass_where_the_method_that_runs_is_denied(node: Patgate, recorder: Recorder) -> None:
+    """The route of the method that a preflight names is another one than that of OPTIONS, which the backend runs."""
+    refused = preflight(node, "/closed/things", APP)
+    assert (refused.status, refused.json()["reason"]) == (403, "route_denied")
+    lines = (f"Origin: {APP}", "Access-Control-Request-Method: GET")
+    assert described(node, "OPTIONS", "/closed/things", *lines).json()["reason"] == "route_denied"
+    assert recorder.requests == []
 
 
 @pytest.mark.parametrize(
