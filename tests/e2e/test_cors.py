@@ -249,6 +249,15 @@ def test_what_no_browser_sends_as_a_preflight_needs_a_token(
     assert ask(node, "GET", "/v1/things", *lines[:2]).status == 401
 
 
+@pytest.mark.parametrize("name", ["Origin", "access-control-request-method"])
+def test_a_preflight_cannot_remove_what_makes_it_one(name: str, node: Patgate, recorder: Recorder) -> None:
+    """Without the field, the backend would run an OPTIONS request of nobody that is no preflight."""
+    lines = (f"Origin: {APP}", "Access-Control-Request-Method: GET", f"Connection: {name}")
+    for target in ("/v1/things", "/pass/things"):
+        assert ask(node, "OPTIONS", target, *lines).status == 400
+    assert recorder.requests == []
+
+
 def test_a_preflight_with_a_token_elsewhere_is_refused(node: Patgate, recorder: Recorder, token: Token) -> None:
     lines = (f"Origin: {APP}", "Access-Control-Request-Method: GET", f"Cookie: t={token.value}")
     for target in ("/v1/things", "/pass/things"):
