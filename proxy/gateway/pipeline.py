@@ -119,8 +119,9 @@ class Decider(ABC):
     def _preflight(self, x: Exchange, cors: CorsRequest) -> bool:
         """Answer ``x`` or pass it on, if it is a preflight (Fetch standard) that a CORS policy covers.
 
-        The route is that of the request which the browser asks about. A browser sends no credential and no body with a
-        preflight, so anything that has one is judged like every other request.
+        The route is that of the request which the browser asks about. A preflight that passes runs as OPTIONS, so it is
+        also refused where a route refuses that. A browser sends no credential and no body with a preflight, so anything
+        that has one is judged like every other request.
         """
         origin, method = cors.origin, cors.method
         if x.method != b"OPTIONS" or origin is None or method is None or x.misplaced:
@@ -133,6 +134,10 @@ class Decider(ABC):
         policy = self.responder.cors.policy(match, x.host_name)
         if policy is None or (policy.answers and not self.answers_preflights()):
             return False
+        if not policy.answers and reason is None:
+            runs, why = judge(self.routes, x.method, x.host_name, x.path, x.query)
+            if runs is not None and why is not None:
+                match, reason = runs, why
         x.match = match
         if policy.answers:
             if policy.allows(origin):

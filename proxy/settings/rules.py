@@ -17,7 +17,7 @@ from proxy.settings.compile import identity_names
 from proxy.settings.model import Settings
 from proxy.settings.problems import Loc, path_of
 from proxy.settings.sections.credentials import place_name
-from proxy.settings.sections.routes import Identity
+from proxy.settings.sections.routes import Identity, RouteSettings
 from proxy.settings.sections.upstreams import UpstreamTls
 from proxy.settings.values import quoted
 
@@ -70,16 +70,28 @@ def warnings(settings: Settings) -> Iterator[RuleViolation]:
 
 
 def _lent_credentials(settings: Settings) -> Iterator[RuleViolation]:
-    """Routes that need no token, to upstreams whose requests get a value from a file, which is a credential."""
+    """Routes that let requests without a token pass to upstreams that get a credential: a value from a file."""
     for index, route in enumerate(settings.routes):
-        upstream = settings.upstreams.get(route.upstream or "")
-        if upstream is None or route.access not in (Access.PUBLIC, Access.PASSTHROUGH):
+        upstream, why = settings.upstreams.get(route.upstream or ""), _without_token(settings, route)
+        if upstream is None or not why:
             continue
         lent = next((name for name, value in upstream.set_headers.items() if value.file is not None), None)
         if lent is not None:
             loc: Loc = ("upstreams", str(route.upstream), "set_headers", lent)
-            message = f"requests without a token get it too, because routes[{index}] has access: {route.access}"
+            message = f"requests without a token get it too, because routes[{index}] {why}"
             yield RuleViolation(loc=loc, message=message, other=("routes", index))
+
+
+def _without_token(settings: Settings, route: RouteSettings) -> str:
+    """Why a route lets some requests without a token pass to its upstream; "" if it does not."""
+    if route.access in (Access.PUBLIC, Access.PASSTHROUGH):
+        return f"has access: {route.access}"
+    if route.access is not Access.TOKEN:
+        return ""
+    if not route.enforce:
+        return "has enforce: false"
+    policies = settings.cors if route.cors is None else (route.cors,)
+    return "lets preflights pass" if any(each.origins and each.preflight == "pass" for each in policies) else ""
 
 
 def _no_repeats(candidate: Candidate) -> Iterator[RuleViolation]:

@@ -21,6 +21,8 @@ ROUTES: list[dict[str, Any]] = [
     {"path": "/own/{entity}", "cors": {"origins": [OTHER], "credentials": True, "expose": ["ETag"], "max_age": "5m"}},
     {"path": "/pass/{entity}", "cors": {"origins": [APP], "preflight": "pass"}, "methods": ["GET", "PUT"],
      "operations": {"GET": "list", "PUT": "update"}},
+    {"path": "/closed/{entity}", "methods": ["OPTIONS"], "access": "denied"},
+    {"path": "/closed/{entity}", "cors": {"origins": [APP], "preflight": "pass"}},
     {"path": "/off/{entity}", "cors": {"origins": []}, "operations": {"GET": "list", "OPTIONS": "list"}},
     {"path": "/any/{entity}", "cors": {"origins": ["*"]}},
     {"path": "/null/{entity}", "cors": {"origins": ["null"]}},
@@ -214,6 +216,15 @@ def test_a_preflight_passes_without_identity_where_the_backend_answers_it(
     assert (refused.status, refused.get("Access-Control-Allow-Origin")) == (401, APP)
 
 
+def test_a_preflight_does_not_pass_where_the_method_that_runs_is_denied(node: Patgate, recorder: Recorder) -> None:
+    """The route of the method that a preflight names is another one than that of OPTIONS, which the backend runs."""
+    refused = preflight(node, "/closed/things", APP)
+    assert (refused.status, refused.json()["reason"]) == (403, "route_denied")
+    lines = (f"Origin: {APP}", "Access-Control-Request-Method: GET")
+    assert described(node, "OPTIONS", "/closed/things", *lines).json()["reason"] == "route_denied"
+    assert recorder.requests == []
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -236,6 +247,15 @@ def test_what_no_browser_sends_as_a_preflight_needs_a_token(
     assert response.status in (401, 403)
     assert recorder.requests == []
     assert ask(node, "GET", "/v1/things", *lines[:2]).status == 401
+
+
+@pytest.mark.parametrize("name", ["Origin", "access-control-request-method"])
+def test_a_preflight_cannot_remove_what_makes_it_one(name: str, node: Patgate, recorder: Recorder) -> None:
+    """Without the field, the backend would run an OPTIONS request of nobody that is no preflight."""
+    lines = (f"Origin: {APP}", "Access-Control-Request-Method: GET", f"Connection: {name}")
+    for target in ("/v1/things", "/pass/things"):
+        assert ask(node, "OPTIONS", target, *lines).status == 400
+    assert recorder.requests == []
 
 
 def test_a_preflight_with_a_token_elsewhere_is_refused(node: Patgate, recorder: Recorder, token: Token) -> None:

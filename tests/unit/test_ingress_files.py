@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from proxy.core.request.claims import fold
+from proxy.core.request.second_targets import JUDGED, UNJUDGED
 from tests.support.ingress_claims import CONFIG, OURS, WRITERS, current
 
 KUBERNETES = sorted((CONFIG / "kubernetes").glob("*.yaml"))
@@ -79,6 +81,34 @@ def test_ingress_nginx_asks_with_get_and_never_caches_a_verdict() -> None:
     assert annotations[prefix + "auth-method"] == "GET"
     assert not any("cache" in name for name in annotations)
     assert controller["data"]["enable-underscores-in-headers"] == "false"
+
+
+def values_of(node: Any, key: str) -> list[Any]:
+    """Every value of ``key`` in a document, at any depth."""
+    if isinstance(node, dict):
+        found = [node[key]] if key in node else []
+        return found + [value for each in node.values() for value in values_of(each, key)]
+    return [value for each in node for value in values_of(each, key)] if isinstance(node, list) else []
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("envoy-gateway", "headersToExtAuth"),
+        ("gateway-api", "allowedHeaders"),
+        ("nginx-gateway-fabric", "allowedHeaders"),
+    ],
+)
+def test_patgate_gets_every_header_that_names_a_second_target(name: str, key: str) -> None:
+    """An ingress that sends only listed headers forwards the others to the application, unjudged."""
+    found = documents(CONFIG / "kubernetes" / f"{name}.yaml")
+    (listed,) = [value for document in found for value in values_of(document, key)]
+    assert {fold(each.encode()) for each in listed} >= {*JUDGED, *(fold(each.encode()) for each in UNJUDGED)}
+    assert len(listed) <= 64  # the Gateway API's limit
+    assert len({each.lower() for each in listed}) == len(listed)
+    if name != "nginx-gateway-fabric":
+        # Without it, the address of every client would be the gateway's.
+        assert "X-Forwarded-For" in listed
 
 
 def test_envoy_gateway_fails_closed() -> None:

@@ -6,10 +6,11 @@ decode a query in many ways, so a condition is decided only where all of them ag
 1. A parameter that a condition names occurs at most once, in exactly this spelling, separated by ``&``. Its value is
    plain: letters, digits and ``-._~``. Without ``=`` its value is empty.
 2. Another spelling of the name makes the reading ambiguous: another letter case, escapes, ``+`` or white space around
-   it, other punctuation, ``[]`` after it, a compatible Unicode character. So does a name after ``;``, ``?`` or an
-   escaped separator, however often the query is decoded, because some parsers split there.
+   it, other punctuation, ``[]`` after it or around it, a compatible Unicode character. So does a name after ``;``,
+   ``?`` or an escaped separator, however often the query is decoded, because some parsers split there.
 3. A value that is equal to that of the condition only in another spelling makes the reading ambiguous.
-4. A name with control characters or bytes that are not UTF-8 makes every reading ambiguous.
+4. A name with control characters or bytes that are not UTF-8 makes every reading ambiguous. So do more than
+   ``_MOST_PARAMETERS``, because some parsers ignore those behind the thousandth.
 5. Other parameters have no effect. No function here raises.
 """
 
@@ -31,6 +32,7 @@ _SEPARATOR: Final = re.compile(r"[&;?]")
 _ODD: Final = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")
 _PUNCTUATION: Final = re.compile(r"[^\w]|_")
 _MOST_DECODINGS: Final = 4
+_MOST_PARAMETERS: Final = 256
 
 
 class QueryReading:
@@ -57,12 +59,16 @@ class QueryReading:
     def _count(self, query: bytes) -> None:
         """Count the parameters of one decoding by their folded names; the largest count of all decodings is kept."""
         counts: dict[str, int] = {}
-        for parameter in _SEPARATOR.split(_folded(query.replace(b"+", b" ").decode("utf-8", "replace"))):
-            name = parameter.partition("=")[0].partition("[")[0]
+        parameters = _SEPARATOR.split(_folded(query.replace(b"+", b" ").decode("utf-8", "replace")))
+        if len(parameters) > _MOST_PARAMETERS:
+            self._odd = True
+            return
+        for parameter in parameters:
+            name = parameter.partition("=")[0]
             if _ODD.search(name) is not None:
                 self._odd = True
-            name = _PUNCTUATION.sub("-", name).strip("-")
-            counts[name] = counts.get(name, 0) + 1
+            for each in _spelled(name):
+                counts[each] = counts.get(each, 0) + 1
         for name, count in counts.items():
             if count > self._counts.get(name, 0):
                 self._counts[name] = count
@@ -89,6 +95,24 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
+def _spelled(name: str) -> set[str]:
+    """The names that parsers make of a folded one: PHP and qs read brackets in different ways."""
+    before, bracket, after = name.partition("[")
+    names = {_hyphened(before)}
+    if bracket:
+        if not before.strip():
+            # qs, which Express uses: ``[a]`` is ``a``.
+            names.add(_hyphened(after.lstrip("[").partition("]")[0].partition("[")[0]))
+        if "]" not in after:
+            # PHP: a bracket that is not closed becomes "_".
+            names.add(_hyphened(name))
+    return names
+
+
+def _hyphened(text: str) -> str:
+    return _PUNCTUATION.sub("-", text).strip("-")
+
+
 def _name(text: bytes) -> str:
     """A plain name or value in the form in which names are compared."""
-    return _PUNCTUATION.sub("-", text.decode("ascii").casefold()).strip("-")
+    return _hyphened(text.decode("ascii").casefold())

@@ -33,8 +33,9 @@ _LEFT: Final = int(ConnectionEvent.LEFT)
 LINGER_NS: Final = 2_000_000_000
 """How long a connection that is closing waits for the client to close it, too."""
 _NEVER: Final = 2**63
-_SMALL: Final = 64 * 1024
-"""The most that a transport still has to write for its connection to be closed without measuring the reader."""
+SMALL: Final = 64 * 1024
+"""The longest answer after which a connection may be closed without waiting for the client. Of a longer one much can be
+in the kernel, where bytes that arrive against the rule would destroy it."""
 
 
 class ClientStream(asyncio.Protocol):
@@ -174,7 +175,7 @@ class ClientStream(asyncio.Protocol):
             transport.close()
             return
         self.deadline = _now_ns() + LINGER_NS
-        if announced and transport.get_write_buffer_size() <= _SMALL:
+        if announced and transport.get_write_buffer_size() <= SMALL:
             transport.close()
             return
         if not transport.can_write_eof():

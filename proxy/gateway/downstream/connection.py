@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.core.reasons import Reason
 from proxy.core.request.client_address import ingress_id
-from proxy.gateway.downstream.client_stream import LINGER_NS, ClientStream
+from proxy.gateway.downstream.client_stream import LINGER_NS, SMALL, ClientStream
 from proxy.gateway.downstream.connection_state import ConnectionEvent, ConnectionState, after
 from proxy.gateway.exchange import Exchange, end_after
 from proxy.gateway.http1.body import FramingError
@@ -216,7 +216,7 @@ class ClientConnection(ClientStream):
         self.state = after(self.state, _ENDED)
         last = self.half_closed or self.draining
         if not x.keep_alive or (last and not self.buffer):
-            self.shut(announced=self.announced and x.body_done)
+            self.shut(announced=self.announced and x.body_done and x.bytes_out <= SMALL)
             return
         self.deadline = now_ns + self.limits.keepalive_ns
         # While the client does not read, the next answer would only pile up behind this one.

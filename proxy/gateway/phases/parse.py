@@ -98,6 +98,8 @@ INGRESS_FIELDS: Final = (b"x-real-ip", b"x-forwarded-prefix", b"x-forwarded-port
 _LOGIN: Final = re.compile(rb"auth|token|cred|secret|passw|api-?key|sec-websocket-protocol")
 """Names of fields that may carry a login in base64."""
 
+_PREFLIGHT: Final = frozenset((b"origin", b"access-control-request-method"))
+
 _NEVER_NOMINATED: Final = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding", b"cookie"))
 """Fields that ``Connection`` cannot remove: that would change the caller or the request (RFC 9110 section 7.6.1)."""
 
@@ -151,6 +153,8 @@ class HeadParser:
             # What the operator drops is not forwarded for the sake of CORS.
             fields.setdefault(b"origin", Field.ORIGIN)
             fields.setdefault(b"access-control-request-method", Field.REQUEST_METHOD)
+            # What makes a request a preflight must arrive with it.
+            own |= _PREFLIGHT
         if pseudonym:
             fields[b"via"] = Field.VIA
             fields[b"max-forwards"] = Field.MAX_FORWARDS

@@ -51,6 +51,11 @@ def test_without_the_parameter_or_with_another_value_the_condition_is_not_met(qu
         b"?service%00=git-receive-pack",
         b"?service[]=git-receive-pack",
         b"?service%5B0%5D=git-receive-pack",
+        b"?[service]=git-receive-pack",
+        b"?%5Bservice%5D=git-receive-pack",
+        b"?service=git-upload-pack&[service]=git-receive-pack",
+        b"?[service][]=git-receive-pack",
+        b"?[[service]]=git-receive-pack",
         b"?service.=git-receive-pack",
         b"?serv%FFice=git-receive-pack",
         b"?%EF%BD%93ervice=git-receive-pack",
@@ -72,6 +77,21 @@ def test_without_the_parameter_or_with_another_value_the_condition_is_not_met(qu
 )
 def test_a_repeated_or_differently_spelled_parameter_is_ambiguous(query: bytes) -> None:
     assert QueryReading(query).meets(PUSH) is None
+
+
+@pytest.mark.parametrize("name", [b"dry[run", b"dry%5Brun"])
+def test_a_bracket_that_is_not_closed_is_another_spelling_of_punctuation(name: bytes) -> None:
+    """PHP makes ``dry_run`` of it."""
+    assert QueryReading(b"?" + name + b"=1").meets(((b"dry_run", b"1"),)) is None
+
+
+@pytest.mark.parametrize("separator", [b"&", b";"])
+def test_a_query_with_more_parameters_than_some_parsers_read_is_ambiguous(separator: bytes) -> None:
+    """Express, PHP and Tomcat ignore what is behind the thousandth."""
+    few, many = b"?" + (b"x" + separator) * 255, b"?" + (b"x" + separator) * 256
+    assert QueryReading(few.replace(b";", b"&") + b"service=git-receive-pack").meets(PUSH) is True
+    assert QueryReading(many + b"service=git-receive-pack").meets(PUSH) is None
+    assert QueryReading(many + b"x").meets(PUSH) is None
 
 
 @pytest.mark.parametrize(

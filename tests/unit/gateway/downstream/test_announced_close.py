@@ -37,6 +37,19 @@ async def test_bytes_behind_the_last_request_do_not_reset_its_answer(behind: byt
         assert not is_reset(client)
 
 
+@pytest.mark.parametrize("size", [100_000, 200_000])
+async def test_bytes_after_the_last_request_do_not_reset_an_answer_that_is_still_on_its_way(size: int) -> None:
+    """As old clients send CRLF behind the body of a POST (RFC 9112 section 2.2)."""
+    async with serving(answering(lambda _: response(b"x" * size))) as (gateway, backend):
+        client = await gateway.client(receive_buffer=4096)
+        client.send(get("/open/a", "Connection: close"))
+        await until(lambda: backend.connections and all(not each.exchange for each in gateway.listener.connections))
+        client.send(b"\r\n")
+        answer = await client.answer()
+        assert (len(answer.body), answer.closes) == (size, True)
+        assert await client.rest() == b""
+
+
 async def test_the_body_of_a_refused_last_request_does_not_reset_the_answer() -> None:
     async with serving(answering(echo_target)) as (gateway, _):
         client = await gateway.client()

@@ -232,3 +232,27 @@ def test_a_route_without_a_token_to_a_backend_with_a_credential_is_warned_of(tmp
         assert found.message == f"requests without a token get it too, because routes[1] has access: {access}"
     assert list(warnings(configured(tmp_path, *lines, top=routes.format("denied")))) == []
     assert list(warnings(configured(tmp_path, "set_headers: { X-Tenant: a }", top=routes.format("public")))) == []
+
+
+@pytest.mark.parametrize(
+    ("route", "top", "why"),
+    [
+        ("enforce: false", "", "routes[0] has enforce: false"),
+        ("cors: { origins: ['https://a.example'], preflight: pass }", "", "routes[0] lets preflights pass"),
+        (
+            "enforce: true",
+            "cors: [{ origins: ['https://a.example'], preflight: pass }]",
+            "routes[0] lets preflights pass",
+        ),
+        ("enforce: true", "cors: [{ origins: ['https://a.example'] }]", ""),
+        ("cors: { origins: [] }", "cors: [{ origins: ['https://a.example'], preflight: pass }]", ""),
+    ],
+)
+def test_every_way_in_which_requests_pass_without_a_token_to_a_backend_with_a_credential_is_warned_of(
+    tmp_path: Path, route: str, top: str, why: str
+) -> None:
+    secret_file(tmp_path)
+    routes = f"routes:\n  - {{ path: /v1/x, upstream: app, entity: x, {route} }}\n{top}"
+    lines = ("set_headers: { Authorization: { file: backend } }",)
+    found = [each.message for each in warnings(configured(tmp_path, *lines, top=routes))]
+    assert found == ([f"requests without a token get it too, because {why}"] if why else [])
