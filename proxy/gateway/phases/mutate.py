@@ -7,7 +7,8 @@ Rules of this module:
    that the upstream sets or removes is not the client's, in any spelling.
 3. The credential is not forwarded. A field that could have carried it, and is the application's own, is.
 4. The identity lines come from ``backend_identity``; this module never chooses them.
-5. Of the fields of a trusted peer, a prefix, a port and an address go on, each only if it is one valid value.
+5. Of the fields of a trusted peer, a prefix and a port go on, each only if it is one valid value. Where it sent
+   ``X-Real-IP``, the backend gets there the address that was judged.
 6. Every request is marked with ``Via`` (RFC 9110 section 7.6.3), after the ``Via`` lines that it arrived with.
 """
 
@@ -75,9 +76,9 @@ def _forwarded_prefix(x: Exchange, prefix: bytes) -> bytes:
     """The last line of a head whose path was cut: the segments that the backend does not see, outermost first."""
     outer = b""
     if x.forwarded is not None and x.client is not None and x.client.peer_trusted:
-        values = [value for name, value in x.forwarded if name == _PREFIX]
-        if len(values) == 1 and _is_prefix(values[0]):
-            outer = values[0].rstrip(b"/")
+        given = _only(x.forwarded, _PREFIX)
+        if given is not None and _is_prefix(given):
+            outer = given.rstrip(b"/")
     return b"\r\nX-Forwarded-Prefix: " + outer + prefix + b"\r\n\r\n"
 
 
@@ -92,19 +93,28 @@ def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
     proto = protos[0] if protos in ([b"http"], [b"https"]) else client.listener.scheme
     peer = client.peer.encode("ascii")
     lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
-    return lines + _from_ingress(fields, cut=x.match is not None and x.match.route.prefix != b"")
+    lines += _from_ingress(fields, cut=x.match is not None and x.match.route.prefix != b"")
+    real = _only(fields, b"x-real-ip")
+    if real is None or parse_entry(real) is None:
+        return lines
+    # Many proxies set X-Forwarded-For only and pass on the client's X-Real-IP: the backend gets the judged address.
+    return lines + b"\r\nX-Real-IP: " + client.address(x).encode("ascii")
 
 
 def _from_ingress(fields: list[tuple[bytes, bytes]], *, cut: bool) -> bytes:
     """The other lines of a trusted peer that go on; ``cut``: its prefix is in a line with the route's own."""
     lines = b""
     for name, line, is_valid in _PASSED_ON:
-        if cut and name == _PREFIX:
-            continue
-        values = [value for given, value in fields if given == name]
-        if len(values) == 1 and is_valid(values[0]):
-            lines += line + values[0]
+        value = None if cut and name == _PREFIX else _only(fields, name)
+        if value is not None and is_valid(value):
+            lines += line + value
     return lines
+
+
+def _only(fields: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """The value of the field that occurs once; None where it is missing or repeated."""
+    values = [value for name, value in fields if name == wanted]
+    return values[0] if len(values) == 1 else None
 
 
 def _is_prefix(value: bytes) -> bool:
@@ -117,14 +127,9 @@ def _is_port(value: bytes) -> bool:
     return value.isdigit() and len(value) <= 5 and 0 < int(value) <= 65535
 
 
-def _is_address(value: bytes) -> bool:
-    return parse_entry(value) is not None
-
-
 _PASSED_ON: Final[tuple[tuple[bytes, bytes, Callable[[bytes], bool]], ...]] = (
     (_PREFIX, b"\r\nX-Forwarded-Prefix: ", _is_prefix),
     (b"x-forwarded-port", b"\r\nX-Forwarded-Port: ", _is_port),
-    (b"x-real-ip", b"\r\nX-Real-IP: ", _is_address),
 )
 
 

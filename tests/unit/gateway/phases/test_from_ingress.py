@@ -56,6 +56,13 @@ async def test_prefix_port_and_address_of_a_trusted_peer_reach_the_backend_once(
         assert field_lines(head, "x-forwarded-for") == [chain]
 
 
+async def test_an_address_of_the_clients_own_beside_a_trusted_chain_is_replaced_by_the_judged_one() -> None:
+    """A load balancer that only appends to ``X-Forwarded-For`` passes on the client's ``X-Real-IP``."""
+    async with serving(answering(mirror), trusted=TRUSTED) as (gateway, _):
+        head = await head_of(gateway, "X-Real-IP: 10.9.9.9", "X-Forwarded-For: 203.0.113.9")
+        assert field_lines(head, "x-real-ip") == [b"203.0.113.9"]
+
+
 async def test_of_any_other_peer_nothing_reaches_the_backend() -> None:
     async with serving(answering(mirror), trusted=["10.0.0.0/8"]) as (gateway, _):
         head = await head_of(gateway, *SAID)
