@@ -15,7 +15,7 @@ from proxy.gateway.exchange import Exchange
 from proxy.gateway.http1.grammar import HEAD_END, head_lines
 from proxy.gateway.phases.relay import Relay
 from proxy.gateway.upstream.pool import UpstreamConnection
-from tests.fuzz.targets.request_head import Read, fields_of, named
+from tests.fuzz.targets.request_head import Read, fields_of, for_llhttp, named
 from tests.fuzz.targets.target import Target
 
 
@@ -64,7 +64,7 @@ def check(data: bytes, relay: Relay) -> bool:
         return True
     read = ReadResponse()
     parser = read.parser = httptools.HttpResponseParser(read)
-    parser.feed_data(data[: end + len(HEAD_END)])
+    parser.feed_data(for_llhttp(data[: end + len(HEAD_END)]))
     assert read.headers_complete
     assert parser.get_status_code() == line.status
     assert parser.get_http_version() == f"1.{line.minor}"
@@ -93,6 +93,7 @@ TARGET: Final = Target(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 \r\nX-A: b\r\n\r\n",
         b"HTTP/1.1 304\r\nETag: x\r\nConnection: x-a, close\r\nX-A: b\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"HTTP/1.1 200 \r\nTransfer-Encoding:chunked\t\r\n\r\n",
         b"HTTP/1.1 999 \x80\xff\tok\r\nkeep_alive: 1\r\nContent.Length: 5\r\n\r\n",
     ),
     pieces=(
