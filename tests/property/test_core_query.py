@@ -94,6 +94,8 @@ def beliefs(query: str) -> Iterable[bool]:
 @example("x=1&service=git-receive-pack&y")
 @example("x=%26service=git-receive-pack")
 @example("service=git-receive-pack&service=git-upload-pack")
+@example("service=git-receive-pack&x?y")
+@example("service=git-receive-pack&x%3Fy")
 def test_what_is_decided_is_what_every_kind_of_backend_reads(query: str) -> None:
     met = QueryReading(f"?{query}".encode()).meets(CONDITIONS)
     if met is not None:

@@ -7,7 +7,8 @@ decode a query in many ways, so a condition is decided only where all of them ag
    plain: letters, digits and ``-._~``. Without ``=`` its value is empty.
 2. Another spelling of the name makes the reading ambiguous: another letter case, escapes, ``+`` or white space around
    it, other punctuation, ``[]`` after it or around it, a compatible Unicode character. So does a name after ``;``,
-   ``?`` or an escaped separator, however often the query is decoded, because some parsers split there.
+   ``?`` or an escaped separator, however often the query is decoded, because some parsers split there. A parameter
+   that a condition names is also ambiguous beside any ``?``: some parsers read only what follows the last one.
 3. A value that is equal to that of the condition only in another spelling makes the reading ambiguous.
 4. A name with control characters or bytes that are not UTF-8 makes every reading ambiguous. So do more than
    ``_MOST_PARAMETERS``, because some parsers ignore those behind the thousandth.
@@ -38,7 +39,7 @@ _MOST_PARAMETERS: Final = 256
 class QueryReading:
     """The parameters of one query (``?…``, or empty), read strictly and in every other way that rules 2 and 4 name."""
 
-    __slots__ = ("_counts", "_odd", "_values")
+    __slots__ = ("_counts", "_odd", "_question", "_values")
 
     def __init__(self, query: bytes) -> None:
         query = query[1:]
@@ -48,6 +49,7 @@ class QueryReading:
             self._values.setdefault(name, []).append(value)
         self._counts: dict[str, int] = {}
         self._odd = False
+        self._question = False
         decoded = query
         for _ in range(_MOST_DECODINGS):
             self._count(decoded)
@@ -59,7 +61,9 @@ class QueryReading:
     def _count(self, query: bytes) -> None:
         """Count the parameters of one decoding by their folded names; the largest count of all decodings is kept."""
         counts: dict[str, int] = {}
-        parameters = _SEPARATOR.split(_folded(query.replace(b"+", b" ").decode("utf-8", "replace")))
+        text = _folded(query.replace(b"+", b" ").decode("utf-8", "replace"))
+        self._question = self._question or "?" in text
+        parameters = _SEPARATOR.split(text)
         if len(parameters) > _MOST_PARAMETERS:
             self._odd = True
             return
@@ -81,6 +85,8 @@ class QueryReading:
         for name, wanted in conditions:
             values = self._values.get(name, [])
             if len(values) > 1 or len(values) != self._counts.get(_name(name), 0):
+                return None
+            if values and self._question:
                 return None
             if not values:
                 met = False

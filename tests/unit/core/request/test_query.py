@@ -37,6 +37,8 @@ def test_without_the_parameter_or_with_another_value_the_condition_is_not_met(qu
     "query",
     [
         b"?service=git-receive-pack&service=git-receive-pack",
+        b"?service=git-receive-pack&x?y",
+        b"?service=git-receive-pack&x=%253Fy",
         b"?service=git-upload-pack&service=git-receive-pack",
         b"?service&service=git-receive-pack",
         b"?Service=git-receive-pack",
