@@ -1,7 +1,7 @@
 """What a verdict costs: nginx that asks patgate, beside nginx that asks an nginx which just answers 200.
 
-The second is the floor: what ``auth_request`` itself costs, whoever is asked. The CPU of the ingress and of the process
-that it asks are added. Rounds are interleaved as in ``cpu_per_request``.
+The second is the floor: what ``auth_request`` itself costs, with any server behind it. The CPU of the ingress and of
+the process that it asks are added. Rounds are interleaved as in ``cpu_per_request``.
 """
 
 from contextlib import ExitStack

@@ -32,7 +32,7 @@ WEBSOCKET_PREFIX: Final = WEBSOCKET_MARK + b"."
 _TOKEN_CHARS: Final = rb"[A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*"
 _SCHEME: Final = re.compile(rb"(" + _TOKEN_CHARS + rb")(?: +([\x21-\x7e]+))?[ \t]*")
 _WORD: Final = re.compile(rb"(" + _TOKEN_CHARS + rb")(?: |\Z)")
-"""The scheme that a value begins with, whatever parameters follow it (RFC 9110 section 11.4)."""
+"""The scheme that a value begins with, with any parameters behind it (RFC 9110 section 11.4)."""
 _BASIC: Final = b"basic"
 
 
@@ -119,7 +119,7 @@ class CredentialPlaces:
             fields.setdefault(field, set()).add(scheme)
         self._authorization: frozenset[bytes] = frozenset(fields.pop(AUTHORIZATION, ()))
         self._fields: dict[bytes, frozenset[bytes]] = {field: frozenset(each) for field, each in fields.items()}
-        # Fields whose whole value is the token, whatever it is.
+        # Fields whose whole value is the token, in any form.
         self._plain: Final = frozenset(field for field, each in self._fields.items() if each == {b""})
 
     def __eq__(self, other: object) -> bool:

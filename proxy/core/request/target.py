@@ -165,7 +165,7 @@ def without_prefix(path: bytes, prefix: bytes) -> bytes:
     """The rest of a path after as many segments as ``prefix`` has; ``/`` if none are left.
 
     The slashes of a path and those of its canonical form are the same, because an encoded slash stays encoded there. So
-    if the canonical form begins with the segments of ``prefix``, exactly these are removed, in whatever spelling.
+    if the canonical form begins with the segments of ``prefix``, exactly these are removed, in any spelling.
     """
     count = prefix.count(b"/") + 1
     parts = path.split(b"/", count)

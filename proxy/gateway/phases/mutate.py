@@ -7,7 +7,7 @@ Rules of this module:
    that the upstream sets or removes is not the client's, in any spelling.
 3. The credential is not forwarded. A field that could have carried it, and is the application's own, is.
 4. The identity lines come from ``backend_identity``; this module never chooses them.
-5. Of the fields of a trusted peer, a prefix and a port go on, each only if it is one valid value. Where it sent
+5. Of the fields of a trusted peer, a prefix and a port are forwarded, each only if it is one valid value. Where it sent
    ``X-Real-IP``, the backend gets there the address that was judged.
 6. Every request is marked with ``Via`` (RFC 9110 section 7.6.3), after the ``Via`` lines that it arrived with.
 """
@@ -102,7 +102,7 @@ def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _from_ingress(fields: list[tuple[bytes, bytes]], *, cut: bool) -> bytes:
-    """The other lines of a trusted peer that go on; ``cut``: its prefix is in a line with the route's own."""
+    """The other lines of a trusted peer that are forwarded; ``cut``: its prefix is in a line with the route's own."""
     lines = b""
     for name, line, is_valid in _PASSED_ON:
         value = None if cut and name == _PREFIX else _only(fields, name)
