@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from proxy.core.reasons import Reason
-from proxy.core.request.request_reading import TOKEN, host_name
+from proxy.core.request.request_reading import TOKEN, host_name, only_value
 
 METHOD_FIELD: Final = b"method"
 PATH_FIELD: Final = b"path"
@@ -116,7 +116,7 @@ def read_call(shape: Shape, fields: Fields, host: str, longest: int) -> Describe
     family = _family(shape, fields)
     if family is None:
         return Reason.FORWARDED_INVALID
-    method, target = _only(fields, family.method), _only(fields, family.target)
+    method, target = only_value(fields, family.method), only_value(fields, family.target)
     if method is None or target is None or TOKEN.fullmatch(method) is None:
         return Reason.FORWARDED_INVALID
     if family.absolute:
@@ -127,7 +127,7 @@ def read_call(shape: Shape, fields: Fields, host: str, longest: int) -> Describe
     if uri is None:
         return Reason.FORWARDED_INVALID
     if family.host:
-        value = _only(fields, family.host)
+        value = only_value(fields, family.host)
         name = None if value is None else host_name(value)
         if name is None:
             return Reason.FORWARDED_INVALID
@@ -176,9 +176,3 @@ def _family(shape: Shape, fields: Fields) -> Family | None:
     if len(found) != 1 or methods != {found[0].method}:
         return None
     return found[0]
-
-
-def _only(fields: Fields, wanted: bytes) -> bytes | None:
-    """The value of the field that occurs once; None where it is missing or repeated."""
-    values = [value for name, value in fields if name == wanted]
-    return values[0] if len(values) == 1 else None

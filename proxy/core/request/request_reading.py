@@ -194,3 +194,9 @@ def read_line(method: bytes, target: bytes, host: bytes, longest: int) -> tuple[
         return name, path, mark + after
     result = other_form(method, path, host)
     return result if isinstance(result, Reason) else (name, result, mark + after)
+
+
+def only_value(fields: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    """The value of the field that occurs once; None where it is missing or repeated."""
+    values = [value for name, value in fields if name == wanted]
+    return values[0] if len(values) == 1 else None

@@ -19,7 +19,7 @@ from typing import Final
 
 from proxy.core.request.client_address import parse_entry
 from proxy.core.request.header_edits import HeaderEdits
-from proxy.core.request.request_reading import host_name
+from proxy.core.request.request_reading import host_name, only_value
 from proxy.core.request.target import canonical_path, without_prefix
 from proxy.gateway.exchange import Exchange
 
@@ -76,7 +76,7 @@ def _forwarded_prefix(x: Exchange, prefix: bytes) -> bytes:
     """The last line of a head whose path was cut: the segments that the backend does not see, outermost first."""
     outer = b""
     if x.forwarded is not None and x.client is not None and x.client.peer_trusted:
-        given = _only(x.forwarded, _PREFIX)
+        given = only_value(x.forwarded, _PREFIX)
         if given is not None and _is_prefix(given):
             outer = given.rstrip(b"/")
     return b"\r\nX-Forwarded-Prefix: " + outer + prefix + b"\r\n\r\n"
@@ -94,7 +94,7 @@ def _forwarded_for(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
     peer = client.peer.encode("ascii")
     lines = b"\r\nX-Forwarded-For: %s\r\nX-Forwarded-Proto: %s" % (chain + b", " + peer if chain else peer, proto)
     lines += _from_ingress(fields, cut=x.match is not None and x.match.route.prefix != b"")
-    real = _only(fields, b"x-real-ip")
+    real = only_value(fields, b"x-real-ip")
     if real is None or parse_entry(real) is None:
         return lines
     # Many proxies set X-Forwarded-For only and pass on the client's X-Real-IP: the backend gets the judged address.
@@ -105,16 +105,10 @@ def _from_ingress(fields: list[tuple[bytes, bytes]], *, cut: bool) -> bytes:
     """The other lines of a trusted peer that are forwarded; ``cut``: its prefix is in a line with the route's own."""
     lines = b""
     for name, line, is_valid in _PASSED_ON:
-        value = None if cut and name == _PREFIX else _only(fields, name)
+        value = None if cut and name == _PREFIX else only_value(fields, name)
         if value is not None and is_valid(value):
             lines += line + value
     return lines
-
-
-def _only(fields: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
-    """The value of the field that occurs once; None where it is missing or repeated."""
-    values = [value for name, value in fields if name == wanted]
-    return values[0] if len(values) == 1 else None
 
 
 def _is_prefix(value: bytes) -> bool:
@@ -136,7 +130,7 @@ _PASSED_ON: Final[tuple[tuple[bytes, bytes, Callable[[bytes], bool]], ...]] = (
 def forwarded_host(x: Exchange, fields: list[tuple[bytes, bytes]]) -> bytes:
     """The host that the client addressed: a trusted peer's one valid ``X-Forwarded-Host``, else the request's own."""
     if x.client is not None and x.client.peer_trusted:
-        hosts = [value for name, value in fields if name == b"x-forwarded-host"]
-        if len(hosts) == 1 and host_name(hosts[0]) is not None:
-            return hosts[0]
+        host = only_value(fields, b"x-forwarded-host")
+        if host is not None and host_name(host) is not None:
+            return host
     return x.host
