@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--channel-fd", type=int, required=True, help="the channel to the supervisor")
     parser.add_argument("--proxy-fd", type=int, nargs="+", default=[])
     parser.add_argument("--forward-auth-fd", type=int, nargs="+", default=[])
+    parser.add_argument("--ext-authz-fd", type=int, nargs="+", default=[])
     parser.add_argument("--control-fd", type=int)
     parser.add_argument("--accept-older-store", action="store_true")
     parser.add_argument("--successor", action="store_true", help="replace a child that has just died")
@@ -124,7 +125,8 @@ def _stand_by(options: argparse.Namespace, given: Sequence[str]) -> tuple[Settin
     own_options = _parser().parse_args(arguments)
     standby.retitle(given, arguments)
     # Close the sockets of other slots, so that the kernel does not queue connections that no process accepts.
-    for fd in {*options.held_fds}.difference(own_options.proxy_fd, own_options.forward_auth_fd):
+    used = (own_options.proxy_fd, own_options.forward_auth_fd, own_options.ext_authz_fd)
+    for fd in {*options.held_fds}.difference(*used):
         os.close(fd)
     return settings, own_options
 
@@ -135,7 +137,7 @@ def _gateway(settings: Settings, options: argparse.Namespace) -> int:
     return worker.run(
         settings,
         options.slot,
-        {"proxy": options.proxy_fd, "forward_auth": options.forward_auth_fd},
+        {"proxy": options.proxy_fd, "forward_auth": options.forward_auth_fd, "ext_authz": options.ext_authz_fd},
         options.lifeline_fd,
         partial(_report, options.ready_fd, READY),
         options.pseudonym,

@@ -166,6 +166,7 @@ RULES: Final[tuple[Callable[[Candidate], Iterator[RuleViolation]], ...]] = (
     _store,
     listeners.binds,
     listeners.trusted_networks,
+    listeners.extras,
     listeners.shared_secret,
     files.files,
     _upstreams,

@@ -1,8 +1,8 @@
 """Socket activation: adopts listening sockets that systemd has opened, by sd_listen_fds(3).
 
 Rules of this module:
-1. A socket is assigned to a listener by the name it was passed with (``proxy``, ``forward_auth``, ``control``), else by
-   its address.
+1. A socket is assigned to a listener by the name it was passed with (``proxy``, ``forward_auth``, ``ext_authz``,
+   ``control``), else by its address.
 2. A socket that is no listening stream socket, or that fits no listener, prevents the start: clients would wait on it.
    A unix socket fits only a listener that is configured with one: its clients need no address in ``trusted``.
 3. Workers share such a socket: all accept from one queue.

@@ -52,8 +52,7 @@ def binds(settings: Settings) -> dict[str, Bind]:
     """The configured address of each listener by name."""
     listen = settings.listen
     addresses = {CONTROL: listen.control.bind, "proxy": listen.proxy.bind}
-    if listen.forward_auth is not None:
-        addresses["forward_auth"] = listen.forward_auth.bind
+    addresses.update({name: listener.bind for name, listener in listen.for_ingresses()})
     return addresses
 
 
@@ -71,7 +70,7 @@ def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> d
             if known is None or (known.bind and known.bind != str(bind)):
                 shared = name != CONTROL
                 if bind.path:
-                    listener = listeners.listen_unix(name, bind.path, socket_mode(settings))
+                    listener = listeners.listen_unix(name, bind.path, socket_mode(settings, name))
                 else:
                     beside = shared and bind.port in ours
                     listener = listeners.listen(name, bind.host, bind.port, slots, shared, beside_ours=beside)
@@ -84,10 +83,10 @@ def listeners_for(settings: Settings, held: Mapping[str, ListeningSockets]) -> d
     return result
 
 
-def socket_mode(settings: Settings) -> int:
-    """The mode of the file of a unix socket."""
-    forward_auth = settings.listen.forward_auth
-    return int(forward_auth.socket_mode, 8) if forward_auth is not None else 0o600
+def socket_mode(settings: Settings, name: str) -> int:
+    """The mode of the file of the unix socket of the listener called ``name``."""
+    own = dict(settings.listen.for_ingresses()).get(name)
+    return 0o600 if own is None else int(own.socket_mode, 8)
 
 
 def close_others(former: Mapping[str, ListeningSockets], kept: Mapping[str, ListeningSockets]) -> None:
@@ -140,7 +139,7 @@ class Reload:
             raise
         for listener in new.listeners.values():
             try:
-                listener.set_mode(socket_mode(self._settings))
+                listener.set_mode(socket_mode(self._settings, listener.name))
             except OSError as error:
                 self._log.error("the mode of a unix socket cannot be set", listener=listener.name, problem=error)
         return new

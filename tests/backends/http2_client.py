@@ -34,11 +34,11 @@ class Client:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         connection.initiate_connection()
         stream = connection.get_next_available_stream_id()
-        connection.send_headers(stream, [tuple(pair) for pair in headers], end_stream=body is None)
+        connection.send_headers(stream, [(name, value) for name, value in headers], end_stream=body is None)
         if body is not None:
             connection.send_data(stream, body.encode(), end_stream=not trailers)
             if trailers:
-                connection.send_headers(stream, [tuple(pair) for pair in trailers], end_stream=True)
+                connection.send_headers(stream, [(name, value) for name, value in trailers], end_stream=True)
         try:
             return await self._answer(connection, reader, writer)
         finally:
@@ -54,7 +54,7 @@ class Client:
                 return status
             for event in connection.receive_data(data):
                 if isinstance(event, ResponseReceived):
-                    status = int(dict(event.headers)[":status"])
+                    status = next(int(value) for name, value in event.headers if name in (":status", b":status"))
                 elif isinstance(event, (StreamReset, ConnectionTerminated)):
                     return None
                 elif isinstance(event, StreamEnded):

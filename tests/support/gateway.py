@@ -94,6 +94,7 @@ class Patgate:
         self.port = port_of(listen["proxy"])
         self.control_port = port_of(listen["control"])
         self.forward_auth_port = port_of(listen["forward_auth"]) if "forward_auth" in listen else 0
+        self.ext_authz_port = port_of(listen["ext_authz"]) if "ext_authz" in listen else 0
         self.base_url = f"http://{LOOPBACK}:{self.port}"
 
     def __enter__(self) -> Patgate:
@@ -341,8 +342,8 @@ def complete(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     listen = whole.setdefault("listen", {})
     for name in ("proxy", "control"):
         listen.setdefault(name, {}).setdefault("bind", f"{LOOPBACK}:{free_port()}")
-    if "forward_auth" in listen:
-        listen["forward_auth"].setdefault("bind", f"{LOOPBACK}:{free_port()}")
+    for name in {"forward_auth", "ext_authz"} & listen.keys():
+        listen[name].setdefault("bind", f"{LOOPBACK}:{free_port()}")
     return whole
 
 

@@ -163,11 +163,33 @@ def envoy(directory: Path, *, application: int, forward_auth: int, names: Mappin
         "address: 127.0.0.1, port_value: 8082": f"address: {LOOPBACK}, port_value: {forward_auth}",
     }
     (directory / "envoy.yaml").write_text(substituted("envoy/envoy.yaml", addresses, names))
+    with _envoy(directory, "envoy", port) as ingress:
+        yield ingress
+
+
+@contextmanager
+def envoy_grpc(
+    directory: Path, *, application: int, forward_auth: int, names: Mapping[str, str] = {}
+) -> Iterator[Ingress]:
+    """Envoy that asks over gRPC; ``forward_auth`` is the port of the listener ``ext_authz``."""
+    port = free_port()
+    addresses = {
+        "address: 0.0.0.0, port_value: 8080": f"address: {LOOPBACK}, port_value: {port}",
+        "address: 127.0.0.1, port_value: 3000": f"address: {LOOPBACK}, port_value: {application}",
+        "address: 127.0.0.1, port_value: 8084": f"address: {LOOPBACK}, port_value: {forward_auth}",
+    }
+    (directory / "envoy.yaml").write_text(substituted("envoy/envoy-grpc.yaml", addresses, names))
+    with _envoy(directory, "envoy-grpc", port) as ingress:
+        yield ingress
+
+
+@contextmanager
+def _envoy(directory: Path, name: str, port: int) -> Iterator[Ingress]:
     argv = [program("envoy"), "--config-path", str(directory / "envoy.yaml"), "--concurrency", "1"]
     argv += ["--disable-hot-restart", "--log-level", "warning"]
-    with Process(argv, name="envoy", directory=directory) as process:
+    with Process(argv, name=name, directory=directory) as process:
         wait_until(lambda: accepts(port), "Envoy listening", process=process)
-        yield Ingress(name="envoy", port=port, http2_port=port, process=process, patterns=True)
+        yield Ingress(name=name, port=port, http2_port=port, process=process, patterns=True)
 
 
 @contextmanager
@@ -204,3 +226,6 @@ INGRESSES: Mapping[str, Callable[..., AbstractContextManager[Ingress]]] = {
 The function that starts one takes a directory for it, the ports of the application and of the listener that it queries,
 and other names for identity headers.
 """
+
+ENVOY_GRPC = "envoy-grpc"
+"""Envoy by its other way to ask. It has no column of its own in the matrix: the suite runs with it where it can."""

@@ -110,6 +110,7 @@ WRITERS: Mapping[str, Callable[[], Iterator[str]]] = {
     "ingress/nginx/nginx-claims.conf": nginx,
     "ingress/traefik/patgate.yaml": partial(removed_by_name, " " * 10, "traefik"),
     "ingress/envoy/envoy.yaml": envoy,
+    "ingress/envoy/envoy-grpc.yaml": envoy,
     "ingress/haproxy/haproxy.cfg": haproxy,
     "kubernetes/ingress-nginx.yaml": partial(removed_by_name, " " * 2, "nginx"),
     "kubernetes/traefik.yaml": partial(removed_by_name, " " * 6, "traefik"),

@@ -60,6 +60,5 @@ def check(invocation: Invocation) -> None:
 def _listeners(settings: Settings) -> Mapping[str, str]:
     listen = settings.listen
     addresses = {"proxy": str(listen.proxy.bind), "control": str(listen.control.bind)}
-    if listen.forward_auth is not None:
-        addresses["forward_auth"] = str(listen.forward_auth.bind)
+    addresses.update({name: str(listener.bind) for name, listener in listen.for_ingresses()})
     return addresses

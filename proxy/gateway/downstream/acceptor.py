@@ -19,15 +19,16 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from proxy.core.networks import is_within
 from proxy.gateway.downstream.accepted import AcceptedSocket, Handover
 from proxy.gateway.downstream.connection_state import ConnectionState
-from proxy.gateway.downstream.listener import Listener
+from proxy.gateway.downstream.limits import DownstreamLimits
+from proxy.gateway.downstream.listener import Other
 from proxy.gateway.downstream.proxy_protocol import MAX_HEADER, ProxyHeaderError, parse
 from proxy.observe.logs import Logger
 from proxy.observe.metrics import ACCEPT_PAUSES, CONNECTIONS_DROPPED
@@ -70,6 +71,26 @@ _NEXT: Final = frozenset(
         errno.ETIMEDOUT,
     )
 )
+
+
+class Accepting(Protocol):
+    """What an acceptor needs of the listener that it accepts for (``downstream.listener`` has the meanings)."""
+
+    arriving: int
+    others: set[Other]
+    waiting: set[Callable[[], None]]
+
+    @property
+    def open(self) -> int: ...  # noqa: D102
+
+    @property
+    def limits(self) -> DownstreamLimits: ...  # noqa: D102
+
+    def connection(self, host: str) -> Any: ...  # noqa: D102
+
+    def idle_longest(self, most: int, *, seconds: float) -> Sequence[Any]: ...  # noqa: D102
+
+    def left(self) -> None: ...  # noqa: D102
 
 
 class Pause(StrEnum):
@@ -122,7 +143,7 @@ class Acceptor:
 
     def __init__(
         self,
-        listener: Listener,
+        listener: Accepting,
         sockets: Sequence[socket.socket],
         *,
         name: str,

@@ -28,6 +28,7 @@ class ConnectionLimits:
 
     proxy: int
     forward_auth: int
+    ext_authz: int
 
 
 def raise_limit() -> int:
@@ -43,14 +44,12 @@ def connections(settings: Settings, files: int) -> ConnectionLimits:
     listen = settings.listen
     free = max(files - OWN, 4)
     free -= min(_idle(settings.upstreams.values()), free // 4)
-    forward_auth = 0
-    if listen.forward_auth is not None:
+    ingresses = dict.fromkeys(("forward_auth", "ext_authz"), 0)
+    for name, listener in listen.for_ingresses():
         # Its requests go to no backend, so each takes one descriptor.
-        forward_auth = max(1, min(listen.forward_auth.connections or GENEROUS, free // 4))
-        free -= forward_auth
-    return ConnectionLimits(
-        proxy=max(1, min(listen.proxy.connections or GENEROUS, free // 2)), forward_auth=forward_auth
-    )
+        ingresses[name] = max(1, min(listener.connections or GENEROUS, free // 4))
+        free -= ingresses[name]
+    return ConnectionLimits(proxy=max(1, min(listen.proxy.connections or GENEROUS, free // 2)), **ingresses)
 
 
 def _idle(upstreams: Iterable[Upstream]) -> int:

@@ -12,7 +12,7 @@ from typing import Final
 from proxy.core.identity import IdentityOutputs
 from proxy.core.request.claims import fold
 from proxy.gateway.described_request import DESCRIBING_FIELDS
-from proxy.gateway.downstream.acceptor import AcceptCounters, Acceptor
+from proxy.gateway.downstream.acceptor import AcceptCounters, Accepting, Acceptor
 from proxy.gateway.downstream.fd_limits import connections, raise_limit
 from proxy.gateway.downstream.limits import DownstreamLimits, nanoseconds
 from proxy.gateway.downstream.listener import Listener
@@ -27,6 +27,7 @@ from proxy.settings.sources.shared_secret import read_digests
 
 PROXY: Final = "proxy"
 FORWARD_AUTH: Final = "forward_auth"
+EXT_AUTHZ: Final = "ext_authz"
 
 _ANSWER_SECONDS: Final = 60.0
 """How long a client may leave an answer unread, and how long an exchange may take that waits for no backend."""
@@ -36,7 +37,7 @@ def listener(
     name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings, *, pseudonym: bytes
 ) -> Listener:
     """The listener called ``name``; ``pseudonym`` is the name of the proxy in ``Via``."""
-    own, limits, secret = _own(name, settings), listener_limits(name, settings), _secret_name(settings)
+    own, limits, secret = _own(name, settings), listener_limits(name, settings), secret_names(settings)
     return Listener(
         pipeline=pipeline,
         parser=HeadParser(
@@ -46,7 +47,7 @@ def listener(
             second_targets=folded(settings.headers.second_targets),
             ingress=frozenset(INGRESS_FIELDS) - folded(settings.headers.dropped),
             believed=folded(own.trusted_claims) if isinstance(own, ProxyListener) else (),
-            describing=(*DESCRIBING_FIELDS, *secret) if name == FORWARD_AUTH else (),
+            describing=(*DESCRIBING_FIELDS, *secret_names(settings, name)) if name != PROXY else (),
             # The headers of a forward-auth call stay with the ingress: nothing can be dropped here.
             drop_misplaced=name == PROXY and settings.headers.misplaced_tokens == "drop",
             # A WebSocket arrives at the proxy only: an ingress would forward the token with the other subprotocols.
@@ -92,7 +93,7 @@ def folded(names: Iterable[str]) -> frozenset[bytes]:
 
 def acceptor(
     name: str,
-    served: Listener,
+    served: Accepting,
     fds: Sequence[int],
     settings: Settings,
     context: ssl.SSLContext | None,
@@ -103,7 +104,7 @@ def acceptor(
     """An acceptor for ``served``, not started, with copies of the inherited sockets ``fds``."""
     own, files = _own(name, settings), raise_limit()
     room = connections(settings, files)
-    limit = room.proxy if name == PROXY else room.forward_auth
+    limit: int = getattr(room, name)
     if own.connections is not None and own.connections > limit:
         log.warning(
             "fewer connections than the settings allow, for want of descriptors",
@@ -129,27 +130,32 @@ def limits_of(name: str, settings: Settings) -> Limits:
     return settings.limits.under(_own(name, settings).limits)
 
 
-def patience(settings: Settings) -> float:
-    """Seconds that a forward-auth call may wait for the authority."""
-    return (settings.listen.forward_auth or ForwardAuthListener()).timeout
+def patience(name: str, settings: Settings) -> float:
+    """Seconds that a call at the listener called ``name`` may wait for the authority."""
+    return _for_ingress(name, settings).timeout
 
 
-def peer_secret(settings: Settings) -> PeerSecret | None:
-    """The secret that forward-auth calls must contain, read from its file. Raises OSError and ValueError."""
-    own = settings.listen.forward_auth
-    if own is None or own.secret is None:
+def peer_secret(name: str, settings: Settings) -> PeerSecret | None:
+    """The secret that calls at the listener called ``name`` must contain. Raises OSError and ValueError."""
+    secret = _for_ingress(name, settings).secret
+    if secret is None:
         return None
-    (name,) = _secret_name(settings)
-    return PeerSecret(name, read_digests(own.secret.file))
+    (header,) = secret_names(settings, name)
+    return PeerSecret(header, read_digests(secret.file))
 
 
-def _secret_name(settings: Settings) -> frozenset[bytes]:
-    own = settings.listen.forward_auth
-    return frozenset() if own is None or own.secret is None else folded((own.secret.header,))
+def secret_names(settings: Settings, name: str | None = None) -> frozenset[bytes]:
+    """The folded name of the header with the secret of the listener called ``name``; those of all listeners without."""
+    listeners = settings.listen.for_ingresses()
+    return folded(own.secret.header for each, own in listeners if own.secret is not None and name in (None, each))
+
+
+def _for_ingress(name: str, settings: Settings) -> ForwardAuthListener:
+    # A worker has the pipeline of each listener for ingresses even where it has no such listener.
+    return dict(settings.listen.for_ingresses()).get(name) or ForwardAuthListener()
 
 
 def _own(name: str, settings: Settings) -> ProxyListener | ForwardAuthListener:
     if name == PROXY:
         return settings.listen.proxy
-    # A worker has the forward-auth pipeline even where it has no listener for it.
-    return settings.listen.forward_auth or ForwardAuthListener()
+    return _for_ingress(name, settings)

@@ -15,15 +15,16 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from importlib import import_module
+from typing import Any, Final, Protocol
 
 from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandName, CommandRefused, ControlCommand
 from proxy.core.routes import RouteTable
-from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY, limits_of, patience, peer_secret
+from proxy.gateway.downstream.acceptor import Accepting
+from proxy.gateway.downstream.listener_factory import EXT_AUTHZ, PROXY, limits_of, patience, peer_secret
 from proxy.gateway.forward_auth import ForwardAuthPipeline, PeerSecret
 from proxy.gateway.grants.cache import GrantCache
 from proxy.gateway.phases.authenticate import Authenticator
@@ -50,11 +51,34 @@ class ListeningServer(Protocol):
         ...
 
 
+class ServedListener(Accepting, Protocol):
+    """A listener, as far as reload and drain need it (``downstream.listener`` has the meanings)."""
+
+    empty: asyncio.Event
+
+    @property
+    def connections(self) -> Collection[Any]: ...  # noqa: D102
+
+    def sweep(self, now_ns: int) -> None: ...  # noqa: D102
+
+    def follow(self, other: Any) -> None: ...  # noqa: D102
+
+    def hold(self) -> None: ...  # noqa: D102
+
+    def release(self) -> None: ...  # noqa: D102
+
+    def leave(self) -> None: ...  # noqa: D102
+
+    def drain(self) -> None: ...  # noqa: D102
+
+    def hang_up(self) -> None: ...  # noqa: D102
+
+
 @dataclass(kw_only=True, slots=True)
 class Port:
     """One listener of this worker, with its inherited sockets and its acceptors."""
 
-    listener: Listener
+    listener: ServedListener
     fds: tuple[int, ...]
     servers: list[ListeningServer] = field(default_factory=list)
 
@@ -86,11 +110,16 @@ class Running:
     authenticator: Authenticator
     recorder: ExchangeRecorder
     proxy: ProxyPipeline
-    entry: ForwardAuthPipeline
-    """The forward-auth pipeline, present even without a listener for it."""
+    entries: dict[str, ForwardAuthPipeline]
+    """The pipelines of the listeners for ingresses by name, present even without these."""
     ports: dict[str, Port]
     leaving: list[Port] = field(default_factory=list)
     """Listeners that were removed, with connections that have yet to end."""
+
+    @property
+    def deciders(self) -> dict[str, Decider]:
+        """The pipeline of each listener by its name."""
+        return {PROXY: self.proxy, **self.entries}
 
 
 class ReloadableWorker(Protocol):
@@ -102,7 +131,7 @@ class ReloadableWorker(Protocol):
         """The builder of the gateway's own responses."""
         ...
 
-    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> Listener:
+    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> ServedListener:
         """A listener of this name for the settings."""
         ...
 
@@ -122,7 +151,7 @@ class _Prepared:
     routes: RouteTable
     upstreams: dict[str, UpstreamPool]
     contexts: dict[str, ssl.SSLContext | None]
-    secret: PeerSecret | None
+    secrets: dict[str, PeerSecret | None]
     fds: dict[str, tuple[int, ...]]
 
 
@@ -145,8 +174,8 @@ class Reloader:
         if command.name == CommandName.HOLD:
             for port in (*running.ports.values(), *running.leaving):
                 port.listener.hold()
-            running.proxy.hold()
-            running.entry.hold()
+            for pipeline in running.deciders.values():
+                pipeline.hold()
         elif command.name == CommandName.COMMIT:
             await self._commit()
         elif command.name == CommandName.ABORT:
@@ -168,11 +197,13 @@ class Reloader:
         try:
             # In a thread, because a large configuration takes longer than a request may wait.
             settings = await asyncio.to_thread(read_settings, document)
+            if settings.listen.ext_authz is not None:
+                await asyncio.to_thread(import_module, "proxy.gateway.ext_authz.listener")
             # The rest runs in the event loop, because it reads and extends state of the running configuration.
             routes = route_table(settings, running.places)
             upstreams = running.proxy.upstreams.prepare(settings.upstreams)
-            contexts = {name: listener_context(name, settings) for name in (PROXY, FORWARD_AUTH)}
-            secret = peer_secret(settings)
+            contexts = {name: listener_context(name, settings) for name in running.deciders}
+            secrets = {name: peer_secret(name, settings) for name in running.entries}
             await self._worker.resolve(tuple(upstreams.values()), _RESOLVE_SECONDS)
         except (OSError, ssl.SSLError, SharedSecretError) as error:
             running.proxy.upstreams.discard(upstreams)
@@ -188,7 +219,7 @@ class Reloader:
             routes=routes,
             upstreams=upstreams,
             contexts=contexts,
-            secret=secret,
+            secrets=secrets,
             fds=fds,
         )
 
@@ -205,9 +236,9 @@ class Reloader:
         running.recorder.follow(new.routes.routes, settings.log, settings.workers, settings.audit)
         running.proxy.follow(new.routes, responder, new.identity)
         running.proxy.upstreams.replace(new.upstreams)
-        running.entry.follow(new.routes, responder, new.identity)
-        request_line = limits_of(FORWARD_AUTH, settings).request_line
-        running.entry.limit(request_line, patience(settings), new.secret)
+        for name, entry in running.entries.items():
+            entry.follow(new.routes, responder, new.identity)
+            entry.limit(limits_of(name, settings).request_line, patience(name, settings), new.secrets[name])
         before, running.settings = running.settings, settings
         logs.change(level=settings.log.level, line_format=settings.log.format)
         await self._exchange_ports(new, before)
@@ -216,8 +247,7 @@ class Reloader:
 
     async def _exchange_ports(self, new: _Prepared, before: Settings) -> None:
         worker, running = self._worker, self._worker.running
-        pipelines: dict[str, Decider] = {PROXY: running.proxy, FORWARD_AUTH: running.entry}
-        for name, pipeline in pipelines.items():
+        for name, pipeline in running.deciders.items():
             port, fds = running.ports.get(name), new.fds.get(name, ())
             if port is not None and not fds:
                 del running.ports[name]
@@ -243,8 +273,8 @@ class Reloader:
 
     def _release(self) -> None:
         running = self._worker.running
-        running.proxy.release()
-        running.entry.release()
+        for pipeline in running.deciders.values():
+            pipeline.release()
         for port in (*running.ports.values(), *running.leaving):
             port.listener.release()
 
@@ -262,10 +292,13 @@ def listener_context(name: str, settings: Settings) -> ssl.SSLContext | None:
     listen = settings.listen
     if name == PROXY:
         return None if listen.proxy.tls is None else _server_context(listen.proxy.tls)
-    tls = None if listen.forward_auth is None else listen.forward_auth.tls
-    if tls is None:
+    own = dict(listen.for_ingresses()).get(name)
+    if own is None or own.tls is None:
         return None
+    tls = own.tls
     context = _server_context(tls)
+    if name == EXT_AUTHZ:
+        context.set_alpn_protocols(["h2"])
     if tls.client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cafile=tls.client_ca)

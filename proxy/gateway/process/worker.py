@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from proxy.core.challenge import Challenges
+from proxy.core.credential_places import AUTHORIZATION
 from proxy.core.errors import ConfigurationError, ConfigurationProblem
 from proxy.core.identity import IdentityOutputs
 from proxy.core.ipc.child_protocol import CommandSource
@@ -25,8 +26,7 @@ from proxy.core.ipc.shared_memory import SLOT_EPOCH
 from proxy.core.kinds import WORDS
 from proxy.gateway.downstream import listener_factory
 from proxy.gateway.downstream.acceptor import AcceptCounters
-from proxy.gateway.downstream.listener import Listener
-from proxy.gateway.downstream.listener_factory import FORWARD_AUTH, PROXY
+from proxy.gateway.downstream.listener_factory import EXT_AUTHZ, FORWARD_AUTH
 from proxy.gateway.forward_auth import ForwardAuthPipeline
 from proxy.gateway.grants.authority_client import AuthorityLink
 from proxy.gateway.grants.cache import GrantCache
@@ -37,14 +37,21 @@ from proxy.gateway.phases.record import ExchangeRecorder
 from proxy.gateway.phases.respond import Responder
 from proxy.gateway.pipeline import Decider, ProxyPipeline
 from proxy.gateway.process.drain import drain
-from proxy.gateway.process.reload import Port, Reloader, Running, listener_context
+from proxy.gateway.process.reload import Port, Reloader, Running, ServedListener, listener_context
 from proxy.gateway.upstream.dns import SystemResolver
 from proxy.gateway.upstream.monitor import UpstreamWatch
 from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.observe import defects
 from proxy.observe.logs import get_logger
 from proxy.observe.snapshot import Snapshot, merge
-from proxy.settings.compile import cors_sites, credential_places, identity_outputs, route_table, token_format
+from proxy.settings.compile import (
+    cors_sites,
+    credential_places,
+    identity_outputs,
+    presented_fields,
+    route_table,
+    token_format,
+)
 from proxy.settings.model import Settings
 
 _SWEEP_SECONDS: Final = 0.5
@@ -135,7 +142,8 @@ class Worker:
             self.running = running = self._assemble(settings, page)
             proxy = running.proxy
             stack.push_async_callback(proxy.close)
-            stack.push_async_callback(running.entry.close)
+            for entry in running.entries.values():
+                stack.push_async_callback(entry.close)
             self._link.start()
             stack.push_async_callback(self._link.close)
 
@@ -177,10 +185,6 @@ class Worker:
 
     def _assemble(self, settings: Settings, page: PageReader) -> Running:
         """Assemble everything between the sockets and the backends."""
-        try:
-            secret = listener_factory.peer_secret(settings)
-        except (OSError, ValueError):
-            raise _unusable("forward_auth.secret.file", "the secret cannot be read") from None
         identity = identity_outputs(settings)
         places: dict[str, int] = {}
         routes = route_table(settings, places)
@@ -213,16 +217,23 @@ class Worker:
             upstreams=settings.upstreams,
         )
         self._cache.on_change = proxy.live.changed
-        entry = ForwardAuthPipeline(
-            routes=routes,
-            authenticator=authenticator,
-            responder=responder,
-            recorder=recorder,
-            identity=identity,
-            max_request_line=listener_factory.limits_of(FORWARD_AUTH, settings).request_line,
-            patience=listener_factory.patience(settings),
-            secret=secret,
-        )
+
+        def entry(name: str) -> ForwardAuthPipeline:
+            try:
+                secret = listener_factory.peer_secret(name, settings)
+            except (OSError, ValueError):
+                raise _unusable(f"{name}.secret.file", "the secret cannot be read") from None
+            return ForwardAuthPipeline(
+                routes=routes,
+                authenticator=authenticator,
+                responder=responder,
+                recorder=recorder,
+                identity=identity,
+                max_request_line=listener_factory.limits_of(name, settings).request_line,
+                patience=listener_factory.patience(name, settings),
+                secret=secret,
+            )
+
         return Running(
             settings=settings,
             places=places,
@@ -230,17 +241,16 @@ class Worker:
             authenticator=authenticator,
             recorder=recorder,
             proxy=proxy,
-            entry=entry,
+            entries={FORWARD_AUTH: entry(FORWARD_AUTH), EXT_AUTHZ: entry(EXT_AUTHZ)},
             ports={},
         )
 
     async def _listen(self, sockets: Mapping[str, Sequence[int]]) -> None:
         running, settings = self.running, self._settings
         identity = identity_outputs(settings)
-        pipelines: dict[str, Decider] = {PROXY: running.proxy, FORWARD_AUTH: running.entry}
         for name, fds in sockets.items():
             if fds:
-                listener = self.listener(name, pipelines[name], identity, settings)
+                listener = self.listener(name, running.deciders[name], identity, settings)
                 running.ports[name] = port = Port(listener=listener, fds=tuple(fds))
                 try:
                     context = listener_context(name, settings)
@@ -268,9 +278,20 @@ class Worker:
         """Resolve the addresses of new servers, within ``seconds``."""
         await self._watch.prepare(upstreams, seconds)
 
-    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> Listener:
+    def listener(self, name: str, pipeline: Decider, identity: IdentityOutputs, settings: Settings) -> ServedListener:
         """A listener of this name for the settings."""
-        return listener_factory.listener(name, pipeline, identity, settings, pseudonym=self._pseudonym)
+        made = listener_factory.listener(name, pipeline, identity, settings, pseudonym=self._pseudonym)
+        if name != EXT_AUTHZ:
+            return made
+        # Only with this listener: the libraries are an extra, and take memory.
+        from proxy.gateway.ext_authz.listener import EnvoyListener
+
+        return EnvoyListener(
+            inner=made,
+            stripped=identity.stripped | listener_factory.folded(settings.headers.dropped),
+            places=presented_fields(settings, websocket=False) | {AUTHORIZATION},
+            secret_name=b"".join(listener_factory.secret_names(settings, name)),
+        )
 
     async def accept(self, name: str, port: Port, settings: Settings, context: ssl.SSLContext | None) -> None:
         """Accept from all sockets of ``port``, in place of its former acceptors."""

@@ -21,8 +21,8 @@ def files(candidate: Candidate) -> Iterator[RuleViolation]:
     tls = candidate.settings.listen.proxy.tls
     if tls is not None:
         yield from _key_pair(("listen", "proxy", "tls"), tls.certificate, tls.key)
-    if candidate.settings.listen.forward_auth is not None:
-        yield from _forward_auth(candidate, candidate.settings.listen.forward_auth)
+    for listener, own in candidate.settings.listen.for_ingresses():
+        yield from _for_ingress(candidate, listener, own)
     for name, upstream in candidate.settings.upstreams.items():
         yield from _client_pair(candidate, ("upstreams", name, "tls"), upstream.tls)
         ca = upstream.tls.ca
@@ -31,8 +31,8 @@ def files(candidate: Candidate) -> Iterator[RuleViolation]:
             yield from _authorities(loc, ca)
 
 
-def _forward_auth(candidate: Candidate, listener: ForwardAuthListener) -> Iterator[RuleViolation]:
-    own: Loc = ("listen", "forward_auth")
+def _for_ingress(candidate: Candidate, name: str, listener: ForwardAuthListener) -> Iterator[RuleViolation]:
+    own: Loc = ("listen", name)
     tls, secret = listener.tls, listener.secret
     # Where a path is missing or invalid, that has been reported.
     if tls is not None and candidate.sound((*own, "tls", "certificate")) and candidate.sound((*own, "tls", "key")):
@@ -109,9 +109,9 @@ def certificate_dates(settings: Settings) -> Iterator[RuleViolation]:
     ]
     if settings.listen.proxy.tls is not None:
         certificates.append((("listen", "proxy", "tls", "certificate"), settings.listen.proxy.tls.certificate))
-    forward_auth = settings.listen.forward_auth
-    if forward_auth is not None and forward_auth.tls is not None:
-        certificates.append((("listen", "forward_auth", "tls", "certificate"), forward_auth.tls.certificate))
+    for name, listener in settings.listen.for_ingresses():
+        if listener.tls is not None:
+            certificates.append((("listen", name, "tls", "certificate"), listener.tls.certificate))
     now = datetime.now(UTC)
     for loc, path in certificates:
         dates = None if path is None else validity(path)

@@ -114,7 +114,7 @@ def _meet(mine: list[str], theirs: list[str]) -> bool:
 
 def stripped_for_an_ingress(settings: Settings) -> Iterator[RuleViolation]:
     """Routes with a prefix to strip, where an ingress may be the one that forwards."""
-    if settings.listen.forward_auth is None:
+    if not settings.listen.for_ingresses():
         return
     for index, route in enumerate(settings.routes):
         if route.strip_prefix is not None:

@@ -100,6 +100,13 @@ class ForwardAuthListener(Section):
     """Limits of this listener only; `null` uses the value from `limits`."""
 
 
+class ExtAuthzListener(ForwardAuthListener):
+    """The listener of Envoy's ``ext_authz`` over gRPC. Its settings are those of forward auth, and its own."""
+
+    bind: LocalBindAddress = Bind(host="127.0.0.1", port=8084)
+    """Address to which Envoy sends its gRPC calls: host and port, or `unix:/run/patgate/ext-authz.sock`."""
+
+
 class ControlListener(Section):
     """The listener of the control API, health and metrics."""
 
@@ -114,5 +121,12 @@ class Listen(Section):
     """The reverse proxy."""
     forward_auth: ForwardAuthListener | None = None
     """Forward auth for an ingress; off by default."""
+    ext_authz: ExtAuthzListener | None = None
+    """Envoy's `ext_authz` over gRPC; off by default. It needs the extra `patgate[grpc]`."""
     control: ControlListener = ControlListener()
     """Control API, health and metrics."""
+
+    def for_ingresses(self) -> tuple[tuple[str, ForwardAuthListener], ...]:
+        """Name and settings of each listener that answers ingresses."""
+        both = (("forward_auth", self.forward_auth), ("ext_authz", self.ext_authz))
+        return tuple((name, listener) for name, listener in both if listener is not None)

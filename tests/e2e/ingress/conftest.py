@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.ingress import matrix
 from tests.support.gateway import Patgate, Token
-from tests.support.ingress import INGRESSES, Ingress
+from tests.support.ingress import ENVOY_GRPC, INGRESSES, Ingress, envoy_grpc
 from tests.support.plugin import EDITOR, ROLES, ROUTES, VIEWER
 from tests.support.pool import Pool
 from tests.support.recorder import Recorder, answer_ok
@@ -30,8 +30,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Give the reports of a test its row and ingress, also those that another process makes."""
     mark = item.get_closest_marker("row")
     if mark is not None and isinstance(item, pytest.Function):
-        name = next(value for value in item.callspec.params.values() if value in INGRESSES)
-        item.user_properties.append(("row", (str(mark.args[0]), str(name))))
+        # Envoy over gRPC has no column.
+        for name in [value for value in item.callspec.params.values() if value in INGRESSES][:1]:
+            item.user_properties.append(("row", (str(mark.args[0]), str(name))))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -58,7 +59,7 @@ def asked(gateways: Pool) -> Iterator[Patgate]:
     """The gateway that answers the forward-auth calls of every ingress; it forwards nothing itself."""
     config = {
         "workers": 1,
-        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
+        "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}, "ext_authz": {"trusted": ["127.0.0.1/32"]}},
         "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
         "roles": ROLES,
         "routes": [*ROUTES_WITH_HOSTS, *ROUTES],
@@ -95,14 +96,19 @@ def started(
 
         def start(name: str) -> Ingress:
             if name not in running:
-                ports = {"application": application.port, "forward_auth": asked.forward_auth_port}
-                running[name] = stack.enter_context(INGRESSES[name](tmp_path_factory.mktemp(name), **ports))
+                grpc = name == ENVOY_GRPC
+                asks = asked.ext_authz_port if grpc else asked.forward_auth_port
+                start_one = envoy_grpc if grpc else INGRESSES[name]
+                directory = tmp_path_factory.mktemp(name)
+                running[name] = stack.enter_context(
+                    start_one(directory, application=application.port, forward_auth=asks)
+                )
             return running[name]
 
         yield start
 
 
-@pytest.fixture(scope="module", params=INGRESSES)
+@pytest.fixture(scope="module", params=[*INGRESSES, ENVOY_GRPC])
 def ingress(request: pytest.FixtureRequest, started: Callable[[str], Ingress]) -> Ingress:
     return started(request.param)
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.e2e.ingress.matrix import Row
 from tests.support.gateway import Patgate, Token
-from tests.support.ingress import INGRESSES, Ingress
+from tests.support.ingress import ENVOY_GRPC, INGRESSES, Ingress, envoy_grpc
 from tests.support.plugin import EDITOR, ROLES, ROUTES
 from tests.support.process import wait_until
 from tests.support.rawhttp import Connection, Response
@@ -30,7 +30,7 @@ MARGIN_SECONDS = 1.5
 
 CONFIG = {
     "workers": 1,
-    "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}},
+    "listen": {"forward_auth": {"trusted": ["127.0.0.1/32"]}, "ext_authz": {"trusted": ["127.0.0.1/32"]}},
     "upstreams": {"app": {"servers": ["http://127.0.0.1:9"]}},
     "roles": ROLES,
     "routes": ROUTES,
@@ -101,6 +101,11 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Se
             )
             for name, start in INGRESSES.items()
         }
+        ingresses[ENVOY_GRPC] = stack.enter_context(
+            envoy_grpc(
+                tmp_path_factory.mktemp(ENVOY_GRPC), application=application.port, forward_auth=node.ext_authz_port
+            )
+        )
         watched = Outage(node, application, ingresses)
         watched.wait_for_verdicts()
 
@@ -130,7 +135,8 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Se
         watched.observe("running")
 
         untrusting = copy.deepcopy(node.config)
-        untrusting["listen"]["forward_auth"]["trusted"] = ["192.0.2.1/32"]
+        for name in ("forward_auth", "ext_authz"):
+            untrusting["listen"][name]["trusted"] = ["192.0.2.1/32"]
         node.begin(untrusting)
         node.process.signal(signal.SIGHUP)
         wait_until(
@@ -140,7 +146,7 @@ def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Se
         yield watched.seen
 
 
-@pytest.fixture(params=INGRESSES)
+@pytest.fixture(params=[*INGRESSES, ENVOY_GRPC])
 def seen(request: pytest.FixtureRequest, outage: Mapping[str, Seen]) -> Seen:
     return outage[request.param]
 

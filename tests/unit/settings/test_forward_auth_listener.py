@@ -1,5 +1,6 @@
-"""Mistakes in the settings of the forward-auth listener."""
+"""Mistakes in the settings of the listeners for ingresses."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from proxy.settings.load import load
 SECRET = "correct-horse-battery"
 
 
+@pytest.mark.parametrize("name", ["forward_auth", "ext_authz"])
 @pytest.mark.parametrize(
     ("listener", "path", "message"),
     [
@@ -36,20 +38,36 @@ SECRET = "correct-horse-battery"
         ("secret: { file: good }", "trusted", "must list the ingresses"),
     ],
 )
-def test_mistakes_of_the_forward_auth_listener_are_named(
-    tmp_path: Path, listener: str, path: str, message: str
+def test_mistakes_of_a_listener_for_ingresses_are_named(
+    tmp_path: Path, name: str, listener: str, path: str, message: str
 ) -> None:
     good = "s" * 32
     contents = {"short": SECRET[:31], "spaced": f"{good} {good}", "empty": "\n", "three": f"{good}\n" * 3, "good": good}
-    for name, content in contents.items():
-        (tmp_path / name).write_text(content)
+    for each, content in contents.items():
+        (tmp_path / each).write_text(content)
     file = tmp_path / "patgate.yaml"
-    file.write_text(f"listen:\n  forward_auth: {{ {listener} }}\n")
+    file.write_text(f"listen:\n  {name}: {{ {listener} }}\n")
     with pytest.raises(ConfigurationError) as caught:
         load(file, {})
     problem, *others = caught.value.problems
-    assert problem.path == f"listen.forward_auth.{path}"
+    assert problem.path == f"listen.{name}.{path}"
     assert message in problem.message
     assert not any(
         content.strip() and content in each.message for each in (problem, *others) for content in contents.values()
     )
+
+
+def test_a_listener_without_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where the libraries are not installed: the import system finds none of them."""
+    file = tmp_path / "patgate.yaml"
+    file.write_text("listen:\n  ext_authz: { trusted: [10.0.0.1] }\n")
+    load(file, {})
+    for name in ("h2", "google", "google.protobuf"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    with pytest.raises(ConfigurationError) as caught:
+        load(file, {})
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (2, "listen.ext_authz")
+    assert problem.message == "needs the extra patgate[grpc], which is not installed (no h2 and no google.protobuf)"

@@ -320,7 +320,7 @@ def test_a_route_that_can_still_match_is_accepted(good: Load, first: str, second
         ["::/64"],
     ],
 )
-@pytest.mark.parametrize("listener", ["proxy", "forward_auth"])
+@pytest.mark.parametrize("listener", ["proxy", "forward_auth", "ext_authz"])
 def test_trusting_everyone_is_refused_however_it_is_split(bad: Check, listener: str, trusted: list[str]) -> None:
     [problem] = bad(f"listen:\n  {listener}:\n    trusted: {trusted}\n")
     assert (problem.line, problem.path) == (3, f"listen.{listener}.trusted")
