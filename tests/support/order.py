@@ -2,6 +2,9 @@
 
 A worker is given a whole file at a time. A file that takes a minute and begins last keeps one worker busy while the
 others are idle. Files that are not listed here take some seconds and follow in the order of the tree.
+
+The tests that run alone (``support.turns``) come before all others, in one row. In the middle of a run each of them
+would wait for the longest test that is running, and the other workers with it.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ TOGETHER: Final = (
     "tests/unit/gateway/downstream/test_connection.py",
     "tests/unit/gateway/grants/test_authority_ends.py",
 )
-"""The files with tests that run alone (``support.turns``).
+"""The files with tests that run alone.
 
 One worker runs them all; otherwise workers would wait for each other.
 """
@@ -104,19 +107,22 @@ SHARING: Final = (
 _LONGER: Final = 23
 """The number of long files that begin before the groups, which take longer than any file after these."""
 
-_GROUPS: Final = (TOGETHER, *SHARING)
-_GROUP: Final[Mapping[str, str]] = {name: group[0] for group in _GROUPS for name in group}
+_GROUP: Final[Mapping[str, str]] = {name: group[0] for group in (TOGETHER, *SHARING) for name in group}
 _ORDER: Final = (
+    *TOGETHER,
     *LONGEST[:_LONGER],
-    *(name for group in _GROUPS for name in group),
+    *(name for group in SHARING for name in group),
     *LONGEST[_LONGER:],
 )
 _PLACE: Final[Mapping[str, int]] = {name: place for place, name in enumerate(_ORDER)}
 
 
-def place(test: str) -> int:
-    """The position of a test's file, by node id; the same for all unlisted files, which keep their order."""
-    return _PLACE.get(file_of(test), len(_ORDER))
+def place(test: str, *, alone: bool = False) -> tuple[bool, int]:
+    """The position of a test, by node id: a test that runs ``alone`` first, then by its file.
+
+    It is the same for all tests of a file and of all unlisted files, which keep their order.
+    """
+    return not alone, _PLACE.get(file_of(test), len(_ORDER))
 
 
 def file_of(test: str) -> str:
